@@ -1,0 +1,1 @@
+"""The zoo: U-net, MultiResUNet and their reduced kin for microplastic segmentation."""

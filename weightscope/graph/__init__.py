@@ -1,0 +1,1 @@
+"""What the network is: model -> dataflow graph with levels, stages and cuts."""

@@ -1,0 +1,150 @@
+"""The records that describe a network: where every operation lies, and where it can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+    from torch.export import ExportedProgram
+    from torch.utils._pytree import TreeSpec
+
+Role = Literal["encoder", "bottleneck", "decoder", "skip", "head"]
+Layout = Literal["channels_first", "channels_last", "tokens_last", "tokens_first"]
+
+
+@dataclass(frozen=True)
+class ExampleInputs:
+    """What the model is called with: real tensors on the model's device.
+
+    Attributes:
+        args: Positional arguments of ``model.forward``.
+        kwargs: Keyword arguments of ``model.forward``.
+        dimensions: Number of spatial dimensions of the image input (1, 2 or 3).
+        guessed: False where the user gave the inputs.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    dimensions: int
+    guessed: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers that share a role and a level.
+
+    Attributes:
+        name: Role and level, ``"encoder 1"``; ``"head"`` for the head.
+        role: One of encoder, bottleneck, decoder, skip, head.
+        level: 0 is full resolution.
+        reduction: Input size / feature size, one figure for each spatial dimension.
+        layers: Qualified names of the weighted leaf modules (the owner's name for bare parameters),
+            in the order in which the forward reaches them.
+    """
+
+    name: str
+    role: Role
+    level: int
+    reduction: tuple[float, ...]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one node of the coarse graph lies."""
+
+    level: int
+    role: Role
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor that crosses a cut.
+
+    Attributes:
+        node: Name of the node in ``Structure.graph`` that produces it.
+        channels: Number of channels.
+        layout: ``channels_first`` (B, C, *S), ``channels_last`` (B, *S, C), ``tokens_last``
+            (B, N, C) or ``tokens_first`` (B, C, N).
+        level: Level at which it lies.
+    """
+
+    node: str
+    channels: int
+    layout: Layout
+    level: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One legal place to cut: levels ``0 .. keep_levels - 1`` stay, what is deeper goes.
+
+    Attributes:
+        keep_levels: Number of the network's own levels that stay.
+        removed: Names of the coarse nodes that lie deeper.
+        entries: Tensors that feed the removed region from above (the deepest of them).
+        exits: Tensors of the removed region that are used outside it.
+    """
+
+    keep_levels: int
+    removed: frozenset[str]
+    entries: tuple[Site, ...]
+    exits: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A depth at which the network cannot be cut, and why."""
+
+    keep_levels: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A network read as a dataflow graph with levels and stages.
+
+    Attributes:
+        model: The user's own model, by reference; never changed.
+        inputs: How it is called.
+        graph: Coarse dataflow graph: calls of the model's own submodules (by qualified name) plus
+            glue functions. Every node that makes a tensor has ``meta["val"]`` (a fake tensor with
+            symbolic sizes).
+        constants: Tensors that the graph reads by name and the model does not own.
+        output_spec: How the graph's flat outputs fold back into what the model returns.
+        program: The exported fine graph (aten operators) that costs and receptive fields read.
+        places: Level and role of each coarse node that makes a tensor, by node name.
+        reductions: Reduction of each level, one figure for each spatial dimension.
+        stages: All stages, from input to output.
+        dead_parameters: Qualified names of parameters that no forward reaches.
+        cuts: The legal cuts, from the shallowest.
+        refusals: The depths that cannot be cut, with the reason.
+    """
+
+    model: nn.Module
+    inputs: ExampleInputs
+    graph: fx.Graph
+    constants: Mapping[str, torch.Tensor]
+    output_spec: TreeSpec
+    program: ExportedProgram
+    places: Mapping[str, Place]
+    reductions: tuple[tuple[float, ...], ...]
+    stages: tuple[Stage, ...]
+    dead_parameters: tuple[str, ...]
+    cuts: tuple[Cut, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def depth(self) -> int:
+        """Number of levels."""
+        return len(self.reductions)
+
+    @cached_property
+    def stage_of(self) -> Mapping[str, Stage]:
+        """The stage of each layer, by qualified layer name."""
+        return {layer: stage for stage in self.stages for layer in stage.layers}

@@ -1,0 +1,1 @@
+"""What is used: numbers -> scores, ranking, verdict."""
