@@ -1,0 +1,75 @@
+# Two commands do all the set-up and all the work: `make study` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PACKAGES := weightscope mpseg_models
+CODE := $(PACKAGES) studies tests benchmarks matrix
+
+.PHONY: help study test slow check format docs bench matrix evidence calibration clean
+
+help:
+	@echo "make study   train, analyse and truncate the networks of the worked study; pages in docs/"
+	@echo "make test    run the test suite"
+	@echo "make check   lint, formatting, types, docs"
+	@echo "make slow    the exhaustive tests"
+	@echo "make bench   benchmarks: ratios against peers"
+	@echo "make matrix  third-party networks, in an environment of their own"
+	@echo "make evidence, make calibration: does the verdict predict the truth?"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "weightscope needs Python >= 3.11; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+
+$(VENV)/.study: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[study]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.study
+
+study: $(VENV)/.study
+	$(BIN)/python studies/microplastic.py
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/python -m pytest --doctest-modules --quiet $(PACKAGES)
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+format: $(VENV)/.test
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+docs: $(VENV)/.test
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+bench: $(VENV)/.test
+	$(BIN)/python -m pytest benchmarks -m "not slow" --benchmark-only
+
+evidence: $(VENV)/.test
+	$(BIN)/python studies/evidence.py --preset cpu
+
+calibration: $(VENV)/.test
+	$(BIN)/python studies/calibration.py
+
+.venv-matrix/.installed: matrix/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-matrix
+	.venv-matrix/bin/python -m pip install --quiet --requirement matrix/requirements.txt
+	.venv-matrix/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+matrix: .venv-matrix/.installed
+	.venv-matrix/bin/python -m matrix.run
+
+clean:
+	rm -rf $(VENV) .venv-matrix build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,143 @@
+"""The house's rules: imports run one way, and heavy libraries wait until they are needed."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# What each room may import of the others. A room may always import itself.
+MAY_IMPORT = {
+    "errors": set(),
+    "graph": {"errors"},
+    "statistics": {"errors"},
+    "cost": {"errors", "graph"},
+    "receptive_field": {"errors", "graph"},
+    "watching": {"errors", "statistics"},
+    "utilization": {"errors", "graph", "statistics", "watching"},
+    "truncation": {
+        "errors",
+        "graph",
+        "statistics",
+        "cost",
+        "receptive_field",
+        "utilization",
+    },
+    "frames": {
+        "errors",
+        "graph",
+        "statistics",
+        "cost",
+        "receptive_field",
+        "utilization",
+        "truncation",
+    },
+}
+MAY_IMPORT["printing"] = MAY_IMPORT["frames"] | {"frames"}
+MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {"printing", "watching"}
+MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
+MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report"}
+MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]
+PLOTTING = {"matplotlib", "seaborn", "jinja2"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "weightscope").parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[tuple[str, bool]]:
+    """Dotted names that a file imports, and whether the import runs with the module itself."""
+    tree = ast.parse(path.read_text())
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) not in lazy
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield ".".join([*base, alias.name]), id(node) not in lazy
+
+
+@pytest.mark.parametrize("path", modules("weightscope"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    here = room(path)
+    for name, at_import in imported(path):
+        parts = name.split(".")
+        assert parts[0] not in {"mpseg_models", "studies"}, f"{path} imports {name}"
+        if parts[0] in PLOTTING:
+            assert here == "report", f"only report may import {name}"
+        if parts[0] != "weightscope" or len(parts) < 2 or parts[1] == here:
+            continue
+        if parts[1] not in MAY_IMPORT:  # a name of the package itself, such as __version__
+            assert here in {"cli", "report"}, f"{path} imports {name} from the package's front door"
+            continue
+        # analysis.to_html is the one door upwards, opened only when it is called.
+        if here == "analysis" and parts[1] == "report" and not at_import:
+            continue
+        assert parts[1] in MAY_IMPORT[here], f"{path} imports {name}"
+
+
+def test_the_zoo_stands_alone() -> None:
+    for path in modules("mpseg_models"):
+        for name, _ in imported(path):
+            assert name.split(".")[0] not in {"weightscope", "studies"}, f"{path} imports {name}"
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room(path) for path in modules("weightscope")} == set(MAY_IMPORT)
+
+
+def test_heavy_libraries_wait_until_they_are_needed() -> None:
+    code = (
+        "import sys, json, torch; before = set(sys.modules); import weightscope;"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    new = set(json.loads(out.stdout))
+    heavy = {"pandas", "numba", "scipy.stats", "matplotlib", "seaborn", "jinja2", "fvcore"}
+    assert not new & heavy
+
+
+def test_all_names_are_exported() -> None:
+    import weightscope
+
+    assert sorted(weightscope.__all__) == [
+        "Analysis",
+        "CheckpointError",
+        "ForwardError",
+        "InputError",
+        "MissingExtraError",
+        "RecipeError",
+        "StructureError",
+        "TruncationError",
+        "UnknownLayerError",
+        "WeightscopeError",
+        "__version__",
+        "ablate",
+        "analyze",
+        "load",
+        "save",
+        "scan",
+        "watch",
+    ]
+    for name in weightscope.__all__:
+        assert getattr(weightscope, name) is not None
