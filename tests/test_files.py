@@ -1,0 +1,58 @@
+import errno
+import os
+
+import pytest
+
+from weightscope.errors import InputError
+from weightscope.files import written_atomically
+
+
+def test_a_finished_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
+    target = tmp_path / "page.html"
+    target.write_text("old")
+    with written_atomically(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_failure_keeps_the_old_file(tmp_path):
+    target = tmp_path / "page.html"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="halfway"), written_atomically(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("halfway")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_full_disk_is_named_with_its_path(tmp_path):
+    target = tmp_path / "page.html"
+    with (
+        pytest.raises(InputError, match=r"page\.html.*No space left.*free some space"),
+        written_atomically(target),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not os.listdir(tmp_path)
+
+
+def test_folders_are_refused_before_any_work_is_done(tmp_path):
+    with pytest.raises(InputError, match="it is a folder"), written_atomically(tmp_path):
+        pytest.fail("the block ran")
+    with (
+        pytest.raises(InputError, match=r"missing.*does not exist"),
+        written_atomically(tmp_path / "missing" / "page.html"),
+    ):
+        pytest.fail("the block ran")
+
+
+def test_a_link_is_followed(tmp_path):
+    target = tmp_path / "real.txt"
+    target.write_text("old")
+    link = tmp_path / "link.txt"
+    link.symlink_to(target)
+    with written_atomically(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
