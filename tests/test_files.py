@@ -20,7 +20,10 @@ def test_a_finished_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
 def test_a_failure_keeps_the_old_file(tmp_path):
     target = tmp_path / "page.html"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="halfway"), written_atomically(target) as temporary:
+    with (  # noqa: PT012 - the block must raise after it has written
+        pytest.raises(RuntimeError, match="halfway"),
+        written_atomically(target) as temporary,
+    ):
         temporary.write_text("half")
         raise RuntimeError("halfway")
     assert target.read_text() == "old"
