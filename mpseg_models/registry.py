@@ -1,0 +1,111 @@
+"""The five networks by name: each is a config, and nothing more."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from mpseg_models.multiresunet import MultiResUNet, MultiResUNetConfig
+from mpseg_models.unet import UNet, UNetConfig
+
+Config = UNetConfig | MultiResUNetConfig
+
+CONFIGS: dict[str, Config] = {
+    "unet": UNetConfig(
+        encoder=((64, 64), (128, 128), (256, 256), (512, 512)),
+        bottleneck=(1024, 512),
+        decoder=((64, 64), (128, 64), (256, 128), (512, 256)),
+    ),
+    "half_unet": UNetConfig(
+        encoder=((64, 64), (128, 128)),
+        bottleneck=(256, 256),
+        decoder=((64, 64), (128, 64)),
+    ),
+    "multiresunet": MultiResUNetConfig(
+        encoder=(51, 102, 204, 408),
+        bottleneck=816,
+        decoder=(51, 102, 204, 408),
+        respath=(1, 2, 3, 4),
+    ),
+    "half_multiresunet": MultiResUNetConfig(
+        encoder=(32, 64), bottleneck=64, decoder=(32, 64), respath=(3, 3)
+    ),
+    "quarter_multiresunet": MultiResUNetConfig(
+        encoder=(32,), bottleneck=32, decoder=(32,), respath=(3,)
+    ),
+}
+
+
+def list_models() -> tuple[str, ...]:
+    """Return the names that ``create_model`` takes.
+
+    Example:
+        >>> list_models()[:2]
+        ('unet', 'half_unet')
+    """
+    return tuple(CONFIGS)
+
+
+def get_config(name: str, *, width: int | None = None, **overrides: Any) -> Config:
+    """Return the config of a named network, with changes.
+
+    Args:
+        name: One of ``list_models()``.
+        width: Channels of the first stage; all other channel counts follow in proportion.
+        **overrides: Fields of the config to set after that.
+
+    Raises:
+        ValueError: Unknown name, or a field that the config does not have.
+
+    Example:
+        >>> get_config("unet", width=8).bottleneck
+        (128, 64)
+    """
+    if name not in CONFIGS:
+        near = difflib.get_close_matches(name, CONFIGS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no network is called {name!r}{hint} Known: {', '.join(CONFIGS)}")
+    config = CONFIGS[name]
+    known = [field.name for field in fields(config)]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{name!r} has no setting {', '.join(map(repr, unknown))}; "
+            f"it has width, {', '.join(known)}"
+        )
+    return replace(config if width is None else config.scaled(width), **overrides)
+
+
+def create_model(name: str, *, width: int | None = None, **overrides: Any) -> UNet | MultiResUNet:
+    """Build one of the paper's five networks, or a variation of it.
+
+    Args:
+        name: One of ``list_models()``.
+        width: Channels of the first stage; all other channel counts follow in proportion.
+        **overrides: Fields of ``UNetConfig`` or ``MultiResUNetConfig`` to set: ``encoder``,
+            ``bottleneck``, ``decoder``, ``in_channels``, ``classes``, ``sigmoid``,
+            ``indivisible``, ``seed``.
+
+    Returns:
+        The network with Glorot-uniform weights, in training mode. It returns logits unless
+        ``sigmoid=True``.
+
+    Raises:
+        ValueError: Unknown name or setting.
+
+    Example:
+        >>> sum(p.numel() for p in create_model("quarter_multiresunet").parameters())
+        44574
+    """
+    config = get_config(name, width=width, **overrides)
+    if config.seed is None:
+        return _build(config)
+    with torch.random.fork_rng(devices=[]):
+        return _build(config)
+
+
+def _build(config: Config) -> UNet | MultiResUNet:
+    return UNet(config) if isinstance(config, UNetConfig) else MultiResUNet(config)
