@@ -1,0 +1,87 @@
+import pytest
+
+from weightscope.printing import aligned_columns, analysis_table, human, share
+
+
+@pytest.fixture
+def text(structure, statistics, costs, receptive_fields, assessment, proposals):
+    return analysis_table(structure, statistics, costs, receptive_fields, assessment, proposals)
+
+
+def test_the_text_fits_a_terminal(text):
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_it_opens_with_the_network_and_the_verdict(text):
+    first, _, second = text.splitlines()[:3]
+    assert "420 parameters" in first
+    assert "1 x 3 x 64 x 64 (input size guessed)" in first
+    assert second == "The bottleneck looks unused; try keeping 1 level."
+
+
+def test_stages_are_ranked_and_add_up_to_the_total(text):
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("stage "))
+    assert [line.split("  ")[0] for line in lines[start + 2 : start + 7]] == [
+        "bottleneck 1",
+        "head",
+        "encoder 0",
+        "elsewhere",
+        "total",
+    ]
+    assert "100 %" in lines[start + 6]
+    assert "unused" in lines[start + 2]
+
+
+def test_refusals_and_omissions_are_said(text):
+    assert "keep 2: nothing lies deeper" in text
+    assert "Not analysed: 1 parameter tensors (coverage 99.00 %)" in text
+    assert "unused.weight" in text
+
+
+def test_reasons_that_repeat_are_said_once(
+    structure, statistics, costs, receptive_fields, assessment
+):
+    for verdict in assessment.verdicts:
+        verdict.why = "the network is untrained"
+    text = analysis_table(structure, statistics, costs, receptive_fields, assessment, ())
+    assert text.count("the network is untrained") == 1
+    assert "bottleneck 1, head, encoder 0: the network is untrained" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.000 k"),
+        (999_999, "1.000 M"),
+        (21_977_665, "21.98 M"),
+        (329_656_303_616, "329.7 G"),
+        (float("nan"), "-"),
+        (None, "-"),
+    ],
+)
+def test_numbers_read_easily(number, expected):
+    assert human(number) == expected
+
+
+def test_small_shares_do_not_vanish():
+    assert share(0.001) == "<1 %"
+
+
+def test_words_align_to_the_left_and_figures_to_the_right():
+    lines = aligned_columns({"a": ["x", "yy"], "b": ["1", "10"]}).splitlines()
+    assert lines == ["a    b", "------", "x    1", "yy  10"]
+
+
+def test_long_figures_do_not_push_the_verdict_out(
+    structure, statistics, costs, receptive_fields, assessment
+):
+    wide = dict.fromkeys(receptive_fields, (1234, 5678, 91011))
+    for verdict, grade in zip(assessment.verdicts, ("weights", "history", "data"), strict=True):
+        verdict.evidence = grade
+    text = analysis_table(structure, statistics, costs, wide, assessment, ())
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "undecided" in text

@@ -1,0 +1,382 @@
+"""Records of the rooms -> data frames. Every column is documented where it is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from weightscope.files import written_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from weightscope.cost import Costs
+    from weightscope.graph import Structure
+    from weightscope.statistics import ModelStatistics, ParameterStatistics
+    from weightscope.truncation import Proposal
+    from weightscope.utilization import Assessment
+
+NOT_REACHED = "no forward reaches it"
+
+
+def layers_frame(
+    structure: Structure | None, statistics: ModelStatistics, costs: Costs | None
+) -> pd.DataFrame:
+    """One row per layer that has parameters, in the order in which the forward reaches them.
+
+    The statistics are those of the layer's weight (its kernel; the largest tensor of a layer
+    without one); `parameters` and `macs` are those of the whole layer, so that both columns add up
+    to the network's totals as far as its weighted layers go. A tensor that several layers share
+    counts once, where it is met first.
+
+    Args:
+        structure: Gives `stage` and the order; None for a bare checkpoint (stages are then empty).
+        statistics: Statistics of every parameter tensor.
+        costs: Gives `macs`; None for a bare checkpoint (MACs are then 0).
+
+    Returns:
+        Columns layer, kind, stage, shape, fan_in, parameters, mean, std, std_initial,
+        spread_ratio, near_zero_T (share of abs(w) <= T for each threshold T),
+        near_zero_relative (T = a tenth of std_initial), minimum, maximum, mean_abs, skewness,
+        kurtosis (excess), q01 ... q99, dead_filters (share, 0..1), ks_initial,
+        wasserstein_initial, near_zero_initial, null, distinguishable, macs, warning.
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            "layer": layer,
+            "kind": tensors[0].kind,
+            "stage": stage_name(structure, layer),
+            "shape": tensors[0].shape,
+            "fan_in": tensors[0].fan_in,
+            "parameters": sum(tensor.count for tensor in tensors),
+            **_figures(tensors[0]),
+            "macs": costs.layers[layer].macs if costs and layer in costs.layers else 0,
+            "warning": _warnings(structure, tensors),
+        }
+        for layer, tensors in _by_layer(structure, statistics).items()
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["layer", "parameters", "macs"])
+
+
+def parameters_frame(structure: Structure | None, statistics: ModelStatistics) -> pd.DataFrame:
+    """One row per parameter tensor, in the model's own order.
+
+    Args:
+        structure: Gives `stage`; None for a bare checkpoint.
+        statistics: Statistics of every parameter tensor.
+
+    Returns:
+        Columns parameter (full name), layer, kind, stage, shape, fan_in, fan_out, parameters (its
+        elements), the figures of `layers_frame`, finite, nan, inf, zero (counts), shared_with,
+        warning; with spectra also stable_rank and effective_rank.
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            "parameter": tensor.parameter,
+            "layer": tensor.layer,
+            "kind": tensor.kind,
+            "stage": stage_name(structure, tensor.layer),
+            "shape": tensor.shape,
+            "fan_in": tensor.fan_in,
+            "fan_out": tensor.fan_out,
+            "parameters": tensor.count,
+            **_figures(tensor),
+            "finite": tensor.summary.finite,
+            "nan": tensor.summary.nan,
+            "inf": tensor.summary.inf,
+            "zero": tensor.summary.zero,
+            "shared_with": ", ".join(tensor.shared_with),
+            "warning": _warnings(structure, (tensor,)),
+        }
+        for tensor in statistics.parameters
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["parameter", "layer", "parameters"])
+
+
+def histograms_frame(structure: Structure | None, statistics: ModelStatistics) -> pd.DataFrame:
+    """The histogram of each layer's weight beside that of its initialisation null.
+
+    Args:
+        structure: Gives the order of the layers; None for a bare checkpoint.
+        statistics: Statistics of every parameter tensor.
+
+    Returns:
+        Long frame: layer, bin_left, bin_right, count (weights in the bin), null_count (weights the
+        null expects there; NaN where the layer has no null). Layers in forward order; the tensor
+        is the one whose figures `layers_frame` shows.
+    """
+    import numpy as np
+    import pandas as pd
+
+    columns = ["layer", "bin_left", "bin_right", "count", "null_count"]
+    parts = []
+    for layer, tensors in _by_layer(structure, statistics).items():
+        tensor = tensors[0]
+        edges, counts = tensor.summary.histogram.edges, tensor.summary.histogram.counts
+        if tensor.null is None:
+            expected = np.full(len(counts), np.nan)
+        else:
+            expected = np.asarray(tensor.null.bin_counts(edges, tensor.count), dtype=float)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": layer,
+                    "bin_left": edges[:-1],
+                    "bin_right": edges[1:],
+                    "count": counts,
+                    "null_count": expected,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def stages_frame(
+    structure: Structure,
+    costs: Costs,
+    receptive_fields: Mapping[str, tuple[int | None, ...]],
+    assessment: Assessment,
+) -> pd.DataFrame:
+    """One row per stage, from the least to the most used.
+
+    Args:
+        structure: The stages.
+        costs: Parameters and MACs of each layer.
+        receptive_fields: Receptive field of each stage in input pixels per spatial dimension.
+        assessment: Utilization and verdict of each stage.
+
+    Returns:
+        Columns stage, role, level, reduction, parameters, macs, receptive_field, utilization
+        (0..1), utilization_low, utilization_high (its interval), verdict, evidence, why.
+        `reduction` and `receptive_field` are numbers where every stage has the same figure in all
+        dimensions, and tuples otherwise. `macs` includes operations without weights that run
+        inside a stage's blocks (attention products, for one).
+    """
+    import pandas as pd
+
+    stages = {stage.name: stage for stage in structure.stages}
+    macs = _macs_by_stage(structure, costs)
+    reductions = _plain([stage.reduction for stage in structure.stages])
+    fields = _plain([receptive_fields.get(stage.name) for stage in structure.stages])
+    reduction_of = dict(zip(stages, reductions, strict=True))
+    field_of = dict(zip(stages, fields, strict=True))
+    rows = []
+    for verdict in assessment.verdicts:
+        stage = stages[verdict.stage]
+        score = next((s for s in verdict.scores if s.grade == verdict.evidence), None)
+        rows.append(
+            {
+                "stage": stage.name,
+                "role": stage.role,
+                "level": stage.level,
+                "reduction": reduction_of[stage.name],
+                "parameters": sum(
+                    costs.layers[layer].parameters
+                    for layer in stage.layers
+                    if layer in costs.layers
+                ),
+                "macs": macs[stage.name],
+                "receptive_field": field_of[stage.name],
+                "utilization": verdict.utilization,
+                "utilization_low": score.low if score else float("nan"),
+                "utilization_high": score.high if score else float("nan"),
+                "verdict": verdict.verdict,
+                "evidence": verdict.evidence,
+                "why": verdict.why,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def scores_frame(assessment: Assessment) -> pd.DataFrame:
+    """One row per stage and grade of evidence, so that disagreement between grades shows.
+
+    Args:
+        assessment: Scores of each stage.
+
+    Returns:
+        Columns stage, grade, utilization, low, high, verdict, why.
+    """
+    import pandas as pd
+
+    columns = ["stage", "grade", "utilization", "low", "high", "verdict", "why"]
+    rows = [
+        (
+            verdict.stage,
+            score.grade,
+            score.utilization,
+            score.low,
+            score.high,
+            score.verdict,
+            score.why,
+        )
+        for verdict in assessment.verdicts
+        for score in verdict.scores
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def proposals_frame(proposals: Iterable[Proposal], costs: Costs) -> pd.DataFrame:
+    """One row per depth, the best supported first, refused ones last.
+
+    Args:
+        proposals: The proposals, in their order.
+        costs: Costs of the whole network, for the shares.
+
+    Returns:
+        Columns keep_levels, parameters, parameters_share, macs, macs_share (of the whole
+        network's), activation_bytes, receptive_field, kept, reinitialized, dropped (numbers of
+        tensors), evidence, refusal (empty where the depth can be built).
+    """
+    import pandas as pd
+
+    proposals = tuple(proposals)
+    fields = _plain([proposal.receptive_field for proposal in proposals])
+    rows = [
+        {
+            "keep_levels": proposal.keep_levels,
+            "parameters": proposal.parameters,
+            "parameters_share": _share(proposal.parameters, costs.parameters),
+            "macs": proposal.macs,
+            "macs_share": _share(proposal.macs, costs.macs),
+            "activation_bytes": proposal.activation_bytes,
+            "receptive_field": field,
+            "kept": len(proposal.kept),
+            "reinitialized": len(proposal.reinitialized),
+            "dropped": len(proposal.dropped),
+            "evidence": proposal.evidence,
+            "refusal": proposal.refusal or "",
+        }
+        for proposal, field in zip(proposals, fields, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["keep_levels", "refusal"])
+
+
+def stage_name(structure: Structure | None, layer: str) -> str:
+    """Name of the stage of a layer, or "" where it has none."""
+    stage = structure.stage_of.get(layer) if structure else None
+    return stage.name if stage else ""
+
+
+def threshold_label(threshold: float) -> str:
+    """Short name of a threshold.
+
+    Example:
+        >>> threshold_label(0.001), threshold_label(0.025)
+        ('1e-3', '2.5e-2')
+    """
+    mantissa, exponent = f"{threshold:e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a frame as CSV that a spreadsheet cannot mistake for formulas.
+
+    Names in checkpoints and models are untrusted: text that starts with one of ``= + - @``, a tab
+    or a carriage return gets a leading apostrophe, as OWASP advises against CSV injection.
+
+    Args:
+        frame: What to write; numbers are left alone.
+        path: The file, replaced atomically.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    safe = frame.rename(columns=_defused)
+    for column in safe.columns:
+        safe[column] = [_defused(value) for value in frame[column]]
+    with written_atomically(path) as temporary:
+        safe.to_csv(temporary, index=False)
+
+
+def _defused(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return value
+
+
+def _by_layer(
+    structure: Structure | None, statistics: ModelStatistics
+) -> dict[str, tuple[ParameterStatistics, ...]]:
+    """The tensors of each layer, its weight first; layers in forward order, unreached ones last."""
+    layers: dict[str, list[ParameterStatistics]] = {}
+    for tensor in statistics.parameters:
+        layers.setdefault(tensor.layer, []).append(tensor)
+    forward = [name for stage in structure.stages for name in stage.layers] if structure else []
+    position = {name: index for index, name in enumerate(forward)}
+    ordered = sorted(layers, key=lambda name: position.get(name, len(position)))
+    return {
+        name: tuple(sorted(layers[name], key=lambda t: (not t.is_kernel, -t.count)))
+        for name in ordered
+    }
+
+
+def _figures(tensor: ParameterStatistics) -> dict[str, Any]:
+    summary, comparison, spectrum = tensor.summary, tensor.comparison, tensor.spectrum
+    figures: dict[str, Any] = {
+        "mean": summary.mean,
+        "std": summary.std,
+        "std_initial": comparison.std_initial if comparison else float("nan"),
+        "spread_ratio": comparison.spread_ratio if comparison else float("nan"),
+        **{f"near_zero_{threshold_label(t)}": mass for t, mass in summary.near_zero.items()},
+        "near_zero_relative": (
+            float("nan") if tensor.near_zero_relative is None else tensor.near_zero_relative
+        ),
+        "minimum": summary.minimum,
+        "maximum": summary.maximum,
+        "mean_abs": summary.mean_abs,
+        "skewness": summary.skewness,
+        "kurtosis": summary.kurtosis,
+        **{f"q{round(100 * p):02d}": value for p, value in summary.quantiles.items()},
+        "dead_filters": summary.dead_filters,
+        "ks_initial": comparison.ks_initial if comparison else float("nan"),
+        "wasserstein_initial": comparison.wasserstein_initial if comparison else float("nan"),
+        "null": tensor.null.label if tensor.null else "",
+        "distinguishable": bool(comparison.distinguishable) if comparison else False,
+    }
+    if spectrum is not None:
+        figures["stable_rank"] = spectrum.stable_rank
+        figures["effective_rank"] = spectrum.effective_rank
+    return figures
+
+
+def _warnings(structure: Structure | None, tensors: Iterable[ParameterStatistics]) -> str:
+    dead = set(structure.dead_parameters) if structure else set()
+    texts = [tensor.warning for tensor in tensors]
+    texts += [NOT_REACHED for tensor in tensors if tensor.parameter in dead]
+    return "; ".join(dict.fromkeys(text for text in texts if text))
+
+
+def _macs_by_stage(structure: Structure, costs: Costs) -> dict[str, int]:
+    """MACs of each stage; what runs in a module without weights goes to the stage around it."""
+    beneath: dict[str, set[str]] = {}
+    for layer, stage in structure.stage_of.items():
+        parts = layer.split(".")
+        for length in range(len(parts) + 1):
+            beneath.setdefault(".".join(parts[:length]), set()).add(stage.name)
+    totals = {stage.name: 0 for stage in structure.stages}
+    for name, cost in costs.layers.items():
+        parts = name.split(".")
+        for length in range(len(parts), -1, -1):
+            owners = beneath.get(".".join(parts[:length]), set())
+            if owners:
+                if len(owners) == 1:
+                    totals[next(iter(owners))] += cost.macs
+                break
+    return totals
+
+
+def _plain(figures: list[tuple[Any, ...] | None]) -> list[Any]:
+    """Numbers where every tuple repeats one figure, the tuples otherwise."""
+    if all(figure is None or len(set(figure)) == 1 for figure in figures):
+        return [figure[0] if figure else None for figure in figures]
+    return list(figures)
+
+
+def _share(part: int | None, whole: int) -> float:
+    return part / whole if part is not None and whole else float("nan")

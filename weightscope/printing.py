@@ -1,0 +1,257 @@
+"""What `print(analysis)` shows: plain text of at most 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from weightscope.frames import proposals_frame, stages_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from weightscope.cost import Costs
+    from weightscope.graph import Structure
+    from weightscope.statistics import ModelStatistics
+    from weightscope.truncation import Proposal
+    from weightscope.utilization import Assessment
+
+WIDTH = 100
+_UNITS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+
+
+def analysis_table(
+    structure: Structure,
+    statistics: ModelStatistics,
+    costs: Costs,
+    receptive_fields: Mapping[str, tuple[int | None, ...]],
+    assessment: Assessment,
+    proposals: Sequence[Proposal],
+) -> str:
+    """The whole analysis as text: size, verdict in words, ranked stages, smaller networks.
+
+    Args:
+        structure: The stages.
+        statistics: What was analysed and what was skipped.
+        costs: Parameters and MACs.
+        receptive_fields: Receptive field of each stage in input pixels.
+        assessment: Utilization, verdicts and conclusion.
+        proposals: The depths, the best supported first.
+
+    Returns:
+        Lines of at most 100 characters, without a newline at the end.
+    """
+    stages = stages_frame(structure, costs, receptive_fields, assessment)
+    blocks = [
+        _headline(structure, costs),
+        wrapped(assessment.conclusion),
+        _stage_table(stages, costs),
+        _reasons(zip(stages["stage"], stages["why"], strict=True)),
+        _proposal_table(proposals_frame(proposals, costs)),
+        _omissions(structure, statistics, costs),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def human(number: float | None, unit: str = "") -> str:
+    """A number with four significant digits and a decimal prefix.
+
+    Example:
+        >>> human(21_977_665), human(329_656_303_616), human(512), human(None)
+        ('21.98 M', '329.7 G', '512', '-')
+    """
+    if number is None or number != number:
+        return "-"
+    for size, prefix in _UNITS:
+        if abs(number) >= 0.99995 * size:
+            return f"{number / size:#.4g}".rstrip(".") + f" {prefix}{unit}"
+    return f"{number:.4g}" + (f" {unit}" if unit else "")
+
+
+def share(part: float) -> str:
+    """A share as a percentage that never rounds something to nothing.
+
+    Example:
+        >>> share(0.4278), share(0.0004), share(0.0), share(1.0)
+        ('43 %', '<1 %', '0 %', '100 %')
+    """
+    if part != part:
+        return "-"
+    return "<1 %" if 0 < part < 0.005 else f"{100 * part:.0f} %"
+
+
+def aligned_columns(columns: Mapping[str, Sequence[str]]) -> str:
+    """Columns of text under their names, with a rule between.
+
+    Args:
+        columns: The cells of each column by its name, as many in each; names of blanks only are
+            headers that show nothing. Words are aligned to the left, figures to the right.
+
+    Returns:
+        The table; trailing blanks removed.
+
+    Example:
+        >>> print(aligned_columns({"stage": ["encoder 0"], "MACs": ["12"]}))
+        stage      MACs
+        ---------------
+        encoder 0    12
+    """
+    padded = []
+    for name, cells in columns.items():
+        header = name.strip()
+        width = max(len(header), *map(len, cells))
+        words = all(cell[:1].isalpha() for cell in cells if cell)
+        padded.append(
+            [cell.ljust(width) if words else cell.rjust(width) for cell in [header, *cells]]
+        )
+    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Text broken at 100 columns, its own paragraphs kept."""
+    return "\n".join(
+        textwrap.fill(paragraph, WIDTH, initial_indent=indent, subsequent_indent=indent)
+        for paragraph in text.splitlines()
+    )
+
+
+def per_dimension(figure: Any, unit: str = "") -> str:
+    """One figure, or one for each dimension; None is unbounded.
+
+    Example:
+        >>> per_dimension(16.0), per_dimension((44, 60), "px"), per_dimension(None, "px")
+        ('16', '44 x 60 px', 'all')
+    """
+    if isinstance(figure, tuple):
+        text = " x ".join(per_dimension(part) for part in figure)
+    else:
+        text = "all" if figure is None or figure != figure else f"{figure:.4g}"
+    return text if text == "all" or not unit else f"{text} {unit}"
+
+
+def input_size(structure: Structure) -> str:
+    """Sizes of the tensors that the network was called with, as text."""
+    values = [*structure.inputs.args, *structure.inputs.kwargs.values()]
+    shapes = [value.shape for value in values if hasattr(value, "shape") and value.shape]
+    return ", ".join(" x ".join(str(n) for n in shape) for shape in shapes)
+
+
+def _headline(structure: Structure, costs: Costs) -> str:
+    layers = sum(len(stage.layers) for stage in structure.stages)
+    guessed = " (input size guessed)" if structure.inputs.guessed else ""
+    return wrapped(
+        f"{type(structure.model).__name__}: {human(costs.parameters)} parameters in"
+        f" {layers} layers, {structure.depth} levels,"
+        f" {human(costs.macs)} MACs at {input_size(structure)}{guessed}"
+    )
+
+
+def _stage_table(stages: pd.DataFrame, costs: Costs) -> str:
+    rest = (
+        costs.parameters - int(stages["parameters"].sum()),
+        costs.macs - int(stages["macs"].sum()),
+    )
+    sums = [("elsewhere", *rest)] if any(rest) else []
+    sums.append(("total", costs.parameters, costs.macs))
+    blank = [""] * len(sums)
+    parameters = [*stages["parameters"], *(row[1] for row in sums)]
+    macs = [*stages["macs"], *(row[2] for row in sums)]
+    bounds = stages[["utilization", "utilization_low", "utilization_high"]].itertuples(index=False)
+    columns = {
+        "stage": [*stages["stage"], *(row[0] for row in sums)],
+        "reduction": [*map(per_dimension, stages["reduction"]), *blank],
+        "parameters": [human(n) for n in parameters],
+        "": [share(n / max(costs.parameters, 1)) for n in parameters],
+        "MACs": [human(n) for n in macs],
+        " ": [share(n / max(costs.macs, 1)) for n in macs],
+        "sees": [*(per_dimension(n, "px") for n in stages["receptive_field"]), *blank],
+        "utilization": [*(interval(*bound) for bound in bounds), *blank],
+        "verdict": [*stages["verdict"], *blank],
+    }
+    grades = list(dict.fromkeys(stages["evidence"]))
+    if len(grades) > 1:
+        columns["evidence"] = [*stages["evidence"], *blank]
+    title = "Stages, from the least to the most used"
+    if len(grades) == 1:
+        title += f" (evidence: {grades[0]})"
+    # In three dimensions the figures grow long; the frame keeps what the terminal cannot hold.
+    for surplus in ("reduction", " ", "sees"):
+        table = aligned_columns(columns)
+        if max(map(len, table.splitlines())) <= WIDTH:
+            break
+        del columns[surplus]
+    return f"{title}\n\n{aligned_columns(columns)}"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A utilization with its interval.
+
+    Example:
+        >>> interval(0.034, 0.0, 0.121), interval(float("nan"), 0.0, 1.0)
+        ('0.03 (0.00-0.12)', '-')
+    """
+    if value != value:
+        return "-"
+    return f"{value:.2f}" if low != low or high != high else f"{value:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _reasons(pairs: Iterable[tuple[str, str]]) -> str:
+    """Who: why, once for all that share a reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in pairs:
+        if reason:
+            by_reason.setdefault(reason, []).append(name)
+    return "\n".join(
+        textwrap.fill(f"{', '.join(names)}: {reason}", WIDTH, subsequent_indent="  ")
+        for reason, names in by_reason.items()
+    )
+
+
+def _proposal_table(proposals: pd.DataFrame) -> str:
+    if proposals.empty:
+        return "No smaller network: there is no level below the first."
+    names = [f"keep {levels}" for levels in proposals["keep_levels"]]
+    legal = proposals[proposals["refusal"] == ""]
+    columns = {
+        "keep levels": [str(levels) for levels in legal["keep_levels"]],
+        "parameters": [human(n) for n in legal["parameters"]],
+        "": [share(n) for n in legal["parameters_share"]],
+        "MACs": [human(n) for n in legal["macs"]],
+        " ": [share(n) for n in legal["macs_share"]],
+        "activations": [human(n, "B") for n in legal["activation_bytes"]],
+        "sees": [per_dimension(n, "px") for n in legal["receptive_field"]],
+    }
+    table = aligned_columns(columns) if len(legal) else ""
+    shown = proposals["evidence"].where(proposals["refusal"] == "", "")
+    evidence = _reasons(zip(names, shown, strict=True))
+    refusals = _reasons(zip(names, proposals["refusal"], strict=True))
+    return "\n\n".join(
+        block
+        for block in [
+            "Smaller networks, the best supported first" if table else "",
+            table,
+            evidence,
+            "Refused\n" + refusals if refusals else "",
+        ]
+        if block
+    )
+
+
+def _omissions(structure: Structure, statistics: ModelStatistics, costs: Costs) -> str:
+    lines = []
+    if statistics.skipped:
+        lines.append(
+            f"Not analysed: {len(statistics.skipped)} parameter tensors"
+            f" (coverage {100 * statistics.coverage:.2f} %); see analysis.skipped."
+        )
+    if structure.dead_parameters:
+        lines.append(
+            f"Never reached by a forward: {len(structure.dead_parameters)} parameter tensors,"
+            f" {structure.dead_parameters[0]} among them."
+        )
+    if costs.unsupported:
+        names = ", ".join(f"{name} ({count})" for name, count in costs.unsupported.items())
+        lines.append(f"Operators without a MAC rule, counted as 0: {names}.")
+    return "\n".join(wrapped(line) for line in lines)
