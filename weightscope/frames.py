@@ -39,7 +39,8 @@ def layers_frame(
         Columns layer, kind, stage, shape, fan_in, parameters, mean, std, std_initial,
         spread_ratio, near_zero_T (share of abs(w) <= T for each threshold T),
         near_zero_relative (T = a tenth of std_initial), minimum, maximum, mean_abs, skewness,
-        kurtosis (excess), q01 ... q99, dead_filters (share, 0..1), ks_initial,
+        kurtosis (excess), q01 ... q99, dead_filters (share, 0..1), folded_std (std with the batch
+        norm behind the kernel folded in; NaN where none follows), ks_initial,
         wasserstein_initial, near_zero_initial, null, distinguishable, macs, warning.
     """
     import pandas as pd
@@ -324,9 +325,7 @@ def _figures(tensor: ParameterStatistics) -> dict[str, Any]:
         "std_initial": comparison.std_initial if comparison else float("nan"),
         "spread_ratio": comparison.spread_ratio if comparison else float("nan"),
         **{f"near_zero_{threshold_label(t)}": mass for t, mass in summary.near_zero.items()},
-        "near_zero_relative": (
-            float("nan") if tensor.near_zero_relative is None else tensor.near_zero_relative
-        ),
+        "near_zero_relative": tensor.near_zero_relative,
         "minimum": summary.minimum,
         "maximum": summary.maximum,
         "mean_abs": summary.mean_abs,
@@ -334,6 +333,7 @@ def _figures(tensor: ParameterStatistics) -> dict[str, Any]:
         "kurtosis": summary.kurtosis,
         **{f"q{round(100 * p):02d}": value for p, value in summary.quantiles.items()},
         "dead_filters": summary.dead_filters,
+        "folded_std": float("nan") if tensor.folded_std is None else tensor.folded_std,
         "ks_initial": comparison.ks_initial if comparison else float("nan"),
         "wasserstein_initial": comparison.wasserstein_initial if comparison else float("nan"),
         "null": tensor.null.label if tensor.null else "",

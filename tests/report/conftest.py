@@ -21,7 +21,7 @@ def tensor(layer, name, shape, *, kind, null=True, is_kernel=True, shared_with=(
         is_kernel=is_kernel,
         shared_with=shared_with,
         warning=warning,
-        near_zero_relative=0.25 if null else None,
+        near_zero_relative=0.25 if null else float('nan'),
         folded_std=None,
         spectrum=None,
         null=Record(label="He uniform", bin_counts=lambda e, n: n / 4 * np.ones(len(e) - 1))
