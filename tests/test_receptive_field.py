@@ -1,0 +1,190 @@
+"""Receptive fields against published figures, hand arithmetic and the support of gradients."""
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+import mpseg_models
+from weightscope.errors import InputError
+from weightscope.receptive_field import (
+    View,
+    effective_receptive_field,
+    network_receptive_field,
+    propagate,
+)
+
+
+def export(net, *shape):
+    dynamic = {0: Dim.AUTO} | dict.fromkeys(range(2, len(shape)), Dim.AUTO)
+    x = torch.randn(shape)
+    return torch.export.export(net.eval(), (x,), strict=False, dynamic_shapes=(dynamic,))
+
+
+def support(net, size, dims=2):
+    """Extent of the pixels that the centre of the output truly depends on, over all phases."""
+    net = net.double().eval()
+    for p in net.parameters():
+        p.data.fill_(1.0)
+    x = torch.ones(1, 1, *[size] * dims, dtype=torch.float64, requires_grad=True)
+    y = net(x)
+    extents = []
+    for offset in range(4):
+        centre = tuple(s // 2 + offset for s in y.shape[2:])
+        (gradient,) = torch.autograd.grad(y[(0, 0, *centre)], x, retain_graph=True)
+        hit = gradient[0, 0].nonzero()
+        extents.append(tuple((hit.max(0).values - hit.min(0).values + 1).tolist()))
+    return tuple(max(e) for e in zip(*extents, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [
+        ("unet", 200),
+        ("half_unet", 44),
+        ("multiresunet", 294),
+        ("half_multiresunet", 66),
+        ("quarter_multiresunet", 28),
+    ],
+)
+def test_zoo(name, pixels):
+    net = mpseg_models.create_model(name, width=8)
+    assert network_receptive_field(export(net, 2, 3, 64, 64)) == (pixels, pixels)
+
+
+CHAINS = {
+    "dilated": (nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2), nn.Conv2d(2, 1, (1, 5))), (5, 9)),
+    "strided": (
+        nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.Conv2d(2, 1, 3, 2), nn.Conv2d(1, 1, 3)),
+        15,
+    ),
+    "average": (nn.Sequential(nn.AvgPool2d(3, 2), nn.Conv2d(1, 1, 3)), 7),
+    "transposed": (nn.Sequential(nn.Conv2d(1, 1, 4, 4), nn.ConvTranspose2d(1, 1, 4, 2)), 8),
+    "transposed_even": (nn.Sequential(nn.Conv2d(1, 1, 2, 2), nn.ConvTranspose2d(1, 1, 2, 2)), 2),
+    "bilinear": (
+        nn.Sequential(nn.Conv2d(1, 1, 2, 2), nn.Upsample(scale_factor=2, mode="bilinear")),
+        4,
+    ),
+    "nearest": (nn.Sequential(nn.Conv2d(1, 1, 2, 2), nn.Upsample(scale_factor=2)), 2),
+    "grouped": (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 1, 1)),
+        5,
+    ),
+    "shuffle": (nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4, 4, 3), nn.PixelShuffle(2)), 6),
+    "padded": (nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(1, 1, 3)), 3),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_arithmetic_is_the_support_of_the_gradient(name):
+    net, expected = CHAINS[name]
+    expected = expected if isinstance(expected, tuple) else (expected, expected)
+    assert network_receptive_field(export(net, 2, 1, 64, 64)) == expected
+    assert support(net, 64) == expected
+
+
+def test_one_and_three_dimensions():
+    net = nn.Sequential(nn.Conv1d(1, 1, 5), nn.MaxPool1d(2), nn.Conv1d(1, 1, 3))
+    assert network_receptive_field(export(net, 2, 1, 64)) == (10,)
+    net = nn.Sequential(nn.Conv3d(1, 1, 3), nn.MaxPool3d((1, 2, 2)), nn.Conv3d(1, 1, 3))
+    assert network_receptive_field(export(net, 2, 1, 16, 32, 32)) == (5, 8, 8)
+
+
+def test_branches_take_the_largest():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(1, 2, 3, padding=1)
+            self.b = nn.Conv2d(1, 2, (7, 1), padding=(3, 0))
+
+        def forward(self, x):
+            return torch.cat([self.a(x), self.b(x)], 1)
+
+    assert network_receptive_field(export(Branches(), 2, 1, 16, 16)) == (7, 3)
+
+
+class Gate(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.pool = pool
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y * self.pool(y).sigmoid()
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.embed = nn.Conv2d(1, 4, 4, 4)
+
+    def forward(self, x):
+        y = self.embed(x)
+        tokens = y.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens)[0].transpose(1, 2).reshape(y.shape)
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3), keepdim=True)
+
+
+class ChannelMean(nn.Module):
+    def forward(self, x):
+        return x.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("net", "pixels"),
+    [
+        (Gate(nn.AdaptiveAvgPool2d(1)), (None, None)),
+        (Gate(Mean()), (None, None)),
+        (Gate(ChannelMean()), (3, 3)),
+        (Attention(), (None, None)),
+        (nn.Sequential(nn.Conv2d(1, 1, 3), nn.GroupNorm(1, 1)), (3, 3)),
+    ],
+    ids=["squeeze", "mean", "channel mean", "attention", "norm"],
+)
+def test_operators_that_see_the_whole_input(net, pixels):
+    assert network_receptive_field(export(net, 2, 1, 16, 16)) == pixels
+
+
+def test_known_views_replace_the_arithmetic():
+    net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3))
+    program = export(net, 2, 1, 16, 16)
+    first = next(n for n in propagate(program) if n.op == "call_function")
+    known = {first.name: (View(10, 2), View(20, 1))}
+    assert network_receptive_field(program, known) == (14, 22)
+
+
+def test_effective_field_is_inside_the_theoretical_one():
+    torch.manual_seed(0)
+    net = nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(6)])
+    for p in net.parameters():
+        p.data.fill_(1 / 9)
+    net.train()
+    x = torch.ones(1, 1, 33, 33)
+    field = effective_receptive_field(net, x)
+    assert field.gradient.shape == (33, 33)
+    assert tuple(field.gradient.nonzero().min(0).values) == (10, 10)
+    assert tuple(field.gradient.nonzero().max(0).values) == (22, 22)
+    assert field.extent == (9, 9)  # a sum of six uniform steps, sd 2: 95 % within +-4
+    assert net.training
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert not x.requires_grad
+
+
+def test_effective_field_errors():
+    with pytest.raises(InputError, match="image-like input"):
+        effective_receptive_field(nn.Linear(2, 2), torch.ones(1, 2))
+    with pytest.raises(InputError, match="image-like output"):
+        effective_receptive_field(nn.Flatten(), torch.ones(1, 1, 2, 2))
+
+    class Detached(nn.Module):
+        def forward(self, x):
+            return x.detach() + 0
+
+    with pytest.raises(InputError, match="no gradient"):
+        effective_receptive_field(Detached(), torch.ones(1, 1, 2, 2))
