@@ -1,0 +1,305 @@
+"""The null: the distribution a layer had before training, and the distance from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import copysign, inf, isfinite, nan, prod, sqrt
+from typing import Literal
+
+import numpy as np
+
+from weightscope.statistics.records import EmpiricalCDF, Floats, TensorSummary
+
+Family = Literal["normal", "uniform", "truncated normal", "constant", "empirical"]
+Source = Literal["given", "matched", "inferred", "assumed"]
+
+# P(sqrt(n) KS > 1.949) = 0.001 under the null (Kolmogorov's limit distribution)
+CRITICAL_KS = 1.949
+# standard deviation of a standard normal cut at 2 standard deviations
+_CUT = 2.0
+_CUT_STD = 0.8796256610342398
+
+
+@dataclass(frozen=True, eq=False)
+class Null:
+    """The distribution of one parameter before training.
+
+    Attributes:
+        family: Shape of the distribution.
+        label: The rule in words, ``"PyTorch default (uniform)"``.
+        std: Its standard deviation, in units of the weights.
+        source: ``given``: taken from ``initial=``, exact. ``matched``: these very weights still
+            follow it. ``inferred``: other kernels of the model still follow this rule.
+            ``assumed``: nothing tells; the rule of the layer's own type.
+        fit: Kolmogorov-Smirnov distance between the weights at unit spread and the family at unit
+            spread, in [0, 1]: whether the shape has survived; NaN where it says nothing.
+        mean: Its mean.
+        sample: The distribution of the given initial weights, for the empirical family.
+        masses: Near-zero mass of the given initial weights by threshold, exact.
+    """
+
+    family: Family
+    label: str
+    std: float
+    source: Source = "assumed"
+    fit: float = nan
+    mean: float = 0.0
+    sample: EmpiricalCDF | None = None
+    masses: Mapping[float, float] | None = None
+
+    def cdf(self, values: Floats | float) -> Floats:
+        """Share of the null below each of ``values``, in [0, 1]."""
+        x = np.asarray(values, dtype=np.float64)
+        if self.sample is not None:
+            return self.sample(x)
+        if self.std == 0.0:
+            return (x > self.mean).astype(np.float64)
+        z = (x - self.mean) / self.std
+        if self.family == "uniform":
+            return np.clip(0.5 + z / sqrt(12.0), 0.0, 1.0)
+        from scipy.special import ndtr
+
+        if self.family == "normal":
+            return np.asarray(ndtr(z))
+        outside = float(ndtr(-_CUT))
+        return np.clip((ndtr(z * _CUT_STD) - outside) / (1.0 - 2.0 * outside), 0.0, 1.0)
+
+    def quantile(self, probabilities: Floats | float) -> Floats:
+        """The values below which these shares of the null lie."""
+        p = np.asarray(probabilities, dtype=np.float64)
+        if self.sample is not None:
+            return np.interp(p, self.sample.through, self.sample.points)
+        if self.std == 0.0:
+            return np.full(p.shape, self.mean)
+        if self.family == "uniform":
+            return self.mean + self.std * sqrt(12.0) * (p - 0.5)
+        from scipy.special import ndtr, ndtri
+
+        if self.family == "normal":
+            return np.asarray(self.mean + self.std * ndtri(p))
+        outside = float(ndtr(-_CUT))
+        z = ndtri(outside + p * (1.0 - 2.0 * outside)) / _CUT_STD
+        return np.asarray(self.mean + self.std * z)
+
+    def near_zero_mass(self, threshold: float) -> float:
+        """Share of the null with ``|w| <= threshold``, in [0, 1]."""
+        if self.masses is not None and threshold in self.masses:
+            return self.masses[threshold]
+        if self.std == 0.0:
+            return float(abs(self.mean) <= threshold)
+        return float(self.cdf(threshold) - self.cdf(-threshold))
+
+    def bin_counts(self, edges: Floats, n: int) -> Floats:
+        """Expected counts of ``n`` draws between ``edges``, shape (edges - 1,)."""
+        return n * np.diff(self.cdf(edges))
+
+
+@dataclass(frozen=True)
+class NullComparison:
+    """How far one parameter is from its null.
+
+    Attributes:
+        std_initial: Standard deviation of the null.
+        spread_ratio: std / std_initial; NaN for a constant null.
+        ks_initial: Kolmogorov-Smirnov distance to the null, in [0, 1].
+        wasserstein_initial: Wasserstein-1 distance to the null, in units of the weights.
+        excess_spread: ``sign * sqrt(|std^2 - std_initial^2|)``, in units of the weights.
+        near_zero_initial: Near-zero mass of the null by threshold.
+        distinguishable: Whether the KS distance is larger than chance allows at this size
+            (p < 0.001).
+    """
+
+    std_initial: float
+    spread_ratio: float
+    ks_initial: float
+    wasserstein_initial: float
+    excess_spread: float
+    near_zero_initial: Mapping[float, float]
+    distinguishable: bool
+
+
+@dataclass(frozen=True)
+class KernelShape:
+    """What an initializer knows of a kernel.
+
+    ``torch.nn.init`` reads fans off the first two axes; for transposed and grouped convolutions
+    that is not what one output reads, but it is what the initial spread follows.
+
+    Attributes:
+        fan_in: ``shape[1]`` times the kernel's positions.
+        fan_out: ``shape[0]`` times the kernel's positions.
+        longest: The longer side of the matrix ``shape[0] x rest``, which sets the spread of an
+            orthogonal matrix.
+        groups: Groups of the convolution; 1 elsewhere.
+    """
+
+    fan_in: int
+    fan_out: int
+    longest: int
+    groups: int = 1
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], groups: int = 1) -> KernelShape:
+        """Read a weight's shape as ``torch.nn.init`` does."""
+        rest = prod(shape[2:])
+        return cls(shape[1] * rest, shape[0] * rest, max(shape[0], shape[1] * rest), groups)
+
+    @cached_property
+    def rules(self) -> Mapping[str, Null]:
+        """Every rule in common use at this shape, by label; the first is PyTorch's default."""
+        fin, fout = max(self.fan_in, 1), max(self.fan_out, 1)
+        rules = [
+            _rule("uniform", "PyTorch default (uniform)", sqrt(1 / (3 * fin))),
+            _rule("uniform", "Glorot uniform", sqrt(2 / (fin + fout))),
+            _rule("normal", "Glorot normal", sqrt(2 / (fin + fout))),
+            _rule("normal", "He normal (fan in)", sqrt(2 / fin)),
+            _rule("normal", "He normal (fan out)", sqrt(2 / fout)),
+            _rule("uniform", "He uniform (fan in)", sqrt(2 / fin)),
+            _rule("uniform", "He uniform (fan out)", sqrt(2 / fout)),
+            _rule("truncated normal", "He normal, cut at 2 std (fan in)", sqrt(2 / fin)),
+            _rule("truncated normal", "Glorot normal, cut at 2 std", sqrt(2 / (fin + fout))),
+            _rule("normal", "LeCun normal", sqrt(1 / fin)),
+            _rule("truncated normal", "LeCun normal, cut at 2 std", sqrt(1 / fin)),
+            _rule("normal", "orthogonal", sqrt(1 / max(self.longest, 1))),
+            _rule("normal", "normal, std 0.02", 0.02),
+            _rule("normal", "normal, std 0.01", 0.01),
+            _rule("truncated normal", "normal, std 0.02, cut at 2 std", 0.02 * _CUT_STD),
+        ]
+        if self.groups > 1:
+            spread = sqrt(2 * self.groups / fout)
+            rules.append(_rule("normal", "He normal (fan out of a group)", spread))
+        return {rule.label: rule for rule in rules}
+
+
+def _rule(family: Family, label: str, std: float) -> Null:
+    return Null(family, label, std)
+
+
+def constant_null(value: float, label: str) -> Null:
+    """A parameter that starts at one value everywhere."""
+    return Null("constant", label, 0.0, mean=value)
+
+
+def given_null(initial: TensorSummary) -> Null:
+    """The null of a parameter whose initial values are known."""
+    if initial.std == 0.0:
+        return Null(
+            "constant", "given initial weights", 0.0, "given", mean=initial.mean,
+            masses=initial.near_zero,
+        )  # fmt: skip
+    return Null(
+        "empirical", "given initial weights", initial.std, "given",
+        mean=initial.mean, sample=initial.cdf, masses=initial.near_zero,
+    )  # fmt: skip
+
+
+def fit_null(
+    summary: TensorSummary, candidates: Iterable[Null], *, preferred: str | None = None
+) -> Null:
+    """Choose the null of one parameter by the evidence of its own weights.
+
+    A candidate that the weights still follow (their KS distance is within chance at this size) is
+    taken, the rule that other kernels follow before the nearest one; where none is followed, the
+    rule of the other kernels; else the first candidate, the rule of the layer's type. A trained
+    tensor alone cannot tell how it began, and ``Null.source`` says which of these it was.
+
+    Args:
+        summary: Statistics of the weights.
+        candidates: Nulls at the layer's shape, the default first.
+        preferred: Label of the rule that other kernels of the model follow.
+
+    Returns:
+        The null, with its source and the fit of its shape.
+    """
+    named = {null.label: null for null in candidates}
+    followed = followed_rules(summary, named.values())
+    source: Source = "matched"
+    if preferred in followed:
+        chosen = named[preferred]
+    elif followed:
+        chosen = named[followed[0]]
+    elif preferred in named:
+        chosen, source = named[preferred], "inferred"
+    else:
+        chosen, source = next(iter(named.values())), "assumed"
+    return replace(chosen, source=source, fit=shape_distance(summary, chosen))
+
+
+def followed_rules(summary: TensorSummary, candidates: Iterable[Null]) -> tuple[str, ...]:
+    """Labels of the candidates that the weights still follow, the nearest first."""
+    limit = critical_ks(summary.finite)
+    distances = [(ks_distance(summary.cdf, null), null.label) for null in candidates]
+    return tuple(label for distance, label in sorted(distances) if distance <= limit)
+
+
+def compare(summary: TensorSummary, null: Null) -> NullComparison:
+    """Distance of a parameter's weights from their null."""
+    std = summary.std
+    ks = ks_distance(summary.cdf, null)
+    gap = std**2 - null.std**2
+    other = null.sample.count if null.sample is not None else None
+    return NullComparison(
+        std_initial=null.std,
+        spread_ratio=std / null.std if null.std else nan,
+        ks_initial=ks,
+        wasserstein_initial=wasserstein_distance(summary.cdf, null),
+        excess_spread=copysign(sqrt(abs(gap)), gap) if isfinite(gap) else nan,
+        near_zero_initial={t: null.near_zero_mass(t) for t in summary.near_zero},
+        distinguishable=bool(ks > critical_ks(summary.finite, other)),
+    )
+
+
+def critical_ks(count: int, other: int | None = None) -> float:
+    """KS distance that chance exceeds once in a thousand, for samples of these sizes.
+
+    Kolmogorov's limit ``1.949 / sqrt(n)``, with Stephens' (1970) correction for small samples;
+    for two samples n is ``n m / (n + m)``.
+    """
+    if not count:
+        return inf
+    n = float(count) if other is None else count * other / (count + other)
+    root = sqrt(n)
+    return CRITICAL_KS / (root + 0.12 + 0.11 / root)
+
+
+def ks_distance(cdf: EmpiricalCDF, null: Null) -> float:
+    """Largest gap between the weights' distribution and the null's, at the weights' points."""
+    if cdf.points.size == 0:
+        return nan
+    if null.sample is not None:
+        return _two_sample_ks(cdf, null.sample)
+    before = after = null.cdf(cdf.points)
+    if null.std == 0.0:
+        after = (cdf.points >= null.mean).astype(np.float64)
+    gaps = np.abs(cdf.below - before), np.abs(cdf.through - after)
+    return float(max(gaps[0].max(), gaps[1].max()))
+
+
+def _two_sample_ks(a: EmpiricalCDF, b: EmpiricalCDF) -> float:
+    points = np.union1d(a.points, b.points)
+    return float(np.abs(a(points) - b(points)).max())
+
+
+def shape_distance(summary: TensorSummary, null: Null) -> float:
+    """KS distance to the null's family stretched to the weights' own spread."""
+    if not summary.std or not null.std or not isfinite(summary.std) or null.sample is not None:
+        return nan
+    return ks_distance(summary.cdf, replace(null, std=summary.std))
+
+
+def wasserstein_distance(cdf: EmpiricalCDF, null: Null) -> float:
+    """Wasserstein-1 distance, the area between the two distribution functions."""
+    if cdf.points.size == 0:
+        return nan
+    shares = (np.arange(4096) + 0.5) / 4096
+    ours = np.interp(shares, *_steps(cdf))
+    return float(np.abs(ours - null.quantile(shares)).mean())
+
+
+def _steps(cdf: EmpiricalCDF) -> tuple[Floats, Floats]:
+    shares = np.concatenate([cdf.below, cdf.through])
+    points = np.concatenate([cdf.points, cdf.points])
+    order = np.lexsort((points, shares))
+    return shares[order], points[order]

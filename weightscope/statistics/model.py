@@ -1,0 +1,284 @@
+"""The statistics of every parameter of a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from math import nan, sqrt
+
+import torch
+from torch import nn
+
+from weightscope.errors import InputError
+from weightscope.statistics.initialization import (
+    Null,
+    compare,
+    fit_null,
+    followed_rules,
+    given_null,
+)
+from weightscope.statistics.parameters import ParameterPlace, find_parameters
+from weightscope.statistics.records import (
+    ModelStatistics,
+    ParameterStatistics,
+    Spectrum,
+    TensorSummary,
+)
+from weightscope.statistics.summary import THRESHOLDS, summarize
+
+Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
+RELATIVE_THRESHOLD = 0.1
+
+
+def measure_model(
+    model: nn.Module,
+    *,
+    initial: Initial | None = None,
+    spectra: bool = False,
+    fast: bool = False,
+    threads: int | None = None,
+    buffers: bool = False,
+    progress: bool = False,
+) -> ModelStatistics:
+    """Statistics of every parameter, with its null beside it.
+
+    Args:
+        model: Any module; it is not changed.
+        initial: The model's state dict before training, or a callable that returns that state dict
+            or the model as it was built; makes every null exact. None: the null is chosen by the
+            evidence of the weights, and says so.
+        spectra: Whether to compute the singular values of kernels.
+        fast: See ``summarize``.
+        threads: Number of threads; None for ``torch.get_num_threads()``.
+        buffers: Whether to measure floating-point buffers too.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        One record for each distinct parameter, what was skipped, and the coverage.
+
+    Raises:
+        InputError: If the model is no module or has no parameters, or ``initial`` does not fit it.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    places, skipped, total = find_parameters(model, buffers=buffers)
+    if not places and not skipped:
+        raise InputError(f"{type(model).__name__} has no parameters to measure")
+    starts = _initial_tensors(initial, places)
+    summaries = [
+        _measure(place, starts.get(place.name), fast) for place in _with_bar(places, progress)
+    ]
+    nulls = _choose_nulls(places, summaries)
+    folded = _folded_stds(model, places, summaries)
+    records = tuple(
+        _record(place, summary, null, folded.get(place.layer), _spectrum(place, spectra))
+        for place, (summary, _), null in zip(places, summaries, nulls, strict=True)
+    )
+    covered = sum(place.elements for place in places)
+    return ModelStatistics(records, skipped, covered / total if total else 1.0)
+
+
+def _with_bar(places: tuple[ParameterPlace, ...], progress: bool) -> Iterator[ParameterPlace]:
+    if not progress:
+        yield from places
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=sum(p.tensor.numel() for p in places), unit="weights", unit_scale=True) as bar:
+        for place in places:
+            yield place
+            bar.update(place.tensor.numel())
+
+
+def _measure(
+    place: ParameterPlace, start: torch.Tensor | None, fast: bool
+) -> tuple[TensorSummary, TensorSummary | None]:
+    before = None
+    if start is not None:
+        before = summarize(start, fast=fast)
+        relative = RELATIVE_THRESHOLD * before.std
+        before = summarize(start, thresholds=(*THRESHOLDS, relative), fast=fast)
+        thresholds = [*THRESHOLDS, relative]
+    else:
+        spreads = {null.std for null in place.candidates}
+        thresholds = [*THRESHOLDS, *(RELATIVE_THRESHOLD * std for std in sorted(spreads))]
+    summary = summarize(
+        place.tensor,
+        thresholds=tuple(dict.fromkeys(thresholds)),
+        filter_axis=place.filter_axis,
+        fast=fast,
+    )
+    return summary, before
+
+
+def _initial_tensors(
+    initial: Initial | None, places: tuple[ParameterPlace, ...]
+) -> dict[str, torch.Tensor]:
+    if initial is None:
+        return {}
+    state = initial() if callable(initial) else initial
+    if isinstance(state, nn.Module):
+        found, _, _ = find_parameters(state, buffers=True)
+        state = {place.name: place.tensor for place in found}
+    if not isinstance(state, Mapping):
+        raise InputError(
+            f"initial= must be a state dict, or a callable that returns one or a model; "
+            f"got {type(state).__name__}"
+        )
+    tensors = {}
+    for place in places:
+        start = state.get(place.name)
+        if not isinstance(start, torch.Tensor):
+            continue
+        if start.shape != place.tensor.shape:
+            raise InputError(
+                f"initial= has {place.name!r} with shape {tuple(start.shape)}, "
+                f"the model has {tuple(place.tensor.shape)}; give the state this model started from"
+            )
+        tensors[place.name] = start
+    if not tensors:
+        raise InputError(
+            f"initial= names none of the model's parameters (such as {places[0].name!r}); "
+            "give the state dict this model started from"
+        )
+    return tensors
+
+
+def _choose_nulls(
+    places: tuple[ParameterPlace, ...],
+    summaries: list[tuple[TensorSummary, TensorSummary | None]],
+) -> list[Null | None]:
+    """Nulls of all parameters; kernels that left their null follow the rule of those that did not.
+
+    The kernels that still match a rule vote for it, each with its number of weights, within the
+    same kind of layer first.
+    """
+    votes: Counter[tuple[str, str]] = Counter()
+    for place, (summary, before) in zip(places, summaries, strict=True):
+        if place.is_kernel and before is None:
+            for rule in followed_rules(summary, place.candidates):
+                votes[_base(place), rule] += summary.finite
+                votes["", rule] += summary.finite
+    nulls: list[Null | None] = []
+    for place, (summary, before) in zip(places, summaries, strict=True):
+        if before is not None:
+            nulls.append(given_null(before))
+        elif not place.candidates:
+            nulls.append(None)
+        else:
+            preferred = _favourite(votes, _base(place)) if place.is_kernel else None
+            nulls.append(fit_null(summary, place.candidates, preferred=preferred))
+    return nulls
+
+
+def _base(place: ParameterPlace) -> str:
+    return place.kind.split()[0]
+
+
+def _favourite(votes: Counter[tuple[str, str]], kind: str) -> str | None:
+    ours = [(count, rule) for (k, rule), count in votes.items() if k == kind]
+    everyones = [(count, rule) for (k, rule), count in votes.items() if k == ""]
+    best = max(ours or everyones, default=None)
+    return best[1] if best else None
+
+
+def _record(
+    place: ParameterPlace,
+    summary: TensorSummary,
+    null: Null | None,
+    folded: float | None,
+    spectrum: Spectrum | None,
+) -> ParameterStatistics:
+    relative = nan if null is None else summary.near_zero.get(RELATIVE_THRESHOLD * null.std, nan)
+    standard = {t: summary.near_zero[t] for t in THRESHOLDS}
+    shown = replace(summary, near_zero=standard)
+    fan_in, fan_out = place.fans
+    return ParameterStatistics(
+        layer=place.layer,
+        parameter=place.name,
+        kind=place.kind,
+        shape=tuple(place.tensor.shape),
+        fan_in=fan_in,
+        fan_out=fan_out,
+        count=summary.count,
+        is_kernel=place.is_kernel,
+        shared_with=place.shared_with,
+        summary=shown,
+        null=null,
+        comparison=None if null is None else compare(shown, null),
+        near_zero_relative=relative,
+        spectrum=spectrum,
+        folded_std=folded if place.name.endswith("weight") and place.is_kernel else None,
+        warning=_warning(place, summary),
+    )
+
+
+def _warning(place: ParameterPlace, summary: TensorSummary) -> str:
+    notes = []
+    if not summary.count:
+        notes.append("empty")
+    if summary.nan or summary.inf:
+        notes.append(f"{summary.nan} NaN and {summary.inf} infinite values left out")
+    if place.is_kernel and summary.finite and summary.zero == summary.finite:
+        notes.append("all weights are zero")
+    elif place.is_kernel and summary.finite > 1 and summary.minimum == summary.maximum:
+        notes.append("all weights are equal")
+    elif place.is_kernel and summary.dead_filters > 0:
+        notes.append(f"{summary.dead_filters:.1%} of the filters are zero")
+    return "; ".join(notes)
+
+
+def _folded_stds(
+    model: nn.Module,
+    places: tuple[ParameterPlace, ...],
+    summaries: list[tuple[TensorSummary, TensorSummary | None]],
+) -> dict[str, float]:
+    """Spread of each kernel with the batch norm registered right behind it folded in."""
+    norms = dict(_norms_behind(model))
+    folded = {}
+    for place, (summary, _) in zip(places, summaries, strict=True):
+        norm = norms.get(place.layer)
+        means, lengths = summary.filter_means, summary.filter_norms
+        if norm is None or not place.is_kernel or means is None or lengths is None:
+            continue
+        assert norm.running_var is not None
+        with torch.no_grad():
+            scale = (norm.running_var.double() + norm.eps).rsqrt()
+            if norm.weight is not None:
+                scale = scale * norm.weight.double()
+        factors = scale.cpu().numpy()
+        if (place.transposed and place.groups > 1) or factors.shape != lengths.shape:
+            continue
+        size = summary.count / lengths.size
+        mean = float((factors * means).mean())
+        square = float((factors**2 * lengths**2).sum() / (size * lengths.size))
+        folded[place.layer] = sqrt(max(square - mean * mean, 0.0))
+    return folded
+
+
+def _norms_behind(model: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+    """Pairs of layer name and the batch norm registered next to it with as many features.
+
+    Registration order is not the order of the forward; a batch norm directly after a layer of the
+    same width, inside one parent, is what every common block writes.
+    """
+    for prefix, parent in model.named_modules():
+        children = list(parent.named_children())
+        for (name, layer), (_, norm) in pairwise(children):
+            width = getattr(layer, "out_channels", getattr(layer, "out_features", None))
+            if (
+                isinstance(norm, nn.modules.batchnorm._BatchNorm)
+                and norm.running_var is not None
+                and width == norm.num_features
+            ):
+                yield (f"{prefix}.{name}" if prefix else name), norm
+
+
+def _spectrum(place: ParameterPlace, wanted: bool) -> Spectrum | None:
+    if not (wanted and place.is_kernel):
+        return None
+    from weightscope.statistics.spectrum import measure_spectrum
+
+    return measure_spectrum(place.tensor, groups=place.groups, transposed=place.transposed)

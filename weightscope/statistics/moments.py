@@ -1,0 +1,125 @@
+"""Moments of a tensor from moments of its parts.
+
+Parts are merged by the update formulas of Pebay (2008), "Formulas for robust, one-pass parallel
+computation of covariances and arbitrary-order statistical moments", Sandia report SAND2008-6212.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import nan, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightscope.statistics.records import Floats
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Central moments of the finite values seen so far.
+
+    Attributes:
+        count: Number of finite values.
+        mean: Their mean.
+        m2: Sum of (w - mean)^2; ``m3`` and ``m4`` likewise with the third and fourth power.
+        absolute: Sum of |w|.
+        scale: What the values were multiplied with before they were summed (a power of two), so
+            that neither fourth powers nor sums leave the range of float64.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+    m3: float = 0.0
+    m4: float = 0.0
+    absolute: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation; NaN without values."""
+        return sqrt(self.m2 / self.count) / self.scale if self.count else nan
+
+    @property
+    def skewness(self) -> float:
+        """Third standardized moment; NaN for a constant."""
+        variance = self._spread()
+        return self.m3 / self.count / (variance * sqrt(variance)) if variance else nan
+
+    @property
+    def kurtosis(self) -> float:
+        """Excess kurtosis; NaN for a constant."""
+        variance = self._spread()
+        return self.m4 / self.count / (variance * variance) - 3.0 if variance else nan
+
+    def _spread(self) -> float:
+        return self.m2 / self.count if self.count else 0.0
+
+
+def merge(parts: Iterable[Moments]) -> Moments:
+    """The moments of all parts together, merged in the order given; all have the same scale."""
+    total = Moments()
+    for part in parts:
+        total = _add(total, part)
+    return total
+
+
+def _add(a: Moments, b: Moments) -> Moments:
+    if not a.count:
+        return b
+    if not b.count:
+        return a
+    n = a.count + b.count
+    delta = b.mean - a.mean
+    step = delta / n
+    cross = delta * step * a.count * b.count
+    m2 = a.m2 + b.m2 + cross
+    m3 = (
+        a.m3
+        + b.m3
+        + cross * step * (a.count - b.count)
+        + 3.0 * step * (a.count * b.m2 - b.count * a.m2)
+    )
+    m4 = (
+        a.m4
+        + b.m4
+        + cross * step * step * (a.count * a.count - a.count * b.count + b.count * b.count)
+        + 6.0 * step * step * (a.count * a.count * b.m2 + b.count * b.count * a.m2)
+        + 4.0 * step * (a.count * b.m3 - b.count * a.m3)
+    )
+    return Moments(n, a.mean + step * b.count, m2, m3, m4, a.absolute + b.absolute, a.scale)
+
+
+def moments_of(finite: Floats, weights: NDArray[np.int64] | None = None) -> Moments:
+    """Moments of finite values, each standing for ``weights`` elements (one if None)."""
+    count = finite.size if weights is None else int(weights.sum())
+    if not count:
+        return Moments()
+    peak = float(max(-finite.min(), finite.max()))
+    scale = scale_for(peak)
+    x = finite * scale if scale != 1.0 else finite
+    shares = np.ones(x.shape) if weights is None else weights.astype(np.float64)
+    mean = float(np.dot(x, shares)) / count
+    # the second look at the mean takes up what rounding left over
+    mean += float(np.dot(x - mean, shares)) / count
+    d = x - mean
+    square = d * d
+    return Moments(
+        count,
+        mean,
+        float(np.dot(square, shares)),
+        float(np.dot(square * d, shares)),
+        float(np.dot(square * square, shares)),
+        float(np.dot(np.abs(x), shares)),
+        scale,
+    )
+
+
+def scale_for(peak: float) -> float:
+    """Power of two that brings ``peak`` near 1 where its fourth power would leave float64."""
+    if peak == 0.0 or 2.0**-200 < peak < 2.0**200:
+        return 1.0
+    _, exponent = np.frexp(peak)
+    return float(np.ldexp(1.0, int(np.clip(-int(exponent), -1022, 1022))))

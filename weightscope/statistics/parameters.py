@@ -1,0 +1,248 @@
+"""Which tensors a model has, and what each of them is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.utils import parametrize
+
+from weightscope.statistics.initialization import KernelShape, Null, constant_null
+from weightscope.statistics.records import SkippedParameter
+
+_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+)
+PYTORCH_DEFAULT = "PyTorch default (uniform)"
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterPlace:
+    """One distinct tensor of a model and where it is used.
+
+    Attributes:
+        layer: Qualified name of the owning module.
+        name: Full name of the tensor.
+        kind: See ``ParameterStatistics.kind``.
+        tensor: The tensor; for a parametrized one what the layer computes from its parameters.
+        elements: Elements of the parameters behind it (0 for a buffer).
+        shared_with: Full names of the other places that hold it.
+        is_kernel: Whether it multiplies features.
+        filter_axis: Axis of the output filters of a kernel; None elsewhere.
+        groups: Groups of a convolution; 1 elsewhere.
+        transposed: Whether axis 0 counts inputs.
+        candidates: Nulls to choose from, the default of the layer's type first.
+    """
+
+    layer: str
+    name: str
+    kind: str
+    tensor: torch.Tensor
+    elements: int
+    shared_with: tuple[str, ...]
+    is_kernel: bool
+    filter_axis: int | None
+    groups: int
+    transposed: bool
+    candidates: tuple[Null, ...]
+
+    @property
+    def fans(self) -> tuple[int, int]:
+        """Inputs that one output reads, outputs that one input reaches; (0, 0) for no kernel."""
+        if not self.is_kernel:
+            return 0, 0
+        shape = tuple(self.tensor.shape)
+        if self.transposed:
+            rest = prod(shape[2:])
+            return shape[0] // self.groups * rest, shape[1] * rest
+        rest = prod(shape[2:])
+        return shape[1] * rest, shape[0] // self.groups * rest
+
+
+@dataclass(frozen=True)
+class _Found:
+    layer: str
+    owner: nn.Module
+    attribute: str
+    tensor: torch.Tensor
+    elements: int
+    kind: str
+
+
+def find_parameters(
+    model: nn.Module, *, buffers: bool = False
+) -> tuple[tuple[ParameterPlace, ...], tuple[SkippedParameter, ...], int]:
+    """Every distinct parameter of the model, in the order of ``named_parameters()``.
+
+    Args:
+        model: Any module; it is not changed.
+        buffers: Whether to add the floating-point buffers.
+
+    Returns:
+        The tensors with numbers, those without (with the reason), and the number of elements of all
+        parameters.
+    """
+    groups: dict[object, list[_Found]] = {}
+    for found in _all_tensors(model, buffers):
+        groups.setdefault(_identity(found.tensor), []).append(found)
+    places: list[ParameterPlace] = []
+    skipped: list[SkippedParameter] = []
+    total = 0
+    for same in groups.values():
+        first = same[0]
+        name = _join(first.layer, first.attribute)
+        total += first.elements
+        reason = _unreadable(first.tensor)
+        if reason:
+            skipped.append(SkippedParameter(name, reason))
+            continue
+        shared = tuple(_join(other.layer, other.attribute) for other in same[1:])
+        places.append(_describe(first, name, shared))
+    return tuple(places), tuple(skipped), total
+
+
+def _all_tensors(model: nn.Module, buffers: bool) -> Iterator[_Found]:
+    replaced: set[int] = set()
+    for layer, module in model.named_modules(remove_duplicate=False):
+        if id(module) in replaced:
+            continue
+        kind = kind_of(module)
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                elements = 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
+                yield _Found(layer, module, attribute, parameter, elements, kind)
+        if parametrize.is_parametrized(module):
+            lists = module.parametrizations
+            assert isinstance(lists, nn.ModuleDict)
+            replaced.add(id(lists))
+            for attribute, steps in lists.items():
+                replaced.update(id(part) for part in steps.modules())
+                # the copy keeps the power iteration of spectral norm from moving its buffers
+                with torch.no_grad():
+                    tensor = copy.deepcopy(steps).eval()()
+                elements = sum(p.numel() for p in steps.parameters())
+                yield _Found(layer, module, attribute, tensor, elements, f"{kind} parametrized")
+        if buffers:
+            for attribute, buffer in module._buffers.items():
+                if buffer is not None:
+                    yield _Found(layer, module, attribute, buffer, 0, "buffer")
+
+
+def _identity(tensor: torch.Tensor) -> object:
+    if is_lazy(tensor) or tensor.is_meta or not tensor.numel():
+        return id(tensor)
+    try:
+        address = tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)
+    return (address, tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
+
+
+def _unreadable(tensor: torch.Tensor) -> str:
+    if is_lazy(tensor):
+        return "lazy and not initialized yet; run the model once"
+    if tensor.is_meta:
+        return "on the meta device: it has a shape but no numbers; load the weights first"
+    if tensor.is_complex():
+        return f"{tensor.dtype}: complex numbers have no order; pass real and imaginary parts"
+    if tensor.layout is not torch.strided:
+        return f"stored as {tensor.layout}; densify it with .to_dense()"
+    if not tensor.dtype.is_floating_point and not tensor.is_quantized:
+        return f"{tensor.dtype} holds integers, not weights"
+    return ""
+
+
+def kind_of(module: nn.Module) -> str:
+    """What a module is, in one or two words."""
+    if isinstance(module, _CONVOLUTIONS):
+        transposed = "_transpose" if module.transposed else ""
+        kind = f"conv{transposed}{len(module.kernel_size)}d"
+        if module.groups > 1:
+            kind += " depthwise" if module.groups == module.in_channels else " grouped"
+        return kind
+    for types, kind in (
+        ((nn.Linear, nn.Bilinear), "linear"),
+        ((nn.Embedding, nn.EmbeddingBag), "embedding"),
+        (_NORMS, "norm"),
+        ((nn.MultiheadAttention,), "attention"),
+        ((nn.RNNBase, nn.RNNCellBase), "recurrent"),
+    ):
+        if isinstance(module, types):
+            return kind
+    name = type(module).__name__
+    if name.endswith("Norm"):
+        return "norm"
+    return "linear" if _is_transposed_linear(module) else "parameter"
+
+
+def _is_transposed_linear(module: nn.Module) -> bool:
+    """GPT-2's Conv1D of transformers, a linear layer that keeps its weight as (in, out)."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def _describe(found: _Found, name: str, shared: tuple[str, ...]) -> ParameterPlace:
+    module, tensor, kind = found.owner, found.tensor, found.kind
+    base = kind.split()[0]
+    is_kernel = tensor.dim() >= 2 and base not in ("embedding", "norm", "buffer")
+    transposed = is_kernel and (
+        bool(getattr(module, "transposed", False)) or _is_transposed_linear(module)
+    )
+    groups = module.groups if isinstance(module, _CONVOLUTIONS) else 1
+    has_filters = is_kernel or (base == "embedding" and tensor.dim() == 2)
+    return ParameterPlace(
+        layer=found.layer,
+        name=name,
+        kind=kind,
+        tensor=tensor,
+        elements=found.elements,
+        shared_with=shared,
+        is_kernel=is_kernel,
+        filter_axis=(1 if transposed else 0) if has_filters else None,
+        groups=groups,
+        transposed=transposed,
+        candidates=_candidates(found, base, is_kernel, groups),
+    )
+
+
+def _candidates(found: _Found, base: str, is_kernel: bool, groups: int) -> tuple[Null, ...]:
+    if base == "buffer":
+        return ()
+    shape = tuple(found.tensor.shape)
+    if is_kernel:
+        rules = dict(KernelShape.of(shape, groups).rules)
+        if base == "attention":  # torch.nn.MultiheadAttention starts its projections from Glorot's
+            glorot = rules.pop("Glorot uniform")
+            return (glorot, *rules.values())
+        return tuple(rules.values())
+    if base == "embedding":
+        return (
+            Null("normal", "PyTorch default (standard normal)", 1.0),
+            Null("normal", "normal, std 0.02", 0.02),
+        )
+    zeros, ones = constant_null(0.0, "zeros"), constant_null(1.0, "ones")
+    if base == "norm":
+        return (ones, zeros) if found.attribute == "weight" else (zeros, ones)
+    weight: Any = getattr(found.owner, "weight", None)
+    weighted = weight is not None and not is_lazy(weight) and weight.dim() >= 2
+    if weighted and (base == "linear" or base.startswith("conv")):
+        fan_in = KernelShape.of(tuple(weight.shape)).fan_in
+        return (Null("uniform", PYTORCH_DEFAULT, (3 * max(fan_in, 1)) ** -0.5), zeros)
+    if base == "recurrent":
+        width = int(getattr(found.owner, "hidden_size", 1))
+        return (Null("uniform", PYTORCH_DEFAULT, (3 * max(width, 1)) ** -0.5), zeros)
+    return (zeros, ones)
+
+
+def _join(layer: str, attribute: str) -> str:
+    return f"{layer}.{attribute}" if layer else attribute
