@@ -1,0 +1,355 @@
+"""What each level is worth: replace everything below a cut by a constant, measure the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+from tqdm import tqdm
+
+from weightscope.errors import InputError
+from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.utilization.metrics import Metric, Quality, measure_quality, resampled
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Fill = Literal["mean", "zero", "shuffle"]
+Batch = tuple[Any, Any]
+
+CONFIDENCE = 0.95
+"""Coverage of every bootstrap interval."""
+
+
+@dataclass(frozen=True)
+class LevelAblation:
+    """Quality lost when everything below one cut is replaced.
+
+    Attributes:
+        keep_levels: Levels ``0 .. keep_levels - 1`` were left as they are.
+        quality: Quality of the whole network.
+        ablated: Quality without the levels below the cut.
+        drop: ``quality - ablated``.
+        low: Lower end of the bootstrap interval of ``drop`` over images.
+        high: Upper end of it.
+    """
+
+    keep_levels: int
+    quality: float
+    ablated: float
+    drop: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """The ablation of every level, and whether there was anything to lose.
+
+    Attributes:
+        levels: One record for each legal cut, from the shallowest.
+        quality: Quality of the whole network.
+        chance: Quality when the outputs are judged by the targets of other images.
+        skill_low: Lower end of the bootstrap interval of ``quality - chance``.
+        images: Number of images.
+    """
+
+    levels: tuple[LevelAblation, ...]
+    quality: float
+    chance: float
+    skill_low: float
+    images: int
+
+    @property
+    def skill(self) -> float:
+        """What the network is better than chance by."""
+        return self.quality - self.chance
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and every module back in its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def read_batches(batches: Iterable[Any]) -> list[Batch]:
+    """Read ``(inputs, targets)`` pairs once and keep them.
+
+    Raises:
+        InputError: There is none, or one is no pair.
+    """
+    pairs: list[Batch] = []
+    for index, batch in enumerate(batches):
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise InputError(
+                f"batch {index} is a {type(batch).__name__}, expected a pair (inputs, targets); "
+                "wrap the loader in a generator that yields such pairs"
+            )
+        pairs.append((batch[0], batch[1]))
+    if not pairs:
+        raise InputError("batches is empty; give at least one pair (inputs, targets)")
+    return pairs
+
+
+def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments for one batch: a tensor, a tuple or a mapping."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, list | tuple) else ((inputs,), {})
+
+
+def to_device(tree: Any, model: nn.Module) -> Any:
+    """Move the tensors of a batch to where the model's parameters are."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
+
+
+class GraphRun(fx.Interpreter):
+    """Runs a coarse graph over the user's own modules, changing some of its tensors on the way.
+
+    Args:
+        structure: The network.
+        change: For node names, what to make of the computed tensor.
+    """
+
+    def __init__(
+        self, structure: Structure, change: Mapping[str, Callable[[Tensor], Tensor]]
+    ) -> None:
+        super().__init__(structure.model, graph=structure.graph)
+        self.structure = structure
+        self.change = change
+
+    def fetch_attr(self, target: str) -> Any:
+        """Look a name up among the graph's constants, then in the model."""
+        if target in self.structure.constants:
+            return self.structure.constants[target]
+        return super().fetch_attr(target)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, and change its value where that was asked for."""
+        value = super().run_node(n)
+        return self.change[n.name](value) if n.name in self.change else value
+
+    def predict(self, inputs: Any) -> Any:
+        """Return what the model returns for the inputs of one batch."""
+        args, kwargs = call_arguments(to_device(inputs, self.structure.model))
+        flat = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        return pytree.tree_unflatten(list(self.run(*flat)), self.structure.output_spec)
+
+
+def channel_axis(site: Site) -> int:
+    """Which axis of an exit tensor holds its channels."""
+    return 1 if site.layout in ("channels_first", "tokens_first") else -1
+
+
+class MeanActivation:
+    """Running mean of a tensor over images and positions, channel by channel."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+        self.total: Tensor | float = 0.0
+        self.count = 0
+
+    def add(self, value: Tensor) -> Tensor:
+        """Add one batch, and return it as it is."""
+        rows = value.detach().movedim(self.axis, -1).flatten(0, -2).double()
+        self.total = self.total + rows.sum(0)
+        self.count += len(rows)
+        return value
+
+    def replace(self, value: Tensor) -> Tensor:
+        """The mean in the shape and type of ``value``."""
+        mean = torch.as_tensor(self.total / self.count).to(value.dtype)
+        last = value.movedim(self.axis, -1)
+        return mean.expand_as(last).movedim(-1, self.axis)
+
+
+def shuffled_images(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Give every image of a batch the activation of another one."""
+    images = len(value)
+    if images < 2:
+        raise InputError("fill='shuffle' needs batches of two images or more")
+    order = torch.randperm(images, generator=generator)
+    return value[order[(torch.argsort(order) + 1) % images]]
+
+
+def ablate_levels(
+    structure: Structure,
+    batches: Sequence[Batch],
+    metric: Metric,
+    *,
+    fill: Fill = "mean",
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+) -> AblationResult:
+    """Replace the exits of each legal cut and measure the quality that is lost.
+
+    Args:
+        structure: The network and its cuts.
+        batches: ``(inputs, targets)`` pairs.
+        metric: See `measure_quality`.
+        fill: Put each exit's mean over images and positions (one number per channel) in its place,
+            zeros, or the activation of another image of the batch.
+        resamples: Bootstrap resamples over images.
+        seed: Of the bootstrap and the shuffling.
+        progress: Show a bar.
+
+    Raises:
+        InputError: The batches or the metric do not fit, or ``fill`` is unknown.
+    """
+    if fill not in ("mean", "zero", "shuffle"):
+        raise InputError(f"unknown fill {fill!r}; choose 'mean', 'zero' or 'shuffle'")
+    sites = {site.node: site for cut in structure.cuts for site in cut.exits}
+    means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
+    targets = [target for _, target in batches]
+    steps = len(batches) * (1 + len(structure.cuts))
+    bar = tqdm(total=steps, desc="ablation", disable=not progress)
+
+    def predict(run: GraphRun) -> list[Any]:
+        outputs = []
+        for inputs, _ in batches:
+            outputs.append(run.predict(inputs))
+            bar.update()
+        return outputs
+
+    with evaluation_mode(structure.model), torch.no_grad(), bar:
+        whole = predict(GraphRun(structure, {node: mean.add for node, mean in means.items()}))
+        quality = measure_quality(metric, whole, targets)
+        weights = np.concatenate(
+            [np.ones((1, quality.images)), resampled(quality.images, resamples, seed)]
+        )
+        full = quality.of(weights)
+        chance = chance_quality(metric, whole, targets).of(weights)
+        levels = []
+        for cut in structure.cuts:
+            change = {site.node: _filler(fill, means[site.node], seed) for site in cut.exits}
+            quality_left = measure_quality(metric, predict(GraphRun(structure, change)), targets)
+            levels.append(_record(cut, full, quality_left, weights))
+    low, _ = interval(full[1:] - chance[1:])
+    return AblationResult(
+        tuple(levels), float(full[0]), float(chance[0]), low, images=quality.images
+    )
+
+
+def _filler(fill: Fill, mean: MeanActivation, seed: int) -> Callable[[Tensor], Tensor]:
+    """What to put in an exit's place. The same seed gives all exits of a cut the same shuffle."""
+    if fill == "mean":
+        return mean.replace
+    if fill == "zero":
+        return torch.zeros_like
+    generator = torch.Generator().manual_seed(seed)
+    return lambda value: shuffled_images(value, generator)
+
+
+def chance_quality(metric: Metric, outputs: Sequence[Any], targets: Sequence[Any]) -> Quality:
+    """Quality when each batch of outputs is judged by targets that belong to other images."""
+    return measure_quality(
+        metric, outputs, [pytree.tree_map(_roll_images, target) for target in targets]
+    )
+
+
+def _roll_images(leaf: Any) -> Any:
+    """Shift the images of a batch by one; a single image is turned upside down instead."""
+    if not isinstance(leaf, Tensor) or leaf.dim() == 0:
+        return leaf
+    return leaf.roll(1, 0) if len(leaf) > 1 else leaf.flip(tuple(range(1, leaf.dim())))
+
+
+def interval(samples: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
+    """Central interval of bootstrap samples at the stated confidence."""
+    tail = (1.0 - CONFIDENCE) / 2.0
+    low, high = np.nanquantile(samples, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _record(
+    cut: Cut,
+    full: np.ndarray[Any, np.dtype[np.float64]],
+    ablated: Quality,
+    weights: np.ndarray[Any, np.dtype[np.float64]],
+) -> LevelAblation:
+    """Compare whole and ablated quality on the images and on their resamples."""
+    values = ablated.of(weights)
+    low, high = interval(full[1:] - values[1:])
+    return LevelAblation(
+        keep_levels=cut.keep_levels,
+        quality=float(full[0]),
+        ablated=float(values[0]),
+        drop=float(full[0] - values[0]),
+        low=low,
+        high=high,
+    )
+
+
+def ablate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    metric: Metric | Callable[[Any, Any], float],
+    *,
+    fill: Fill = "mean",
+    example_inputs: Any = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure what each level of a network is worth, by inference alone.
+
+    For every depth at which the network can be cut, all tensors that come back from below the cut
+    are replaced, and the quality lost is reported with a 95 % bootstrap interval over images. The
+    model and its modes are left as they were.
+
+    Args:
+        model: The trained network.
+        batches: ``(inputs, targets)`` pairs, read once and kept in memory; inputs are a tensor, a
+            tuple of positional or a mapping of keyword arguments.
+        metric: ``"f1"`` (at the best threshold), ``"average_precision"``, or a callable
+            ``metric(outputs, targets)``, larger is better, asked for one image at a time.
+        fill: ``"mean"``, ``"zero"`` or ``"shuffle"``.
+        example_inputs: What to read the network with; by default the first batch's inputs.
+        resamples: Bootstrap resamples.
+        seed: Of bootstrap and shuffling.
+        progress: Show a bar.
+
+    Returns:
+        One row per legal depth: keep_levels, quality, ablated, drop, low, high, images; columns
+        ``chance`` (quality against other images' targets) and ``fill`` are the same in all rows.
+
+    Raises:
+        InputError: Batches, metric or fill cannot be used.
+        StructureError: The network has no readable encoder-decoder shape.
+
+    Example:
+        >>> import torch, weightscope as ws, mpseg_models
+        >>> model = mpseg_models.create_model("half_unet", width=4)
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> batches = [(images, (images.mean(1, keepdim=True) > 0.5).float())]
+        >>> list(ws.ablate(model, batches, "f1", progress=False).keep_levels)
+        [1, 2]
+    """
+    import pandas as pd
+
+    from weightscope.graph import read_structure
+
+    pairs = read_batches(batches)
+    if example_inputs is None:
+        example_inputs = to_device(pairs[0][0], model)
+    structure = read_structure(model, example_inputs)
+    result = ablate_levels(
+        structure, pairs, metric, fill=fill, resamples=resamples, seed=seed, progress=progress
+    )
+    columns = ["keep_levels", "quality", "ablated", "drop", "low", "high"]
+    frame = pd.DataFrame([vars(level) for level in result.levels], columns=columns)
+    return frame.assign(chance=result.chance, images=result.images, fill=fill)

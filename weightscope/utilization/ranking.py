@@ -1,0 +1,153 @@
+"""The verdict on every stage, and on the network as a whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from weightscope.graph.structure import Structure
+from weightscope.statistics import ModelStatistics
+from weightscope.utilization.displacement import Displacement, MovementRecord
+from weightscope.utilization.records import Assessment, Score, StageVerdict, State
+from weightscope.utilization.scores import (
+    DRIFT_ABOVE,
+    StageSpread,
+    measure_spread,
+    score_history,
+    score_weights,
+    stage_kernels,
+    typical_movement,
+)
+
+if TYPE_CHECKING:
+    from weightscope.utilization.data import DataEvidence
+
+_NOTHING = "nothing can be concluded about which stages are used"
+
+
+def assess(
+    structure: Structure,
+    statistics: ModelStatistics,
+    *,
+    history: MovementRecord | None = None,
+    data: DataEvidence | None = None,
+) -> Assessment:
+    """Rank the stages of a network from the least to the most used.
+
+    The strongest grade that could measure a stage decides (data before history before weights);
+    where another grade decided otherwise, ``why`` says so.
+
+    Args:
+        structure: Stages of the network.
+        statistics: Statistics of its parameters, with initialisation nulls.
+        history: What was recorded while it trained.
+        data: What batches of data showed.
+
+    Returns:
+        A verdict for each stage, the state of the network, and a conclusion in words.
+    """
+    kernels = stage_kernels(structure.stages, statistics)
+    spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
+    moved = {d.parameter: d for d in history.displacements()} if history is not None else None
+    typical = typical_movement(spreads)
+    scores: dict[str, tuple[Score, ...]] = {}
+    for spread in spreads:
+        graded = [score_weights(spread, typical)]
+        if moved is not None:
+            names = [kernel.parameter for kernel in kernels[spread.stage]]
+            graded.insert(0, score_history(moved, names))
+        if data is not None:
+            graded.insert(0, data.score(spread.stage))
+        scores[spread.stage] = tuple(graded)
+    state = judge_state(spreads, moved, data)
+    verdicts = [
+        join_grades(stage, graded, trusted=state == "trained") for stage, graded in scores.items()
+    ]
+    verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.utilization))
+    return Assessment(tuple(verdicts), state, conclude(verdicts, state))
+
+
+def judge_state(
+    spreads: Sequence[StageSpread],
+    moved: Mapping[str, Displacement] | None,
+    data: DataEvidence | None,
+) -> State:
+    """Tell whether the network as a whole bears any trace of having learned.
+
+    What was measured on data outranks the weights: a network with skill is trained whatever its
+    weights look like, one without is not.
+    """
+    if data is not None and data.skilled is not None:
+        return "trained" if data.skilled else "unskilled"
+    known = [s for s in spreads if s.count]
+    if not known:
+        return "unknown"
+    if all(s.collapsed for s in known):
+        return "collapsed"
+    if moved is not None:
+        ratios = [d.moved / d.walk for d in moved.values() if d.walk > 0.0 and d.count > 1]
+        if ratios and max(ratios) == 0.0:
+            return "untrained"
+        if ratios and max(ratios) < DRIFT_ABOVE:
+            return "noise"
+    if not any(s.distinguishable for s in known):
+        return "untrained"
+    return "trained"
+
+
+def join_grades(stage: str, scores: Sequence[Score], *, trusted: bool) -> StageVerdict:
+    """Let the strongest measurable grade decide, and name the grades that disagree.
+
+    Args:
+        stage: Name of the stage.
+        scores: One for each available grade, the strongest first.
+        trusted: False for a network that shows no learning: everything stays undecided.
+    """
+    best = next((s for s in scores if math.isfinite(s.utilization)), scores[0])
+    others = [s for s in scores if s is not best and s.verdict not in ("undecided", best.verdict)]
+    why = best.why
+    if others and best.verdict != "undecided":
+        against = "; ".join(f"by {s.grade} {s.verdict} ({s.why})" for s in others)
+        why += f"; disagreement: {against}"
+    elif others:
+        why += "".join(f"; {s.grade} alone: {s.verdict} ({s.why})" for s in others)
+    return StageVerdict(
+        stage=stage,
+        utilization=best.utilization,
+        verdict=best.verdict if trusted else "undecided",
+        evidence=best.grade,
+        why=why,
+        scores=tuple(scores),
+    )
+
+
+def conclude(verdicts: Sequence[StageVerdict], state: State) -> str:
+    """Say in words what follows, and no more than that."""
+    if state == "untrained":
+        return f"Every layer looks as it was initialised: an untrained network, {_NOTHING}."
+    if state == "collapsed":
+        return f"The weights of every stage collapsed to near zero: {_NOTHING}."
+    if state == "noise":
+        return (
+            "No stage moved further than the optimiser drifts on pure noise, as when the labels "
+            f"carry no information: {_NOTHING}."
+        )
+    if state == "unskilled":
+        return f"On the batches given the network is no better than chance: {_NOTHING}."
+    if state == "unknown":
+        return f"No layer has a known initialisation to compare with: {_NOTHING}."
+    named = {
+        verdict: [v.stage for v in verdicts if v.verdict == verdict]
+        for verdict in ("unused", "used", "undecided")
+    }
+    grades = ", ".join(sorted({v.evidence for v in verdicts}))
+    parts = [
+        f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in named.items() if names
+    ]
+    text = f"By {grades}: " + "; ".join(parts) + "."
+    if not named["unused"]:
+        text += " Nothing here can be removed on this evidence."
+        if all(v.evidence == "weights" for v in verdicts):
+            text += " Weights alone rarely condemn a stage; history= or batches= say more."
+    return text

@@ -1,0 +1,71 @@
+"""What the room hands on: scores, verdicts and the assessment of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Grade = Literal["weights", "history", "data"]
+Verdict = Literal["used", "unused", "undecided"]
+State = Literal["trained", "untrained", "collapsed", "noise", "unskilled", "unknown"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one grade of evidence says of one stage.
+
+    Attributes:
+        grade: What it rests on: weights, history or data.
+        utilization: Between 0 (as at initialisation, or collapsed) and 1; nan if not measurable.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        verdict: used, unused or undecided, from this grade alone.
+        why: The measurement behind it in words.
+    """
+
+    grade: Grade
+    utilization: float
+    low: float
+    high: float
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True)
+class StageVerdict:
+    """The verdict on one stage.
+
+    Attributes:
+        stage: Name of the stage.
+        utilization: That of the strongest grade that could measure it; nan if none could.
+        verdict: used, unused or undecided.
+        evidence: The grade it rests on.
+        why: The reason, and where other grades disagree.
+        scores: The score of each available grade, the strongest first.
+    """
+
+    stage: str
+    utilization: float
+    verdict: Verdict
+    evidence: Grade
+    why: str
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Which stages a network uses.
+
+    Attributes:
+        verdicts: One for each stage, the least used first.
+        state: ``trained``; ``untrained`` (every layer looks as initialised); ``collapsed`` (the
+            weights of every stage went to zero); ``noise`` (no stage moved further than an
+            optimiser drifts on noise, as with shuffled labels); ``unskilled`` (on the batches given
+            the network is no better than chance); ``unknown`` (no null to compare with). Only
+            ``trained`` comes with decided verdicts.
+        conclusion: What follows, in words.
+    """
+
+    verdicts: tuple[StageVerdict, ...]
+    state: State
+    conclusion: str

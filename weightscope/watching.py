@@ -1,0 +1,457 @@
+"""Record weights and learning rates while somebody trains; the training itself is not changed."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from weightscope.errors import InputError, MissingExtraError
+from weightscope.files import written_atomically
+from weightscope.statistics import summarize
+from weightscope.utilization.displacement import Displacement, measure_displacement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1
+"""Version of `History.state_dict`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The distribution of one parameter at one step.
+
+    Attributes:
+        step: Optimiser steps done, counted from the first start of the training.
+        parameter: Qualified name.
+        count: Number of weights.
+        mean: Mean.
+        std: Population standard deviation.
+        minimum: Smallest value.
+        maximum: Largest value.
+        edges: Histogram edges (bins + 1), in units of the weights.
+        counts: Weights in each bin (bins).
+    """
+
+    step: int
+    parameter: str
+    count: int
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    edges: np.ndarray[Any, np.dtype[np.float64]]
+    counts: np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """How far one step of an optimiser carries a weight, and what it decays.
+
+    On pure noise a step is ``gain * g`` in the long run, with ``g`` the gradient divided by its own
+    rms for adaptive optimisers; every step also multiplies the weight by ``keep``.
+
+    Attributes:
+        gain: Learning rate after momentum.
+        keep: ``1 - gain * decay``.
+        normalised: Whether the optimiser divides the gradient by its rms.
+        note: Why no noise walk is known, else empty.
+    """
+
+    gain: float
+    keep: float
+    normalised: bool
+    note: str = ""
+
+
+def step_rule(optimizer: Optimizer, group: Mapping[str, Any]) -> StepRule:
+    """Read the rule of one parameter group off its present settings.
+
+    Adam's first moment has unit gain for a constant, so noise of unit rms walks
+    ``lr * sqrt(steps)`` whatever beta1. SGD's buffer has the gain ``(1 - dampening) / (1 - momentum)``. AdamW and SGD
+    shrink the weight towards 0; Adam's own ``weight_decay`` goes through the normalisation, where
+    its effect is not known beforehand: it is left to the measured shrinkage.
+    """
+    rate, decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
+    if isinstance(optimizer, Adam):
+        if group.get("amsgrad"):
+            return StepRule(rate, 1.0, True, "no noise walk is derived for amsgrad")
+        decoupled = bool(group.get("decoupled_weight_decay"))
+        return StepRule(rate, 1.0 - rate * decay if decoupled else 1.0, True)
+    if isinstance(optimizer, SGD):
+        momentum, dampening = float(group["momentum"]), float(group["dampening"])
+        gain = rate * (1.0 - dampening) / (1.0 - momentum) if momentum else rate
+        return StepRule(gain, 1.0 - gain * decay, False)
+    name = type(optimizer).__name__
+    return StepRule(rate, 1.0, True, f"no noise walk is derived for {name}")
+
+
+@dataclass
+class _Walk:
+    """Running noise walk of one parameter group since the last tick."""
+
+    keep: float = 1.0
+    variance: float = 0.0
+
+    def step(self, rule: StepRule) -> None:
+        self.keep *= rule.keep
+        self.variance = rule.keep**2 * self.variance + rule.gain**2
+
+
+class History:
+    """What was recorded of one training; `watch` makes it.
+
+    While the training runs, `displacements` reads the weights as they are; afterwards it returns
+    those of the last step watched.
+
+    Attributes:
+        every: Steps between snapshots.
+        steps: Optimiser steps seen, over all resumed runs.
+        snapshots: Recorded distributions, in order.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, every: int, store: Path | None
+    ) -> None:
+        self.every = every
+        self.steps = 0
+        self.snapshots: list[Snapshot] = []
+        self._optimizer = optimizer
+        self._parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+        self._names = {id(p): n for n, p in self._parameters.items()}
+        self._store = store
+        self._initial: dict[str, Tensor] = {}
+        self._keep_initial({n: p.detach().cpu().clone() for n, p in self._parameters.items()})
+        self._variance = dict.fromkeys(self._parameters, 0.0)
+        self._gradient = dict.fromkeys(self._parameters, float("nan"))
+        self._pending: list[_Walk] = []
+        self._note = ""
+        self._normalised = True
+        self._closed: tuple[Displacement, ...] | None = None
+        self._snapshot()
+
+    def displacements(self) -> tuple[Displacement, ...]:
+        """Movement of every parameter since the start, beside its walk on pure noise."""
+        if self._closed is not None:
+            return self._closed
+        self._flush()
+        initial = self.initial()
+        return tuple(
+            measure_displacement(name, weights, initial[name], *self._walk(name))
+            for name, weights in self._parameters.items()
+        )
+
+    def initial(self) -> dict[str, Tensor]:
+        """The weights at the start of the training, by parameter name."""
+        if self._store is None:
+            return self._initial
+        from safetensors.torch import load_file
+
+        return load_file(self._store)
+
+    def frame(self) -> pd.DataFrame:
+        """Moments over time: step, parameter, count, mean, std, minimum, maximum."""
+        import pandas as pd
+
+        columns = ["step", "parameter", "count", "mean", "std", "minimum", "maximum"]
+        rows = [[getattr(s, column) for column in columns] for s in self.snapshots]
+        return pd.DataFrame(rows, columns=columns)
+
+    def histograms(self) -> pd.DataFrame:
+        """Histograms over time, one row per bin: step, parameter, bin_left, bin_right, count."""
+        import pandas as pd
+
+        parts = [
+            pd.DataFrame(
+                {
+                    "step": s.step,
+                    "parameter": s.parameter,
+                    "bin_left": s.edges[:-1],
+                    "bin_right": s.edges[1:],
+                    "count": s.counts,
+                }
+            )
+            for s in self.snapshots
+        ]
+        columns = ["step", "parameter", "bin_left", "bin_right", "count"]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write `histograms` as a comma-separated table, atomically."""
+        with written_atomically(path) as temporary:
+            self.histograms().to_csv(temporary, index=False)
+
+    def to_npz(self, path: str | os.PathLike[str]) -> None:
+        """Write all histograms to one npz file, atomically.
+
+        Keys: ``steps`` and ``parameters`` (one entry per snapshot), and for snapshot ``i``
+        ``edges_<i>`` and ``counts_<i>``.
+        """
+        arrays: dict[str, Any] = {
+            "steps": np.array([s.step for s in self.snapshots], dtype=np.int64),
+            "parameters": np.array([s.parameter for s in self.snapshots], dtype=np.str_),
+        }
+        for i, snapshot in enumerate(self.snapshots):
+            arrays[f"edges_{i}"] = snapshot.edges
+            arrays[f"counts_{i}"] = snapshot.counts
+        with written_atomically(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+
+    def to_tensorboard(self, folder: str | os.PathLike[str]) -> None:
+        """Write an event file with all histograms into ``folder``; it appears there complete.
+
+        Raises:
+            MissingExtraError: tensorboard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError(
+                "event files need tensorboard: pip install tensorboard"
+            ) from error
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as temporary:
+            with SummaryWriter(temporary) as writer:
+                for s in self.snapshots:
+                    self._add_histogram(writer, s)
+            for file in sorted(Path(temporary).iterdir()):
+                shutil.move(file, target / file.name)
+
+    @staticmethod
+    def _add_histogram(writer: Any, s: Snapshot) -> None:
+        writer.add_histogram_raw(
+            s.parameter.replace(".", "/"),
+            min=s.minimum,
+            max=s.maximum,
+            num=s.count,
+            sum=s.mean * s.count,
+            sum_squares=(s.std**2 + s.mean**2) * s.count,
+            bucket_limits=s.edges[1:].tolist(),
+            bucket_counts=s.counts.tolist(),
+            global_step=s.step,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on after an interruption; `torch.save` it with the model's."""
+        self._flush()
+        return {
+            "version": VERSION,
+            "steps": self.steps,
+            "initial": self.initial(),
+            "variance": dict(self._variance),
+            "gradient": dict(self._gradient),
+            "snapshots": [
+                {
+                    **{k: v for k, v in vars(s).items() if k not in ("edges", "counts")},
+                    "edges": torch.from_numpy(s.edges),
+                    "counts": torch.from_numpy(s.counts),
+                }
+                for s in self.snapshots
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where an earlier history stopped.
+
+        Raises:
+            InputError: It belongs to another model, or to another version.
+        """
+        if state.get("version") != VERSION:
+            raise InputError(
+                f"history state has version {state.get('version')!r}, expected {VERSION}; "
+                "it was not written by this version's History.state_dict()"
+            )
+        shapes = {n: tuple(p.shape) for n, p in self._parameters.items()}
+        given = {n: tuple(t.shape) for n, t in state["initial"].items()}
+        if shapes != given:
+            different = sorted(n for n in shapes | given if shapes.get(n) != given.get(n))
+            raise InputError(
+                f"history state is of another model: {len(different)} parameters differ, the first "
+                f"is {different[0]!r}"
+            )
+        self.steps = int(state["steps"])
+        self._keep_initial({n: t.cpu().clone() for n, t in state["initial"].items()})
+        self._variance = {n: float(v) for n, v in state["variance"].items()}
+        self._gradient = {n: float(v) for n, v in state["gradient"].items()}
+        self.snapshots = [
+            Snapshot(**{**s, "edges": s["edges"].numpy(), "counts": s["counts"].numpy()})
+            for s in state["snapshots"]
+        ]
+
+    def _keep_initial(self, initial: dict[str, Tensor]) -> None:
+        """Keep the starting weights in memory, or in the file that the user named."""
+        if self._store is None:
+            self._initial = initial
+            return
+        from safetensors.torch import save_file
+
+        with written_atomically(self._store) as temporary:
+            save_file(initial, temporary)
+
+    def _after_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        """Count one optimiser step; called by the optimiser itself."""
+        self.steps += 1
+        for index, group in enumerate(optimizer.param_groups):
+            if index == len(self._pending):
+                self._pending.append(_Walk())
+            rule = step_rule(optimizer, group)
+            self._pending[index].step(rule)
+            self._normalised, self._note = rule.normalised, rule.note
+        if self.steps == 1 or self.steps % self.every == 0:
+            self._flush()
+            self._snapshot()
+
+    def _flush(self) -> None:
+        """Fold the walk since the last tick into each parameter's noise variance."""
+        for walk, group in zip(self._pending, self._optimizer.param_groups, strict=False):
+            for parameter in group["params"]:
+                name = self._names.get(id(parameter))
+                if name is None:
+                    continue
+                if parameter.grad is not None:
+                    square = parameter.grad.detach().float().square().mean()
+                    self._gradient[name] = math.sqrt(float(square))
+                scale = 1.0 if self._normalised else self._gradient[name]
+                if math.isfinite(self._gradient[name]):
+                    self._variance[name] *= walk.keep**2
+                    self._variance[name] += scale**2 * walk.variance
+        self._pending = [_Walk() for _ in self._pending]
+
+    def _walk(self, name: str) -> tuple[float, str]:
+        """Noise walk of one parameter (rms), and why it is not known."""
+        if self._note:
+            return float("nan"), self._note
+        if not math.isfinite(self._gradient[name]):
+            return 0.0, ""
+        return math.sqrt(self._variance[name]), ""
+
+    def _snapshot(self) -> None:
+        """Record the distribution of every parameter with more than one axis."""
+        for name, parameter in self._parameters.items():
+            if parameter.dim() < 2:
+                continue
+            summary = summarize(parameter.detach(), fast=True)
+            self.snapshots.append(
+                Snapshot(
+                    step=self.steps,
+                    parameter=name,
+                    count=summary.count,
+                    mean=summary.mean,
+                    std=summary.std,
+                    minimum=summary.minimum,
+                    maximum=summary.maximum,
+                    edges=summary.histogram.edges,
+                    counts=summary.histogram.counts,
+                )
+            )
+
+    def _close(self) -> None:
+        """Keep the displacements of the last watched step."""
+        self._closed = self.displacements()
+
+
+@contextmanager
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    every: int = 100,
+    *,
+    store: str | os.PathLike[str] | None = None,
+) -> Iterator[History]:
+    """Record starting weights, learning rates and weight histograms while a model trains.
+
+    The training is not changed: weights come out bit-equal with and without. Hand the history to
+    `analyze(model, history=history)`.
+
+    Args:
+        model: The model, before its first step (or resumed: load the history's state then).
+        optimizer: The optimiser that trains it. Adam, AdamW and SGD have a noise walk; of others
+            the histograms are recorded, but no verdict follows.
+        every: Steps between histograms.
+        store: File for the starting weights (safetensors); without it they stay in memory.
+
+    Yields:
+        The history, which grows with every step.
+
+    Raises:
+        InputError: ``every`` is not positive, or the optimiser trains no parameter of the model.
+
+    Example:
+        >>> import torch, weightscope as ws
+        >>> model = torch.nn.Conv2d(1, 1, 3)
+        >>> optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        >>> with ws.watch(model, optimizer, every=1) as history:
+        ...     model(torch.ones(1, 1, 4, 4)).sum().backward()
+        ...     _ = optimizer.step()
+        >>> history.steps, round(history.displacements()[0].walk, 3)
+        (1, 0.1)
+    """
+    if every < 1:
+        raise InputError(f"every={every}: give the number of steps between snapshots, 1 or more")
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise InputError(
+            "the optimizer holds no parameter of this model; give the pair that trains together"
+        )
+    history = History(model, optimizer, every, None if store is None else Path(store))
+    handle = optimizer.register_step_post_hook(history._after_step)
+    try:
+        yield history
+    finally:
+        handle.remove()
+        history._close()
+
+
+def lightning_callback(every: int = 100) -> Any:
+    """Make a Lightning callback that watches the first optimiser of a training.
+
+    Its ``history`` is there from the start of ``fit`` on; checkpoints carry it, so that a resumed
+    training goes on with it.
+
+    Raises:
+        MissingExtraError: lightning is not installed.
+    """
+    try:
+        from lightning.pytorch import Callback
+    except ImportError as error:
+        raise MissingExtraError("the callback needs lightning: pip install lightning") from error
+
+    class WatchCallback(Callback):
+        """Watches a training from its start to its end."""
+
+        def __init__(self) -> None:
+            self.history: History | None = None
+            self._resumed: dict[str, Any] | None = None
+            self._stack = ExitStack()
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.history = self._stack.enter_context(watch(pl_module, trainer.optimizers[0], every))
+            if self._resumed is not None:
+                self.history.load_state_dict(self._resumed)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            self._stack.close()
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            self._stack.close()
+
+        def state_dict(self) -> dict[str, Any]:
+            return {} if self.history is None else self.history.state_dict()
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self._resumed = state_dict or None
+
+    return WatchCallback()
