@@ -25,9 +25,9 @@ CONFIGS: dict[str, Config] = {
         decoder=((64, 64), (128, 64)),
     ),
     "multiresunet": MultiResUNetConfig(
-        encoder=(51, 102, 204, 408),
-        bottleneck=816,
-        decoder=(51, 102, 204, 408),
+        encoder=(52, 104, 208, 416),
+        bottleneck=832,
+        decoder=(52, 104, 208, 416),
         respath=(1, 2, 3, 4),
     ),
     "half_multiresunet": MultiResUNetConfig(

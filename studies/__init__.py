@@ -1,0 +1,1 @@
+"""Worked studies: programs that use the library from outside."""

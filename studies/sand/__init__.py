@@ -1,0 +1,1 @@
+"""Sand: scenes, tiles, training and pictures of the microplastic study."""

@@ -1,0 +1,230 @@
+"""Training as in sec. 4.3, in epochs that survive an interruption."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from studies.sand.augmentation import Augmentation, augment
+from studies.sand.losses import weighted_cross_entropy
+from studies.sand.metrics import evaluate
+from studies.sand.tiles import Split, Tiles
+from weightscope.errors import CheckpointError
+from weightscope.files import written_atomically
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained; the defaults are the paper's.
+
+    Attributes:
+        epochs: Passes over the training tiles.
+        batch_size: Tiles in a step.
+        learning_rate: At the start.
+        decay: The learning rate is multiplied by this ...
+        decay_steps: ... every so many steps.
+        seed: Seed of the order of tiles and of the augmentation.
+        augmentation: How tiles are moved; None for not at all.
+    """
+
+    epochs: int = 150
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    decay: float = 0.96
+    decay_steps: int = 800
+    seed: int = 0
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to.
+
+    Attributes:
+        epoch: 1 for the first.
+        loss: Mean training loss per pixel.
+        learning_rate: At its end.
+        validation_best_f1: Best-threshold F1 on the validation tiles.
+        seconds: How long it took, validation included.
+    """
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    validation_best_f1: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """All epochs of one training.
+
+    Attributes:
+        epochs: One record each.
+        resumed_from: Number of epochs that an earlier, interrupted run had finished.
+    """
+
+    epochs: tuple[Epoch, ...]
+    resumed_from: int
+
+    @property
+    def seconds(self) -> float:
+        """How long the training took in all."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+
+def train(
+    model: nn.Module,
+    tiles: Tiles,
+    split: Split,
+    settings: TrainingSettings,
+    checkpoint: Path,
+    label: str = "training",
+    progress: bool = True,
+) -> TrainingRun:
+    """Train a network in place, with the state saved after every epoch.
+
+    If ``checkpoint`` exists, the training goes on after its last epoch and ends with the same
+    weights as a training without interruption: the order of tiles and the augmentation of an
+    epoch depend on the seed and the epoch's number alone.
+
+    Args:
+        model: Maps (B, 3, S, S) to logits (B, 1, S, S).
+        tiles: Where images and masks come from.
+        split: Which tiles to train on and to validate with.
+        settings: How to train.
+        checkpoint: File of the state.
+        label: What the progress bar says.
+        progress: Whether to show one.
+
+    Returns:
+        What every epoch came to.
+
+    Raises:
+        CheckpointError: ``checkpoint`` is damaged or belongs to another network or training.
+        InputError: The checkpoint cannot be written, for example because the disk is full.
+    """
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-7
+    )
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, settings.decay_steps, settings.decay)
+    done = _restore(checkpoint, model, optimizer, schedule, settings)
+    records = list(done)
+    fill = tiles.mean_pixel(split.train)
+    steps = -(-len(split.train) // settings.batch_size)
+    bar = tqdm(
+        total=settings.epochs * steps,
+        initial=len(done) * steps,
+        desc=label,
+        unit="step",
+        disable=not progress,
+    )
+    with bar:
+        for number in range(len(done) + 1, settings.epochs + 1):
+            start = time.perf_counter()
+            losses = _epoch(model, optimizer, schedule, tiles, split, settings, number, fill, bar)
+            validation = evaluate(model, tiles.batches(split.validation, settings.batch_size))
+            records.append(
+                Epoch(
+                    epoch=number,
+                    loss=float(np.mean(losses)),
+                    learning_rate=schedule.get_last_lr()[0],
+                    validation_best_f1=validation.best_f1,
+                    seconds=time.perf_counter() - start,
+                )
+            )
+            bar.set_postfix(loss=f"{records[-1].loss:.3f}", f1=f"{validation.best_f1:.3f}")
+            _save(checkpoint, model, optimizer, schedule, settings, records)
+    return TrainingRun(epochs=tuple(records), resumed_from=len(done))
+
+
+def _epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    tiles: Tiles,
+    split: Split,
+    settings: TrainingSettings,
+    number: int,
+    fill: torch.Tensor,
+    bar: tqdm[Any],
+) -> list[float]:
+    """Pass once over the training tiles; return the loss per pixel of every step."""
+    order = np.random.default_rng([settings.seed, number]).permutation(split.train)
+    generator = torch.Generator().manual_seed(settings.seed * 100_003 + number)
+    losses = []
+    model.train()
+    for images, masks in tiles.batches(order, settings.batch_size):
+        if settings.augmentation is not None:
+            images, masks = augment(images, masks, fill, generator, settings.augmentation)
+        loss = weighted_cross_entropy(model(images), masks)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item() / masks[0].numel())
+        bar.update()
+    return losses
+
+
+def _fingerprint(settings: TrainingSettings) -> str:
+    return repr(settings)
+
+
+def _save(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    settings: TrainingSettings,
+    records: list[Epoch],
+) -> None:
+    buffer = io.BytesIO()
+    state = {
+        "settings": _fingerprint(settings),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "epochs": [vars(record) for record in records],
+    }
+    torch.save(state, buffer)
+    with written_atomically(checkpoint) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def _restore(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    settings: TrainingSettings,
+) -> tuple[Epoch, ...]:
+    """Load what an interrupted training left behind, if anything."""
+    if not checkpoint.exists():
+        return ()
+    remedy = f"delete {str(checkpoint)!r} to train anew"
+    try:
+        state = torch.load(checkpoint, weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        raise CheckpointError(f"{str(checkpoint)!r} is damaged ({error}); {remedy}") from error
+    if state["settings"] != _fingerprint(settings):
+        raise CheckpointError(
+            f"{str(checkpoint)!r} was trained with other settings; {remedy}, or give another --out"
+        )
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{str(checkpoint)!r} holds another network: {error}; {remedy}"
+        ) from error
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return tuple(Epoch(**record) for record in state["epochs"])
