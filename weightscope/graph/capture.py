@@ -1,0 +1,278 @@
+"""Run the model once on fake tensors and record what feeds what.
+
+``torch.export`` gives the dataflow with symbolic sizes but forgets where module calls begin and end.
+Forward hooks on a throw-away copy therefore pass every tensor that enters or leaves a module call
+through an operator of our own, ``weightscope::boundary``; in the exported graph these operators tell
+the span, the arguments and the results of every call.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from weightscope.errors import StructureError
+from weightscope.graph.structure import ExampleInputs
+
+_LIBRARY = torch.library.Library("weightscope", "DEF")
+_LIBRARY.define("boundary(Tensor x, int call, bool entry, int position) -> Tensor")
+
+
+def _boundary(x: torch.Tensor, call: int, entry: bool, position: int) -> torch.Tensor:
+    return x.clone()
+
+
+_LIBRARY.impl("boundary", _boundary, "CompositeExplicitAutograd")
+BOUNDARY = torch.ops.weightscope.boundary.default
+
+# torch.export keeps process-wide state while it traces
+_EXPORTING = threading.Lock()
+
+Sizes = Literal["symbolic", "batch", "fixed"]
+SYMBOLIC_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one submodule in the exported graph.
+
+    Attributes:
+        module: Qualified name of the module.
+        arguments: Flat arguments, as the tracer saw them.
+        arguments_spec: How they fold back into (args, kwargs).
+        results: Flat results.
+        results_spec: How they fold back.
+        entries: Boundary node of each tensor argument, by flat position.
+        exits: Boundary node of each tensor result, by flat position.
+        first: Position of the call's first node in the graph.
+        last: Position of its last node.
+    """
+
+    module: str
+    arguments: tuple[Any, ...]
+    arguments_spec: pytree.TreeSpec
+    results: tuple[Any, ...]
+    results_spec: pytree.TreeSpec
+    entries: Mapping[int, fx.Node]
+    exits: Mapping[int, fx.Node]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The exported program, its nodes in order, and every module call with its span."""
+
+    program: ExportedProgram
+    nodes: tuple[fx.Node, ...]
+    calls: tuple[Call, ...]
+
+
+@dataclass
+class _Record:
+    module: str
+    arguments: tuple[Any, ...]
+    arguments_spec: pytree.TreeSpec
+    results: tuple[Any, ...] = ()
+    results_spec: pytree.TreeSpec | None = None
+
+
+class _TooSlowError(Exception):
+    pass
+
+
+def throwaway_copy(
+    model: nn.Module, tensors: Mapping[int, torch.Tensor] | None = None
+) -> nn.Module:
+    """Copy the module objects of a model, but not its weights.
+
+    Args:
+        model: The user's model; not changed.
+        tensors: What stands for each tensor in the copy, by ``id``; by default the tensor itself.
+
+    Returns:
+        A deep copy that shares the weights of ``model`` or holds ``tensors`` in their place.
+
+    Raises:
+        StructureError: The model cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            # what old-style weight normalisation leaves behind after a forward
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()
+    for tensor in [*model.parameters(), *model.buffers()]:
+        memo[id(tensor)] = tensor if tensors is None else tensors[id(tensor)]
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise StructureError(
+            f"{type(model).__name__} cannot be deep-copied ({_first_line(error)}); weightscope traces"
+            " a copy so that the model itself stays as it is. Make it work with copy.deepcopy."
+        ) from error
+
+
+def capture(model: nn.Module, inputs: ExampleInputs) -> Capture:
+    """Export the model with the boundaries of all module calls.
+
+    Sizes are symbolic where the model allows it; a model that fixes its sizes (position tables,
+    windows) is captured at the example's own size.
+
+    Raises:
+        StructureError: ``torch.export`` cannot trace the model.
+    """
+    failures: list[str] = []
+    cause: Exception | None = None
+    attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
+    for sizes in attempts:
+        tracer = _Tracer(throwaway_copy(model).eval(), inputs, sizes)
+        try:
+            return tracer.run()
+        except _TooSlowError:
+            failures.append(f"{sizes} sizes: over {SYMBOLIC_SECONDS:.0f} s at {tracer.where}")
+        except Exception as error:  # noqa: BLE001 - whatever a foreign forward raises while traced
+            cause = error
+            failures.append(f"{sizes} sizes: {_first_line(error)} (in {tracer.where})")
+    raise StructureError(
+        f"torch.export cannot trace {type(model).__name__}: " + "; ".join(failures) + ". A forward"
+        " that decides by the values of tensors, or keeps tensors between calls, is the usual cause."
+    ) from cause
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+class _Tracer:
+    """One attempt to export one throw-away copy."""
+
+    def __init__(self, model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.sizes = sizes
+        self.records: list[_Record] = []
+        self.open: list[int] = []
+        self.deadline = time.monotonic() + SYMBOLIC_SECONDS
+
+    @property
+    def where(self) -> str:
+        return self.records[self.open[-1]].module if self.open else "the model's own forward"
+
+    def run(self) -> Capture:
+        with _EXPORTING, ExitStack() as hooks, torch.random.fork_rng(devices=[]):
+            for name, module in self.model.named_modules():
+                if module is self.model:
+                    continue
+                enter, leave = self._hooks(name)
+                handle = module.register_forward_pre_hook(enter, with_kwargs=True)
+                hooks.callback(handle.remove)
+                hooks.callback(module.register_forward_hook(leave).remove)
+            program = torch.export.export(
+                self.model,
+                self.inputs.args,
+                dict(self.inputs.kwargs),
+                dynamic_shapes=_dynamic_shapes(self.model, self.inputs, self.sizes),
+                strict=False,
+            )
+        return _with_spans(program, self.records)
+
+    def _hooks(self, name: str) -> tuple[Any, Any]:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if self.sizes == "symbolic" and time.monotonic() > self.deadline:
+                raise _TooSlowError
+            flat, spec = pytree.tree_flatten((args, kwargs))
+            number = len(self.records)
+            self.records.append(_Record(name, tuple(flat), spec))
+            self.open.append(number)
+            return pytree.tree_unflatten(_marked(flat, number, entry=True), spec)
+
+        def leave(module: nn.Module, args: Any, result: Any) -> Any:
+            while self.records[self.open[-1]].module != name:
+                self.open.pop()  # calls that the model abandoned by an exception of its own
+            number = self.open.pop()
+            flat, spec = pytree.tree_flatten(result)
+            self.records[number].results, self.records[number].results_spec = tuple(flat), spec
+            return pytree.tree_unflatten(_marked(flat, number, entry=False), spec)
+
+        return enter, leave
+
+
+def _marked(values: list[Any], call: int, *, entry: bool) -> list[Any]:
+    return [
+        BOUNDARY(value, call, entry, position) if isinstance(value, torch.Tensor) else value
+        for position, value in enumerate(values)
+    ]
+
+
+def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> Any:
+    """Which sizes of each argument may vary: all but the channels, unless ``sizes`` says less."""
+
+    def spec(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or sizes == "fixed":
+            return None
+        free = range(value.dim()) if sizes == "symbolic" else range(min(1, value.dim()))
+        return {d: Dim.AUTO for d in free if not (d == 1 and value.dim() > 2)}
+
+    args, kwargs = pytree.tree_map(spec, (inputs.args, dict(inputs.kwargs)))
+    if sizes == "fixed":
+        return None
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    named: dict[str, Any] = {}
+    position = 0
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            named[parameter.name] = tuple(args[position:])
+            position = len(args)
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            known = {p.name for p in parameters}
+            named[parameter.name] = {k: v for k, v in kwargs.items() if k not in known}
+        elif position < len(args):
+            named[parameter.name] = args[position]
+            position += 1
+        elif parameter.name in kwargs:
+            named[parameter.name] = kwargs[parameter.name]
+    return {
+        name: shapes for name, shapes in named.items() if shapes not in ((), {}) or shapes is None
+    }
+
+
+def _with_spans(program: ExportedProgram, records: list[_Record]) -> Capture:
+    nodes = tuple(program.graph.nodes)
+    entries: dict[int, dict[int, tuple[int, fx.Node]]] = {}
+    exits: dict[int, dict[int, tuple[int, fx.Node]]] = {}
+    for index, node in enumerate(nodes):
+        if node.target is BOUNDARY:
+            _, call, entry, position = node.args
+            (entries if entry else exits).setdefault(call, {})[position] = (index, node)  # type: ignore[arg-type,index]
+    calls = []
+    for number, record in enumerate(records):
+        first, last = entries.get(number), exits.get(number)
+        if not first or not last or record.results_spec is None:
+            continue
+        calls.append(
+            Call(
+                module=record.module,
+                arguments=record.arguments,
+                arguments_spec=record.arguments_spec,
+                results=record.results,
+                results_spec=record.results_spec,
+                entries={position: node for position, (_, node) in first.items()},
+                exits={position: node for position, (_, node) in last.items()},
+                first=min(index for index, _ in first.values()),
+                last=max(index for index, _ in last.values()),
+            )
+        )
+    return Capture(program, nodes, tuple(calls))

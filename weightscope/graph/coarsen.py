@@ -1,0 +1,370 @@
+"""From the fine graph to a graph of the model's own modules and the glue between them."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.utils import _pytree as pytree
+
+from weightscope.errors import StructureError
+from weightscope.graph.capture import BOUNDARY, Call, Capture
+from weightscope.graph.levels import root, tensor_of
+from weightscope.graph.stages import Placement
+from weightscope.graph.structure import ExampleInputs, Place
+from weightscope.graph.symbols import SizeWriter, is_symbolic, key
+
+# operators whose behaviour follows the train()/eval() flag of the module that calls them, with the
+# position of the flag among their arguments
+_MODE_ARGUMENTS = {
+    "aten::dropout": 2,
+    "aten::feature_dropout": 2,
+    "aten::alpha_dropout": 2,
+    "aten::batch_norm": 5,
+}
+_CONSTANTS = (int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout)
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """The coarse graph.
+
+    Attributes:
+        graph: Calls of the model's own submodules, and glue functions.
+        places: Level and role of each node that makes a tensor, by node name.
+        reached: Names of the nodes that the image reaches.
+        constants: Tensors that the graph reads by name and the model does not own.
+    """
+
+    graph: fx.Graph
+    places: Mapping[str, Place]
+    reached: frozenset[str]
+    constants: Mapping[str, torch.Tensor]
+
+
+def coarsen(
+    capture: Capture, placement: Placement, model: nn.Module, inputs: ExampleInputs
+) -> Coarse:
+    """Build the coarse graph.
+
+    The largest module calls whose inside lies at one level and in one role, which tensors enter only
+    as arguments and leave only as results, become calls of the original modules; everything else
+    stays a function.
+
+    Raises:
+        StructureError: A value inside a whole module is needed outside it.
+    """
+    whole = _whole_calls(capture, placement, model)
+    return _Builder(capture, placement, model, inputs, whole).build()
+
+
+def _whole_calls(capture: Capture, placement: Placement, model: nn.Module) -> dict[int, Call]:
+    """The calls that stay whole, by the position of their first node."""
+    position = {node: index for index, node in enumerate(capture.nodes)}
+    taken: dict[int, Call] = {}
+    end = -1
+    for call in sorted(capture.calls, key=lambda c: (c.first, -c.last)):
+        if call.first <= end or not _closed(call, capture.nodes, position):
+            continue
+        inside = _inside(call, capture.nodes, position, placement)
+        places = {placement.places[n] for n in inside}
+        leaf = next(model.get_submodule(call.module).children(), None) is None
+        if len(places) <= 1 or leaf:
+            taken[call.first] = call
+            end = call.last
+    return taken
+
+
+def _closed(call: Call, nodes: Sequence[fx.Node], position: Mapping[fx.Node, int]) -> bool:
+    """Whether tensors enter a call only as arguments and leave it only as results."""
+    if not all(_is_argument(value) for value in call.arguments):
+        return False
+    results = set(call.exits.values())
+    for node in nodes[call.first : call.last + 1]:
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            continue
+        if node not in results and any(
+            not call.first <= position[user] <= call.last for user in node.users
+        ):
+            return False
+        if node.target is not BOUNDARY and any(
+            position[source] < call.first
+            and source.op == "call_function"
+            and not isinstance(source.meta.get("val"), torch.SymInt | torch.SymFloat)
+            for source in node.all_input_nodes
+        ):
+            return False
+    return True
+
+
+def _is_argument(value: Any) -> bool:
+    if isinstance(value, torch.Size):
+        return True
+    return isinstance(value, (torch.Tensor, torch.SymInt, torch.SymFloat, *_CONSTANTS))
+
+
+def _inside(
+    call: Call, nodes: Sequence[fx.Node], position: Mapping[fx.Node, int], placement: Placement
+) -> list[fx.Node]:
+    """The placed nodes of a call, without the tensors that it is given."""
+    inside = [
+        node
+        for node in nodes[call.first : call.last + 1]
+        if node in placement.places
+        and not (node.target is BOUNDARY and position[root(node)] < call.first)
+    ]
+    return inside or [node for node in call.exits.values() if node in placement.places]
+
+
+class _Builder:
+    """Writes the coarse graph, one fine node or one whole call at a time."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        placement: Placement,
+        model: nn.Module,
+        inputs: ExampleInputs,
+        whole: Mapping[int, Call],
+    ) -> None:
+        self.capture = capture
+        self.placement = placement
+        self.model = model
+        self.inputs = inputs
+        self.whole = whole
+        self.position = {node: index for index, node in enumerate(capture.nodes)}
+        self.graph = fx.Graph()
+        self.made: dict[fx.Node, fx.Node] = {}
+        self.owned: dict[fx.Node, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.placed: dict[fx.Node, Place] = {}
+
+    def build(self) -> Coarse:
+        self._inputs()
+        nodes = self.capture.nodes
+        index = 0
+        while index < len(nodes):
+            if index in self.whole:
+                self._call(self.whole[index])
+                index = self.whole[index].last + 1
+            else:
+                self._node(nodes[index])
+                index += 1
+        self.graph.eliminate_dead_code(is_impure_node=_has_effect)
+        self.graph.lint()
+        remaining = set(self.graph.nodes)
+        reached = frozenset(node.name for node in self.placed if node in remaining)
+        return Coarse(self.graph, self._places(), reached, self.constants)
+
+    def _inputs(self) -> None:
+        """Placeholders under the names of the forward's arguments, and the sizes of the inputs."""
+        specs = self.capture.program.graph_signature.input_specs
+        fine = [node for node in self.capture.nodes if node.op == "placeholder"]
+        leaves, _ = pytree.tree_flatten_with_path((self.inputs.args, dict(self.inputs.kwargs)))
+        users = [
+            node
+            for node, spec in zip(fine, specs, strict=True)
+            if spec.kind is InputKind.USER_INPUT
+        ]
+        names = _argument_names(self.model, len(self.inputs.args))
+        heads: dict[str, fx.Node] = {}
+        split: list[tuple[fx.Node, Any, tuple[Any, ...]]] = []
+        for node, (path, value) in zip(users, leaves, strict=True):
+            where = path[1]
+            name = names[where.idx] if isinstance(where, pytree.SequenceKey) else where.key
+            if name not in heads:
+                heads[name] = self.graph.placeholder(name)
+            split.append((node, value, tuple(path[2:])))
+            self.made[node] = heads[name]
+        for node, value, path in split:
+            new = self.made[node]
+            for step in path:
+                new = (
+                    self.graph.call_function(getattr, (new, step.name))
+                    if isinstance(step, pytree.GetAttrKey)
+                    else self.graph.call_function(
+                        operator.getitem,
+                        (new, step.idx if isinstance(step, pytree.SequenceKey) else step.key),
+                    )
+                )
+            if isinstance(value, torch.Tensor):
+                self._know(node, new)
+            else:
+                self.made[node] = new
+        sizes: dict[str, fx.Node] = {}
+        for node, _, _ in split:
+            tensor = tensor_of(node)
+            if tensor is None:
+                continue
+            for dimension, size in enumerate(tensor.shape):
+                if is_symbolic(size) and key(size) not in sizes:
+                    new = self.graph.call_function(
+                        torch.ops.aten.sym_size.int, (self.made[node], dimension)
+                    )
+                    new.meta["val"] = size
+                    sizes[key(size)] = new
+        self.sizes = SizeWriter(self.graph, sizes)
+        signature = self.capture.program.graph_signature
+        owned = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        for node in fine:
+            if node.name in owned:
+                self.owned[node] = owned[node.name]
+            elif node.name in signature.inputs_to_lifted_tensor_constants:
+                name = f"_constant_{len(self.constants)}"
+                source = signature.inputs_to_lifted_tensor_constants[node.name]
+                value = self.capture.program.constants[source]
+                if not isinstance(value, torch.Tensor):
+                    raise StructureError(f"the forward uses {source}, which is no tensor")
+                self.constants[name] = value.detach()
+                self.owned[node] = name
+
+    def _know(self, fine: fx.Node, new: fx.Node) -> None:
+        self.made[fine] = new
+        new.meta["val"] = fine.meta.get("val")
+        if fine in self.placement.places:
+            self.placed[new] = self.placement.places[fine]
+
+    def _value(self, fine: fx.Node) -> Any:
+        """What stands for a fine node in the coarse graph."""
+        value = fine.meta.get("val")
+        if isinstance(value, torch.SymInt | torch.SymFloat):
+            return self._size(value)
+        while fine not in self.made and fine.target is BOUNDARY:
+            fine = fine.args[0]  # type: ignore[assignment]
+        if fine in self.made:
+            return self.made[fine]
+        if fine in self.owned:
+            new = self.graph.get_attr(self.owned[fine])
+            new.meta["val"] = value
+            return new
+        raise StructureError(
+            f"{fine.name} is computed inside {_owner(fine)} and needed outside it, by no argument or"
+            " result; the network cannot be taken apart there"
+        )
+
+    def _size(self, value: Any) -> Any:
+        if isinstance(value, torch.Size | tuple):
+            return tuple(self._size(size) for size in value)
+        if isinstance(value, torch.SymInt | torch.SymFloat):
+            if not self.sizes.can_write(value):
+                raise StructureError(
+                    f"a size ({value}) follows the values of a tensor, not the input's size; such a"
+                    " network cannot be taken apart"
+                )
+            return self.sizes.write(value)
+        return value
+
+    def _call(self, call: Call) -> None:
+        flat = [self._size(value) for value in call.arguments]
+        for index, node in call.entries.items():
+            flat[index] = self._value(node.args[0])  # type: ignore[arg-type]
+        args, kwargs = pytree.tree_unflatten(flat, call.arguments_spec)
+        new = self.graph.call_module(call.module, tuple(args), dict(kwargs))
+        inside = _inside(call, self.capture.nodes, self.position, self.placement)
+        places = {self.placement.places[node] for node in inside}
+        if call.results_spec.is_leaf():
+            self._know(call.exits[0], new)
+            self._settle(new, places)
+            return
+        leaves = self.graph.call_function(pytree.tree_leaves, (new,))
+        for index, node in call.exits.items():
+            item = self.graph.call_function(operator.getitem, (leaves, index))
+            self._know(node, item)
+            self._settle(item, places)
+
+    def _settle(self, new: fx.Node, places: set[Place]) -> None:
+        if places:
+            self.placed[new] = max(places, key=lambda where: where.level)
+
+    def _node(self, node: fx.Node) -> None:
+        value = node.meta.get("val")
+        if node.op == "output":
+            self._output(node)
+        elif node.op == "placeholder" or node.target is BOUNDARY:
+            return  # seen through where they are used
+        elif node.op == "get_attr":
+            raise StructureError(
+                f"the forward of {_owner(node)} switches autograd or autocast inside; such a region"
+                " cannot be taken apart"
+            )
+        elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            return  # written where it is used
+        elif "assert" in str(node.target) or "sym_constrain" in str(node.target):
+            return
+        else:
+            self._glue(node)
+
+    def _glue(self, node: fx.Node) -> None:
+        target: Any = node.target
+        args = list(fx.map_arg(node.args, self._value))
+        kwargs = dict(fx.map_arg(node.kwargs, self._value))
+        schema = getattr(target, "_schema", None)
+        mode = _MODE_ARGUMENTS.get(schema.name) if schema else None
+        if mode is not None and len(args) > mode and args[mode] is False:
+            owner = _owner_name(node)
+            args[mode] = self.graph.get_attr(f"{owner}.training" if owner else "training")
+        self._know(node, self.graph.call_function(target, tuple(args), kwargs))
+
+    def _output(self, node: fx.Node) -> None:
+        signature = self.capture.program.graph_signature
+        results = node.args[0][-len(signature.user_outputs) :] if signature.user_outputs else ()  # type: ignore[index]
+        constants = [
+            spec.arg.value if isinstance(spec.arg, ConstantArgument) else None
+            for spec in signature.output_specs[-len(results) :]
+        ]
+        self.graph.output(
+            tuple(
+                self._value(result) if isinstance(result, fx.Node) else constant
+                for result, constant in zip(results, constants, strict=True)  # type: ignore[arg-type]
+            )
+        )
+
+    def _places(self) -> dict[str, Place]:
+        """Places by node name; what the image does not reach lies with its shallowest user."""
+        places: dict[fx.Node, Place] = {}
+        for node in reversed(self.graph.nodes):
+            if node in self.placed:
+                places[node] = self.placed[node]
+                continue
+            users = [places[user] for user in node.users if user in places]
+            if users:
+                places[node] = min(users, key=lambda where: where.level)
+        return {
+            node.name: places.get(node, Place(0, "encoder"))
+            for node in self.graph.nodes
+            if isinstance(node.meta.get("val"), torch.Tensor)
+        }
+
+
+def _has_effect(node: fx.Node) -> bool:
+    if node.op in ("placeholder", "output"):
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and bool(getattr(schema, "is_mutable", False))
+
+
+def _argument_names(model: nn.Module, count: int) -> list[str]:
+    """Names of the positional arguments."""
+    names: list[str] = []
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}_{i}" for i in range(count - len(names))]
+    return names[:count]
+
+
+def _owner_name(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(next(reversed(stack.values()))[0]) if stack else ""
+
+
+def _owner(node: fx.Node) -> str:
+    return _owner_name(node) or "the model's own forward"

@@ -1,0 +1,166 @@
+"""Where a network can be cut: what is deeper than a level, what feeds it and what it feeds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import fx, nn
+
+from weightscope.graph.coarsen import Coarse
+from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
+from weightscope.graph.symbols import hint, is_symbolic
+
+
+def read_cuts(
+    coarse: Coarse, model: nn.Module, depth: int, dimensions: int
+) -> tuple[tuple[Cut, ...], tuple[Refusal, ...]]:
+    """Find the legal cuts at every depth, and the reason where there is none.
+
+    Args:
+        coarse: The coarse graph.
+        model: Whose modules it calls.
+        depth: Number of levels.
+        dimensions: Number of spatial dimensions.
+    """
+    cuts: list[Cut] = []
+    refusals: list[Refusal] = []
+    sizes = _level_sizes(coarse, dimensions)
+    for keep in range(1, depth):
+        found = _cut(coarse, model, keep, dimensions, sizes)
+        if isinstance(found, Cut):
+            cuts.append(found)
+        else:
+            refusals.append(Refusal(keep, found))
+    return tuple(cuts), tuple(refusals)
+
+
+def _cut(
+    coarse: Coarse,
+    model: nn.Module,
+    keep: int,
+    dimensions: int,
+    sizes: Mapping[int, tuple[int, ...]],
+) -> Cut | str:
+    """One cut, or why it cannot be."""
+    nodes = list(coarse.graph.nodes)
+    output = nodes[-1]
+    removed = _removed(coarse, keep)
+    if not removed:
+        return "nothing lies deeper"
+    below: set[fx.Node] = set()
+    for node in nodes:
+        if any(n in removed or n in below for n in node.all_input_nodes):
+            below.add(node)
+    makes = {n for n in removed if n.name in coarse.places}
+    exits = [
+        n
+        for n in nodes
+        if n in makes and any(u not in removed and u is not output for u in n.users)
+    ]
+    kept_outputs = [n for n in output.all_input_nodes if n not in removed]
+    if not exits or not any(n in below for n in kept_outputs):
+        return "no path leads back up: every output is computed below this level"
+    kept_below = [n for n in nodes if n in below and n not in removed and n is not output]
+    if not any(_has_weights(n, model) for n in kept_below):
+        return "the network's head lies below this level; nothing with weights remains after it"
+    feeding = [
+        n
+        for n in nodes
+        if n not in removed
+        and n not in below
+        and n.name in coarse.reached
+        and n.name in coarse.places
+        and any(u in removed for u in n.users)
+    ]
+    entries = [(n, s) for n in feeding if (s := site(n, coarse.places, dimensions, sizes))]
+    if not entries:
+        return "no tensor with a readable layout enters what lies below this level"
+    deepest = max(s.level for _, s in entries)
+    exit_sites = []
+    for node in exits:
+        read = site(node, coarse.places, dimensions, sizes)
+        if read is None:
+            shape = tuple(str(s) for s in node.meta["val"].shape)
+            return f"{node.name} leaves what lies below with the shape {shape}, whose layout is unreadable"
+        exit_sites.append(read)
+    return Cut(
+        keep_levels=keep,
+        removed=frozenset(n.name for n in removed),
+        entries=tuple(s for _, s in entries if s.level == deepest),
+        exits=tuple(exit_sites),
+    )
+
+
+def _removed(coarse: Coarse, keep: int) -> set[fx.Node]:
+    """Nodes deeper than the cut, with the helpers (list unpacking) that belong to them."""
+    removed: set[fx.Node] = set()
+    for node in reversed(coarse.graph.nodes):
+        if node.op in ("placeholder", "output"):
+            continue
+        place = coarse.places.get(node.name)
+        if place is not None:
+            if place.level >= keep:
+                removed.add(node)
+        elif not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat) and node.users:
+            if all(user in removed for user in node.users):
+                removed.add(node)
+    return removed
+
+
+def _has_weights(node: fx.Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return next(model.get_submodule(str(node.target)).parameters(), None) is not None
+    return any(n.op == "get_attr" for n in node.all_input_nodes)
+
+
+def _level_sizes(coarse: Coarse, dimensions: int) -> dict[int, tuple[int, ...]]:
+    """The commonest spatial size at each level, at the example input."""
+    counts: dict[int, Counter[tuple[int, ...]]] = {}
+    for node in coarse.graph.nodes:
+        value = node.meta.get("val")
+        if node.name in coarse.reached and isinstance(value, torch.Tensor):
+            if value.dim() == dimensions + 2:
+                sizes = tuple(hint(s) for s in value.shape[2:])
+                counts.setdefault(coarse.places[node.name].level, Counter())[sizes] += 1
+    return {level: count.most_common(1)[0][0] for level, count in counts.items()}
+
+
+def site(
+    node: fx.Node,
+    places: Mapping[str, Place],
+    dimensions: int,
+    sizes: Mapping[int, tuple[int, ...]],
+) -> Site | None:
+    """A crossing tensor with its layout, or None where the layout cannot be read."""
+    value: torch.Tensor = node.meta["val"]
+    level = places[node.name].level
+    read = _layout(value, dimensions, sizes.get(level))
+    if read is None:
+        return None
+    layout, channels = read
+    return Site(node.name, channels, layout, level)
+
+
+def _layout(
+    value: torch.Tensor, dimensions: int, sizes: tuple[int, ...] | None
+) -> tuple[Layout, int] | None:
+    shape = value.shape
+    free = [is_symbolic(s) for s in shape]
+    numbers = [hint(s) for s in shape]
+    if value.dim() == dimensions + 2:
+        first = not free[1] and (all(free[2:]) or tuple(numbers[2:]) == sizes)
+        last = not free[-1] and (all(free[1:-1]) or tuple(numbers[1:-1]) == sizes)
+        if first and (all(free[2:]) or not (last and all(free[1:-1]))):
+            return "channels_first", numbers[1]
+        if last:
+            return "channels_last", numbers[-1]
+    if value.dim() == 3:
+        positions = math.prod(sizes) if sizes else None
+        if not free[2] and (free[1] or numbers[1] == positions):
+            return "tokens_last", numbers[2]
+        if not free[1] and (free[2] or numbers[2] == positions):
+            return "tokens_first", numbers[1]
+    return None

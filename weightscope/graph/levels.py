@@ -1,0 +1,269 @@
+"""Resolution level of every operation, from the sizes in the exported graph.
+
+See ``docs/decisions/levels.md`` for what a level is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export.graph_signature import InputKind
+
+from weightscope.errors import StructureError
+from weightscope.graph.capture import BOUNDARY, Call, Capture
+from weightscope.graph.structure import ExampleInputs
+from weightscope.graph.symbols import Probe, hint, is_symbolic
+
+# two levels differ by at least this ratio in their number of positions
+LEVEL_RATIO = 1.5
+# sizes are read off where padding and cropping by a few pixels no longer count
+_PROBE_SCALES = (16, 32)
+
+_CHANNELS_FIRST = (
+    "conv",
+    "batch_norm",
+    "instance_norm",
+    "group_norm",
+    "pool",
+    "upsample",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "prelu",
+    "grid_sampler",
+)
+_CHANNELS_LAST = ("linear", "layer_norm", "rms_norm")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Level of every operation that the image reaches.
+
+    Attributes:
+        level: Level of each fine node, 0 is full resolution.
+        reductions: Reduction of each level, one figure for each spatial dimension.
+    """
+
+    level: Mapping[fx.Node, int]
+    reductions: tuple[tuple[float, ...], ...]
+
+
+def tensor_of(node: fx.Node) -> torch.Tensor | None:
+    """The (fake) tensor that a node makes, if it makes one."""
+    value = node.meta.get("val")
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def root(node: fx.Node) -> fx.Node:
+    """The node behind a chain of boundaries."""
+    while node.target is BOUNDARY:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def image_inputs(capture: Capture, dimensions: int) -> list[fx.Node]:
+    """Placeholders of the inputs that have the image's number of dimensions, largest first."""
+    kinds = {spec.arg.name: spec.kind for spec in capture.program.graph_signature.input_specs}
+    images = [
+        node
+        for node in capture.nodes
+        if node.op == "placeholder"
+        and kinds.get(node.name) is InputKind.USER_INPUT
+        and (value := tensor_of(node)) is not None
+        and value.dim() == dimensions + 2
+    ]
+    return sorted(images, key=lambda n: -math.prod(hint(s) for s in n.meta["val"].shape[2:]))
+
+
+def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
+    """Give every operation its resolution level.
+
+    Where the layout of an operation is known (convolution, normalisation, pooling, resizing, linear)
+    its number of positions P is read at a large input, and ``(P_input / P)`` sorted: a new level
+    starts where the ratio to the last is at least 1.5. Other operations inherit from their largest
+    input. What does not grow with the input is global and has no level of its own.
+
+    Args:
+        capture: The exported program with its module calls.
+        inputs: How the model is called.
+
+    Raises:
+        StructureError: No input looks like an image.
+    """
+    images = image_inputs(capture, inputs.dimensions)
+    if not images:
+        raise StructureError(
+            f"no input of the forward is a tensor (batch, channels, *{inputs.dimensions} sizes);"
+            " pass example_inputs= with one"
+        )
+    small, large = (_probe(capture, images, scale) for scale in _PROBE_SCALES)
+    reader = _Positions(images[0], small, large)
+    factor: dict[fx.Node, float] = {image: reader.of_image(image) for image in images}
+    for node in capture.nodes:
+        feeds = [n for n in node.all_input_nodes if n in factor]
+        if node in factor or not feeds or node.op == "output":
+            continue
+        own = reader.factor(node)
+        factor[node] = own if own else factor[max(feeds, key=lambda n: _elements(n, large))]
+    clusters = _cluster(factor.values())
+    level = {node: clusters[value] for node, value in factor.items()}
+    level = _without_excursions(capture, level)
+    order = {old: new for new, old in enumerate(sorted(set(level.values())))}
+    level = {node: order[old] for node, old in level.items()}
+    return Levels(level, _reductions(level, factor, reader, len(order), inputs.dimensions))
+
+
+def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
+    """All free sizes at the example's, those of the images' space ``scale`` times as large."""
+    symbols: dict[str, int] = {}
+    spatial = {
+        str(size.node.expr)
+        for image in images
+        for size in image.meta["val"].shape[2:]
+        if is_symbolic(size)
+    }
+    for node in capture.nodes:
+        value = tensor_of(node)
+        if node.op != "placeholder" or value is None:
+            continue
+        for size in value.shape:
+            if is_symbolic(size):
+                name = str(size.node.expr)
+                symbols[name] = hint(size) * (scale if name in spatial else 1)
+    return Probe(symbols)
+
+
+def _elements(node: fx.Node, probe: Probe) -> int:
+    value = _first_tensor(node.meta.get("val"))
+    return probe.numel(value) if value is not None else 0
+
+
+def _first_tensor(value: Any) -> torch.Tensor | None:
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, tuple | list) and value:
+        return _first_tensor(value[0])
+    return None
+
+
+class _Positions:
+    """Counts the spatial positions of an operation's result."""
+
+    def __init__(self, image: fx.Node, small: Probe, large: Probe) -> None:
+        shape = image.meta["val"].shape
+        self.small, self.large = small, large
+        self.dimensions = len(shape) - 2
+        self.batch = large.size(shape[0])
+        self.sizes = large.shape(image.meta["val"])[2:]
+        self.positions = math.prod(self.sizes)
+        self.growth = self.positions / math.prod(small.shape(image.meta["val"])[2:])
+
+    def of_image(self, image: fx.Node) -> float:
+        return self.positions / math.prod(self.large.shape(image.meta["val"])[2:])
+
+    def factor(self, node: fx.Node) -> float | None:
+        """P_input / P, or None where the layout is unknown or the result is global."""
+        value = _first_tensor(node.meta.get("val"))
+        operator = _operator(node)
+        if value is None or operator is None:
+            return None
+        if any(word in operator for word in _CHANNELS_FIRST) and value.dim() > 2:
+            channel = 1
+        elif any(word in operator for word in _CHANNELS_LAST) and value.dim() > 2:
+            channel = value.dim() - 1
+        else:
+            return None
+        if self.growth == 1 and (
+            "adaptive" in operator or value.numel() == value.shape[0] * value.shape[channel]
+        ):
+            return None  # at fixed sizes a global branch can only be told by its operator
+        before, after = (
+            p.numel(value) / p.size(value.shape[channel]) for p in (self.small, self.large)
+        )
+        if after / before < 0.9 * self.growth:
+            return None
+        return self.positions * self.batch / after
+
+    def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
+        """Input size / feature size for each dimension, where it can be read."""
+        value, operator = _first_tensor(node.meta.get("val")), _operator(node)
+        if value is None or operator is None or value.dim() != self.dimensions + 2:
+            return None
+        if not any(word in operator for word in _CHANNELS_FIRST):
+            return None
+        sizes = self.large.shape(value)[2:]
+        return tuple(whole / part for whole, part in zip(self.sizes, sizes, strict=True))
+
+
+def _operator(node: fx.Node) -> str | None:
+    """Name of an aten operator without its overload."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    return node.target._schema.name.partition("::")[2]
+
+
+def _cluster(factors: Any) -> dict[float, int]:
+    index: dict[float, int] = {}
+    last, level = None, -1
+    for factor in sorted(set(factors)):
+        if last is None or factor / last >= LEVEL_RATIO:
+            level += 1
+        index[factor] = level
+        last = factor
+    return index
+
+
+def _without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
+    """Give a call that enters and leaves at one level that level, where its inside strays.
+
+    Reduced attention, squeeze-and-excitation and window padding leave their block's level for a
+    moment; a nested U-Net, which alone reaches its depth, does not.
+    """
+    nodes = capture.nodes
+    flat = dict(level)
+    for call in sorted(capture.calls, key=lambda c: c.last - c.first):
+        inside = [n for n in nodes[call.first : call.last + 1] if n in level]
+        ends = {flat.get(root(n)) for n in call.entries.values() if root(n) in level}
+        ends |= {flat.get(n) for n in call.exits.values() if n in level}
+        if len(ends) != 1 or all(flat[n] in ends for n in inside):
+            continue
+        (own,) = ends
+        if own is None:
+            continue
+        members = set(inside)
+        if all(flat[n] <= own for n in inside) or any(
+            flat[n] > own for n in flat if n not in members
+        ):
+            flat.update(dict.fromkeys(inside, own))
+    return flat
+
+
+def _reductions(
+    level: Mapping[fx.Node, int],
+    factor: Mapping[fx.Node, float],
+    reader: _Positions,
+    depth: int,
+    dimensions: int,
+) -> tuple[tuple[float, ...], ...]:
+    read: dict[int, tuple[float, ...]] = {}
+    total: dict[int, float] = {}
+    for node, where in level.items():
+        total.setdefault(where, factor[node])
+        reduction = reader.reduction(node)
+        if where not in read and reduction is not None and reader.factor(node):
+            read[where] = tuple(_tidy(value) for value in reduction)
+    return tuple(
+        (1.0,) * dimensions
+        if where == 0 and total[0] == 1
+        else read.get(where, (_tidy(total[where] ** (1 / dimensions)),) * dimensions)
+        for where in range(depth)
+    )
+
+
+def _tidy(value: float) -> float:
+    """The nearest whole number where only padding keeps a reduction from it."""
+    return float(round(value)) if abs(value - round(value)) < 0.02 * value else value

@@ -1,0 +1,73 @@
+"""Run a coarse graph over a model's own modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+from torch.utils._pytree import TreeSpec
+
+from weightscope.graph.structure import Structure
+
+
+def rebuild(structure: Structure, model: nn.Module | None = None) -> nn.Module:
+    """Run the coarse graph over the submodules, parameters and buffers of a model.
+
+    Args:
+        structure: What was read.
+        model: A model of the same architecture; by default the one that was read.
+
+    Returns:
+        A module with the model's own children (the same objects, aliased and unused ones too), the
+        same state dict keys, and the same outputs.
+    """
+    return runnable(
+        structure.model if model is None else model,
+        structure.graph,
+        structure.constants,
+        structure.output_spec,
+    )
+
+
+def runnable(
+    owner: nn.Module,
+    graph: fx.Graph,
+    constants: Mapping[str, torch.Tensor],
+    output_spec: TreeSpec,
+) -> nn.Module:
+    """Make a module that runs a graph over the children of another module.
+
+    Args:
+        owner: Whose children, parameters and buffers the new module shares; not changed.
+        graph: What to run. ``call_module`` and ``get_attr`` nodes name children of ``owner``.
+        constants: Tensors that the graph reads by name; they become buffers outside the state dict.
+        output_spec: How the graph's flat outputs fold back.
+
+    Returns:
+        A module in the mode of ``owner``. It can be deep-copied and exported, not pickled.
+    """
+    code = graph.python_code("self")
+    namespace: dict[str, Any] = dict(code.globals)
+    exec(compile(code.src, "<weightscope graph>", "exec"), namespace)
+    run = namespace["forward"]
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return pytree.tree_unflatten(run(self, *args, **kwargs), output_spec)
+
+    forward.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
+    kind = type(f"{type(owner).__name__}Graph", (nn.Module,), {"forward": forward})
+    module: nn.Module = kind()
+    for name, child in owner._modules.items():
+        module.add_module(name, child)
+    for name, parameter in owner._parameters.items():
+        module.register_parameter(name, parameter)
+    for name, buffer in owner._buffers.items():
+        module.register_buffer(name, buffer, name not in owner._non_persistent_buffers_set)
+    for name, constant in constants.items():
+        module.register_buffer(name, constant, persistent=False)
+    module.training = owner.training
+    return module

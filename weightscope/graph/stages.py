@@ -1,0 +1,321 @@
+"""Encoder, bottleneck, decoder, skip, head: the role of every operation, and the stages."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+
+from weightscope.errors import InputError, StructureError, UnknownLayerError
+from weightscope.graph.capture import BOUNDARY, Capture
+from weightscope.graph.levels import Levels, root, tensor_of
+from weightscope.graph.structure import Place, Role, Stage
+
+_UPSAMPLING = ("conv_transpose", "upsample", "pixel_shuffle", "grid_sampler")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where every fine node lies.
+
+    Attributes:
+        places: Level and role of each node that the image reaches.
+        parameters: Name of the parameter behind each parameter placeholder.
+        live: Nodes that an output depends on.
+    """
+
+    places: Mapping[fx.Node, Place]
+    parameters: Mapping[fx.Node, str]
+    live: frozenset[fx.Node]
+
+
+def parameter_nodes(program: ExportedProgram) -> dict[fx.Node, str]:
+    """Name of the parameter behind each parameter placeholder."""
+    names = program.graph_signature.inputs_to_parameters
+    return {
+        node: names[node.name]
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in names
+    }
+
+
+def place(capture: Capture, levels: Levels) -> Placement:
+    """Give every operation that the image reaches its role.
+
+    bottleneck: the deepest level. decoder: has a deeper ancestor. encoder: has none, but feeds
+    something deeper that has none either. skip: neither. head: the last kernels before the outputs
+    and what follows them, unless these kernels upsample or lie in the encoder.
+    """
+    level = levels.level
+    deepest = len(levels.reductions) - 1
+    live = _live(capture)
+    above: dict[fx.Node, int] = {}
+    for node in capture.nodes:
+        above[node] = max(
+            (max(above[n], level.get(n, -1)) for n in node.all_input_nodes), default=-1
+        )
+    feeds_deeper: dict[fx.Node, int] = {}
+    for node in reversed(capture.nodes):
+        down = [
+            max(feeds_deeper[u], level[u])
+            for u in node.users
+            if u in level and above[u] <= level[u]
+        ]
+        feeds_deeper[node] = max(down, default=-1)
+    parameters = parameter_nodes(capture.program)
+    places: dict[fx.Node, Place] = {}
+    for node, where in level.items():
+        role: Role = "skip"
+        if where == deepest:
+            role = "bottleneck"
+        elif above[node] > where:
+            role = "decoder"
+        elif feeds_deeper[node] > where or node.op == "placeholder":
+            role = "encoder"
+        places[node] = Place(where, role)
+    for node in _head(capture, places, parameters, live):
+        places[node] = Place(places[node].level, "head")
+    return Placement(places, parameters, live)
+
+
+def require_shape(placement: Placement, levels: Levels) -> None:
+    """Refuse a network that does not go down in resolution and come back.
+
+    Raises:
+        StructureError: One level only, or no decoder.
+    """
+    if len(levels.reductions) == 1:
+        raise StructureError(
+            "every operation lies at the input's resolution (one level): there is no encoder-decoder"
+            " shape to read. weightscope needs a network that goes down in resolution and comes back."
+        )
+    roles = {p.role for node, p in placement.places.items() if node in placement.live}
+    if "decoder" not in roles:
+        reductions = ", ".join("x".join(f"{r:g}" for r in step) for step in levels.reductions)
+        raise StructureError(
+            "nothing comes back up from a deeper level: the network only goes down (reductions"
+            f" {reductions}), as a classifier or a bare encoder does. Pass the whole encoder-decoder,"
+            " or name its parts with stages=."
+        )
+
+
+def _live(capture: Capture) -> frozenset[fx.Node]:
+    live: set[fx.Node] = set()
+    for node in reversed(capture.nodes):
+        if node.op == "output" or any(user in live for user in node.users):
+            live.add(node)
+    return frozenset(live)
+
+
+def _is_kernel(node: fx.Node, parameters: Mapping[fx.Node, str]) -> bool:
+    return node.op == "call_function" and any(
+        (weight := root(n)) in parameters and weight.meta["val"].dim() >= 2
+        for n in node.all_input_nodes
+    )
+
+
+def _head(
+    capture: Capture,
+    places: Mapping[fx.Node, Place],
+    parameters: Mapping[fx.Node, str],
+    live: frozenset[fx.Node],
+) -> set[fx.Node]:
+    """The last kernels on the way to the outputs, and what follows them."""
+    kernels = {n for n in places if n in live and _is_kernel(n, parameters)}
+    followed: set[fx.Node] = set()
+    for node in reversed(capture.nodes):
+        if any(u in followed or u in kernels for u in node.users if u in live):
+            followed.add(node)
+    head: set[fx.Node] = set()
+    for node in capture.nodes:
+        if node not in places or node in followed or node not in live:
+            continue
+        if node in kernels:
+            raises = any(word in str(node.target) for word in _UPSAMPLING)
+            if not raises and places[node].role != "encoder":
+                head.add(node)
+        elif any(n in head for n in node.all_input_nodes):
+            head.add(node)
+    return head
+
+
+def layer_places(
+    capture: Capture, placement: Placement, model: nn.Module
+) -> tuple[dict[str, Place], tuple[str, ...]]:
+    """Place of each weighted leaf layer in forward order, and the parameters no output depends on.
+
+    A layer lies where the first operation lies that reads one of its parameters; a layer of a side
+    branch that the image does not reach (a time embedding) where its result first meets the image.
+    """
+    order = {node: index for index, node in enumerate(capture.nodes)}
+    found: dict[str, tuple[int, Place]] = {}
+    dead = {name for name, _ in model.named_parameters()}
+    for node, name in placement.parameters.items():
+        if node not in placement.live:
+            continue
+        dead.discard(name)
+        use = _first_use(node, placement, order)
+        if use is None:
+            continue
+        layer = name.rpartition(".")[0]
+        reached = min(order[user] for user in node.users)
+        if layer not in found or reached < found[layer][0]:
+            found[layer] = (reached, placement.places[use])
+    ordered = sorted(found.items(), key=lambda item: item[1][0])
+    return {layer: where for layer, (_, where) in ordered}, tuple(
+        name for name, _ in model.named_parameters() if name in dead
+    )
+
+
+def _first_use(node: fx.Node, placement: Placement, order: Mapping[fx.Node, int]) -> fx.Node | None:
+    """The first placed node downstream."""
+    seen: set[fx.Node] = set()
+    front = [node]
+    best: fx.Node | None = None
+    while front:
+        current = front.pop()
+        for user in current.users:
+            if user in seen or user not in placement.live:
+                continue
+            seen.add(user)
+            if user in placement.places:
+                if best is None or order[user] < order[best]:
+                    best = user
+            else:
+                front.append(user)
+    return best
+
+
+def stage_name(where: Place) -> str:
+    """``"encoder 1"``; the bottleneck and the head have no number."""
+    if where.role in ("bottleneck", "head"):
+        return where.role
+    return f"{where.role} {where.level}"
+
+
+def stages(
+    layers: Mapping[str, Place], reductions: tuple[tuple[float, ...], ...]
+) -> tuple[Stage, ...]:
+    """Group layers that share a role and a level, from input to output."""
+    groups: dict[str, list[str]] = {}
+    wheres: dict[str, Place] = {}
+    for layer, where in layers.items():
+        name = stage_name(where)
+        groups.setdefault(name, []).append(layer)
+        if name not in wheres or where.level < wheres[name].level:
+            wheres[name] = where
+
+    def position(name: str) -> tuple[int, int, int]:
+        where = wheres[name]
+        down = {"encoder": (0, where.level, 0), "bottleneck": (1, 0, 0), "head": (3, 0, 0)}
+        side = 0 if where.role == "skip" else 1
+        return down.get(where.role, (2, -where.level, side))
+
+    return tuple(
+        Stage(
+            name=name,
+            role=wheres[name].role,
+            level=wheres[name].level,
+            reduction=reductions[wheres[name].level],
+            layers=tuple(groups[name]),
+        )
+        for name in sorted(groups, key=position)
+    )
+
+
+def override(
+    capture: Capture,
+    placement: Placement,
+    wanted: Mapping[str, str | Iterable[str]],
+    model: nn.Module,
+    depth: int,
+) -> Placement:
+    """Put module calls where the user says they belong.
+
+    Args:
+        capture: The captured program.
+        placement: What was read.
+        wanted: Prefixes of module names for each stage name.
+        model: The user's model.
+        depth: Number of levels.
+
+    Raises:
+        InputError: A stage name is malformed, or one module is claimed twice.
+        UnknownLayerError: A prefix or a level that the model does not have.
+    """
+    claims = _claims(wanted, model, depth)
+    places = dict(placement.places)
+    reached: set[str] = set()
+    for call in sorted(capture.calls, key=lambda c: c.first - c.last):
+        prefix = _longest(call.module, claims)
+        if prefix is None:
+            continue
+        reached.add(prefix)
+        role, level = claims[prefix]
+        own = {n for n in call.entries.values() if capture.nodes.index(root(n)) < call.first}
+        for node in capture.nodes[call.first : call.last + 1]:
+            if (
+                node in places
+                and node not in own
+                and node.target is not BOUNDARY
+                or node in call.exits.values()
+            ):
+                if node in places:
+                    places[node] = Place(places[node].level if level is None else level, role)
+    for prefix in claims.keys() - reached:
+        raise InputError(f"stages= names {prefix!r}, but no forward reaches that module")
+    return Placement(places, placement.parameters, placement.live)
+
+
+def _longest(module: str, claims: Mapping[str, object]) -> str | None:
+    fits = [p for p in claims if module == p or module.startswith(p + ".")]
+    return max(fits, key=len) if fits else None
+
+
+def _claims(
+    wanted: Mapping[str, str | Iterable[str]], model: nn.Module, depth: int
+) -> dict[str, tuple[Role, int | None]]:
+    modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
+    claims: dict[str, tuple[Role, int | None]] = {}
+    for stage, prefixes in wanted.items():
+        role, level = _parse(stage, depth)
+        for prefix in [prefixes] if isinstance(prefixes, str) else prefixes:
+            if prefix not in modules:
+                near = difflib.get_close_matches(prefix, modules, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise UnknownLayerError(f"stages= names {prefix!r}, no module of the model{hint}")
+            if prefix in claims and claims[prefix] != (role, level):
+                raise InputError(f"stages= puts {prefix!r} in two stages")
+            claims[prefix] = (role, level)
+    return claims
+
+
+def _parse(stage: str, depth: int) -> tuple[Role, int | None]:
+    match = re.fullmatch(r"(encoder|decoder|skip) (\d+)|(bottleneck)|(head)", stage)
+    if match is None:
+        raise InputError(
+            f"stages= has {stage!r}; expected 'encoder N', 'decoder N', 'skip N', 'bottleneck' or"
+            " 'head', with N = 0 at full resolution"
+        )
+    if match[3]:
+        return "bottleneck", depth - 1
+    if match[4]:
+        return "head", None
+    level = int(match[2])
+    if level >= depth:
+        raise UnknownLayerError(
+            f"stages= has {stage!r}, but the network has the levels 0 to {depth - 1}"
+        )
+    roles: dict[str, Role] = {"encoder": "encoder", "decoder": "decoder", "skip": "skip"}
+    return roles[match[1]], level
+
+
+def is_image(node: fx.Node) -> bool:
+    """Whether a node makes a tensor with more than two dimensions."""
+    value: torch.Tensor | None = tensor_of(node)
+    return value is not None and value.dim() > 2

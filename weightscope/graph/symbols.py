@@ -1,0 +1,115 @@
+"""Sizes that follow the input: the only file that touches private parts of torch.
+
+A size in an exported graph is a Python int, or a ``torch.SymInt`` that holds a sympy expression over
+the symbols of the input's own sizes. Here such expressions are evaluated at other input sizes, and
+written back into a graph as arithmetic on the input's size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+Size = int | torch.SymInt
+
+
+def is_symbolic(value: object) -> bool:
+    """Whether a size follows the input's size."""
+    return isinstance(value, torch.SymInt | torch.SymFloat) and not value.node.expr.is_number
+
+
+def hint(value: Any) -> int:
+    """The size at the example input."""
+    return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)
+
+
+def key(value: Any) -> str:
+    """A text that is equal for equal expressions."""
+    return str(value.node.expr) if isinstance(value, torch.SymInt | torch.SymFloat) else str(value)
+
+
+def free_symbols(values: Iterable[Any]) -> frozenset[str]:
+    """Names of the symbols in some sizes."""
+    return frozenset(
+        str(symbol)
+        for value in values
+        if isinstance(value, torch.SymInt | torch.SymFloat)
+        for symbol in value.node.expr.free_symbols
+    )
+
+
+class Probe:
+    """Sizes at another size of the input.
+
+    Args:
+        symbols: Value of each symbol, by name.
+    """
+
+    def __init__(self, symbols: Mapping[str, int]) -> None:
+        self.symbols = dict(symbols)
+        self._known: dict[Any, int] = {}
+
+    def size(self, value: Any) -> int:
+        """One size."""
+        if not isinstance(value, torch.SymInt):
+            return int(value)
+        expression = value.node.expr
+        if expression.is_number:
+            return int(expression)
+        if expression not in self._known:
+            values = {s: self.symbols.get(str(s)) for s in expression.free_symbols}
+            self._known[expression] = (
+                hint(value)
+                if None in values.values()
+                else int(sympy_interp(PythonReferenceAnalysis, values, expression))
+            )
+        return self._known[expression]
+
+    def shape(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        """All sizes of a tensor."""
+        return tuple(self.size(size) for size in tensor.shape)
+
+    def numel(self, tensor: torch.Tensor) -> int:
+        """Number of elements of a tensor."""
+        return math.prod(self.shape(tensor))
+
+
+class SizeWriter:
+    """Writes sizes into a graph as functions of the input's size.
+
+    Nodes are created at the graph's current insertion point, once for each expression.
+
+    Args:
+        graph: Where to write.
+        known: Node of each expression that is there already (at least one for each symbol), by
+            ``key``.
+    """
+
+    def __init__(self, graph: fx.Graph, known: Mapping[str, fx.Node]) -> None:
+        self.graph = graph
+        self.known = dict(known)
+
+    def can_write(self, value: Any) -> bool:
+        """Whether a size depends on known symbols only."""
+        return key(value) in self.known or free_symbols([value]) <= self.known.keys()
+
+    def write(self, value: Any) -> Any:
+        """A size as a node (or as a number where it is fixed)."""
+        if not isinstance(value, torch.SymInt | torch.SymFloat):
+            return value
+        expression = value.node.expr
+        if expression.is_number:
+            return int(expression) if isinstance(value, torch.SymInt) else float(expression)
+        name = key(value)
+        if name not in self.known:
+            proxies = {s: fx.Proxy(self.known[str(s)]) for s in expression.free_symbols}
+            node = sympy_interp(PythonReferenceAnalysis, proxies, expression).node
+            node.meta["val"] = value
+            self.known[name] = node
+        return self.known[name]
