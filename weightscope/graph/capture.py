@@ -1,9 +1,9 @@
 """Run the model once on fake tensors and record what feeds what.
 
-``torch.export`` gives the dataflow with symbolic sizes but forgets where module calls begin and end.
-Forward hooks on a throw-away copy therefore pass every tensor that enters or leaves a module call
-through an operator of our own, ``weightscope::boundary``; in the exported graph these operators tell
-the span, the arguments and the results of every call.
+``torch.export`` gives the dataflow with symbolic sizes but forgets where module calls begin and
+end. Forward hooks on a throw-away copy therefore pass every tensor that enters or leaves a module
+call through an operator of our own, ``weightscope::boundary``; in the exported graph these
+operators tell the span, the arguments and the results of every call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import fx, nn
@@ -25,15 +25,19 @@ from torch.utils import _pytree as pytree
 from weightscope.errors import StructureError
 from weightscope.graph.structure import ExampleInputs
 
-_LIBRARY = torch.library.Library("weightscope", "DEF")
-_LIBRARY.define("boundary(Tensor x, int call, bool entry, int position) -> Tensor")
+_LIBRARY = torch.library.Library("weightscope", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "boundary(Tensor x, int call, bool entry, int position) -> Tensor"
+)
 
 
 def _boundary(x: torch.Tensor, call: int, entry: bool, position: int) -> torch.Tensor:
     return x.clone()
 
 
-_LIBRARY.impl("boundary", _boundary, "CompositeExplicitAutograd")
+_LIBRARY.impl(  # type: ignore[no-untyped-call]
+    "boundary", _boundary, "CompositeExplicitAutograd"
+)
 BOUNDARY = torch.ops.weightscope.boundary.default
 
 # torch.export keeps process-wide state while it traces
@@ -119,8 +123,8 @@ def throwaway_copy(
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise StructureError(
-            f"{type(model).__name__} cannot be deep-copied ({_first_line(error)}); weightscope traces"
-            " a copy so that the model itself stays as it is. Make it work with copy.deepcopy."
+            f"{type(model).__name__} cannot be deep-copied ({_first_line(error)});"
+            " weightscope traces a copy so that the model itself stays as it is. Make it work with copy.deepcopy."
         ) from error
 
 
@@ -147,7 +151,8 @@ def capture(model: nn.Module, inputs: ExampleInputs) -> Capture:
             failures.append(f"{sizes} sizes: {_first_line(error)} (in {tracer.where})")
     raise StructureError(
         f"torch.export cannot trace {type(model).__name__}: " + "; ".join(failures) + ". A forward"
-        " that decides by the values of tensors, or keeps tensors between calls, is the usual cause."
+        " that decides by the values of tensors, or keeps tensors between calls, is the usual"
+        " cause."
     ) from cause
 
 
@@ -255,8 +260,8 @@ def _with_spans(program: ExportedProgram, records: list[_Record]) -> Capture:
     exits: dict[int, dict[int, tuple[int, fx.Node]]] = {}
     for index, node in enumerate(nodes):
         if node.target is BOUNDARY:
-            _, call, entry, position = node.args
-            (entries if entry else exits).setdefault(call, {})[position] = (index, node)  # type: ignore[arg-type,index]
+            call, entry, position = cast(tuple[int, bool, int], node.args[1:])
+            (entries if entry else exits).setdefault(call, {})[position] = (index, node)
     calls = []
     for number, record in enumerate(records):
         first, last = entries.get(number), exits.get(number)

@@ -6,7 +6,7 @@ import inspect
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -53,9 +53,9 @@ def coarsen(
 ) -> Coarse:
     """Build the coarse graph.
 
-    The largest module calls whose inside lies at one level and in one role, which tensors enter only
-    as arguments and leave only as results, become calls of the original modules; everything else
-    stays a function.
+    The largest module calls whose inside lies at one level and in one role, which tensors enter
+    only as arguments and leave only as results, become calls of the original modules; everything
+    else stays a function.
 
     Raises:
         StructureError: A value inside a whole module is needed outside it.
@@ -178,7 +178,11 @@ class _Builder:
         split: list[tuple[fx.Node, Any, tuple[Any, ...]]] = []
         for node, (path, value) in zip(users, leaves, strict=True):
             where = path[1]
-            name = names[where.idx] if isinstance(where, pytree.SequenceKey) else where.key
+            name = (
+                names[where.idx]
+                if isinstance(where, pytree.SequenceKey)
+                else cast(pytree.MappingKey[str, Any], where).key
+            )
             if name not in heads:
                 heads[name] = self.graph.placeholder(name)
             split.append((node, value, tuple(path[2:])))
@@ -191,7 +195,7 @@ class _Builder:
                     if isinstance(step, pytree.GetAttrKey)
                     else self.graph.call_function(
                         operator.getitem,
-                        (new, step.idx if isinstance(step, pytree.SequenceKey) else step.key),
+                        (new, _index(step)),
                     )
                 )
             if isinstance(value, torch.Tensor):
@@ -245,8 +249,8 @@ class _Builder:
             new.meta["val"] = value
             return new
         raise StructureError(
-            f"{fine.name} is computed inside {_owner(fine)} and needed outside it, by no argument or"
-            " result; the network cannot be taken apart there"
+            f"{fine.name} is computed inside {_owner(fine)} and needed outside it, by no argument"
+            " or result; the network cannot be taken apart there"
         )
 
     def _size(self, value: Any) -> Any:
@@ -314,7 +318,8 @@ class _Builder:
 
     def _output(self, node: fx.Node) -> None:
         signature = self.capture.program.graph_signature
-        results = node.args[0][-len(signature.user_outputs) :] if signature.user_outputs else ()  # type: ignore[index]
+        count = len(signature.user_outputs)
+        results = cast(tuple[Any, ...], node.args[0])[-count:] if count else ()
         constants = [
             spec.arg.value if isinstance(spec.arg, ConstantArgument) else None
             for spec in signature.output_specs[-len(results) :]
@@ -322,7 +327,7 @@ class _Builder:
         self.graph.output(
             tuple(
                 self._value(result) if isinstance(result, fx.Node) else constant
-                for result, constant in zip(results, constants, strict=True)  # type: ignore[arg-type]
+                for result, constant in zip(results, constants, strict=True)
             )
         )
 
@@ -359,6 +364,12 @@ def _argument_names(model: nn.Module, count: int) -> list[str]:
         elif parameter.kind is parameter.VAR_POSITIONAL:
             names += [f"{parameter.name}_{i}" for i in range(count - len(names))]
     return names[:count]
+
+
+def _index(step: pytree.KeyEntry) -> Any:
+    if isinstance(step, pytree.SequenceKey):
+        return step.idx
+    return cast(pytree.MappingKey[Any, Any], step).key
 
 
 def _owner_name(node: fx.Node) -> str:

@@ -84,7 +84,7 @@ def _cut(
         read = site(node, coarse.places, dimensions, sizes)
         if read is None:
             shape = tuple(str(s) for s in node.meta["val"].shape)
-            return f"{node.name} leaves what lies below with the shape {shape}, whose layout is unreadable"
+            return f"{node.name} leaves what lies below in an unreadable layout, {shape}"
         exit_sites.append(read)
     return Cut(
         keep_levels=keep,
@@ -104,9 +104,12 @@ def _removed(coarse: Coarse, keep: int) -> set[fx.Node]:
         if place is not None:
             if place.level >= keep:
                 removed.add(node)
-        elif not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat) and node.users:
-            if all(user in removed for user in node.users):
-                removed.add(node)
+        elif (
+            node.users
+            and not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat)
+            and all(user in removed for user in node.users)
+        ):
+            removed.add(node)
     return removed
 
 
@@ -121,10 +124,11 @@ def _level_sizes(coarse: Coarse, dimensions: int) -> dict[int, tuple[int, ...]]:
     counts: dict[int, Counter[tuple[int, ...]]] = {}
     for node in coarse.graph.nodes:
         value = node.meta.get("val")
-        if node.name in coarse.reached and isinstance(value, torch.Tensor):
-            if value.dim() == dimensions + 2:
-                sizes = tuple(hint(s) for s in value.shape[2:])
-                counts.setdefault(coarse.places[node.name].level, Counter())[sizes] += 1
+        if node.name not in coarse.reached or not isinstance(value, torch.Tensor):
+            continue
+        if value.dim() == dimensions + 2:
+            sizes = tuple(hint(s) for s in value.shape[2:])
+            counts.setdefault(coarse.places[node.name].level, Counter())[sizes] += 1
     return {level: count.most_common(1)[0][0] for level, count in counts.items()}
 
 

@@ -15,9 +15,9 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from weightscope.errors import StructureError
-from weightscope.graph.capture import BOUNDARY, Call, Capture
+from weightscope.graph.capture import BOUNDARY, Capture
 from weightscope.graph.structure import ExampleInputs
-from weightscope.graph.symbols import Probe, hint, is_symbolic
+from weightscope.graph.symbols import Probe, hint, is_symbolic, key
 
 # two levels differ by at least this ratio in their number of positions
 LEVEL_RATIO = 1.5
@@ -82,10 +82,10 @@ def image_inputs(capture: Capture, dimensions: int) -> list[fx.Node]:
 def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     """Give every operation its resolution level.
 
-    Where the layout of an operation is known (convolution, normalisation, pooling, resizing, linear)
-    its number of positions P is read at a large input, and ``(P_input / P)`` sorted: a new level
-    starts where the ratio to the last is at least 1.5. Other operations inherit from their largest
-    input. What does not grow with the input is global and has no level of its own.
+    Where the layout of an operation is known (convolution, normalisation, pooling, resizing,
+    linear) its number of positions P is read at a large input, and ``P_input / P`` sorted: a new
+    level starts where the ratio to the last is at least 1.5. Other operations inherit from their
+    largest input. What does not grow with the input is global and has no level of its own.
 
     Args:
         capture: The exported program with its module calls.
@@ -121,10 +121,7 @@ def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
     """All free sizes at the example's, those of the images' space ``scale`` times as large."""
     symbols: dict[str, int] = {}
     spatial = {
-        str(size.node.expr)
-        for image in images
-        for size in image.meta["val"].shape[2:]
-        if is_symbolic(size)
+        key(size) for image in images for size in image.meta["val"].shape[2:] if is_symbolic(size)
     }
     for node in capture.nodes:
         value = tensor_of(node)
@@ -132,7 +129,7 @@ def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
             continue
         for size in value.shape:
             if is_symbolic(size):
-                name = str(size.node.expr)
+                name = key(size)
                 symbols[name] = hint(size) * (scale if name in spatial else 1)
     return Probe(symbols)
 

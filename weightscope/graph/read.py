@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import fx, nn
 
 from weightscope.graph.capture import BOUNDARY, Capture, capture
 from weightscope.graph.coarsen import coarsen
@@ -74,7 +74,7 @@ def _without_boundaries(captured: Capture) -> None:
     signature = captured.program.graph_signature
     for node in captured.nodes:
         if node.target is BOUNDARY:
-            source = node.args[0]
+            source = cast(fx.Node, node.args[0])
             if any(user.op == "output" for user in node.users):
                 signature.replace_all_uses(node.name, source.name)
             node.replace_all_uses_with(source)

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from weightscope.errors import InputError, StructureError, UnknownLayerError
-from weightscope.graph.capture import BOUNDARY, Capture
+from weightscope.graph.capture import Capture
 from weightscope.graph.levels import Levels, root, tensor_of
 from weightscope.graph.structure import Place, Role, Stage
 
@@ -91,16 +91,17 @@ def require_shape(placement: Placement, levels: Levels) -> None:
     """
     if len(levels.reductions) == 1:
         raise StructureError(
-            "every operation lies at the input's resolution (one level): there is no encoder-decoder"
-            " shape to read. weightscope needs a network that goes down in resolution and comes back."
+            "every operation lies at the input's resolution (one level): there is"
+            " no encoder-decoder shape to read. weightscope needs a network that goes down in resolution"
+            " and comes back."
         )
     roles = {p.role for node, p in placement.places.items() if node in placement.live}
     if "decoder" not in roles:
         reductions = ", ".join("x".join(f"{r:g}" for r in step) for step in levels.reductions)
         raise StructureError(
             "nothing comes back up from a deeper level: the network only goes down (reductions"
-            f" {reductions}), as a classifier or a bare encoder does. Pass the whole encoder-decoder,"
-            " or name its parts with stages=."
+            f" {reductions}), as a classifier or a bare encoder does. Pass the whole"
+            " encoder-decoder, or name its parts with stages=."
         )
 
 
@@ -257,16 +258,10 @@ def override(
             continue
         reached.add(prefix)
         role, level = claims[prefix]
-        own = {n for n in call.entries.values() if capture.nodes.index(root(n)) < call.first}
+        given = set(call.entries.values())
         for node in capture.nodes[call.first : call.last + 1]:
-            if (
-                node in places
-                and node not in own
-                and node.target is not BOUNDARY
-                or node in call.exits.values()
-            ):
-                if node in places:
-                    places[node] = Place(places[node].level if level is None else level, role)
+            if node in places and node not in given:
+                places[node] = Place(places[node].level if level is None else level, role)
     for prefix in claims.keys() - reached:
         raise InputError(f"stages= names {prefix!r}, but no forward reaches that module")
     return Placement(places, placement.parameters, placement.live)
