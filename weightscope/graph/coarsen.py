@@ -232,6 +232,7 @@ class _Builder:
     def _know(self, fine: fx.Node, new: fx.Node) -> None:
         self.made[fine] = new
         new.meta["val"] = fine.meta.get("val")
+        new.meta["fine"] = root(fine).name
         if fine in self.placement.places:
             self.placed[new] = self.placement.places[fine]
 

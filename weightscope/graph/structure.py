@@ -114,7 +114,7 @@ class Structure:
         inputs: How it is called.
         graph: Coarse dataflow graph: calls of the model's own submodules (by qualified name) plus
             glue functions. Every node that makes a tensor has ``meta["val"]`` (a fake tensor with
-            symbolic sizes).
+            symbolic sizes) and ``meta["fine"]`` (name of the node of ``program`` that makes it).
         constants: Tensors that the graph reads by name and the model does not own.
         output_spec: How the graph's flat outputs fold back into what the model returns.
         program: The exported fine graph (aten operators) that costs and receptive fields read.
