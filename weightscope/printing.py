@@ -51,7 +51,58 @@ def analysis_table(
         _proposal_table(proposals_frame(proposals, costs)),
         _omissions(structure, statistics, costs),
     ]
-    return "\n\n".join(block for block in blocks if block)
+    return printable("\n\n".join(block for block in blocks if block))
+
+
+def checkpoint_table(name: str, statistics: ModelStatistics) -> str:
+    """The tensors of a file of weights as text, in the order of the file.
+
+    Args:
+        name: What to call the file.
+        statistics: What `weightscope.scan` returned.
+
+    Returns:
+        A headline, one line for each tensor, and what was skipped with the reason.
+    """
+    tensors = statistics.parameters
+    total = sum(tensor.count for tensor in tensors)
+    columns = {
+        "tensor": [tensor.parameter for tensor in tensors],
+        "shape": [" x ".join(map(str, tensor.shape)) or "scalar" for tensor in tensors],
+        "numbers": [human(tensor.count) for tensor in tensors],
+        "mean": [f"{tensor.summary.mean:.3g}" for tensor in tensors],
+        "std": [f"{tensor.summary.std:.3g}" for tensor in tensors],
+        "max |w|": [
+            f"{max(-tensor.summary.minimum, tensor.summary.maximum):.3g}" for tensor in tensors
+        ],
+        "kurtosis": [f"{tensor.summary.kurtosis:.3g}" for tensor in tensors],
+        "zeros": [share(tensor.summary.zero / max(tensor.count, 1)) for tensor in tensors],
+    }
+    notes = [(tensor.parameter, tensor.warning) for tensor in tensors]
+    notes += [(skipped.name, f"skipped: {skipped.reason}") for skipped in statistics.skipped]
+    blocks = [
+        f"{name}: {human(total)} numbers in {len(tensors)} tensors",
+        aligned_columns(columns) if tensors else "",
+        _reasons(notes),
+    ]
+    return printable("\n\n".join(block for block in blocks if block))
+
+
+def printable(text: str) -> str:
+    r"""Text in which control characters are spelled out, line breaks aside.
+
+    Names in files and models are untrusted, and a terminal obeys escape sequences.
+
+    Example:
+        >>> printable("conv\x1b[2J")
+        'conv\\x1b[2J'
+    """
+    return "".join(
+        char
+        if char == "\n" or char.isprintable()
+        else char.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for char in text
+    )
 
 
 def human(number: float | None, unit: str = "") -> str:
@@ -140,7 +191,7 @@ def input_size(structure: Structure) -> str:
 
 def _headline(structure: Structure, costs: Costs) -> str:
     layers = sum(len(stage.layers) for stage in structure.stages)
-    guessed = " (input size guessed)" if structure.inputs.guessed else ""
+    guessed = " (size guessed)" if structure.inputs.guessed else ""
     return wrapped(
         f"{type(structure.model).__name__}: {human(costs.parameters)} parameters in"
         f" {layers} layers, {structure.depth} levels,"

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from weightscope.frames import histograms_frame, layers_frame, stages_frame
+
 
 def tensor(layer, name, shape, *, kind, null=True, is_kernel=True, shared_with=(), warning=""):
     count = int(np.prod(shape))
@@ -21,7 +23,7 @@ def tensor(layer, name, shape, *, kind, null=True, is_kernel=True, shared_with=(
         is_kernel=is_kernel,
         shared_with=shared_with,
         warning=warning,
-        near_zero_relative=0.25 if null else float('nan'),
+        near_zero_relative=0.25 if null else float("nan"),
         folded_std=None,
         spectrum=None,
         null=Record(label="He uniform", bin_counts=lambda e, n: n / 4 * np.ones(len(e) - 1))
@@ -181,3 +183,27 @@ def proposals():
             refusal="nothing lies deeper",
         ),
     )
+
+
+@pytest.fixture
+def analysis(structure, statistics, costs, receptive_fields, assessment, proposals):
+    return Record(
+        structure=structure,
+        statistics=statistics,
+        costs=costs,
+        receptive_fields=receptive_fields,
+        assessment=assessment,
+        proposals=proposals,
+        data=None,
+        layers=layers_frame(structure, statistics, costs),
+        stages=stages_frame(structure, costs, receptive_fields, assessment),
+        histograms=histograms_frame(structure, statistics),
+        skipped=statistics.skipped,
+        conclusion=assessment.conclusion,
+    )
+
+
+@pytest.fixture
+def ablation():
+    level = Record(keep_levels=1, quality=0.9, ablated=0.75, drop=0.15, low=0.1, high=0.2)
+    return Record(ablation=Record(levels=(level,), quality=0.9, chance=0.1, images=20))

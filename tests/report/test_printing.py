@@ -1,6 +1,6 @@
 import pytest
 
-from weightscope.printing import aligned_columns, analysis_table, human, share
+from weightscope.printing import aligned_columns, analysis_table, checkpoint_table, human, share
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def test_the_text_fits_a_terminal(text):
 def test_it_opens_with_the_network_and_the_verdict(text):
     first, _, second = text.splitlines()[:3]
     assert "420 parameters" in first
-    assert "1 x 3 x 64 x 64 (input size guessed)" in first
+    assert "1 x 3 x 64 x 64 (size guessed)" in first
     assert second == "The bottleneck looks unused; try keeping 1 level."
 
 
@@ -85,3 +85,18 @@ def test_long_figures_do_not_push_the_verdict_out(
     text = analysis_table(structure, statistics, costs, wide, assessment, ())
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "undecided" in text
+
+
+def test_a_checkpoint_is_listed_tensor_by_tensor(statistics):
+    lines = checkpoint_table("weights.pt", statistics).splitlines()
+    assert lines[0] == "weights.pt: 420 numbers in 6 tensors"
+    assert lines[4].split()[:2] == ["head.weight", "1"]
+    assert "packed: skipped: quantized" in lines
+
+
+def test_names_cannot_steer_the_terminal(statistics):
+    statistics.parameters[0].parameter = "evil\x1b[2J\u202ename"
+    statistics.parameters[1].warning = "\x9b31m"
+    text = checkpoint_table("weights.pt", statistics)
+    assert "evil\\x1b[2J\\u202ename" in text
+    assert all(char.isprintable() or char == "\n" for char in text)

@@ -300,6 +300,33 @@ def plot_proposals(proposals: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_ablation(drops: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Quality lost when everything below a level is replaced by its mean, with its interval.
+
+    Args:
+        drops: What `weightscope.ablate` returned: keep_levels, drop, low, high.
+        ax: Where to draw; a new figure by default.
+
+    Returns:
+        The axes; an interval that holds 0 is drawn hollow: nothing was measurably lost.
+    """
+    ax = _axes(ax, 7.0, 1.2 + 0.4 * len(drops))
+    ax.axvline(0.0, color=NULL_COLOR, linewidth=0.9)
+    color = _COLORS[0]
+    for place, row in enumerate(drops.to_dict("records")):
+        ax.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2.5, alpha=0.5)
+        fill = "white" if row["low"] <= 0 <= row["high"] else color
+        ax.plot(row["drop"], place, "o", markersize=8, color=color, markerfacecolor=fill)
+    ax.set_yticks(
+        range(len(drops)), [f"below level {levels - 1}" for levels in drops["keep_levels"]]
+    )
+    ax.set(ylim=(len(drops) - 0.4, -0.6), xlabel="quality lost")
+    ax.grid(axis="x", linewidth=0.4, color="0.85")
+    sns.despine(ax=ax, left=True)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     """The given axes, or those of a new figure that no global state knows of."""
     if ax is not None:
@@ -407,6 +434,7 @@ def _decimal_log_axis(ax: Axes, values: NDArray[np.float64]) -> None:
 
 
 __all__ = [
+    "plot_ablation",
     "plot_layer_histograms",
     "plot_overlaid_histograms",
     "plot_proposals",
