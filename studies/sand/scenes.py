@@ -233,7 +233,7 @@ def _pack(height: int, width: int, size: float, rng: Rng) -> _Grains:
         second = np.where(closer, nearest, np.minimum(second, distance))
         nearest = np.where(closer, distance, nearest)
         index = np.where(closer, candidate, index)
-    rim = (np.sqrt(second) - np.sqrt(nearest)) / np.float32(size)
+    rim = ((np.sqrt(second) - np.sqrt(nearest)) / size).astype(np.float32)
     return _Grains(index, y - middle_y[index], x - middle_x[index], rim, count)
 
 

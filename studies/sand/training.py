@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from studies.sand.metrics import evaluate
 from studies.sand.tiles import Split, Tiles
 from weightscope.errors import CheckpointError
 from weightscope.files import written_atomically
+from weightscope.watching import History, watch
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class TrainingSettings:
         decay_steps: ... every so many steps.
         seed: Seed of the order of tiles and of the augmentation.
         augmentation: How tiles are moved; None for not at all.
+        watch_every: Steps between the weight histograms that are recorded.
     """
 
     epochs: int = 150
@@ -42,6 +45,7 @@ class TrainingSettings:
     decay_steps: int = 800
     seed: int = 0
     augmentation: Augmentation | None = field(default_factory=Augmentation)
+    watch_every: int = 200
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,19 @@ class Epoch:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingRun:
     """All epochs of one training.
 
     Attributes:
         epochs: One record each.
         resumed_from: Number of epochs that an earlier, interrupted run had finished.
+        history: How the weights moved, for ``weightscope.analyze``.
     """
 
     epochs: tuple[Epoch, ...]
     resumed_from: int
+    history: History
 
     @property
     def seconds(self) -> float:
@@ -116,34 +122,44 @@ def train(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-7
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, settings.decay_steps, settings.decay)
-    done = _restore(checkpoint, model, optimizer, schedule, settings)
-    records = list(done)
+    state = _read(checkpoint, settings)
     fill = tiles.mean_pixel(split.train)
     steps = -(-len(split.train) // settings.batch_size)
-    bar = tqdm(
-        total=settings.epochs * steps,
-        initial=len(done) * steps,
-        desc=label,
-        unit="step",
-        disable=not progress,
-    )
-    with bar:
-        for number in range(len(done) + 1, settings.epochs + 1):
-            start = time.perf_counter()
-            losses = _epoch(model, optimizer, schedule, tiles, split, settings, number, fill, bar)
-            validation = evaluate(model, tiles.batches(split.validation, settings.batch_size))
-            records.append(
-                Epoch(
-                    epoch=number,
-                    loss=float(np.mean(losses)),
-                    learning_rate=schedule.get_last_lr()[0],
-                    validation_best_f1=validation.best_f1,
-                    seconds=time.perf_counter() - start,
+    with watch(model, optimizer, settings.watch_every) as history:
+        parts: dict[str, _HasState] = {
+            "model": model,
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "history": history,
+        }
+        records = _restore(state, parts, checkpoint)
+        done = len(records)
+        bar = tqdm(
+            total=settings.epochs * steps,
+            initial=done * steps,
+            desc=label,
+            unit="step",
+            disable=not progress,
+        )
+        with bar:
+            for number in range(done + 1, settings.epochs + 1):
+                start = time.perf_counter()
+                losses = _epoch(
+                    model, optimizer, schedule, tiles, split, settings, number, fill, bar
                 )
-            )
-            bar.set_postfix(loss=f"{records[-1].loss:.3f}", f1=f"{validation.best_f1:.3f}")
-            _save(checkpoint, model, optimizer, schedule, settings, records)
-    return TrainingRun(epochs=tuple(records), resumed_from=len(done))
+                validation = evaluate(model, tiles.batches(split.validation, settings.batch_size))
+                records.append(
+                    Epoch(
+                        epoch=number,
+                        loss=float(np.mean(losses)),
+                        learning_rate=float(schedule.get_last_lr()[0]),
+                        validation_best_f1=validation.best_f1,
+                        seconds=time.perf_counter() - start,
+                    )
+                )
+                bar.set_postfix(loss=f"{records[-1].loss:.3f}", f1=f"{validation.best_f1:.3f}")
+                _save(checkpoint, parts, settings, records)
+    return TrainingRun(epochs=tuple(records), resumed_from=done, history=history)
 
 
 def _epoch(
@@ -175,56 +191,56 @@ def _epoch(
     return losses
 
 
-def _fingerprint(settings: TrainingSettings) -> str:
-    return repr(settings)
+class _HasState(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
 
 
 def _save(
     checkpoint: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    parts: Mapping[str, _HasState],
     settings: TrainingSettings,
     records: list[Epoch],
 ) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state["settings"] = {"settings": repr(settings)}
+    state["epochs"] = {"epochs": [vars(record) for record in records]}
+    # in memory first: torch reports a full disk as an internal error without the file's name
     buffer = io.BytesIO()
-    state = {
-        "settings": _fingerprint(settings),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "epochs": [vars(record) for record in records],
-    }
     torch.save(state, buffer)
     with written_atomically(checkpoint) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
-def _restore(
-    checkpoint: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    settings: TrainingSettings,
-) -> tuple[Epoch, ...]:
-    """Load what an interrupted training left behind, if anything."""
+def _read(checkpoint: Path, settings: TrainingSettings) -> dict[str, Any] | None:
+    """Read what an interrupted training left behind, if anything."""
     if not checkpoint.exists():
-        return ()
+        return None
     remedy = f"delete {str(checkpoint)!r} to train anew"
     try:
-        state = torch.load(checkpoint, weights_only=True)
+        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        trained_with = state["settings"]["settings"]
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         raise CheckpointError(f"{str(checkpoint)!r} is damaged ({error}); {remedy}") from error
-    if state["settings"] != _fingerprint(settings):
+    if trained_with != repr(settings):
         raise CheckpointError(
             f"{str(checkpoint)!r} was trained with other settings; {remedy}, or give another --out"
         )
+    return state
+
+
+def _restore(
+    state: dict[str, Any] | None, parts: Mapping[str, _HasState], checkpoint: Path
+) -> list[Epoch]:
+    """Put network, optimiser, schedule and history back to where they were."""
+    if state is None:
+        return []
     try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{str(checkpoint)!r} holds another network: {error}; {remedy}"
+            f"{str(checkpoint)!r} holds another network ({error}); delete it to train anew"
         ) from error
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return tuple(Epoch(**record) for record in state["epochs"])
+    return [Epoch(**record) for record in state["epochs"]["epochs"]]
