@@ -36,14 +36,7 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> [entry.name for entry in folder.iterdir()]
         ['note.txt']
     """
-    target = Path(path).expanduser().resolve()
-    if target.is_dir():
-        raise InputError(f"cannot write {str(path)!r}: it is a folder; give the path of a file")
-    if not target.parent.is_dir():
-        raise InputError(
-            f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist; "
-            "create it first"
-        )
+    target = writable_target(path)
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         yield temporary
@@ -57,3 +50,20 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writable_target(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a file that could be written, links followed.
+
+    Raises:
+        InputError: ``path`` is a folder, or its folder does not exist.
+    """
+    target = Path(path).expanduser().resolve()
+    if target.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: it is a folder; give the path of a file")
+    if not target.parent.is_dir():
+        raise InputError(
+            f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist; "
+            "create it first"
+        )
+    return target

@@ -1,0 +1,203 @@
+"""The command `weightscope`: analyse a model or scan a file of weights from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weightscope.errors import CheckpointError, InputError, WeightscopeError
+from weightscope.files import writable_target
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_DESCRIPTION = """\
+Which levels of a trained encoder-decoder network do any work, and the smaller network without the
+rest. Errors go to stderr with exit code 2."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What follows the command's name; those of the process by default.
+
+    Returns:
+        Exit code: 0, or 2 where an input cannot be used.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except WeightscopeError as error:
+        from weightscope.printing import printable
+
+        print(printable(f"weightscope: error: {error}"), file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="weightscope", description=_DESCRIPTION)
+    parser.add_argument(
+        "--version", action="version", version=f"weightscope {version('weightscope')}"
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    scan = commands.add_parser(
+        "scan",
+        help="statistics of every tensor in a file of weights, streamed",
+        description="Statistics of every tensor in a .safetensors, .pt or .pth file of any size. "
+        "The model is not built and nothing in the file is executed.",
+    )
+    scan.add_argument("file", help="a .safetensors file or index, or a .pt/.pth checkpoint")
+    scan.add_argument("--csv", metavar="FILE", help="also write the figures as CSV")
+    scan.set_defaults(run=_scan)
+
+    analyze = commands.add_parser(
+        "analyze",
+        help="ranked stages, verdict and smaller networks of a model",
+        description="Build a model with FACTORY, load its weights, and print the analysis.",
+    )
+    analyze.add_argument(
+        "factory",
+        metavar="MODULE:FACTORY",
+        help="a callable that builds the model, such as mypackage.networks:make_unet; the current "
+        "folder is searched too",
+    )
+    analyze.add_argument(
+        "arguments", nargs="*", metavar="ARGUMENT", help="text arguments of the factory"
+    )
+    analyze.add_argument("--weights", metavar="FILE", help="state dict to load (default: as built)")
+    analyze.add_argument("--html", metavar="FILE", help="also write the analysis as one web page")
+    analyze.add_argument("--csv", metavar="FILE", help="also write the table of layers as CSV")
+    analyze.set_defaults(run=_analyze)
+    return parser
+
+
+def _scan(options: argparse.Namespace) -> None:
+    from weightscope.frames import parameters_frame, write_csv
+    from weightscope.printing import checkpoint_table
+    from weightscope.statistics import scan
+
+    if options.csv:
+        writable_target(options.csv)
+    statistics = scan(options.file)
+    print(checkpoint_table(Path(options.file).name, statistics))
+    if options.csv:
+        write_csv(parameters_frame(None, statistics), options.csv)
+
+
+def _analyze(options: argparse.Namespace) -> None:
+    from weightscope.analysis import analyze
+    from weightscope.frames import write_csv
+
+    # What would fail at the end shall fail before the work.
+    for path in filter(None, (options.html, options.csv)):
+        writable_target(path)
+    if options.html:
+        importlib.import_module("weightscope.report")
+    model = _build(options.factory, options.arguments)
+    if options.weights:
+        _load(model, options.weights)
+    analysis = analyze(model, progress=sys.stderr.isatty())
+    print(analysis)
+    if options.csv:
+        write_csv(analysis.layers, options.csv)
+    if options.html:
+        analysis.to_html(options.html)
+
+
+def _build(factory: str, arguments: Sequence[str]) -> nn.Module:
+    """Call ``module:factory`` with text arguments and expect a model.
+
+    Raises:
+        InputError: There is no such module or callable, it raises, or it returns no model.
+    """
+    from torch import nn
+
+    module_name, colon, path = factory.partition(":")
+    if not colon or not module_name or not path:
+        raise InputError(
+            f"{factory!r} names no factory; write MODULE:FACTORY, such as mynetworks:make_unet"
+        )
+    sys.path.insert(0, os.getcwd())  # as python -m does
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+        model = found if isinstance(found, nn.Module) else found(*arguments)
+    except Exception as error:  # the user's own code may raise anything
+        call = f"{factory}({', '.join(map(repr, arguments))})"
+        raise InputError(
+            f"cannot build the model with {call}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{factory} gave a {type(model).__name__}, expected a torch.nn.Module; "
+            "name a function that returns the model"
+        )
+    return model
+
+
+def _load(model: nn.Module, path: str) -> None:
+    """Load a state dict, whole and by the same names.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not fit the model.
+    """
+    state = _read_state(Path(path))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not fit {type(model).__name__}: {error}; "
+            "build the model with the configuration that it was trained with"
+        ) from error
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    """Tensors by name, read without executing anything that the file holds."""
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {str(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        first_line = str(error).strip().splitlines()[:1]
+        raise CheckpointError(
+            f"cannot read {str(path)!r} as weights alone: {' '.join(first_line)}; "
+            "save the model's state_dict() with torch.save or safetensors"
+        ) from error
+    # Training scripts commonly wrap the state dict beside the optimiser's.
+    if isinstance(content, Mapping):
+        for key in ("state_dict", "model_state_dict", "model"):
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+        if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+            return dict(content)
+    raise CheckpointError(
+        f"{str(path)!r} holds no state dict (names with tensors); save model.state_dict()"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
