@@ -63,7 +63,7 @@ HALVES = (1, 2, 4, 8, 16, 32)
 QUARTER_FIRST = (1, 4, 8, 16, 32)
 
 
-# Encoders of segmentation-models-pytorch, by the level of their first feature map -------------------
+# Encoders of segmentation-models-pytorch, by the level of their first feature map ---------------
 def _resnet(prefix: str = "encoder", layer4: str = "bottleneck") -> dict[str, str]:
     """conv1 halves, maxpool halves, layer2, layer3 and layer4 halve in their first convolution."""
     return {

@@ -1,0 +1,116 @@
+"""Measure one network: read it, compare it with the truth, cut it everywhere, run the results."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from matrix.compare import disagreements
+from matrix.exercise import graph_failures, same, variant_failures
+from matrix.networks import Network
+from matrix.records import Depth, Row
+from matrix.truth import Truth
+from weightscope.cost import count_costs, fvcore_macs
+from weightscope.errors import WeightscopeError
+from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.statistics import measure_model
+from weightscope.truncation import Proposal, propose
+from weightscope.utilization import assess
+
+
+def measure(network: Network, truth: Truth) -> Row:
+    """Do everything the matrix asks for with one network.
+
+    Args:
+        network: How to build and call it.
+        truth: What is right about it.
+    """
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of third-party code; weightscope's own are errors in tests
+    torch.manual_seed(0)
+    model = network.build()
+    before = copy.deepcopy(model.state_dict())
+    example = None if network.extra is None else network.inputs()[1]
+    wall, processor = time.perf_counter(), time.process_time()
+    try:
+        structure = read_structure(model, example)
+        costs = count_costs(model, structure.inputs)
+    except WeightscopeError as error:
+        return Row(network.name, "refused", f"{type(error).__name__}: {error}")
+    seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - wall
+    wrong = disagreements(structure, truth)
+    depths = _depths(network, structure, costs)
+    differs = graph_failures(copy.deepcopy(model), rebuild(_on_copy(structure)), network)
+    hooks = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    return Row(
+        name=network.name,
+        outcome="captured",
+        levels=structure.depth,
+        disagreements=wrong,
+        graph_failures=differs,
+        untouched=same(before, model.state_dict()) and not hooks and model.training,
+        depths=depths,
+        seconds=seconds,
+        wall_seconds=wall_seconds,
+        parameters=(costs.parameters, _dead(structure)),
+        macs=(costs.macs, *_second_opinions(model, structure)),
+    )
+
+
+def _on_copy(structure: Structure) -> Structure:
+    return replace(structure, model=copy.deepcopy(structure.model))
+
+
+def _dead(structure: Structure) -> int:
+    dead = set(structure.dead_parameters)
+    return sum(p.numel() for name, p in structure.model.named_parameters() if name in dead)
+
+
+def _depths(network: Network, structure: Structure, costs: Any) -> tuple[Depth, ...]:
+    model = structure.model
+    proposals = propose(structure, assess(structure, measure_model(model, fast=True)), costs)
+    return tuple(
+        _depth(network, structure, proposal, costs)
+        for proposal in sorted(proposals, key=lambda proposal: proposal.keep_levels)
+    )
+
+
+def _depth(network: Network, structure: Structure, proposal: Proposal, costs: Any) -> Depth:
+    nothing = float("nan")
+    if proposal.refusal is not None:
+        return Depth(proposal.keep_levels, proposal.refusal, (), nothing, nothing, nothing)
+    start = time.process_time()
+    try:
+        variant = proposal.build()
+    except Exception as error:  # noqa: BLE001 - a failed build is a result
+        text = f"build: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return Depth(proposal.keep_levels, "", (text,), nothing, nothing, nothing)
+    seconds = time.process_time() - start
+    original: nn.Module = copy.deepcopy(structure.model)
+    return Depth(
+        keep_levels=proposal.keep_levels,
+        refusal="",
+        failures=variant_failures(original, variant, proposal, network, structure.inputs),
+        parameters=proposal.parameters / costs.parameters,
+        macs=proposal.macs / costs.macs,
+        seconds=seconds,
+    )
+
+
+def _second_opinions(model: nn.Module, structure: Structure) -> tuple[int, int]:
+    args, kwargs = structure.inputs.args, dict(structure.inputs.kwargs)
+    twin = copy.deepcopy(model).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        twin(*args, **kwargs)
+    try:
+        fvcore = fvcore_macs(model, *args, *kwargs.values())
+    except Exception:  # noqa: BLE001 - it traces with torch.jit, which not every network bears
+        fvcore = 0
+    return counter.get_total_flops() // 2, fvcore

@@ -1,0 +1,218 @@
+"""Write the matrix as a page."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from matrix.records import Depth, Row
+from matrix.truth import Truth
+
+
+def refused_rightly(row: Row, truth: Truth) -> bool:
+    """Whether a network was refused where the truth allows it, with a reason that names why."""
+    return row.outcome == "refused" and any(word in row.reason for word in truth.refusal)
+
+
+def is_right(row: Row) -> bool:
+    """Whether a network was captured, in agreement with the truth, and its graph is the network."""
+    return (
+        row.outcome == "captured"
+        and row.untouched
+        and not row.disagreements
+        and not row.graph_failures
+    )
+
+
+def every_depth_works(row: Row, truth: Truth) -> bool:
+    """Whether each depth that is legal by the truth was built and passed every check."""
+    working = {d.keep_levels for d in row.depths if not d.refusal and not d.failures}
+    return row.outcome == "captured" and working >= set(truth.legal)
+
+
+def page(rows: Sequence[Row], truths: Mapping[str, Truth], machine: Mapping[str, str]) -> str:
+    """Return the whole page as Markdown.
+
+    Args:
+        rows: One for each network that was measured.
+        truths: The truth about each, by name.
+        machine: What it ran on: label and value.
+    """
+    parts = [
+        "# The matrix: other people's networks",
+        _INTRODUCTION,
+        "## In short",
+        *_summary(rows, truths),
+        "## Every network",
+        _LEGEND,
+        _table(
+            ("network", "captured", "stages right", "depths built", "MACs left", "s", "note"),
+            [_network(row, truths[row.name]) for row in rows],
+        ),
+        "## Where it disagrees with the truth",
+        *_disagreements(rows, truths),
+        "## Refused depths",
+        _REFUSED,
+        _table(("network", "levels kept", "reason"), list(_refusals(rows))),
+        "## Multiply-accumulates by three counters",
+        _COUNTERS,
+        _table(
+            ("network", "weightscope", "FlopCounterMode", "fvcore"),
+            [_counted(row) for row in rows if row.macs[0]],
+        ),
+        "## Parameters that no output depends on",
+        _table(
+            ("network", "parameters", "dead"),
+            [
+                (r.name, f"{r.parameters[0]:,}", f"{r.parameters[1]:,}")
+                for r in rows
+                if r.parameters[1]
+            ],
+        ),
+        "## What it ran on",
+        "\n".join(f"- {label}: {value}" for label, value in machine.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_INTRODUCTION = """\
+This page is written by `make matrix`; do not edit it. Each network is built by its own library with
+small random weights, handed to weightscope with nothing but the model (a timestep where its forward
+requires one), cut at every depth that is legal, and what comes out is run. What its levels, stages
+and legal depths should be was written by hand from each library's source before weightscope was
+first run on it (`matrix/truth.py`); a network counts as right only if every single weighted layer
+has the right role and level, every dead parameter is found, and every depth is legal or refused as
+it should be."""
+
+_LEGEND = """\
+*captured*: a graph of the network's own modules was read, and gives its outputs bit by bit in train
+and eval mode at two batch and two spatial sizes. *depths built*: built and working / legal by the
+truth; working means forward in train and eval at other batch and spatial sizes with the original's
+output shapes, a gradient for every parameter, kept tensors bit-equal under their old names,
+predicted parameters, MACs and activation bytes equal to the counted ones, a deep copy, `save` and
+`load`, and `torch.export`. *MACs left*: of the original, at the shallowest and at the deepest
+working cut, with the default bottleneck. *s*: processor seconds for reading the structure and
+counting the costs."""
+
+_REFUSED = """\
+A depth is refused where the prediction itself would be removed, where nothing leads back, or where
+a cut saves too little to be worth it."""
+
+_COUNTERS = """\
+FlopCounterMode of PyTorch counts FLOPs and is halved here; fvcore counts only operators it has
+handles for, at the same input, and 0 means that it does not run on the network. Where they differ
+from weightscope: a transposed convolution applies its kernel at each *input* position (counting its
+output positions is too high by the stride in every dimension); fvcore does not see fused attention
+and products of activations."""
+
+
+def _summary(rows: Sequence[Row], truths: Mapping[str, Truth]) -> list[str]:
+    right = sum(map(is_right, rows))
+    refused = [row.name for row in rows if refused_rightly(row, truths[row.name])]
+    cuttable = [row for row in rows if truths[row.name].legal]
+    working = sum(every_depth_works(row, truths[row.name]) for row in cuttable)
+    timed = [row.seconds for row in rows if row.outcome == "captured"]
+    wall = [row.wall_seconds for row in rows if row.outcome == "captured"]
+    legal = sum(len(truths[row.name].legal) for row in rows)
+    built = sum(not depth.refusal and not depth.failures for row in rows for depth in row.depths)
+    lines = [
+        f"- {len(rows)} networks; {right} ({_percent(right, len(rows))}) captured with the right "
+        f"stages.",
+        f"- Refused as a whole, as the truth allows: {', '.join(refused) or 'none'}.",
+        f"- {len(cuttable)} networks can be cut; every legal depth of {working} "
+        f"({_percent(working, len(cuttable))}) builds and runs; {built} of {legal} depths in all.",
+    ]
+    if timed:
+        lines.append(
+            f"- Structure and costs: median {statistics.median(timed):.1f} s of processor time a "
+            f"network on one thread, longest {max(timed):.1f} s (median on the clock "
+            f"{statistics.median(wall):.1f} s)."
+        )
+    return ["\n".join(lines)]
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "none"
+
+
+def _network(row: Row, truth: Truth) -> tuple[str, ...]:
+    if row.outcome != "captured":
+        agreed = "as it should be" if refused_rightly(row, truth) else "no"
+        return (row.name, row.outcome, agreed, f"0 / {len(truth.legal)}", "", "", row.reason)
+    working = [depth for depth in row.depths if not depth.refusal and not depth.failures]
+    return (
+        row.name,
+        "no" if row.graph_failures else "yes",
+        "no" if row.disagreements else "yes",
+        f"{len(working)} / {len(truth.legal)}",
+        _range(working),
+        f"{row.seconds:.1f}",
+        _note(row),
+    )
+
+
+def _range(depths: Sequence[Depth]) -> str:
+    if not depths:
+        return ""
+    ends = [depths[0]] if len(depths) == 1 else [depths[0], depths[-1]]
+    return ", ".join(f"{depth.macs:.0%} ({depth.keep_levels})" for depth in ends)
+
+
+def _note(row: Row) -> str:
+    notes = []
+    if not row.untouched:
+        notes.append("the original was changed")
+    notes += row.graph_failures[:1]
+    for depth in row.depths:
+        notes += [f"{depth.keep_levels} levels: {text}" for text in depth.failures[:1]]
+    refused = [str(depth.keep_levels) for depth in row.depths if depth.refusal]
+    if refused:
+        notes.append(f"refused: {', '.join(refused)}")
+    return "; ".join(notes)
+
+
+def _disagreements(rows: Sequence[Row], truths: Mapping[str, Truth]) -> list[str]:
+    parts = []
+    for row in rows:
+        found = [*row.disagreements, *row.graph_failures]
+        found += [
+            f"keep {depth.keep_levels} levels: {text}"
+            for depth in row.depths
+            for text in depth.failures
+        ]
+        if row.outcome != "captured" and not refused_rightly(row, truths[row.name]):
+            found.append(f"{row.outcome}: {row.reason}")
+        if found:
+            parts.append(f"**{_cell(row.name)}**\n\n" + "\n".join(f"- {_cell(t)}" for t in found))
+    return parts or ["Nowhere."]
+
+
+def _refusals(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    return [
+        (row.name, str(depth.keep_levels), depth.refusal)
+        for row in rows
+        for depth in row.depths
+        if depth.refusal
+    ]
+
+
+def _counted(row: Row) -> tuple[str, ...]:
+    ours, *others = row.macs
+    return (
+        row.name,
+        f"{ours:,}",
+        *(f"{other:,} ({other / ours:.3f})" if other else "does not run" for other in others),
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return "None."
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Keep a value in its table cell, and markup in it as text."""
+    plain = " ".join(text.split())
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
