@@ -17,7 +17,9 @@ only where the definitions leave it open:
 - the widening 1x1 convolution of a strided block computes at the finer level and belongs to the
   block of the coarser one (MobileNet, EfficientNet, ResNet-50, ConvNeXt's downsampling norm);
 - a library's head module whose first layers are not the last ones;
-- what works on one vector for the whole image and feeds another level than the one it comes from.
+- what works on one vector for the whole image and feeds another level than the one it comes from;
+- a last layer that itself upsamples, which is decoder and head at once;
+- a lateral layer from an encoder level straight down to a coarser decoder level.
 """
 
 from __future__ import annotations
@@ -312,8 +314,8 @@ _SMP: dict[str, Truth] = {
             "decoder.mlp_stage.1": "skip 4",
             "decoder.mlp_stage.2": "skip 3",
             "decoder.mlp_stage.3": "skip 2",
-            # on the feature at 1/2, which is then interpolated down to 1/4: something deeper
-            "decoder.mlp_stage.4": "encoder 1",
+            # on the feature at 1/2, which is then interpolated down to the decoder at 1/4
+            "decoder.mlp_stage.4": "skip 1 | encoder 1",
             "decoder.fuse_stage": "decoder 2",
             "segmentation_head.0": "head",
         },
@@ -430,7 +432,7 @@ _MONAI: dict[str, Truth] = {
             "model.1.submodule.1.submodule": "bottleneck",
             "model.1.submodule.2": "decoder 1",
             # without residual units the last transposed convolution is the prediction
-            "model.2": "head",
+            "model.2": "decoder 0 | head",
         },
         (1, 2),
     ),
