@@ -80,9 +80,9 @@ def step_rule(optimizer: Optimizer, group: Mapping[str, Any]) -> StepRule:
     """Read the rule of one parameter group off its present settings.
 
     Adam's first moment has unit gain for a constant, so noise of unit rms walks
-    ``lr * sqrt(steps)`` whatever beta1. SGD's buffer has the gain ``(1 - dampening) / (1 - momentum)``. AdamW and SGD
-    shrink the weight towards 0; Adam's own ``weight_decay`` goes through the normalisation, where
-    its effect is not known beforehand: it is left to the measured shrinkage.
+    ``lr * sqrt(steps)`` whatever beta1. SGD's buffer has the gain ``(1 - dampening) / (1 -
+    momentum)``. AdamW and SGD shrink the weight towards 0; Adam's own ``weight_decay`` goes through
+    the normalisation, where its effect is not known beforehand: the measured shrinkage covers it.
     """
     rate, decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
     if isinstance(optimizer, Adam):
@@ -135,6 +135,7 @@ class History:
         self._initial: dict[str, Tensor] = {}
         self._keep_initial({n: p.detach().cpu().clone() for n, p in self._parameters.items()})
         self._variance = dict.fromkeys(self._parameters, 0.0)
+        self._faded = dict.fromkeys(self._parameters, 0.0)
         self._gradient = dict.fromkeys(self._parameters, float("nan"))
         self._pending: list[_Walk] = []
         self._note = ""
@@ -252,6 +253,7 @@ class History:
             "steps": self.steps,
             "initial": self.initial(),
             "variance": dict(self._variance),
+            "faded": dict(self._faded),
             "gradient": dict(self._gradient),
             "snapshots": [
                 {
@@ -285,6 +287,7 @@ class History:
         self.steps = int(state["steps"])
         self._keep_initial({n: t.cpu().clone() for n, t in state["initial"].items()})
         self._variance = {n: float(v) for n, v in state["variance"].items()}
+        self._faded = {n: float(v) for n, v in state["faded"].items()}
         self._gradient = {n: float(v) for n, v in state["gradient"].items()}
         self.snapshots = [
             Snapshot(**{**s, "edges": s["edges"].numpy(), "counts": s["counts"].numpy()})
@@ -315,28 +318,41 @@ class History:
             self._snapshot()
 
     def _flush(self) -> None:
-        """Fold the walk since the last tick into each parameter's noise variance."""
+        """Fold the walk since the last tick into each parameter's noise variances."""
         for walk, group in zip(self._pending, self._optimizer.param_groups, strict=False):
             for parameter in group["params"]:
                 name = self._names.get(id(parameter))
                 if name is None:
                     continue
                 if parameter.grad is not None:
-                    square = parameter.grad.detach().float().square().mean()
-                    self._gradient[name] = math.sqrt(float(square))
-                scale = 1.0 if self._normalised else self._gradient[name]
-                if math.isfinite(self._gradient[name]):
-                    self._variance[name] *= walk.keep**2
-                    self._variance[name] += scale**2 * walk.variance
+                    self._gradient[name] = self._strength(parameter, group)
+                strength = self._gradient[name]
+                if not math.isfinite(strength):
+                    continue
+                steady = 1.0 if self._normalised else strength
+                self._variance[name] *= walk.keep**2
+                self._variance[name] += steady * walk.variance
+                self._faded[name] *= walk.keep**2
+                self._faded[name] += strength * walk.variance
         self._pending = [_Walk() for _ in self._pending]
 
-    def _walk(self, name: str) -> tuple[float, str]:
-        """Noise walk of one parameter (rms), and why it is not known."""
+    def _strength(self, parameter: Tensor, group: Mapping[str, Any]) -> float:
+        """Mean square of the gradient as the optimiser uses it: divided by its variance or not."""
+        square = parameter.grad.detach().float().square()  # type: ignore[union-attr]
+        state = self._optimizer.state.get(parameter, {})
+        if self._normalised and "exp_avg_sq" in state:
+            correction = 1.0 - group["betas"][1] ** float(state["step"])
+            variance = state["exp_avg_sq"].float() / correction
+            square = square / (variance.sqrt() + group["eps"]).square()
+        return float(square.mean())
+
+    def _walk(self, name: str) -> tuple[float, float, str]:
+        """Noise walks of one parameter (rms), steady and faded, and why they are not known."""
         if self._note:
-            return float("nan"), self._note
+            return float("nan"), float("nan"), self._note
         if not math.isfinite(self._gradient[name]):
-            return 0.0, ""
-        return math.sqrt(self._variance[name]), ""
+            return 0.0, 0.0, ""
+        return math.sqrt(self._variance[name]), math.sqrt(self._faded[name]), ""
 
     def _snapshot(self) -> None:
         """Record the distribution of every parameter with more than one axis."""

@@ -28,8 +28,11 @@ class Displacement:
         count: Number of weights.
         moved: Rms of the movement orthogonal to the initial weights, in units of the weights.
         shrinkage: Projection of the final on the initial weights; nan if those are all zero.
-        walk: Rms movement that this optimiser makes on pure noise with the learning rates it had;
-            nan where it is not known, 0 if the parameter was not trained.
+        walk: Rms movement that this optimiser makes on steady pure noise with the learning rates it
+            had; nan where it is not known, 0 if the parameter was not trained.
+        faded_walk: The same on noise whose strength over time is that of the gradients sampled
+            while watching: smaller than ``walk`` where gradients faded during the training. Nan
+            where it is not known.
         note: Why ``walk`` is nan, else empty.
     """
 
@@ -38,6 +41,7 @@ class Displacement:
     moved: float
     shrinkage: float
     walk: float
+    faded_walk: float
     note: str = ""
 
 
@@ -50,7 +54,12 @@ class MovementRecord(Protocol):
 
 
 def measure_displacement(
-    parameter: str, final: Tensor, initial: Tensor, walk: float, note: str = ""
+    parameter: str,
+    final: Tensor,
+    initial: Tensor,
+    walk: float,
+    faded_walk: float = float("nan"),
+    note: str = "",
 ) -> Displacement:
     """Split the movement of one parameter into shrinkage and what is orthogonal to its start.
 
@@ -58,7 +67,8 @@ def measure_displacement(
         parameter: Qualified name, for the record and for messages.
         final: Weights now.
         initial: Weights at the start, of the same shape.
-        walk: Rms movement expected on pure noise.
+        walk: Rms movement expected on steady pure noise.
+        faded_walk: Rms movement expected on noise that fades as the gradients did.
         note: Why ``walk`` is nan, if it is.
 
     Raises:
@@ -79,7 +89,7 @@ def measure_displacement(
     else:
         shrinkage = float("nan")
         moved = float((w - w0).square().mean().sqrt()) if w.numel() else 0.0
-    return Displacement(parameter, w.numel(), moved, shrinkage, walk, note)
+    return Displacement(parameter, w.numel(), moved, shrinkage, walk, faded_walk, note)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The protocol of the evidence study: tasks, networks, runs, scores, judgement, figures."""

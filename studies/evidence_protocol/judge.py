@@ -1,0 +1,227 @@
+"""Does a score tell used from unused stages? AUC, rank correlation, thresholds judged held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+NEGLIGIBLE = 0.05
+"""Share of the network's skill whose loss makes a stage used; as in `weightscope.utilization`."""
+
+OURS = {
+    "data_ablation": "weightscope, data (ablation on other images)",
+    "data_taylor": "weightscope, data (Taylor)",
+    "history": "weightscope, history",
+    "weights": "weightscope, weights",
+}
+OTHERS = {
+    "movement": "rms movement",
+    "excess_spread": "excess spread",
+    "spread_ratio": "std / initial std",
+    "ks": "KS to the null",
+    "wasserstein": "Wasserstein to the null",
+    "std": "raw std",
+    "near_zero_1e-3": "near-zero mass 1e-3 (the paper's reading)",
+    "near_zero_1e-2": "near-zero mass 1e-2 (the paper's reading)",
+    "near_zero_relative": "near-zero mass, 0.1 initial std",
+    "kurtosis": "kurtosis",
+    "alpha": "power-law alpha (own computation)",
+    "saturation": "activation saturation (delve's definition)",
+    "deepest_first": "deepest first",
+    "random": "random",
+}
+SCORES = OURS | OTHERS
+
+
+def stage_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per stage that a cut removes: all scores, the share of skill lost, and the label.
+
+    Networks that learned nothing (untrained, shuffled labels) use no stage: their share is 0.
+    """
+    rows = []
+    for record in records:
+        run = record["run"]
+        for row in record["rows"]:
+            if row["f1_drop"] is None:
+                continue
+            learned = run["labels"] == "true"
+            share = {
+                metric: row[f"{metric}_drop"]
+                / max(record["quality"][metric] - record["chance"][metric], 1e-9)
+                if learned
+                else 0.0
+                for metric in ("f1", "average_precision")
+            }
+            name = "-".join(str(run[k]) for k in ("architecture", "task", "rule", "labels", "seed"))
+            rows.append(
+                {
+                    **run,
+                    "name": name,
+                    **row,
+                    "lost": share["f1"],
+                    "lost_ap": share["average_precision"],
+                }
+            )
+    frame = pd.DataFrame(rows)
+    frame["used"] = frame["lost"] > NEGLIGIBLE
+    return frame
+
+
+def auc(score: NDArray[np.float64], used: NDArray[np.bool_]) -> float:
+    """Chance that a used stage scores higher than an unused one; ties count half."""
+    from scipy.stats import rankdata
+
+    positives, negatives = int(used.sum()), int((~used).sum())
+    if not positives or not negatives:
+        return float("nan")
+    ranks = rankdata(score)
+    return float((ranks[used].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def auc_within_depth(
+    score: NDArray[np.float64], used: NDArray[np.bool_], level: NDArray[np.int64]
+) -> float:
+    """AUC over pairs of stages of the same level only: depth itself scores exactly one half."""
+    wins, pairs = 0.0, 0
+    for depth in np.unique(level):
+        here = level == depth
+        count = int((used & here).sum()) * int((~used & here).sum())
+        if count:
+            wins += count * auc(score[here], used[here])
+            pairs += count
+    return wins / pairs if pairs else float("nan")
+
+
+def rank_correlation(score: NDArray[np.float64], lost: NDArray[np.float64]) -> float:
+    """Spearman's correlation of a score with the share of skill lost."""
+    from scipy.stats import spearmanr
+
+    if len(score) < 3 or np.ptp(score) == 0 or np.ptp(lost) == 0:
+        return float("nan")
+    return float(spearmanr(score, lost).statistic)
+
+
+def halves(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split by run: seeds alternate between the halves from one cell of the design to the next."""
+    cells = ["architecture", "task", "rule", "labels"]
+    index = frame.groupby(cells, sort=True).ngroup()
+    first = (frame["seed"] + index) % 2 == 0
+    return frame[first], frame[~first]
+
+
+def judge(frame: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
+    """Judge every score, with intervals from resampling whole runs.
+
+    Args:
+        frame: From `stage_table`.
+        resamples: Bootstrap resamples of the runs.
+        seed: Of the bootstrap.
+
+    Returns:
+        One row per score, best pooled AUC first: stages scored, AUC pooled, within depth, and on
+        trained networks only; Spearman's correlation with the share of skill lost; AUC on the
+        second half of the runs and balanced accuracy there with the threshold of the first half.
+    """
+    first, second = halves(frame)
+    rows = []
+    for key, label in SCORES.items():
+        known = frame[frame[key].notna()]
+        trained = known[known["labels"] == "true"]
+        row: dict[str, Any] = {"score": key, "label": label, "stages": len(known)}
+        measures: dict[str, tuple[pd.DataFrame, Callable[[pd.DataFrame], float]]] = {
+            "auc": (known, lambda f, k=key: auc(_values(f, k), _used(f))),  # type: ignore[misc]
+            "auc_within": (
+                known,
+                lambda f, k=key: auc_within_depth(_values(f, k), _used(f), _levels(f)),  # type: ignore[misc]
+            ),
+            "auc_trained": (trained, lambda f, k=key: auc(_values(f, k), _used(f))),  # type: ignore[misc]
+            "auc_trained_within": (
+                trained,
+                lambda f, k=key: auc_within_depth(_values(f, k), _used(f), _levels(f)),  # type: ignore[misc]
+            ),
+            "spearman": (
+                known,
+                lambda f, k=key: rank_correlation(_values(f, k), f["lost"].to_numpy(float)),  # type: ignore[misc]
+            ),
+        }
+        for name, (part, measure) in measures.items():
+            row[name] = measure(part)
+            row[f"{name}_low"], row[f"{name}_high"] = interval(part, measure, resamples, seed)
+        held = second[second[key].notna()]
+        fitted = first[first[key].notna()]
+        row["auc_held_out"] = auc(_values(held, key), _used(held))
+        threshold = best_threshold(_values(fitted, key), _used(fitted))
+        row["threshold"] = threshold
+        row["accuracy_held_out"] = balanced_accuracy(_values(held, key) > threshold, _used(held))
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("auc", ascending=False, ignore_index=True)
+
+
+def _values(frame: pd.DataFrame, key: str) -> NDArray[np.float64]:
+    return frame[key].to_numpy(float)
+
+
+def _used(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    return frame["used"].to_numpy(bool)
+
+
+def _levels(frame: pd.DataFrame) -> NDArray[np.int64]:
+    return frame["level"].to_numpy(np.int64)
+
+
+def interval(
+    frame: pd.DataFrame, measure: Callable[[pd.DataFrame], float], resamples: int, seed: int
+) -> tuple[float, float]:
+    """Central 95 % of a measure over resampled runs."""
+    groups = [group for _, group in frame.groupby("name", sort=True)]
+    if not groups:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(resamples):
+        picked = generator.integers(len(groups), size=len(groups))
+        values.append(measure(pd.concat([groups[i] for i in picked], ignore_index=True)))
+    low, high = (
+        np.nanquantile(values, [0.025, 0.975]) if np.isfinite(values).any() else (np.nan,) * 2
+    )
+    return float(low), float(high)
+
+
+def best_threshold(score: NDArray[np.float64], used: NDArray[np.bool_]) -> float:
+    """Threshold of the largest balanced accuracy; midway between neighbouring scores."""
+    values = np.unique(score)
+    middles = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
+    accuracies = [balanced_accuracy(score > t, used) for t in middles]
+    return float(middles[int(np.nanargmax(accuracies))])
+
+
+def balanced_accuracy(called: NDArray[np.bool_], used: NDArray[np.bool_]) -> float:
+    """Mean of the shares of used and of unused stages that are called so."""
+    if used.all() or not used.any():
+        return float("nan")
+    return float((called[used].mean() + (~called[~used]).mean()) / 2)
+
+
+def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """How often each grade's verdict is right: one row per grade and verdict."""
+    rows = []
+    for key, label in OURS.items():
+        for verdict in ("used", "unused", "undecided"):
+            part = frame[frame[f"{key}_verdict"] == verdict]
+            right = part["used"] if verdict == "used" else ~part["used"]
+            rows.append(
+                {
+                    "grade": label,
+                    "verdict": verdict,
+                    "stages": len(part),
+                    "share": len(part) / len(frame),
+                    "right": float(right.mean())
+                    if verdict != "undecided" and len(part)
+                    else float("nan"),
+                }
+            )
+    return pd.DataFrame(rows)
