@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 from weightscope.files import written_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from weightscope.cost import Costs
     from weightscope.graph import Structure
-    from weightscope.statistics import ModelStatistics, ParameterStatistics
+    from weightscope.statistics import Histogram, ModelStatistics, Null, ParameterStatistics
     from weightscope.truncation import Proposal
     from weightscope.utilization import Assessment
 
 NOT_REACHED = "no forward reaches it"
+_TAIL = 5e-4
+_MOST_OUTSIDE = 32
 
 
 def layers_frame(
@@ -41,7 +46,8 @@ def layers_frame(
         near_zero_relative (T = a tenth of std_initial), minimum, maximum, mean_abs, skewness,
         kurtosis (excess), q01 ... q99, dead_filters (share, 0..1), folded_std (std with the batch
         norm behind the kernel folded in; NaN where none follows), ks_initial,
-        wasserstein_initial, near_zero_initial, null, distinguishable, macs, warning.
+        wasserstein_initial, near_zero_initial_T (the null's own mass), null, distinguishable,
+        macs, warning.
     """
     import pandas as pd
 
@@ -109,7 +115,9 @@ def histograms_frame(structure: Structure | None, statistics: ModelStatistics) -
     Returns:
         Long frame: layer, bin_left, bin_right, count (weights in the bin), null_count (weights the
         null expects there; NaN where the layer has no null). Layers in forward order; the tensor
-        is the one whose figures `layers_frame` shows.
+        is the one whose figures `layers_frame` shows. Where the null reaches beyond the weights,
+        empty bins on either side hold its share, so that both columns have the same sum but for a
+        thousandth of the null.
     """
     import numpy as np
     import pandas as pd
@@ -118,11 +126,12 @@ def histograms_frame(structure: Structure | None, statistics: ModelStatistics) -
     parts = []
     for layer, tensors in _by_layer(structure, statistics).items():
         tensor = tensors[0]
-        edges, counts = tensor.summary.histogram.edges, tensor.summary.histogram.counts
-        if tensor.null is None:
-            expected = np.full(len(counts), np.nan)
-        else:
-            expected = np.asarray(tensor.null.bin_counts(edges, tensor.count), dtype=float)
+        edges, counts = _reaching(tensor.summary.histogram, tensor.null)
+        expected = (
+            np.full(len(counts), np.nan)
+            if tensor.null is None
+            else np.asarray(tensor.null.bin_counts(edges, tensor.count), dtype=float)
+        )
         parts.append(
             pd.DataFrame(
                 {
@@ -317,6 +326,34 @@ def _by_layer(
     }
 
 
+def _reaching(
+    histogram: Histogram, null: Null | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The histogram with empty bins on either side as far as the null reaches."""
+    import numpy as np
+
+    edges, counts = histogram.edges, histogram.counts
+    if null is None or not null.std > 0 or len(counts) == 0:
+        return edges, counts
+    low, high = (float(null.quantile(p)) for p in (_TAIL, 1 - _TAIL))
+    width = float(edges[-1] - edges[0]) / len(counts)
+
+    def outside(gap: float) -> int:
+        return 0 if gap <= 0 else min(_MOST_OUTSIDE, math.ceil(gap / width))
+
+    before, behind = outside(edges[0] - low), outside(high - edges[-1])
+    return (
+        np.concatenate(
+            [
+                np.linspace(low, edges[0], before, endpoint=False),
+                edges,
+                np.linspace(edges[-1], high, behind + 1)[1:],
+            ]
+        ),
+        np.pad(counts, (before, behind)),
+    )
+
+
 def _figures(tensor: ParameterStatistics) -> dict[str, Any]:
     summary, comparison, spectrum = tensor.summary, tensor.comparison, tensor.spectrum
     figures: dict[str, Any] = {
@@ -336,6 +373,10 @@ def _figures(tensor: ParameterStatistics) -> dict[str, Any]:
         "folded_std": float("nan") if tensor.folded_std is None else tensor.folded_std,
         "ks_initial": comparison.ks_initial if comparison else float("nan"),
         "wasserstein_initial": comparison.wasserstein_initial if comparison else float("nan"),
+        **{
+            f"near_zero_initial_{threshold_label(t)}": mass
+            for t, mass in (comparison.near_zero_initial.items() if comparison else ())
+        },
         "null": tensor.null.label if tensor.null else "",
         "distinguishable": bool(comparison.distinguishable) if comparison else False,
     }

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from weightscope.frames import histograms_frame, layers_frame, stages_frame
+from weightscope.statistics import Null
 
 
 def tensor(layer, name, shape, *, kind, null=True, is_kernel=True, shared_with=(), warning=""):
@@ -26,15 +27,13 @@ def tensor(layer, name, shape, *, kind, null=True, is_kernel=True, shared_with=(
         near_zero_relative=0.25 if null else float("nan"),
         folded_std=None,
         spectrum=None,
-        null=Record(label="He uniform", bin_counts=lambda e, n: n / 4 * np.ones(len(e) - 1))
-        if null
-        else None,
+        null=Null("uniform", "He uniform", 0.5) if null else None,
         comparison=Record(
             std_initial=0.5,
             spread_ratio=1.5,
             ks_initial=0.1,
             wasserstein_initial=0.2,
-            near_zero_initial=0.01,
+            near_zero_initial={1e-3: 0.01, 1e-2: 0.02},
             distinguishable=True,
         )
         if null

@@ -64,9 +64,21 @@ def test_histograms_are_long_and_hold_every_weight_once(structure, statistics):
     assert list(frame.columns) == ["layer", "bin_left", "bin_right", "count", "null_count"]
     assert list(frame["layer"].unique()) == ["top", "down", "down.norm", "head", "unused"]
     down = frame[frame["layer"] == "down"]
-    assert down["count"].sum() == down["null_count"].sum() == 288
+    assert down["count"].sum() == 288
+    assert down["null_count"].sum() == pytest.approx(288)
     assert np.all(down["bin_right"].to_numpy()[:-1] == down["bin_left"].to_numpy()[1:])
     assert frame.loc[frame["layer"] == "down.norm", "null_count"].isna().all()
+
+
+def test_the_null_of_a_collapsed_layer_is_whole(structure, statistics):
+    tensor = statistics.parameters[2]
+    tensor.summary.histogram.edges = np.linspace(-1e-6, 1e-6, 5)
+    frame = histograms_frame(structure, statistics)
+    down = frame[frame["layer"] == "down"]
+    assert len(down) == 4 + 2 * 32
+    assert down["count"].sum() == 288
+    assert down["null_count"].sum() == pytest.approx(288, rel=1.1e-3)
+    assert np.all(np.diff(down["bin_left"]) > 0)
 
 
 def test_stages_keep_the_ranking_and_add_up(structure, costs, receptive_fields, assessment):

@@ -50,8 +50,8 @@ def plot_layer_histograms(
     """Weight histograms of all layers, one above the other in forward order, with their nulls.
 
     The filled shape is the layer, the dark line its distribution before training. Each row has its
-    own height (the higher of the two fills the row); the horizontal axis is shared. Layers without
-    a null (norm scales, biases) are left out where others have one.
+    own height (the higher of the two fills the row); the horizontal axis is shared. Layers
+    that start as constants (norm scales) are left out where others do not.
 
     Args:
         histograms: `Analysis.histograms`.
@@ -63,7 +63,7 @@ def plot_layer_histograms(
     Returns:
         The axes.
     """
-    names = _with_null(histograms)
+    names = _with_null(histograms, layers)
     ax = _axes(ax, 8.0, 1.4 + 0.24 * len(names))
     stages = _column(layers, "stage", str)
     units = _column(layers, "std_initial", float) if relative else dict.fromkeys(names, 1.0)
@@ -123,7 +123,7 @@ def plot_stage_histograms(
     """
     ax = _axes(ax, 4.5, 3.2)
     here = histograms[histograms["layer"].isin(layers.loc[layers["stage"] == stage, "layer"])]
-    names = _with_null(here)
+    names = _with_null(here, layers)
     colors = sns.color_palette("viridis", n_colors=max(len(names), 2))
     extents, highest = [], 0.0
     for name, color in zip(names, colors, strict=False):
@@ -162,7 +162,7 @@ def plot_overlaid_histograms(
     Returns:
         A figure with one panel for each stage that has a kernel.
     """
-    drawn = set(_with_null(histograms))
+    drawn = set(_with_null(histograms, layers))
     stages = [s for s in dict.fromkeys(layers.loc[layers["layer"].isin(drawn), "stage"]) if s]
     rows = max(1, -(-len(stages) // columns))
     figure = Figure(figsize=(3.2 * columns, 2.5 * rows), layout="constrained")
@@ -334,10 +334,11 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
-def _with_null(histograms: pd.DataFrame) -> list[str]:
-    """Layers with a null; all of them where none has one."""
-    known = histograms[histograms["null_count"].notna()]
-    return list((known if len(known) else histograms)["layer"].unique())
+def _with_null(histograms: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
+    """Layers whose weights were drawn at random; all of them where none is known to be."""
+    random = set(layers.loc[layers["std_initial"] > 0, "layer"])
+    names = [str(name) for name in histograms["layer"].unique()]
+    return [name for name in names if name in random] or names
 
 
 def _column(layers: pd.DataFrame, name: str, convert: Callable[[Any], T]) -> dict[str, T]:
@@ -351,13 +352,27 @@ def _column(layers: pd.DataFrame, name: str, convert: Callable[[Any], T]) -> dic
 def _densities(
     rows: pd.DataFrame,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Bin edges, and the densities of the weights and of the null."""
+    """Edges of bins wide enough to be seen, and the densities of the weights and of the null."""
     edges = np.append(rows["bin_left"].to_numpy(), rows["bin_right"].to_numpy()[-1:])
-    widths = np.diff(edges)
     counts, null = rows["count"].to_numpy(dtype=float), rows["null_count"].to_numpy(dtype=float)
-    total = counts.sum() or 1.0
+    if len(counts):
+        starts = _merged(counts)
+        edges = np.append(edges[starts], edges[-1])
+        counts, null = np.add.reduceat(counts, starts), np.add.reduceat(null, starts)
+    widths, total = np.diff(edges), counts.sum() or 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
         return edges, _finite(counts / widths / total), _finite(null / widths / total)
+
+
+def _merged(counts: NDArray[np.float64]) -> NDArray[np.intp]:
+    """First bin of each group, so that the bulk spans at most 2 n^(1/3) groups (Rice) and 64."""
+    shares = np.cumsum(counts) / max(counts.sum(), 1.0)
+    first, last = np.searchsorted(shares, [0.005, 0.995])
+    groups = min(2 * counts.sum() ** (1 / 3), 64.0)
+    size = max(1, int((last - first + 1) / max(groups, 1.0)))
+    # Groups meet in the middle, which is 0 for the symmetric bins of a summary.
+    starts = np.arange(len(counts) // 2 % size, len(counts), size)
+    return starts if starts[0] == 0 else np.append(0, starts)
 
 
 def _finite(density: NDArray[np.float64]) -> NDArray[np.float64]:
