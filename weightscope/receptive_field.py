@@ -76,20 +76,27 @@ def receptive_fields(structure: Structure) -> Mapping[str, Pixels]:
 
 
 def network_receptive_field(
-    program: ExportedProgram, known: Mapping[str, Views] | None = None
+    program: ExportedProgram,
+    known: Mapping[str, Views] | None = None,
+    *,
+    without: Sequence[int] = (),
 ) -> Pixels:
     """Compute the largest receptive field of an exported network's outputs.
 
     Args:
         program: From ``torch.export.export``.
         known: Views of some nodes, by name, that replace what the arithmetic finds for them.
+        without: Positions of flat outputs that are left out.
 
     Returns:
         One figure per spatial dimension; None is the whole input.
     """
     views = propagate(program, known)
-    outputs = program.graph.output_node().all_input_nodes
-    return in_pixels(union([views[n] for n in outputs if n in views]))
+    made: Any = program.graph.output_node().args[0]
+    outputs = made[len(made) - len(program.graph_signature.user_outputs) :]
+    return in_pixels(
+        union([views[n] for i, n in enumerate(outputs) if i not in without and n in views])
+    )
 
 
 def propagate(

@@ -1,0 +1,242 @@
+"""What takes the place of everything below a cut."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional as F
+
+from weightscope.errors import TruncationError
+from weightscope.graph.structure import Layout
+from weightscope.receptive_field import Views, propagate, union
+
+BottleneckFactory = Callable[[int, int, int], nn.Module]
+"""``factory(in_channels, out_channels, dimensions)`` makes a module that maps
+(B, in_channels, *S) to (B, channels, *S)."""
+
+CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+class Light(nn.Sequential):
+    """Two 3x3 convolutions, each with batch normalisation and ReLU.
+
+    Args:
+        in_channels: Channels of the input.
+        width: Channels of both convolutions.
+        dimensions: Number of spatial dimensions.
+    """
+
+    def __init__(self, in_channels: int, width: int, dimensions: int) -> None:
+        convolution, norm = CONVOLUTIONS[dimensions], _NORMS[dimensions]
+        super().__init__(
+            convolution(in_channels, width, 3, padding=1, bias=False),
+            norm(width),
+            nn.ReLU(),
+            convolution(width, width, 3, padding=1, bias=False),
+            norm(width),
+            nn.ReLU(),
+        )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that enters the bottleneck.
+
+    Attributes:
+        channels: Number of channels.
+        layout: Where its channels and positions lie.
+        kernel: Window and stride of the max-pooling that brings it to the bottleneck's size.
+        ceil: Whether the pooling rounds sizes up.
+        exact: Whether pooling alone always gives the bottleneck's size.
+    """
+
+    channels: int
+    layout: Layout
+    kernel: tuple[int, ...]
+    ceil: bool
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A tensor that the bottleneck returns.
+
+    Attributes:
+        channels: Number of channels.
+        layout: Where its channels and positions lie.
+        exact: Whether it always has the bottleneck's own size.
+        scale: Its positions per position of the bottleneck, for each dimension.
+    """
+
+    channels: int
+    layout: Layout
+    exact: bool
+    scale: tuple[float, ...]
+
+
+class Bottleneck(nn.Module):
+    """Pools the tensors that cross the cut, runs a trunk on them, and hands on every exit.
+
+    Args:
+        dimensions: Number of spatial dimensions.
+        entries: What enters.
+        exits: What leaves.
+        trunk: Maps the concatenated entries (B, C, *S) to (B, channels, *S).
+        channels: Channels that the trunk returns.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        entries: Sequence[Entry],
+        exits: Sequence[Exit],
+        trunk: nn.Module,
+        channels: int,
+    ) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+        self.entries = tuple(entries)
+        self.exits = tuple(exits)
+        self.trunk = trunk
+        convolution = CONVOLUTIONS[dimensions]
+        self.heads = nn.ModuleList(
+            nn.Identity() if site.channels == channels else convolution(channels, site.channels, 1)
+            for site in self.exits
+        )
+
+    def forward(
+        self,
+        tensors: list[Tensor],
+        entry_sizes: list[list[int]],
+        size: list[int],
+        exit_sizes: list[list[int]],
+    ) -> list[Tensor]:
+        """Replace everything below the cut.
+
+        Args:
+            tensors: One for each entry, in its own layout.
+            entry_sizes: Spatial sizes of each entry.
+            size: Spatial sizes at which the trunk runs.
+            exit_sizes: Spatial sizes of each exit.
+
+        Returns:
+            One tensor for each exit, in its own layout.
+        """
+        given = [
+            self._pooled(_to_image(tensor, entry.layout, sizes), entry, size)
+            for tensor, entry, sizes in zip(tensors, self.entries, entry_sizes, strict=True)
+        ]
+        y = self.trunk(given[0] if len(given) == 1 else torch.cat(given, 1))
+        return [
+            _from_image(head(y if site.exact else self._resized(y, sizes)), site.layout)
+            for head, site, sizes in zip(self.heads, self.exits, exit_sizes, strict=True)
+        ]
+
+    def _pooled(self, x: Tensor, entry: Entry, size: list[int]) -> Tensor:
+        if prod(entry.kernel) > 1:
+            pool = getattr(F, f"max_pool{self.dimensions}d")
+            x = pool(x, entry.kernel, ceil_mode=entry.ceil)
+        return x if entry.exact else self._resized(x, size)
+
+    def _resized(self, x: Tensor, size: list[int]) -> Tensor:
+        return F.interpolate(x, size=size, mode=_MODES[self.dimensions], align_corners=False)
+
+    def views(self, entries: Sequence[Views]) -> tuple[Views, ...]:
+        """Carry receptive fields from the entries to the exits."""
+        pooled = []
+        for entry, views in zip(self.entries, entries, strict=True):
+            reach = 0 if entry.exact else 1
+            pooled.append(
+                tuple(
+                    v.through(k, k).through(1 + reach)
+                    for v, k in zip(views, entry.kernel, strict=True)
+                )
+            )
+        inside = _trunk_views(self.trunk, union(pooled), sum(e.channels for e in self.entries))
+        return tuple(
+            tuple(
+                v if site.exact else v.through(2, 1 / scale)
+                for v, scale in zip(inside, site.scale, strict=True)
+            )
+            for site in self.exits
+        )
+
+
+def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:
+    if isinstance(trunk, nn.Identity):
+        return views
+    if isinstance(trunk, Light):
+        return tuple(v.through(3).through(3) for v in views)
+    like = next((p for p in trunk.parameters()), torch.empty(0))
+    x = torch.zeros(2, channels, *[16] * len(views), device=like.device, dtype=like.dtype)
+    free = {d: Dim.AUTO for d in range(x.dim()) if d != 1}
+    twin = copy.deepcopy(trunk).eval()
+    program = torch.export.export(twin, (x,), strict=False, dynamic_shapes=(free,))
+    (name,) = program.graph_signature.user_inputs
+    found = propagate(program, {cast(str, name): views})
+    return union([found[n] for n in program.graph.output_node().all_input_nodes if n in found])
+
+
+def _to_image(x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
+    """Bring a tensor to (B, C, *S)."""
+    if layout == "channels_first":
+        return x
+    if layout == "channels_last":
+        return x.movedim(-1, 1)
+    if layout == "tokens_last":
+        x = x.transpose(1, 2)
+    return x.reshape(x.shape[0], x.shape[1], *sizes)
+
+
+def _from_image(x: Tensor, layout: Layout) -> Tensor:
+    """Bring (B, C, *S) to a layout."""
+    if layout == "channels_first":
+        return x
+    if layout == "channels_last":
+        return x.movedim(1, -1)
+    x = x.flatten(2)
+    return x.transpose(1, 2) if layout == "tokens_last" else x
+
+
+def output_channels(trunk: nn.Module, in_channels: int, dimensions: int) -> int:
+    """Find how many channels a trunk returns, and that it keeps the size.
+
+    Raises:
+        TruncationError: The trunk does not run, or returns another shape.
+    """
+    from weightscope.cost import count_costs  # the model runs there on tensors without numbers
+
+    like = next((p for p in trunk.parameters()), torch.empty(0))
+    shape = (2, in_channels, *[16] * dimensions)
+    x = torch.zeros(shape, dtype=like.dtype)
+    try:
+        made = count_costs(_Named(trunk), x).layers["trunk"].output_shape
+    except Exception as reason:
+        raise TruncationError(
+            f"the given bottleneck does not run on a tensor {shape}: {reason}. It must take "
+            "(batch, in_channels, *sizes); see weightscope.truncation.BottleneckFactory."
+        ) from reason
+    if len(made) != len(shape) or made[2:] != shape[2:]:
+        raise TruncationError(
+            f"the given bottleneck returns shape {made} for {shape}; it must keep the spatial size"
+        )
+    return made[1]
+
+
+class _Named(nn.Module):
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, x: Any) -> Any:
+        """Run the trunk."""
+        return self.trunk(x)

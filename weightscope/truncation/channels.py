@@ -1,0 +1,398 @@
+"""Which kept weights must be re-cut when the tensors that leave a cut change their width.
+
+A change of channels is followed through the exported graph from the exits to the layers that mix
+channels: convolutions and linear layers take it up in their input dimension, concatenations shift
+it, normalisation and pointwise layers hand it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from weightscope.errors import TruncationError
+from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.graph.symbols import hint
+
+
+@dataclass(frozen=True)
+class Recut:
+    """How one tensor of the model is re-cut along one dimension.
+
+    Attributes:
+        tensor: Qualified name.
+        dimension: Dimension that changes.
+        source: For each new index the old index whose slice it keeps, or -1 for a fresh slice.
+    """
+
+    tensor: str
+    dimension: int
+    source: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Where a tensor's channels lie, and where each of them comes from (-1: fresh)."""
+
+    dimension: int
+    source: tuple[int, ...]
+
+
+def plan_recuts(structure: Structure, cut: Cut, channels: Sequence[int]) -> tuple[Recut, ...]:
+    """Find the tensors that a new width of the exits changes.
+
+    Args:
+        structure: The network.
+        cut: Where it is cut.
+        channels: New number of channels of each exit.
+
+    Returns:
+        One Recut per tensor and dimension, in the order of the graph.
+
+    Raises:
+        TruncationError: The change cannot be taken up; the text names the operator.
+    """
+    changed = [(s, c) for s, c in zip(cut.exits, channels, strict=True) if s.channels != c]
+    if not changed:
+        return ()
+    coarse = {node.name: node for node in structure.graph.nodes}
+    fine = {node.name: node for node in structure.program.graph.nodes}
+    exits = {fine[coarse[s.node].meta["fine"]]: s for s in cut.exits}
+    follow = _Follower(structure, _kept(structure, cut, set(exits)))
+    for site, count in changed:
+        node = fine[coarse[site.node].meta["fine"]]
+        source = tuple(i if i < site.channels else -1 for i in range(count))
+        follow.channels[node] = _Channels(_dimension(site, node), source)
+    return follow.run()
+
+
+def _dimension(site: Site, node: fx.Node) -> int:
+    if site.layout in ("channels_first", "tokens_first"):
+        return 1
+    return cast(Tensor, node.meta["val"]).dim() - 1
+
+
+def _kept(structure: Structure, cut: Cut, exits: set[fx.Node]) -> list[fx.Node]:
+    """Fine nodes above the cut, in order: ancestors of the kept outputs up to the exits."""
+    coarse = structure.graph.output_node().args[0]
+    names = structure.program.graph_signature.user_outputs
+    results = cast(Any, structure.program.graph.output_node().args[0])
+    outputs = results[len(results) - len(names) :]
+    front = [
+        made
+        for made, node in zip(outputs, cast(Any, coarse), strict=True)
+        if isinstance(made, fx.Node) and isinstance(node, fx.Node) and node.name not in cut.removed
+    ]
+    kept: set[fx.Node] = set()
+    while front:
+        node = front.pop()
+        if node not in kept and node not in exits:
+            kept.add(node)
+            front.extend(node.all_input_nodes)
+    return [node for node in structure.program.graph.nodes if node in kept]
+
+
+_PASSING = (
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "clone",
+    "contiguous",
+    "detach",
+    "to",
+    "_to_copy",
+    "alias",
+    "lift_fresh_copy",
+    "relu6",
+    "celu",
+    "selu",
+    "hardtanh",
+    "softplus",
+    "type_as",
+)
+_NORMS = {"batch_norm": (1, 2, 3, 4), "instance_norm": (1, 2, 3, 4), "group_norm": (2, 3)}
+_REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm")
+
+
+class _Follower:
+    """Carries changed channels through the kept part of the exported graph."""
+
+    def __init__(self, structure: Structure, kept: Sequence[fx.Node]) -> None:
+        signature = structure.program.graph_signature
+        self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.kept = kept
+        self.channels: dict[fx.Node, _Channels] = {}
+        self.recuts: dict[tuple[str, int], Recut] = {}
+        self.readers: dict[str, set[fx.Node]] = {}
+
+    def run(self) -> tuple[Recut, ...]:
+        for node in self.kept:
+            if any(n in self.channels for n in node.all_input_nodes):
+                self._step(node)
+        self._check_readers()
+        return tuple(self.recuts.values())
+
+    def _step(self, node: fx.Node) -> None:
+        name = _operator(node)
+        if node.op == "output":
+            raise TruncationError("the changed channels reach an output of the network unchanged")
+        if name.startswith("conv"):
+            self._convolution(node, name)
+        elif name == "linear":
+            self._linear(node)
+        elif name in _NORMS:
+            self._norm(node, name)
+        elif name in ("layer_norm", "rms_norm"):
+            self._layer_norm(node)
+        elif name in ("prelu", "_prelu_kernel"):
+            self._prelu(node)
+        elif name in ("cat", "concat"):
+            self._cat(node)
+        elif name in ("permute", "transpose", "movedim"):
+            self._permute(node)
+        elif name in ("flatten", "unflatten", "view", "reshape", "_unsafe_view"):
+            self._reshape(node)
+        elif name in ("pad", "constant_pad_nd", "slice"):
+            self._positions(node, name)
+        elif name in _REDUCTIONS:
+            self._reduction(node)
+        elif self._passes(node, name):
+            self._pointwise(node)
+        elif not name.startswith("sym_size"):
+            self._refuse(node, "cannot be re-cut")
+
+    # --- layers that take a change up ----------------------------------------------------------
+
+    def _convolution(self, node: fx.Node, name: str) -> None:
+        given = self._only(node, 0)
+        weight = cast(fx.Node, node.args[1])
+        transposed = "transpose" in name
+        groups = cast(int, _argument(node, "groups"))
+        if given.dimension != 1 or weight.meta["val"].dim() != _tensor(node).dim():
+            self._refuse(node, "runs over another dimension than the channels")
+        if groups == 1:
+            self._recut(weight, 0 if transposed else 1, given.source, node)
+            return
+        if transposed or groups != weight.meta["val"].shape[0]:
+            self._refuse(node, f"has {groups} groups of channels")
+        self._recut(weight, 0, given.source, node)
+        if len(node.args) > 2 and isinstance(node.args[2], fx.Node):
+            self._recut(node.args[2], 0, given.source, node)
+        self.channels[node] = given
+
+    def _linear(self, node: fx.Node) -> None:
+        given = self._only(node, 0)
+        if given.dimension != _tensor(cast(fx.Node, node.args[0])).dim() - 1:
+            self._refuse(node, "runs over another dimension than the channels")
+        self._recut(cast(fx.Node, node.args[1]), 1, given.source, node)
+
+    # --- layers that hand it on ----------------------------------------------------------------
+
+    def _norm(self, node: fx.Node, name: str) -> None:
+        given = self._only(node, 0)
+        if given.dimension != 1:
+            self._refuse(node, "normalises another dimension than the channels")
+        if name == "group_norm":
+            groups, old = cast(int, node.args[1]), len(self._old(node))
+            if groups != old and len(given.source) % groups:
+                self._refuse(node, f"has {groups} groups, which do not divide {len(given.source)}")
+        for position in _NORMS[name]:
+            if position < len(node.args) and isinstance(node.args[position], fx.Node):
+                self._recut(cast(fx.Node, node.args[position]), 0, given.source, node)
+        self.channels[node] = given
+
+    def _layer_norm(self, node: fx.Node) -> None:
+        given = self._only(node, 0)
+        if given.dimension != _tensor(node).dim() - 1 or len(cast(Any, node.args[1])) != 1:
+            self._refuse(node, "normalises other dimensions than the channels")
+        for argument in node.args[2:4]:
+            if isinstance(argument, fx.Node):
+                self._recut(argument, 0, given.source, node)
+        self.channels[node] = given
+
+    def _prelu(self, node: fx.Node) -> None:
+        given = self._only(node, 0)
+        weight = cast(fx.Node, node.args[1])
+        if weight.meta["val"].numel() > 1:
+            self._recut(weight, 0, given.source, node)
+        self.channels[node] = given
+
+    def _cat(self, node: fx.Node) -> None:
+        parts = cast(Sequence[fx.Node], node.args[0])
+        rank = _tensor(node).dim()
+        along = cast(int, _argument(node, "dim")) % rank
+        touched = [self.channels[p] for p in parts if p in self.channels]
+        dimension = touched[0].dimension
+        if any(t.dimension != dimension for t in touched):
+            self._refuse(node, "joins different layouts")
+        if along != dimension:
+            if len(touched) != len(parts) or len({t.source for t in touched}) > 1:
+                self._refuse(node, "joins it to tensors with the old number of channels")
+            self.channels[node] = touched[0]
+            return
+        source: list[int] = []
+        offset = 0
+        for part in parts:
+            width = hint(_tensor(part).shape[dimension])
+            own = self.channels[part].source if part in self.channels else tuple(range(width))
+            source += [i if i < 0 else i + offset for i in own]
+            offset += width
+        self.channels[node] = _Channels(dimension, tuple(source))
+
+    def _pointwise(self, node: fx.Node) -> None:
+        rank = _tensor(node).dim()
+        touched = [(n, self.channels[n]) for n in node.all_input_nodes if n in self.channels]
+        from_right = {c.dimension - _tensor(n).dim() for n, c in touched}
+        if len(from_right) > 1 or len({c.source for _, c in touched}) > 1:
+            self._refuse(node, "joins differently changed channels")
+        (right,) = from_right
+        source = touched[0][1].source
+        for other in node.all_input_nodes:
+            value = other.meta.get("val")
+            if other in self.channels or not isinstance(value, Tensor):
+                continue
+            if value.dim() >= -right and value.shape[right] != 1:
+                if other.name not in self.names:
+                    self._refuse(node, "joins it to a tensor with the old number of channels")
+                self._recut(other, value.dim() + right, source, node)
+        self.channels[node] = _Channels(rank + right, source)
+
+    def _positions(self, node: fx.Node, name: str) -> None:
+        given = self._only(node, 0)
+        rank = _tensor(node).dim()
+        if name == "slice":
+            start, end = _argument(node, "start"), _argument(node, "end")
+            whole = start in (None, 0) and (end is None or (isinstance(end, int) and end > 2**31))
+            touched = cast(int, _argument(node, "dim")) % rank == given.dimension and not whole
+        else:
+            amounts = cast(Sequence[Any], node.args[1])
+            behind = rank - 1 - given.dimension
+            touched = any(a != 0 for a in amounts[2 * behind : 2 * behind + 2])
+        if touched:
+            self._refuse(node, "changes the channels by their number")
+        self.channels[node] = given
+
+    def _permute(self, node: fx.Node) -> None:
+        given = self._only(node, 0)
+        order = torch.empty([1] * _tensor(node).dim())
+        marked = order.expand([i + 2 for i in range(order.dim())])
+        moved = cast(Any, node.target)(marked, *node.args[1:], **node.kwargs)
+        self.channels[node] = _Channels(list(moved.shape).index(given.dimension + 2), given.source)
+
+    def _reshape(self, node: fx.Node) -> None:
+        given = self._only(node, 0)
+        before = [hint(s) for s in _tensor(cast(fx.Node, node.args[0])).shape]
+        after = [hint(s) for s in _tensor(node).shape]
+        ahead = _product(before[: given.dimension])
+        for dimension, size in enumerate(after):
+            if size == before[given.dimension] and _product(after[:dimension]) == ahead:
+                self.channels[node] = _Channels(dimension, given.source)
+                return
+        self._refuse(node, "folds the channels into other dimensions")
+
+    def _reduction(self, node: fx.Node) -> None:
+        given = self._only(node, 0)
+        rank = _tensor(cast(fx.Node, node.args[0])).dim()
+        dims = _argument(node, "dim")
+        dims = list(range(rank)) if dims in (None, []) else dims
+        dims = [d % rank for d in (dims if isinstance(dims, list | tuple) else [dims])]
+        if given.dimension in dims:
+            return  # taken up: the result has no channels
+        keep = bool(_argument(node, "keepdim"))
+        lost = 0 if keep else sum(d < given.dimension for d in dims)
+        self.channels[node] = _Channels(given.dimension - lost, given.source)
+
+    def _passes(self, node: fx.Node, name: str) -> bool:
+        if name in _PASSING or "pool" in name or "upsample" in name:
+            return True
+        packet = getattr(node.target, "_overloadpacket", None)
+        if packet is None:
+            return False
+        overloads = [getattr(packet, o) for o in packet.overloads()]
+        plain = getattr(torch.ops.aten, name, None)
+        overloads += [getattr(plain, o) for o in plain.overloads()] if plain else []
+        return any(torch.Tag.pointwise in overload.tags for overload in overloads)
+
+    # --- bookkeeping ---------------------------------------------------------------------------
+
+    def _only(self, node: fx.Node, position: int) -> _Channels:
+        """The changed channels of one argument; no other may be changed."""
+        first = node.args[position]
+        touched = [n for n in node.all_input_nodes if n in self.channels]
+        if touched != [first]:
+            self._refuse(node, "reads changed channels as weights or in several arguments")
+        return self.channels[cast(fx.Node, first)]
+
+    def _old(self, node: fx.Node) -> range:
+        return range(hint(_tensor(node).shape[1]))
+
+    def _recut(self, weight: fx.Node, dimension: int, source: tuple[int, ...], by: fx.Node) -> None:
+        if weight.name not in self.names:
+            self._refuse(by, "has weights that are computed in the forward")
+        name = self.names[weight.name]
+        known = self.recuts.get((name, dimension))
+        if known is not None and known.source != source:
+            self._refuse(by, f"shares {name} with a layer that changes differently")
+        self.recuts[name, dimension] = Recut(name, dimension, source)
+        self.readers.setdefault(weight.name, set()).add(by)
+
+    def _check_readers(self) -> None:
+        """A re-cut tensor must not be read elsewhere at its old width."""
+        for node in self.kept:
+            for source in node.all_input_nodes:
+                readers = self.readers.get(source.name)
+                if readers is not None and node not in readers:
+                    self._refuse(node, f"shares {self.names[source.name]} with a changed layer")
+
+    def _refuse(self, node: fx.Node, reason: str) -> None:
+        stack = node.meta.get("nn_module_stack") or {}
+        owner = next(reversed(stack.values()))[0] if stack else ""
+        raise TruncationError(
+            f"the exits cannot change their number of channels: {_operator(node)} in "
+            f"{owner or 'the forward'} {reason}. Leave exit_channels at its default."
+        )
+
+
+def _tensor(node: fx.Node) -> Tensor:
+    return cast(Tensor, node.meta["val"])
+
+
+def _operator(node: fx.Node) -> str:
+    """Name of an operator without its overload or in-place underscore."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return node.op
+    name = str(schema.name).partition("::")[2]
+    return name.removesuffix("_") if schema.is_mutable else name
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """An argument of an operator by its name in the schema, defaults included."""
+    schema = cast(Any, node.target)._schema
+    for position, argument in enumerate(schema.arguments):
+        if argument.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return node.kwargs.get(name, argument.default_value)
+    return None
+
+
+def _product(sizes: Sequence[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def group(recuts: Sequence[Recut]) -> Mapping[str, Mapping[str, tuple[Recut, ...]]]:
+    """Collect re-cuts by layer and by the tensor's name in the layer."""
+    found: dict[str, dict[str, tuple[Recut, ...]]] = {}
+    for recut in recuts:
+        layer, _, leaf = recut.tensor.rpartition(".")
+        of_layer = found.setdefault(layer, {})
+        of_layer[leaf] = (*of_layer.get(leaf, ()), recut)
+    return found

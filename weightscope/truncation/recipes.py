@@ -1,0 +1,251 @@
+"""Save a variant as a recipe and its tensors, and rebuild it from the original's own code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from weightscope.cost import count_costs
+from weightscope.errors import RecipeError, WeightscopeError
+from weightscope.files import written_atomically
+from weightscope.graph import read_structure
+from weightscope.graph.structure import Structure
+from weightscope.truncation.bottlenecks import BottleneckFactory
+
+if TYPE_CHECKING:
+    from weightscope.truncation.proposals import Plan, Variant
+    from weightscope.truncation.surgery import Operated
+
+FORMAT = 1
+_RECIPE, _DIGEST = "weightscope_recipe", "weightscope_sha256"
+
+
+def write_recipe(structure: Structure, plan: Plan, operated: Operated) -> dict[str, Any]:
+    """Describe a variant so that the original's code and the saved tensors rebuild it."""
+    return {
+        "format": FORMAT,
+        "model": type(structure.model).__name__,
+        "original": fingerprint(structure.model),
+        "inputs": _encode([tuple(structure.inputs.args), dict(structure.inputs.kwargs)]),
+        "stages": {stage.name: list(stage.layers) for stage in structure.stages},
+        "keep_levels": plan.cut.keep_levels,
+        "bottleneck": plan.kind,
+        "width": plan.width,
+        "exit_channels": list(plan.exit_channels),
+        "reinitialized": [*operated.recut, *operated.fresh],
+        "dropped_outputs": list(operated.dropped_outputs),
+    }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of the names, shapes and types of a model's state."""
+    rows = [
+        [name, list(value.shape), str(value.dtype)]
+        for name, value in sorted(model.state_dict().items())
+        if isinstance(value, Tensor)
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
+    """Write a variant as one safetensors file: its tensors, and its recipe in the metadata.
+
+    Nothing is pickled. The file is written completely or not at all.
+
+    Args:
+        variant: From ``Proposal.build``; its module may have been trained since.
+        path: Where to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        RecipeError: The network was called with something that JSON cannot hold, or keeps state
+            that is no tensor.
+        InputError: The file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    recipe = dict(variant.recipe)
+    if "unsaved" in json.dumps(recipe["inputs"]):
+        raise RecipeError(
+            "the network was read with arguments that a recipe cannot hold; pass example_inputs= of"
+            " tensors, numbers, texts, lists, tuples and dicts"
+        )
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, value in variant.module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise RecipeError(f"{name!r} in the state of the network is no tensor; remove it")
+        identity = (value.data_ptr(), tuple(value.shape), value.stride())
+        if value.numel() and identity in seen:
+            aliases[name] = seen[identity]
+            continue
+        seen[identity] = name
+        tensors[name] = value.detach().cpu().contiguous().clone()
+    recipe["aliases"] = aliases
+    text = json.dumps(recipe, sort_keys=True)
+    metadata = {_RECIPE: text, _DIGEST: _digest(text, tensors)}
+    with written_atomically(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    return Path(path)
+
+
+def load(
+    path: str | os.PathLike[str],
+    model_factory: Callable[[], nn.Module],
+    *,
+    bottleneck: nn.Module | BottleneckFactory | None = None,
+) -> Variant:
+    """Rebuild a saved variant.
+
+    The original's architecture comes from ``model_factory``, is cut as the recipe says, and the
+    saved tensors are loaded into it.
+
+    Args:
+        path: Written by ``save``.
+        model_factory: Makes the original architecture; its weights do not matter.
+        bottleneck: The module or factory that ``build`` was given, where it was given one.
+
+    Returns:
+        The variant, its structure being that of the factory's model.
+
+    Raises:
+        RecipeError: The file is missing, damaged, altered or of a newer format, or the factory
+            makes another network.
+    """
+    from weightscope.truncation.proposals import make_plan, realize
+
+    recipe, tensors = _read(path)
+    model = model_factory()
+    if not isinstance(model, nn.Module):
+        raise RecipeError(
+            f"model_factory returned a {type(model).__name__}; expected a torch.nn.Module"
+        )
+    if fingerprint(model) != recipe["original"]:
+        raise RecipeError(
+            f"{str(path)!r} was cut from a {recipe['model']} whose state has other names, shapes "
+            f"or types than the {type(model).__name__} that model_factory makes; give the factory "
+            "of the original"
+        )
+    kind = recipe["bottleneck"]
+    if kind == "custom" and bottleneck is None:
+        raise RecipeError(
+            f"{str(path)!r} was built with a bottleneck of your own; pass it again as bottleneck="
+        )
+    try:
+        structure = _structure(model, recipe)
+        cut = next(c for c in structure.cuts if c.keep_levels == recipe["keep_levels"])
+        plan = make_plan(
+            structure,
+            cut,
+            count_costs(model, structure.inputs),
+            bottleneck if kind == "custom" and bottleneck is not None else kind,
+            recipe["width"],
+            None if kind == "pool" else recipe["exit_channels"],
+        )
+        variant = realize(structure, plan)
+        state = tensors | {new: tensors[old] for new, old in recipe["aliases"].items()}
+        variant.module.load_state_dict(state, strict=True)
+    except StopIteration:
+        raise RecipeError(
+            f"{str(path)!r} keeps {recipe['keep_levels']} levels, which cannot be cut in the "
+            f"{type(model).__name__} that model_factory makes; give the factory of the original"
+        ) from None
+    except (WeightscopeError, RuntimeError, KeyError, TypeError) as reason:
+        raise RecipeError(
+            f"{str(path)!r} does not rebuild from the {type(model).__name__} that model_factory "
+            f"makes: {reason}"
+        ) from reason
+    return variant
+
+
+def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
+    """Read the model as it was read before, with its stages where they were given by the user."""
+    args, kwargs = _decode(recipe["inputs"])
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(home), (args, kwargs))
+    inputs = kwargs if kwargs and not args else args
+    structure = read_structure(model, inputs)
+    stages = {stage.name: list(stage.layers) for stage in structure.stages}
+    if stages == recipe["stages"]:
+        return structure
+    return read_structure(model, inputs, stages=recipe["stages"])
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a file and check that it is whole and unaltered."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise RecipeError(
+            f"there is no file {str(path)!r}; give a path that weightscope.save wrote"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as reason:
+        raise RecipeError(
+            f"{str(path)!r} is no safetensors file or is damaged: {reason}"
+        ) from reason
+    if _RECIPE not in metadata:
+        raise RecipeError(
+            f"{str(path)!r} holds tensors but no recipe; give a file that weightscope.save wrote"
+        )
+    text = metadata[_RECIPE]
+    if metadata.get(_DIGEST) != _digest(text, tensors):
+        raise RecipeError(f"{str(path)!r} was altered after it was saved: its digest does not fit")
+    recipe: dict[str, Any] = json.loads(text)
+    if recipe["format"] > FORMAT:
+        raise RecipeError(
+            f"{str(path)!r} has format {recipe['format']}, this version reads up to {FORMAT}; "
+            "update weightscope"
+        )
+    return recipe, tensors
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _encode(value: Any) -> Any:
+    """Turn a forward's arguments into JSON; of tensors only shape and type."""
+    if isinstance(value, Tensor):
+        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(v) for v in value]}
+    if isinstance(value, list):
+        return [_encode(v) for v in value]
+    if isinstance(value, Mapping):
+        return {"dict": [[key, _encode(v)] for key, v in value.items()]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return {"unsaved": type(value).__name__}
+
+
+def _decode(value: Any) -> Any:
+    """The reverse of ``_encode``; tensors are zeros."""
+    if isinstance(value, list):
+        return [_decode(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return torch.zeros(value["tensor"], dtype=getattr(torch, value["dtype"]))
+    if "tuple" in value:
+        return tuple(_decode(v) for v in value["tuple"])
+    return {key: _decode(v) for key, v in value["dict"]}

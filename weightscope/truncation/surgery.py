@@ -1,0 +1,435 @@
+"""The cut itself: a copy of the coarse graph without its deep part, over copies of the modules."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from weightscope.errors import TruncationError
+from weightscope.graph import runnable
+from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.graph.symbols import Probe, SizeWriter, free_symbols, hint, is_symbolic, key
+from weightscope.truncation.bottlenecks import Bottleneck, Entry, Exit
+from weightscope.truncation.channels import Recut, group
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What crosses a cut, and at which sizes.
+
+    Attributes:
+        entries: What enters the bottleneck.
+        exits: What leaves it.
+        entry_sizes: Spatial sizes of each entry, symbolic where they follow the input.
+        size: Spatial sizes at which the bottleneck works: those of its finest exit.
+        exit_sizes: Spatial sizes of each exit.
+    """
+
+    entries: tuple[Entry, ...]
+    exits: tuple[Exit, ...]
+    entry_sizes: tuple[tuple[Any, ...], ...]
+    size: tuple[Any, ...]
+    exit_sizes: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Operated:
+    """A truncated network.
+
+    Attributes:
+        module: Runs in place of the original.
+        bottleneck: Name of the child that stands for everything below the cut.
+        kept: State dict keys whose tensors are the original's.
+        recut: Keys whose tensors keep some of the original's slices.
+        fresh: Keys of new tensors.
+        dropped: Keys of the original that are gone.
+        dropped_outputs: Positions of flat outputs that were computed below the cut and are None.
+    """
+
+    module: nn.Module
+    bottleneck: str
+    kept: tuple[str, ...]
+    recut: tuple[str, ...]
+    fresh: tuple[str, ...]
+    dropped: tuple[str, ...]
+    dropped_outputs: tuple[int, ...]
+
+
+def read_crossing(structure: Structure, cut: Cut) -> Crossing:
+    """Read the sizes at which tensors cross a cut, and plan how entries are brought to them."""
+    entry_sizes = tuple(_sizes(structure, site) for site in cut.entries)
+    exit_sizes = tuple(_sizes(structure, site) for site in cut.exits)
+    finest = min(range(len(cut.exits)), key=lambda i: -prod(hint(s) for s in exit_sizes[i]))
+    size = exit_sizes[finest]
+    probes = _probes([s for sizes in (*entry_sizes, *exit_sizes) for s in sizes])
+    return Crossing(
+        entries=tuple(
+            _entry(site, sizes, size, probes)
+            for site, sizes in zip(cut.entries, entry_sizes, strict=True)
+        ),
+        exits=tuple(
+            Exit(
+                channels=site.channels,
+                layout=site.layout,
+                exact=all(_same(a, b, probes) for a, b in zip(sizes, size, strict=True)),
+                scale=tuple(hint(a) / hint(b) for a, b in zip(sizes, size, strict=True)),
+            )
+            for site, sizes in zip(cut.exits, exit_sizes, strict=True)
+        ),
+        entry_sizes=entry_sizes,
+        size=size,
+        exit_sizes=exit_sizes,
+    )
+
+
+def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
+    """Spatial sizes of a crossing tensor; those of tokens are read off an image at their level."""
+    nodes = {node.name: node for node in structure.graph.nodes}
+    shape = nodes[site.node].meta["val"].shape
+    if site.layout == "channels_first":
+        return tuple(shape[2:])
+    if site.layout == "channels_last":
+        return tuple(shape[1:-1])
+    tokens = shape[1] if site.layout == "tokens_last" else shape[2]
+    rank = structure.inputs.dimensions + 2
+    for node in structure.graph.nodes:
+        place, value = structure.places.get(node.name), node.meta.get("val")
+        if place is None or place.level != site.level or not isinstance(value, Tensor):
+            continue
+        for sizes in (value.shape[2:], value.shape[1:-1]):
+            if value.dim() == rank and prod(hint(s) for s in sizes) == hint(tokens):
+                return tuple(sizes)
+    raise TruncationError(
+        f"the positions of {site.node}, a sequence of {hint(tokens)} tokens, cannot be arranged as "
+        "an image: no operation at its level shows the height and width"
+    )
+
+
+def _probes(sizes: Sequence[Any]) -> tuple[Probe, ...]:
+    """Sizes of the input at which sizes are compared: the example's, multiples, odd ones."""
+    symbols = {
+        name: hint(size)
+        for size in sizes
+        if isinstance(size, torch.SymInt)
+        for name in free_symbols([size])
+    }
+    return tuple(
+        Probe(dict.fromkeys(symbols, 64 * scale + shift))
+        for scale, shift in ((1, 0), (2, 0), (3, 0), (2, 1), (3, -1), (5, 7), (4, 18), (3, 12))
+    )
+
+
+def _same(a: Any, b: Any, probes: Sequence[Probe]) -> bool:
+    if not is_symbolic(a) and not is_symbolic(b):
+        return hint(a) == hint(b)
+    return all(probe.size(a) == probe.size(b) for probe in probes)
+
+
+def _entry(
+    site: Site, sizes: tuple[Any, ...], target: tuple[Any, ...], probes: Sequence[Probe]
+) -> Entry:
+    kernel = tuple(max(1, round(hint(a) / hint(b))) for a, b in zip(sizes, target, strict=True))
+    for ceil in (False, True):
+        if all(
+            (probe.size(a) + (k - 1 if ceil else 0)) // k == probe.size(b)
+            for probe in probes
+            for a, b, k in zip(sizes, target, kernel, strict=True)
+        ):
+            return Entry(site.channels, site.layout, kernel, ceil, exact=True)
+    return Entry(site.channels, site.layout, kernel, ceil=True, exact=False)
+
+
+# --- the graph --------------------------------------------------------------------------------
+
+
+def cut_graph(
+    structure: Structure, cut: Cut, crossing: Crossing, name: str
+) -> tuple[fx.Graph, tuple[int, ...]]:
+    """Copy the coarse graph and put one call in the place of everything below the cut.
+
+    Args:
+        structure: The network.
+        cut: Where.
+        crossing: What crosses the cut.
+        name: Name of the module to call.
+
+    Returns:
+        The graph, and the positions of the flat outputs that are None now.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    results = graph.graph_copy(structure.graph, copies)
+    new = {old.name: node for old, node in copies.items()}
+    removed = {new[old] for old in cut.removed}
+    dropped = tuple(
+        i for i, r in enumerate(cast(Any, results)) if isinstance(r, fx.Node) and r in removed
+    )
+    graph.output(tuple(None if i in dropped else r for i, r in enumerate(cast(Any, results))))
+    entries = [new[site.node] for site in cut.entries]
+    exits = [new[site.node] for site in cut.exits]
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    graph.inserting_after(max(entries, key=order.__getitem__))
+    writer = SizeWriter(graph, _input_sizes(graph, entries, order))
+    anchor = max(
+        [*entries, *writer.known.values()],
+        key={n: i for i, n in enumerate(graph.nodes)}.__getitem__,
+    )
+    graph.inserting_before(anchor.next)
+    sizes = [
+        [[writer.write(s) for s in part] for part in group_]
+        for group_ in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)
+    ]
+    call = graph.call_module(name, (entries, sizes[0], sizes[1][0], sizes[2]))
+    items = [graph.call_function(operator.getitem, (call, i)) for i in range(len(exits))]
+    for exit_, item in zip(exits, items, strict=True):
+        item.meta.update(exit_.meta)
+        exit_.replace_all_uses_with(item, delete_user_cb=lambda user: user not in removed)
+    _move_behind(graph, items[-1])
+    for node in reversed(list(graph.nodes)):
+        if node in removed:
+            graph.erase_node(node)
+    graph.eliminate_dead_code(is_impure_node=_has_effect)
+    graph.lint()
+    return graph, dropped
+
+
+def _input_sizes(
+    graph: fx.Graph, entries: Sequence[fx.Node], order: Mapping[fx.Node, int]
+) -> dict[str, fx.Node]:
+    """A node for every symbol, read off the first tensor that shows it: an input."""
+    known: dict[str, fx.Node] = {}
+    for node in list(graph.nodes):
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            continue
+        for dimension, size in enumerate(value.shape):
+            if is_symbolic(size) and key(size).isidentifier() and key(size) not in known:
+                with graph.inserting_after(node):
+                    known[key(size)] = graph.call_function(
+                        torch.ops.aten.sym_size.int, (node, dimension)
+                    )
+                known[key(size)].meta["val"] = size
+    return known
+
+
+def _move_behind(graph: fx.Graph, last: fx.Node) -> None:
+    """Move every node that depends on ``last`` or on its like, and stands before it, behind it."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    late: set[fx.Node] = set()
+    for node in list(graph.nodes):
+        early = order[node] < order[last]
+        if early and any(n in late or order[n] > order[node] for n in node.all_input_nodes):
+            late.add(node)
+            last.append(node)
+            last = node
+
+
+def _has_effect(node: fx.Node) -> bool:
+    if node.op in ("placeholder", "output"):
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and bool(getattr(schema, "is_mutable", False))
+
+
+# --- the modules ------------------------------------------------------------------------------
+
+
+def operate(
+    structure: Structure,
+    cut: Cut,
+    crossing: Crossing,
+    make: Callable[[], Bottleneck],
+    recuts: Sequence[Recut] = (),
+    *,
+    meta: bool = False,
+) -> Operated:
+    """Build the truncated network.
+
+    Args:
+        structure: The network.
+        cut: Where to cut it.
+        crossing: What crosses the cut.
+        make: Makes the new bottleneck.
+        recuts: Kept tensors that change their shape.
+        meta: Build without numbers, on the meta device: for counting only.
+
+    Returns:
+        The network; its tensors are copies of the original's.
+    """
+    model = structure.model
+    device, dtype = _home(model)
+    name = "new_bottleneck"
+    while hasattr(model, name):
+        name += "_"
+    graph, dropped_outputs = cut_graph(structure, cut, crossing, name)
+    tensors = [*model.parameters(), *model.buffers()]
+    stand_ins = {id(t): _hollow(t) for t in tensors} if meta else None
+    owner = throwaway_copy(model, stand_ins)
+    constants = dict(structure.constants)
+    with torch.random.fork_rng(devices=[]):
+        if meta:
+            constants = {k: v.to("meta") for k, v in constants.items()}
+            with torch.device("meta"):
+                bottleneck = make()
+        else:
+            bottleneck = make().to(device=device, dtype=dtype)
+        owner.add_module(name, bottleneck.train(owner.training))
+        for path, changes in group(recuts).items():
+            _recut_layer(owner, path, changes)
+    _prune(owner, graph)
+    used = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
+    module = runnable(
+        owner, graph, {k: v for k, v in constants.items() if k in used}, structure.output_spec
+    )
+    if not meta:
+        module = copy.deepcopy(module)
+    before, after = model.state_dict().keys(), list(module.state_dict())
+    changed = _aliases(model, {r.tensor for r in recuts})
+    return Operated(
+        module=module,
+        bottleneck=name,
+        kept=tuple(k for k in after if k in before and k not in changed),
+        recut=tuple(k for k in after if k in before and k in changed),
+        fresh=tuple(k for k in after if k not in before),
+        dropped=tuple(k for k in before if k not in set(after)),
+        dropped_outputs=dropped_outputs,
+    )
+
+
+def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return like.device, like.dtype
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+def _aliases(model: nn.Module, names: set[str]) -> set[str]:
+    """The names of some tensors and all other names of the same tensors."""
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found |= dict(model.named_buffers(remove_duplicate=False))
+    wanted = {id(found[name]) for name in names}
+    return {name for name, tensor in found.items() if id(tensor) in wanted}
+
+
+def _prune(owner: nn.Module, graph: fx.Graph) -> None:
+    """Remove children, parameters and buffers that the graph does not use."""
+    calls = {str(n.target) for n in graph.nodes if n.op == "call_module"}
+    reads = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
+    whole = {id(m) for name in calls for m in owner.get_submodule(name).modules()}
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        if id(module) in whole:
+            return
+        for name, child in list(module._modules.items()):
+            path = prefix + name
+            if not any(use == path or use.startswith(path + ".") for use in calls | reads):
+                del module._modules[name]
+            elif child is not None:
+                visit(child, path + ".")
+        for tensors in (module._parameters, module._buffers):
+            for name in list(tensors):
+                if prefix + name not in reads:
+                    del cast(dict[str, Any], tensors)[name]
+
+    visit(owner, "")
+
+
+# --- re-cutting -------------------------------------------------------------------------------
+
+
+def _recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recut]]) -> None:
+    """Give tensors of one layer their new shapes: kept slices, and fresh ones between them.
+
+    Fresh slices come from the layer's own initialisation; where it has none, from a normal
+    distribution with the old tensor's mean and spread.
+    """
+    layer = owner.get_submodule(path)
+    twin = copy.deepcopy(layer)
+    olds = {leaf: cast(Tensor, getattr(layer, leaf)) for leaf in changes}
+    for leaf, old in olds.items():
+        shape = list(old.shape)
+        for part in changes[leaf]:
+            shape[part.dimension] = len(part.source)
+        new = torch.empty(shape, dtype=old.dtype, device=old.device)
+        if not old.is_meta:
+            new.normal_(float(old.detach().float().mean()), _spread(old))
+        setattr(twin, leaf, _like(old, new))
+    _fit(twin)
+    reset = getattr(twin, "reset_parameters", None)
+    if callable(reset) and not any(old.is_meta for old in olds.values()):
+        reset()
+    for leaf, old in olds.items():
+        new = cast(Tensor, getattr(twin, leaf)).detach()
+        if not old.is_meta:
+            new = _with_kept(old.detach(), new, changes[leaf])
+        replacement = _like(old, new)
+        for module in owner.modules():
+            for name, value in [*module._parameters.items(), *module._buffers.items()]:
+                if value is old:
+                    setattr(module, name, replacement)
+                    _fit(module)
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    if isinstance(old, nn.Parameter):
+        return nn.Parameter(new, requires_grad=old.requires_grad)
+    return new
+
+
+def _spread(tensor: Tensor) -> float:
+    return float(tensor.detach().float().std(unbiased=False))
+
+
+def _with_kept(old: Tensor, new: Tensor, parts: Sequence[Recut]) -> Tensor:
+    """The new tensor with the old one's slices where they are kept."""
+    result = new.clone()
+    index_new: list[Tensor] = [torch.arange(s) for s in new.shape]
+    index_old: list[Tensor] = [torch.arange(s) for s in old.shape]
+    for part in parts:
+        pairs = [(i, s) for i, s in enumerate(part.source) if s >= 0]
+        index_new[part.dimension] = torch.tensor([i for i, _ in pairs], dtype=torch.long)
+        index_old[part.dimension] = torch.tensor([s for _, s in pairs], dtype=torch.long)
+    result[torch.meshgrid(*index_new, indexing="ij")] = old[
+        torch.meshgrid(*index_old, indexing="ij")
+    ]
+    return result
+
+
+def _fit(layer: nn.Module) -> None:
+    """Make a layer's own attributes say what its tensors' shapes say."""
+    tensors = [*layer._parameters.values(), *layer._buffers.values()]
+    width = next((t.shape[0] for t in tensors if t is not None and t.dim()), 0)
+    if isinstance(layer, _ConvNd):
+        if layer.transposed:
+            layer.in_channels = layer.weight.shape[0]
+        elif layer.groups == 1:
+            layer.in_channels = layer.weight.shape[1]
+        else:
+            layer.in_channels = layer.out_channels = layer.groups = layer.weight.shape[0]
+    elif isinstance(layer, nn.Linear):
+        layer.in_features = layer.weight.shape[1]
+    elif isinstance(layer, _NormBase):
+        layer.num_features = width
+    elif isinstance(layer, nn.GroupNorm):
+        if layer.num_groups == layer.num_channels:
+            layer.num_groups = width
+        layer.num_channels = width
+    elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        layer.normalized_shape = (width,)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = width
