@@ -1,0 +1,219 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from weightscope.report import (
+    plot_ablation,
+    plot_layer_histograms,
+    plot_overlaid_histograms,
+    plot_proposals,
+    plot_spread_ratio,
+    plot_stage_histograms,
+    plot_utilization,
+)
+
+HOSTILE = "$\\frac$_<b>"
+
+
+def network(layers=4, weights=1000):
+    """Layers of a two-level network with normal weights and their exact null."""
+    generator = np.random.default_rng(0)
+    names = [f"_block.{i}.conv" for i in range(layers)]
+    stages = ["encoder 0"] * (layers // 2) + ["bottleneck"] * (layers - layers // 2)
+    rows = []
+    for index, name in enumerate(names):
+        edges = np.linspace(-0.5, 0.5, 65) * (index + 1)
+        counts, _ = np.histogram(generator.normal(0, 0.1 * (index + 1), weights), edges)
+        rows.append(
+            pd.DataFrame(
+                {
+                    "layer": name,
+                    "bin_left": edges[:-1],
+                    "bin_right": edges[1:],
+                    "count": counts,
+                    "null_count": weights / 64,
+                }
+            )
+        )
+    frame = pd.DataFrame(
+        {
+            "layer": names,
+            "stage": stages,
+            "std_initial": 0.1 * (1 + np.arange(layers)),
+            "spread_ratio": np.linspace(0.5, 2, layers),
+        }
+    )
+    return pd.concat(rows, ignore_index=True), frame
+
+
+def stages_of(count=5):
+    verdicts = ["unused", "undecided", "used"]
+    utilization = np.linspace(0, 1, count)
+    return pd.DataFrame(
+        {
+            "stage": [f"encoder {i}" for i in range(count)],
+            "utilization": utilization,
+            "utilization_low": np.clip(utilization - 0.1, 0, 1),
+            "utilization_high": np.clip(utilization + 0.1, 0, 1),
+            "verdict": [verdicts[i % 3] for i in range(count)],
+        }
+    )
+
+
+def drawn(result):
+    """Draw as a file would be drawn, and give the figure."""
+    figure = result if isinstance(result, Figure) else result.get_figure(root=True)
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def overlapping(labels, renderer):
+    boxes = [label.get_window_extent(renderer) for label in labels if label.get_text()]
+    return [
+        (a, b)
+        for i, a in enumerate(boxes)
+        for b in boxes[i + 1 :]
+        if a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 - 1 and b.y0 < a.y1 - 1
+    ]
+
+
+def test_functions_draw_where_they_are_told():
+    histograms, layers = network()
+    figure = Figure()
+    for draw in (
+        lambda ax: plot_layer_histograms(histograms, layers, ax=ax),
+        lambda ax: plot_stage_histograms(histograms, layers, "bottleneck", ax=ax),
+        lambda ax: plot_spread_ratio(layers, ax=ax),
+        lambda ax: plot_utilization(stages_of(), ax=ax),
+    ):
+        ax = figure.add_subplot()
+        assert draw(ax) is ax
+
+
+def test_a_new_figure_is_unknown_to_pyplot():
+    import matplotlib.pyplot as plt
+
+    histograms, layers = network()
+    assert isinstance(plot_layer_histograms(histograms, layers), Axes)
+    assert plt.get_fignums() == []
+
+
+def test_a_row_is_filled_by_the_higher_of_weights_and_null():
+    histograms, layers = network(layers=2)
+    ax = plot_layer_histograms(histograms, layers)
+    fills = [patch for patch in ax.patches if patch.get_fill()]
+    outlines = [patch for patch in ax.patches if not patch.get_fill()]
+    assert len(fills) == len(outlines) == 2
+    for base, fill, outline in zip((1, 0), fills, outlines, strict=True):
+        heights = np.concatenate([fill.get_data().values, outline.get_data().values])
+        assert np.nanmax(heights) == pytest.approx(base + 0.92)
+        assert np.nanmin(heights) >= base
+
+
+def test_relative_histograms_share_one_null_width():
+    histograms, layers = network(layers=3)
+    ax = plot_layer_histograms(histograms, layers, relative=True)
+    edges = [p.get_data().edges for p in ax.patches if not p.get_fill()]
+    assert [float(e[-1]) for e in edges] == pytest.approx([5.0, 5.0, 5.0])
+
+
+def test_merging_bins_for_the_eye_keeps_every_weight():
+    histograms, layers = network(layers=1, weights=60)
+    ax = plot_stage_histograms(histograms, layers, "bottleneck")
+    steps = ax.patches[0].get_data()
+    assert len(steps.values) < 64
+    assert np.sum(steps.values * np.diff(steps.edges)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_sixty_layers_stay_legible(relative):
+    histograms, layers = network(layers=60)
+    ax = plot_layer_histograms(histograms, layers, relative=relative)
+    figure = drawn(ax)
+    assert not overlapping(ax.get_yticklabels(), figure.canvas.get_renderer())
+
+
+def test_many_stages_stay_legible():
+    _, layers = network(layers=60)
+    layers["stage"] = [f"decoder {i // 4}" for i in range(60)]
+    ax = plot_spread_ratio(layers)
+    drawn(ax)
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        f"decoder {i}" for i in range(15)
+    ]
+    assert all(label.get_rotation() == 60 for label in ax.get_xticklabels())
+
+
+def test_names_are_shown_as_they_are():
+    histograms, layers = network(layers=2)
+    for frame in (histograms, layers):
+        frame["layer"] = frame["layer"].str.replace("conv", HOSTILE)
+    ax = plot_stage_histograms(histograms, layers, "bottleneck")
+    drawn(ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"_block.1.{HOSTILE}"]
+    drawn(plot_layer_histograms(histograms, layers))
+
+
+def test_every_stage_has_a_panel_in_forward_order():
+    histograms, layers = network(layers=6)
+    figure = plot_overlaid_histograms(histograms, layers)
+    assert [ax.get_title() for ax in figure.axes] == ["encoder 0", "bottleneck"]
+
+
+def test_constant_starts_are_left_out_of_the_rows():
+    histograms, layers = network(layers=3)
+    layers.loc[1, "std_initial"] = 0.0
+    ax = plot_layer_histograms(histograms, layers)
+    assert [label.get_text().split()[0] for label in ax.get_yticklabels()] == [
+        "_block.0.conv",
+        "_block.2.conv",
+    ]
+
+
+def test_verdicts_differ_in_shape_as_well_as_in_colour():
+    ax = plot_utilization(stages_of(3))
+    markers = [line.get_marker() for line in ax.lines if line.get_marker() != "None"]
+    colors = {line.get_color() for line in ax.lines}
+    assert len(set(markers)) == len(colors) == 3
+
+
+def test_a_stage_without_a_measurement_says_so():
+    stages = stages_of(3)
+    stages.loc[0, ["utilization", "utilization_low", "utilization_high"]] = np.nan
+    ax = plot_utilization(stages)
+    drawn(ax)
+    assert [text.get_text() for text in ax.texts] == ["not measurable"]
+
+
+def test_proposals_leave_refused_depths_out():
+    proposals = pd.DataFrame(
+        {
+            "keep_levels": [2, 1, 3],
+            "parameters_share": [0.1, 0.01, np.nan],
+            "macs_share": [0.6, 0.4, np.nan],
+            "refusal": ["", "", "no"],
+        }
+    )
+    ax = plot_proposals(proposals)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["keep 1", "keep 2"]
+    assert [text.get_text() for text in ax.texts] == ["1 %", "10 %", "40 %", "60 %"]
+
+
+def test_an_ablation_that_costs_nothing_is_hollow():
+    drops = pd.DataFrame(
+        {"keep_levels": [1, 2], "drop": [0.4, 0.0], "low": [0.3, -0.1], "high": [0.5, 0.1]}
+    )
+    ax = plot_ablation(drops)
+    marks = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [mark.get_markerfacecolor() == "white" for mark in marks] == [False, True]
+
+
+def test_empty_frames_give_empty_axes():
+    histograms, layers = network(layers=1)
+    drawn(plot_layer_histograms(histograms[:0], layers[:0]))
+    drawn(plot_overlaid_histograms(histograms[:0], layers[:0]))
+    drawn(plot_spread_ratio(layers[:0]))
+    drawn(plot_utilization(stages_of(3)[:0]))
