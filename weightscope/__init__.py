@@ -1,1 +1,47 @@
-"""Which levels of a trained encoder-decoder do any work, and the smaller network without the rest."""
+"""Which levels of a trained encoder-decoder do any work, and the smaller network without the rest.
+
+>>> import weightscope as ws
+>>> from mpseg_models import create_model
+>>> analysis = ws.analyze(create_model("half_unet", width=4))
+>>> analysis.assessment.state
+'untrained'
+"""
+
+from importlib.metadata import version
+
+from weightscope.analysis import Analysis, analyze
+from weightscope.errors import (
+    CheckpointError,
+    ForwardError,
+    InputError,
+    MissingExtraError,
+    RecipeError,
+    StructureError,
+    TruncationError,
+    UnknownLayerError,
+    WeightscopeError,
+)
+from weightscope.truncation import load, save
+from weightscope.utilization import ablate
+from weightscope.watching import watch
+
+__version__ = version("weightscope")
+
+__all__ = [
+    "Analysis",
+    "CheckpointError",
+    "ForwardError",
+    "InputError",
+    "MissingExtraError",
+    "RecipeError",
+    "StructureError",
+    "TruncationError",
+    "UnknownLayerError",
+    "WeightscopeError",
+    "__version__",
+    "ablate",
+    "analyze",
+    "load",
+    "save",
+    "watch",
+]

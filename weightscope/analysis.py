@@ -1,0 +1,181 @@
+"""`analyze`: the one file that joins the rooms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weightscope.cost import Costs, count_costs
+from weightscope.errors import InputError
+from weightscope.graph import Structure, read_structure
+from weightscope.receptive_field import receptive_fields
+from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
+from weightscope.truncation import Proposal, propose
+from weightscope.utilization import Assessment, DataEvidence, assess, gather_data
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from weightscope.watching import History
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What was found out about one network.
+
+    ``print(analysis)`` shows the ranked stages, the verdict and the proposals.
+
+    Attributes:
+        structure: Levels, stages and legal cuts of the network.
+        statistics: Statistics of every parameter tensor, and what was skipped.
+        costs: Parameters, MACs and activation memory of every layer.
+        receptive_fields: Receptive field of each stage in input pixels, by stage name.
+        assessment: Scores and verdict of each stage, least used first.
+        proposals: One per depth, the best supported first, refused ones last.
+        data: What the batches showed; None where no batches were given.
+    """
+
+    structure: Structure
+    statistics: ModelStatistics
+    costs: Costs
+    receptive_fields: Mapping[str, tuple[int | None, ...]]
+    assessment: Assessment
+    proposals: tuple[Proposal, ...]
+    data: DataEvidence | None
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """One row per weighted layer; `parameters` adds up to the model's total."""
+        from weightscope.frames import layers_frame
+
+        return layers_frame(self.structure, self.statistics, self.costs)
+
+    @cached_property
+    def parameters(self) -> pd.DataFrame:
+        """One row per parameter tensor, biases and norm scales included."""
+        from weightscope.frames import parameters_frame
+
+        return parameters_frame(self.structure, self.statistics)
+
+    @cached_property
+    def stages(self) -> pd.DataFrame:
+        """One row per stage with its utilization and verdict, least used first."""
+        from weightscope.frames import stages_frame
+
+        return stages_frame(self.structure, self.costs, self.receptive_fields, self.assessment)
+
+    @cached_property
+    def histograms(self) -> pd.DataFrame:
+        """Long frame: layer, bin_left, bin_right, count, null_count."""
+        from weightscope.frames import histograms_frame
+
+        return histograms_frame(self.structure, self.statistics)
+
+    @property
+    def skipped(self) -> tuple[SkippedParameter, ...]:
+        """Every parameter that was not analysed, with the reason."""
+        return self.statistics.skipped
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict in words: what the evidence supports, and no more."""
+        return self.assessment.conclusion
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write the whole analysis as one self-contained page.
+
+        Args:
+            path: Where to write; the file is replaced atomically.
+
+        Returns:
+            The path that was written.
+
+        Raises:
+            MissingExtraError: If the ``report`` extra is not installed.
+            InputError: If the file cannot be written.
+        """
+        from weightscope.report import write_html
+
+        return write_html(self, Path(path))
+
+    def __str__(self) -> str:
+        from weightscope.printing import analysis_table
+
+        return analysis_table(
+            self.structure,
+            self.statistics,
+            self.costs,
+            self.receptive_fields,
+            self.assessment,
+            self.proposals,
+        )
+
+
+def analyze(
+    model: nn.Module,
+    *,
+    example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
+    initial: Mapping[str, Tensor] | Callable[[], nn.Module] | None = None,
+    history: History | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    metric: Callable[[Any, Any], float] | str | None = None,
+    stages: Mapping[str, Any] | None = None,
+    spectra: bool = False,
+    progress: bool = False,
+) -> Analysis:
+    """Tell which levels of an encoder-decoder do any work, and what could go.
+
+    The model is never changed: weights, modes, gradients, hooks and the random state are the same
+    afterwards.
+
+    Args:
+        model: A network with its trained weights. Nothing else is needed.
+        example_inputs: What to call the model with where that cannot be guessed: a tensor, a tuple
+            of positional or a mapping of keyword arguments.
+        initial: The weights at the start of training, as a state dict or as a callable that builds
+            the freshly initialised model. Makes the initialisation null exact.
+        history: What `watch` recorded during training.
+        batches: ``(inputs, targets)`` pairs for evidence from data; read once.
+        loss: ``loss(outputs, targets)``, a scalar tensor; needed with `batches` for gradients.
+        metric: ``metric(outputs, targets)``, larger is better, or the name of a built-in one; with
+            `batches`, quality lost when each level is removed.
+        stages: What you know better about the stages than the dataflow tells.
+        spectra: Also compute stable rank and kin.
+        progress: Show progress bars.
+
+    Returns:
+        The analysis, with data frames, proposals and the verdict in words.
+
+    Raises:
+        InputError: If an argument cannot be used, or the model has no parameters.
+        ForwardError: If the model's forward raises, or no input was found that it accepts.
+        StructureError: If the network has no readable encoder-decoder shape.
+    """
+    if batches is None and (loss is not None or metric is not None):
+        raise InputError("loss= and metric= need batches= of (inputs, targets) pairs")
+    if batches is not None and loss is None and metric is None:
+        raise InputError("batches= needs loss= (for gradients), metric= (for ablation), or both")
+    structure = read_structure(model, example_inputs, stages)
+    statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
+    costs = count_costs(model, structure.inputs)
+    data = (
+        gather_data(structure, batches, loss=loss, metric=metric, progress=progress)
+        if batches is not None
+        else None
+    )
+    assessment = assess(structure, statistics, history=history, data=data)
+    return Analysis(
+        structure=structure,
+        statistics=statistics,
+        costs=costs,
+        receptive_fields=receptive_fields(structure),
+        assessment=assessment,
+        proposals=propose(structure, assessment, costs),
+        data=data,
+    )
