@@ -533,6 +533,8 @@ _MONAI: dict[str, Truth] = {
         (1, 2, 4, 8, 16),
         {
             "vit": "bottleneck",
+            # made in every block, called only with cross attention
+            "vit.blocks.*.norm_cross_attn": "dead",
             "encoder1": "skip 0",
             "encoder2.transp_conv_init": "decoder 3",
             "encoder2.blocks.0": "decoder 2",
