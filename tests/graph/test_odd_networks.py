@@ -1,0 +1,285 @@
+"""Networks that are in no list: what they are was written down before they were read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.errors import ForwardError, StructureError
+from weightscope.graph import Structure, read_structure, rebuild
+
+
+def block(in_channels: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU())
+
+
+def places(structure: Structure) -> dict[str, str]:
+    return {layer: stage.name for layer, stage in structure.stage_of.items()}
+
+
+def legal(structure: Structure) -> list[int]:
+    return [cut.keep_levels for cut in structure.cuts]
+
+
+def check_same(model: nn.Module, structure: Structure, *calls: tuple[Tensor, ...]) -> None:
+    graph = rebuild(structure)
+    for call in calls:
+        expected, got = model(*call), graph(*call)
+        assert type(got) is type(expected)
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+class SeveralInputs(nn.Module):
+    """An image, a second image of half the size that joins at level 1, and a vector that scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = block(3, 4)
+        self.middle = block(4, 6)
+        self.side = block(1, 6)
+        self.bottom = block(12, 8)
+        self.scale = nn.Linear(5, 8)
+        self.up1 = block(8 + 12, 6)
+        self.up0 = block(6 + 4, 4)
+        self.out = nn.Conv2d(4, 2, 1)
+
+    def forward(self, image: Tensor, thumbnail: Tensor, metadata: Tensor) -> Tensor:
+        top = self.top(image)
+        middle = torch.cat([self.middle(F.max_pool2d(top, 2)), self.side(thumbnail)], dim=1)
+        x = self.bottom(F.max_pool2d(middle, 2))
+        x = x * self.scale(metadata)[:, :, None, None]
+        x = self.up1(torch.cat([F.interpolate(x, scale_factor=2.0), middle], dim=1))
+        x = self.up0(torch.cat([F.interpolate(x, scale_factor=2.0), top], dim=1))
+        return self.out(x)
+
+
+def test_several_inputs() -> None:
+    model = SeveralInputs().eval()
+    example = (torch.randn(2, 3, 32, 32), torch.randn(2, 1, 16, 16), torch.randn(2, 5))
+    structure = read_structure(model, example)
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    found = places(structure)
+    # the vector's layer works on no resolution; it acts on the deepest level only
+    assert found.pop("scale") in ("bottleneck", "encoder 0")
+    assert found == {
+        "top.0": "encoder 0",
+        "middle.0": "encoder 1",
+        "side.0": "encoder 1",
+        "bottom.0": "bottleneck",
+        "up1.0": "decoder 1",
+        "up0.0": "decoder 0",
+        "out": "head",
+    }
+    assert legal(structure) == [1, 2]
+    other = (torch.randn(3, 3, 48, 64), torch.randn(3, 1, 24, 32), torch.randn(3, 5))
+    check_same(model, structure, example, other)
+
+
+def test_several_inputs_are_named_when_they_cannot_be_guessed() -> None:
+    with pytest.raises(ForwardError, match=r"thumbnail.*metadata"):
+        read_structure(SeveralInputs())
+
+
+class DictOutput(nn.Module):
+    """Returns a mask at full resolution, one at half of it, and what the first layer made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = block(1, 4)
+        self.middle = block(4, 6)
+        self.bottom = block(6, 8)
+        self.up1 = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.join1 = block(12, 6)
+        self.up0 = nn.ConvTranspose2d(6, 4, 2, stride=2)
+        self.join0 = block(8, 4)
+        self.mask = nn.Conv2d(4, 2, 1)
+        self.coarse = nn.Conv2d(6, 2, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        top = self.top(image)
+        middle = self.middle(F.max_pool2d(top, 2))
+        x = self.bottom(F.max_pool2d(middle, 2))
+        half = self.join1(torch.cat([self.up1(x), middle], dim=1))
+        full = self.join0(torch.cat([self.up0(half), top], dim=1))
+        return {"mask": self.mask(full), "auxiliary": [self.coarse(half), top]}
+
+
+def test_dict_output() -> None:
+    model = DictOutput().eval()
+    structure = read_structure(model)
+    assert places(structure) == {
+        "top.0": "encoder 0",
+        "middle.0": "encoder 1",
+        "bottom.0": "bottleneck",
+        "up1": "decoder 1",
+        "join1.0": "decoder 1",
+        "up0": "decoder 0",
+        "join0.0": "decoder 0",
+        "mask": "head",
+        "coarse": "head",
+    }
+    assert legal(structure) == [1, 2]
+    check_same(model, structure, (torch.randn(2, 1, 32, 32),), (torch.randn(3, 1, 48, 64),))
+
+
+class TwoDecoders(nn.Module):
+    """One encoder; one decoder comes back to full resolution, the other stops at a half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc0 = block(3, 4)
+        self.enc1 = block(4, 6)
+        self.enc2 = block(6, 8)
+        self.enc3 = block(8, 10)
+        self.segment2 = block(18, 8)
+        self.segment1 = block(14, 6)
+        self.segment0 = block(10, 4)
+        self.segment_out = nn.Conv2d(4, 2, 1)
+        self.depth2 = block(18, 8)
+        self.depth1 = block(14, 6)
+        self.depth_out = nn.Conv2d(6, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        skips = []
+        for stage in (self.enc0, self.enc1, self.enc2):
+            x = stage(x)
+            skips.append(x)
+            x = F.avg_pool2d(x, 2)
+        x = self.enc3(x)
+
+        def up(y: Tensor, skip: Tensor) -> Tensor:
+            return torch.cat([F.interpolate(y, skip.shape[-2:]), skip], dim=1)
+
+        segment = depth = x
+        for level, stage in ((2, self.segment2), (1, self.segment1), (0, self.segment0)):
+            segment = stage(up(segment, skips[level]))
+        for level, stage in ((2, self.depth2), (1, self.depth1)):
+            depth = stage(up(depth, skips[level]))
+        return self.segment_out(segment), self.depth_out(depth)
+
+
+def test_two_decoders() -> None:
+    model = TwoDecoders().eval()
+    structure = read_structure(model)
+    assert places(structure) == {
+        "enc0.0": "encoder 0",
+        "enc1.0": "encoder 1",
+        "enc2.0": "encoder 2",
+        "enc3.0": "bottleneck",
+        "segment2.0": "decoder 2",
+        "segment1.0": "decoder 1",
+        "segment0.0": "decoder 0",
+        "depth2.0": "decoder 2",
+        "depth1.0": "decoder 1",
+        "segment_out": "head",
+        "depth_out": "head",
+    }
+    # with one level kept the second decoder goes, its output with it; the first still predicts
+    assert legal(structure) == [1, 2, 3]
+    check_same(model, structure, (torch.randn(2, 3, 32, 32),), (torch.randn(1, 3, 40, 56),))
+
+
+class SharedEncoder(nn.Module):
+    """Two dates through one encoder; the decoder sees the differences (change detection)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc0 = block(3, 4)
+        self.enc1 = block(4, 6)
+        self.enc2 = block(6, 8)
+        self.dec1 = block(14, 6)
+        self.dec0 = block(10, 4)
+        self.out = nn.Conv2d(4, 1, 1)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        zero = self.enc0(x)
+        one = self.enc1(F.max_pool2d(zero, 2))
+        return zero, one, self.enc2(F.max_pool2d(one, 2))
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        zero, one, two = (
+            (a - b).abs() for a, b in zip(self.encode(before), self.encode(after), strict=True)
+        )
+        x = self.dec1(torch.cat([F.interpolate(two, scale_factor=2.0), one], dim=1))
+        x = self.dec0(torch.cat([F.interpolate(x, scale_factor=2.0), zero], dim=1))
+        return self.out(x)
+
+
+def test_shared_encoder() -> None:
+    model = SharedEncoder().eval()
+    structure = read_structure(model)  # a second required image is guessed to be like the first
+    assert places(structure) == {
+        "enc0.0": "encoder 0",
+        "enc1.0": "encoder 1",
+        "enc2.0": "bottleneck",
+        "dec1.0": "decoder 1",
+        "dec0.0": "decoder 0",
+        "out": "head",
+    }
+    assert legal(structure) == [1, 2]
+    deepest = structure.cuts[-1]
+    assert len(deepest.entries) == 2  # the pooled level 1 of either date, or level 1 itself
+    small, large = torch.randn(2, 2, 3, 32, 32), torch.randn(2, 3, 3, 24, 40)
+    check_same(model, structure, tuple(small), tuple(large))
+
+
+class RecurrentBottleneck(nn.Module):
+    """Reads the deepest map row by row with a bidirectional GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc0 = block(1, 4)
+        self.enc1 = block(4, 6)
+        self.enc2 = block(6, 8)
+        self.gru = nn.GRU(8, 4, batch_first=True, bidirectional=True)
+        self.dec1 = block(14, 6)
+        self.dec0 = block(10, 4)
+        self.out = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        zero = self.enc0(x)
+        one = self.enc1(F.max_pool2d(zero, 2))
+        two = self.enc2(F.max_pool2d(one, 2))
+        batch, channels, height, width = two.shape
+        read, _ = self.gru(two.flatten(2).transpose(1, 2))
+        two = read.transpose(1, 2).reshape(batch, channels, height, width)
+        x = self.dec1(torch.cat([F.interpolate(two, scale_factor=2.0), one], dim=1))
+        x = self.dec0(torch.cat([F.interpolate(x, scale_factor=2.0), zero], dim=1))
+        return self.out(x)
+
+
+def test_recurrent_bottleneck() -> None:
+    model = RecurrentBottleneck().eval()
+    structure = read_structure(model, torch.randn(2, 1, 32, 32))
+    assert places(structure) == {
+        "enc0.0": "encoder 0",
+        "enc1.0": "encoder 1",
+        "enc2.0": "bottleneck",
+        "gru": "bottleneck",
+        "dec1.0": "decoder 1",
+        "dec0.0": "decoder 0",
+        "out": "head",
+    }
+    assert legal(structure) == [1, 2]
+    check_same(model, structure, (torch.randn(2, 1, 32, 32),))
+
+
+class Halving(nn.Module):
+    """A classifier: it goes down and does not come back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = block(3, 4)
+        self.second = block(4, 8)
+        self.classify = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(F.max_pool2d(self.first(x), 2))
+        return self.classify(x.mean(dim=(2, 3)))
+
+
+def test_what_does_not_come_back_up_is_refused() -> None:
+    with pytest.raises(StructureError, match="only goes down"):
+        read_structure(Halving())
