@@ -92,29 +92,47 @@ def _add(a: Moments, b: Moments) -> Moments:
     return Moments(n, a.mean + step * b.count, m2, m3, m4, a.absolute + b.absolute, a.scale)
 
 
-def moments_of(finite: Floats, weights: NDArray[np.int64] | None = None) -> Moments:
-    """Moments of finite values, each standing for ``weights`` elements (one if None)."""
-    count = finite.size if weights is None else int(weights.sum())
+def moments_of(
+    finite: Floats, counts: NDArray[np.int64] | None = None, scale: float | None = None
+) -> Moments:
+    """Moments of finite values.
+
+    Args:
+        finite: The values.
+        counts: How many elements each stands for; None for one each.
+        scale: What to multiply the values with first; None for what their size asks for.
+
+    Returns:
+        The moments. Sums go through einsum, which neither makes temporaries nor starts threads.
+    """
+    count = finite.size if counts is None else int(counts.sum())
     if not count:
         return Moments()
-    peak = float(max(-finite.min(), finite.max()))
-    scale = scale_for(peak)
+    if scale is None:
+        scale = scale_for(float(max(-finite.min(), finite.max())))
     x = finite * scale if scale != 1.0 else finite
-    shares = np.ones(x.shape) if weights is None else weights.astype(np.float64)
-    mean = float(np.dot(x, shares)) / count
-    # the second look at the mean takes up what rounding left over
-    mean += float(np.dot(x - mean, shares)) / count
+    weights = () if counts is None else (counts.astype(np.float64),)
+    mean = _sum(x, *weights) / count
     d = x - mean
+    # the second look takes up what rounding left over
+    rest = _sum(d, *weights) / count
+    d -= rest
     square = d * d
     return Moments(
         count,
-        mean,
-        float(np.dot(square, shares)),
-        float(np.dot(square * d, shares)),
-        float(np.dot(square * square, shares)),
-        float(np.dot(np.abs(x), shares)),
+        mean + rest,
+        _sum(square, *weights),
+        _sum(square, d, *weights),
+        _sum(square, square, *weights),
+        _sum(np.abs(x, out=d), *weights),
         scale,
     )
+
+
+def _sum(*factors: Floats) -> float:
+    if len(factors) == 1:
+        return float(factors[0].sum())
+    return float(np.einsum(",".join("i" * len(factors)) + "->", *factors))
 
 
 def scale_for(peak: float) -> float:

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from weightscope.statistics.initialization import KernelShape, Null, constant_null
 from weightscope.statistics.records import SkippedParameter
+from weightscope.statistics.summary import unreadable
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _NORMS = (
@@ -103,7 +104,7 @@ def find_parameters(
         first = same[0]
         name = _join(first.layer, first.attribute)
         total += first.elements
-        reason = _unreadable(first.tensor)
+        reason = unreadable(first.tensor)
         if reason:
             skipped.append(SkippedParameter(name, reason))
             continue
@@ -147,20 +148,6 @@ def _identity(tensor: torch.Tensor) -> object:
     except (RuntimeError, NotImplementedError):
         return id(tensor)
     return (address, tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
-
-
-def _unreadable(tensor: torch.Tensor) -> str:
-    if is_lazy(tensor):
-        return "lazy and not initialized yet; run the model once"
-    if tensor.is_meta:
-        return "on the meta device: it has a shape but no numbers; load the weights first"
-    if tensor.is_complex():
-        return f"{tensor.dtype}: complex numbers have no order; pass real and imaginary parts"
-    if tensor.layout is not torch.strided:
-        return f"stored as {tensor.layout}; densify it with .to_dense()"
-    if not tensor.dtype.is_floating_point and not tensor.is_quantized:
-        return f"{tensor.dtype} holds integers, not weights"
-    return ""
 
 
 def kind_of(module: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, frexp, isfinite, ldexp, log2, nan
 
 import numpy as np
@@ -10,17 +11,58 @@ import torch
 from numpy.typing import NDArray
 
 from weightscope.errors import InputError
-from weightscope.statistics.moments import moments_of
+from weightscope.statistics.moments import Moments, merge, moments_of, scale_for
 from weightscope.statistics.ordering import (
     PROBABILITIES,
-    SortedValues,
+    ListedValues,
+    Order,
     between,
+    keys_after,
+    keys_from,
     quantile_ranks,
+)
+from weightscope.statistics.passes import (
+    CompiledPasses,
+    FilterLayout,
+    FilterSums,
+    Passes,
+    PlainPasses,
+    TorchPasses,
+    Way,
+    add_filter_sums,
+    default_way,
+    first_pass,
+    look_into,
 )
 from weightscope.statistics.records import Floats, Histogram, TensorSummary
 
 THRESHOLDS = (1e-3, 1e-2)
 BINS = 128
+# up to here sorting is quicker than counting
+SORTED = 1 << 15
+_BLOCK = 1 << 18
+_LISTED = {
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e4m3fnuz: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+    torch.float8_e5m2fnuz: torch.uint8,
+    torch.float8_e8m0fnu: torch.uint8,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """All that is known of a tensor before questions of order are asked."""
+
+    count: int
+    moments: Moments
+    nan: int
+    inf: int
+    minimum: float
+    maximum: float
+    filters: tuple[Floats, Floats] | None
 
 
 def summarize(
@@ -30,11 +72,13 @@ def summarize(
     bins: int | Sequence[float] = BINS,
     filter_axis: int | None = None,
     fast: bool = False,
+    threads: int | None = None,
 ) -> TensorSummary:
     """Counts, moments, quantiles, near-zero mass, histogram and filter norms of one tensor.
 
     Quantiles, near-zero mass and bin counts equal numpy's on the float64 values; moments agree
-    within 1e-9 relative.
+    within 1e-9 relative. A tensor on another device is read there, block by block. Quantized
+    tensors are dequantized.
 
     Args:
         tensor: Weights of any floating-point dtype, on any device but meta.
@@ -42,8 +86,11 @@ def summarize(
         bins: An even number: at most so many bins, symmetric about 0, whose width is a power of two
             in units of the weights. Or ascending edges, read as numpy.histogram reads them.
         filter_axis: Axis that counts the output filters; None for no filter norms.
-        fast: Interpolate quantiles and near-zero mass inside cells of 2^-7 relative width instead
-            of finding them exactly. The moments, the histogram and the counts stay exact.
+        fast: Interpolate what lies inside a cell of relative width 2^-7 instead of looking there:
+            a quantile q is off by at most 2^-7 |q|, a share by the share of one cell. Moments,
+            extremes, counts and default bins stay exact.
+        threads: Number of threads; None for ``torch.get_num_threads()``. The result is the same
+            for any number.
 
     Returns:
         The summary, over the finite values.
@@ -55,60 +102,206 @@ def summarize(
         >>> summarize(torch.tensor([-1.0, 0.0, 3.0])).mean_abs
         1.3333333333333333
     """
-    values = _float_array(tensor)
-    return _summarize_small(values, thresholds, bins, filter_axis, tuple(tensor.shape))
+    threads = torch.get_num_threads() if threads is None else threads
+    return _summarize(tensor, thresholds, bins, filter_axis, fast, threads, default_way())
 
 
-def _float_array(tensor: torch.Tensor) -> NDArray[np.floating]:
-    if tensor.is_meta:
-        raise InputError("a meta tensor has a shape but no numbers; load the weights first")
-    if not tensor.dtype.is_floating_point:
-        raise InputError(f"{tensor.dtype} holds no weights; pass a real floating-point tensor")
-    wide = tensor.detach().to("cpu", torch.float64).contiguous()
-    array: NDArray[np.floating] = wide.numpy()
-    return array
-
-
-def _summarize_small(
-    array: NDArray[np.floating],
+def _summarize(
+    tensor: torch.Tensor,
     thresholds: Sequence[float],
     bins: int | Sequence[float],
     filter_axis: int | None,
-    shape: tuple[int, ...],
+    fast: bool,
+    threads: int,
+    way: Way | None,
 ) -> TensorSummary:
-    flat = array.reshape(-1)
-    finite = flat[np.isfinite(flat)]
-    nans = int(np.isnan(flat).sum())
-    order = SortedValues(finite)
+    """Summarize; ``way`` None reads the tensor through torch wherever it lies."""
+    _check(tensor, thresholds, filter_axis, threads)
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if filter_axis is not None:
+        filter_axis %= tensor.dim()
+    tensor, filter_axis = _in_memory_order(tensor, filter_axis)
+    layout = FilterLayout.of(tensor.shape, filter_axis)
+    flat = tensor.view(-1)
+    limits = np.asarray(thresholds, dtype=np.float64)
+    if flat.dtype in _LISTED:
+        measured, order = _count_patterns(flat, layout)
+    elif flat.numel() <= SORTED or flat.dtype is torch.float64:
+        measured, order = _sort(flat.cpu().numpy(), layout)
+    else:
+        on_host = way is not None and flat.device.type == "cpu"
+        passes: Passes
+        if not on_host:
+            passes = TorchPasses(flat, layout)
+        elif way == "compiled":
+            passes = CompiledPasses(flat.numpy(), layout)
+        else:
+            passes = PlainPasses(flat.numpy(), layout)
+        measured, order = _count_cells(passes, layout, limits, bins, fast, threads)
+    return _conclude(measured, order, thresholds, limits, bins)
+
+
+def _check(
+    tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None, threads: int
+) -> None:
+    reason = unreadable(tensor)
+    if reason:
+        raise InputError(f"a tensor of shape {tuple(tensor.shape)} cannot be measured: {reason}")
+    if not all(t >= 0 for t in thresholds):
+        raise InputError(f"thresholds={tuple(thresholds)}: each must be a number >= 0")
+    if axis is not None and not -tensor.dim() <= axis < tensor.dim():
+        raise InputError(f"filter_axis={axis}: the tensor has {tensor.dim()} axes")
+    if threads < 1:
+        raise InputError(f"threads={threads}: at least 1 is needed")
+
+
+def unreadable(tensor: torch.Tensor) -> str:
+    """Why a tensor has no numbers to measure, with the remedy; ``""`` if it has."""
+    if torch.nn.parameter.is_lazy(tensor):
+        return "lazy and not initialized yet; run the model once"
+    if tensor.is_meta:
+        return "on the meta device: it has a shape but no numbers; load the weights first"
+    if tensor.is_complex():
+        return f"{tensor.dtype}: complex numbers have no order; pass real and imaginary parts"
+    if tensor.layout is not torch.strided:
+        return f"stored as {tensor.layout}; densify it with .to_dense()"
+    if tensor.is_quantized or tensor.dtype in _LISTED:
+        return ""
+    if tensor.dtype in (torch.float32, torch.float64):
+        return ""
+    if tensor.dtype.is_floating_point:
+        return f"{tensor.dtype} is packed; unpack it to a float dtype first"
+    return f"{tensor.dtype} holds integers, not weights"
+
+
+def _in_memory_order(tensor: torch.Tensor, axis: int | None) -> tuple[torch.Tensor, int | None]:
+    """A contiguous view of the same numbers (a copy where strides overlap or leave gaps)."""
+    if tensor.is_contiguous():
+        return tensor, axis
+    axes = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    laid = tensor.permute(axes)
+    return laid.contiguous(), None if axis is None else axes.index(axis)
+
+
+def _sort(array: NDArray[np.floating], layout: FilterLayout) -> tuple[_Measured, Order]:
+    filters = FilterSums(0, *np.zeros((2, layout.span(0, array.size)[1] if array.size else 0)))
+    finite = array[np.isfinite(array)]
+    order = ListedValues.of(finite)
     n = finite.size
-    moments = moments_of(finite.astype(np.float64))
+    minimum, maximum = (float(order.values[0]), float(order.values[-1])) if n else (nan, nan)
+    scale = scale_for(max(-minimum, maximum)) if n else 1.0
+    parts = []
+    for start in range(0, array.size, _BLOCK):
+        add_filter_sums(array[start : start + _BLOCK].astype(np.float64), start, layout, filters)
+    for start in range(0, n, _BLOCK):
+        block = finite[start : start + _BLOCK].astype(np.float64)
+        parts.append(moments_of(block, scale=scale))
+    nans = int(np.isnan(array).sum()) if n < array.size else 0
+    return _Measured(
+        array.size, merge(parts), nans, array.size - n - nans, minimum, maximum,
+        layout.norms_and_means([filters]) if array.size else None,
+    ), order  # fmt: skip
+
+
+def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured, Order]:
+    """Numbers of 16 or 8 bits: count each pattern there is."""
+    carrier = _LISTED[flat.dtype]
+    bits = 8 * carrier.itemsize
+    patterns = flat.view(carrier)
+    counts = np.zeros(1 << bits, np.int64)
+    filters = FilterSums(0, *np.zeros((2, layout.span(0, flat.numel())[1] if flat.numel() else 0)))
+    for start in range(0, flat.numel(), _BLOCK):
+        block = patterns[start : start + _BLOCK]
+        places = block.long() & ((1 << bits) - 1)
+        counts += torch.bincount(places, minlength=1 << bits).cpu().numpy()
+        if layout.filters:
+            wide = flat[start : start + _BLOCK].double().cpu().numpy()
+            add_filter_sums(wide, start, layout, filters)
+    everything = torch.arange(1 << bits).to(carrier).view(flat.dtype).double().numpy()
+    finite = np.isfinite(everything)
+    ascending = np.flatnonzero(finite)[np.argsort(everything[finite], kind="stable")]
+    representable = everything[ascending]
+    borders = np.append((representable[:-1] + representable[1:]) / 2, representable[-1])
+    occurs = counts[ascending] > 0
+    order = ListedValues(representable[occurs], counts[ascending][occurs], borders[occurs])
+    nans = int(counts[np.isnan(everything)].sum())
+    infs = int(counts[np.isinf(everything)].sum())
+    some = order.values.size > 0
+    return _Measured(
+        flat.numel(),
+        moments_of(order.values, counts[ascending][occurs]),
+        nans,
+        infs,
+        float(order.values[0]) if some else nan,
+        float(order.values[-1]) if some else nan,
+        layout.norms_and_means([filters]) if flat.numel() else None,
+    ), order
+
+
+def _count_cells(
+    passes: Passes,
+    layout: FilterLayout,
+    limits: Floats,
+    bins: int | Sequence[float],
+    fast: bool,
+    threads: int,
+) -> tuple[_Measured, Order]:
+    """Float32: count cells, then look into those that hold answers."""
+    parts, order = first_pass(passes, threads)
+    moments = merge(part.moments for part in parts)
+    some = moments.count > 0
+    measured = _Measured(
+        passes.size,
+        moments,
+        sum(part.nan for part in parts),
+        sum(part.inf for part in parts),
+        min(part.minimum for part in parts) if some else nan,
+        max(part.maximum for part in parts) if some else nan,
+        layout.norms_and_means([part.filters for part in parts]),
+    )
+    if fast or not some:
+        return measured, order
+    low, high, _ = quantile_ranks(moments.count, PROBABILITIES)
+    edges = bin_edges(bins, measured.minimum, measured.maximum)
+    borders = np.concatenate(
+        [keys_from(-limits), keys_after(limits), keys_from(edges), keys_after(edges[-1:])]
+    )
+    wanted = order.unanswered(np.concatenate([low, high]), borders)
+    return measured, look_into(passes, wanted, order, parts, threads)
+
+
+def _conclude(
+    measured: _Measured,
+    order: Order,
+    thresholds: Sequence[float],
+    limits: Floats,
+    bins: int | Sequence[float],
+) -> TensorSummary:
+    moments, n = measured.moments, measured.moments.count
+    constant = n > 0 and measured.minimum == measured.maximum
     low, high, share = quantile_ranks(max(n, 1), PROBABILITIES)
     quantiles = between(order.at(low), order.at(high), share) if n else np.full(low.shape, nan)
-    limits = np.asarray(thresholds, dtype=np.float64)
     near = (order.through(limits) - order.below(-limits)) / n if n else np.full(limits.shape, nan)
-    minimum, maximum = (float(order.at(np.array([r]))[0]) if n else nan for r in (0, n - 1))
-    edges = bin_edges(bins, minimum, maximum)
+    edges = bin_edges(bins, measured.minimum, measured.maximum)
     borders = order.below(edges)
     borders[-1] = order.through(edges[-1:])[0]
-    norms = means = None
-    if filter_axis is not None:
-        rows = np.moveaxis(array.astype(np.float64), filter_axis, 0)
-        rows = rows.reshape(shape[filter_axis], -1)
-        with np.errstate(invalid="ignore", over="ignore"):
-            norms, means = np.sqrt((rows * rows).sum(1)), rows.mean(1)
+    zero = np.zeros(1)
+    norms, means = measured.filters or (None, None)
     return TensorSummary(
-        count=flat.size,
+        count=measured.count,
         finite=n,
-        nan=nans,
-        inf=flat.size - n - nans,
-        zero=int(order.through(np.zeros(1))[0] - order.below(np.zeros(1))[0]),
-        minimum=minimum,
-        maximum=maximum,
-        mean=moments.mean / moments.scale if n else nan,
-        std=moments.std,
+        nan=measured.nan,
+        inf=measured.inf,
+        zero=int((order.through(zero) - order.below(zero))[0]),
+        minimum=measured.minimum,
+        maximum=measured.maximum,
+        mean=measured.minimum if constant else moments.mean / moments.scale if n else nan,
+        std=0.0 if constant else moments.std,
         mean_abs=moments.absolute / n / moments.scale if n else nan,
-        skewness=moments.skewness,
-        kurtosis=moments.kurtosis,
+        skewness=nan if constant else moments.skewness,
+        kurtosis=nan if constant else moments.kurtosis,
         quantiles=dict(zip(PROBABILITIES, quantiles.tolist(), strict=True)),
         near_zero=dict(zip(thresholds, near.tolist(), strict=True)),
         histogram=Histogram(edges, np.diff(borders)),
@@ -122,8 +315,8 @@ def _summarize_small(
 def bin_edges(bins: int | Sequence[float], minimum: float, maximum: float) -> Floats:
     """The edges asked for, or symmetric ones whose width is a power of two.
 
-    Such edges are multiples of one power of two with at most 8 significant bits, so that the
-    histograms of two layers nest, and a count over the high 16 bits of float32 is exact.
+    Such edges are multiples of one power of two with at most 8 significant bits: they lie between
+    cells, and the histograms of two layers nest.
     """
     if not isinstance(bins, int):
         edges = np.asarray(bins, dtype=np.float64)
@@ -136,9 +329,8 @@ def bin_edges(bins: int | Sequence[float], minimum: float, maximum: float) -> Fl
     peak = max(-minimum, maximum)
     if not isfinite(peak) or peak == 0.0:
         return np.arange(-half, half + 1, dtype=np.float64) / half
-    # frexp: peak < 2^exponent; every bin has this power of two as its width
-    exponent = max(frexp(peak)[1] - ceil(log2(half)), -133)
-    width = ldexp(1.0, exponent)
+    # frexp: peak < 2^exponent; a width below 2^-133 would fall inside a cell
+    width = ldexp(1.0, max(frexp(peak)[1] - ceil(log2(half)) - 1, -133))
     while peak >= half * width:
         width *= 2.0
     needed = int(peak // width) + 1

@@ -1,0 +1,338 @@
+"""The fused passes over float32 numbers, compiled by numba.
+
+A float32 is read twice: as a number, and as its bit pattern ``u``. The *cell* of a number is
+``(u - (u >> 31)) >> 16``, the high half of its pattern. The subtraction moves every negative number
+by one pattern, so that a cell is closed on the left and open on the right on both sides of 0.
+Counting cells costs little and answers most questions about order; a second pass looks only into
+the cells that hold the rest of the answers.
+
+Loops over one block are functions of their own: the compiler vectorizes each, and the block stays
+in the first-level cache. A block's sums are made without looking; only where a sum comes out
+infinite or NaN is the block cleaned and summed again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+BLOCK = 4096
+CELLS = 65536
+NO_FILTERS, ROWS, COLUMNS = 0, 1, 2
+
+# everything that lets sums be reordered; not nnan and ninf, because the check needs them to show
+_REORDER = {"reassoc", "contract", "nsz", "arcp"}
+_compiled: Any = numba.njit(nogil=True, cache=True)
+_reordered: Any = numba.njit(nogil=True, cache=True, fastmath=_REORDER)
+
+
+@_reordered
+def _power_sums(x, shift):  # type: ignore[no-untyped-def]
+    # two loops: five accumulators in one do not fit the registers
+    s1 = 0.0
+    sa = 0.0
+    for i in range(x.size):
+        v = np.float64(x[i])
+        s1 += v - shift
+        sa += abs(v)
+    s2 = 0.0
+    s3 = 0.0
+    s4 = 0.0
+    for i in range(x.size):
+        v = np.float64(x[i]) - shift
+        q = v * v
+        s2 += q
+        s3 += q * v
+        s4 += q * q
+    return s1, s2, s3, s4, sa
+
+
+@_reordered
+def _add_columns(x, sums, squares):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        v = np.float64(x[i])
+        sums[i] += v
+        squares[i] += v * v
+
+
+@_compiled
+def _extremes(u):  # type: ignore[no-untyped-def]
+    low = np.uint32(0xFFFFFFFF)
+    high = np.uint32(0)
+    for i in range(u.size):
+        low = min(low, u[i])
+        high = max(high, u[i])
+    return low, high
+
+
+@_compiled
+def _signed_extremes(s):  # type: ignore[no-untyped-def]
+    low = np.int32(0x7FFFFFFF)
+    high = np.int32(-0x7FFFFFFF)
+    for i in range(s.size):
+        low = min(low, s[i])
+        high = max(high, s[i])
+    return low, high
+
+
+@_compiled
+def _count_zeros(u):  # type: ignore[no-untyped-def]
+    zeros = np.int32(0)
+    for i in range(u.size):
+        zeros += np.int32((u[i] & np.uint32(0x7FFFFFFF)) == 0)
+    return zeros
+
+
+@_compiled
+def _find_cells(u, cells):  # type: ignore[no-untyped-def]
+    for i in range(u.size):
+        cells[i] = np.uint16((u[i] - (u[i] >> np.uint32(31))) >> np.uint32(16))
+
+
+@_compiled
+def _count_cells(cells, t0, t1, t2, t3):  # type: ignore[no-untyped-def]
+    # four tables, because one increment must not wait for the one before it
+    one = np.uint32(1)
+    even = cells.size // 4 * 4
+    for i in range(0, even, 4):
+        t0[cells[i]] += one
+        t1[cells[i + 1]] += one
+        t2[cells[i + 2]] += one
+        t3[cells[i + 3]] += one
+    for i in range(even, cells.size):
+        t0[cells[i]] += one
+
+
+@_compiled
+def _keep_finite(x, kept):  # type: ignore[no-untyped-def]
+    n = 0
+    nans = 0
+    for i in range(x.size):
+        if math.isfinite(x[i]):
+            kept[n] = x[i]
+            n += 1
+        elif math.isnan(x[i]):
+            nans += 1
+    return n, nans
+
+
+@_compiled
+def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, numbers, limits):  # type: ignore[no-untyped-def]
+    """Moments, counts, extremes, filter sums and cells of ``x[low:high]``.
+
+    Args:
+        x: The numbers, float32.
+        u: The same memory as uint32.
+        low: First element.
+        high: The one after the last.
+        layout: NO_FILTERS; ROWS: a filter is ``length`` consecutive elements, the first one of
+            ``sums`` is filter ``first``; COLUMNS: rows of ``length`` are added elementwise.
+        length: See ``layout``.
+        first: See ``layout``.
+        sums: Receives the sums of the filters or columns; ``squares`` those of the squares.
+        squares: See ``sums``.
+        tables: Four tables of CELLS uint32, counted up for finite numbers.
+        numbers: Receives count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf, zeros.
+        limits: Receives the smallest and largest pattern, unsigned then signed.
+    """
+    kept = np.empty(BLOCK, np.float32)
+    cells = np.empty(BLOCK, np.uint16)
+    count = 0.0
+    mean = 0.0
+    m2 = 0.0
+    m3 = 0.0
+    m4 = 0.0
+    absolute = 0.0
+    nans = 0
+    lost = 0
+    zeros = 0
+    for start in range(low, high, BLOCK):
+        stop = min(start + BLOCK, high)
+        xb = x[start:stop]
+        ub = u[start:stop]
+        if layout == ROWS:
+            s1 = 0.0
+            s2 = 0.0
+            s3 = 0.0
+            s4 = 0.0
+            sa = 0.0
+            at = start
+            while at < stop:
+                row = at // length
+                end = min(stop, (row + 1) * length)
+                r1, r2, r3, r4, ra = _power_sums(x[at:end], 0.0)
+                sums[row - first] += r1
+                squares[row - first] += r2
+                s1 += r1
+                s2 += r2
+                s3 += r3
+                s4 += r4
+                sa += ra
+                at = end
+        else:
+            s1, s2, s3, s4, sa = _power_sums(xb, 0.0)
+            if layout == COLUMNS:
+                at = start
+                while at < stop:
+                    column = at % length
+                    end = min(stop, at - column + length)
+                    width = end - at
+                    _add_columns(
+                        x[at:end], sums[column : column + width], squares[column : column + width]
+                    )
+                    at = end
+        n = stop - start
+        if not math.isfinite(s4):
+            n, bad = _keep_finite(xb, kept)
+            nans += bad
+            lost += stop - start - n
+            if n == 0:
+                continue
+            xb = kept[:n]
+            ub = kept.view(np.uint32)[:n]
+            s1, s2, s3, s4, sa = _power_sums(xb, 0.0)
+        center = s1 / n
+        b2 = s2 - n * center * center
+        if b2 * 16.0 < n * center * center:
+            # far from 0 in units of their spread: raw powers would cancel
+            base = center
+            s1, s2, s3, s4, sa = _power_sums(xb, base)
+            offset = s1 / n
+            center = base + offset
+        else:
+            offset = center
+        b2 = max(s2 - n * offset * offset, 0.0)
+        b3 = s3 - 3.0 * offset * s2 + 2.0 * n * offset * offset * offset
+        b4 = (
+            s4
+            - 4.0 * offset * s3
+            + 6.0 * offset * offset * s2
+            - 3.0 * n * offset * offset * offset * offset
+        )
+        total = count + n
+        delta = center - mean
+        step = delta / total
+        cross = delta * step * count * n
+        m4 += (
+            b4
+            + cross * step * step * (count * count - count * n + n * n)
+            + 6.0 * step * step * (count * count * b2 + n * n * m2)
+            + 4.0 * step * (count * b3 - n * m3)
+        )
+        m3 += b3 + cross * step * (count - n) + 3.0 * step * (count * b2 - n * m2)
+        m2 += b2 + cross
+        mean += step * n
+        count = total
+        absolute += sa
+        zeros += _count_zeros(ub)
+        lowest, highest = _extremes(ub)
+        limits[0] = min(limits[0], np.int64(lowest))
+        limits[1] = max(limits[1], np.int64(highest))
+        least, most = _signed_extremes(ub.view(np.int32))
+        limits[2] = min(limits[2], np.int64(least))
+        limits[3] = max(limits[3], np.int64(most))
+        _find_cells(ub, cells[:n])
+        _count_cells(cells[:n], tables[0], tables[1], tables[2], tables[3])
+    numbers[0] = count
+    numbers[1] = mean
+    numbers[2] = m2
+    numbers[3] = m3
+    numbers[4] = m4
+    numbers[5] = absolute
+    numbers[6] = nans
+    numbers[7] = lost - nans
+    numbers[8] = zeros
+
+
+@_compiled
+def drain(tables, totals):  # type: ignore[no-untyped-def]
+    """Add the four tables to ``totals``, in ascending order of value, and empty them."""
+    zero = np.uint32(0)
+    for cell in range(CELLS):
+        n = np.int64(tables[0, cell]) + tables[1, cell] + tables[2, cell] + tables[3, cell]
+        if n:
+            for k in range(4):
+                tables[k, cell] = zero
+            if cell == 0x7FFF:  # negative zero, one pattern below the first negative number
+                totals[0x8000] += n
+            elif cell < 0x8000:
+                totals[0x8000 + cell] += n
+            else:
+                totals[0xFFFF - cell] += n
+
+
+@_compiled
+def second_pass(u, low, high, classes, tables, collected):  # type: ignore[no-untyped-def]
+    """Look into the wanted cells of ``u[low:high]``.
+
+    Args:
+        u: Bit patterns.
+        low: First element.
+        high: The one after the last.
+        classes: For each cell 0 (not wanted), 1 (collect its patterns) or 2 + t (count the low
+            halves of its patterns in table t), uint8.
+        tables: Tables of CELLS uint32.
+        collected: Receives the patterns.
+
+    Returns:
+        Number of patterns collected.
+    """
+    cells = np.empty(BLOCK, np.uint16)
+    one = np.uint32(1)
+    n = 0
+    for start in range(low, high, BLOCK):
+        ub = u[start : min(start + BLOCK, high)]
+        cb = cells[: ub.size]
+        _find_cells(ub, cb)
+        even = ub.size // 8 * 8
+        for i in range(0, ub.size, 8):
+            # eight at a time: most groups hold nothing that is wanted
+            if i < even and not (
+                classes[cb[i]]
+                | classes[cb[i + 1]]
+                | classes[cb[i + 2]]
+                | classes[cb[i + 3]]
+                | classes[cb[i + 4]]
+                | classes[cb[i + 5]]
+                | classes[cb[i + 6]]
+                | classes[cb[i + 7]]
+            ):
+                continue
+            for j in range(i, min(i + 8, ub.size)):
+                kind = classes[cb[j]]
+                if kind == 1:
+                    collected[n] = ub[j]
+                    n += 1
+                elif kind > 1:
+                    v = ub[j]
+                    tables[kind - 2, (v - (v >> np.uint32(31))) & np.uint32(0xFFFF)] += one
+    return n
+
+
+@_compiled
+def count_patterns(patterns, tables):  # type: ignore[no-untyped-def]
+    """Count 16-bit patterns in four tables."""
+    _count_cells(patterns, tables[0], tables[1], tables[2], tables[3])
+
+
+@_compiled
+def filter_sums(x, low, layout, length, first, sums, squares):  # type: ignore[no-untyped-def]
+    """Sums and squares of the filters in ``x``, whose first element is element ``low``."""
+    at = low
+    stop = low + x.size
+    while at < stop:
+        row = at // length
+        end = min(stop, (row + 1) * length)
+        part = x[at - low : end - low]
+        if layout == ROWS:
+            r1, r2, _, _, _ = _power_sums(part, 0.0)
+            sums[row - first] += r1
+            squares[row - first] += r2
+        else:
+            column = at % length
+            width = end - at
+            _add_columns(part, sums[column : column + width], squares[column : column + width])
+        at = end

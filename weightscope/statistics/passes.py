@@ -1,0 +1,527 @@
+"""The passes over one tensor's float32 numbers: compiled, plain numpy, or torch on a device.
+
+All three count the same cells (see ``kernels``), so that everything about order is equal between
+them to the last bit, and the moments to rounding.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from math import inf, prod
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from weightscope.statistics.moments import Moments, merge, moments_of
+from weightscope.statistics.ordering import CountedCells, Inside, keys_of
+from weightscope.statistics.records import Counts, Floats
+
+CELLS = 0x10000
+# one range is one thread's share at a time; fixed, so that sums do not depend on the threads
+RANGE = 1 << 22
+# memory for looking into cells in one pass
+_LOOKING = 6 << 20
+_TABLE = 4 * CELLS
+_INFINITY = 0x7F800000
+
+Way = Literal["compiled", "plain"]
+State = TypeVar("State")
+Result = TypeVar("Result")
+Patterns = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class FilterLayout:
+    """How the output filters lie in memory: (outer, filters, inner), C order.
+
+    Attributes:
+        outer: Product of the axes before the filters.
+        filters: Number of filters; 0 where there are none to tell apart.
+        inner: Product of the axes after the filters.
+    """
+
+    outer: int
+    filters: int
+    inner: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int], axis: int | None) -> FilterLayout:
+        """Read a shape whose ``axis`` counts the filters."""
+        if axis is None:
+            return cls(1, 0, prod(shape))
+        return cls(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+
+    @property
+    def kind(self) -> int:
+        """0 without filters, 1 where each is consecutive, 2 where they interleave."""
+        return 0 if not self.filters else 1 if self.outer == 1 else 2
+
+    @property
+    def length(self) -> int:
+        """Elements of one filter (kind 1), of one row of all filters (kind 2), or 1."""
+        if self.kind == 2:
+            return self.filters * self.inner
+        return max(self.inner, 1)
+
+    def span(self, low: int, high: int) -> tuple[int, int]:
+        """First slot and number of slots that the sums of elements low..high need."""
+        if self.kind == 1:
+            first = low // self.length
+            return first, (high - 1) // self.length + 1 - first
+        return 0, self.length if self.kind == 2 else 0
+
+    def norms_and_means(self, parts: Sequence[FilterSums]) -> tuple[Floats, Floats] | None:
+        """L2 norm and mean of each filter from the sums of the parts, added in their order."""
+        if not self.filters:
+            return None
+        slots = self.filters if self.kind == 1 else self.length
+        sums, squares = np.zeros(slots), np.zeros(slots)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for part in parts:
+                end = part.first + part.sums.size
+                sums[part.first : end] += part.sums
+                squares[part.first : end] += part.squares
+            if self.kind == 2:
+                sums = sums.reshape(self.filters, self.inner).sum(1)
+                squares = squares.reshape(self.filters, self.inner).sum(1)
+            each = max(self.outer * self.inner, 1)
+            return np.sqrt(squares), sums / each
+
+
+@dataclass(frozen=True, eq=False)
+class FilterSums:
+    """Sums and sums of squares of the filters (or columns) from ``first`` on."""
+
+    first: int
+    sums: Floats
+    squares: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What the first pass says about one range of elements."""
+
+    moments: Moments
+    nan: int
+    inf: int
+    zero: int
+    minimum: float
+    maximum: float
+    filters: FilterSums
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Cells to look into.
+
+    Attributes:
+        classes: By cell of the pattern: 0 not wanted, 1 collect, 2 + t count in table t.
+        tables: Number of tables.
+        room: Patterns that collecting can yield at most.
+    """
+
+    classes: NDArray[np.uint8]
+    tables: int
+    room: int
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one thread found inside the wanted cells: patterns, and counts of their low halves."""
+
+    patterns: list[Patterns]
+    tables: NDArray[np.int64]
+
+
+class Passes(Protocol):
+    """Two passes over a flat float32 tensor."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+
+    def first(self, low: int, high: int, totals: Counts) -> Part:
+        """Measure elements low..high; add the finite ones to ``totals`` by ascending cell."""
+
+    def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
+        """Add what lies inside the wanted cells to ``found``."""
+
+
+@cache
+def default_way() -> Way:
+    """``compiled`` where numba is installed, else ``plain``."""
+    return "compiled" if importlib.util.find_spec("numba") else "plain"
+
+
+class CompiledPasses:
+    """The fused kernels, on a float32 array."""
+
+    _local = threading.local()
+
+    def __init__(self, array: NDArray[np.float32], layout: FilterLayout) -> None:
+        self._x = array
+        self._u: Patterns = array.view(np.uint32)
+        self._layout = layout
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._x.size
+
+    @classmethod
+    def _tables(cls) -> NDArray[np.uint32]:
+        tables: NDArray[np.uint32] | None = getattr(cls._local, "tables", None)
+        if tables is None:
+            tables = cls._local.tables = np.zeros((4, CELLS), np.uint32)
+        return tables
+
+    def first(self, low: int, high: int, totals: Counts) -> Part:
+        """Measure elements low..high."""
+        from weightscope.statistics import kernels
+
+        first, slots = self._layout.span(low, high)
+        sums, squares = np.zeros(slots), np.zeros(slots)
+        numbers = np.zeros(9)
+        limits = np.array([1 << 40, -1, 1 << 40, -(1 << 40)])
+        tables = self._tables()
+        kernels.first_pass(
+            self._x, self._u, low, high, self._layout.kind, self._layout.length,
+            first, sums, squares, tables, numbers, limits,
+        )  # fmt: skip
+        kernels.drain(tables, totals)
+        count, mean, m2, m3, m4, absolute, nans, infs, zeros = numbers.tolist()
+        return Part(
+            Moments(int(count), mean, m2, m3, m4, absolute),
+            int(nans),
+            int(infs),
+            int(zeros),
+            *_limits(limits.tolist()),
+            FilterSums(first, sums, squares),
+        )
+
+    def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
+        """Look into the wanted cells."""
+        from weightscope.statistics import kernels
+
+        collected = np.empty(min(wanted.room, high - low), np.uint32)
+        tables = np.zeros((max(wanted.tables, 1), CELLS if wanted.tables else 1), np.uint32)
+        n = kernels.second_pass(self._u, low, high, wanted.classes, tables, collected)
+        found.patterns.append(collected[:n].copy())
+        if wanted.tables:
+            found.tables[...] += tables
+
+
+def _limits(limits: Sequence[int]) -> tuple[float, float]:
+    """Smallest and largest number from the extremes of the patterns."""
+    lowest, highest, least, most = limits
+    if highest < 0:
+        return inf, -inf
+    sign = 0x80000000
+    smallest = highest if highest >= sign else lowest
+    largest = most if most >= 0 else least + 2 * sign
+    both = np.array([smallest, largest], np.uint32).view(np.float32)
+    return float(both[0]) + 0.0, float(both[1]) + 0.0
+
+
+class PlainPasses:
+    """The same in blocked numpy."""
+
+    _BLOCK = 1 << 18
+
+    def __init__(self, array: NDArray[np.float32], layout: FilterLayout) -> None:
+        self._x = array
+        self._layout = layout
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._x.size
+
+    def first(self, low: int, high: int, totals: Counts) -> Part:
+        """Measure elements low..high."""
+        first, slots = self._layout.span(low, high)
+        filters = FilterSums(first, np.zeros(slots), np.zeros(slots))
+        moments = []
+        nans = infs = zeros = 0
+        minimum, maximum = inf, -inf
+        for start in range(low, high, self._BLOCK):
+            block = self._x[start : min(start + self._BLOCK, high)]
+            wide = block.astype(np.float64)
+            add_filter_sums(wide, start, self._layout, filters)
+            finite = np.isfinite(block)
+            if not finite.all():
+                nans += int(np.isnan(block).sum())
+                infs += int(np.isinf(block).sum())
+                block, wide = block[finite], wide[finite]
+                if not block.size:
+                    continue
+            minimum, maximum = min(minimum, float(block.min())), max(maximum, float(block.max()))
+            zeros += block.size - int(np.count_nonzero(block))
+            moments.append(moments_of(wide, scale=1.0))
+            add_to_totals(np.bincount(_cells(block.view(np.uint32)), minlength=CELLS), totals)
+        return Part(merge(moments), nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
+
+    def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
+        """Look into the wanted cells."""
+        for start in range(low, high, self._BLOCK):
+            patterns = self._x[start : min(start + self._BLOCK, high)].view(np.uint32)
+            kinds = wanted.classes[_cells(patterns)]
+            found.patterns.append(patterns[kinds == 1])
+            if wanted.tables:
+                counted = kinds > 1
+                slots = (kinds[counted].astype(np.int64) - 2) << 16
+                slots |= _lows(patterns[counted])
+                found.tables.ravel()[...] += np.bincount(slots, minlength=found.tables.size)
+
+
+def _cells(patterns: Patterns) -> NDArray[np.intp]:
+    return ((patterns - (patterns >> np.uint32(31))) >> np.uint32(16)).astype(np.intp)
+
+
+def _lows(patterns: Patterns) -> NDArray[np.uint32]:
+    return (patterns - (patterns >> np.uint32(31))) & np.uint32(0xFFFF)
+
+
+def add_to_totals(counts: Counts, totals: Counts) -> None:
+    """Add counts by cell of the pattern to ``totals`` in ascending order of value."""
+    totals[0x8000] += counts[0x7FFF]  # negative zero
+    totals[0x8000:0xFFFF] += counts[:0x7FFF]
+    totals[:0x8000] += counts[:0x7FFF:-1]
+
+
+def add_filter_sums(wide: Floats, start: int, layout: FilterLayout, filters: FilterSums) -> None:
+    """Add the elements from ``start`` on to the sums of their filters."""
+    if not layout.filters:
+        return
+    at, stop = start, start + wide.size
+    with np.errstate(invalid="ignore", over="ignore"):
+        while at < stop:
+            # whole filters (or rows of them) at once, and what is cut off at either end
+            place = at % layout.length
+            rows = (stop - at) // layout.length if place == 0 else 0
+            end = at + rows * layout.length if rows else min(stop, at - place + layout.length)
+            part = wide[at - start : end - start]
+            if layout.kind == 1:
+                row = at // layout.length - filters.first
+                table = part.reshape(max(rows, 1), -1)
+                filters.sums[row : row + len(table)] += table.sum(1)
+                filters.squares[row : row + len(table)] += np.einsum("ij,ij->i", table, table)
+            else:
+                width = slice(0, None) if rows else slice(place, place + part.size)
+                table = part.reshape(max(rows, 1), -1)
+                filters.sums[width] += table.sum(0)
+                filters.squares[width] += np.einsum("ij,ij->j", table, table)
+            at = end
+
+
+class TorchPasses:
+    """The same in blocked torch, on the tensor's own device: only counts and sums travel."""
+
+    _BLOCK = 1 << 20
+
+    def __init__(self, flat: torch.Tensor, layout: FilterLayout) -> None:
+        self._x = flat
+        self._layout = layout
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._x.numel()
+
+    def first(self, low: int, high: int, totals: Counts) -> Part:
+        """Measure elements low..high."""
+        first, slots = self._layout.span(low, high)
+        filters = FilterSums(first, np.zeros(slots), np.zeros(slots))
+        moments = []
+        nans = infs = zeros = 0
+        minimum, maximum = inf, -inf
+        counts = torch.zeros(CELLS, dtype=torch.int64, device=self._x.device)
+        for start in range(low, high, self._BLOCK):
+            block = self._x[start : min(start + self._BLOCK, high)]
+            wide = block.double()
+            self._add_filter_sums(wide, start, filters)
+            finite = wide.isfinite()
+            if not bool(finite.all()):
+                nans += int(wide.isnan().sum())
+                infs += int(wide.isinf().sum())
+                block, wide = block[finite], wide[finite]
+                if not block.numel():
+                    continue
+            minimum, maximum = min(minimum, float(wide.min())), max(maximum, float(wide.max()))
+            zeros += int((wide == 0).sum())
+            moments.append(_torch_moments(wide))
+            counts += torch.bincount(_torch_patterns(block)[0], minlength=CELLS)
+        add_to_totals(counts.cpu().numpy(), totals)
+        return Part(merge(moments), nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
+
+    def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
+        """Look into the wanted cells."""
+        device = self._x.device
+        classes = torch.from_numpy(wanted.classes).to(device)
+        tables = torch.zeros(found.tables.size, dtype=torch.int64, device=device)
+        for start in range(low, high, self._BLOCK):
+            block = self._x[start : min(start + self._BLOCK, high)]
+            cells, lows = _torch_patterns(block)
+            kinds = classes[cells]
+            collected = block[kinds == 1].cpu().numpy()
+            found.patterns.append(collected.view(np.uint32))
+            if wanted.tables:
+                counted = kinds > 1
+                slots = ((kinds[counted].long() - 2) << 16) | lows[counted]
+                tables += torch.bincount(slots, minlength=tables.numel())
+        if wanted.tables:
+            found.tables.ravel()[...] += tables.cpu().numpy()
+
+    def _add_filter_sums(self, wide: torch.Tensor, start: int, filters: FilterSums) -> None:
+        if not self._layout.filters:
+            return
+        # elements of one filter (or column) are added on the device, by their slot
+        places = torch.arange(start, start + wide.numel(), device=wide.device)
+        length = self._layout.length
+        slots = places // length - filters.first if self._layout.kind == 1 else places % length
+        for powers, sums in ((wide, filters.sums), (wide * wide, filters.squares)):
+            added = torch.zeros(sums.size, dtype=torch.float64, device=wide.device)
+            added.index_add_(0, slots, powers)
+            sums += added.cpu().numpy()
+
+
+def _torch_moments(wide: torch.Tensor) -> Moments:
+    mean = wide.mean()
+    d = wide - mean
+    square = d * d
+    sums = torch.stack(
+        [mean, square.sum(), (square * d).sum(), (square * square).sum(), wide.abs().sum()]
+    )
+    return Moments(wide.numel(), *sums.tolist())
+
+
+def _torch_patterns(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cell and low half of each pattern, as 64-bit integers."""
+    signed = block.view(torch.int32).long()
+    shifted = (signed & 0xFFFFFFFF) - (signed < 0).long()
+    return shifted >> 16, shifted & 0xFFFF
+
+
+def over_ranges(
+    size: int,
+    threads: int,
+    make: Callable[[], State],
+    work: Callable[[State, int, int], Result],
+) -> tuple[list[State], list[Result]]:
+    """Work through all ranges of a tensor with a pool of threads.
+
+    Args:
+        size: Number of elements.
+        threads: Number of threads at most.
+        make: Makes what one thread adds its counts to.
+        work: Works on one range.
+
+    Returns:
+        The threads' states, and the results in the order of the ranges.
+    """
+    ranges = [(low, min(low + RANGE, size)) for low in range(0, size, RANGE)]
+    results: list[Result | None] = [None] * len(ranges)
+    queue = iter(enumerate(ranges))
+    lock = threading.Lock()
+
+    def next_range() -> tuple[int, tuple[int, int]] | None:
+        with lock:
+            return next(queue, None)
+
+    def worker() -> State:
+        state = make()
+        while (item := next_range()) is not None:
+            place, (low, high) = item
+            results[place] = work(state, low, high)
+        return state
+
+    threads = min(threads, len(ranges))
+    if threads <= 1:
+        states = [worker()]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            states = [job.result() for job in [pool.submit(worker) for _ in range(threads)]]
+    return states, [result for result in results if result is not None]
+
+
+def first_pass(passes: Passes, threads: int) -> tuple[list[Part], CountedCells]:
+    """All parts in the order of their ranges, and the cells of the whole tensor."""
+    states, parts = over_ranges(
+        passes.size, threads, lambda: np.zeros(CELLS, np.int64),
+        lambda totals, low, high: passes.first(low, high, totals),
+    )  # fmt: skip
+    totals: Counts = sum(states[1:], start=states[0])
+    return parts, CountedCells.of(totals, sum(part.zero for part in parts))
+
+
+def look_into(
+    passes: Passes, cells: Sequence[int], order: CountedCells, parts: Sequence[Part], threads: int
+) -> CountedCells:
+    """The same order with these cells looked into, in as few passes as the memory allows."""
+    inside: dict[int, Inside] = {}
+    for batch in _batches(cells, order):
+        inside |= _look(passes, batch, order, parts, threads)
+    return order.looked_into(inside)
+
+
+def _batches(cells: Sequence[int], order: CountedCells) -> Iterator[list[int]]:
+    batch: list[int] = []
+    cost = 0
+    for cell in cells:
+        price = min(4 * order.count_of(cell), _TABLE)
+        if batch and cost + price > _LOOKING:
+            yield batch
+            batch, cost = [], 0
+        batch.append(cell)
+        cost += price
+    if batch:
+        yield batch
+
+
+def _look(
+    passes: Passes, cells: Sequence[int], order: CountedCells, parts: Sequence[Part], threads: int
+) -> dict[int, Inside]:
+    """Look into cells: a cell with more values than a table has entries is counted in a table."""
+    classes = np.zeros(CELLS, np.uint8)
+    tabled = [cell for cell in cells if 4 * order.count_of(cell) > _TABLE]
+    collected = [cell for cell in cells if cell not in tabled]
+    for kind, cell in (*((1, c) for c in collected), *enumerate(tabled, start=2)):
+        classes[cell if cell >= 0 else 0x7FFF - cell] = kind
+    # the lowest finite cell of all takes in the pattern of minus infinity
+    room = sum(order.count_of(cell) for cell in collected) + sum(part.inf for part in parts)
+    wanted = Wanted(classes, len(tabled), room)
+    states, _ = over_ranges(
+        passes.size,
+        threads,
+        lambda: Found([], np.zeros((len(tabled), CELLS), np.int64)),
+        lambda found, low, high: passes.second(low, high, wanted, found),
+    )
+    zeros = sum(part.zero for part in parts)
+    patterns = np.concatenate([p for state in states for p in state.patterns])
+    keys, counts = np.unique(keys_of(patterns.view(np.float32)), return_counts=True)
+    inside = {}
+    for cell in collected:
+        ours = slice(*np.searchsorted(keys, [cell << 16, (cell + 1) << 16]))
+        inside[cell] = _inside(cell, keys[ours], counts[ours], zeros)
+    for table, cell in enumerate(tabled):
+        lows: Counts = np.sum([state.tables[table] for state in states], axis=0)
+        lows = lows if cell >= 0 else lows[::-1]
+        filled = np.flatnonzero(lows)
+        inside[cell] = _inside(cell, (cell << 16) + filled, lows[filled], zeros)
+    return inside
+
+
+def _inside(cell: int, keys: NDArray[np.int64], counts: Counts, zeros: int) -> Inside:
+    """What is inside a cell, without infinities, and with the zeros of both signs."""
+    kept = (keys != 0) & (keys > -_INFINITY)
+    keys, counts = keys[kept], counts[kept]
+    if cell == 0 and zeros:
+        keys, counts = np.insert(keys, 0, 0), np.insert(counts, 0, zeros)
+    return Inside(keys, np.cumsum(counts))
