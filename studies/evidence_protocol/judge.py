@@ -196,6 +196,8 @@ def best_threshold(score: NDArray[np.float64], used: NDArray[np.bool_]) -> float
     values = np.unique(score)
     middles = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
     accuracies = [balanced_accuracy(score > t, used) for t in middles]
+    if not np.isfinite(accuracies).any():
+        return float("nan")
     return float(middles[int(np.nanargmax(accuracies))])
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Fill = Literal["mean", "zero", "shuffle"]
 Batch = tuple[Any, Any]
 
+MINIMUM_SKILL = 0.01
+"""A network has skill only if its quality exceeds chance by this much at least."""
+
 CONFIDENCE = 0.95
 """Coverage of every bootstrap interval."""
 
@@ -70,6 +73,11 @@ class AblationResult:
     def skill(self) -> float:
         """What the network is better than chance by."""
         return self.quality - self.chance
+
+    @property
+    def skilled(self) -> bool:
+        """Whether it surely has any skill."""
+        return self.skill_low > 0.0 and self.skill > MINIMUM_SKILL
 
 
 @contextmanager

@@ -34,6 +34,10 @@ NEGLIGIBLE_IMPORTANCE = 0.02
 """Share of the largest stage's Taylor importance that is the border between used and unused."""
 
 
+MINIMUM_BATCHES = 4
+"""Batches needed before the loss alone says whether a network has skill."""
+
+
 @dataclass(frozen=True)
 class Importance:
     """First-order importance of a stage: the sum over its weights of ``|w * dL/dw|``.
@@ -177,7 +181,7 @@ def gather_data(
         result = ablate_levels(
             structure, pairs, metric, resamples=resamples, seed=seed, progress=progress
         )
-        skilled = result.skill_low > 0.0
+        skilled = result.skilled
     levels = {stage.name: stage.level for stage in structure.stages}
     return DataEvidence(importances, activations, result, skilled, levels)
 
@@ -196,7 +200,8 @@ def measure_importance(
 
     Returns:
         Importance by stage, and whether the loss is surely (at two standard errors over batches)
-        lower with the right targets than with those of other images; None with a single batch.
+        lower with the right targets than with those of other images; None with too few batches
+        to tell.
 
     Raises:
         InputError: The loss is no finite scalar tensor that depends on the weights.
@@ -230,7 +235,7 @@ def measure_importance(
         stage.name: Importance(*_mean_and_error([row[stage.name] for row in rows]))
         for stage in structure.stages
     }
-    if len(advantages) < 2:
+    if len(advantages) < MINIMUM_BATCHES:
         return importances, None
     mean, error = _mean_and_error(advantages)
     return importances, mean > MARGIN * error

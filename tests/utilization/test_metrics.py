@@ -1,0 +1,121 @@
+"""Best-threshold F1 and average precision against their definitions, and their resampling."""
+
+import numpy as np
+import pytest
+import torch
+
+from weightscope.errors import InputError
+from weightscope.utilization.metrics import BINS, measure_quality, resampled, split_images
+
+
+def every_pixel_once(quality):
+    return float(quality.of(np.ones((1, quality.images)))[0])
+
+
+def brute_force(scores, truth):
+    """F1 and precision at every threshold, one by one."""
+    best, area, last = 0.0, 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        called = scores >= threshold
+        hits = (called & truth).sum()
+        precision, recall = hits / called.sum(), hits / truth.sum()
+        best = max(best, 2 * hits / (called.sum() + truth.sum()))
+        area += (recall - last) * precision
+        last = recall
+    return {"f1": best, "average_precision": area}
+
+
+@pytest.mark.parametrize("metric", ["f1", "average_precision"])
+@pytest.mark.parametrize("seed", range(4))
+def test_few_scores_give_the_exact_value(metric, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 20, (3, 1, 6, 6)).astype(np.float32)
+    truth = rng.random((3, 1, 6, 6)) < 0.2
+    quality = measure_quality(metric, [torch.tensor(scores)], [torch.tensor(truth)])
+    assert every_pixel_once(quality) == pytest.approx(
+        brute_force(scores.ravel(), truth.ravel())[metric]
+    )
+
+
+@pytest.mark.parametrize("metric", ["f1", "average_precision"])
+def test_many_scores_are_binned_without_harm(metric):
+    rng = np.random.default_rng(0)
+    truth = rng.random((2, 1, 60, 60)) < 0.01
+    scores = rng.normal(size=truth.shape).astype(np.float32) + 3 * truth
+    assert np.unique(scores).size > BINS
+    quality = measure_quality(metric, [torch.tensor(scores)], [torch.tensor(truth)])
+    expected = brute_force(scores.ravel(), truth.ravel())[metric]
+    assert every_pixel_once(quality) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("metric", ["f1", "average_precision"])
+def test_monotone_outputs_and_batching_do_not_matter(metric):
+    torch.manual_seed(0)
+    logits, truth = torch.randn(4, 1, 5, 5), torch.rand(4, 1, 5, 5) > 0.7
+    one = measure_quality(metric, [logits], [truth])
+    two = measure_quality(metric, list(logits.sigmoid().split(1)), list(truth.split(1)))
+    both = torch.cat([-logits / 2, logits / 2], 1)
+    three = measure_quality(metric, [both], [truth[:, 0].long()])
+    values = [every_pixel_once(q) for q in (one, two, three)]
+    assert values == pytest.approx([values[0]] * 3)
+
+
+def test_weights_count_images_as_often_as_they_say():
+    torch.manual_seed(0)
+    logits, truth = torch.randn(3, 1, 5, 5), torch.rand(3, 1, 5, 5) > 0.7
+    quality = measure_quality("f1", [logits], [truth])
+    picked = [0, 0, 2]
+    repeated = measure_quality("f1", [logits[picked]], [truth[picked]])
+    assert quality.of(np.array([[2.0, 0.0, 1.0]]))[0] == pytest.approx(every_pixel_once(repeated))
+
+
+def test_a_callable_is_asked_image_by_image():
+    shapes = []
+
+    def metric(outputs, targets):
+        shapes.append((tuple(outputs["a"].shape), tuple(targets.shape)))
+        return (outputs["a"] - targets).sum()
+
+    outputs = {"a": torch.arange(6.0).reshape(3, 2), "note": "kept"}
+    quality = measure_quality(metric, [outputs], [torch.zeros(3, 2)])
+    assert shapes == [((1, 2), (1, 2))] * 3
+    assert every_pixel_once(quality) == pytest.approx((1 + 5 + 9) / 3)
+
+
+def test_images_without_a_value_are_left_out():
+    values = iter([1.0, float("nan"), 3.0])
+    quality = measure_quality(lambda o, t: next(values), [torch.zeros(3, 1)], [torch.zeros(3, 1)])
+    assert every_pixel_once(quality) == 2.0
+
+
+def test_resamples_draw_every_image_about_equally_often():
+    counts = resampled(10, 2000, seed=0)
+    assert (counts.sum(1) == 10).all()
+    assert counts.mean(0) == pytest.approx(np.ones(10), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "outputs", "targets", "text"),
+    [
+        ("dice", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), "unknown metric 'dice'"),
+        ("f1", torch.zeros(1, 5, 2, 2), torch.ones(1, 1, 2, 2), "one foreground class"),
+        ("f1", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 3, 3), "expected one number"),
+        (
+            "f1",
+            torch.zeros(1, 1, 2, 2),
+            torch.zeros(1, 1, 2, 2),
+            "no target of the batches has any",
+        ),
+        ("f1", torch.full((1, 1, 2, 2), torch.nan), torch.ones(1, 1, 2, 2), "nan or infinite"),
+        ("f1", None, torch.ones(1, 1, 2, 2), "without any tensor"),
+        (lambda o, t: float("nan"), torch.zeros(1, 1), torch.zeros(1, 1), "no finite number"),
+    ],
+)
+def test_what_does_not_fit_is_refused(metric, outputs, targets, text):
+    with pytest.raises(InputError, match=text):
+        measure_quality(metric, [outputs], [targets])
+
+
+def test_batches_without_tensors_are_refused():
+    with pytest.raises(InputError, match="holds no tensor"):
+        split_images({"a": 3})
