@@ -6,7 +6,7 @@ Sensors 2021, 21, 7030.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -178,4 +178,5 @@ def initialize(model: nn.Module, seed: int | None) -> None:
         if isinstance(module, nn.Conv2d):
             if not module.weight.is_meta:
                 nn.init.xavier_uniform_(module.weight, generator=generator)
-            nn.init.zeros_(cast(Tensor, module.bias))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -74,10 +74,10 @@ def tally(logits: Tensor, truth: Tensor) -> Tally:
         logits: Any shape.
         truth: The same shape, 0 and 1.
     """
-    values = logits.detach().double().flatten().numpy()
+    values = logits.detach().cpu().double().flatten().numpy()
     # bin i holds EDGES[i] < logit <= EDGES[i + 1]: sigmoid > 0.5 is then exactly the upper half
     bins = np.clip(np.searchsorted(EDGES, values, side="left") - 1, 0, len(EDGES) - 2)
-    plastic = truth.flatten().numpy() > 0.5
+    plastic = truth.cpu().flatten().numpy() > 0.5
     count = len(EDGES) - 1
     return Tally(
         plastic=np.bincount(bins[plastic], minlength=count),
@@ -134,11 +134,12 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Metr
     """
     counts = Tally(np.zeros(len(EDGES) - 1, np.int64), np.zeros(len(EDGES) - 1, np.int64))
     modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
     try:
         model.eval()
         with torch.no_grad():
             for images, masks in batches:
-                counts = counts + tally(model(images), masks)
+                counts = counts + tally(model(images.to(device)), masks)
     finally:
         for module, training in modes.items():
             module.training = training

@@ -139,6 +139,21 @@ def split_photos(photos: Indices, fold: int, folds: int, seed: int) -> Split:
     return Split(train=train, validation=where[0], test=where[1])
 
 
+def thin(split: Split, most: int, seed: int) -> Split:
+    """Leave tiles out at random, so that at most ``most`` are trained on.
+
+    Validation and test lose the same share.
+    """
+    share = min(1.0, most / len(split.train))
+    rng = np.random.default_rng(seed)
+
+    def some(indices: Indices) -> Indices:
+        count = max(1, round(share * len(indices)))
+        return np.sort(rng.permutation(indices)[:count])
+
+    return Split(some(split.train), some(split.validation), some(split.test))
+
+
 def draw_photos(count: int, size: int, seed: int) -> Iterator[Photo]:
     """Yield synthetic photographs of ``size`` x ``size`` px."""
     for index in range(count):

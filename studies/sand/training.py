@@ -176,12 +176,13 @@ def _epoch(
     """Pass once over the training tiles; return the loss per pixel of every step."""
     order = np.random.default_rng([settings.seed, number]).permutation(split.train)
     generator = torch.Generator().manual_seed(settings.seed * 100_003 + number)
+    device = next(model.parameters()).device
     losses = []
     model.train()
     for images, masks in tiles.batches(order, settings.batch_size):
         if settings.augmentation is not None:
             images, masks = augment(images, masks, fill, generator, settings.augmentation)
-        loss = weighted_cross_entropy(model(images), masks)
+        loss = weighted_cross_entropy(model(images.to(device)), masks.to(device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -1,0 +1,442 @@
+"""The study's page: what was done, what came out, where it differs from the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from studies.sand.costs import NetworkCost
+from studies.sand.records import Bench, Derivation, Trained
+from studies.sand.tables import (
+    NAMES,
+    Result,
+    cost_table,
+    evidence_table,
+    markdown,
+    proposal_table,
+    quality_table,
+    results_frame,
+)
+from weightscope.analysis import Analysis
+from weightscope.files import written_atomically
+from weightscope.receptive_field import network_receptive_field
+
+CLAIMED_FIELDS = {"multiresunet": 38_000, "half_multiresunet": 200, "quarter_multiresunet": 20}
+"""Receptive fields that the paper gives in section 3, in pixels."""
+
+Examined = Mapping[str, tuple[Trained, Analysis]]
+
+
+@dataclass(frozen=True, eq=False)
+class Story:
+    """Everything the page tells.
+
+    Attributes:
+        bench: Preset, tiles and splits.
+        costs: Table 4.
+        results: Every network on its test tiles.
+        examined: The paper's five networks after training, with their analyses, by name.
+        derived: What was cut from U-net and MultiResUNet.
+        minutes: How long the study took.
+        cpu_minutes: How much of the processors it took.
+    """
+
+    bench: Bench
+    costs: Sequence[NetworkCost]
+    results: Sequence[Result]
+    examined: Examined
+    derived: Sequence[Derivation]
+    minutes: float
+    cpu_minutes: float
+
+
+def write_page(path: Path, story: Story) -> Path:
+    """Write the page as Markdown, completely or not at all."""
+    parts = (
+        _opening(story),
+        _sand(story),
+        _costs(story),
+        _quality(story),
+        _evidence(story),
+        _derivation(story),
+        _reduced(story),
+        _fields(story),
+        _left_out(),
+        _again(story),
+    )
+    with written_atomically(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n")
+    return path
+
+
+def _opening(story: Story) -> str:
+    preset = story.bench.preset
+    source = (
+        "**The photographs are synthetic**: drawn by `studies/sand/scenes.py`, because the paper's "
+        "are not public. Figures of quality are therefore not comparable with the paper's; costs "
+        "are, and so is the question which levels a network uses."
+        if story.bench.data is None
+        else f"The photographs are those of `{story.bench.data.name}`."
+    )
+    return f"""# Microplastic in sand
+
+Written by `python studies/microplastic.py --preset {preset.name} --seed {story.bench.seed}`; \
+change that program, not this page.
+
+Lee & Jhang (*Neural Network Analysis for Microplastic Segmentation*, Sensors 2021, 21, 7030) \
+looked at the weight histograms of a trained U-net and MultiResUNet, judged the deep encoder \
+stages unused because their weights lie near zero, and derived smaller networks without them. \
+This study goes the same way with weightscope: train, analyse, let the analysis propose what to \
+cut, build it, and compare.
+
+{source}
+
+{_summary(story)}"""
+
+
+def _summary(story: Story) -> str:
+    """The findings in a few lines, each taken from the numbers of this run."""
+    lines = []
+    for derivation in story.derived:
+        whole, small = derivation.trained, derivation.tuned
+        name = whole.network.label
+        grades = "; ".join(
+            f"{grade}: {_levels(derivation.supported[grade])}" for grade in derivation.supported
+        )
+        lines.append(f"- {name}, levels to keep by each grade of evidence alone: {grades}.")
+        share = _parameters(small) / _parameters(whole)
+        lines.append(
+            f"- {name} cut to {derivation.proposal.keep_levels} levels of its own keeps "
+            f"{share:.1%} of the parameters. Test F1 at the best threshold: "
+            f"{whole.metrics.best_f1:.3f} whole, "
+            f"{small.metrics.best_f1:.3f} cut and tuned, "
+            f"{derivation.redrawn.metrics.best_f1:.3f} with the same cut and equally long training "
+            "but all weights drawn anew."
+        )
+    return "\n".join(lines)
+
+
+def _levels(keep: int | None) -> str:
+    return "no cut supported" if keep is None else str(keep)
+
+
+def _parameters(trained: Trained) -> int:
+    return sum(parameter.numel() for parameter in trained.model.parameters())
+
+
+def _sand(story: Story) -> str:
+    bench = story.bench
+    preset, split = bench.preset, bench.splits[0]
+    count = f"{len(bench.tiles.photos):,} tiles of {preset.tile} px"
+    photos = len(set(bench.tiles.photos.tolist()))
+    return f"""## Sand
+
+![A photograph of sand with plastic, enlarged and outlined](sand.png)
+
+{photos} photographs give {count}, neighbours overlapping by {preset.overlap} px or more; \
+{bench.tiles.masks.mean():.2%} of the pixels are plastic. Tiles are split by photograph, so that \
+no pixel of a test tile is trained on: {len(split.train)} to train, {len(split.validation)} to \
+validate, {len(split.test)} to test. The paper's sizes (preset `paper`) are 512 px tiles that \
+overlap by 100 px, 16 from each 1440 x 1440 photograph; 386 photographs make its 6,176 tiles.
+
+Training follows section 4.3: Adam, learning rate 1e-3, times 0.96 every 800 steps; shift up to \
+20 %, rotation up to 45 degrees, flips, gaps filled with the mean colour; the class-weighted \
+cross-entropy of eq. 25-29. Eq. 25 divides by zero on a tile without plastic: such a tile counts \
+here with plain cross-entropy. Channels are divided by {_plain(preset.shrink["unet"])} (U-nets) \
+and {_plain(preset.shrink["multiresunet"])} (MultiResUNets); {preset.epochs} epochs from scratch, \
+{preset.tuning} for a network that was cut."""
+
+
+def _plain(number: float) -> str:
+    return f"{number:g}"
+
+
+def _costs(story: Story) -> str:
+    return f"""## Table 4: what the networks cost
+
+At full width, 512 x 512 RGB input. The paper counts 2 k k c_in c_out h w for a convolution, one \
+per output element for its bias and for an addition of tensors, four per output element for \
+max-pooling; all else is free, and parameters are cut after four decimals. That convention was \
+found by search and fits three of the networks exactly. MACs are plain multiply-accumulates, \
+counted on tensors without numbers; fvcore counts them again on a real input.
+
+{markdown(cost_table(story.costs))}
+
+Where the paper's text and its table disagree, the table decided: Quarter MultiResUNet fits with \
+three repeats in its ResPath, not the four of eq. 15, and with a 1x1 convolution before a MultiRes \
+block wherever the width changes, which eq. 13 does not show. The widths of MultiResUNet are not \
+given; {_width(story)} came closest among widths that double from level to level \
+(`python -m studies.sand.costs` repeats the search)."""
+
+
+def _width(story: Story) -> str:
+    parameters = next(c.parameters for c in story.costs if c.name == "multiresunet")
+    return f"52, 104, 208, 416, 832 ({parameters:,} parameters)"
+
+
+def _quality(story: Story) -> str:
+    frame = results_frame(story.results)
+    cases = story.bench.preset.cases
+    runs = "one case, one run each" if cases == 1 else f"{cases} of five cases"
+    best = max(story.results, key=lambda result: result.metrics.best_f1)
+    useful = sorted({result.label for result in story.results if result.metrics.useful})
+    verdict = (
+        f"By the paper's bar (r.w. F1 of 0.40, r.w. IoU of 0.25 at threshold 0.5) these are "
+        f"useful: {', '.join(useful)}."
+        if useful
+        else "No network reaches the paper's bar (r.w. F1 of 0.40, r.w. IoU of 0.25) at threshold "
+        "0.5 in this preset."
+    )
+    return f"""## Tables 1-3: how well they segment
+
+Test tiles, {runs}; the last columns are the paper's averages over five cases. A difference of a \
+few hundredths between two rows is within what another seed would give.
+
+**Table 1**, threshold 0.5
+
+{markdown(quality_table(frame, {"precision": "precision", "recall": "recall"}))}
+
+**Table 2**
+
+{markdown(quality_table(frame, {"f1": "F1", "iou": "IoU"}))}
+
+**Table 3**, recall-weighted
+
+{markdown(quality_table(frame, {"rw_f1": "r.w. F1", "rw_iou": "r.w. IoU"}))}
+
+{verdict} The weighted loss asks for recall: at 0.5 it marks far too much, for every network. So \
+the threshold says more than the network in tables 1-3. Freed of it, the networks compare like \
+this (highest: {best.label}):
+
+{markdown(_ranking(story.results))}
+
+![Test F1 at the best threshold over MACs per tile](tradeoff.png)
+
+![Validation F1 over the epochs](learning.png)
+
+{_wide(story)}
+
+Three test tiles with the most plastic, each network at the threshold that was best on the \
+validation tiles (fig. 10):
+
+![Photo, truth and predictions of every network](predictions.png)"""
+
+
+def _ranking(results: Sequence[Result]):  # type: ignore[no-untyped-def]
+    frame = results_frame(results)
+    means = frame.groupby("network", sort=False)[
+        ["best_f1", "average_precision", "parameters", "macs", "epochs", "seconds"]
+    ].mean()
+    table = means.reset_index().sort_values("best_f1", ascending=False)
+    for column, pattern in (
+        ("best_f1", "{:.3f}"),
+        ("average_precision", "{:.3f}"),
+        ("parameters", "{:,.0f}"),
+        ("macs", "{:,.0f}"),
+        ("epochs", "{:.0f}"),
+        ("seconds", "{:.0f}"),
+    ):
+        table[column] = table[column].map(pattern.format)
+    return table.rename(
+        columns={
+            "best_f1": "best F1",
+            "average_precision": "average precision",
+            "macs": "MACs per tile",
+            "seconds": "seconds of training",
+        }
+    )
+
+
+def _wide(story: Story) -> str:
+    """Quarter MultiResUNet with four times the channels (sec. 4.6)."""
+    by_label: dict[str, list[float]] = {}
+    for result in story.results:
+        by_label.setdefault(result.label, []).append(result.metrics.best_f1)
+    narrow, wide = (
+        sum(by_label[label]) / len(by_label[label])
+        for label in (
+            NAMES["quarter_multiresunet"],
+            f"{NAMES['quarter_multiresunet']}, 4x the channels",
+        )
+    )
+    compared = "also no better" if wide - narrow < 0.02 else "better"
+    return (
+        "The paper reports that Quarter MultiResUNet with four times the channels is no better "
+        f"(sec. 4.6). Here it is {compared}: best F1 {wide:.3f} against {narrow:.3f}."
+    )
+
+
+def _evidence(story: Story) -> str:
+    parts = [
+        """## Which levels do any work?
+
+Filled: weights after training. Dark line: the distribution that the layer had before training \
+(Glorot uniform), drawn for the same number of weights. The paper compares weights with zero; \
+under Glorot's initialisation wide layers start nearer to zero than narrow ones, so a deep \
+stage looks "near zero" in an untrained network already. What counts is the departure from the \
+dark line."""
+    ]
+    for name, number in (("unet", 11), ("multiresunet", 12)):
+        trained, analysis = story.examined[name]
+        label = trained.network.label
+        parts.append(
+            f"""### {label} (fig. {number})
+
+![Weight histograms of {label}, one layer above the other](stacked-{name}.png)
+
+![Weight histograms of {label}, stage by stage](overlaid-{name}.png)
+
+{markdown(evidence_table(analysis))}
+
+Utilization (0: as at initialisation, 1: used) and verdict by each grade of evidence alone: the \
+weights, their movement while training, and data (the validation tiles: F1 lost when a level and \
+everything below it is replaced by its mean). The last column is the joint verdict, in which the \
+strongest grade decides.
+
+![Utilization of every stage of {label}](verdict-{name}.png)
+
+> {analysis.conclusion}
+
+The [whole report on {label}](report-{name}.html)."""
+        )
+    parts.append(_near_zero(story))
+    return "\n\n".join(parts)
+
+
+def _near_zero(story: Story) -> str:
+    """Does the paper's own sign, mass near zero, separate used from unused stages?"""
+    lines = []
+    for name in ("unet", "multiresunet"):
+        trained, analysis = story.examined[name]
+        layers = analysis.layers
+        kernels = layers[layers["null"].notna() & layers["stage"].str.startswith(("enc", "bott"))]
+        first, last = kernels.iloc[0], kernels.iloc[-1]
+        lines.append(
+            f"- {trained.network.label}: |w| <= 0.01 holds for {first['near_zero_1e-2']:.1%} of "
+            f"the weights of `{first['layer']}` and {last['near_zero_1e-2']:.1%} of "
+            f"`{last['layer']}`; before training it held for {first['near_zero_initial']:.1%} and "
+            f"{last['near_zero_initial']:.1%} (at the threshold relative to each layer's own "
+            f"spread). Spread over initial spread: {first['spread_ratio']:.2f} and "
+            f"{last['spread_ratio']:.2f}."
+        )
+    return "### The paper's sign\n\n" + "\n".join(lines)
+
+
+def _derivation(story: Story) -> str:
+    parts = ["## The networks without the rest"]
+    for derivation in story.derived:
+        name = derivation.trained.network.key
+        label = derivation.trained.network.label
+        keep = derivation.proposal.keep_levels
+        parts.append(
+            f"""### {label}
+
+{markdown(proposal_table(derivation.analysis))}
+
+{_support(derivation)}
+
+The cut keeps {keep} of the network's own levels with their trained weights and puts a light \
+bottleneck (two 3x3 convolutions) one level below. Tuned for {story.bench.preset.tuning} epochs \
+it reaches a test F1 of {derivation.tuned.metrics.best_f1:.3f}; the whole network has \
+{derivation.trained.metrics.best_f1:.3f} after {story.bench.preset.epochs} epochs. The same \
+truncated network with every weight drawn anew and the same short training reaches \
+{derivation.redrawn.metrics.best_f1:.3f}: {_worth(derivation)} \
+All levels at which the network can be cut are in the [table of proposals](proposals-{name}.csv)."""
+        )
+    return "\n\n".join(parts)
+
+
+def _support(derivation: Derivation) -> str:
+    grades = derivation.supported
+    supporting = [grade for grade, keep in grades.items() if keep is not None]
+    keep = derivation.proposal.keep_levels
+    if derivation.justified:
+        silent = [grade for grade in grades if grade not in supporting]
+        text = f"The joint verdict supports keeping {keep} levels"
+        text += f" (by {' and '.join(supporting)} alone, too)." if supporting else "."
+        if silent:
+            text += f" By {' or '.join(silent)} alone nothing could have been cut."
+        return text
+    return (
+        "**The evidence does not support any cut of this network.** The cut below is the one with "
+        f"the least against it ({keep} levels kept), made to see what it costs."
+    )
+
+
+def _worth(derivation: Derivation) -> str:
+    gain = derivation.tuned.metrics.best_f1 - derivation.redrawn.metrics.best_f1
+    if gain > 0.02:
+        return "the kept weights are worth something."
+    if gain < -0.02:
+        return "the kept weights were of no use here."
+    return "so the structure matters here, the kept weights hardly."
+
+
+def _reduced(story: Story) -> str:
+    parts = [
+        """## The paper's reduced networks, trained from scratch
+
+Half U-net and Half MultiResUNet keep two levels, Quarter MultiResUNet one. They are narrower \
+than what a cut leaves: a cut keeps the widths of the original. Built at the same widths, a cut \
+gives the same layers, parameters and MACs as the zoo's network (tested in \
+`tests/studies/test_derivation.py`)."""
+    ]
+    for name, number in (("half_multiresunet", 13), ("quarter_multiresunet", 14)):
+        trained, analysis = story.examined[name]
+        label = trained.network.label
+        parts.append(
+            f"""### {label} (fig. {number})
+
+![Weight histograms of {label}, one layer above the other](stacked-{name}.png)
+
+![Weight histograms of {label}, stage by stage](overlaid-{name}.png)
+
+> {analysis.conclusion}
+
+The [whole report on {label}](report-{name}.html)."""
+        )
+    parts.append("Half U-net: [report](report-half_unet.html).")
+    return "\n\n".join(parts)
+
+
+def _fields(story: Story) -> str:
+    rows = []
+    for name, (trained, analysis) in story.examined.items():
+        field = network_receptive_field(analysis.structure.program)
+        ours = "whole input" if None in field else f"{field[0]} px"
+        claimed = CLAIMED_FIELDS.get(name)
+        rows.append(
+            f"| {trained.network.label} | {ours} | {f'{claimed:,} px' if claimed else ''} |"
+        )
+    table = "\n".join(["| network | computed | paper |", "| :-- | --: | --: |", *rows])
+    return f"""## Receptive fields
+
+{table}
+
+Computed layer by layer: a window of k widens the field by (k - 1) times the distance between \
+neighbouring positions, a stride multiplies that distance. The paper gives its figures without a \
+derivation; they are not the result of this arithmetic for the networks of its table 4. Its \
+conclusion, that particles of 3-10 px need no field of hundreds of pixels, does not depend on \
+them."""
+
+
+def _left_out() -> str:
+    return """## What is not repeated
+
+SegNet and DeepLab: the paper tried SegNet, which learned nothing there, and left DeepLab out as \
+made for larger objects (sec. 2). Its photographs are not public."""
+
+
+def _again(story: Story) -> str:
+    preset = story.bench.preset
+    return f"""## Run it again
+
+    python studies/microplastic.py --preset {preset.name} --seed {story.bench.seed}
+
+took {story.minutes:.1f} minutes ({story.cpu_minutes:.1f} of processor time, \
+{torch.get_num_threads()} threads) here, not counting epochs that an interrupted run had finished \
+before. `--data DIR` takes your own photographs from `DIR/images` and masks of the same names from \
+`DIR/masks`. All figures in full: [results](results.csv), [table 4](table4.csv)."""

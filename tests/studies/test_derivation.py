@@ -1,0 +1,93 @@
+"""The paper's reduced networks, derived: cut the full network, get the zoo's reduced one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from mpseg_models import create_model, get_config
+from mpseg_models.blocks import DoubleConv, MultiResBlock
+from weightscope.analysis import analyze
+from weightscope.cost import count_costs
+
+REDUCED = ["half_unet", "half_multiresunet", "quarter_multiresunet"]
+
+
+def full_network(name, width):
+    """A network of five levels whose shared levels are as wide as those of the reduced one."""
+    reduced = get_config(name, width=width)
+    if name == "half_unet":
+        return create_model("unet", width=width, seed=0)
+    doubling = tuple(reduced.encoder[-1] * 2**i for i in range(1, 5 - len(reduced.encoder)))
+    config = replace(
+        reduced,
+        encoder=reduced.encoder + doubling,
+        bottleneck=2 * doubling[-1],
+        decoder=reduced.decoder + doubling,
+        respath=reduced.respath + (3,) * len(doubling),
+    )
+    return create_model("multiresunet", **{k: v for k, v in vars(config).items() if k != "seed"})
+
+
+def block(name, config):
+    if name == "half_unet":
+        return lambda entering, leaving, dimensions: DoubleConv(entering, config.bottleneck)
+    return lambda entering, leaving, dimensions: MultiResBlock(entering, config.bottleneck)
+
+
+def layer_table(model, size):
+    """Kind, weight shape and output shape of every layer, in the order of the forward."""
+    rows = []
+
+    def record(layer, _, out):
+        rows.append((type(layer).__name__, tuple(layer.weight.shape), tuple(out.shape)))
+
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    handles = [layer.register_forward_hook(record) for layer in convolutions]
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, size, size))
+    for handle in handles:
+        handle.remove()
+    return rows
+
+
+def in_forward_order_but_for_skips(rows):
+    # a ResPath may run as soon as its level is done or just before it is needed
+    return sorted(rows)
+
+
+def check(name, width):
+    config = get_config(name, width=width)
+    reduced = create_model(name, width=width, seed=0)
+    full = full_network(name, width)
+    leaving = config.bottleneck[1] if name == "half_unet" else config.bottleneck
+    proposal = next(p for p in analyze(full).proposals if p.keep_levels == len(config.encoder))
+    variant = proposal.build(block(name, config), exit_channels=leaving)
+    size = 64
+    ours, theirs = layer_table(variant.module, size), layer_table(reduced, size)
+    assert in_forward_order_but_for_skips(ours) == in_forward_order_but_for_skips(theirs)
+    if name == "half_unet":
+        assert ours == theirs
+    image = torch.zeros(1, 3, size, size)
+    costs, expected = count_costs(variant.module, image), count_costs(reduced, image)
+    assert costs.parameters == expected.parameters
+    assert costs.macs == expected.macs
+    full_state, state = full.state_dict(), variant.module.state_dict()
+    assert variant.kept
+    for key in variant.kept:
+        assert torch.equal(state[key], full_state[key])
+    assert {key for key in variant.kept if key.startswith("encoder.0")} == {
+        key for key in full_state if key.startswith("encoder.0")
+    }
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_cutting_the_full_network_gives_the_reduced_one(name):
+    check(name, width=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REDUCED)
+def test_the_same_at_the_papers_widths(name):
+    check(name, width=get_config(name).width)
