@@ -1,0 +1,71 @@
+"""Movement is what is orthogonal to the start; decay is not movement."""
+
+import math
+
+import pytest
+import torch
+
+from weightscope.errors import InputError
+from weightscope.utilization import Displacement, measure_displacement
+from weightscope.utilization.displacement import pool
+
+
+def test_pure_decay_is_shrinkage_and_no_movement():
+    w0 = torch.randn(50, 20, dtype=torch.float64)
+    found = measure_displacement("w", 0.3 * w0, w0, walk=1.0)
+    assert found.shrinkage == pytest.approx(0.3)
+    assert found.moved == pytest.approx(0.0, abs=1e-9)
+
+
+def test_movement_is_measured_beside_decay():
+    torch.manual_seed(0)
+    w0, delta = torch.randn(200, 100), 0.05 * torch.randn(200, 100)
+    found = measure_displacement("w", 0.5 * w0 + delta, w0, walk=0.1)
+    assert found.moved == pytest.approx(0.05, rel=0.02)
+    assert found.shrinkage == pytest.approx(0.5, abs=0.01)
+
+
+def test_weights_that_start_at_zero_have_no_shrinkage():
+    found = measure_displacement("w", torch.full((4,), 2.0), torch.zeros(4), walk=1.0)
+    assert math.isnan(found.shrinkage)
+    assert found.moved == 2.0
+
+
+def test_half_precision_is_measured_in_double():
+    w0 = torch.ones(10_000, dtype=torch.float16)
+    w = w0.clone()
+    w[::2] += 0.001
+    found = measure_displacement("w", w, w0, walk=1.0)
+    step = float(w[0] - w0[0])
+    assert found.moved == pytest.approx(step / 2, rel=1e-3)
+
+
+def test_another_shape_is_refused():
+    with pytest.raises(InputError, match=r"w: the initial weights have shape \(3,\)"):
+        measure_displacement("w", torch.zeros(2), torch.zeros(3), walk=1.0)
+
+
+def record(name, moved, walk, count=10, note=""):
+    return Displacement(name, count, moved, 1.0, walk, walk, note)
+
+
+def test_kernels_are_pooled_by_their_counts():
+    moved = {d.parameter: d for d in (record("a", 1.0, 1.0, 30), record("b", 3.0, 1.0, 10))}
+    pooled = pool(moved, ("a", "b"))
+    assert pooled.moved == pytest.approx(math.sqrt((30 * 1 + 10 * 9) / 40))
+    assert (pooled.low, pooled.high) == (1.0, 3.0)
+
+
+def test_frozen_and_unknown_kernels_are_left_out_and_named():
+    moved = {
+        d.parameter: d
+        for d in (
+            record("a", 1.0, 2.0),
+            record("b", 9.0, 0.0),
+            record("c", 9.0, math.nan, note="x"),
+        )
+    }
+    pooled = pool(moved, ("a", "b", "c", "missing"))
+    assert pooled.moved == 1.0
+    assert pooled.notes == ("x", "not trained: no optimiser held it")
+    assert math.isnan(pool(moved, ("b", "c")).moved)
