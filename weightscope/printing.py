@@ -248,14 +248,14 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{value:.2f}" if low != low or high != high else f"{value:.2f} ({low:.2f}-{high:.2f})"
 
 
-def _reasons(pairs: Iterable[tuple[str, str]]) -> str:
+def _reasons(pairs: Iterable[tuple[str, str]], verb: str = "") -> str:
     """Who: why, once for all that share a reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in pairs:
         if reason:
             by_reason.setdefault(reason, []).append(name)
     return "\n".join(
-        textwrap.fill(f"{', '.join(names)}: {reason}", WIDTH, subsequent_indent="  ")
+        textwrap.fill(f"{verb}{', '.join(names)}: {reason}", WIDTH, subsequent_indent="  ")
         for reason, names in by_reason.items()
     )
 
@@ -263,7 +263,7 @@ def _reasons(pairs: Iterable[tuple[str, str]]) -> str:
 def _proposal_table(proposals: pd.DataFrame) -> str:
     if proposals.empty:
         return "No smaller network: there is no level below the first."
-    names = [f"keep {levels}" for levels in proposals["keep_levels"]]
+    depths = [str(levels) for levels in proposals["keep_levels"]]
     legal = proposals[proposals["refusal"] == ""]
     columns = {
         "keep levels": [str(levels) for levels in legal["keep_levels"]],
@@ -276,8 +276,8 @@ def _proposal_table(proposals: pd.DataFrame) -> str:
     }
     table = aligned_columns(columns) if len(legal) else ""
     shown = proposals["evidence"].where(proposals["refusal"] == "", "")
-    evidence = _reasons(zip(names, shown, strict=True))
-    refusals = _reasons(zip(names, proposals["refusal"], strict=True))
+    evidence = _reasons(zip(depths, shown, strict=True), "keep ")
+    refusals = _reasons(zip(depths, proposals["refusal"], strict=True), "keep ")
     return "\n\n".join(
         block
         for block in [
