@@ -1,5 +1,6 @@
 """What the weights say: tensor -> numbers."""
 
+from weightscope.statistics.checkpoints import scan
 from weightscope.statistics.initialization import (
     Null,
     NullComparison,
@@ -31,5 +32,6 @@ __all__ = [
     "compare",
     "fit_null",
     "measure_model",
+    "scan",
     "summarize",
 ]

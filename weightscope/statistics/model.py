@@ -20,13 +20,14 @@ from weightscope.statistics.initialization import (
     given_null,
 )
 from weightscope.statistics.parameters import ParameterPlace, find_parameters
+from weightscope.statistics.pool import Job, number_of_threads, run_jobs
 from weightscope.statistics.records import (
     ModelStatistics,
     ParameterStatistics,
     Spectrum,
     TensorSummary,
 )
-from weightscope.statistics.summary import THRESHOLDS, summarize
+from weightscope.statistics.summary import THRESHOLDS, summarize, warning_about
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1
@@ -67,9 +68,8 @@ def measure_model(
     if not places and not skipped:
         raise InputError(f"{type(model).__name__} has no parameters to measure")
     starts = _initial_tensors(initial, places)
-    summaries = [
-        _measure(place, starts.get(place.name), fast) for place in _with_bar(places, progress)
-    ]
+    jobs = [_job(place, starts.get(place.name), fast) for place in places]
+    summaries = run_jobs(jobs, number_of_threads(threads), progress)
     nulls = _choose_nulls(places, summaries)
     folded = _folded_stds(model, places, summaries)
     records = tuple(
@@ -80,26 +80,19 @@ def measure_model(
     return ModelStatistics(records, skipped, covered / total if total else 1.0)
 
 
-def _with_bar(places: tuple[ParameterPlace, ...], progress: bool) -> Iterator[ParameterPlace]:
-    if not progress:
-        yield from places
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=sum(p.tensor.numel() for p in places), unit="weights", unit_scale=True) as bar:
-        for place in places:
-            yield place
-            bar.update(place.tensor.numel())
+def _job(
+    place: ParameterPlace, start: torch.Tensor | None, fast: bool
+) -> Job[tuple[TensorSummary, TensorSummary | None]]:
+    return Job(place.tensor.numel(), lambda threads: _measure(place, start, fast, threads))
 
 
 def _measure(
-    place: ParameterPlace, start: torch.Tensor | None, fast: bool
+    place: ParameterPlace, start: torch.Tensor | None, fast: bool, threads: int
 ) -> tuple[TensorSummary, TensorSummary | None]:
     before = None
     if start is not None:
-        before = summarize(start, fast=fast)
+        before = summarize(start, fast=fast, threads=threads)
         relative = RELATIVE_THRESHOLD * before.std
-        before = summarize(start, thresholds=(*THRESHOLDS, relative), fast=fast)
         thresholds = [*THRESHOLDS, relative]
     else:
         spreads = {null.std for null in place.candidates}
@@ -109,6 +102,7 @@ def _measure(
         thresholds=tuple(dict.fromkeys(thresholds)),
         filter_axis=place.filter_axis,
         fast=fast,
+        threads=threads,
     )
     return summary, before
 
@@ -199,6 +193,7 @@ def _record(
         layer=place.layer,
         parameter=place.name,
         kind=place.kind,
+        dtype=str(place.tensor.dtype).removeprefix("torch."),
         shape=tuple(place.tensor.shape),
         fan_in=fan_in,
         fan_out=fan_out,
@@ -211,23 +206,8 @@ def _record(
         near_zero_relative=relative,
         spectrum=spectrum,
         folded_std=folded if place.name.endswith("weight") and place.is_kernel else None,
-        warning=_warning(place, summary),
+        warning=warning_about(summary, is_kernel=place.is_kernel),
     )
-
-
-def _warning(place: ParameterPlace, summary: TensorSummary) -> str:
-    notes = []
-    if not summary.count:
-        notes.append("empty")
-    if summary.nan or summary.inf:
-        notes.append(f"{summary.nan} NaN and {summary.inf} infinite values left out")
-    if place.is_kernel and summary.finite and summary.zero == summary.finite:
-        notes.append("all weights are zero")
-    elif place.is_kernel and summary.finite > 1 and summary.minimum == summary.maximum:
-        notes.append("all weights are equal")
-    elif place.is_kernel and summary.dead_filters > 0:
-        notes.append(f"{summary.dead_filters:.1%} of the filters are zero")
-    return "; ".join(notes)
 
 
 def _folded_stds(

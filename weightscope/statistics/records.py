@@ -141,7 +141,8 @@ class ParameterStatistics:
             name under which the layer uses it.
         kind: What the owner is: ``conv2d``, ``conv_transpose2d``, ``linear``, ``embedding``,
             ``norm``, ``attention``, ``recurrent``, ``buffer`` or ``parameter``, with ``grouped``,
-            ``depthwise`` or ``parametrized`` behind it where that holds.
+            ``depthwise`` or ``parametrized`` behind it where that holds; ``tensor`` in a file.
+        dtype: Its number format, ``"float32"``.
         shape: Shape of the tensor.
         fan_in: Inputs that one output of the kernel reads; 0 where there is no kernel.
         fan_out: Outputs that one input of the kernel reaches; 0 where there is no kernel.
@@ -161,6 +162,7 @@ class ParameterStatistics:
     layer: str
     parameter: str
     kind: str
+    dtype: str
     shape: tuple[int, ...]
     fan_in: int
     fan_out: int

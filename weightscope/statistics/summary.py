@@ -34,6 +34,7 @@ from weightscope.statistics.passes import (
     first_pass,
     look_into,
 )
+from weightscope.statistics.pool import number_of_threads
 from weightscope.statistics.records import Floats, Histogram, TensorSummary
 
 THRESHOLDS = (1e-3, 1e-2)
@@ -102,7 +103,7 @@ def summarize(
         >>> summarize(torch.tensor([-1.0, 0.0, 3.0])).mean_abs
         1.3333333333333333
     """
-    threads = torch.get_num_threads() if threads is None else threads
+    threads = number_of_threads(threads)
     return _summarize(tensor, thresholds, bins, filter_axis, fast, threads, default_way())
 
 
@@ -116,7 +117,7 @@ def _summarize(
     way: Way | None,
 ) -> TensorSummary:
     """Summarize; ``way`` None reads the tensor through torch wherever it lies."""
-    _check(tensor, thresholds, filter_axis, threads)
+    _check(tensor, thresholds, filter_axis)
     tensor = tensor.detach()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
@@ -143,9 +144,7 @@ def _summarize(
     return _conclude(measured, order, thresholds, limits, bins)
 
 
-def _check(
-    tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None, threads: int
-) -> None:
+def _check(tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None) -> None:
     reason = unreadable(tensor)
     if reason:
         raise InputError(f"a tensor of shape {tuple(tensor.shape)} cannot be measured: {reason}")
@@ -153,8 +152,6 @@ def _check(
         raise InputError(f"thresholds={tuple(thresholds)}: each must be a number >= 0")
     if axis is not None and not -tensor.dim() <= axis < tensor.dim():
         raise InputError(f"filter_axis={axis}: the tensor has {tensor.dim()} axes")
-    if threads < 1:
-        raise InputError(f"threads={threads}: at least 1 is needed")
 
 
 def unreadable(tensor: torch.Tensor) -> str:
@@ -335,3 +332,19 @@ def bin_edges(bins: int | Sequence[float], minimum: float, maximum: float) -> Fl
         width *= 2.0
     needed = int(peak // width) + 1
     return np.arange(-needed, needed + 1, dtype=np.float64) * width
+
+
+def warning_about(summary: TensorSummary, *, is_kernel: bool) -> str:
+    """What a reader must know about a tensor, in words; ``""`` if there is nothing."""
+    notes = []
+    if not summary.count:
+        notes.append("empty")
+    if summary.nan or summary.inf:
+        notes.append(f"{summary.nan} NaN and {summary.inf} infinite values left out")
+    if is_kernel and summary.finite and summary.zero == summary.finite:
+        notes.append("all weights are zero")
+    elif is_kernel and summary.finite > 1 and summary.minimum == summary.maximum:
+        notes.append("all weights are equal")
+    elif is_kernel and summary.dead_filters > 0:
+        notes.append(f"{summary.dead_filters:.1%} of the filters are zero")
+    return "; ".join(notes)
