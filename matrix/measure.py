@@ -17,7 +17,7 @@ from matrix.exercise import graph_failures, same, variant_failures
 from matrix.networks import Network
 from matrix.records import Depth, Row
 from matrix.truth import Truth
-from weightscope.cost import count_costs, fvcore_macs
+from weightscope.cost import Costs, count_costs, fvcore_macs
 from weightscope.errors import WeightscopeError
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.statistics import measure_model
@@ -37,10 +37,9 @@ def measure(network: Network, truth: Truth) -> Row:
     torch.manual_seed(0)
     model = network.build()
     before = copy.deepcopy(model.state_dict())
-    example = None if network.extra is None else network.inputs()[1]
     wall, processor = time.perf_counter(), time.process_time()
     try:
-        structure = read_structure(model, example)
+        structure = read_structure(model)
         costs = count_costs(model, structure.inputs)
     except WeightscopeError as error:
         return Row(network.name, "refused", f"{type(error).__name__}: {error}")
@@ -73,35 +72,42 @@ def _dead(structure: Structure) -> int:
     return sum(p.numel() for name, p in structure.model.named_parameters() if name in dead)
 
 
-def _depths(network: Network, structure: Structure, costs: Any) -> tuple[Depth, ...]:
+def _depths(network: Network, structure: Structure, costs: Costs) -> tuple[Depth, ...]:
+    """Build every depth that can be cut, also where it would save too little to be proposed."""
     model = structure.model
     proposals = propose(structure, assess(structure, measure_model(model, fast=True)), costs)
+    can_be_cut = {cut.keep_levels for cut in structure.cuts}
+    first = next((p.keep_levels for p in proposals if p.keep_levels in can_be_cut), 0)
     return tuple(
-        _depth(network, structure, proposal, costs)
+        _depth(network, proposal, costs, proposal.keep_levels == first)
+        if proposal.keep_levels in can_be_cut
+        else _not_built(proposal, refusal=proposal.refusal or "")
         for proposal in sorted(proposals, key=lambda proposal: proposal.keep_levels)
     )
 
 
-def _depth(network: Network, structure: Structure, proposal: Proposal, costs: Any) -> Depth:
-    nothing = float("nan")
-    if proposal.refusal is not None:
-        return Depth(proposal.keep_levels, proposal.refusal, (), nothing, nothing, nothing)
+def _depth(network: Network, proposal: Proposal, costs: Costs, thorough: bool) -> Depth:
     start = time.process_time()
     try:
         variant = proposal.build()
     except Exception as error:  # noqa: BLE001 - a failed build is a result
         text = f"build: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return Depth(proposal.keep_levels, "", (text,), nothing, nothing, nothing)
+        return _not_built(proposal, failures=(text,))
     seconds = time.process_time() - start
-    original: nn.Module = copy.deepcopy(structure.model)
+    original: nn.Module = copy.deepcopy(proposal.structure.model)
     return Depth(
         keep_levels=proposal.keep_levels,
         refusal="",
-        failures=variant_failures(original, variant, proposal, network, structure.inputs),
+        failures=variant_failures(original, variant, proposal, network, thorough),
         parameters=proposal.parameters / costs.parameters,
         macs=proposal.macs / costs.macs,
         seconds=seconds,
     )
+
+
+def _not_built(proposal: Proposal, refusal: str = "", failures: tuple[str, ...] = ()) -> Depth:
+    nothing = float("nan")
+    return Depth(proposal.keep_levels, refusal, failures, nothing, nothing, nothing)
 
 
 def _second_opinions(model: nn.Module, structure: Structure) -> tuple[int, int]:

@@ -28,9 +28,7 @@ class Network:
         channels: Channels of the image.
         size: A spatial size that its documentation allows.
         other: Another one; None where the network is built for one size only.
-        image: Name of the argument that takes the image.
-        extra: Arguments beside the image that the forward requires, made for a batch size; where
-            there are some, the reader is given an example input, elsewhere nothing but the model.
+        extra: Arguments beside the image that the forward requires, made for a batch size.
     """
 
     name: str
@@ -39,7 +37,6 @@ class Network:
     channels: int
     size: tuple[int, ...]
     other: tuple[int, ...] | None
-    image: str = "x"
     extra: Callable[[int], Mapping[str, Any]] | None = None
 
     @property
@@ -59,9 +56,7 @@ class Network:
         """
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(batch, self.channels, *(size or self.size), generator=generator)
-        if self.extra is None:
-            return (image,), {}
-        return (), {self.image: image, **self.extra(batch)}
+        return (image,), dict(self.extra(batch)) if self.extra else {}
 
 
 @dataclass
@@ -415,7 +410,6 @@ _registry.add(
     "diffusers UNet2DModel",
     "diffusers",
     _diffusers_unet,
-    image="sample",
     extra=lambda batch: {"timestep": torch.arange(1, batch + 1)},
 )
 _registry.add("torchvision fcn_resnet50", "torchvision", _torchvision("fcn_resnet50"))

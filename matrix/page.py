@@ -77,8 +77,7 @@ def page(rows: Sequence[Row], truths: Mapping[str, Truth], machine: Mapping[str,
 
 _INTRODUCTION = """\
 This page is written by `make matrix`; do not edit it. Each network is built by its own library with
-small random weights, handed to weightscope with nothing but the model (a timestep where its forward
-requires one), cut at every depth that is legal, and what comes out is run. What its levels, stages
+small random weights, handed to weightscope with nothing but the model, cut at every depth that is legal, and what comes out is run. What its levels, stages
 and legal depths should be was written by hand from each library's source before weightscope was
 first run on it (`matrix/truth.py`); a network counts as right only if every single weighted layer
 has the right role and level, every dead parameter is found, and every depth is legal or refused as
@@ -89,14 +88,14 @@ _LEGEND = """\
 and eval mode at two batch and two spatial sizes. *depths built*: built and working / legal by the
 truth; working means forward in train and eval at other batch and spatial sizes with the original's
 output shapes, a gradient for every parameter, kept tensors bit-equal under their old names,
-predicted parameters, MACs and activation bytes equal to the counted ones, a deep copy, `save` and
-`load`, and `torch.export`. *MACs left*: of the original, at the shallowest and at the deepest
-working cut, with the default bottleneck. *s*: processor seconds for reading the structure and
-counting the costs."""
+predicted parameters, MACs and activation bytes equal to the counted ones, a deep copy, and, at one
+depth of each network, `save`, `load` and `torch.export`. *MACs left*: of the original, at the
+shallowest and at the deepest working cut (levels kept), with the default bottleneck. *s*: processor
+seconds for reading the structure and counting the costs."""
 
 _REFUSED = """\
-A depth is refused where the prediction itself would be removed, where nothing leads back, or where
-a cut saves too little to be worth it."""
+A depth is refused where the prediction itself would be removed or nothing leads back to what is
+kept. (A depth that can be cut but would save too little is built here all the same.)"""
 
 _COUNTERS = """\
 FlopCounterMode of PyTorch counts FLOPs and is halved here; fvcore counts only operators it has
