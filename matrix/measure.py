@@ -6,7 +6,6 @@ import copy
 import time
 import warnings
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn

@@ -77,11 +77,12 @@ def page(rows: Sequence[Row], truths: Mapping[str, Truth], machine: Mapping[str,
 
 _INTRODUCTION = """\
 This page is written by `make matrix`; do not edit it. Each network is built by its own library with
-small random weights, handed to weightscope with nothing but the model, cut at every depth that is legal, and what comes out is run. What its levels, stages
-and legal depths should be was written by hand from each library's source before weightscope was
-first run on it (`matrix/truth.py`); a network counts as right only if every single weighted layer
-has the right role and level, every dead parameter is found, and every depth is legal or refused as
-it should be."""
+small random weights and handed to weightscope with nothing but the model; it is cut at every depth
+that is legal, and what comes out is run. What its levels, stages and legal depths should be was
+written by hand from each library's source before weightscope was first run on it
+(`matrix/truth.py`; later corrections say why in their commits). A network counts as right only if
+every single weighted layer has the right role and level, every dead parameter is found, and every
+depth is legal or refused as it should be."""
 
 _LEGEND = """\
 *captured*: a graph of the network's own modules was read, and gives its outputs bit by bit in train
