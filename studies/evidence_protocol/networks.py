@@ -28,8 +28,7 @@ class NormUNet(nn.Module):
         inputs = [3, *widths[:-1]]
         self.encoder = nn.ModuleList(map(_double, inputs, widths))
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(deep, shallow, 2, stride=2)
-            for shallow, deep in pairwise(widths)
+            nn.ConvTranspose2d(deep, shallow, 2, stride=2) for shallow, deep in pairwise(widths)
         )
         self.decoder = nn.ModuleList(_double(2 * w, w) for w in widths[:-1])
         self.head = nn.Conv2d(width, 1, 1)

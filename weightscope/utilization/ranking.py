@@ -14,10 +14,10 @@ from weightscope.utilization.scores import (
     DRIFT_ABOVE,
     StageSpread,
     measure_spread,
+    reference_movement,
     score_history,
     score_weights,
     stage_kernels,
-    typical_movement,
 )
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def assess(
     kernels = stage_kernels(structure.stages, statistics)
     spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
     moved = {d.parameter: d for d in history.displacements()} if history is not None else None
-    typical = typical_movement(spreads)
+    reference = reference_movement(spreads)
     scores: dict[str, tuple[Score, ...]] = {}
     for spread in spreads:
-        graded = [score_weights(spread, typical)]
+        graded = [score_weights(spread, reference)]
         if moved is not None:
             names = [kernel.parameter for kernel in kernels[spread.stage]]
             graded.insert(0, score_history(moved, names))

@@ -21,10 +21,10 @@ COLLAPSED_RATIO = 0.1
 MARGIN = 2.0
 """Half-width of an interval, in standard errors."""
 
-UNMOVED = 0.05
+UNMOVED = 0.2
 """Weights alone call a stage unused when its utilization is surely below this."""
 
-MOVED = 0.5
+MOVED = 0.4
 """Weights alone call a stage used when its utilization is surely above this."""
 
 DRIFT_BELOW = 0.8
@@ -144,27 +144,27 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
     )
 
 
-def typical_movement(spreads: Sequence[StageSpread]) -> float:
-    """Rms movement over the stages of a network, each stage counting once; nan if there is none.
+def reference_movement(spreads: Sequence[StageSpread]) -> float:
+    """The most that any stage of the network surely moved; 0 if none did, nan if none has a null.
 
-    A stage that cannot be told from its null counts as not moved.
+    The lower end of each stage's interval is taken, so that small stages, whose movement is
+    uncertain, do not set the scale.
     """
     known = [s for s in spreads if s.count]
-    squares = [s.movement() ** 2 if s.distinguishable else 0.0 for s in known]
-    return math.sqrt(sum(squares) / len(squares)) if squares else float("nan")
+    moved = [s.movement(-MARGIN) for s in known if s.distinguishable]
+    return max(moved, default=0.0) if known else float("nan")
 
 
-def score_weights(spread: StageSpread, typical: float) -> Score:
+def score_weights(spread: StageSpread, reference: float) -> Score:
     """Score one stage by its final weights alone.
 
-    ``m`` is the stage's estimated movement, ``n`` the typical movement of the network's stages:
-    adaptive optimisers carry every trained weight about equally far, so a stage far below it was
-    hardly trained. Unused is said only of a stage that collapsed, or that cannot be told from its
-    null although the typical movement would have shown there.
+    ``m`` is the stage's estimated movement, ``n`` the most that any stage of the network moved:
+    adaptive optimisers carry every weight that has a steady gradient about equally far, so a stage
+    far below it was hardly trained.
 
     Args:
         spread: The stage.
-        typical: Rms movement over the network's stages.
+        reference: From `reference_movement`.
     """
     if spread.count == 0:
         nan = float("nan")
@@ -172,22 +172,22 @@ def score_weights(spread: StageSpread, typical: float) -> Score:
     ratio = f"spread {spread.ratio:.3g} of the initial one"
     if spread.collapsed:
         return Score("weights", 0.0, 0.0, 0.0, "unused", f"collapsed: {ratio}")
-    if not typical > 0.0:
-        return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}; no stage moved")
+    if not reference > 0.0:
+        return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}; no stage surely moved")
     value, low, high = (
-        utilization(spread.movement(sigmas), typical) for sigmas in (0.0, -MARGIN, MARGIN)
+        utilization(spread.movement(sigmas), reference) for sigmas in (0.0, -MARGIN, MARGIN)
     )
-    would_show = typical > spread.movement(MARGIN) and typical**2 > 2 * MARGIN * spread.error
-    verdict: Verdict = "undecided"
-    if high < UNMOVED and would_show and not spread.distinguishable:
+    share = f"{ratio}, moved about {spread.movement() / reference:.2f} of the most moved stage"
+    verdict: Verdict
+    if spread.movement(MARGIN) == 0.0:
+        verdict, why = "undecided", f"{ratio}: weight decay or no use, the weights cannot tell"
+    elif high < UNMOVED:
         verdict = "unused"
-        why = f"as at initialisation while other stages moved: {ratio}"
-    elif low > MOVED and spread.distinguishable:
-        verdict, why = "used", f"moved more than most: {ratio}"
-    elif spread.excess < 0.0:
-        why = f"{ratio}: weight decay or no use, the weights cannot tell"
+        why = share if spread.distinguishable else f"as at initialisation: {ratio}"
+    elif low > MOVED:
+        verdict, why = "used", share
     else:
-        why = f"{ratio}: not decisive"
+        verdict, why = "undecided", share
     return Score("weights", value, low, high, verdict, why)
 
 
