@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from weightscope.cost import count_costs
+from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import Structure
@@ -187,8 +187,6 @@ def _costs(variant: Variant) -> str:
 
 
 def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
-    from weightscope.cost import split_inputs
-
     inputs = variant.structure.inputs
     doubled = pytree.tree_map(_twice, (tuple(inputs.args), dict(inputs.kwargs)))
     calls = [(tuple(inputs.args), dict(inputs.kwargs)), doubled, *map(split_inputs, sizes)]

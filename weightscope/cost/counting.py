@@ -1,186 +1,27 @@
-"""What a network costs: parameters, multiply-accumulates, activations, latency, peak memory.
-
-The counts come from running the network on fake tensors (shapes without numbers), so that a
-network of any size is counted in milliseconds and without memory. Operators have rules in a plain
-dictionary, ``MAC_RULES``; extend or replace it to count by another convention::
-
-    rules = {**MAC_RULES, torch.ops.mylib.my_operator: my_rule}
-    count_costs(model, image, rules=rules)
-"""
+"""Run a network on tensors without numbers and count what every operator costs."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import statistics
-import time
 import types
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph.structure import ExampleInputs
 
-Rule: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any], Any], int]
 Inputs: TypeAlias = "ExampleInputs | torch.Tensor | tuple[Any, ...] | Mapping[str, Any]"
-
-aten = torch.ops.aten
-
-
-# --- rules ------------------------------------------------------------------------------------
-
-
-def _convolution(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
-    """Positions x kernel weights that each touches.
-
-    A convolution applies its whole kernel at every output position; a transposed one at every
-    input position. Grouping is in the weight's shape already.
-    """
-    given, weight, transposed = args[0], args[1], args[6]
-    places = given if transposed else out
-    return int(places.shape[0] * prod(places.shape[2:]) * weight.numel())
-
-
-def _mm(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
-    return int(out.numel() * args[0].shape[-1])
-
-
-def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
-    return int(out.numel() * args[1].shape[-1])
-
-
-def _attention(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
-    """Scores (B H Nq Nk D) and their product with the values (B H Nq Nk Dv); softmax is free."""
-    query, key, value = args[:3]
-    pairs = prod(query.shape[:-1]) * key.shape[-2]
-    return int(pairs * (query.shape[-1] + value.shape[-1]))
-
-
-def _multi_head_attention(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
-    query, key, value, width = args[:4]
-    batch, length = query.shape[0], query.shape[1]
-    projections = batch * width * width * (2 * length + key.shape[1] + value.shape[1])
-    return int(projections + 2 * batch * length * key.shape[1] * width)
-
-
-def _encoder_layer(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
-    source, width = args[0], args[1]
-    batch, length = source.shape[0], source.shape[1]
-    weights = sum(t.numel() for t in args if isinstance(t, nn.Parameter) and t.dim() == 2)
-    return int(batch * length * weights + 2 * batch * length * length * width)
-
-
-def _recurrent(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
-    """Every weight matrix once per step and sample."""
-    steps = args[0].shape[0] * args[0].shape[1]
-    weights = pytree.tree_leaves(args[1:])
-    matrices = [t for t in weights if isinstance(t, nn.Parameter) and t.dim() == 2]
-    return int(steps * sum(t.numel() for t in matrices))
-
-
-MAC_RULES: Mapping[Any, Rule] = types.MappingProxyType(
-    {
-        aten.convolution: _convolution,
-        aten._convolution: _convolution,
-        aten.mm: _mm,
-        aten.addmm: _addmm,
-        aten.bmm: _mm,
-        aten.baddbmm: _addmm,
-        aten.mv: lambda args, kwargs, out: int(args[0].numel()),
-        aten.addmv: lambda args, kwargs, out: int(args[1].numel()),
-        aten.dot: lambda args, kwargs, out: int(args[0].numel()),
-        aten._scaled_dot_product_flash_attention: _attention,
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        aten._scaled_dot_product_efficient_attention: _attention,
-        aten._scaled_dot_product_cudnn_attention: _attention,
-        aten._scaled_dot_product_fused_attention_overrideable: _attention,
-        aten._native_multi_head_attention: _multi_head_attention,
-        aten._transformer_encoder_layer_fwd: _encoder_layer,
-        aten.mkldnn_rnn_layer: _recurrent,
-        aten._cudnn_rnn: _recurrent,
-    }
-)
-"""Multiply-accumulates by operator: ``rule(args, kwargs, out) -> int`` sees the operator's
-arguments and result (tensors without numbers) as the dispatcher does. Keys are operators
-(``torch.ops.aten.convolution``) or their overloads (``torch.ops.aten.add.Tensor``)."""
-
-_MOVEMENT = """
-    _assert_async _assert_scalar _assert_tensor_metadata _local_scalar_dense _reshape_alias _to_copy
-    _unsafe_index _unsafe_view argsort as_strided bucketize cat channel_shuffle clone col2im
-    constant_pad_nd copy diff embedding equal flip gather im2col index index_add index_copy
-    index_fill index_put index_select is_same_size item lift_fresh lift_fresh_copy masked_fill
-    masked_scatter masked_select meshgrid native_channel_shuffle nonzero pixel_shuffle
-    pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
-    replication_pad1d replication_pad2d replication_pad3d resize roll rot90 scatter scatter_add
-    scatter_reduce searchsorted select_scatter set slice_scatter sort split_with_sizes squeeze stack
-    t transpose tril triu unfold unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze detach
-    where _unique2 unique_dim
-"""
-_CREATION = """
-    arange bernoulli empty empty_like empty_permuted empty_strided eye fill full full_like linspace
-    multinomial new_empty new_empty_strided new_full new_ones new_zeros normal one_hot ones
-    ones_like rand rand_like randint randn randn_like randperm scalar_tensor tril_indices
-    triu_indices uniform zero zeros zeros_like
-"""
-_REDUCTION = """
-    _log_softmax _safe_softmax _softmax all amax amin any argmax argmin bincount count_nonzero
-    cummax cummin cumprod cumsum linalg_vector_norm logcumsumexp logsumexp max mean median min mode
-    norm prod std std_mean sum topk var var_mean
-"""
-_POOLING_AND_NORMALISATION = """
-    _adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _batch_norm_with_update
-    _fused_dropout _fused_rms_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
-    _prelu_kernel _weight_norm_interface adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d
-    avg_pool1d avg_pool2d avg_pool3d cudnn_batch_norm fractional_max_pool2d fractional_max_pool3d
-    max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d miopen_batch_norm
-    native_batch_norm native_dropout native_group_norm native_layer_norm rrelu_with_noise
-"""
-_RESAMPLING = """
-    _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d
-    _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_bicubic2d upsample_bilinear2d
-    upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
-"""
-_FREE = frozenset(
-    " ".join((_MOVEMENT, _CREATION, _REDUCTION, _POOLING_AND_NORMALISATION, _RESAMPLING)).split()
-)
-"""Operators without a matrix product; like pointwise operators they count 0 in MACs."""
-
-
-def _is_free(operator: Any) -> bool:
-    """Whether an operator without a rule costs nothing by convention."""
-    if not isinstance(operator, torch._ops.OpOverload):
-        return False
-    if operator.namespace in ("prim", "prims"):
-        return True
-    if operator.namespace != "aten":
-        return False
-    results = operator._schema.returns
-    if all(r.alias_info is not None and not r.alias_info.is_write for r in results):
-        return True  # a view, or no result at all
-    name = operator._overloadpacket.__name__
-    in_place = operator._schema.is_mutable and name.endswith("_")
-    plain = name.removesuffix("_") if in_place else name
-    return plain in _FREE or any(torch.Tag.pointwise in tags for tags in _tags(plain))
-
-
-@functools.cache
-def _tags(name: str) -> tuple[Sequence[Any], ...]:
-    packet = getattr(aten, name, None)
-    return tuple(getattr(packet, o).tags for o in packet.overloads()) if packet else ()
-
-
-# --- counting ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -348,7 +189,7 @@ class _Calls:
         for name, module in model.named_modules(remove_duplicate=False):
             for parameter in module._parameters.values():
                 if parameter is not None:
-                    self.owners[_storage(parameter)].append(name)
+                    self.owners[storage_of(parameter)].append(name)
 
     def _enter(self, name: str, module: nn.Module, args: Any) -> None:
         self.stack.append(name)
@@ -363,7 +204,7 @@ class _Calls:
         """The module an operator belongs to: whose parameters it reads, else who calls it."""
         current = self.stack[-1]
         for tensor in tensors:
-            names = self.owners.get(_storage(tensor))
+            names = self.owners.get(storage_of(tensor))
             if names:
                 return current if current in names else names[0]
         return current
@@ -397,11 +238,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owner = self.calls.owner(given)
         if rule is not None:
             self.macs[owner] += rule(args, kwargs, out)
-        elif not _is_free(func):
+        elif not is_free(func):
             self.unsupported[str(func)] += 1
-        old = {_storage(t) for t in given}
+        old = {storage_of(t) for t in given}
         for tensor in pytree.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and _storage(tensor) not in old:
+            if isinstance(tensor, torch.Tensor) and storage_of(tensor) not in old:
                 self.activation_bytes[owner] += tensor.numel() * tensor.element_size()
         return out
 
@@ -412,10 +253,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 _DEVICE = torch.ops.prim.device.default
 
 
-def _storage(tensor: torch.Tensor) -> int:
+def storage_of(tensor: torch.Tensor) -> int:
     """Identity of a tensor's memory, the same for all its views."""
     try:
-        return int(tensor.untyped_storage()._cdata)
+        return int(tensor.untypedstorage_of()._cdata)
     except NotImplementedError:  # sparse and other layouts have none
         return id(tensor)
 
@@ -514,137 +355,3 @@ def fvcore_macs(model: nn.Module, *args: Any) -> int:
         counted = analysis.by_operator()
     products = ("conv", "linear", "addmm", "bmm", "matmul", "einsum")
     return int(sum(count for name, count in counted.items() if name in products))
-
-
-# --- measuring --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Wall time of a forward in evaluation mode.
-
-    Attributes:
-        median: Median, in seconds.
-        low: First quartile, in seconds.
-        high: Third quartile, in seconds.
-        repeats: Number of timed forwards.
-        device: Where it ran.
-        threads: CPU threads that torch was allowed.
-    """
-
-    median: float
-    low: float
-    high: float
-    repeats: int
-    device: str
-    threads: int
-
-
-def measure_latency(
-    models: Sequence[nn.Module], inputs: Inputs, *, repeats: int = 10, warmup: int = 2
-) -> tuple[Latency, ...]:
-    """Time the forwards of several models on the same inputs, in turns.
-
-    Each model runs ``warmup`` times untimed; then one forward of each is timed per round, so that
-    a drift of the machine falls on all alike. The models run as deep copies in evaluation mode,
-    without gradients.
-
-    Args:
-        models: Models that take the same inputs.
-        inputs: Real tensors on the models' device.
-        repeats: Timed rounds, at least 2.
-        warmup: Untimed rounds.
-
-    Returns:
-        One Latency per model, in order.
-
-    Raises:
-        InputError: ``repeats`` is below 2.
-    """
-    if repeats < 2:
-        raise InputError(f"repeats is {repeats}; quartiles need at least 2")
-    args, kwargs = split_inputs(inputs)
-    twins = [copy.deepcopy(model).eval() for model in models]
-    device = _device(twins[0], args, kwargs)
-    times: list[list[float]] = [[] for _ in twins]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for turn in range(warmup + repeats):
-            for twin, seconds in zip(twins, times, strict=True):
-                _synchronize(device)
-                start = time.perf_counter()
-                twin(*args, **kwargs)
-                _synchronize(device)
-                if turn >= warmup:
-                    seconds.append(time.perf_counter() - start)
-    return tuple(_latency(seconds, device) for seconds in times)
-
-
-def _latency(seconds: Sequence[float], device: torch.device) -> Latency:
-    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return Latency(median, low, high, len(seconds), str(device), torch.get_num_threads())
-
-
-def measure_peak_memory(model: nn.Module, inputs: Inputs) -> int:
-    """Measure the most memory that the tensors of one real forward hold at once, in bytes.
-
-    On CUDA: the rise of the allocator's peak during the forward. Elsewhere: the largest sum of the
-    storages that operators returned and that are still alive, followed operator by operator; the
-    scratch memory inside a kernel (a convolution's column buffer) is not seen there. Parameters
-    and inputs are not counted. A deep copy runs in evaluation mode, without gradients.
-
-    Args:
-        model: Any module.
-        inputs: Real tensors on the model's device.
-
-    Returns:
-        Bytes.
-    """
-    args, kwargs = split_inputs(inputs)
-    twin = copy.deepcopy(model).eval()
-    device = _device(twin, args, kwargs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-            twin(*args, **kwargs)
-            torch.cuda.synchronize(device)
-            return int(torch.cuda.max_memory_allocated(device) - before)
-        known = [*twin.parameters(), *twin.buffers(), *pytree.tree_leaves((args, kwargs))]
-        held = _Held({_storage(t) for t in known if isinstance(t, torch.Tensor)})
-        with held:
-            twin(*args, **kwargs)
-    return held.peak
-
-
-class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the memory of the tensors that operators return."""
-
-    def __init__(self, known: set[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.known = known
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.alive = {k: v for k, v in self.alive.items() if not v[0].expired()}  # type: ignore[no-untyped-call]
-        for tensor in pytree.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and _storage(tensor) not in self.known:
-                storage = tensor.untyped_storage()
-                self.alive[_storage(tensor)] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return out
-
-
-def _device(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.device:
-    leaves = [*model.parameters(), *pytree.tree_leaves((args, dict(kwargs)))]
-    return next((t.device for t in leaves if isinstance(t, torch.Tensor)), torch.device("cpu"))
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
