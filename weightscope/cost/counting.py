@@ -256,7 +256,7 @@ _DEVICE = torch.ops.prim.device.default
 def storage_of(tensor: torch.Tensor) -> int:
     """Identity of a tensor's memory, the same for all its views."""
     try:
-        return int(tensor.untypedstorage_of()._cdata)
+        return int(tensor.untyped_storage()._cdata)
     except NotImplementedError:  # sparse and other layouts have none
         return id(tensor)
 

@@ -132,7 +132,7 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive = {k: v for k, v in self.alive.items() if not v[0].expired()}  # type: ignore[no-untyped-call]
         for tensor in pytree.tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and storage_of(tensor) not in self.known:
-                storage = tensor.untypedstorage_of()
+                storage = tensor.untyped_storage()
                 self.alive[storage_of(tensor)] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
         return out
