@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ def predictions_figure(
         for row in range(len(indices)):
             grid[row, column].imshow(_coloured(found[row], masks[row, 0].numpy() > 0.5))
     for axes, title in zip(grid[0], ["photo", "truth", *models], strict=True):
-        axes.set_title(title.replace(" MultiResUNet", "\nMultiResUNet"), fontsize=8)
+        axes.set_title(textwrap.fill(title, 16), fontsize=8)
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])

@@ -87,9 +87,9 @@ def quality_table(results: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataF
     for label, group in results.groupby("network", sort=False):
         row: dict[str, str] = {"network": str(label)}
         if len(group) > 1:
-            for fold, values in group.set_index("fold").iterrows():
+            for values in group.to_dict("records"):
                 for field, heading in columns.items():
-                    row[f"{heading}, case {fold}"] = f"{values[field]:.4f}"
+                    row[f"{heading}, case {values['fold'] + 1}"] = f"{values[field]:.4f}"
         paper = PAPER_AVERAGES.get(str(label))
         for field, heading in columns.items():
             row[heading] = f"{group[field].mean():.4f}"
@@ -147,24 +147,28 @@ def evidence_table(analysis: Analysis) -> pd.DataFrame:
 
 
 def proposal_table(analysis: Analysis) -> pd.DataFrame:
-    """Every depth at which the network can be cut, and what it would keep."""
+    """Every depth at which the network can be cut: costs, and F1 lost before any training.
+
+    ``F1 lost`` is what ablation measured on the validation tiles (everything below the cut
+    replaced by its mean), with its bootstrap interval.
+    """
+    ablation = None if analysis.data is None else analysis.data.ablation
+    lost = {} if ablation is None else {level.keep_levels: level for level in ablation.levels}
     rows = []
     for proposal in sorted(analysis.proposals, key=lambda p: p.keep_levels):
-        if proposal.refusal is not None:
-            rows.append({"levels kept": str(proposal.keep_levels), "evidence": proposal.refusal})
-            continue
-        rows.append(
-            {
-                "levels kept": str(proposal.keep_levels),
-                "parameters": f"{proposal.parameters / analysis.costs.parameters:.1%}",
-                "MACs": f"{proposal.macs / analysis.costs.macs:.1%}",
-                "receptive field": " x ".join(
-                    "all" if side is None else str(side) for side in proposal.receptive_field
-                ),
-                "evidence": proposal.evidence,
-            }
-        )
-    return pd.DataFrame(rows).fillna("")
+        row = {"levels kept": str(proposal.keep_levels)}
+        if proposal.keep_levels in lost:
+            level = lost[proposal.keep_levels]
+            row["F1 lost"] = f"{level.drop:+.3f} ({level.low:+.3f} to {level.high:+.3f})"
+        if proposal.refusal is None:
+            row["parameters"] = f"{proposal.parameters / analysis.costs.parameters:.1%}"
+            row["MACs"] = f"{proposal.macs / analysis.costs.macs:.1%}"
+            sides = ["all" if side is None else str(side) for side in proposal.receptive_field]
+            row["receptive field"] = " x ".join(sides)
+        row["evidence"] = proposal.refusal or proposal.evidence
+        rows.append(row)
+    columns = ["levels kept", "parameters", "MACs", "receptive field", "F1 lost", "evidence"]
+    return pd.DataFrame(rows, columns=columns).fillna("")
 
 
 def markdown(frame: pd.DataFrame) -> str:
