@@ -40,7 +40,7 @@ LIBRARIES = (
     "diffusers",
     "fvcore",
 )
-CODE = ("weightscope/graph", "weightscope/truncation", "weightscope/cost.py", "matrix")
+CODE = ("weightscope/graph", "weightscope/truncation", "weightscope/cost", "matrix")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

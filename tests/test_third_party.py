@@ -1,0 +1,68 @@
+"""One network of each topology that this environment holds, against the truth of the matrix."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+
+from matrix.compare import disagreements
+from matrix.exercise import graph_failures, variant_failures
+from matrix.networks import NETWORKS, Network
+from matrix.truth import TRUTH
+from weightscope.cost import count_costs
+from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.statistics import measure_model
+from weightscope.truncation import Proposal, propose
+from weightscope.utilization import assess
+
+QUICK = (
+    "monai UNet 3-D anisotropic",
+    "monai AttentionUnet 2-D",
+    "monai SegResNet 3-D",
+    "monai DynUNet 2-D",
+    "transformers Segformer",
+    "diffusers UNet2DModel",
+    "by hand: F.pad of dynamic size",
+    "by hand: nested Sequential",
+    "by hand: shared weights",
+    "zoo half_multiresunet",
+)
+NAMES = [
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+    for name, network in NETWORKS.items()
+    if network.installed and not TRUTH[name].refusal
+]
+
+
+def read(network: Network) -> Structure:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' own, while they build
+        model = network.build()
+    return read_structure(model)
+
+
+def proposals(structure: Structure) -> list[Proposal]:
+    costs = count_costs(structure.model, structure.inputs)
+    found = propose(structure, assess(structure, measure_model(structure.model)), costs)
+    can_be_cut = {cut.keep_levels for cut in structure.cuts}
+    return [proposal for proposal in found if proposal.keep_levels in can_be_cut]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_is_read_rightly_and_every_legal_depth_runs(name: str) -> None:
+    network = NETWORKS[name]
+    structure = read(network)
+    assert disagreements(structure, TRUTH[name]) == ()
+    for proposal in proposals(structure):
+        variant, original = proposal.build(), copy.deepcopy(structure.model)
+        assert variant_failures(original, variant, proposal, network, thorough=False) == ()
+    assert graph_failures(copy.deepcopy(structure.model), rebuild(structure), network) == ()
+
+
+def test_the_matrix_and_its_truth_name_the_same_networks() -> None:
+    assert list(TRUTH) != []
+    assert set(TRUTH) == set(NETWORKS)
