@@ -50,7 +50,8 @@ def plot_layer_histograms(
     """Weight histograms of all layers, one above the other in forward order, with their nulls.
 
     The filled shape is the layer, the dark line its distribution before training. Each row has its
-    own height (the higher of the two fills the row); the horizontal axis is shared. Layers
+    own height (the higher of the two fills the row); the horizontal axis is shared, and ends at
+    three times the median row's width. Layers
     that start as constants (norm scales) are left out where others do not.
 
     Args:
@@ -78,9 +79,10 @@ def plot_layer_histograms(
             base + 0.92 * density / peak, edges, baseline=base, fill=True, color=color, alpha=0.75
         )
         outline = base + 0.92 * _without_tails(null) / peak
-        ax.stairs(outline, edges, baseline=None, color=NULL_COLOR, linewidth=0.9)
+        ax.stairs(outline, edges, baseline=base, color=NULL_COLOR, linewidth=0.9)
         extents.append(max(_extent(edges, density), _extent(edges, null)))
-    limit = max(extents, default=1.0)
+    # A wide head of a few weights must not squeeze all other rows.
+    limit = min(max(extents), 3 * float(np.median(extents))) if any(extents) else 1.0
     ax.set(xlim=(-limit, limit), ylim=(-0.1, len(names)))
     ax.set_yticks(
         np.arange(len(names))[::-1],
@@ -128,12 +130,12 @@ def plot_stage_histograms(
     extents, highest = [], 0.0
     for name, color in zip(names, colors, strict=False):
         edges, density, null = _densities(here[here["layer"] == name])
-        ax.stairs(density, edges, baseline=None, color=color, linewidth=1.3)
+        ax.stairs(density, edges, color=color, linewidth=1.3)
         outline = _without_tails(null)
-        ax.stairs(outline, edges, baseline=None, color=color, linewidth=0.9, linestyle=_DASHED)
+        ax.stairs(outline, edges, color=color, linewidth=0.9, linestyle=_DASHED)
         extents.append(max(_extent(edges, density), _extent(edges, null)))
         highest = max(highest, np.nanmax(density), np.nan_to_num(null).max())
-    limit = max(extents, default=1.0)
+    limit = max(extents, default=0.0) or 1.0
     ax.set(xlim=(-limit, limit), xlabel="weight", ylabel="density")
     ax.set_title(stage, parse_math=False)
     listed = names if len(names) <= _MOST_LISTED else []
@@ -357,7 +359,7 @@ def _densities(
     counts, null = rows["count"].to_numpy(dtype=float), rows["null_count"].to_numpy(dtype=float)
     if len(counts):
         starts = _merged(counts)
-        edges = np.append(edges[starts], edges[-1])
+        edges = _even_ends(np.append(edges[starts], edges[-1]))
         counts, null = np.add.reduceat(counts, starts), np.add.reduceat(null, starts)
     widths, total = np.diff(edges), counts.sum() or 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -375,6 +377,15 @@ def _merged(counts: NDArray[np.float64]) -> NDArray[np.intp]:
     return starts if starts[0] == 0 else np.append(0, starts)
 
 
+def _even_ends(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make the first and last group as wide as their neighbours: half a group looks like a peak."""
+    if len(edges) < 4:
+        return edges
+    first = min(edges[0], 2 * edges[1] - edges[2])
+    last = max(edges[-1], 2 * edges[-2] - edges[-3])
+    return np.concatenate([[first], edges[1:-1], [last]])
+
+
 def _finite(density: NDArray[np.float64]) -> NDArray[np.float64]:
     """A bin without width has no density to draw."""
     return np.where(np.isposinf(density), np.nan, density)
@@ -382,9 +393,7 @@ def _finite(density: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _without_tails(density: NDArray[np.float64]) -> NDArray[np.float64]:
     """The density without its empty stretches, so that no line runs along the axis."""
-    full = density > 0
-    beside = np.roll(full, 1) | np.roll(full, -1)
-    return np.where(full | beside, density, np.nan)
+    return np.where(density > 0, density, np.nan)
 
 
 def _extent(edges: NDArray[np.float64], density: NDArray[np.float64]) -> float:
@@ -394,7 +403,7 @@ def _extent(edges: NDArray[np.float64], density: NDArray[np.float64]) -> float:
         return 0.0
     shares = np.cumsum(mass) / mass.sum()
     first, last = np.searchsorted(shares, [0.005, 0.995])
-    return float(1.05 * max(abs(edges[first]), abs(edges[min(last + 1, len(edges) - 1)])))
+    return float(1.12 * max(abs(edges[first]), abs(edges[min(last + 1, len(edges) - 1)])))
 
 
 def _role(stage: str) -> str:
