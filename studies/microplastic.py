@@ -17,12 +17,13 @@ import copy
 import hashlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from mpseg_models import create_model, get_config, list_models
 from mpseg_models.blocks import initialize
@@ -40,6 +41,7 @@ from studies.sand.records import (
     levels_supported,
 )
 from studies.sand.tiles import (
+    Photo,
     Tiles,
     draw_photos,
     find_photos,
@@ -111,7 +113,7 @@ def study(preset: Preset, out: Path, seed: int, data: Path | None, progress: boo
     runs = runs_folder(preset, seed, data)
 
     say("Sand: photographs and tiles")
-    tiles = prepare_tiles(preset, seed, data, runs / "tiles")
+    tiles = prepare_tiles(preset, seed, data, runs / "tiles", progress)
     splits = tuple(
         thin(split_photos(tiles.photos, fold, FOLDS, seed), preset.most_tiles, seed)
         for fold in range(preset.cases)
@@ -166,7 +168,9 @@ def study(preset: Preset, out: Path, seed: int, data: Path | None, progress: boo
 # --- the steps --------------------------------------------------------------------------------
 
 
-def prepare_tiles(preset: Preset, seed: int, data: Path | None, folder: Path) -> Tiles:
+def prepare_tiles(
+    preset: Preset, seed: int, data: Path | None, folder: Path, progress: bool
+) -> Tiles:
     """Draw synthetic photographs, or read the user's, and cut them into tiles."""
     folder.mkdir(parents=True, exist_ok=True)
     if data is None:
@@ -176,7 +180,11 @@ def prepare_tiles(preset: Preset, seed: int, data: Path | None, folder: Path) ->
         pairs = find_photos(data, preset.tile)
         shapes = photo_shapes(pairs)
         photos = read_photos(pairs)
-    return store_tiles(folder, photos, shapes, preset.tile, preset.overlap, str(data))
+
+    def counted() -> Iterator[Photo]:  # the bar appears when the first photograph is needed
+        yield from tqdm(photos, "photographs", len(shapes), unit="photo", disable=not progress)
+
+    return store_tiles(folder, counted(), shapes, preset.tile, preset.overlap, str(data))
 
 
 def build(network: Network, preset: Preset, seed: int) -> nn.Module:
@@ -227,6 +235,7 @@ def examine(trained: Trained, bench: Bench) -> Analysis:
         batches=bench.tiles.batches(bench.splits[trained.fold].validation, 16),
         loss=weighted_cross_entropy,
         metric="f1",
+        progress=bench.progress,
     )
 
 
@@ -322,8 +331,13 @@ def draw_figures(
 
 
 def runs_folder(preset: Preset, seed: int, data: Path | None) -> Path:
-    """Where tiles and checkpoints of exactly this study lie, apart from its results."""
-    settings = repr((preset, seed, data and data.resolve()))
+    """Where tiles and checkpoints of exactly this study lie, apart from its results.
+
+    Photographs that were changed or added since make it another study.
+    """
+    files = [] if data is None else sorted(data.glob("*/*"))
+    stamps = [(str(file), file.stat().st_mtime_ns) for file in files]
+    settings = repr((preset, seed, data and data.resolve(), stamps))
     digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
     return ROOT / "runs" / f"microplastic-{preset.name}-{digest}"
 

@@ -371,11 +371,11 @@ def _support(derivation: Derivation) -> str:
 
 def _worth(derivation: Derivation) -> str:
     gain = derivation.tuned.metrics.best_f1 - derivation.redrawn.metrics.best_f1
-    if gain > 0.02:
-        return "the kept weights are worth something."
-    if gain < -0.02:
-        return "the kept weights were of no use here."
-    return "so the structure matters here, the kept weights hardly."
+    if gain > 0.05:
+        return "the trained weights that were kept are worth that much."
+    if gain < -0.05:
+        return "the trained weights that were kept stood in the way."
+    return "a difference too small for one run to tell whether the kept weights matter."
 
 
 def _reduced(story: Story) -> str:
@@ -440,6 +440,6 @@ def _again(story: Story) -> str:
     python studies/microplastic.py --preset {preset.name} --seed {story.bench.seed}
 
 took {story.minutes:.1f} minutes ({story.cpu_minutes:.1f} of processor time, \
-{torch.get_num_threads()} threads) here, not counting epochs that an interrupted run had finished \
+threads: {torch.get_num_threads()}) here, not counting epochs that an interrupted run had finished \
 before. `--data DIR` takes your own photographs from `DIR/images` and masks of the same names from \
 `DIR/masks`. All figures in full: [results](results.csv), [table 4](table4.csv)."""

@@ -70,3 +70,6 @@ def test_runs_with_other_settings_do_not_share_a_folder(tiny):
         microplastic.runs_folder(TINY, 0, tiny),
     }
     assert len(folders) == 3
+    (tiny / "images").mkdir()
+    (tiny / "images" / "new.png").touch()
+    assert microplastic.runs_folder(TINY, 0, tiny) not in folders
