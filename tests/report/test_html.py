@@ -91,6 +91,19 @@ def test_every_layer_is_listed_with_what_was_left_out(analysis):
         assert name in text
 
 
+def test_grades_stand_side_by_side_where_there_are_several(analysis, assessment):
+    assert "by data" not in render_html(analysis)
+    first = assessment.verdicts[0]
+    contrary = type(first.scores[0])(
+        grade="data", utilization=0.8, low=0.7, high=0.9, verdict="used", why="F1 falls without it"
+    )
+    first.scores = (contrary, *first.scores)
+    text = "".join(Page(render_html(analysis)).text)
+    assert "by data" in text
+    assert "used 0.80 (0.70-0.90)" in text
+    assert "unused 0.05 (0.03-0.10)" in text
+
+
 def test_ablation_is_shown_where_there_is_one(analysis, ablation):
     analysis.data = ablation
     text = "".join(Page(render_html(analysis)).text)

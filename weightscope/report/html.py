@@ -113,13 +113,22 @@ def render_html(analysis: Analysis) -> str:
         costs=costs,
         state=analysis.assessment.state,
         conclusion=analysis.conclusion,
-        stages=[row | {"interval": _interval(row)} for row in stages.to_dict("records")],
+        stages=[
+            row
+            | {
+                "interval": interval(
+                    row["utilization"], row["utilization_low"], row["utilization_high"]
+                )
+            }
+            for row in stages.to_dict("records")
+        ],
         outside=(
             costs.parameters - int(stages["parameters"].sum()),
             costs.macs - int(stages["macs"].sum()),
         ),
         proposals=proposals.to_dict("records"),
-        scores=scores.to_dict("records") if scores["grade"].nunique() > 1 else [],
+        grades=[grade for grade in ("data", "history", "weights") if grade in set(scores["grade"])],
+        scores=_scores_by_stage(scores),
         ablation=ablation,
         pictures=_pictures(analysis, proposals),
         columns=_LAYER_COLUMNS,
@@ -204,8 +213,17 @@ def _percent(part: float) -> str:
     return "-" if part != part else f"{100 * part:.3g} %"
 
 
-def _interval(row: dict[Any, Any]) -> str:
-    return interval(row["utilization"], row["utilization_low"], row["utilization_high"])
+def _scores_by_stage(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """Score of each stage by grade; empty where there is but one grade and nothing to compare."""
+    stages: dict[str, dict[str, dict[str, Any]]] = {}
+    if scores["grade"].nunique() > 1:
+        for score in scores.itertuples():
+            stages.setdefault(str(score.stage), {})[str(score.grade)] = {
+                "verdict": score.verdict,
+                "interval": interval(score.utilization, score.low, score.high),
+                "why": score.why,
+            }
+    return stages
 
 
 def _versions() -> dict[str, str]:
