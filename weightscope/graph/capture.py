@@ -12,6 +12,7 @@ import copy
 import inspect
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
 
 
 def _boundary(x: torch.Tensor, call: int, entry: bool, position: int) -> torch.Tensor:
-    return x.clone()
+    return torch.ops.aten.alias(x)  # type: ignore[no-any-return]
 
 
 _LIBRARY.impl(  # type: ignore[no-untyped-call]
@@ -44,7 +45,7 @@ BOUNDARY = torch.ops.weightscope.boundary.default
 _EXPORTING = threading.Lock()
 
 Sizes = Literal["symbolic", "batch", "fixed"]
-SYMBOLIC_SECONDS = 60.0
+SYMBOLIC_SECONDS = 15.0  # processor seconds; four times what the slowest network needed
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Capture:
-    """The exported program, its nodes in order, and every module call with its span."""
+    """The exported program, its nodes in order, and every module call with its span.
+
+    ``sizes`` says which sizes were left free while tracing.
+    """
 
     program: ExportedProgram
     nodes: tuple[fx.Node, ...]
     calls: tuple[Call, ...]
+    sizes: Sizes
 
 
 @dataclass
@@ -124,7 +129,7 @@ def throwaway_copy(
     except Exception as error:
         raise StructureError(
             f"{type(model).__name__} cannot be deep-copied ({_first_line(error)});"
-            " weightscope traces a copy so that the model itself stays as it is. Make it work with copy.deepcopy."
+            " weightscope traces a copy, so that the model stays as it is; make copy.deepcopy work"
         ) from error
 
 
@@ -166,18 +171,26 @@ class _Tracer:
 
     def __init__(self, model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> None:
         self.model = model
+        self.args, self.kwargs = _apart(inputs)
         self.inputs = inputs
         self.sizes = sizes
         self.records: list[_Record] = []
         self.open: list[int] = []
-        self.deadline = time.monotonic() + SYMBOLIC_SECONDS
+        self.deadline = time.thread_time() + SYMBOLIC_SECONDS
 
     @property
     def where(self) -> str:
         return self.records[self.open[-1]].module if self.open else "the model's own forward"
 
     def run(self) -> Capture:
-        with _EXPORTING, ExitStack() as hooks, torch.random.fork_rng(devices=[]):
+        import torch._dynamo
+
+        # the cache of fake results costs more than it saves where sizes are symbolic
+        plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+        with _EXPORTING, ExitStack() as hooks, torch.random.fork_rng(devices=[]), plain:
+            hooks.enter_context(warnings.catch_warnings())
+            # recurrent layers cache their weights in the copy, which is thrown away
+            warnings.filterwarnings("ignore", message="The tensor attribute")
             for name, module in self.model.named_modules():
                 if module is self.model:
                     continue
@@ -187,16 +200,16 @@ class _Tracer:
                 hooks.callback(module.register_forward_hook(leave).remove)
             program = torch.export.export(
                 self.model,
-                self.inputs.args,
-                dict(self.inputs.kwargs),
+                self.args,
+                self.kwargs,
                 dynamic_shapes=_dynamic_shapes(self.model, self.inputs, self.sizes),
                 strict=False,
             )
-        return _with_spans(program, self.records)
+        return _with_spans(program, self.records, self.sizes)
 
     def _hooks(self, name: str) -> tuple[Any, Any]:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if self.sizes == "symbolic" and time.monotonic() > self.deadline:
+            if self.sizes == "symbolic" and time.thread_time() > self.deadline:
                 raise _TooSlowError
             flat, spec = pytree.tree_flatten((args, kwargs))
             number = len(self.records)
@@ -213,6 +226,21 @@ class _Tracer:
             return pytree.tree_unflatten(_marked(flat, number, entry=False), spec)
 
         return enter, leave
+
+
+def _apart(inputs: ExampleInputs) -> tuple[Any, Any]:
+    """The arguments, with a tensor of its own for each: export ties together what is one object."""
+    seen: set[int] = set()
+
+    def own(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) in seen:
+            return value.clone()
+        seen.add(id(value))
+        return value
+
+    return cast(tuple[Any, Any], pytree.tree_map(own, (inputs.args, dict(inputs.kwargs))))
 
 
 def _marked(values: list[Any], call: int, *, entry: bool) -> list[Any]:
@@ -254,7 +282,7 @@ def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> An
     }
 
 
-def _with_spans(program: ExportedProgram, records: list[_Record]) -> Capture:
+def _with_spans(program: ExportedProgram, records: list[_Record], sizes: Sizes) -> Capture:
     nodes = tuple(program.graph.nodes)
     entries: dict[int, dict[int, tuple[int, fx.Node]]] = {}
     exits: dict[int, dict[int, tuple[int, fx.Node]]] = {}
@@ -280,4 +308,4 @@ def _with_spans(program: ExportedProgram, records: list[_Record]) -> Capture:
                 last=max(index for index, _ in last.values()),
             )
         )
-    return Capture(program, nodes, tuple(calls))
+    return Capture(program, nodes, tuple(calls), sizes)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import fx, nn
@@ -15,20 +14,19 @@ from weightscope.graph.symbols import hint, is_symbolic
 
 
 def read_cuts(
-    coarse: Coarse, model: nn.Module, depth: int, dimensions: int
+    coarse: Coarse, model: nn.Module, sizes: Sequence[tuple[int, ...]], dimensions: int
 ) -> tuple[tuple[Cut, ...], tuple[Refusal, ...]]:
     """Find the legal cuts at every depth, and the reason where there is none.
 
     Args:
         coarse: The coarse graph.
         model: Whose modules it calls.
-        depth: Number of levels.
+        sizes: Spatial size at each level, at the example input.
         dimensions: Number of spatial dimensions.
     """
     cuts: list[Cut] = []
     refusals: list[Refusal] = []
-    sizes = _level_sizes(coarse, dimensions)
-    for keep in range(1, depth):
+    for keep in range(1, len(sizes)):
         found = _cut(coarse, model, keep, dimensions, sizes)
         if isinstance(found, Cut):
             cuts.append(found)
@@ -42,7 +40,7 @@ def _cut(
     model: nn.Module,
     keep: int,
     dimensions: int,
-    sizes: Mapping[int, tuple[int, ...]],
+    sizes: Sequence[tuple[int, ...]],
 ) -> Cut | str:
     """One cut, or why it cannot be."""
     nodes = list(coarse.graph.nodes)
@@ -119,29 +117,16 @@ def _has_weights(node: fx.Node, model: nn.Module) -> bool:
     return any(n.op == "get_attr" for n in node.all_input_nodes)
 
 
-def _level_sizes(coarse: Coarse, dimensions: int) -> dict[int, tuple[int, ...]]:
-    """The commonest spatial size at each level, at the example input."""
-    counts: dict[int, Counter[tuple[int, ...]]] = {}
-    for node in coarse.graph.nodes:
-        value = node.meta.get("val")
-        if node.name not in coarse.reached or not isinstance(value, torch.Tensor):
-            continue
-        if value.dim() == dimensions + 2:
-            sizes = tuple(hint(s) for s in value.shape[2:])
-            counts.setdefault(coarse.places[node.name].level, Counter())[sizes] += 1
-    return {level: count.most_common(1)[0][0] for level, count in counts.items()}
-
-
 def site(
     node: fx.Node,
     places: Mapping[str, Place],
     dimensions: int,
-    sizes: Mapping[int, tuple[int, ...]],
+    sizes: Sequence[tuple[int, ...]],
 ) -> Site | None:
     """A crossing tensor with its layout, or None where the layout cannot be read."""
     value: torch.Tensor = node.meta["val"]
     level = places[node.name].level
-    read = _layout(value, dimensions, sizes.get(level))
+    read = _layout(value, dimensions, sizes[level])
     if read is None:
         return None
     layout, channels = read
@@ -149,20 +134,24 @@ def site(
 
 
 def _layout(
-    value: torch.Tensor, dimensions: int, sizes: tuple[int, ...] | None
+    value: torch.Tensor, dimensions: int, sizes: tuple[int, ...]
 ) -> tuple[Layout, int] | None:
     shape = value.shape
     free = [is_symbolic(s) for s in shape]
     numbers = [hint(s) for s in shape]
     if value.dim() == dimensions + 2:
-        first = not free[1] and (all(free[2:]) or tuple(numbers[2:]) == sizes)
-        last = not free[-1] and (all(free[1:-1]) or tuple(numbers[1:-1]) == sizes)
-        if first and (all(free[2:]) or not (last and all(free[1:-1]))):
+        first, last = slice(2, None), slice(1, -1)
+        # a free size is read by its symbol, a fixed one by its number
+        if not free[1] and all(free[first]):
             return "channels_first", numbers[1]
-        if last:
+        if not free[-1] and all(free[last]):
+            return "channels_last", numbers[-1]
+        if tuple(numbers[first]) == sizes:
+            return "channels_first", numbers[1]
+        if tuple(numbers[last]) == sizes:
             return "channels_last", numbers[-1]
     if value.dim() == 3:
-        positions = math.prod(sizes) if sizes else None
+        positions = math.prod(sizes)
         if not free[2] and (free[1] or numbers[1] == positions):
             return "tokens_last", numbers[2]
         if not free[1] and (free[2] or numbers[2] == positions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,6 @@ from weightscope.errors import ForwardError, InputError
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import ExampleInputs
 
-BATCH = 2
 # moderate sizes that many downsampling steps divide come first, odd demands last
 _SIZES = {
     1: (512, 256, 1024, 2048, 64),
@@ -35,6 +35,7 @@ _STEP_NAMES = (
     "noise_level",
 )
 _MAX_TRIALS = 40
+_TRIALS_FOR_MORE = 6  # failures after which no second size is looked for
 
 
 def check_model(model: object) -> nn.Module:
@@ -63,34 +64,53 @@ def check_model(model: object) -> nn.Module:
     return model
 
 
-def find_inputs(model: nn.Module, example_inputs: Any = None) -> ExampleInputs:
-    """Take the user's example, or find one that the model's forward accepts.
-
-    Trials run on fake tensors over a throw-away copy: nothing is computed, nothing is changed.
+def find_inputs(trial: Trial, example_inputs: Any = None) -> Iterator[ExampleInputs]:
+    """Yield the user's example, or every one found that the model's forward accepts.
 
     Args:
-        model: The model.
+        trial: The model on fake tensors.
         example_inputs: A tensor, a tuple of positional arguments, a dict of keyword arguments, or
-            None to find one.
+            None to find one (of one image).
 
     Raises:
         InputError: ``example_inputs`` is none of these.
         ForwardError: The forward raises on the example, or on everything that was tried.
     """
     if isinstance(example_inputs, ExampleInputs):
-        return example_inputs
-    trial = _Trial(model)
-    if example_inputs is not None:
+        yield example_inputs
+    elif example_inputs is None:
+        yield from _search(trial)
+    else:
         args, kwargs = _as_call(example_inputs)
+        dimensions = _dimensions((args, kwargs))
         error = trial.error(args, kwargs)
         if error is not None:
             shapes = ", ".join(_shapes((args, kwargs)))
             raise ForwardError(
-                f"the forward of {type(model).__name__} raised on example_inputs ({shapes}):"
-                f" {_say(error)}. Pass example_inputs= as the forward takes them."
+                f"the forward of {trial.name} raised on example_inputs ({shapes}): {_say(error)}."
+                " Pass example_inputs= as the forward takes them."
             ) from error
-        return ExampleInputs(args, kwargs, _dimensions((args, kwargs)), guessed=False)
-    return _search(model, trial)
+        yield ExampleInputs(args, kwargs, dimensions, guessed=False)
+
+
+def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
+    """The same inputs with a batch of two, where the model takes it.
+
+    A batch of one is a special case to the tracer, and would stay the only one.
+    """
+    image = next(v for v in _tensors(inputs) if v.dim() == inputs.dimensions + 2)
+    if image.shape[0] != 1:
+        return inputs
+
+    def double(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == 1:
+            return torch.cat([value, value])
+        return value
+
+    args, kwargs = pytree.tree_map(double, (inputs.args, dict(inputs.kwargs)))
+    if trial.error(args, kwargs) is not None:
+        return inputs
+    return ExampleInputs(args, kwargs, inputs.dimensions, inputs.guessed)
 
 
 def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -117,6 +137,11 @@ def _dimensions(call: Any) -> int:
     return rank - 2
 
 
+def _tensors(inputs: ExampleInputs) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    return [value for value in leaves if isinstance(value, torch.Tensor)]
+
+
 def _shapes(call: Any) -> list[str]:
     return [
         "x".join(map(str, v.shape)) if isinstance(v, torch.Tensor) else repr(v)
@@ -128,47 +153,81 @@ def _say(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().rstrip(".")
 
 
-class _Trial:
-    """Calls the model's forward on fake tensors."""
+class Trial:
+    """Calls a copy of a model on fake tensors: nothing is computed, nothing of the model changes.
+
+    Args:
+        model: The user's model.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        self.original = model
+        self.name = type(model).__name__
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         tensors = {id(t): self.mode.from_tensor(t) for t in [*model.parameters(), *model.buffers()]}
         self.model = throwaway_copy(model, tensors).eval()
 
     def error(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception | None:
         """What the forward raises, or None where it runs."""
+        result = self._run(args, kwargs)
+        return result if isinstance(result, Exception) else None
 
+    def modes_agree(self, inputs: ExampleInputs) -> bool:
+        """Whether the forward returns the same structure in train and in eval mode."""
+        results = []
+        for training in (False, True):
+            self.model.train(training)
+            results.append(self._run(inputs.args, inputs.kwargs))
+        self.model.eval()
+        if any(isinstance(result, Exception) for result in results):
+            return True  # too small a batch to train on says nothing about the outputs
+        (flat, spec), (flat_train, spec_train) = map(pytree.tree_flatten, results)
+        shapes = [getattr(value, "shape", None) for value in flat]
+        return spec == spec_train and shapes == [getattr(v, "shape", None) for v in flat_train]
+
+    def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         def fake(value: Any) -> Any:
             return self.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
 
         args, kwargs = pytree.tree_map(fake, (args, dict(kwargs)))
+        log = logging.getLogger("torch._subclasses.fake_tensor")
+        level = log.level
+        log.setLevel(logging.CRITICAL)  # it writes a traceback for every size that does not fit
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), self.mode:
-                self.model(*args, **kwargs)
+                return self.model(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
             return error
-        return None
+        finally:
+            log.setLevel(level)
 
 
-def _search(model: nn.Module, trial: _Trial) -> ExampleInputs:
+def _search(trial: Trial) -> Iterator[ExampleInputs]:
     """Try plausible images, then plausible values of the other required arguments."""
+    model = trial.original
     first: Exception | None = None
     tried: list[str] = []
+    found = 0
     image, others = _arguments(model)
     for shape in _candidates(model):
-        picture = _noise(model, (BATCH, *shape))
+        picture = _noise(model, (1, *shape))
         for args, kwargs in _calls(model, image, others, picture):
             error = trial.error(args, kwargs)
             if error is None:
-                return ExampleInputs(args, kwargs, len(shape) - 1, guessed=True)
+                found += 1
+                yield ExampleInputs(args, kwargs, len(shape) - 1, guessed=True)
+                break
             first = first or error
-            tried.append("x".join(map(str, (BATCH, *shape))))
+            tried.append("x".join(map(str, (1, *shape))))
+            if found and len(tried) > _TRIALS_FOR_MORE:
+                return
+    if found:
+        return
     needs = (
         f" Its forward requires {', '.join(map(repr, others))} besides the image." if others else ""
     )
     raise ForwardError(
-        f"no example input was found that {type(model).__name__} takes; tried"
+        f"no example input was found that {trial.name} takes; tried"
         f" {', '.join(dict.fromkeys(tried))}. The first trial raised"
         f" {_say(first) if first else 'nothing'}.{needs} Pass example_inputs= (a tensor, a tuple of"
         " arguments or a dict of keyword arguments)."
@@ -195,15 +254,16 @@ def _calls(
     """Calls with one picture: every other required argument filled by its name, then by trying."""
     args: tuple[Any, ...] = () if image else (picture,)
     base = {image: picture} if image else {}
-    choices = [list(_values(model, name, picture)) for name in others]
-    for index in range(max((len(c) for c in choices), default=1)):
-        yield (
-            args,
-            {
-                **base,
-                **{n: c[min(index, len(c) - 1)] for n, c in zip(others, choices, strict=True)},
-            },
-        )
+    choices = [
+        list(_values(model, name, _noise(model, tuple(picture.shape), seed)))
+        for seed, name in enumerate(others, start=1)
+    ]
+    for index in range(max(map(len, choices), default=1)):
+        chosen = {
+            name: values[min(index, len(values) - 1)]
+            for name, values in zip(others, choices, strict=True)
+        }
+        yield args, {**base, **chosen}
 
 
 def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]:
@@ -211,7 +271,7 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]
     batch = picture.shape[0]
     steps = torch.arange(1, batch + 1, device=picture.device)
     if name == "encoder_hidden_states":
-        width = getattr(getattr(model, "config", None), "cross_attention_dim", None)
+        width = _attribute(_config(model), "cross_attention_dim")
         if isinstance(width, int):
             yield torch.zeros(batch, 8, width, device=picture.device, dtype=picture.dtype)
     if name in _STEP_NAMES:
@@ -229,7 +289,8 @@ def _candidates(model: nn.Module) -> list[tuple[int, ...]]:
     kinds = _channels(model)
     shapes: list[tuple[int, ...]] = []
     for dimensions, channels in kinds:
-        for size in [*_declared_sizes(model, dimensions), *_squares(dimensions)]:
+        usual = _squares(dimensions)
+        for size in [usual[0], *_declared_sizes(model, dimensions), *usual[1:]]:
             if (channels, *size) not in shapes:
                 shapes.append((channels, *size))
     likeliest = [s for s in shapes if (len(s) - 1, s[0]) == kinds[0]]
@@ -245,16 +306,16 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for module in model.modules():
         weight = getattr(module, "weight", None)
-        channels = getattr(module, "in_channels", None)
+        channels = _attribute(module, "in_channels")
         if isinstance(weight, torch.Tensor) and weight.dim() in (3, 4, 5):
             count = channels if isinstance(channels, int) else weight.shape[1]
             found.append((weight.dim() - 2, int(count)))
     dimensions = found[0][0] if found else 2
     declared = [
         (dimensions, value)
-        for holder in (model, getattr(model, "config", None))
+        for holder in (model, _config(model))
         for name in _CHANNEL_NAMES
-        if isinstance(value := getattr(holder, name, None), int)
+        if isinstance(value := _attribute(holder, name), int)
     ]
     small = [kind for kind in found if kind[1] <= 4]
     guesses = [(dimensions, 3), (dimensions, 1)]
@@ -265,9 +326,9 @@ def _declared_sizes(model: nn.Module, dimensions: int) -> list[tuple[int, ...]]:
     """Sizes that the model or its parts carry in an attribute."""
     found: list[tuple[int, ...]] = []
     for module in model.modules():
-        for holder in (module, getattr(module, "config", None)):
+        for holder in (module, _config(module)):
             for name in _SIZE_NAMES:
-                value = getattr(holder, name, None)
+                value = _attribute(holder, name)
                 if isinstance(value, int) and not isinstance(value, bool) and value > 8:
                     found.append((value,) * dimensions)
                 elif (
@@ -279,9 +340,20 @@ def _declared_sizes(model: nn.Module, dimensions: int) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(found))[:3]
 
 
-def _noise(model: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+def _attribute(holder: object, name: str) -> Any:
+    """An attribute as it is stored: a property of a foreign class may warn or compute."""
+    return getattr(holder, "__dict__", {}).get(name)
+
+
+def _config(module: nn.Module) -> Any:
+    """The configuration object that transformers and diffusers models carry."""
+    stored = _attribute(module, "config") or _attribute(module, "_internal_dict")
+    return stored
+
+
+def _noise(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     """A picture of noise from a generator of its own, on the model's device and of its type."""
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     picture = torch.randn(shape, generator=generator)
     return picture if like is None else picture.to(like.device, like.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -39,6 +40,15 @@ _CHANNELS_FIRST = (
 _CHANNELS_LAST = ("linear", "layer_norm", "rms_norm")
 
 
+class Global(Enum):
+    """Marks what does not grow with the input."""
+
+    GLOBAL = "global"
+
+
+GLOBAL = Global.GLOBAL
+
+
 @dataclass(frozen=True)
 class Levels:
     """Level of every operation that the image reaches.
@@ -46,10 +56,12 @@ class Levels:
     Attributes:
         level: Level of each fine node, 0 is full resolution.
         reductions: Reduction of each level, one figure for each spatial dimension.
+        sizes: Spatial size at each level, at the example input.
     """
 
     level: Mapping[fx.Node, int]
     reductions: tuple[tuple[float, ...], ...]
+    sizes: tuple[tuple[int, ...], ...]
 
 
 def tensor_of(node: fx.Node) -> torch.Tensor | None:
@@ -79,13 +91,20 @@ def image_inputs(capture: Capture, dimensions: int) -> list[fx.Node]:
     return sorted(images, key=lambda n: -math.prod(hint(s) for s in n.meta["val"].shape[2:]))
 
 
+def follows_the_input(capture: Capture, dimensions: int) -> bool:
+    """Whether the captured graph holds at other image sizes."""
+    images = image_inputs(capture, dimensions)
+    return any(is_symbolic(size) for image in images for size in image.meta["val"].shape[2:])
+
+
 def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     """Give every operation its resolution level.
 
     Where the layout of an operation is known (convolution, normalisation, pooling, resizing,
     linear) its number of positions P is read at a large input, and ``P_input / P`` sorted: a new
     level starts where the ratio to the last is at least 1.5. Other operations inherit from their
-    largest input. What does not grow with the input is global and has no level of its own.
+    largest input. What does not grow with the input is global: it has no level of its own, and
+    lies where it is used.
 
     Args:
         capture: The exported program with its module calls.
@@ -103,18 +122,33 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     small, large = (_probe(capture, images, scale) for scale in _PROBE_SCALES)
     reader = _Positions(images[0], small, large)
     factor: dict[fx.Node, float] = {image: reader.of_image(image) for image in images}
+    pooled: set[fx.Node] = set()
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
-        if node in factor or not feeds or node.op == "output":
+        if node in factor or not feeds or node.op == "output" or _is_size(node):
             continue
-        own = reader.factor(node)
-        factor[node] = own if own else factor[max(feeds, key=lambda n: _elements(n, large))]
+        own = reader.factor(node, pooled=all(n in pooled for n in feeds))
+        if own is None or own is GLOBAL:
+            factor[node] = factor[max(feeds, key=lambda n: _elements(n, large))]
+            if own is GLOBAL:
+                pooled.add(node)
+        else:
+            factor[node] = own
     clusters = _cluster(factor.values())
     level = {node: clusters[value] for node, value in factor.items()}
     level = _without_excursions(capture, level)
     order = {old: new for new, old in enumerate(sorted(set(level.values())))}
     level = {node: order[old] for node, old in level.items()}
-    return Levels(level, _reductions(level, factor, reader, len(order), inputs.dimensions))
+    for node in reversed(capture.nodes):
+        if node in pooled and (users := [level[u] for u in node.users if u in level]):
+            level[node] = min(level[node], max(users))
+    reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
+    whole = [hint(size) for size in images[0].meta["val"].shape[2:]]
+    sizes = tuple(
+        tuple(max(1, round(size / part)) for size, part in zip(whole, step, strict=True))
+        for step in reductions
+    )
+    return Levels(level, reductions, sizes)
 
 
 def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
@@ -137,6 +171,10 @@ def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
 def _elements(node: fx.Node, probe: Probe) -> int:
     value = _first_tensor(node.meta.get("val"))
     return probe.numel(value) if value is not None else 0
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
 def _first_tensor(value: Any) -> torch.Tensor | None:
@@ -162,27 +200,35 @@ class _Positions:
     def of_image(self, image: fx.Node) -> float:
         return self.positions / math.prod(self.large.shape(image.meta["val"])[2:])
 
-    def factor(self, node: fx.Node) -> float | None:
-        """P_input / P, or None where the layout is unknown or the result is global."""
+    def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
+        """P_input / P; GLOBAL where the result is; None where the layout is unknown.
+
+        Args:
+            node: The operation.
+            pooled: Whether all that it is made from is global.
+        """
         value = _first_tensor(node.meta.get("val"))
         operator = _operator(node)
+        unknown = GLOBAL if pooled else None
         if value is None or operator is None:
-            return None
+            return unknown
         if any(word in operator for word in _CHANNELS_FIRST) and value.dim() > 2:
             channel = 1
         elif any(word in operator for word in _CHANNELS_LAST) and value.dim() > 2:
             channel = value.dim() - 1
         else:
-            return None
+            return unknown
         if self.growth == 1 and (
-            "adaptive" in operator or value.numel() == value.shape[0] * value.shape[channel]
+            "adaptive" in operator
+            or value.numel() == value.shape[0] * value.shape[channel]
+            or (pooled and "upsample" not in operator)
         ):
-            return None  # at fixed sizes a global branch can only be told by its operator
+            return GLOBAL  # at fixed sizes a global branch can only be told by its operators
         before, after = (
             p.numel(value) / p.size(value.shape[channel]) for p in (self.small, self.large)
         )
         if after / before < 0.9 * self.growth:
-            return None
+            return GLOBAL
         return self.positions * self.batch / after
 
     def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
@@ -251,7 +297,11 @@ def _reductions(
     for node, where in level.items():
         total.setdefault(where, factor[node])
         reduction = reader.reduction(node)
-        if where not in read and reduction is not None and reader.factor(node):
+        if (
+            where not in read
+            and reduction is not None
+            and isinstance(reader.factor(node, pooled=False), float)
+        ):
             read[where] = tuple(_tidy(value) for value in reduction)
     return tuple(
         (1.0,) * dimensions

@@ -10,10 +10,11 @@ from torch import fx, nn
 from weightscope.graph.capture import BOUNDARY, Capture, capture
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
-from weightscope.graph.inputs import check_model, find_inputs
-from weightscope.graph.levels import read_levels
+from weightscope.graph.inputs import Trial, check_model, find_inputs, two_images
+from weightscope.graph.levels import follows_the_input, read_levels
+from weightscope.graph.rebuild import MODES_DIFFER
 from weightscope.graph.stages import layer_places, override, place, require_shape, stages
-from weightscope.graph.structure import Structure
+from weightscope.graph.structure import ExampleInputs, Refusal, Structure
 
 
 def read_structure(
@@ -36,17 +37,21 @@ def read_structure(
         StructureError: The network has no encoder-decoder shape, or cannot be read.
     """
     check_model(model)
-    inputs = find_inputs(model, example_inputs)
-    captured = capture(model, inputs)
+    trial = Trial(model)
+    inputs, captured = _captured(trial, example_inputs)
     levels = read_levels(captured, inputs)
     depth = len(levels.reductions)
-    placement = place(captured, levels)
+    placement = place(captured, levels, model)
     if stages:
         placement = override(captured, placement, stages, model, depth)
     require_shape(placement, levels)
     layers, dead = layer_places(captured, placement, model)
     coarse = coarsen(captured, placement, model, inputs)
-    cuts, refusals = read_cuts(coarse, model, depth, inputs.dimensions)
+    modes_agree = trial.modes_agree(two_images(trial, inputs))
+    if modes_agree:
+        cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
+    else:
+        cuts, refusals = (), tuple(Refusal(keep, MODES_DIFFER) for keep in range(1, depth))
     for node, where in placement.places.items():
         node.meta["place"] = where
     _without_boundaries(captured)
@@ -63,10 +68,29 @@ def read_structure(
         dead_parameters=dead,
         cuts=cuts,
         refusals=refusals,
+        modes_agree=modes_agree,
     )
 
 
 _stages = stages
+_SIZES_TO_CAPTURE = 2
+
+
+def _captured(trial: Trial, example_inputs: Any) -> tuple[ExampleInputs, Capture]:
+    """The inputs to show, and the network captured with two images a batch.
+
+    Where a guessed size is one at which the model fixes its sizes (a position table of just that
+    size), other sizes are tried.
+    """
+    found: list[tuple[ExampleInputs, Capture]] = []
+    for inputs in find_inputs(trial, example_inputs):
+        captured = capture(trial.original, two_images(trial, inputs))
+        found.append((inputs, captured))
+        if captured.sizes != "symbolic" or follows_the_input(captured, inputs.dimensions):
+            return found[-1]
+        if len(found) == _SIZES_TO_CAPTURE:
+            break
+    return found[0]
 
 
 def _without_boundaries(captured: Capture) -> None:

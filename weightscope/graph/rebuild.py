@@ -11,7 +11,13 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._pytree import TreeSpec
 
+from weightscope.errors import StructureError
 from weightscope.graph.structure import Structure
+
+MODES_DIFFER = (
+    "the forward returns something else in train mode than in eval mode (deep supervision?); switch"
+    " that off in the model before reading it"
+)
 
 
 def rebuild(structure: Structure, model: nn.Module | None = None) -> nn.Module:
@@ -24,7 +30,12 @@ def rebuild(structure: Structure, model: nn.Module | None = None) -> nn.Module:
     Returns:
         A module with the model's own children (the same objects, aliased and unused ones too), the
         same state dict keys, and the same outputs.
+
+    Raises:
+        StructureError: The forward returns another structure in train mode than in eval mode.
     """
+    if not structure.modes_agree:
+        raise StructureError(MODES_DIFFER)
     return runnable(
         structure.model if model is None else model,
         structure.graph,

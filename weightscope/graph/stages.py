@@ -34,17 +34,18 @@ class Placement:
     live: frozenset[fx.Node]
 
 
-def parameter_nodes(program: ExportedProgram) -> dict[fx.Node, str]:
-    """Name of the parameter behind each parameter placeholder."""
+def parameter_nodes(program: ExportedProgram, model: nn.Module) -> dict[fx.Node, str]:
+    """Name of the parameter behind each parameter placeholder, the first of its aliases."""
     names = program.graph_signature.inputs_to_parameters
+    canonical = {id(p): name for name, p in model.named_parameters()}
     return {
-        node: names[node.name]
+        node: canonical[id(model.get_parameter(names[node.name]))]
         for node in program.graph.nodes
         if node.op == "placeholder" and node.name in names
     }
 
 
-def place(capture: Capture, levels: Levels) -> Placement:
+def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
     """Give every operation that the image reaches its role.
 
     bottleneck: the deepest level. decoder: has a deeper ancestor. encoder: has none, but feeds
@@ -67,7 +68,7 @@ def place(capture: Capture, levels: Levels) -> Placement:
             if u in level and above[u] <= level[u]
         ]
         feeds_deeper[node] = max(down, default=-1)
-    parameters = parameter_nodes(capture.program)
+    parameters = parameter_nodes(capture.program, model)
     places: dict[fx.Node, Place] = {}
     for node, where in level.items():
         role: Role = "skip"
@@ -91,13 +92,17 @@ def require_shape(placement: Placement, levels: Levels) -> None:
     """
     if len(levels.reductions) == 1:
         raise StructureError(
-            "every operation lies at the input's resolution (one level): there is"
-            " no encoder-decoder shape to read. weightscope needs a network that goes down in resolution"
-            " and comes back."
+            "every operation lies at the input's resolution (one level), so there is no"
+            " encoder-decoder shape to read; a network that goes down and comes back is needed"
         )
-    roles = {p.role for node, p in placement.places.items() if node in placement.live}
-    if "decoder" not in roles:
+    lies = {p for node, p in placement.places.items() if node in placement.live}
+    if not any(p.role == "decoder" for p in lies):
         reductions = ", ".join("x".join(f"{r:g}" for r in step) for step in levels.reductions)
+        if {p.level for p in lies if p.role == "head"} > {len(levels.reductions) - 1}:
+            raise StructureError(
+                "the prediction is made at the deepest level and only resized after it (reductions"
+                f" {reductions}): there is no decoder with weights to keep"
+            )
         raise StructureError(
             "nothing comes back up from a deeper level: the network only goes down (reductions"
             f" {reductions}), as a classifier or a bare encoder does. Pass the whole"

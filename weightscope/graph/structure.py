@@ -124,6 +124,8 @@ class Structure:
         dead_parameters: Qualified names of parameters that no forward reaches.
         cuts: The legal cuts, from the shallowest.
         refusals: The depths that cannot be cut, with the reason.
+        modes_agree: False where the forward returns another structure in train mode than in eval
+            mode (deep supervision); the graph then holds what it does in eval mode.
     """
 
     model: nn.Module
@@ -138,6 +140,7 @@ class Structure:
     dead_parameters: tuple[str, ...]
     cuts: tuple[Cut, ...]
     refusals: tuple[Refusal, ...]
+    modes_agree: bool
 
     @property
     def depth(self) -> int:

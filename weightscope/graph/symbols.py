@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._sympy.interp import sympy_interp
-from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 Size = int | torch.SymInt
 
@@ -44,6 +42,15 @@ def free_symbols(values: Iterable[Any]) -> frozenset[str]:
     )
 
 
+def _interpret(values: dict[Any, Any], expression: Any) -> Any:
+    """Evaluate a sympy expression on numbers or on graph proxies."""
+    # sympy takes most of a second to import
+    from torch.utils._sympy.interp import sympy_interp
+    from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+    return sympy_interp(PythonReferenceAnalysis, values, expression)
+
+
 class Probe:
     """Sizes at another size of the input.
 
@@ -65,9 +72,7 @@ class Probe:
         if expression not in self._known:
             values = {s: self.symbols.get(str(s)) for s in expression.free_symbols}
             self._known[expression] = (
-                hint(value)
-                if None in values.values()
-                else int(sympy_interp(PythonReferenceAnalysis, values, expression))
+                hint(value) if None in values.values() else int(_interpret(values, expression))
             )
         return self._known[expression]
 
@@ -109,7 +114,7 @@ class SizeWriter:
         name = key(value)
         if name not in self.known:
             proxies = {s: fx.Proxy(self.known[str(s)]) for s in expression.free_symbols}
-            node = sympy_interp(PythonReferenceAnalysis, proxies, expression).node
+            node = _interpret(proxies, expression).node
             node.meta["val"] = value
             self.known[name] = node
         return self.known[name]
