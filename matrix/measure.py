@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from matrix.compare import disagreements
@@ -18,7 +19,7 @@ from matrix.records import Depth, Row
 from matrix.truth import Truth
 from weightscope.cost import Costs, count_costs, fvcore_macs
 from weightscope.errors import WeightscopeError
-from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.graph import ExampleInputs, Structure, read_structure, rebuild
 from weightscope.statistics import measure_model
 from weightscope.truncation import Proposal, propose
 from weightscope.utilization import assess
@@ -58,7 +59,7 @@ def measure(network: Network, truth: Truth) -> Row:
         seconds=seconds,
         wall_seconds=wall_seconds,
         parameters=(costs.parameters, _dead(structure)),
-        macs=(costs.macs, *_second_opinions(model, structure)),
+        macs=_opinions(model, network),
     )
 
 
@@ -109,13 +110,16 @@ def _not_built(proposal: Proposal, refusal: str = "", failures: tuple[str, ...] 
     return Depth(proposal.keep_levels, refusal, failures, nothing, nothing, nothing)
 
 
-def _second_opinions(model: nn.Module, structure: Structure) -> tuple[int, int]:
-    args, kwargs = structure.inputs.args, dict(structure.inputs.kwargs)
+def _opinions(model: nn.Module, network: Network) -> tuple[int, int, int]:
+    """Multiply-accumulates of the network at its usual size by three counters."""
+    args, kwargs = network.inputs()
+    ours = count_costs(model, ExampleInputs(args, kwargs, len(network.size), guessed=False)).macs
     twin = copy.deepcopy(model).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # it skips the CPU's fused kernel
         twin(*args, **kwargs)
     try:
         fvcore = fvcore_macs(model, *args, *kwargs.values())
     except Exception:  # noqa: BLE001 - it traces with torch.jit, which not every network bears
         fvcore = 0
-    return counter.get_total_flops() // 2, fvcore
+    return ours, counter.get_total_flops() // 2, fvcore

@@ -108,7 +108,7 @@ def _add_smp(name: str, architecture: str, encoder: str, **settings: Any) -> Non
 
 _add_smp("Unet resnet18", "Unet", "resnet18")
 _add_smp(
-    "Unet resnet34 depth 3", "Unet", "resnet34", encoder_depth=3, decoder_channels=(64, 32, 16)
+    "Unet resnet34 depth 3", "Unet", "resnet34", encoder_depth=3, decoder_channels=(256, 128, 64)
 )
 _add_smp("Unet resnet50", "Unet", "resnet50", decoder_channels=(64, 32, 16, 16, 16))
 _add_smp("Unet resnet18 scse", "Unet", "resnet18", decoder_attention_type="scse")

@@ -99,11 +99,10 @@ A depth is refused where the prediction itself would be removed or nothing leads
 kept. (A depth that can be cut but would save too little is built here all the same.)"""
 
 _COUNTERS = """\
-FlopCounterMode of PyTorch counts FLOPs and is halved here; fvcore counts only operators it has
-handles for, at the same input, and 0 means that it does not run on the network. Where they differ
-from weightscope: a transposed convolution applies its kernel at each *input* position (counting its
-output positions is too high by the stride in every dimension); fvcore does not see fused attention
-and products of activations."""
+For two images of a small size. PyTorch's FlopCounterMode counts two FLOPs a multiply-accumulate and
+is halved here; fused attention, for which it has no rule on the CPU, is taken apart for it. fvcore
+traces the network: it leaves out what no output depends on and fused attention, and where it does
+not run, it cannot trace it. In brackets: the share of weightscope's figure."""
 
 
 def _summary(rows: Sequence[Row], truths: Mapping[str, Truth]) -> list[str]:
