@@ -70,6 +70,13 @@ class Analysis:
         return stages_frame(self.structure, self.costs, self.receptive_fields, self.assessment)
 
     @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row per stage and grade of evidence, so that disagreement between grades shows."""
+        from weightscope.frames import scores_frame
+
+        return scores_frame(self.assessment)
+
+    @cached_property
     def histograms(self) -> pd.DataFrame:
         """Long frame: layer, bin_left, bin_right, count, null_count."""
         from weightscope.frames import histograms_frame

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -20,12 +21,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from weightscope.files import written_atomically
-from weightscope.frames import proposals_frame, scores_frame
+from weightscope.frames import proposals_frame
 from weightscope.printing import human, input_size, interval, per_dimension, share
 from weightscope.report import plots
 
 if TYPE_CHECKING:
     from weightscope.analysis import Analysis
+    from weightscope.utilization import Assessment
 
 _LAYER_COLUMNS = {
     "layer": "layer",
@@ -103,7 +105,8 @@ def render_html(analysis: Analysis) -> str:
     )
     structure, costs, stages = analysis.structure, analysis.costs, analysis.stages
     proposals = proposals_frame(analysis.proposals, costs)
-    scores = scores_frame(analysis.assessment)
+    met = {score.grade for verdict in analysis.assessment.verdicts for score in verdict.scores}
+    grades = [grade for grade in ("data", "history", "weights") if grade in met]
     ablation = analysis.data.ablation if analysis.data else None
     return environment.from_string((here / "template.html").read_text(encoding="utf-8")).render(
         name=type(structure.model).__name__,
@@ -127,8 +130,8 @@ def render_html(analysis: Analysis) -> str:
             costs.macs - int(stages["macs"].sum()),
         ),
         proposals=proposals.to_dict("records"),
-        grades=[grade for grade in ("data", "history", "weights") if grade in set(scores["grade"])],
-        scores=_scores_by_stage(scores),
+        grades=grades,
+        scores=_scores_by_stage(analysis.assessment, grades),
         ablation=ablation,
         pictures=_pictures(analysis, proposals),
         columns=_LAYER_COLUMNS,
@@ -213,17 +216,23 @@ def _percent(part: float) -> str:
     return "-" if part != part else f"{100 * part:.3g} %"
 
 
-def _scores_by_stage(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+def _scores_by_stage(
+    assessment: Assessment, grades: Sequence[str]
+) -> dict[str, dict[str, dict[str, str]]]:
     """Score of each stage by grade; empty where there is but one grade and nothing to compare."""
-    stages: dict[str, dict[str, dict[str, Any]]] = {}
-    if scores["grade"].nunique() > 1:
-        for score in scores.itertuples():
-            stages.setdefault(str(score.stage), {})[str(score.grade)] = {
+    if len(grades) < 2:
+        return {}
+    return {
+        verdict.stage: {
+            score.grade: {
                 "verdict": score.verdict,
                 "interval": interval(score.utilization, score.low, score.high),
                 "why": score.why,
             }
-    return stages
+            for score in verdict.scores
+        }
+        for verdict in assessment.verdicts
+    }
 
 
 def _versions() -> dict[str, str]:
