@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 SAVES_TOO_LITTLE = 0.01
 """A depth that saves a smaller share of both parameters and MACs than this is refused."""
 
+LIGHT_BUDGET = 0.5
+"""The light bottleneck has at most this share of the parameters and of the MACs it replaces."""
+
 Choice = Literal["light", "pool"]
 
 
@@ -190,7 +193,8 @@ class Proposal:
                 (B, in_channels, *S) to (B, channels, *S), or a factory of one, called with
                 (in_channels, out_channels, dimensions).
             width: Channels of the light bottleneck; by default as many as its finest exit has,
-                fewer where parameters or MACs would exceed those of what is replaced.
+                fewer where it would have more than half of the parameters or of the MACs of what
+                it replaces.
             exit_channels: Channels of the tensors that leave the bottleneck, one number or one for
                 each exit; by default as many as before. Kept layers that read them are re-cut:
                 slices that stay keep their numbers, new ones are initialised afresh.
@@ -417,7 +421,7 @@ def _factory(
 def _in_budget(
     structure: Structure, costs: Costs, light: Callable[[int], Plan], preferred: int
 ) -> Plan:
-    """The widest light bottleneck that costs no more than what it replaces.
+    """The widest light bottleneck within its budget: half of what it replaces.
 
     Raises:
         TruncationError: Even one channel costs more.
@@ -430,12 +434,13 @@ def _in_budget(
         if kept is None:
             _, whole = _without_numbers(structure, plan)
             kept = (whole.parameters - own.parameters, whole.macs - own.macs)
-        if own.parameters <= costs.parameters - kept[0] and own.macs <= costs.macs - kept[1]:
+        replaced = (costs.parameters - kept[0], costs.macs - kept[1])
+        if own.parameters <= LIGHT_BUDGET * replaced[0] and own.macs <= LIGHT_BUDGET * replaced[1]:
             return plan
         width = min(width - 1, width * 3 // 4)
     raise TruncationError(
-        "saves too little: what lies below is smaller than the narrowest bottleneck with weights; "
-        "bottleneck='pool' may still be built"
+        "saves too little: what lies below is hardly larger than the narrowest bottleneck with "
+        "weights; bottleneck='pool' or width= can still be built"
     )
 
 

@@ -294,7 +294,7 @@ def operate(
     if not meta:
         module = copy.deepcopy(module)
     before, after = model.state_dict().keys(), list(module.state_dict())
-    changed = _aliases(model, {r.tensor for r in recuts})
+    changed = aliases(model, {r.tensor for r in recuts})
     return Operated(
         module=module,
         bottleneck=name,
@@ -318,7 +318,7 @@ def _hollow(tensor: Tensor) -> Tensor:
     return empty
 
 
-def _aliases(model: nn.Module, names: set[str]) -> set[str]:
+def aliases(model: nn.Module, names: set[str]) -> set[str]:
     """The names of some tensors and all other names of the same tensors."""
     found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     found |= dict(model.named_buffers(remove_duplicate=False))

@@ -16,7 +16,7 @@ from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import Structure
 from weightscope.truncation.proposals import Plan, Variant
-from weightscope.truncation.surgery import cut_graph
+from weightscope.truncation.surgery import aliases, cut_graph
 
 
 @dataclass(frozen=True)
@@ -160,20 +160,19 @@ def _kept(variant: Variant) -> str:
     for name in variant.kept:
         if not torch.equal(before[name], after[name]):
             return f"{name} is listed as kept and differs"
-    for recut in variant.plan.recuts:
-        pairs = [(i, s) for i, s in enumerate(recut.source) if s >= 0]
-        if sum(r.tensor == recut.tensor for r in variant.plan.recuts) > 1 or not pairs:
-            continue
-        new = after[recut.tensor].index_select(recut.dimension, _index(i for i, _ in pairs))
-        old = before[recut.tensor].index_select(recut.dimension, _index(s for _, s in pairs))
+    for tensor in {recut.tensor for recut in variant.plan.recuts}:
+        parts = [recut for recut in variant.plan.recuts if recut.tensor == tensor]
+        names = aliases(variant.structure.model, {tensor})
+        new = next(after[name] for name in variant.recut if name in names)
+        old = before[tensor]
+        for part in parts:
+            pairs = [(i, s) for i, s in enumerate(part.source) if s >= 0]
+            new = new.index_select(part.dimension, torch.tensor([i for i, _ in pairs]).long())
+            old = old.index_select(part.dimension, torch.tensor([s for _, s in pairs]).long())
         if not torch.equal(new, old):
-            return f"the kept slices of {recut.tensor} differ"
+            return f"the kept slices of {tensor} differ"
     unlisted = set(after) - set(variant.kept) - set(variant.reinitialized)
     return f"{sorted(unlisted)[0]} is listed nowhere" if unlisted else ""
-
-
-def _index(values: Any) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.long)
 
 
 def _costs(variant: Variant) -> str:

@@ -1,0 +1,124 @@
+"""What takes the place of everything below a cut."""
+
+import pytest
+import torch
+from torch import nn
+
+from weightscope.errors import InputError, TruncationError
+from weightscope.receptive_field import View
+from weightscope.truncation import Bottleneck, Light, verify
+from weightscope.truncation.bottlenecks import Entry, Exit
+
+
+def bottleneck(entry, leaving, trunk=None, channels=3, dimensions=2):
+    return Bottleneck(dimensions, [entry], leaving, trunk or nn.Identity(), channels)
+
+
+LAYOUTS = {
+    "channels_first": lambda x: x,
+    "channels_last": lambda x: x.permute(0, 2, 3, 1),
+    "tokens_first": lambda x: x.flatten(2),
+    "tokens_last": lambda x: x.flatten(2).transpose(1, 2),
+}
+
+
+@pytest.mark.parametrize("entering", LAYOUTS)
+@pytest.mark.parametrize("leaving", LAYOUTS)
+def test_every_layout_is_understood(entering, leaving):
+    x = torch.randn(2, 3, 4, 6)
+    module = bottleneck(
+        Entry(3, entering, (2, 2), ceil=False, exact=True), [Exit(3, leaving, True, (1, 1))]
+    )
+    (found,) = module([LAYOUTS[entering](x)], [[4, 6]], [2, 3], [[2, 3]])
+    assert torch.equal(found, LAYOUTS[leaving](nn.functional.max_pool2d(x, 2)))
+
+
+def test_several_entries_and_exits_are_brought_to_one_size():
+    entries = [
+        Entry(2, "channels_first", (2, 2), ceil=True, exact=True),
+        Entry(3, "channels_first", (4, 4), ceil=True, exact=False),
+    ]
+    exits = [
+        Exit(7, "channels_first", True, (1, 1)),
+        Exit(5, "channels_first", False, (0.5, 0.5)),
+    ]
+    module = Bottleneck(2, entries, exits, Light(5, 7, 2), 7)
+    tensors = [torch.randn(2, 2, 9, 12), torch.randn(2, 3, 18, 24)]
+    found = module(tensors, [[9, 12], [18, 24]], [5, 6], [[5, 6], [3, 3]])
+    assert [tuple(t.shape) for t in found] == [(2, 7, 5, 6), (2, 5, 3, 3)]
+    assert isinstance(module.heads[0], nn.Identity)
+
+
+def test_receptive_field_of_a_bottleneck():
+    module = bottleneck(
+        Entry(3, "channels_first", (2, 2), ceil=False, exact=True),
+        [Exit(4, "channels_first", True, (1, 1))],
+        Light(3, 4, 2),
+        4,
+    )
+    # 14 at jump 2, pooled: 16 at jump 4, two 3x3 convolutions: 32
+    assert module.views([(View(14, 2), View(14, 2))]) == ((View(32, 4), View(32, 4)),)
+    own = nn.Sequential(nn.Conv2d(3, 4, 3, padding=2, dilation=2), nn.ReLU())
+    module = bottleneck(module.entries[0], module.exits, own, 4)
+    assert module.views([(View(14, 2), View(14, 2))]) == ((View(32, 4), View(32, 4)),)
+
+
+def test_light_stays_within_half_of_what_it_replaces(proposals):
+    for name in ("plain", "norms", "volume", "signal"):
+        for proposal in proposals(name).values():
+            variant = proposal.build()
+            own = [c for n, c in variant.costs.layers.items() if n.startswith("new_bottleneck")]
+            parameters, macs = sum(c.parameters for c in own), sum(c.macs for c in own)
+            replaced = proposal.costs.parameters - (variant.costs.parameters - parameters)
+            assert parameters <= replaced / 2
+            assert macs <= (proposal.costs.macs - (variant.costs.macs - macs)) / 2
+
+
+def test_width_is_taken_as_given(proposals):
+    variant = proposals("plain")[1].build(width=11)
+    assert variant.module.new_bottleneck.trunk[0].out_channels == 11
+    assert isinstance(variant.module.new_bottleneck.heads[0], nn.Conv2d)
+    assert verify(variant, export=False).failures == ()
+
+
+def test_own_bottleneck_as_factory_class_and_module(proposals):
+    asked = []
+
+    def factory(entering, leaving, dimensions):
+        asked.append((entering, leaving, dimensions))
+        return nn.Conv2d(entering, leaving, 3, padding=1)
+
+    variant = proposals("plain")[1].build(factory, exit_channels=6)
+    assert set(asked) == {(4, 6, 2)}
+    assert verify(variant, export=False).failures == ()
+    own = nn.Conv2d(4, 9, 1)
+    variant = proposals("plain")[1].build(own)
+    assert variant.module.new_bottleneck.heads[0].in_channels == 9  # 8 leave the cut
+    assert torch.equal(variant.module.new_bottleneck.trunk.weight, own.weight)
+    assert variant.module.new_bottleneck.trunk is not own
+
+
+def test_pool_has_no_weights(proposals):
+    variant = proposals("plain")[1].build("pool")
+    assert list(variant.module.new_bottleneck.parameters()) == []
+    assert variant.module.up[0][0].in_channels == 8  # 4 of the skip, 4 of the pooled skip
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"bottleneck": "heavy"}, InputError, "expected 'light', 'pool'"),
+        ({"bottleneck": 3}, InputError, "bottleneck is a int"),
+        ({"bottleneck": "pool", "width": 3}, InputError, "width=3 is for the light"),
+        ({"bottleneck": "pool", "exit_channels": 3}, InputError, "exit_channels is for"),
+        ({"width": 0}, InputError, "at least 1"),
+        ({"exit_channels": (1, 2)}, InputError, "has 1 exits"),
+        ({"exit_channels": 0}, InputError, "give one number"),
+        ({"bottleneck": lambda i, o, d: "no"}, TruncationError, "returned a str"),
+        ({"bottleneck": lambda i, o, d: nn.Conv2d(i + 1, o, 1)}, TruncationError, "does not run"),
+        ({"bottleneck": lambda i, o, d: nn.Conv2d(i, o, 3)}, TruncationError, "keep the spatial"),
+    ],
+)
+def test_errors_name_the_option(options, error, text, proposals):
+    with pytest.raises(error, match=text):
+        proposals("plain")[1].build(**options)

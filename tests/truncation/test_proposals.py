@@ -1,0 +1,85 @@
+"""Which depth comes first, and what its evidence says."""
+
+import math
+
+import pytest
+import torch
+from toys import assessment
+
+from weightscope.errors import TruncationError
+from weightscope.truncation import propose
+from weightscope.truncation.proposals import Proposal
+
+
+def ranked(structures, given):
+    structure, costs = structures("pyramid")  # levels 0-3; keep 1, 2, 3
+    found = propose(structure, given, costs)
+    return {p.keep_levels: p for p in found}
+
+
+UNUSED_BELOW_2 = {
+    "encoder_0": ("used", 0.9),
+    "encoder_1": ("used", 0.8),
+    "encoder_2": ("unused", 0.1),
+    "bottleneck": ("unused", 0.05),
+}
+
+
+def test_the_largest_set_of_unused_levels_comes_first(structures):
+    found = ranked(structures, assessment("trained", **UNUSED_BELOW_2))
+    assert list(found) == [2, 3, 1]
+    assert found[2].evidence == (
+        "supported: all 2 removed stages are judged unused (evidence: weights)"
+    )
+    assert found[1].evidence.startswith("spoken against:")
+    assert "encoder 1 used" in found[1].evidence
+
+
+def test_undecided_depths_are_ordered_by_what_speaks_against_them(structures):
+    found = ranked(
+        structures,
+        assessment(
+            "trained",
+            encoder_1=("undecided", 0.3),
+            encoder_2=("undecided", 0.7),
+            bottleneck=("undecided", 0.5),
+        ),
+    )
+    assert list(found) == [3, 2, 1]  # highest utilization removed: 0.5, 0.7, 0.7
+    assert found[3].evidence == "not decided: bottleneck undecided"
+
+
+@pytest.mark.parametrize("state", ["untrained", "collapsed", "noise", "unskilled", "unknown"])
+def test_nothing_supports_a_cut_of_a_network_without_verdicts(structures, state):
+    nan = math.nan
+    given = assessment(state, encoder_1=("undecided", nan), bottleneck=("undecided", nan))
+    found = ranked(structures, given)
+    assert list(found) == [3, 2, 1]  # the shallowest cut first where nothing is known
+    assert all(p.evidence.startswith("nothing supports it") for p in found.values())
+
+
+def test_refused_depths_come_last_with_their_reason(structures):
+    structure, costs = structures("tokens")
+    found = propose(structure, assessment(), costs)
+    assert [p.keep_levels for p in found] == [2, 1]
+    assert found[0].refusal is None
+    assert "no path leads back" in found[1].refusal or "head" in found[1].refusal
+    assert found[1].parameters == costs.parameters
+    with pytest.raises(TruncationError, match="keeping 1 levels is refused"):
+        found[1].build()
+
+
+def test_a_depth_that_saves_nothing_is_refused(structures, monkeypatch):
+    structure, costs = structures("plain")
+    monkeypatch.setattr("weightscope.truncation.proposals.SAVES_TOO_LITTLE", 0.9)
+    (*_, last) = propose(structure, assessment(), costs)
+    assert isinstance(last, Proposal)
+    assert last.refusal.startswith("saves too little")
+    assert last.build().costs.parameters == last.parameters  # still there for who wants it
+
+
+def test_measure_compares_with_the_original(proposals):
+    torch.set_num_threads(1)
+    measured = proposals("plain")[1].build().measure(repeats=3)
+    assert measured.latency_before.repeats == measured.latency_after.repeats == 3
+    assert 0 < measured.peak_memory_after <= measured.peak_memory_before

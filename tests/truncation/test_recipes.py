@@ -1,0 +1,132 @@
+"""Save, load, and every way in which a file and a factory may not fit."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from toys import TOYS, Plain, Signal
+
+from weightscope.errors import InputError, RecipeError
+from weightscope.truncation import load, save
+
+
+@pytest.fixture
+def saved(proposals, tmp_path):
+    variant = proposals("plain")[1].build(exit_channels=5)
+    return variant, save(variant, tmp_path / "variant.safetensors")
+
+
+def rewrite(path, change):
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    tensors = load_file(path)
+    change(metadata, tensors)
+    save_file(tensors, path, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "how"),
+    [("plain", 1, {"exit_channels": 5}), ("signal", 1, {}), ("strided", 1, {"bottleneck": "pool"})],
+)
+def test_a_loaded_variant_is_the_saved_one(name, keep, how, proposals, tmp_path):
+    variant = proposals(name)[keep].build(**how)
+    with torch.no_grad():
+        for parameter in variant.module.parameters():
+            parameter.add_(0.01)  # as after training
+    save(variant, tmp_path / "variant.safetensors")
+    loaded = load(tmp_path / "variant.safetensors", TOYS[name][0])
+    for example in TOYS[name][1:3]:
+        assert torch.equal(loaded.module.eval()(example), variant.module.eval()(example))
+    assert dict(loaded.recipe) == dict(variant.recipe)
+    assert loaded.costs == variant.costs
+    assert loaded.module.state_dict().keys() == variant.module.state_dict().keys()
+
+
+def test_own_bottleneck_is_asked_for(proposals, tmp_path):
+    own = nn.Conv2d(4, 8, 1)
+    variant = proposals("plain")[1].build(own)
+    path = save(variant, tmp_path / "variant.safetensors")
+    with pytest.raises(RecipeError, match="pass it again as bottleneck="):
+        load(path, Plain)
+    loaded = load(path, Plain, bottleneck=lambda i, o, d: nn.Conv2d(i, o, 1))
+    assert torch.equal(loaded.module.new_bottleneck.trunk.weight, own.weight)
+    with pytest.raises(RecipeError, match="does not rebuild"):
+        load(path, Plain, bottleneck=lambda i, o, d: nn.Conv2d(i, o, 3, padding=1))
+
+
+def test_the_file_is_plain_safetensors(saved):
+    variant, path = saved
+    with safe_open(path, framework="pt") as file:
+        recipe = json.loads(file.metadata()["weightscope_recipe"])
+        assert set(file.keys()) == set(variant.module.state_dict())
+    assert recipe["keep_levels"] == 1
+    assert recipe["exit_channels"] == [5]
+
+
+def test_another_factory(saved):
+    with pytest.raises(RecipeError, match="cut from a Plain whose state has other names"):
+        load(saved[1], lambda: Plain(width=6))
+    with pytest.raises(RecipeError, match="than the Signal"):
+        load(saved[1], Signal)
+    with pytest.raises(RecipeError, match="returned a int"):
+        load(saved[1], lambda: 3)
+
+
+def test_missing_damaged_and_foreign_files(saved, tmp_path):
+    path = saved[1]
+    with pytest.raises(RecipeError, match="no file"):
+        load(tmp_path / "nothing.safetensors", Plain)
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RecipeError, match="damaged"):
+        load(short, Plain)
+    save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors")
+    with pytest.raises(RecipeError, match="no recipe"):
+        load(tmp_path / "plain.safetensors", Plain)
+
+
+def test_altered_tensors_and_recipes(saved):
+    path = saved[1]
+
+    def tensor(metadata, tensors):
+        tensors["head.bias"] += 1
+
+    def recipe(metadata, tensors):
+        text = metadata["weightscope_recipe"]
+        metadata["weightscope_recipe"] = text.replace('"keep_levels": 1', '"keep_levels": 2')
+
+    whole = path.read_bytes()
+    for change in (tensor, recipe):
+        path.write_bytes(whole)
+        rewrite(path, change)
+        with pytest.raises(RecipeError, match="altered after it was saved"):
+            load(path, Plain)
+
+
+def test_a_newer_format(saved, monkeypatch):
+    from weightscope.truncation import recipes
+
+    variant, path = saved
+    newer = type(variant)(**{**vars(variant), "recipe": {**variant.recipe, "format": 99}})
+    save(newer, path)
+    with pytest.raises(RecipeError, match="format 99, this version reads up to 1; update"):
+        load(path, Plain)
+    assert recipes.FORMAT == 1
+
+
+def test_unwritable_places(saved, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        save(saved[0], tmp_path / "no" / "variant.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["variant.safetensors"]
+
+
+def test_arguments_that_a_recipe_cannot_hold(saved, tmp_path):
+    variant = saved[0]
+    recipe = {**variant.recipe, "inputs": [{"tuple": [{"unsaved": "Scheduler"}]}, {"dict": []}]}
+    odd = type(variant)(**{**vars(variant), "recipe": recipe})
+    with pytest.raises(RecipeError, match="pass example_inputs="):
+        save(odd, tmp_path / "odd.safetensors")
+    assert not (tmp_path / "odd.safetensors").exists()

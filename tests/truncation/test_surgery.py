@@ -1,0 +1,187 @@
+"""Cut every toy at every depth and try everything that verify tries."""
+
+import pytest
+import torch
+from torch import nn
+from toys import TOYS, Plain, assessment
+
+from weightscope.cost import count_costs
+from weightscope.errors import TruncationError
+from weightscope.graph import read_structure
+from weightscope.truncation import propose, verify
+
+CUTS = [(name, keep) for name, (_, _, _, keeps) in TOYS.items() for keep in keeps]
+
+
+def proposals_of(model, example):
+    structure = read_structure(model, example)
+    return propose(structure, assessment(), count_costs(model, structure.inputs))
+
+
+@pytest.mark.parametrize(("name", "keep"), CUTS)
+def test_light_variant(name, keep, proposals):
+    proposal = proposals(name)[keep]
+    assert proposal.refusal is None
+    variant = proposal.build()
+    export = name in ("plain", "pyramid")
+    assert verify(variant, sizes=[TOYS[name][2]], export=export).failures == ()
+    assert (variant.costs.parameters, variant.costs.macs) == (proposal.parameters, proposal.macs)
+    assert variant.costs.activation_bytes == proposal.activation_bytes
+    assert variant.receptive_field == proposal.receptive_field
+    assert (variant.kept, variant.dropped) == (proposal.kept, proposal.dropped)
+    assert set(variant.reinitialized) == set(proposal.reinitialized)
+    original = proposal.costs
+    assert proposal.parameters <= original.parameters
+    assert proposal.macs <= original.macs
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "how"),
+    [
+        ("plain", 2, {"bottleneck": "pool"}),
+        ("plain", 1, {"exit_channels": 3}),
+        ("plain", 1, {"exit_channels": 20}),
+        ("strided", 1, {"bottleneck": "pool"}),
+        ("norms", 1, {"bottleneck": "pool"}),
+        ("norms", 1, {"exit_channels": 16}),
+        ("pyramid", 1, {"exit_channels": (2, 5, 4)}),
+        ("volume", 1, {"bottleneck": "pool"}),
+        ("tokens", 2, {"exit_channels": 6}),
+        ("signal", 1, {"exit_channels": 6}),
+    ],
+)
+def test_recut_variant(name, keep, how, proposals):
+    variant = proposals(name)[keep].build(**how)
+    assert variant.recut
+    assert set(variant.recut) <= set(variant.reinitialized)
+    assert not set(variant.recut) & set(variant.kept)
+    assert verify(variant, sizes=[TOYS[name][2]], export=False).failures == ()
+
+
+def test_recut_slices_sit_where_concatenation_puts_them(proposals):
+    """Skip first, exit behind it: the skip's slices stay at 0-3, the exit's begin at 4."""
+    original = proposals("plain")[1].structure.model.up[0][0]
+    narrow = proposals("plain")[1].build(exit_channels=5).module.up[0][0]
+    assert narrow.in_channels == 9
+    assert torch.equal(narrow.weight, original.weight[:, :9])
+    wide = proposals("plain")[1].build(exit_channels=10).module.up[0][0]
+    assert torch.equal(wide.weight[:, :12], original.weight)
+    fresh = wide.weight[:, 12:]
+    bound = (14 * 9) ** -0.5  # Kaiming-uniform with a = sqrt(5), as nn.Conv2d initialises
+    assert 0.5 * bound < fresh.abs().max() <= bound
+
+
+def test_layers_say_their_new_widths(proposals):
+    module = proposals("norms")[1].build(exit_channels=16).module
+    assert module.group.num_channels == module.batch.num_features == 20
+    assert module.instance.num_features == module.prelu.num_parameters == 20
+    assert module.depthwise.groups == module.depthwise.in_channels == 20
+    assert module.layer.normalized_shape == (20,)
+    assert module.linear.in_features == 20
+    assert module.scale.shape == (20, 1, 1)
+
+
+def test_a_width_that_groups_do_not_divide_is_refused(proposals):
+    with pytest.raises(TruncationError, match=r"group_norm .* 4 groups, which do not divide 13"):
+        proposals("norms")[1].build(exit_channels=9)
+
+
+def test_addition_to_the_old_width_is_refused():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(1, 4, 3, padding=1)
+            self.b = nn.Sequential(
+                nn.MaxPool2d(2),
+                nn.Conv2d(4, 32, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(32, 4, 3, padding=1),
+            )
+            self.head = nn.Conv2d(4, 1, 1)
+
+        def forward(self, x):
+            a = self.a(x)
+            return self.head(a + nn.functional.interpolate(self.b(a), scale_factor=2))
+
+    (proposal,) = proposals_of(Residual(), torch.randn(2, 1, 16, 16))
+    with pytest.raises(TruncationError, match="add in the forward joins it to a tensor"):
+        proposal.build(exit_channels=6)
+    assert verify(proposal.build("pool"), export=False).failures == ()
+
+
+def test_outputs_below_the_cut_are_none(proposals):
+    variant = proposals("pyramid")[1].build()
+    out = variant.module(torch.randn(2, 1, 32, 32))
+    assert variant.dropped_outputs == (1,)
+    assert out["deep"] is None
+    assert out["mask"].shape == (2, 1, 32, 32)
+
+
+def test_the_original_is_untouched(structures, proposals):
+    model = structures("plain")[0].model
+    model.train()
+    model.down[0].eval()
+    modes = [m.training for m in model.modules()]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    random = torch.get_rng_state()
+    variant = proposals("plain")[1].build(exit_channels=5)
+    variant.module.train()
+    loss = variant.module(torch.randn(2, 1, 32, 32, generator=torch.Generator())).sum()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in variant.module.parameters():
+            parameter.zero_()
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    torch.set_rng_state(random)
+    proposals("plain")[1].build()
+    assert torch.equal(torch.get_rng_state(), random)
+    model.train()
+
+
+def test_modes_dropout_and_frozen_parameters_survive(proposals):
+    model = proposals("signal")[1].build().module
+    assert not model.a.weight.requires_grad
+    assert model.a.bias.requires_grad
+    plain = proposals("plain")[2].build().module
+    assert "drop" not in dict(plain.named_children())  # it lay below the cut
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(plain.eval()(x), plain.eval()(x))
+
+
+def test_building_again_from_one_seed_gives_the_same_numbers(proposals):
+    torch.manual_seed(5)
+    one = proposals("plain")[1].build(exit_channels=20).module.state_dict()
+    two = proposals("plain")[1].build(exit_channels=20).module.state_dict()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_names_do_not_collide():
+    class Taken(Plain):
+        def __init__(self):
+            super().__init__()
+            self.new_bottleneck = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x):
+            return super().forward(self.new_bottleneck(x))
+
+    variant = proposals_of(Taken(), torch.randn(2, 1, 32, 32))[0].build()
+    assert "new_bottleneck.weight" in variant.kept
+    assert any(name.startswith("new_bottleneck_.") for name in variant.reinitialized)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "keep"), [("plain", 1), ("strided", 1), ("pyramid", 2)])
+def test_onnx_gives_the_same_output(name, keep, proposals, tmp_path):
+    import onnxruntime
+
+    example = TOYS[name][1]
+    module = proposals(name)[keep].build().module.eval()
+    path = tmp_path / "variant.onnx"
+    torch.onnx.export(module, (example,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    found = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    expected = [t for t in torch.utils._pytree.tree_leaves(module(example)) if t is not None]
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a.detach(), torch.from_numpy(b), rtol=1e-4, atol=1e-4)
