@@ -1,4 +1,4 @@
-"""How often do weights alone accuse a network that learned nothing, and do they find what is planted?
+"""How often do weights alone accuse a network that learned nothing, and is what was planted found?
 
     python studies/calibration.py [--seeds 3] [--out docs/studies/evidence/calibration]
 
@@ -90,7 +90,7 @@ def untrained(seeds: int) -> pd.DataFrame:
     rows = []
     for name, build in tqdm(designs().items(), desc="untrained", unit="design"):
         torch.manual_seed(0)
-        structure = read_structure(build(), torch.zeros(1, 3, 64, 64))
+        structure = read_structure(build(), torch.zeros(2, 3, 64, 64))
         for rule, initializer in INITIALIZERS.items():
             for seed in range(seeds):
                 torch.manual_seed(1000 + seed)

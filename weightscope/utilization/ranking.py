@@ -12,6 +12,7 @@ from weightscope.utilization.displacement import Displacement, MovementRecord
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     DRIFT_ABOVE,
+    MARGIN,
     StageSpread,
     measure_spread,
     reference_movement,
@@ -91,9 +92,17 @@ def judge_state(
             return "untrained"
         if ratios and max(ratios) < DRIFT_ABOVE:
             return "noise"
-    if not any(s.distinguishable for s in known):
-        return "untrained"
-    return "trained"
+    return "trained" if shows_training(known) else "untrained"
+
+
+def shows_training(spreads: Sequence[StageSpread]) -> bool:
+    """Whether the weights differ from their nulls by more than one false alarm can explain.
+
+    With a chance of 1 in 1000 for each kernel, a network of 30 kernels raises one alarm in 3 % of
+    all cases; so a single stage must also have changed its spread.
+    """
+    alarmed = [s for s in spreads if s.distinguishable]
+    return len(alarmed) > 1 or any(abs(s.excess) > MARGIN * s.error for s in alarmed)
 
 
 def join_grades(stage: str, scores: Sequence[Score], *, trusted: bool) -> StageVerdict:

@@ -1,0 +1,49 @@
+"""Stages and kernels made to measure, without building a network."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from weightscope.graph import Stage
+from weightscope.statistics import measure_model
+
+STD = 0.05
+
+
+class Layers(nn.Module):
+    """Named linear layers, each a stage of its own."""
+
+    def __init__(self, stds, size=120, start=STD, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.start = {}
+        for name, std in stds.items():
+            layer = nn.Linear(size, size, bias=False)
+            w0 = start * torch.randn(size, size)
+            delta = std * torch.randn(size, size)
+            self.start[f"{name}.weight"] = w0
+            with torch.no_grad():
+                layer.weight.copy_(w0 + delta)
+            self.add_module(name, layer)
+
+
+def stages_of(model):
+    """A structure with one stage per layer, in levels from 0."""
+    names = [name for name, _ in model.named_children()]
+    return SimpleNamespace(
+        stages=tuple(Stage(n, "encoder", i, (2.0**i,) * 2, (n,)) for i, n in enumerate(names))
+    )
+
+
+@pytest.fixture
+def layers():
+    """Make (structure, statistics, model) of layers that moved by the given rms."""
+
+    def make(exact=True, seed=0, **moved):
+        model = Layers(moved, seed=seed)
+        statistics = measure_model(model, initial=model.start if exact else None)
+        return stages_of(model), statistics, model
+
+    return make

@@ -1,0 +1,172 @@
+"""Importance and activations on a network small enough to work out by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from weightscope.errors import InputError
+from weightscope.graph import read_structure
+from weightscope.utilization import gather_data
+from weightscope.utilization.data import measure_activations, measure_importance
+
+
+class Small(nn.Module):
+    """Encoder, bottleneck and head of one 1x1 convolution each; the head ignores the deep half."""
+
+    def __init__(self):
+        super().__init__()
+        self.top = nn.Conv2d(1, 2, 1)
+        self.deep = nn.Conv2d(2, 2, 1)
+        self.head = nn.Conv2d(4, 1, 1)
+        with torch.no_grad():
+            self.head.weight[:, 2:] = 0.0
+
+    def forward(self, x):
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.max_pool2d(top, 2)), scale_factor=2.0)
+        return self.head(torch.cat([top, deep], 1))
+
+
+def pairs(count=5):
+    torch.manual_seed(0)
+    images = [torch.randn(2, 1, 4, 4) for _ in range(count)]
+    return [(x, (x > 0).float()) for x in images]
+
+
+def loss(outputs, targets):
+    return F.binary_cross_entropy_with_logits(outputs, targets)
+
+
+@pytest.fixture(scope="module")
+def structure():
+    torch.manual_seed(0)
+    return read_structure(Small().eval(), pairs(1)[0][0])
+
+
+def stage_of(structure, layer):
+    return structure.stage_of[layer].name
+
+
+def test_importance_equals_the_sum_by_hand(structure):
+    batches = pairs(3)
+    importances, _ = measure_importance(structure, batches, loss)
+    model = structure.model
+    for layer in ("top", "deep", "head"):
+        expected = []
+        for x, y in batches:
+            model.zero_grad()
+            loss(model(x), y).backward()
+            module = model.get_submodule(layer)
+            expected.append(
+                sum(
+                    float((p.detach() * p.grad).abs().sum())
+                    for p in module.parameters()
+                    if p.grad is not None
+                )
+            )
+        model.zero_grad()
+        found = importances[stage_of(structure, layer)].value
+        assert found == pytest.approx(sum(expected) / 3, rel=1e-5)
+
+
+def test_what_the_head_ignores_has_no_importance(structure):
+    evidence = gather_data(structure, pairs(), loss=loss)
+    deep = evidence.score(stage_of(structure, "deep"))
+    assert (deep.utilization, deep.verdict) == (0.0, "unused")
+    assert evidence.score(stage_of(structure, "head")).verdict == "used"
+
+
+def test_gradients_and_frozen_flags_are_left_alone(structure):
+    model = structure.model
+    model.zero_grad()
+    model.top.weight.requires_grad_(False)
+    model.head.bias.grad = torch.ones(1)
+    try:
+        importances, _ = measure_importance(structure, pairs(2), loss)
+        assert importances[stage_of(structure, "top")].value > 0.0
+        assert not model.top.weight.requires_grad
+        assert model.top.weight.grad is None
+        assert torch.equal(model.head.bias.grad, torch.ones(1))
+    finally:
+        model.top.weight.requires_grad_(True)
+        model.head.bias.grad = None
+
+
+def test_skill_by_loss_needs_the_right_targets(structure):
+    model = structure.model
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        model.top.weight[:] = 1.0
+        model.head.weight[:, :2] = 3.0
+    try:
+        _, skilled = measure_importance(structure, pairs(8), loss)
+        _, unknown = measure_importance(structure, pairs(2), loss)
+        noise = [(x, torch.rand_like(y)) for x, y in pairs(8)]
+        _, unskilled = measure_importance(structure, noise, loss)
+    finally:
+        model.load_state_dict(state)
+    assert (skilled, unknown, unskilled) == (True, None, False)
+
+
+def test_ablation_decides_where_there_is_a_cut(structure):
+    model = structure.model
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        model.top.weight[:] = 1.0
+        model.head.weight[:, :2] = 3.0
+    try:
+        evidence = gather_data(structure, pairs(), loss=loss, metric="f1")
+    finally:
+        model.load_state_dict(state)
+    deep = evidence.score(stage_of(structure, "deep"))
+    assert deep.why.startswith("without levels 1 and deeper 0.000")
+    assert deep.verdict == "unused"
+    assert "Taylor" in evidence.score(stage_of(structure, "top")).why
+    assert evidence.skilled
+
+
+def test_without_a_loss_a_stage_that_no_cut_removes_has_no_score(structure):
+    evidence = gather_data(structure, pairs(), metric="f1")
+    assert evidence.score(stage_of(structure, "top")).why == "no cut removes it"
+
+
+def test_activation_statistics_are_those_of_the_outputs(structure):
+    batches = pairs(3)
+    found = measure_activations(structure, batches)[stage_of(structure, "deep")]
+    with torch.no_grad():
+        model = structure.model
+        outputs = torch.cat([model.deep(F.max_pool2d(model.top(x), 2)) for x, _ in batches])
+    rows = outputs.movedim(1, -1).flatten(0, -2)
+    assert found.mean == pytest.approx(float(outputs.mean()), rel=1e-4)
+    assert found.std == pytest.approx(float(outputs.std(unbiased=False)), rel=1e-4)
+    assert found.varying == pytest.approx(float(rows.std(0, unbiased=False).mean()), rel=1e-4)
+    assert found.dead_channels == 0.0
+    assert not structure.model.deep._forward_hooks
+
+
+def test_constant_channels_are_dead(structure):
+    model = structure.model
+    weight = model.deep.weight.detach().clone()
+    with torch.no_grad():
+        model.deep.weight[0] = 0.0
+    try:
+        found = measure_activations(structure, pairs(2))[stage_of(structure, "deep")]
+    finally:
+        with torch.no_grad():
+            model.deep.weight.copy_(weight)
+    assert found.dead_channels == 0.5
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (lambda o, t: (o - t).square(), "expected a scalar tensor"),
+        (lambda o, t: 3.0, "returned float"),
+        (lambda o, t: o.detach().sum(), "expected a scalar tensor"),
+        (lambda o, t: o.sum() * float("nan"), "loss of a batch is nan"),
+    ],
+)
+def test_a_bad_loss_is_named(structure, bad, text):
+    with pytest.raises(InputError, match=text):
+        gather_data(structure, pairs(1), loss=bad)

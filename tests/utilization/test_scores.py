@@ -1,0 +1,126 @@
+"""The formula, the spread of a stage, and the scores that follow from it."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weightscope.statistics import measure_model
+from weightscope.utilization import Displacement, utilization
+from weightscope.utilization.scores import (
+    measure_spread,
+    reference_movement,
+    score_history,
+    score_weights,
+    stage_kernels,
+)
+
+positive = st.floats(1e-6, 1e6)
+
+
+@given(positive, positive)
+def test_utilization_lies_between_0_and_1_and_grows(measured, unused):
+    value = utilization(measured, unused)
+    assert 0.0 <= value <= 1.0
+    assert utilization(2 * measured, unused) >= value
+    assert utilization(unused, unused) == 0.5
+
+
+@given(positive, positive, st.floats(1e-3, 1e3))
+def test_utilization_has_no_unit(measured, unused, scale):
+    assert utilization(scale * measured, scale * unused) == pytest.approx(
+        utilization(measured, unused), abs=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("m", "n"), [(math.nan, 1.0), (1.0, math.nan), (1.0, 0.0), (math.inf, 1.0)]
+)
+def test_what_cannot_be_compared_has_no_utilization(m, n):
+    assert math.isnan(utilization(m, n))
+
+
+def spreads_of(structure, statistics):
+    kernels = stage_kernels(structure.stages, statistics)
+    return {name: measure_spread(name, kernels[name]) for name in kernels}
+
+
+def test_excess_spread_estimates_the_movement(layers):
+    spreads = spreads_of(*layers(still=0.0, little=0.01, much=0.05)[:2])
+    assert spreads["much"].movement() == pytest.approx(0.05, rel=0.05)
+    assert spreads["little"].movement(-2) <= 0.011
+    assert spreads["little"].movement(2) >= 0.009
+    assert spreads["still"].movement(-2) == 0.0
+
+
+def test_the_standard_error_is_that_of_repeated_draws(layers):
+    found = [spreads_of(*layers(exact=False, seed=s, a=0.02)[:2])["a"] for s in range(40)]
+    observed = torch.tensor([s.excess for s in found]).std()
+    assert float(observed) == pytest.approx(found[0].error, rel=0.35)
+
+
+def test_the_most_moved_stage_sets_the_scale_by_its_lower_end(layers):
+    spreads = spreads_of(*layers(a=0.05, b=0.02)[:2])
+    reference = reference_movement(list(spreads.values()))
+    assert reference == spreads["a"].movement(-2.0)
+    assert score_weights(spreads["a"], reference).utilization > 0.5
+    assert score_weights(spreads["b"], reference).utilization == pytest.approx(
+        0.02**2 / (0.02**2 + 0.05**2), rel=0.2
+    )
+
+
+def test_a_still_stage_beside_moved_ones_is_unused(layers):
+    spreads = spreads_of(*layers(a=0.05, b=0.05, still=0.0)[:2])
+    score = score_weights(spreads["still"], reference_movement(list(spreads.values())))
+    assert (score.verdict, score.why[:20]) == ("unused", "as at initialisation")
+    assert score.low <= score.utilization <= score.high < 0.2
+
+
+def test_spread_alone_condemns_nothing_when_all_stages_kept_it(layers):
+    spreads = spreads_of(*layers(a=0.0, b=0.0)[:2])
+    for spread in spreads.values():
+        score = score_weights(spread, reference_movement(list(spreads.values())))
+        assert (score.utilization, score.verdict) == (0.0, "undecided")
+
+
+def test_shrunk_weights_are_undecided_and_collapsed_ones_unused(layers):
+    structure, _, model = layers(a=0.05, b=0.0, c=0.0)
+    with torch.no_grad():
+        model.b.weight.mul_(0.5)
+        model.c.weight.mul_(0.01)
+    spreads = spreads_of(structure, measure_model(model, initial=model.start))
+    reference = reference_movement(list(spreads.values()))
+    assert score_weights(spreads["b"], reference).verdict == "undecided"
+    assert "decay" in score_weights(spreads["b"], reference).why
+    collapsed = score_weights(spreads["c"], reference)
+    assert (collapsed.verdict, collapsed.utilization) == ("unused", 0.0)
+
+
+def test_a_stage_without_kernels_has_no_score():
+    score = score_weights(measure_spread("pool", []), 1.0)
+    assert math.isnan(score.utilization)
+    assert score.verdict == "undecided"
+
+
+def displaced(moved, walk, name="w", note=""):
+    return {name: Displacement(name, 100, moved, 1.0, walk, walk, note)}
+
+
+def test_history_compares_with_the_noise_walk():
+    low, high = (score_history(displaced(m, 1.0), ["w"]) for m in (0.3, 4.0))
+    assert (low.verdict, high.verdict) == ("unused", "used")
+    assert low.utilization == pytest.approx(0.09 / 1.09)
+
+
+def test_history_of_a_frozen_stage_says_nothing():
+    score = score_history(displaced(0.0, 0.0), ["w"])
+    assert math.isnan(score.utilization)
+    assert score.verdict == "undecided"
+    assert "not trained" in score.why
+
+
+def test_history_without_a_null_says_why():
+    score = score_history(displaced(1.0, math.nan, note="no noise walk is derived for Lion"), ["w"])
+    assert "Lion" in score.why
