@@ -19,9 +19,10 @@ from typing import Any
 import numba
 import numpy as np
 
-BLOCK = 4096
+BLOCK = 2048
 CELLS = 65536
 NO_FILTERS, ROWS, COLUMNS = 0, 1, 2
+_NEVER = np.uint16(0x7FFF)  # negative zero's cell, which is never wanted
 
 # everything that lets sums be reordered; not nnan and ninf, because the check needs them to show
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}
@@ -59,30 +60,25 @@ def _add_columns(x, sums, squares):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _extremes(u):  # type: ignore[no-untyped-def]
-    low = np.uint32(0xFFFFFFFF)
-    high = np.uint32(0)
-    for i in range(u.size):
-        low = min(low, u[i])
-        high = max(high, u[i])
-    return low, high
-
-
-@_compiled
-def _signed_extremes(s):  # type: ignore[no-untyped-def]
+def _extremes(s):  # type: ignore[no-untyped-def]
+    """Smallest and largest pattern in the order of the numbers, and the smallest magnitude."""
     low = np.int32(0x7FFFFFFF)
     high = np.int32(-0x7FFFFFFF)
+    least = np.int32(0x7FFFFFFF)
     for i in range(s.size):
-        low = min(low, s[i])
-        high = max(high, s[i])
-    return low, high
+        magnitude = s[i] & np.int32(0x7FFFFFFF)
+        ordered = s[i] ^ ((s[i] >> np.int32(31)) & np.int32(0x7FFFFFFF))
+        low = min(low, ordered)
+        high = max(high, ordered)
+        least = min(least, magnitude)
+    return low, high, least
 
 
 @_compiled
-def _count_zeros(u):  # type: ignore[no-untyped-def]
-    zeros = np.int32(0)
-    for i in range(u.size):
-        zeros += np.int32((u[i] & np.uint32(0x7FFFFFFF)) == 0)
+def _count_zeros(x):  # type: ignore[no-untyped-def]
+    zeros = 0
+    for i in range(x.size):
+        zeros += x[i] == 0.0
     return zeros
 
 
@@ -136,7 +132,8 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         squares: See ``sums``.
         tables: Four tables of CELLS uint32, counted up for finite numbers.
         numbers: Receives count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf, zeros.
-        limits: Receives the smallest and largest pattern, unsigned then signed.
+        limits: Receives the smallest and largest pattern in the order of the numbers: as int32,
+            with the magnitude of negative numbers inverted.
     """
     kept = np.empty(BLOCK, np.float32)
     cells = np.empty(BLOCK, np.uint16)
@@ -227,13 +224,11 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         mean += step * n
         count = total
         absolute += sa
-        zeros += _count_zeros(ub)
-        lowest, highest = _extremes(ub)
-        limits[0] = min(limits[0], np.int64(lowest))
-        limits[1] = max(limits[1], np.int64(highest))
-        least, most = _signed_extremes(ub.view(np.int32))
-        limits[2] = min(limits[2], np.int64(least))
-        limits[3] = max(limits[3], np.int64(most))
+        low_end, high_end, least = _extremes(ub.view(np.int32))
+        limits[0] = min(limits[0], np.int64(low_end))
+        limits[1] = max(limits[1], np.int64(high_end))
+        if least == 0:
+            zeros += _count_zeros(xb)
         _find_cells(ub, cells[:n])
         _count_cells(cells[:n], tables[0], tables[1], tables[2], tables[3])
     numbers[0] = count
@@ -275,41 +270,50 @@ def second_pass(u, low, high, classes, tables, collected):  # type: ignore[no-un
         classes: For each cell 0 (not wanted), 1 (collect its patterns) or 2 + t (count the low
             halves of its patterns in table t), uint8.
         tables: Tables of CELLS uint32.
-        collected: Receives the patterns.
+        collected: Receives the patterns; one longer than what it can receive.
 
     Returns:
-        Number of patterns collected.
+        Number of patterns collected (and a number that only keeps the fetching ahead alive).
     """
-    cells = np.empty(BLOCK, np.uint16)
+    cells = np.zeros(BLOCK, np.uint16)
+    groups = np.empty(BLOCK // 8, np.int32)
     one = np.uint32(1)
     n = 0
+    ahead = np.uint32(0)
     for start in range(low, high, BLOCK):
         ub = u[start : min(start + BLOCK, high)]
-        cb = cells[: ub.size]
-        _find_cells(ub, cb)
-        even = ub.size // 8 * 8
-        for i in range(0, ub.size, 8):
-            # eight at a time: most groups hold nothing that is wanted
-            if i < even and not (
-                classes[cb[i]]
-                | classes[cb[i + 1]]
-                | classes[cb[i + 2]]
-                | classes[cb[i + 3]]
-                | classes[cb[i + 4]]
-                | classes[cb[i + 5]]
-                | classes[cb[i + 6]]
-                | classes[cb[i + 7]]
-            ):
-                continue
-            for j in range(i, min(i + 8, ub.size)):
-                kind = classes[cb[j]]
-                if kind == 1:
-                    collected[n] = ub[j]
-                    n += 1
-                elif kind > 1:
-                    v = ub[j]
+        _find_cells(ub, cells[: ub.size])
+        cells[ub.size :] = _NEVER
+        following = u[min(start + BLOCK, high) : min(start + 2 * BLOCK, high)]
+        # first, without a branch, which groups of eight hold anything that is wanted
+        some = np.int64(0)
+        for i in range(0, BLOCK, 8):
+            if i < following.size:
+                ahead |= following[i]  # has the next block fetched meanwhile
+            groups[some] = i
+            some += np.int64(
+                (
+                    classes[cells[i]]
+                    | classes[cells[i + 1]]
+                    | classes[cells[i + 2]]
+                    | classes[cells[i + 3]]
+                    | classes[cells[i + 4]]
+                    | classes[cells[i + 5]]
+                    | classes[cells[i + 6]]
+                    | classes[cells[i + 7]]
+                )
+                != 0
+            )
+        for k in range(some):
+            for i in range(groups[k], min(groups[k] + 8, ub.size)):
+                kind = classes[cells[i]]
+                if kind > 1:
+                    v = ub[i]
                     tables[kind - 2, (v - (v >> np.uint32(31))) & np.uint32(0xFFFF)] += one
-    return n
+                # without a branch: it moves on only behind a pattern that is wanted
+                collected[n] = ub[i]
+                n += kind == 1
+    return n, ahead
 
 
 @_compiled

@@ -7,8 +7,8 @@ keys, and the high 16 bits of a key are its cell. Numbers of 16 and 8 bits are f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from math import floor
 from typing import Protocol
 
 import numpy as np
@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 
 from weightscope.statistics.records import Counts, EmpiricalCDF, Floats
 
+Keys = NDArray[np.int32]
+Flags = NDArray[np.bool_]
+
 PROBABILITIES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 CDF_POINTS = 1024
 _LOW = 0xFFFF
+_SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
+_NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
 
 
 class Order(Protocol):
     """Answers to questions about the order of a tensor's finite values."""
 
-    def below(self, edges: Floats) -> Counts:
-        """Number of values < each edge."""
-
-    def through(self, edges: Floats) -> Counts:
-        """Number of values <= each edge."""
+    def before(self, edges: Floats, closed: Flags) -> Counts:
+        """Number of values < each edge, or <= where ``closed``."""
 
     def at(self, ranks: Counts) -> Floats:
         """The values that have these ranks, counted from 0."""
@@ -37,65 +39,71 @@ class Order(Protocol):
         """The distribution at no more than about CDF_POINTS points."""
 
 
-class ListedValues:
-    """Distinct values in ascending order and how often each occurs."""
+class SortedValues:
+    """Finite values in ascending order."""
 
-    def __init__(self, values: Floats, counts: Counts, borders: Floats | None = None) -> None:
+    def __init__(self, finite: NDArray[np.floating]) -> None:
+        self.values: Floats = np.sort(finite).astype(np.float64)
+
+    def before(self, edges: Floats, closed: Flags) -> Counts:
+        """Number of values < each edge, or <= where ``closed``."""
+        return _insert(self.values, edges, closed)
+
+    def at(self, ranks: Counts) -> Floats:
+        """The values that have these ranks, counted from 0."""
+        return self.values[ranks]
+
+    def cdf(self) -> EmpiricalCDF:
+        """The distribution at up to CDF_POINTS of the values."""
+        values, n = self.values, self.values.size
+        if not n:
+            return _NOTHING
+        points = values if n <= CDF_POINTS else values[(_SHARES * (n - 1)).astype(np.int64)]
+        new = np.ones(points.shape, np.bool_)
+        np.not_equal(points[1:], points[:-1], out=new[1:])
+        points = points[new]
+        below, through = values.searchsorted(points), values.searchsorted(points, "right")
+        return EmpiricalCDF(points, below / n, through / n, n)
+
+
+class ListedValues:
+    """The distinct values of a coarse number format and how often each occurs."""
+
+    def __init__(self, values: Floats, counts: Counts, borders: Floats) -> None:
         """Keep the list.
 
         Args:
             values: Ascending.
             counts: How often each occurs.
-            borders: The border between each value and the next one its format can hold, for numbers
-                so coarse that a continuous null must be compared between them; None otherwise.
+            borders: Half way between each value and the next one the format can hold. A continuous
+                null must be compared between such coarse numbers, not at them.
         """
         self.values = values
-        self.ends = np.cumsum(counts)
+        self.ends = np.concatenate([[0], np.cumsum(counts)])
         self.borders = borders
 
-    @classmethod
-    def of(cls, finite: NDArray[np.floating]) -> ListedValues:
-        """List finite values by sorting them."""
-        values: Floats = np.sort(finite).astype(np.float64)
-        return cls(values, np.ones(values.shape, dtype=np.int64))
-
-    def below(self, edges: Floats) -> Counts:
-        """Number of values < each edge."""
-        return self._before(np.searchsorted(self.values, edges, side="left"))
-
-    def through(self, edges: Floats) -> Counts:
-        """Number of values <= each edge."""
-        return self._before(np.searchsorted(self.values, edges, side="right"))
-
-    def _before(self, places: NDArray[np.int64]) -> Counts:
-        counts: Counts = np.concatenate([[0], self.ends])[places]
+    def before(self, edges: Floats, closed: Flags) -> Counts:
+        """Number of values < each edge, or <= where ``closed``."""
+        counts: Counts = self.ends[_insert(self.values, edges, closed)]
         return counts
 
     def at(self, ranks: Counts) -> Floats:
         """The values that have these ranks, counted from 0."""
-        return self.values[np.searchsorted(self.ends, ranks, side="right")]
+        return self.values[self.ends[1:].searchsorted(ranks, "right")]
 
     def cdf(self) -> EmpiricalCDF:
-        """The distribution at up to CDF_POINTS of the values, or of the borders between them."""
-        n = int(self.ends[-1]) if self.ends.size else 0
-        if not n:
-            empty = np.empty(0)
-            return EmpiricalCDF(empty, empty, empty, 0)
-        ranks = np.unique(np.linspace(0, n - 1, min(n, CDF_POINTS)).round().astype(np.int64))
-        places = np.unique(np.searchsorted(self.ends, ranks, side="right"))
-        if self.borders is not None:
-            shares = self.ends[places] / n
-            return EmpiricalCDF(self.borders[places], shares, shares, n)
-        points = np.unique(self.values[places])
-        return EmpiricalCDF(points, self.below(points) / n, self.through(points) / n, n)
+        """The distribution at up to CDF_POINTS borders between the values."""
+        if not self.values.size:
+            return _NOTHING
+        n = int(self.ends[-1])
+        ends = self.ends[1:]
+        places = np.unique(ends.searchsorted((_SHARES * (n - 1)).astype(np.int64), "right"))
+        shares = ends[places] / n
+        return EmpiricalCDF(self.borders[places], shares, shares, n)
 
 
-@dataclass(frozen=True, eq=False)
-class Inside:
-    """The keys inside one cell, ascending, and the number of values through each."""
-
-    keys: NDArray[np.int64]
-    ends: Counts
+def _insert(values: Floats, edges: Floats, closed: Flags) -> Counts:
+    return np.where(closed, values.searchsorted(edges, "right"), values.searchsorted(edges))
 
 
 class CountedCells:
@@ -104,137 +112,146 @@ class CountedCells:
     A cell that nobody looked into is read as if its values were spread evenly.
     """
 
-    def __init__(
-        self, cells: NDArray[np.int64], counts: Counts, inside: Mapping[int, Inside]
-    ) -> None:
+    def __init__(self, cells: Keys, counts: Counts, keys: Keys, key_ends: Counts) -> None:
         """Keep the counts.
 
         Args:
             cells: The cells that hold values, ascending.
             counts: Number of values in each.
-            inside: What is inside some of them, by cell.
+            keys: The keys inside the cells that were looked into, ascending.
+            key_ends: 0, then the number of values through each of these keys.
         """
         self.cells = cells
         self.counts = counts
-        self.ends: Counts = np.cumsum(counts)
-        self.inside = inside
+        self.ends = _ends(counts)
+        self._keys = keys
+        self._key_ends = key_ends
 
     @classmethod
     def of(cls, totals: Counts, zeros: int) -> CountedCells:
         """Read a table of all 65,536 cells, cell -32768 first, and the number of zeros in it."""
         filled = np.flatnonzero(totals)
-        only_zeros = zeros > 0 and totals[0x8000] == zeros
-        inside = {0: Inside(np.zeros(1, np.int64), np.array([zeros]))} if only_zeros else {}
-        return cls(filled - 0x8000, totals[filled], inside)
+        cells, counts = (filled - 0x8000).astype(np.int32), totals[filled]
+        if zeros and totals[0x8000] == zeros:  # cell 0 is known without looking into it
+            return cls(cells, counts, np.zeros(1, np.int32), np.array([0, zeros]))
+        return cls(cells, counts, np.zeros(0, np.int32), np.zeros(1, np.int64))
 
-    def count_of(self, cell: int) -> int:
-        """Number of values in one cell."""
-        at = int(np.searchsorted(self.cells, cell))
-        found = at < self.cells.size and self.cells[at] == cell
-        return int(self.counts[at]) if found else 0
+    def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:
+        """Cells to look into before these questions have exact answers, and what they hold."""
+        holders = self.ends.searchsorted(ranks, "right") - 1
+        keys = _border_keys(edges, closed)
+        keys = keys[(keys & _LOW) != 0]
+        places = self.cells.searchsorted(keys >> 16)
+        places[places == self.cells.size] = 0
+        places = places[self.cells[places] == keys >> 16]
+        wanted = np.array(sorted({*holders.tolist(), *places.tolist()}))
+        wanted = wanted[~self._is_known(self.cells[wanted])]
+        return self.cells[wanted], self.counts[wanted]
 
-    def unanswered(self, ranks: Counts, borders: NDArray[np.int64]) -> tuple[int, ...]:
-        """Cells that must be looked into before these questions have exact answers."""
-        holders = self.cells[np.searchsorted(self.ends, ranks, side="right")]
-        split = borders[(borders & _LOW) != 0] >> 16
-        wanted = np.union1d(holders, split[np.isin(split, self.cells)])
-        return tuple(cell for cell in wanted.tolist() if cell not in self.inside)
+    def _is_known(self, cells: Keys) -> Flags:
+        """Whether these filled cells were looked into."""
+        return self._keys.searchsorted(cells << 16) < self._keys.searchsorted((cells + 1) << 16)
 
-    def looked_into(self, inside: Mapping[int, Inside]) -> CountedCells:
-        """The same values with more cells looked into."""
-        return CountedCells(self.cells, self.counts, {**self.inside, **inside})
+    def looked_into(self, keys: Keys, occurs: Counts | None) -> CountedCells:
+        """The same values with the keys inside more cells, ascending (None: once each)."""
+        if not self._keys.size and occurs is None:
+            return CountedCells(self.cells, self.counts, keys, np.arange(keys.size + 1))
+        occurs = np.ones(keys.shape, np.int64) if occurs is None else occurs
+        keys = np.concatenate([self._keys, keys])
+        order = np.argsort(keys, kind="stable")
+        ends = _ends(np.concatenate([np.diff(self._key_ends), occurs])[order])
+        return CountedCells(self.cells, self.counts, keys[order], ends)
 
-    def below(self, edges: Floats) -> Counts:
-        """Number of values < each edge."""
-        return self._below_keys(keys_from(edges))
-
-    def through(self, edges: Floats) -> Counts:
-        """Number of values <= each edge."""
-        return self._below_keys(keys_after(edges))
-
-    def _below_keys(self, keys: NDArray[np.int64]) -> Counts:
+    def before(self, edges: Floats, closed: Flags) -> Counts:
+        """Number of values < each edge, or <= where ``closed``."""
+        keys = _border_keys(edges, closed)
         cells = keys >> 16
-        places = np.searchsorted(self.cells, cells)
-        counts: Counts = np.concatenate([[0], self.ends])[places]
-        for i in np.flatnonzero(keys & _LOW):
-            at, cell = int(places[i]), int(cells[i])
-            if at == self.cells.size or self.cells[at] != cell:
-                continue
-            known = self.inside.get(cell)
-            if known is None:
-                counts[i] += round(int(self.counts[at]) * int(keys[i] & _LOW) / 0x10000)
-            else:
-                before = int(np.searchsorted(known.keys, keys[i]))
-                counts[i] += known.ends[before - 1] if before else 0
+        places = self.cells.searchsorted(cells)
+        counts: Counts = self.ends[places]
+        inner = np.flatnonzero(keys & _LOW)
+        inner = inner[places[inner] < self.cells.size]
+        inner = inner[self.cells[places[inner]] == cells[inner]]
+        if not inner.size:
+            return counts
+        keys, cells, held = keys[inner], cells[inner], self.counts[places[inner]]
+        spread = held * (keys & _LOW) >> 16
+        first = self._keys.searchsorted(cells << 16)
+        found = self._key_ends[self._keys.searchsorted(keys)] - self._key_ends[first]
+        counts[inner] += np.where(self._is_known(cells), found, spread)
         return counts
 
     def at(self, ranks: Counts) -> Floats:
         """The values that have these ranks, counted from 0."""
-        places = np.searchsorted(self.ends, ranks, side="right")
-        keys = np.empty(ranks.shape, np.int64)
-        for i, (rank, at) in enumerate(zip(ranks.tolist(), places.tolist(), strict=True)):
-            cell = int(self.cells[at])
-            offset = rank - int(self.ends[at] - self.counts[at])
-            known = self.inside.get(cell)
-            if known is None:
-                keys[i] = (cell << 16) + (2 * offset + 1) * 0x8000 // int(self.counts[at])
-            else:
-                keys[i] = known.keys[np.searchsorted(known.ends, offset, side="right")]
-        return values_of(keys)
+        places = self.ends.searchsorted(ranks, "right") - 1
+        cells = self.cells[places]
+        offsets = ranks - self.ends[places]
+        spread = (cells << 16) + ((2 * offsets + 1) * 0x8000 // self.counts[places]).astype(
+            np.int32
+        )
+        if not self._keys.size:
+            return values_of(spread)
+        first = self._keys.searchsorted(cells << 16)
+        within = self._key_ends[1:].searchsorted(self._key_ends[first] + offsets, "right")
+        within = np.minimum(within, self._keys.size - 1)
+        return values_of(np.where(self._is_known(cells), self._keys[within], spread))
 
     def cdf(self) -> EmpiricalCDF:
         """The distribution at up to CDF_POINTS borders between cells."""
         if not self.cells.size:
-            empty = np.empty(0)
-            return EmpiricalCDF(empty, empty, empty, 0)
+            return _NOTHING
         n = int(self.ends[-1])
-        steps = np.linspace(0, n, CDF_POINTS)
-        places = np.unique(np.searchsorted(self.ends, steps[1:-1]))
-        places = np.append(places[places < self.cells.size - 1], self.cells.size - 1)
+        ends = self.ends[1:]
+        places = np.unique(ends.searchsorted((_SHARES * n).astype(np.int64)))
         borders = np.concatenate([self.cells[:1], self.cells[places] + 1]) << 16
-        shares = np.concatenate([[0], self.ends[places]]) / n
-        points = np.clip(values_of(borders), -(2.0**128), 2.0**128)
-        return EmpiricalCDF(points, shares, shares, n)
+        shares = np.concatenate([[0], ends[places]]) / n
+        points = values_of(borders)
+        return EmpiricalCDF(np.clip(points, -(2.0**128), 2.0**128), shares, shares, n)
 
 
-def keys_from(edges: Floats) -> NDArray[np.int64]:
-    """Key of the smallest float32 that is >= each edge; beyond float32, the key past infinity."""
-    near = _rounded(edges)
-    return keys_of(near) + (near.astype(np.float64) < edges)
+def _ends(counts: Counts) -> Counts:
+    ends = np.zeros(counts.size + 1, np.int64)
+    np.cumsum(counts, out=ends[1:])
+    return ends
 
 
-def keys_after(edges: Floats) -> NDArray[np.int64]:
-    """Key of the smallest float32 that is > each edge."""
-    near = _rounded(edges)
-    return keys_of(near) + (near.astype(np.float64) <= edges)
-
-
-def _rounded(edges: Floats) -> NDArray[np.float32]:
+def _border_keys(edges: Floats, closed: Flags) -> Keys:
+    """Key of the smallest float32 that is >= each edge, or > it where ``closed``."""
     with np.errstate(over="ignore", under="ignore"):
-        return np.asarray(edges, dtype=np.float64).astype(np.float32)
+        near = edges.astype(np.float32)
+    wide = near.astype(np.float64)
+    keys: Keys = keys_of(near) + ((wide < edges) | (closed & (wide == edges)))
+    return keys
 
 
-def keys_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
+def keys_of(values: NDArray[np.float32]) -> Keys:
     """Keys of float32 values."""
-    patterns = values.view(np.uint32).astype(np.int64)
-    return np.where(patterns < 0x80000000, patterns, 0x80000000 - patterns)
+    signed = values.view(np.int32)
+    signs = signed >> 31
+    return ((signed & 0x7FFFFFFF) ^ signs) - signs
 
 
-def values_of(keys: NDArray[np.int64]) -> Floats:
+def values_of(keys: Keys) -> Floats:
     """The float32 values that have these keys."""
-    patterns = np.where(keys >= 0, keys, 0x80000000 - keys).astype(np.uint32)
+    signs = keys >> 31
+    patterns = ((keys ^ signs) - signs) | (signs << 31)
     values: Floats = patterns.view(np.float32).astype(np.float64)
     return values
 
 
-def quantile_ranks(n: int, probabilities: Sequence[float]) -> tuple[Counts, Counts, Floats]:
-    """The two neighbours of each quantile by rank, and how far between them it lies."""
-    virtual = (n - 1) * np.asarray(probabilities, dtype=np.float64)
-    low = np.floor(virtual).astype(np.int64)
-    return low, np.minimum(low + 1, n - 1), virtual - low
+def quantiles_of(order: Order, n: int, probabilities: Sequence[float]) -> list[float]:
+    """Quantiles by linear interpolation between two ranks, rounded as numpy rounds them."""
+    ranks = quantile_ranks(n, probabilities)
+    values = order.at(ranks).tolist()
+    quantiles = []
+    for i, p in enumerate(probabilities):
+        low, high = values[2 * i], values[2 * i + 1]
+        share = (n - 1) * p - floor((n - 1) * p)
+        step = high - low
+        quantiles.append(high - step * (1.0 - share) if share >= 0.5 else low + step * share)
+    return quantiles
 
 
-def between(low: Floats, high: Floats, share: Floats) -> Floats:
-    """Linear interpolation as numpy's quantile rounds it."""
-    step = high - low
-    return np.where(share >= 0.5, high - step * (1.0 - share), low + step * share)
+def quantile_ranks(n: int, probabilities: Sequence[float]) -> Counts:
+    """The two neighbours of each quantile of ``n`` values by rank, one after the other."""
+    lower = [floor((n - 1) * p) for p in probabilities]
+    return np.array([rank for low in lower for rank in (low, min(low + 1, n - 1))])

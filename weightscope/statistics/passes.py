@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from weightscope.statistics.moments import Moments, merge, moments_of
-from weightscope.statistics.ordering import CountedCells, Inside, keys_of
+from weightscope.statistics.ordering import CountedCells, Keys, keys_of
 from weightscope.statistics.records import Counts, Floats
 
 CELLS = 0x10000
@@ -30,6 +30,8 @@ RANGE = 1 << 22
 _LOOKING = 6 << 20
 _TABLE = 4 * CELLS
 _INFINITY = 0x7F800000
+_NO_NUMBER = 1 << 40
+_EVERY_LOW = np.arange(CELLS, dtype=np.int32)
 
 Way = Literal["compiled", "plain"]
 State = TypeVar("State")
@@ -189,7 +191,7 @@ class CompiledPasses:
         first, slots = self._layout.span(low, high)
         sums, squares = np.zeros(slots), np.zeros(slots)
         numbers = np.zeros(9)
-        limits = np.array([1 << 40, -1, 1 << 40, -(1 << 40)])
+        limits = np.array([_NO_NUMBER, -_NO_NUMBER])
         tables = self._tables()
         kernels.first_pass(
             self._x, self._u, low, high, self._layout.kind, self._layout.length,
@@ -210,24 +212,21 @@ class CompiledPasses:
         """Look into the wanted cells."""
         from weightscope.statistics import kernels
 
-        collected = np.empty(min(wanted.room, high - low), np.uint32)
+        collected = np.empty(min(wanted.room, high - low) + 1, np.uint32)
         tables = np.zeros((max(wanted.tables, 1), CELLS if wanted.tables else 1), np.uint32)
-        n = kernels.second_pass(self._u, low, high, wanted.classes, tables, collected)
+        n, _ = kernels.second_pass(self._u, low, high, wanted.classes, tables, collected)
         found.patterns.append(collected[:n].copy())
         if wanted.tables:
             found.tables[...] += tables
 
 
 def _limits(limits: Sequence[int]) -> tuple[float, float]:
-    """Smallest and largest number from the extremes of the patterns."""
-    lowest, highest, least, most = limits
-    if highest < 0:
+    """Smallest and largest number from the extremes of the ordered patterns."""
+    if limits[0] == _NO_NUMBER:
         return inf, -inf
-    sign = 0x80000000
-    smallest = highest if highest >= sign else lowest
-    largest = most if most >= 0 else least + 2 * sign
-    both = np.array([smallest, largest], np.uint32).view(np.float32)
-    return float(both[0]) + 0.0, float(both[1]) + 0.0
+    ordered = np.array(limits, np.int32)
+    low, high = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32).tolist()
+    return low + 0.0, high + 0.0
 
 
 class PlainPasses:
@@ -462,66 +461,57 @@ def first_pass(passes: Passes, threads: int) -> tuple[list[Part], CountedCells]:
 
 
 def look_into(
-    passes: Passes, cells: Sequence[int], order: CountedCells, parts: Sequence[Part], threads: int
+    passes: Passes,
+    order: CountedCells,
+    wanted: tuple[Keys, Counts],
+    parts: Sequence[Part],
+    threads: int,
 ) -> CountedCells:
     """The same order with these cells looked into, in as few passes as the memory allows."""
-    inside: dict[int, Inside] = {}
-    for batch in _batches(cells, order):
-        inside |= _look(passes, batch, order, parts, threads)
-    return order.looked_into(inside)
-
-
-def _batches(cells: Sequence[int], order: CountedCells) -> Iterator[list[int]]:
-    batch: list[int] = []
-    cost = 0
-    for cell in cells:
-        price = min(4 * order.count_of(cell), _TABLE)
-        if batch and cost + price > _LOOKING:
-            yield batch
-            batch, cost = [], 0
-        batch.append(cell)
-        cost += price
-    if batch:
-        yield batch
+    cells, counts = wanted
+    prices = np.minimum(4 * counts, _TABLE)
+    batches = np.cumsum(prices) // _LOOKING
+    for batch in range(int(batches[-1]) + 1 if cells.size else 0):
+        ours = batches == batch
+        order = order.looked_into(*_look(passes, cells[ours], counts[ours], parts, threads))
+    return order
 
 
 def _look(
-    passes: Passes, cells: Sequence[int], order: CountedCells, parts: Sequence[Part], threads: int
-) -> dict[int, Inside]:
-    """Look into cells: a cell with more values than a table has entries is counted in a table."""
+    passes: Passes, cells: Keys, counts: Counts, parts: Sequence[Part], threads: int
+) -> tuple[Keys, Counts | None]:
+    """Keys inside cells, ascending, and how often each occurs (None: once each).
+
+    The patterns of a cell are collected, unless there are more than a table has entries.
+    """
+    crowded = 4 * counts > _TABLE
+    tabled = cells[crowded].tolist()
+    kinds = np.ones(cells.shape, np.uint8)
+    kinds[crowded] = 2 + np.arange(len(tabled))
     classes = np.zeros(CELLS, np.uint8)
-    tabled = [cell for cell in cells if 4 * order.count_of(cell) > _TABLE]
-    collected = [cell for cell in cells if cell not in tabled]
-    for kind, cell in (*((1, c) for c in collected), *enumerate(tabled, start=2)):
-        classes[cell if cell >= 0 else 0x7FFF - cell] = kind
+    classes[np.where(cells >= 0, cells, 0x7FFF - cells)] = kinds
     # the lowest finite cell of all takes in the pattern of minus infinity
-    room = sum(order.count_of(cell) for cell in collected) + sum(part.inf for part in parts)
+    room = int(counts[~crowded].sum()) + sum(part.inf for part in parts)
     wanted = Wanted(classes, len(tabled), room)
     states, _ = over_ranges(
-        passes.size,
-        threads,
-        lambda: Found([], np.zeros((len(tabled), CELLS), np.int64)),
+        passes.size, threads, lambda: Found([], np.zeros((len(tabled), CELLS), np.int64)),
         lambda found, low, high: passes.second(low, high, wanted, found),
-    )
-    zeros = sum(part.zero for part in parts)
+    )  # fmt: skip
     patterns = np.concatenate([p for state in states for p in state.patterns])
-    keys, counts = np.unique(keys_of(patterns.view(np.float32)), return_counts=True)
-    inside = {}
-    for cell in collected:
-        ours = slice(*np.searchsorted(keys, [cell << 16, (cell + 1) << 16]))
-        inside[cell] = _inside(cell, keys[ours], counts[ours], zeros)
+    collected = keys_of(patterns.view(np.float32))
+    collected.sort()
+    has_zeros = bool((cells == 0).any())
+    if not (has_zeros or tabled):
+        return collected, None
+    # zeros have two patterns, one of them in another cell, but their number is known
+    zeros = sum(part.zero for part in parts) if has_zeros else 0
+    lists: list[tuple[Keys, Counts]] = [(collected, np.ones(collected.shape, np.int64))]
     for table, cell in enumerate(tabled):
         lows: Counts = np.sum([state.tables[table] for state in states], axis=0)
-        lows = lows if cell >= 0 else lows[::-1]
-        filled = np.flatnonzero(lows)
-        inside[cell] = _inside(cell, (cell << 16) + filled, lows[filled], zeros)
-    return inside
-
-
-def _inside(cell: int, keys: NDArray[np.int64], counts: Counts, zeros: int) -> Inside:
-    """What is inside a cell, without infinities, and with the zeros of both signs."""
-    kept = (keys != 0) & (keys > -_INFINITY)
-    keys, counts = keys[kept], counts[kept]
-    if cell == 0 and zeros:
-        keys, counts = np.insert(keys, 0, 0), np.insert(counts, 0, zeros)
-    return Inside(keys, np.cumsum(counts))
+        lists.append(((cell << 16) + _EVERY_LOW, lows if cell >= 0 else lows[::-1]))
+    kept = [(keys != 0) & (occurs > 0) for keys, occurs in lists]
+    lists = [(keys[k], occurs[k]) for (keys, occurs), k in zip(lists, kept, strict=True)]
+    lists.append((np.zeros(int(zeros > 0), np.int32), np.full(int(zeros > 0), zeros)))
+    keys, occurs = (np.concatenate(column) for column in zip(*lists, strict=True))
+    order = np.argsort(keys)
+    return keys[order], occurs[order]

@@ -14,12 +14,12 @@ from weightscope.errors import InputError
 from weightscope.statistics.moments import Moments, merge, moments_of, scale_for
 from weightscope.statistics.ordering import (
     PROBABILITIES,
+    Flags,
     ListedValues,
     Order,
-    between,
-    keys_after,
-    keys_from,
+    SortedValues,
     quantile_ranks,
+    quantiles_of,
 )
 from weightscope.statistics.passes import (
     CompiledPasses,
@@ -42,6 +42,7 @@ BINS = 128
 # up to here sorting is quicker than counting
 SORTED = 1 << 15
 _BLOCK = 1 << 18
+_ZERO = np.zeros(1)
 _LISTED = {
     torch.bfloat16: torch.int16,
     torch.float16: torch.int16,
@@ -185,7 +186,7 @@ def _in_memory_order(tensor: torch.Tensor, axis: int | None) -> tuple[torch.Tens
 def _sort(array: NDArray[np.floating], layout: FilterLayout) -> tuple[_Measured, Order]:
     filters = FilterSums(0, *np.zeros((2, layout.span(0, array.size)[1] if array.size else 0)))
     finite = array[np.isfinite(array)]
-    order = ListedValues.of(finite)
+    order = SortedValues(finite)
     n = finite.size
     minimum, maximum = (float(order.values[0]), float(order.values[-1])) if n else (nan, nan)
     scale = scale_for(max(-minimum, maximum)) if n else 1.0
@@ -260,13 +261,18 @@ def _count_cells(
     )
     if fast or not some:
         return measured, order
-    low, high, _ = quantile_ranks(moments.count, PROBABILITIES)
-    edges = bin_edges(bins, measured.minimum, measured.maximum)
-    borders = np.concatenate(
-        [keys_from(-limits), keys_after(limits), keys_from(edges), keys_after(edges[-1:])]
-    )
-    wanted = order.unanswered(np.concatenate([low, high]), borders)
-    return measured, look_into(passes, wanted, order, parts, threads)
+    edges, closed = _borders(limits, bin_edges(bins, measured.minimum, measured.maximum))
+    wanted = order.unanswered(quantile_ranks(moments.count, PROBABILITIES), edges, closed)
+    return measured, look_into(passes, order, wanted, parts, threads)
+
+
+def _borders(limits: Floats, edges: Floats) -> tuple[Floats, Flags]:
+    """All borders that values are counted between: thresholds, then zero, then bins."""
+    borders = np.concatenate([-limits, limits, _ZERO, _ZERO, edges])
+    closed = np.zeros(borders.shape, np.bool_)
+    k = limits.size
+    closed[k : 2 * k] = closed[2 * k + 1] = closed[-1] = True
+    return borders, closed
 
 
 def _conclude(
@@ -278,20 +284,18 @@ def _conclude(
 ) -> TensorSummary:
     moments, n = measured.moments, measured.moments.count
     constant = n > 0 and measured.minimum == measured.maximum
-    low, high, share = quantile_ranks(max(n, 1), PROBABILITIES)
-    quantiles = between(order.at(low), order.at(high), share) if n else np.full(low.shape, nan)
-    near = (order.through(limits) - order.below(-limits)) / n if n else np.full(limits.shape, nan)
+    quantiles = quantiles_of(order, n, PROBABILITIES) if n else [nan] * len(PROBABILITIES)
     edges = bin_edges(bins, measured.minimum, measured.maximum)
-    borders = order.below(edges)
-    borders[-1] = order.through(edges[-1:])[0]
-    zero = np.zeros(1)
+    before = order.before(*_borders(limits, edges))
+    k = limits.size
+    near = (before[k : 2 * k] - before[:k]) / n if n else np.full(k, nan)
     norms, means = measured.filters or (None, None)
     return TensorSummary(
         count=measured.count,
         finite=n,
         nan=measured.nan,
         inf=measured.inf,
-        zero=int((order.through(zero) - order.below(zero))[0]),
+        zero=int(before[2 * k + 1] - before[2 * k]),
         minimum=measured.minimum,
         maximum=measured.maximum,
         mean=measured.minimum if constant else moments.mean / moments.scale if n else nan,
@@ -299,9 +303,9 @@ def _conclude(
         mean_abs=moments.absolute / n / moments.scale if n else nan,
         skewness=nan if constant else moments.skewness,
         kurtosis=nan if constant else moments.kurtosis,
-        quantiles=dict(zip(PROBABILITIES, quantiles.tolist(), strict=True)),
+        quantiles=dict(zip(PROBABILITIES, quantiles, strict=True)),
         near_zero=dict(zip(thresholds, near.tolist(), strict=True)),
-        histogram=Histogram(edges, np.diff(borders)),
+        histogram=Histogram(edges, np.diff(before[2 * k + 2 :])),
         filter_norms=norms,
         filter_means=means,
         dead_filters=nan if norms is None or not norms.size else float((norms == 0).mean()),
