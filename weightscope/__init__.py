@@ -21,6 +21,7 @@ from weightscope.errors import (
     UnknownLayerError,
     WeightscopeError,
 )
+from weightscope.statistics import scan
 from weightscope.truncation import load, save
 from weightscope.utilization import ablate
 from weightscope.watching import watch
@@ -43,5 +44,6 @@ __all__ = [
     "analyze",
     "load",
     "save",
+    "scan",
     "watch",
 ]
