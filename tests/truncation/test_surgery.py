@@ -171,7 +171,32 @@ def test_names_do_not_collide():
     assert any(name.startswith("new_bottleneck_.") for name in variant.reinitialized)
 
 
+def test_parameters_that_no_forward_reaches_are_dropped():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used = nn.Conv2d(1, 4, 3, padding=1)
+            self.idle = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return self.used(x)
+
+    class Net(Plain):
+        def __init__(self):
+            super().__init__()
+            self.first = Idle()
+
+        def forward(self, x):
+            return super().forward(self.first(x).mean(1, keepdim=True))
+
+    variant = proposals_of(Net(), torch.randn(2, 1, 32, 32))[0].build()
+    assert {"first.idle.weight", "first.idle.bias"} <= set(variant.dropped)
+    assert "first.used.weight" in variant.kept
+    assert verify(variant, export=False).failures == ()
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # inside torch's own exporter
 @pytest.mark.parametrize(("name", "keep"), [("plain", 1), ("strided", 1), ("pyramid", 2)])
 def test_onnx_gives_the_same_output(name, keep, proposals, tmp_path):
     import onnxruntime

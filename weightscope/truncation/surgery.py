@@ -287,6 +287,7 @@ def operate(
         for path, changes in group(recuts).items():
             _recut_layer(owner, path, changes)
     _prune(owner, graph)
+    _drop(owner, aliases(model, set(structure.dead_parameters)))
     used = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
     module = runnable(
         owner, graph, {k: v for k, v in constants.items() if k in used}, structure.output_spec
@@ -347,6 +348,15 @@ def _prune(owner: nn.Module, graph: fx.Graph) -> None:
                     del cast(dict[str, Any], tensors)[name]
 
     visit(owner, "")
+
+
+def _drop(owner: nn.Module, names: set[str]) -> None:
+    """Take parameters that no forward reaches out of the modules that stay."""
+    modules = dict(owner.named_modules(remove_duplicate=False))
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        if path in modules and leaf in modules[path]._parameters:
+            modules[path]._parameters[leaf] = None
 
 
 # --- re-cutting -------------------------------------------------------------------------------
