@@ -47,7 +47,10 @@ def analysis_table(
         _headline(structure, costs),
         wrapped(assessment.conclusion),
         _stage_table(stages, costs),
-        _reasons(zip(stages["stage"], stages["why"], strict=True)),
+        # Of a network without decided verdicts the conclusion has said why.
+        _reasons(zip(stages["stage"], stages["why"], strict=True))
+        if assessment.state == "trained"
+        else "",
         _proposal_table(proposals_frame(proposals, costs)),
         _omissions(structure, statistics, costs),
     ]

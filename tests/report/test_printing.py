@@ -50,6 +50,15 @@ def test_reasons_that_repeat_are_said_once(
     assert "bottleneck 1, head, encoder 0: the network is untrained" in text
 
 
+def test_a_network_without_verdicts_has_one_reason(
+    structure, statistics, costs, receptive_fields, assessment
+):
+    assessment.state, assessment.conclusion = "untrained", "Nothing can be concluded."
+    text = analysis_table(structure, statistics, costs, receptive_fields, assessment, ())
+    assert "Nothing can be concluded." in text
+    assert "its spread is the initial one" not in text
+
+
 @pytest.mark.parametrize(
     ("number", "expected"),
     [
