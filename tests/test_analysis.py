@@ -1,0 +1,166 @@
+"""`analyze` as its users meet it: nothing but the model, and the model left as it was."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mpseg_models
+import weightscope as ws
+
+NARROW: dict[str, dict[str, Any]] = {
+    "unet": {"width": 4},
+    "half_unet": {"width": 4},
+    "multiresunet": {"width": 6},
+    "half_multiresunet": {"width": 6},
+    "quarter_multiresunet": {"width": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def analysis() -> ws.Analysis:
+    return ws.analyze(mpseg_models.create_model("half_unet", width=4))
+
+
+def everything(model: nn.Module) -> dict[str, Any]:
+    """All of a model's state that a user could see change."""
+    return {
+        "tensors": {k: v.clone() for k, v in model.state_dict().items()},
+        "identity": {k: v.data_ptr() for k, v in model.state_dict().items()},
+        "modes": {k: m.training for k, m in model.named_modules()},
+        "gradients": {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None},
+        "trains": {k: p.requires_grad for k, p in model.named_parameters()},
+        "hooks": {
+            k: (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for k, m in model.named_modules()
+        },
+        "attributes": {k: sorted(vars(m)) for k, m in model.named_modules()},
+        "random": torch.get_rng_state(),
+    }
+
+
+def assert_same(before: Any, after: Any) -> None:
+    if isinstance(before, dict):
+        assert before.keys() == after.keys()
+        for key in before:
+            assert_same(before[key], after[key])
+    elif isinstance(before, Tensor):
+        assert torch.equal(before, after)
+    else:
+        assert before == after
+
+
+@pytest.mark.parametrize("name", mpseg_models.list_models())
+def test_an_untrained_network_of_the_zoo_supports_no_conclusion(name: str) -> None:
+    model = mpseg_models.create_model(name, **NARROW[name])
+    found = ws.analyze(model)
+    assert found.assessment.state == "untrained"
+    assert set(found.stages["verdict"]) == {"undecided"}
+    assert "nothing can be concluded" in str(found)
+    assert found.layers["parameters"].sum() == sum(p.numel() for p in model.parameters())
+    assert found.stages["parameters"].sum() == found.layers["parameters"].sum()
+    assert found.statistics.coverage == 1.0
+    assert found.skipped == ()
+    assert max(map(len, str(found).splitlines())) <= 100
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = mpseg_models.create_model("half_unet", width=4).train()
+    model.get_submodule("encoder").eval()
+    images, masks = torch.rand(4, 3, 32, 32), (torch.rand(4, 1, 32, 32) > 0.5).float()
+    loss = nn.BCEWithLogitsLoss()
+    loss(model(images), masks).backward()
+    next(model.parameters()).requires_grad_(False)
+    before = everything(model)
+    found = ws.analyze(
+        model,
+        batches=[(images[:2], masks[:2]), (images[2:], masks[2:])],
+        loss=loss,
+        metric="average_precision",
+        spectra=True,
+    )
+    found.proposals[0].build()
+    assert_same(before, everything(model))
+
+
+def test_the_model_is_left_as_it_was_when_something_fails() -> None:
+    model = mpseg_models.create_model("half_unet", width=4).train()
+    batches = [(torch.rand(2, 3, 32, 32), torch.zeros(2))]
+    before = everything(model)
+
+    def broken(outputs: Tensor, targets: Tensor) -> Tensor:
+        raise RuntimeError("no such class")
+
+    with pytest.raises(RuntimeError, match="no such class"):
+        ws.analyze(model, batches=batches, loss=broken)
+    assert_same(before, everything(model))
+
+
+def test_frames_have_the_columns_that_people_rely_on(analysis: ws.Analysis) -> None:
+    assert {
+        *("layer", "kind", "stage", "shape", "fan_in", "parameters", "mean", "std", "std_initial"),
+        *("spread_ratio", "near_zero_1e-3", "near_zero_1e-2", "near_zero_relative", "kurtosis"),
+        *("q01", "q05", "q25", "q50", "q75", "q95", "q99", "dead_filters", "ks_initial", "macs"),
+        "warning",
+    } <= set(analysis.layers.columns)
+    assert {
+        *("stage", "role", "level", "reduction", "parameters", "macs", "receptive_field"),
+        *("utilization", "verdict", "evidence", "why"),
+    } <= set(analysis.stages.columns)
+    assert list(analysis.histograms.columns) == [
+        *("layer", "bin_left", "bin_right", "count", "null_count")
+    ]
+
+
+def test_statistics_are_those_of_the_weights(analysis: ws.Analysis) -> None:
+    state = analysis.structure.model.state_dict()
+    for row in analysis.layers.itertuples():
+        weight = state[f"{row.layer}.weight"].double().numpy()
+        assert row.std == pytest.approx(weight.std(), rel=1e-9)
+        assert row.q05 == pytest.approx(np.quantile(weight, 0.05), rel=1e-6)
+        counted = analysis.histograms.query("layer == @row.layer")["count"].sum()
+        assert counted == weight.size
+
+
+def test_a_trained_stage_shows_against_the_exact_start() -> None:
+    model = mpseg_models.create_model("half_unet", width=4)
+    start = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("bottleneck") and parameter.dim() == 4:
+                parameter.mul_(0.01)
+            elif parameter.dim() == 4:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    found = ws.analyze(model, initial=start)
+    verdicts = dict(zip(found.stages["stage"], found.stages["verdict"], strict=True))
+    assert found.assessment.state == "trained"
+    assert verdicts["bottleneck"] == "unused"
+    assert found.proposals[0].keep_levels == 2
+    assert found.proposals[0].evidence.startswith("supported")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "f1"}, "need batches="),
+        ({"batches": [1]}, "needs loss="),
+        ({"example_inputs": torch.zeros(1, 3, 63, 64)}, "multiples of 4"),
+        ({"initial": {}}, "initial="),
+        ({"stages": {"encoder 9": ["nowhere"]}}, "nowhere|encoder 9"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ws.InputError, match=message):
+        ws.analyze(mpseg_models.create_model("half_unet", width=4), **arguments)
+
+
+def test_the_report_is_one_file(analysis: ws.Analysis, tmp_path: Path) -> None:
+    path = analysis.to_html(tmp_path / "report.html")
+    page = path.read_text()
+    assert list(tmp_path.iterdir()) == [path]
+    assert "nothing can be concluded" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
