@@ -389,6 +389,11 @@ def _figures(tensor: ParameterStatistics) -> dict[str, Any]:
 def _warnings(structure: Structure | None, tensors: Iterable[ParameterStatistics]) -> str:
     dead = set(structure.dead_parameters) if structure else set()
     texts = [tensor.warning for tensor in tensors]
+    texts += [
+        f"{tensor.parameter} is also {', '.join(tensor.shared_with)}"
+        for tensor in tensors
+        if tensor.shared_with
+    ]
     texts += [NOT_REACHED for tensor in tensors if tensor.parameter in dead]
     return "; ".join(dict.fromkeys(text for text in texts if text))
 

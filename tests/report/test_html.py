@@ -5,16 +5,19 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 
 from weightscope.errors import InputError
 from weightscope.frames import histograms_frame, layers_frame, parameters_frame
 from weightscope.report import render_html, write_html
+from weightscope.report.html import _data_uri
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)> $\\frac$ _x'
 
 DRAWN = {
     "test_the_page_needs_nothing_from_outside",
     "test_hostile_names_stay_text",
+    "test_heavy_pictures_become_png",
     "test_the_same_analysis_gives_the_same_page",
 }
 
@@ -138,6 +141,16 @@ def test_the_page_is_written_whole_or_not_at_all(analysis, tmp_path, monkeypatch
         write_html(analysis, target)
     assert target.read_text() == first
     assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_heavy_pictures_become_png(monkeypatch):
+    figure = Figure()
+    figure.add_subplot().plot([0, 1], [1, 0])
+    assert _data_uri(figure).startswith("data:image/svg+xml;base64,")
+    monkeypatch.setattr("weightscope.report.html._HEAVY", 1)
+    png = _data_uri(figure)
+    assert base64.b64decode(png.removeprefix("data:image/png;base64,"))[:4] == b"\x89PNG"
+    assert png == _data_uri(figure)
 
 
 def test_a_folder_that_is_not_there_is_named(analysis, tmp_path):

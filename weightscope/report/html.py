@@ -45,6 +45,8 @@ _LAYER_COLUMNS = {
     "ks_initial": "KS to initial",
     "warning": "note",
 }
+_HEAVY = 2_000_000
+_MOST_PIXELS = 65_000
 _WORDS = {"layer", "kind", "stage", "shape", "warning"}
 _SHARES = {"near_zero_1e-2", "near_zero_relative", "dead_filters"}
 
@@ -182,13 +184,21 @@ def _pictures(analysis: Analysis, proposals: pd.DataFrame) -> dict[str, Picture]
 
 
 def _data_uri(drawn: Axes | Figure) -> str:
-    """The figure as SVG; the same figure gives the same bytes."""
+    """The figure as SVG, or as PNG where hundreds of layers would make the SVG heavy.
+
+    The same figure gives the same bytes.
+    """
     figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
     assert figure is not None  # the axes were just drawn on it
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "weightscope", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    kind = "svg+xml"
+    if buffer.tell() > _HEAVY:
+        dpi = min(120.0, _MOST_PIXELS / max(figure.get_size_inches()))
+        buffer, kind = io.BytesIO(), "png"
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _layer_rows(layers: pd.DataFrame) -> list[list[Cell]]:
