@@ -118,6 +118,7 @@ def _inside(
         node
         for node in nodes[call.first : call.last + 1]
         if node in placement.places
+        and node in placement.live
         and not (node.target is BOUNDARY and position[root(node)] < call.first)
     ]
     return inside or [node for node in call.exits.values() if node in placement.places]
@@ -342,6 +343,10 @@ class _Builder:
             users = [places[user] for user in node.users if user in places]
             if users:
                 places[node] = min(users, key=lambda where: where.level)
+        for node in self.graph.nodes:  # what changes a tensor in place has no users
+            feeds = [places[feed] for feed in node.all_input_nodes if feed in places]
+            if node not in places and feeds:
+                places[node] = feeds[0]
         return {
             node.name: places.get(node, Place(0, "encoder"))
             for node in self.graph.nodes

@@ -126,7 +126,7 @@ def site(
     """A crossing tensor with its layout, or None where the layout cannot be read."""
     value: torch.Tensor = node.meta["val"]
     level = places[node.name].level
-    read = _layout(value, dimensions, sizes[level])
+    read = _layout(value, dimensions, sizes)
     if read is None:
         return None
     layout, channels = read
@@ -134,7 +134,7 @@ def site(
 
 
 def _layout(
-    value: torch.Tensor, dimensions: int, sizes: tuple[int, ...]
+    value: torch.Tensor, dimensions: int, sizes: Sequence[tuple[int, ...]]
 ) -> tuple[Layout, int] | None:
     shape = value.shape
     free = [is_symbolic(s) for s in shape]
@@ -146,14 +146,14 @@ def _layout(
             return "channels_first", numbers[1]
         if not free[-1] and all(free[last]):
             return "channels_last", numbers[-1]
-        if tuple(numbers[first]) == sizes:
+        if tuple(numbers[first]) in sizes:
             return "channels_first", numbers[1]
-        if tuple(numbers[last]) == sizes:
+        if tuple(numbers[last]) in sizes:
             return "channels_last", numbers[-1]
     if value.dim() == 3:
-        positions = math.prod(sizes)
-        if not free[2] and (free[1] or numbers[1] == positions):
+        positions = [math.prod(size) for size in sizes]
+        if not free[2] and (free[1] or numbers[1] in positions):
             return "tokens_last", numbers[2]
-        if not free[1] and (free[2] or numbers[2] == positions):
+        if not free[1] and (free[2] or numbers[2] in positions):
             return "tokens_first", numbers[1]
     return None

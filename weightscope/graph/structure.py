@@ -147,6 +147,13 @@ class Structure:
         """Number of levels."""
         return len(self.reductions)
 
+    @property
+    def sizes_are_fixed(self) -> bool:
+        """Whether the graph holds at the spatial size of ``inputs`` only, as the model does."""
+        images = [n.meta.get("val") for n in self.graph.nodes if n.op == "placeholder"]
+        sizes = [s for v in images if v is not None for s in v.shape[2:]]
+        return all(isinstance(size, int) for size in sizes)
+
     @cached_property
     def stage_of(self) -> Mapping[str, Stage]:
         """The stage of each layer, by qualified layer name."""
