@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import copysign, inf, isfinite, nan, prod, sqrt
@@ -200,10 +200,10 @@ def fit_null(
 ) -> Null:
     """Choose the null of one parameter by the evidence of its own weights.
 
-    A candidate that the weights still follow (their KS distance is within chance at this size) is
-    taken, the rule that other kernels follow before the nearest one; where none is followed, the
-    rule of the other kernels; else the first candidate, the rule of the layer's type. A trained
-    tensor alone cannot tell how it began, and ``Null.source`` says which of these it was.
+    A candidate that the weights still follow (see ``followed_rules``) is taken, the rule that other
+    kernels follow before the nearest one; where none is followed, the rule of the other kernels;
+    else the first candidate, the rule of the layer's type. A trained tensor alone cannot tell how
+    it began, and ``Null.source`` says which of these it was.
 
     Args:
         summary: Statistics of the weights.
@@ -214,7 +214,16 @@ def fit_null(
         The null, with its source and the fit of its shape.
     """
     named = {null.label: null for null in candidates}
-    followed = followed_rules(summary, named.values())
+    return choose_null(summary, named, followed_rules(summary, named.values()), preferred)
+
+
+def choose_null(
+    summary: TensorSummary,
+    named: Mapping[str, Null],
+    followed: Sequence[str],
+    preferred: str | None,
+) -> Null:
+    """``fit_null`` for candidates by label of which it is known which are followed."""
     source: Source = "matched"
     if preferred in followed:
         chosen = named[preferred]
@@ -228,9 +237,18 @@ def fit_null(
 
 
 def followed_rules(summary: TensorSummary, candidates: Iterable[Null]) -> tuple[str, ...]:
-    """Labels of the candidates that the weights still follow, the nearest first."""
+    """Labels of the candidates that the weights still follow, the nearest first.
+
+    The spread must agree within ``20 / sqrt(n)`` relative (28 standard errors of a normal sample)
+    before the KS distance is looked at.
+    """
     limit = critical_ks(summary.finite)
-    distances = [(ks_distance(summary.cdf, null), null.label) for null in candidates]
+    near = 20.0 / sqrt(max(summary.finite, 1))
+    distances = [
+        (ks_distance(summary.cdf, null), null.label)
+        for null in candidates
+        if abs(summary.std - null.std) <= near * null.std or null.std == 0.0
+    ]
     return tuple(label for distance, label in sorted(distances) if distance <= limit)
 
 

@@ -18,6 +18,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 BLOCK = 2048
 CELLS = 65536
@@ -26,8 +29,26 @@ _NEVER = np.uint16(0x7FFF)  # negative zero's cell, which is never wanted
 
 # everything that lets sums be reordered; not nnan and ninf, because the check needs them to show
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}
+_intrinsic: Any = intrinsic
 _compiled: Any = numba.njit(nogil=True, cache=True)
 _reordered: Any = numba.njit(nogil=True, cache=True, fastmath=_REORDER)
+
+
+@_intrinsic
+def _fetch(context, array, index):  # type: ignore[no-untyped-def]
+    """Have the memory around ``array[index]`` fetched into the cache; nothing waits for it."""
+
+    def emit(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = target.make_array(signature.args[0])(target, builder, arguments[0]).data
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        declare: Any = cgutils.get_or_insert_function
+        prefetch = declare(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(prefetch, [address, word(0), word(3), word(1)])
+        return target.get_dummy_value()
+
+    return types.void(array, types.intp), emit
 
 
 @_reordered
@@ -89,15 +110,17 @@ def _find_cells(u, cells):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _count_cells(cells, t0, t1, t2, t3):  # type: ignore[no-untyped-def]
+def _count_cells(cells, t0, t1, t2, t3, u, following):  # type: ignore[no-untyped-def]
     # four tables, because one increment must not wait for the one before it
     one = np.uint32(1)
-    even = cells.size // 4 * 4
-    for i in range(0, even, 4):
-        t0[cells[i]] += one
-        t1[cells[i + 1]] += one
-        t2[cells[i + 2]] += one
-        t3[cells[i + 3]] += one
+    even = cells.size // 16 * 16
+    for i in range(0, even, 16):
+        _fetch(u, following + i)
+        for j in range(i, i + 16, 4):
+            t0[cells[j]] += one
+            t1[cells[j + 1]] += one
+            t2[cells[j + 2]] += one
+            t3[cells[j + 3]] += one
     for i in range(even, cells.size):
         t0[cells[i]] += one
 
@@ -113,6 +136,17 @@ def _keep_finite(x, kept):  # type: ignore[no-untyped-def]
         elif math.isnan(x[i]):
             nans += 1
     return n, nans
+
+
+@_compiled
+def _end_of_block(start, length):  # type: ignore[no-untyped-def]
+    """Where a block ends that holds whole filters, or an even part of one."""
+    row = start // length
+    left = (row + 1) * length - start
+    if left <= BLOCK:
+        return (row + BLOCK // length if length <= BLOCK else row + 1) * length
+    parts = (left + BLOCK - 1) // BLOCK
+    return start + (left // parts + 31) // 32 * 32
 
 
 @_compiled
@@ -146,17 +180,21 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
     nans = 0
     lost = 0
     zeros = 0
-    for start in range(low, high, BLOCK):
-        stop = min(start + BLOCK, high)
+    start = low
+    while start < high:
+        stop = min(_end_of_block(start, length) if layout == ROWS else start + BLOCK, high)
         xb = x[start:stop]
         ub = u[start:stop]
+        n = stop - start
+        first_element = start
+        start = stop
         if layout == ROWS:
             s1 = 0.0
             s2 = 0.0
             s3 = 0.0
             s4 = 0.0
             sa = 0.0
-            at = start
+            at = first_element
             while at < stop:
                 row = at // length
                 end = min(stop, (row + 1) * length)
@@ -172,7 +210,7 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         else:
             s1, s2, s3, s4, sa = _power_sums(xb, 0.0)
             if layout == COLUMNS:
-                at = start
+                at = first_element
                 while at < stop:
                     column = at % length
                     end = min(stop, at - column + length)
@@ -181,11 +219,11 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
                         x[at:end], sums[column : column + width], squares[column : column + width]
                     )
                     at = end
-        n = stop - start
         if not math.isfinite(s4):
+            lost += n
             n, bad = _keep_finite(xb, kept)
             nans += bad
-            lost += stop - start - n
+            lost -= n
             if n == 0:
                 continue
             xb = kept[:n]
@@ -230,7 +268,7 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         if least == 0:
             zeros += _count_zeros(xb)
         _find_cells(ub, cells[:n])
-        _count_cells(cells[:n], tables[0], tables[1], tables[2], tables[3])
+        _count_cells(cells[:n], tables[0], tables[1], tables[2], tables[3], u, stop)
     numbers[0] = count
     numbers[1] = mean
     numbers[2] = m2
@@ -273,23 +311,21 @@ def second_pass(u, low, high, classes, tables, collected):  # type: ignore[no-un
         collected: Receives the patterns; one longer than what it can receive.
 
     Returns:
-        Number of patterns collected (and a number that only keeps the fetching ahead alive).
+        Number of patterns collected.
     """
     cells = np.zeros(BLOCK, np.uint16)
     groups = np.empty(BLOCK // 8, np.int32)
     one = np.uint32(1)
     n = 0
-    ahead = np.uint32(0)
     for start in range(low, high, BLOCK):
         ub = u[start : min(start + BLOCK, high)]
         _find_cells(ub, cells[: ub.size])
         cells[ub.size :] = _NEVER
-        following = u[min(start + BLOCK, high) : min(start + 2 * BLOCK, high)]
         # first, without a branch, which groups of eight hold anything that is wanted
         some = np.int64(0)
         for i in range(0, BLOCK, 8):
-            if i < following.size:
-                ahead |= following[i]  # has the next block fetched meanwhile
+            if i % 16 == 0:
+                _fetch(u, start + BLOCK + i)
             groups[some] = i
             some += np.int64(
                 (
@@ -313,30 +349,4 @@ def second_pass(u, low, high, classes, tables, collected):  # type: ignore[no-un
                 # without a branch: it moves on only behind a pattern that is wanted
                 collected[n] = ub[i]
                 n += kind == 1
-    return n, ahead
-
-
-@_compiled
-def count_patterns(patterns, tables):  # type: ignore[no-untyped-def]
-    """Count 16-bit patterns in four tables."""
-    _count_cells(patterns, tables[0], tables[1], tables[2], tables[3])
-
-
-@_compiled
-def filter_sums(x, low, layout, length, first, sums, squares):  # type: ignore[no-untyped-def]
-    """Sums and squares of the filters in ``x``, whose first element is element ``low``."""
-    at = low
-    stop = low + x.size
-    while at < stop:
-        row = at // length
-        end = min(stop, (row + 1) * length)
-        part = x[at - low : end - low]
-        if layout == ROWS:
-            r1, r2, _, _, _ = _power_sums(part, 0.0)
-            sums[row - first] += r1
-            squares[row - first] += r2
-        else:
-            column = at % length
-            width = end - at
-            _add_columns(part, sums[column : column + width], squares[column : column + width])
-        at = end
+    return n

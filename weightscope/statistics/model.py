@@ -14,8 +14,8 @@ from torch import nn
 from weightscope.errors import InputError
 from weightscope.statistics.initialization import (
     Null,
+    choose_null,
     compare,
-    fit_null,
     followed_rules,
     given_null,
 )
@@ -149,21 +149,27 @@ def _choose_nulls(
     The kernels that still match a rule vote for it, each with its number of weights, within the
     same kind of layer first.
     """
+    named = [{null.label: null for null in place.candidates} for place in places]
+    followed = [
+        followed_rules(summary, rules.values()) if before is None else ()
+        for rules, (summary, before) in zip(named, summaries, strict=True)
+    ]
     votes: Counter[tuple[str, str]] = Counter()
-    for place, (summary, before) in zip(places, summaries, strict=True):
-        if place.is_kernel and before is None:
-            for rule in followed_rules(summary, place.candidates):
-                votes[_base(place), rule] += summary.finite
-                votes["", rule] += summary.finite
+    for place, labels in zip(places, followed, strict=True):
+        for label in labels if place.is_kernel else ():
+            votes[_base(place), label] += place.tensor.numel()
+            votes["", label] += place.tensor.numel()
     nulls: list[Null | None] = []
-    for place, (summary, before) in zip(places, summaries, strict=True):
+    for place, rules, labels, (summary, before) in zip(
+        places, named, followed, summaries, strict=True
+    ):
         if before is not None:
             nulls.append(given_null(before))
-        elif not place.candidates:
+        elif not rules:
             nulls.append(None)
         else:
             preferred = _favourite(votes, _base(place)) if place.is_kernel else None
-            nulls.append(fit_null(summary, place.candidates, preferred=preferred))
+            nulls.append(choose_null(summary, rules, labels, preferred))
     return nulls
 
 

@@ -129,6 +129,19 @@ def moments_of(
     )
 
 
+def moments_in_place(finite: Floats, buffer: Floats) -> Moments:
+    """Moments of finite values that need no scale; overwrites them and a buffer of their size."""
+    count = finite.size
+    absolute = float(np.abs(finite, out=buffer).sum())
+    mean = float(finite.sum()) / count
+    finite -= mean
+    rest = float(finite.sum()) / count
+    finite -= rest
+    square = np.multiply(finite, finite, out=buffer)
+    m2, m3, m4 = float(square.sum()), _sum(square, finite), _sum(square, square)
+    return Moments(count, mean + rest, m2, m3, m4, absolute)
+
+
 def _sum(*factors: Floats) -> float:
     if len(factors) == 1:
         return float(factors[0].sum())

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from math import inf, prod
+from math import inf, isfinite, prod
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weightscope.statistics.moments import Moments, merge, moments_of
+from weightscope.statistics.moments import Moments, merge, moments_in_place
 from weightscope.statistics.ordering import CountedCells, Keys, keys_of
 from weightscope.statistics.records import Counts, Floats
 
@@ -30,6 +30,7 @@ RANGE = 1 << 22
 _LOOKING = 6 << 20
 _TABLE = 4 * CELLS
 _INFINITY = 0x7F800000
+_MINUS_ZERO = 0x7FFF
 _NO_NUMBER = 1 << 40
 _EVERY_LOW = np.arange(CELLS, dtype=np.int32)
 
@@ -214,7 +215,7 @@ class CompiledPasses:
 
         collected = np.empty(min(wanted.room, high - low) + 1, np.uint32)
         tables = np.zeros((max(wanted.tables, 1), CELLS if wanted.tables else 1), np.uint32)
-        n, _ = kernels.second_pass(self._u, low, high, wanted.classes, tables, collected)
+        n = kernels.second_pass(self._u, low, high, wanted.classes, tables, collected)
         found.patterns.append(collected[:n].copy())
         if wanted.tables:
             found.tables[...] += tables
@@ -230,9 +231,9 @@ def _limits(limits: Sequence[int]) -> tuple[float, float]:
 
 
 class PlainPasses:
-    """The same in blocked numpy."""
+    """The same in blocked numpy; buffers are reused, since a fresh one costs more than its use."""
 
-    _BLOCK = 1 << 18
+    _BLOCK = 1 << 15
 
     def __init__(self, array: NDArray[np.float32], layout: FilterLayout) -> None:
         self._x = array
@@ -250,47 +251,67 @@ class PlainPasses:
         moments = []
         nans = infs = zeros = 0
         minimum, maximum = inf, -inf
+        buffer, squares = np.empty((2, self._BLOCK))
+        cells = _Cells(self._BLOCK)
+        counts = np.zeros(CELLS, np.int64)
         for start in range(low, high, self._BLOCK):
             block = self._x[start : min(start + self._BLOCK, high)]
-            wide = block.astype(np.float64)
+            wide = buffer[: block.size]
+            wide[...] = block
             add_filter_sums(wide, start, self._layout, filters)
-            finite = np.isfinite(block)
-            if not finite.all():
+            if not isfinite(np.einsum("i,i->", wide, wide)):
                 nans += int(np.isnan(block).sum())
                 infs += int(np.isinf(block).sum())
+                finite = np.isfinite(block)
                 block, wide = block[finite], wide[finite]
                 if not block.size:
                     continue
             minimum, maximum = min(minimum, float(block.min())), max(maximum, float(block.max()))
-            zeros += block.size - int(np.count_nonzero(block))
-            moments.append(moments_of(wide, scale=1.0))
-            add_to_totals(np.bincount(_cells(block.view(np.uint32)), minlength=CELLS), totals)
+            moments.append(moments_in_place(wide, squares[: wide.size]))
+            found = np.bincount(cells.of(block.view(np.uint32)))
+            if found[0] or (found.size > _MINUS_ZERO and found[_MINUS_ZERO]):
+                zeros += block.size - int(np.count_nonzero(block))
+            counts[: found.size] += found
+        add_to_totals(counts, totals)
         return Part(merge(moments), nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
 
     def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
         """Look into the wanted cells."""
+        cells = _Cells(self._BLOCK)
+        kinds = np.empty(self._BLOCK, np.uint8)
         for start in range(low, high, self._BLOCK):
             patterns = self._x[start : min(start + self._BLOCK, high)].view(np.uint32)
-            kinds = wanted.classes[_cells(patterns)]
-            found.patterns.append(patterns[kinds == 1])
+            kind = kinds[: patterns.size]
+            np.take(wanted.classes, cells.of(patterns), out=kind, mode="clip")
+            places = np.flatnonzero(kind)
+            patterns, kind = patterns[places], kind[places]
+            found.patterns.append(patterns[kind == 1])
             if wanted.tables:
-                counted = kinds > 1
-                slots = (kinds[counted].astype(np.int64) - 2) << 16
-                slots |= _lows(patterns[counted])
+                counted = kind > 1
+                slots = (kind[counted].astype(np.int64) - 2) << 16
+                slots |= (patterns[counted] - (patterns[counted] >> np.uint32(31))) & 0xFFFF
                 found.tables.ravel()[...] += np.bincount(slots, minlength=found.tables.size)
 
 
-def _cells(patterns: Patterns) -> NDArray[np.intp]:
-    return ((patterns - (patterns >> np.uint32(31))) >> np.uint32(16)).astype(np.intp)
+class _Cells:
+    """The cells of a block's patterns, in buffers that are used again."""
 
+    def __init__(self, size: int) -> None:
+        self._shifted = np.empty(size, np.uint32)
+        self._cells = np.empty(size, np.intp)
 
-def _lows(patterns: Patterns) -> NDArray[np.uint32]:
-    return (patterns - (patterns >> np.uint32(31))) & np.uint32(0xFFFF)
+    def of(self, patterns: Patterns) -> NDArray[np.intp]:
+        """Cells of the patterns, valid until the next call."""
+        shifted, cells = self._shifted[: patterns.size], self._cells[: patterns.size]
+        np.right_shift(patterns, 31, out=shifted)
+        np.subtract(patterns, shifted, out=shifted)
+        np.right_shift(shifted, 16, out=cells, casting="unsafe")
+        return cells
 
 
 def add_to_totals(counts: Counts, totals: Counts) -> None:
     """Add counts by cell of the pattern to ``totals`` in ascending order of value."""
-    totals[0x8000] += counts[0x7FFF]  # negative zero
+    totals[0x8000] += counts[_MINUS_ZERO]
     totals[0x8000:0xFFFF] += counts[:0x7FFF]
     totals[:0x8000] += counts[:0x7FFF:-1]
 
