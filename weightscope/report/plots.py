@@ -255,11 +255,12 @@ def plot_spread_ratio(layers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ]
     ax.set_yscale("log")
     _decimal_log_axis(ax, kernels["spread_ratio"].to_numpy())
+    slanted = len(starts) > 5
     ax.set_xticks(
-        middles,
+        _spaced(middles, (0.027 if slanted else 0.12) * len(stages), len(stages) - 1),
         [stages[start] or "no stage" for start in starts],
-        rotation=60 if len(starts) > 5 else 0,
-        ha="right" if len(starts) > 5 else "center",
+        rotation=60 if slanted else 0,
+        ha="right" if slanted else "center",
         rotation_mode="anchor",
         fontsize=8,
         parse_math=False,
@@ -377,6 +378,17 @@ def _merged(counts: NDArray[np.float64]) -> NDArray[np.intp]:
     return starts if starts[0] == 0 else np.append(0, starts)
 
 
+def _spaced(places: Sequence[float], gap: float, end: float) -> list[float]:
+    """Ascending places moved as little as needed to lie at least a gap apart and before the end."""
+    spaced: list[float] = []
+    for place in places:
+        spaced.append(max(place, spaced[-1] + gap) if spaced else place)
+    for index in range(len(spaced) - 1, -1, -1):
+        limit = spaced[index + 1] - gap if index + 1 < len(spaced) else end
+        spaced[index] = min(spaced[index], limit)
+    return spaced
+
+
 def _even_ends(edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Make the first and last group as wide as their neighbours: half a group looks like a peak."""
     if len(edges) < 4:
@@ -412,8 +424,11 @@ def _role(stage: str) -> str:
 
 
 def _short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A long name keeps its end, which tells layers of one block apart."""
-    return name if len(name) <= longest else "…" + name[-(longest - 1) :]
+    """A long name keeps its start, which tells the place, and its end, which tells the layer."""
+    if len(name) <= longest:
+        return name
+    tail = longest // 2
+    return name[: longest - tail - 1] + "…" + name[-tail:]
 
 
 def _label(name: str, stage: str) -> str:
