@@ -7,11 +7,13 @@ from torch.export import Dim
 
 import mpseg_models
 from weightscope.errors import InputError
+from weightscope.graph import read_structure
 from weightscope.receptive_field import (
     View,
     effective_receptive_field,
     network_receptive_field,
     propagate,
+    receptive_fields,
 )
 
 
@@ -149,6 +151,26 @@ class ChannelMean(nn.Module):
 )
 def test_operators_that_see_the_whole_input(net, pixels):
     assert network_receptive_field(export(net, 2, 1, 16, 16)) == pixels
+
+
+def test_a_global_mean_is_seen_at_fixed_sizes_too():
+    x = torch.randn(2, 1, 16, 16)
+    for net, pixels in ((Gate(Mean()), (None, None)), (Gate(ChannelMean()), (3, 3))):
+        program = torch.export.export(net.eval(), (x,), strict=False)
+        assert network_receptive_field(program) == pixels
+
+
+def test_every_stage_has_its_field():
+    """Hand arithmetic: stem 3, three 3x3 convolutions 9, pooled 10, three at jump 2: 22."""
+    net = mpseg_models.create_model("quarter_multiresunet", width=8)
+    found = receptive_fields(read_structure(net, torch.randn(2, 3, 32, 32)))
+    assert {name: size[0] for name, size in found.items()} == {
+        "encoder 0": 9,
+        "bottleneck": 22,
+        "skip 0": 15,
+        "decoder 0": 28,
+        "head": 28,
+    }
 
 
 def test_known_views_replace_the_arithmetic():

@@ -188,7 +188,7 @@ def _step(node: fx.Node, views: Views, branches: int) -> Views:
         return whole
     if name in _PRODUCTS and branches > 1:
         return whole  # two activations multiplied along a common dimension: attention
-    if name in _REDUCTIONS and _reduces_space(node, arguments):
+    if name in _REDUCTIONS and _reduces_space(node, arguments, len(views)):
         return whole
     return views
 
@@ -285,13 +285,19 @@ def _channels_last(value: Tensor) -> Any:
     return value.shape[-1] if last_fixed and isinstance(value.shape[1], torch.SymInt) else None
 
 
-def _reduces_space(node: fx.Node, arguments: Mapping[str, Any]) -> bool:
-    """Whether a reduction runs over a dimension that grows with the image."""
+def _reduces_space(node: fx.Node, arguments: Mapping[str, Any], dimensions: int) -> bool:
+    """Whether a reduction runs over positions of the image.
+
+    Positions are sizes that grow with the image; in a graph of fixed sizes, where they cannot be
+    told from channels, a reduction over as many dimensions as the image has counts.
+    """
     value = node.all_input_nodes[0].meta["val"]
     dims = arguments.get("dim")
-    if dims is None:
+    if dims in (None, []):
         return True
     dims = [d % value.dim() for d in (dims if isinstance(dims, list | tuple) else [dims])]
+    if not any(isinstance(size, torch.SymInt) for size in value.shape[1:]):
+        return len([d for d in dims if d > 0]) >= dimensions
     return any(d > 0 and isinstance(value.shape[d], torch.SymInt) for d in dims)
 
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from toys import TOYS, Plain, assessment
 
+import mpseg_models
 from weightscope.cost import count_costs
 from weightscope.errors import TruncationError
 from weightscope.graph import read_structure
@@ -109,6 +111,33 @@ def test_addition_to_the_old_width_is_refused():
     assert verify(proposal.build("pool"), export=False).failures == ()
 
 
+def test_a_layer_that_insists_on_its_width_is_named():
+    class Stubborn(Plain):
+        def forward(self, x):
+            a = self.down[0](x)
+            b = self.down[1](F.max_pool2d(a, 2))
+            y = torch.cat([a, F.interpolate(b, scale_factor=2)], 1)
+            assert y.shape[1] == 12
+            return self.head(self.up[0](y))
+
+    (proposal,) = proposals_of(Stubborn(), torch.randn(2, 1, 16, 16))
+    assert proposal.build().costs.macs == proposal.macs
+
+    class Guard(nn.Module):
+        def forward(self, x):
+            assert x.shape[1] == 12
+            return x
+
+    class Guarded(Stubborn):
+        def __init__(self):
+            super().__init__()
+            self.up[0] = nn.Sequential(Guard(), self.up[0])
+
+    (proposal,) = proposals_of(Guarded(), torch.randn(2, 1, 16, 16))
+    with pytest.raises(TruncationError, match=r"assert 9 == 12; a layer insists on"):
+        proposal.build(exit_channels=5)
+
+
 def test_outputs_below_the_cut_are_none(proposals):
     variant = proposals("pyramid")[1].build()
     out = variant.module(torch.randn(2, 1, 32, 32))
@@ -210,3 +239,14 @@ def test_onnx_gives_the_same_output(name, keep, proposals, tmp_path):
     expected = [t for t in torch.utils._pytree.tree_leaves(module(example)) if t is not None]
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(a.detach(), torch.from_numpy(b), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mpseg_models.list_models())
+@pytest.mark.parametrize("how", ["light", "pool"])
+def test_zoo_at_every_depth(name, how):
+    model = mpseg_models.create_model(name, width=8, seed=0)
+    for proposal in proposals_of(model, torch.randn(2, 3, 64, 64)):
+        variant = proposal.build(how)
+        assert verify(variant, sizes=[torch.randn(1, 3, 96, 32)]).failures == ()
+        assert how == "pool" or variant.costs.macs == proposal.macs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import traceback
 import types
 import warnings
 from collections import Counter, defaultdict
@@ -127,14 +128,15 @@ def count_costs(
         if _on_meta(model):
             raise ForwardError(
                 f"the forward of {type(model).__name__} fails on tensors without numbers, and its "
-                f"parameters are on the meta device: {reason}. Give a model with real parameters."
+                f"parameters are on the meta device: {what_failed(reason)}. Give a model with real "
+                "parameters."
             ) from reason
     try:
         return _count(copy.deepcopy(model), args, kwargs, None, rules)
     except Exception as reason:
         raise ForwardError(
             f"the forward of {type(model).__name__} raises on inputs of shapes "
-            f"{_shapes(args, kwargs)}: {reason}. Pass inputs that the model accepts."
+            f"{_shapes(args, kwargs)}: {what_failed(reason)}. Pass inputs that the model accepts."
         ) from reason
 
 
@@ -267,6 +269,15 @@ def _own_parameters(model: nn.Module) -> dict[str, int]:
     for name, parameter in model.named_parameters():
         counts[name.rpartition(".")[0]] += parameter.numel()
     return counts
+
+
+def what_failed(error: BaseException) -> str:
+    """An error's kind and text, or the line of code that raised it where it has no text."""
+    text = str(error).strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    if not text and frames:
+        text = f"{frames[-1].line} (line {frames[-1].lineno} of {frames[-1].filename})"
+    return f"{type(error).__name__}: {text}"
 
 
 def _on_meta(model: nn.Module) -> bool:

@@ -19,6 +19,7 @@ from weightscope.cost import (
     measure_latency,
     measure_peak_memory,
 )
+from weightscope.cost.counting import what_failed
 from weightscope.errors import InputError, TruncationError, WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field, propagate
@@ -480,9 +481,14 @@ def _count(structure: Structure, operated: Operated) -> Costs:
     try:
         return count_costs(operated.module, structure.inputs)
     except WeightscopeError as reason:
-        raise TruncationError(
-            f"the truncated network does not run: {str(reason).splitlines()[0]}"
-        ) from reason
+        cause = what_failed(reason.__cause__ or reason).splitlines()[0]
+        hint = (
+            "; a layer insists on the number of channels that it had: leave exit_channels at its"
+            " default"
+            if operated.recut
+            else ""
+        )
+        raise TruncationError(f"the truncated network does not run: {cause}{hint}") from reason
 
 
 def realize(structure: Structure, plan: Plan) -> Variant:

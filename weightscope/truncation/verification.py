@@ -167,8 +167,9 @@ def _kept(variant: Variant) -> str:
         old = before[tensor]
         for part in parts:
             pairs = [(i, s) for i, s in enumerate(part.source) if s >= 0]
-            new = new.index_select(part.dimension, torch.tensor([i for i, _ in pairs]).long())
-            old = old.index_select(part.dimension, torch.tensor([s for _, s in pairs]).long())
+            kept_new, kept_old = torch.tensor(pairs, device=old.device).long().reshape(-1, 2).T
+            new = new.index_select(part.dimension, kept_new)
+            old = old.index_select(part.dimension, kept_old)
         if not torch.equal(new, old):
             return f"the kept slices of {tensor} differ"
     unlisted = set(after) - set(variant.kept) - set(variant.reinitialized)
