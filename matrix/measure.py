@@ -39,14 +39,14 @@ def measure(network: Network, truth: Truth) -> Row:
     before = copy.deepcopy(model.state_dict())
     wall, processor = time.perf_counter(), time.process_time()
     try:
-        structure = read_structure(model)
+        structure = read_structure(model, network.inputs()[0] if network.given else None)
         costs = count_costs(model, structure.inputs)
     except WeightscopeError as error:
         return Row(network.name, "refused", f"{type(error).__name__}: {error}")
     seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - wall
     wrong = disagreements(structure, truth)
     depths = _depths(network, structure, costs)
-    differs = graph_failures(copy.deepcopy(model), rebuild(_on_copy(structure)), network)
+    differs = _graph_failures(structure, network)
     hooks = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     return Row(
         name=network.name,
@@ -63,8 +63,14 @@ def measure(network: Network, truth: Truth) -> Row:
     )
 
 
-def _on_copy(structure: Structure) -> Structure:
-    return replace(structure, model=copy.deepcopy(structure.model))
+def _graph_failures(structure: Structure, network: Network) -> tuple[str, ...]:
+    """Compare the rebuilt graph with the network, both over copies."""
+    model = copy.deepcopy(structure.model)
+    try:
+        graph = rebuild(replace(structure, model=copy.deepcopy(model)))
+    except WeightscopeError as error:
+        return (f"rebuild: {type(error).__name__}: {error}",)
+    return graph_failures(model, graph, network)
 
 
 def _dead(structure: Structure) -> int:

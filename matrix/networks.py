@@ -29,6 +29,7 @@ class Network:
         size: A spatial size that its documentation allows.
         other: Another one; None where the network is built for one size only.
         extra: Arguments beside the image that the forward requires, made for a batch size.
+        given: Whether the reader is given an example of ``size``, and nothing but the model if not.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Network:
     size: tuple[int, ...]
     other: tuple[int, ...] | None
     extra: Callable[[int], Mapping[str, Any]] | None = None
+    given: bool = False
 
     @property
     def installed(self) -> bool:
@@ -124,9 +126,11 @@ _add_smp("MAnet resnet18", "MAnet", "resnet18")
 _add_smp("MAnet efficientnet-b0", "MAnet", "efficientnet-b0")
 _add_smp("FPN resnet18", "FPN", "resnet18")
 _add_smp("FPN mit_b0", "FPN", "mit_b0")
+_add_smp("FPN mobilenet_v2", "FPN", "mobilenet_v2")
 _add_smp("PAN resnet18", "PAN", "resnet18", size=(256, 256), other=(128, 384))
 _add_smp("UPerNet resnet18", "UPerNet", "resnet18", size=(64, 64))
 _add_smp("UPerNet convnext", "UPerNet", "tu-convnext_atto")
+_add_smp("UPerNet mit_b0", "UPerNet", "mit_b0")
 _add_smp("DeepLabV3Plus resnet18", "DeepLabV3Plus", "resnet18")
 _add_smp("DeepLabV3Plus mobilenet_v2", "DeepLabV3Plus", "mobilenet_v2")
 _add_smp("Segformer mit_b0", "Segformer", "mit_b0")
@@ -187,6 +191,14 @@ _registry.add(
     "monai",
     _monai("AttentionUnet", 2, 1, 2, (8, 16, 24), (2, 2)),
     channels=1,
+)
+_registry.add(
+    "monai AttentionUnet 3-D",
+    "monai",
+    _monai("AttentionUnet", 3, 1, 2, (4, 8, 12), (2, 2)),
+    channels=1,
+    size=_CUBE,
+    other=_OTHER_CUBE,
 )
 _registry.add(
     "monai SegResNet 2-D",
@@ -269,18 +281,30 @@ _registry.add(
     other=None,
 )
 _registry.add(
+    "monai UNETR 3-D",
+    "monai",
+    _monai("UNETR", 1, 2, 32, feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2),
+    channels=1,
+    size=_CUBE,
+    other=None,
+)
+# its forward turns the sizes into numbers (np.ceil, np.array): it can be read for one size only
+_registry.add(
     "monai SwinUNETR 2-D",
     "monai",
     _monai("SwinUNETR", 1, 2, depths=(2, 1, 1, 1), feature_size=12, spatial_dims=2),
     channels=1,
+    other=None,
+    given=True,
 )
 _registry.add(
     "monai SwinUNETR 3-D",
     "monai",
     _monai("SwinUNETR", 1, 2, depths=(2, 1, 1, 1), feature_size=12, window_size=4),
     channels=1,
-    size=(64, 64, 64),
-    other=(64, 32, 64),
+    size=(64, 32, 32),
+    other=None,
+    given=True,
 )
 
 

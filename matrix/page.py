@@ -10,8 +10,16 @@ from matrix.truth import Truth
 
 
 def refused_rightly(row: Row, truth: Truth) -> bool:
-    """Whether a network was refused where the truth allows it, with a reason that names why."""
-    return row.outcome == "refused" and any(word in row.reason for word in truth.refusal)
+    """Whether a network was refused where the truth allows it, for a reason that names why.
+
+    Either it is not read at all, or it is read and no depth may be cut.
+    """
+    reasons = [depth.refusal for depth in row.depths] if row.depths else [row.reason]
+    return (
+        bool(truth.refusal)
+        and not row.disagreements
+        and all(any(word in reason for word in truth.refusal) for reason in reasons)
+    )
 
 
 def is_right(row: Row) -> bool:
@@ -108,11 +116,11 @@ not run, it cannot trace it. In brackets: the share of weightscope's figure."""
 def _summary(rows: Sequence[Row], truths: Mapping[str, Truth]) -> list[str]:
     right = sum(map(is_right, rows))
     refused = [row.name for row in rows if refused_rightly(row, truths[row.name])]
-    cuttable = [row for row in rows if truths[row.name].legal]
+    cuttable = [row for row in rows if truths[row.name].legal and row.name not in refused]
     working = sum(every_depth_works(row, truths[row.name]) for row in cuttable)
     timed = [row.seconds for row in rows if row.outcome == "captured"]
     wall = [row.wall_seconds for row in rows if row.outcome == "captured"]
-    legal = sum(len(truths[row.name].legal) for row in rows)
+    legal = sum(len(truths[row.name].legal) for row in cuttable)
     built = sum(not depth.refusal and not depth.failures for row in rows for depth in row.depths)
     lines = [
         f"- {len(rows)} networks; {right} ({_percent(right, len(rows))}) captured with the right "
@@ -135,9 +143,11 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _network(row: Row, truth: Truth) -> tuple[str, ...]:
+    if refused_rightly(row, truth):
+        reason = row.reason or row.depths[0].refusal
+        return (row.name, "refused", "rightly refused", "none", "", "", reason)
     if row.outcome != "captured":
-        agreed = "as it should be" if refused_rightly(row, truth) else "no"
-        return (row.name, row.outcome, agreed, f"0 / {len(truth.legal)}", "", "", row.reason)
+        return (row.name, row.outcome, "no", f"0 / {len(truth.legal)}", "", "", row.reason)
     working = [depth for depth in row.depths if not depth.refusal and not depth.failures]
     return (
         row.name,
@@ -173,13 +183,15 @@ def _note(row: Row) -> str:
 def _disagreements(rows: Sequence[Row], truths: Mapping[str, Truth]) -> list[str]:
     parts = []
     for row in rows:
+        if refused_rightly(row, truths[row.name]):
+            continue
         found = [*row.disagreements, *row.graph_failures]
         found += [
             f"keep {depth.keep_levels} levels: {text}"
             for depth in row.depths
             for text in depth.failures
         ]
-        if row.outcome != "captured" and not refused_rightly(row, truths[row.name]):
+        if row.outcome != "captured":
             found.append(f"{row.outcome}: {row.reason}")
         if found:
             parts.append(f"**{_cell(row.name)}**\n\n" + "\n".join(f"- {_cell(t)}" for t in found))

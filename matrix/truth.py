@@ -258,6 +258,7 @@ _SMP: dict[str, Truth] = {
     "MAnet efficientnet-b0": Truth(HALVES, _efficientnet_b0() | _MANET, (1, 2, 3, 4, 5)),
     # heads at 1/4: cutting above it would remove the head
     "FPN resnet18": Truth(HALVES, _resnet() | _fpn(2), (3, 4, 5)),
+    "FPN mobilenet_v2": Truth(HALVES, _mobilenet_v2() | _fpn(2), (3, 4, 5)),
     "FPN mit_b0": Truth(QUARTER_FIRST, _mit(1) | _fpn(1), (2, 3, 4)),
     "PAN resnet18": Truth(
         # layer4 is dilated (output stride 16); the pyramid attention pools 1/16 three times more
@@ -283,6 +284,7 @@ _SMP: dict[str, Truth] = {
         (3, 4, 5, 6, 7),
     ),
     "UPerNet resnet18": Truth(HALVES, _resnet() | _upernet(2), (3, 4, 5)),
+    "UPerNet mit_b0": Truth(QUARTER_FIRST, _mit(1) | _upernet(1), (2, 3, 4)),
     "UPerNet convnext": Truth(QUARTER_FIRST, _convnext(1) | _upernet(1), (2, 3, 4)),
     # output stride 16: layer3 and the dilated layer4 are both at 1/16
     "DeepLabV3Plus resnet18": Truth(
@@ -383,6 +385,37 @@ _BASICUNET = {
     "final_conv": "head",
 }
 
+_ATTENTION_UNET = {
+    "model.0": "encoder 0",
+    # W_x is applied to the skip alone, W_g to what comes from below
+    "model.1": "decoder 0",
+    "model.1.attention.W_x": "skip 0",
+    "model.1.submodule.0": "encoder 1",
+    "model.1.submodule.1": "decoder 1",
+    "model.1.submodule.1.attention.W_x": "skip 1",
+    "model.1.submodule.1.submodule": "bottleneck",
+    "model.2": "head",
+}
+
+_UNETR = {
+    # patches of 16; what the library calls encoder2-4 are chains of transposed convolutions
+    "vit": "bottleneck",
+    # made in every block, called only with cross attention
+    "vit.blocks.*.norm_cross_attn": "dead",
+    "encoder1": "skip 0",
+    "encoder2.transp_conv_init": "decoder 3",
+    "encoder2.blocks.0": "decoder 2",
+    "encoder2.blocks.1": "decoder 1",
+    "encoder3.transp_conv_init": "decoder 3",
+    "encoder3.blocks.0": "decoder 2",
+    "encoder4.transp_conv_init": "decoder 3",
+    "decoder5": "decoder 3",
+    "decoder4": "decoder 2",
+    "decoder3": "decoder 1",
+    "decoder2": "decoder 0",
+    "out": "head",
+}
+
 _SWINUNETR = {
     # encoder1 works on the image itself, encoder2-4 on hidden states: both only feed the decoder
     "encoder1": "skip 0",
@@ -438,21 +471,8 @@ _MONAI: dict[str, Truth] = {
     ),
     "BasicUNet 2-D": Truth((1, 2, 4, 8, 16), _BASICUNET, (1, 2, 3, 4)),
     "BasicUNet 3-D": Truth((1, 2, 4, 8, 16), _BASICUNET, (1, 2, 3, 4)),
-    "AttentionUnet 2-D": Truth(
-        (1, 2, 4),
-        {
-            "model.0": "encoder 0",
-            # W_x is applied to the skip alone, W_g to what comes from below
-            "model.1": "decoder 0",
-            "model.1.attention.W_x": "skip 0",
-            "model.1.submodule.0": "encoder 1",
-            "model.1.submodule.1": "decoder 1",
-            "model.1.submodule.1.attention.W_x": "skip 1",
-            "model.1.submodule.1.submodule": "bottleneck",
-            "model.2": "head",
-        },
-        (1, 2),
-    ),
+    "AttentionUnet 2-D": Truth((1, 2, 4), _ATTENTION_UNET, (1, 2)),
+    "AttentionUnet 3-D": Truth((1, 2, 4), _ATTENTION_UNET, (1, 2)),
     "SegResNet 2-D": Truth(
         (1, 2, 4, 8),
         {
@@ -528,28 +548,8 @@ _MONAI: dict[str, Truth] = {
         },
         (1, 2, 3, 4),
     ),
-    "UNETR 2-D": Truth(
-        # patches of 16; what the library calls encoder2-4 are chains of transposed convolutions
-        (1, 2, 4, 8, 16),
-        {
-            "vit": "bottleneck",
-            # made in every block, called only with cross attention
-            "vit.blocks.*.norm_cross_attn": "dead",
-            "encoder1": "skip 0",
-            "encoder2.transp_conv_init": "decoder 3",
-            "encoder2.blocks.0": "decoder 2",
-            "encoder2.blocks.1": "decoder 1",
-            "encoder3.transp_conv_init": "decoder 3",
-            "encoder3.blocks.0": "decoder 2",
-            "encoder4.transp_conv_init": "decoder 3",
-            "decoder5": "decoder 3",
-            "decoder4": "decoder 2",
-            "decoder3": "decoder 1",
-            "decoder2": "decoder 0",
-            "out": "head",
-        },
-        (1, 2, 3, 4),
-    ),
+    "UNETR 2-D": Truth((1, 2, 4, 8, 16), _UNETR, (1, 2, 3, 4)),
+    "UNETR 3-D": Truth((1, 2, 4, 8, 16), _UNETR, (1, 2, 3, 4)),
     "SwinUNETR 2-D": Truth(HALVES, _SWINUNETR, (1, 2, 3, 4, 5)),
     "SwinUNETR 3-D": Truth(HALVES, _SWINUNETR, (1, 2, 3, 4, 5)),
 }
