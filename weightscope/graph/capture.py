@@ -45,8 +45,8 @@ BOUNDARY = torch.ops.weightscope.boundary.default
 _EXPORTING = threading.Lock()
 
 Sizes = Literal["symbolic", "batch", "fixed"]
-# processor seconds after which free sizes are given up: arithmetic on window sizes can explode, while
-# the slowest ordinary network needs a third of this
+# processor seconds after which free sizes are given up: arithmetic on window sizes can explode,
+# while the slowest ordinary network needs a third of this
 SYMBOLIC_SECONDS = 4.0
 SYMBOLIC_SECONDS_PER_CALL = 0.1
 
