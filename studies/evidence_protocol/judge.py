@@ -19,6 +19,7 @@ OURS = {
     "weights": "weightscope, weights",
 }
 OTHERS = {
+    "importance": "raw Taylor importance",
     "movement": "rms movement",
     "excess_spread": "excess spread",
     "spread_ratio": "std / initial std",

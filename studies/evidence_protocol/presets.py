@@ -16,7 +16,9 @@ QUICK = Preset(
     architectures=("unet",),
     variations=(),
     shuffled=(("unet", "adam"),),
-    fine_tuning=(),
+    truncated=(("unet", "adam"),),
+    tuning_steps=2,
+    from_scratch=True,
 )
 
 CPU = Preset(
@@ -31,7 +33,9 @@ CPU = Preset(
     architectures=("unet", "multiresunet", "unet_bn", "monai"),
     variations=(("unet", "adamw"), ("unet_bn", "adamw")),
     shuffled=(("unet", "adam"), ("unet_bn", "adam")),
-    fine_tuning=("unet",),
+    truncated=(("unet", "adam"),),
+    tuning_steps=250,
+    from_scratch=False,
 )
 
 FULL = Preset(
@@ -46,7 +50,9 @@ FULL = Preset(
     architectures=("unet", "multiresunet", "unet_bn", "monai"),
     variations=(("unet", "adamw"), ("unet_bn", "adamw"), ("unet", "sgd"), ("unet_bn", "sgd")),
     shuffled=(("unet", "adam"), ("unet_bn", "adam"), ("unet", "adamw")),
-    fine_tuning=("unet", "unet_bn"),
+    truncated=(("unet", "adam"), ("unet_bn", "adam")),
+    tuning_steps=700,
+    from_scratch=True,
 )
 
 PRESETS = {"quick": QUICK, "cpu": CPU, "full": FULL}

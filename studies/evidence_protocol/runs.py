@@ -66,7 +66,10 @@ class Preset:
         architectures: Designs trained with Adam on every task.
         variations: Further (architecture, rule) pairs trained on every task.
         shuffled: (architecture, rule) pairs trained on shuffled labels, tiny and large only.
-        fine_tuning: Architectures whose networks are also cut and fine-tuned; the first seed only.
+        truncated: (architecture, rule) pairs whose networks are also cut at every depth and
+            fine-tuned; the first seed only.
+        tuning_steps: Steps of the fine-tuning.
+        from_scratch: Whether the cut networks are trained from scratch as well.
     """
 
     size: int
@@ -80,7 +83,9 @@ class Preset:
     architectures: tuple[Architecture, ...]
     variations: tuple[tuple[Architecture, Rule], ...]
     shuffled: tuple[tuple[Architecture, Rule], ...]
-    fine_tuning: tuple[Architecture, ...]
+    truncated: tuple[tuple[Architecture, Rule], ...]
+    tuning_steps: int
+    from_scratch: bool
 
     def runs(self) -> list[Run]:
         """All runs, the ones that carry most of the judgement first: seed by seed."""
@@ -94,6 +99,10 @@ class Preset:
             untrained = dict.fromkeys(a for a, _ in pairs)
             runs += [Run(a, "tiny", "adam", "none", seed) for a in untrained]
         return runs
+
+    def truncated_runs(self) -> list[Run]:
+        """The runs whose networks are also cut and trained on."""
+        return [Run(a, task, rule, "true", 0) for a, rule in self.truncated for task in TASKS]
 
 
 def make_optimizer(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,16 +27,21 @@ from studies.evidence_protocol.runs import (
 )
 from weightscope.files import written_atomically
 from weightscope.graph import Structure, read_structure
-from weightscope.statistics import ModelStatistics, ParameterStatistics, measure_model
+from weightscope.statistics import ParameterStatistics, measure_model
 from weightscope.utilization import (
+    AblationResult,
+    DataEvidence,
     Displacement,
+    Importance,
+    LevelAblation,
     ablate_levels,
     assess,
-    gather_data,
 )
+from weightscope.utilization.data import measure_importance
 from weightscope.utilization.scores import measure_spread, stage_kernels
 
 BATCH = 32
+METRICS = ("f1", "average_precision")
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,50 @@ class StoredHistory:
         return self.records
 
 
-def score_run(
-    run: Run, preset: Preset, folder: Path, structure: Structure | None
-) -> dict[str, Any]:
-    """Compute all scores of one run and its truth, unless that was done before.
+def measure_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> dict[str, Any]:
+    """Measure what takes long and depends on no formula of ours, unless that was done before.
+
+    Args:
+        run: Which network.
+        preset: How large the study is.
+        folder: Where runs are stored.
+        structure: Of the run's network, with its weights.
+
+    Returns:
+        The record stored in ``measured.json``: the truth on test images for each metric; ablation
+        and importance on validation images; saturation and power-law exponent of each stage.
+    """
+    path = folder / "runs" / run.name / "measured.json"
+    if path.exists():
+        stored: dict[str, Any] = json.loads(path.read_text())
+        return stored
+    pool = load_run_pool(run, preset, folder)
+    start = preset.train + preset.validation
+    validation = pool.part(preset.train, start).batches(BATCH)
+    test = pool.part(start, start + preset.test).batches(BATCH)
+    importances, _ = measure_importance(structure, validation, loss_function)
+    kernels = stage_kernels(structure.stages, measure_model(structure.model, fast=True))
+    alphas = {name: mean_alpha(structure.model, own) for name, own in kernels.items()}
+    measured = {
+        "truth": {m: asdict(ablate_levels(structure, test, m)) for m in METRICS},
+        "ablation": asdict(ablate_levels(structure, validation, "f1")),
+        "importance": {name: asdict(value) for name, value in importances.items()},
+        "saturation": saturation(structure, [images for images, _ in validation]),
+        "alpha": {name: value for name, value in alphas.items() if math.isfinite(value)},
+    }
+    with written_atomically(path) as temporary:
+        temporary.write_text(json.dumps(measured))
+    return measured
+
+
+def read_ablation(stored: dict[str, Any]) -> AblationResult:
+    """An ablation from its stored record."""
+    levels = tuple(LevelAblation(**level) for level in stored["levels"])
+    return AblationResult(**{**stored, "levels": levels})
+
+
+def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> dict[str, Any]:
+    """Compute all scores of one run and its truth.
 
     Args:
         run: Which network.
@@ -61,95 +107,59 @@ def score_run(
         structure: Of a network of the same architecture; its model gets the run's weights.
 
     Returns:
-        The record stored in ``scores.json``: the run, its quality, one row per stage.
+        The run, its quality, the states that each grade saw, and one row per stage; a larger score
+        always means more used.
     """
-    path = folder / "runs" / run.name / "scores.json"
-    if path.exists():
-        stored: dict[str, Any] = json.loads(path.read_text())
-        return stored
-    if structure is None:
-        raise ValueError(f"{run.name} is not scored yet and needs a structure")
-    structure.model.load_state_dict(load_network(run, preset, folder).state_dict())
-    pool = load_run_pool(run, preset, folder)
-    start = preset.train + preset.validation
-    validation = pool.part(preset.train, start).batches(BATCH)
-    test = pool.part(start, start + preset.test).batches(BATCH)
-    record = json.loads((folder / "runs" / run.name / "run.json").read_text())
+    stored = folder / "runs" / run.name
+    structure.model.load_state_dict(load_file(stored / "final.safetensors"))
+    measured = measure_run(run, preset, folder, structure)
+    record = json.loads((stored / "run.json").read_text())
     history = StoredHistory(tuple(Displacement(**d) for d in record["displacements"]))
     statistics = measure_model(structure.model)
-    truth = {m: ablate_levels(structure, test, m) for m in ("f1", "average_precision")}
-    rows = stage_rows(structure, statistics, history, validation, run)
-    for row in rows:
-        for metric, result in truth.items():
-            cut = next((c for c in result.levels if c.keep_levels == row["level"]), None)
-            for part in ("drop", "low", "high"):
-                row[f"{metric}_{part}"] = None if cut is None else getattr(cut, part)
-    scored = {
-        "run": asdict(run),
-        "quality": {m: r.quality for m, r in truth.items()},
-        "chance": {m: r.chance for m, r in truth.items()},
-        "states": _states(structure, statistics, history, validation),
-        "rows": rows,
-    }
-    with written_atomically(path) as temporary:
-        temporary.write_text(json.dumps(scored))
-    return scored
-
-
-def _states(
-    structure: Structure,
-    statistics: ModelStatistics,
-    history: StoredHistory,
-    batches: Sequence[tuple[Tensor, Tensor]],
-) -> dict[str, str]:
-    """What each grade makes of the network as a whole."""
-    data = gather_data(structure, batches, metric="f1")
-    return {
-        "weights": assess(structure, statistics).state,
-        "history": assess(structure, statistics, history=history).state,
-        "data": assess(structure, statistics, data=data).state,
-    }
-
-
-def stage_rows(
-    structure: Structure,
-    statistics: ModelStatistics,
-    history: StoredHistory,
-    batches: Sequence[tuple[Tensor, Tensor]],
-    run: Run,
-) -> list[dict[str, Any]]:
-    """One row per stage with every score; a larger score always means more used."""
-    taylor = gather_data(structure, batches, loss=loss_function)
-    ablated = gather_data(structure, batches, metric="f1")
+    levels = {stage.name: stage.level for stage in structure.stages}
+    importances = {name: Importance(**v) for name, v in measured["importance"].items()}
+    ablation = read_ablation(measured["ablation"])
     assessments = {
         "weights": assess(structure, statistics),
         "history": assess(structure, statistics, history=history),
-        "data_taylor": assess(structure, statistics, data=taylor),
-        "data_ablation": assess(structure, statistics, data=ablated),
+        "data_taylor": assess(
+            structure, statistics, data=DataEvidence(importances, {}, None, None, levels)
+        ),
+        "data_ablation": assess(
+            structure, statistics, data=DataEvidence({}, {}, ablation, ablation.skilled, levels)
+        ),
     }
+    truth = {m: read_ablation(measured["truth"][m]) for m in METRICS}
     kernels = stage_kernels(structure.stages, statistics)
-    saturations = saturation(structure, [images for images, _ in batches])
-    chance = np.random.default_rng([run.seed, len(run.name)])
     moved = {d.parameter: d for d in history.records}
+    chance = np.random.default_rng([run.seed, *run.name.encode()])
     rows = []
     for stage in structure.stages:
-        own = kernels[stage.name]
         row: dict[str, Any] = {"stage": stage.name, "role": stage.role, "level": stage.level}
         for name, assessment in assessments.items():
             verdict = next(v for v in assessment.verdicts if v.stage == stage.name)
-            grade = name.partition("_")[0]
-            score = next(s for s in verdict.scores if s.grade == grade)
+            score = next(s for s in verdict.scores if s.grade == name.partition("_")[0])
             row[name] = _finite(score.utilization)
             row[f"{name}_verdict"] = score.verdict if assessment.state == "trained" else "undecided"
-        row |= raw_scores(own)
-        row["movement"] = pooled_movement(own, moved)
-        row["taylor_raw"] = taylor.importances[stage.name].value
-        row["alpha"] = _finite(-mean_alpha(structure.model, own))
-        row["saturation"] = _finite(saturations.get(stage.name, math.nan))
+        row |= raw_scores(kernels[stage.name])
+        row["movement"] = pooled_movement(kernels[stage.name], moved)
+        row["importance"] = measured["importance"][stage.name]["value"]
+        row["alpha"] = _negative(measured["alpha"].get(stage.name))
+        row["saturation"] = measured["saturation"].get(stage.name)
         row["deepest_first"] = -stage.level
         row["random"] = float(chance.random())
+        for metric, result in truth.items():
+            cut = next((c for c in result.levels if c.keep_levels == stage.level), None)
+            for part in ("drop", "low", "high"):
+                row[f"{metric}_{part}"] = None if cut is None else getattr(cut, part)
         rows.append(row)
-    return rows
+    return {
+        "run": asdict(run),
+        "quality": {m: r.quality for m, r in truth.items()},
+        "chance": {m: r.chance for m, r in truth.items()},
+        "states": {name: a.state for name, a in assessments.items() if name != "data_taylor"},
+        "rows": rows,
+    }
 
 
 def raw_scores(kernels: Sequence[ParameterStatistics]) -> dict[str, float | None]:
@@ -285,11 +295,8 @@ def saturation(
 def score_architecture(runs: Sequence[Run], preset: Preset, folder: Path) -> list[dict[str, Any]]:
     """Score runs of one architecture, which share one reading of the network."""
     torch.set_num_threads(1)
-    missing = [r for r in runs if not (folder / "runs" / r.name / "scores.json").exists()]
-    structure = None
-    if missing:
-        model = load_network(missing[0], preset, folder)
-        structure = read_structure(model, torch.zeros(2, 3, preset.size, preset.size))
+    model = load_network(runs[0], preset, folder)
+    structure = read_structure(model, torch.zeros(2, 3, preset.size, preset.size))
     return [score_run(run, preset, folder, structure) for run in runs]
 
 
