@@ -1,8 +1,9 @@
 """What to cut: ranking -> proposals -> smaller module."""
 
 from weightscope.truncation.bottlenecks import Bottleneck, BottleneckFactory, Light
-from weightscope.truncation.proposals import Measurement, Proposal, Variant, propose
+from weightscope.truncation.proposals import Proposal, propose
 from weightscope.truncation.recipes import load, save
+from weightscope.truncation.variants import Measurement, Variant
 from weightscope.truncation.verification import Verification, verify
 
 __all__ = [

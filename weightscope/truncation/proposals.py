@@ -2,150 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
-from weightscope.cost import (
-    Costs,
-    Latency,
-    count_costs,
-    measure_latency,
-    measure_peak_memory,
-)
-from weightscope.cost.counting import what_failed
-from weightscope.errors import InputError, TruncationError, WeightscopeError
+from weightscope.cost import Costs
+from weightscope.errors import TruncationError, WeightscopeError
 from weightscope.graph.structure import Cut, Structure
-from weightscope.receptive_field import Pixels, network_receptive_field, propagate
-from weightscope.truncation.bottlenecks import (
-    Bottleneck,
-    BottleneckFactory,
-    Exit,
-    Light,
-    output_channels,
-)
-from weightscope.truncation.channels import Recut, plan_recuts
-from weightscope.truncation.surgery import Crossing, Operated, operate, read_crossing
+from weightscope.receptive_field import Pixels, network_receptive_field
+from weightscope.truncation.bottlenecks import BottleneckFactory
+from weightscope.truncation.plans import Choice, draft_light, make_plan
+from weightscope.truncation.variants import Variant, realize, variant_receptive_field
 
 if TYPE_CHECKING:
     from weightscope.utilization import Assessment, StageVerdict
 
 SAVES_TOO_LITTLE = 0.01
 """A depth that saves a smaller share of both parameters and MACs than this is refused."""
-
-LIGHT_BUDGET = 0.5
-"""The light bottleneck has at most this share of the parameters and of the MACs it replaces."""
-
-Choice = Literal["light", "pool"]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a truncation gained on this machine.
-
-    Attributes:
-        latency_before: Of the original.
-        latency_after: Of the variant, timed in turns with the original.
-        peak_memory_before: Bytes; see ``weightscope.cost.measure_peak_memory``.
-        peak_memory_after: Bytes.
-    """
-
-    latency_before: Latency
-    latency_after: Latency
-    peak_memory_before: int
-    peak_memory_after: int
-
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """A truncated network that runs, and where each of its tensors comes from.
-
-    Attributes:
-        module: The network. It takes what the original took and returns what it returned, but for
-            ``dropped_outputs``.
-        recipe: What rebuilds it from the original's code.
-        kept: State dict keys whose tensors equal the original's.
-        recut: Keys of tensors that keep some of the original's slices; the others are fresh.
-        reinitialized: Keys of tensors that are new, or re-cut, and need training.
-        dropped: Keys of the original that are gone.
-        dropped_outputs: Positions of flat outputs that were computed below the cut; None now.
-        costs: What one forward costs, counted on the built network.
-        receptive_field: In input pixels, one figure per spatial dimension; None: the whole input.
-        structure: The original, by reference.
-    """
-
-    module: nn.Module
-    recipe: Mapping[str, Any]
-    kept: tuple[str, ...]
-    recut: tuple[str, ...]
-    reinitialized: tuple[str, ...]
-    dropped: tuple[str, ...]
-    dropped_outputs: tuple[int, ...]
-    costs: Costs = field(repr=False)
-    receptive_field: Pixels
-    structure: Structure = field(repr=False)
-    plan: Plan = field(repr=False)
-
-    def measure(self, *, repeats: int = 10) -> Measurement:
-        """Time the original and the variant, and measure their peak memory.
-
-        Args:
-            repeats: Timed forwards of each, in turns.
-        """
-        original, inputs = self.structure.model, self.structure.inputs
-        before, after = measure_latency([original, self.module], inputs, repeats=repeats)
-        return Measurement(
-            latency_before=before,
-            latency_after=after,
-            peak_memory_before=measure_peak_memory(original, inputs),
-            peak_memory_after=measure_peak_memory(self.module, inputs),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Everything that determines a truncation, but for random numbers.
-
-    Attributes:
-        cut: Where.
-        crossing: What crosses the cut.
-        kind: ``light``, ``pool`` or ``custom``.
-        factory: Makes a custom trunk from its input channels.
-        width: Channels of the light trunk.
-        exit_channels: Channels of each exit.
-        trunk_channels: Channels that the trunk returns.
-        recuts: Kept tensors that change their shape.
-    """
-
-    cut: Cut
-    crossing: Crossing
-    kind: Literal["light", "pool", "custom"]
-    factory: Callable[[], nn.Module] | None
-    width: int | None
-    exit_channels: tuple[int, ...]
-    trunk_channels: int
-    recuts: tuple[Recut, ...]
-
-    def bottleneck(self, dimensions: int) -> Bottleneck:
-        """Make the new bottleneck."""
-        channels = sum(entry.channels for entry in self.crossing.entries)
-        if self.factory is not None:
-            trunk = self.factory()
-        elif self.width is not None:
-            trunk = Light(channels, self.width, dimensions)
-        else:
-            trunk = nn.Identity()
-        exits = [
-            Exit(channels=count, layout=e.layout, exact=e.exact, scale=e.scale)
-            for e, count in zip(self.crossing.exits, self.exit_channels, strict=True)
-        ]
-        return Bottleneck(dimensions, self.crossing.entries, exits, trunk, self.trunk_channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,9 +163,9 @@ def _names(verdicts: Sequence[StageVerdict]) -> str:
 def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cut) -> Proposal:
     """Build the light variant without numbers, and count it."""
     try:
-        plan = make_plan(structure, cut, costs, "light", None, None)
-        operated, counted = _without_numbers(structure, plan)
-        field_ = variant_receptive_field(structure, plan, operated)
+        drafted = draft_light(structure, cut, costs)
+        operated, counted = drafted.operated, drafted.costs
+        seen = variant_receptive_field(structure, drafted.plan, operated)
     except WeightscopeError as reason:
         return _refused(structure, costs, cut.keep_levels, str(reason))
     saved = [
@@ -306,7 +182,7 @@ def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cu
         parameters=counted.parameters,
         macs=counted.macs,
         activation_bytes=counted.activation_bytes,
-        receptive_field=field_,
+        receptive_field=seen,
         kept=operated.kept,
         reinitialized=(*operated.recut, *operated.fresh),
         dropped=operated.dropped,
@@ -332,195 +208,3 @@ def _refused(structure: Structure, costs: Costs, keep_levels: int, reason: str) 
         structure=structure,
         costs=costs,
     )
-
-
-# --- planning ---------------------------------------------------------------------------------
-
-
-def make_plan(
-    structure: Structure,
-    cut: Cut,
-    costs: Costs,
-    bottleneck: Choice | nn.Module | BottleneckFactory = "light",
-    width: int | None = None,
-    exit_channels: int | Sequence[int] | None = None,
-) -> Plan:
-    """Decide everything about a truncation before anything is built.
-
-    Raises:
-        InputError: Options that contradict each other.
-        TruncationError: They cannot be built.
-    """
-    if width is not None and (bottleneck != "light" or width < 1):
-        raise InputError(f"width={width} is for the light bottleneck, and at least 1")
-    if bottleneck == "pool" and exit_channels is not None:
-        raise InputError(
-            "exit_channels is for a bottleneck with weights; 'pool' hands on what enters"
-        )
-    if isinstance(bottleneck, str) and bottleneck not in ("light", "pool"):
-        raise InputError(
-            f"bottleneck is {bottleneck!r}; expected 'light', 'pool', a module or a factory"
-        )
-    if not isinstance(bottleneck, str) and not callable(bottleneck):
-        raise InputError(
-            f"bottleneck is a {type(bottleneck).__name__}; expected 'light', 'pool', a module or a "
-            "factory called with (in_channels, out_channels, dimensions)"
-        )
-    crossing = read_crossing(structure, cut)
-    dimensions = structure.inputs.dimensions
-    entering = sum(entry.channels for entry in crossing.entries)
-    wanted = _exit_channels(cut, exit_channels)
-    if bottleneck == "pool":
-        wanted = (entering,) * len(cut.exits)
-    recuts = plan_recuts(structure, cut, wanted)
-    finest = next(i for i, sizes in enumerate(crossing.exit_sizes) if sizes == crossing.size)
-    if bottleneck == "pool":
-        return Plan(cut, crossing, "pool", None, None, wanted, entering, recuts)
-    if bottleneck != "light":
-        factory = _factory(bottleneck, entering, wanted[finest], dimensions)
-        made = output_channels(factory(), entering, dimensions)
-        return Plan(cut, crossing, "custom", factory, None, wanted, made, recuts)
-
-    def light(channels: int) -> Plan:
-        return Plan(cut, crossing, "light", None, channels, wanted, channels, recuts)
-
-    if width is not None:
-        return light(width)
-    return _in_budget(structure, costs, light, wanted[finest])
-
-
-def _exit_channels(cut: Cut, wanted: int | Sequence[int] | None) -> tuple[int, ...]:
-    if wanted is None:
-        return tuple(site.channels for site in cut.exits)
-    given = (wanted,) * len(cut.exits) if isinstance(wanted, int) else tuple(wanted)
-    if len(given) != len(cut.exits) or any(c < 1 for c in given):
-        raise InputError(
-            f"exit_channels is {wanted}; this cut has {len(cut.exits)} exits of "
-            f"{[site.channels for site in cut.exits]} channels: give one number, or one for each"
-        )
-    return given
-
-
-def _factory(
-    given: nn.Module | BottleneckFactory, entering: int, leaving: int, dimensions: int
-) -> Callable[[], nn.Module]:
-    if isinstance(given, nn.Module):
-        return lambda: copy.deepcopy(given)
-
-    def make() -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            made = given(entering, leaving, dimensions)
-        if not isinstance(made, nn.Module):
-            raise TruncationError(
-                f"the bottleneck factory returned a {type(made).__name__}, not a torch.nn.Module"
-            )
-        return made
-
-    return make
-
-
-def _in_budget(
-    structure: Structure, costs: Costs, light: Callable[[int], Plan], preferred: int
-) -> Plan:
-    """The widest light bottleneck within its budget: half of what it replaces.
-
-    Raises:
-        TruncationError: Even one channel costs more.
-    """
-    width = preferred
-    kept = None
-    while width >= 1:
-        plan = light(width)
-        own = _bottleneck_costs(structure, plan)
-        if kept is None:
-            _, whole = _without_numbers(structure, plan)
-            kept = (whole.parameters - own.parameters, whole.macs - own.macs)
-        replaced = (costs.parameters - kept[0], costs.macs - kept[1])
-        if own.parameters <= LIGHT_BUDGET * replaced[0] and own.macs <= LIGHT_BUDGET * replaced[1]:
-            return plan
-        width = min(width - 1, width * 3 // 4)
-    raise TruncationError(
-        "saves too little: what lies below is hardly larger than the narrowest bottleneck with "
-        "weights; bottleneck='pool' or width= can still be built"
-    )
-
-
-def _bottleneck_costs(structure: Structure, plan: Plan) -> Costs:
-    from weightscope.graph.symbols import hint
-
-    nodes = {node.name: node for node in structure.graph.nodes}
-    crossing = plan.crossing
-    with torch.device("meta"):
-        module = plan.bottleneck(structure.inputs.dimensions)
-        tensors = [
-            torch.empty([hint(s) for s in nodes[site.node].meta["val"].shape])
-            for site in plan.cut.entries
-        ]
-    sizes = [
-        [[hint(s) for s in part] for part in parts]
-        for parts in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)
-    ]
-    return count_costs(module, (tensors, sizes[0], sizes[1][0], sizes[2]))
-
-
-def _without_numbers(structure: Structure, plan: Plan) -> tuple[Operated, Costs]:
-    """Build a plan on the meta device and count it."""
-    dimensions = structure.inputs.dimensions
-    operated = operate(
-        structure,
-        plan.cut,
-        plan.crossing,
-        lambda: plan.bottleneck(dimensions),
-        plan.recuts,
-        meta=True,
-    )
-    return operated, _count(structure, operated)
-
-
-def _count(structure: Structure, operated: Operated) -> Costs:
-    try:
-        return count_costs(operated.module, structure.inputs)
-    except WeightscopeError as reason:
-        cause = what_failed(reason.__cause__ or reason).splitlines()[0]
-        hint = (
-            "; a layer insists on the number of channels that it had: leave exit_channels at its"
-            " default"
-            if operated.recut
-            else ""
-        )
-        raise TruncationError(f"the truncated network does not run: {cause}{hint}") from reason
-
-
-def realize(structure: Structure, plan: Plan) -> Variant:
-    """Build a plan for real."""
-    from weightscope.truncation.recipes import write_recipe
-
-    dimensions = structure.inputs.dimensions
-    operated = operate(
-        structure, plan.cut, plan.crossing, lambda: plan.bottleneck(dimensions), plan.recuts
-    )
-    return Variant(
-        module=operated.module,
-        recipe=MappingProxyType(write_recipe(structure, plan, operated)),
-        kept=operated.kept,
-        recut=operated.recut,
-        reinitialized=(*operated.recut, *operated.fresh),
-        dropped=operated.dropped,
-        dropped_outputs=operated.dropped_outputs,
-        costs=_count(structure, operated),
-        receptive_field=variant_receptive_field(structure, plan, operated),
-        structure=structure,
-        plan=plan,
-    )
-
-
-def variant_receptive_field(structure: Structure, plan: Plan, operated: Operated) -> Pixels:
-    """The receptive field of a variant, by arithmetic over the original's graph."""
-    fine = {node.name: node.meta.get("fine") for node in structure.graph.nodes}
-    views = {node.name: seen for node, seen in propagate(structure.program).items()}
-    bottleneck = operated.module.get_submodule(operated.bottleneck)
-    assert isinstance(bottleneck, Bottleneck)
-    entries = [views[str(fine[site.node])] for site in plan.cut.entries]
-    exits = bottleneck.views(entries)
-    known = {str(fine[site.node]): seen for site, seen in zip(plan.cut.exits, exits, strict=True)}
-    return network_receptive_field(structure.program, known, without=operated.dropped_outputs)

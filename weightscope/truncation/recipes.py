@@ -21,8 +21,9 @@ from weightscope.graph.structure import Structure
 from weightscope.truncation.bottlenecks import BottleneckFactory
 
 if TYPE_CHECKING:
-    from weightscope.truncation.proposals import Plan, Variant
+    from weightscope.truncation.plans import Plan
     from weightscope.truncation.surgery import Operated
+    from weightscope.truncation.variants import Variant
 
 FORMAT = 1
 _RECIPE, _DIGEST = "weightscope_recipe", "weightscope_sha256"
@@ -123,7 +124,8 @@ def load(
         RecipeError: The file is missing, damaged, altered or of a newer format, or the factory
             makes another network.
     """
-    from weightscope.truncation.proposals import make_plan, realize
+    from weightscope.truncation.plans import make_plan
+    from weightscope.truncation.variants import realize
 
     recipe, tensors = _read(path)
     model = model_factory()

@@ -11,8 +11,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from weightscope.errors import TruncationError
 from weightscope.graph import runnable
@@ -21,6 +19,7 @@ from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.graph.symbols import Probe, SizeWriter, free_symbols, hint, is_symbolic, key
 from weightscope.truncation.bottlenecks import Bottleneck, Entry, Exit
 from weightscope.truncation.channels import Recut, group
+from weightscope.truncation.recutting import recut_layer
 
 
 @dataclass(frozen=True)
@@ -285,7 +284,7 @@ def operate(
             bottleneck = make().to(device=device, dtype=dtype)
         owner.add_module(name, bottleneck.train(owner.training))
         for path, changes in group(recuts).items():
-            _recut_layer(owner, path, changes)
+            recut_layer(owner, path, changes)
     _prune(owner, graph)
     _drop(owner, aliases(model, set(structure.dead_parameters)))
     used = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
@@ -357,89 +356,3 @@ def _drop(owner: nn.Module, names: set[str]) -> None:
         path, _, leaf = name.rpartition(".")
         if path in modules and leaf in modules[path]._parameters:
             modules[path]._parameters[leaf] = None
-
-
-# --- re-cutting -------------------------------------------------------------------------------
-
-
-def _recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recut]]) -> None:
-    """Give tensors of one layer their new shapes: kept slices, and fresh ones between them.
-
-    Fresh slices come from the layer's own initialisation; where it has none, from a normal
-    distribution with the old tensor's mean and spread.
-    """
-    layer = owner.get_submodule(path)
-    twin = copy.deepcopy(layer)
-    olds = {leaf: cast(Tensor, getattr(layer, leaf)) for leaf in changes}
-    for leaf, old in olds.items():
-        shape = list(old.shape)
-        for part in changes[leaf]:
-            shape[part.dimension] = len(part.source)
-        new = torch.empty(shape, dtype=old.dtype, device=old.device)
-        if not old.is_meta:
-            new.normal_(float(old.detach().float().mean()), _spread(old))
-        setattr(twin, leaf, _like(old, new))
-    _fit(twin)
-    reset = getattr(twin, "reset_parameters", None)
-    if callable(reset) and not any(old.is_meta for old in olds.values()):
-        reset()
-    for leaf, old in olds.items():
-        new = cast(Tensor, getattr(twin, leaf)).detach()
-        if not old.is_meta:
-            new = _with_kept(old.detach(), new, changes[leaf])
-        replacement = _like(old, new)
-        for module in owner.modules():
-            for name, value in [*module._parameters.items(), *module._buffers.items()]:
-                if value is old:
-                    setattr(module, name, replacement)
-                    _fit(module)
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    if isinstance(old, nn.Parameter):
-        return nn.Parameter(new, requires_grad=old.requires_grad)
-    return new
-
-
-def _spread(tensor: Tensor) -> float:
-    return float(tensor.detach().float().std(unbiased=False))
-
-
-def _with_kept(old: Tensor, new: Tensor, parts: Sequence[Recut]) -> Tensor:
-    """The new tensor with the old one's slices where they are kept."""
-    result = new.clone()
-    index_new: list[Tensor] = [torch.arange(s) for s in new.shape]
-    index_old: list[Tensor] = [torch.arange(s) for s in old.shape]
-    for part in parts:
-        pairs = [(i, s) for i, s in enumerate(part.source) if s >= 0]
-        index_new[part.dimension] = torch.tensor([i for i, _ in pairs], dtype=torch.long)
-        index_old[part.dimension] = torch.tensor([s for _, s in pairs], dtype=torch.long)
-    result[torch.meshgrid(*index_new, indexing="ij")] = old[
-        torch.meshgrid(*index_old, indexing="ij")
-    ]
-    return result
-
-
-def _fit(layer: nn.Module) -> None:
-    """Make a layer's own attributes say what its tensors' shapes say."""
-    tensors = [*layer._parameters.values(), *layer._buffers.values()]
-    width = next((t.shape[0] for t in tensors if t is not None and t.dim()), 0)
-    if isinstance(layer, _ConvNd):
-        if layer.transposed:
-            layer.in_channels = layer.weight.shape[0]
-        elif layer.groups == 1:
-            layer.in_channels = layer.weight.shape[1]
-        else:
-            layer.in_channels = layer.out_channels = layer.groups = layer.weight.shape[0]
-    elif isinstance(layer, nn.Linear):
-        layer.in_features = layer.weight.shape[1]
-    elif isinstance(layer, _NormBase):
-        layer.num_features = width
-    elif isinstance(layer, nn.GroupNorm):
-        if layer.num_groups == layer.num_channels:
-            layer.num_groups = width
-        layer.num_channels = width
-    elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-        layer.normalized_shape = (width,)
-    elif isinstance(layer, nn.PReLU):
-        layer.num_parameters = width

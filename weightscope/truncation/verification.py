@@ -15,8 +15,9 @@ from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import Structure
-from weightscope.truncation.proposals import Plan, Variant
+from weightscope.truncation.plans import Plan
 from weightscope.truncation.surgery import aliases, cut_graph
+from weightscope.truncation.variants import Variant
 
 
 @dataclass(frozen=True)
