@@ -125,6 +125,24 @@ def test_a_factory_may_take_text(capsys):
     assert capsys.readouterr().out.startswith("UNet: ")
 
 
+def test_the_input_size_may_be_given(capsys):
+    assert main(["analyze", "mynetworks:small", "--input", "1x3x64x96"]) == 0
+    assert "MACs at 1 x 3 x 64 x 96\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", ["1x3", "1x1x64x64", "1x3x63x64"])
+def test_an_input_that_does_not_fit_is_named(capsys, shape):
+    assert shape in failure(capsys, "analyze", "mynetworks:small", "--input", shape)
+
+
+@pytest.mark.parametrize("shape", ["huge", "1x-3x4x4", "1x0x4x4", ""])
+def test_a_shape_that_is_none_is_named(capsys, shape):
+    with pytest.raises(SystemExit) as stopped:
+        main(["analyze", "mynetworks:small", f"--input={shape}"])
+    assert stopped.value.code == 2
+    assert "is no shape; write 1x3x512x512" in capsys.readouterr().err
+
+
 def test_a_factory_that_returns_something_else_is_named(capsys):
     assert "gave a dict, expected a torch.nn.Module" in failure(capsys, "analyze", "builtins:dict")
 

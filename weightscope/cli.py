@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
         "arguments", nargs="*", metavar="ARGUMENT", help="text arguments of the factory"
     )
     analyze.add_argument("--weights", metavar="FILE", help="state dict to load (default: as built)")
+    analyze.add_argument(
+        "--input",
+        metavar="SHAPE",
+        type=_shape,
+        help="shape of the input tensor, such as 1x3x512x512 (default: found by trying)",
+    )
     analyze.add_argument("--html", metavar="FILE", help="also write the analysis as one web page")
     analyze.add_argument("--csv", metavar="FILE", help="also write the table of layers as CSV")
     analyze.set_defaults(run=_analyze)
@@ -99,6 +105,8 @@ def _scan(options: argparse.Namespace) -> None:
 
 
 def _analyze(options: argparse.Namespace) -> None:
+    import torch
+
     from weightscope.analysis import analyze
     from weightscope.frames import write_csv
 
@@ -110,12 +118,21 @@ def _analyze(options: argparse.Namespace) -> None:
     model = _build(options.factory, options.arguments)
     if options.weights:
         _load(model, options.weights)
-    analysis = analyze(model, progress=sys.stderr.isatty())
+    inputs = None if options.input is None else torch.zeros(options.input)
+    analysis = analyze(model, example_inputs=inputs, progress=sys.stderr.isatty())
     print(analysis)
     if options.csv:
         write_csv(analysis.layers, options.csv)
     if options.html:
         analysis.to_html(options.html)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """Sizes of a tensor, written as ``1x3x512x512``."""
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; write 1x3x512x512")
+    return tuple(map(int, sizes))
 
 
 def _build(factory: str, arguments: Sequence[str]) -> nn.Module:
