@@ -130,9 +130,12 @@ def test_the_input_size_may_be_given(capsys):
     assert "MACs at 1 x 3 x 64 x 96\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("shape", ["1x3", "1x1x64x64", "1x3x63x64"])
-def test_an_input_that_does_not_fit_is_named(capsys, shape):
-    assert shape in failure(capsys, "analyze", "mynetworks:small", "--input", shape)
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [("1x3", "hold no image"), ("1x1x64x64", "1x1x64x64"), ("1x3x63x64", "1x3x63x64")],
+)
+def test_an_input_that_does_not_fit_is_named(capsys, shape, message):
+    assert message in failure(capsys, "analyze", "mynetworks:small", "--input", shape)
 
 
 @pytest.mark.parametrize("shape", ["huge", "1x-3x4x4", "1x0x4x4", ""])
