@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from weightscope.errors import StructureError
 from weightscope.graph.capture import BOUNDARY, Call, Capture
 from weightscope.graph.levels import root, tensor_of
-from weightscope.graph.stages import Placement
+from weightscope.graph.stages import HIDDEN_REGION, Placement
 from weightscope.graph.structure import ExampleInputs, Place
 from weightscope.graph.symbols import SizeWriter, is_symbolic, key
 
@@ -27,6 +27,7 @@ _MODE_ARGUMENTS = {
     "aten::feature_dropout": 2,
     "aten::alpha_dropout": 2,
     "aten::batch_norm": 5,
+    "aten::instance_norm": 5,
 }
 _CONSTANTS = (int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout)
 
@@ -296,10 +297,7 @@ class _Builder:
         elif node.op == "placeholder" or node.target is BOUNDARY:
             return  # seen through where they are used
         elif node.op == "get_attr":
-            raise StructureError(
-                f"the forward of {_owner(node)} switches autograd or autocast inside; such a region"
-                " cannot be taken apart"
-            )
+            raise StructureError(HIDDEN_REGION.format(_owner(node)))
         elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
             return  # written where it is used
         elif "assert" in str(node.target) or "sym_constrain" in str(node.target):

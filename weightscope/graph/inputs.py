@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -185,6 +187,18 @@ class Trial:
         shapes = [getattr(value, "shape", None) for value in flat]
         return spec == spec_train and shapes == [getattr(v, "shape", None) for v in flat_train]
 
+    def called_in_train_mode(self, inputs: ExampleInputs) -> frozenset[str]:
+        """Names of the modules that a forward in train mode calls."""
+        called: set[str] = set()
+        with ExitStack() as hooks:
+            for name, module in self.model.named_modules():
+                note = functools.partial(_note, called, name)
+                hooks.callback(module.register_forward_pre_hook(note).remove)
+            self.model.train()
+            self._run(inputs.args, inputs.kwargs)
+        self.model.eval()
+        return frozenset(called)
+
     def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         def fake(value: Any) -> Any:
             return self.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
@@ -200,6 +214,10 @@ class Trial:
             return error
         finally:
             log.setLevel(level)
+
+
+def _note(called: set[str], name: str, module: nn.Module, args: Any) -> None:
+    called.add(name)
 
 
 def _search(trial: Trial) -> Iterator[ExampleInputs]:

@@ -16,7 +16,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from weightscope.errors import StructureError
-from weightscope.graph.capture import BOUNDARY, Capture
+from weightscope.graph.capture import BOUNDARY, Call, Capture
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.symbols import Probe, hint, is_symbolic, key
 
@@ -37,6 +37,7 @@ _CHANNELS_FIRST = (
     "prelu",
     "grid_sampler",
 )
+UPSAMPLING = ("conv_transpose", "upsample", "pixel_shuffle", "grid_sampler", "unpool")
 _CHANNELS_LAST = ("linear", "layer_norm", "rms_norm")
 
 
@@ -263,25 +264,50 @@ def _cluster(factors: Any) -> dict[float, int]:
 def _without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
     """Give a call that enters and leaves at one level that level, where its inside strays.
 
-    Reduced attention, squeeze-and-excitation and window padding leave their block's level for a
-    moment; a nested U-Net, which alone reaches its depth, does not.
+    Reduced attention, window padding and the small U-Nets of a U-2-Net leave their block's level
+    for a moment; a nested U-Net, which alone reaches its depth, does not. Where two U-Nets in a row
+    would both count as excursions and nothing remained at the deepest level, neither does.
     """
-    nodes = capture.nodes
+    strays = [stray for call in capture.calls if (stray := _stray(call, capture, level))]
+    strays.sort(key=lambda stray: len(stray[0]))  # the outermost call has the last word
+    flat = _flattened(level, strays)
+    deepest = max(level.values())
+    if deepest not in flat.values():
+        nets = [
+            (inside, own)
+            for inside, own in strays
+            if any(level[n] == deepest for n in inside)
+            and any(word in str(n.target) for n in inside for word in UPSAMPLING)
+        ]
+        if nets:
+            flat = _flattened(level, [stray for stray in strays if stray not in nets])
+    return flat
+
+
+def _stray(
+    call: Call, capture: Capture, level: Mapping[fx.Node, int]
+) -> tuple[list[fx.Node], int] | None:
+    """The nodes of a call that strays from the one level of its ends, and that level."""
+    inside = [n for n in capture.nodes[call.first : call.last + 1] if n in level]
+    ends = {level[root(n)] for n in call.entries.values() if root(n) in level}
+    ends |= {level[n] for n in call.exits.values() if n in level}
+    if len(ends) != 1 or all(level[n] in ends for n in inside):
+        return None
+    own = ends.pop()
+    members = set(inside)
+    if any(level[n] > own for n in inside) and not any(
+        level[n] > own for n in level if n not in members
+    ):
+        return None
+    return inside, own
+
+
+def _flattened(
+    level: Mapping[fx.Node, int], strays: Sequence[tuple[list[fx.Node], int]]
+) -> dict[fx.Node, int]:
     flat = dict(level)
-    for call in sorted(capture.calls, key=lambda c: c.last - c.first):
-        inside = [n for n in nodes[call.first : call.last + 1] if n in level]
-        ends = {flat.get(root(n)) for n in call.entries.values() if root(n) in level}
-        ends |= {flat.get(n) for n in call.exits.values() if n in level}
-        if len(ends) != 1 or all(flat[n] in ends for n in inside):
-            continue
-        (own,) = ends
-        if own is None:
-            continue
-        members = set(inside)
-        if all(flat[n] <= own for n in inside) or any(
-            flat[n] > own for n in flat if n not in members
-        ):
-            flat.update(dict.fromkeys(inside, own))
+    for inside, own in strays:
+        flat.update(dict.fromkeys(inside, own))
     return flat
 
 

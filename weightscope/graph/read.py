@@ -44,13 +44,16 @@ def read_structure(
     placement = place(captured, levels, model)
     if stages:
         placement = override(captured, placement, stages, model, depth)
-    require_shape(placement, levels)
+    require_shape(captured, placement, levels)
     layers, dead = layer_places(captured, placement, model)
     coarse = coarsen(captured, placement, model, inputs)
-    modes_agree = trial.modes_agree(two_images(trial, inputs))
+    pair = two_images(trial, inputs)
+    modes_agree = trial.modes_agree(pair)
     if modes_agree:
         cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
     else:
+        called = trial.called_in_train_mode(pair)
+        dead = tuple(name for name in dead if name.rpartition(".")[0] not in called)
         cuts, refusals = (), tuple(Refusal(keep, MODES_DIFFER) for keep in range(1, depth))
     for node, where in placement.places.items():
         node.meta["place"] = where

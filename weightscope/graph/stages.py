@@ -13,10 +13,16 @@ from torch.export import ExportedProgram
 
 from weightscope.errors import InputError, StructureError, UnknownLayerError
 from weightscope.graph.capture import Capture
-from weightscope.graph.levels import Levels, root, tensor_of
+from weightscope.graph.levels import UPSAMPLING, Levels, tensor_of
 from weightscope.graph.structure import Place, Role, Stage
 
-_UPSAMPLING = ("conv_transpose", "upsample", "pixel_shuffle", "grid_sampler")
+_MULTIPLYING = ("conv", "linear", "matmul", ".mm.", ".bmm.", "addmm", "einsum")
+
+
+HIDDEN_REGION = (
+    "the forward of {} switches autograd or autocast inside; such a region cannot be taken apart."
+    " Switch outside the model (requires_grad_(False) freezes a part just as well)"
+)
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,15 @@ def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
     return Placement(places, parameters, live)
 
 
-def require_shape(placement: Placement, levels: Levels) -> None:
+def require_shape(capture: Capture, placement: Placement, levels: Levels) -> None:
     """Refuse a network that does not go down in resolution and come back.
 
     Raises:
-        StructureError: One level only, or no decoder.
+        StructureError: One level only, no decoder, or a part that the tracer cannot see into.
     """
+    for index, node in enumerate(capture.nodes):
+        if node.op == "get_attr" and not any(c.first < index < c.last for c in capture.calls):
+            raise StructureError(HIDDEN_REGION.format("the model"))
     if len(levels.reductions) == 1:
         raise StructureError(
             "every operation lies at the input's resolution (one level), so there is no"
@@ -118,11 +127,24 @@ def _live(capture: Capture) -> frozenset[fx.Node]:
     return frozenset(live)
 
 
-def _is_kernel(node: fx.Node, parameters: Mapping[fx.Node, str]) -> bool:
-    return node.op == "call_function" and any(
-        (weight := root(n)) in parameters and weight.meta["val"].dim() >= 2
-        for n in node.all_input_nodes
-    )
+def _kernels(
+    capture: Capture, places: Mapping[fx.Node, Place], parameters: Mapping[fx.Node, str]
+) -> set[fx.Node]:
+    """Operations that multiply the image by weights, parametrized ones too."""
+    weights: set[fx.Node] = set()
+    kernels: set[fx.Node] = set()
+    for node in capture.nodes:
+        if node in parameters:
+            weights.add(node)
+        elif node not in places:
+            if any(n in weights for n in node.all_input_nodes):
+                weights.add(node)
+        elif any(word in str(node.target) for word in _MULTIPLYING) and any(
+            n in weights and (value := tensor_of(n)) is not None and value.dim() >= 2
+            for n in node.all_input_nodes
+        ):
+            kernels.add(node)
+    return kernels
 
 
 def _head(
@@ -132,7 +154,7 @@ def _head(
     live: frozenset[fx.Node],
 ) -> set[fx.Node]:
     """The last kernels on the way to the outputs, and what follows them."""
-    kernels = {n for n in places if n in live and _is_kernel(n, parameters)}
+    kernels = _kernels(capture, places, parameters) & live
     followed: set[fx.Node] = set()
     for node in reversed(capture.nodes):
         if any(u in followed or u in kernels for u in node.users if u in live):
@@ -142,7 +164,7 @@ def _head(
         if node not in places or node in followed or node not in live:
             continue
         if node in kernels:
-            raises = any(word in str(node.target) for word in _UPSAMPLING)
+            raises = any(word in str(node.target) for word in UPSAMPLING)
             if not raises and places[node].role != "encoder":
                 head.add(node)
         elif any(n in head for n in node.all_input_nodes):
@@ -168,7 +190,7 @@ def layer_places(
         use = _first_use(node, placement, order)
         if use is None:
             continue
-        layer = name.rpartition(".")[0]
+        layer = _layer(name)
         reached = min(order[user] for user in node.users)
         if layer not in found or reached < found[layer][0]:
             found[layer] = (reached, placement.places[use])
@@ -176,6 +198,12 @@ def layer_places(
     return {layer: where for layer, (_, where) in ordered}, tuple(
         name for name, _ in model.named_parameters() if name in dead
     )
+
+
+def _layer(parameter: str) -> str:
+    """Name of the layer that a parameter belongs to; a parametrization is part of its layer."""
+    layer = parameter.rpartition(".")[0]
+    return layer.partition(".parametrizations.")[0]
 
 
 def _first_use(node: fx.Node, placement: Placement, order: Mapping[fx.Node, int]) -> fx.Node | None:
