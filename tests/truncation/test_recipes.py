@@ -7,10 +7,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from toys import TOYS, Plain, Signal
+from toys import TOYS, Plain, Signal, assessment, image
 
+from weightscope.cost import count_costs
 from weightscope.errors import InputError, RecipeError
-from weightscope.truncation import load, save
+from weightscope.graph import read_structure
+from weightscope.truncation import load, propose, save, verify
 
 
 @pytest.fixture
@@ -130,3 +132,22 @@ def test_arguments_that_a_recipe_cannot_hold(saved, tmp_path):
     with pytest.raises(RecipeError, match="pass example_inputs="):
         save(odd, tmp_path / "odd.safetensors")
     assert not (tmp_path / "odd.safetensors").exists()
+
+
+def test_networks_called_by_keyword_with_several_inputs_and_named_stages(tmp_path):
+    """Whatever read the network the first time is in the recipe: arguments, and stages=."""
+
+    class Gated(Plain):
+        def forward(self, *, picture, gain=1.0, extra=None):
+            return super().forward(picture * gain + extra["shift"])
+
+    stages = {"skip 0": ["head"]}
+    inputs = {"picture": image(2, 1, 32, 32), "gain": 2.0, "extra": {"shift": image(1)}}
+    structure = read_structure(Gated(), inputs, stages=stages)
+    assert "head" in {s.name: s.layers for s in structure.stages}["skip 0"]
+    costs = count_costs(structure.model, structure.inputs)
+    variant = propose(structure, assessment(), costs)[0].build()
+    assert verify(variant, export=False).failures == ()
+    loaded = load(save(variant, tmp_path / "gated.safetensors"), Gated)
+    assert loaded.structure.stages == structure.stages
+    assert torch.equal(loaded.module.eval()(**inputs), variant.module.eval()(**inputs))

@@ -189,8 +189,11 @@ def _costs(variant: Variant) -> str:
 
 def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
     inputs = variant.structure.inputs
-    doubled = pytree.tree_map(_twice, (tuple(inputs.args), dict(inputs.kwargs)))
-    calls = [(tuple(inputs.args), dict(inputs.kwargs)), doubled, *map(split_inputs, sizes)]
+    calls = [
+        (tuple(inputs.args), dict(inputs.kwargs)),
+        _twice(variant.structure),
+        *map(split_inputs, sizes),
+    ]
     for training in (True, False):
         module = copy.deepcopy(variant.module).train(training)
         for args, kwargs in calls:
@@ -205,10 +208,16 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
     return ""
 
 
-def _twice(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dim():
-        return torch.cat([value, value])
-    return value
+def _twice(structure: Structure) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example's arguments with every tensor of its batch repeated once."""
+    given = (tuple(structure.inputs.args), dict(structure.inputs.kwargs))
+    batch = max(_tensors(given), key=lambda t: t.dim()).shape[:1]
+
+    def double(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[:1] == batch else tensor
+
+    doubled: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, double, given)
+    return doubled
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -222,8 +231,7 @@ def _loss(outputs: Any) -> Tensor:
 
 def _alive(variant: Variant) -> str:
     module = copy.deepcopy(variant.module).train().requires_grad_(True)
-    inputs = variant.structure.inputs
-    args, kwargs = pytree.tree_map(_twice, (tuple(inputs.args), dict(inputs.kwargs)))
+    args, kwargs = _twice(variant.structure)
     _loss(module(*args, **kwargs)).backward()  # type: ignore[no-untyped-call]
     dead = [n for n, p in module.named_parameters() if p.grad is None]
     return f"no forward reaches {', '.join(dead[:3])} ({len(dead)} in all)" if dead else ""
