@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -288,9 +289,10 @@ def _load(path: Path, *, mapped: bool) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise CheckpointError(
-            f"{path} holds more than tensors, and code in it is not run; save "
-            f"model.state_dict() instead of the model ({_first_line(error)})"
+            f"{path} holds more than tensors{f' ({named[1]})' if named else ''}, and code in it is "
+            "not run; save model.state_dict() instead of the model"
         ) from error
     except Exception as error:
         raise CheckpointError(

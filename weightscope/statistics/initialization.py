@@ -15,8 +15,9 @@ from weightscope.statistics.records import EmpiricalCDF, Floats, TensorSummary
 Family = Literal["normal", "uniform", "truncated normal", "constant", "empirical"]
 Source = Literal["given", "matched", "inferred", "assumed"]
 
-# P(sqrt(n) KS > 1.949) = 0.001 under the null (Kolmogorov's limit distribution)
-CRITICAL_KS = 1.949
+# P(sqrt(n) KS > 2.2253) = 0.0001 under the null (Kolmogorov's limit distribution); a network has a
+# hundred kernels, and none of them shall be called changed by chance
+CRITICAL_KS = 2.2253
 # standard deviation of a standard normal cut at 2 standard deviations
 _CUT = 2.0
 _CUT_STD = 0.8796256610342398
@@ -70,7 +71,7 @@ class Null:
         """The values below which these shares of the null lie."""
         p = np.asarray(probabilities, dtype=np.float64)
         if self.sample is not None:
-            return np.interp(p, self.sample.through, self.sample.points)
+            return self.sample.quantile(p)
         if self.std == 0.0:
             return np.full(p.shape, self.mean)
         if self.family == "uniform":
@@ -108,7 +109,7 @@ class NullComparison:
         excess_spread: ``sign * sqrt(|std^2 - std_initial^2|)``, in units of the weights.
         near_zero_initial: Near-zero mass of the null by threshold.
         distinguishable: Whether the KS distance is larger than chance allows at this size
-            (p < 0.001).
+            (p < 0.0001).
     """
 
     std_initial: float
@@ -225,11 +226,11 @@ def choose_null(
 ) -> Null:
     """``fit_null`` for candidates by label of which it is known which are followed."""
     source: Source = "matched"
-    if preferred in followed:
+    if preferred is not None and preferred in followed:
         chosen = named[preferred]
     elif followed:
         chosen = named[followed[0]]
-    elif preferred in named:
+    elif preferred is not None and preferred in named:
         chosen, source = named[preferred], "inferred"
     else:
         chosen, source = next(iter(named.values())), "assumed"
@@ -244,12 +245,13 @@ def followed_rules(summary: TensorSummary, candidates: Iterable[Null]) -> tuple[
     """
     limit = critical_ks(summary.finite)
     near = 20.0 / sqrt(max(summary.finite, 1))
-    distances = [
-        (ks_distance(summary.cdf, null), null.label)
+    distances = {
+        null.label: ks_distance(summary.cdf, null)
         for null in candidates
         if abs(summary.std - null.std) <= near * null.std or null.std == 0.0
-    ]
-    return tuple(label for distance, label in sorted(distances) if distance <= limit)
+    }
+    followed = [label for label, distance in distances.items() if distance <= limit]
+    return tuple(sorted(followed, key=distances.__getitem__))
 
 
 def compare(summary: TensorSummary, null: Null) -> NullComparison:
@@ -270,9 +272,9 @@ def compare(summary: TensorSummary, null: Null) -> NullComparison:
 
 
 def critical_ks(count: int, other: int | None = None) -> float:
-    """KS distance that chance exceeds once in a thousand, for samples of these sizes.
+    """KS distance that chance exceeds once in ten thousand, for samples of these sizes.
 
-    Kolmogorov's limit ``1.949 / sqrt(n)``, with Stephens' (1970) correction for small samples;
+    Kolmogorov's limit ``2.2253 / sqrt(n)``, with Stephens' (1970) correction for small samples;
     for two samples n is ``n m / (n + m)``.
     """
     if not count:
@@ -312,12 +314,4 @@ def wasserstein_distance(cdf: EmpiricalCDF, null: Null) -> float:
     if cdf.points.size == 0:
         return nan
     shares = (np.arange(4096) + 0.5) / 4096
-    ours = np.interp(shares, *_steps(cdf))
-    return float(np.abs(ours - null.quantile(shares)).mean())
-
-
-def _steps(cdf: EmpiricalCDF) -> tuple[Floats, Floats]:
-    shares = np.concatenate([cdf.below, cdf.through])
-    points = np.concatenate([cdf.points, cdf.points])
-    order = np.lexsort((points, shares))
-    return shares[order], points[order]
+    return float(np.abs(cdf.quantile(shares) - null.quantile(shares)).mean())

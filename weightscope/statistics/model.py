@@ -147,7 +147,8 @@ def _choose_nulls(
     """Nulls of all parameters; kernels that left their null follow the rule of those that did not.
 
     The kernels that still match a rule vote for it, each with its number of weights, within the
-    same kind of layer first.
+    same kind of layer first; kernels that are surely narrower than a rule vote against it, since
+    training without decay only widens.
     """
     named = [{null.label: null for null in place.candidates} for place in places]
     followed = [
@@ -159,6 +160,12 @@ def _choose_nulls(
         for label in labels if place.is_kernel else ():
             votes[_base(place), label] += place.tensor.numel()
             votes["", label] += place.tensor.numel()
+    for place, rules, (summary, before) in zip(places, named, summaries, strict=True):
+        if before is None and place.is_kernel:
+            for kind, label in votes:
+                ours = kind in ("", _base(place)) and label in rules
+                if ours and _surely_narrower(summary, rules[label].std):
+                    votes[kind, label] -= place.tensor.numel()
     nulls: list[Null | None] = []
     for place, rules, labels, (summary, before) in zip(
         places, named, followed, summaries, strict=True
@@ -173,15 +180,24 @@ def _choose_nulls(
     return nulls
 
 
+def _surely_narrower(summary: TensorSummary, std: float) -> bool:
+    """Whether the weights spread less than ``std`` by more than four standard errors."""
+    if not summary.finite or not summary.kurtosis > -2.0:
+        return False
+    error = sqrt((summary.kurtosis + 2.0) / (4.0 * summary.finite))
+    return summary.std < std * (1.0 - 4.0 * error)
+
+
 def _base(place: ParameterPlace) -> str:
     return place.kind.split()[0]
 
 
 def _favourite(votes: Counter[tuple[str, str]], kind: str) -> str | None:
-    ours = [(count, rule) for (k, rule), count in votes.items() if k == kind]
-    everyones = [(count, rule) for (k, rule), count in votes.items() if k == ""]
-    best = max(ours or everyones, default=None)
-    return best[1] if best else None
+    """The rule with most weights behind it, among layers of this kind if any follows one."""
+    ours = {rule: count for (k, rule), count in votes.items() if k == kind}
+    everyones = {rule: count for (k, rule), count in votes.items() if k == ""}
+    candidates = ours or everyones
+    return max(candidates, key=candidates.__getitem__, default=None)
 
 
 def _record(

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import nn
@@ -79,6 +78,7 @@ class _Found:
     tensor: torch.Tensor
     elements: int
     kind: str
+    weight: torch.Tensor | None
 
 
 def find_parameters(
@@ -119,25 +119,36 @@ def _all_tensors(model: nn.Module, buffers: bool) -> Iterator[_Found]:
         if id(module) in replaced:
             continue
         kind = kind_of(module)
-        for attribute, parameter in module._parameters.items():
+        parametrized = dict(_parametrized(module, replaced))
+        # never module.weight: reading a parametrized tensor may change the module's buffers
+        computed = parametrized.get("weight", (None, 0))[0]
+        weight = module._parameters.get("weight") if computed is None else computed
+        for name, parameter in module._parameters.items():
             if parameter is not None:
                 elements = 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
-                yield _Found(layer, module, attribute, parameter, elements, kind)
-        if parametrize.is_parametrized(module):
-            lists = module.parametrizations
-            assert isinstance(lists, nn.ModuleDict)
-            replaced.add(id(lists))
-            for attribute, steps in lists.items():
-                replaced.update(id(part) for part in steps.modules())
-                # the copy keeps the power iteration of spectral norm from moving its buffers
-                with torch.no_grad():
-                    tensor = copy.deepcopy(steps).eval()()
-                elements = sum(p.numel() for p in steps.parameters())
-                yield _Found(layer, module, attribute, tensor, elements, f"{kind} parametrized")
-        if buffers:
-            for attribute, buffer in module._buffers.items():
-                if buffer is not None:
-                    yield _Found(layer, module, attribute, buffer, 0, "buffer")
+                yield _Found(layer, module, name, parameter, elements, kind, weight)
+        for name, (tensor, elements) in parametrized.items():
+            yield _Found(layer, module, name, tensor, elements, f"{kind} parametrized", weight)
+        for name, buffer in module._buffers.items() if buffers else ():
+            if buffer is not None:
+                yield _Found(layer, module, name, buffer, 0, "buffer", weight)
+
+
+def _parametrized(
+    module: nn.Module, replaced: set[int]
+) -> Iterator[tuple[str, tuple[torch.Tensor, int]]]:
+    """What the parametrized tensors of a module are, and how many elements make them."""
+    if not parametrize.is_parametrized(module):
+        return
+    lists = module.parametrizations
+    assert isinstance(lists, nn.ModuleDict)
+    replaced.add(id(lists))
+    for name, steps in lists.items():
+        replaced.update(id(part) for part in steps.modules())
+        # on a copy, so that the power iteration of spectral norm does not move on
+        with torch.no_grad():
+            tensor = copy.deepcopy(steps).eval()()
+        yield name, (tensor, sum(p.numel() for p in steps.parameters()))
 
 
 def _identity(tensor: torch.Tensor) -> object:
@@ -207,7 +218,8 @@ def _candidates(found: _Found, base: str, is_kernel: bool, groups: int) -> tuple
         return ()
     shape = tuple(found.tensor.shape)
     if is_kernel:
-        rules = dict(KernelShape.of(shape, groups).rules)
+        kernel = KernelShape.of(shape, groups)
+        rules = {**kernel.rules, PYTORCH_DEFAULT: _pytorch_default(found, kernel)}
         if base == "attention":  # torch.nn.MultiheadAttention starts its projections from Glorot's
             glorot = rules.pop("Glorot uniform")
             return (glorot, *rules.values())
@@ -220,15 +232,24 @@ def _candidates(found: _Found, base: str, is_kernel: bool, groups: int) -> tuple
     zeros, ones = constant_null(0.0, "zeros"), constant_null(1.0, "ones")
     if base == "norm":
         return (ones, zeros) if found.attribute == "weight" else (zeros, ones)
-    weight: Any = getattr(found.owner, "weight", None)
-    weighted = weight is not None and not is_lazy(weight) and weight.dim() >= 2
-    if weighted and (base == "linear" or base.startswith("conv")):
-        fan_in = KernelShape.of(tuple(weight.shape)).fan_in
-        return (Null("uniform", PYTORCH_DEFAULT, (3 * max(fan_in, 1)) ** -0.5), zeros)
+    weight = found.weight
     if base == "recurrent":
-        width = int(getattr(found.owner, "hidden_size", 1))
-        return (Null("uniform", PYTORCH_DEFAULT, (3 * max(width, 1)) ** -0.5), zeros)
+        return (_pytorch_default(found, KernelShape(1, 1, 1)), zeros)
+    if weight is None or is_lazy(weight) or weight.dim() < 2:
+        return (zeros, ones)
+    if base == "linear" or base.startswith("conv"):
+        return (_pytorch_default(found, KernelShape.of(tuple(weight.shape))), zeros)
     return (zeros, ones)
+
+
+def _pytorch_default(found: _Found, shape: KernelShape) -> Null:
+    """What the layer's constructor does, to weight and bias alike: U(-1/sqrt(n), 1/sqrt(n))."""
+    inputs = shape.fan_in
+    if isinstance(found.owner, nn.Bilinear):
+        inputs = found.owner.in1_features
+    elif isinstance(found.owner, nn.RNNBase | nn.RNNCellBase):
+        inputs = found.owner.hidden_size
+    return Null("uniform", PYTORCH_DEFAULT, (3 * max(inputs, 1)) ** -0.5)
 
 
 def _join(layer: str, attribute: str) -> str:

@@ -512,7 +512,8 @@ def _look(
     classes = np.zeros(CELLS, np.uint8)
     classes[np.where(cells >= 0, cells, 0x7FFF - cells)] = kinds
     # the lowest finite cell of all takes in the pattern of minus infinity
-    room = int(counts[~crowded].sum()) + sum(part.inf for part in parts)
+    infinities = sum(part.inf for part in parts)
+    room = int(counts[~crowded].sum()) + infinities
     wanted = Wanted(classes, len(tabled), room)
     states, _ = over_ranges(
         passes.size, threads, lambda: Found([], np.zeros((len(tabled), CELLS), np.int64)),
@@ -522,7 +523,7 @@ def _look(
     collected = keys_of(patterns.view(np.float32))
     collected.sort()
     has_zeros = bool((cells == 0).any())
-    if not (has_zeros or tabled):
+    if not (has_zeros or tabled or infinities):
         return collected, None
     # zeros have two patterns, one of them in another cell, but their number is known
     zeros = sum(part.zero for part in parts) if has_zeros else 0
@@ -530,7 +531,7 @@ def _look(
     for table, cell in enumerate(tabled):
         lows: Counts = np.sum([state.tables[table] for state in states], axis=0)
         lists.append(((cell << 16) + _EVERY_LOW, lows if cell >= 0 else lows[::-1]))
-    kept = [(keys != 0) & (occurs > 0) for keys, occurs in lists]
+    kept = [(keys != 0) & (keys > -_INFINITY) & (occurs > 0) for keys, occurs in lists]
     lists = [(keys[k], occurs[k]) for (keys, occurs), k in zip(lists, kept, strict=True)]
     lists.append((np.zeros(int(zeros > 0), np.int32), np.full(int(zeros > 0), zeros)))
     keys, occurs = (np.concatenate(column) for column in zip(*lists, strict=True))

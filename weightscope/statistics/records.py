@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,11 +51,20 @@ class EmpiricalCDF:
         """Share of the tensor's values below each of ``values``, interpolated between points."""
         if self.points.size == 0:
             return np.full(np.shape(values), np.nan)
-        points = np.concatenate([self.points, self.points])
-        shares = np.concatenate([self.below, self.through])
-        order = np.lexsort((shares, points))
-        shared: Floats = np.interp(values, points[order], shares[order], left=0.0, right=1.0)
-        return shared
+        found: Floats = np.interp(values, *self._steps, left=0.0, right=1.0)
+        return found
+
+    def quantile(self, shares: Floats) -> Floats:
+        """The values below which these shares lie, interpolated between points."""
+        points, through = self._steps
+        found: Floats = np.interp(shares, through, points)
+        return found
+
+    @cached_property
+    def _steps(self) -> tuple[Floats, Floats]:
+        """Corners of the distribution function: it rises at the points and between them."""
+        points = np.repeat(self.points, 2)
+        return points, np.stack([self.below, self.through], axis=1).ravel()
 
 
 @dataclass(frozen=True, eq=False)

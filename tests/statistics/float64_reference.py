@@ -1,0 +1,62 @@
+"""What numpy and scipy say of the float64 values, to compare with."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from weightscope.statistics import TensorSummary
+from weightscope.statistics.ordering import PROBABILITIES
+
+
+def finite_values(tensor: torch.Tensor) -> NDArray[np.float64]:
+    values = tensor.detach().double().cpu().numpy().ravel()
+    return values[np.isfinite(values)]
+
+
+def assert_same(summary: TensorSummary, tensor: torch.Tensor) -> None:
+    """Order exact to the last bit, moments within 1e-9."""
+    values = tensor.detach().double().cpu().numpy().ravel()
+    finite = finite_values(tensor)
+    assert summary.count == values.size
+    assert summary.finite == finite.size
+    assert summary.nan == np.isnan(values).sum()
+    assert summary.inf == np.isinf(values).sum()
+    assert summary.zero == (finite == 0).sum()
+    edges = summary.histogram.edges
+    np.testing.assert_array_equal(summary.histogram.counts, np.histogram(finite, edges)[0])
+    if not finite.size:
+        assert np.isnan([summary.mean, summary.std, *summary.quantiles.values()]).all()
+        return
+    assert (summary.minimum, summary.maximum) == (finite.min(), finite.max())
+    np.testing.assert_array_equal(
+        list(summary.quantiles.values()), np.quantile(finite, PROBABILITIES)
+    )
+    assert dict(summary.near_zero) == {t: (abs(finite) <= t).mean() for t in summary.near_zero}
+    assert_moments(summary, finite)
+
+
+def assert_moments(summary: TensorSummary, finite: NDArray[np.float64]) -> None:
+    # a power of two changes no digit, and keeps the reference from leaving float64
+    peak = abs(finite).max()
+    scale = 2.0 ** -np.frexp(peak)[1] if peak > 0 else 1.0
+    x = finite * scale
+    spread = x.std()
+    close = {"rtol": 1e-9, "atol": 1e-15}
+    np.testing.assert_allclose(summary.mean * scale, x.mean(), **close)
+    np.testing.assert_allclose(summary.mean_abs * scale, abs(x).mean(), **close)
+    np.testing.assert_allclose(summary.std * scale, spread, **close)
+    if finite.min() == finite.max():
+        assert summary.std == 0
+        assert np.isnan([summary.skewness, summary.kurtosis]).all()
+    elif spread > 1e-6 * abs(x.mean()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # scipy on nearly equal values
+            skewness, kurtosis = stats.skew(x), stats.kurtosis(x)
+        # these are differences of large terms: relative to the fourth moment itself
+        np.testing.assert_allclose(summary.skewness, skewness, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(summary.kurtosis + 3, kurtosis + 3, rtol=1e-9)

@@ -1,0 +1,243 @@
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from float64_reference import assert_same
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from weightscope.errors import InputError
+from weightscope.statistics import measure_model, passes
+
+
+class Double(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+class OneOfEach(nn.Module):
+    """One parameter of every kind there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv1d(4, 6, 3)
+        self.conv2 = nn.Conv2d(6, 8, (3, 5), bias=False)
+        self.batch_norm = nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv3d(2, 4, 3)
+        self.grouped = nn.Conv2d(8, 12, 3, groups=4)
+        self.depthwise = nn.Conv2d(8, 16, 3, groups=8)
+        self.up = nn.ConvTranspose2d(12, 10, 2, 2)
+        self.grouped_up = nn.ConvTranspose2d(12, 10, 2, 2, groups=2)
+        self.linear = nn.Linear(5, 7)
+        self.bilinear = nn.Bilinear(3, 4, 5)
+        self.layer_norm = nn.LayerNorm(7)
+        self.group_norm = nn.GroupNorm(2, 8)
+        self.embedding = nn.Embedding(11, 6)
+        self.tied = nn.Linear(6, 11, bias=False)
+        self.tied.weight = self.embedding.weight
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.lstm = nn.LSTM(5, 6)
+        self.spectral = parametrizations.spectral_norm(nn.Linear(6, 9))
+        self.weight_norm = parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+        self.doubled = nn.Linear(3, 4)
+        parametrize.register_parametrization(self.doubled, "weight", Double())
+        self.prelu = nn.PReLU()
+        self.bare = nn.Parameter(torch.randn(3, 5, 2))
+        self.frozen = nn.Parameter(torch.randn(4), requires_grad=False)
+        self.small = nn.Linear(4, 4, dtype=torch.float16)
+        self.brainy = nn.Linear(4, 4, dtype=torch.bfloat16)
+        self.large = nn.Linear(4, 4, dtype=torch.float64)
+
+
+KINDS = {
+    "conv1.weight": "conv1d", "conv2.weight": "conv2d", "conv3.weight": "conv3d",
+    "grouped.weight": "conv2d grouped", "depthwise.weight": "conv2d depthwise",
+    "up.weight": "conv_transpose2d", "grouped_up.weight": "conv_transpose2d grouped",
+    "linear.weight": "linear", "bilinear.weight": "linear", "layer_norm.weight": "norm",
+    "group_norm.bias": "norm", "batch_norm.weight": "norm", "embedding.weight": "embedding",
+    "attention.in_proj_weight": "attention", "attention.out_proj.weight": "linear",
+    "lstm.weight_hh_l0": "recurrent", "spectral.weight": "linear parametrized",
+    "weight_norm.weight": "conv2d parametrized", "doubled.weight": "linear parametrized",
+    "prelu.weight": "parameter", "bare": "parameter", "small.weight": "linear",
+}  # fmt: skip
+FANS = {
+    "conv2.weight": (6 * 15, 8 * 15), "grouped.weight": (2 * 9, 3 * 9),
+    "depthwise.weight": (9, 2 * 9), "up.weight": (12 * 4, 10 * 4),
+    "grouped_up.weight": (6 * 4, 5 * 4), "linear.weight": (5, 7), "linear.bias": (0, 0),
+    "embedding.weight": (0, 0),
+}  # fmt: skip
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return OneOfEach()
+
+
+def used_tensor(model, name):
+    owner, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(owner), attribute)
+
+
+def test_every_kind_is_covered_and_equals_the_reference(model):
+    statistics = measure_model(model)
+    assert statistics.coverage == 1.0
+    assert statistics.skipped == ()
+    names = [p.parameter for p in statistics.parameters]
+    assert len(names) == len(set(names))
+    plain = {n for n, _ in model.named_parameters() if "parametrizations" not in n}
+    assert set(names) == plain | {"spectral.weight", "weight_norm.weight", "doubled.weight"}
+    for record in statistics.parameters:
+        with torch.no_grad():
+            tensor = used_tensor(copy.deepcopy(model).eval(), record.parameter)
+        assert_same(record.summary, tensor)
+        assert record.shape == tuple(tensor.shape)
+        assert record.dtype == str(tensor.dtype).removeprefix("torch.")
+    found = {p.parameter: p for p in statistics.parameters}
+    assert {n: found[n].kind for n in KINDS} == KINDS
+    assert {n: (found[n].fan_in, found[n].fan_out) for n in FANS} == FANS
+    assert found["bare"].layer == ""
+    assert found["attention.out_proj.weight"].layer == "attention.out_proj"
+    assert found["embedding.weight"].shared_with == ("tied.weight",)
+
+
+def test_filters_lie_on_the_right_axis(model):
+    with torch.no_grad():
+        model.up.weight[:, 3] = 0
+        model.conv2.weight[:4] = 0
+    found = {p.parameter: p.summary for p in measure_model(model).parameters}
+    assert found["up.weight"].dead_filters == 0.1
+    assert found["conv2.weight"].dead_filters == 0.5
+    assert found["grouped_up.weight"].filter_norms.shape == (5,)
+    assert found["linear.bias"].filter_norms is None
+
+
+def test_order_is_that_of_named_parameters(model):
+    names = [p.parameter for p in measure_model(model).parameters]
+    plain = [n for n, _ in model.named_parameters() if "parametrizations" not in n]
+    assert [n for n in names if n in plain] == plain
+
+
+def test_the_model_is_left_alone(model):
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    measure_model(model, spectra=True, buffers=True, initial=lambda: copy.deepcopy(model))
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(module.training for module in model.modules())
+
+
+def test_buffers_on_request(model):
+    statistics = measure_model(model, buffers=True)
+    found = {p.parameter: p for p in statistics.parameters}
+    assert found["batch_norm.running_var"].kind == "buffer"
+    assert found["batch_norm.running_var"].null is None
+    skipped = {s.name: s.reason for s in statistics.skipped}
+    assert "integers" in skipped["batch_norm.num_batches_tracked"]
+    assert statistics.coverage == 1.0
+
+
+def test_skipped_tensors_are_named_and_lower_the_coverage():
+    model = nn.Sequential(
+        nn.Linear(4, 4, bias=False),
+        nn.Linear(4, 4, bias=False, device="meta"),
+        nn.LazyLinear(3),
+    )
+    model.register_parameter("phase", nn.Parameter(torch.zeros(2, dtype=torch.complex64)))
+    statistics = measure_model(model)
+    reasons = {s.name: s.reason for s in statistics.skipped}
+    assert set(reasons) == {"1.weight", "2.weight", "2.bias", "phase"}
+    assert "load the weights" in reasons["1.weight"]
+    assert "run the model once" in reasons["2.bias"]
+    assert statistics.coverage == pytest.approx(16 / 34)
+
+
+def test_warnings_say_what_is_wrong():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nan
+        model[1].weight.zero_()
+        model[2].weight.fill_(0.5)
+        model[3].weight[1] = 0
+    found = {p.parameter: p.warning for p in measure_model(model).parameters}
+    assert found["0.weight"] == "1 NaN and 0 infinite values left out"
+    assert found["1.weight"] == "all weights are zero"
+    assert found["2.weight"] == "all weights are equal"
+    assert found["3.weight"] == "25.0% of the filters are zero"
+    assert found["3.bias"] == ""
+
+
+def test_threads_change_nothing(monkeypatch):
+    monkeypatch.setattr(passes, "RANGE", 50_000)
+    model = nn.Sequential(*[nn.Linear(n, 300) for n in (10, 200, 300, 400)])
+    one, four = (measure_model(model, threads=n) for n in (1, 4))
+    for a, b in zip(one.parameters, four.parameters, strict=True):
+        assert (a.parameter, a.summary.mean, a.summary.kurtosis, a.null.label) == (
+            b.parameter, b.summary.mean, b.summary.kurtosis, b.null.label)  # fmt: skip
+        assert a.summary.quantiles == b.summary.quantiles
+        assert a.comparison == b.comparison
+
+
+def test_folded_spread_is_that_of_the_fused_convolution(model):
+    norm = model.batch_norm
+    with torch.no_grad():
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight.uniform_(0.5, 2)
+    found = {p.parameter: p for p in measure_model(model).parameters}
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    fused = (model.conv2.weight * scale[:, None, None, None]).detach().double()
+    assert found["conv2.weight"].folded_std == pytest.approx(
+        float(fused.std(correction=0)), rel=1e-6
+    )
+    assert found["conv1.weight"].folded_std is None
+    up = nn.Sequential(nn.ConvTranspose2d(6, 4, 2), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        up[1].weight.uniform_(0.5, 2)
+    fused = up[0].weight * (up[1].weight / (1 + up[1].eps) ** 0.5)[:, None, None]
+    fused = fused.detach().double()
+    record = measure_model(up).parameters[0]
+    assert record.folded_std == pytest.approx(float(fused.std(correction=0)), rel=1e-6)
+
+
+def test_progress_bar_counts_weights(capsys):
+    measure_model(nn.Linear(10, 10), progress=True)
+    assert "110/110" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "initial", "words"),
+    [
+        ("unet", None, "torch.nn.Module, got str"),
+        (nn.ReLU(), None, "ReLU has no parameters"),
+        (nn.Linear(2, 2), {"other": torch.zeros(1)}, "names none"),
+        (nn.Linear(2, 2), {"weight": torch.zeros(3, 2)}, r"shape \(3, 2\)"),
+        (nn.Linear(2, 2), lambda: 3, "got int"),
+    ],
+)
+def test_wrong_arguments(model, initial, words):
+    with pytest.raises(InputError, match=words):
+        measure_model(model, initial=initial)
+
+
+def test_importing_loads_nothing_heavy():
+    code = (
+        "import sys, torch; before = set(sys.modules); import weightscope.statistics;"
+        "print([m for m in ('numba', 'scipy', 'pandas', 'tqdm') "
+        "if m in sys.modules and m not in before])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_same_without_numba(model, monkeypatch):
+    with_numba = measure_model(model)
+    monkeypatch.setattr("weightscope.statistics.summary.default_way", lambda: "plain")
+    without = measure_model(model)
+    for a, b in zip(with_numba.parameters, without.parameters, strict=True):
+        assert a.summary.quantiles == b.summary.quantiles
+        np.testing.assert_allclose(a.summary.std, b.summary.std, rtol=1e-12)

@@ -1,0 +1,273 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from float64_reference import assert_same, finite_values
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from weightscope.errors import InputError
+from weightscope.statistics import passes, summarize
+from weightscope.statistics import summary as room
+
+WAYS = ["compiled", "plain", None]
+relaxed = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture
+def sorts_nothing(monkeypatch):
+    """Send even the smallest tensor through the passes that are meant for large ones."""
+    monkeypatch.setattr(room, "SORTED", -1)
+
+
+def measure(tensor, way, *, thresholds=(0.0, 1e-3, 1e-2, 0.5), bins=128, axis=None, threads=1,
+            fast=False):  # fmt: skip
+    return room._summarize(tensor, thresholds, bins, axis, fast, threads, way)
+
+
+floats = npst.arrays(
+    np.float32,
+    npst.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=12),
+    elements=st.floats(width=32, allow_subnormal=True),
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@relaxed
+@given(array=floats)
+def test_any_float32(array, way, sorts_nothing):
+    if array.size:
+        tensor = torch.from_numpy(array)
+        assert_same(measure(tensor, way), tensor)
+
+
+@relaxed
+@given(array=floats, dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16,
+                                            torch.float16, torch.float8_e4m3fn]))  # fmt: skip
+def test_any_small_tensor(array, dtype):
+    with np.errstate(over="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        tensor = torch.from_numpy(array).to(dtype)
+    assert_same(measure(tensor, "compiled"), tensor)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@relaxed
+@given(
+    scale=st.sampled_from([1e-42, 1e-30, 1e-3, 1.0, 1e30]),
+    shift=st.sampled_from([0.0, 3.0, 1e4]),
+    power=st.sampled_from([1, 3]),
+    seed=st.integers(0, 2**31),
+    zeros=st.sampled_from([0.0, 0.5, 0.99]),
+)
+def test_weights_of_any_scale(way, scale, shift, power, seed, zeros, sorts_nothing):
+    noise = torch.Generator().manual_seed(seed)
+    weights = (torch.randn(5000, generator=noise) ** power + shift) * scale
+    weights[torch.rand(5000, generator=noise) < zeros] = -0.0
+    assert_same(measure(weights, way), weights)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@relaxed
+@given(edges=st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=70, unique=True),
+       seed=st.integers(0, 2**31))  # fmt: skip
+def test_given_edges(way, edges, seed, sorts_nothing):
+    weights = torch.randn(3000, generator=torch.Generator().manual_seed(seed))
+    weights[:70] = torch.tensor((sorted(edges) * 70)[:70])
+    summary = measure(weights, way, bins=sorted(edges))
+    expected, _ = np.histogram(finite_values(weights), sorted(edges))
+    np.testing.assert_array_equal(summary.histogram.counts, expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_filter_norms(way, axis):
+    weights = torch.randn(30, 40, 50) * 0.05
+    weights.select(axis, 3).zero_()
+    summary = measure(weights, way, axis=axis)
+    rows = weights.double().movedim(axis, 0).flatten(1)
+    np.testing.assert_allclose(summary.filter_norms, rows.norm(dim=1), rtol=1e-12)
+    np.testing.assert_allclose(summary.filter_means, rows.mean(1), rtol=1e-9, atol=1e-12)
+    assert summary.dead_filters == pytest.approx(1 / weights.shape[axis])
+    assert summary.filter_norms[3] == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_filter_norms_show_a_broken_filter_and_no_other(way):
+    weights = torch.randn(300, 300)
+    weights[7, 5] = math.nan
+    weights[9, 5] = -math.inf
+    summary = measure(weights, way, axis=0)
+    assert np.isnan(summary.filter_norms[7])
+    assert np.isinf(summary.filter_norms[9])
+    assert np.isfinite(np.delete(summary.filter_norms, [7, 9])).all()
+    assert_same(summary, weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn,
+                                   torch.float8_e5m2, torch.float64])  # fmt: skip
+def test_other_formats(dtype):
+    weights = (torch.randn(200, 300) * 0.05).to(dtype)
+    summary = summarize(weights, filter_axis=1)
+    assert_same(summary, weights)
+    np.testing.assert_allclose(summary.filter_norms, weights.double().norm(dim=0), rtol=1e-12)
+
+
+def test_float64_beyond_its_fourth_power():
+    weights = torch.randn(1000, dtype=torch.float64)
+    for scale in (2.0**900, 2.0**-900):
+        summary = summarize(weights * scale)
+        assert summary.std / scale == pytest.approx(float(weights.std(correction=0)), rel=1e-12)
+        assert summary.kurtosis == pytest.approx(summarize(weights).kurtosis, rel=1e-9)
+
+
+def test_quantized_is_dequantized():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is about to move quantization elsewhere
+        quantized = torch.quantize_per_tensor(torch.randn(100, 100), 0.02, 0, torch.qint8)
+        assert_same(summarize(quantized), quantized.dequantize())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("view", [
+    lambda w: w.to(memory_format=torch.channels_last), lambda w: w.transpose(0, 1),
+    lambda w: w[:, ::2], lambda w: w[:1].expand(50, -1, -1, -1), lambda w: w.permute(2, 0, 3, 1),
+])  # fmt: skip
+def test_any_strides(way, view):
+    weights = view(torch.randn(60, 70, 3, 5))
+    summary = measure(weights, way, axis=0)
+    assert_same(summary, weights)
+    norms = weights.double().flatten(1).norm(dim=1)
+    np.testing.assert_allclose(summary.filter_norms, norms, rtol=1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_crowded_cells_are_counted_in_tables(way):
+    # many more values in one cell than a table has entries, and zeros of both signs among them
+    weights = 0.5 + torch.rand(400_000) * 1e-3
+    weights[:100_000] = -0.25 - torch.rand(100_000) * 1e-4
+    weights[::7] = 0.0
+    weights[3::21] = -0.0
+    weights[:9] = 1e-44
+    weights[100] = -math.inf
+    assert_same(measure(weights, way, thresholds=(0.25003, 0.5004)), weights)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_lowest_cell_beside_minus_infinity(way):
+    lowest = torch.finfo(torch.float32).min
+    weights = torch.full((70_000,), lowest)
+    weights[::3] = -math.inf
+    weights[1::3] = torch.nextafter(torch.tensor(lowest), torch.tensor(0.0))
+    summary = measure(weights, way)
+    assert (summary.minimum, summary.inf) == (lowest, 23_334)
+    assert summary.quantiles[0.01] == lowest
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_threads_change_nothing(way, monkeypatch):
+    monkeypatch.setattr(passes, "RANGE", 40_000)
+    weights = torch.randn(700, 501)
+    weights[5, 5] = math.nan
+    one, three = (measure(weights, way, axis=1, threads=n) for n in (1, 3))
+    for name in ("mean", "std", "skewness", "kurtosis", "mean_abs", "quantiles", "near_zero"):
+        assert getattr(one, name) == getattr(three, name)
+    np.testing.assert_array_equal(one.filter_norms, three.filter_norms)
+    np.testing.assert_array_equal(one.histogram.counts, three.histogram.counts)
+    assert_same(three, weights)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_batches_when_cells_do_not_fit_the_memory(way, monkeypatch):
+    monkeypatch.setattr(passes, "_LOOKING", 2000)
+    weights = torch.randn(50_000)
+    assert_same(measure(weights, way), weights)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@relaxed
+@given(seed=st.integers(0, 2**31), power=st.sampled_from([1, 3]))
+def test_fast_stays_within_its_bound(way, seed, power, sorts_nothing):
+    weights = torch.randn(4000, generator=torch.Generator().manual_seed(seed)) ** power
+    weights[:400] = 0.0
+    exact, fast = measure(weights, way), measure(weights, way, fast=True)
+    for p, q in exact.quantiles.items():
+        # a quantile lies between two values: the cell of either may be the wider one
+        values = np.quantile(finite_values(weights), p, method="higher")
+        assert abs(fast.quantiles[p] - q) <= 2**-7 * max(abs(q), abs(values)) + 1e-38
+    cell = 2**-7 * np.array([1e-3, 1e-2, 0.5])
+    for t, width in zip((1e-3, 1e-2, 0.5), cell, strict=True):
+        inside = (abs(abs(finite_values(weights)) - t) <= width).mean()
+        assert abs(fast.near_zero[t] - exact.near_zero[t]) <= inside + 1e-12
+    assert fast.near_zero[0.0] == exact.near_zero[0.0]
+    for name in ("mean", "std", "kurtosis", "minimum", "maximum", "zero", "finite"):
+        assert getattr(fast, name) == getattr(exact, name)
+    np.testing.assert_array_equal(fast.histogram.counts, exact.histogram.counts)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cdf_is_the_distribution(way):
+    weights = torch.randn(60_000) * 0.02
+    cdf = measure(weights, way).cdf
+    values = np.sort(finite_values(weights))
+    expected = np.searchsorted(values, cdf.points) / values.size
+    np.testing.assert_allclose(cdf.below, expected, atol=1e-12)
+    assert cdf.points.size <= 1030
+    between = np.linspace(-0.1, 0.1, 501)
+    np.testing.assert_allclose(
+        cdf(between), np.searchsorted(values, between) / values.size, atol=1.5e-3
+    )
+
+
+def test_degenerate_tensors():
+    empty = summarize(torch.zeros(0, 3), filter_axis=0)
+    assert (empty.count, empty.finite, empty.zero) == (0, 0, 0)
+    assert np.isnan([empty.mean, empty.std, empty.minimum, *empty.near_zero.values()]).all()
+    one = summarize(torch.tensor(3.0))
+    assert (one.mean, one.std, one.quantiles[0.5], one.histogram.counts.sum()) == (3, 0, 3, 1)
+    nothing = summarize(torch.full((50_000,), math.nan))
+    assert (nothing.nan, nothing.finite, nothing.histogram.counts.sum()) == (50_000, 0, 0)
+    zeros = summarize(torch.zeros(50_000))
+    assert (zeros.near_zero[1e-3], zeros.std, zeros.histogram.counts.sum()) == (1, 0, 50_000)
+
+
+def test_default_bins_are_symmetric_and_nest():
+    for scale in (1e-44, 1e-38, 1e-5, 1.0, 7.9, 1e38):
+        edges = summarize(torch.randn(100) * scale).histogram.edges
+        width = edges[1] - edges[0]
+        np.testing.assert_array_equal(edges, -edges[::-1])
+        assert np.log2(width) == round(np.log2(width))
+        assert edges.size <= 129
+
+
+@pytest.mark.parametrize(("tensor", "words"), [
+    (torch.empty(2, device="meta"), "load the weights"),
+    (torch.zeros(2, dtype=torch.complex64), "real and imaginary"),
+    (torch.zeros(2, dtype=torch.int32), "integers"),
+    (torch.eye(2).to_sparse(), "to_dense"),
+])  # fmt: skip
+def test_tensors_without_numbers_are_refused_by_name(tensor, words):
+    with pytest.raises(InputError, match=words):
+        summarize(tensor)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"bins": 3}, "even"), ({"bins": 1000}, "even"), ({"bins": [1.0, 0.0]}, "ascending"),
+    ({"thresholds": (-1.0,)}, ">= 0"), ({"thresholds": (math.nan,)}, ">= 0"),
+    ({"filter_axis": 2}, "2 axes"), ({"threads": 0}, "at least 1"),
+])  # fmt: skip
+def test_wrong_arguments(arguments, words):
+    with pytest.raises(InputError, match=words):
+        summarize(torch.zeros(2, 2), **arguments)
+
+
+def test_the_tensor_is_left_alone():
+    weights = torch.nn.Parameter(torch.randn(300, 200))
+    before = weights.detach().clone()
+    for way in WAYS:
+        measure(weights, way, axis=0)
+    assert torch.equal(weights, before)
+    assert weights.grad is None
