@@ -45,7 +45,7 @@ _LAYER_COLUMNS = {
     "ks_initial": "KS to initial",
     "warning": "note",
 }
-_HEAVY = 2_000_000
+_HEAVY = 250_000
 _MOST_PIXELS = 65_000
 _WORDS = {"layer", "kind", "stage", "shape", "warning"}
 _SHARES = {"near_zero_1e-2", "near_zero_relative", "dead_filters"}
@@ -184,7 +184,7 @@ def _pictures(analysis: Analysis, proposals: pd.DataFrame) -> dict[str, Picture]
 
 
 def _data_uri(drawn: Axes | Figure) -> str:
-    """The figure as SVG, or as PNG where hundreds of layers would make the SVG heavy.
+    """The figure as SVG, or as PNG where many layers would make the SVG heavy.
 
     The same figure gives the same bytes.
     """
