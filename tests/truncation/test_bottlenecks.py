@@ -3,11 +3,15 @@
 import pytest
 import torch
 from torch import nn
+from toys import Plain, assessment
 
+from weightscope.cost import count_costs
 from weightscope.errors import InputError, TruncationError
+from weightscope.graph import read_structure
 from weightscope.receptive_field import View
-from weightscope.truncation import Bottleneck, Light, verify
+from weightscope.truncation import Bottleneck, Light, propose, verify
 from weightscope.truncation.bottlenecks import Entry, Exit
+from weightscope.truncation.plans import _bottleneck_costs
 
 
 def bottleneck(entry, leaving, trunk=None, channels=3, dimensions=2):
@@ -72,6 +76,24 @@ def test_light_stays_within_half_of_what_it_replaces(proposals):
             replaced = proposal.costs.parameters - (variant.costs.parameters - parameters)
             assert parameters <= replaced / 2
             assert macs <= (proposal.costs.macs - (variant.costs.macs - macs)) / 2
+
+
+def test_the_budget_is_taken_on_the_example_inputs_not_on_the_traced_ones():
+    """A guessed input is one image, traced as two; the widths must not depend on that."""
+    widths = []
+    for example in (None, torch.randn(1, 1, 64, 64), torch.randn(3, 1, 64, 64)):
+        with torch.random.fork_rng():
+            structure = read_structure(Plain(), example)
+        costs = count_costs(structure.model, structure.inputs)
+        found = propose(structure, assessment(), costs)
+        own = [p.build().module.new_bottleneck.trunk[0].out_channels for p in found]
+        widths.append(own)
+        for proposal in found:
+            variant = proposal.build(width=own[0])
+            spent = sum(c.macs for n, c in variant.costs.layers.items() if "new_bottleneck" in n)
+            plan = variant.plan
+            assert _bottleneck_costs(structure, plan).macs == spent
+    assert widths[0] == widths[1] == widths[2]
 
 
 def test_width_is_taken_as_given(proposals):

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from weightscope.cost import Costs, count_costs
 from weightscope.cost.counting import what_failed
 from weightscope.errors import InputError, TruncationError, WeightscopeError
 from weightscope.graph.structure import Cut, Structure
-from weightscope.graph.symbols import hint
+from weightscope.graph.symbols import Probe, key
 from weightscope.truncation.bottlenecks import (
     Bottleneck,
     BottleneckFactory,
@@ -209,19 +210,30 @@ def _finest(crossing: Crossing) -> int:
 
 
 def _bottleneck_costs(structure: Structure, plan: Plan) -> Costs:
+    """Costs of the new bottleneck alone, on the example inputs."""
     nodes = {node.name: node for node in structure.graph.nodes}
-    crossing = plan.crossing
+    crossing, at = plan.crossing, _example_sizes(structure)
     with torch.device("meta"):
         module = plan.bottleneck(structure.inputs.dimensions)
-        tensors = [
-            torch.empty([hint(s) for s in nodes[site.node].meta["val"].shape])
-            for site in plan.cut.entries
-        ]
+        tensors = [torch.empty(at.shape(nodes[s.node].meta["val"])) for s in plan.cut.entries]
     sizes = [
-        [[hint(s) for s in part] for part in parts]
+        [[at.size(s) for s in part] for part in parts]
         for parts in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)
     ]
     return count_costs(module, (tensors, sizes[0], sizes[1][0], sizes[2]))
+
+
+def _example_sizes(structure: Structure) -> Probe:
+    """Sizes at the example inputs, whose batch need not be the one that was traced."""
+    fine = {node.name: node for node in structure.program.graph.nodes}
+    names = structure.program.graph_signature.user_inputs
+    leaves = pytree.tree_leaves((structure.inputs.args, dict(structure.inputs.kwargs)))
+    symbols: dict[str, int] = {}
+    for name, leaf in zip(names, leaves, strict=True):
+        traced = fine[str(name)].meta.get("val") if isinstance(leaf, Tensor) else None
+        if isinstance(traced, Tensor):
+            symbols |= {key(a): b for a, b in zip(traced.shape, leaf.shape, strict=True)}
+    return Probe(symbols)
 
 
 def draft(structure: Structure, plan: Plan) -> Draft:
