@@ -108,6 +108,15 @@ def test_every_layer_is_listed_with_what_was_left_out(analysis):
         assert name in text
 
 
+def test_a_stage_that_could_not_be_measured_has_no_bar(analysis):
+    before = render_html(analysis)
+    analysis.stages.loc[0, ["utilization", "utilization_low", "utilization_high"]] = float("nan")
+    after = render_html(analysis)
+    assert before.count('<div class="bar') == 3
+    assert after.count('<div class="bar') == 2
+    assert "nan" not in "".join(Page(after).text)
+
+
 def test_grades_stand_side_by_side_where_there_are_several(analysis, assessment):
     assert "by data" not in render_html(analysis)
     first = assessment.verdicts[0]
