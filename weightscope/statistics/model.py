@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import nan, sqrt
@@ -31,6 +31,8 @@ from weightscope.statistics.summary import THRESHOLDS, summarize, warning_about
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1
+LEFT = 0.5
+"""A model is read as trained when more than this share of its weights follows no rule any more."""
 
 
 def measure_model(
@@ -166,6 +168,7 @@ def _choose_nulls(
                 ours = kind in ("", _base(place)) and label in rules
                 if ours and _surely_narrower(summary, rules[label].std):
                     votes[kind, label] -= place.tensor.numel()
+    scattered = _left_every_rule(places, followed) > LEFT
     nulls: list[Null | None] = []
     for place, rules, labels, (summary, before) in zip(
         places, named, followed, summaries, strict=True
@@ -176,8 +179,21 @@ def _choose_nulls(
             nulls.append(None)
         else:
             preferred = _favourite(votes, _base(place)) if place.is_kernel else None
+            widened = preferred in rules and not _surely_narrower(summary, rules[preferred].std)
+            if scattered and widened:
+                # beside kernels that moved, another rule is matched by chance
+                labels = tuple(label for label in labels if label == preferred)
             nulls.append(choose_null(summary, rules, labels, preferred))
     return nulls
+
+
+def _left_every_rule(
+    places: tuple[ParameterPlace, ...], followed: Sequence[tuple[str, ...]]
+) -> float:
+    """Share of the kernels' weights whose kernel follows no rule any more, in [0, 1]."""
+    sizes = [place.tensor.numel() if place.is_kernel else 0 for place in places]
+    left = sum(size for size, labels in zip(sizes, followed, strict=True) if not labels)
+    return left / max(sum(sizes), 1)
 
 
 def _surely_narrower(summary: TensorSummary, std: float) -> bool:
