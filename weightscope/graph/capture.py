@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import threading
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -104,6 +105,18 @@ class _TooSlowError(Exception):
     pass
 
 
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Keep a logger of torch from reporting what is expected here and handled."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def throwaway_copy(
     model: nn.Module, tensors: Mapping[int, torch.Tensor] | None = None
 ) -> nn.Module:
@@ -136,11 +149,16 @@ def throwaway_copy(
         ) from error
 
 
-def capture(model: nn.Module, inputs: ExampleInputs) -> Capture:
+def capture(model: nn.Module, inputs: ExampleInputs, *, fixed: bool = False) -> Capture:
     """Export the model with the boundaries of all module calls.
 
     Sizes are symbolic where the model allows it; a model that fixes its sizes (position tables,
     windows) is captured at the example's own size.
+
+    Args:
+        model: The model.
+        inputs: How it is called.
+        fixed: Capture at the example's spatial size at once.
 
     Raises:
         StructureError: ``torch.export`` cannot trace the model.
@@ -148,7 +166,7 @@ def capture(model: nn.Module, inputs: ExampleInputs) -> Capture:
     failures: list[str] = []
     cause: Exception | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
-    for sizes in attempts:
+    for sizes in attempts[fixed:]:
         tracer = _Tracer(throwaway_copy(model).eval(), inputs, sizes)
         try:
             return tracer.run()
@@ -191,6 +209,7 @@ class _Tracer:
         # the cache of fake results costs more than it saves where sizes are symbolic
         plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
         with _EXPORTING, ExitStack() as hooks, torch.random.fork_rng(devices=[]), plain:
+            hooks.enter_context(quiet("torch._export.non_strict_utils"))
             hooks.enter_context(warnings.catch_warnings())
             # recurrent layers cache their weights in the copy, which is thrown away
             warnings.filterwarnings("ignore", message="The tensor attribute")

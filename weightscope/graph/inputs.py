@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -15,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from weightscope.errors import ForwardError, InputError
-from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.capture import quiet, throwaway_copy
 from weightscope.graph.structure import ExampleInputs
 
 # moderate sizes that many downsampling steps divide come first, odd demands last
@@ -204,16 +203,13 @@ class Trial:
             return self.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
 
         args, kwargs = pytree.tree_map(fake, (args, dict(kwargs)))
-        log = logging.getLogger("torch._subclasses.fake_tensor")
-        level = log.level
-        log.setLevel(logging.CRITICAL)  # it writes a traceback for every size that does not fit
+        # it logs a traceback for every size that does not fit
+        silence = quiet("torch._subclasses.fake_tensor")
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), self.mode:
+            with silence, torch.no_grad(), torch.random.fork_rng(devices=[]), self.mode:
                 return self.model(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
             return error
-        finally:
-            log.setLevel(level)
 
 
 def _note(called: set[str], name: str, module: nn.Module, args: Any) -> None:

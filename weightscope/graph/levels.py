@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from weightscope.errors import StructureError
 from weightscope.graph.capture import BOUNDARY, Call, Capture
@@ -96,6 +97,25 @@ def follows_the_input(capture: Capture, dimensions: int) -> bool:
     """Whether the captured graph holds at other image sizes."""
     images = image_inputs(capture, dimensions)
     return any(is_symbolic(size) for image in images for size in image.meta["val"].shape[2:])
+
+
+def plausible(levels: Levels, inputs: ExampleInputs) -> bool:
+    """Whether every level holds at least one position at the example's size.
+
+    Where a forward turns a size into a number (``int(tokens**0.5)``), the graph claims to follow
+    the input and does not; read at a large input, its levels then lie below one pixel.
+    """
+    images = [
+        value
+        for value in pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+        if isinstance(value, torch.Tensor) and value.dim() == inputs.dimensions + 2
+    ]
+    size = max((image.shape[2:] for image in images), key=math.prod)
+    return all(
+        part <= 2 * whole
+        for step in levels.reductions
+        for part, whole in zip(step, size, strict=True)
+    )
 
 
 def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:

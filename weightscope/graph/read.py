@@ -11,7 +11,7 @@ from weightscope.graph.capture import BOUNDARY, Capture, capture
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.inputs import Trial, check_model, find_inputs, two_images
-from weightscope.graph.levels import follows_the_input, read_levels
+from weightscope.graph.levels import follows_the_input, plausible, read_levels
 from weightscope.graph.rebuild import MODES_DIFFER
 from weightscope.graph.stages import layer_places, override, place, require_shape, stages
 from weightscope.graph.structure import ExampleInputs, Refusal, Structure
@@ -40,6 +40,9 @@ def read_structure(
     trial = Trial(model)
     inputs, captured = _captured(trial, example_inputs)
     levels = read_levels(captured, inputs)
+    if not plausible(levels, inputs):
+        captured = capture(model, two_images(trial, inputs), fixed=True)
+        levels = read_levels(captured, inputs)
     depth = len(levels.reductions)
     placement = place(captured, levels, model)
     if stages:
