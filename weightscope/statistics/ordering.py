@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import floor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from weightscope.statistics.records import Counts, EmpiricalCDF, Floats
 
 Keys = NDArray[np.int32]
 Flags = NDArray[np.bool_]
+Ascending = TypeVar("Ascending", Floats, Counts)
 
 PROBABILITIES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 CDF_POINTS = 1024
@@ -59,9 +60,7 @@ class SortedValues:
         if not n:
             return _NOTHING
         points = values if n <= CDF_POINTS else values[(_SHARES * (n - 1)).astype(np.int64)]
-        new = np.ones(points.shape, np.bool_)
-        np.not_equal(points[1:], points[:-1], out=new[1:])
-        points = points[new]
+        points = _distinct(points)
         below, through = values.searchsorted(points), values.searchsorted(points, "right")
         return EmpiricalCDF(points, below / n, through / n, n)
 
@@ -97,7 +96,7 @@ class ListedValues:
             return _NOTHING
         n = int(self.ends[-1])
         ends = self.ends[1:]
-        places = np.unique(ends.searchsorted((_SHARES * (n - 1)).astype(np.int64), "right"))
+        places = _distinct(ends.searchsorted((_SHARES * (n - 1)).astype(np.int64), "right"))
         shares = ends[places] / n
         return EmpiricalCDF(self.borders[places], shares, shares, n)
 
@@ -130,7 +129,7 @@ class CountedCells:
     @classmethod
     def of(cls, totals: Counts, zeros: int) -> CountedCells:
         """Read a table of all 65,536 cells, cell -32768 first, and the number of zeros in it."""
-        filled = np.flatnonzero(totals)
+        filled = np.flatnonzero(totals != 0)
         cells, counts = (filled - 0x8000).astype(np.int32), totals[filled]
         if zeros and totals[0x8000] == zeros:  # cell 0 is known without looking into it
             return cls(cells, counts, np.zeros(1, np.int32), np.array([0, zeros]))
@@ -201,11 +200,18 @@ class CountedCells:
             return _NOTHING
         n = int(self.ends[-1])
         ends = self.ends[1:]
-        places = np.unique(ends.searchsorted((_SHARES * n).astype(np.int64)))
+        places = _distinct(ends.searchsorted((_SHARES * n).astype(np.int64)))
         borders = np.concatenate([self.cells[:1], self.cells[places] + 1]) << 16
         shares = np.concatenate([[0], ends[places]]) / n
         points = values_of(borders)
         return EmpiricalCDF(np.clip(points, -(2.0**128), 2.0**128), shares, shares, n)
+
+
+def _distinct(ascending: Ascending) -> Ascending:
+    """The distinct members of an array that is in order."""
+    new = np.ones(ascending.shape, np.bool_)
+    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
+    return ascending[new]
 
 
 def _ends(counts: Counts) -> Counts:
