@@ -38,6 +38,7 @@ from weightscope.utilization import (
     assess,
 )
 from weightscope.utilization.data import measure_importance
+from weightscope.utilization.displacement import pool
 from weightscope.utilization.scores import measure_spread, stage_kernels
 
 BATCH = 32
@@ -143,6 +144,9 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
             row[f"{name}_verdict"] = score.verdict if assessment.state == "trained" else "undecided"
         row |= raw_scores(kernels[stage.name])
         row["movement"] = pooled_movement(kernels[stage.name], moved)
+        pooled = pool(moved, tuple(kernel.parameter for kernel in kernels[stage.name]))
+        row["walk_ratio"] = _finite(pooled.ratio)
+        row["gradient_fade"] = _finite(pooled.live / pooled.ratio) if pooled.ratio > 0 else None
         row["importance"] = measured["importance"][stage.name]["value"]
         row["alpha"] = _negative(measured["alpha"].get(stage.name))
         row["saturation"] = measured["saturation"].get(stage.name)

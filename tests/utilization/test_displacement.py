@@ -52,8 +52,13 @@ def record(name, moved, walk, count=10, note=""):
 def test_kernels_are_pooled_by_their_counts():
     moved = {d.parameter: d for d in (record("a", 1.0, 1.0, 30), record("b", 3.0, 1.0, 10))}
     pooled = pool(moved, ("a", "b"))
-    assert pooled.moved == pytest.approx(math.sqrt((30 * 1 + 10 * 9) / 40))
-    assert (pooled.low, pooled.high) == (1.0, 3.0)
+    assert pooled.ratio == pytest.approx(math.sqrt((30 * 1 + 10 * 9) / 40))
+    assert (pooled.live, pooled.low, pooled.high) == (pooled.ratio, 1.0, 3.0)
+
+
+def test_without_sampled_gradients_all_movement_counts():
+    pooled = pool({"a": Displacement("a", 10, 1.0, 1.0, 2.0, math.nan)}, ("a",))
+    assert pooled.live == pooled.ratio == 0.5
 
 
 def test_frozen_and_unknown_kernels_are_left_out_and_named():
@@ -66,6 +71,6 @@ def test_frozen_and_unknown_kernels_are_left_out_and_named():
         )
     }
     pooled = pool(moved, ("a", "b", "c", "missing"))
-    assert pooled.moved == 1.0
+    assert pooled.ratio == 0.5
     assert pooled.notes == ("x", "not trained: no optimiser held it")
-    assert math.isnan(pool(moved, ("b", "c")).moved)
+    assert math.isnan(pool(moved, ("b", "c")).live)

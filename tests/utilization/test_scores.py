@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from weightscope.statistics import measure_model
 from weightscope.utilization import Displacement, utilization
 from weightscope.utilization.scores import (
+    decay,
     measure_spread,
-    reference_movement,
     score_history,
     score_weights,
     stage_kernels,
+    typical_movement,
+    without_decay,
 )
 
 positive = st.floats(1e-6, 1e6)
@@ -61,19 +63,34 @@ def test_the_standard_error_is_that_of_repeated_draws(layers):
     assert float(observed) == pytest.approx(found[0].error, rel=0.35)
 
 
-def test_the_most_moved_stage_sets_the_scale_by_its_lower_end(layers):
+def test_movement_is_compared_with_what_is_typical_of_the_network(layers):
     spreads = spreads_of(*layers(a=0.05, b=0.02)[:2])
-    reference = reference_movement(list(spreads.values()))
-    assert reference == spreads["a"].movement(-2.0)
-    assert score_weights(spreads["a"], reference).utilization > 0.5
-    assert score_weights(spreads["b"], reference).utilization == pytest.approx(
-        0.02**2 / (0.02**2 + 0.05**2), rel=0.2
-    )
+    typical = typical_movement(list(spreads.values()))
+    assert typical == pytest.approx(math.sqrt((0.05**2 + 0.02**2) / 2), rel=0.05)
+    for name, moved in {"a": 0.05, "b": 0.02}.items():
+        value = score_weights(spreads[name], typical).utilization
+        assert value == pytest.approx(moved**2 / (moved**2 + typical**2), rel=0.2)
+
+
+def test_decay_of_the_whole_network_is_not_taken_for_disuse(layers):
+    structure, _, model = layers(a=0.0, b=0.0, c=0.0)
+    with torch.no_grad():
+        for layer in (model.a, model.b, model.c):
+            layer.weight.mul_(0.6)
+        model.c.weight.add_(0.03 * torch.randn_like(model.c.weight))
+    spreads = list(spreads_of(structure, measure_model(model, initial=model.start)).values())
+    assert decay(spreads) == pytest.approx(0.6, abs=0.01)
+    compared = {s.stage: without_decay(s, decay(spreads)) for s in spreads}
+    assert compared["c"].movement() == pytest.approx(0.03, rel=0.1)
+    typical = typical_movement(list(compared.values()))
+    scores = {name: score_weights(spread, typical) for name, spread in compared.items()}
+    assert scores["c"].utilization > scores["a"].utilization
+    assert {score.verdict for score in scores.values()} == {"undecided"}
 
 
 def test_a_still_stage_beside_moved_ones_is_unused(layers):
     spreads = spreads_of(*layers(a=0.05, b=0.05, still=0.0)[:2])
-    score = score_weights(spreads["still"], reference_movement(list(spreads.values())))
+    score = score_weights(spreads["still"], typical_movement(list(spreads.values())))
     assert (score.verdict, score.why[:20]) == ("unused", "as at initialisation")
     assert score.low <= score.utilization <= score.high < 0.2
 
@@ -81,7 +98,7 @@ def test_a_still_stage_beside_moved_ones_is_unused(layers):
 def test_spread_alone_condemns_nothing_when_all_stages_kept_it(layers):
     spreads = spreads_of(*layers(a=0.0, b=0.0)[:2])
     for spread in spreads.values():
-        score = score_weights(spread, reference_movement(list(spreads.values())))
+        score = score_weights(spread, typical_movement(list(spreads.values())))
         assert (score.utilization, score.verdict) == (0.0, "undecided")
 
 
@@ -91,10 +108,10 @@ def test_shrunk_weights_are_undecided_and_collapsed_ones_unused(layers):
         model.b.weight.mul_(0.5)
         model.c.weight.mul_(0.01)
     spreads = spreads_of(structure, measure_model(model, initial=model.start))
-    reference = reference_movement(list(spreads.values()))
-    assert score_weights(spreads["b"], reference).verdict == "undecided"
-    assert "decay" in score_weights(spreads["b"], reference).why
-    collapsed = score_weights(spreads["c"], reference)
+    typical = typical_movement(list(spreads.values()))
+    assert score_weights(spreads["b"], typical).verdict == "undecided"
+    assert "decay" in score_weights(spreads["b"], typical).why
+    collapsed = score_weights(spreads["c"], typical)
     assert (collapsed.verdict, collapsed.utilization) == ("unused", 0.0)
 
 
@@ -111,7 +128,14 @@ def displaced(moved, walk, name="w", note=""):
 def test_history_compares_with_the_noise_walk():
     low, high = (score_history(displaced(m, 1.0), ["w"]) for m in (0.3, 4.0))
     assert (low.verdict, high.verdict) == ("unused", "used")
-    assert low.utilization == pytest.approx(0.09 / 1.09)
+    assert low.utilization == pytest.approx(0.3**2 / (0.3**2 + 0.7**2))
+
+
+def test_history_counts_movement_less_where_gradients_faded():
+    faded = {"w": Displacement("w", 100, 0.9, 1.0, 1.0, 0.4)}
+    score = score_history(faded, ["w"])
+    assert score.utilization == pytest.approx(0.36**2 / (0.36**2 + 0.7**2))
+    assert "gradients faded to 0.40" in score.why
 
 
 def test_history_of_a_frozen_stage_says_nothing():

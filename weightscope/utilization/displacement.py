@@ -94,18 +94,20 @@ def measure_displacement(
 
 @dataclass(frozen=True)
 class StageMovement:
-    """Movement of a stage's kernels, pooled over their weights.
+    """Movement of a stage's kernels, pooled over their weights, in units of their noise walk.
 
     Attributes:
-        moved: Rms movement orthogonal to the start.
-        walk: Rms movement expected on pure noise; nan if unknown for every kernel.
-        low: Smallest ratio ``moved / walk`` among the kernels.
-        high: Largest ratio ``moved / walk`` among the kernels.
+        ratio: Rms movement / noise walk; nan if the walk is unknown for every kernel.
+        live: ``ratio`` times the share of the walk that the gradients had strength for,
+            ``ratio * faded_walk / walk``: movement counts less where the gradients faded. Equal to
+            ``ratio`` where no gradients were sampled.
+        low: Smallest ``live`` among the kernels.
+        high: Largest ``live`` among the kernels.
         notes: Why kernels were left out.
     """
 
-    moved: float
-    walk: float
+    ratio: float
+    live: float
     low: float
     high: float
     notes: tuple[str, ...]
@@ -119,13 +121,19 @@ def pool(displacements: Mapping[str, Displacement], kernels: tuple[str, ...]) ->
     if any(d.walk == 0.0 for d in found):
         notes += ("not trained: no optimiser held it",)
     if not usable:
-        return StageMovement(float("nan"), float("nan"), float("nan"), float("nan"), notes)
+        nan = float("nan")
+        return StageMovement(nan, nan, nan, nan, notes)
     count = sum(d.count for d in usable)
-    ratios = [d.moved / d.walk for d in usable]
+    walk = math.sqrt(sum(d.count * d.walk**2 for d in usable) / count)
+    faded = math.sqrt(sum(d.count * _faded(d) ** 2 for d in usable) / count)
+    ratio = math.sqrt(sum(d.count * d.moved**2 for d in usable) / count) / walk
+    live = [d.moved * _faded(d) / d.walk**2 for d in usable]
     return StageMovement(
-        moved=math.sqrt(sum(d.count * d.moved**2 for d in usable) / count),
-        walk=math.sqrt(sum(d.count * d.walk**2 for d in usable) / count),
-        low=min(ratios),
-        high=max(ratios),
-        notes=notes,
+        ratio=ratio, live=ratio * faded / walk, low=min(live), high=max(live), notes=notes
     )
+
+
+def _faded(displacement: Displacement) -> float:
+    """The faded walk, or the steady one where no gradients were sampled."""
+    known = math.isfinite(displacement.faded_walk)
+    return displacement.faded_walk if known else displacement.walk

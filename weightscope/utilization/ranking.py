@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weightscope.graph.structure import Structure
-from weightscope.statistics import ModelStatistics
-from weightscope.utilization.displacement import Displacement, MovementRecord
+from weightscope.statistics import ModelStatistics, ParameterStatistics
+from weightscope.utilization.displacement import MovementRecord, pool
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
-    DRIFT_ABOVE,
     MARGIN,
+    WALK_BORDER,
     StageSpread,
+    decay,
     measure_spread,
-    reference_movement,
     score_history,
     score_weights,
     stage_kernels,
+    typical_movement,
+    without_decay,
 )
 
 if TYPE_CHECKING:
@@ -51,17 +53,21 @@ def assess(
     kernels = stage_kernels(structure.stages, statistics)
     spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
     moved = {d.parameter: d for d in history.displacements()} if history is not None else None
-    reference = reference_movement(spreads)
+    shrinkage = decay(spreads)
+    compared = [without_decay(spread, shrinkage) for spread in spreads]
+    typical = typical_movement(compared)
     scores: dict[str, tuple[Score, ...]] = {}
-    for spread in spreads:
-        graded = [score_weights(spread, reference)]
+    for spread in compared:
+        graded = [score_weights(spread, typical)]
         if moved is not None:
-            names = [kernel.parameter for kernel in kernels[spread.stage]]
-            graded.insert(0, score_history(moved, names))
+            graded.insert(0, score_history(moved, _names(kernels[spread.stage])))
         if data is not None:
             graded.insert(0, data.score(spread.stage))
         scores[spread.stage] = tuple(graded)
-    state = judge_state(spreads, moved, data)
+    movements = (
+        [pool(moved, _names(own)).live for own in kernels.values()] if moved is not None else []
+    )
+    state = judge_state(spreads, movements, data)
     verdicts = [
         join_grades(stage, graded, trusted=state == "trained") for stage, graded in scores.items()
     ]
@@ -69,15 +75,24 @@ def assess(
     return Assessment(tuple(verdicts), state, conclude(verdicts, state))
 
 
+def _names(kernels: Sequence[ParameterStatistics]) -> tuple[str, ...]:
+    return tuple(kernel.parameter for kernel in kernels)
+
+
 def judge_state(
     spreads: Sequence[StageSpread],
-    moved: Mapping[str, Displacement] | None,
+    movements: Sequence[float],
     data: DataEvidence | None,
 ) -> State:
     """Tell whether the network as a whole bears any trace of having learned.
 
     What was measured on data outranks the weights: a network with skill is trained whatever its
     weights look like, one without is not.
+
+    Args:
+        spreads: Of the stages.
+        movements: Live movement of each stage / its noise walk; empty without a history.
+        data: What batches showed.
     """
     if data is not None and data.skilled is not None:
         return "trained" if data.skilled else "unskilled"
@@ -86,11 +101,11 @@ def judge_state(
         return "unknown"
     if all(s.collapsed for s in known):
         return "collapsed"
-    if moved is not None:
-        ratios = [d.moved / d.walk for d in moved.values() if d.walk > 0.0 and d.count > 1]
-        if ratios and max(ratios) == 0.0:
+    if movements:
+        known_movements = [live for live in movements if math.isfinite(live)]
+        if known_movements and max(known_movements) == 0.0:
             return "untrained"
-        if ratios and max(ratios) < DRIFT_ABOVE:
+        if known_movements and max(known_movements) < WALK_BORDER:
             return "noise"
     return "trained" if shows_training(known) else "untrained"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weightscope.graph.structure import Stage
 from weightscope.statistics import ModelStatistics, ParameterStatistics
@@ -24,14 +24,17 @@ MARGIN = 2.0
 UNMOVED = 0.2
 """Weights alone call a stage unused when its utilization is surely below this."""
 
-MOVED = 0.4
+MOVED = 0.6
 """Weights alone call a stage used when its utilization is surely above this."""
 
-DRIFT_BELOW = 0.8
-"""History calls a stage unused when every kernel moved less than this times the noise walk."""
+WALK_BORDER = 0.7
+"""Border of use by history: live movement as a share of the noise walk."""
 
-DRIFT_ABOVE = 2.0
-"""History calls a stage used when it moved more than this times the noise walk."""
+IDLE = 0.25
+"""History calls a stage unused when the utilization of all its kernels is below this."""
+
+BUSY = 0.65
+"""History calls a stage used when its utilization is above this."""
 
 
 def utilization(measured: float, unused: float) -> float:
@@ -69,6 +72,7 @@ class StageSpread:
         error: Standard error of ``excess`` for the number of weights there are.
         distinguishable: Whether any kernel differs from its null.
         ks: Largest Kolmogorov-Smirnov distance of a kernel to its null.
+        decayed: Whether ``excess`` is corrected for the network's weight decay.
     """
 
     stage: str
@@ -79,6 +83,7 @@ class StageSpread:
     error: float
     distinguishable: bool
     ks: float
+    decayed: bool = False
 
     @property
     def ratio(self) -> float:
@@ -144,27 +149,47 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
     )
 
 
-def reference_movement(spreads: Sequence[StageSpread]) -> float:
-    """The most that any stage of the network surely moved; 0 if none did, nan if none has a null.
+def decay(spreads: Sequence[StageSpread]) -> float:
+    """Estimate how much weight decay shrank the initial weights of a network: in (0, 1].
 
-    The lower end of each stage's interval is taken, so that small stages, whose movement is
-    uncertain, do not set the scale.
+    Decay shrinks all kernels alike and movement only adds, so the narrowest stage bounds the
+    shrinkage from above. One narrow stage may have other reasons; two are needed.
+    """
+    narrow = [
+        s.ratio for s in spreads if s.count and not s.collapsed and s.excess < -MARGIN * s.error
+    ]
+    return min(narrow) if len(narrow) > 1 else 1.0
+
+
+def without_decay(spread: StageSpread, shrinkage: float) -> StageSpread:
+    """Compare a stage with its null after the network's decay instead of with the null itself."""
+    excess = spread.excess + (1.0 - shrinkage**2) * spread.initial**2
+    return replace(spread, excess=excess, decayed=shrinkage < 1.0)
+
+
+def typical_movement(spreads: Sequence[StageSpread]) -> float:
+    """Rms movement over the stages of a network, each counting once; 0 if none surely moved.
+
+    Small stages, whose spread is known to worse than a twentieth, are left out unless they differ
+    from their null; nan if no stage has a null.
     """
     known = [s for s in spreads if s.count]
-    moved = [s.movement(-MARGIN) for s in known if s.distinguishable]
-    return max(moved, default=0.0) if known else float("nan")
+    if not any(s.distinguishable and s.movement(-MARGIN) > 0.0 for s in known):
+        return 0.0 if known else float("nan")
+    measured = [s for s in known if s.distinguishable or s.error < 0.05 * s.initial**2]
+    return math.sqrt(sum(s.movement() ** 2 for s in measured) / len(measured))
 
 
-def score_weights(spread: StageSpread, reference: float) -> Score:
+def score_weights(spread: StageSpread, typical: float) -> Score:
     """Score one stage by its final weights alone.
 
-    ``m`` is the stage's estimated movement, ``n`` the most that any stage of the network moved:
+    ``m`` is the stage's estimated movement, ``n`` the typical movement of the network's stages:
     adaptive optimisers carry every weight that has a steady gradient about equally far, so a stage
-    far below it was hardly trained.
+    far below the others was hardly trained.
 
     Args:
         spread: The stage.
-        reference: From `reference_movement`.
+        typical: From `typical_movement`.
     """
     if spread.count == 0:
         nan = float("nan")
@@ -172,46 +197,50 @@ def score_weights(spread: StageSpread, reference: float) -> Score:
     ratio = f"spread {spread.ratio:.3g} of the initial one"
     if spread.collapsed:
         return Score("weights", 0.0, 0.0, 0.0, "unused", f"collapsed: {ratio}")
-    if not reference > 0.0:
+    if not typical > 0.0:
         return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}; no stage surely moved")
     value, low, high = (
-        utilization(spread.movement(sigmas), reference) for sigmas in (0.0, -MARGIN, MARGIN)
+        utilization(spread.movement(sigmas), typical) for sigmas in (0.0, -MARGIN, MARGIN)
     )
-    share = f"{ratio}, moved about {spread.movement() / reference:.2f} of the most moved stage"
-    verdict: Verdict
-    if spread.movement(MARGIN) == 0.0:
-        verdict, why = "undecided", f"{ratio}: weight decay or no use, the weights cannot tell"
+    share = f"{ratio}, moved about {spread.movement() / typical:.2f} of what is typical here"
+    verdict: Verdict = "undecided"
+    why = share
+    if spread.decayed:
+        why = f"{share} after weight decay, which the weights cannot tell from no use"
+    elif spread.movement(MARGIN) == 0.0:
+        why = f"{ratio}: weight decay or no use, the weights cannot tell"
     elif high < UNMOVED:
         verdict = "unused"
         why = share if spread.distinguishable else f"as at initialisation: {ratio}"
     elif low > MOVED:
-        verdict, why = "used", share
-    else:
-        verdict, why = "undecided", share
+        verdict = "used"
     return Score("weights", value, low, high, verdict, why)
 
 
 def score_history(displacements: Mapping[str, Displacement], kernels: Sequence[str]) -> Score:
     """Score one stage by how far it moved, against the walk of its optimiser on pure noise.
 
-    ``m`` is the rms movement orthogonal to the start, ``n`` the noise walk.
+    ``m`` is the live movement: the rms movement orthogonal to the start, times the share of the
+    noise walk that the gradients had strength for. ``n`` is the noise walk times `WALK_BORDER`.
 
     Args:
         displacements: Movement of each parameter, by name.
         kernels: Names of the stage's kernels.
     """
     movement = pool(displacements, tuple(kernels))
-    value = utilization(movement.moved, movement.walk)
+    value, low, high = (
+        utilization(live, WALK_BORDER) for live in (movement.live, movement.low, movement.high)
+    )
     if not math.isfinite(value):
         why = "; ".join(movement.notes) or "no recorded kernel"
         nan = float("nan")
         return Score("history", nan, nan, nan, "undecided", why)
-    ratio = movement.moved / movement.walk
-    low, high = utilization(movement.low, 1.0), utilization(movement.high, 1.0)
-    why = f"moved {ratio:.2f} times as far as on pure noise"
+    why = f"moved {movement.ratio:.2f} times as far as on pure noise"
+    if movement.live < 0.9 * movement.ratio:
+        why += f" while gradients faded to {movement.live / movement.ratio:.2f}"
     verdict: Verdict = "undecided"
-    if movement.high < DRIFT_BELOW:
+    if high < IDLE:
         verdict = "unused"
-    elif ratio > DRIFT_ABOVE:
+    elif value > BUSY:
         verdict = "used"
     return Score("history", value, low, high, verdict, "; ".join((why, *movement.notes)))
