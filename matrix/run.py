@@ -87,16 +87,16 @@ def _supervise(name: str, limit: float) -> Row:
 
 def _keep(row: Row) -> Row:
     with written_atomically(_path(row.name)) as temporary:
-        temporary.write_text(json.dumps({"code": _code(), "row": row.to_json()}, indent=1))
+        temporary.write_text(json.dumps({"of": _digest(row.name), "row": row.to_json()}, indent=1))
     return row
 
 
 def _row(name: str) -> Row | None:
-    """Return a network's row if it was measured with the present code."""
+    """Return a network's row if it was measured with the present code, versions and truth."""
     if not _path(name).exists():
         return None
     kept = json.loads(_path(name).read_text())
-    return Row.from_json(kept["row"]) if kept["code"] == _code() else None
+    return Row.from_json(kept["row"]) if kept["of"] == _digest(name) else None
 
 
 def _path(name: str) -> Path:
@@ -104,15 +104,14 @@ def _path(name: str) -> Path:
     return ROWS / f"{plain}.json"
 
 
-def _code() -> str:
-    """Return a digest of the code and the versions that a row depends on."""
-    digest = hashlib.sha256()
+def _digest(name: str) -> str:
+    """Return a digest of what a network's row depends on."""
+    digest = hashlib.sha256(f"{TRUTH[name]}{_versions()}".encode())
     for place in CODE:
-        path = ROOT / place
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            if file.name not in ("page.py", "run.py"):
+        folder = ROOT / place
+        for file in sorted(folder.rglob("*.py")):
+            if file.name not in ("page.py", "run.py", "truth.py"):
                 digest.update(file.read_bytes())
-    digest.update(json.dumps(_versions()).encode())
     return digest.hexdigest()
 
 
