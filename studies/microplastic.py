@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -108,7 +107,7 @@ Case = Mapping[str, Trained]  # one fold: every network by its key
 
 def study(preset: Preset, out: Path, seed: int, data: Path | None, progress: bool) -> Path:
     """Run the study and write its page; return the page's path."""
-    clocks = time.perf_counter(), time.process_time()
+    clock = time.process_time()
     out.mkdir(parents=True, exist_ok=True)
     runs = runs_folder(preset, seed, data)
 
@@ -157,8 +156,7 @@ def study(preset: Preset, out: Path, seed: int, data: Path | None, progress: boo
         results=results,
         examined=examined,
         derived=derived,
-        minutes=(time.perf_counter() - clocks[0]) / 60,
-        cpu_minutes=(time.process_time() - clocks[1]) / 60,
+        cpu_minutes=(time.process_time() - clock - trained_now(everything)) / 60,
     )
     written = page.write_page(out / "index.md", story)
     say(f"Done: {written}")
@@ -251,9 +249,10 @@ def derive(trained: Trained, analysis: Analysis, bench: Bench) -> Derivation:
     redrawn = copy.deepcopy(truncated)
     initialize(redrawn, bench.seed)
     base = trained.network
+    cut = f"{base.label} cut to {kept} level{'s' if kept > 1 else ''}"
     networks = (
-        (Network(f"{base.key}-keep{kept}", f"{base.label}, {kept} levels kept, tuned"), truncated),
-        (Network(f"{base.key}-redrawn{kept}", f"{base.label}, {kept} levels, redrawn"), redrawn),
+        (Network(f"{base.key}-keep{kept}", cut), truncated),
+        (Network(f"{base.key}-redrawn{kept}", f"{cut}, weights redrawn"), redrawn),
     )
     tuned, again = (
         fit(network, model, trained.fold, bench, bench.preset.tuning) for network, model in networks
@@ -319,10 +318,10 @@ def draw_figures(
     figures.save(figures.learning_figure(runs), out / "learning.png")
     figures.save(figures.tradeoff_figure(tables.results_frame(results)), out / "tradeoff.png")
     shown = [cases[last][name] for name in list_models()] + [d.tuned for d in derived]
-    test = bench.splits[last].test
-    busiest = test[np.argsort(bench.tiles.masks[test].sum(axis=(1, 2)))[::-1][:3]]
     panel = figures.predictions_figure(
-        {t.network.label: (t.model, t.threshold) for t in shown}, bench.tiles, busiest.tolist()
+        {t.network.label: (t.model, t.threshold) for t in shown},
+        bench.tiles,
+        figures.fullest(bench.tiles, bench.splits[last].test, 4),
     )
     figures.save(panel, out / "predictions.png")
 
@@ -340,6 +339,12 @@ def runs_folder(preset: Preset, seed: int, data: Path | None) -> Path:
     settings = repr((preset, seed, data and data.resolve(), stamps))
     digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
     return ROOT / "runs" / f"microplastic-{preset.name}-{digest}"
+
+
+def trained_now(everything: Sequence[Trained]) -> float:
+    """Processor seconds that this run spent on epochs; earlier ones were resumed."""
+    epochs = [e for t in everything for e in t.run.epochs[t.run.resumed_from :]]
+    return sum(epoch.processor_seconds for epoch in epochs)
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
@@ -58,6 +59,13 @@ def scene_figure(photo: Photo, zoom: int = 96) -> Figure:
     for axes in (whole, plain, marked):
         axes.set_axis_off()
     return figure
+
+
+def fullest(tiles: Tiles, indices: NDArray[np.int64], count: int) -> list[int]:
+    """Return the tiles with the most separate particles, the most first."""
+    particles = [ndimage.label(tiles.masks[index])[1] for index in indices]
+    order = np.argsort(particles, kind="stable")[::-1]
+    return [int(index) for index in indices[order[:count]]]
 
 
 def predictions_figure(
@@ -121,6 +129,7 @@ def learning_figure(runs: Mapping[str, TrainingRun]) -> Figure:
             label=label,
         )
     axes.set(xlabel="epoch", ylabel="validation F1 at the best threshold", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     sns.despine(ax=axes)
     return figure

@@ -119,7 +119,7 @@ class Trained:
             parameters=costs.parameters,
             macs=costs.macs,
             epochs=len(self.run.epochs),
-            seconds=self.run.seconds,
+            processor_seconds=self.run.processor_seconds,
         )
 
 

@@ -46,7 +46,7 @@ class Result:
         parameters: Number of parameters at the preset's width.
         macs: Multiply-accumulates for one tile.
         epochs: Epochs of training, fine-tuning only for a truncated network.
-        seconds: Duration of that training.
+        processor_seconds: Processor time of that training.
     """
 
     label: str
@@ -55,7 +55,7 @@ class Result:
     parameters: int
     macs: int
     epochs: int
-    seconds: float
+    processor_seconds: float
 
 
 def results_frame(results: Iterable[Result]) -> pd.DataFrame:
@@ -69,7 +69,7 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
             "parameters": result.parameters,
             "macs": result.macs,
             "epochs": result.epochs,
-            "seconds": result.seconds,
+            "processor_seconds": result.processor_seconds,
         }
         for result in results
     ]

@@ -58,6 +58,7 @@ class Epoch:
         learning_rate: At its end.
         validation_best_f1: Best-threshold F1 on the validation tiles.
         seconds: How long it took, validation included.
+        processor_seconds: How much processor time, over all threads.
     """
 
     epoch: int
@@ -65,6 +66,7 @@ class Epoch:
     learning_rate: float
     validation_best_f1: float
     seconds: float
+    processor_seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +84,9 @@ class TrainingRun:
     history: History
 
     @property
-    def seconds(self) -> float:
-        """How long the training took in all."""
-        return sum(epoch.seconds for epoch in self.epochs)
+    def processor_seconds(self) -> float:
+        """How much processor time the training took in all."""
+        return sum(epoch.processor_seconds for epoch in self.epochs)
 
 
 def train(
@@ -143,7 +145,7 @@ def train(
         )
         with bar:
             for number in range(done + 1, settings.epochs + 1):
-                start = time.perf_counter()
+                clocks = time.perf_counter(), time.process_time()
                 losses = _epoch(
                     model, optimizer, schedule, tiles, split, settings, number, fill, bar
                 )
@@ -154,7 +156,8 @@ def train(
                         loss=float(np.mean(losses)),
                         learning_rate=float(schedule.get_last_lr()[0]),
                         validation_best_f1=validation.best_f1,
-                        seconds=time.perf_counter() - start,
+                        seconds=time.perf_counter() - clocks[0],
+                        processor_seconds=time.process_time() - clocks[1],
                     )
                 )
                 bar.set_postfix(loss=f"{records[-1].loss:.3f}", f1=f"{validation.best_f1:.3f}")
