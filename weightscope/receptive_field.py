@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -169,6 +170,8 @@ def _step(node: fx.Node, views: Views, branches: int) -> Views:
     whole = tuple(replace(v, size=math.inf) for v in views)
     if name.startswith("conv"):
         return _convolution(node, name, arguments, views)
+    if _image_rank(name) not in (None, len(views)):
+        return whole  # it slides over folded dimensions: frames of a film, channels
     if "adaptive" in name:
         return _adaptive(node, views)
     if "_pool" in name:
@@ -191,6 +194,14 @@ def _step(node: fx.Node, views: Views, branches: int) -> Views:
     if name in _REDUCTIONS and _reduces_space(node, arguments, len(views)):
         return whole
     return views
+
+
+def _image_rank(name: str) -> int | None:
+    """Number of spatial dimensions of an operator that works on images, by its name."""
+    if name in ("im2col", "pixel_shuffle", "pixel_unshuffle"):
+        return 2
+    match = re.search(r"(?:pool|upsample_\w+?)([123])d", name)
+    return int(match[1]) if match else None
 
 
 def _operator(node: fx.Node) -> str:

@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
-from toys import assessment
+from torch import nn
+from toys import Plain, assessment
 
+from weightscope.cost import count_costs
 from weightscope.errors import TruncationError
-from weightscope.truncation import propose
+from weightscope.graph import read_structure
+from weightscope.truncation import propose, verify
 from weightscope.truncation.proposals import Proposal
 
 
@@ -83,3 +86,39 @@ def test_measure_compares_with_the_original(proposals):
     measured = proposals("plain")[1].build().measure(repeats=3)
     assert measured.latency_before.repeats == measured.latency_after.repeats == 3
     assert 0 < measured.peak_memory_after <= measured.peak_memory_before
+
+
+def test_a_depth_that_breaks_is_refused_and_the_others_stay(structures, monkeypatch):
+    from weightscope.truncation import proposals as room
+
+    whole = room.draft_light
+
+    def brittle(structure, cut, costs):
+        if cut.keep_levels == 2:
+            raise RuntimeError("an operator from nowhere")
+        return whole(structure, cut, costs)
+
+    monkeypatch.setattr(room, "draft_light", brittle)
+    structure, costs = structures("plain")
+    found = {p.keep_levels: p.refusal for p in propose(structure, assessment(), costs)}
+    assert found[1] is None
+    assert "could not be tried out: RuntimeError: an operator from nowhere" in found[2]
+
+
+def test_frames_of_a_film():
+    """Time is a dimension of the input that no image of it has."""
+
+    class Film(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Plain()
+
+        def forward(self, x):
+            frames = self.net(x.flatten(0, 1))
+            return frames.unflatten(0, x.shape[:2])
+
+    structure = read_structure(Film(), torch.randn(2, 3, 1, 32, 32))
+    costs = count_costs(structure.model, structure.inputs)
+    for proposal in propose(structure, assessment(), costs):
+        if proposal.refusal is None:
+            assert verify(proposal.build(), export=False).failures == ()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from weightscope.cost import Costs
+from weightscope.cost.counting import what_failed
 from weightscope.errors import TruncationError, WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
@@ -168,6 +169,9 @@ def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cu
         seen = variant_receptive_field(structure, drafted.plan, operated)
     except WeightscopeError as reason:
         return _refused(structure, costs, cut.keep_levels, str(reason))
+    except Exception as reason:  # noqa: BLE001 - a foreign network must not stop the analysis
+        text = f"this depth could not be tried out: {what_failed(reason)}"
+        return _refused(structure, costs, cut.keep_levels, text)
     saved = [
         1 - counted.parameters / max(1, costs.parameters),
         1 - counted.macs / max(1, costs.macs),

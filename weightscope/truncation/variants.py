@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -103,12 +103,17 @@ def realize(structure: Structure, plan: Plan) -> Variant:
 
 
 def variant_receptive_field(structure: Structure, plan: Plan, operated: Operated) -> Pixels:
-    """The receptive field of a variant, by arithmetic over the original's graph."""
+    """The receptive field of a variant, by arithmetic over the original's graph.
+
+    Where an input has more dimensions than its images (frames of a film), the whole input counts.
+    """
     fine = {node.name: node.meta.get("fine") for node in structure.graph.nodes}
     views = {node.name: seen for node, seen in propagate(structure.program).items()}
-    bottleneck = operated.module.get_submodule(operated.bottleneck)
-    assert isinstance(bottleneck, Bottleneck)
+    bottleneck = cast(Bottleneck, operated.module.get_submodule(operated.bottleneck))
     entries = [views[str(fine[site.node])] for site in plan.cut.entries]
+    dimensions = structure.inputs.dimensions
+    if any(len(seen) != dimensions for seen in entries):
+        return (None,) * dimensions
     exits = bottleneck.views(entries)
     known = {str(fine[site.node]): seen for site, seen in zip(plan.cut.exits, exits, strict=True)}
     return network_receptive_field(structure.program, known, without=operated.dropped_outputs)
