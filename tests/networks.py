@@ -338,3 +338,50 @@ TOYS: Mapping[str, Toy] = {
         (1,),
     ),
 }
+
+
+class TwoNets(nn.Module):
+    """Two U-Nets in a row: the second one lies behind the first one's bottleneck."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = UNet((4, 6))
+        self.second = UNet((4, 6), in_channels=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+class Functional(nn.Module):
+    """Dropout and batch normalisation as functions, a parametrized head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.kernel = nn.Parameter(torch.randn(4, 4, 3, 3) * 0.1)
+        self.norm = nn.BatchNorm2d(4)
+        self.out = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = F.dropout(F.max_pool2d(x, 2), 0.3, self.training)
+        y = F.interpolate(F.conv2d(y, self.kernel, padding=1), scale_factor=2.0)
+        norm = self.norm
+        y = F.batch_norm(
+            y, norm.running_mean, norm.running_var, norm.weight, norm.bias, self.training
+        )
+        return self.out(F.dropout2d(x + y, 0.2, self.training))
+
+
+class FrozenInside(nn.Module):
+    """Switches autograd off inside its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = UNet((4, 6))
+        self.out = nn.Conv2d(2, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.unet(x)
+        return self.out(y)

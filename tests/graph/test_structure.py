@@ -11,7 +11,18 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from tests.networks import TOYS, DeepSupervision, ResPaths, SharedWeights, Timed, Toy, UNet
+from tests.networks import (
+    TOYS,
+    DeepSupervision,
+    FrozenInside,
+    Functional,
+    ResPaths,
+    SharedWeights,
+    Timed,
+    Toy,
+    TwoNets,
+    UNet,
+)
 from weightscope.errors import ForwardError, InputError, StructureError, UnknownLayerError
 from weightscope.graph import Structure, read_structure, rebuild
 
@@ -288,3 +299,37 @@ def test_modes_that_differ_are_told() -> None:
     assert all("train mode" in refusal.reason for refusal in structure.refusals)
     with pytest.raises(StructureError, match="train mode"):
         rebuild(structure)
+
+
+def test_heads_of_deep_supervision_are_not_dead() -> None:
+    assert read_structure(DeepSupervision()).dead_parameters == ()
+
+
+def test_two_networks_in_a_row_keep_their_levels() -> None:
+    structure = read_structure(TwoNets())
+    got = {layer: stage.name for layer, stage in structure.stage_of.items()}
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert got["first.encoder.1.0"] == got["second.encoder.1.0"] == "bottleneck"
+    assert got["first.encoder.0.0"] == "encoder 0"
+    assert got["second.encoder.0.0"] == "decoder 0"
+
+
+def test_functions_follow_the_mode_of_their_module() -> None:
+    model = Functional()
+    structure = read_structure(model)
+    got = {layer: stage.name for layer, stage in structure.stage_of.items()}
+    assert got == {"stem": "encoder 0", "": "bottleneck", "norm": "decoder 0", "out": "head"}
+    graph = rebuild(structure, copy.deepcopy(model))
+    x = torch.randn(2, 3, 16, 16)
+    for training in (True, False):
+        model.train(training)
+        graph.train(training)
+        torch.manual_seed(0)
+        expected = model(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(graph(x), expected, rtol=0, atol=0)
+
+
+def test_regions_without_autograd_are_refused_with_the_remedy() -> None:
+    with pytest.raises(StructureError, match="requires_grad_"):
+        read_structure(FrozenInside())
