@@ -242,7 +242,8 @@ def derive(trained: Trained, analysis: Analysis, bench: Bench) -> Derivation:
 
     How many levels stay is the analysis's answer: its first proposal is the best supported one.
     """
-    proposal = next(p for p in analysis.proposals if p.refusal is None)
+    legal = (p for p in analysis.proposals if p.refusal is None)
+    proposal = next(legal, analysis.proposals[0])  # a refused one says why when it is built
     kept = proposal.keep_levels
     torch.manual_seed(bench.seed)
     truncated = proposal.build().module
