@@ -30,7 +30,7 @@ from weightscope.utilization.scores import MARGIN, utilization
 NEGLIGIBLE_LOSS = 0.05
 """Share of the network's skill whose loss is the border between used and unused."""
 
-NEGLIGIBLE_IMPORTANCE = 0.02
+NEGLIGIBLE_IMPORTANCE = 0.15
 """Share of the largest stage's Taylor importance that is the border between used and unused."""
 
 
@@ -255,7 +255,9 @@ def _check_loss(value: Any) -> None:
             "outputs"
         )
     if not bool(torch.isfinite(value)):
-        raise InputError(f"the loss of a batch is {float(value)}; check its targets and the loss")
+        raise InputError(
+            f"the loss of a batch is {float(value.detach())}; check its targets and the loss"
+        )
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
