@@ -59,11 +59,13 @@ class Levels:
         level: Level of each fine node, 0 is full resolution.
         reductions: Reduction of each level, one figure for each spatial dimension.
         sizes: Spatial size at each level, at the example input.
+        empty: Whether some result has no elements at a large input, though it has at the example's.
     """
 
     level: Mapping[fx.Node, int]
     reductions: tuple[tuple[float, ...], ...]
     sizes: tuple[tuple[int, ...], ...]
+    empty: bool
 
 
 def tensor_of(node: fx.Node) -> torch.Tensor | None:
@@ -103,7 +105,7 @@ def plausible(levels: Levels, inputs: ExampleInputs) -> bool:
     """Whether every level holds at least one position at the example's size.
 
     Where a forward turns a size into a number (``int(tokens**0.5)``), the graph claims to follow
-    the input and does not; read at a large input, its levels then lie below one pixel.
+    the input and does not; read at a large input, results are empty or lie below one pixel.
     """
     images = [
         value
@@ -111,7 +113,7 @@ def plausible(levels: Levels, inputs: ExampleInputs) -> bool:
         if isinstance(value, torch.Tensor) and value.dim() == inputs.dimensions + 2
     ]
     size = max((image.shape[2:] for image in images), key=math.prod)
-    return all(
+    return not levels.empty and all(
         part <= 2 * whole
         for step in levels.reductions
         for part, whole in zip(step, size, strict=True)
@@ -169,7 +171,9 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         tuple(max(1, round(size / part)) for size, part in zip(whole, step, strict=True))
         for step in reductions
     )
-    return Levels(level, reductions, sizes)
+    made = [value for node in level if (value := tensor_of(node)) is not None]
+    empty = any(large.numel(v) == 0 and all(hint(s) for s in v.shape) for v in made)
+    return Levels(level, reductions, sizes, empty)
 
 
 def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
@@ -248,6 +252,8 @@ class _Positions:
         before, after = (
             p.numel(value) / p.size(value.shape[channel]) for p in (self.small, self.large)
         )
+        if before == 0:
+            return unknown
         if after / before < 0.9 * self.growth:
             return GLOBAL
         return self.positions * self.batch / after
@@ -260,6 +266,8 @@ class _Positions:
         if not any(word in operator for word in _CHANNELS_FIRST):
             return None
         sizes = self.large.shape(value)[2:]
+        if 0 in sizes:
+            return None
         return tuple(whole / part for whole, part in zip(self.sizes, sizes, strict=True))
 
 
