@@ -1,6 +1,7 @@
 import json
 import pickle
 import struct
+import threading
 import zipfile
 
 import pytest
@@ -237,12 +238,18 @@ def test_memory_is_bounded_whatever_the_file(tmp_path):
     scan(tmp_path / "small.safetensors", threads=2)
     for name in ("big.safetensors", "big.pt"):
         before = resident_anonymous()
-        peak = before
+        peaks = []
+        done = threading.Event()
 
-        def watch(statistics):
-            nonlocal peak
-            peak = max(peak, resident_anonymous())
-            return statistics
+        def watch(peaks=peaks, done=done):
+            while not done.wait(0.01):
+                peaks.append(resident_anonymous())
 
-        watch(scan(tmp_path / name, threads=2))
-        assert peak - before < 64 << 20
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            scan(tmp_path / name, threads=2)
+        finally:
+            done.set()
+            watcher.join()
+        assert max(peaks) - before < 64 << 20
