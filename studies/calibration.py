@@ -1,6 +1,6 @@
 """How often do weights alone accuse a network that learned nothing, and is what was planted found?
 
-    python studies/calibration.py [--seeds 3] [--out docs/studies/evidence/calibration]
+    python studies/calibration.py [--seeds 3] [--per-design 2]
 
 Part one builds untrained networks of many designs with three initialisers and counts the stages
 that are called used or unused: at most 5 % should be. Part two takes networks that
@@ -96,7 +96,7 @@ def untrained(seeds: int) -> pd.DataFrame:
                 torch.manual_seed(1000 + seed)
                 model = build()
                 initialise(model, initializer)
-                assessment = assess(structure, measure_model(model))
+                assessment = assess(structure, measure_model(model, fast=True))
                 rows += [
                     {
                         "design": name,
@@ -142,15 +142,23 @@ def plant(
     model.load_state_dict(trained)
 
 
-def planted(folder: Path, preset: Preset) -> pd.DataFrame:
-    """Assess trained networks with one planted idle stage each: one row per planted stage."""
+def planted(folder: Path, preset: Preset, per_design: int) -> pd.DataFrame:
+    """Assess trained networks with one planted idle stage each: one row per planted stage.
+
+    Args:
+        folder: Where the trained networks are stored.
+        preset: How they were trained.
+        per_design: Networks taken of each architecture and optimiser, at most.
+    """
     rows = []
     structures: dict[str, Structure] = {}
-    runs = [
-        run
-        for run in preset.runs()
-        if run.labels == "true" and (folder / "runs" / run.name / "run.json").exists()
-    ]
+    taken: dict[tuple[str, str], list[Run]] = {}
+    for run in preset.runs():
+        design = taken.setdefault((run.architecture, run.rule), [])
+        stored = (folder / "runs" / run.name / "run.json").exists()
+        if run.labels == "true" and stored and len(design) < per_design:
+            design.append(run)
+    runs = [run for design in taken.values() for run in design]
     for run in tqdm(runs, desc="planted", unit="network"):
         rows += planted_in(run, preset, folder, structures)
     return pd.DataFrame(rows, columns=["network", "rule", "stage", "way", "weights", "verdict"])
@@ -171,7 +179,7 @@ def planted_in(
     fresh = build(run.architecture, preset.width, run.seed + 5000).state_dict()
     rows: list[dict[str, object]] = []
     for stage, way in plant(model, initial, fresh, structure):
-        statistics = measure_model(model)
+        statistics = measure_model(model, fast=True)
         layers = next(s.layers for s in structure.stages if s.name == stage)
         rows.append(
             {
@@ -251,11 +259,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trained", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
+    parser.add_argument("--per-design", type=int, default=2, help="networks to plant in")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/studies/evidence/calibration")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     idle = untrained(options.seeds)
-    found = planted(options.trained / options.preset, PRESETS[options.preset])
+    found = planted(options.trained / options.preset, PRESETS[options.preset], options.per_design)
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(idle, options.out / "untrained.csv")
     write_csv(found, options.out / "planted.csv")

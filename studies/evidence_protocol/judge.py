@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -138,62 +139,69 @@ def judge(frame: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.Dat
         known = frame[frame[key].notna()]
         trained = known[known["labels"] == "true"]
         row: dict[str, Any] = {"score": key, "label": label, "stages": len(known)}
-        measures: dict[str, tuple[pd.DataFrame, Callable[[pd.DataFrame], float]]] = {
-            "auc": (known, lambda f, k=key: auc(_values(f, k), _used(f))),  # type: ignore[misc]
-            "auc_within": (
-                known,
-                lambda f, k=key: auc_within_depth(_values(f, k), _used(f), _levels(f)),  # type: ignore[misc]
-            ),
-            "auc_trained": (trained, lambda f, k=key: auc(_values(f, k), _used(f))),  # type: ignore[misc]
-            "auc_trained_within": (
-                trained,
-                lambda f, k=key: auc_within_depth(_values(f, k), _used(f), _levels(f)),  # type: ignore[misc]
-            ),
-            "spearman": (
-                known,
-                lambda f, k=key: rank_correlation(_values(f, k), f["lost"].to_numpy(float)),  # type: ignore[misc]
-            ),
-        }
-        for name, (part, measure) in measures.items():
-            row[name] = measure(part)
-            row[f"{name}_low"], row[f"{name}_high"] = interval(part, measure, resamples, seed)
-        held = second[second[key].notna()]
-        fitted = first[first[key].notna()]
-        row["auc_held_out"] = auc(_values(held, key), _used(held))
-        threshold = best_threshold(_values(fitted, key), _used(fitted))
-        row["threshold"] = threshold
-        row["accuracy_held_out"] = balanced_accuracy(_values(held, key) > threshold, _used(held))
+        for name, (part, measure) in {
+            "auc": (known, lambda a: auc(a.score, a.used)),
+            "auc_within": (known, lambda a: auc_within_depth(a.score, a.used, a.level)),
+            "auc_trained": (trained, lambda a: auc(a.score, a.used)),
+            "auc_trained_within": (trained, lambda a: auc_within_depth(a.score, a.used, a.level)),
+            "spearman": (known, lambda a: rank_correlation(a.score, a.lost)),
+        }.items():
+            columns = Columns.of(part, key)
+            row[name] = measure(columns)
+            row[f"{name}_low"], row[f"{name}_high"] = interval(
+                columns, part["name"].to_numpy(), measure, resamples, seed
+            )
+        fitted, held = (Columns.of(f[f[key].notna()], key) for f in (first, second))
+        row["auc_held_out"] = auc(held.score, held.used)
+        row["threshold"] = best_threshold(fitted.score, fitted.used)
+        row["accuracy_held_out"] = balanced_accuracy(held.score > row["threshold"], held.used)
         rows.append(row)
     return pd.DataFrame(rows).sort_values("auc", ascending=False, ignore_index=True)
 
 
-def _values(frame: pd.DataFrame, key: str) -> NDArray[np.float64]:
-    return frame[key].to_numpy(float)
+@dataclass(frozen=True)
+class Columns:
+    """What is judged, one entry per stage: a score, the label, the share lost, the level."""
 
+    score: NDArray[np.float64]
+    used: NDArray[np.bool_]
+    lost: NDArray[np.float64]
+    level: NDArray[np.int64]
 
-def _used(frame: pd.DataFrame) -> NDArray[np.bool_]:
-    return frame["used"].to_numpy(bool)
+    @classmethod
+    def of(cls, frame: pd.DataFrame, key: str) -> Columns:
+        """Read the columns of one score off a table."""
+        return cls(
+            frame[key].to_numpy(float),
+            frame["used"].to_numpy(bool),
+            frame["lost"].to_numpy(float),
+            frame["level"].to_numpy(np.int64),
+        )
 
-
-def _levels(frame: pd.DataFrame) -> NDArray[np.int64]:
-    return frame["level"].to_numpy(np.int64)
+    def take(self, rows: NDArray[np.intp]) -> Columns:
+        """Some rows, with repeats."""
+        return Columns(self.score[rows], self.used[rows], self.lost[rows], self.level[rows])
 
 
 def interval(
-    frame: pd.DataFrame, measure: Callable[[pd.DataFrame], float], resamples: int, seed: int
+    columns: Columns,
+    names: NDArray[Any],
+    measure: Callable[[Columns], float],
+    resamples: int,
+    seed: int,
 ) -> tuple[float, float]:
     """Central 95 % of a measure over resampled runs."""
-    groups = [group for _, group in frame.groupby("name", sort=True)]
+    groups = [np.flatnonzero(names == name) for name in np.unique(names)]
     if not groups:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(resamples):
         picked = generator.integers(len(groups), size=len(groups))
-        values.append(measure(pd.concat([groups[i] for i in picked], ignore_index=True)))
-    low, high = (
-        np.nanquantile(values, [0.025, 0.975]) if np.isfinite(values).any() else (np.nan,) * 2
-    )
+        values.append(measure(columns.take(np.concatenate([groups[i] for i in picked]))))
+    if not np.isfinite(values).any():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

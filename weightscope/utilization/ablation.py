@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 Fill = Literal["mean", "zero", "shuffle"]
 Batch = tuple[Any, Any]
 
-MINIMUM_SKILL = 0.01
-"""A network has skill only if its quality exceeds chance by this much at least."""
+MINIMUM_SKILL = 0.05
+"""F1 or average precision must exceed chance by this much before a network counts as skilled:
+random features of an untrained one have a little skill too. Other metrics have no such floor."""
 
 CONFIDENCE = 0.95
 """Coverage of every bootstrap interval."""
@@ -61,6 +62,7 @@ class AblationResult:
         chance: Quality when the outputs are judged by the targets of other images.
         skill_low: Lower end of the bootstrap interval of ``quality - chance``.
         images: Number of images.
+        floor: Skill that does not count yet.
     """
 
     levels: tuple[LevelAblation, ...]
@@ -68,6 +70,7 @@ class AblationResult:
     chance: float
     skill_low: float
     images: int
+    floor: float = MINIMUM_SKILL
 
     @property
     def skill(self) -> float:
@@ -77,7 +80,7 @@ class AblationResult:
     @property
     def skilled(self) -> bool:
         """Whether it surely has any skill."""
-        return self.skill_low > 0.0 and self.skill > MINIMUM_SKILL
+        return self.skill_low > 0.0 and self.skill > self.floor
 
 
 @contextmanager
@@ -248,7 +251,12 @@ def ablate_levels(
             levels.append(_record(cut, full, quality_left, weights))
     low, _ = interval(full[1:] - chance[1:])
     return AblationResult(
-        tuple(levels), float(full[0]), float(chance[0]), low, images=quality.images
+        levels=tuple(levels),
+        quality=float(full[0]),
+        chance=float(chance[0]),
+        skill_low=low,
+        images=quality.images,
+        floor=MINIMUM_SKILL if isinstance(metric, str) else 0.0,
     )
 
 

@@ -30,7 +30,7 @@ MOVED = 0.6
 WALK_BORDER = 0.7
 """Border of use by history: live movement as a share of the noise walk."""
 
-IDLE = 0.25
+IDLE = 0.12
 """History calls a stage unused when the utilization of all its kernels is below this."""
 
 BUSY = 0.65
@@ -170,13 +170,13 @@ def without_decay(spread: StageSpread, shrinkage: float) -> StageSpread:
 def typical_movement(spreads: Sequence[StageSpread]) -> float:
     """Rms movement over the stages of a network, each counting once; 0 if none surely moved.
 
-    Small stages, whose spread is known to worse than a twentieth, are left out unless they differ
-    from their null; nan if no stage has a null.
+    Small stages, such as a head of a few weights, whose mean square is known to worse than a
+    twentieth, are left out if there are others; nan if no stage has a null.
     """
     known = [s for s in spreads if s.count]
     if not any(s.distinguishable and s.movement(-MARGIN) > 0.0 for s in known):
         return 0.0 if known else float("nan")
-    measured = [s for s in known if s.distinguishable or s.error < 0.05 * s.initial**2]
+    measured = [s for s in known if s.error < 0.05 * s.initial**2] or known
     return math.sqrt(sum(s.movement() ** 2 for s in measured) / len(measured))
 
 
