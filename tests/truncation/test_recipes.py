@@ -151,3 +151,21 @@ def test_networks_called_by_keyword_with_several_inputs_and_named_stages(tmp_pat
     loaded = load(save(variant, tmp_path / "gated.safetensors"), Gated)
     assert loaded.structure.stages == structure.stages
     assert torch.equal(loaded.module.eval()(**inputs), variant.module.eval()(**inputs))
+
+
+def test_a_guessed_argument_beside_the_image(tmp_path):
+    """A timestep is found by its name and passed by keyword, the image by position."""
+
+    class Timed(Plain):
+        def forward(self, picture, timestep):
+            return super().forward(picture * timestep.to(picture.dtype)[:, None, None, None])
+
+    structure = read_structure(Timed())
+    assert structure.inputs.args
+    assert structure.inputs.kwargs
+    costs = count_costs(structure.model, structure.inputs)
+    variant = propose(structure, assessment(), costs)[0].build()
+    loaded = load(save(variant, tmp_path / "timed.safetensors"), Timed)
+    picture = image(2, 1, 32, 32)
+    steps = torch.tensor([3, 5])
+    assert torch.equal(loaded.module.eval()(picture, steps), variant.module.eval()(picture, steps))

@@ -17,7 +17,7 @@ from weightscope.cost import count_costs
 from weightscope.errors import RecipeError, WeightscopeError
 from weightscope.files import written_atomically
 from weightscope.graph import read_structure
-from weightscope.graph.structure import Structure
+from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.truncation.bottlenecks import BottleneckFactory
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def write_recipe(structure: Structure, plan: Plan, operated: Operated) -> dict[s
         "model": type(structure.model).__name__,
         "original": fingerprint(structure.model),
         "inputs": _encode([tuple(structure.inputs.args), dict(structure.inputs.kwargs)]),
+        "dimensions": structure.inputs.dimensions,
         "stages": {stage.name: list(stage.layers) for stage in structure.stages},
         "keep_levels": plan.cut.keep_levels,
         "bottleneck": plan.kind,
@@ -176,7 +177,7 @@ def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
     args, kwargs = _decode(recipe["inputs"])
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(home), (args, kwargs))
-    inputs = kwargs if kwargs and not args else args
+    inputs = ExampleInputs(args, kwargs, recipe["dimensions"], guessed=False)
     structure = read_structure(model, inputs)
     stages = {stage.name: list(stage.layers) for stage in structure.stages}
     if stages == recipe["stages"]:
