@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
-CODE := $(PACKAGES) studies tests benchmarks matrix
+CODE := $(PACKAGES) studies tests benchmarks matrix docs
 
 .PHONY: help study test slow check format docs bench matrix evidence calibration clean
 
@@ -44,14 +44,14 @@ check: $(VENV)/.test
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/python -m pytest --doctest-modules --quiet $(PACKAGES)
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 format: $(VENV)/.test
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
 docs: $(VENV)/.test
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks -m "not slow" --benchmark-only
