@@ -150,7 +150,12 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
     grades = sorted({v.evidence for v in verdicts if v.verdict != "undecided"})
     resting = f" (evidence: {', '.join(grades)})" if grades else ""
     if verdicts and len(groups["unused"]) == len(verdicts):
-        return f"supported: all {len(verdicts)} removed stages are judged unused{resting}"
+        what = (
+            "the removed stage is"
+            if len(verdicts) == 1
+            else f"all {len(verdicts)} removed stages are"
+        )
+        return f"supported: {what} judged unused{resting}"
     parts = [f"{_names(groups[kind])} {kind}" for kind in groups if groups[kind]]
     if groups["used"]:
         return f"spoken against: {'; '.join(parts)}{resting}"
