@@ -36,7 +36,7 @@ def measure(network: Network, truth: Truth) -> Row:
     warnings.simplefilter("ignore")  # of third-party code; weightscope's own are errors in tests
     torch.manual_seed(0)
     model = network.build()
-    before = copy.deepcopy(model.state_dict())
+    before, hooks = copy.deepcopy(model.state_dict()), _hooks(model)
     wall, processor = time.perf_counter(), time.process_time()
     try:
         structure = read_structure(model, network.inputs()[0] if network.given else None)
@@ -47,14 +47,13 @@ def measure(network: Network, truth: Truth) -> Row:
     wrong = disagreements(structure, truth)
     depths = _depths(network, structure, costs)
     differs = _graph_failures(structure, network)
-    hooks = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     return Row(
         name=network.name,
         outcome="captured",
         levels=structure.depth,
         disagreements=wrong,
         graph_failures=differs,
-        untouched=same(before, model.state_dict()) and not hooks and model.training,
+        untouched=same(before, model.state_dict()) and hooks == _hooks(model) and model.training,
         depths=depths,
         seconds=seconds,
         wall_seconds=wall_seconds,
@@ -71,6 +70,11 @@ def _graph_failures(structure: Structure, network: Network) -> tuple[str, ...]:
     except WeightscopeError as error:
         return (f"rebuild: {type(error).__name__}: {error}",)
     return graph_failures(model, graph, network)
+
+
+def _hooks(model: nn.Module) -> int:
+    """Number of forward hooks; some libraries put their own on a new model."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 def _dead(structure: Structure) -> int:

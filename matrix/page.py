@@ -38,11 +38,17 @@ def every_depth_works(row: Row, truth: Truth) -> bool:
     return row.outcome == "captured" and working >= set(truth.legal)
 
 
-def page(rows: Sequence[Row], truths: Mapping[str, Truth], machine: Mapping[str, str]) -> str:
+def page(
+    rows: Sequence[Row],
+    missing: Sequence[str],
+    truths: Mapping[str, Truth],
+    machine: Mapping[str, str],
+) -> str:
     """Return the whole page as Markdown.
 
     Args:
         rows: One for each network that was measured.
+        missing: Names of the networks that were not.
         truths: The truth about each, by name.
         machine: What it ran on: label and value.
     """
@@ -50,7 +56,7 @@ def page(rows: Sequence[Row], truths: Mapping[str, Truth], machine: Mapping[str,
         "# The matrix: other people's networks",
         _INTRODUCTION,
         "## In short",
-        *_summary(rows, truths),
+        *_summary(rows, missing, truths),
         "## Every network",
         _LEGEND,
         _table(
@@ -113,7 +119,7 @@ traces the network: it leaves out what no output depends on and fused attention,
 not run, it cannot trace it. In brackets: the share of weightscope's figure."""
 
 
-def _summary(rows: Sequence[Row], truths: Mapping[str, Truth]) -> list[str]:
+def _summary(rows: Sequence[Row], missing: Sequence[str], truths: Mapping[str, Truth]) -> list[str]:
     right = sum(map(is_right, rows))
     refused = [row.name for row in rows if refused_rightly(row, truths[row.name])]
     cuttable = [row for row in rows if truths[row.name].legal and row.name not in refused]
@@ -129,6 +135,8 @@ def _summary(rows: Sequence[Row], truths: Mapping[str, Truth]) -> list[str]:
         f"- {len(cuttable)} networks can be cut; every legal depth of {working} "
         f"({_percent(working, len(cuttable))}) builds and runs; {built} of {legal} depths in all.",
     ]
+    if missing:
+        lines.append(f"- Not measured yet: {', '.join(missing)}.")
     if timed:
         lines.append(
             f"- Structure and costs: median {statistics.median(timed):.1f} s of processor time a "

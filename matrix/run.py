@@ -4,7 +4,7 @@
     python -m matrix.run smp FPN          only those whose name contains all the words
 
 A network that was measured with the same code is not measured again; delete `runs/matrix/` for a
-fresh start. The page is written when every network has its row.
+fresh start. The page names the networks that are not measured yet.
 """
 
 from __future__ import annotations
@@ -60,13 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number, name in enumerate(names, start=1):
         row = _row(name) or _supervise(name, options.limit)
         print(f"[{number}/{len(names)}] {name}: {_short(row)}", flush=True)
-    rows = [row for name in NETWORKS if (row := _row(name)) is not None]
-    if len(rows) < len(NETWORKS):
-        print(f"no page yet: {len(NETWORKS) - len(rows)} networks have no row")
-        return 1
-    _write(rows)
-    print(f"wrote {PAGE.relative_to(ROOT)}")
-    return 0
+    rows = {name: _row(name) for name in NETWORKS}
+    missing = [name for name, row in rows.items() if row is None]
+    _write([row for row in rows.values() if row is not None], missing)
+    print(f"wrote {PAGE.relative_to(ROOT)}; {len(missing)} networks are not measured yet")
+    return 1 if missing else 0
 
 
 def _supervise(name: str, limit: float) -> Row:
@@ -135,7 +133,7 @@ def _short(row: Row) -> str:
     return "\n      ".join(lines)
 
 
-def _write(rows: Sequence[Row]) -> None:
+def _write(rows: Sequence[Row], missing: Sequence[str]) -> None:
     machine = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU; one thread a network, "
         "other work on the same cores, so that the clock runs slower than the processor",
@@ -143,7 +141,7 @@ def _write(rows: Sequence[Row]) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
     }
     with written_atomically(PAGE) as temporary:
-        temporary.write_text(page(rows, TRUTH, machine))
+        temporary.write_text(page(rows, missing, TRUTH, machine))
 
 
 if __name__ == "__main__":
