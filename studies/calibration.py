@@ -214,7 +214,8 @@ def page(idle: pd.DataFrame, found: pd.DataFrame) -> str:
     lines = [
         "# Calibration of the weights grade",
         "",
-        "`python studies/calibration.py`, after `python studies/evidence.py --preset cpu`.",
+        "`python studies/calibration.py`, after `python studies/evidence.py --preset cpu`; the "
+        "numbers of networks below are those that were run.",
         "",
         f"- {networks} untrained networks, {len(idle)} stages: {accused.mean():.1%} called used or "
         f"unused (target: at most 5 %); {(idle['state'] == 'untrained').mean():.1%} of the stages "
@@ -226,6 +227,15 @@ def page(idle: pd.DataFrame, found: pd.DataFrame) -> str:
             f"- {len(found)} planted idle stages in {found['network'].nunique()} trained networks: "
             f"{hit.mean():.1%} found (target: 95 %)."
         )
+        large = found[(found["weights"] > 10_000) & (found["rule"] == "adam")]
+        lines += [
+            f"- Of stages with more than 10,000 weights in networks trained without weight decay "
+            f"{(large['verdict'] == 'unused').mean():.1%} are found. Smaller stages stay "
+            "undecided: so few weights do not show a movement of the usual size. Beside decayed "
+            "stages a stage at its start stays undecided on purpose: the weights cannot tell "
+            "decay from no use.",
+            f"- Planted in: {', '.join(sorted(set(found['network'])))}.",
+        ]
         sizes = pd.cut(found["weights"], [0, 1000, 10_000, float("inf")],
                        labels=["under 1,000", "1,000 to 10,000", "over 10,000"])  # fmt: skip
         table = (

@@ -62,7 +62,7 @@ def draw_drops(frame: pd.DataFrame) -> Figure:
         axis.set_title(f"{task} (n = {part['name'].nunique()})", fontsize=10)
         axis.set_xlabel("levels removed from")
         axis.set_xticks(range(1, 5))
-        axis.set_ylim(-0.1, 1.1)
+        axis.set_ylim(-0.1, 1.4)
     axes[0].set_ylabel("share of skill lost")
     return figure
 
@@ -85,5 +85,6 @@ def draw_scatter(frame: pd.DataFrame) -> Figure:
         axis.set_xlabel("utilization")
         axis.set_xlim(-0.03, 1.03)
     axes[0].set_ylabel("share of skill lost")
-    axes[-1].legend(fontsize=7)
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0))
     return figure

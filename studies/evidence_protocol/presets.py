@@ -34,7 +34,7 @@ CPU = Preset(
     variations=(("unet", "adamw"), ("unet_bn", "adamw")),
     shuffled=(("unet", "adam"), ("unet_bn", "adam")),
     truncated=(("unet", "adam"),),
-    tuning_steps=250,
+    tuning_steps=100,
     from_scratch=False,
 )
 

@@ -119,7 +119,7 @@ def _verdict(low: float, high: float) -> Verdict:
 
 def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> Score:
     """Score a stage by the shallowest cut at or above its level."""
-    if not result.skill > 0.0:
+    if not result.skilled:
         nan = float("nan")
         return Score("data", nan, nan, nan, "undecided", "the network has no skill to lose")
     value, low, high = (
