@@ -26,6 +26,7 @@ from studies.evidence_protocol.page import write_page  # noqa: E402
 from studies.evidence_protocol.presets import PRESETS  # noqa: E402
 from studies.evidence_protocol.runs import Preset, Run, carry_out  # noqa: E402
 from studies.evidence_protocol.scoring import score_runs  # noqa: E402
+from studies.evidence_protocol.truncated import truncate_and_train  # noqa: E402
 
 
 def train_one(run: Run, preset: Preset, folder: Path, deadline: float) -> bool:
@@ -36,6 +37,16 @@ def train_one(run: Run, preset: Preset, folder: Path, deadline: float) -> bool:
     if time.time() > deadline and not (folder / "runs" / run.name).exists():
         return False
     carry_out(run, preset, folder)
+    return True
+
+
+def cut_one(run: Run, preset: Preset, folder: Path, deadline: float) -> bool:
+    """Cut and fine-tune one stored network in a worker process, unless it is too late to begin."""
+    stored = folder / "runs" / run.name
+    known = (stored / "truncated.json").exists()
+    if not known and (time.time() > deadline or not (stored / "run.json").exists()):
+        return False
+    truncate_and_train(run, preset, folder)
     return True
 
 
@@ -55,6 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
         tasks = [workers.submit(train_one, run, preset, folder, deadline) for run in runs]
         done = [task.result() for task in tqdm(tasks, desc="training", unit="network")]
+        cuts = [
+            workers.submit(cut_one, r, preset, folder, deadline) for r in preset.truncated_runs()
+        ]
+        for task in tqdm(cuts, desc="cutting", unit="network"):
+            task.result()
     finished = [run for run, ok in zip(runs, done, strict=True) if ok]
     records = score_runs(finished, preset, folder, jobs=options.jobs)
     page = options.page or folder / "page"

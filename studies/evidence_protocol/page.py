@@ -104,6 +104,7 @@ def write_page(
             "",
             "![Utilization against skill lost](scatter.png)",
             "",
+            *truncation_section(records, preset),
         ]
     )
     with written_atomically(folder / "index.md") as temporary:
@@ -190,6 +191,34 @@ def protocol(
         "grade that finds no skill there gives no score, which the number of stages in "
         "`scores.csv` shows. WeightWatcher's alpha and delve's saturation are our own computations "
         "of their published definitions.",
+    ]
+
+
+def truncation_section(records: Sequence[dict[str, Any]], preset: Preset) -> list[str]:
+    """Best-threshold F1 of networks cut at every depth and trained on; empty if none was cut."""
+    rows = []
+    for record in records:
+        for way, values in (record.get("truncated") or {}).items():
+            if not values:
+                continue
+            run = record["run"]
+            row = {"network": f"{run['architecture']}, {run['task']}, {run['rule']}", "way": way}
+            rows.append(row | {f"keep_{k}": v for k, v in values.items()})
+    if not rows:
+        return []
+    frame = pd.DataFrame(rows)
+    kept = sorted(c for c in frame.columns if c.startswith("keep_"))
+    columns = {"network": ("network", "{}"), "way": ("training", "{}")}
+    columns |= {c: (f"{c.removeprefix('keep_')} kept", "{:.3f}") for c in kept}
+    return [
+        "## Cut and trained on",
+        "",
+        f"Best-threshold F1 on test images of networks of the first seed, cut with the light "
+        f"bottleneck; *tuned*: {preset.tuning_steps} more steps, the whole network as many; "
+        "*scratch*: trained from initial weights like the whole one.",
+        "",
+        markdown(frame, columns),
+        "",
     ]
 
 

@@ -157,8 +157,10 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
             for part in ("drop", "low", "high"):
                 row[f"{metric}_{part}"] = None if cut is None else getattr(cut, part)
         rows.append(row)
+    cut = stored / "truncated.json"
     return {
         "run": asdict(run),
+        "truncated": json.loads(cut.read_text()) if cut.exists() else None,
         "quality": {m: r.quality for m, r in truth.items()},
         "chance": {m: r.chance for m, r in truth.items()},
         "states": {name: a.state for name, a in assessments.items() if name != "data_taylor"},
