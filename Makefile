@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
-CODE := $(PACKAGES) studies tests benchmarks matrix docs
+CODE := $(PACKAGES) studies tests benchmarks matrix docs/pictures.py
 
 .PHONY: help study test slow check format docs bench matrix evidence calibration clean
 
