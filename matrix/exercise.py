@@ -142,15 +142,16 @@ def variant_failures(
 
     def costs() -> str:
         actual = count_costs(module, proposal.structure.inputs)
+        predicted = variant.costs if proposal.refusal else proposal
         pairs = {
-            "parameters": (proposal.parameters, sum(p.numel() for p in module.parameters())),
-            "macs": (proposal.macs, actual.macs),
-            "activation_bytes": (proposal.activation_bytes, actual.activation_bytes),
+            "parameters": (predicted.parameters, sum(p.numel() for p in module.parameters())),
+            "macs": (predicted.macs, actual.macs),
+            "activation_bytes": (predicted.activation_bytes, actual.activation_bytes),
         }
         return "; ".join(
-            f"{what} predicted {predicted}, actual {real}"
-            for what, (predicted, real) in pairs.items()
-            if predicted != real
+            f"{what} predicted {said}, actual {real}"
+            for what, (said, real) in pairs.items()
+            if said != real
         )
 
     def copies() -> str:

@@ -99,7 +99,8 @@ def _depths(network: Network, structure: Structure, costs: Costs) -> tuple[Depth
 def _depth(network: Network, proposal: Proposal, costs: Costs, thorough: bool) -> Depth:
     start = time.process_time()
     try:
-        variant = proposal.build()
+        # where the light bottleneck would save too little, the one without weights must do
+        variant = proposal.build("pool" if proposal.refusal else "light")
     except Exception as error:  # noqa: BLE001 - a failed build is a result
         text = f"build: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return _not_built(proposal, failures=(text,))
@@ -109,8 +110,8 @@ def _depth(network: Network, proposal: Proposal, costs: Costs, thorough: bool) -
         keep_levels=proposal.keep_levels,
         refusal="",
         failures=variant_failures(original, variant, proposal, network, thorough),
-        parameters=proposal.parameters / costs.parameters,
-        macs=proposal.macs / costs.macs,
+        parameters=variant.costs.parameters / costs.parameters,
+        macs=variant.costs.macs / costs.macs,
         seconds=seconds,
     )
 
