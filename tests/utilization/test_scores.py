@@ -126,9 +126,9 @@ def displaced(moved, walk, name="w", note=""):
 
 
 def test_history_compares_with_the_noise_walk():
-    low, high = (score_history(displaced(m, 1.0), ["w"]) for m in (0.3, 4.0))
+    low, high = (score_history(displaced(m, 1.0), ["w"]) for m in (0.2, 4.0))
     assert (low.verdict, high.verdict) == ("unused", "used")
-    assert low.utilization == pytest.approx(0.3**2 / (0.3**2 + 0.7**2))
+    assert low.utilization == pytest.approx(0.2**2 / (0.2**2 + 0.7**2))
 
 
 def test_history_counts_movement_less_where_gradients_faded():

@@ -21,6 +21,9 @@ COLLAPSED_RATIO = 0.1
 MARGIN = 2.0
 """Half-width of an interval, in standard errors."""
 
+SURELY = 4.0
+"""Standard errors by which a stage must be narrower than its null before decay is considered."""
+
 UNMOVED = 0.2
 """Weights alone call a stage unused when its utilization is surely below this."""
 
@@ -156,7 +159,7 @@ def decay(spreads: Sequence[StageSpread]) -> float:
     shrinkage from above. One narrow stage may have other reasons; two are needed.
     """
     narrow = [
-        s.ratio for s in spreads if s.count and not s.collapsed and s.excess < -MARGIN * s.error
+        s.ratio for s in spreads if s.count and not s.collapsed and s.excess < -SURELY * s.error
     ]
     return min(narrow) if len(narrow) > 1 else 1.0
 
@@ -207,7 +210,7 @@ def score_weights(spread: StageSpread, typical: float) -> Score:
     why = share
     if spread.decayed:
         why = f"{share} after weight decay, which the weights cannot tell from no use"
-    elif spread.movement(MARGIN) == 0.0:
+    elif spread.movement(SURELY) == 0.0:
         why = f"{ratio}: weight decay or no use, the weights cannot tell"
     elif high < UNMOVED:
         verdict = "unused"
