@@ -364,14 +364,14 @@ All levels at which the network can be cut are in the [table of proposals](propo
 
 def _support(derivation: Derivation) -> str:
     alone = "; ".join(
-        f"{grade} alone {'supports no cut' if keep is None else f'would keep {_count(keep)}'}"
+        f"{grade} {'no cut' if keep is None else _count(keep)}"
         for grade, keep in derivation.supported.items()
     )
     keep = _count(derivation.proposal.keep_levels)
     if derivation.justified:
-        return f"The joint verdict supports keeping {keep}: {alone}."
+        return f"The joint verdict supports keeping {keep} (by each grade alone: {alone})."
     return (
-        f"**The evidence does not support any cut of this network** ({alone}). The cut below, "
+        f"**The evidence does not support any cut of this network** (by each grade alone: {alone}). The cut below, "
         f"which keeps {keep}, is the one with the least against it, made to see what it costs."
     )
 

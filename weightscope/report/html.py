@@ -45,7 +45,7 @@ _LAYER_COLUMNS = {
     "ks_initial": "KS to initial",
     "warning": "note",
 }
-_HEAVY = 250_000
+_HEAVY = 150_000
 _MOST_PIXELS = 65_000
 _WORDS = {"layer", "kind", "stage", "shape", "warning"}
 _SHARES = {"near_zero_1e-2", "near_zero_relative", "dead_filters"}
