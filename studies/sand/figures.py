@@ -63,7 +63,7 @@ def scene_figure(photo: Photo, zoom: int = 96) -> Figure:
 
 def fullest(tiles: Tiles, indices: NDArray[np.int64], count: int) -> list[int]:
     """Return the tiles with the most separate particles, the most first."""
-    particles = [ndimage.label(tiles.masks[index])[1] for index in indices]
+    particles = [ndimage.label(tiles.masks[index], np.ones((3, 3)))[1] for index in indices]
     order = np.argsort(particles, kind="stable")[::-1]
     return [int(index) for index in indices[order[:count]]]
 
