@@ -1,6 +1,8 @@
 """Write the ratios of a benchmark run into docs/benchmarks.md.
 
 python benchmarks/table.py build/benchmarks.json docs/benchmarks.md
+
+Several runs can be given before the page; of a benchmark that is in more than one the last counts.
 """
 
 from __future__ import annotations
@@ -14,15 +16,11 @@ BEGIN = "<!-- table: written by benchmarks/table.py -->"
 END = "<!-- end of table -->"
 
 
-def main(source: Path, target: Path) -> None:
-    run = json.loads(source.read_text())
-    rows = [
-        info[key]
-        for benchmark in run["benchmarks"]
-        for info in [benchmark["extra_info"]]
-        for key in ("row", "memory")
-        if key in info
-    ]
+def main(sources: list[Path], target: Path) -> None:
+    runs = [json.loads(source.read_text()) for source in sources]
+    run = runs[-1]
+    found = {b["name"]: b["extra_info"] for each in runs for b in each["benchmarks"]}
+    rows = [info[key] for info in found.values() for key in ("row", "memory") if key in info]
     machine = run["machine_info"]
     loads = sorted(row["load"] for row in rows)
     lines = [
@@ -68,4 +66,4 @@ def _seconds(value: float) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main([Path(source) for source in sys.argv[1:-1]], Path(sys.argv[-1]))

@@ -222,10 +222,15 @@ def test_scan(against, benchmark, peak_memory, tmp_path, threads, size):
     }  # fmt: skip
 
 
+def seconds_of_children():
+    """Processor time of the interpreters that were started."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def test_import(against):
     def importing(name):
         return lambda: subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
 
     against(importing("weightscope"), importing("torch"), what="import weightscope",
-            versus="import torch", goal=1.15, rounds=7,
-            clock=time.perf_counter)  # fmt: skip
+            versus="import torch", goal=1.15, rounds=7, clock=seconds_of_children)  # fmt: skip
