@@ -371,8 +371,9 @@ def _support(derivation: Derivation) -> str:
     if derivation.justified:
         return f"The joint verdict supports keeping {keep} (by each grade alone: {alone})."
     return (
-        f"**The evidence does not support any cut of this network** (by each grade alone: {alone}). "
-        f"The cut below, which keeps {keep}, is the one with the least against it, made to see what it costs."
+        "**The evidence does not support any cut of this network** "
+        f"(by each grade alone: {alone}). The cut below, which keeps {keep}, is the one with the "
+        "least against it, made to see what it costs."
     )
 
 
