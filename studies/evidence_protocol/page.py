@@ -209,12 +209,15 @@ def truncation_section(records: Sequence[dict[str, Any]], preset: Preset) -> lis
     frame = pd.DataFrame(rows)
     kept = sorted(c for c in frame.columns if c.startswith("keep_"))
     columns = {"network": ("network", "{}"), "way": ("training", "{}")}
-    columns |= {c: (f"{c.removeprefix('keep_')} kept", "{:.3f}") for c in kept}
+    titles = {c: f"{c.removeprefix('keep_')} levels kept" for c in kept}
+    titles["keep_whole"] = "whole"
+    columns |= {c: (titles[c], "{:.3f}") for c in kept}
     return [
         "## Cut and trained on",
         "",
         f"Best-threshold F1 on test images of networks of the first seed, cut with the light "
-        f"bottleneck; *tuned*: {preset.tuning_steps} more steps, the whole network as many; "
+        "bottleneck: what the task needs, where ablation tells what the network at hand uses. "
+        f"Training: *tuned*: {preset.tuning_steps} more steps, the whole network as many; "
         "*scratch*: trained from initial weights like the whole one.",
         "",
         markdown(frame, columns),
