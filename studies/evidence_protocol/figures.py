@@ -86,5 +86,7 @@ def draw_scatter(frame: pd.DataFrame) -> Figure:
         axis.set_xlim(-0.03, 1.03)
     axes[0].set_ylabel("share of skill lost")
     handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0))
+    figure.legend(
+        handles, labels, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.03)
+    )
     return figure
