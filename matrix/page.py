@@ -91,16 +91,18 @@ def page(
 
 _INTRODUCTION = """\
 This page is written by `make matrix`; do not edit it. Each network is built by its own library with
-small random weights and handed to weightscope with nothing but the model; it is cut at every depth
-that is legal, and what comes out is run. What its levels, stages and legal depths should be was
-written by hand from each library's source before weightscope was first run on it
-(`matrix/truth.py`; later corrections say why in their commits). A network counts as right only if
-every single weighted layer has the right role and level, every dead parameter is found, and every
-depth is legal or refused as it should be."""
+small random weights and handed to weightscope with nothing but the model (SwinUNETR, whose forward
+turns sizes into numbers, with an example of one size); it is cut at every depth that is legal, and
+what comes out is run. What its levels, stages and legal depths should be was written by hand from
+each library's source before weightscope was first run on it (`matrix/truth.py`; later corrections
+say why in their commits). A network counts as right only if every single weighted layer has the
+right role and level, every dead parameter is found, and every depth is legal or refused as it
+should be."""
 
 _LEGEND = """\
 *captured*: a graph of the network's own modules was read, and gives its outputs bit by bit in train
-and eval mode at two batch and two spatial sizes. *depths built*: built and working / legal by the
+and eval mode at two batch sizes and, unless it is made for one size, two spatial sizes. *depths
+built*: built and working / legal by the
 truth; working means forward in train and eval at other batch and spatial sizes with the original's
 output shapes, a gradient for every parameter, kept tensors bit-equal under their old names,
 predicted parameters, MACs and activation bytes equal to the counted ones, a deep copy, and, at one
