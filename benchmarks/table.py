@@ -54,7 +54,7 @@ def _line(row: dict) -> str:
     sign = ">=" if row["at_least"] else "<="
     goal = "" if row["goal"] is None else f"{sign} {row['goal']:g}"
     met = "" if row["goal"] is None else "yes" if row["met"] else "**no**"
-    if row["threads"] > 1 and row["load"] > 1.5 * row["threads"]:
+    if "ratio" in row and row["threads"] > 1 and row["load"] > 1.5 * row["threads"]:
         # threads that wait for each other on a busy machine measure the neighbours
         met = "not judged: busy"
     cells = (row["what"], row["versus"], str(row["threads"]), *times, ratio, goal, met)
