@@ -30,10 +30,11 @@ class Layers(nn.Module):
 
 
 def stages_of(model):
-    """A structure with one stage per layer, in levels from 0."""
+    """A structure with one stage per layer, in levels from 0, each of which a cut removes."""
     names = [name for name, _ in model.named_children()]
     return SimpleNamespace(
-        stages=tuple(Stage(n, "encoder", i, (2.0**i,) * 2, (n,)) for i, n in enumerate(names))
+        stages=tuple(Stage(n, "encoder", i, (2.0**i,) * 2, (n,)) for i, n in enumerate(names)),
+        cuts=tuple(SimpleNamespace(keep_levels=i) for i in range(len(names))),
     )
 
 

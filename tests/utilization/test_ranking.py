@@ -92,6 +92,16 @@ def test_the_strongest_grade_decides_and_the_others_are_kept(layers):
     assert "by weights unused" in verdicts["b"].why
 
 
+def test_data_does_not_condemn_what_no_cut_removes(layers):
+    structure, statistics, _ = layers(head=0.05, b=0.05)
+    structure.cuts = structure.cuts[1:]
+    found = assess(structure, statistics, data=data(head=0.001, b=1.0)).verdicts
+    verdicts = {v.stage: v for v in found}
+    assert verdicts["head"].verdict == "undecided"
+    assert "no cut removes it" in verdicts["head"].why
+    assert verdicts["b"].verdict == "used"
+
+
 def test_a_grade_that_cannot_measure_gives_way(layers):
     structure, statistics, _ = layers(a=0.05, b=0.0)
     assessment = assess(structure, statistics, history=history(a=3.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from weightscope.graph.structure import Structure
@@ -62,7 +63,7 @@ def assess(
         if moved is not None:
             graded.insert(0, score_history(moved, _names(kernels[spread.stage])))
         if data is not None:
-            graded.insert(0, data.score(spread.stage))
+            graded.insert(0, _checkable(data.score(spread.stage), spread.stage, structure))
         scores[spread.stage] = tuple(graded)
     movements = (
         [pool(moved, _names(own)).live for own in kernels.values()] if moved is not None else []
@@ -73,6 +74,19 @@ def assess(
     ]
     verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.utilization))
     return Assessment(tuple(verdicts), state, conclude(verdicts, state))
+
+
+def _checkable(score: Score, name: str, structure: Structure) -> Score:
+    """Leave undecided a stage that data would call unused although no cut removes it.
+
+    A head of few weights has little Taylor importance, yet every output passes through it; and
+    where nothing can be removed, the border of unused was never checked by ablation.
+    """
+    level = next(stage.level for stage in structure.stages if stage.name == name)
+    if score.verdict != "unused" or any(cut.keep_levels <= level for cut in structure.cuts):
+        return score
+    why = f"{score.why}; no cut removes it, so this cannot be checked"
+    return replace(score, verdict="undecided", why=why)
 
 
 def _names(kernels: Sequence[ParameterStatistics]) -> tuple[str, ...]:
