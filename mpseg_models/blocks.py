@@ -180,3 +180,27 @@ def initialize(model: nn.Module, seed: int | None) -> None:
                 nn.init.xavier_uniform_(module.weight, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def admit(images: Tensor, multiple: int, in_channels: int, indivisible: str) -> Tensor:
+    """Check images, padded at the bottom and the right first where ``indivisible`` is ``"pad"``.
+
+    Args:
+        images: (B, in_channels, H, W).
+        multiple: What the height and the width must be multiples of.
+        in_channels: Channels that the network takes.
+        indivisible: ``"pad"`` to pad other sizes; anything else refuses them.
+
+    Raises:
+        ValueError: The images have another shape than the network can take.
+    """
+    x = pad_to_multiple(images, multiple) if indivisible == "pad" else images
+    check_size(x, multiple, in_channels)
+    return x
+
+
+def finish(logits: Tensor, images: Tensor, indivisible: str, sigmoid: bool) -> Tensor:
+    """Cut off what `admit` padded, and turn logits into probabilities where asked."""
+    if indivisible == "pad":
+        logits = logits[..., : images.shape[-2], : images.shape[-1]]
+    return torch.sigmoid(logits) if sigmoid else logits

@@ -11,10 +11,10 @@ from mpseg_models.blocks import (
     Indivisible,
     MultiResBlock,
     ResPath,
-    check_size,
+    admit,
     down,
+    finish,
     initialize,
-    pad_to_multiple,
     up,
 )
 
@@ -130,10 +130,7 @@ class MultiResUNet(nn.Module):
         Raises:
             ValueError: The input has another shape than the network can take.
         """
-        x = images
-        if self.config.indivisible == "pad":
-            x = pad_to_multiple(x, self.multiple)
-        check_size(x, self.multiple, self.config.in_channels)
+        x = admit(images, self.multiple, self.config.in_channels, self.config.indivisible)
         x = self.stem(x)
         skips: list[Tensor] = []
         for stage, skip in zip(self.encoder, self.skips, strict=True):  # eq. 16, 17; 19, 20; 22
@@ -143,7 +140,4 @@ class MultiResUNet(nn.Module):
         x = self.bottleneck(x)  # the last of eq. 17 or 20; eq. 23
         for stage, kept in zip(reversed(self.decoder), reversed(skips), strict=True):
             x = stage(torch.cat([kept, up(x)], dim=1))  # eq. 18, 21, 24
-        x = self.head(x)
-        if self.config.indivisible == "pad":
-            x = x[..., : images.shape[-2], : images.shape[-1]]
-        return torch.sigmoid(x) if self.config.sigmoid else x
+        return finish(self.head(x), images, self.config.indivisible, self.config.sigmoid)

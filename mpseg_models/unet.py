@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from mpseg_models.blocks import (
     DoubleConv,
     Indivisible,
-    check_size,
+    admit,
     down,
+    finish,
     initialize,
-    pad_to_multiple,
     up,
 )
 
@@ -121,10 +121,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: The input has another shape than the network can take.
         """
-        x = images
-        if self.config.indivisible == "pad":
-            x = pad_to_multiple(x, self.multiple)
-        check_size(x, self.multiple, self.config.in_channels)
+        x = admit(images, self.multiple, self.config.in_channels, self.config.indivisible)
         skips: list[Tensor] = []
         for stage in self.encoder:  # eq. 4, 5, 7, 8
             x = stage(x)
@@ -133,7 +130,4 @@ class UNet(nn.Module):
         x = self.bottleneck(x)
         for stage, skip in zip(reversed(self.decoder), reversed(skips), strict=True):  # eq. 6, 9
             x = stage(torch.cat([skip, up(x)], dim=1))
-        x = self.head(x)
-        if self.config.indivisible == "pad":
-            x = x[..., : images.shape[-2], : images.shape[-1]]
-        return torch.sigmoid(x) if self.config.sigmoid else x
+        return finish(self.head(x), images, self.config.indivisible, self.config.sigmoid)
