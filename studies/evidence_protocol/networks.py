@@ -1,4 +1,4 @@
-"""The networks of the study: the zoo's two designs, one with batch norm, and a third party's."""
+"""The networks of the study: the zoo's two designs, one with batch norm, two of third parties."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import mpseg_models
 
-Architecture = Literal["unet", "multiresunet", "unet_bn", "monai"]
-ARCHITECTURES: tuple[Architecture, ...] = ("unet", "multiresunet", "unet_bn", "monai")
+Architecture = Literal["unet", "multiresunet", "unet_bn", "monai", "smp"]
+ARCHITECTURES: tuple[Architecture, ...] = ("unet", "multiresunet", "unet_bn", "monai", "smp")
 
 
 class NormUNet(nn.Module):
@@ -54,13 +54,22 @@ def _double(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def build(architecture: Architecture, width: int, seed: int) -> nn.Module:
-    """Build a network with seeded initial weights, five levels, RGB in, one logit out."""
+    """Build a network with seeded initial weights, RGB in, one logit out.
+
+    All have five levels, but ``smp``, a ResNet-18 under a U-Net's decoder, which begins with a
+    strided convolution and has six.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if architecture in ("unet", "multiresunet"):
             return mpseg_models.create_model(architecture, width=width, seed=seed)
         if architecture == "unet_bn":
             return NormUNet(width)
+        if architecture == "smp":
+            from segmentation_models_pytorch import Unet
+
+            widths = tuple(max(width * 2**level, 16) for level in range(3, -2, -1))
+            return Unet("resnet18", encoder_weights=None, decoder_channels=widths)
         from monai.networks.nets import BasicUNet
 
         features = (width, width, 2 * width, 4 * width, 8 * width, width)

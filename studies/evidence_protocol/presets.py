@@ -29,13 +29,13 @@ CPU = Preset(
     train=320,
     validation=64,
     test=96,
-    seeds=3,
-    architectures=("unet", "multiresunet", "unet_bn", "monai"),
-    variations=(("unet", "adamw"), ("unet_bn", "adamw")),
+    seeds=4,
+    architectures=("unet", "multiresunet", "unet_bn", "monai", "smp"),
+    variations=(("unet", "adamw"), ("unet_bn", "adamw"), ("unet", "sgd")),
     shuffled=(("unet", "adam"), ("unet_bn", "adam")),
     truncated=(("unet", "adam"),),
     tuning_steps=100,
-    from_scratch=False,
+    from_scratch=True,
 )
 
 FULL = Preset(
@@ -47,7 +47,7 @@ FULL = Preset(
     validation=64,
     test=192,
     seeds=4,
-    architectures=("unet", "multiresunet", "unet_bn", "monai"),
+    architectures=("unet", "multiresunet", "unet_bn", "monai", "smp"),
     variations=(("unet", "adamw"), ("unet_bn", "adamw"), ("unet", "sgd"), ("unet_bn", "sgd")),
     shuffled=(("unet", "adam"), ("unet_bn", "adam"), ("unet", "adamw")),
     truncated=(("unet", "adam"), ("unet_bn", "adam")),
