@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,11 @@ from weightscope.utilization.displacement import Displacement, measure_displacem
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 1
+VERSION = 2
 """Version of `History.state_dict`."""
+
+LATE = 0.75
+"""Saliency counts from this share of the steps on: what a stage was worth early matters little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,8 @@ class Snapshot:
         maximum: Largest value.
         edges: Histogram edges (bins + 1), in units of the weights.
         counts: Weights in each bin (bins).
+        saliency: ``sum |w * dL/dw|`` over the weights with the gradient of that step, in units of
+            the loss; nan before the first step and where no gradient arrived.
     """
 
     step: int
@@ -54,6 +59,7 @@ class Snapshot:
     maximum: float
     edges: np.ndarray[Any, np.dtype[np.float64]]
     counts: np.ndarray[Any, np.dtype[np.int64]]
+    saliency: float
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,15 @@ class History:
             return self._closed
         self._flush()
         initial = self.initial()
+        saliencies = late_saliencies(self.snapshots, self.steps)
         return tuple(
-            measure_displacement(name, weights, initial[name], *self._walk(name))
+            measure_displacement(
+                name,
+                weights,
+                initial[name],
+                *self._walk(name),
+                saliency=saliencies.get(name, math.nan),
+            )
             for name, weights in self._parameters.items()
         )
 
@@ -163,10 +176,10 @@ class History:
         return load_file(self._store)
 
     def frame(self) -> pd.DataFrame:
-        """Moments over time: step, parameter, count, mean, std, minimum, maximum."""
+        """Over time: step, parameter, count, mean, std, minimum, maximum, saliency."""
         import pandas as pd
 
-        columns = ["step", "parameter", "count", "mean", "std", "minimum", "maximum"]
+        columns = ["step", "parameter", "count", "mean", "std", "minimum", "maximum", "saliency"]
         rows = [[getattr(s, column) for column in columns] for s in self.snapshots]
         return pd.DataFrame(rows, columns=columns)
 
@@ -371,12 +384,34 @@ class History:
                     maximum=summary.maximum,
                     edges=summary.histogram.edges,
                     counts=summary.histogram.counts,
+                    saliency=_saliency(parameter) if self.steps else math.nan,
                 )
             )
 
     def _close(self) -> None:
         """Keep the displacements of the last watched step."""
         self._closed = self.displacements()
+
+
+def _saliency(parameter: Tensor) -> float:
+    """First-order importance of a parameter's weights by the gradient that it holds."""
+    if parameter.grad is None:
+        return math.nan
+    return float((parameter.detach() * parameter.grad.detach()).abs().sum(dtype=torch.float32))
+
+
+def late_saliencies(snapshots: Iterable[Snapshot], steps: int) -> dict[str, float]:
+    """Mean saliency of each parameter over the snapshots of the last quarter of the steps.
+
+    Args:
+        snapshots: Recorded distributions.
+        steps: Optimiser steps done.
+    """
+    late: dict[str, list[float]] = {}
+    for s in snapshots:
+        if s.step >= LATE * steps and math.isfinite(s.saliency):
+            late.setdefault(s.parameter, []).append(s.saliency)
+    return {name: sum(values) / len(values) for name, values in late.items()}
 
 
 @contextmanager

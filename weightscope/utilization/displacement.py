@@ -43,6 +43,7 @@ class Displacement:
     walk: float
     faded_walk: float
     note: str = ""
+    saliency: float = float("nan")
 
 
 class MovementRecord(Protocol):
@@ -60,6 +61,8 @@ def measure_displacement(
     walk: float,
     faded_walk: float = float("nan"),
     note: str = "",
+    *,
+    saliency: float = float("nan"),
 ) -> Displacement:
     """Split the movement of one parameter into shrinkage and what is orthogonal to its start.
 
@@ -70,6 +73,7 @@ def measure_displacement(
         walk: Rms movement expected on steady pure noise.
         faded_walk: Rms movement expected on noise that fades as the gradients did.
         note: Why ``walk`` is nan, if it is.
+        saliency: First-order importance late in the training, where gradients were sampled.
 
     Raises:
         InputError: The shapes differ.
@@ -89,7 +93,7 @@ def measure_displacement(
     else:
         shrinkage = float("nan")
         moved = float((w - w0).square().mean().sqrt()) if w.numel() else 0.0
-    return Displacement(parameter, w.numel(), moved, shrinkage, walk, faded_walk, note)
+    return Displacement(parameter, w.numel(), moved, shrinkage, walk, faded_walk, note, saliency)
 
 
 @dataclass(frozen=True)
