@@ -14,13 +14,14 @@ NEGLIGIBLE = 0.05
 """Share of the network's skill whose loss makes a stage used; as in `weightscope.utilization`."""
 
 OURS = {
-    "data_ablation": "weightscope, data (ablation on other images)",
-    "data_taylor": "weightscope, data (Taylor)",
+    "data_metric": "weightscope, data (ablation by F1 on other images)",
+    "data_loss": "weightscope, data (ablation by the loss)",
     "history": "weightscope, history",
     "weights": "weightscope, weights",
 }
 OTHERS = {
-    "importance": "raw Taylor importance",
+    "taylor": "Taylor importance, share of the largest stage's",
+    "importance": "Taylor importance, raw",
     "walk_ratio": "movement / noise walk",
     "gradient_fade": "faded / steady noise walk",
     "movement": "rms movement",
@@ -33,7 +34,7 @@ OTHERS = {
     "near_zero_1e-2": "near-zero mass 1e-2 (the paper's reading)",
     "near_zero_relative": "near-zero mass, 0.1 initial std",
     "kurtosis": "kurtosis",
-    "alpha": "power-law alpha (own computation)",
+    "alpha": "WeightWatcher's alpha",
     "saturation": "activation saturation (delve's definition)",
     "deepest_first": "deepest first",
     "random": "random",

@@ -21,7 +21,7 @@ from studies.evidence_protocol.judge import (
 from studies.evidence_protocol.runs import Preset
 from weightscope.files import written_atomically
 
-TARGETS = {"weights": 0.80, "history": 0.92, "data_taylor": 0.97, "data_ablation": 0.97}
+TARGETS = {"weights": 0.80, "history": 0.92, "data_loss": 0.97, "data_metric": 0.97}
 BASELINES = ("deepest_first", "random")
 SAME_INFORMATION = {
     "weights": (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,7 +28,7 @@ from studies.evidence_protocol.runs import (
     loss_function,
 )
 from weightscope.files import written_atomically
-from weightscope.graph import Structure, read_structure
+from weightscope.graph import Stage, Structure, read_structure
 from weightscope.statistics import ParameterStatistics, measure_model
 from weightscope.utilization import (
     AblationResult,
@@ -37,7 +39,7 @@ from weightscope.utilization import (
     ablate_levels,
     assess,
 )
-from weightscope.utilization.data import measure_importance
+from weightscope.utilization.data import measure_importance, minus
 from weightscope.utilization.displacement import pool
 from weightscope.utilization.scores import measure_spread, stage_kernels
 
@@ -67,7 +69,8 @@ def measure_run(run: Run, preset: Preset, folder: Path, structure: Structure) ->
 
     Returns:
         The record stored in ``measured.json``: the truth on test images for each metric; ablation
-        and importance on validation images; saturation and power-law exponent of each stage.
+        by F1 and by the loss, and importance, on validation images; saturation and WeightWatcher's
+        exponent of each stage.
     """
     path = folder / "runs" / run.name / "measured.json"
     if path.exists():
@@ -77,15 +80,14 @@ def measure_run(run: Run, preset: Preset, folder: Path, structure: Structure) ->
     start = preset.train + preset.validation
     validation = pool.part(preset.train, start).batches(BATCH)
     test = pool.part(start, start + preset.test).batches(BATCH)
-    importances, _ = measure_importance(structure, validation, loss_function)
-    kernels = stage_kernels(structure.stages, measure_model(structure.model, fast=True))
-    alphas = {name: mean_alpha(structure.model, own) for name, own in kernels.items()}
+    importances = measure_importance(structure, validation, loss_function)
     measured = {
         "truth": {m: asdict(ablate_levels(structure, test, m)) for m in METRICS},
         "ablation": asdict(ablate_levels(structure, validation, "f1")),
+        "ablation_by_loss": asdict(ablate_levels(structure, validation, minus(loss_function))),
         "importance": {name: asdict(value) for name, value in importances.items()},
         "saturation": saturation(structure, [images for images, _ in validation]),
-        "alpha": {name: value for name, value in alphas.items() if math.isfinite(value)},
+        "weightwatcher": weightwatcher_alpha(structure.model, structure.stages),
     }
     with written_atomically(path) as temporary:
         temporary.write_text(json.dumps(measured))
@@ -119,17 +121,20 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
     statistics = measure_model(structure.model)
     levels = {stage.name: stage.level for stage in structure.stages}
     importances = {name: Importance(**v) for name, v in measured["importance"].items()}
-    ablation = read_ablation(measured["ablation"])
+    ablations = {
+        "data_metric": read_ablation(measured["ablation"]),
+        "data_loss": read_ablation(measured["ablation_by_loss"]),
+    }
     assessments = {
         "weights": assess(structure, statistics),
         "history": assess(structure, statistics, history=history),
-        "data_taylor": assess(
-            structure, statistics, data=DataEvidence(importances, {}, None, None, levels)
-        ),
-        "data_ablation": assess(
-            structure, statistics, data=DataEvidence({}, {}, ablation, ablation.skilled, levels)
-        ),
+    } | {
+        name: assess(
+            structure, statistics, data=DataEvidence({}, {}, result, result.skilled, levels)
+        )
+        for name, result in ablations.items()
     }
+    largest = max(i.value for i in importances.values())
     truth = {m: read_ablation(measured["truth"][m]) for m in METRICS}
     kernels = stage_kernels(structure.stages, statistics)
     moved = {d.parameter: d for d in history.records}
@@ -147,8 +152,9 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
         pooled = pool(moved, tuple(kernel.parameter for kernel in kernels[stage.name]))
         row["walk_ratio"] = _finite(pooled.ratio)
         row["gradient_fade"] = _finite(pooled.live / pooled.ratio) if pooled.ratio > 0 else None
-        row["importance"] = measured["importance"][stage.name]["value"]
-        row["alpha"] = _negative(measured["alpha"].get(stage.name))
+        row["importance"] = importances[stage.name].value
+        row["taylor"] = importances[stage.name].value / largest
+        row["alpha"] = _negative(measured["weightwatcher"].get(stage.name))
         row["saturation"] = measured["saturation"].get(stage.name)
         row["deepest_first"] = -stage.level
         row["random"] = float(chance.random())
@@ -163,7 +169,7 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
         "truncated": json.loads(cut.read_text()) if cut.exists() else None,
         "quality": {m: r.quality for m, r in truth.items()},
         "chance": {m: r.chance for m, r in truth.items()},
-        "states": {name: a.state for name, a in assessments.items() if name != "data_taylor"},
+        "states": {name: a.state for name, a in assessments.items()},
         "rows": rows,
     }
 
@@ -209,47 +215,21 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def mean_alpha(model: nn.Module, kernels: Sequence[ParameterStatistics]) -> float:
-    """Mean power-law exponent over a stage's kernels; nan if none is large enough.
+def weightwatcher_alpha(model: nn.Module, stages: Sequence[Stage]) -> dict[str, float]:
+    """Mean over a stage's layers of WeightWatcher's power-law exponent, by stage name.
 
-    Our own computation of the quantity that WeightWatcher reports (Martin & Mahoney 2021): the
-    eigenvalues of ``W^T W``, for a convolution of each kernel position's channel matrix, all
-    positions together; the exponent by maximum likelihood above the lower end that minimises the
-    Kolmogorov-Smirnov distance (Clauset, Shalizi & Newman 2009).
+    Stages of which WeightWatcher measures no layer, such as lone transposed convolutions, have
+    none.
     """
-    parameters = dict(model.named_parameters())
-    alphas = []
-    for kernel in kernels:
-        weight = parameters[kernel.parameter].detach().double()
-        if weight.dim() < 2:
-            continue
-        slices = weight.flatten(2).permute(2, 0, 1) if weight.dim() > 2 else weight[None]
-        values = torch.linalg.svdvals(slices).square().flatten().sort().values.numpy()
-        if min(slices.shape[1:]) >= 4 and len(values) >= 16:
-            alphas.append(power_law_exponent(values[values > 0]))
-    return float(np.mean(alphas)) if alphas else math.nan
+    import weightwatcher
 
-
-def power_law_exponent(values: NDArray[np.float64]) -> float:
-    """Exponent of a power-law tail, with the lower end of least KS distance.
-
-    Args:
-        values: Ascending positive values.
-    """
-    best, exponent = math.inf, math.nan
-    for start in range(len(values) - 8):
-        tail = values[start:]
-        logs = np.log(tail / tail[0])
-        total = float(logs.sum())
-        if total <= 0.0:
-            continue
-        alpha = 1.0 + len(tail) / total
-        expected = 1.0 - np.exp(-(alpha - 1.0) * logs)
-        steps = np.arange(len(tail)) / len(tail)
-        distance = float(np.abs(expected - steps).max())
-        if distance < best:
-            best, exponent = distance, alpha
-    return exponent
+    logging.getLogger("weightwatcher").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):
+        details = weightwatcher.WeightWatcher(model=model).analyze(min_evals=8)
+    alphas = dict(zip(details["longname"], details["alpha"], strict=True))
+    found = {s.name: [alphas[x] for x in s.layers if x in alphas] for s in stages}
+    means = {name: float(np.nanmean(own)) for name, own in found.items() if np.isfinite(own).any()}
+    return means
 
 
 def saturation(

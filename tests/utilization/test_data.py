@@ -50,7 +50,7 @@ def stage_of(structure, layer):
 
 def test_importance_equals_the_sum_by_hand(structure):
     batches = pairs(3)
-    importances, _ = measure_importance(structure, batches, loss)
+    importances = measure_importance(structure, batches, loss)
     model = structure.model
     for layer in ("top", "deep", "head"):
         expected = []
@@ -72,8 +72,7 @@ def test_importance_equals_the_sum_by_hand(structure):
 
 def test_what_the_head_ignores_has_no_importance(structure):
     evidence = gather_data(structure, pairs(), loss=loss)
-    deep = evidence.score(stage_of(structure, "deep"))
-    assert (deep.utilization, deep.verdict) == (0.0, "unused")
+    assert evidence.importances[stage_of(structure, "deep")].value == 0.0
     assert evidence.score(stage_of(structure, "head")).verdict == "used"
 
 
@@ -83,7 +82,7 @@ def test_gradients_and_frozen_flags_are_left_alone(structure):
     model.top.weight.requires_grad_(False)
     model.head.bias.grad = torch.ones(1)
     try:
-        importances, _ = measure_importance(structure, pairs(2), loss)
+        importances = measure_importance(structure, pairs(2), loss)
         assert importances[stage_of(structure, "top")].value > 0.0
         assert not model.top.weight.requires_grad
         assert model.top.weight.grad is None
@@ -100,13 +99,22 @@ def test_skill_by_loss_needs_the_right_targets(structure):
         model.top.weight[:] = 1.0
         model.head.weight[:, :2] = 3.0
     try:
-        _, skilled = measure_importance(structure, pairs(8), loss)
-        _, unknown = measure_importance(structure, pairs(2), loss)
+        skilled = gather_data(structure, pairs(8), loss=loss).skilled
         noise = [(x, torch.rand_like(y)) for x, y in pairs(8)]
-        _, unskilled = measure_importance(structure, noise, loss)
+        unskilled = gather_data(structure, noise, loss=loss).skilled
     finally:
         model.load_state_dict(state)
-    assert (skilled, unknown, unskilled) == (True, None, False)
+    assert (skilled, unskilled) == (True, False)
+
+
+def test_a_loss_alone_is_ablated_and_a_metric_comes_first(structure):
+    by_loss = gather_data(structure, pairs(), loss=loss).ablation
+    by_metric = gather_data(structure, pairs(), loss=loss, metric="f1").ablation
+    assert (by_loss.metric, by_metric.metric) == ("minus_loss", "f1")
+    expected = sum(
+        loss(structure.model(x[i : i + 1]), y[i : i + 1]).item() for x, y in pairs() for i in (0, 1)
+    )
+    assert by_loss.quality == pytest.approx(-expected / 10, rel=1e-5)
 
 
 def test_ablation_decides_where_there_is_a_cut(structure):
@@ -120,7 +128,7 @@ def test_ablation_decides_where_there_is_a_cut(structure):
     finally:
         model.load_state_dict(state)
     deep = evidence.score(stage_of(structure, "deep"))
-    assert deep.why.startswith("without levels 1 and deeper 0.000")
+    assert deep.why.startswith("without levels 1 and deeper 0.0% of the skill is lost (f1 1 to 1)")
     assert deep.verdict == "unused"
     assert "Taylor" in evidence.score(stage_of(structure, "top")).why
     assert evidence.skilled

@@ -11,7 +11,6 @@ from studies.evidence_protocol.judge import (
     best_threshold,
     halves,
 )
-from studies.evidence_protocol.scoring import power_law_exponent
 from studies.evidence_protocol.tasks import TASKS, draw
 
 
@@ -42,12 +41,6 @@ def test_held_out_runs_are_the_later_seeds():
     first, second = halves(frame)
     assert first["x"].tolist() == [0, 1]
     assert second["x"].tolist() == [2, 3]
-
-
-def test_the_exponent_of_a_power_law_is_found():
-    rng = np.random.default_rng(0)
-    values = np.sort((1.0 - rng.random(2000)) ** (-1.0 / 1.5))
-    assert power_law_exponent(values) == pytest.approx(2.5, abs=0.2)
 
 
 @pytest.mark.parametrize("task", TASKS)

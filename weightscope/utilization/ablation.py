@@ -28,7 +28,11 @@ MINIMUM_SKILL = 0.05
 random features of an untrained one have a little skill too. Other metrics have no such floor."""
 
 CONFIDENCE = 0.95
-"""Coverage of every bootstrap interval."""
+"""Coverage of every bootstrap interval of a drop."""
+
+SURE = 0.999
+"""Share of the bootstrap resamples in which a network must beat chance to count as skilled: all
+verdicts hang on that one decision."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ class AblationResult:
         levels: One record for each legal cut, from the shallowest.
         quality: Quality of the whole network.
         chance: Quality when the outputs are judged by the targets of other images.
-        skill_low: Lower end of the bootstrap interval of ``quality - chance``.
+        skill_low: What ``quality - chance`` exceeds in `SURE` of the bootstrap resamples.
         images: Number of images.
+        metric: Name of the quality: ``f1``, ``average_precision`` or that of the callable.
         floor: Skill that does not count yet.
     """
 
@@ -70,6 +75,7 @@ class AblationResult:
     chance: float
     skill_low: float
     images: int
+    metric: str
     floor: float = MINIMUM_SKILL
 
     @property
@@ -249,13 +255,13 @@ def ablate_levels(
             change = {site.node: _filler(fill, means[site.node], seed) for site in cut.exits}
             quality_left = measure_quality(metric, predict(GraphRun(structure, change)), targets)
             levels.append(_record(cut, full, quality_left, weights))
-    low, _ = interval(full[1:] - chance[1:])
     return AblationResult(
         levels=tuple(levels),
         quality=float(full[0]),
         chance=float(chance[0]),
-        skill_low=low,
+        skill_low=float(np.nanquantile(full[1:] - chance[1:], 1.0 - SURE)),
         images=quality.images,
+        metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
         floor=MINIMUM_SKILL if isinstance(metric, str) else 0.0,
     )
 

@@ -34,10 +34,6 @@ NEGLIGIBLE_IMPORTANCE = 0.15
 """Share of the largest stage's Taylor importance that is the border between used and unused."""
 
 
-MINIMUM_BATCHES = 4
-"""Batches needed before the loss alone says whether a network has skill."""
-
-
 @dataclass(frozen=True)
 class Importance:
     """First-order importance of a stage: the sum over its weights of ``|w * dL/dw|``.
@@ -79,8 +75,8 @@ class DataEvidence:
     Attributes:
         importances: Taylor importance of each stage, by stage name; empty without a loss.
         activations: Statistics of what each stage hands on, by stage name.
-        ablation: Quality lost at each cut; None without a metric.
-        skilled: Whether the network is surely better than chance; None if that was not measurable.
+        ablation: Quality lost at each cut, by the metric or else by the loss; None without either.
+        skilled: Whether the network is surely better than chance; None if that was not measured.
         levels: Level of each stage, by stage name.
     """
 
@@ -126,7 +122,9 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
         utilization(loss / result.skill, NEGLIGIBLE_LOSS) for loss in (cut.drop, cut.low, cut.high)
     )
     exact = cut.keep_levels == level
-    why = f"without levels {cut.keep_levels} and deeper {cut.drop:.3f} of {cut.quality:.3f} is lost"
+    share = max(cut.drop, 0.0) / result.skill
+    change = f"{result.metric} {cut.quality:.3g} to {cut.ablated:.3g}"
+    why = f"without levels {cut.keep_levels} and deeper {share:.1%} of the skill is lost ({change})"
     verdict = _verdict(low, high)
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
@@ -161,7 +159,8 @@ def gather_data(
     Args:
         structure: The network.
         batches: ``(inputs, targets)`` pairs, read once and kept in memory.
-        loss: ``loss(outputs, targets)``, a scalar tensor, for Taylor importance.
+        loss: ``loss(outputs, targets)``, a scalar tensor, for Taylor importance; also for the
+            ablation where no metric is given, then asked for one image at a time.
         metric: For ablation, see `ablate`.
         resamples: Bootstrap resamples over images.
         seed: Of the bootstrap.
@@ -173,17 +172,26 @@ def gather_data(
     pairs = read_batches(batches)
     activations = measure_activations(structure, pairs)
     importances: Mapping[str, Importance] = {}
-    skilled: bool | None = None
     if loss is not None:
-        importances, skilled = measure_importance(structure, pairs, loss, progress=progress)
+        importances = measure_importance(structure, pairs, loss, progress=progress)
+        metric = minus(loss) if metric is None else metric
     result = None
     if metric is not None:
         result = ablate_levels(
             structure, pairs, metric, resamples=resamples, seed=seed, progress=progress
         )
-        skilled = result.skilled
     levels = {stage.name: stage.level for stage in structure.stages}
+    skilled = None if result is None else result.skilled
     return DataEvidence(importances, activations, result, skilled, levels)
+
+
+def minus(loss: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], float]:
+    """A loss as a metric: larger is better."""
+
+    def minus_loss(outputs: Any, targets: Any) -> float:
+        return -float(loss(outputs, targets))
+
+    return minus_loss
 
 
 def measure_importance(
@@ -192,16 +200,11 @@ def measure_importance(
     loss: Callable[[Any, Any], Tensor],
     *,
     progress: bool = False,
-) -> tuple[Mapping[str, Importance], bool | None]:
-    """Measure Taylor importance of every stage, and whether the loss knows the targets.
+) -> Mapping[str, Importance]:
+    """Measure Taylor importance of every stage, by stage name.
 
     Gradients are taken of copies that share the parameters' storage, so that the model's own
     ``.grad`` and ``requires_grad`` are not touched.
-
-    Returns:
-        Importance by stage, and whether the loss is surely (at two standard errors over batches)
-        lower with the right targets than with those of other images; None with too few batches
-        to tell.
 
     Raises:
         InputError: The loss is no finite scalar tensor that depends on the weights.
@@ -211,13 +214,11 @@ def measure_importance(
     owner = {name: name.rpartition(".")[0] for name in watched}
     stage_of = {name: structure.stage_of.get(layer) for name, layer in owner.items()}
     rows: list[dict[str, float]] = []
-    advantages: list[float] = []
     with evaluation_mode(model), torch.enable_grad():
         for inputs, targets in tqdm(batches, desc="importance", disable=not progress):
             args, kwargs = call_arguments(to_device(inputs, model))
             outputs = torch.func.functional_call(model, watched, args, kwargs)
-            targets = to_device(targets, model)
-            value = loss(outputs, targets)
+            value = loss(outputs, to_device(targets, model))
             _check_loss(value)
             gradients = torch.autograd.grad(
                 value, list(watched.values()), allow_unused=True, retain_graph=False
@@ -228,17 +229,10 @@ def measure_importance(
                 if stage is not None and gradient is not None:
                     row[stage.name] += float((weight.detach() * gradient).abs().sum())
             rows.append(row)
-            with torch.no_grad():
-                if isinstance(targets, Tensor) and len(targets) > 1:
-                    advantages.append(float(loss(outputs, targets.roll(1, 0)) - value))
-    importances = {
+    return {
         stage.name: Importance(*_mean_and_error([row[stage.name] for row in rows]))
         for stage in structure.stages
     }
-    if len(advantages) < MINIMUM_BATCHES:
-        return importances, None
-    mean, error = _mean_and_error(advantages)
-    return importances, mean > MARGIN * error
 
 
 def _trains(parameter: Tensor) -> bool:
