@@ -13,6 +13,7 @@ from scipy import stats
 
 from weightscope.statistics import summary as room
 from weightscope.statistics.ordering import PROBABILITIES
+from weightscope.statistics.pool import Job, run_jobs
 
 FIGURES = ("mean", "std", "skewness", "kurtosis", "quantiles", "near-zero mass")
 
@@ -46,7 +47,8 @@ def reference(tensor):
 
 def ours(way, fast=False):
     def measure(tensor):
-        s = room._summarize(tensor, room.THRESHOLDS, room.BINS, None, fast, 1, way)
+        job = Job(tensor.numel(), lambda: room.summarizing(tensor, fast=fast, way=way))
+        s = run_jobs([job], 1)[0]
         return dict(
             zip(
                 FIGURES,

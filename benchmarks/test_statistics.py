@@ -70,8 +70,8 @@ def summarizing(model, threads, *, fast=False, way="compiled"):
     jobs = [
         Job(
             place.tensor.numel(),
-            lambda n, place=place: room._summarize(
-                place.tensor, room.THRESHOLDS, room.BINS, place.filter_axis, fast, n, way
+            lambda place=place: room.summarizing(
+                place.tensor, filter_axis=place.filter_axis, fast=fast, way=way
             ),
         )
         for place in places

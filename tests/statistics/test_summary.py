@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as npst
 from weightscope.errors import InputError
 from weightscope.statistics import passes, summarize
 from weightscope.statistics import summary as room
+from weightscope.statistics.pool import Job, run_jobs
 
-WAYS = ["compiled", "plain", None]
+WAYS = ["compiled", "plain", "torch"]
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -25,7 +26,12 @@ def sorts_nothing(monkeypatch):
 
 def measure(tensor, way, *, thresholds=(0.0, 1e-3, 1e-2, 0.5), bins=128, axis=None, threads=1,
             fast=False):  # fmt: skip
-    return room._summarize(tensor, thresholds, bins, axis, fast, threads, way)
+    def steps():
+        return room.summarizing(
+            tensor, thresholds=thresholds, bins=bins, filter_axis=axis, fast=fast, way=way
+        )
+
+    return run_jobs([Job(tensor.numel(), steps)], threads)[0]
 
 
 floats = npst.arrays(

@@ -28,7 +28,7 @@ from weightscope.statistics.records import (
     SkippedParameter,
     TensorSummary,
 )
-from weightscope.statistics.summary import summarize, unreadable, warning_about
+from weightscope.statistics.summary import summarizing, unreadable, warning_about
 
 _LARGEST_HEADER = 100_000_000
 _DTYPES = {
@@ -101,7 +101,7 @@ def scan(
 
 
 def _job(tensor: torch.Tensor, fast: bool) -> Job[TensorSummary]:
-    return Job(tensor.numel(), lambda threads: summarize(tensor, fast=fast, threads=threads))
+    return Job(tensor.numel(), lambda: summarizing(tensor, fast=fast))
 
 
 def _record(name: str, tensor: torch.Tensor, summary: TensorSummary) -> ParameterStatistics:

@@ -25,13 +25,25 @@ from numba.extending import intrinsic
 BLOCK = 2048
 CELLS = 65536
 NO_FILTERS, ROWS, COLUMNS = 0, 1, 2
-_NEVER = np.uint16(0x7FFF)  # negative zero's cell, which is never wanted
+_NEGATIVE_ZERO = 0x7FFF  # its cell, in which nothing else lies
 
 # everything that lets sums be reordered; not nnan and ninf, because the check needs them to show
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}
 _intrinsic: Any = intrinsic
-_compiled: Any = numba.njit(nogil=True, cache=True)
-_reordered: Any = numba.njit(nogil=True, cache=True, fastmath=_REORDER)
+
+
+def _can_keep_code() -> bool:
+    """Whether numba finds a folder to keep compiled code in; without one it refuses to decorate."""
+    try:
+        numba.njit(cache=True)(_can_keep_code)
+    except RuntimeError:
+        return False
+    return True
+
+
+_KEEP = _can_keep_code()
+_compiled: Any = numba.njit(nogil=True, cache=_KEEP)
+_reordered: Any = numba.njit(nogil=True, cache=_KEEP, fastmath=_REORDER)
 
 
 @_intrinsic
@@ -52,24 +64,37 @@ def _fetch(context, array, index):  # type: ignore[no-untyped-def]
 
 
 @_reordered
-def _power_sums(x, shift):  # type: ignore[no-untyped-def]
-    # two loops: five accumulators in one do not fit the registers
+def _power_sums(x):  # type: ignore[no-untyped-def]
     s1 = 0.0
+    s2 = 0.0
+    s3 = 0.0
+    s4 = 0.0
     sa = 0.0
     for i in range(x.size):
         v = np.float64(x[i])
-        s1 += v - shift
+        q = v * v
+        s1 += v
+        s2 += q
+        s3 += q * v
+        s4 += q * q
         sa += abs(v)
+    return s1, s2, s3, s4, sa
+
+
+@_reordered
+def _shifted_power_sums(x, shift):  # type: ignore[no-untyped-def]
+    s1 = 0.0
     s2 = 0.0
     s3 = 0.0
     s4 = 0.0
     for i in range(x.size):
         v = np.float64(x[i]) - shift
         q = v * v
+        s1 += v
         s2 += q
         s3 += q * v
         s4 += q * q
-    return s1, s2, s3, s4, sa
+    return s1, s2, s3, s4
 
 
 @_reordered
@@ -81,18 +106,27 @@ def _add_columns(x, sums, squares):  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def _peaks(u):  # type: ignore[no-untyped-def]
+    """Largest pattern as a signed and as an unsigned number: the extremes, if signs are mixed."""
+    signed = u.view(np.int32)
+    high = np.int32(-0x7FFFFFFF)
+    low = np.uint32(0)
+    for i in range(u.size):
+        high = max(high, signed[i])
+        low = max(low, u[i])
+    return low, high
+
+
+@_compiled
 def _extremes(s):  # type: ignore[no-untyped-def]
-    """Smallest and largest pattern in the order of the numbers, and the smallest magnitude."""
+    """Smallest and largest pattern in the order of the numbers."""
     low = np.int32(0x7FFFFFFF)
     high = np.int32(-0x7FFFFFFF)
-    least = np.int32(0x7FFFFFFF)
     for i in range(s.size):
-        magnitude = s[i] & np.int32(0x7FFFFFFF)
         ordered = s[i] ^ ((s[i] >> np.int32(31)) & np.int32(0x7FFFFFFF))
         low = min(low, ordered)
         high = max(high, ordered)
-        least = min(least, magnitude)
-    return low, high, least
+    return low, high
 
 
 @_compiled
@@ -110,19 +144,23 @@ def _find_cells(u, cells):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _count_cells(cells, t0, t1, t2, t3, u, following):  # type: ignore[no-untyped-def]
-    # four tables, because one increment must not wait for the one before it
+def _count_cells(cells, t0, t1, u, following):  # type: ignore[no-untyped-def]
+    # two tables, because one increment must not wait for the one before it; more would crowd
+    # the cache
     one = np.uint32(1)
     even = cells.size // 16 * 16
     for i in range(0, even, 16):
         _fetch(u, following + i)
-        for j in range(i, i + 16, 4):
+        for j in range(i, i + 16, 2):
             t0[cells[j]] += one
             t1[cells[j + 1]] += one
-            t2[cells[j + 2]] += one
-            t3[cells[j + 3]] += one
     for i in range(even, cells.size):
         t0[cells[i]] += one
+
+
+@_compiled
+def _in_zero_cells(t0, t1):  # type: ignore[no-untyped-def]
+    return t0[0] + t1[0] + t0[_NEGATIVE_ZERO] + t1[_NEGATIVE_ZERO]
 
 
 @_compiled
@@ -164,7 +202,7 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         first: See ``layout``.
         sums: Receives the sums of the filters or columns; ``squares`` those of the squares.
         squares: See ``sums``.
-        tables: Four tables of CELLS uint32, counted up for finite numbers.
+        tables: Two tables of CELLS uint32, counted up for finite numbers.
         numbers: Receives count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf, zeros.
         limits: Receives the smallest and largest pattern in the order of the numbers: as int32,
             with the magnitude of negative numbers inverted.
@@ -198,7 +236,7 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
             while at < stop:
                 row = at // length
                 end = min(stop, (row + 1) * length)
-                r1, r2, r3, r4, ra = _power_sums(x[at:end], 0.0)
+                r1, r2, r3, r4, ra = _power_sums(x[at:end])
                 sums[row - first] += r1
                 squares[row - first] += r2
                 s1 += r1
@@ -208,7 +246,7 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
                 sa += ra
                 at = end
         else:
-            s1, s2, s3, s4, sa = _power_sums(xb, 0.0)
+            s1, s2, s3, s4, sa = _power_sums(xb)
             if layout == COLUMNS:
                 at = first_element
                 while at < stop:
@@ -228,13 +266,13 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
                 continue
             xb = kept[:n]
             ub = kept.view(np.uint32)[:n]
-            s1, s2, s3, s4, sa = _power_sums(xb, 0.0)
+            s1, s2, s3, s4, sa = _power_sums(xb)
         center = s1 / n
         b2 = s2 - n * center * center
         if b2 * 16.0 < n * center * center:
             # far from 0 in units of their spread: raw powers would cancel
             base = center
-            s1, s2, s3, s4, sa = _power_sums(xb, base)
+            s1, s2, s3, s4 = _shifted_power_sums(xb, base)
             offset = s1 / n
             center = base + offset
         else:
@@ -262,13 +300,19 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         mean += step * n
         count = total
         absolute += sa
-        low_end, high_end, least = _extremes(ub.view(np.int32))
-        limits[0] = min(limits[0], np.int64(low_end))
-        limits[1] = max(limits[1], np.int64(high_end))
-        if least == 0:
-            zeros += _count_zeros(xb)
+        negative, positive = _peaks(ub)
+        if negative > np.uint32(0x80000000) and positive >= 0:
+            limits[0] = min(limits[0], np.int64(np.int32(negative) ^ np.int32(0x7FFFFFFF)))
+            limits[1] = max(limits[1], np.int64(positive))
+        else:
+            low_end, high_end = _extremes(ub.view(np.int32))
+            limits[0] = min(limits[0], np.int64(low_end))
+            limits[1] = max(limits[1], np.int64(high_end))
         _find_cells(ub, cells[:n])
-        _count_cells(cells[:n], tables[0], tables[1], tables[2], tables[3], u, stop)
+        before = _in_zero_cells(tables[0], tables[1])
+        _count_cells(cells[:n], tables[0], tables[1], u, stop)
+        if _in_zero_cells(tables[0], tables[1]) != before:
+            zeros += _count_zeros(xb)
     numbers[0] = count
     numbers[1] = mean
     numbers[2] = m2
@@ -281,20 +325,71 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
 
 
 @_compiled
-def drain(tables, totals):  # type: ignore[no-untyped-def]
-    """Add the four tables to ``totals``, in ascending order of value, and empty them."""
+def drain(tables, largest, totals):  # type: ignore[no-untyped-def]
+    """Add the two tables to ``totals``, in ascending order of value, and empty them.
+
+    Args:
+        tables: Two tables of CELLS uint32.
+        largest: The largest cell of a positive number, or of a negative one's absolute value.
+        totals: Receives the counts.
+    """
     zero = np.uint32(0)
-    for cell in range(CELLS):
-        n = np.int64(tables[0, cell]) + tables[1, cell] + tables[2, cell] + tables[3, cell]
-        if n:
-            for k in range(4):
-                tables[k, cell] = zero
-            if cell == 0x7FFF:  # negative zero, one pattern below the first negative number
-                totals[0x8000] += n
-            elif cell < 0x8000:
-                totals[0x8000 + cell] += n
-            else:
-                totals[0xFFFF - cell] += n
+    for sign in range(2):
+        for magnitude in range(largest + 1):
+            cell = magnitude + sign * 0x8000
+            n = np.int64(tables[0, cell]) + tables[1, cell]
+            if n:
+                tables[0, cell] = zero
+                tables[1, cell] = zero
+                totals[0xFFFF - cell if sign else 0x8000 + cell] += n
+    # negative zero, one pattern below the first negative number
+    totals[0x8000] += np.int64(tables[0, _NEGATIVE_ZERO]) + tables[1, _NEGATIVE_ZERO]
+    tables[0, _NEGATIVE_ZERO] = zero
+    tables[1, _NEGATIVE_ZERO] = zero
+
+
+@_compiled
+def _find_groups(cells, classes, groups, u, following):  # type: ignore[no-untyped-def]
+    some = np.int64(0)
+    for i in range(0, BLOCK, 8):
+        if i % 16 == 0:
+            _fetch(u, following + i)
+        groups[some] = i
+        some += np.int64(
+            (
+                classes[cells[i]]
+                | classes[cells[i + 1]]
+                | classes[cells[i + 2]]
+                | classes[cells[i + 3]]
+                | classes[cells[i + 4]]
+                | classes[cells[i + 5]]
+                | classes[cells[i + 6]]
+                | classes[cells[i + 7]]
+            )
+            != 0
+        )
+    return some
+
+
+@_compiled
+def _collect(u, cells, classes, groups, collected, n):  # type: ignore[no-untyped-def]
+    for k in range(groups.size):
+        first = np.int64(groups[k])
+        for j in range(8):
+            # without a branch: it moves on only behind a pattern that is wanted
+            collected[n] = u[first + j]
+            n += np.int64(classes[cells[first + j]] == 1)
+    return n
+
+
+@_compiled
+def _count_low_halves(u, cells, classes, groups, tables):  # type: ignore[no-untyped-def]
+    for k in range(groups.size):
+        for i in range(groups[k], groups[k] + 8):
+            kind = classes[cells[i]]
+            if kind > 1:
+                low = (u[i] - (u[i] >> np.uint32(31))) & np.uint32(0xFFFF)
+                tables[kind - 2, low] += np.uint32(1)
 
 
 @_compiled
@@ -313,40 +408,20 @@ def second_pass(u, low, high, classes, tables, collected):  # type: ignore[no-un
     Returns:
         Number of patterns collected.
     """
-    cells = np.zeros(BLOCK, np.uint16)
+    cells = np.empty(BLOCK, np.uint16)
     groups = np.empty(BLOCK // 8, np.int32)
-    one = np.uint32(1)
-    n = 0
+    padded = np.zeros(BLOCK, np.uint32)
+    n = np.int64(0)
     for start in range(low, high, BLOCK):
         ub = u[start : min(start + BLOCK, high)]
         _find_cells(ub, cells[: ub.size])
-        cells[ub.size :] = _NEVER
+        if ub.size < BLOCK:
+            padded[: ub.size] = ub
+            cells[ub.size :] = _NEGATIVE_ZERO  # which is never wanted
+            ub = padded
         # first, without a branch, which groups of eight hold anything that is wanted
-        some = np.int64(0)
-        for i in range(0, BLOCK, 8):
-            if i % 16 == 0:
-                _fetch(u, start + BLOCK + i)
-            groups[some] = i
-            some += np.int64(
-                (
-                    classes[cells[i]]
-                    | classes[cells[i + 1]]
-                    | classes[cells[i + 2]]
-                    | classes[cells[i + 3]]
-                    | classes[cells[i + 4]]
-                    | classes[cells[i + 5]]
-                    | classes[cells[i + 6]]
-                    | classes[cells[i + 7]]
-                )
-                != 0
-            )
-        for k in range(some):
-            for i in range(groups[k], min(groups[k] + 8, ub.size)):
-                kind = classes[cells[i]]
-                if kind > 1:
-                    v = ub[i]
-                    tables[kind - 2, (v - (v >> np.uint32(31))) & np.uint32(0xFFFF)] += one
-                # without a branch: it moves on only behind a pattern that is wanted
-                collected[n] = ub[i]
-                n += kind == 1
+        some = _find_groups(cells, classes, groups, u, start + BLOCK)
+        n = _collect(ub, cells, classes, groups[:some], collected, n)
+        if tables.shape[1] == CELLS:
+            _count_low_halves(ub, cells, classes, groups[:some], tables)
     return n

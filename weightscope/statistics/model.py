@@ -20,6 +20,7 @@ from weightscope.statistics.initialization import (
     given_null,
 )
 from weightscope.statistics.parameters import ParameterPlace, find_parameters
+from weightscope.statistics.passes import Steps
 from weightscope.statistics.pool import Job, number_of_threads, run_jobs
 from weightscope.statistics.records import (
     ModelStatistics,
@@ -27,7 +28,7 @@ from weightscope.statistics.records import (
     Spectrum,
     TensorSummary,
 )
-from weightscope.statistics.summary import THRESHOLDS, summarize, warning_about
+from weightscope.statistics.summary import THRESHOLDS, summarizing, warning_about
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1
@@ -85,26 +86,25 @@ def measure_model(
 def _job(
     place: ParameterPlace, start: torch.Tensor | None, fast: bool
 ) -> Job[tuple[TensorSummary, TensorSummary | None]]:
-    return Job(place.tensor.numel(), lambda threads: _measure(place, start, fast, threads))
+    return Job(place.tensor.numel(), lambda: _measure(place, start, fast))
 
 
 def _measure(
-    place: ParameterPlace, start: torch.Tensor | None, fast: bool, threads: int
-) -> tuple[TensorSummary, TensorSummary | None]:
+    place: ParameterPlace, start: torch.Tensor | None, fast: bool
+) -> Steps[tuple[TensorSummary, TensorSummary | None]]:
     before = None
     if start is not None:
-        before = summarize(start, fast=fast, threads=threads)
+        before = yield from summarizing(start, fast=fast)
         relative = RELATIVE_THRESHOLD * before.std
         thresholds = [*THRESHOLDS, relative]
     else:
         spreads = {null.std for null in place.candidates}
         thresholds = [*THRESHOLDS, *(RELATIVE_THRESHOLD * std for std in sorted(spreads))]
-    summary = summarize(
+    summary = yield from summarizing(
         place.tensor,
         thresholds=tuple(dict.fromkeys(thresholds)),
         filter_axis=place.filter_axis,
         fast=fast,
-        threads=threads,
     )
     return summary, before
 

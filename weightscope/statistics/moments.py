@@ -142,6 +142,19 @@ def moments_in_place(finite: Floats, buffer: Floats) -> Moments:
     return Moments(count, mean + rest, m2, m3, m4, absolute)
 
 
+def moments_from_powers(
+    count: int, s1: float, s2: float, s3: float, s4: float, absolute: float
+) -> Moments | None:
+    """Moments from sums of powers; None where the values are too far from 0 for their spread."""
+    mean = s1 / count
+    m2 = s2 - s1 * mean
+    if not m2 * 16.0 >= s1 * mean:
+        return None
+    m3 = s3 - 3.0 * mean * s2 + 2.0 * s1 * mean * mean
+    m4 = s4 - 4.0 * mean * s3 + 6.0 * mean * mean * s2 - 3.0 * s1 * mean**3
+    return Moments(count, mean, m2, m3, m4, absolute)
+
+
 def _sum(*factors: Floats) -> float:
     if len(factors) == 1:
         return float(factors[0].sum())

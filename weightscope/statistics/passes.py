@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from math import inf, isfinite, prod
-from typing import Literal, Protocol, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from math import ceil, inf, isfinite, prod
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weightscope.statistics.moments import Moments, merge, moments_in_place
+from weightscope.statistics.moments import (
+    Moments,
+    merge,
+    moments_from_powers,
+    moments_in_place,
+)
 from weightscope.statistics.ordering import CountedCells, Keys, keys_of
 from weightscope.statistics.records import Counts, Floats
 
 CELLS = 0x10000
 # one range is one thread's share at a time; fixed, so that sums do not depend on the threads
-RANGE = 1 << 22
+RANGE = 1 << 21
+# ranges end at multiples of so many elements, blocks of every kind
+_EVEN = 1 << 12
 # memory for looking into cells in one pass
 _LOOKING = 6 << 20
 _TABLE = 4 * CELLS
@@ -35,9 +41,10 @@ _NO_NUMBER = 1 << 40
 _EVERY_LOW = np.arange(CELLS, dtype=np.int32)
 
 Way = Literal["compiled", "plain"]
-State = TypeVar("State")
 Result = TypeVar("Result")
 Patterns = NDArray[np.uint32]
+# work that asks for lists of tasks, which any threads may do, and goes on with their results
+Steps = Generator[Sequence[Callable[[], Any]], list[Any], Result]
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,10 @@ class FilterSums:
     squares: Floats
 
 
+NO_FILTERS = FilterLayout(1, 0, 0)
+NOTHING = FilterSums(0, np.zeros(0), np.zeros(0))
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """What the first pass says about one range of elements."""
@@ -136,11 +147,11 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What one thread found inside the wanted cells: patterns, and counts of their low halves."""
+class Tally:
+    """Counts of one tensor, to which a thread adds while it holds the lock."""
 
-    patterns: list[Patterns]
-    tables: NDArray[np.int64]
+    counts: Counts
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Passes(Protocol):
@@ -150,11 +161,11 @@ class Passes(Protocol):
     def size(self) -> int:
         """Number of elements."""
 
-    def first(self, low: int, high: int, totals: Counts) -> Part:
+    def first(self, low: int, high: int, totals: Tally) -> Part:
         """Measure elements low..high; add the finite ones to ``totals`` by ascending cell."""
 
-    def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
-        """Add what lies inside the wanted cells to ``found``."""
+    def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
+        """Collect from the wanted cells; add counts of low halves to ``lows``, table by table."""
 
 
 @cache
@@ -182,10 +193,10 @@ class CompiledPasses:
     def _tables(cls) -> NDArray[np.uint32]:
         tables: NDArray[np.uint32] | None = getattr(cls._local, "tables", None)
         if tables is None:
-            tables = cls._local.tables = np.zeros((4, CELLS), np.uint32)
+            tables = cls._local.tables = np.zeros((2, CELLS), np.uint32)
         return tables
 
-    def first(self, low: int, high: int, totals: Counts) -> Part:
+    def first(self, low: int, high: int, totals: Tally) -> Part:
         """Measure elements low..high."""
         from weightscope.statistics import kernels
 
@@ -198,27 +209,33 @@ class CompiledPasses:
             self._x, self._u, low, high, self._layout.kind, self._layout.length,
             first, sums, squares, tables, numbers, limits,
         )  # fmt: skip
-        kernels.drain(tables, totals)
+        minimum, maximum = _limits(limits.tolist())
+        if numbers[0]:
+            largest = np.float32(max(abs(minimum), abs(maximum))).view(np.int32) >> 16
+            with totals.lock:
+                kernels.drain(tables, largest, totals.counts)
         count, mean, m2, m3, m4, absolute, nans, infs, zeros = numbers.tolist()
         return Part(
             Moments(int(count), mean, m2, m3, m4, absolute),
             int(nans),
             int(infs),
             int(zeros),
-            *_limits(limits.tolist()),
+            minimum,
+            maximum,
             FilterSums(first, sums, squares),
         )
 
-    def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
+    def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Look into the wanted cells."""
         from weightscope.statistics import kernels
 
         collected = np.empty(min(wanted.room, high - low) + 1, np.uint32)
         tables = np.zeros((max(wanted.tables, 1), CELLS if wanted.tables else 1), np.uint32)
         n = kernels.second_pass(self._u, low, high, wanted.classes, tables, collected)
-        found.patterns.append(collected[:n].copy())
         if wanted.tables:
-            found.tables[...] += tables
+            with lows.lock:
+                lows.counts[...] += tables
+        return collected[:n].copy()
 
 
 def _limits(limits: Sequence[int]) -> tuple[float, float]:
@@ -233,7 +250,8 @@ def _limits(limits: Sequence[int]) -> tuple[float, float]:
 class PlainPasses:
     """The same in blocked numpy; buffers are reused, since a fresh one costs more than its use."""
 
-    _BLOCK = 1 << 15
+    _BLOCK = 1 << 17
+    _SUMMED = 1 << 15
 
     def __init__(self, array: NDArray[np.float32], layout: FilterLayout) -> None:
         self._x = array
@@ -244,53 +262,84 @@ class PlainPasses:
         """Number of elements."""
         return self._x.size
 
-    def first(self, low: int, high: int, totals: Counts) -> Part:
+    def first(self, low: int, high: int, totals: Tally) -> Part:
         """Measure elements low..high."""
         first, slots = self._layout.span(low, high)
         filters = FilterSums(first, np.zeros(slots), np.zeros(slots))
         moments = []
         nans = infs = zeros = 0
         minimum, maximum = inf, -inf
-        buffer, squares = np.empty((2, self._BLOCK))
+        buffers = np.empty((2, self._SUMMED))
         cells = _Cells(self._BLOCK)
         counts = np.zeros(CELLS, np.int64)
         for start in range(low, high, self._BLOCK):
             block = self._x[start : min(start + self._BLOCK, high)]
-            wide = buffer[: block.size]
-            wide[...] = block
-            add_filter_sums(wide, start, self._layout, filters)
-            if not isfinite(np.einsum("i,i->", wide, wide)):
+            lowest, highest = float(block.min()), float(block.max())
+            if isfinite(lowest) and isfinite(highest):
+                moments += _sums(block, start, self._layout, filters, buffers)
+            else:
+                with np.errstate(invalid="ignore", over="ignore"):
+                    _sums(block, start, self._layout, filters, buffers)
                 nans += int(np.isnan(block).sum())
                 infs += int(np.isinf(block).sum())
-                finite = np.isfinite(block)
-                block, wide = block[finite], wide[finite]
+                block = block[np.isfinite(block)]
                 if not block.size:
                     continue
-            minimum, maximum = min(minimum, float(block.min())), max(maximum, float(block.max()))
-            moments.append(moments_in_place(wide, squares[: wide.size]))
+                lowest, highest = float(block.min()), float(block.max())
+                moments += _sums(block, 0, NO_FILTERS, NOTHING, buffers)
+            minimum, maximum = min(minimum, lowest), max(maximum, highest)
             found = np.bincount(cells.of(block.view(np.uint32)))
             if found[0] or (found.size > _MINUS_ZERO and found[_MINUS_ZERO]):
                 zeros += block.size - int(np.count_nonzero(block))
             counts[: found.size] += found
-        add_to_totals(counts, totals)
+        with totals.lock:
+            add_to_totals(counts, totals.counts)
         return Part(merge(moments), nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
 
-    def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
+    def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Look into the wanted cells."""
         cells = _Cells(self._BLOCK)
-        kinds = np.empty(self._BLOCK, np.uint8)
+        flags = wanted.classes != 0
+        buffer = np.empty(self._BLOCK, np.bool_)
+        collected = []
         for start in range(low, high, self._BLOCK):
             patterns = self._x[start : min(start + self._BLOCK, high)].view(np.uint32)
-            kind = kinds[: patterns.size]
-            np.take(wanted.classes, cells.of(patterns), out=kind, mode="clip")
-            places = np.flatnonzero(kind)
-            patterns, kind = patterns[places], kind[places]
-            found.patterns.append(patterns[kind == 1])
+            held = cells.of(patterns)
+            some = np.take(flags, held, out=buffer[: patterns.size], mode="clip")
+            places = np.flatnonzero(some)
+            patterns, kind = patterns[places], wanted.classes[held[places]]
+            collected.append(patterns[kind == 1])
             if wanted.tables:
                 counted = kind > 1
                 slots = (kind[counted].astype(np.int64) - 2) << 16
                 slots |= (patterns[counted] - (patterns[counted] >> np.uint32(31))) & 0xFFFF
-                found.tables.ravel()[...] += np.bincount(slots, minlength=found.tables.size)
+                found = np.bincount(slots, minlength=lows.counts.size)
+                with lows.lock:
+                    lows.counts.ravel()[...] += found
+        return np.concatenate(collected)
+
+
+def _sums(
+    block: NDArray[np.float32],
+    start: int,
+    layout: FilterLayout,
+    filters: FilterSums,
+    buffers: Floats,
+) -> list[Moments]:
+    """Moments of a block piece by piece, adding each to the sums of its filters."""
+    moments = []
+    for at in range(0, block.size, buffers.shape[1]):
+        piece = block[at : at + buffers.shape[1]]
+        wide, squares = buffers[:, : piece.size]
+        wide[...] = piece
+        np.multiply(wide, wide, out=squares)
+        s1, s2 = add_filter_sums(wide, squares, start + at, layout, filters)
+        s3 = float(np.einsum("i,i->", wide, squares))
+        s4 = float(np.einsum("i,i->", squares, squares))
+        absolute = float(np.abs(wide, out=squares).sum())
+        powers = moments_from_powers(piece.size, s1, s2, s3, s4, absolute)
+        moments.append(powers or moments_in_place(wide, squares))
+    return moments
 
 
 class _Cells:
@@ -316,29 +365,44 @@ def add_to_totals(counts: Counts, totals: Counts) -> None:
     totals[:0x8000] += counts[:0x7FFF:-1]
 
 
-def add_filter_sums(wide: Floats, start: int, layout: FilterLayout, filters: FilterSums) -> None:
-    """Add the elements from ``start`` on to the sums of their filters."""
+def add_filter_sums(
+    wide: Floats, squares: Floats, start: int, layout: FilterLayout, filters: FilterSums
+) -> tuple[float, float]:
+    """Add the elements from ``start`` on to the sums of their filters.
+
+    Args:
+        wide: The elements.
+        squares: Their squares.
+        start: Place of the first one in the tensor.
+        layout: How filters lie in the tensor.
+        filters: What to add to.
+
+    Returns:
+        The sums of the elements and of their squares.
+    """
     if not layout.filters:
-        return
+        return float(wide.sum()), float(squares.sum())
+    s1 = s2 = 0.0
     at, stop = start, start + wide.size
-    with np.errstate(invalid="ignore", over="ignore"):
-        while at < stop:
-            # whole filters (or rows of them) at once, and what is cut off at either end
-            place = at % layout.length
-            rows = (stop - at) // layout.length if place == 0 else 0
-            end = at + rows * layout.length if rows else min(stop, at - place + layout.length)
-            part = wide[at - start : end - start]
-            if layout.kind == 1:
-                row = at // layout.length - filters.first
-                table = part.reshape(max(rows, 1), -1)
-                filters.sums[row : row + len(table)] += table.sum(1)
-                filters.squares[row : row + len(table)] += np.einsum("ij,ij->i", table, table)
-            else:
-                width = slice(0, None) if rows else slice(place, place + part.size)
-                table = part.reshape(max(rows, 1), -1)
-                filters.sums[width] += table.sum(0)
-                filters.squares[width] += np.einsum("ij,ij->j", table, table)
-            at = end
+    while at < stop:
+        # whole filters (or rows of them) at once, and what is cut off at either end
+        place = at % layout.length
+        rows = (stop - at) // layout.length if place == 0 else 0
+        end = at + rows * layout.length if rows else min(stop, at - place + layout.length)
+        part = slice(at - start, end - start)
+        if layout.kind == 1:
+            first = at // layout.length - filters.first
+            slots, axis = slice(first, first + max(rows, 1)), 1
+        else:
+            slots, axis = slice(0, None) if rows else slice(place, place + end - at), 0
+        sums = wide[part].reshape(max(rows, 1), -1).sum(axis)
+        sums_of_squares = squares[part].reshape(max(rows, 1), -1).sum(axis)
+        filters.sums[slots] += sums
+        filters.squares[slots] += sums_of_squares
+        s1 += float(sums.sum())
+        s2 += float(sums_of_squares.sum())
+        at = end
+    return s1, s2
 
 
 class TorchPasses:
@@ -355,7 +419,7 @@ class TorchPasses:
         """Number of elements."""
         return self._x.numel()
 
-    def first(self, low: int, high: int, totals: Counts) -> Part:
+    def first(self, low: int, high: int, totals: Tally) -> Part:
         """Measure elements low..high."""
         first, slots = self._layout.span(low, high)
         filters = FilterSums(first, np.zeros(slots), np.zeros(slots))
@@ -378,26 +442,29 @@ class TorchPasses:
             zeros += int((wide == 0).sum())
             moments.append(_torch_moments(wide))
             counts += torch.bincount(_torch_patterns(block)[0], minlength=CELLS)
-        add_to_totals(counts.cpu().numpy(), totals)
+        with totals.lock:
+            add_to_totals(counts.cpu().numpy(), totals.counts)
         return Part(merge(moments), nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
 
-    def second(self, low: int, high: int, wanted: Wanted, found: Found) -> None:
+    def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Look into the wanted cells."""
         device = self._x.device
         classes = torch.from_numpy(wanted.classes).to(device)
-        tables = torch.zeros(found.tables.size, dtype=torch.int64, device=device)
+        tables = torch.zeros(lows.counts.size, dtype=torch.int64, device=device)
+        collected = []
         for start in range(low, high, self._BLOCK):
             block = self._x[start : min(start + self._BLOCK, high)]
-            cells, lows = _torch_patterns(block)
+            cells, low_halves = _torch_patterns(block)
             kinds = classes[cells]
-            collected = block[kinds == 1].cpu().numpy()
-            found.patterns.append(collected.view(np.uint32))
+            collected.append(block[kinds == 1].cpu().numpy().view(np.uint32))
             if wanted.tables:
                 counted = kinds > 1
-                slots = ((kinds[counted].long() - 2) << 16) | lows[counted]
+                slots = ((kinds[counted].long() - 2) << 16) | low_halves[counted]
                 tables += torch.bincount(slots, minlength=tables.numel())
         if wanted.tables:
-            found.tables.ravel()[...] += tables.cpu().numpy()
+            with lows.lock:
+                lows.counts.ravel()[...] += tables.cpu().numpy()
+        return np.concatenate(collected)
 
     def _add_filter_sums(self, wide: torch.Tensor, start: int, filters: FilterSums) -> None:
         if not self._layout.filters:
@@ -429,78 +496,36 @@ def _torch_patterns(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return shifted >> 16, shifted & 0xFFFF
 
 
-def over_ranges(
-    size: int,
-    threads: int,
-    make: Callable[[], State],
-    work: Callable[[State, int, int], Result],
-) -> tuple[list[State], list[Result]]:
-    """Work through all ranges of a tensor with a pool of threads.
-
-    Args:
-        size: Number of elements.
-        threads: Number of threads at most.
-        make: Makes what one thread adds its counts to.
-        work: Works on one range.
-
-    Returns:
-        The threads' states, and the results in the order of the ranges.
-    """
-    ranges = [(low, min(low + RANGE, size)) for low in range(0, size, RANGE)]
-    results: list[Result | None] = [None] * len(ranges)
-    queue = iter(enumerate(ranges))
-    lock = threading.Lock()
-
-    def next_range() -> tuple[int, tuple[int, int]] | None:
-        with lock:
-            return next(queue, None)
-
-    def worker() -> State:
-        state = make()
-        while (item := next_range()) is not None:
-            place, (low, high) = item
-            results[place] = work(state, low, high)
-        return state
-
-    threads = min(threads, len(ranges))
-    if threads <= 1:
-        states = [worker()]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            states = [job.result() for job in [pool.submit(worker) for _ in range(threads)]]
-    return states, [result for result in results if result is not None]
+def ranges(size: int) -> list[tuple[int, int]]:
+    """Ranges of a tensor of this size, as even as blocks allow."""
+    number = max(ceil(size / RANGE), 1)
+    step = max(ceil(size / number / _EVEN) * _EVEN, 1)
+    return [(low, min(low + step, size)) for low in range(0, size, step)]
 
 
-def first_pass(passes: Passes, threads: int) -> tuple[list[Part], CountedCells]:
+def first_pass(passes: Passes) -> Steps[tuple[list[Part], CountedCells]]:
     """All parts in the order of their ranges, and the cells of the whole tensor."""
-    states, parts = over_ranges(
-        passes.size, threads, lambda: np.zeros(CELLS, np.int64),
-        lambda totals, low, high: passes.first(low, high, totals),
-    )  # fmt: skip
-    totals: Counts = sum(states[1:], start=states[0])
-    return parts, CountedCells.of(totals, sum(part.zero for part in parts))
+    totals = Tally(np.zeros(CELLS, np.int64))
+    parts = yield [partial(passes.first, low, high, totals) for low, high in ranges(passes.size)]
+    return parts, CountedCells.of(totals.counts, sum(part.zero for part in parts))
 
 
 def look_into(
-    passes: Passes,
-    order: CountedCells,
-    wanted: tuple[Keys, Counts],
-    parts: Sequence[Part],
-    threads: int,
-) -> CountedCells:
+    passes: Passes, order: CountedCells, wanted: tuple[Keys, Counts], parts: Sequence[Part]
+) -> Steps[CountedCells]:
     """The same order with these cells looked into, in as few passes as the memory allows."""
     cells, counts = wanted
     prices = np.minimum(4 * counts, _TABLE)
     batches = np.cumsum(prices) // _LOOKING
     for batch in range(int(batches[-1]) + 1 if cells.size else 0):
         ours = batches == batch
-        order = order.looked_into(*_look(passes, cells[ours], counts[ours], parts, threads))
+        order = order.looked_into(*(yield from _look(passes, cells[ours], counts[ours], parts)))
     return order
 
 
 def _look(
-    passes: Passes, cells: Keys, counts: Counts, parts: Sequence[Part], threads: int
-) -> tuple[Keys, Counts | None]:
+    passes: Passes, cells: Keys, counts: Counts, parts: Sequence[Part]
+) -> Steps[tuple[Keys, Counts | None]]:
     """Keys inside cells, ascending, and how often each occurs (None: once each).
 
     The patterns of a cell are collected, unless there are more than a table has entries.
@@ -515,11 +540,14 @@ def _look(
     infinities = sum(part.inf for part in parts)
     room = int(counts[~crowded].sum()) + infinities
     wanted = Wanted(classes, len(tabled), room)
-    states, _ = over_ranges(
-        passes.size, threads, lambda: Found([], np.zeros((len(tabled), CELLS), np.int64)),
-        lambda found, low, high: passes.second(low, high, wanted, found),
-    )  # fmt: skip
-    patterns = np.concatenate([p for state in states for p in state.patterns])
+    lows = Tally(np.zeros((len(tabled), CELLS), np.int64))
+    patterns = np.concatenate(
+        (
+            yield [
+                partial(passes.second, low, high, wanted, lows) for low, high in ranges(passes.size)
+            ]
+        )
+    )
     collected = keys_of(patterns.view(np.float32))
     collected.sort()
     has_zeros = bool((cells == 0).any())
@@ -529,8 +557,8 @@ def _look(
     zeros = sum(part.zero for part in parts) if has_zeros else 0
     lists: list[tuple[Keys, Counts]] = [(collected, np.ones(collected.shape, np.int64))]
     for table, cell in enumerate(tabled):
-        lows: Counts = np.sum([state.tables[table] for state in states], axis=0)
-        lists.append(((cell << 16) + _EVERY_LOW, lows if cell >= 0 else lows[::-1]))
+        occurrences = lows.counts[table] if cell >= 0 else lows.counts[table, ::-1]
+        lists.append(((cell << 16) + _EVERY_LOW, occurrences))
     kept = [(keys != 0) & (keys > -_INFINITY) & (occurs > 0) for keys, occurs in lists]
     lists = [(keys[k], occurs[k]) for (keys, occurs), k in zip(lists, kept, strict=True)]
     lists.append((np.zeros(int(zeros > 0), np.int32), np.full(int(zeros > 0), zeros)))

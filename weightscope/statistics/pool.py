@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from math import ceil
+from typing import Any, Generic
 
 import torch
 
 from weightscope.errors import InputError
-from weightscope.statistics.passes import RANGE
-
-Result = TypeVar("Result")
+from weightscope.statistics.passes import RANGE, Result, Steps
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,12 @@ class Job(Generic[Result]):
     """Work on one tensor.
 
     Attributes:
-        elements: Its size, which decides how it is shared out.
-        run: Does the work with so many threads; its result does not depend on their number.
+        elements: Its size, which decides when it is begun.
+        begin: Begins the work; its result does not depend on the number of threads.
     """
 
     elements: int
-    run: Callable[[int], Result]
+    begin: Callable[[], Steps[Result]]
 
 
 def number_of_threads(threads: int | None) -> int:
@@ -37,32 +39,85 @@ def number_of_threads(threads: int | None) -> int:
     return threads
 
 
-def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool) -> list[Result]:
-    """Run all jobs and return their results in order.
-
-    A tensor of several ranges is shared by all threads, one after the other; smaller ones take one
-    thread each, the largest first.
-    """
+def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) -> list[Result]:
+    """Run all jobs with so many threads and return their results in order."""
     from tqdm.auto import tqdm
 
-    results: dict[int, Result] = {}
-    large = [i for i, job in enumerate(jobs) if job.elements > RANGE]
-    small = [i for i, job in enumerate(jobs) if job.elements <= RANGE]
-    small.sort(key=lambda i: -jobs[i].elements)
     total = sum(job.elements for job in jobs)
+    threads = min(threads, max(len(jobs), ceil(total / RANGE)))
     with tqdm(total=total, unit="weights", unit_scale=True, disable=not progress) as bar:
-
-        def run(i: int, share: int) -> None:
-            results[i] = jobs[i].run(share)
-            bar.update(jobs[i].elements)
-
-        for i in large:
-            run(i, threads)
-        if threads == 1 or len(small) < 2:
-            for i in small:
-                run(i, 1)
+        work = _Work(jobs, bar.update)
+        if threads <= 1:
+            work.share()
         else:
-            with ThreadPoolExecutor(threads) as pool:
-                for done in [pool.submit(run, i, 1) for i in small]:
-                    done.result()
-    return [results[i] for i in range(len(jobs))]
+            with ThreadPoolExecutor(threads - 1) as pool:
+                others = [pool.submit(work.share, small_first=i == 0) for i in range(threads - 1)]
+                work.share()
+            for other in others:
+                other.result()
+    return [work.results[i] for i in range(len(jobs))]
+
+
+class _Work(Generic[Result]):
+    """The jobs not begun yet and the tasks that begun ones wait for.
+
+    Tensors of several ranges come first, in their order, then smaller ones by size. One thread
+    begins at the other end: small tensors are mostly Python, which two threads cannot run at once.
+    """
+
+    def __init__(self, jobs: Sequence[Job[Result]], report: Callable[[int], object]) -> None:
+        order = sorted(range(len(jobs)), key=lambda i: -min(jobs[i].elements, RANGE))
+        self.results: dict[int, Result] = {}
+        self._jobs = jobs
+        self._report = report
+        self._waiting = deque(order)
+        self._ready: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._failed = False
+
+    def share(self, *, small_first: bool = False) -> None:
+        """Work until all is done, or until a thread fails."""
+        try:
+            while (task := self._next(small_first)) is not None:
+                task()
+        except BaseException:
+            with self._changed:
+                self._failed = True
+                self._changed.notify_all()
+            raise
+
+    def _next(self, small_first: bool) -> Callable[[], None] | None:
+        with self._changed:
+            while not self._failed and len(self.results) < len(self._jobs):
+                if self._ready:
+                    return self._ready.popleft()
+                if self._waiting:
+                    i = self._waiting.pop() if small_first else self._waiting.popleft()
+                    return lambda: self._go_on(i, self._jobs[i].begin(), None)
+                self._changed.wait()
+        return None
+
+    def _go_on(self, i: int, steps: Steps[Result], results: list[Any] | None) -> None:
+        """Run a job up to the next tasks that it asks for, or to its end."""
+        try:
+            tasks = next(steps) if results is None else steps.send(results)
+        except StopIteration as end:
+            with self._changed:
+                self.results[i] = end.value
+                self._report(self._jobs[i].elements)
+                self._changed.notify_all()
+            return
+        found = [None] * len(tasks)
+        left = set(range(len(tasks)))
+
+        def run(place: int, task: Callable[[], Any]) -> None:
+            found[place] = task()
+            with self._changed:
+                left.discard(place)
+                if left:
+                    return
+            self._go_on(i, steps, found)
+
+        with self._changed:
+            self._ready.extend(partial(run, place, task) for place, task in enumerate(tasks))
+            self._changed.notify_all()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, frexp, isfinite, ldexp, log2, nan
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from weightscope.statistics.passes import (
     FilterSums,
     Passes,
     PlainPasses,
+    Steps,
     TorchPasses,
     Way,
     add_filter_sums,
@@ -34,7 +37,7 @@ from weightscope.statistics.passes import (
     first_pass,
     look_into,
 )
-from weightscope.statistics.pool import number_of_threads
+from weightscope.statistics.pool import Job, number_of_threads, run_jobs
 from weightscope.statistics.records import Floats, Histogram, TensorSummary
 
 THRESHOLDS = (1e-3, 1e-2)
@@ -105,19 +108,24 @@ def summarize(
         1.3333333333333333
     """
     threads = number_of_threads(threads)
-    return _summarize(tensor, thresholds, bins, filter_axis, fast, threads, default_way())
+    _check(tensor, thresholds, filter_axis)
+    steps = partial(
+        summarizing, tensor, thresholds=thresholds, bins=bins, filter_axis=filter_axis, fast=fast
+    )
+    return run_jobs([Job(tensor.numel(), steps)], threads)[0]
 
 
-def _summarize(
+def summarizing(
     tensor: torch.Tensor,
-    thresholds: Sequence[float],
-    bins: int | Sequence[float],
-    filter_axis: int | None,
-    fast: bool,
-    threads: int,
-    way: Way | None,
-) -> TensorSummary:
-    """Summarize; ``way`` None reads the tensor through torch wherever it lies."""
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    bins: int | Sequence[float] = BINS,
+    filter_axis: int | None = None,
+    fast: bool = False,
+    way: Way | Literal["torch"] | None = None,
+) -> Steps[TensorSummary]:
+    """``summarize`` in steps; ``way`` None takes the best, "torch" reads through torch anywhere."""
+    way = way or default_way()
     _check(tensor, thresholds, filter_axis)
     tensor = tensor.detach()
     if tensor.is_quantized:
@@ -133,15 +141,14 @@ def _summarize(
     elif flat.numel() <= SORTED or flat.dtype is torch.float64:
         measured, order = _sort(flat.cpu().numpy(), layout)
     else:
-        on_host = way is not None and flat.device.type == "cpu"
         passes: Passes
-        if not on_host:
+        if way == "torch" or flat.device.type != "cpu":
             passes = TorchPasses(flat, layout)
         elif way == "compiled":
             passes = CompiledPasses(flat.numpy(), layout)
         else:
             passes = PlainPasses(flat.numpy(), layout)
-        measured, order = _count_cells(passes, layout, limits, bins, fast, threads)
+        measured, order = yield from _count_cells(passes, layout, limits, bins, fast)
     return _conclude(measured, order, thresholds, limits, bins)
 
 
@@ -191,8 +198,10 @@ def _sort(array: NDArray[np.floating], layout: FilterLayout) -> tuple[_Measured,
     minimum, maximum = (float(order.values[0]), float(order.values[-1])) if n else (nan, nan)
     scale = scale_for(max(-minimum, maximum)) if n else 1.0
     parts = []
-    for start in range(0, array.size, _BLOCK):
-        add_filter_sums(array[start : start + _BLOCK].astype(np.float64), start, layout, filters)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, array.size if layout.filters else 0, _BLOCK):
+            block = array[start : start + _BLOCK].astype(np.float64)
+            add_filter_sums(block, block * block, start, layout, filters)
     for start in range(0, n, _BLOCK):
         block = finite[start : start + _BLOCK].astype(np.float64)
         parts.append(moments_of(block, scale=scale))
@@ -216,7 +225,8 @@ def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured
         counts += torch.bincount(places, minlength=1 << bits).cpu().numpy()
         if layout.filters:
             wide = flat[start : start + _BLOCK].double().cpu().numpy()
-            add_filter_sums(wide, start, layout, filters)
+            with np.errstate(invalid="ignore", over="ignore"):
+                add_filter_sums(wide, wide * wide, start, layout, filters)
     everything = torch.arange(1 << bits).to(carrier).view(flat.dtype).double().numpy()
     finite = np.isfinite(everything)
     ascending = np.flatnonzero(finite)[np.argsort(everything[finite], kind="stable")]
@@ -244,10 +254,9 @@ def _count_cells(
     limits: Floats,
     bins: int | Sequence[float],
     fast: bool,
-    threads: int,
-) -> tuple[_Measured, Order]:
+) -> Steps[tuple[_Measured, Order]]:
     """Float32: count cells, then look into those that hold answers."""
-    parts, order = first_pass(passes, threads)
+    parts, order = yield from first_pass(passes)
     moments = merge(part.moments for part in parts)
     some = moments.count > 0
     measured = _Measured(
@@ -263,7 +272,7 @@ def _count_cells(
         return measured, order
     edges, closed = _borders(limits, bin_edges(bins, measured.minimum, measured.maximum))
     wanted = order.unanswered(quantile_ranks(moments.count, PROBABILITIES), edges, closed)
-    return measured, look_into(passes, order, wanted, parts, threads)
+    return measured, (yield from look_into(passes, order, wanted, parts))
 
 
 def _borders(limits: Floats, edges: Floats) -> tuple[Floats, Flags]:
