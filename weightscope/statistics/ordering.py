@@ -127,10 +127,19 @@ class CountedCells:
         self._key_ends = key_ends
 
     @classmethod
-    def of(cls, totals: Counts, zeros: int) -> CountedCells:
-        """Read a table of all 65,536 cells, cell -32768 first, and the number of zeros in it."""
-        filled = np.flatnonzero(totals != 0)
-        cells, counts = (filled - 0x8000).astype(np.int32), totals[filled]
+    def of(cls, totals: Counts, zeros: int, minimum: float, maximum: float) -> CountedCells:
+        """Read a table of all 65,536 cells, cell -32768 first, with what is known of its values.
+
+        Args:
+            totals: The table.
+            zeros: Number of zeros among the values.
+            minimum: The smallest value; above ``maximum`` where there is none.
+            maximum: The largest one.
+        """
+        low, high = (keys_of(np.array([minimum, maximum], np.float32)) >> 16).tolist()
+        counted = totals[low + 0x8000 : high + 0x8001]
+        filled = np.flatnonzero(counted != 0)
+        cells, counts = (filled + low).astype(np.int32), counted[filled]
         if zeros and totals[0x8000] == zeros:  # cell 0 is known without looking into it
             return cls(cells, counts, np.zeros(1, np.int32), np.array([0, zeros]))
         return cls(cells, counts, np.zeros(0, np.int32), np.zeros(1, np.int64))

@@ -507,7 +507,12 @@ def first_pass(passes: Passes) -> Steps[tuple[list[Part], CountedCells]]:
     """All parts in the order of their ranges, and the cells of the whole tensor."""
     totals = Tally(np.zeros(CELLS, np.int64))
     parts = yield [partial(passes.first, low, high, totals) for low, high in ranges(passes.size)]
-    return parts, CountedCells.of(totals.counts, sum(part.zero for part in parts))
+    return parts, CountedCells.of(
+        totals.counts,
+        sum(part.zero for part in parts),
+        min(part.minimum for part in parts),
+        max(part.maximum for part in parts),
+    )
 
 
 def look_into(

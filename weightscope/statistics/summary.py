@@ -314,12 +314,16 @@ def _conclude(
         kurtosis=nan if constant else moments.kurtosis,
         quantiles=dict(zip(PROBABILITIES, quantiles, strict=True)),
         near_zero=dict(zip(thresholds, near.tolist(), strict=True)),
-        histogram=Histogram(edges, np.diff(before[2 * k + 2 :])),
+        histogram=Histogram(edges, before[2 * k + 3 :] - before[2 * k + 2 : -1]),
         filter_norms=norms,
         filter_means=means,
-        dead_filters=nan if norms is None or not norms.size else float((norms == 0).mean()),
+        dead_filters=nan if norms is None else _share_of_zeros(norms),
         cdf=order.cdf(),
     )
+
+
+def _share_of_zeros(norms: Floats) -> float:
+    return (norms.size - np.count_nonzero(norms)) / norms.size if norms.size else nan
 
 
 def bin_edges(bins: int | Sequence[float], minimum: float, maximum: float) -> Floats:
