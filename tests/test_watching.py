@@ -149,10 +149,27 @@ def test_displacements_stay_those_of_the_watched_steps():
     assert history.displacements() == before
 
 
+def test_saliency_is_the_mean_over_the_last_quarter_of_the_steps():
+    model = make_model()
+    optimizer = make_optimizer(model)
+    name, kernel = next((n, p) for n, p in model.named_parameters() if p.dim() > 1)
+    by_hand = []
+    with watch(model, optimizer, every=1) as history:
+        for _ in range(8):
+            train(model, optimizer, 1)
+            by_hand.append(float((kernel.detach() * kernel.grad).abs().sum()))
+    found = {d.parameter: d for d in history.displacements()}
+    assert found[name].saliency == pytest.approx(sum(by_hand[5:]) / 3, rel=1e-5)
+    assert all(math.isnan(found[n].saliency) for n, p in model.named_parameters() if p.dim() < 2)
+    assert history.frame().query("parameter == @name").saliency.tolist()[1:] == pytest.approx(
+        by_hand
+    )
+
+
 def same_displacement(a, b):
     return all(
         getattr(a, key) == pytest.approx(getattr(b, key), rel=1e-9, nan_ok=True)
-        for key in ("count", "moved", "shrinkage", "walk", "faded_walk")
+        for key in ("count", "moved", "shrinkage", "walk", "faded_walk", "saliency")
     )
 
 

@@ -163,6 +163,7 @@ class History:
                 initial[name],
                 *self._walk(name),
                 saliency=saliencies.get(name, math.nan),
+                normalised=self._normalised,
             )
             for name, weights in self._parameters.items()
         )

@@ -25,6 +25,7 @@ OTHERS = {
     "walk_ratio": "movement / noise walk",
     "gradient_fade": "faded / steady noise walk",
     "movement": "rms movement",
+    "saliency": "saliency late in the training, share of the largest stage's",
     "excess_spread": "excess spread",
     "spread_ratio": "std / initial std",
     "ks": "KS to the null",

@@ -36,7 +36,7 @@ SAME_INFORMATION = {
         "kurtosis",
         "alpha",
     ),
-    "history": ("movement", "walk_ratio", "gradient_fade"),
+    "history": ("movement", "walk_ratio", "gradient_fade", "saliency"),
 }
 """Other scores that need no more than a grade of ours."""
 

@@ -40,8 +40,8 @@ from weightscope.utilization import (
     assess,
 )
 from weightscope.utilization.data import measure_importance, minus
-from weightscope.utilization.displacement import pool
-from weightscope.utilization.scores import measure_spread, stage_kernels
+from weightscope.utilization.ranking import pool_stages
+from weightscope.utilization.scores import NetworkMovement, measure_spread, stage_kernels
 
 BATCH = 32
 METRICS = ("f1", "average_precision")
@@ -137,7 +137,8 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
     largest = max(i.value for i in importances.values())
     truth = {m: read_ablation(measured["truth"][m]) for m in METRICS}
     kernels = stage_kernels(structure.stages, statistics)
-    moved = {d.parameter: d for d in history.records}
+    movements = pool_stages(kernels, history)
+    network = NetworkMovement.of(movements.values())
     chance = np.random.default_rng([run.seed, *run.name.encode()])
     rows = []
     for stage in structure.stages:
@@ -148,10 +149,11 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
             row[name] = _finite(score.utilization)
             row[f"{name}_verdict"] = score.verdict if assessment.state == "trained" else "undecided"
         row |= raw_scores(kernels[stage.name])
-        row["movement"] = pooled_movement(kernels[stage.name], moved)
-        pooled = pool(moved, tuple(kernel.parameter for kernel in kernels[stage.name]))
-        row["walk_ratio"] = _finite(pooled.ratio)
-        row["gradient_fade"] = _finite(pooled.live / pooled.ratio) if pooled.ratio > 0 else None
+        movement = movements[stage.name]
+        row["movement"] = rms_movement([k.parameter for k in kernels[stage.name]], history)
+        row["walk_ratio"] = _finite(movement.ratio)
+        row["gradient_fade"] = _finite(movement.strength)
+        row["saliency"] = _finite(movement.saliency / network.saliency)
         row["importance"] = importances[stage.name].value
         row["taylor"] = importances[stage.name].value / largest
         row["alpha"] = _negative(measured["weightwatcher"].get(stage.name))
@@ -198,11 +200,9 @@ def raw_scores(kernels: Sequence[ParameterStatistics]) -> dict[str, float | None
     }
 
 
-def pooled_movement(
-    kernels: Sequence[ParameterStatistics], moved: dict[str, Displacement]
-) -> float | None:
-    """Rms movement of a stage's kernels since the start, in units of the weights."""
-    found = [moved[k.parameter] for k in kernels if k.parameter in moved]
+def rms_movement(parameters: Sequence[str], history: StoredHistory) -> float | None:
+    """Rms movement of some parameters since the start, in units of the weights."""
+    found = [d for d in history.records if d.parameter in parameters]
     count = sum(d.count for d in found)
     return math.sqrt(sum(d.count * d.moved**2 for d in found) / count) if count else None
 

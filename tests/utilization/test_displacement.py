@@ -53,12 +53,23 @@ def test_kernels_are_pooled_by_their_counts():
     moved = {d.parameter: d for d in (record("a", 1.0, 1.0, 30), record("b", 3.0, 1.0, 10))}
     pooled = pool(moved, ("a", "b"))
     assert pooled.ratio == pytest.approx(math.sqrt((30 * 1 + 10 * 9) / 40))
-    assert (pooled.live, pooled.low, pooled.high) == (pooled.ratio, 1.0, 3.0)
+    assert pooled.live == pooled.ratio
+    assert (pooled.slowest * pooled.live, pooled.fastest * pooled.live) == pytest.approx((1.0, 3.0))
+    assert pooled.length == pytest.approx(math.sqrt(40))
 
 
 def test_without_sampled_gradients_all_movement_counts():
     pooled = pool({"a": Displacement("a", 10, 1.0, 1.0, 2.0, math.nan)}, ("a",))
     assert pooled.live == pooled.ratio == 0.5
+
+
+def test_saliencies_of_the_kernels_add_up_and_one_unknown_makes_the_sum_unknown():
+    kernels = {
+        n: Displacement(n, 10, 1.0, 1.0, 1.0, 1.0, saliency=s) for n, s in (("a", 1.0), ("b", 2.0))
+    }
+    assert pool(kernels, ("a", "b")).saliency == 3.0
+    kernels["c"] = Displacement("c", 10, 1.0, 1.0, 1.0, 1.0)
+    assert math.isnan(pool(kernels, ("a", "b", "c")).saliency)
 
 
 def test_frozen_and_unknown_kernels_are_left_out_and_named():

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from weightscope.statistics import measure_model
 from weightscope.utilization import Displacement, utilization
+from weightscope.utilization.displacement import pool
 from weightscope.utilization.scores import (
+    NetworkMovement,
     decay,
     measure_spread,
     score_history,
@@ -121,30 +123,55 @@ def test_a_stage_without_kernels_has_no_score():
     assert score.verdict == "undecided"
 
 
-def displaced(moved, walk, name="w", note=""):
-    return {name: Displacement(name, 100, moved, 1.0, walk, walk, note)}
+def moved(ratio, walk=1.0, **more):
+    return pool({"w": Displacement("w", 100, ratio * walk, 1.0, walk, walk, **more)}, ("w",))
+
+
+def score_alone(movement):
+    return score_history(movement, NetworkMovement.of([movement]))
 
 
 def test_history_compares_with_the_noise_walk():
-    low, high = (score_history(displaced(m, 1.0), ["w"]) for m in (0.2, 4.0))
+    low, high = (score_alone(moved(ratio)) for ratio in (0.2, 4.0))
     assert (low.verdict, high.verdict) == ("unused", "used")
     assert low.utilization == pytest.approx(0.2**2 / (0.2**2 + 0.7**2))
 
 
 def test_history_counts_movement_less_where_gradients_faded():
-    faded = {"w": Displacement("w", 100, 0.9, 1.0, 1.0, 0.4)}
-    score = score_history(faded, ["w"])
+    faded = pool({"w": Displacement("w", 100, 0.9, 1.0, 1.0, 0.4)}, ("w",))
+    score = score_alone(faded)
     assert score.utilization == pytest.approx(0.36**2 / (0.36**2 + 0.7**2))
     assert "gradients faded to 0.40" in score.why
 
 
+def test_history_counts_movement_less_where_it_hardly_mattered():
+    stages = [moved(1.0, saliency=4.0), moved(1.0, saliency=0.01)]
+    network = NetworkMovement.of(stages)
+    salient, idle = (score_history(stage, network) for stage in stages)
+    assert (salient.verdict, idle.verdict) == ("used", "unused")
+    assert idle.utilization == pytest.approx(0.05**2 / (0.05**2 + 0.4**2))
+    assert "saliency 0.2% of the largest" in idle.why
+
+
+def test_without_normalised_gradients_the_length_of_the_walk_counts():
+    stages = [moved(1.0, walk=walk, normalised=False) for walk in (1.0, 0.01)]
+    network = NetworkMovement.of(stages)
+    strong, weak = (score_history(stage, network) for stage in stages)
+    assert strong.utilization > 0.6
+    assert weak.utilization < 0.001
+    assert "gradients 0.014 times as strong as is typical here" in weak.why
+    normalised = [moved(1.0, walk=walk) for walk in (1.0, 0.01)]
+    scores = {score_history(s, NetworkMovement.of(normalised)).utilization for s in normalised}
+    assert len(scores) == 1
+
+
 def test_history_of_a_frozen_stage_says_nothing():
-    score = score_history(displaced(0.0, 0.0), ["w"])
+    score = score_alone(moved(0.0, walk=0.0))
     assert math.isnan(score.utilization)
     assert score.verdict == "undecided"
     assert "not trained" in score.why
 
 
 def test_history_without_a_null_says_why():
-    score = score_history(displaced(1.0, math.nan, note="no noise walk is derived for Lion"), ["w"])
+    score = score_alone(moved(1.0, walk=math.nan, note="no noise walk is derived for Lion"))
     assert "Lion" in score.why

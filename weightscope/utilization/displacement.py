@@ -9,7 +9,7 @@ noise; ``docs/evidence.md`` derives it for Adam, AdamW and SGD with momentum.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,7 @@ class Displacement:
     faded_walk: float
     note: str = ""
     saliency: float = float("nan")
+    normalised: bool = True
 
 
 class MovementRecord(Protocol):
@@ -63,6 +64,7 @@ def measure_displacement(
     note: str = "",
     *,
     saliency: float = float("nan"),
+    normalised: bool = True,
 ) -> Displacement:
     """Split the movement of one parameter into shrinkage and what is orthogonal to its start.
 
@@ -74,6 +76,7 @@ def measure_displacement(
         faded_walk: Rms movement expected on noise that fades as the gradients did.
         note: Why ``walk`` is nan, if it is.
         saliency: First-order importance late in the training, where gradients were sampled.
+        normalised: Whether the optimiser divides gradients by their rms.
 
     Raises:
         InputError: The shapes differ.
@@ -93,28 +96,52 @@ def measure_displacement(
     else:
         shrinkage = float("nan")
         moved = float((w - w0).square().mean().sqrt()) if w.numel() else 0.0
-    return Displacement(parameter, w.numel(), moved, shrinkage, walk, faded_walk, note, saliency)
+    return Displacement(
+        parameter, w.numel(), moved, shrinkage, walk, faded_walk, note, saliency, normalised
+    )
 
 
 @dataclass(frozen=True)
 class StageMovement:
-    """Movement of a stage's kernels, pooled over their weights, in units of their noise walk.
+    """Movement of a stage's kernels, pooled over their weights.
 
     Attributes:
-        ratio: Rms movement / noise walk; nan if the walk is unknown for every kernel.
-        live: ``ratio`` times the share of the walk that the gradients had strength for,
-            ``ratio * faded_walk / walk``: movement counts less where the gradients faded. Equal to
-            ``ratio`` where no gradients were sampled.
-        low: Smallest ``live`` among the kernels.
-        high: Largest ``live`` among the kernels.
+        count: Number of weights.
+        moved: Rms movement; nan if the walk is unknown for every kernel.
+        walk: Rms noise walk on steady gradients.
+        strength: Share of the noise walk that the gradients had strength for: what is left of it
+            after they faded. 1 where no gradients were sampled.
+        normalised: Whether the optimiser made the walk independent of the gradients' size.
+        slowest: Smallest ratio of a kernel's movement to the stage's, its own fading included.
+        fastest: The largest one.
+        saliency: Sum over the kernels; nan where no gradients were sampled.
         notes: Why kernels were left out.
     """
 
-    ratio: float
-    live: float
-    low: float
-    high: float
+    count: int
+    moved: float
+    walk: float
+    strength: float
+    normalised: bool
+    slowest: float
+    fastest: float
+    saliency: float
     notes: tuple[str, ...]
+
+    @property
+    def length(self) -> float:
+        """Expected length of the noise walk in the space of all the stage's weights."""
+        return self.walk * math.sqrt(self.count)
+
+    @property
+    def ratio(self) -> float:
+        """Rms movement / noise walk."""
+        return self.moved / self.walk
+
+    @property
+    def live(self) -> float:
+        """``ratio * strength``: movement counts less where the gradients faded."""
+        return self.ratio * self.strength
 
 
 def pool(displacements: Mapping[str, Displacement], kernels: tuple[str, ...]) -> StageMovement:
@@ -126,15 +153,29 @@ def pool(displacements: Mapping[str, Displacement], kernels: tuple[str, ...]) ->
         notes += ("not trained: no optimiser held it",)
     if not usable:
         nan = float("nan")
-        return StageMovement(nan, nan, nan, nan, notes)
-    count = sum(d.count for d in usable)
-    walk = math.sqrt(sum(d.count * d.walk**2 for d in usable) / count)
-    faded = math.sqrt(sum(d.count * _faded(d) ** 2 for d in usable) / count)
-    ratio = math.sqrt(sum(d.count * d.moved**2 for d in usable) / count) / walk
-    live = [d.moved * _faded(d) / d.walk**2 for d in usable]
+        return StageMovement(0, nan, nan, nan, True, nan, nan, nan, notes)
+    moved = _rms([(d.count, d.moved) for d in usable])
+    walk = _rms([(d.count, d.walk) for d in usable])
+    strength = _rms([(d.count, _faded(d)) for d in usable]) / walk
+    live = moved * strength / walk
+    shares = [d.moved * _faded(d) / d.walk**2 / live if live > 0.0 else 1.0 for d in usable]
     return StageMovement(
-        ratio=ratio, live=ratio * faded / walk, low=min(live), high=max(live), notes=notes
+        count=sum(d.count for d in usable),
+        moved=moved,
+        walk=walk,
+        strength=strength,
+        normalised=all(d.normalised for d in usable),
+        slowest=min(shares),
+        fastest=max(shares),
+        saliency=sum(d.saliency for d in usable),
+        notes=notes,
     )
+
+
+def _rms(counted: Sequence[tuple[int, float]]) -> float:
+    """Root of the mean square of values that stand for so many weights each."""
+    total = sum(count for count, _ in counted)
+    return math.sqrt(sum(count * value**2 for count, value in counted) / total)
 
 
 def _faded(displacement: Displacement) -> float:

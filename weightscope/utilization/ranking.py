@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from weightscope.graph.structure import Structure
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.utilization.displacement import MovementRecord, pool
+from weightscope.utilization.displacement import MovementRecord, StageMovement, pool
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     MARGIN,
     WALK_BORDER,
+    NetworkMovement,
     StageSpread,
     decay,
     measure_spread,
@@ -53,22 +54,20 @@ def assess(
     """
     kernels = stage_kernels(structure.stages, statistics)
     spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
-    moved = {d.parameter: d for d in history.displacements()} if history is not None else None
+    movements = pool_stages(kernels, history) if history is not None else {}
+    network = NetworkMovement.of(movements.values())
     shrinkage = decay(spreads)
     compared = [without_decay(spread, shrinkage) for spread in spreads]
     typical = typical_movement(compared)
     scores: dict[str, tuple[Score, ...]] = {}
     for spread in compared:
         graded = [score_weights(spread, typical)]
-        if moved is not None:
-            graded.insert(0, score_history(moved, _names(kernels[spread.stage])))
+        if movements:
+            graded.insert(0, score_history(movements[spread.stage], network))
         if data is not None:
             graded.insert(0, _checkable(data.score(spread.stage), spread.stage, structure))
         scores[spread.stage] = tuple(graded)
-    movements = (
-        [pool(moved, _names(own)).live for own in kernels.values()] if moved is not None else []
-    )
-    state = judge_state(spreads, movements, data)
+    state = judge_state(spreads, [m.live for m in movements.values()], data)
     verdicts = [
         join_grades(stage, graded, trusted=state == "trained") for stage, graded in scores.items()
     ]
@@ -89,8 +88,15 @@ def _checkable(score: Score, name: str, structure: Structure) -> Score:
     return replace(score, verdict="undecided", why=why)
 
 
-def _names(kernels: Sequence[ParameterStatistics]) -> tuple[str, ...]:
-    return tuple(kernel.parameter for kernel in kernels)
+def pool_stages(
+    kernels: Mapping[str, Sequence[ParameterStatistics]], history: MovementRecord
+) -> dict[str, StageMovement]:
+    """Pool the recorded movement of each stage's kernels, by stage name."""
+    moved = {d.parameter: d for d in history.displacements()}
+    return {
+        stage: pool(moved, tuple(kernel.parameter for kernel in own))
+        for stage, own in kernels.items()
+    }
 
 
 def judge_state(

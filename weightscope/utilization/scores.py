@@ -7,12 +7,12 @@ thresholds come from and how often they are right.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weightscope.graph.structure import Stage
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.utilization.displacement import Displacement, pool
+from weightscope.utilization.displacement import StageMovement
 from weightscope.utilization.records import Score, Verdict
 
 COLLAPSED_RATIO = 0.1
@@ -31,10 +31,13 @@ MOVED = 0.6
 """Weights alone call a stage used when its utilization is surely above this."""
 
 WALK_BORDER = 0.7
-"""Border of use by history: live movement as a share of the noise walk."""
+"""Border of use by history without saliency: live movement as a share of the noise walk."""
+
+SALIENT_BORDER = 0.4
+"""Border of use by history with saliency: live movement times the root of its share."""
 
 IDLE = 0.12
-"""History calls a stage unused when the utilization of all its kernels is below this."""
+"""History calls a stage unused when its utilization is below this."""
 
 BUSY = 0.65
 """History calls a stage used when its utilization is above this."""
@@ -220,29 +223,65 @@ def score_weights(spread: StageSpread, typical: float) -> Score:
     return Score("weights", value, low, high, verdict, why)
 
 
-def score_history(displacements: Mapping[str, Displacement], kernels: Sequence[str]) -> Score:
-    """Score one stage by how far it moved, against the walk of its optimiser on pure noise.
+@dataclass(frozen=True)
+class NetworkMovement:
+    """What the movement of one stage is compared with.
 
-    ``m`` is the live movement: the rms movement orthogonal to the start, times the share of the
-    noise walk that the gradients had strength for. ``n`` is the noise walk times `WALK_BORDER`.
+    Attributes:
+        walk: Length of the noise walk of a stage: rms over the stages.
+        saliency: Largest saliency of a stage; nan where no gradients were sampled.
+    """
+
+    walk: float
+    saliency: float
+
+    @classmethod
+    def of(cls, movements: Iterable[StageMovement]) -> NetworkMovement:
+        """Read it off the movements of all stages."""
+        known = [m for m in movements if m.walk > 0.0]
+        squares = [m.length**2 for m in known]
+        saliencies = [m.saliency for m in known if math.isfinite(m.saliency)]
+        return cls(
+            walk=math.sqrt(sum(squares) / len(squares)) if squares else float("nan"),
+            saliency=max(saliencies, default=float("nan")),
+        )
+
+
+def score_history(movement: StageMovement, network: NetworkMovement) -> Score:
+    """Score one stage by how far it moved, while it mattered, against a walk on pure noise.
+
+    ``m = ratio * strength * sqrt(share)``: the movement as a share of the noise walk; the share of
+    that walk for which the gradients had strength; the stage's share of the largest saliency.
+    ``n`` is `SALIENT_BORDER`, or `WALK_BORDER` where no saliency was recorded and ``share`` is left
+    out. An optimiser that does not normalise its gradients, such as SGD, walks on noise as far as
+    the noise is strong: there the strength is the length of the stage's walk (in the space of all
+    its weights) as a share of what is typical in the network.
 
     Args:
-        displacements: Movement of each parameter, by name.
-        kernels: Names of the stage's kernels.
+        movement: Of the stage.
+        network: Of all stages.
     """
-    movement = pool(displacements, tuple(kernels))
+    strength = movement.strength if movement.normalised else movement.length / network.walk
+    share = movement.saliency / network.saliency if network.saliency > 0.0 else float("nan")
+    salient = math.isfinite(share)
+    live = movement.ratio * strength * (math.sqrt(share) if salient else 1.0)
+    border = SALIENT_BORDER if salient else WALK_BORDER
     value, low, high = (
-        utilization(live, WALK_BORDER) for live in (movement.live, movement.low, movement.high)
+        utilization(live * factor, border) for factor in (1.0, movement.slowest, movement.fastest)
     )
     if not math.isfinite(value):
         why = "; ".join(movement.notes) or "no recorded kernel"
         nan = float("nan")
         return Score("history", nan, nan, nan, "undecided", why)
     why = f"moved {movement.ratio:.2f} times as far as on pure noise"
-    if movement.live < 0.9 * movement.ratio:
-        why += f" while gradients faded to {movement.live / movement.ratio:.2f}"
+    if not movement.normalised:
+        why += f", with gradients {strength:.2g} times as strong as is typical here"
+    elif strength < 0.9:
+        why += f" while gradients faded to {strength:.2f}"
+    if salient:
+        why += f"; saliency {share:.1%} of the largest"
     verdict: Verdict = "undecided"
-    if high < IDLE:
+    if value < IDLE:
         verdict = "unused"
     elif value > BUSY:
         verdict = "used"
