@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from weightscope.errors import CheckpointError
-from weightscope.statistics import scan
+from weightscope.statistics import checkpoints, scan
 
 TENSORS = {
     "z.weight": torch.randn(30, 20, 3, 3),
@@ -99,6 +99,16 @@ def test_torch_files(tmp_path, zipped):
     statistics = scan(path)
     check(statistics, expected)
     assert [p.parameter for p in statistics.parameters] == list(expected)
+
+
+def test_a_large_file_of_the_old_format_is_warned_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_LOADED_SILENTLY", 1 << 20)
+    weights = {"w": torch.randn(300_000)}
+    torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.warns(UserWarning, match=r"old\.pt .* 1 MiB are loaded .* saving it again"):
+        check(scan(tmp_path / "old.pt"), weights)
+    torch.save(weights, tmp_path / "new.pt")
+    check(scan(tmp_path / "new.pt"), weights)
 
 
 def test_a_bare_tensor_and_views(tmp_path):

@@ -95,6 +95,19 @@ def test_where_nothing_tells_the_default_is_assumed_and_says_so():
             assert record.null.fit > 0.05
 
 
+def test_a_rule_with_more_weights_against_it_than_for_it_is_nobodys():
+    torch.manual_seed(11)
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 32, 3))
+    nn.init.kaiming_normal_(model[0].weight)  # follows He's rule by its own weights
+    with torch.no_grad():  # the others, larger by far, are too narrow for it
+        for layer in model[1:]:
+            layer.weight.copy_(torch.randn(layer.weight.shape) ** 3 * 1e-3)
+    nulls = {p.parameter: p.null for p in measure_model(model).parameters}
+    assert nulls["0.weight"].source == "matched"
+    for name in ("1.weight", "2.weight"):
+        assert (nulls[name].source, nulls[name].label) == ("assumed", "PyTorch default (uniform)")
+
+
 def test_a_tiny_kernel_takes_the_rule_of_the_others():
     torch.manual_seed(6)
     model = nn.Sequential(nn.Conv2d(64, 64, 3), nn.Conv2d(64, 1, 1))

@@ -1,6 +1,10 @@
 import copy
+import os
+import shutil
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from float64_reference import assert_same
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+import weightscope
 from weightscope.errors import InputError
 from weightscope.statistics import measure_model, passes
 
@@ -102,6 +107,27 @@ def test_every_kind_is_covered_and_equals_the_reference(model):
     assert found["bare"].layer == ""
     assert found["attention.out_proj.weight"].layer == "attention.out_proj"
     assert found["embedding.weight"].shared_with == ("tied.weight",)
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm"])
+def test_older_norms_are_measured_as_the_weight_that_the_layer_uses(kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the older way is deprecated
+        model = nn.Sequential(getattr(nn.utils, kind)(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3))
+    with torch.no_grad():
+        for parameter in model[0].parameters():
+            parameter.mul_(3.0)
+    model.eval()(torch.zeros(1, 3, 9, 9))  # sets model[0].weight to what the parameters make
+    used = model[0].weight.detach()
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    statistics = measure_model(model)
+    assert all(torch.equal(before[name], after) for name, after in model.state_dict().items())
+    found = {p.parameter: p for p in statistics.parameters}
+    assert set(found) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert found["0.weight"].kind == "conv2d parametrized"
+    assert_same(found["0.weight"].summary, used)
+    assert statistics.coverage == 1
 
 
 def test_filters_lie_on_the_right_axis(model):
@@ -241,3 +267,25 @@ def test_the_same_without_numba(model, monkeypatch):
     for a, b in zip(with_numba.parameters, without.parameters, strict=True):
         assert a.summary.quantiles == b.summary.quantiles
         np.testing.assert_allclose(a.summary.std, b.summary.std, rtol=1e-12)
+
+
+def test_numba_without_a_folder_to_keep_code_in(tmp_path):
+    package = tmp_path / "weightscope"
+    shutil.copytree(
+        Path(weightscope.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    # a file stands where each folder would be made, which stops root too
+    (package / "statistics" / "__pycache__").touch()
+    home = tmp_path / "home"
+    home.touch()
+    code = (
+        "import torch, weightscope.statistics as s; from weightscope.statistics import kernels;"
+        "print(kernels.__file__, s.summarize(torch.arange(100_000.0)).quantiles[0.5])"
+    )
+    places = {"HOME": home, "XDG_CACHE_HOME": home, "PYTHONPATH": tmp_path, "USERPROFILE": home}
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+    environment |= {name: str(place) for name, place in places.items()}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(package / "statistics" / "kernels.py"), "49999.5"]

@@ -11,6 +11,7 @@ import mmap
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from weightscope.statistics.records import (
 from weightscope.statistics.summary import summarizing, unreadable, warning_about
 
 _LARGEST_HEADER = 100_000_000
+_LOADED_SILENTLY = 64 << 20
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -62,7 +64,8 @@ def scan(
         path: A ``.safetensors`` file, the ``.index.json`` of a sharded one, or what ``torch.save``
             wrote (``.pt``, ``.pth``, ``.ckpt``, ``.bin``). The content decides, not the name.
             Tensors in nested dictionaries are named by their path, ``"model.conv.weight"``. Files
-            of torch.save's old format (before 1.6) cannot be mapped and are loaded.
+            of torch.save's old format (before 1.6) cannot be mapped: they are loaded whole, which
+            takes as much memory as the file is large and, above 64 MiB, is warned of.
         fast: See ``summarize``.
         threads: Number of threads; None for ``torch.get_num_threads()``.
         progress: Whether to show a progress bar.
@@ -152,6 +155,13 @@ def _open(path: Path) -> Mapping[str, torch.Tensor | _Foreign]:
     if start[:2] == b"PK":
         return _torch_zip(path)
     if start[:1] == b"\x80":
+        if size > _LOADED_SILENTLY:
+            warnings.warn(
+                f"{path} is in torch.save's format from before version 1.6, which cannot be read "
+                f"piece by piece: {size / 2**20:,.0f} MiB are loaded into memory. Loading it once "
+                "and saving it again with torch.save makes it mappable",
+                stacklevel=3,
+            )
         return _flatten(_load(path, mapped=False), path)
     raise CheckpointError(
         f"{path} is no checkpoint: it is neither a safetensors file, nor its index, nor written by "

@@ -21,6 +21,7 @@ CRITICAL_KS = 2.2253
 # standard deviation of a standard normal cut at 2 standard deviations
 _CUT = 2.0
 _CUT_STD = 0.8796256610342398
+_KURTOSIS = {"normal": 0.0, "uniform": -1.2, "truncated normal": -0.6344632}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,16 @@ class Null:
         outside = float(ndtr(-_CUT))
         z = ndtri(outside + p * (1.0 - 2.0 * outside)) / _CUT_STD
         return np.asarray(self.mean + self.std * z)
+
+    @property
+    def kurtosis(self) -> float:
+        """Excess kurtosis; nan for a constant. Of given weights, to about a percent."""
+        if self.std == 0.0:
+            return nan
+        if self.family in _KURTOSIS:
+            return _KURTOSIS[self.family]
+        z = (self.quantile((np.arange(4096) + 0.5) / 4096) - self.mean) / self.std
+        return float((z**4).mean() / (z**2).mean() ** 2) - 3.0
 
     def near_zero_mass(self, threshold: float) -> float:
         """Share of the null with ``|w| <= threshold``, in [0, 1]."""

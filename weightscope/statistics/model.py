@@ -209,9 +209,12 @@ def _base(place: ParameterPlace) -> str:
 
 
 def _favourite(votes: Counter[tuple[str, str]], kind: str) -> str | None:
-    """The rule with most weights behind it, among layers of this kind if any follows one."""
-    ours = {rule: count for (k, rule), count in votes.items() if k == kind}
-    everyones = {rule: count for (k, rule), count in votes.items() if k == ""}
+    """The rule with most weights behind it, among layers of this kind if any has more for it.
+
+    A rule with as many weights against it as for it is nobody's.
+    """
+    ours = {rule: count for (k, rule), count in votes.items() if k == kind and count > 0}
+    everyones = {rule: count for (k, rule), count in votes.items() if k == "" and count > 0}
     candidates = ours or everyones
     return max(candidates, key=candidates.__getitem__, default=None)
 

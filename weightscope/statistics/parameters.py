@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter, is_lazy
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from weightscope.statistics.initialization import KernelShape, Null, constant_null
 from weightscope.statistics.records import SkippedParameter
@@ -119,12 +122,16 @@ def _all_tensors(model: nn.Module, buffers: bool) -> Iterator[_Found]:
         if id(module) in replaced:
             continue
         kind = kind_of(module)
+        normed = dict(_normed_by_hooks(module))
+        sources = {source for _, names in normed.values() for source in names}
         parametrized = dict(_parametrized(module, replaced))
+        for name, (tensor, names) in normed.items():
+            parametrized[name] = tensor, sum(module._parameters[n].numel() for n in names)
         # never module.weight: reading a parametrized tensor may change the module's buffers
         computed = parametrized.get("weight", (None, 0))[0]
         weight = module._parameters.get("weight") if computed is None else computed
         for name, parameter in module._parameters.items():
-            if parameter is not None:
+            if parameter is not None and name not in sources:
                 elements = 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
                 yield _Found(layer, module, name, parameter, elements, kind, weight)
         for name, (tensor, elements) in parametrized.items():
@@ -149,6 +156,19 @@ def _parametrized(
         with torch.no_grad():
             tensor = copy.deepcopy(steps).eval()()
         yield name, (tensor, sum(p.numel() for p in steps.parameters()))
+
+
+def _normed_by_hooks(module: nn.Module) -> Iterator[tuple[str, tuple[torch.Tensor, list[str]]]]:
+    """What torch's older weight and spectral norm compute, and from which parameters."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            compute, ends = hook.compute_weight, ["_g", "_v"]
+        elif isinstance(hook, SpectralNorm):
+            compute, ends = partial(hook.compute_weight, do_power_iteration=False), ["_orig"]
+        else:
+            continue
+        with torch.no_grad():
+            yield hook.name, (compute(module), [hook.name + end for end in ends])
 
 
 def _identity(tensor: torch.Tensor) -> object:

@@ -1,0 +1,53 @@
+import threading
+import time
+
+import pytest
+
+from weightscope.statistics.passes import RANGE
+from weightscope.statistics.pool import Job, run_jobs
+
+
+def work(name, tasks=3, rounds=2, task=lambda name, n: (name, n)):
+    """A job that asks for tasks again and again and returns all that they returned."""
+    seen = []
+    for _ in range(rounds):
+        seen += yield [lambda n=n: task(name, n) for n in range(tasks)]
+    return seen
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_keep_their_order(threads):
+    sizes = [3, 5 * RANGE, 1, 0, RANGE, 7, 2 * RANGE]
+
+    def unsteady(name, n):
+        time.sleep(0.001 * ((name + n) % 3))
+        return name, n
+
+    jobs = [Job(size, lambda i=i: work(i, task=unsteady)) for i, size in enumerate(sizes)]
+    expected = [[(i, n) for _ in range(2) for n in range(3)] for i in range(len(sizes))]
+    assert run_jobs(jobs, threads) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_failure_ends_the_work_of_all_threads(threads):
+    def broken(name, n):
+        if name == 1:
+            raise ZeroDivisionError
+        return n
+
+    before = threading.active_count()
+    jobs = [Job(RANGE, lambda i=i: work(i, task=broken)) for i in range(3)]
+    with pytest.raises(ZeroDivisionError):
+        run_jobs(jobs, threads)
+    assert threading.active_count() == before
+
+
+def test_threads_share_the_tasks_of_one_tensor():
+    meeting = threading.Barrier(2, timeout=30)
+    job = Job(2 * RANGE, lambda: work("large", 2, task=lambda name, n: meeting.wait()))
+    assert sorted(run_jobs([job], 2)[0]) == [0, 0, 1, 1]
+
+
+def test_nothing_to_do():
+    assert run_jobs([], 2) == []
+    assert run_jobs([Job(0, lambda: work("empty", rounds=0))], 2) == [[]]
