@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 BLOCK = 2048
 CELLS = 65536
 NO_FILTERS, ROWS, COLUMNS = 0, 1, 2
+_STRETCH = 64  # so many cells are skipped together where they are empty
 _NEGATIVE_ZERO = 0x7FFF  # its cell, in which nothing else lies
 
 # everything that lets sums be reordered; not nnan and ninf, because the check needs them to show
@@ -204,8 +205,7 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         squares: See ``sums``.
         tables: Two tables of CELLS uint32, counted up for finite numbers.
         numbers: Receives count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf, zeros.
-        limits: Receives the smallest and largest pattern in the order of the numbers: as int32,
-            with the magnitude of negative numbers inverted.
+        limits: Receives the smallest and the largest number; stays as it is without any.
     """
     kept = np.empty(BLOCK, np.float32)
     cells = np.empty(BLOCK, np.uint16)
@@ -218,6 +218,8 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
     nans = 0
     lost = 0
     zeros = 0
+    smallest = np.int32(0x7FFFFFFF)
+    largest = np.int32(-0x7FFFFFFF)
     start = low
     while start < high:
         stop = min(_end_of_block(start, length) if layout == ROWS else start + BLOCK, high)
@@ -302,17 +304,23 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         absolute += sa
         negative, positive = _peaks(ub)
         if negative > np.uint32(0x80000000) and positive >= 0:
-            limits[0] = min(limits[0], np.int64(np.int32(negative) ^ np.int32(0x7FFFFFFF)))
-            limits[1] = max(limits[1], np.int64(positive))
+            smallest = min(smallest, np.int32(negative) ^ np.int32(0x7FFFFFFF))
+            largest = max(largest, positive)
         else:
             low_end, high_end = _extremes(ub.view(np.int32))
-            limits[0] = min(limits[0], np.int64(low_end))
-            limits[1] = max(limits[1], np.int64(high_end))
+            smallest = min(smallest, low_end)
+            largest = max(largest, high_end)
         _find_cells(ub, cells[:n])
         before = _in_zero_cells(tables[0], tables[1])
         _count_cells(cells[:n], tables[0], tables[1], u, stop)
         if _in_zero_cells(tables[0], tables[1]) != before:
             zeros += _count_zeros(xb)
+    if smallest <= largest:
+        ends = np.empty(2, np.int32)
+        ends[0] = smallest
+        ends[1] = largest
+        ends ^= (ends >> np.int32(31)) & np.int32(0x7FFFFFFF)
+        limits[:] = ends.view(np.float32)
     numbers[0] = count
     numbers[1] = mean
     numbers[2] = m2
@@ -335,10 +343,12 @@ def drain(tables, largest, totals):  # type: ignore[no-untyped-def]
     """
     zero = np.uint32(0)
     for sign in range(2):
-        for magnitude in range(largest + 1):
-            cell = magnitude + sign * 0x8000
-            n = np.int64(tables[0, cell]) + tables[1, cell]
-            if n:
+        for start in range(sign * 0x8000, sign * 0x8000 + largest + 1, _STRETCH):
+            stop = start + _STRETCH
+            if not _any(tables[0, start:stop]) and not _any(tables[1, start:stop]):
+                continue
+            for cell in range(start, stop):
+                n = np.int64(tables[0, cell]) + tables[1, cell]
                 tables[0, cell] = zero
                 tables[1, cell] = zero
                 totals[0xFFFF - cell if sign else 0x8000 + cell] += n
@@ -346,6 +356,14 @@ def drain(tables, largest, totals):  # type: ignore[no-untyped-def]
     totals[0x8000] += np.int64(tables[0, _NEGATIVE_ZERO]) + tables[1, _NEGATIVE_ZERO]
     tables[0, _NEGATIVE_ZERO] = zero
     tables[1, _NEGATIVE_ZERO] = zero
+
+
+@_compiled
+def _any(counts):  # type: ignore[no-untyped-def]
+    found = np.uint32(0)
+    for i in range(counts.size):
+        found |= counts[i]
+    return found != 0
 
 
 @_compiled

@@ -212,8 +212,8 @@ class CountedCells:
         places = _distinct(ends.searchsorted((_SHARES * n).astype(np.int64)))
         borders = np.concatenate([self.cells[:1], self.cells[places] + 1]) << 16
         shares = np.concatenate([[0], ends[places]]) / n
-        points = values_of(borders)
-        return EmpiricalCDF(np.clip(points, -(2.0**128), 2.0**128), shares, shares, n)
+        points = np.minimum(np.maximum(values_of(borders), -(2.0**128)), 2.0**128)
+        return EmpiricalCDF(points, shares, shares, n)
 
 
 def _distinct(ascending: Ascending) -> Ascending:

@@ -37,7 +37,6 @@ _LOOKING = 6 << 20
 _TABLE = 4 * CELLS
 _INFINITY = 0x7F800000
 _MINUS_ZERO = 0x7FFF
-_NO_NUMBER = 1 << 40
 _EVERY_LOW = np.arange(CELLS, dtype=np.int32)
 
 Way = Literal["compiled", "plain"]
@@ -203,13 +202,13 @@ class CompiledPasses:
         first, slots = self._layout.span(low, high)
         sums, squares = np.zeros(slots), np.zeros(slots)
         numbers = np.zeros(9)
-        limits = np.array([_NO_NUMBER, -_NO_NUMBER])
+        limits = np.array([inf, -inf])
         tables = self._tables()
         kernels.first_pass(
             self._x, self._u, low, high, self._layout.kind, self._layout.length,
             first, sums, squares, tables, numbers, limits,
         )  # fmt: skip
-        minimum, maximum = _limits(limits.tolist())
+        minimum, maximum = (limits + 0.0).tolist()  # no negative zero
         if numbers[0]:
             largest = np.float32(max(abs(minimum), abs(maximum))).view(np.int32) >> 16
             with totals.lock:
@@ -236,15 +235,6 @@ class CompiledPasses:
             with lows.lock:
                 lows.counts[...] += tables
         return collected[:n].copy()
-
-
-def _limits(limits: Sequence[int]) -> tuple[float, float]:
-    """Smallest and largest number from the extremes of the ordered patterns."""
-    if limits[0] == _NO_NUMBER:
-        return inf, -inf
-    ordered = np.array(limits, np.int32)
-    low, high = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32).tolist()
-    return low + 0.0, high + 0.0
 
 
 class PlainPasses:
