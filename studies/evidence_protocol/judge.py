@@ -28,6 +28,7 @@ OTHERS = {
     "saliency": "saliency late in the training, share of the largest stage's",
     "excess_spread": "excess spread",
     "spread_ratio": "std / initial std",
+    "dispersion": "dispersion of the filters' energies",
     "ks": "KS to the null",
     "wasserstein": "Wasserstein to the null",
     "std": "raw std",
@@ -112,14 +113,14 @@ def rank_correlation(score: NDArray[np.float64], lost: NDArray[np.float64]) -> f
 
 
 def halves(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split by run: the first seed, on which forms and thresholds were chosen, and all later ones.
+    """Split by run: the earlier seeds, on which forms and thresholds were chosen, and the last.
 
     A study of one seed has no held-out runs; it is judged on itself, which its page says.
     """
-    first = frame["seed"] == 0
-    if first.all():
+    last = frame["seed"] == frame["seed"].max()
+    if last.all():
         return frame, frame
-    return frame[first], frame[~first]
+    return frame[~last], frame[last]
 
 
 def judge(frame: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
@@ -133,7 +134,7 @@ def judge(frame: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.Dat
     Returns:
         One row per score, best pooled AUC first: stages scored, AUC pooled, within depth, and on
         trained networks only; Spearman's correlation with the share of skill lost; AUC on the
-        later seeds and balanced accuracy there with the threshold of the first seed.
+        last seed, with an interval, and balanced accuracy there with the threshold of the others.
     """
     first, second = halves(frame)
     rows = []
@@ -155,6 +156,13 @@ def judge(frame: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.Dat
             )
         fitted, held = (Columns.of(f[f[key].notna()], key) for f in (first, second))
         row["auc_held_out"] = auc(held.score, held.used)
+        row["auc_held_out_low"], row["auc_held_out_high"] = interval(
+            held,
+            second.loc[second[key].notna(), "name"].to_numpy(),
+            lambda a: auc(a.score, a.used),
+            resamples,
+            seed,
+        )
         row["threshold"] = best_threshold(fitted.score, fitted.used)
         row["accuracy_held_out"] = balanced_accuracy(held.score > row["threshold"], held.used)
         rows.append(row)
@@ -222,6 +230,44 @@ def balanced_accuracy(called: NDArray[np.bool_], used: NDArray[np.bool_]) -> flo
     if used.all() or not used.any():
         return float("nan")
     return float((called[used].mean() + (~called[~used]).mean()) / 2)
+
+
+def cut_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per network that was cut at a depth and trained: what was lost, and all scores.
+
+    Columns ``tuned`` and ``scratch`` are the share of the whole network's skill that is missing
+    after fine-tuning and after training from scratch; the score of a cut is the largest among the
+    stages that it takes away.
+    """
+    rows = []
+    for record in records:
+        for keep in (record["truncated"] or {"tuned": {}})["tuned"]:
+            if keep == "whole":
+                continue
+            removed = pd.DataFrame([r for r in record["rows"] if r["level"] >= int(keep)])
+            row: dict[str, Any] = {"name": "-".join(map(str, record["run"].values())), "keep": keep}
+            for way, reached in record["truncated"].items():
+                if reached:
+                    skill = reached["whole"] - record["chance"]["f1"]
+                    row[way] = (reached["whole"] - reached[keep]) / max(skill, 1e-9)
+            rows.append(row | {k: pd.to_numeric(removed[k]).max() for k in SCORES})
+    return pd.DataFrame(rows)
+
+
+def judge_cuts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation of every score with what the cut networks lost after training."""
+    rows = []
+    for key, label in SCORES.items():
+        row: dict[str, Any] = {"score": key, "label": label}
+        for way in ("tuned", "scratch"):
+            known = frame[frame[key].notna() & frame[way].notna()] if way in frame else frame[:0]
+            row[way] = (
+                rank_correlation(known[key].to_numpy(float), known[way].to_numpy(float))
+                if len(known)
+                else float("nan")
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:

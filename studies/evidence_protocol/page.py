@@ -13,8 +13,10 @@ from studies.evidence_protocol.figures import draw_aucs, draw_drops, draw_scatte
 from studies.evidence_protocol.judge import (
     NEGLIGIBLE,
     OURS,
+    cut_table,
     halves,
     judge,
+    judge_cuts,
     stage_table,
     verdict_table,
 )
@@ -27,6 +29,7 @@ SAME_INFORMATION = {
     "weights": (
         "excess_spread",
         "spread_ratio",
+        "dispersion",
         "ks",
         "wasserstein",
         "std",
@@ -71,9 +74,8 @@ def write_page(
             "AUC of used against unused stages, with 95 % intervals over runs. *Within depth* "
             "compares stages of the same level only, so that depth itself scores one half. "
             "*Trained* leaves out untrained and shuffled-label networks. *Held out* are the runs "
-            "of all seeds but the first: forms of scores and thresholds were chosen on the first "
-            "seed alone. The accuracy there is the mean of the shares of used and unused stages "
-            "called right, with the threshold of the first seed.",
+            "of the last seed. The accuracy there is the mean of the shares of used and unused "
+            "stages called right, with the threshold of the earlier seeds.",
             "",
             score_table(scores),
             "",
@@ -174,8 +176,10 @@ def protocol(
         f"Networks by design, optimiser and labels: {listed}.",
         "",
         "Designs: `unet` and `multiresunet` are the zoo's (no norm), `unet_bn` a U-Net with batch "
-        "norm and transposed convolutions, `monai` MONAI's BasicUNet (instance norm) as a third "
-        "party's network. `adamw` has a weight decay of 1, which shrinks what is not used.",
+        "norm and transposed convolutions, `monai` MONAI's BasicUNet (instance norm), `smp` the "
+        "U-Net of segmentation-models-pytorch over a ResNet-18 from random weights (batch norm). "
+        "`adamw` has a weight decay of 1, which shrinks what is not used; `sgd` is plain SGD with "
+        "momentum 0.9 and clipped gradients.",
         "",
         f"A stage counts as used if removing its level and all deeper ones costs more than "
         f"{NEGLIGIBLE:.0%} of the skill on test images; untrained and shuffled-label networks use "
@@ -183,16 +187,15 @@ def protocol(
         "data grade sees validation images, the truth is measured on test images. The data are "
         "synthetic.",
         "",
-        "The forms of the weights and history scores and the thresholds of all verdicts were "
-        "chosen on networks of the first seed; a first judgement on part of the second seed had "
-        "been seen before heads of a few weights were left out of the weights grade's typical "
-        "movement, and before the Taylor border, the floor of skill and history's border of "
-        "unused were moved (on figures of the first seed), so the held-out half is not fully "
-        "blind. "
+        "The forms of our scores and the thresholds of all verdicts were chosen on networks of all "
+        "seeds but the last. Networks of the last seed were judged once, after that choice; only "
+        "its untrained networks had been seen before. "
         "Quality and truth of untrained and shuffled-label networks stay in the pooled figures; a "
         "grade that finds no skill there gives no score, which the number of stages in "
-        "`scores.csv` shows. WeightWatcher's alpha and delve's saturation are our own computations "
-        "of their published definitions.",
+        "`scores.csv` shows. WeightWatcher's alpha is that of its own release; delve's saturation "
+        "is our own computation of its published definition. In runs of the first two seeds that "
+        "were trained before `watch` recorded saliency it was measured afterwards, on 12 training "
+        "batches at the final weights.",
     ]
 
 
@@ -209,6 +212,7 @@ def truncation_section(records: Sequence[dict[str, Any]], preset: Preset) -> lis
     if not rows:
         return []
     frame = pd.DataFrame(rows)
+    cuts = cut_table(records)
     kept = sorted(c for c in frame.columns if c.startswith("keep_"))
     columns = {"network": ("network", "{}"), "way": ("training", "{}")}
     titles = {c: f"{c.removeprefix('keep_')} levels kept" for c in kept}
@@ -224,13 +228,33 @@ def truncation_section(records: Sequence[dict[str, Any]], preset: Preset) -> lis
         "",
         markdown(frame, columns),
         "",
+        "Rank correlation of each score with the share of skill that the cut networks lack; the "
+        "score of a cut is the largest among the stages it takes away. So few cuts of so few "
+        f"networks ({len(cuts)} of {cuts['name'].nunique()}) tell only large differences apart.",
+        "",
+        markdown(
+            judge_cuts(cuts).sort_values("tuned", ascending=False),
+            {
+                "label": ("score", "{}"),
+                "tuned": ("tuned", "{:.2f}"),
+                "scratch": ("scratch", "{:.2f}"),
+            },
+        ),
+        "",
     ]
 
 
 def score_table(scores: pd.DataFrame) -> str:
     """The table of all scores as Markdown."""
     shown = scores.copy()
-    for key in ("auc", "auc_within", "auc_trained", "auc_trained_within", "spearman"):
+    for key in (
+        "auc_held_out",
+        "auc",
+        "auc_within",
+        "auc_trained",
+        "auc_trained_within",
+        "spearman",
+    ):
         shown[key] = [
             f"{row[key]:.2f} ({row[f'{key}_low']:.2f}-{row[f'{key}_high']:.2f})"
             for _, row in scores.iterrows()
@@ -242,7 +266,7 @@ def score_table(scores: pd.DataFrame) -> str:
         "auc_trained": ("trained", "{}"),
         "auc_trained_within": ("trained, within depth", "{}"),
         "spearman": ("rank correlation", "{}"),
-        "auc_held_out": ("AUC held out", "{:.2f}"),
+        "auc_held_out": ("AUC held out", "{}"),
         "accuracy_held_out": ("accuracy held out", "{:.2f}"),
     }
     return markdown(shown, columns)

@@ -192,6 +192,7 @@ def raw_scores(kernels: Sequence[ParameterStatistics]) -> dict[str, float | None
         "std": pooled([k.summary.std for k in kernels]),
         "kurtosis": pooled([k.summary.kurtosis for k in kernels]),
         "spread_ratio": _finite(spread.ratio),
+        "dispersion": _finite(spread.dispersion),
         "excess_spread": _finite(math.copysign(math.sqrt(abs(spread.excess)), spread.excess)),
         "ks": pooled([k.comparison.ks_initial if k.comparison else math.nan for k in kernels]),
         "wasserstein": pooled(

@@ -15,7 +15,7 @@ STD = 0.05
 class Layers(nn.Module):
     """Named linear layers, each a stage of its own."""
 
-    def __init__(self, stds, size=120, start=STD, seed=0):
+    def __init__(self, stds, size=300, start=STD, seed=0):
         super().__init__()
         torch.manual_seed(seed)
         self.start = {}

@@ -14,6 +14,7 @@ from weightscope.utilization.scores import (
     NetworkMovement,
     decay,
     measure_spread,
+    network_dispersion,
     score_history,
     score_weights,
     stage_kernels,
@@ -22,6 +23,7 @@ from weightscope.utilization.scores import (
 )
 
 positive = st.floats(1e-6, 1e6)
+LEARNED = 1e12  # a dispersion of the filters that leaves no doubt
 
 
 @given(positive, positive)
@@ -70,8 +72,37 @@ def test_movement_is_compared_with_what_is_typical_of_the_network(layers):
     typical = typical_movement(list(spreads.values()))
     assert typical == pytest.approx(math.sqrt((0.05**2 + 0.02**2) / 2), rel=0.05)
     for name, moved in {"a": 0.05, "b": 0.02}.items():
-        value = score_weights(spreads[name], typical).utilization
+        value = score_weights(spreads[name], typical, LEARNED).utilization
         assert value == pytest.approx(moved**2 / (moved**2 + typical**2), rel=0.2)
+
+
+def test_filters_that_differ_no_more_than_by_chance_halve_the_movement(layers):
+    spreads = spreads_of(*layers(a=0.05, b=0.02)[:2])
+    typical = typical_movement(list(spreads.values()))
+    found = score_weights(spreads["b"], typical, 1.0).utilization
+    expected = utilization(0.5 * spreads["b"].movement(), typical)
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "draw", [torch.nn.init.uniform_, torch.nn.init.normal_, torch.nn.init.trunc_normal_]
+)
+def test_dispersion_is_one_for_independent_weights_and_grows_with_selective_filters(draw):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(64, 512, 3)
+    torch.nn.init.constant_(layer.bias, 0.0)
+    draw(layer.weight)
+    start = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    found = []
+    for filters in (0, 16):
+        with torch.no_grad():
+            layer.weight[:filters] *= 2.0
+        kernels = [p for p in measure_model(layer, initial=start).parameters if p.is_kernel]
+        found.append(measure_spread("layer", kernels).dispersion)
+    assert found[0] == pytest.approx(1.0, abs=0.2)
+    assert found[1] > 20.0
+    assert network_dispersion([measure_spread("layer", kernels)]) == pytest.approx(found[1])
+    assert network_dispersion([measure_spread("none", [])]) == 1.0
 
 
 def test_decay_of_the_whole_network_is_not_taken_for_disuse(layers):
@@ -85,22 +116,29 @@ def test_decay_of_the_whole_network_is_not_taken_for_disuse(layers):
     compared = {s.stage: without_decay(s, decay(spreads)) for s in spreads}
     assert compared["c"].movement() == pytest.approx(0.03, rel=0.1)
     typical = typical_movement(list(compared.values()))
-    scores = {name: score_weights(spread, typical) for name, spread in compared.items()}
+    scores = {name: score_weights(spread, typical, LEARNED) for name, spread in compared.items()}
     assert scores["c"].utilization > scores["a"].utilization
     assert {score.verdict for score in scores.values()} == {"undecided"}
 
 
 def test_a_still_stage_beside_moved_ones_is_unused(layers):
     spreads = spreads_of(*layers(a=0.05, b=0.05, still=0.0)[:2])
-    score = score_weights(spreads["still"], typical_movement(list(spreads.values())))
+    score = score_weights(spreads["still"], typical_movement(list(spreads.values())), 1.0)
     assert (score.verdict, score.why[:20]) == ("unused", "as at initialisation")
     assert score.low <= score.utilization <= score.high < 0.2
+
+
+def test_a_stage_that_moved_little_is_not_condemned_by_its_weights(layers):
+    spreads = spreads_of(*layers(a=0.05, b=0.05, little=0.01)[:2])
+    score = score_weights(spreads["little"], typical_movement(list(spreads.values())), 1.0)
+    assert score.high < 0.2
+    assert score.verdict == "undecided"
 
 
 def test_spread_alone_condemns_nothing_when_all_stages_kept_it(layers):
     spreads = spreads_of(*layers(a=0.0, b=0.0)[:2])
     for spread in spreads.values():
-        score = score_weights(spread, typical_movement(list(spreads.values())))
+        score = score_weights(spread, typical_movement(list(spreads.values())), LEARNED)
         assert (score.utilization, score.verdict) == (0.0, "undecided")
 
 
@@ -111,14 +149,14 @@ def test_shrunk_weights_are_undecided_and_collapsed_ones_unused(layers):
         model.c.weight.mul_(0.01)
     spreads = spreads_of(structure, measure_model(model, initial=model.start))
     typical = typical_movement(list(spreads.values()))
-    assert score_weights(spreads["b"], typical).verdict == "undecided"
-    assert "decay" in score_weights(spreads["b"], typical).why
-    collapsed = score_weights(spreads["c"], typical)
+    assert score_weights(spreads["b"], typical, LEARNED).verdict == "undecided"
+    assert "decay" in score_weights(spreads["b"], typical, LEARNED).why
+    collapsed = score_weights(spreads["c"], typical, LEARNED)
     assert (collapsed.verdict, collapsed.utilization) == ("unused", 0.0)
 
 
 def test_a_stage_without_kernels_has_no_score():
-    score = score_weights(measure_spread("pool", []), 1.0)
+    score = score_weights(measure_spread("pool", []), 1.0, LEARNED)
     assert math.isnan(score.utilization)
     assert score.verdict == "undecided"
 

@@ -18,6 +18,7 @@ from weightscope.utilization.scores import (
     StageSpread,
     decay,
     measure_spread,
+    network_dispersion,
     score_history,
     score_weights,
     stage_kernels,
@@ -59,9 +60,10 @@ def assess(
     shrinkage = decay(spreads)
     compared = [without_decay(spread, shrinkage) for spread in spreads]
     typical = typical_movement(compared)
+    dispersion = network_dispersion(compared)
     scores: dict[str, tuple[Score, ...]] = {}
     for spread in compared:
-        graded = [score_weights(spread, typical)]
+        graded = [score_weights(spread, typical, dispersion)]
         if movements:
             graded.insert(0, score_history(movements[spread.stage], network))
         if data is not None:

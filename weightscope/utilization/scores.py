@@ -25,10 +25,11 @@ SURELY = 4.0
 """Standard errors by which a stage must be narrower than its null before decay is considered."""
 
 UNMOVED = 0.2
-"""Weights alone call a stage unused when its utilization is surely below this."""
+"""Weights alone call a stage unused only when its utilization is surely below this,"""
 
-MOVED = 0.6
-"""Weights alone call a stage used when its utilization is surely above this."""
+STILL = 0.12
+"""and its movement, at one standard error, below this share of its initial spread: plain SGD trains
+deep stages with movements that are small beside those of the shallow ones."""
 
 WALK_BORDER = 0.7
 """Border of use by history without saliency: live movement as a share of the noise walk."""
@@ -78,6 +79,9 @@ class StageSpread:
         error: Standard error of ``excess`` for the number of weights there are.
         distinguishable: Whether any kernel differs from its null.
         ks: Largest Kolmogorov-Smirnov distance of a kernel to its null.
+        dispersion: Variance of the filters' energies (mean squares), relative to that of
+            independent weights drawn from the null: 1 at initialisation, more where filters took
+            different parts; nan where no kernel has filters.
         decayed: Whether ``excess`` is corrected for the network's weight decay.
     """
 
@@ -89,6 +93,7 @@ class StageSpread:
     error: float
     distinguishable: bool
     ks: float
+    dispersion: float
     decayed: bool = False
 
     @property
@@ -128,6 +133,7 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
     """
     count, spread, initial, variance = 0, 0.0, 0.0, 0.0
     distinguishable, ks = False, 0.0
+    dispersions: list[tuple[int, float]] = []
     for kernel in kernels:
         comparison, summary = kernel.comparison, kernel.summary
         if comparison is None or not math.isfinite(summary.std):
@@ -140,9 +146,11 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
         variance += n * max(kurtosis + 2.0, 0.1) * square**2
         distinguishable |= comparison.distinguishable
         ks = max(ks, comparison.ks_initial)
+        dispersions += filter_dispersion(kernel)
     if count == 0:
         nan = float("nan")
-        return StageSpread(stage, 0, nan, nan, nan, nan, False, nan)
+        return StageSpread(stage, 0, nan, nan, nan, nan, False, nan, nan)
+    filters = sum(filters for filters, _ in dispersions)
     return StageSpread(
         stage=stage,
         count=count,
@@ -152,7 +160,32 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
         error=math.sqrt(variance) / count,
         distinguishable=distinguishable,
         ks=ks,
+        dispersion=sum(f * d for f, d in dispersions) / filters if filters else float("nan"),
     )
+
+
+def filter_dispersion(kernel: ParameterStatistics) -> list[tuple[int, float]]:
+    """Number of filters of a kernel and the dispersion of their energies; empty if not known.
+
+    The mean square of ``n`` independent weights with excess kurtosis ``k`` has the relative
+    variance ``(k + 2) / n``, by which the observed one is divided.
+    """
+    lengths, null = kernel.summary.filter_norms, kernel.null
+    if lengths is None or lengths.size < 4 or null is None or null.std == 0.0:
+        return []
+    energies = lengths**2
+    mean = float(energies.mean())
+    each = kernel.summary.count / lengths.size
+    if not (math.isfinite(mean) and mean > 0.0):
+        return []
+    observed = float(energies.var(ddof=1)) / mean**2
+    return [(lengths.size, observed * each / (null.kurtosis + 2.0))]
+
+
+def network_dispersion(spreads: Sequence[StageSpread]) -> float:
+    """Geometric mean of the stages' filter dispersions; 1, as by chance, where none is known."""
+    logs = [math.log(s.dispersion) for s in spreads if s.count and s.dispersion > 0.0]
+    return math.exp(sum(logs) / len(logs)) if logs else 1.0
 
 
 def decay(spreads: Sequence[StageSpread]) -> float:
@@ -186,16 +219,21 @@ def typical_movement(spreads: Sequence[StageSpread]) -> float:
     return math.sqrt(sum(s.movement() ** 2 for s in measured) / len(measured))
 
 
-def score_weights(spread: StageSpread, typical: float) -> Score:
+def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Score:
     """Score one stage by its final weights alone.
 
     ``m`` is the stage's estimated movement, ``n`` the typical movement of the network's stages:
     adaptive optimisers carry every weight that has a steady gradient about equally far, so a stage
-    far below the others was hardly trained.
+    far below the others was hardly trained. They carry weights as far on noise, where all filters
+    move alike; so ``m`` is multiplied by ``D / (D + 1)`` with the network's filter dispersion
+    ``D``, one half where filters differ no more than by chance.
+
+    Weights alone never call a stage used: having moved is no proof of it.
 
     Args:
         spread: The stage.
         typical: From `typical_movement`.
+        dispersion: From `network_dispersion`.
     """
     if spread.count == 0:
         nan = float("nan")
@@ -205,8 +243,9 @@ def score_weights(spread: StageSpread, typical: float) -> Score:
         return Score("weights", 0.0, 0.0, 0.0, "unused", f"collapsed: {ratio}")
     if not typical > 0.0:
         return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}; no stage surely moved")
+    learned = utilization(math.sqrt(dispersion), 1.0)
     value, low, high = (
-        utilization(spread.movement(sigmas), typical) for sigmas in (0.0, -MARGIN, MARGIN)
+        utilization(learned * spread.movement(sigmas), typical) for sigmas in (0.0, -MARGIN, MARGIN)
     )
     share = f"{ratio}, moved about {spread.movement() / typical:.2f} of what is typical here"
     verdict: Verdict = "undecided"
@@ -215,11 +254,8 @@ def score_weights(spread: StageSpread, typical: float) -> Score:
         why = f"{share} after weight decay, which the weights cannot tell from no use"
     elif spread.movement(SURELY) == 0.0:
         why = f"{ratio}: weight decay or no use, the weights cannot tell"
-    elif high < UNMOVED:
-        verdict = "unused"
-        why = share if spread.distinguishable else f"as at initialisation: {ratio}"
-    elif low > MOVED:
-        verdict = "used"
+    elif high < UNMOVED and spread.movement(1.0) < STILL * spread.initial:
+        verdict, why = "unused", f"as at initialisation: {ratio}"
     return Score("weights", value, low, high, verdict, why)
 
 
