@@ -111,14 +111,17 @@ class CountedCells:
     A cell that nobody looked into is read as if its values were spread evenly.
     """
 
-    def __init__(self, cells: Keys, counts: Counts, keys: Keys, key_ends: Counts) -> None:
+    def __init__(
+        self, cells: Keys, counts: Counts, keys: Keys, key_ends: Counts | None = None
+    ) -> None:
         """Keep the counts.
 
         Args:
             cells: The cells that hold values, ascending.
             counts: Number of values in each.
             keys: The keys inside the cells that were looked into, ascending.
-            key_ends: 0, then the number of values through each of these keys.
+            key_ends: 0, then the number of values through each of these keys; None for 0, 1, 2 and
+                so on, which are better not written down.
         """
         self.cells = cells
         self.counts = counts
@@ -142,7 +145,7 @@ class CountedCells:
         cells, counts = (filled + low).astype(np.int32), counted[filled]
         if zeros and totals[0x8000] == zeros:  # cell 0 is known without looking into it
             return cls(cells, counts, np.zeros(1, np.int32), np.array([0, zeros]))
-        return cls(cells, counts, np.zeros(0, np.int32), np.zeros(1, np.int64))
+        return cls(cells, counts, np.zeros(0, np.int32))
 
     def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:
         """Cells to look into before these questions have exact answers, and what they hold."""
@@ -163,12 +166,16 @@ class CountedCells:
     def looked_into(self, keys: Keys, occurs: Counts | None) -> CountedCells:
         """The same values with the keys inside more cells, ascending (None: once each)."""
         if not self._keys.size and occurs is None:
-            return CountedCells(self.cells, self.counts, keys, np.arange(keys.size + 1))
+            return CountedCells(self.cells, self.counts, keys)
         occurs = np.ones(keys.shape, np.int64) if occurs is None else occurs
-        keys = np.concatenate([self._keys, keys])
-        order = np.argsort(keys, kind="stable")
-        ends = _ends(np.concatenate([np.diff(self._key_ends), occurs])[order])
-        return CountedCells(self.cells, self.counts, keys[order], ends)
+        ours = self._through(np.arange(self._keys.size + 1))
+        places = keys.searchsorted(self._keys)  # both ascend, and no cell is looked into twice
+        ends = _ends(np.insert(occurs, places, np.diff(ours)))
+        return CountedCells(self.cells, self.counts, np.insert(keys, places, self._keys), ends)
+
+    def _through(self, places: NDArray[np.intp]) -> Counts:
+        """Number of values through so many of the keys."""
+        return places if self._key_ends is None else self._key_ends[places]
 
     def before(self, edges: Floats, closed: Flags) -> Counts:
         """Number of values < each edge, or <= where ``closed``."""
@@ -184,7 +191,7 @@ class CountedCells:
         keys, cells, held = keys[inner], cells[inner], self.counts[places[inner]]
         spread = held * (keys & _LOW) >> 16
         first = self._keys.searchsorted(cells << 16)
-        found = self._key_ends[self._keys.searchsorted(keys)] - self._key_ends[first]
+        found = self._through(self._keys.searchsorted(keys)) - self._through(first)
         counts[inner] += np.where(self._is_known(cells), found, spread)
         return counts
 
@@ -199,7 +206,9 @@ class CountedCells:
         if not self._keys.size:
             return values_of(spread)
         first = self._keys.searchsorted(cells << 16)
-        within = self._key_ends[1:].searchsorted(self._key_ends[first] + offsets, "right")
+        within = self._through(first) + offsets
+        if self._key_ends is not None:
+            within = self._key_ends[1:].searchsorted(within, "right")
         within = np.minimum(within, self._keys.size - 1)
         return values_of(np.where(self._is_known(cells), self._keys[within], spread))
 
@@ -242,7 +251,10 @@ def keys_of(values: NDArray[np.float32]) -> Keys:
     """Keys of float32 values."""
     signed = values.view(np.int32)
     signs = signed >> 31
-    return ((signed & 0x7FFFFFFF) ^ signs) - signs
+    keys: Keys = signed & 0x7FFFFFFF
+    keys ^= signs
+    keys -= signs
+    return keys
 
 
 def values_of(keys: Keys) -> Floats:
