@@ -56,11 +56,11 @@ docs: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks -m "not slow" --benchmark-only
 
-evidence: $(VENV)/.test
-	$(BIN)/python studies/evidence.py --preset cpu
+evidence: .venv-matrix/.installed
+	.venv-matrix/bin/python studies/evidence.py --preset cpu --page docs/studies/evidence
 
-calibration: $(VENV)/.test
-	$(BIN)/python studies/calibration.py
+calibration: .venv-matrix/.installed
+	.venv-matrix/bin/python studies/calibration.py
 
 .venv-matrix/.installed: matrix/requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-matrix
