@@ -268,6 +268,15 @@ def _wide(story: Story) -> str:
     )
 
 
+def _histograms(name: str, label: str, number: int) -> str:
+    """A network's weight histograms, which answer to one of the paper's figures."""
+    return f"""### {label} (fig. {number})
+
+![Weight histograms of {label}, one layer above the other](stacked-{name}.png)
+
+![Weight histograms of {label}, stage by stage](overlaid-{name}.png)"""
+
+
 def _evidence(story: Story) -> str:
     parts = [
         """## Which levels do any work?
@@ -281,11 +290,7 @@ counts is the departure from the dark line."""
         trained, analysis = story.examined[name]
         label = trained.network.label
         parts.append(
-            f"""### {label} (fig. {number})
-
-![Weight histograms of {label}, one layer above the other](stacked-{name}.png)
-
-![Weight histograms of {label}, stage by stage](overlaid-{name}.png)
+            f"""{_histograms(name, label, number)}
 
 {markdown(evidence_table(analysis))}
 
@@ -403,11 +408,7 @@ gives the same layers, parameters and MACs as the zoo's network (tested in \
         trained, analysis = story.examined[name]
         label = trained.network.label
         parts.append(
-            f"""### {label} (fig. {number})
-
-![Weight histograms of {label}, one layer above the other](stacked-{name}.png)
-
-![Weight histograms of {label}, stage by stage](overlaid-{name}.png)
+            f"""{_histograms(name, label, number)}
 
 > {analysis.conclusion}
 
