@@ -41,7 +41,8 @@ SHRUNK = 1e-3
 
 
 def designs() -> dict[str, Callable[[], nn.Module]]:
-    """Twelve architectures by name."""
+    """Fourteen architectures by name."""
+    import segmentation_models_pytorch as smp
     from monai.networks import nets
 
     made: dict[str, Callable[[], nn.Module]] = {
@@ -60,6 +61,8 @@ def designs() -> dict[str, Callable[[], nn.Module]]:
         "DynUNet": lambda: nets.DynUNet(
             2, 3, 1, (3, 3, 3, 3), (1, 2, 2, 2), (2, 2, 2), filters=(16, 32, 64, 128)
         ),
+        "smp Unet, ResNet-18": lambda: smp.Unet("resnet18", encoder_weights=None),
+        "smp FPN, MobileNetV2": lambda: smp.FPN("mobilenet_v2", encoder_weights=None),
     }
     return made
 
