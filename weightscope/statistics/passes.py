@@ -240,8 +240,9 @@ class CompiledPasses:
 class PlainPasses:
     """The same in blocked numpy; buffers are reused, since a fresh one costs more than its use."""
 
-    _BLOCK = 1 << 17
-    _SUMMED = 1 << 15
+    # long, because each operation hands the interpreter's lock to the other threads
+    _BLOCK = 1 << 18
+    _SUMMED = 1 << 16
 
     def __init__(self, array: NDArray[np.float32], layout: FilterLayout) -> None:
         self._x = array
