@@ -33,7 +33,8 @@ class Null:
         label: The rule in words, ``"PyTorch default (uniform)"``.
         std: Its standard deviation, in units of the weights.
         source: ``given``: taken from ``initial=``, exact. ``matched``: these very weights still
-            follow it. ``inferred``: other kernels of the model still follow this rule.
+            follow it. ``inferred``: other kernels of the model still follow this rule, or
+            it explains the spreads of all kernels together best.
             ``assumed``: nothing tells; the rule of the layer's own type.
         fit: Kolmogorov-Smirnov distance between the weights at unit spread and the family at unit
             spread, in [0, 1]: whether the shape has survived; NaN where it says nothing.

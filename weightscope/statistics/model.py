@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from weightscope.errors import InputError
+from weightscope.statistics.inference import KernelSpread, infer_rules
 from weightscope.statistics.initialization import (
     Null,
     choose_null,
@@ -150,7 +151,8 @@ def _choose_nulls(
 
     The kernels that still match a rule vote for it, each with its number of weights, within the
     same kind of layer first; kernels that are surely narrower than a rule vote against it, since
-    training without decay only widens.
+    training without decay only widens. Where most weights left every rule, the few that match one
+    do so by chance: there the rule counts that explains all spreads together (see ``inference``).
     """
     named = [{null.label: null for null in place.candidates} for place in places]
     followed = [
@@ -168,7 +170,15 @@ def _choose_nulls(
                 ours = kind in ("", _base(place)) and label in rules
                 if ours and _surely_narrower(summary, rules[label].std):
                     votes[kind, label] -= place.tensor.numel()
-    scattered = _left_every_rule(places, followed) > LEFT
+    explained: Mapping[str, str] = {}
+    if _left_every_rule(places, followed) > LEFT:
+        explained = infer_rules(
+            [
+                KernelSpread(_part(place), summary.finite, summary.std, summary.kurtosis, rules)
+                for place, rules, (summary, before) in zip(places, named, summaries, strict=True)
+                if place.is_kernel and rules and before is None
+            ]
+        )
     nulls: list[Null | None] = []
     for place, rules, labels, (summary, before) in zip(
         places, named, followed, summaries, strict=True
@@ -177,14 +187,19 @@ def _choose_nulls(
             nulls.append(given_null(before))
         elif not rules:
             nulls.append(None)
+        elif place.is_kernel and explained.get(_part(place)) in rules:
+            label = explained[_part(place)]
+            matched = (label,) if label in labels else ()
+            nulls.append(choose_null(summary, rules, matched, label))
         else:
             preferred = _favourite(votes, _base(place)) if place.is_kernel else None
-            widened = preferred in rules and not _surely_narrower(summary, rules[preferred].std)
-            if scattered and widened:
-                # beside kernels that moved, another rule is matched by chance
-                labels = tuple(label for label in labels if label == preferred)
             nulls.append(choose_null(summary, rules, labels, preferred))
     return nulls
+
+
+def _part(place: ParameterPlace) -> str:
+    """Name of the top-level module that holds a parameter."""
+    return place.name.partition(".")[0]
 
 
 def _left_every_rule(
