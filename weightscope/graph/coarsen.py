@@ -14,7 +14,8 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from weightscope.errors import StructureError
-from weightscope.graph.capture import BOUNDARY, Call, Capture
+from weightscope.graph.boundary import BOUNDARY
+from weightscope.graph.capture import Call, Capture
 from weightscope.graph.levels import root, tensor_of
 from weightscope.graph.stages import HIDDEN_REGION, Placement
 from weightscope.graph.structure import ExampleInputs, Place

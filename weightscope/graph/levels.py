@@ -17,7 +17,8 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from weightscope.errors import StructureError
-from weightscope.graph.capture import BOUNDARY, Call, Capture
+from weightscope.graph.boundary import BOUNDARY
+from weightscope.graph.capture import Call, Capture
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.symbols import Probe, hint, is_symbolic, key
 

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from torch import fx, nn
 
-from weightscope.graph.capture import BOUNDARY, Capture, capture
+from weightscope.graph.boundary import BOUNDARY
+from weightscope.graph.capture import Capture, capture
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.inputs import Trial, check_model, find_inputs, two_images
