@@ -247,9 +247,10 @@ def cut_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
             removed = pd.DataFrame([r for r in record["rows"] if r["level"] >= int(keep)])
             row: dict[str, Any] = {"name": "-".join(map(str, record["run"].values())), "keep": keep}
             for way, reached in record["truncated"].items():
-                if reached:
-                    skill = reached["whole"] - record["chance"]["f1"]
-                    row[way] = (reached["whole"] - reached[keep]) / max(skill, 1e-9)
+                if reached:  # the network itself is the whole one trained from scratch
+                    whole = reached.get("whole", record["quality"]["f1"])
+                    skill = whole - record["chance"]["f1"]
+                    row[way] = (whole - reached[keep]) / max(skill, 1e-9)
             rows.append(row | {k: pd.to_numeric(removed[k]).max() for k in SCORES})
     return pd.DataFrame(rows)
 
