@@ -42,7 +42,7 @@ def read(network: Network) -> Structure:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' own, while they build
         model = network.build()
-    return read_structure(model)
+    return read_structure(model, network.inputs()[0] if network.given else None)
 
 
 def proposals(structure: Structure) -> list[Proposal]:
