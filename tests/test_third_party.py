@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +63,31 @@ def test_network_is_read_rightly_and_every_legal_depth_runs(name: str) -> None:
         original = copy.deepcopy(structure.model)
         assert variant_failures(original, variant, proposal, network, thorough=False) == ()
     assert graph_failures(copy.deepcopy(structure.model), rebuild(structure), network) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # inside torch's own exporter
+@pytest.mark.parametrize(
+    "name",
+    ["monai BasicUNet 3-D", "monai DynUNet 2-D", "diffusers UNet2DModel", "zoo multiresunet"],
+)
+def test_a_variant_goes_to_onnx_and_gives_the_same_output(name: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    structure = read(NETWORKS[name])
+    legal = [proposal for proposal in proposals(structure) if proposal.refusal is None]
+    module = legal[0].build().module.eval()
+    args, kwargs = structure.inputs.args, dict(structure.inputs.kwargs)
+    path = tmp_path / "variant.onnx"
+    torch.onnx.export(module, args, path, kwargs=kwargs or None, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    leaves = torch.utils._pytree.tree_leaves
+    tensors = [x for x in leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    names = [entry.name for entry in session.get_inputs()]
+    found = session.run(None, {n: x.numpy() for n, x in zip(names, tensors, strict=True)})
+    wanted = [x for x in leaves(module(*args, **kwargs)) if isinstance(x, torch.Tensor)]
+    for ours, theirs in zip(wanted, found, strict=True):
+        torch.testing.assert_close(ours.detach(), torch.from_numpy(theirs), rtol=1e-3, atol=1e-4)
 
 
 def test_the_matrix_and_its_truth_name_the_same_networks() -> None:

@@ -224,6 +224,23 @@ def test_parameters_that_no_forward_reaches_are_dropped():
     assert verify(variant, export=False).failures == ()
 
 
+class ReadsItsWeight(Plain):
+    """Calls a convolution's weight, not the convolution, as same-padding layers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        return super().forward(F.conv2d(x, self.stem.weight, None, padding=1))
+
+
+def test_a_module_whose_weight_alone_is_read_can_still_be_printed():
+    torch.manual_seed(0)
+    variant = proposals_of(ReadsItsWeight(), TOYS["plain"][1])[0].build()
+    assert "(stem): Conv2d(1, 1, kernel_size=(3, 3)" in repr(variant.module)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # inside torch's own exporter
 @pytest.mark.parametrize(("name", "keep"), [("plain", 1), ("strided", 1), ("pyramid", 2)])

@@ -343,8 +343,8 @@ def _prune(owner: nn.Module, graph: fx.Graph) -> None:
                 visit(child, path + ".")
         for tensors in (module._parameters, module._buffers):
             for name in list(tensors):
-                if prefix + name not in reads:
-                    del cast(dict[str, Any], tensors)[name]
+                if prefix + name not in reads:  # the name stays, or repr() of the module fails
+                    cast(dict[str, Any], tensors)[name] = None
 
     visit(owner, "")
 
