@@ -166,6 +166,17 @@ def test_saliency_is_the_mean_over_the_last_quarter_of_the_steps():
     )
 
 
+def test_saliency_of_half_precision_does_not_vanish():
+    layer = torch.nn.Linear(8, 8, bias=False).half()
+    with torch.no_grad():
+        layer.weight.fill_(1e-4)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    with watch(layer, optimizer, every=1) as history:
+        layer.weight.grad = torch.full_like(layer.weight, 1e-5)
+        optimizer.step()
+    assert history.displacements()[0].saliency == pytest.approx(64e-9, rel=0.05)
+
+
 def same_displacement(a, b):
     return all(
         getattr(a, key) == pytest.approx(getattr(b, key), rel=1e-9, nan_ok=True)

@@ -149,7 +149,8 @@ def analyze(
             the freshly initialised model. Makes the initialisation null exact.
         history: What `watch` recorded during training.
         batches: ``(inputs, targets)`` pairs for evidence from data; read once.
-        loss: ``loss(outputs, targets)``, a scalar tensor; needed with `batches` for gradients.
+        loss: ``loss(outputs, targets)``, a scalar tensor; with `batches`, for gradients, and for
+            the ablation where there is no metric.
         metric: ``metric(outputs, targets)``, larger is better, or the name of a built-in one; with
             `batches`, quality lost when each level is removed.
         stages: What you know better about the stages than the dataflow tells.

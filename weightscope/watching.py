@@ -398,7 +398,8 @@ def _saliency(parameter: Tensor) -> float:
     """First-order importance of a parameter's weights by the gradient that it holds."""
     if parameter.grad is None:
         return math.nan
-    return float((parameter.detach() * parameter.grad.detach()).abs().sum(dtype=torch.float32))
+    # in half precision most of the products would vanish
+    return float((parameter.detach().float() * parameter.grad.detach().float()).abs().sum())
 
 
 def late_saliencies(snapshots: Iterable[Snapshot], steps: int) -> dict[str, float]:

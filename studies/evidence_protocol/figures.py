@@ -61,7 +61,7 @@ def draw_drops(frame: pd.DataFrame) -> Figure:
         axis.axhline(NEGLIGIBLE, color="black", lw=0.8, ls=":")
         axis.set_title(f"{task} (n = {part['name'].nunique()})", fontsize=10)
         axis.set_xlabel("levels removed from")
-        axis.set_xticks(range(1, 5))
+        axis.set_xticks(sorted(part["level"].unique()))
         axis.set_ylim(-0.1, 1.4)
     axes[0].set_ylabel("share of skill lost")
     return figure

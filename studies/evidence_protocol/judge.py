@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from studies.evidence_protocol.runs import Run
+
 NEGLIGIBLE = 0.05
 """Share of the network's skill whose loss makes a stage used; as in `weightscope.utilization`."""
 
@@ -63,11 +65,10 @@ def stage_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
                 else 0.0
                 for metric in ("f1", "average_precision")
             }
-            name = "-".join(str(run[k]) for k in ("architecture", "task", "rule", "labels", "seed"))
             rows.append(
                 {
                     **run,
-                    "name": name,
+                    "name": Run(**run).name,
                     **row,
                     "lost": share["f1"],
                     "lost_ap": share["average_precision"],
@@ -245,7 +246,7 @@ def cut_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
             if keep == "whole":
                 continue
             removed = pd.DataFrame([r for r in record["rows"] if r["level"] >= int(keep)])
-            row: dict[str, Any] = {"name": "-".join(map(str, record["run"].values())), "keep": keep}
+            row: dict[str, Any] = {"name": Run(**record["run"]).name, "keep": keep}
             for way, reached in record["truncated"].items():
                 if reached:  # the network itself is the whole one trained from scratch
                     whole = reached.get("whole", record["quality"]["f1"])

@@ -169,6 +169,7 @@ def protocol(
     settings = ", ".join(f"{k} {v}" for k, v in asdict(preset).items() if isinstance(v, int))
     designs = frame.groupby(["architecture", "rule", "labels"])["name"].nunique()
     listed = "; ".join(f"{a} {r} {label} {n}" for (a, r, label), n in designs.items())
+    afterwards = sum(record["saliency_after_training"] for record in records)
     return [
         f"`python studies/evidence.py --preset {name}`; {len(records)} of {planned} planned "
         f"networks ({settings}).",
@@ -187,15 +188,20 @@ def protocol(
         "data grade sees validation images, the truth is measured on test images. The data are "
         "synthetic.",
         "",
-        "The forms of our scores and the thresholds of all verdicts were chosen on networks of all "
-        "seeds but the last. Networks of the last seed were judged once, after that choice; only "
-        "its untrained networks had been seen before. "
+        "The forms of our scores and the thresholds of all verdicts were chosen on networks of "
+        "seeds 0 and 1 of the preset `cpu`; of its seed 2 only the untrained networks had been "
+        "seen before that. "
         "Quality and truth of untrained and shuffled-label networks stay in the pooled figures; a "
         "grade that finds no skill there gives no score, which the number of stages in "
         "`scores.csv` shows. WeightWatcher's alpha is that of its own release; delve's saturation "
-        "is our own computation of its published definition. In runs of the first two seeds that "
-        "were trained before `watch` recorded saliency it was measured afterwards, on 12 training "
-        "batches at the final weights.",
+        "is our own computation of its published definition."
+        + (
+            f" {afterwards} of the runs were trained before `watch` recorded saliency; theirs was "
+            "measured afterwards, on 12 training batches at the final weights, and a training from "
+            "the beginning will give other figures for them."
+            if afterwards
+            else ""
+        ),
     ]
 
 

@@ -172,6 +172,7 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
         "quality": {m: r.quality for m, r in truth.items()},
         "chance": {m: r.chance for m, r in truth.items()},
         "states": {name: a.state for name, a in assessments.items()},
+        "saliency_after_training": record.get("saliency_after_training", False),
         "rows": rows,
     }
 

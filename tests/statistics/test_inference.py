@@ -1,5 +1,7 @@
 """The rule of a trained network, told by the spreads of its kernels together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,11 +65,18 @@ def test_parts_by_different_hands_have_rules_of_their_own():
     assert whole == {"encoder": "Glorot uniform", "decoder": "Glorot uniform"}
 
 
+def test_a_part_of_few_kernels_follows_the_rule_of_all():
+    head = replace(trained("Glorot uniform", seed=3)[1], part="head")
+    found = infer_rules([*trained("Glorot uniform", part="encoder", seed=1), head])
+    assert found == {"encoder": "Glorot uniform", "head": "Glorot uniform"}
+
+
 def test_too_few_or_too_small_kernels_tell_nothing():
     kernels = trained("Glorot uniform")
     assert best_rule(kernels[:3]) is None
     assert infer_rules(kernels[:3]) == {}
     assert infer_rules([]) == {}
+    assert infer_rules([replace(kernel, count=499) for kernel in kernels]) == {}
 
 
 def test_a_trained_model_of_two_hands_gets_both_nulls():

@@ -12,6 +12,15 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+try:
+    from torch._subclasses.fake_impls import fast_detach
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch.fx.experimental.proxy_tensor import _ProxyTensor, get_proxy_slot, set_proxy_slot
+
+    _DIRECT = True
+except ImportError:  # another version of torch
+    _DIRECT = False
+
 _LIBRARY = torch.library.Library("weightscope", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "boundary(Tensor x, int call, bool entry, int position) -> Tensor"
@@ -49,18 +58,8 @@ def _mark(x: torch.Tensor, call: int, entry: bool, position: int) -> torch.Tenso
 
 def _recorded(x: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor | None:
     """An alias of ``x`` whose mark is in the graph; None where the tracer is not as expected."""
-    try:
-        from torch._subclasses.fake_impls import fast_detach
-        from torch._subclasses.fake_tensor import FakeTensor
-        from torch.fx.experimental.proxy_tensor import (
-            _ProxyTensor,
-            get_proxy_slot,
-            set_proxy_slot,
-        )
-    except ImportError:  # another version of torch
-        return None
     mode = get_proxy_mode()
-    if mode is None or not isinstance(x, FakeTensor):
+    if not _DIRECT or mode is None or not isinstance(x, FakeTensor):
         return None
     slot = get_proxy_slot(x, mode.tracer, None)
     if not isinstance(slot, _ProxyTensor):
