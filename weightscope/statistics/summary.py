@@ -28,7 +28,6 @@ from weightscope.statistics.passes import (
     FilterLayout,
     FilterSums,
     Passes,
-    PlainPasses,
     Steps,
     TorchPasses,
     Way,
@@ -37,6 +36,7 @@ from weightscope.statistics.passes import (
     first_pass,
     look_into,
 )
+from weightscope.statistics.plain import PlainPasses
 from weightscope.statistics.pool import Job, number_of_threads, run_jobs
 from weightscope.statistics.records import Floats, Histogram, TensorSummary
 
