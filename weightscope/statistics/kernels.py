@@ -7,13 +7,16 @@ Counting cells costs little and answers most questions about order; a second pas
 the cells that hold the rest of the answers.
 
 Loops over one block are functions of their own: the compiler vectorizes each, and the block stays
-in the first-level cache. A block's sums are made without looking; only where a sum comes out
-infinite or NaN is the block cleaned and summed again.
+in the first-level cache. The first pass reads each block once: it sums, finds the extremes and
+counts in one loop, because sums keep the vector units busy and counts the memory ports, and the two
+together take hardly longer than the counts alone. A block is measured without looking; only where
+its extremes turn out to be infinite or NaN is it taken back, cleaned and measured again.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial, reduce
 from typing import Any
 
 import numba
@@ -27,10 +30,17 @@ CELLS = 65536
 NO_FILTERS, ROWS, COLUMNS = 0, 1, 2
 _STRETCH = 64  # so many cells are skipped together where they are empty
 _NEGATIVE_ZERO = 0x7FFF  # its cell, in which nothing else lies
+_INFINITY = 0x7F800000
+_GROUP = 16  # elements that fill one line of the cache
+_AHEAD = 2048  # so many elements before its use is a line fetched
+_LANES = 4  # numbers that the loop of the first pass takes at once
+COMPARED = 12  # wanted cells that one sweep over a block looks for
+_COLLECT, _TABULATE = 1, 2  # marks of a number in the second pass
 
-# everything that lets sums be reordered; not nnan and ninf, because the check needs them to show
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}
 _intrinsic: Any = intrinsic
+_tools: Any = cgutils
+_types: Any = types
 
 
 def _can_keep_code() -> bool:
@@ -47,31 +57,114 @@ _compiled: Any = numba.njit(nogil=True, cache=_KEEP)
 _reordered: Any = numba.njit(nogil=True, cache=_KEEP, fastmath=_REORDER)
 
 
+def _emit_fetch(builder: Any, address: Any) -> None:
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    prefetch = _tools.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(prefetch, [builder.bitcast(address, byte), word(0), word(3), word(1)])
+
+
 @_intrinsic
 def _fetch(context, array, index):  # type: ignore[no-untyped-def]
     """Have the memory around ``array[index]`` fetched into the cache; nothing waits for it."""
 
     def emit(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
         data = target.make_array(signature.args[0])(target, builder, arguments[0]).data
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        declare: Any = cgutils.get_or_insert_function
-        prefetch = declare(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(prefetch, [address, word(0), word(3), word(1)])
+        _emit_fetch(builder, builder.gep(data, [arguments[1]]))
         return target.get_dummy_value()
 
-    return types.void(array, types.intp), emit
+    return _types.void(array, _types.intp), emit
 
 
-@_reordered
-def _power_sums(x):  # type: ignore[no-untyped-def]
-    s1 = 0.0
-    s2 = 0.0
-    s3 = 0.0
-    s4 = 0.0
-    sa = 0.0
-    for i in range(x.size):
+@_intrinsic
+def _measure_groups(context, x, tables, low, high):  # type: ignore[no-untyped-def]
+    """Sums and peaks of ``x[low:high]``, whose cells are counted up in the two tables.
+
+    Written in the compiler's own terms, because it cannot by itself mix loops over vectors (the
+    sums) and over single numbers (the counts). ``high - low`` is a multiple of ``_GROUP``.
+
+    Returns:
+        Sums of x, x^2, x^3, x^4 and |x|, and the largest pattern as an unsigned and as a signed
+        number.
+    """
+    returned = _types.Tuple((*(_types.float64,) * 5, _types.uint32, _types.int32))
+
+    def emit(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data, counts = (
+            target.make_array(kind)(target, builder, array).data
+            for kind, array in zip(signature.args[:2], arguments[:2], strict=True)
+        )
+        index, word, half = ir.IntType(64), ir.IntType(32), ir.IntType(16)
+        doubles = ir.VectorType(ir.DoubleType(), _LANES)
+        floats, words, halves = (
+            ir.VectorType(kind, _LANES) for kind in (ir.FloatType(), word, half)
+        )
+        declare = partial(_tools.get_or_insert_function, builder.module)
+        size = declare(ir.FunctionType(doubles, [doubles]), f"llvm.fabs.v{_LANES}f64")
+        unsigned, signed = (
+            declare(ir.FunctionType(words, [words, words]), f"llvm.{name}.v{_LANES}i32")
+            for name in ("umax", "smax")
+        )
+        # variables that the compiler turns into registers
+        sums = [_tools.alloca_once_value(builder, doubles([0.0] * _LANES)) for _ in range(5)]
+        low_peak = _tools.alloca_once_value(builder, words([0] * _LANES))
+        high_peak = _tools.alloca_once_value(builder, words([-_INFINITY] * _LANES))
+        # two tables, because one increment must not wait for the one before it
+        first, second = counts, builder.gep(counts, [index(CELLS)])
+
+        def measure(at: Any) -> None:
+            place = builder.bitcast(builder.gep(data, [at]), words.as_pointer())
+            u = builder.load(place, align=4)
+            builder.store(builder.call(unsigned, [builder.load(low_peak), u]), low_peak)
+            builder.store(builder.call(signed, [builder.load(high_peak), u]), high_peak)
+            v = builder.fpext(builder.bitcast(u, floats), doubles)
+            q = builder.fmul(v, v, flags=("contract",))
+            cube, fourth = (builder.fmul(q, f, flags=("contract",)) for f in (v, q))
+            for total, power in zip(
+                sums, (v, q, cube, fourth, builder.call(size, [v])), strict=True
+            ):
+                added = builder.fadd(builder.load(total), power, flags=("contract",))
+                builder.store(added, total)
+            moved = builder.sub(u, builder.lshr(u, words([31] * _LANES)))
+            cells = builder.trunc(builder.lshr(moved, words([16] * _LANES)), halves)
+            packed = builder.bitcast(cells, index)
+            for lane in range(_LANES):
+                cell = builder.and_(builder.lshr(packed, index(16 * lane)), index(CELLS - 1))
+                count = builder.gep(second if lane % 2 else first, [cell])
+                builder.store(builder.add(builder.load(count), word(1)), count)
+
+        with _tools.for_range_slice(builder, *arguments[2:], index(_GROUP), index) as (at, _):
+            _emit_fetch(builder, builder.gep(data, [builder.add(at, index(_AHEAD))]))
+            for offset in range(0, _GROUP, _LANES):
+                measure(builder.add(at, index(offset)))
+
+        def lanes(vector: Any) -> list[Any]:
+            return [builder.extract_element(builder.load(vector), word(i)) for i in range(_LANES)]
+
+        def larger(compare: Any) -> Any:
+            return lambda a, b: builder.select(compare(">", a, b), a, b)
+
+        results = [reduce(builder.fadd, lanes(total)) for total in sums]
+        results.append(reduce(larger(builder.icmp_unsigned), lanes(low_peak)))
+        results.append(reduce(larger(builder.icmp_signed), lanes(high_peak)))
+        return target.make_tuple(builder, returned, results)
+
+    return returned(x, tables, _types.intp, _types.intp), emit
+
+
+@_compiled
+def _cell(pattern):  # type: ignore[no-untyped-def]
+    return np.uint16((pattern - (pattern >> np.uint32(31))) >> np.uint32(16))
+
+
+@_compiled
+def _measure(x, low, high, tables):  # type: ignore[no-untyped-def]
+    """``_measure_groups`` of any number of elements."""
+    even = low + (high - low) // _GROUP * _GROUP
+    s1, s2, s3, s4, sa, negative, positive = _measure_groups(x, tables, low, even)
+    u = x.view(np.uint32)
+    signed = x.view(np.int32)
+    for i in range(even, high):
         v = np.float64(x[i])
         q = v * v
         s1 += v
@@ -79,7 +172,17 @@ def _power_sums(x):  # type: ignore[no-untyped-def]
         s3 += q * v
         s4 += q * q
         sa += abs(v)
-    return s1, s2, s3, s4, sa
+        negative = max(negative, u[i])
+        positive = max(positive, signed[i])
+        tables[0, _cell(u[i])] += np.uint32(1)
+    return s1, s2, s3, s4, sa, negative, positive
+
+
+@_compiled
+def _take_back(u, counts):  # type: ignore[no-untyped-def]
+    # from one of the two tables alone: only their sum, modulo 2^32, is ever read
+    for i in range(u.size):
+        counts[_cell(u[i])] -= np.uint32(1)
 
 
 @_reordered
@@ -107,18 +210,6 @@ def _add_columns(x, sums, squares):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _peaks(u):  # type: ignore[no-untyped-def]
-    """Largest pattern as a signed and as an unsigned number: the extremes, if signs are mixed."""
-    signed = u.view(np.int32)
-    high = np.int32(-0x7FFFFFFF)
-    low = np.uint32(0)
-    for i in range(u.size):
-        high = max(high, signed[i])
-        low = max(low, u[i])
-    return low, high
-
-
-@_compiled
 def _extremes(s):  # type: ignore[no-untyped-def]
     """Smallest and largest pattern in the order of the numbers."""
     low = np.int32(0x7FFFFFFF)
@@ -139,29 +230,10 @@ def _count_zeros(x):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _find_cells(u, cells):  # type: ignore[no-untyped-def]
-    for i in range(u.size):
-        cells[i] = np.uint16((u[i] - (u[i] >> np.uint32(31))) >> np.uint32(16))
-
-
-@_compiled
-def _count_cells(cells, t0, t1, u, following):  # type: ignore[no-untyped-def]
-    # two tables, because one increment must not wait for the one before it; more would crowd
-    # the cache
-    one = np.uint32(1)
-    even = cells.size // 16 * 16
-    for i in range(0, even, 16):
-        _fetch(u, following + i)
-        for j in range(i, i + 16, 2):
-            t0[cells[j]] += one
-            t1[cells[j + 1]] += one
-    for i in range(even, cells.size):
-        t0[cells[i]] += one
-
-
-@_compiled
-def _in_zero_cells(t0, t1):  # type: ignore[no-untyped-def]
-    return t0[0] + t1[0] + t0[_NEGATIVE_ZERO] + t1[_NEGATIVE_ZERO]
+def _in_zero_cells(tables):  # type: ignore[no-untyped-def]
+    return np.uint32(
+        tables[0, 0] + tables[1, 0] + tables[0, _NEGATIVE_ZERO] + tables[1, _NEGATIVE_ZERO]
+    )
 
 
 @_compiled
@@ -189,12 +261,11 @@ def _end_of_block(start, length):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, numbers, limits):  # type: ignore[no-untyped-def]
+def first_pass(x, low, high, layout, length, first, sums, squares, tables, numbers, limits):  # type: ignore[no-untyped-def]
     """Moments, counts, extremes, filter sums and cells of ``x[low:high]``.
 
     Args:
         x: The numbers, float32.
-        u: The same memory as uint32.
         low: First element.
         high: The one after the last.
         layout: NO_FILTERS; ROWS: a filter is ``length`` consecutive elements, the first one of
@@ -203,12 +274,12 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         first: See ``layout``.
         sums: Receives the sums of the filters or columns; ``squares`` those of the squares.
         squares: See ``sums``.
-        tables: Two tables of CELLS uint32, counted up for finite numbers.
+        tables: Two tables of CELLS uint32, counted up for finite numbers; what counts is their sum
+            modulo 2^32.
         numbers: Receives count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf, zeros.
         limits: Receives the smallest and the largest number; stays as it is without any.
     """
     kept = np.empty(BLOCK, np.float32)
-    cells = np.empty(BLOCK, np.uint16)
     count = 0.0
     mean = 0.0
     m2 = 0.0
@@ -224,21 +295,21 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
     while start < high:
         stop = min(_end_of_block(start, length) if layout == ROWS else start + BLOCK, high)
         xb = x[start:stop]
-        ub = u[start:stop]
         n = stop - start
-        first_element = start
-        start = stop
+        zeros_before = _in_zero_cells(tables)
         if layout == ROWS:
             s1 = 0.0
             s2 = 0.0
             s3 = 0.0
             s4 = 0.0
             sa = 0.0
-            at = first_element
+            negative = np.uint32(0)
+            positive = np.int32(-_INFINITY)
+            at = start
             while at < stop:
                 row = at // length
                 end = min(stop, (row + 1) * length)
-                r1, r2, r3, r4, ra = _power_sums(x[at:end])
+                r1, r2, r3, r4, ra, row_negative, row_positive = _measure(x, at, end, tables)
                 sums[row - first] += r1
                 squares[row - first] += r2
                 s1 += r1
@@ -246,11 +317,13 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
                 s3 += r3
                 s4 += r4
                 sa += ra
+                negative = max(negative, row_negative)
+                positive = max(positive, row_positive)
                 at = end
         else:
-            s1, s2, s3, s4, sa = _power_sums(xb)
+            s1, s2, s3, s4, sa, negative, positive = _measure(x, start, stop, tables)
             if layout == COLUMNS:
-                at = first_element
+                at = start
                 while at < stop:
                     column = at % length
                     end = min(stop, at - column + length)
@@ -259,7 +332,9 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
                         x[at:end], sums[column : column + width], squares[column : column + width]
                     )
                     at = end
-        if not math.isfinite(s4):
+        start = stop
+        if positive >= _INFINITY or negative >= np.uint32(_INFINITY + 0x80000000):
+            _take_back(xb.view(np.uint32), tables[0])
             lost += n
             n, bad = _keep_finite(xb, kept)
             nans += bad
@@ -267,8 +342,7 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
             if n == 0:
                 continue
             xb = kept[:n]
-            ub = kept.view(np.uint32)[:n]
-            s1, s2, s3, s4, sa = _power_sums(xb)
+            s1, s2, s3, s4, sa, negative, positive = _measure(xb, 0, n, tables)
         center = s1 / n
         b2 = s2 - n * center * center
         if b2 * 16.0 < n * center * center:
@@ -302,18 +376,14 @@ def first_pass(x, u, low, high, layout, length, first, sums, squares, tables, nu
         mean += step * n
         count = total
         absolute += sa
-        negative, positive = _peaks(ub)
         if negative > np.uint32(0x80000000) and positive >= 0:
             smallest = min(smallest, np.int32(negative) ^ np.int32(0x7FFFFFFF))
             largest = max(largest, positive)
-        else:
-            low_end, high_end = _extremes(ub.view(np.int32))
+        else:  # of one sign: peaks show one end only
+            low_end, high_end = _extremes(xb.view(np.int32))
             smallest = min(smallest, low_end)
             largest = max(largest, high_end)
-        _find_cells(ub, cells[:n])
-        before = _in_zero_cells(tables[0], tables[1])
-        _count_cells(cells[:n], tables[0], tables[1], u, stop)
-        if _in_zero_cells(tables[0], tables[1]) != before:
+        if _in_zero_cells(tables) != zeros_before:
             zeros += _count_zeros(xb)
     if smallest <= largest:
         ends = np.empty(2, np.int32)
@@ -348,12 +418,12 @@ def drain(tables, largest, totals):  # type: ignore[no-untyped-def]
             if not _any(tables[0, start:stop]) and not _any(tables[1, start:stop]):
                 continue
             for cell in range(start, stop):
-                n = np.int64(tables[0, cell]) + tables[1, cell]
+                n = np.uint32(tables[0, cell] + tables[1, cell])
                 tables[0, cell] = zero
                 tables[1, cell] = zero
                 totals[0xFFFF - cell if sign else 0x8000 + cell] += n
     # negative zero, one pattern below the first negative number
-    totals[0x8000] += np.int64(tables[0, _NEGATIVE_ZERO]) + tables[1, _NEGATIVE_ZERO]
+    totals[0x8000] += np.uint32(tables[0, _NEGATIVE_ZERO] + tables[1, _NEGATIVE_ZERO])
     tables[0, _NEGATIVE_ZERO] = zero
     tables[1, _NEGATIVE_ZERO] = zero
 
@@ -367,67 +437,80 @@ def _any(counts):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _find_groups(cells, classes, groups, u, following):  # type: ignore[no-untyped-def]
-    some = np.int64(0)
-    for i in range(0, BLOCK, 8):
-        if i % 16 == 0:
-            _fetch(u, following + i)
-        groups[some] = i
-        some += np.int64(
-            (
-                classes[cells[i]]
-                | classes[cells[i + 1]]
-                | classes[cells[i + 2]]
-                | classes[cells[i + 3]]
-                | classes[cells[i + 4]]
-                | classes[cells[i + 5]]
-                | classes[cells[i + 6]]
-                | classes[cells[i + 7]]
-            )
-            != 0
-        )
-    return some
+def _find_cells(u, cells):  # type: ignore[no-untyped-def]
+    for i in range(u.size):
+        cells[i] = _cell(u[i])
 
 
 @_compiled
-def _collect(u, cells, classes, groups, collected, n):  # type: ignore[no-untyped-def]
+def _mark(cells, wanted, mark, kept, marks):  # type: ignore[no-untyped-def]
+    """Give ``mark`` to the places of COMPARED cells, which vectors do faster than a table."""
+    w0, w1, w2, w3 = wanted[0], wanted[1], wanted[2], wanted[3]
+    w4, w5, w6, w7 = wanted[4], wanted[5], wanted[6], wanted[7]
+    w8, w9, w10, w11 = wanted[8], wanted[9], wanted[10], wanted[11]
+    for i in range(cells.size):
+        c = cells[i]
+        found = (
+            (c == w0) | (c == w1) | (c == w2) | (c == w3) | (c == w4) | (c == w5)
+            | (c == w6) | (c == w7) | (c == w8) | (c == w9) | (c == w10) | (c == w11)
+        )  # fmt: skip
+        marks[i] = (marks[i] & kept) | (np.uint16(found) * mark)
+
+
+@_compiled
+def _find_groups(marks, groups, u, following):  # type: ignore[no-untyped-def]
+    """Which groups of four hold anything that is marked."""
+    some = np.uint64(0)
+    fours = marks.view(np.uint64)
+    for i in range(0, fours.size, 4):
+        _fetch(u, following + 4 * i)
+        for j in range(i, i + 4):
+            groups[some] = j  # without a branch: it moves on only behind a group that holds one
+            some += np.uint64(fours[j] != np.uint64(0))
+    return np.int64(some)
+
+
+@_compiled
+def _collect(u, marks, groups, collected, n):  # type: ignore[no-untyped-def]
+    n = np.uint64(n)
     for k in range(groups.size):
-        first = np.int64(groups[k])
-        for j in range(8):
-            # without a branch: it moves on only behind a pattern that is wanted
+        first = np.uint64(groups[k]) * np.uint64(4)
+        for j in range(np.uint64(4)):
             collected[n] = u[first + j]
-            n += np.int64(classes[cells[first + j]] == 1)
-    return n
+            n += np.uint64(marks[first + j] & np.uint16(_COLLECT))
+    return np.int64(n)
 
 
 @_compiled
-def _count_low_halves(u, cells, classes, groups, tables):  # type: ignore[no-untyped-def]
+def _count_low_halves(u, cells, marks, groups, tabled, tables):  # type: ignore[no-untyped-def]
     for k in range(groups.size):
-        for i in range(groups[k], groups[k] + 8):
-            kind = classes[cells[i]]
-            if kind > 1:
+        for i in range(4 * groups[k], 4 * groups[k] + 4):
+            if marks[i] & np.uint16(_TABULATE):
                 low = (u[i] - (u[i] >> np.uint32(31))) & np.uint32(0xFFFF)
-                tables[kind - 2, low] += np.uint32(1)
+                for table in range(tables.shape[0]):
+                    tables[table, low] += np.uint32(tabled[table] == cells[i])
 
 
 @_compiled
-def second_pass(u, low, high, classes, tables, collected):  # type: ignore[no-untyped-def]
+def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignore[no-untyped-def]
     """Look into the wanted cells of ``u[low:high]``.
 
     Args:
         u: Bit patterns.
         low: First element.
         high: The one after the last.
-        classes: For each cell 0 (not wanted), 1 (collect its patterns) or 2 + t (count the low
-            halves of its patterns in table t), uint8.
-        tables: Tables of CELLS uint32.
+        listed: Cells whose patterns to collect, filled up to a multiple of COMPARED by repeating
+            one of them.
+        tabled: Cells of whose patterns to count the low halves, likewise filled up.
+        tables: A table of CELLS uint32 for each of these cells.
         collected: Receives the patterns; one longer than what it can receive.
 
     Returns:
         Number of patterns collected.
     """
     cells = np.empty(BLOCK, np.uint16)
-    groups = np.empty(BLOCK // 8, np.int32)
+    marks = np.zeros(BLOCK, np.uint16)
+    groups = np.empty(BLOCK // 4, np.uint32)
     padded = np.zeros(BLOCK, np.uint32)
     n = np.int64(0)
     for start in range(low, high, BLOCK):
@@ -435,11 +518,18 @@ def second_pass(u, low, high, classes, tables, collected):  # type: ignore[no-un
         _find_cells(ub, cells[: ub.size])
         if ub.size < BLOCK:
             padded[: ub.size] = ub
-            cells[ub.size :] = _NEGATIVE_ZERO  # which is never wanted
+        kept = np.uint16(0)
+        for i in range(0, listed.size, COMPARED):
+            _mark(cells, listed[i : i + COMPARED], np.uint16(_COLLECT), kept, marks)
+            kept = np.uint16(0xFFFF)
+        for i in range(0, tabled.size, COMPARED):
+            _mark(cells, tabled[i : i + COMPARED], np.uint16(_TABULATE), kept, marks)
+            kept = np.uint16(0xFFFF)
+        if ub.size < BLOCK:
+            marks[ub.size :] = 0
             ub = padded
-        # first, without a branch, which groups of eight hold anything that is wanted
-        some = _find_groups(cells, classes, groups, u, start + BLOCK)
-        n = _collect(ub, cells, classes, groups[:some], collected, n)
-        if tables.shape[1] == CELLS:
-            _count_low_halves(ub, cells, classes, groups[:some], tables)
+        some = _find_groups(marks, groups, u, start + BLOCK)
+        n = _collect(ub, marks, groups[:some], collected, n)
+        if tabled.size:
+            _count_low_halves(ub, cells, marks, groups[:some], tabled, tables)
     return n

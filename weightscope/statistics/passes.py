@@ -10,7 +10,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from math import ceil, inf, prod
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -130,17 +130,30 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """Cells to look into.
+    """Cells to look into, as cells of patterns.
 
     Attributes:
-        classes: By cell of the pattern: 0 not wanted, 1 collect, 2 + t count in table t.
-        tables: Number of tables.
+        listed: Cells whose patterns to collect.
+        tabled: Cells of whose patterns to count the low halves, each in a table.
         room: Patterns that collecting can yield at most.
     """
 
-    classes: NDArray[np.uint8]
-    tables: int
+    listed: NDArray[np.uint16]
+    tabled: NDArray[np.uint16]
     room: int
+
+    @property
+    def tables(self) -> int:
+        """Number of tables."""
+        return self.tabled.size
+
+    @cached_property
+    def classes(self) -> NDArray[np.uint8]:
+        """By cell of the pattern: 0 not wanted, 1 collect, 2 + t count in table t."""
+        classes = np.zeros(CELLS, np.uint8)
+        classes[self.listed] = 1
+        classes[self.tabled] = 2 + np.arange(self.tables)
+        return classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +216,7 @@ class CompiledPasses:
         limits = np.array([inf, -inf])
         tables = self._tables()
         kernels.first_pass(
-            self._x, self._u, low, high, self._layout.kind, self._layout.length,
+            self._x, low, high, self._layout.kind, self._layout.length,
             first, sums, squares, tables, numbers, limits,
         )  # fmt: skip
         minimum, maximum = (limits + 0.0).tolist()  # no negative zero
@@ -227,12 +240,23 @@ class CompiledPasses:
         from weightscope.statistics import kernels
 
         collected = np.empty(min(wanted.room, high - low) + 1, np.uint32)
-        tables = np.zeros((max(wanted.tables, 1), CELLS if wanted.tables else 1), np.uint32)
-        n = kernels.second_pass(self._u, low, high, wanted.classes, tables, collected)
+        tables = np.zeros((wanted.tables, CELLS), np.uint32)
+        listed, tabled = (
+            _filled_up(cells, kernels.COMPARED) for cells in (wanted.listed, wanted.tabled)
+        )
+        n = kernels.second_pass(self._u, low, high, listed, tabled, tables, collected)
         if wanted.tables:
             with lows.lock:
                 lows.counts[...] += tables
         return collected[:n].copy()
+
+
+def _filled_up(cells: NDArray[np.uint16], step: int) -> NDArray[np.uint16]:
+    """The cells, the last one repeated until their number is a multiple of ``step``."""
+    filled: NDArray[np.uint16] = cells[
+        np.minimum(np.arange(-(-cells.size // step) * step), cells.size - 1)
+    ]
+    return filled
 
 
 def add_to_totals(counts: Counts, totals: Counts) -> None:
@@ -414,14 +438,11 @@ def _look(
     """
     crowded = 4 * counts > _TABLE
     tabled = cells[crowded].tolist()
-    kinds = np.ones(cells.shape, np.uint8)
-    kinds[crowded] = 2 + np.arange(len(tabled))
-    classes = np.zeros(CELLS, np.uint8)
-    classes[np.where(cells >= 0, cells, 0x7FFF - cells)] = kinds
+    held = np.where(cells >= 0, cells, 0x7FFF - cells).astype(np.uint16)
     # the lowest finite cell of all takes in the pattern of minus infinity
     infinities = sum(part.inf for part in parts)
     room = int(counts[~crowded].sum()) + infinities
-    wanted = Wanted(classes, len(tabled), room)
+    wanted = Wanted(held[~crowded], held[crowded], room)
     lows = Tally(np.zeros((len(tabled), CELLS), np.int64))
     patterns = np.concatenate(
         (
