@@ -1,10 +1,16 @@
-"""The passes over one tensor's float32 numbers in plain numpy, where numba is missing."""
+"""The passes over one tensor's float32 numbers without numba: whole operators of numpy and torch.
+
+Each operator goes over a long block, because it costs a call, and because it hands the
+interpreter's lock to the other threads and waits to have it back. Torch's are used where they are
+quicker; ``pool`` keeps them to one thread each.
+"""
 
 from __future__ import annotations
 
 from math import inf, isfinite
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from weightscope.statistics.moments import Moments, merge, moments_from_powers, moments_in_place
@@ -21,16 +27,17 @@ from weightscope.statistics.passes import (
     Wanted,
     add_filter_sums,
     add_to_totals,
+    sum_of,
 )
-from weightscope.statistics.records import Floats
+from weightscope.statistics.records import Counts, Floats
+
+_BLOCK = 1 << 18
+# BLAS starts threads of its own above 10,000 elements
+_ROW = 1 << 12
 
 
 class PlainPasses:
-    """Passes in blocked numpy; buffers are reused, since a fresh one costs more than its use."""
-
-    # long, because each operation hands the interpreter's lock to the other threads
-    _BLOCK = 1 << 18
-    _SUMMED = 1 << 16
+    """Passes in blocked numpy and torch, on a float32 array."""
 
     def __init__(self, array: NDArray[np.float32], layout: FilterLayout) -> None:
         self._x = array
@@ -48,14 +55,15 @@ class PlainPasses:
         moments = []
         nans = infs = zeros = 0
         minimum, maximum = inf, -inf
-        buffers = np.empty((2, self._SUMMED))
-        cells = _Cells(self._BLOCK)
+        longest = min(_BLOCK, high - low)
+        buffers = np.empty((2, longest))
+        cells = np.empty(longest, np.uint32)
         counts = np.zeros(CELLS, np.int64)
-        for start in range(low, high, self._BLOCK):
-            block = self._x[start : min(start + self._BLOCK, high)]
-            lowest, highest = float(block.min()), float(block.max())
+        for start in range(low, high, _BLOCK):
+            block = self._x[start : min(start + _BLOCK, high)]
+            lowest, highest = _extremes(block)
             if isfinite(lowest) and isfinite(highest):
-                moments += _sums(block, start, self._layout, filters, buffers)
+                moments.append(_sums(block, start, self._layout, filters, buffers))
             else:
                 with np.errstate(invalid="ignore", over="ignore"):
                     _sums(block, start, self._layout, filters, buffers)
@@ -64,10 +72,10 @@ class PlainPasses:
                 block = block[np.isfinite(block)]
                 if not block.size:
                     continue
-                lowest, highest = float(block.min()), float(block.max())
-                moments += _sums(block, 0, NO_FILTERS, NOTHING, buffers)
+                lowest, highest = _extremes(block)
+                moments.append(_sums(block, 0, NO_FILTERS, NOTHING, buffers))
             minimum, maximum = min(minimum, lowest), max(maximum, highest)
-            found = np.bincount(cells.of(block.view(np.uint32)))
+            found = _count(_cells_of(block.view(np.uint32), cells[: block.size]))
             if found[0] or (found.size > MINUS_ZERO and found[MINUS_ZERO]):
                 zeros += block.size - int(np.count_nonzero(block))
             counts[: found.size] += found
@@ -77,16 +85,20 @@ class PlainPasses:
 
     def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Look into the wanted cells."""
-        cells = _Cells(self._BLOCK)
-        flags = wanted.classes != 0
-        buffer = np.empty(self._BLOCK, np.bool_)
+        flags = torch.from_numpy(_high_halves(wanted.classes != 0))
+        longest = min(_BLOCK, high - low)
+        halves = np.empty(longest, np.int32)
+        marks = np.empty(longest, np.bool_)
         collected = []
-        for start in range(low, high, self._BLOCK):
-            patterns = self._x[start : min(start + self._BLOCK, high)].view(np.uint32)
-            held = cells.of(patterns)
-            some = np.take(flags, held, out=buffer[: patterns.size], mode="clip")
-            places = np.flatnonzero(some)
-            patterns, kind = patterns[places], wanted.classes[held[places]]
+        for start in range(low, high, _BLOCK):
+            patterns = self._x[start : min(start + _BLOCK, high)].view(np.uint32)
+            n = patterns.size
+            np.right_shift(patterns, 16, out=halves[:n].view(np.uint32))
+            torch.index_select(
+                flags, 0, torch.from_numpy(halves[:n]), out=torch.from_numpy(marks[:n])
+            )
+            patterns = patterns[marks[:n]]
+            kind = wanted.classes[_cells_of(patterns, np.empty_like(patterns))]
             collected.append(patterns[kind == 1])
             if wanted.tables:
                 counted = kind > 1
@@ -98,40 +110,57 @@ class PlainPasses:
         return np.concatenate(collected)
 
 
+def _extremes(block: NDArray[np.float32]) -> tuple[float, float]:
+    """Smallest and largest number; both NaN where there is one."""
+    low, high = torch.aminmax(torch.from_numpy(block))
+    return float(low), float(high)
+
+
 def _sums(
     block: NDArray[np.float32],
     start: int,
     layout: FilterLayout,
     filters: FilterSums,
     buffers: Floats,
-) -> list[Moments]:
-    """Moments of a block piece by piece, adding each to the sums of its filters."""
-    moments = []
-    for at in range(0, block.size, buffers.shape[1]):
-        piece = block[at : at + buffers.shape[1]]
-        wide, squares = buffers[:, : piece.size]
-        wide[...] = piece
-        np.multiply(wide, wide, out=squares)
-        s1, s2 = add_filter_sums(wide, squares, start + at, layout, filters)
-        s3 = float(np.einsum("i,i->", wide, squares))
-        s4 = float(np.einsum("i,i->", squares, squares))
-        absolute = float(np.abs(wide, out=squares).sum())
-        powers = moments_from_powers(piece.size, s1, s2, s3, s4, absolute)
-        moments.append(powers or moments_in_place(wide, squares))
-    return moments
+) -> Moments:
+    """Moments of a block, which is added to the sums of its filters."""
+    wide, squares = buffers[:, : block.size]
+    wide[...] = block
+    np.multiply(wide, wide, out=squares)
+    s1, s2 = add_filter_sums(wide, squares, start, layout, filters)
+    s3, s4 = _dot(wide, squares), _dot(squares, squares)
+    absolute = float(sum_of(np.abs(wide, out=wide)))
+    powers = moments_from_powers(block.size, s1, s2, s3, s4, absolute)
+    if powers:
+        return powers
+    wide[...] = block
+    return moments_in_place(wide, squares)
 
 
-class _Cells:
-    """The cells of a block's patterns, in buffers that are used again."""
+def _dot(a: Floats, b: Floats) -> float:
+    whole = a.size // _ROW * _ROW
+    rows = np.vecdot(a[:whole].reshape(-1, _ROW), b[:whole].reshape(-1, _ROW))
+    return float(rows.sum() + np.vecdot(a[whole:], b[whole:]))
 
-    def __init__(self, size: int) -> None:
-        self._shifted = np.empty(size, np.uint32)
-        self._cells = np.empty(size, np.intp)
 
-    def of(self, patterns: Patterns) -> NDArray[np.intp]:
-        """Cells of the patterns, valid until the next call."""
-        shifted, cells = self._shifted[: patterns.size], self._cells[: patterns.size]
-        np.right_shift(patterns, 31, out=shifted)
-        np.subtract(patterns, shifted, out=shifted)
-        np.right_shift(shifted, 16, out=cells, casting="unsafe")
-        return cells
+def _cells_of(patterns: Patterns, out: Patterns) -> Patterns:
+    """Cells of the patterns."""
+    np.right_shift(patterns, 31, out=out)
+    np.subtract(patterns, out, out=out)
+    return np.right_shift(out, 16, out=out)
+
+
+def _count(cells: Patterns) -> Counts:
+    """How often each cell occurs."""
+    counts: Counts = torch.bincount(torch.from_numpy(cells.view(np.int32))).numpy()
+    return counts
+
+
+def _high_halves(wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which high halves of patterns occur in the wanted cells.
+
+    The high half is the cell, but a negative number on the border belongs to the cell below.
+    """
+    halves = wanted.copy()
+    halves[0x8000:] |= wanted[0x7FFF:-1]
+    return halves

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -15,6 +16,9 @@ import torch
 
 from weightscope.errors import InputError
 from weightscope.statistics.passes import RANGE, Result, Steps
+
+# the number that torch gives to new threads is one for the whole process
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) 
 
     total = sum(job.elements for job in jobs)
     threads = min(threads, max(len(jobs), ceil(total / RANGE)))
-    with tqdm(total=total, unit="weights", unit_scale=True, disable=not progress) as bar:
+    bar = tqdm(total=total, unit="weights", unit_scale=True, disable=not progress)
+    with bar, _one_torch_thread():
         work = _Work(jobs, bar.update)
         if threads <= 1:
             work.share()
@@ -56,6 +61,18 @@ def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) 
             for other in others:
                 other.result()
     return [work.results[i] for i in range(len(jobs))]
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Keep torch's operators to one thread, here and in threads that are begun meanwhile."""
+    with _LOCK:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 class _Work(Generic[Result]):
