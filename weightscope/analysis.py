@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,7 +147,8 @@ def analyze(
         example_inputs: What to call the model with where that cannot be guessed: a tensor, a tuple
             of positional or a mapping of keyword arguments.
         initial: The weights at the start of training, as a state dict or as a callable that builds
-            the freshly initialised model. Makes the initialisation null exact.
+            the freshly initialised model. Makes the initialisation null and the movement since
+            then exact. None for the start that `history` recorded, if there is one.
         history: What `watch` recorded during training.
         batches: ``(inputs, targets)`` pairs for evidence from data; read once.
         loss: ``loss(outputs, targets)``, a scalar tensor; with `batches`, for gradients, and for
@@ -169,6 +171,8 @@ def analyze(
         raise InputError("loss= and metric= need batches= of (inputs, targets) pairs")
     if batches is not None and loss is None and metric is None:
         raise InputError("batches= needs loss= (for gradients), metric= (for ablation), or both")
+    if initial is None and history is not None:
+        initial = _start_of(history, model)
     structure = read_structure(model, example_inputs, stages)
     statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
     costs = count_costs(model, structure.inputs)
@@ -187,3 +191,18 @@ def analyze(
         proposals=propose(structure, assessment, costs),
         data=data,
     )
+
+
+def _start_of(history: History, model: nn.Module) -> dict[str, Tensor] | None:
+    """The recorded start of the parameters that the model has under the same name and shape."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    try:
+        start = history.initial()
+    except FileNotFoundError as error:
+        warnings.warn(
+            f"the file that watch() stored the starting weights in is gone ({error}); "
+            "the analysis goes on without them",
+            stacklevel=3,
+        )
+        return None
+    return {n: t for n, t in start.items() if shapes.get(n) == t.shape} or None

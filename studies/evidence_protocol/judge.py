@@ -19,6 +19,7 @@ OURS = {
     "data_metric": "weightscope, data (ablation by F1 on other images)",
     "data_loss": "weightscope, data (ablation by the loss)",
     "history": "weightscope, history",
+    "weights_start": "weightscope, weights and their start",
     "weights": "weightscope, weights",
 }
 OTHERS = {

@@ -58,6 +58,12 @@ class StoredHistory:
         return self.records
 
 
+def load_history(stored: Path) -> StoredHistory:
+    """The history of the run that is stored in a folder."""
+    record = json.loads((stored / "run.json").read_text())
+    return StoredHistory(tuple(Displacement(**d) for d in record["displacements"]))
+
+
 def measure_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> dict[str, Any]:
     """Measure what takes long and depends on no formula of ours, unless that was done before.
 
@@ -116,9 +122,9 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
     stored = folder / "runs" / run.name
     structure.model.load_state_dict(load_file(stored / "final.safetensors"))
     measured = measure_run(run, preset, folder, structure)
-    record = json.loads((stored / "run.json").read_text())
-    history = StoredHistory(tuple(Displacement(**d) for d in record["displacements"]))
+    history = load_history(stored)
     statistics = measure_model(structure.model)
+    started = measure_model(structure.model, initial=load_file(stored / "initial.safetensors"))
     levels = {stage.name: stage.level for stage in structure.stages}
     importances = {name: Importance(**v) for name, v in measured["importance"].items()}
     ablations = {
@@ -127,7 +133,8 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
     }
     assessments = {
         "weights": assess(structure, statistics),
-        "history": assess(structure, statistics, history=history),
+        "weights_start": assess(structure, started),
+        "history": assess(structure, started, history=history),
     } | {
         name: assess(
             structure, statistics, data=DataEvidence({}, {}, result, result.skilled, levels)
@@ -172,7 +179,6 @@ def score_run(run: Run, preset: Preset, folder: Path, structure: Structure) -> d
         "quality": {m: r.quality for m, r in truth.items()},
         "chance": {m: r.chance for m, r in truth.items()},
         "states": {name: a.state for name, a in assessments.items()},
-        "saliency_after_training": record.get("saliency_after_training", False),
         "rows": rows,
     }
 

@@ -1,5 +1,6 @@
 """Stages and kernels made to measure, without building a network."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from weightscope.graph import Stage
-from weightscope.statistics import measure_model
+from weightscope.statistics import Null, compare, measure_model
 
 STD = 0.05
 
@@ -38,13 +39,36 @@ def stages_of(model):
     )
 
 
+def by_rule(model, std=STD):
+    """Statistics for somebody who knows how the kernels were drawn, but not their start."""
+    statistics = measure_model(model)
+    null = Null("normal", "as the test draws", std, "matched")
+    parameters = tuple(
+        replace(p, null=null, comparison=compare(p.summary, null)) for p in statistics.parameters
+    )
+    return replace(statistics, parameters=parameters)
+
+
+@pytest.fixture
+def measure_by_rule():
+    """Measure a model of `Layers` by the rule its kernels were drawn by."""
+    return by_rule
+
+
 @pytest.fixture
 def layers():
-    """Make (structure, statistics, model) of layers that moved by the given rms."""
+    """Make (structure, statistics, model) of layers that moved by the given rms.
 
-    def make(exact=True, seed=0, **moved):
+    ``start`` says what is known of it: the weights (``given``), their ``rule``, or ``nothing``.
+    """
+
+    def make(start="given", seed=0, **moved):
         model = Layers(moved, seed=seed)
-        statistics = measure_model(model, initial=model.start if exact else None)
+        statistics = {
+            "given": lambda: measure_model(model, initial=model.start),
+            "rule": lambda: by_rule(model),
+            "nothing": lambda: measure_model(model),
+        }[start]()
         return stages_of(model), statistics, model
 
     return make

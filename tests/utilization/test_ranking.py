@@ -79,7 +79,7 @@ def test_skill_outranks_weights_that_look_untrained(layers):
 
 
 def test_the_strongest_grade_decides_and_the_others_are_kept(layers):
-    structure, statistics, _ = layers(a=0.05, b=0.0)
+    structure, statistics, _ = layers("rule", a=0.05, b=0.0)
     assessment = assess(
         structure, statistics, history=history(a=5.0, b=5.0), data=data(a=0.001, b=1.0)
     )
@@ -102,11 +102,50 @@ def test_data_does_not_condemn_what_no_cut_removes(layers):
 
 
 def test_a_grade_that_cannot_measure_gives_way(layers):
-    structure, statistics, _ = layers(a=0.05, b=0.0)
+    structure, statistics, _ = layers("rule", a=0.05, b=0.0)
     assessment = assess(structure, statistics, history=history(a=3.0))
     verdicts = {v.stage: v for v in assessment.verdicts}
     assert verdicts["a"].evidence == "history"
     assert (verdicts["b"].evidence, verdicts["b"].verdict) == ("weights", "unused")
+
+
+def recorded(statistics):
+    """A history that ends with these weights, all of which moved four times the walk."""
+    records = []
+    for p in statistics.parameters:
+        m = p.comparison.movement
+        walk = m.moved / 4
+        records.append(Displacement(p.parameter, m.count, m.moved, m.shrinkage, walk, walk))
+    return SimpleNamespace(displacements=lambda: tuple(records))
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "why"),
+    [
+        (lambda weight, start: weight.copy_(start), "unused", "not moved since its start"),
+        (lambda weight, start: weight.mul_(1e-3), "unused", "collapsed"),
+        (lambda weight, start: weight.add_(0.03 * start), "used", "times as far"),
+    ],
+)
+def test_history_says_nothing_of_weights_that_were_changed_after_it(layers, change, verdict, why):
+    structure, statistics, model = layers(a=0.05, b=0.04, c=0.05)
+    history = recorded(statistics)
+    with torch.no_grad():
+        change(model.b.weight, model.start["b.weight"])
+    statistics = measure_model(model, initial=model.start)
+    verdicts = {v.stage: v for v in assess(structure, statistics, history=history).verdicts}
+    assert verdicts["b"].verdict == verdict
+    assert why in verdicts["b"].why
+    assert verdicts["b"].evidence == ("history" if verdict == "used" else "weights")
+    by_history = next(s for s in verdicts["b"].scores if s.grade == "history")
+    assert ("changed after" in by_history.why) == (verdict != "used")
+    assert (verdicts["a"].verdict, verdicts["a"].evidence) == ("used", "history")
+
+
+def test_history_outranks_weights_that_look_untrained(layers):
+    structure, statistics, _ = layers("rule", a=0.0, b=0.0, c=0.0, d=0.0)
+    assert assess(structure, statistics).state == "untrained"
+    assert assess(structure, statistics, history=history(a=3.0, b=3.0)).state == "trained"
 
 
 def score(grade, value, verdict):

@@ -1,6 +1,7 @@
 """The formula, the spread of a stage, and the scores that follow from it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def spreads_of(structure, statistics):
 
 
 def test_excess_spread_estimates_the_movement(layers):
-    spreads = spreads_of(*layers(still=0.0, little=0.01, much=0.05)[:2])
+    spreads = spreads_of(*layers("rule", still=0.0, little=0.01, much=0.05)[:2])
     assert spreads["much"].movement() == pytest.approx(0.05, rel=0.05)
     assert spreads["little"].movement(-2) <= 0.011
     assert spreads["little"].movement(2) >= 0.009
@@ -62,7 +63,7 @@ def test_excess_spread_estimates_the_movement(layers):
 
 
 def test_the_standard_error_is_that_of_repeated_draws(layers):
-    found = [spreads_of(*layers(exact=False, seed=s, a=0.02)[:2])["a"] for s in range(40)]
+    found = [spreads_of(*layers("rule", seed=s, a=0.02)[:2])["a"] for s in range(40)]
     observed = torch.tensor([s.excess for s in found]).std()
     assert float(observed) == pytest.approx(found[0].error, rel=0.35)
 
@@ -105,13 +106,34 @@ def test_dispersion_is_one_for_independent_weights_and_grows_with_selective_filt
     assert network_dispersion([measure_spread("none", [])]) == 1.0
 
 
-def test_decay_of_the_whole_network_is_not_taken_for_disuse(layers):
+def test_a_known_start_gives_the_movement_itself(layers):
+    spreads = spreads_of(*layers(still=0.0, little=0.001, much=0.05)[:2])
+    assert spreads["still"].movement() == spreads["still"].movement(2) == 0.0
+    assert spreads["little"].movement() == pytest.approx(0.001, rel=0.01)
+    assert spreads["much"].movement(-2) == pytest.approx(0.05, rel=0.01)
+    assert spreads["much"].shrinkage == pytest.approx(1.0, abs=0.01)
+
+
+def test_known_movement_is_not_confused_by_decay(layers):
     structure, _, model = layers(a=0.0, b=0.0, c=0.0)
     with torch.no_grad():
         for layer in (model.a, model.b, model.c):
             layer.weight.mul_(0.6)
         model.c.weight.add_(0.03 * torch.randn_like(model.c.weight))
-    spreads = list(spreads_of(structure, measure_model(model, initial=model.start)).values())
+    spreads = spreads_of(structure, measure_model(model, initial=model.start))
+    assert decay(list(spreads.values())) == 1.0
+    assert spreads["c"].movement() == pytest.approx(0.03, rel=0.01)
+    assert spreads["a"].shrinkage == pytest.approx(0.6)
+    assert spreads["a"].movement() < 1e-6
+
+
+def test_decay_of_the_whole_network_is_not_taken_for_disuse(layers, measure_by_rule):
+    structure, _, model = layers(a=0.0, b=0.0, c=0.0)
+    with torch.no_grad():
+        for layer in (model.a, model.b, model.c):
+            layer.weight.mul_(0.6)
+        model.c.weight.add_(0.03 * torch.randn_like(model.c.weight))
+    spreads = list(spreads_of(structure, measure_by_rule(model)).values())
     assert decay(spreads) == pytest.approx(0.6, abs=0.01)
     compared = {s.stage: without_decay(s, decay(spreads)) for s in spreads}
     assert compared["c"].movement() == pytest.approx(0.03, rel=0.1)
@@ -122,37 +144,75 @@ def test_decay_of_the_whole_network_is_not_taken_for_disuse(layers):
 
 
 def test_a_still_stage_beside_moved_ones_is_unused(layers):
-    spreads = spreads_of(*layers(a=0.05, b=0.05, still=0.0)[:2])
+    spreads = spreads_of(*layers("rule", a=0.05, b=0.05, still=0.0)[:2])
     score = score_weights(spreads["still"], typical_movement(list(spreads.values())), 1.0)
     assert (score.verdict, score.why[:20]) == ("unused", "as at initialisation")
     assert score.low <= score.utilization <= score.high < 0.2
 
 
-def test_a_stage_that_moved_little_is_not_condemned_by_its_weights(layers):
-    spreads = spreads_of(*layers(a=0.05, b=0.05, little=0.01)[:2])
+def test_a_stage_that_did_not_leave_its_known_start_is_unused(layers):
+    spreads = spreads_of(*layers(a=0.05, b=0.05, still=0.0)[:2])
+    score = score_weights(spreads["still"], typical_movement(list(spreads.values())), 1.0)
+    assert (score.verdict, score.utilization) == ("unused", 0.0)
+    assert "not moved since its start" in score.why
+
+
+@pytest.mark.parametrize("start", ["rule", "given"])
+def test_a_stage_that_moved_little_is_not_condemned_by_its_weights(layers, start):
+    spreads = spreads_of(*layers(start, a=0.05, b=0.05, little=0.01)[:2])
     score = score_weights(spreads["little"], typical_movement(list(spreads.values())), 1.0)
     assert score.high < 0.2
     assert score.verdict == "undecided"
 
 
-def test_spread_alone_condemns_nothing_when_all_stages_kept_it(layers):
-    spreads = spreads_of(*layers(a=0.0, b=0.0)[:2])
+@pytest.mark.parametrize("start", ["rule", "given"])
+def test_spread_alone_condemns_nothing_when_all_stages_kept_it(layers, start):
+    spreads = spreads_of(*layers(start, a=0.0, b=0.0)[:2])
     for spread in spreads.values():
         score = score_weights(spread, typical_movement(list(spreads.values())), LEARNED)
         assert (score.utilization, score.verdict) == (0.0, "undecided")
 
 
-def test_shrunk_weights_are_undecided_and_collapsed_ones_unused(layers):
+def test_shrunk_weights_are_undecided_and_collapsed_ones_unused(layers, measure_by_rule):
     structure, _, model = layers(a=0.05, b=0.0, c=0.0)
     with torch.no_grad():
         model.b.weight.mul_(0.5)
         model.c.weight.mul_(0.01)
-    spreads = spreads_of(structure, measure_model(model, initial=model.start))
+    spreads = spreads_of(structure, measure_by_rule(model))
     typical = typical_movement(list(spreads.values()))
     assert score_weights(spreads["b"], typical, LEARNED).verdict == "undecided"
     assert "decay" in score_weights(spreads["b"], typical, LEARNED).why
     collapsed = score_weights(spreads["c"], typical, LEARNED)
     assert (collapsed.verdict, collapsed.utilization) == ("unused", 0.0)
+
+
+def test_a_stage_drawn_anew_is_unused_only_without_a_trace_of_its_known_start(layers):
+    structure, _, model = layers(a=0.05, b=0.05, anew=0.0)
+    rule = torch.nn.init.kaiming_normal_
+    with torch.no_grad():
+        rule(model.anew.weight)
+    model.start["anew.weight"] = model.anew.weight.detach().clone()
+    with torch.no_grad():
+        rule(model.anew.weight)
+
+    def judge():
+        spreads = spreads_of(structure, measure_model(model, initial=model.start))
+        return score_weights(spreads["anew"], typical_movement(list(spreads.values())), 1.0)
+
+    assert (judge().verdict, judge().why[:10]) == ("unused", "drawn anew")
+    with torch.no_grad():  # of the same spread, but not without a trace
+        model.anew.weight.mul_(0.8).add_(0.6 * model.start["anew.weight"])
+    assert judge().verdict == "undecided"
+
+
+def test_where_weights_decay_only_a_bounded_rule_condemns(layers, measure_by_rule):
+    spread = spreads_of(*layers("rule", a=0.0)[:2])["a"]
+    assert not spread.bounded
+    typical = 4 * spread.initial
+    assert score_weights(spread, typical, 1.0).verdict == "unused"
+    assert score_weights(spread, typical, 1.0, decayed=True).verdict == "undecided"
+    bounded = replace(spread, bounded=True)
+    assert score_weights(bounded, typical, 1.0, decayed=True).verdict == "unused"
 
 
 def test_a_stage_without_kernels_has_no_score():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import copysign, inf, isfinite, nan, prod, sqrt
+from math import copysign, exp, inf, isclose, isfinite, log, nan, pi, prod, sqrt
 from typing import Literal
 
 import numpy as np
 
+from weightscope.statistics.movement import Movement
 from weightscope.statistics.records import EmpiricalCDF, Floats, TensorSummary
 
 Family = Literal["normal", "uniform", "truncated normal", "constant", "empirical"]
@@ -21,7 +22,20 @@ CRITICAL_KS = 2.2253
 # standard deviation of a standard normal cut at 2 standard deviations
 _CUT = 2.0
 _CUT_STD = 0.8796256610342398
+_BEYOND_CUT = 0.022750131948179195
 _KURTOSIS = {"normal": 0.0, "uniform": -1.2, "truncated normal": -0.6344632}
+
+EDGE_SURELY = log(10_000.0)
+"""Expected weights near an edge that are never all missing (one time in ten thousand)."""
+
+SPREAD_SURELY = 4.0
+"""Standard errors that the variance of weights is never away from that of their rule."""
+
+TELLING = {"uniform": 2_000, "truncated normal": 12_000}
+"""Weights from which on the KS distance tells a normal sample from a bounded one of its spread."""
+
+FILLING = 500
+"""Weights from which on a sample that fills the edges of a rule exactly was drawn by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +80,8 @@ class Null:
 
         if self.family == "normal":
             return np.asarray(ndtr(z))
-        outside = float(ndtr(-_CUT))
-        return np.clip((ndtr(z * _CUT_STD) - outside) / (1.0 - 2.0 * outside), 0.0, 1.0)
+        within = 1.0 - 2.0 * _BEYOND_CUT
+        return np.clip((ndtr(z * _CUT_STD) - _BEYOND_CUT) / within, 0.0, 1.0)
 
     def quantile(self, probabilities: Floats | float) -> Floats:
         """The values below which these shares of the null lie."""
@@ -78,12 +92,11 @@ class Null:
             return np.full(p.shape, self.mean)
         if self.family == "uniform":
             return self.mean + self.std * sqrt(12.0) * (p - 0.5)
-        from scipy.special import ndtr, ndtri
+        from scipy.special import ndtri
 
         if self.family == "normal":
             return np.asarray(self.mean + self.std * ndtri(p))
-        outside = float(ndtr(-_CUT))
-        z = ndtri(outside + p * (1.0 - 2.0 * outside)) / _CUT_STD
+        z = ndtri(_BEYOND_CUT + p * (1.0 - 2.0 * _BEYOND_CUT)) / _CUT_STD
         return np.asarray(self.mean + self.std * z)
 
     @property
@@ -95,6 +108,23 @@ class Null:
             return _KURTOSIS[self.family]
         z = (self.quantile((np.arange(4096) + 0.5) / 4096) - self.mean) / self.std
         return float((z**4).mean() / (z**2).mean() ** 2) - 3.0
+
+    @property
+    def edge(self) -> float:
+        """Largest ``|w|`` that can be drawn, in units of the weights; inf where there is none."""
+        if self.family == "uniform":
+            return sqrt(3.0) * self.std
+        return _CUT / _CUT_STD * self.std if self.family == "truncated normal" else inf
+
+    @property
+    def edge_density(self) -> float:
+        """Density right inside each edge, in units of 1 / weights; 0 where there is none."""
+        if self.family == "uniform":
+            return 0.5 / self.edge
+        if self.family == "truncated normal":
+            within = 1.0 - 2.0 * _BEYOND_CUT
+            return exp(-(_CUT**2) / 2.0) / sqrt(2.0 * pi) / within * _CUT / self.edge
+        return 0.0
 
     def near_zero_mass(self, threshold: float) -> float:
         """Share of the null with ``|w| <= threshold``, in [0, 1]."""
@@ -110,6 +140,22 @@ class Null:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Weights that lie as their rule draws them, as far as they can tell.
+
+    Attributes:
+        crowd: Number of weights times the rule's density inside an edge, in units of 1 / weights; 0
+            for an unbounded rule.
+        excess: Mean square less that of the rule.
+        error: Standard error of a mean square of so many weights of the rule.
+    """
+
+    crowd: float
+    excess: float
+    error: float
+
+
+@dataclass(frozen=True)
 class NullComparison:
     """How far one parameter is from its null.
 
@@ -121,7 +167,13 @@ class NullComparison:
         excess_spread: ``sign * sqrt(|std^2 - std_initial^2|)``, in units of the weights.
         near_zero_initial: Near-zero mass of the null by threshold.
         distinguishable: Whether the KS distance is larger than chance allows at this size
-            (p < 0.0001).
+            (p < 0.0001), or a weight lies beyond the edge of a bounded rule.
+        excess: Estimated mean squared movement since the start, in squared units of the weights, by
+            the sharpest means there is: the given start, weights beyond the edge of a bounded rule,
+            or ``std^2 - std_initial^2``, since independent movement adds to the variance.
+        error: Its standard error.
+        draw: How closely the weights lie as their rule draws them; None where they do not.
+        movement: The movement since the given initial weights; None where they were not given.
     """
 
     std_initial: float
@@ -131,6 +183,10 @@ class NullComparison:
     excess_spread: float
     near_zero_initial: Mapping[float, float]
     distinguishable: bool
+    excess: float
+    error: float
+    draw: Draw | None
+    movement: Movement | None
 
 
 @dataclass(frozen=True)
@@ -266,12 +322,38 @@ def followed_rules(summary: TensorSummary, candidates: Iterable[Null]) -> tuple[
     return tuple(sorted(followed, key=distances.__getitem__))
 
 
-def compare(summary: TensorSummary, null: Null) -> NullComparison:
-    """Distance of a parameter's weights from their null."""
-    std = summary.std
+def compare(
+    summary: TensorSummary,
+    null: Null,
+    *,
+    rule: Null | None = None,
+    movement: Movement | None = None,
+    beyond: int = 0,
+    rounding: float = 2.0**-23,
+) -> NullComparison:
+    """Distance of a parameter's weights from their null.
+
+    Args:
+        summary: Statistics of the weights.
+        null: The null.
+        rule: The rule that given initial weights follow; None for the null itself.
+        movement: Since the given initial weights, if there are any.
+        beyond: Number of weights beyond the null's edge; 0 where the null is not matched.
+        rounding: Relative precision of the weights' number format.
+    """
+    std, n = summary.std, summary.finite
     ks = ks_distance(summary.cdf, null)
     gap = std**2 - null.std**2
     other = null.sample.count if null.sample is not None else None
+    if movement is not None:
+        excess, error = movement.moved**2, 0.0
+    elif beyond:
+        excess, error = movement_beyond(beyond, n * null.edge_density)
+    else:
+        kurtosis = summary.kurtosis if isfinite(summary.kurtosis) else 0.0
+        square = std**2 + summary.mean**2
+        excess = square - null.std**2
+        error = square * sqrt(max(kurtosis + 2.0, 0.1) / max(n, 1))
     return NullComparison(
         std_initial=null.std,
         spread_ratio=std / null.std if null.std else nan,
@@ -279,8 +361,116 @@ def compare(summary: TensorSummary, null: Null) -> NullComparison:
         wasserstein_initial=wasserstein_distance(summary.cdf, null),
         excess_spread=copysign(sqrt(abs(gap)), gap) if isfinite(gap) else nan,
         near_zero_initial={t: null.near_zero_mass(t) for t in summary.near_zero},
-        distinguishable=bool(ks > critical_ks(summary.finite, other)),
+        distinguishable=bool(ks > critical_ks(n, other)) or beyond > 0,
+        excess=excess,
+        error=error,
+        draw=as_drawn(summary, rule or null, rounding),
+        movement=movement,
     )
+
+
+def hidden_beyond(crowd: float) -> float:
+    """Largest mean squared movement that leaves no weight beyond an edge in 5 of 100 cases.
+
+    Of ``n`` weights of a bounded rule that move by independent ``d``, ``n f E|d|`` end beyond an
+    edge, with ``f`` the density inside it; none does with probability ``exp(-n f E|d|)``. The mean
+    square of normal movement is ``pi / 2 (E|d|)^2``.
+
+    Args:
+        crowd: ``n f``, in units of 1 / weights; of several kernels that move alike, their sum.
+    """
+    return pi / 2.0 * (3.0 / crowd) ** 2
+
+
+def hidden_within(excess: float, error: float) -> float:
+    """Largest mean squared movement that a mean square can hide: two standard errors.
+
+    Args:
+        excess: Mean square of the weights less that of their rule.
+        error: Its standard error.
+    """
+    return max(excess, 0.0) + 2.0 * error
+
+
+def movement_beyond(beyond: int, crowd: float) -> tuple[float, float]:
+    """Mean squared movement and its standard error, from the weights beyond an edge.
+
+    Args:
+        beyond: How many there are, a Poisson number.
+        crowd: See `hidden_beyond`.
+    """
+    unit = pi / 2.0 / crowd**2
+    return unit * beyond**2, unit * ((beyond + sqrt(beyond)) ** 2 - beyond**2)
+
+
+def as_drawn(summary: TensorSummary, rule: Null, rounding: float = 2.0**-23) -> Draw | None:
+    """Tell whether weights lie as a rule draws them.
+
+    A bounded rule is sharp: movement carries weights beyond its edges, and decay leaves the edges
+    bare. An unbounded rule shows movement only by its mean square, whose standard error is
+    ``std^2 sqrt((kurtosis + 2) / n)``. How much movement they can hide, see `hidden_beyond` and
+    `hidden_within`.
+
+    Args:
+        summary: Statistics of the weights.
+        rule: A rule with a formula.
+        rounding: Relative precision of the weights' number format.
+
+    Returns:
+        None where the weights do not follow the rule, or where it has no formula (a sample, a
+        constant).
+    """
+    n = summary.finite
+    if rule.sample is not None or rule.std == 0.0 or not n or not isfinite(summary.std):
+        return None
+    crowd = n * rule.edge_density
+    error = rule.std**2 * sqrt((rule.kurtosis + 2.0) / n)
+    draw = Draw(crowd, summary.std**2 + summary.mean**2 - rule.std**2, error)
+    follows = abs(draw.excess) <= SPREAD_SURELY * error
+    if crowd:
+        peak = max(-summary.minimum, summary.maximum)
+        follows &= rule.edge - EDGE_SURELY / (2.0 * crowd) <= peak <= edge_of(rule, rounding)
+    return draw if follows and ks_distance(summary.cdf, rule) <= critical_ks(n) else None
+
+
+def edge_of(rule: Null, rounding: float) -> float:
+    """The edge of a bounded rule, with room for rounding to the weights' number format."""
+    return rule.edge * (1.0 + 2.0 * rounding)
+
+
+def sharpest_rule(
+    summary: TensorSummary,
+    named: Mapping[str, Null],
+    followed: Sequence[str],
+    preferred: str | None,
+    rounding: float,
+) -> str | None:
+    """The preferred rule, unless the weights fill the edges of another one exactly.
+
+    That decides where there are enough weights to tell (`FILLING`), and between rules of one
+    spread.
+
+    Args:
+        summary: Statistics of the weights.
+        named: Candidates by label.
+        followed: Labels of those that the weights follow.
+        preferred: Label of the rule that other kernels speak for.
+        rounding: Relative precision of the weights' number format.
+    """
+    filled = [
+        label
+        for label in followed
+        if isfinite(named[label].edge) and as_drawn(summary, named[label], rounding)
+    ]
+    if not filled or preferred in filled:
+        return preferred
+    for label in filled:
+        if summary.finite >= FILLING:
+            return label
+    if preferred is not None and preferred in named:
+        spread = named[preferred].std
+        return next((x for x in filled if isclose(named[x].std, spread, rel_tol=1e-3)), preferred)
+    return preferred
 
 
 def critical_ks(count: int, other: int | None = None) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import nan, sqrt
 
@@ -14,12 +14,16 @@ from torch import nn
 from weightscope.errors import InputError
 from weightscope.statistics.inference import KernelSpread, infer_rules
 from weightscope.statistics.initialization import (
+    TELLING,
     Null,
     choose_null,
     compare,
+    edge_of,
     followed_rules,
     given_null,
+    sharpest_rule,
 )
+from weightscope.statistics.movement import Movement, measure_movement
 from weightscope.statistics.parameters import ParameterPlace, find_parameters
 from weightscope.statistics.passes import Steps
 from weightscope.statistics.pool import Job, number_of_threads, run_jobs
@@ -33,6 +37,7 @@ from weightscope.statistics.summary import THRESHOLDS, summarizing, warning_abou
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1
+_BLOCK = 1 << 20
 LEFT = 0.5
 """A model is read as trained when more than this share of its weights follows no rule any more."""
 
@@ -73,29 +78,36 @@ def measure_model(
         raise InputError(f"{type(model).__name__} has no parameters to measure")
     starts = _initial_tensors(initial, places)
     jobs = [_job(place, starts.get(place.name), fast) for place in places]
-    summaries = run_jobs(jobs, number_of_threads(threads), progress)
-    nulls = _choose_nulls(places, summaries)
-    folded = _folded_stds(model, places, summaries)
+    found = run_jobs(jobs, number_of_threads(threads), progress)
+    nulls = _choose_nulls(places, found)
+    rules = _rules_at_start(places, found)
+    folded = _folded_stds(model, places, found)
     records = tuple(
-        _record(place, summary, null, folded.get(place.layer), _spectrum(place, spectra))
-        for place, (summary, _), null in zip(places, summaries, nulls, strict=True)
+        _record(place, measured, null, rule, folded.get(place.layer), _spectrum(place, spectra))
+        for place, measured, null, rule in zip(places, found, nulls, rules, strict=True)
     )
     covered = sum(place.elements for place in places)
     return ModelStatistics(records, skipped, covered / total if total else 1.0)
 
 
-def _job(
-    place: ParameterPlace, start: torch.Tensor | None, fast: bool
-) -> Job[tuple[TensorSummary, TensorSummary | None]]:
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What was measured of one parameter, and of its start where that was given."""
+
+    summary: TensorSummary
+    before: TensorSummary | None
+    movement: Movement | None
+
+
+def _job(place: ParameterPlace, start: torch.Tensor | None, fast: bool) -> Job[_Measured]:
     return Job(place.tensor.numel(), lambda: _measure(place, start, fast))
 
 
-def _measure(
-    place: ParameterPlace, start: torch.Tensor | None, fast: bool
-) -> Steps[tuple[TensorSummary, TensorSummary | None]]:
-    before = None
+def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool) -> Steps[_Measured]:
+    before = movement = None
     if start is not None:
         before = yield from summarizing(start, fast=fast)
+        movement = measure_movement(place.tensor, start)
         relative = RELATIVE_THRESHOLD * before.std
         thresholds = [*THRESHOLDS, relative]
     else:
@@ -107,7 +119,7 @@ def _measure(
         filter_axis=place.filter_axis,
         fast=fast,
     )
-    return summary, before
+    return _Measured(summary, before, movement)
 
 
 def _initial_tensors(
@@ -143,10 +155,7 @@ def _initial_tensors(
     return tensors
 
 
-def _choose_nulls(
-    places: tuple[ParameterPlace, ...],
-    summaries: list[tuple[TensorSummary, TensorSummary | None]],
-) -> list[Null | None]:
+def _choose_nulls(places: tuple[ParameterPlace, ...], found: list[_Measured]) -> list[Null | None]:
     """Nulls of all parameters; kernels that left their null follow the rule of those that did not.
 
     The kernels that still match a rule vote for it, each with its number of weights, within the
@@ -156,45 +165,60 @@ def _choose_nulls(
     """
     named = [{null.label: null for null in place.candidates} for place in places]
     followed = [
-        followed_rules(summary, rules.values()) if before is None else ()
-        for rules, (summary, before) in zip(named, summaries, strict=True)
+        followed_rules(m.summary, rules.values()) if m.before is None else ()
+        for rules, m in zip(named, found, strict=True)
     ]
     votes: Counter[tuple[str, str]] = Counter()
     for place, labels in zip(places, followed, strict=True):
         for label in labels if place.is_kernel else ():
             votes[_base(place), label] += place.tensor.numel()
             votes["", label] += place.tensor.numel()
-    for place, rules, (summary, before) in zip(places, named, summaries, strict=True):
-        if before is None and place.is_kernel:
+    for place, rules, m in zip(places, named, found, strict=True):
+        if m.before is None and place.is_kernel:
             for kind, label in votes:
                 ours = kind in ("", _base(place)) and label in rules
-                if ours and _surely_narrower(summary, rules[label].std):
+                if ours and _surely_narrower(m.summary, rules[label].std):
                     votes[kind, label] -= place.tensor.numel()
     explained: Mapping[str, str] = {}
     if _left_every_rule(places, followed) > LEFT:
         explained = infer_rules(
             [
-                KernelSpread(_part(place), summary.finite, summary.std, summary.kurtosis, rules)
-                for place, rules, (summary, before) in zip(places, named, summaries, strict=True)
-                if place.is_kernel and rules and before is None
+                KernelSpread(
+                    _part(place), m.summary.finite, m.summary.std, m.summary.kurtosis, rules
+                )
+                for place, rules, m in zip(places, named, found, strict=True)
+                if place.is_kernel and rules and m.before is None
             ]
         )
     nulls: list[Null | None] = []
-    for place, rules, labels, (summary, before) in zip(
-        places, named, followed, summaries, strict=True
-    ):
-        if before is not None:
-            nulls.append(given_null(before))
+    for place, rules, labels, m in zip(places, named, followed, found, strict=True):
+        if m.before is not None:
+            nulls.append(given_null(m.before))
         elif not rules:
             nulls.append(None)
-        elif place.is_kernel and explained.get(_part(place)) in rules:
-            label = explained[_part(place)]
-            matched = (label,) if label in labels else ()
-            nulls.append(choose_null(summary, rules, matched, label))
+        elif place.is_kernel:
+            inferred = explained.get(_part(place))
+            favourite = _favourite(votes, _base(place)) if inferred not in rules else inferred
+            chosen = sharpest_rule(m.summary, rules, labels, favourite, _rounding(place.tensor))
+            if inferred in rules:
+                labels = tuple(label for label in labels if label == chosen)
+            nulls.append(choose_null(m.summary, rules, labels, chosen))
         else:
-            preferred = _favourite(votes, _base(place)) if place.is_kernel else None
-            nulls.append(choose_null(summary, rules, labels, preferred))
+            nulls.append(choose_null(m.summary, rules, labels, None))
     return nulls
+
+
+def _rules_at_start(
+    places: tuple[ParameterPlace, ...], found: list[_Measured]
+) -> list[Null | None]:
+    """The rules that given starts follow, to tell kernels that were drawn anew; None elsewhere."""
+    starts = [_Measured(m.before or m.summary, None, None) for m in found]
+    if all(m.before is None for m in found):
+        return [None] * len(found)
+    return [
+        rule if m.before is not None and rule is not None and rule.source == "matched" else None
+        for m, rule in zip(found, _choose_nulls(places, starts), strict=True)
+    ]
 
 
 def _part(place: ParameterPlace) -> str:
@@ -236,14 +260,26 @@ def _favourite(votes: Counter[tuple[str, str]], kind: str) -> str | None:
 
 def _record(
     place: ParameterPlace,
-    summary: TensorSummary,
+    measured: _Measured,
     null: Null | None,
+    rule: Null | None,
     folded: float | None,
     spectrum: Spectrum | None,
 ) -> ParameterStatistics:
+    summary = measured.summary
     relative = nan if null is None else summary.near_zero.get(RELATIVE_THRESHOLD * null.std, nan)
     standard = {t: summary.near_zero[t] for t in THRESHOLDS}
     shown = replace(summary, near_zero=standard)
+    comparison = None
+    if null is not None:
+        comparison = compare(
+            shown,
+            null,
+            rule=rule,
+            movement=measured.movement,
+            beyond=_count_beyond(place, summary, null),
+            rounding=_rounding(place.tensor),
+        )
     fan_in, fan_out = place.fans
     return ParameterStatistics(
         layer=place.layer,
@@ -258,7 +294,7 @@ def _record(
         shared_with=place.shared_with,
         summary=shown,
         null=null,
-        comparison=None if null is None else compare(shown, null),
+        comparison=comparison,
         near_zero_relative=relative,
         spectrum=spectrum,
         folded_std=folded if place.name.endswith("weight") and place.is_kernel else None,
@@ -266,16 +302,30 @@ def _record(
     )
 
 
+def _count_beyond(place: ParameterPlace, summary: TensorSummary, null: Null) -> int:
+    """Weights beyond the edge of a bounded rule that a kernel of enough weights else follows."""
+    enough = summary.finite >= TELLING.get(null.family, summary.finite + 1)
+    edge = edge_of(null, _rounding(place.tensor))
+    if null.source != "matched" or not enough or max(-summary.minimum, summary.maximum) <= edge:
+        return 0
+    weights = place.tensor.detach().reshape(-1)
+    blocks = (weights[i : i + _BLOCK] for i in range(0, weights.numel(), _BLOCK))
+    return sum(int((block.abs() > edge).sum()) for block in blocks)
+
+
+def _rounding(tensor: torch.Tensor) -> float:
+    """Relative precision of a tensor's number format; of a quantized one, too coarse for edges."""
+    return 1.0 if tensor.is_quantized else float(torch.finfo(tensor.dtype).eps)
+
+
 def _folded_stds(
-    model: nn.Module,
-    places: tuple[ParameterPlace, ...],
-    summaries: list[tuple[TensorSummary, TensorSummary | None]],
+    model: nn.Module, places: tuple[ParameterPlace, ...], found: list[_Measured]
 ) -> dict[str, float]:
     """Spread of each kernel with the batch norm registered right behind it folded in."""
     norms = dict(_norms_behind(model))
     folded = {}
-    for place, (summary, _) in zip(places, summaries, strict=True):
-        norm = norms.get(place.layer)
+    for place, measured in zip(places, found, strict=True):
+        norm, summary = norms.get(place.layer), measured.summary
         means, lengths = summary.filter_means, summary.filter_norms
         if norm is None or not place.is_kernel or means is None or lengths is None:
             continue

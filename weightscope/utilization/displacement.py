@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from weightscope.errors import InputError
+from weightscope.statistics.movement import measure_movement
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,11 @@ def measure_displacement(
             f"{parameter}: the initial weights have shape {tuple(initial.shape)}, the final ones "
             f"{tuple(final.shape)}; give the state dict of the same network before training"
         )
-    w = final.detach().to("cpu", torch.float64).flatten()
-    w0 = initial.detach().to("cpu", torch.float64).flatten()
-    energy = float(w0 @ w0)
-    if w.numel() > 1 and energy > 0.0:
-        shrinkage = float(w @ w0) / energy
-        delta = w - shrinkage * w0
-        moved = math.sqrt(float(delta @ delta) / (w.numel() - 1))
-    else:
-        shrinkage = float("nan")
-        moved = float((w - w0).square().mean().sqrt()) if w.numel() else 0.0
+    split = measure_movement(final, initial)
     return Displacement(
-        parameter, w.numel(), moved, shrinkage, walk, faded_walk, note, saliency, normalised
-    )
+        parameter, split.count, split.moved, split.shrinkage, walk, faded_walk, note, saliency,
+        normalised,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

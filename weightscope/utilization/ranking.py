@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 
 from weightscope.graph.structure import Structure
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.utilization.displacement import MovementRecord, StageMovement, pool
+from weightscope.utilization.displacement import (
+    Displacement,
+    MovementRecord,
+    StageMovement,
+    pool,
+)
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     MARGIN,
+    UNTOUCHED,
     WALK_BORDER,
     NetworkMovement,
     StageSpread,
@@ -29,6 +35,8 @@ from weightscope.utilization.scores import (
 if TYPE_CHECKING:
     from weightscope.utilization.data import DataEvidence
 
+ALIKE = 0.1
+CHANGED = "changed after the recorded training"
 _NOTHING = "nothing can be concluded about which stages are used"
 
 
@@ -63,7 +71,7 @@ def assess(
     dispersion = network_dispersion(compared)
     scores: dict[str, tuple[Score, ...]] = {}
     for spread in compared:
-        graded = [score_weights(spread, typical, dispersion)]
+        graded = [score_weights(spread, typical, dispersion, decayed=shrinkage < 1.0)]
         if movements:
             graded.insert(0, score_history(movements[spread.stage], network))
         if data is not None:
@@ -93,12 +101,33 @@ def _checkable(score: Score, name: str, structure: Structure) -> Score:
 def pool_stages(
     kernels: Mapping[str, Sequence[ParameterStatistics]], history: MovementRecord
 ) -> dict[str, StageMovement]:
-    """Pool the recorded movement of each stage's kernels, by stage name."""
+    """Pool the recorded movement of each stage's kernels, by stage name.
+
+    Nothing is known of a kernel that is not as the history left it.
+    """
     moved = {d.parameter: d for d in history.displacements()}
+    for kernel in (kernel for own in kernels.values() for kernel in own):
+        recorded = moved.get(kernel.parameter)
+        if recorded is not None and not is_as_recorded(kernel, recorded):
+            moved[kernel.parameter] = replace(recorded, walk=math.nan, note=CHANGED)
     return {
         stage: pool(moved, tuple(kernel.parameter for kernel in own))
         for stage, own in kernels.items()
     }
+
+
+def is_as_recorded(kernel: ParameterStatistics, recorded: Displacement) -> bool:
+    """Whether a kernel with a known start moved from it as recorded, to a tenth.
+
+    Averaged weights or another number format pass; weights that were put back, drawn anew or
+    scaled after the training do not.
+    """
+    movement = None if kernel.comparison is None else kernel.comparison.movement
+    if movement is None:
+        return True
+    return math.isclose(movement.moved, recorded.moved, rel_tol=ALIKE, abs_tol=1e-12) and (
+        math.isnan(recorded.shrinkage) or abs(movement.shrinkage - recorded.shrinkage) <= ALIKE
+    )
 
 
 def judge_state(
@@ -127,17 +156,20 @@ def judge_state(
         known_movements = [live for live in movements if math.isfinite(live)]
         if known_movements and max(known_movements) == 0.0:
             return "untrained"
-        if known_movements and max(known_movements) < WALK_BORDER:
-            return "noise"
+        if known_movements:
+            return "noise" if max(known_movements) < WALK_BORDER else "trained"
     return "trained" if shows_training(known) else "untrained"
 
 
 def shows_training(spreads: Sequence[StageSpread]) -> bool:
-    """Whether the weights differ from their nulls by more than one false alarm can explain.
+    """Whether the weights moved, or differ from their nulls by more than false alarms explain.
 
-    With a chance of 1 in 1000 for each kernel, a network of 30 kernels raises one alarm in 3 % of
-    all cases; so a single stage must also have changed its spread.
+    Where starts are known, any movement beyond rounding shows it. Elsewhere, with a chance of 1 in
+    10,000 for each kernel, single alarms occur; so a single stage must also have changed its
+    spread.
     """
+    if any(s.known and s.movement() > UNTOUCHED * s.initial for s in spreads):
+        return True
     alarmed = [s for s in spreads if s.distinguishable]
     return len(alarmed) > 1 or any(abs(s.excess) > MARGIN * s.error for s in alarmed)
 

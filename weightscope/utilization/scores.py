@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from weightscope.graph.structure import Stage
 from weightscope.statistics import ModelStatistics, ParameterStatistics
+from weightscope.statistics.initialization import hidden_beyond, hidden_within
 from weightscope.utilization.displacement import StageMovement
 from weightscope.utilization.records import Score, Verdict
 
@@ -25,11 +26,19 @@ SURELY = 4.0
 """Standard errors by which a stage must be narrower than its null before decay is considered."""
 
 UNMOVED = 0.2
-"""Weights alone call a stage unused only when its utilization is surely below this,"""
+"""Weights alone call a stage unused only when the movement that they can hide, beside the typical
+one, is worth less utilization than this,"""
 
-STILL = 0.12
-"""and its movement, at one standard error, below this share of its initial spread: plain SGD trains
-deep stages with movements that are small beside those of the shallow ones."""
+STILL = 0.18
+"""and is below this share of the stage's initial spread."""
+
+UNTOUCHED = 1e-4
+"""A stage whose movement since a known start is below this share of its initial spread has not
+moved: rounding alone moves weights that decay so far."""
+
+TRACE = 4.0
+"""A stage was drawn anew where the projection on its known start is within so many standard errors
+of zero."""
 
 WALK_BORDER = 0.7
 """Border of use by history without saliency: live movement as a share of the noise walk."""
@@ -74,14 +83,19 @@ class StageSpread:
         count: Number of weights that have a null.
         spread: Rms of the weights.
         initial: Rms expected at initialisation.
-        excess: ``spread^2 - initial^2``: an estimate of the mean squared movement, since movement
-            that is uncorrelated with the start adds to the variance.
+        excess: An estimate of the mean squared movement: ``spread^2 - initial^2``, since movement
+            that is uncorrelated with the start adds to the variance; of kernels whose start is
+            known, the mean squared movement itself.
         error: Standard error of ``excess`` for the number of weights there are.
         distinguishable: Whether any kernel differs from its null.
         ks: Largest Kolmogorov-Smirnov distance of a kernel to its null.
         dispersion: Variance of the filters' energies (mean squares), relative to that of
             independent weights drawn from the null: 1 at initialisation, more where filters took
             different parts; nan where no kernel has filters.
+        hidden: Largest rms movement since a draw by their rules that the weights can hide; inf
+            where a kernel does not follow its rule.
+        bounded: Whether the rule of every kernel is bounded, so that decay cannot hide movement.
+        shrinkage: Projection of the weights on their start; nan unless all starts are known.
         decayed: Whether ``excess`` is corrected for the network's weight decay.
     """
 
@@ -94,6 +108,9 @@ class StageSpread:
     distinguishable: bool
     ks: float
     dispersion: float
+    hidden: float
+    bounded: bool
+    shrinkage: float
     decayed: bool = False
 
     @property
@@ -105,6 +122,16 @@ class StageSpread:
     def collapsed(self) -> bool:
         """Whether next to nothing is left of the stage's weights."""
         return self.ratio <= COLLAPSED_RATIO
+
+    @property
+    def known(self) -> bool:
+        """Whether the start of every kernel is known."""
+        return math.isfinite(self.shrinkage)
+
+    @property
+    def traceless(self) -> bool:
+        """Whether nothing is left of the known start."""
+        return self.known and abs(self.shrinkage) * math.sqrt(self.count) < TRACE
 
     def movement(self, sigmas: float = 0.0) -> float:
         """Estimated rms movement, at ``sigmas`` standard errors above the estimate."""
@@ -126,41 +153,55 @@ def stage_kernels(
 
 
 def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageSpread:
-    """Pool the kernels of one stage that have a null.
-
-    The mean square of ``n`` weights with excess kurtosis ``k`` has the standard error
-    ``std^2 * sqrt((k + 2) / n)``.
-    """
-    count, spread, initial, variance = 0, 0.0, 0.0, 0.0
+    """Pool the kernels of one stage that have a null, each weight counting once."""
+    count, spread, initial, excess, variance, kept = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+    crowd, bounded, drawn = 0.0, 0, True
+    wider, doubt = 0.0, 0.0
     distinguishable, ks = False, 0.0
     dispersions: list[tuple[int, float]] = []
     for kernel in kernels:
         comparison, summary = kernel.comparison, kernel.summary
         if comparison is None or not math.isfinite(summary.std):
             continue
-        n, square = summary.count, summary.std**2 + summary.mean**2
-        kurtosis = summary.kurtosis if math.isfinite(summary.kurtosis) else 0.0
+        n, start = summary.count, comparison.std_initial**2
         count += n
-        spread += n * square
-        initial += n * comparison.std_initial**2
-        variance += n * max(kurtosis + 2.0, 0.1) * square**2
+        spread += n * (summary.std**2 + summary.mean**2)
+        initial += n * start
+        excess += n * comparison.excess
+        variance += (n * comparison.error) ** 2
+        moved, draw = comparison.movement, comparison.draw
+        kept += n * start * (math.nan if moved is None else moved.shrinkage)
+        if draw is None:
+            drawn = False
+        elif draw.crowd:
+            bounded += n
+            crowd += draw.crowd
+        else:
+            wider += n * draw.excess
+            doubt += (n * draw.error) ** 2
         distinguishable |= comparison.distinguishable
         ks = max(ks, comparison.ks_initial)
         dispersions += filter_dispersion(kernel)
     if count == 0:
         nan = float("nan")
-        return StageSpread(stage, 0, nan, nan, nan, nan, False, nan, nan)
+        return StageSpread(stage, 0, nan, nan, nan, nan, False, nan, nan, math.inf, False, nan)
     filters = sum(filters for filters, _ in dispersions)
+    hidden = hidden_within(wider, math.sqrt(doubt))
+    if bounded:
+        hidden += bounded * hidden_beyond(crowd)
     return StageSpread(
         stage=stage,
         count=count,
         spread=math.sqrt(spread / count),
         initial=math.sqrt(initial / count),
-        excess=(spread - initial) / count,
+        excess=excess / count,
         error=math.sqrt(variance) / count,
         distinguishable=distinguishable,
         ks=ks,
         dispersion=sum(f * d for f, d in dispersions) / filters if filters else float("nan"),
+        hidden=math.sqrt(hidden / count) if drawn else math.inf,
+        bounded=bounded == count,
+        shrinkage=kept / initial if initial > 0.0 else float("nan"),
     )
 
 
@@ -213,13 +254,15 @@ def typical_movement(spreads: Sequence[StageSpread]) -> float:
     twentieth, are left out if there are others; nan if no stage has a null.
     """
     known = [s for s in spreads if s.count]
-    if not any(s.distinguishable and s.movement(-MARGIN) > 0.0 for s in known):
+    if not any((s.distinguishable or s.known) and s.movement(-MARGIN) > 0.0 for s in known):
         return 0.0 if known else float("nan")
     measured = [s for s in known if s.error < 0.05 * s.initial**2] or known
     return math.sqrt(sum(s.movement() ** 2 for s in measured) / len(measured))
 
 
-def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Score:
+def score_weights(
+    spread: StageSpread, typical: float, dispersion: float, *, decayed: bool = False
+) -> Score:
     """Score one stage by its final weights alone.
 
     ``m`` is the stage's estimated movement, ``n`` the typical movement of the network's stages:
@@ -234,6 +277,7 @@ def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Sco
         spread: The stage.
         typical: From `typical_movement`.
         dispersion: From `network_dispersion`.
+        decayed: Whether weight decay shrank the network.
     """
     if spread.count == 0:
         nan = float("nan")
@@ -244,19 +288,40 @@ def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Sco
     if not typical > 0.0:
         return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}; no stage surely moved")
     learned = utilization(math.sqrt(dispersion), 1.0)
-    value, low, high = (
-        utilization(learned * spread.movement(sigmas), typical) for sigmas in (0.0, -MARGIN, MARGIN)
-    )
+
+    def share_of(movement: float) -> float:
+        return utilization(learned * movement, typical)
+
+    if spread.known and spread.movement() < UNTOUCHED * spread.initial:
+        return Score("weights", 0.0, 0.0, 0.0, "unused", "has not moved since its start")
+    if as_drawn(spread, decayed) and utilization(spread.hidden, typical) < UNMOVED:
+        anew = "drawn anew: no trace of its start" if spread.known else "as at initialisation"
+        why = f"{anew}; {ratio}, at most {spread.hidden / typical:.2f} of the typical movement"
+        return Score("weights", 0.0, 0.0, share_of(spread.hidden), "unused", why)
+    value, low, high = (share_of(spread.movement(sigmas)) for sigmas in (0.0, -MARGIN, MARGIN))
     share = f"{ratio}, moved about {spread.movement() / typical:.2f} of what is typical here"
-    verdict: Verdict = "undecided"
     why = share
     if spread.decayed:
         why = f"{share} after weight decay, which the weights cannot tell from no use"
     elif spread.movement(SURELY) == 0.0:
         why = f"{ratio}: weight decay or no use, the weights cannot tell"
-    elif high < UNMOVED and spread.movement(1.0) < STILL * spread.initial:
-        verdict, why = "unused", f"as at initialisation: {ratio}"
-    return Score("weights", value, low, high, verdict, why)
+    return Score("weights", value, low, high, "undecided", why)
+
+
+def as_drawn(spread: StageSpread, decayed: bool) -> bool:
+    """Whether a stage is as its rule draws it, closely enough to say that nothing was learned.
+
+    Where its start is known, only a stage without a trace of it was drawn anew, and that alone says
+    much. Elsewhere, in a network with weight decay, movement and decay may make up for each other
+    unless the rule is bounded.
+
+    Args:
+        spread: The stage.
+        decayed: Whether weight decay shrank the network.
+    """
+    if spread.known:
+        return spread.traceless and spread.hidden < 2.0 * STILL * spread.initial
+    return (spread.bounded or not decayed) and spread.hidden < STILL * spread.initial
 
 
 @dataclass(frozen=True)
