@@ -30,6 +30,8 @@ CELLS = 0x10000
 RANGE = 1 << 21
 # ranges end at multiples of so many elements, blocks of every kind
 _EVEN = 1 << 12
+# below so many elements a call of torch takes longer than it saves
+_SHORT = 1 << 14
 # memory for looking into cells in one pass
 _LOOKING = 6 << 20
 _TABLE = 4 * CELLS
@@ -308,12 +310,12 @@ def add_filter_sums(
 
 def sum_of(array: Floats, axis: int | None = None) -> Floats:
     """The array's sum, of everything or along an axis of two."""
-    if axis == 0:
-        down: Floats = array.sum(0)
-        return down
+    if axis == 0 or array.size < _SHORT:
+        by_numpy: Floats = array.sum(axis)
+        return by_numpy
     # along the memory torch is quicker than numpy, down the columns it is slower
-    along: Floats = torch.from_numpy(array).sum(axis).numpy()
-    return along
+    by_torch: Floats = torch.from_numpy(array).sum(axis).numpy()
+    return by_torch
 
 
 class TorchPasses:

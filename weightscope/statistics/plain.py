@@ -7,6 +7,7 @@ quicker; ``pool`` keeps them to one thread each.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import inf, isfinite
 
 import numpy as np
@@ -32,8 +33,6 @@ from weightscope.statistics.passes import (
 from weightscope.statistics.records import Counts, Floats
 
 _BLOCK = 1 << 18
-# BLAS starts threads of its own above 10,000 elements
-_ROW = 1 << 12
 
 
 class PlainPasses:
@@ -52,28 +51,29 @@ class PlainPasses:
         """Measure elements low..high."""
         first, slots = self._layout.span(low, high)
         filters = FilterSums(first, np.zeros(slots), np.zeros(slots))
-        moments = []
-        nans = infs = zeros = 0
+        count = nans = infs = zeros = 0
         minimum, maximum = inf, -inf
+        powers = np.zeros(5)
         longest = min(_BLOCK, high - low)
         buffers = np.empty((2, longest))
         cells = np.empty(longest, np.uint32)
         counts = np.zeros(CELLS, np.int64)
-        for start in range(low, high, _BLOCK):
-            block = self._x[start : min(start + _BLOCK, high)]
+        for start, stop in self._blocks(low, high):
+            block = self._x[start:stop]
             lowest, highest = _extremes(block)
             if isfinite(lowest) and isfinite(highest):
-                moments.append(_sums(block, start, self._layout, filters, buffers))
+                powers += _power_sums(block, start, self._layout, filters, buffers)
             else:
                 with np.errstate(invalid="ignore", over="ignore"):
-                    _sums(block, start, self._layout, filters, buffers)
+                    _power_sums(block, start, self._layout, filters, buffers)
                 nans += int(np.isnan(block).sum())
                 infs += int(np.isinf(block).sum())
                 block = block[np.isfinite(block)]
                 if not block.size:
                     continue
                 lowest, highest = _extremes(block)
-                moments.append(_sums(block, 0, NO_FILTERS, NOTHING, buffers))
+                powers += _power_sums(block, 0, NO_FILTERS, NOTHING, buffers)
+            count += block.size
             minimum, maximum = min(minimum, lowest), max(maximum, highest)
             found = _count(_cells_of(block.view(np.uint32), cells[: block.size]))
             if found[0] or (found.size > MINUS_ZERO and found[MINUS_ZERO]):
@@ -81,24 +81,44 @@ class PlainPasses:
             counts[: found.size] += found
         with totals.lock:
             add_to_totals(counts, totals.counts)
-        return Part(merge(moments), nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
+        moments = moments_from_powers(count, *powers.tolist()) if count else Moments()
+        if moments is None:
+            moments = merge(self._centered(low, high, buffers))
+        return Part(moments, nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
+
+    def _blocks(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Borders of blocks, which hold whole filters (or rows of them) where these are short."""
+        length = self._layout.length
+        while low < high:
+            end = low + _BLOCK
+            end -= end % length if length < _BLOCK else 0
+            yield low, min(end, high)
+            low = end
+
+    def _centered(self, low: int, high: int, buffers: Floats) -> Iterator[Moments]:
+        """Moments of each block about its own mean, for numbers far from 0 for their spread."""
+        for start, stop in self._blocks(low, high):
+            finite = self._x[start:stop]
+            finite = finite[np.isfinite(finite)]
+            if finite.size:
+                wide, squares = buffers[:, : finite.size]
+                wide[...] = finite
+                yield moments_in_place(wide, squares)
 
     def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Look into the wanted cells."""
         flags = torch.from_numpy(_high_halves(wanted.classes != 0))
         longest = min(_BLOCK, high - low)
-        halves = np.empty(longest, np.int32)
-        marks = np.empty(longest, np.bool_)
+        halves, marks = np.empty(longest, np.uint32), np.empty(longest, np.bool_)
         collected = []
         for start in range(low, high, _BLOCK):
             patterns = self._x[start : min(start + _BLOCK, high)].view(np.uint32)
-            n = patterns.size
-            np.right_shift(patterns, 16, out=halves[:n].view(np.uint32))
-            torch.index_select(
-                flags, 0, torch.from_numpy(halves[:n]), out=torch.from_numpy(marks[:n])
-            )
-            patterns = patterns[marks[:n]]
-            kind = wanted.classes[_cells_of(patterns, np.empty_like(patterns))]
+            half, marked = halves[: patterns.size], marks[: patterns.size]
+            np.right_shift(patterns, 16, out=half)
+            places = torch.from_numpy(half.view(np.int32))
+            torch.index_select(flags, 0, places, out=torch.from_numpy(marked))
+            patterns = patterns[marked]
+            kind = wanted.classes[_cells_of(patterns, half[: patterns.size])]
             collected.append(patterns[kind == 1])
             if wanted.tables:
                 counted = kind > 1
@@ -116,31 +136,22 @@ def _extremes(block: NDArray[np.float32]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _sums(
+def _power_sums(
     block: NDArray[np.float32],
     start: int,
     layout: FilterLayout,
     filters: FilterSums,
     buffers: Floats,
-) -> Moments:
-    """Moments of a block, which is added to the sums of its filters."""
+) -> Floats:
+    """Sums of w, w^2, w^3, w^4 and |w| of a block, which is added to the sums of its filters."""
     wide, squares = buffers[:, : block.size]
     wide[...] = block
     np.multiply(wide, wide, out=squares)
     s1, s2 = add_filter_sums(wide, squares, start, layout, filters)
-    s3, s4 = _dot(wide, squares), _dot(squares, squares)
-    absolute = float(sum_of(np.abs(wide, out=wide)))
-    powers = moments_from_powers(block.size, s1, s2, s3, s4, absolute)
-    if powers:
-        return powers
-    wide[...] = block
-    return moments_in_place(wide, squares)
-
-
-def _dot(a: Floats, b: Floats) -> float:
-    whole = a.size // _ROW * _ROW
-    rows = np.vecdot(a[:whole].reshape(-1, _ROW), b[:whole].reshape(-1, _ROW))
-    return float(rows.sum() + np.vecdot(a[whole:], b[whole:]))
+    # numpy's dot would start threads
+    first, second = torch.from_numpy(wide), torch.from_numpy(squares)
+    s3, s4 = float(torch.dot(first, second)), float(torch.dot(second, second))
+    return np.array([s1, s2, s3, s4, float(sum_of(np.abs(wide, out=wide)))])
 
 
 def _cells_of(patterns: Patterns, out: Patterns) -> Patterns:
