@@ -143,6 +143,50 @@ def test_a_trained_stage_shows_against_the_exact_start() -> None:
     assert found.proposals[0].evidence.startswith("supported")
 
 
+@pytest.fixture
+def watched(tmp_path: Path) -> tuple[nn.Module, Any, Path]:
+    """A model trained for some steps, its history, and the file of its starting weights."""
+    model = mpseg_models.create_model("half_unet", width=4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    store = tmp_path / "start.safetensors"
+    with ws.watch(model, optimizer, every=2, store=store) as history:
+        for _ in range(6):
+            optimizer.zero_grad()
+            model(torch.rand(2, 3, 32, 32)).square().mean().backward()
+            optimizer.step()
+    return model, history, store
+
+
+def test_a_history_brings_the_start_along(watched: Any) -> None:
+    model, history, _ = watched
+    layers = ws.analyze(model, history=history).layers.set_index("layer")
+    assert (layers["null"] == "given initial weights").any()
+    kernel = layers.loc[layers["shape"].map(len) == 4].iloc[0]
+    assert 0.0 < kernel["moved"] < 0.1
+    assert kernel["shrinkage"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_stage_put_back_after_a_watched_training_is_found(watched: Any) -> None:
+    model, history, _ = watched
+    start = history.initial()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("bottleneck"):
+                parameter.copy_(start[name])
+    stages = ws.analyze(model, history=history).stages.set_index("stage")
+    bottleneck = stages.loc["bottleneck"]
+    assert (bottleneck["verdict"], bottleneck["evidence"]) == ("unused", "weights")
+    assert "not moved since its start" in bottleneck["why"]
+
+
+def test_a_history_without_its_file_still_counts(watched: Any) -> None:
+    model, history, store = watched
+    store.unlink()
+    with pytest.warns(UserWarning, match="starting weights in is gone"):
+        analysis = ws.analyze(model, history=history)
+    assert "history" in set(analysis.stages["evidence"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

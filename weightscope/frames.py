@@ -356,6 +356,7 @@ def _reaching(
 
 def _figures(tensor: ParameterStatistics) -> dict[str, Any]:
     summary, comparison, spectrum = tensor.summary, tensor.comparison, tensor.spectrum
+    movement = comparison.movement if comparison else None
     figures: dict[str, Any] = {
         "mean": summary.mean,
         "std": summary.std,
@@ -377,6 +378,8 @@ def _figures(tensor: ParameterStatistics) -> dict[str, Any]:
             f"near_zero_initial_{threshold_label(t)}": mass
             for t, mass in (comparison.near_zero_initial.items() if comparison else ())
         },
+        "moved": movement.moved if movement else float("nan"),
+        "shrinkage": movement.shrinkage if movement else float("nan"),
         "null": tensor.null.label if tensor.null else "",
         "distinguishable": bool(comparison.distinguishable) if comparison else False,
     }

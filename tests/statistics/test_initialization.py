@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,14 @@ from scipy import stats
 from torch import nn
 
 from weightscope.statistics import compare, fit_null, measure_model, summarize
-from weightscope.statistics.initialization import KernelShape, Null, critical_ks
+from weightscope.statistics.initialization import (
+    KernelShape,
+    Null,
+    as_drawn,
+    critical_ks,
+    hidden_beyond,
+)
+from weightscope.statistics.movement import measure_movement
 
 SHAPE = (96, 64, 3, 3)
 INITIALIZERS = {
@@ -217,3 +226,114 @@ def test_an_empty_tensor_has_no_distance():
     comparison = compare(summarize(torch.zeros(0)), Null("normal", "", 1.0))
     assert np.isnan([comparison.ks_initial, comparison.wasserstein_initial]).all()
     assert not comparison.distinguishable
+
+
+BOUNDED = [NULLS[1], NULLS[2]]
+
+
+@pytest.mark.parametrize(("null", "law"), BOUNDED)
+def test_edges_are_those_of_the_distribution(null, law):
+    assert null.edge == pytest.approx(law.support()[1])
+    assert null.edge_density == pytest.approx(law.pdf(null.edge * (1 - 1e-9)))
+    assert np.isinf(NULLS[0][0].edge)
+    assert NULLS[0][0].edge_density == 0
+
+
+@pytest.mark.parametrize(("null", "law"), NULLS)
+@pytest.mark.parametrize("count", [30, 1000, 30_000])
+def test_fresh_draws_are_as_drawn(null, law, count):
+    null = replace(null, mean=0.0)
+    draws = [law.rvs(count, random_state=seed) - law.mean() for seed in range(30)]
+    found = [as_drawn(summarize(torch.from_numpy(w).float()), null) for w in draws]
+    assert all(found)
+    assert {draw.crowd for draw in found} == {count * null.edge_density}
+
+
+@pytest.mark.parametrize(("null", "law"), BOUNDED)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w, noise: w + 0.02 * w.std() * noise,
+        lambda w, noise: 0.99 * w,
+        lambda w, noise: 0.98 * w + 0.2 * w.std() * noise,  # the same spread
+    ],
+    ids=["moved", "decayed", "both"],
+)
+def test_edges_show_what_the_spread_hides(null, law, change):
+    noise = np.random.default_rng(0).normal(size=30_000)
+    weights = change(law.rvs(30_000, random_state=1), noise)
+    assert abs(weights.std() / null.std - 1) < 0.012
+    assert as_drawn(summarize(torch.from_numpy(weights).float()), null) is None
+
+
+def test_a_movement_at_the_bound_is_hidden_once_in_twenty():
+    null, law = NULLS[1]
+    generator = np.random.default_rng(2)
+    moved = np.sqrt(hidden_beyond(500 * null.edge_density))
+    assert moved / null.std == pytest.approx(13.02 / 500, rel=1e-3)
+    weights = law.rvs((4000, 500), random_state=3) + moved * generator.normal(size=(4000, 500))
+    hidden = (abs(weights).max(1) <= null.edge).mean()
+    assert hidden == pytest.approx(np.exp(-3), abs=0.012)
+
+
+@pytest.mark.parametrize("share", [0.003, 0.01, 0.05])
+def test_weights_beyond_the_edge_measure_a_movement_far_below_the_spread(share):
+    torch.manual_seed(11)
+    layer = nn.Conv2d(128, 128, 3, bias=False)
+    spread = float(layer.weight.detach().std())
+    with torch.no_grad():
+        layer.weight.add_(share * spread * torch.randn_like(layer.weight))
+    comparison = measure_model(layer).parameters[0].comparison
+    assert comparison.distinguishable
+    assert comparison.excess**0.5 == pytest.approx(share * spread, rel=0.12)
+    assert comparison.error < 0.5 * comparison.excess
+
+
+def test_a_kernel_that_fills_its_edges_tells_its_rule_against_the_others():
+    torch.manual_seed(12)
+    model = nn.Sequential(*(nn.Conv2d(32, 32, 3, bias=False) for _ in range(6)))
+    with torch.no_grad():
+        for layer in model[1:]:
+            nn.init.kaiming_normal_(layer.weight)
+    nulls = [p.null for p in measure_model(model).parameters]
+    assert (nulls[0].label, nulls[0].source) == ("PyTorch default (uniform)", "matched")
+    assert {null.label for null in nulls[1:]} == {"He normal (fan in)"}
+
+
+def test_a_given_start_gives_movement_and_shrinkage():
+    torch.manual_seed(13)
+    start, model = nn.Conv2d(30, 40, 3), nn.Conv2d(30, 40, 3)
+    with torch.no_grad():
+        model.weight.copy_(0.5 * start.weight + 0.01 * torch.randn_like(start.weight))
+    comparison = measure_model(model, initial=start.state_dict()).parameters[0].comparison
+    assert comparison.movement.shrinkage == pytest.approx(0.5, abs=0.01)
+    assert comparison.movement.moved == pytest.approx(0.01, rel=0.05)
+    assert (comparison.excess, comparison.error) == (comparison.movement.moved**2, 0.0)
+    assert comparison.draw is None
+    redrawn = measure_model(nn.Conv2d(30, 40, 3), initial=start.state_dict()).parameters[0]
+    assert redrawn.comparison.movement.shrinkage == pytest.approx(0.0, abs=0.04)
+    assert redrawn.comparison.draw is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_does_not_pass_for_movement(dtype):
+    torch.manual_seed(14)
+    comparison = measure_model(nn.Conv2d(128, 128, 3).to(dtype)).parameters[0].comparison
+    assert not comparison.distinguishable
+    assert comparison.draw is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
+def test_movement_goes_through_blocks_and_formats():
+    torch.manual_seed(15)
+    w0, delta = torch.randn(200_000), torch.randn(200_000)
+    found = measure_movement(0.7 * w0 + 0.1 * delta, w0)
+    a = float((0.7 * w0 + 0.1 * delta).double() @ w0.double() / (w0.double() @ w0.double()))
+    rest = (0.7 * w0 + 0.1 * delta).double() - a * w0.double()
+    assert found.count == 200_000
+    assert found.shrinkage == pytest.approx(a, rel=1e-12)
+    assert found.moved == pytest.approx(float((rest @ rest / 199_999) ** 0.5), rel=1e-9)
+    assert measure_movement(w0, w0).moved == 0.0
+    quantized = torch.quantize_per_tensor(w0, 0.05, 0, torch.qint8)
+    assert measure_movement(quantized, quantized).shrinkage == pytest.approx(1.0)
+    assert measure_movement(torch.ones(0), torch.ones(0)).moved == 0.0

@@ -429,7 +429,8 @@ def as_drawn(summary: TensorSummary, rule: Null, rounding: float = 2.0**-23) -> 
     follows = abs(draw.excess) <= SPREAD_SURELY * error
     if crowd:
         peak = max(-summary.minimum, summary.maximum)
-        follows &= rule.edge - EDGE_SURELY / (2.0 * crowd) <= peak <= edge_of(rule, rounding)
+        bare = EDGE_SURELY / (2.0 * crowd) + 2.0 * rounding * rule.edge
+        follows &= rule.edge - bare <= peak <= edge_of(rule, rounding)
     return draw if follows and ks_distance(summary.cdf, rule) <= critical_ks(n) else None
 
 
