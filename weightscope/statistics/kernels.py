@@ -28,13 +28,13 @@ from numba.extending import intrinsic
 BLOCK = 2048
 CELLS = 65536
 NO_FILTERS, ROWS, COLUMNS = 0, 1, 2
-_STRETCH = 64  # so many cells are skipped together where they are empty
+STRETCH = 64  # so many cells are skipped together where they are empty
 _NEGATIVE_ZERO = 0x7FFF  # its cell, in which nothing else lies
 _INFINITY = 0x7F800000
 _GROUP = 16  # elements that fill one line of the cache
 _AHEAD = 2048  # so many elements before its use is a line fetched
 _LANES = 4  # numbers that the loop of the first pass takes at once
-COMPARED = 12  # wanted cells that one sweep over a block looks for
+_COMPARED = 12  # wanted cells that one sweep over a block looks for
 _COLLECT, _TABULATE = 1, 2  # marks of a number in the second pass
 
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}
@@ -53,7 +53,7 @@ def _can_keep_code() -> bool:
 
 
 _KEEP = _can_keep_code()
-_compiled: Any = numba.njit(nogil=True, cache=_KEEP)
+compiled: Any = numba.njit(nogil=True, cache=_KEEP)
 _reordered: Any = numba.njit(nogil=True, cache=_KEEP, fastmath=_REORDER)
 
 
@@ -152,12 +152,12 @@ def _measure_groups(context, x, tables, low, high):  # type: ignore[no-untyped-d
     return returned(x, tables, _types.intp, _types.intp), emit
 
 
-@_compiled
+@compiled
 def _cell(pattern):  # type: ignore[no-untyped-def]
     return np.uint16((pattern - (pattern >> np.uint32(31))) >> np.uint32(16))
 
 
-@_compiled
+@compiled
 def _measure(x, low, high, tables):  # type: ignore[no-untyped-def]
     """``_measure_groups`` of any number of elements."""
     even = low + (high - low) // _GROUP * _GROUP
@@ -178,7 +178,7 @@ def _measure(x, low, high, tables):  # type: ignore[no-untyped-def]
     return s1, s2, s3, s4, sa, negative, positive
 
 
-@_compiled
+@compiled
 def _take_back(u, counts):  # type: ignore[no-untyped-def]
     # from one of the two tables alone: only their sum, modulo 2^32, is ever read
     for i in range(u.size):
@@ -209,7 +209,7 @@ def _add_columns(x, sums, squares):  # type: ignore[no-untyped-def]
         squares[i] += v * v
 
 
-@_compiled
+@compiled
 def _extremes(s):  # type: ignore[no-untyped-def]
     """Smallest and largest pattern in the order of the numbers."""
     low = np.int32(0x7FFFFFFF)
@@ -221,7 +221,7 @@ def _extremes(s):  # type: ignore[no-untyped-def]
     return low, high
 
 
-@_compiled
+@compiled
 def _count_zeros(x):  # type: ignore[no-untyped-def]
     zeros = 0
     for i in range(x.size):
@@ -229,14 +229,14 @@ def _count_zeros(x):  # type: ignore[no-untyped-def]
     return zeros
 
 
-@_compiled
+@compiled
 def _in_zero_cells(tables):  # type: ignore[no-untyped-def]
     return np.uint32(
         tables[0, 0] + tables[1, 0] + tables[0, _NEGATIVE_ZERO] + tables[1, _NEGATIVE_ZERO]
     )
 
 
-@_compiled
+@compiled
 def _keep_finite(x, kept):  # type: ignore[no-untyped-def]
     n = 0
     nans = 0
@@ -249,7 +249,7 @@ def _keep_finite(x, kept):  # type: ignore[no-untyped-def]
     return n, nans
 
 
-@_compiled
+@compiled
 def _end_of_block(start, length):  # type: ignore[no-untyped-def]
     """Where a block ends that holds whole filters, or an even part of one."""
     row = start // length
@@ -260,8 +260,8 @@ def _end_of_block(start, length):  # type: ignore[no-untyped-def]
     return start + (left // parts + 31) // 32 * 32
 
 
-@_compiled
-def first_pass(x, low, high, layout, length, first, sums, squares, tables, numbers, limits):  # type: ignore[no-untyped-def]
+@compiled
+def first_pass(x, low, high, layout, length, first, sums, squares, tables, numbers):  # type: ignore[no-untyped-def]
     """Moments, counts, extremes, filter sums and cells of ``x[low:high]``.
 
     Args:
@@ -276,8 +276,8 @@ def first_pass(x, low, high, layout, length, first, sums, squares, tables, numbe
         squares: See ``sums``.
         tables: Two tables of CELLS uint32, counted up for finite numbers; what counts is their sum
             modulo 2^32.
-        numbers: Receives count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf, zeros.
-        limits: Receives the smallest and the largest number; stays as it is without any.
+        numbers: Receives count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf, zeros, and
+            the smallest and the largest number; infinity and its negative without any.
     """
     kept = np.empty(BLOCK, np.float32)
     count = 0.0
@@ -385,12 +385,6 @@ def first_pass(x, low, high, layout, length, first, sums, squares, tables, numbe
             largest = max(largest, high_end)
         if _in_zero_cells(tables) != zeros_before:
             zeros += _count_zeros(xb)
-    if smallest <= largest:
-        ends = np.empty(2, np.int32)
-        ends[0] = smallest
-        ends[1] = largest
-        ends ^= (ends >> np.int32(31)) & np.int32(0x7FFFFFFF)
-        limits[:] = ends.view(np.float32)
     numbers[0] = count
     numbers[1] = mean
     numbers[2] = m2
@@ -400,9 +394,27 @@ def first_pass(x, low, high, layout, length, first, sums, squares, tables, numbe
     numbers[6] = nans
     numbers[7] = lost - nans
     numbers[8] = zeros
+    numbers[9] = math.inf
+    numbers[10] = -math.inf
+    if smallest <= largest:
+        ends = np.empty(2, np.int32)
+        ends[0] = smallest
+        ends[1] = largest
+        ends ^= (ends >> np.int32(31)) & np.int32(0x7FFFFFFF)
+        for i in range(2):
+            numbers[9 + i] = np.float64(ends.view(np.float32)[i]) + 0.0  # no negative zero
 
 
-@_compiled
+@compiled
+def forget(u, tables):  # type: ignore[no-untyped-def]
+    """Empty the two tables of what the patterns ``u`` have counted up."""
+    for i in range(u.size):
+        cell = _cell(u[i])
+        tables[0, cell] = 0
+        tables[1, cell] = 0
+
+
+@compiled
 def drain(tables, largest, totals):  # type: ignore[no-untyped-def]
     """Add the two tables to ``totals``, in ascending order of value, and empty them.
 
@@ -413,9 +425,9 @@ def drain(tables, largest, totals):  # type: ignore[no-untyped-def]
     """
     zero = np.uint32(0)
     for sign in range(2):
-        for start in range(sign * 0x8000, sign * 0x8000 + largest + 1, _STRETCH):
-            stop = start + _STRETCH
-            if not _any(tables[0, start:stop]) and not _any(tables[1, start:stop]):
+        for start in range(sign * 0x8000, sign * 0x8000 + largest + 1, STRETCH):
+            stop = start + STRETCH
+            if not any_count(tables[0, start:stop]) and not any_count(tables[1, start:stop]):
                 continue
             for cell in range(start, stop):
                 n = np.uint32(tables[0, cell] + tables[1, cell])
@@ -428,23 +440,24 @@ def drain(tables, largest, totals):  # type: ignore[no-untyped-def]
     tables[1, _NEGATIVE_ZERO] = zero
 
 
-@_compiled
-def _any(counts):  # type: ignore[no-untyped-def]
+@compiled
+def any_count(counts):  # type: ignore[no-untyped-def]
+    """Whether any of the counts is not 0; the compiler makes it quick."""
     found = np.uint32(0)
     for i in range(counts.size):
         found |= counts[i]
     return found != 0
 
 
-@_compiled
+@compiled
 def _find_cells(u, cells):  # type: ignore[no-untyped-def]
     for i in range(u.size):
         cells[i] = _cell(u[i])
 
 
-@_compiled
+@compiled
 def _mark(cells, wanted, mark, kept, marks):  # type: ignore[no-untyped-def]
-    """Give ``mark`` to the places of COMPARED cells, which vectors do faster than a table."""
+    """Give ``mark`` to the places of _COMPARED cells, which vectors do faster than a table."""
     w0, w1, w2, w3 = wanted[0], wanted[1], wanted[2], wanted[3]
     w4, w5, w6, w7 = wanted[4], wanted[5], wanted[6], wanted[7]
     w8, w9, w10, w11 = wanted[8], wanted[9], wanted[10], wanted[11]
@@ -457,7 +470,7 @@ def _mark(cells, wanted, mark, kept, marks):  # type: ignore[no-untyped-def]
         marks[i] = (marks[i] & kept) | (np.uint16(found) * mark)
 
 
-@_compiled
+@compiled
 def _find_groups(marks, groups, u, following):  # type: ignore[no-untyped-def]
     """Which groups of four hold anything that is marked."""
     some = np.uint64(0)
@@ -470,7 +483,7 @@ def _find_groups(marks, groups, u, following):  # type: ignore[no-untyped-def]
     return np.int64(some)
 
 
-@_compiled
+@compiled
 def _collect(u, marks, groups, collected, n):  # type: ignore[no-untyped-def]
     n = np.uint64(n)
     for k in range(groups.size):
@@ -481,7 +494,7 @@ def _collect(u, marks, groups, collected, n):  # type: ignore[no-untyped-def]
     return np.int64(n)
 
 
-@_compiled
+@compiled
 def _count_low_halves(u, cells, marks, groups, tabled, tables):  # type: ignore[no-untyped-def]
     for k in range(groups.size):
         for i in range(4 * groups[k], 4 * groups[k] + 4):
@@ -491,7 +504,16 @@ def _count_low_halves(u, cells, marks, groups, tabled, tables):  # type: ignore[
                     tables[table, low] += np.uint32(tabled[table] == cells[i])
 
 
-@_compiled
+@compiled
+def _filled_up(cells):  # type: ignore[no-untyped-def]
+    """The cells, the last one repeated until their number is a multiple of _COMPARED."""
+    full = np.empty((cells.size + _COMPARED - 1) // _COMPARED * _COMPARED, np.uint16)
+    for i in range(full.size):
+        full[i] = cells[min(i, cells.size - 1)]
+    return full
+
+
+@compiled
 def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignore[no-untyped-def]
     """Look into the wanted cells of ``u[low:high]``.
 
@@ -499,9 +521,8 @@ def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignor
         u: Bit patterns.
         low: First element.
         high: The one after the last.
-        listed: Cells whose patterns to collect, filled up to a multiple of COMPARED by repeating
-            one of them.
-        tabled: Cells of whose patterns to count the low halves, likewise filled up.
+        listed: Cells whose patterns to collect.
+        tabled: Cells of whose patterns to count the low halves.
         tables: A table of CELLS uint32 for each of these cells.
         collected: Receives the patterns; one longer than what it can receive.
 
@@ -512,6 +533,8 @@ def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignor
     marks = np.zeros(BLOCK, np.uint16)
     groups = np.empty(BLOCK // 4, np.uint32)
     padded = np.zeros(BLOCK, np.uint32)
+    listed_full = _filled_up(listed)
+    tabled_full = _filled_up(tabled)
     n = np.int64(0)
     for start in range(low, high, BLOCK):
         ub = u[start : min(start + BLOCK, high)]
@@ -519,11 +542,11 @@ def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignor
         if ub.size < BLOCK:
             padded[: ub.size] = ub
         kept = np.uint16(0)
-        for i in range(0, listed.size, COMPARED):
-            _mark(cells, listed[i : i + COMPARED], np.uint16(_COLLECT), kept, marks)
+        for i in range(0, listed_full.size, _COMPARED):
+            _mark(cells, listed_full[i : i + _COMPARED], np.uint16(_COLLECT), kept, marks)
             kept = np.uint16(0xFFFF)
-        for i in range(0, tabled.size, COMPARED):
-            _mark(cells, tabled[i : i + COMPARED], np.uint16(_TABULATE), kept, marks)
+        for i in range(0, tabled_full.size, _COMPARED):
+            _mark(cells, tabled_full[i : i + _COMPARED], np.uint16(_TABULATE), kept, marks)
             kept = np.uint16(0xFFFF)
         if ub.size < BLOCK:
             marks[ub.size :] = 0

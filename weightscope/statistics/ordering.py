@@ -8,8 +8,8 @@ keys, and the high 16 bits of a key are its cell. Numbers of 16 and 8 bits are f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import floor
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,11 @@ Ascending = TypeVar("Ascending", Floats, Counts)
 
 PROBABILITIES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 CDF_POINTS = 1024
+BEYOND = 2.0**128  # where the next float32 would be
 _LOW = 0xFFFF
 _SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
+_NO_KEYS = np.zeros(0, np.int32)
+_NO_ENDS = np.zeros(0, np.int64)
 _NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
 
 
@@ -101,6 +104,33 @@ class ListedValues:
         return EmpiricalCDF(self.borders[places], shares, shares, n)
 
 
+class CompiledSortedValues(SortedValues):
+    """The same of float32 values, answered by compiled loops: an operator of numpy costs a call."""
+
+    def __init__(self, finite: NDArray[np.float32]) -> None:
+        self._narrow = np.sort(finite)
+
+    def before(self, edges: Floats, closed: Flags) -> Counts:
+        """Number of values < each edge, or <= where ``closed``."""
+        from weightscope.statistics import answers
+
+        counts: Counts = answers.count_sorted(self._narrow, edges, closed)
+        return counts
+
+    def at(self, ranks: Counts) -> Floats:
+        """The values that have these ranks, counted from 0."""
+        return self._narrow[ranks].astype(np.float64)
+
+    def cdf(self) -> EmpiricalCDF:
+        """The distribution at up to CDF_POINTS of the values."""
+        from weightscope.statistics import answers
+
+        if not self._narrow.size:
+            return _NOTHING
+        points, below, through = answers.describe_sorted(self._narrow, _SHARES)
+        return EmpiricalCDF(points, below, through, self._narrow.size)
+
+
 def _insert(values: Floats, edges: Floats, closed: Flags) -> Counts:
     return np.where(closed, values.searchsorted(edges, "right"), values.searchsorted(edges))
 
@@ -112,7 +142,13 @@ class CountedCells:
     """
 
     def __init__(
-        self, cells: Keys, counts: Counts, keys: Keys, key_ends: Counts | None = None
+        self,
+        cells: Keys,
+        counts: Counts,
+        keys: Keys = _NO_KEYS,
+        key_ends: Counts | None = None,
+        *,
+        only_zeros: bool = False,
     ) -> None:
         """Keep the counts.
 
@@ -122,16 +158,18 @@ class CountedCells:
             keys: The keys inside the cells that were looked into, ascending.
             key_ends: 0, then the number of values through each of these keys; None for 0, 1, 2 and
                 so on, which are better not written down.
+            only_zeros: Whether cell 0 holds nothing else, and is known without looking into it.
         """
         self.cells = cells
         self.counts = counts
         self.ends = _ends(counts)
         self._keys = keys
         self._key_ends = key_ends
+        self._only_zeros = only_zeros
 
     @classmethod
-    def of(cls, totals: Counts, zeros: int, minimum: float, maximum: float) -> CountedCells:
-        """Read a table of all 65,536 cells, cell -32768 first, with what is known of its values.
+    def draining(cls, totals: Counts, zeros: int, minimum: float, maximum: float) -> Self:
+        """Empty a table of all 65,536 cells, cell -32768 first.
 
         Args:
             totals: The table.
@@ -140,12 +178,24 @@ class CountedCells:
             maximum: The largest one.
         """
         low, high = (keys_of(np.array([minimum, maximum], np.float32)) >> 16).tolist()
+        only_zeros = zeros > 0 and bool(totals[0x8000] == zeros)
+        return cls(*cls._drain(totals, low, high), only_zeros=only_zeros)
+
+    @staticmethod
+    def _drain(totals: Counts, low: int, high: int) -> tuple[Keys, Counts]:
+        """Those of the cells low..high that hold values, and how many."""
         counted = totals[low + 0x8000 : high + 0x8001]
         filled = np.flatnonzero(counted != 0)
-        cells, counts = (filled + low).astype(np.int32), counted[filled]
-        if zeros and totals[0x8000] == zeros:  # cell 0 is known without looking into it
-            return cls(cells, counts, np.zeros(1, np.int32), np.array([0, zeros]))
-        return cls(cells, counts, np.zeros(0, np.int32))
+        counts = counted[filled]
+        counted[filled] = 0
+        return (filled + low).astype(np.int32), counts
+
+    @staticmethod
+    def sort(patterns: NDArray[np.uint32], cells: Keys) -> Keys:
+        """Keys of patterns that lie in these cells, ascending."""
+        keys = keys_of(patterns.view(np.float32))
+        keys.sort()
+        return keys
 
     def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:
         """Cells to look into before these questions have exact answers, and what they hold."""
@@ -160,18 +210,20 @@ class CountedCells:
         return self.cells[wanted], self.counts[wanted]
 
     def _is_known(self, cells: Keys) -> Flags:
-        """Whether these filled cells were looked into."""
-        return self._keys.searchsorted(cells << 16) < self._keys.searchsorted((cells + 1) << 16)
+        """Whether these filled cells were looked into, or need not be."""
+        looked = self._keys.searchsorted(cells << 16) < self._keys.searchsorted((cells + 1) << 16)
+        return looked | (cells == 0) if self._only_zeros else looked
 
-    def looked_into(self, keys: Keys, occurs: Counts | None) -> CountedCells:
+    def looked_into(self, keys: Keys, occurs: Counts | None) -> Self:
         """The same values with the keys inside more cells, ascending (None: once each)."""
+        known = partial(type(self), self.cells, self.counts, only_zeros=self._only_zeros)
         if not self._keys.size and occurs is None:
-            return CountedCells(self.cells, self.counts, keys)
+            return known(keys)
         occurs = np.ones(keys.shape, np.int64) if occurs is None else occurs
         ours = self._through(np.arange(self._keys.size + 1))
         places = keys.searchsorted(self._keys)  # both ascend, and no cell is looked into twice
         ends = _ends(np.insert(occurs, places, np.diff(ours)))
-        return CountedCells(self.cells, self.counts, np.insert(keys, places, self._keys), ends)
+        return known(np.insert(keys, places, self._keys), ends)
 
     def _through(self, places: NDArray[np.intp]) -> Counts:
         """Number of values through so many of the keys."""
@@ -190,9 +242,10 @@ class CountedCells:
             return counts
         keys, cells, held = keys[inner], cells[inner], self.counts[places[inner]]
         spread = held * (keys & _LOW) >> 16
+        zeros = (cells == 0) & self._only_zeros
         first = self._keys.searchsorted(cells << 16)
         found = self._through(self._keys.searchsorted(keys)) - self._through(first)
-        counts[inner] += np.where(self._is_known(cells), found, spread)
+        counts[inner] += np.where(zeros, held, np.where(self._is_known(cells), found, spread))
         return counts
 
     def at(self, ranks: Counts) -> Floats:
@@ -203,6 +256,8 @@ class CountedCells:
         spread = (cells << 16) + ((2 * offsets + 1) * 0x8000 // self.counts[places]).astype(
             np.int32
         )
+        if self._only_zeros:
+            spread[cells == 0] = 0
         if not self._keys.size:
             return values_of(spread)
         first = self._keys.searchsorted(cells << 16)
@@ -210,7 +265,8 @@ class CountedCells:
         if self._key_ends is not None:
             within = self._key_ends[1:].searchsorted(within, "right")
         within = np.minimum(within, self._keys.size - 1)
-        return values_of(np.where(self._is_known(cells), self._keys[within], spread))
+        known = self._is_known(cells) & ~((cells == 0) & self._only_zeros)
+        return values_of(np.where(known, self._keys[within], spread))
 
     def cdf(self) -> EmpiricalCDF:
         """The distribution at up to CDF_POINTS borders between cells."""
@@ -221,8 +277,64 @@ class CountedCells:
         places = _distinct(ends.searchsorted((_SHARES * n).astype(np.int64)))
         borders = np.concatenate([self.cells[:1], self.cells[places] + 1]) << 16
         shares = np.concatenate([[0], ends[places]]) / n
-        points = np.minimum(np.maximum(values_of(borders), -(2.0**128)), 2.0**128)
+        points = np.minimum(np.maximum(values_of(borders), -BEYOND), BEYOND)
         return EmpiricalCDF(points, shares, shares, n)
+
+
+class CompiledCells(CountedCells):
+    """The same, answered by compiled loops: an operator of numpy costs a call."""
+
+    @staticmethod
+    def _drain(totals: Counts, low: int, high: int) -> tuple[Keys, Counts]:
+        """Those of the cells low..high that hold values, and how many."""
+        from weightscope.statistics import answers
+
+        filled: tuple[Keys, Counts] = answers.drain_table(totals, low, high)
+        return filled
+
+    @staticmethod
+    def sort(patterns: NDArray[np.uint32], cells: Keys) -> Keys:
+        """Keys of patterns that lie in these cells, ascending."""
+        from weightscope.statistics import answers
+
+        keys: Keys = answers.sort_patterns(patterns, cells)
+        return keys
+
+    def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:
+        """Cells to look into before these questions have exact answers, and what they hold."""
+        from weightscope.statistics import answers
+
+        places = answers.find_unanswered(
+            self.cells, self.ends, self._keys, self._only_zeros, ranks, edges, closed
+        )
+        return self.cells[places], self.counts[places]
+
+    def before(self, edges: Floats, closed: Flags) -> Counts:
+        """Number of values < each edge, or <= where ``closed``."""
+        from weightscope.statistics import answers
+
+        counts: Counts = answers.count_before(*self._state(), edges, closed)
+        return counts
+
+    def at(self, ranks: Counts) -> Floats:
+        """The values that have these ranks, counted from 0."""
+        from weightscope.statistics import answers
+
+        values: Floats = answers.find_ranks(*self._state(), ranks)
+        return values
+
+    def cdf(self) -> EmpiricalCDF:
+        """The distribution at up to CDF_POINTS borders between cells."""
+        from weightscope.statistics import answers
+
+        if not self.cells.size:
+            return _NOTHING
+        points, shares = answers.describe_cells(self.cells, self.ends, _SHARES)
+        return EmpiricalCDF(points, shares, shares, int(self.ends[-1]))
+
+    def _state(self) -> tuple[Keys, Counts, Keys, Counts, bool]:
+        ends = _NO_ENDS if self._key_ends is None else self._key_ends
+        return self.cells, self.ends, self._keys, ends, self._only_zeros
 
 
 def _distinct(ascending: Ascending) -> Ascending:
@@ -265,14 +377,18 @@ def values_of(keys: Keys) -> Floats:
     return values
 
 
-def quantiles_of(order: Order, n: int, probabilities: Sequence[float]) -> list[float]:
-    """Quantiles by linear interpolation between two ranks, rounded as numpy rounds them."""
-    ranks = quantile_ranks(n, probabilities)
-    values = order.at(ranks).tolist()
+def quantiles_of(values: Floats, n: int, probabilities: Sequence[float]) -> list[float]:
+    """Quantiles by linear interpolation between two ranks, rounded as numpy rounds them.
+
+    Args:
+        values: Those of ``quantile_ranks``.
+        n: Number of all values.
+        probabilities: Of which values to give the quantiles.
+    """
     quantiles = []
-    for i, p in enumerate(probabilities):
-        low, high = values[2 * i], values[2 * i + 1]
-        share = (n - 1) * p - floor((n - 1) * p)
+    neighbours = values.tolist()
+    for p, low, high in zip(probabilities, neighbours[::2], neighbours[1::2], strict=True):
+        share = (n - 1) * p % 1.0
         step = high - low
         quantiles.append(high - step * (1.0 - share) if share >= 0.5 else low + step * share)
     return quantiles
@@ -280,5 +396,5 @@ def quantiles_of(order: Order, n: int, probabilities: Sequence[float]) -> list[f
 
 def quantile_ranks(n: int, probabilities: Sequence[float]) -> Counts:
     """The two neighbours of each quantile of ``n`` values by rank, one after the other."""
-    lower = [floor((n - 1) * p) for p in probabilities]
+    lower = [int((n - 1) * p) for p in probabilities]
     return np.array([rank for low in lower for rank in (low, min(low + 1, n - 1))])

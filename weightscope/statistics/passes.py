@@ -22,7 +22,7 @@ from weightscope.statistics.moments import (
     Moments,
     merge,
 )
-from weightscope.statistics.ordering import CountedCells, Keys, keys_of
+from weightscope.statistics.ordering import CountedCells, Keys
 from weightscope.statistics.records import Counts, Floats
 
 CELLS = 0x10000
@@ -41,6 +41,7 @@ _EVERY_LOW = np.arange(CELLS, dtype=np.int32)
 
 Way = Literal["compiled", "plain"]
 Result = TypeVar("Result")
+Cells = TypeVar("Cells", bound=CountedCells)
 Patterns = NDArray[np.uint32]
 # work that asks for lists of tasks, which any threads may do, and goes on with their results
 Steps = Generator[Sequence[Callable[[], Any]], list[Any], Result]
@@ -166,6 +167,10 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+# used again: filling half a megabyte with zeros costs more than counting a small tensor
+_emptied: list[Tally] = []
+
+
 class Passes(Protocol):
     """Two passes over a flat float32 tensor."""
 
@@ -212,21 +217,34 @@ class CompiledPasses:
         """Measure elements low..high."""
         from weightscope.statistics import kernels
 
+        tables = self._tables()
+        part = self._measure(low, high, tables)
+        if part.moments.count:
+            peak = max(abs(part.minimum), abs(part.maximum))
+            with totals.lock:
+                kernels.drain(tables, np.float32(peak).view(np.int32) >> 16, totals.counts)
+        return part
+
+    def whole(self) -> Part:
+        """Measure all elements, counting nothing."""
+        from weightscope.statistics import kernels
+
+        tables = self._tables()
+        part = self._measure(0, self.size, tables)
+        kernels.forget(self._u, tables)
+        return part
+
+    def _measure(self, low: int, high: int, tables: NDArray[np.uint32]) -> Part:
+        from weightscope.statistics import kernels
+
         first, slots = self._layout.span(low, high)
         sums, squares = np.zeros(slots), np.zeros(slots)
-        numbers = np.zeros(9)
-        limits = np.array([inf, -inf])
-        tables = self._tables()
+        numbers = np.empty(11)
         kernels.first_pass(
             self._x, low, high, self._layout.kind, self._layout.length,
-            first, sums, squares, tables, numbers, limits,
+            first, sums, squares, tables, numbers,
         )  # fmt: skip
-        minimum, maximum = (limits + 0.0).tolist()  # no negative zero
-        if numbers[0]:
-            largest = np.float32(max(abs(minimum), abs(maximum))).view(np.int32) >> 16
-            with totals.lock:
-                kernels.drain(tables, largest, totals.counts)
-        count, mean, m2, m3, m4, absolute, nans, infs, zeros = numbers.tolist()
+        count, mean, m2, m3, m4, absolute, nans, infs, zeros, minimum, maximum = numbers.tolist()
         return Part(
             Moments(int(count), mean, m2, m3, m4, absolute),
             int(nans),
@@ -243,22 +261,11 @@ class CompiledPasses:
 
         collected = np.empty(min(wanted.room, high - low) + 1, np.uint32)
         tables = np.zeros((wanted.tables, CELLS), np.uint32)
-        listed, tabled = (
-            _filled_up(cells, kernels.COMPARED) for cells in (wanted.listed, wanted.tabled)
-        )
-        n = kernels.second_pass(self._u, low, high, listed, tabled, tables, collected)
+        n = kernels.second_pass(self._u, low, high, wanted.listed, wanted.tabled, tables, collected)
         if wanted.tables:
             with lows.lock:
                 lows.counts[...] += tables
         return collected[:n].copy()
-
-
-def _filled_up(cells: NDArray[np.uint16], step: int) -> NDArray[np.uint16]:
-    """The cells, the last one repeated until their number is a multiple of ``step``."""
-    filled: NDArray[np.uint16] = cells[
-        np.minimum(np.arange(-(-cells.size // step) * step), cells.size - 1)
-    ]
-    return filled
 
 
 def add_to_totals(counts: Counts, totals: Counts) -> None:
@@ -416,55 +423,57 @@ def ranges(size: int) -> list[tuple[int, int]]:
     return [(low, min(low + step, size)) for low in range(0, size, step)]
 
 
-def first_pass(passes: Passes) -> Steps[tuple[list[Part], CountedCells]]:
+def first_pass(passes: Passes, counted: type[Cells]) -> Steps[tuple[list[Part], Cells]]:
     """All parts in the order of their ranges, and the cells of the whole tensor."""
-    totals = Tally(np.zeros(CELLS, np.int64))
+    totals = _emptied.pop() if _emptied else Tally(np.zeros(CELLS, np.int64))
     parts = yield [partial(passes.first, low, high, totals) for low, high in ranges(passes.size)]
-    return parts, CountedCells.of(
+    cells = counted.draining(
         totals.counts,
         sum(part.zero for part in parts),
         min(part.minimum for part in parts),
         max(part.maximum for part in parts),
     )
+    _emptied.append(totals)
+    return parts, cells
 
 
 def look_into(
-    passes: Passes, order: CountedCells, wanted: tuple[Keys, Counts], parts: Sequence[Part]
-) -> Steps[CountedCells]:
+    passes: Passes, order: Cells, wanted: tuple[Keys, Counts], parts: Sequence[Part]
+) -> Steps[Cells]:
     """The same order with these cells looked into, in as few passes as the memory allows."""
     cells, counts = wanted
-    prices = np.minimum(4 * counts, _TABLE)
-    batches = np.cumsum(prices) // _LOOKING
+    batches = np.minimum(4 * counts, _TABLE).cumsum() // _LOOKING
     for batch in range(int(batches[-1]) + 1 if cells.size else 0):
-        ours = batches == batch
-        order = order.looked_into(*(yield from _look(passes, cells[ours], counts[ours], parts)))
+        ours = slice(*batches.searchsorted([batch, batch + 1]))
+        order = order.looked_into(
+            *(yield from _look(passes, order, cells[ours], counts[ours], parts))
+        )
     return order
 
 
+def _in_patterns(cells: Keys) -> NDArray[np.uint16]:
+    """The cells of keys as cells of patterns."""
+    return np.where(cells < 0, 0x7FFF - cells, cells).astype(np.uint16)
+
+
 def _look(
-    passes: Passes, cells: Keys, counts: Counts, parts: Sequence[Part]
+    passes: Passes, order: CountedCells, cells: Keys, counts: Counts, parts: Sequence[Part]
 ) -> Steps[tuple[Keys, Counts | None]]:
     """Keys inside cells, ascending, and how often each occurs (None: once each).
 
     The patterns of a cell are collected, unless there are more than a table has entries.
     """
     crowded = 4 * counts > _TABLE
-    tabled = cells[crowded].tolist()
-    held = np.where(cells >= 0, cells, 0x7FFF - cells).astype(np.uint16)
+    listed, tabled = cells[~crowded], cells[crowded].tolist()
     # the lowest finite cell of all takes in the pattern of minus infinity
     infinities = sum(part.inf for part in parts)
     room = int(counts[~crowded].sum()) + infinities
-    wanted = Wanted(held[~crowded], held[crowded], room)
+    wanted = Wanted(_in_patterns(listed), _in_patterns(cells[crowded]), room)
     lows = Tally(np.zeros((len(tabled), CELLS), np.int64))
-    patterns = np.concatenate(
-        (
-            yield [
-                partial(passes.second, low, high, wanted, lows) for low, high in ranges(passes.size)
-            ]
-        )
-    )
-    collected = keys_of(patterns.view(np.float32))
-    collected.sort()
+    found = yield [
+        partial(passes.second, low, high, wanted, lows) for low, high in ranges(passes.size)
+    ]
+    collected = order.sort(np.concatenate(found) if len(found) > 1 else found[0], listed)
     has_zeros = bool((cells == 0).any())
     if not (has_zeros or tabled or infinities):
         return collected, None
@@ -478,5 +487,5 @@ def _look(
     lists = [(keys[k], occurs[k]) for (keys, occurs), k in zip(lists, kept, strict=True)]
     lists.append((np.zeros(int(zeros > 0), np.int32), np.full(int(zeros > 0), zeros)))
     keys, occurs = (np.concatenate(column) for column in zip(*lists, strict=True))
-    order = np.argsort(keys)
-    return keys[order], occurs[order]
+    places = np.argsort(keys)
+    return keys[places], occurs[places]

@@ -16,6 +16,9 @@ from weightscope.errors import InputError
 from weightscope.statistics.moments import Moments, merge, moments_of, scale_for
 from weightscope.statistics.ordering import (
     PROBABILITIES,
+    CompiledCells,
+    CompiledSortedValues,
+    CountedCells,
     Flags,
     ListedValues,
     Order,
@@ -27,6 +30,7 @@ from weightscope.statistics.passes import (
     CompiledPasses,
     FilterLayout,
     FilterSums,
+    Part,
     Passes,
     Steps,
     TorchPasses,
@@ -38,7 +42,7 @@ from weightscope.statistics.passes import (
 )
 from weightscope.statistics.plain import PlainPasses
 from weightscope.statistics.pool import Job, number_of_threads, run_jobs
-from weightscope.statistics.records import Floats, Histogram, TensorSummary
+from weightscope.statistics.records import Counts, Floats, Histogram, TensorSummary
 
 THRESHOLDS = (1e-3, 1e-2)
 BINS = 128
@@ -68,6 +72,48 @@ class _Measured:
     minimum: float
     maximum: float
     filters: tuple[Floats, Floats] | None
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], size: int, layout: FilterLayout) -> _Measured:
+        """Put the parts of a tensor together."""
+        moments = merge(part.moments for part in parts)
+        some = moments.count > 0
+        return cls(
+            size,
+            moments,
+            sum(part.nan for part in parts),
+            sum(part.inf for part in parts),
+            min(part.minimum for part in parts) if some else nan,
+            max(part.maximum for part in parts) if some else nan,
+            layout.norms_and_means([part.filters for part in parts]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Questions:
+    """What is asked of a tensor's order.
+
+    Attributes:
+        ranks: The values that have these ranks, for the quantiles.
+        edges: Edges of the histogram.
+        borders: Values are counted below each: thresholds of both signs, zero twice, edges.
+        closed: Whether values equal to a border are counted with it.
+    """
+
+    ranks: Counts
+    edges: Floats
+    borders: Floats
+    closed: Flags
+
+    @classmethod
+    def about(cls, measured: _Measured, limits: Floats, bins: int | Sequence[float]) -> _Questions:
+        """The questions that a summary answers."""
+        edges = bin_edges(bins, measured.minimum, measured.maximum)
+        borders = np.concatenate([-limits, limits, _ZERO, _ZERO, edges])
+        closed = np.zeros(borders.shape, np.bool_)
+        k = limits.size
+        closed[k : 2 * k] = closed[2 * k + 1] = closed[-1] = True
+        return cls(quantile_ranks(measured.moments.count, PROBABILITIES), edges, borders, closed)
 
 
 def summarize(
@@ -136,20 +182,17 @@ def summarizing(
     layout = FilterLayout.of(tensor.shape, filter_axis)
     flat = tensor.view(-1)
     limits = np.asarray(thresholds, dtype=np.float64)
+    order: Order
     if flat.dtype in _LISTED:
         measured, order = _count_patterns(flat, layout)
-    elif flat.numel() <= SORTED or flat.dtype is torch.float64:
+    elif flat.dtype is torch.float64:
         measured, order = _sort(flat.cpu().numpy(), layout)
+    elif flat.numel() <= SORTED:
+        sort = _sort_compiled if way == "compiled" else _sort
+        measured, order = sort(flat.cpu().numpy(), layout)
     else:
-        passes: Passes
-        if way == "torch" or flat.device.type != "cpu":
-            passes = TorchPasses(flat, layout)
-        elif way == "compiled":
-            passes = CompiledPasses(flat.numpy(), layout)
-        else:
-            passes = PlainPasses(flat.numpy(), layout)
-        measured, order = yield from _count_cells(passes, layout, limits, bins, fast)
-    return _conclude(measured, order, thresholds, limits, bins)
+        return (yield from _count(flat, layout, way, thresholds, limits, bins, fast))
+    return _conclude(measured, order, _Questions.about(measured, limits, bins), thresholds)
 
 
 def _check(tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None) -> None:
@@ -212,6 +255,13 @@ def _sort(array: NDArray[np.floating], layout: FilterLayout) -> tuple[_Measured,
     ), order  # fmt: skip
 
 
+def _sort_compiled(array: NDArray[np.float32], layout: FilterLayout) -> tuple[_Measured, Order]:
+    part = CompiledPasses(array, layout).whole()
+    some = part.moments.count == array.size
+    order = CompiledSortedValues(array if some else array[np.isfinite(array)])
+    return _Measured.of([part], array.size, layout), order
+
+
 def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured, Order]:
     """Numbers of 16 or 8 bits: count each pattern there is."""
     carrier = _LISTED[flat.dtype]
@@ -248,55 +298,45 @@ def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured
     ), order
 
 
-def _count_cells(
-    passes: Passes,
+def _count(
+    flat: torch.Tensor,
     layout: FilterLayout,
-    limits: Floats,
-    bins: int | Sequence[float],
-    fast: bool,
-) -> Steps[tuple[_Measured, Order]]:
-    """Float32: count cells, then look into those that hold answers."""
-    parts, order = yield from first_pass(passes)
-    moments = merge(part.moments for part in parts)
-    some = moments.count > 0
-    measured = _Measured(
-        passes.size,
-        moments,
-        sum(part.nan for part in parts),
-        sum(part.inf for part in parts),
-        min(part.minimum for part in parts) if some else nan,
-        max(part.maximum for part in parts) if some else nan,
-        layout.norms_and_means([part.filters for part in parts]),
-    )
-    if fast or not some:
-        return measured, order
-    edges, closed = _borders(limits, bin_edges(bins, measured.minimum, measured.maximum))
-    wanted = order.unanswered(quantile_ranks(moments.count, PROBABILITIES), edges, closed)
-    return measured, (yield from look_into(passes, order, wanted, parts))
-
-
-def _borders(limits: Floats, edges: Floats) -> tuple[Floats, Flags]:
-    """All borders that values are counted between: thresholds, then zero, then bins."""
-    borders = np.concatenate([-limits, limits, _ZERO, _ZERO, edges])
-    closed = np.zeros(borders.shape, np.bool_)
-    k = limits.size
-    closed[k : 2 * k] = closed[2 * k + 1] = closed[-1] = True
-    return borders, closed
-
-
-def _conclude(
-    measured: _Measured,
-    order: Order,
+    way: Way | Literal["torch"],
     thresholds: Sequence[float],
     limits: Floats,
     bins: int | Sequence[float],
+    fast: bool,
+) -> Steps[TensorSummary]:
+    """Float32: count cells, then look into those that hold answers."""
+    passes: Passes
+    counted = CountedCells
+    if way == "torch" or flat.device.type != "cpu":
+        passes = TorchPasses(flat, layout)
+    elif way == "compiled":
+        passes, counted = CompiledPasses(flat.numpy(), layout), CompiledCells
+    else:
+        passes = PlainPasses(flat.numpy(), layout)
+    parts, order = yield from first_pass(passes, counted)
+    measured = _Measured.of(parts, passes.size, layout)
+    questions = _Questions.about(measured, limits, bins)
+    if measured.moments.count and not fast:
+        wanted = order.unanswered(questions.ranks, questions.borders, questions.closed)
+        order = yield from look_into(passes, order, wanted, parts)
+    return _conclude(measured, order, questions, thresholds)
+
+
+def _conclude(
+    measured: _Measured, order: Order, questions: _Questions, thresholds: Sequence[float]
 ) -> TensorSummary:
     moments, n = measured.moments, measured.moments.count
     constant = n > 0 and measured.minimum == measured.maximum
-    quantiles = quantiles_of(order, n, PROBABILITIES) if n else [nan] * len(PROBABILITIES)
-    edges = bin_edges(bins, measured.minimum, measured.maximum)
-    before = order.before(*_borders(limits, edges))
-    k = limits.size
+    quantiles = (
+        quantiles_of(order.at(questions.ranks), n, PROBABILITIES)
+        if n
+        else [nan] * len(PROBABILITIES)
+    )
+    before = order.before(questions.borders, questions.closed)
+    k = len(thresholds)
     near = (before[k : 2 * k] - before[:k]) / n if n else np.full(k, nan)
     norms, means = measured.filters or (None, None)
     return TensorSummary(
@@ -314,7 +354,7 @@ def _conclude(
         kurtosis=nan if constant else moments.kurtosis,
         quantiles=dict(zip(PROBABILITIES, quantiles, strict=True)),
         near_zero=dict(zip(thresholds, near.tolist(), strict=True)),
-        histogram=Histogram(edges, before[2 * k + 3 :] - before[2 * k + 2 : -1]),
+        histogram=Histogram(questions.edges, before[2 * k + 3 :] - before[2 * k + 2 : -1]),
         filter_norms=norms,
         filter_means=means,
         dead_filters=nan if norms is None else _share_of_zeros(norms),
