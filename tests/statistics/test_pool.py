@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from weightscope.statistics.passes import RANGE
 from weightscope.statistics.pool import Job, run_jobs
@@ -46,6 +47,37 @@ def test_threads_share_the_tasks_of_one_tensor():
     meeting = threading.Barrier(2, timeout=30)
     job = Job(2 * RANGE, lambda: work("large", 2, task=lambda name, n: meeting.wait()))
     assert sorted(run_jobs([job], 2)[0]) == [0, 0, 1, 1]
+
+
+@pytest.fixture
+def three_torch_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_has_one_thread_inside_and_as_many_as_before_outside(threads, three_torch_threads):
+    met = threading.Barrier(threads, timeout=30)
+
+    def ask(name, n):
+        met.wait()
+        return torch.get_num_threads()
+
+    def break_down(name, n):
+        raise ZeroDivisionError
+
+    assert run_jobs([Job(2 * RANGE, lambda: work("a", 2, 1, ask))], threads) == [[1, 1]]
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ZeroDivisionError):
+        run_jobs([Job(2 * RANGE, lambda: work("a", 2, 1, break_down))], threads)
+    assert torch.get_num_threads() == 3
+    found = []
+    new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    new.start()
+    new.join()
+    assert found == [3]
 
 
 def test_nothing_to_do():

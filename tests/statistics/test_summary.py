@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from weightscope.errors import InputError
-from weightscope.statistics import passes, summarize
+from weightscope.statistics import passes, plain, summarize
 from weightscope.statistics import summary as room
 from weightscope.statistics.pool import Job, run_jobs
 
@@ -184,6 +184,34 @@ def test_threads_change_nothing(way, monkeypatch):
     np.testing.assert_array_equal(one.filter_norms, three.filter_norms)
     np.testing.assert_array_equal(one.histogram.counts, three.histogram.counts)
     assert_same(three, weights)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_negative_numbers_on_the_border_of_a_cell(way):
+    # -0.498046875 is a pattern of which the high half is that of the next cell, not of its own
+    weights = torch.linspace(-0.498046875, -0.4965, 40_000)
+    weights[::3] = -0.498046875
+    assert_same(measure(weights, way, thresholds=(0.497,)), weights)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_plain_blocks_and_what_is_cut_off_at_their_ends(axis, mean, monkeypatch):
+    monkeypatch.setattr(plain, "_BLOCK", 1000)
+    monkeypatch.setattr(passes, "RANGE", 20_000)
+    monkeypatch.setattr(passes, "_SHORT", 100)
+    weights = torch.randn(300, 299, generator=torch.Generator().manual_seed(0)) * 0.01 + mean
+    weights[0, 7] = -0.0
+    weights[90:120] = math.inf  # whole blocks of it
+    weights[200, 5] = math.nan
+    weights[201] = 0.0
+    summary = measure(weights, "plain", axis=axis)
+    assert_same(summary, weights)
+    if axis is not None:
+        rows = weights.double().movedim(axis, 0)
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(summary.filter_norms, rows.norm(dim=1), rtol=1e-12)
+            np.testing.assert_allclose(summary.filter_means, rows.mean(1), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("way", WAYS)
