@@ -505,11 +505,12 @@ def _count_low_halves(u, cells, marks, groups, tabled, tables):  # type: ignore[
 
 
 @compiled
-def _filled_up(cells):  # type: ignore[no-untyped-def]
-    """The cells, the last one repeated until their number is a multiple of _COMPARED."""
+def _by_pattern(cells):  # type: ignore[no-untyped-def]
+    """The cells by pattern, the last one repeated until they are a multiple of _COMPARED."""
     full = np.empty((cells.size + _COMPARED - 1) // _COMPARED * _COMPARED, np.uint16)
     for i in range(full.size):
-        full[i] = cells[min(i, cells.size - 1)]
+        cell = cells[min(i, cells.size - 1)]
+        full[i] = cell if cell >= 0 else 0x7FFF - cell
     return full
 
 
@@ -521,8 +522,8 @@ def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignor
         u: Bit patterns.
         low: First element.
         high: The one after the last.
-        listed: Cells whose patterns to collect.
-        tabled: Cells of whose patterns to count the low halves.
+        listed: Cells whose patterns to collect, by key.
+        tabled: Cells of whose patterns to count the low halves, by key.
         tables: A table of CELLS uint32 for each of these cells.
         collected: Receives the patterns; one longer than what it can receive.
 
@@ -533,8 +534,8 @@ def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignor
     marks = np.zeros(BLOCK, np.uint16)
     groups = np.empty(BLOCK // 4, np.uint32)
     padded = np.zeros(BLOCK, np.uint32)
-    listed_full = _filled_up(listed)
-    tabled_full = _filled_up(tabled)
+    listed_cells = _by_pattern(listed)
+    tabled_cells = _by_pattern(tabled)
     n = np.int64(0)
     for start in range(low, high, BLOCK):
         ub = u[start : min(start + BLOCK, high)]
@@ -542,11 +543,11 @@ def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignor
         if ub.size < BLOCK:
             padded[: ub.size] = ub
         kept = np.uint16(0)
-        for i in range(0, listed_full.size, _COMPARED):
-            _mark(cells, listed_full[i : i + _COMPARED], np.uint16(_COLLECT), kept, marks)
+        for i in range(0, listed_cells.size, _COMPARED):
+            _mark(cells, listed_cells[i : i + _COMPARED], np.uint16(_COLLECT), kept, marks)
             kept = np.uint16(0xFFFF)
-        for i in range(0, tabled_full.size, _COMPARED):
-            _mark(cells, tabled_full[i : i + _COMPARED], np.uint16(_TABULATE), kept, marks)
+        for i in range(0, tabled_cells.size, _COMPARED):
+            _mark(cells, tabled_cells[i : i + _COMPARED], np.uint16(_TABULATE), kept, marks)
             kept = np.uint16(0xFFFF)
         if ub.size < BLOCK:
             marks[ub.size :] = 0
@@ -554,5 +555,5 @@ def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignor
         some = _find_groups(marks, groups, u, start + BLOCK)
         n = _collect(ub, marks, groups[:some], collected, n)
         if tabled.size:
-            _count_low_halves(ub, cells, marks, groups[:some], tabled, tables)
+            _count_low_halves(ub, cells, marks, groups[:some], tabled_cells, tables)
     return n

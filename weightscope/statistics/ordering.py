@@ -8,8 +8,8 @@ keys, and the high 16 bits of a key are its cell. Numbers of 16 and 8 bits are f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Protocol, Self, TypeVar
+from functools import cache, partial
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ _SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
 _NO_KEYS = np.zeros(0, np.int32)
 _NO_ENDS = np.zeros(0, np.int64)
 _NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
+
+
+@cache
+def _answers() -> Any:
+    """The compiled loops, whose compiler is loaded when it is first needed."""
+    from weightscope.statistics import answers
+
+    return answers
 
 
 class Order(Protocol):
@@ -112,9 +120,7 @@ class CompiledSortedValues(SortedValues):
 
     def before(self, edges: Floats, closed: Flags) -> Counts:
         """Number of values < each edge, or <= where ``closed``."""
-        from weightscope.statistics import answers
-
-        counts: Counts = answers.count_sorted(self._narrow, edges, closed)
+        counts: Counts = _answers().count_sorted(self._narrow, edges, closed)
         return counts
 
     def at(self, ranks: Counts) -> Floats:
@@ -123,11 +129,9 @@ class CompiledSortedValues(SortedValues):
 
     def cdf(self) -> EmpiricalCDF:
         """The distribution at up to CDF_POINTS of the values."""
-        from weightscope.statistics import answers
-
         if not self._narrow.size:
             return _NOTHING
-        points, below, through = answers.describe_sorted(self._narrow, _SHARES)
+        points, below, through = _answers().describe_sorted(self._narrow, _SHARES)
         return EmpiricalCDF(points, below, through, self._narrow.size)
 
 
@@ -287,49 +291,37 @@ class CompiledCells(CountedCells):
     @staticmethod
     def _drain(totals: Counts, low: int, high: int) -> tuple[Keys, Counts]:
         """Those of the cells low..high that hold values, and how many."""
-        from weightscope.statistics import answers
-
-        filled: tuple[Keys, Counts] = answers.drain_table(totals, low, high)
+        filled: tuple[Keys, Counts] = _answers().drain_table(totals, low, high)
         return filled
 
     @staticmethod
     def sort(patterns: NDArray[np.uint32], cells: Keys) -> Keys:
         """Keys of patterns that lie in these cells, ascending."""
-        from weightscope.statistics import answers
-
-        keys: Keys = answers.sort_patterns(patterns, cells)
+        keys: Keys = _answers().sort_patterns(patterns, cells)
         return keys
 
     def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:
         """Cells to look into before these questions have exact answers, and what they hold."""
-        from weightscope.statistics import answers
-
-        places = answers.find_unanswered(
+        places = _answers().find_unanswered(
             self.cells, self.ends, self._keys, self._only_zeros, ranks, edges, closed
         )
         return self.cells[places], self.counts[places]
 
     def before(self, edges: Floats, closed: Flags) -> Counts:
         """Number of values < each edge, or <= where ``closed``."""
-        from weightscope.statistics import answers
-
-        counts: Counts = answers.count_before(*self._state(), edges, closed)
+        counts: Counts = _answers().count_before(*self._state(), edges, closed)
         return counts
 
     def at(self, ranks: Counts) -> Floats:
         """The values that have these ranks, counted from 0."""
-        from weightscope.statistics import answers
-
-        values: Floats = answers.find_ranks(*self._state(), ranks)
+        values: Floats = _answers().find_ranks(*self._state(), ranks)
         return values
 
     def cdf(self) -> EmpiricalCDF:
         """The distribution at up to CDF_POINTS borders between cells."""
-        from weightscope.statistics import answers
-
         if not self.cells.size:
             return _NOTHING
-        points, shares = answers.describe_cells(self.cells, self.ends, _SHARES)
+        points, shares = _answers().describe_cells(self.cells, self.ends, _SHARES)
         return EmpiricalCDF(points, shares, shares, int(self.ends[-1]))
 
     def _state(self) -> tuple[Keys, Counts, Keys, Counts, bool]:

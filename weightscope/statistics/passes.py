@@ -131,9 +131,14 @@ class Part:
     filters: FilterSums
 
 
+def _in_patterns(cells: Keys) -> Keys:
+    """The same cells by pattern."""
+    return np.where(cells < 0, 0x7FFF - cells, cells)
+
+
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """Cells to look into, as cells of patterns.
+    """Cells to look into, by key.
 
     Attributes:
         listed: Cells whose patterns to collect.
@@ -141,8 +146,8 @@ class Wanted:
         room: Patterns that collecting can yield at most.
     """
 
-    listed: NDArray[np.uint16]
-    tabled: NDArray[np.uint16]
+    listed: Keys
+    tabled: Keys
     room: int
 
     @property
@@ -154,8 +159,8 @@ class Wanted:
     def classes(self) -> NDArray[np.uint8]:
         """By cell of the pattern: 0 not wanted, 1 collect, 2 + t count in table t."""
         classes = np.zeros(CELLS, np.uint8)
-        classes[self.listed] = 1
-        classes[self.tabled] = 2 + np.arange(self.tables)
+        classes[_in_patterns(self.listed)] = 1
+        classes[_in_patterns(self.tabled)] = 2 + np.arange(self.tables)
         return classes
 
 
@@ -191,6 +196,14 @@ def default_way() -> Way:
     return "compiled" if importlib.util.find_spec("numba") else "plain"
 
 
+@cache
+def _kernels() -> Any:
+    """The compiled loops, whose compiler is loaded when it is first needed."""
+    from weightscope.statistics import kernels
+
+    return kernels
+
+
 class CompiledPasses:
     """The fused kernels, on a float32 array."""
 
@@ -215,32 +228,26 @@ class CompiledPasses:
 
     def first(self, low: int, high: int, totals: Tally) -> Part:
         """Measure elements low..high."""
-        from weightscope.statistics import kernels
-
         tables = self._tables()
         part = self._measure(low, high, tables)
         if part.moments.count:
             peak = max(abs(part.minimum), abs(part.maximum))
             with totals.lock:
-                kernels.drain(tables, np.float32(peak).view(np.int32) >> 16, totals.counts)
+                _kernels().drain(tables, np.float32(peak).view(np.int32) >> 16, totals.counts)
         return part
 
     def whole(self) -> Part:
         """Measure all elements, counting nothing."""
-        from weightscope.statistics import kernels
-
         tables = self._tables()
         part = self._measure(0, self.size, tables)
-        kernels.forget(self._u, tables)
+        _kernels().forget(self._u, tables)
         return part
 
     def _measure(self, low: int, high: int, tables: NDArray[np.uint32]) -> Part:
-        from weightscope.statistics import kernels
-
         first, slots = self._layout.span(low, high)
         sums, squares = np.zeros(slots), np.zeros(slots)
         numbers = np.empty(11)
-        kernels.first_pass(
+        _kernels().first_pass(
             self._x, low, high, self._layout.kind, self._layout.length,
             first, sums, squares, tables, numbers,
         )  # fmt: skip
@@ -257,11 +264,11 @@ class CompiledPasses:
 
     def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Look into the wanted cells."""
-        from weightscope.statistics import kernels
-
         collected = np.empty(min(wanted.room, high - low) + 1, np.uint32)
         tables = np.zeros((wanted.tables, CELLS), np.uint32)
-        n = kernels.second_pass(self._u, low, high, wanted.listed, wanted.tabled, tables, collected)
+        n = _kernels().second_pass(
+            self._u, low, high, wanted.listed, wanted.tabled, tables, collected
+        )
         if wanted.tables:
             with lows.lock:
                 lows.counts[...] += tables
@@ -451,11 +458,6 @@ def look_into(
     return order
 
 
-def _in_patterns(cells: Keys) -> NDArray[np.uint16]:
-    """The cells of keys as cells of patterns."""
-    return np.where(cells < 0, 0x7FFF - cells, cells).astype(np.uint16)
-
-
 def _look(
     passes: Passes, order: CountedCells, cells: Keys, counts: Counts, parts: Sequence[Part]
 ) -> Steps[tuple[Keys, Counts | None]]:
@@ -464,23 +466,22 @@ def _look(
     The patterns of a cell are collected, unless there are more than a table has entries.
     """
     crowded = 4 * counts > _TABLE
-    listed, tabled = cells[~crowded], cells[crowded].tolist()
+    listed, tabled = cells[~crowded], cells[crowded]
     # the lowest finite cell of all takes in the pattern of minus infinity
     infinities = sum(part.inf for part in parts)
-    room = int(counts[~crowded].sum()) + infinities
-    wanted = Wanted(_in_patterns(listed), _in_patterns(cells[crowded]), room)
-    lows = Tally(np.zeros((len(tabled), CELLS), np.int64))
+    wanted = Wanted(listed, tabled, int(counts[~crowded].sum()) + infinities)
+    lows = Tally(np.zeros((tabled.size, CELLS), np.int64))
     found = yield [
         partial(passes.second, low, high, wanted, lows) for low, high in ranges(passes.size)
     ]
     collected = order.sort(np.concatenate(found) if len(found) > 1 else found[0], listed)
     has_zeros = bool((cells == 0).any())
-    if not (has_zeros or tabled or infinities):
+    if not (has_zeros or tabled.size or infinities):
         return collected, None
     # zeros have two patterns, one of them in another cell, but their number is known
     zeros = sum(part.zero for part in parts) if has_zeros else 0
     lists: list[tuple[Keys, Counts]] = [(collected, np.ones(collected.shape, np.int64))]
-    for table, cell in enumerate(tabled):
+    for table, cell in enumerate(tabled.tolist()):
         occurrences = lows.counts[table] if cell >= 0 else lows.counts[table, ::-1]
         lists.append(((cell << 16) + _EVERY_LOW, occurrences))
     kept = [(keys != 0) & (keys > -_INFINITY) & (occurs > 0) for keys, occurs in lists]

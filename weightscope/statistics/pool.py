@@ -115,9 +115,11 @@ class _Work(Generic[Result]):
         return None
 
     def _go_on(self, i: int, steps: Steps[Result], results: list[Any] | None) -> None:
-        """Run a job up to the next tasks that it asks for, or to its end."""
+        """Run a job up to the next tasks that others can share, or to its end."""
         try:
             tasks = next(steps) if results is None else steps.send(results)
+            while len(tasks) == 1:
+                tasks = steps.send([tasks[0]()])
         except StopIteration as end:
             with self._changed:
                 self.results[i] = end.value

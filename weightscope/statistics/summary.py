@@ -81,10 +81,10 @@ class _Measured:
         return cls(
             size,
             moments,
-            sum(part.nan for part in parts),
-            sum(part.inf for part in parts),
-            min(part.minimum for part in parts) if some else nan,
-            max(part.maximum for part in parts) if some else nan,
+            sum([part.nan for part in parts]),
+            sum([part.inf for part in parts]),
+            min([part.minimum for part in parts]) if some else nan,
+            max([part.maximum for part in parts]) if some else nan,
             layout.norms_and_means([part.filters for part in parts]),
         )
 
