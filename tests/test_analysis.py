@@ -146,13 +146,15 @@ def test_a_trained_stage_shows_against_the_exact_start() -> None:
 @pytest.fixture
 def watched(tmp_path: Path) -> tuple[nn.Module, Any, Path]:
     """A model trained for some steps, its history, and the file of its starting weights."""
-    model = mpseg_models.create_model("half_unet", width=4)
+    torch.manual_seed(0)
+    model = mpseg_models.create_model("half_unet", width=4, seed=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    images = torch.rand(2, 3, 32, 32)
     store = tmp_path / "start.safetensors"
     with ws.watch(model, optimizer, every=2, store=store) as history:
-        for _ in range(6):
+        for _ in range(12):
             optimizer.zero_grad()
-            model(torch.rand(2, 3, 32, 32)).square().mean().backward()
+            (model(images) - images[:, :1]).square().mean().backward()
             optimizer.step()
     return model, history, store
 
@@ -173,8 +175,9 @@ def test_a_stage_put_back_after_a_watched_training_is_found(watched: Any) -> Non
         for name, parameter in model.named_parameters():
             if name.startswith("bottleneck"):
                 parameter.copy_(start[name])
-    stages = ws.analyze(model, history=history).stages.set_index("stage")
-    bottleneck = stages.loc["bottleneck"]
+    analysis = ws.analyze(model, history=history)
+    assert analysis.assessment.state == "trained"
+    bottleneck = analysis.stages.set_index("stage").loc["bottleneck"]
     assert (bottleneck["verdict"], bottleneck["evidence"]) == ("unused", "weights")
     assert "not moved since its start" in bottleneck["why"]
 

@@ -46,8 +46,8 @@ def layers_frame(
         near_zero_relative (T = a tenth of std_initial), minimum, maximum, mean_abs, skewness,
         kurtosis (excess), q01 ... q99, dead_filters (share, 0..1), folded_std (std with the batch
         norm behind the kernel folded in; NaN where none follows), ks_initial,
-        wasserstein_initial, near_zero_initial_T (the null's own mass), null, distinguishable,
-        macs, warning.
+        wasserstein_initial, near_zero_initial_T (the null's own mass), moved and shrinkage (since
+        a given start; NaN without), null, distinguishable, macs, warning.
     """
     import pandas as pd
 

@@ -39,6 +39,7 @@ def tensor(layer, name, shape, *, kind, null=True, is_kernel=True, shared_with=(
             error=0.01,
             draw=None,
             movement=None,
+            fresh_start=False,
         )
         if null
         else None,

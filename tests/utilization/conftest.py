@@ -10,13 +10,14 @@ from torch import nn
 from weightscope.graph import Stage
 from weightscope.statistics import Null, compare, measure_model
 
-STD = 0.05
+SIZE = 300
+STD = SIZE**-0.5  # LeCun's rule
 
 
 class Layers(nn.Module):
     """Named linear layers, each a stage of its own."""
 
-    def __init__(self, stds, size=300, start=STD, seed=0):
+    def __init__(self, stds, size=SIZE, start=STD, seed=0):
         super().__init__()
         torch.manual_seed(seed)
         self.start = {}

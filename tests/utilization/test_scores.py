@@ -150,11 +150,29 @@ def test_a_still_stage_beside_moved_ones_is_unused(layers):
     assert score.low <= score.utilization <= score.high < 0.2
 
 
-def test_a_stage_that_did_not_leave_its_known_start_is_unused(layers):
-    spreads = spreads_of(*layers(a=0.05, b=0.05, still=0.0)[:2])
+@pytest.mark.parametrize(
+    ("shrunk", "why"), [(1.0, "since its start"), (0.5, "shrunk to 0.5 of it")]
+)
+def test_a_stage_that_did_not_leave_its_fresh_start_is_unused(layers, shrunk, why):
+    structure, _, model = layers(a=0.05, b=0.05, still=0.0)
+    with torch.no_grad():
+        model.still.weight.mul_(shrunk)
+    spreads = spreads_of(structure, measure_model(model, initial=model.start))
     score = score_weights(spreads["still"], typical_movement(list(spreads.values())), 1.0)
     assert (score.verdict, score.utilization) == ("unused", 0.0)
-    assert "not moved since its start" in score.why
+    assert score.why.startswith("has not moved")
+    assert why in score.why
+
+
+def test_a_stage_that_did_not_leave_a_trained_start_is_not_condemned(layers):
+    structure, _, model = layers(a=0.05, b=0.05, pretrained=0.0)
+    with torch.no_grad():
+        model.pretrained.weight.mul_(0.7)  # the spread of no rule
+        model.start["pretrained.weight"] = model.pretrained.weight.detach().clone()
+    spreads = spreads_of(structure, measure_model(model, initial=model.start))
+    score = score_weights(spreads["pretrained"], typical_movement(list(spreads.values())), 1.0)
+    assert (score.verdict, score.utilization) == ("undecided", 0.0)
+    assert "trained before, perhaps" in score.why
 
 
 @pytest.mark.parametrize("start", ["rule", "given"])

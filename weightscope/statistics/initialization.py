@@ -174,6 +174,7 @@ class NullComparison:
         error: Its standard error.
         draw: How closely the weights lie as their rule draws them; None where they do not.
         movement: The movement since the given initial weights; None where they were not given.
+        fresh_start: Whether those were fresh from a rule, and not trained already.
     """
 
     std_initial: float
@@ -187,6 +188,7 @@ class NullComparison:
     error: float
     draw: Draw | None
     movement: Movement | None
+    fresh_start: bool
 
 
 @dataclass(frozen=True)
@@ -366,6 +368,7 @@ def compare(
         error=error,
         draw=as_drawn(summary, rule or null, rounding),
         movement=movement,
+        fresh_start=movement is not None and rule is not None,
     )
 
 

@@ -96,6 +96,7 @@ class StageSpread:
             where a kernel does not follow its rule.
         bounded: Whether the rule of every kernel is bounded, so that decay cannot hide movement.
         shrinkage: Projection of the weights on their start; nan unless all starts are known.
+        fresh_start: Whether every start is known and fresh from a rule, not trained already.
         decayed: Whether ``excess`` is corrected for the network's weight decay.
     """
 
@@ -111,6 +112,7 @@ class StageSpread:
     hidden: float
     bounded: bool
     shrinkage: float
+    fresh_start: bool
     decayed: bool = False
 
     @property
@@ -155,7 +157,7 @@ def stage_kernels(
 def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageSpread:
     """Pool the kernels of one stage that have a null, each weight counting once."""
     count, spread, initial, excess, variance, kept = 0, 0.0, 0.0, 0.0, 0.0, 0.0
-    crowd, bounded, drawn = 0.0, 0, True
+    crowd, bounded, drawn, fresh = 0.0, 0, True, True
     wider, doubt = 0.0, 0.0
     distinguishable, ks = False, 0.0
     dispersions: list[tuple[int, float]] = []
@@ -179,12 +181,15 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
         else:
             wider += n * draw.excess
             doubt += (n * draw.error) ** 2
+        fresh &= comparison.fresh_start
         distinguishable |= comparison.distinguishable
         ks = max(ks, comparison.ks_initial)
         dispersions += filter_dispersion(kernel)
     if count == 0:
         nan = float("nan")
-        return StageSpread(stage, 0, nan, nan, nan, nan, False, nan, nan, math.inf, False, nan)
+        return StageSpread(
+            stage, 0, nan, nan, nan, nan, False, nan, nan, math.inf, False, nan, False
+        )
     filters = sum(filters for filters, _ in dispersions)
     hidden = hidden_within(wider, math.sqrt(doubt))
     if bounded:
@@ -202,6 +207,7 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
         hidden=math.sqrt(hidden / count) if drawn else math.inf,
         bounded=bounded == count,
         shrinkage=kept / initial if initial > 0.0 else float("nan"),
+        fresh_start=fresh,
     )
 
 
@@ -293,7 +299,8 @@ def score_weights(
         return utilization(learned * movement, typical)
 
     if spread.known and spread.movement() < UNTOUCHED * spread.initial:
-        return Score("weights", 0.0, 0.0, 0.0, "unused", "has not moved since its start")
+        verdict, why = _unmoved(spread)
+        return Score("weights", 0.0, 0.0, 0.0, verdict, why)
     if as_drawn(spread, decayed) and utilization(spread.hidden, typical) < UNMOVED:
         anew = "drawn anew: no trace of its start" if spread.known else "as at initialisation"
         why = f"{anew}; {ratio}, at most {spread.hidden / typical:.2f} of the typical movement"
@@ -306,6 +313,15 @@ def score_weights(
     elif spread.movement(SURELY) == 0.0:
         why = f"{ratio}: weight decay or no use, the weights cannot tell"
     return Score("weights", value, low, high, "undecided", why)
+
+
+def _unmoved(spread: StageSpread) -> tuple[Verdict, str]:
+    """The verdict on a stage that did not leave its start: a trained start may well be of use."""
+    shrunk = f", only shrunk to {spread.shrinkage:.2g} of it" if spread.shrinkage < 0.99 else ""
+    why = f"has not moved since its start{shrunk}"
+    if spread.fresh_start:
+        return "unused", why
+    return "undecided", f"{why}, which follows no known initialisation: trained before, perhaps"
 
 
 def as_drawn(spread: StageSpread, decayed: bool) -> bool:
