@@ -35,7 +35,8 @@ _GROUP = 16  # elements that fill one line of the cache
 _AHEAD = 2048  # so many elements before its use is a line fetched
 _LANES = 4  # numbers that the loop of the first pass takes at once
 _COMPARED = 12  # wanted cells that one sweep over a block looks for
-_COLLECT, _TABULATE = 1, 2  # marks of a number in the second pass
+_UNASKED = 4  # so many patterns are collected of 64 before asking whether there are as many
+SPARE = _UNASKED
 
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}
 _intrinsic: Any = intrinsic
@@ -62,18 +63,6 @@ def _emit_fetch(builder: Any, address: Any) -> None:
     kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
     prefetch = _tools.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(prefetch, [builder.bitcast(address, byte), word(0), word(3), word(1)])
-
-
-@_intrinsic
-def _fetch(context, array, index):  # type: ignore[no-untyped-def]
-    """Have the memory around ``array[index]`` fetched into the cache; nothing waits for it."""
-
-    def emit(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        data = target.make_array(signature.args[0])(target, builder, arguments[0]).data
-        _emit_fetch(builder, builder.gep(data, [arguments[1]]))
-        return target.get_dummy_value()
-
-    return _types.void(array, _types.intp), emit
 
 
 @_intrinsic
@@ -150,6 +139,69 @@ def _measure_groups(context, x, tables, low, high):  # type: ignore[no-untyped-d
         return target.make_tuple(builder, returned, results)
 
     return returned(x, tables, _types.intp, _types.intp), emit
+
+
+@_intrinsic
+def _mark(context, u, start, wanted, masks):  # type: ignore[no-untyped-def]
+    """Set a bit of ``masks``, 64 numbers a mask, where ``u[start:]`` lies in one of the cells.
+
+    Comparing with each of _COMPARED cells is quicker than looking into a table of all cells. This
+    too is written in the compiler's own terms, which have a way to make bits of comparisons.
+    """
+
+    def emit(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data, cells, bits = (
+            target.make_array(signature.args[i])(target, builder, arguments[i]).data
+            for i in (0, 2, 3)
+        )
+        number = builder.extract_value(
+            target.make_array(signature.args[3])(target, builder, arguments[3]).shape, 0
+        )
+        index, word, half = ir.IntType(64), ir.IntType(32), ir.IntType(16)
+        words, halves = ir.VectorType(word, _GROUP), ir.VectorType(half, _GROUP)
+        nothing = ir.Constant(halves, ir.Undefined)
+        everywhere = ir.Constant(ir.VectorType(word, _GROUP), [0] * _GROUP)
+        compared = []
+        for i in range(_COMPARED):
+            cell = builder.load(builder.gep(cells, [index(i)]))
+            one = builder.insert_element(nothing, cell, word(0))
+            compared.append(builder.shuffle_vector(one, nothing, everywhere))
+        with _tools.for_range(builder, number) as loop:
+            base = builder.add(arguments[1], builder.mul(loop.index, index(64)))
+            place = builder.gep(bits, [loop.index])
+            mask = builder.load(place)
+            for offset in range(0, 64, _GROUP):
+                at = builder.gep(data, [builder.add(base, index(offset))])
+                _emit_fetch(builder, builder.gep(at, [index(_AHEAD)]))
+                u = builder.load(builder.bitcast(at, words.as_pointer()), align=4)
+                moved = builder.sub(u, builder.lshr(u, words([31] * _GROUP)))
+                found = builder.trunc(builder.lshr(moved, words([16] * _GROUP)), halves)
+                equal = [builder.icmp_unsigned("==", found, cell) for cell in compared]
+                some = builder.zext(builder.bitcast(reduce(builder.or_, equal), half), index)
+                mask = builder.or_(mask, builder.shl(some, index(offset)))
+            builder.store(mask, place)
+        return target.get_dummy_value()
+
+    return _types.void(u, _types.intp, wanted, masks), emit
+
+
+@_intrinsic
+def _lowest_bit(context, mask):  # type: ignore[no-untyped-def]
+    """Place of the lowest bit of a uint64; 0 without any."""
+
+    def emit(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        place = builder.cttz(arguments[0], ir.IntType(1)(0))
+        return builder.and_(place, ir.IntType(64)(63))
+
+    return _types.uint64(_types.uint64), emit
+
+
+@_intrinsic
+def _number_of_bits(context, mask):  # type: ignore[no-untyped-def]
+    def emit(target, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.ctpop(arguments[0])
+
+    return _types.uint64(_types.uint64), emit
 
 
 @compiled
@@ -450,58 +502,34 @@ def any_count(counts):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _find_cells(u, cells):  # type: ignore[no-untyped-def]
-    for i in range(u.size):
-        cells[i] = _cell(u[i])
+def _collect(u, start, masks, collected, n):  # type: ignore[no-untyped-def]
+    one = np.uint64(1)
+    for i in range(masks.size):
+        mask = masks[i]
+        base = np.uint64(start + 64 * i)
+        found = _number_of_bits(mask)
+        # few are usual: written without asking, which is quicker than asking how many there are
+        for j in range(np.uint64(_UNASKED)):
+            collected[n + j] = u[base + _lowest_bit(mask)]
+            mask &= mask - one
+        for j in range(np.uint64(_UNASKED), found):
+            collected[n + j] = u[base + _lowest_bit(mask)]
+            mask &= mask - one
+        n += found
+    return n
 
 
 @compiled
-def _mark(cells, wanted, mark, kept, marks):  # type: ignore[no-untyped-def]
-    """Give ``mark`` to the places of _COMPARED cells, which vectors do faster than a table."""
-    w0, w1, w2, w3 = wanted[0], wanted[1], wanted[2], wanted[3]
-    w4, w5, w6, w7 = wanted[4], wanted[5], wanted[6], wanted[7]
-    w8, w9, w10, w11 = wanted[8], wanted[9], wanted[10], wanted[11]
-    for i in range(cells.size):
-        c = cells[i]
-        found = (
-            (c == w0) | (c == w1) | (c == w2) | (c == w3) | (c == w4) | (c == w5)
-            | (c == w6) | (c == w7) | (c == w8) | (c == w9) | (c == w10) | (c == w11)
-        )  # fmt: skip
-        marks[i] = (marks[i] & kept) | (np.uint16(found) * mark)
-
-
-@compiled
-def _find_groups(marks, groups, u, following):  # type: ignore[no-untyped-def]
-    """Which groups of four hold anything that is marked."""
-    some = np.uint64(0)
-    fours = marks.view(np.uint64)
-    for i in range(0, fours.size, 4):
-        _fetch(u, following + 4 * i)
-        for j in range(i, i + 4):
-            groups[some] = j  # without a branch: it moves on only behind a group that holds one
-            some += np.uint64(fours[j] != np.uint64(0))
-    return np.int64(some)
-
-
-@compiled
-def _collect(u, marks, groups, collected, n):  # type: ignore[no-untyped-def]
-    n = np.uint64(n)
-    for k in range(groups.size):
-        first = np.uint64(groups[k]) * np.uint64(4)
-        for j in range(np.uint64(4)):
-            collected[n] = u[first + j]
-            n += np.uint64(marks[first + j] & np.uint16(_COLLECT))
-    return np.int64(n)
-
-
-@compiled
-def _count_low_halves(u, cells, marks, groups, tabled, tables):  # type: ignore[no-untyped-def]
-    for k in range(groups.size):
-        for i in range(4 * groups[k], 4 * groups[k] + 4):
-            if marks[i] & np.uint16(_TABULATE):
-                low = (u[i] - (u[i] >> np.uint32(31))) & np.uint32(0xFFFF)
-                for table in range(tables.shape[0]):
-                    tables[table, low] += np.uint32(tabled[table] == cells[i])
+def _count_low_halves(u, start, masks, tabled, tables):  # type: ignore[no-untyped-def]
+    for i in range(masks.size):
+        mask = masks[i]
+        while mask:
+            pattern = u[np.uint64(start + 64 * i) + _lowest_bit(mask)]
+            mask &= mask - np.uint64(1)
+            low = (pattern - (pattern >> np.uint32(31))) & np.uint32(0xFFFF)
+            cell = _cell(pattern)
+            for table in range(tables.shape[0]):
+                tables[table, low] += np.uint32(tabled[table] == cell)
 
 
 @compiled
@@ -515,6 +543,16 @@ def _by_pattern(cells):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _find(u, start, size, wanted, masks):  # type: ignore[no-untyped-def]
+    masks[:] = np.uint64(0)
+    for i in range(0, wanted.size, _COMPARED):
+        _mark(u, start, wanted[i : i + _COMPARED], masks)
+    if size < BLOCK:  # what fills up the block is not wanted
+        masks[size // 64] &= (np.uint64(1) << np.uint64(size % 64)) - np.uint64(1)
+        masks[size // 64 + 1 :] = np.uint64(0)
+
+
+@compiled
 def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignore[no-untyped-def]
     """Look into the wanted cells of ``u[low:high]``.
 
@@ -525,35 +563,25 @@ def second_pass(u, low, high, listed, tabled, tables, collected):  # type: ignor
         listed: Cells whose patterns to collect, by key.
         tabled: Cells of whose patterns to count the low halves, by key.
         tables: A table of CELLS uint32 for each of these cells.
-        collected: Receives the patterns; one longer than what it can receive.
+        collected: Receives the patterns; longer by SPARE than what it can receive.
 
     Returns:
         Number of patterns collected.
     """
-    cells = np.empty(BLOCK, np.uint16)
-    marks = np.zeros(BLOCK, np.uint16)
-    groups = np.empty(BLOCK // 4, np.uint32)
-    padded = np.zeros(BLOCK, np.uint32)
     listed_cells = _by_pattern(listed)
     tabled_cells = _by_pattern(tabled)
-    n = np.int64(0)
-    for start in range(low, high, BLOCK):
-        ub = u[start : min(start + BLOCK, high)]
-        _find_cells(ub, cells[: ub.size])
-        if ub.size < BLOCK:
-            padded[: ub.size] = ub
-        kept = np.uint16(0)
-        for i in range(0, listed_cells.size, _COMPARED):
-            _mark(cells, listed_cells[i : i + _COMPARED], np.uint16(_COLLECT), kept, marks)
-            kept = np.uint16(0xFFFF)
-        for i in range(0, tabled_cells.size, _COMPARED):
-            _mark(cells, tabled_cells[i : i + _COMPARED], np.uint16(_TABULATE), kept, marks)
-            kept = np.uint16(0xFFFF)
-        if ub.size < BLOCK:
-            marks[ub.size :] = 0
-            ub = padded
-        some = _find_groups(marks, groups, u, start + BLOCK)
-        n = _collect(ub, marks, groups[:some], collected, n)
+    masks = np.empty(BLOCK // 64, np.uint64)
+    padded = np.zeros(BLOCK, np.uint32)
+    n = np.uint64(0)
+    for begin in range(low, high, BLOCK):
+        size = min(BLOCK, high - begin)
+        block, start = u, begin
+        if size < BLOCK:
+            padded[:size] = u[begin:high]
+            block, start = padded, 0
+        _find(block, start, size, listed_cells, masks)
+        n = _collect(block, start, masks, collected, n)
         if tabled.size:
-            _count_low_halves(ub, cells, marks, groups[:some], tabled_cells, tables)
-    return n
+            _find(block, start, size, tabled_cells, masks)
+            _count_low_halves(block, start, masks, tabled_cells, tables)
+    return np.int64(n)

@@ -264,7 +264,7 @@ class CompiledPasses:
 
     def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Look into the wanted cells."""
-        collected = np.empty(min(wanted.room, high - low) + 1, np.uint32)
+        collected = np.empty(min(wanted.room, high - low) + _kernels().SPARE, np.uint32)
         tables = np.zeros((wanted.tables, CELLS), np.uint32)
         n = _kernels().second_pass(
             self._u, low, high, wanted.listed, wanted.tabled, tables, collected
