@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from math import nan, sqrt
 
 import numpy as np
@@ -58,12 +59,12 @@ class Moments:
         return self.m2 / self.count if self.count else 0.0
 
 
+_NOTHING = Moments()
+
+
 def merge(parts: Iterable[Moments]) -> Moments:
     """The moments of all parts together, merged in the order given; all have the same scale."""
-    total = Moments()
-    for part in parts:
-        total = _add(total, part)
-    return total
+    return reduce(_add, parts, _NOTHING)
 
 
 def _add(a: Moments, b: Moments) -> Moments:

@@ -116,7 +116,8 @@ class CompiledSortedValues(SortedValues):
     """The same of float32 values, answered by compiled loops: an operator of numpy costs a call."""
 
     def __init__(self, finite: NDArray[np.float32]) -> None:
-        self._narrow = np.sort(finite)
+        self._narrow = finite.copy()
+        self._narrow.sort()
 
     def before(self, edges: Floats, closed: Flags) -> Counts:
         """Number of values < each edge, or <= where ``closed``."""
@@ -388,5 +389,8 @@ def quantiles_of(values: Floats, n: int, probabilities: Sequence[float]) -> list
 
 def quantile_ranks(n: int, probabilities: Sequence[float]) -> Counts:
     """The two neighbours of each quantile of ``n`` values by rank, one after the other."""
-    lower = [int((n - 1) * p) for p in probabilities]
-    return np.array([rank for low in lower for rank in (low, min(low + 1, n - 1))])
+    ranks = []
+    for p in probabilities:
+        lower = int((n - 1) * p)
+        ranks += [lower, min(lower + 1, n - 1)]
+    return np.array(ranks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil, frexp, isfinite, ldexp, log2, nan
 from typing import Literal
 
@@ -50,6 +50,8 @@ BINS = 128
 SORTED = 1 << 15
 _BLOCK = 1 << 18
 _ZERO = np.zeros(1)
+_MOST_BINS = 512
+_STEPS = np.arange(-_MOST_BINS // 2, _MOST_BINS // 2 + 1, dtype=np.float64)
 _LISTED = {
     torch.bfloat16: torch.int16,
     torch.float16: torch.int16,
@@ -110,10 +112,16 @@ class _Questions:
         """The questions that a summary answers."""
         edges = bin_edges(bins, measured.minimum, measured.maximum)
         borders = np.concatenate([-limits, limits, _ZERO, _ZERO, edges])
-        closed = np.zeros(borders.shape, np.bool_)
-        k = limits.size
-        closed[k : 2 * k] = closed[2 * k + 1] = closed[-1] = True
+        closed = _closed(limits.size, edges.size)
         return cls(quantile_ranks(measured.moments.count, PROBABILITIES), edges, borders, closed)
+
+
+@lru_cache(64)
+def _closed(limits: int, edges: int) -> Flags:
+    """Which borders count what equals them: positive thresholds, the second zero, the last edge."""
+    return np.array(
+        [False] * limits + [True] * limits + [False, True] + [False] * (edges - 1) + [True]
+    )
 
 
 def summarize(
@@ -337,14 +345,15 @@ def _conclude(
     )
     before = order.before(questions.borders, questions.closed)
     k = len(thresholds)
-    near = (before[k : 2 * k] - before[:k]) / n if n else np.full(k, nan)
+    borders = before[: 2 * k + 2].tolist()
+    near = [(borders[k + i] - borders[i]) / n if n else nan for i in range(k)]
     norms, means = measured.filters or (None, None)
     return TensorSummary(
         count=measured.count,
         finite=n,
         nan=measured.nan,
         inf=measured.inf,
-        zero=int(before[2 * k + 1] - before[2 * k]),
+        zero=borders[2 * k + 1] - borders[2 * k],
         minimum=measured.minimum,
         maximum=measured.maximum,
         mean=measured.minimum if constant else moments.mean / moments.scale if n else nan,
@@ -353,7 +362,7 @@ def _conclude(
         skewness=nan if constant else moments.skewness,
         kurtosis=nan if constant else moments.kurtosis,
         quantiles=dict(zip(PROBABILITIES, quantiles, strict=True)),
-        near_zero=dict(zip(thresholds, near.tolist(), strict=True)),
+        near_zero=dict(zip(thresholds, near, strict=True)),
         histogram=Histogram(questions.edges, before[2 * k + 3 :] - before[2 * k + 2 : -1]),
         filter_norms=norms,
         filter_means=means,
@@ -378,7 +387,7 @@ def bin_edges(bins: int | Sequence[float], minimum: float, maximum: float) -> Fl
             raise InputError("bins must be at least two ascending edges, or an even number")
         return edges
     half = bins // 2
-    if bins % 2 or not 1 <= half <= 256:
+    if bins % 2 or not 2 <= bins <= _MOST_BINS:
         raise InputError(f"bins={bins}: an even number from 2 to 512 is needed")
     peak = max(-minimum, maximum)
     if not isfinite(peak) or peak == 0.0:
@@ -388,7 +397,8 @@ def bin_edges(bins: int | Sequence[float], minimum: float, maximum: float) -> Fl
     while peak >= half * width:
         width *= 2.0
     needed = int(peak // width) + 1
-    return np.arange(-needed, needed + 1, dtype=np.float64) * width
+    symmetric: Floats = _STEPS[_MOST_BINS // 2 - needed : _MOST_BINS // 2 + needed + 1] * width
+    return symmetric
 
 
 def warning_about(summary: TensorSummary, *, is_kernel: bool) -> str:
