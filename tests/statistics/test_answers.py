@@ -1,0 +1,179 @@
+"""The compiled answers against those in numpy, to the last bit."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from float64_reference import assert_same
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from weightscope.statistics import answers, passes, summarize
+from weightscope.statistics import summary as room
+from weightscope.statistics.ordering import (
+    CompiledCells,
+    CompiledSortedValues,
+    CountedCells,
+    SortedValues,
+    keys_of,
+    values_of,
+)
+from weightscope.statistics.pool import Job, run_jobs
+
+relaxed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
+crowded = st.sampled_from([0.0, -0.0, 1e-44, -1e-45, 0.5, 0.5001, 0.5002, -0.25, 3e38, -3e38])
+
+
+def arrays(elements=numbers | crowded, most=300):
+    return npst.arrays(np.float32, st.integers(1, most), elements=elements)
+
+
+def questions(draw, values):
+    """Ranks and edges, many of them at the values and next to them."""
+    n = values.size
+    ranks = np.array(draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=30)))
+    near = st.sampled_from(values.astype(np.float64).tolist())
+    edge = near | near.map(lambda v: float(np.nextafter(v, np.inf))) | st.floats(-1e39, 1e39)
+    edges = np.array(draw(st.lists(edge | st.sampled_from([math.inf, -math.inf]), min_size=1)))
+    closed = np.array(draw(st.lists(st.booleans(), min_size=edges.size, max_size=edges.size)))
+    return ranks, edges, closed
+
+
+def assert_same_answers(compiled, plain, ranks, edges, closed):
+    np.testing.assert_array_equal(compiled.at(ranks), plain.at(ranks))
+    np.testing.assert_array_equal(
+        compiled.before(edges, closed), plain.before(edges, closed), strict=True
+    )
+    ours, theirs = compiled.cdf(), plain.cdf()
+    assert ours.count == theirs.count
+    for name in ("points", "below", "through"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), strict=True)
+
+
+@relaxed
+@given(data=st.data(), values=arrays(), repeats=st.sampled_from([1, 40]))
+def test_sorted_values(data, values, repeats):
+    values = np.tile(values, repeats)
+    compiled, plain = CompiledSortedValues(values), SortedValues(values)
+    assert_same_answers(compiled, plain, *questions(data.draw, values))
+
+
+def counted(values):
+    keys = np.sort(keys_of(values))
+    totals = np.bincount((keys >> 16) + 0x8000, minlength=0x10000)
+    facts = int((values == 0).sum()), float(values.min()), float(values.max())
+    tables = totals.copy(), totals.copy()
+    orders = CompiledCells.draining(tables[0], *facts), CountedCells.draining(tables[1], *facts)
+    for table in tables:
+        assert not table.any()
+    return orders, keys
+
+
+@relaxed
+@given(data=st.data(), values=arrays(), once=st.booleans())
+def test_counted_cells(data, values, once):
+    if once:
+        values = np.unique(values)
+    (compiled, plain), keys = counted(values)
+    ranks, edges, closed = questions(data.draw, values)
+    np.testing.assert_array_equal(compiled.cells, plain.cells, strict=True)
+    np.testing.assert_array_equal(compiled.counts, plain.counts, strict=True)
+    assert_same_answers(compiled, plain, ranks, edges, closed)
+    wanted = compiled.unanswered(ranks, edges, closed)
+    for ours, theirs in zip(wanted, plain.unanswered(ranks, edges, closed), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for cells in np.array_split(wanted[0], 2):  # in two batches
+        inside, occurs = np.unique(keys[np.isin(keys >> 16, cells)], return_counts=True)
+        occurs = None if once else occurs
+        compiled, plain = compiled.looked_into(inside, occurs), plain.looked_into(inside, occurs)
+    assert not compiled.unanswered(ranks, edges, closed)[0].size
+    assert_same_answers(compiled, plain, ranks, edges, closed)
+    np.testing.assert_array_equal(compiled.at(ranks), values_of(keys[ranks]))
+
+
+@relaxed
+@given(keys=npst.arrays(np.int32, st.integers(0, 200),
+                        elements=st.integers(-0x7F800000, 0x7F7FFFFF)),
+       crowding=st.sampled_from([1, 0x10000, 0x2000000]))  # fmt: skip
+def test_sorting_patterns(keys, crowding):
+    keys -= np.fmod(keys, crowding)
+    patterns = values_of(keys).astype(np.float32).view(np.uint32)
+    cells = np.unique(keys >> 16).astype(np.int32)
+    found = answers.sort_patterns(patterns, cells)
+    np.testing.assert_array_equal(found, np.sort(keys), strict=True)
+    np.testing.assert_array_equal(CountedCells.sort(patterns, cells), found, strict=True)
+
+
+def measure(tensor, way, **options):
+    return run_jobs([Job(tensor.numel(), lambda: room.summarizing(tensor, way=way, **options))], 1)[
+        0
+    ]
+
+
+@pytest.mark.parametrize("way", ["compiled", "plain", "torch"])
+def test_more_wanted_cells_than_one_sweep_finds(way):
+    weights = torch.randn(70_000)
+    thresholds = tuple((torch.rand(40) * 2).tolist())
+    assert_same(measure(weights, way, thresholds=thresholds), weights)
+
+
+def test_more_crowded_cells_than_one_sweep_finds():
+    cells = 0.5 + torch.arange(15) / 128
+    weights = (cells[:, None] + torch.rand(15, 70_000) / 128).float()
+    thresholds = tuple((cells + 1 / 300).tolist())
+    assert_same(measure(weights, "compiled", thresholds=thresholds), weights)
+
+
+@pytest.mark.parametrize("size", [32_769, 2048 * 17 - 1, 2048 * 17 + 1, 2048 * 17 + 64, 40_003])
+def test_any_end_of_the_last_block(size):
+    # the last numbers lie in wanted cells, and zeros, which fill up the block, are many
+    weights = torch.randn(size)
+    weights[-70:] = weights.abs().max()
+    weights[::3] = 0.0
+    for axis in (None, 0):
+        assert_same(measure(weights, "compiled", filter_axis=axis), weights)
+
+
+@pytest.mark.parametrize("broken", [
+    [], [math.nan], [-math.nan], [math.inf], [-math.inf], [math.nan, math.inf, -math.inf] * 7,
+])  # fmt: skip
+@pytest.mark.parametrize("values", [[], [0.0], [-0.0, 0.0], [3.0], [-3.0] * 40, [1e-45, -1e-45],
+                                    [3.4e38, -3.4e38] * 9, [2.5, 2.5, 2.5, -1.0]])  # fmt: skip
+def test_small_tensors_leave_no_counts_behind(broken, values):
+    small = torch.tensor(broken + values)
+    assert_same(measure(small, "compiled"), small)
+    large = torch.randn(33_000)
+    large[:3] = torch.tensor([math.nan, math.inf, -math.inf])
+    large[3:30] = 0.0
+    assert_same(measure(large, "compiled"), large)
+    assert passes._emptied
+    assert not any(tally.counts.any() for tally in passes._emptied)
+
+
+@relaxed
+@given(array=arrays(st.floats(width=32) | crowded, most=200), shape=st.sampled_from([1, 2, 3]))
+def test_small_tensors_are_the_same_in_both_ways(array, shape):
+    tensor = torch.from_numpy(np.tile(array, (shape, 2)))
+    for axis in (None, 0, 1):
+        ours, plain = (measure(tensor, way, filter_axis=axis) for way in ("compiled", "plain"))
+        for name in ("finite", "nan", "inf", "zero", "minimum", "maximum"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(plain, name))
+        for name in ("quantiles", "near_zero"):
+            found, expected = (list(getattr(summary, name).values()) for summary in (ours, plain))
+            np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(ours.histogram.counts, plain.histogram.counts)
+        np.testing.assert_array_equal(ours.cdf.points, plain.cdf.points)
+        np.testing.assert_array_equal(ours.cdf.through, plain.cdf.through)
+        if axis is not None:
+            rounding = 1e-15 * float(tensor.double().nan_to_num(posinf=0, neginf=0).abs().sum())
+            np.testing.assert_allclose(ours.filter_norms, plain.filter_norms, rtol=1e-12)
+            np.testing.assert_allclose(ours.filter_means, plain.filter_means, atol=rounding)
+
+
+def test_zero_has_no_sign_in_the_extremes():
+    for size in (3, 40_000):
+        summary = summarize(torch.full((size,), -0.0))
+        assert math.copysign(1, summary.minimum) == math.copysign(1, summary.maximum) == 1
