@@ -44,7 +44,11 @@ def number_of_threads(threads: int | None) -> int:
 
 
 def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) -> list[Result]:
-    """Run all jobs with so many threads and return their results in order."""
+    """Run all jobs with so many threads and return their results in order.
+
+    Torch's operators have one thread each meanwhile. Runs that threads of the caller's begin at the
+    same time wait for each other; a job must not begin one.
+    """
     from tqdm.auto import tqdm
 
     total = sum(job.elements for job in jobs)
