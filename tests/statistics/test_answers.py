@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from weightscope.statistics import answers, passes, summarize
+from weightscope.statistics import answers, kernels, passes, summarize
 from weightscope.statistics import summary as room
 from weightscope.statistics.ordering import (
     CompiledCells,
@@ -42,15 +42,14 @@ def questions(draw, values):
     return ranks, edges, closed
 
 
-def assert_same_answers(compiled, plain, ranks, edges, closed):
-    np.testing.assert_array_equal(compiled.at(ranks), plain.at(ranks))
-    np.testing.assert_array_equal(
-        compiled.before(edges, closed), plain.before(edges, closed), strict=True
-    )
-    ours, theirs = compiled.cdf(), plain.cdf()
-    assert ours.count == theirs.count
+def assert_same_answers(compiled, plain, asked):
+    ours, theirs = compiled.answer(*asked), plain.answer(*asked)
+    np.testing.assert_array_equal(ours.values, theirs.values, strict=True)
+    np.testing.assert_array_equal(ours.before, theirs.before, strict=True)
+    assert ours.cdf.count == theirs.cdf.count
     for name in ("points", "below", "through"):
-        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), strict=True)
+        found, expected = (getattr(answers.cdf, name) for answers in (ours, theirs))
+        np.testing.assert_array_equal(found, expected, strict=True)
 
 
 @relaxed
@@ -58,7 +57,7 @@ def assert_same_answers(compiled, plain, ranks, edges, closed):
 def test_sorted_values(data, values, repeats):
     values = np.tile(values, repeats)
     compiled, plain = CompiledSortedValues(values), SortedValues(values)
-    assert_same_answers(compiled, plain, *questions(data.draw, values))
+    assert_same_answers(compiled, plain, questions(data.draw, values))
 
 
 def counted(values):
@@ -78,20 +77,20 @@ def test_counted_cells(data, values, once):
     if once:
         values = np.unique(values)
     (compiled, plain), keys = counted(values)
-    ranks, edges, closed = questions(data.draw, values)
+    asked = questions(data.draw, values)
     np.testing.assert_array_equal(compiled.cells, plain.cells, strict=True)
     np.testing.assert_array_equal(compiled.counts, plain.counts, strict=True)
-    assert_same_answers(compiled, plain, ranks, edges, closed)
-    wanted = compiled.unanswered(ranks, edges, closed)
-    for ours, theirs in zip(wanted, plain.unanswered(ranks, edges, closed), strict=True):
+    assert_same_answers(compiled, plain, asked)
+    wanted = compiled.unanswered(*asked)
+    for ours, theirs in zip(wanted, plain.unanswered(*asked), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for cells in np.array_split(wanted[0], 2):  # in two batches
         inside, occurs = np.unique(keys[np.isin(keys >> 16, cells)], return_counts=True)
         occurs = None if once else occurs
         compiled, plain = compiled.looked_into(inside, occurs), plain.looked_into(inside, occurs)
-    assert not compiled.unanswered(ranks, edges, closed)[0].size
-    assert_same_answers(compiled, plain, ranks, edges, closed)
-    np.testing.assert_array_equal(compiled.at(ranks), values_of(keys[ranks]))
+    assert not compiled.unanswered(*asked)[0].size
+    assert_same_answers(compiled, plain, asked)
+    np.testing.assert_array_equal(compiled.answer(*asked).values, values_of(keys[asked[0]]))
 
 
 @relaxed
@@ -129,12 +128,22 @@ def test_more_crowded_cells_than_one_sweep_finds():
 
 @pytest.mark.parametrize("size", [32_769, 2048 * 17 - 1, 2048 * 17 + 1, 2048 * 17 + 64, 40_003])
 def test_any_end_of_the_last_block(size):
-    # the last numbers lie in wanted cells, and zeros, which fill up the block, are many
     weights = torch.randn(size)
     weights[-70:] = weights.abs().max()
     weights[::3] = 0.0
     for axis in (None, 0):
         assert_same(measure(weights, "compiled", filter_axis=axis), weights)
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 2047, 2048, 2049, 5000])
+def test_what_fills_up_the_last_block_is_not_collected(size):
+    patterns = np.random.default_rng(size).integers(1, 1 << 17, size, np.uint32)
+    inside = patterns[patterns < 1 << 16]
+    collected = np.empty(inside.size + kernels.SPARE, np.uint32)
+    tables = np.zeros((0, passes.CELLS), np.uint32)
+    cells = np.zeros(1, np.int32)
+    n = kernels.second_pass(patterns, 0, size, cells, cells[:0], tables, collected)
+    np.testing.assert_array_equal(collected[:n], inside)
 
 
 @pytest.mark.parametrize("broken", [

@@ -39,7 +39,7 @@ def _first_above(ascending, value):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def count_sorted(values, edges, closed):  # type: ignore[no-untyped-def]
+def _count_sorted(values, edges, closed):  # type: ignore[no-untyped-def]
     """Number of the ascending values < each edge, or <= where ``closed``."""
     counts = np.empty(edges.size, np.int64)
     for i in range(edges.size):
@@ -49,13 +49,8 @@ def count_sorted(values, edges, closed):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def describe_sorted(values, shares):  # type: ignore[no-untyped-def]
-    """Distinct points among ascending values, the share below and the share through each.
-
-    Args:
-        values: At least one.
-        shares: Where to take points, in [0, 1], ascending; fewer values are all points.
-    """
+def _describe_sorted(values, shares):  # type: ignore[no-untyped-def]
+    """Distinct points among ascending values, the share below and the share through each."""
     n = values.size
     size = min(n, shares.size)
     points = np.empty(size)
@@ -80,6 +75,29 @@ def describe_sorted(values, shares):  # type: ignore[no-untyped-def]
         through[m] = end / n
         m += 1
     return points[:m], below[:m], through[:m]
+
+
+@compiled
+def answer_sorted(values, ranks, edges, closed, shares):  # type: ignore[no-untyped-def]
+    """Answers from ascending values.
+
+    Args:
+        values: Ascending, float64.
+        ranks: Which of the values to give, counted from 0.
+        edges: Where to count the values below.
+        closed: Whether each edge counts values equal to it.
+        shares: Where to describe the distribution, in [0, 1], ascending; fewer values are all
+            points.
+
+    Returns:
+        The values asked for, the counts, and of the distribution the points, the share below and
+        the share through each.
+    """
+    found = np.empty(ranks.size)
+    for i in range(ranks.size):
+        found[i] = values[ranks[i]]
+    points, below, through = _describe_sorted(values, shares)
+    return found, _count_sorted(values, edges, closed), points, below, through
 
 
 @compiled
@@ -159,18 +177,7 @@ def find_unanswered(cells, ends, keys, only_zeros, ranks, edges, closed):  # typ
 
 
 @compiled
-def count_before(cells, ends, keys, key_ends, only_zeros, edges, closed):  # type: ignore[no-untyped-def]
-    """Number of values < each edge, or <= where ``closed``.
-
-    Args:
-        cells: The filled cells, ascending.
-        ends: 0, then the number of values through each.
-        keys: The keys inside the cells that were looked into, ascending.
-        key_ends: 0, then the number of values through each key; empty for 0, 1, 2 and so on.
-        only_zeros: Whether cell 0 holds nothing else.
-        edges: The edges.
-        closed: Whether each counts values equal to it.
-    """
+def _count_before(cells, ends, keys, key_ends, only_zeros, edges, closed):  # type: ignore[no-untyped-def]
     counts = np.empty(edges.size, np.int64)
     borders = _border_keys(edges, closed)
     for i in range(edges.size):
@@ -192,8 +199,7 @@ def count_before(cells, ends, keys, key_ends, only_zeros, edges, closed):  # typ
 
 
 @compiled
-def find_ranks(cells, ends, keys, key_ends, only_zeros, ranks):  # type: ignore[no-untyped-def]
-    """The values that have these ranks; see ``count_before``."""
+def _find_ranks(cells, ends, keys, key_ends, only_zeros, ranks):  # type: ignore[no-untyped-def]
     found = np.empty(ranks.size, np.int32)
     for i in range(ranks.size):
         place = _first_above(ends, ranks[i]) - 1
@@ -214,8 +220,10 @@ def find_ranks(cells, ends, keys, key_ends, only_zeros, ranks):  # type: ignore[
 
 
 @compiled
-def describe_cells(cells, ends, shares):  # type: ignore[no-untyped-def]
+def _describe_cells(cells, ends, shares):  # type: ignore[no-untyped-def]
     """Borders of cells at which the distribution passes these shares, and its value there."""
+    if not cells.size:
+        return np.empty(0), np.empty(0)
     n = ends[-1]
     borders = np.empty(shares.size + 1, np.int32)
     reached = np.empty(shares.size + 1)
@@ -236,6 +244,31 @@ def describe_cells(cells, ends, shares):  # type: ignore[no-untyped-def]
     for i in range(m):
         points[i] = min(max(points[i], -BEYOND), BEYOND)
     return points, reached[:m].copy()
+
+
+@compiled
+def answer_cells(cells, ends, keys, key_ends, only_zeros, ranks, edges, closed, shares):  # type: ignore[no-untyped-def]
+    """Answers from counted cells.
+
+    Args:
+        cells: The filled cells, ascending.
+        ends: 0, then the number of values through each.
+        keys: The keys inside the cells that were looked into, ascending.
+        key_ends: 0, then the number of values through each key; empty for 0, 1, 2 and so on.
+        only_zeros: Whether cell 0 holds nothing else.
+        ranks: Of which ranks to give the values, counted from 0.
+        edges: Where to count the values below.
+        closed: Whether each edge counts values equal to it.
+        shares: Where to describe the distribution, in [0, 1], ascending.
+
+    Returns:
+        The values asked for, the counts, and of the distribution the points and the share below
+        each.
+    """
+    values = _find_ranks(cells, ends, keys, key_ends, only_zeros, ranks)
+    counts = _count_before(cells, ends, keys, key_ends, only_zeros, edges, closed)
+    points, reached = _describe_cells(cells, ends, shares)
+    return values, counts, points, reached
 
 
 @compiled

@@ -25,7 +25,7 @@ from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-BLOCK = 2048
+BLOCK = 4096
 CELLS = 65536
 NO_FILTERS, ROWS, COLUMNS = 0, 1, 2
 STRETCH = 64  # so many cells are skipped together where they are empty

@@ -7,9 +7,11 @@ keys, and the high 16 bits of a key are its cell. Numbers of 16 and 8 bits are f
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,20 +40,42 @@ def _answers() -> Any:
     return answers
 
 
-class Order(Protocol):
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What was asked of a tensor's order.
+
+    Attributes:
+        values: The values of the ranks asked for.
+        before: Number of values < each edge, or <= where it is closed.
+        cdf: The distribution at no more than about CDF_POINTS points.
+    """
+
+    values: Floats
+    before: Counts
+    cdf: EmpiricalCDF
+
+
+class Order(ABC):
     """Answers to questions about the order of a tensor's finite values."""
 
+    def answer(self, ranks: Counts, edges: Floats, closed: Flags) -> Answers:
+        """The values of these ranks, the numbers of values before these edges, the distribution."""
+        return Answers(self.at(ranks), self.before(edges, closed), self.cdf())
+
+    @abstractmethod
     def before(self, edges: Floats, closed: Flags) -> Counts:
         """Number of values < each edge, or <= where ``closed``."""
 
+    @abstractmethod
     def at(self, ranks: Counts) -> Floats:
         """The values that have these ranks, counted from 0."""
 
+    @abstractmethod
     def cdf(self) -> EmpiricalCDF:
         """The distribution at no more than about CDF_POINTS points."""
 
 
-class SortedValues:
+class SortedValues(Order):
     """Finite values in ascending order."""
 
     def __init__(self, finite: NDArray[np.floating]) -> None:
@@ -76,7 +100,7 @@ class SortedValues:
         return EmpiricalCDF(points, below / n, through / n, n)
 
 
-class ListedValues:
+class ListedValues(Order):
     """The distinct values of a coarse number format and how often each occurs."""
 
     def __init__(self, values: Floats, counts: Counts, borders: Floats) -> None:
@@ -113,34 +137,21 @@ class ListedValues:
 
 
 class CompiledSortedValues(SortedValues):
-    """The same of float32 values, answered by compiled loops: an operator of numpy costs a call."""
+    """The same, answered by a compiled loop: an operator of numpy costs a call."""
 
-    def __init__(self, finite: NDArray[np.float32]) -> None:
-        self._narrow = finite.copy()
-        self._narrow.sort()
-
-    def before(self, edges: Floats, closed: Flags) -> Counts:
-        """Number of values < each edge, or <= where ``closed``."""
-        counts: Counts = _answers().count_sorted(self._narrow, edges, closed)
-        return counts
-
-    def at(self, ranks: Counts) -> Floats:
-        """The values that have these ranks, counted from 0."""
-        return self._narrow[ranks].astype(np.float64)
-
-    def cdf(self) -> EmpiricalCDF:
-        """The distribution at up to CDF_POINTS of the values."""
-        if not self._narrow.size:
-            return _NOTHING
-        points, below, through = _answers().describe_sorted(self._narrow, _SHARES)
-        return EmpiricalCDF(points, below, through, self._narrow.size)
+    def answer(self, ranks: Counts, edges: Floats, closed: Flags) -> Answers:
+        """The values of these ranks, the numbers of values before these edges, the distribution."""
+        values, before, points, below, through = _answers().answer_sorted(
+            self.values, ranks, edges, closed, _SHARES
+        )
+        return Answers(values, before, EmpiricalCDF(points, below, through, self.values.size))
 
 
 def _insert(values: Floats, edges: Floats, closed: Flags) -> Counts:
     return np.where(closed, values.searchsorted(edges, "right"), values.searchsorted(edges))
 
 
-class CountedCells:
+class CountedCells(Order):
     """Float32 values counted in cells, some of which have been looked into.
 
     A cell that nobody looked into is read as if its values were spread evenly.
@@ -308,26 +319,14 @@ class CompiledCells(CountedCells):
         )
         return self.cells[places], self.counts[places]
 
-    def before(self, edges: Floats, closed: Flags) -> Counts:
-        """Number of values < each edge, or <= where ``closed``."""
-        counts: Counts = _answers().count_before(*self._state(), edges, closed)
-        return counts
-
-    def at(self, ranks: Counts) -> Floats:
-        """The values that have these ranks, counted from 0."""
-        values: Floats = _answers().find_ranks(*self._state(), ranks)
-        return values
-
-    def cdf(self) -> EmpiricalCDF:
-        """The distribution at up to CDF_POINTS borders between cells."""
-        if not self.cells.size:
-            return _NOTHING
-        points, shares = _answers().describe_cells(self.cells, self.ends, _SHARES)
-        return EmpiricalCDF(points, shares, shares, int(self.ends[-1]))
-
-    def _state(self) -> tuple[Keys, Counts, Keys, Counts, bool]:
+    def answer(self, ranks: Counts, edges: Floats, closed: Flags) -> Answers:
+        """The values of these ranks, the numbers of values before these edges, the distribution."""
         ends = _NO_ENDS if self._key_ends is None else self._key_ends
-        return self.cells, self.ends, self._keys, ends, self._only_zeros
+        values, before, points, shares = _answers().answer_cells(
+            self.cells, self.ends, self._keys, ends, self._only_zeros,
+            ranks, edges, closed, _SHARES,
+        )  # fmt: skip
+        return Answers(values, before, EmpiricalCDF(points, shares, shares, int(self.ends[-1])))
 
 
 def _distinct(ascending: Ascending) -> Ascending:
@@ -389,8 +388,8 @@ def quantiles_of(values: Floats, n: int, probabilities: Sequence[float]) -> list
 
 def quantile_ranks(n: int, probabilities: Sequence[float]) -> Counts:
     """The two neighbours of each quantile of ``n`` values by rank, one after the other."""
-    ranks = []
-    for p in probabilities:
+    ranks: list[int] = []
+    for p in probabilities if n else ():
         lower = int((n - 1) * p)
         ranks += [lower, min(lower + 1, n - 1)]
-    return np.array(ranks)
+    return np.array(ranks, np.int64)

@@ -338,12 +338,9 @@ def _conclude(
 ) -> TensorSummary:
     moments, n = measured.moments, measured.moments.count
     constant = n > 0 and measured.minimum == measured.maximum
-    quantiles = (
-        quantiles_of(order.at(questions.ranks), n, PROBABILITIES)
-        if n
-        else [nan] * len(PROBABILITIES)
-    )
-    before = order.before(questions.borders, questions.closed)
+    answers = order.answer(questions.ranks, questions.borders, questions.closed)
+    before = answers.before
+    quantiles = quantiles_of(answers.values, n, PROBABILITIES) if n else [nan] * len(PROBABILITIES)
     k = len(thresholds)
     borders = before[: 2 * k + 2].tolist()
     near = [(borders[k + i] - borders[i]) / n if n else nan for i in range(k)]
@@ -367,7 +364,7 @@ def _conclude(
         filter_norms=norms,
         filter_means=means,
         dead_filters=nan if norms is None else _share_of_zeros(norms),
-        cdf=order.cdf(),
+        cdf=answers.cdf,
     )
 
 
