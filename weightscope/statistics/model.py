@@ -106,7 +106,8 @@ def _job(place: ParameterPlace, start: torch.Tensor | None, fast: bool) -> Job[_
 def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool) -> Steps[_Measured]:
     before = movement = None
     if start is not None:
-        before = yield from summarizing(start, fast=fast)
+        # by the same steps as the weights, so that what did not change has no distance
+        before = yield from summarizing(start, filter_axis=place.filter_axis, fast=fast)
         movement = measure_movement(place.tensor, start)
         relative = RELATIVE_THRESHOLD * before.std
         thresholds = [*THRESHOLDS, relative]
