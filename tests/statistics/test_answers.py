@@ -182,6 +182,16 @@ def test_small_tensors_are_the_same_in_both_ways(array, shape):
             np.testing.assert_allclose(ours.filter_means, plain.filter_means, atol=rounding)
 
 
+@pytest.mark.parametrize("way", ["compiled", "plain"])
+def test_moments_of_small_tensors_do_not_depend_on_the_filters(way):
+    weights = torch.randn(50, 40, 3, 3)
+    bare = measure(weights, way)
+    for axis in (0, 1):
+        summary = measure(weights, way, filter_axis=axis)
+        for name in ("mean", "std", "mean_abs", "skewness", "kurtosis"):
+            assert getattr(summary, name) == getattr(bare, name)
+
+
 def test_zero_has_no_sign_in_the_extremes():
     for size in (3, 40_000):
         summary = summarize(torch.full((size,), -0.0))

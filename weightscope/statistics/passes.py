@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from math import ceil, inf, prod
 from typing import Any, Literal, Protocol, TypeVar
@@ -229,7 +229,7 @@ class CompiledPasses:
     def first(self, low: int, high: int, totals: Tally) -> Part:
         """Measure elements low..high."""
         tables = self._tables()
-        part = self._measure(low, high, tables)
+        part = self._measure(low, high, tables, self._layout)
         if part.moments.count:
             peak = max(abs(part.minimum), abs(part.maximum))
             with totals.lock:
@@ -237,20 +237,24 @@ class CompiledPasses:
         return part
 
     def whole(self) -> Part:
-        """Measure all elements, counting nothing."""
+        """Measure all elements, counting nothing; moments are the same for any layout."""
         tables = self._tables()
-        part = self._measure(0, self.size, tables)
+        part = self._measure(0, self.size, tables, NO_FILTERS)
+        if self._layout.filters:
+            filters = self._measure(0, self.size, tables, self._layout).filters
+            part = replace(part, filters=filters)
         _kernels().forget(self._u, tables)
         return part
 
-    def _measure(self, low: int, high: int, tables: NDArray[np.uint32]) -> Part:
-        first, slots = self._layout.span(low, high)
+    def _measure(
+        self, low: int, high: int, tables: NDArray[np.uint32], layout: FilterLayout
+    ) -> Part:
+        first, slots = layout.span(low, high)
         sums, squares = np.zeros(slots), np.zeros(slots)
         numbers = np.empty(11)
         _kernels().first_pass(
-            self._x, low, high, self._layout.kind, self._layout.length,
-            first, sums, squares, tables, numbers,
-        )  # fmt: skip
+            self._x, low, high, layout.kind, layout.length, first, sums, squares, tables, numbers
+        )
         count, mean, m2, m3, m4, absolute, nans, infs, zeros, minimum, maximum = numbers.tolist()
         return Part(
             Moments(int(count), mean, m2, m3, m4, absolute),
