@@ -6,11 +6,11 @@ by one pattern, so that a cell is closed on the left and open on the right on bo
 Counting cells costs little and answers most questions about order; a second pass looks only into
 the cells that hold the rest of the answers.
 
-Loops over one block are functions of their own: the compiler vectorizes each, and the block stays
-in the first-level cache. The first pass reads each block once: it sums, finds the extremes and
-counts in one loop, because sums keep the vector units busy and counts the memory ports, and the two
-together take hardly longer than the counts alone. A block is measured without looking; only where
-its extremes turn out to be infinite or NaN is it taken back, cleaned and measured again.
+The first pass reads each number once: it sums, finds the extremes and counts in one loop, because
+sums keep the vector units busy and counts the memory ports, and the two together take hardly longer
+than the counts alone. A block is measured without looking; only where its extremes turn out to be
+infinite or NaN is it taken back, cleaned and measured again. The second pass makes bits of
+comparisons and goes from one to the next.
 """
 
 from __future__ import annotations
