@@ -228,8 +228,8 @@ HOW_FOUND = (
     "thousands, and beside decayed stages it stays undecided. With the start: what never moved "
     "from it, and what bears no trace of it and lies as its rule draws. Watched history: a stage "
     "that is not as the training left it is judged by its weights and their start. Here only the "
-    "encoder of smp is drawn from a normal rule, in stages of ten thousands of weights; in networks "
-    "that are so throughout, weights alone would miss their small stages."
+    "encoder of smp is drawn from a normal rule, in stages of ten thousands of weights; in "
+    "networks that are so throughout, weights alone would miss their small stages."
 )
 
 
