@@ -71,8 +71,9 @@ def draw_scatter(frame: pd.DataFrame) -> Figure:
     """Utilization by each grade against the share of skill lost."""
     figure = Figure(figsize=(11, 3.2))
     axes = figure.subplots(1, len(OURS), sharey=True)
+    titles = [label.removeprefix("weightscope, ").replace(" (", "\n(") for label in OURS.values()]
     markers = {"true": ("o", BLUE), "shuffled": ("x", ORANGE), "none": ("+", "black")}
-    for axis, (key, label) in zip(axes, OURS.items(), strict=True):
+    for axis, key, title in zip(axes, OURS, titles, strict=True):
         for labels, (marker, colour) in markers.items():
             part = frame[(frame["labels"] == labels) & frame[key].notna()]
             jitter = np.random.default_rng(0).normal(0, 0.006, len(part))
@@ -81,7 +82,7 @@ def draw_scatter(frame: pd.DataFrame) -> Figure:
                 label={"true": "trained", "none": "untrained"}.get(labels, "shuffled labels"),
             )  # fmt: skip
         axis.axhline(NEGLIGIBLE, color="black", lw=0.8, ls=":")
-        axis.set_title(label.removeprefix("weightscope, "), fontsize=9)
+        axis.set_title(title, fontsize=8)
         axis.set_xlabel("utilization")
         axis.set_xlim(-0.03, 1.03)
     axes[0].set_ylabel("share of skill lost")
