@@ -13,7 +13,9 @@ from weightscope.statistics.initialization import (
     Null,
     as_drawn,
     critical_ks,
+    followed_rules,
     hidden_beyond,
+    sharpest_rule,
 )
 from weightscope.statistics.movement import measure_movement
 
@@ -298,6 +300,22 @@ def test_a_kernel_that_fills_its_edges_tells_its_rule_against_the_others():
     nulls = [p.null for p in measure_model(model).parameters]
     assert (nulls[0].label, nulls[0].source) == ("PyTorch default (uniform)", "matched")
     assert {null.label for null in nulls[1:]} == {"He normal (fan in)"}
+
+
+def test_the_tightest_filled_edge_decides_between_rules_of_one_spread():
+    torch.manual_seed(16)
+    weight = torch.empty(12, 8, 1, 1)
+    rules = KernelShape.of(tuple(weight.shape)).rules
+    for draw, label in (
+        (nn.init.xavier_uniform_, "Glorot uniform"),
+        (lambda w: nn.init.trunc_normal_(w, std=0.1, a=-0.2, b=0.2), "Glorot normal, cut at 2 std"),
+    ):
+        draw(weight)
+        scaled = weight / weight.std() * rules[label].std * 0.99
+        summary = summarize(weight if label == "Glorot uniform" else scaled)
+        followed = followed_rules(summary, rules.values())
+        chosen = sharpest_rule(summary, rules, followed, "Glorot normal, cut at 2 std", 2**-23)
+        assert chosen == label
 
 
 def test_a_given_start_gives_movement_and_shrinkage():

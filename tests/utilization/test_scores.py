@@ -233,6 +233,15 @@ def test_where_weights_decay_only_a_bounded_rule_condemns(layers, measure_by_rul
     assert score_weights(bounded, typical, 1.0, decayed=True).verdict == "unused"
 
 
+@pytest.mark.parametrize(("weights", "verdict"), [(200, "undecided"), (600, "unused")])
+def test_edges_condemn_only_where_there_are_enough_weights(weights, verdict):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(20, weights // 20, bias=False)
+    spread = measure_spread("a", measure_model(layer).parameters)
+    assert spread.bounded
+    assert score_weights(spread, 4 * spread.initial, 1.0).verdict == verdict
+
+
 def test_a_stage_without_kernels_has_no_score():
     score = score_weights(measure_spread("pool", []), 1.0, LEARNED)
     assert math.isnan(score.utilization)

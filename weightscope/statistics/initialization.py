@@ -146,11 +146,13 @@ class Draw:
     Attributes:
         crowd: Number of weights times the rule's density inside an edge, in units of 1 / weights; 0
             for an unbounded rule.
+        edge: The rule's edge; inf for an unbounded rule.
         excess: Mean square less that of the rule.
         error: Standard error of a mean square of so many weights of the rule.
     """
 
     crowd: float
+    edge: float
     excess: float
     error: float
 
@@ -428,7 +430,7 @@ def as_drawn(summary: TensorSummary, rule: Null, rounding: float = 2.0**-23) -> 
         return None
     crowd = n * rule.edge_density
     error = rule.std**2 * sqrt((rule.kurtosis + 2.0) / n)
-    draw = Draw(crowd, summary.std**2 + summary.mean**2 - rule.std**2, error)
+    draw = Draw(crowd, rule.edge, summary.std**2 + summary.mean**2 - rule.std**2, error)
     follows = abs(draw.excess) <= SPREAD_SURELY * error
     if crowd:
         peak = max(-summary.minimum, summary.maximum)
@@ -466,14 +468,13 @@ def sharpest_rule(
         for label in followed
         if isfinite(named[label].edge) and as_drawn(summary, named[label], rounding)
     ]
-    if not filled or preferred in filled:
-        return preferred
-    for label in filled:
-        if summary.finite >= FILLING:
-            return label
     if preferred is not None and preferred in named:
         spread = named[preferred].std
-        return next((x for x in filled if isclose(named[x].std, spread, rel_tol=1e-3)), preferred)
+        alike = [x for x in filled if isclose(named[x].std, spread, rel_tol=1e-3)]
+        if alike:  # the tighter an edge that nothing passes, the more it says
+            return min(alike, key=lambda label: named[label].edge)
+    if filled and summary.finite >= FILLING:
+        return filled[0]
     return preferred
 
 

@@ -32,6 +32,10 @@ one, is worth less utilization than this,"""
 STILL = 0.18
 """and is below this share of the stage's initial spread."""
 
+SHARP = 300.0
+"""Weights that a stage must have for its edges to be told to 3 %, if its rule is uniform; of other
+bounded rules, in proportion to how few they draw near the edge."""
+
 UNTOUCHED = 1e-4
 """A stage whose movement since a known start is below this share of its initial spread has not
 moved: rounding alone moves weights that decay so far."""
@@ -157,7 +161,7 @@ def stage_kernels(
 def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageSpread:
     """Pool the kernels of one stage that have a null, each weight counting once."""
     count, spread, initial, excess, variance, kept = 0, 0.0, 0.0, 0.0, 0.0, 0.0
-    crowd, bounded, drawn, fresh = 0.0, 0, True, True
+    crowd, edges, bounded, drawn, fresh = 0.0, 0.0, 0, True, True
     wider, doubt = 0.0, 0.0
     distinguishable, ks = False, 0.0
     dispersions: list[tuple[int, float]] = []
@@ -178,6 +182,7 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
         elif draw.crowd:
             bounded += n
             crowd += draw.crowd
+            edges += 2.0 * draw.crowd * draw.edge
         else:
             wider += n * draw.excess
             doubt += (n * draw.error) ** 2
@@ -204,7 +209,7 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
         distinguishable=distinguishable,
         ks=ks,
         dispersion=sum(f * d for f, d in dispersions) / filters if filters else float("nan"),
-        hidden=math.sqrt(hidden / count) if drawn else math.inf,
+        hidden=math.sqrt(hidden / count) if drawn and not 0.0 < edges < SHARP else math.inf,
         bounded=bounded == count,
         shrinkage=kept / initial if initial > 0.0 else float("nan"),
         fresh_start=fresh,
