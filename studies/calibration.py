@@ -8,8 +8,7 @@ that are called used or unused: at most 5 % should be. Part two takes networks t
 anew, or put back to its start. Each is judged by the weights alone, by the weights and their start
 (``initial=``), and by the watched history.
 
-The rules behind the verdicts were made on networks of seed 0; ``--seed 2`` judges them on networks
-that nobody had looked at.
+The rules behind the verdicts were made on networks of seed 0; ``--seed 2`` judges them on others.
 """
 
 from __future__ import annotations

@@ -190,8 +190,9 @@ def protocol(
         "",
         "The forms of our scores and the thresholds of all verdicts were chosen on networks of "
         "seeds 0 and 1 of the preset `cpu`. An earlier training of seed 2 had been judged and its "
-        "figures seen; since then only what weights say of stages that lie as drawn has changed, "
-        "and was made on seed 0. "
+        "figures seen; since then changed, on seed 0: what weights say of stages that lie as "
+        "drawn, how they measure movements far below the spread, and that a history alone shows "
+        "training. "
         "Quality and truth of untrained and shuffled-label networks stay in the pooled figures; a "
         "grade that finds no skill there gives no score, which the number of stages in "
         "`scores.csv` shows. WeightWatcher's alpha is that of its own release; delve's saturation "

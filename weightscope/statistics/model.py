@@ -213,9 +213,9 @@ def _rules_at_start(
     places: tuple[ParameterPlace, ...], found: list[_Measured]
 ) -> list[Null | None]:
     """The rules that given starts follow, to tell kernels that were drawn anew; None elsewhere."""
-    starts = [_Measured(m.before or m.summary, None, None) for m in found]
     if all(m.before is None for m in found):
         return [None] * len(found)
+    starts = [_Measured(m.before or m.summary, None, None) for m in found]
     return [
         rule if m.before is not None and rule is not None and rule.source == "matched" else None
         for m, rule in zip(found, _choose_nulls(places, starts), strict=True)
@@ -311,7 +311,7 @@ def _count_beyond(place: ParameterPlace, summary: TensorSummary, null: Null) -> 
         return 0
     weights = place.tensor.detach().reshape(-1)
     blocks = (weights[i : i + _BLOCK] for i in range(0, weights.numel(), _BLOCK))
-    return sum(int((block.abs() > edge).sum()) for block in blocks)
+    return sum(int((block.double().abs() > edge).sum()) for block in blocks)
 
 
 def _rounding(tensor: torch.Tensor) -> float:
