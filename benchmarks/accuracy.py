@@ -12,8 +12,8 @@ import torch
 from scipy import stats
 
 from weightscope.statistics import summary as room
-from weightscope.statistics.ordering import PROBABILITIES
 from weightscope.statistics.pool import Job, run_jobs
+from weightscope.statistics.questions import PROBABILITIES
 
 FIGURES = ("mean", "std", "skewness", "kurtosis", "quantiles", "near-zero mass")
 
@@ -47,8 +47,9 @@ def reference(tensor):
 
 def ours(way, fast=False):
     def measure(tensor):
-        job = Job(tensor.numel(), lambda: room.summarizing(tensor, fast=fast, way=way))
-        s = run_jobs([job], 1)[0]
+        request = room.SummaryRequest(tensor)
+        job = Job(tensor.numel(), lambda: room.summarizing([request], fast=fast, way=way))
+        s = run_jobs([job], 1)[0][0]
         return dict(
             zip(
                 FIGURES,

@@ -25,7 +25,7 @@ from torch import nn
 from weightscope.statistics import measure_model, scan
 from weightscope.statistics import summary as room
 from weightscope.statistics.parameters import find_parameters
-from weightscope.statistics.pool import Job, run_jobs
+from weightscope.statistics.pool import run_in_groups
 
 CORES = os.cpu_count() or 1
 on_one_and_all = pytest.mark.parametrize("threads", sorted({1, CORES}), indirect=True)
@@ -67,16 +67,14 @@ def giant():
 
 def summarizing(model, threads, *, fast=False, way="compiled"):
     places, _, _ = find_parameters(model)
-    jobs = [
-        Job(
-            place.tensor.numel(),
-            lambda place=place: room.summarizing(
-                place.tensor, filter_axis=place.filter_axis, fast=fast, way=way
-            ),
-        )
-        for place in places
-    ]
-    return lambda: run_jobs(jobs, threads, False)
+
+    def begin(places):
+        requests = [
+            room.SummaryRequest(place.tensor, filter_axis=place.filter_axis) for place in places
+        ]
+        return room.summarizing(requests, fast=fast, way=way)
+
+    return lambda: run_in_groups(places, lambda place: place.tensor.numel(), begin, threads)
 
 
 def summing(model):

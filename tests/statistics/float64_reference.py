@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from weightscope.statistics import TensorSummary
-from weightscope.statistics.ordering import PROBABILITIES
+from weightscope.statistics.questions import PROBABILITIES
 
 
 def finite_values(tensor: torch.Tensor) -> NDArray[np.float64]:

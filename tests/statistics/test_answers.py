@@ -1,6 +1,7 @@
 """The compiled answers against those in numpy, to the last bit."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from weightscope.statistics import answers, kernels, passes, summarize
 from weightscope.statistics import summary as room
 from weightscope.statistics.ordering import (
     CompiledCells,
-    CompiledSortedValues,
     CountedCells,
     SortedValues,
     keys_of,
     values_of,
 )
 from weightscope.statistics.pool import Job, run_jobs
+from weightscope.statistics.questions import Questions, quantile_ranks
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -53,30 +54,68 @@ def assert_same_answers(compiled, plain, asked):
 
 
 @relaxed
-@given(data=st.data(), values=arrays(), repeats=st.sampled_from([1, 40]))
-def test_sorted_values(data, values, repeats):
-    values = np.tile(values, repeats)
-    compiled, plain = CompiledSortedValues(values), SortedValues(values)
-    assert_same_answers(compiled, plain, questions(data.draw, values))
-
-
-def counted(values):
-    keys = np.sort(keys_of(values))
-    totals = np.bincount((keys >> 16) + 0x8000, minlength=0x10000)
-    facts = int((values == 0).sum()), float(values.min()), float(values.max())
-    tables = totals.copy(), totals.copy()
-    orders = CompiledCells.draining(tables[0], *facts), CountedCells.draining(tables[1], *facts)
-    for table in tables:
-        assert not table.any()
-    return orders, keys
+@given(data=st.data(), tensors=st.lists(arrays(), min_size=1, max_size=4),
+       repeats=st.sampled_from([1, 40]), bins=st.sampled_from([0, 2, 128, 512]))  # fmt: skip
+def test_small_tensors(data, tensors, repeats, bins):
+    tensors = [np.tile(values, repeats) for values in tensors]
+    _, given, _ = questions(data.draw, tensors[0])
+    given = np.unique(given)
+    probabilities = np.array(data.draw(st.lists(st.floats(0, 1), max_size=9)))
+    limits = [np.abs(given[: data.draw(st.integers(0, given.size))]) for _ in tensors]
+    numbers, neighbours, edges, before, points, below, through, ends = answers.summarize_small(
+        np.concatenate([np.sort(values) for values in tensors]),
+        np.cumsum([0, *(values.size for values in tensors)]),
+        np.concatenate(limits), np.cumsum([0, *(each.size for each in limits)]),
+        probabilities, bins, given, np.linspace(0.0, 1.0, 1024),
+    )  # fmt: skip
+    for t, values in enumerate(tensors):
+        plain = SortedValues(values)
+        extremes = float(plain.values[0]), float(plain.values[-1])
+        assert tuple(numbers[t, 8:]) == extremes
+        asked = Questions.about(values.size, *extremes, limits[t], bins, given)
+        ranks = quantile_ranks(values.size, probabilities)
+        theirs = plain.answer(ranks, asked.borders, asked.closed)
+        (e, b, p), (e_end, b_end, p_end) = ends[t], ends[t + 1]
+        np.testing.assert_array_equal(edges[e:e_end], asked.edges, strict=True)
+        np.testing.assert_array_equal(neighbours[t], theirs.values, strict=True)
+        np.testing.assert_array_equal(before[b:b_end], theirs.before, strict=True)
+        np.testing.assert_array_equal(points[p:p_end], theirs.cdf.points, strict=True)
+        np.testing.assert_array_equal(below[p:p_end], theirs.cdf.below, strict=True)
+        np.testing.assert_array_equal(through[p:p_end], theirs.cdf.through, strict=True)
 
 
 @relaxed
-@given(data=st.data(), values=arrays(), once=st.booleans())
-def test_counted_cells(data, values, once):
+@given(data=st.data(), values=arrays(), bins=st.sampled_from([0, 2, 128, 512]))
+def test_asking_in_both_ways(data, values, bins):
+    ranks, given, _ = questions(data.draw, values)
+    facts = (values.size, float(values.min()), float(values.max()))
+    probabilities = ranks / values.size
+    plain = Questions.about(*facts, np.abs(given), bins, given)
+    found = answers.ask(*facts, probabilities, np.abs(given), bins, given)
+    expected = quantile_ranks(values.size, probabilities), plain.edges, plain.borders, plain.closed
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs, strict=True)
+
+
+def counted(values, parts):
+    """Both kinds of counted cells from the same parts, and the values' keys."""
+    keys = np.sort(keys_of(values))
+    cells = [
+        (cells, counts.astype(np.int64))
+        for cells, counts in (
+            np.unique(keys[part::parts] >> 16, return_counts=True) for part in range(parts)
+        )
+    ]
+    zeros = int((values == 0).sum())
+    return CompiledCells.of(cells, zeros), CountedCells.of(cells, zeros), keys
+
+
+@relaxed
+@given(data=st.data(), values=arrays(), once=st.booleans(), parts=st.integers(1, 3))
+def test_counted_cells(data, values, once, parts):
     if once:
         values = np.unique(values)
-    (compiled, plain), keys = counted(values)
+    compiled, plain, keys = counted(values, min(parts, values.size))
     asked = questions(data.draw, values)
     np.testing.assert_array_equal(compiled.cells, plain.cells, strict=True)
     np.testing.assert_array_equal(compiled.counts, plain.counts, strict=True)
@@ -107,9 +146,11 @@ def test_sorting_patterns(keys, crowding):
 
 
 def measure(tensor, way, **options):
-    return run_jobs([Job(tensor.numel(), lambda: room.summarizing(tensor, way=way, **options))], 1)[
-        0
-    ]
+    bins, fast = options.pop("bins", 128), options.pop("fast", False)
+    steps = partial(
+        room.summarizing, [room.SummaryRequest(tensor, **options)], bins=bins, fast=fast, way=way
+    )
+    return run_jobs([Job(tensor.numel(), steps)], 1)[0][0]
 
 
 @pytest.mark.parametrize("way", ["compiled", "plain", "torch"])
@@ -158,8 +199,8 @@ def test_small_tensors_leave_no_counts_behind(broken, values):
     large[:3] = torch.tensor([math.nan, math.inf, -math.inf])
     large[3:30] = 0.0
     assert_same(measure(large, "compiled"), large)
-    assert passes._emptied
-    assert not any(tally.counts.any() for tally in passes._emptied)
+    tables = passes.CompiledPasses._tables()
+    assert not (tables[0] + tables[1]).any()
 
 
 @relaxed

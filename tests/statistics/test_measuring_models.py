@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import weightscope
 from weightscope.errors import InputError
-from weightscope.statistics import measure_model, passes
+from weightscope.statistics import measure_model, steps
 
 
 class Double(nn.Module):
@@ -199,7 +199,7 @@ def test_warnings_say_what_is_wrong():
 
 
 def test_threads_change_nothing(monkeypatch):
-    monkeypatch.setattr(passes, "RANGE", 50_000)
+    monkeypatch.setattr(steps, "RANGE", 50_000)
     model = nn.Sequential(*[nn.Linear(n, 300) for n in (10, 200, 300, 400)])
     one, four = (measure_model(model, threads=n) for n in (1, 4))
     for a, b in zip(one.parameters, four.parameters, strict=True):

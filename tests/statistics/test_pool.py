@@ -1,11 +1,12 @@
+import sys
 import threading
 import time
 
 import pytest
 import torch
 
-from weightscope.statistics.passes import RANGE
-from weightscope.statistics.pool import Job, run_jobs
+from weightscope.statistics.pool import Job, run_in_groups, run_jobs
+from weightscope.statistics.steps import RANGE
 
 
 def work(name, tasks=3, rounds=2, task=lambda name, n: (name, n)):
@@ -78,6 +79,42 @@ def test_torch_has_one_thread_inside_and_as_many_as_before_outside(threads, thre
     new.start()
     new.join()
     assert found == [3]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_interpreter_switches_threads_as_before_outside(threads):
+    before = sys.getswitchinterval()
+    seen = []
+
+    def ask(name, n):
+        seen.append(sys.getswitchinterval())
+        if n:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_jobs([Job(2 * RANGE, lambda: work("a", 2, 1, ask))], threads)
+    assert sys.getswitchinterval() == before
+    assert min(seen) < before if threads > 1 else min(seen) == before
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("sizes", [
+    [], [0], [0, 0, 5], [3, 9 * RANGE, 1, 0, 7, RANGE, 5 * RANGE, 4 * RANGE], [1] * 300,
+])  # fmt: skip
+def test_groups_give_a_result_for_each_item_in_order(sizes, threads):
+    groups = []
+
+    def begin(items):
+        groups.append(items)
+        found = yield [lambda item=item: item[0] for item in items if item[1]]
+        assert len(found) == sum(item[1] > 0 for item in items)
+        return [item[0] for item in items]
+
+    items = list(enumerate(sizes))
+    assert run_in_groups(items, lambda item: item[1], begin, threads) == list(range(len(sizes)))
+    for group in groups:
+        assert len(group) <= 128
+        assert len(group) == 1 or sum(size for _, size in group) <= 8 * RANGE
 
 
 def test_nothing_to_do():

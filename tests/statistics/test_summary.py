@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from weightscope.errors import InputError
-from weightscope.statistics import passes, plain, summarize
+from weightscope.statistics import passes, plain, steps, summarize
 from weightscope.statistics import summary as room
 from weightscope.statistics.pool import Job, run_jobs
 
@@ -27,11 +27,10 @@ def sorts_nothing(monkeypatch):
 def measure(tensor, way, *, thresholds=(0.0, 1e-3, 1e-2, 0.5), bins=128, axis=None, threads=1,
             fast=False):  # fmt: skip
     def steps():
-        return room.summarizing(
-            tensor, thresholds=thresholds, bins=bins, filter_axis=axis, fast=fast, way=way
-        )
+        request = room.SummaryRequest(tensor, thresholds, axis)
+        return room.summarizing([request], bins=bins, fast=fast, way=way)
 
-    return run_jobs([Job(tensor.numel(), steps)], threads)[0]
+    return run_jobs([Job(tensor.numel(), steps)], threads)[0][0]
 
 
 floats = npst.arrays(
@@ -175,7 +174,7 @@ def test_lowest_cell_beside_minus_infinity(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_threads_change_nothing(way, monkeypatch):
-    monkeypatch.setattr(passes, "RANGE", 40_000)
+    monkeypatch.setattr(steps, "RANGE", 40_000)
     weights = torch.randn(700, 501)
     weights[5, 5] = math.nan
     one, three = (measure(weights, way, axis=1, threads=n) for n in (1, 3))
@@ -198,7 +197,7 @@ def test_negative_numbers_on_the_border_of_a_cell(way):
 @pytest.mark.parametrize("mean", [0.0, 3.0])
 def test_plain_blocks_and_what_is_cut_off_at_their_ends(axis, mean, monkeypatch):
     monkeypatch.setattr(plain, "_BLOCK", 1000)
-    monkeypatch.setattr(passes, "RANGE", 20_000)
+    monkeypatch.setattr(steps, "RANGE", 20_000)
     monkeypatch.setattr(passes, "_SHORT", 100)
     weights = torch.randn(300, 299, generator=torch.Generator().manual_seed(0)) * 0.01 + mean
     weights[0, 7] = -0.0
@@ -216,7 +215,7 @@ def test_plain_blocks_and_what_is_cut_off_at_their_ends(axis, mean, monkeypatch)
 
 @pytest.mark.parametrize("way", WAYS)
 def test_batches_when_cells_do_not_fit_the_memory(way, monkeypatch):
-    monkeypatch.setattr(passes, "_LOOKING", 2000)
+    monkeypatch.setattr(steps, "_LOOKING", 2000)
     weights = torch.randn(50_000)
     assert_same(measure(weights, way), weights)
 

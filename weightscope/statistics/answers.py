@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from weightscope.statistics.kernels import STRETCH, any_count, compiled
+from weightscope.statistics import questions
+from weightscope.statistics.kernels import ROWS, compiled
 from weightscope.statistics.ordering import BEYOND
 
+_symmetric_edges = compiled(questions.symmetric_edges)
+_borders_of = compiled(questions.borders_of)
+_quantile_ranks = compiled(questions.quantile_ranks)
 _LOW = 0xFFFF
 _DIGIT = 10  # bits of a key that the first round of sorting looks at
+
+
+@compiled
+def ask(count, minimum, maximum, probabilities, limits, bins, given):  # type: ignore[no-untyped-def]
+    """``Questions.about`` in one call."""
+    edges = _symmetric_edges(bins, minimum, maximum) if bins else given
+    borders, closed = _borders_of(limits, edges)
+    return _quantile_ranks(count, probabilities), edges, borders, closed
 
 
 @compiled
@@ -39,26 +51,20 @@ def _first_above(ascending, value):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _count_sorted(values, edges, closed):  # type: ignore[no-untyped-def]
+def _count_sorted(values, edges, closed, counts):  # type: ignore[no-untyped-def]
     """Number of the ascending values < each edge, or <= where ``closed``."""
-    counts = np.empty(edges.size, np.int64)
     for i in range(edges.size):
         edge = edges[i]
         counts[i] = _first_above(values, edge) if closed[i] else _first_not_below(values, edge)
-    return counts
 
 
 @compiled
-def _describe_sorted(values, shares):  # type: ignore[no-untyped-def]
+def _describe_sorted(values, shares, points, below, through):  # type: ignore[no-untyped-def]
     """Distinct points among ascending values, the share below and the share through each."""
     n = values.size
-    size = min(n, shares.size)
-    points = np.empty(size)
-    below = np.empty(size)
-    through = np.empty(size)
     m = 0
     end = np.int64(0)
-    for i in range(size):
+    for i in range(min(n, shares.size)):
         place = np.int64(i if n <= shares.size else shares[i] * (n - 1))
         if place < end:
             continue  # as large as the point before
@@ -74,54 +80,148 @@ def _describe_sorted(values, shares):  # type: ignore[no-untyped-def]
         below[m] = start / n
         through[m] = end / n
         m += 1
-    return points[:m], below[:m], through[:m]
+    return m
 
 
 @compiled
-def answer_sorted(values, ranks, edges, closed, shares):  # type: ignore[no-untyped-def]
-    """Answers from ascending values.
+def _mean_about(values, base):  # type: ignore[no-untyped-def]
+    """Mean of ascending values less ``base``; from both ends, so that partial sums stay small."""
+    n = values.size
+    total = values[n // 2] - base if n % 2 else 0.0
+    for i in range(n // 2):
+        total += (values[i] - base) + (values[n - 1 - i] - base)
+    return total / n
+
+
+@compiled
+def _measure_values(values, numbers):  # type: ignore[no-untyped-def]
+    """Central moments in two looks: few values, and no fourth power of a float32 is too large."""
+    n = values.size
+    mean = _mean_about(values, 0.0)
+    mean += _mean_about(values, mean)
+    absolute = 0.0
+    for v in values:
+        absolute += abs(v)
+    m2 = 0.0
+    m3 = 0.0
+    m4 = 0.0
+    for v in values:
+        d = v - mean
+        q = d * d
+        m2 += q
+        m3 += q * d
+        m4 += q * q
+    numbers[1] = mean
+    numbers[2] = m2
+    numbers[3] = m3
+    numbers[4] = m4
+    numbers[5] = absolute
+    numbers[8] = values[0] + 0.0  # no negative zero
+    numbers[9] = values[n - 1] + 0.0
+
+
+@compiled
+def _finite(ascending, numbers):  # type: ignore[no-untyped-def]
+    """The finite ones of numbers in ascending order, NaN last, in double precision."""
+    low, high = 0, ascending.size
+    while high > 0 and np.isnan(ascending[high - 1]):
+        high -= 1
+    numbers[6] = ascending.size - high
+    while low < high and np.isinf(ascending[low]):
+        low += 1
+    while high > low and np.isinf(ascending[high - 1]):
+        high -= 1
+    numbers[0] = high - low
+    numbers[7] = ascending.size - numbers[6] - numbers[0]
+    return ascending[low:high].astype(np.float64)
+
+
+@compiled
+def sum_filters(x, kind, length, sums, squares):  # type: ignore[no-untyped-def]
+    """Add numbers to the sums of their filters or columns (see ``kernels.first_pass``)."""
+    for i in range(x.size):
+        slot = i // length if kind == ROWS else i % length
+        v = np.float64(x[i])
+        sums[slot] += v
+        squares[slot] += v * v
+
+
+@compiled
+def summarize_small(ascending, ends, limits, limit_ends, probabilities, bins, given, shares):  # type: ignore[no-untyped-def]
+    """All that is asked of small tensors, several in a call.
 
     Args:
-        values: Ascending, float64.
-        ranks: Which of the values to give, counted from 0.
-        edges: Where to count the values below.
-        closed: Whether each edge counts values equal to it.
+        ascending: The float32 numbers of all tensors, each in order, NaN last.
+        ends: 0, then where each tensor ends.
+        limits: Thresholds of their near-zero masses, one tensor after the other.
+        limit_ends: 0, then where those of each tensor end.
+        probabilities: Of which quantiles to give the two neighbours.
+        bins: Number of symmetric bins; 0 for the edges given.
+        given: Edges asked for.
         shares: Where to describe the distribution, in [0, 1], ascending; fewer values are all
             points.
 
     Returns:
-        The values asked for, the counts, and of the distribution the points, the share below and
-        the share through each.
+        A row for each tensor: count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf,
+        minimum and maximum of the finite numbers. A row of the neighbours of its quantiles, NaN
+        without values. Then its edges, how many values lie before each border, and of its
+        distribution the points, the share below and the share through each; of these lists, which
+        follow one another without gaps, the ends (edges, borders, points).
     """
-    found = np.empty(ranks.size)
-    for i in range(ranks.size):
-        found[i] = values[ranks[i]]
-    points, below, through = _describe_sorted(values, shares)
-    return found, _count_sorted(values, edges, closed), points, below, through
+    tensors = ends.size - 1
+    edges_each = max(bins + 1, given.size)
+    numbers = np.full((tensors, 10), np.nan)
+    neighbours = np.full((tensors, 2 * probabilities.size), np.nan)
+    edges = np.empty(tensors * edges_each)
+    before = np.empty(tensors * (edges_each + 2) + 2 * limits.size, np.int64)
+    described = 0
+    for t in range(tensors):
+        described += min(ends[t + 1] - ends[t], shares.size)
+    points = np.empty(described)
+    below = np.empty(described)
+    through = np.empty(described)
+    list_ends = np.zeros((tensors + 1, 3), np.int64)
+    for t in range(tensors):
+        values = _finite(ascending[ends[t] : ends[t + 1]], numbers[t])
+        if values.size:
+            _measure_values(values, numbers[t])
+        asked = ask(
+            values.size, numbers[t, 8], numbers[t, 9], probabilities,
+            limits[limit_ends[t] : limit_ends[t + 1]], bins, given,
+        )  # fmt: skip
+        for i in range(asked[0].size):
+            neighbours[t, i] = values[asked[0][i]]
+        e, b, p = list_ends[t]
+        edges[e : e + asked[1].size] = asked[1]
+        _count_sorted(values, asked[2], asked[3], before[b:])
+        list_ends[t + 1, 0] = e + asked[1].size
+        list_ends[t + 1, 1] = b + asked[2].size
+        list_ends[t + 1, 2] = p + _describe_sorted(
+            values, shares, points[p:], below[p:], through[p:]
+        )
+    return numbers, neighbours, edges, before, points, below, through, list_ends
 
 
 @compiled
-def drain_table(totals, low, high):  # type: ignore[no-untyped-def]
-    """The filled cells low..high of a table of all cells, ascending, and their counts; empties it.
-
-    Args:
-        totals: The table, cell -32768 first.
-        low: The first cell to read.
-        high: The last one.
-    """
-    size = max(high - low + 1, 0)
-    cells = np.empty(size, np.int32)
-    counts = np.empty(size, np.int64)
-    m = 0
-    for start in range(low, high + 1, STRETCH):
-        stop = min(start + STRETCH, high + 1)
-        if any_count(totals[start + 0x8000 : stop + 0x8000]):
-            for cell in range(start, stop):
-                cells[m] = cell
-                counts[m] = totals[cell + 0x8000]
-                totals[cell + 0x8000] = 0
-                m += counts[m] != 0
-    return cells[:m].copy(), counts[:m].copy()
+def merge(cells, counts, more_cells, more_counts):  # type: ignore[no-untyped-def]
+    """Two ascending lists of cells with their counts as one."""
+    size = cells.size + more_cells.size
+    merged = np.empty(size, np.int32)
+    totals = np.empty(size, np.int64)
+    i, j, m = 0, 0, 0
+    while i < cells.size or j < more_cells.size:
+        first = j == more_cells.size or (i < cells.size and cells[i] <= more_cells[j])
+        second = i == cells.size or (j < more_cells.size and more_cells[j] <= cells[i])
+        merged[m] = cells[i] if first else more_cells[j]
+        totals[m] = 0
+        if first:
+            totals[m] += counts[i]
+            i += 1
+        if second:
+            totals[m] += more_counts[j]
+            j += 1
+        m += 1
+    return merged[:m].copy(), totals[:m].copy()
 
 
 @compiled

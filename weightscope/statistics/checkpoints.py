@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import nan, prod
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,20 @@ from typing import Any
 import torch
 
 from weightscope.errors import CheckpointError
-from weightscope.statistics.pool import Job, number_of_threads, run_jobs
+from weightscope.statistics.pool import number_of_threads, run_in_groups
 from weightscope.statistics.records import (
     ModelStatistics,
     ParameterStatistics,
     SkippedParameter,
     TensorSummary,
 )
-from weightscope.statistics.summary import summarizing, unreadable, warning_about
+from weightscope.statistics.steps import Steps
+from weightscope.statistics.summary import (
+    SummaryRequest,
+    summarizing,
+    unreadable,
+    warning_about,
+)
 
 _LARGEST_HEADER = 100_000_000
 _LOADED_SILENTLY = 64 << 20
@@ -94,7 +101,9 @@ def scan(
             skipped.append(SkippedParameter(name, reason))
         else:
             places[name] = tensor
-    summaries = run_jobs([_job(tensor, fast) for tensor in places.values()], threads, progress)
+    summaries = run_in_groups(
+        list(places.values()), torch.Tensor.numel, partial(_summarize, fast=fast), threads, progress
+    )
     records = tuple(
         _record(name, tensor, summary)
         for (name, tensor), summary in zip(places.items(), summaries, strict=True)
@@ -103,8 +112,8 @@ def scan(
     return ModelStatistics(records, tuple(skipped), covered / total if total else 1.0)
 
 
-def _job(tensor: torch.Tensor, fast: bool) -> Job[TensorSummary]:
-    return Job(tensor.numel(), lambda: summarizing(tensor, fast=fast))
+def _summarize(tensors: list[torch.Tensor], fast: bool) -> Steps[list[TensorSummary]]:
+    return summarizing([SummaryRequest(tensor) for tensor in tensors], fast=fast)
 
 
 def _record(name: str, tensor: torch.Tensor, summary: TensorSummary) -> ParameterStatistics:

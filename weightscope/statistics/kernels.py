@@ -28,7 +28,7 @@ from numba.extending import intrinsic
 BLOCK = 4096
 CELLS = 65536
 NO_FILTERS, ROWS, COLUMNS = 0, 1, 2
-STRETCH = 64  # so many cells are skipped together where they are empty
+_STRETCH = 64  # so many cells are skipped together where they are empty
 _NEGATIVE_ZERO = 0x7FFF  # its cell, in which nothing else lies
 _INFINITY = 0x7F800000
 _GROUP = 16  # elements that fill one line of the cache
@@ -458,47 +458,49 @@ def first_pass(x, low, high, layout, length, first, sums, squares, tables, numbe
 
 
 @compiled
-def forget(u, tables):  # type: ignore[no-untyped-def]
-    """Empty the two tables of what the patterns ``u`` have counted up."""
-    for i in range(u.size):
-        cell = _cell(u[i])
-        tables[0, cell] = 0
-        tables[1, cell] = 0
+def _any_count(tables, start):  # type: ignore[no-untyped-def]
+    """Whether any of a stretch of counts is not 0; the compiler makes it quick."""
+    found = np.uint32(0)
+    for i in range(np.uint64(start), np.uint64(start + _STRETCH)):
+        found |= tables[0, i] | tables[1, i]
+    return found != 0
 
 
 @compiled
-def drain(tables, largest, totals):  # type: ignore[no-untyped-def]
-    """Add the two tables to ``totals``, in ascending order of value, and empty them.
+def drain(tables, peak):  # type: ignore[no-untyped-def]
+    """Empty the two tables.
 
     Args:
-        tables: Two tables of CELLS uint32.
-        largest: The largest cell of a positive number, or of a negative one's absolute value.
-        totals: Receives the counts.
+        tables: Two tables of CELLS uint32, by cell of the pattern.
+        peak: The largest absolute value that they count; negative without any.
+
+    Returns:
+        The cells that hold something, by key, ascending, and how much.
     """
-    zero = np.uint32(0)
-    for sign in range(2):
-        for start in range(sign * 0x8000, sign * 0x8000 + largest + 1, STRETCH):
-            stop = start + STRETCH
-            if not any_count(tables[0, start:stop]) and not any_count(tables[1, start:stop]):
-                continue
-            for cell in range(start, stop):
-                n = np.uint32(tables[0, cell] + tables[1, cell])
-                tables[0, cell] = zero
-                tables[1, cell] = zero
-                totals[0xFFFF - cell if sign else 0x8000 + cell] += n
-    # negative zero, one pattern below the first negative number
-    totals[0x8000] += np.uint32(tables[0, _NEGATIVE_ZERO] + tables[1, _NEGATIVE_ZERO])
-    tables[0, _NEGATIVE_ZERO] = zero
-    tables[1, _NEGATIVE_ZERO] = zero
-
-
-@compiled
-def any_count(counts):  # type: ignore[no-untyped-def]
-    """Whether any of the counts is not 0; the compiler makes it quick."""
-    found = np.uint32(0)
-    for i in range(counts.size):
-        found |= counts[i]
-    return found != 0
+    peaks = np.full(1, abs(peak), np.float32)
+    stretches = (peaks.view(np.int32)[0] >> 16) // _STRETCH + 1 if peak >= 0.0 else 0
+    most = 2 * stretches * _STRETCH
+    cells = np.empty(most, np.int32)
+    counts = np.empty(most, np.int64)
+    m = 0
+    if stretches:  # both zeros are of one cell
+        tables[0, 0] += tables[0, _NEGATIVE_ZERO] + tables[1, _NEGATIVE_ZERO]
+        tables[:, _NEGATIVE_ZERO] = 0
+    for stretch in range(-stretches, stretches):
+        # from the largest negative number to the smallest, then up
+        start = stretch * _STRETCH if stretch >= 0 else 0x8000 + (-1 - stretch) * _STRETCH
+        stop = start + _STRETCH
+        if not _any_count(tables, start):
+            continue
+        for i in range(_STRETCH):
+            cell = start + i if stretch >= 0 else stop - 1 - i
+            n = np.uint32(tables[0, cell] + tables[1, cell])
+            tables[0, cell] = 0
+            tables[1, cell] = 0
+            cells[m] = cell if stretch >= 0 else 0x7FFF - cell
+            counts[m] = n
+            m += n != 0
+    return cells[:m].copy(), counts[:m].copy()
 
 
 @compiled

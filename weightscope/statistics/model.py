@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import nan, sqrt
 
@@ -25,15 +26,20 @@ from weightscope.statistics.initialization import (
 )
 from weightscope.statistics.movement import Movement, measure_movement
 from weightscope.statistics.parameters import ParameterPlace, find_parameters
-from weightscope.statistics.passes import Steps
-from weightscope.statistics.pool import Job, number_of_threads, run_jobs
+from weightscope.statistics.pool import number_of_threads, run_in_groups
 from weightscope.statistics.records import (
     ModelStatistics,
     ParameterStatistics,
     Spectrum,
     TensorSummary,
 )
-from weightscope.statistics.summary import THRESHOLDS, summarizing, warning_about
+from weightscope.statistics.steps import Steps
+from weightscope.statistics.summary import (
+    THRESHOLDS,
+    SummaryRequest,
+    summarizing,
+    warning_about,
+)
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1
@@ -77,8 +83,13 @@ def measure_model(
     if not places and not skipped:
         raise InputError(f"{type(model).__name__} has no parameters to measure")
     starts = _initial_tensors(initial, places)
-    jobs = [_job(place, starts.get(place.name), fast) for place in places]
-    found = run_jobs(jobs, number_of_threads(threads), progress)
+    found = run_in_groups(
+        places,
+        lambda place: place.tensor.numel(),
+        partial(_measure, starts=starts, fast=fast),
+        number_of_threads(threads),
+        progress,
+    )
     nulls = _choose_nulls(places, found)
     rules = _rules_at_start(places, found)
     folded = _folded_stds(model, places, found)
@@ -99,28 +110,34 @@ class _Measured:
     movement: Movement | None
 
 
-def _job(place: ParameterPlace, start: torch.Tensor | None, fast: bool) -> Job[_Measured]:
-    return Job(place.tensor.numel(), lambda: _measure(place, start, fast))
-
-
-def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool) -> Steps[_Measured]:
-    before = movement = None
-    if start is not None:
-        # by the same steps as the weights, so that what did not change has no distance
-        before = yield from summarizing(start, filter_axis=place.filter_axis, fast=fast)
-        movement = measure_movement(place.tensor, start)
-        relative = RELATIVE_THRESHOLD * before.std
-        thresholds = [*THRESHOLDS, relative]
-    else:
-        spreads = {null.std for null in place.candidates}
-        thresholds = [*THRESHOLDS, *(RELATIVE_THRESHOLD * std for std in sorted(spreads))]
-    summary = yield from summarizing(
-        place.tensor,
-        thresholds=tuple(dict.fromkeys(thresholds)),
-        filter_axis=place.filter_axis,
+def _measure(
+    places: Sequence[ParameterPlace], starts: Mapping[str, torch.Tensor], fast: bool
+) -> Steps[list[_Measured]]:
+    # starts by the same steps as the weights, so that what did not change has no distance
+    known = [place for place in places if place.name in starts]
+    summaries = yield from summarizing(
+        [SummaryRequest(starts[place.name], filter_axis=place.filter_axis) for place in known],
         fast=fast,
     )
-    return _Measured(summary, before, movement)
+    before = {place.name: summary for place, summary in zip(known, summaries, strict=True)}
+    requests = []
+    for place in places:
+        if place.name in before:
+            spreads = {before[place.name].std}
+        else:
+            spreads = {null.std for null in place.candidates}
+        relative = [RELATIVE_THRESHOLD * std for std in sorted(spreads)]
+        thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
+        requests.append(SummaryRequest(place.tensor, thresholds, place.filter_axis))
+    found = yield from summarizing(requests, fast=fast)
+    return [
+        _Measured(
+            summary,
+            before.get(place.name),
+            measure_movement(place.tensor, starts[place.name]) if place.name in before else None,
+        )
+        for place, summary in zip(places, found, strict=True)
+    ]
 
 
 def _initial_tensors(

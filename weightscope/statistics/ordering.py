@@ -16,17 +16,18 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from weightscope.statistics.questions import Flags
 from weightscope.statistics.records import Counts, EmpiricalCDF, Floats
 
 Keys = NDArray[np.int32]
-Flags = NDArray[np.bool_]
+# cells that hold something, ascending, and how much
+FilledCells = tuple[Keys, Counts]
 Ascending = TypeVar("Ascending", Floats, Counts)
 
-PROBABILITIES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 CDF_POINTS = 1024
 BEYOND = 2.0**128  # where the next float32 would be
 _LOW = 0xFFFF
-_SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
+SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
 _NO_KEYS = np.zeros(0, np.int32)
 _NO_ENDS = np.zeros(0, np.int64)
 _NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
@@ -94,7 +95,7 @@ class SortedValues(Order):
         values, n = self.values, self.values.size
         if not n:
             return _NOTHING
-        points = values if n <= CDF_POINTS else values[(_SHARES * (n - 1)).astype(np.int64)]
+        points = values if n <= CDF_POINTS else values[(SHARES * (n - 1)).astype(np.int64)]
         points = _distinct(points)
         below, through = values.searchsorted(points), values.searchsorted(points, "right")
         return EmpiricalCDF(points, below / n, through / n, n)
@@ -131,20 +132,9 @@ class ListedValues(Order):
             return _NOTHING
         n = int(self.ends[-1])
         ends = self.ends[1:]
-        places = _distinct(ends.searchsorted((_SHARES * (n - 1)).astype(np.int64), "right"))
+        places = _distinct(ends.searchsorted((SHARES * (n - 1)).astype(np.int64), "right"))
         shares = ends[places] / n
         return EmpiricalCDF(self.borders[places], shares, shares, n)
-
-
-class CompiledSortedValues(SortedValues):
-    """The same, answered by a compiled loop: an operator of numpy costs a call."""
-
-    def answer(self, ranks: Counts, edges: Floats, closed: Flags) -> Answers:
-        """The values of these ranks, the numbers of values before these edges, the distribution."""
-        values, before, points, below, through = _answers().answer_sorted(
-            self.values, ranks, edges, closed, _SHARES
-        )
-        return Answers(values, before, EmpiricalCDF(points, below, through, self.values.size))
 
 
 def _insert(values: Floats, edges: Floats, closed: Flags) -> Counts:
@@ -184,27 +174,19 @@ class CountedCells(Order):
         self._only_zeros = only_zeros
 
     @classmethod
-    def draining(cls, totals: Counts, zeros: int, minimum: float, maximum: float) -> Self:
-        """Empty a table of all 65,536 cells, cell -32768 first.
-
-        Args:
-            totals: The table.
-            zeros: Number of zeros among the values.
-            minimum: The smallest value; above ``maximum`` where there is none.
-            maximum: The largest one.
-        """
-        low, high = (keys_of(np.array([minimum, maximum], np.float32)) >> 16).tolist()
-        only_zeros = zeros > 0 and bool(totals[0x8000] == zeros)
-        return cls(*cls._drain(totals, low, high), only_zeros=only_zeros)
+    def of(cls, parts: Sequence[FilledCells], zeros: int) -> Self:
+        """The cells of several parts together, which hold so many zeros."""
+        cells, counts = cls._merge(parts) if len(parts) > 1 else parts[0]
+        place = int(cells.searchsorted(0))
+        only_zeros = zeros > 0 and bool(counts[place] == zeros)
+        return cls(cells, counts, only_zeros=only_zeros)
 
     @staticmethod
-    def _drain(totals: Counts, low: int, high: int) -> tuple[Keys, Counts]:
-        """Those of the cells low..high that hold values, and how many."""
-        counted = totals[low + 0x8000 : high + 0x8001]
-        filled = np.flatnonzero(counted != 0)
-        counts = counted[filled]
-        counted[filled] = 0
-        return (filled + low).astype(np.int32), counts
+    def _merge(parts: Sequence[FilledCells]) -> FilledCells:
+        cells, places = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+        counts = np.zeros(cells.size, np.int64)
+        np.add.at(counts, places, np.concatenate([part[1] for part in parts]))
+        return cells, counts
 
     @staticmethod
     def sort(patterns: NDArray[np.uint32], cells: Keys) -> Keys:
@@ -215,6 +197,8 @@ class CountedCells(Order):
 
     def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:
         """Cells to look into before these questions have exact answers, and what they hold."""
+        if not self.cells.size:
+            return self.cells, self.counts
         holders = self.ends.searchsorted(ranks, "right") - 1
         keys = _border_keys(edges, closed)
         keys = keys[(keys & _LOW) != 0]
@@ -290,7 +274,7 @@ class CountedCells(Order):
             return _NOTHING
         n = int(self.ends[-1])
         ends = self.ends[1:]
-        places = _distinct(ends.searchsorted((_SHARES * n).astype(np.int64)))
+        places = _distinct(ends.searchsorted((SHARES * n).astype(np.int64)))
         borders = np.concatenate([self.cells[:1], self.cells[places] + 1]) << 16
         shares = np.concatenate([[0], ends[places]]) / n
         points = np.minimum(np.maximum(values_of(borders), -BEYOND), BEYOND)
@@ -301,10 +285,11 @@ class CompiledCells(CountedCells):
     """The same, answered by compiled loops: an operator of numpy costs a call."""
 
     @staticmethod
-    def _drain(totals: Counts, low: int, high: int) -> tuple[Keys, Counts]:
-        """Those of the cells low..high that hold values, and how many."""
-        filled: tuple[Keys, Counts] = _answers().drain_table(totals, low, high)
-        return filled
+    def _merge(parts: Sequence[FilledCells]) -> FilledCells:
+        merged = parts[0]
+        for part in parts[1:]:
+            merged = _answers().merge(*merged, *part)
+        return merged
 
     @staticmethod
     def sort(patterns: NDArray[np.uint32], cells: Keys) -> Keys:
@@ -324,7 +309,7 @@ class CompiledCells(CountedCells):
         ends = _NO_ENDS if self._key_ends is None else self._key_ends
         values, before, points, shares = _answers().answer_cells(
             self.cells, self.ends, self._keys, ends, self._only_zeros,
-            ranks, edges, closed, _SHARES,
+            ranks, edges, closed, SHARES,
         )  # fmt: skip
         return Answers(values, before, EmpiricalCDF(points, shares, shares, int(self.ends[-1])))
 
@@ -367,29 +352,3 @@ def values_of(keys: Keys) -> Floats:
     patterns = ((keys ^ signs) - signs) | (signs << 31)
     values: Floats = patterns.view(np.float32).astype(np.float64)
     return values
-
-
-def quantiles_of(values: Floats, n: int, probabilities: Sequence[float]) -> list[float]:
-    """Quantiles by linear interpolation between two ranks, rounded as numpy rounds them.
-
-    Args:
-        values: Those of ``quantile_ranks``.
-        n: Number of all values.
-        probabilities: Of which values to give the quantiles.
-    """
-    quantiles = []
-    neighbours = values.tolist()
-    for p, low, high in zip(probabilities, neighbours[::2], neighbours[1::2], strict=True):
-        share = (n - 1) * p % 1.0
-        step = high - low
-        quantiles.append(high - step * (1.0 - share) if share >= 0.5 else low + step * share)
-    return quantiles
-
-
-def quantile_ranks(n: int, probabilities: Sequence[float]) -> Counts:
-    """The two neighbours of each quantile of ``n`` values by rank, one after the other."""
-    ranks: list[int] = []
-    for p in probabilities if n else ():
-        lower = int((n - 1) * p)
-        ranks += [lower, min(lower + 1, n - 1)]
-    return np.array(ranks, np.int64)

@@ -8,43 +8,27 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
-from math import ceil, inf, prod
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from math import inf, prod
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weightscope.statistics.moments import (
-    Moments,
-    merge,
-)
-from weightscope.statistics.ordering import CountedCells, Keys
+from weightscope.statistics.moments import Moments, merge
+from weightscope.statistics.ordering import FilledCells, Keys
 from weightscope.statistics.records import Counts, Floats
 
 CELLS = 0x10000
-# one range is one thread's share at a time; fixed, so that sums do not depend on the threads
-RANGE = 1 << 21
-# ranges end at multiples of so many elements, blocks of every kind
-_EVEN = 1 << 12
 # below so many elements a call of torch takes longer than it saves
 _SHORT = 1 << 14
-# memory for looking into cells in one pass
-_LOOKING = 6 << 20
-_TABLE = 4 * CELLS
-_INFINITY = 0x7F800000
 MINUS_ZERO = 0x7FFF
-_EVERY_LOW = np.arange(CELLS, dtype=np.int32)
 
 Way = Literal["compiled", "plain"]
-Result = TypeVar("Result")
-Cells = TypeVar("Cells", bound=CountedCells)
 Patterns = NDArray[np.uint32]
-# work that asks for lists of tasks, which any threads may do, and goes on with their results
-Steps = Generator[Sequence[Callable[[], Any]], list[Any], Result]
 
 
 @dataclass(frozen=True)
@@ -129,6 +113,7 @@ class Part:
     minimum: float
     maximum: float
     filters: FilterSums
+    cells: FilledCells
 
 
 def _in_patterns(cells: Keys) -> Keys:
@@ -172,10 +157,6 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-# used again: filling half a megabyte with zeros costs more than counting a small tensor
-_emptied: list[Tally] = []
-
-
 class Passes(Protocol):
     """Two passes over a flat float32 tensor."""
 
@@ -183,8 +164,8 @@ class Passes(Protocol):
     def size(self) -> int:
         """Number of elements."""
 
-    def first(self, low: int, high: int, totals: Tally) -> Part:
-        """Measure elements low..high; add the finite ones to ``totals`` by ascending cell."""
+    def first(self, low: int, high: int) -> Part:
+        """Measure elements low..high."""
 
     def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Collect from the wanted cells; add counts of low halves to ``lows``, table by table."""
@@ -226,31 +207,12 @@ class CompiledPasses:
             tables = cls._local.tables = np.zeros((2, CELLS), np.uint32)
         return tables
 
-    def first(self, low: int, high: int, totals: Tally) -> Part:
+    def first(self, low: int, high: int) -> Part:
         """Measure elements low..high."""
         tables = self._tables()
-        part = self._measure(low, high, tables, self._layout)
-        if part.moments.count:
-            peak = max(abs(part.minimum), abs(part.maximum))
-            with totals.lock:
-                _kernels().drain(tables, np.float32(peak).view(np.int32) >> 16, totals.counts)
-        return part
-
-    def whole(self) -> Part:
-        """Measure all elements, counting nothing; moments are the same for any layout."""
-        tables = self._tables()
-        part = self._measure(0, self.size, tables, NO_FILTERS)
-        if self._layout.filters:
-            filters = self._measure(0, self.size, tables, self._layout).filters
-            part = replace(part, filters=filters)
-        _kernels().forget(self._u, tables)
-        return part
-
-    def _measure(
-        self, low: int, high: int, tables: NDArray[np.uint32], layout: FilterLayout
-    ) -> Part:
+        layout = self._layout
         first, slots = layout.span(low, high)
-        sums, squares = np.zeros(slots), np.zeros(slots)
+        sums, squares = np.zeros((2, slots))
         numbers = np.empty(11)
         _kernels().first_pass(
             self._x, low, high, layout.kind, layout.length, first, sums, squares, tables, numbers
@@ -264,6 +226,7 @@ class CompiledPasses:
             minimum,
             maximum,
             FilterSums(first, sums, squares),
+            _kernels().drain(tables, max(-minimum, maximum)),
         )
 
     def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
@@ -279,11 +242,12 @@ class CompiledPasses:
         return collected[:n].copy()
 
 
-def add_to_totals(counts: Counts, totals: Counts) -> None:
-    """Add counts by cell of the pattern to ``totals`` in ascending order of value."""
-    totals[0x8000] += counts[MINUS_ZERO]
-    totals[0x8000:0xFFFF] += counts[:0x7FFF]
-    totals[:0x8000] += counts[:0x7FFF:-1]
+def filled_cells(counts: Counts) -> FilledCells:
+    """The cells that hold something, ascending, from counts by cell of the pattern."""
+    ascending = np.concatenate([counts[:0x7FFF:-1], counts[:0x7FFF]])
+    ascending[0x8000] += counts[MINUS_ZERO]
+    filled = np.flatnonzero(ascending)
+    return (filled - 0x8000).astype(np.int32), ascending[filled]
 
 
 def add_filter_sums(
@@ -350,7 +314,7 @@ class TorchPasses:
         """Number of elements."""
         return self._x.numel()
 
-    def first(self, low: int, high: int, totals: Tally) -> Part:
+    def first(self, low: int, high: int) -> Part:
         """Measure elements low..high."""
         first, slots = self._layout.span(low, high)
         filters = FilterSums(first, np.zeros(slots), np.zeros(slots))
@@ -373,9 +337,10 @@ class TorchPasses:
             zeros += int((wide == 0).sum())
             moments.append(_torch_moments(wide))
             counts += torch.bincount(_torch_patterns(block)[0], minlength=CELLS)
-        with totals.lock:
-            add_to_totals(counts.cpu().numpy(), totals.counts)
-        return Part(merge(moments), nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
+        return Part(
+            merge(moments), nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters,
+            filled_cells(counts.cpu().numpy()),
+        )  # fmt: skip
 
     def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
         """Look into the wanted cells."""
@@ -425,72 +390,3 @@ def _torch_patterns(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     signed = block.view(torch.int32).long()
     shifted = (signed & 0xFFFFFFFF) - (signed < 0).long()
     return shifted >> 16, shifted & 0xFFFF
-
-
-def ranges(size: int) -> list[tuple[int, int]]:
-    """Ranges of a tensor of this size, as even as blocks allow."""
-    number = max(ceil(size / RANGE), 1)
-    step = max(ceil(size / number / _EVEN) * _EVEN, 1)
-    return [(low, min(low + step, size)) for low in range(0, size, step)]
-
-
-def first_pass(passes: Passes, counted: type[Cells]) -> Steps[tuple[list[Part], Cells]]:
-    """All parts in the order of their ranges, and the cells of the whole tensor."""
-    totals = _emptied.pop() if _emptied else Tally(np.zeros(CELLS, np.int64))
-    parts = yield [partial(passes.first, low, high, totals) for low, high in ranges(passes.size)]
-    cells = counted.draining(
-        totals.counts,
-        sum(part.zero for part in parts),
-        min(part.minimum for part in parts),
-        max(part.maximum for part in parts),
-    )
-    _emptied.append(totals)
-    return parts, cells
-
-
-def look_into(
-    passes: Passes, order: Cells, wanted: tuple[Keys, Counts], parts: Sequence[Part]
-) -> Steps[Cells]:
-    """The same order with these cells looked into, in as few passes as the memory allows."""
-    cells, counts = wanted
-    batches = np.minimum(4 * counts, _TABLE).cumsum() // _LOOKING
-    for batch in range(int(batches[-1]) + 1 if cells.size else 0):
-        ours = slice(*batches.searchsorted([batch, batch + 1]))
-        order = order.looked_into(
-            *(yield from _look(passes, order, cells[ours], counts[ours], parts))
-        )
-    return order
-
-
-def _look(
-    passes: Passes, order: CountedCells, cells: Keys, counts: Counts, parts: Sequence[Part]
-) -> Steps[tuple[Keys, Counts | None]]:
-    """Keys inside cells, ascending, and how often each occurs (None: once each).
-
-    The patterns of a cell are collected, unless there are more than a table has entries.
-    """
-    crowded = 4 * counts > _TABLE
-    listed, tabled = cells[~crowded], cells[crowded]
-    # the lowest finite cell of all takes in the pattern of minus infinity
-    infinities = sum(part.inf for part in parts)
-    wanted = Wanted(listed, tabled, int(counts[~crowded].sum()) + infinities)
-    lows = Tally(np.zeros((tabled.size, CELLS), np.int64))
-    found = yield [
-        partial(passes.second, low, high, wanted, lows) for low, high in ranges(passes.size)
-    ]
-    collected = order.sort(np.concatenate(found) if len(found) > 1 else found[0], listed)
-    has_zeros = bool((cells == 0).any())
-    if not (has_zeros or tabled.size or infinities):
-        return collected, None
-    # zeros have two patterns, one of them in another cell, but their number is known
-    zeros = sum(part.zero for part in parts) if has_zeros else 0
-    lists: list[tuple[Keys, Counts]] = [(collected, np.ones(collected.shape, np.int64))]
-    for table, cell in enumerate(tabled.tolist()):
-        occurrences = lows.counts[table] if cell >= 0 else lows.counts[table, ::-1]
-        lists.append(((cell << 16) + _EVERY_LOW, occurrences))
-    kept = [(keys != 0) & (keys > -_INFINITY) & (occurs > 0) for keys, occurs in lists]
-    lists = [(keys[k], occurs[k]) for (keys, occurs), k in zip(lists, kept, strict=True)]
-    lists.append((np.zeros(int(zeros > 0), np.int32), np.full(int(zeros > 0), zeros)))
-    keys, occurs = (np.concatenate(column) for column in zip(*lists, strict=True))
-    places = np.argsort(keys)
-    return keys[places], occurs[places]

@@ -27,7 +27,7 @@ from weightscope.statistics.passes import (
     Tally,
     Wanted,
     add_filter_sums,
-    add_to_totals,
+    filled_cells,
     sum_of,
 )
 from weightscope.statistics.records import Counts, Floats
@@ -47,7 +47,7 @@ class PlainPasses:
         """Number of elements."""
         return self._x.size
 
-    def first(self, low: int, high: int, totals: Tally) -> Part:
+    def first(self, low: int, high: int) -> Part:
         """Measure elements low..high."""
         first, slots = self._layout.span(low, high)
         filters = FilterSums(first, np.zeros(slots), np.zeros(slots))
@@ -79,12 +79,12 @@ class PlainPasses:
             if found[0] or (found.size > MINUS_ZERO and found[MINUS_ZERO]):
                 zeros += block.size - int(np.count_nonzero(block))
             counts[: found.size] += found
-        with totals.lock:
-            add_to_totals(counts, totals.counts)
         moments = moments_from_powers(count, *powers.tolist()) if count else Moments()
         if moments is None:
             moments = merge(self._centered(low, high, buffers))
-        return Part(moments, nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters)
+        return Part(
+            moments, nans, infs, zeros, minimum + 0.0, maximum + 0.0, filters, filled_cells(counts)
+        )
 
     def _blocks(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Borders of blocks, which hold whole filters (or rows of them) where these are short."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +11,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from weightscope.errors import InputError
-from weightscope.statistics.passes import RANGE, Result, Steps
+from weightscope.statistics.steps import RANGE, Result, Steps
 
+Item = TypeVar("Item")
+# seconds that a thread has the interpreter for itself while others wait
+_TURN = 0.0002
+# a group has at most so many elements, and so many members
+_GROUP = 8 * RANGE
+_MEMBERS = 128
 # the number that torch gives to new threads is one for the whole process
 _LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Job(Generic[Result]):
-    """Work on one tensor.
+    """Work on a tensor, or on several.
 
     Attributes:
         elements: Its size, which decides when it is begun.
@@ -54,7 +61,7 @@ def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) 
     total = sum(job.elements for job in jobs)
     threads = min(threads, max(len(jobs), ceil(total / RANGE)))
     bar = tqdm(total=total, unit="weights", unit_scale=True, disable=not progress)
-    with bar, _one_torch_thread():
+    with bar, _one_torch_thread(), _short_turns(threads):
         work = _Work(jobs, bar.update)
         if threads <= 1:
             work.share()
@@ -65,6 +72,49 @@ def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) 
             for other in others:
                 other.result()
     return [work.results[i] for i in range(len(jobs))]
+
+
+def run_in_groups(
+    items: Sequence[Item],
+    size: Callable[[Item], int],
+    begin: Callable[[list[Item]], Steps[list[Result]]],
+    threads: int,
+    progress: bool = False,
+) -> list[Result]:
+    """Run jobs on groups of items of like size and return the results of the items in order.
+
+    Args:
+        items: What to work on.
+        size: Number of elements of one.
+        begin: Begins the work on a group; gives a result for each of its items.
+        threads: See ``run_jobs``.
+        progress: See ``run_jobs``.
+    """
+    groups = _groups([size(item) for item in items])
+    jobs = [
+        Job(sum(size(items[i]) for i in group), partial(begin, [items[i] for i in group]))
+        for group in groups
+    ]
+    results = run_jobs(jobs, threads, progress)
+    found = {
+        i: result
+        for group, members in zip(groups, results, strict=True)
+        for i, result in zip(group, members, strict=True)
+    }
+    return [found[i] for i in range(len(items))]
+
+
+def _groups(sizes: Sequence[int]) -> list[list[int]]:
+    """Places of the items of each group, the largest first."""
+    groups: list[list[int]] = []
+    held = 0
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        if not groups or held + sizes[i] > _GROUP or len(groups[-1]) == _MEMBERS:
+            groups.append([])
+            held = 0
+        groups[-1].append(i)
+        held += sizes[i]
+    return groups
 
 
 @contextmanager
@@ -79,10 +129,25 @@ def _one_torch_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def _short_turns(threads: int) -> Iterator[None]:
+    """Let threads that come back from a pass wait less long for the interpreter.
+
+    A pass over a range takes about a millisecond, the interpreter's usual turn is five.
+    """
+    before = sys.getswitchinterval()
+    if threads > 1:
+        sys.setswitchinterval(_TURN)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 class _Work(Generic[Result]):
     """The jobs not begun yet and the tasks that begun ones wait for.
 
-    Tensors of several ranges come first, in their order, then smaller ones by size. One thread
+    Jobs of several ranges come first, in their order, then smaller ones by size. One thread
     begins at the other end: small tensors are mostly Python, which two threads cannot run at once.
     """
 
@@ -122,8 +187,8 @@ class _Work(Generic[Result]):
         """Run a job up to the next tasks that others can share, or to its end."""
         try:
             tasks = next(steps) if results is None else steps.send(results)
-            while len(tasks) == 1:
-                tasks = steps.send([tasks[0]()])
+            while len(tasks) <= 1:
+                tasks = steps.send([task() for task in tasks])
         except StopIteration as end:
             with self._changed:
                 self.results[i] = end.value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from math import ceil, frexp, isfinite, ldexp, log2, nan
-from typing import Literal
+from functools import cache, lru_cache, partial
+from itertools import accumulate, pairwise
+from math import nan
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,16 +16,13 @@ from numpy.typing import NDArray
 from weightscope.errors import InputError
 from weightscope.statistics.moments import Moments, merge, moments_of, scale_for
 from weightscope.statistics.ordering import (
-    PROBABILITIES,
+    SHARES,
+    Answers,
     CompiledCells,
-    CompiledSortedValues,
     CountedCells,
-    Flags,
     ListedValues,
     Order,
     SortedValues,
-    quantile_ranks,
-    quantiles_of,
 )
 from weightscope.statistics.passes import (
     CompiledPasses,
@@ -32,26 +30,34 @@ from weightscope.statistics.passes import (
     FilterSums,
     Part,
     Passes,
-    Steps,
     TorchPasses,
     Way,
     add_filter_sums,
     default_way,
-    first_pass,
-    look_into,
 )
 from weightscope.statistics.plain import PlainPasses
 from weightscope.statistics.pool import Job, number_of_threads, run_jobs
-from weightscope.statistics.records import Counts, Floats, Histogram, TensorSummary
+from weightscope.statistics.questions import (
+    BINS,
+    PROBABILITIES,
+    Questions,
+    quantiles_of,
+    read_bins,
+)
+from weightscope.statistics.records import (
+    Counts,
+    EmpiricalCDF,
+    Floats,
+    Histogram,
+    TensorSummary,
+)
+from weightscope.statistics.steps import Steps, first_passes, look_into
 
 THRESHOLDS = (1e-3, 1e-2)
-BINS = 128
 # up to here sorting is quicker than counting
 SORTED = 1 << 15
 _BLOCK = 1 << 18
-_ZERO = np.zeros(1)
-_MOST_BINS = 512
-_STEPS = np.arange(-_MOST_BINS // 2, _MOST_BINS // 2 + 1, dtype=np.float64)
+_PROBABILITIES = np.array(PROBABILITIES)
 _LISTED = {
     torch.bfloat16: torch.int16,
     torch.float16: torch.int16,
@@ -61,6 +67,9 @@ _LISTED = {
     torch.float8_e5m2fnuz: torch.uint8,
     torch.float8_e8m0fnu: torch.uint8,
 }
+_READ_AS_THEY_ARE = {torch.float32, torch.float64, *_LISTED}
+# copies of so many elements of small tensors are held at a time
+_TOGETHER = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,36 +101,52 @@ class _Measured:
 
 
 @dataclass(frozen=True, eq=False)
-class _Questions:
-    """What is asked of a tensor's order.
+class SummaryRequest:
+    """A tensor to summarize; see ``summarize`` for the attributes."""
+
+    tensor: torch.Tensor
+    thresholds: Sequence[float] = THRESHOLDS
+    filter_axis: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A tensor as a line of numbers, and what is asked of it.
 
     Attributes:
-        ranks: The values that have these ranks, for the quantiles.
-        edges: Edges of the histogram.
-        borders: Values are counted below each: thresholds of both signs, zero twice, edges.
-        closed: Whether values equal to a border are counted with it.
+        flat: The numbers in the order of memory.
+        size: How many.
+        layout: How the filters lie in them.
+        thresholds: Of the near-zero mass.
+        limits: The same as an array.
+        bins: Number of symmetric bins; 0 for given edges.
+        given: The edges.
     """
 
-    ranks: Counts
-    edges: Floats
-    borders: Floats
-    closed: Flags
+    flat: torch.Tensor
+    size: int
+    layout: FilterLayout
+    thresholds: Sequence[float]
+    limits: Floats
+    bins: int
+    given: Floats
 
-    @classmethod
-    def about(cls, measured: _Measured, limits: Floats, bins: int | Sequence[float]) -> _Questions:
-        """The questions that a summary answers."""
-        edges = bin_edges(bins, measured.minimum, measured.maximum)
-        borders = np.concatenate([-limits, limits, _ZERO, _ZERO, edges])
-        closed = _closed(limits.size, edges.size)
-        return cls(quantile_ranks(measured.moments.count, PROBABILITIES), edges, borders, closed)
+    def questions(self, measured: _Measured, way: Way | Literal["torch"] = "plain") -> Questions:
+        """The questions of order."""
+        n, extremes = measured.moments.count, (measured.minimum, measured.maximum)
+        if way != "compiled":
+            return Questions.about(n, *extremes, self.limits, self.bins, self.given)
+        return Questions(
+            *_answers().ask(n, *extremes, _PROBABILITIES, self.limits, self.bins, self.given)
+        )
 
 
-@lru_cache(64)
-def _closed(limits: int, edges: int) -> Flags:
-    """Which borders count what equals them: positive thresholds, the second zero, the last edge."""
-    return np.array(
-        [False] * limits + [True] * limits + [False, True] + [False] * (edges - 1) + [True]
-    )
+@cache
+def _answers() -> Any:
+    """The compiled loops, whose compiler is loaded when it is first needed."""
+    from weightscope.statistics import answers
+
+    return answers
 
 
 def summarize(
@@ -162,55 +187,93 @@ def summarize(
         1.3333333333333333
     """
     threads = number_of_threads(threads)
-    _check(tensor, thresholds, filter_axis)
-    steps = partial(
-        summarizing, tensor, thresholds=thresholds, bins=bins, filter_axis=filter_axis, fast=fast
-    )
-    return run_jobs([Job(tensor.numel(), steps)], threads)[0]
+    _check(tensor, filter_axis)
+    request = SummaryRequest(tensor, thresholds, filter_axis)
+    job = Job(tensor.numel(), partial(summarizing, [request], bins=bins, fast=fast))
+    return run_jobs([job], threads)[0][0]
 
 
 def summarizing(
-    tensor: torch.Tensor,
+    requests: Sequence[SummaryRequest],
     *,
-    thresholds: Sequence[float] = THRESHOLDS,
     bins: int | Sequence[float] = BINS,
-    filter_axis: int | None = None,
     fast: bool = False,
     way: Way | Literal["torch"] | None = None,
-) -> Steps[TensorSummary]:
-    """``summarize`` in steps; ``way`` None takes the best, "torch" reads through torch anywhere."""
+) -> Steps[list[TensorSummary]]:
+    """``summarize`` in steps, of several tensors at a time.
+
+    Args:
+        requests: The tensors.
+        bins: See ``summarize``.
+        fast: See ``summarize``.
+        way: None takes the best; "torch" reads through torch on any device.
+    """
     way = way or default_way()
-    _check(tensor, thresholds, filter_axis)
-    tensor = tensor.detach()
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    if filter_axis is not None:
-        filter_axis %= tensor.dim()
-    tensor, filter_axis = _in_memory_order(tensor, filter_axis)
-    layout = FilterLayout.of(tensor.shape, filter_axis)
-    flat = tensor.view(-1)
-    limits = np.asarray(thresholds, dtype=np.float64)
-    order: Order
-    if flat.dtype in _LISTED:
-        measured, order = _count_patterns(flat, layout)
-    elif flat.dtype is torch.float64:
-        measured, order = _sort(flat.cpu().numpy(), layout)
-    elif flat.numel() <= SORTED:
-        sort = _sort_compiled if way == "compiled" else _sort
-        measured, order = sort(flat.cpu().numpy(), layout)
-    else:
-        return (yield from _count(flat, layout, way, thresholds, limits, bins, fast))
-    return _conclude(measured, order, _Questions.about(measured, limits, bins), thresholds)
+    asked = read_bins(bins)
+    subjects = [_read(request, *asked) for request in requests]
+    found: dict[int, TensorSummary] = {}
+    small: list[int] = []
+    large: list[int] = []
+    for i, subject in enumerate(subjects):
+        dtype = subject.flat.dtype
+        if dtype in _LISTED:
+            found[i] = _conclude(subject, *_count_patterns(subject.flat, subject.layout))
+        elif dtype is torch.float32 and subject.size > SORTED:
+            large.append(i)
+        elif dtype is torch.float32 and way == "compiled":
+            small.append(i)
+        else:
+            found[i] = _conclude(subject, *_sort(subject.flat.cpu().numpy(), subject.layout))
+    for some in _by_memory(small, subjects):
+        found |= zip(some, _summarize_small([subjects[i] for i in some]), strict=True)
+    counted = yield from _count([subjects[i] for i in large], way, fast)
+    found |= zip(large, counted, strict=True)
+    return [found[i] for i in range(len(subjects))]
 
 
-def _check(tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None) -> None:
+def _by_memory(places: Sequence[int], subjects: Sequence[_Subject]) -> Iterator[list[int]]:
+    """The same places, as many at a time as may be copied together."""
+    some: list[int] = []
+    held = 0
+    for i in places:
+        if some and held + subjects[i].size > _TOGETHER:
+            yield some
+            some, held = [], 0
+        some.append(i)
+        held += subjects[i].size
+    if some:
+        yield some
+
+
+def _check(tensor: torch.Tensor, axis: int | None) -> None:
     reason = unreadable(tensor)
     if reason:
         raise InputError(f"a tensor of shape {tuple(tensor.shape)} cannot be measured: {reason}")
-    if not all(t >= 0 for t in thresholds):
-        raise InputError(f"thresholds={tuple(thresholds)}: each must be a number >= 0")
     if axis is not None and not -tensor.dim() <= axis < tensor.dim():
         raise InputError(f"filter_axis={axis}: the tensor has {tensor.dim()} axes")
+
+
+def _read(request: SummaryRequest, bins: int, given: Floats) -> _Subject:
+    # each call of torch costs microseconds, and there may be thousands of small tensors
+    axis = request.filter_axis
+    _check(request.tensor, axis)
+    tensor = request.tensor.detach()
+    if tensor.dtype not in _READ_AS_THEY_ARE:
+        tensor = tensor.dequantize()
+    if axis is not None:
+        axis %= tensor.dim()
+    tensor, axis = _in_memory_order(tensor, axis)
+    layout = FilterLayout.of(tensor.shape, axis)
+    limits = _limits(tuple(request.thresholds))
+    flat = tensor if tensor.dim() == 1 else tensor.view(-1)
+    return _Subject(flat, flat.numel(), layout, request.thresholds, limits, bins, given)
+
+
+@lru_cache(256)
+def _limits(thresholds: tuple[float, ...]) -> Floats:
+    if not all(t >= 0 for t in thresholds):
+        raise InputError(f"thresholds={thresholds}: each must be a number >= 0")
+    return np.array(thresholds, dtype=np.float64)
 
 
 def unreadable(tensor: torch.Tensor) -> str:
@@ -219,17 +282,16 @@ def unreadable(tensor: torch.Tensor) -> str:
         return "lazy and not initialized yet; run the model once"
     if tensor.is_meta:
         return "on the meta device: it has a shape but no numbers; load the weights first"
-    if tensor.is_complex():
-        return f"{tensor.dtype}: complex numbers have no order; pass real and imaginary parts"
     if tensor.layout is not torch.strided:
         return f"stored as {tensor.layout}; densify it with .to_dense()"
-    if tensor.is_quantized or tensor.dtype in _LISTED:
+    dtype = tensor.dtype
+    if dtype in _READ_AS_THEY_ARE or tensor.is_quantized:
         return ""
-    if tensor.dtype in (torch.float32, torch.float64):
-        return ""
-    if tensor.dtype.is_floating_point:
-        return f"{tensor.dtype} is packed; unpack it to a float dtype first"
-    return f"{tensor.dtype} holds integers, not weights"
+    if dtype.is_complex:
+        return f"{dtype}: complex numbers have no order; pass real and imaginary parts"
+    if dtype.is_floating_point:
+        return f"{dtype} is packed; unpack it to a float dtype first"
+    return f"{dtype} holds integers, not weights"
 
 
 def _in_memory_order(tensor: torch.Tensor, axis: int | None) -> tuple[torch.Tensor, int | None]:
@@ -263,11 +325,52 @@ def _sort(array: NDArray[np.floating], layout: FilterLayout) -> tuple[_Measured,
     ), order  # fmt: skip
 
 
-def _sort_compiled(array: NDArray[np.float32], layout: FilterLayout) -> tuple[_Measured, Order]:
-    part = CompiledPasses(array, layout).whole()
-    some = part.moments.count == array.size
-    order = CompiledSortedValues(array if some else array[np.isfinite(array)])
-    return _Measured.of([part], array.size, layout), order
+def _summarize_small(subjects: Sequence[_Subject]) -> list[TensorSummary]:
+    """The same as ``_sort`` and its conclusion, in one compiled call: operators cost calls."""
+    arrays = [subject.flat.cpu().numpy() for subject in subjects]
+    filters = [_sum_filters(array, s.layout) for array, s in zip(arrays, subjects, strict=True)]
+    numbers, neighbours, edges, before, points, below, through, ends = _answers().summarize_small(
+        np.concatenate([np.sort(array) for array in arrays]),
+        _ends([array.size for array in arrays]),
+        np.concatenate([subject.limits for subject in subjects]),
+        _ends([subject.limits.size for subject in subjects]),
+        _PROBABILITIES,
+        subjects[0].bins,
+        subjects[0].given,
+        SHARES,
+    )
+    rows = zip(
+        subjects, filters, numbers.tolist(), neighbours, pairwise(ends.tolist()), strict=True
+    )
+    summaries = []
+    for subject, sums, row, values, ((e, b, p), (e_end, b_end, p_end)) in rows:
+        count, mean, m2, m3, m4, absolute, nans, infs, minimum, maximum = row
+        n = int(count)
+        measured = _Measured(
+            subject.size,
+            Moments(n, mean, m2, m3, m4, absolute) if n else Moments(),
+            int(nans),
+            int(infs),
+            minimum,
+            maximum,
+            sums,
+        )
+        cdf = EmpiricalCDF(points[p:p_end], below[p:p_end], through[p:p_end], n)
+        answers = Answers(values, before[b:b_end], cdf)
+        summaries.append(_summary(subject, measured, edges[e:e_end], answers))
+    return summaries
+
+
+def _sum_filters(array: NDArray[np.float32], layout: FilterLayout) -> tuple[Floats, Floats] | None:
+    if not (layout.filters and array.size):
+        return None
+    sums, squares = np.zeros((2, layout.span(0, array.size)[1]))
+    _answers().sum_filters(array, layout.kind, layout.length, sums, squares)
+    return layout.norms_and_means([FilterSums(0, sums, squares)])
+
+
+def _ends(sizes: Sequence[int]) -> Counts:
+    return np.array([0, *accumulate(sizes)], np.int64)
 
 
 def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured, Order]:
@@ -307,38 +410,57 @@ def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured
 
 
 def _count(
-    flat: torch.Tensor,
-    layout: FilterLayout,
-    way: Way | Literal["torch"],
-    thresholds: Sequence[float],
-    limits: Floats,
-    bins: int | Sequence[float],
-    fast: bool,
-) -> Steps[TensorSummary]:
+    subjects: Sequence[_Subject], way: Way | Literal["torch"], fast: bool
+) -> Steps[list[TensorSummary]]:
     """Float32: count cells, then look into those that hold answers."""
-    passes: Passes
-    counted = CountedCells
+    passes = [_passes(subject, way) for subject in subjects]
+    parts = yield from first_passes(passes)
+    counted = CompiledCells if way == "compiled" else CountedCells
+    orders = [
+        counted.of([part.cells for part in each], sum([part.zero for part in each]))
+        for each in parts
+    ]
+    measured = [
+        _Measured.of(each, p.size, s.layout)
+        for each, p, s in zip(parts, passes, subjects, strict=True)
+    ]
+    asked = [s.questions(m, way) for s, m in zip(subjects, measured, strict=True)]
+    if not fast:
+        wanted = [
+            order.unanswered(q.ranks, q.borders, q.closed)
+            for order, q in zip(orders, asked, strict=True)
+        ]
+        orders = yield from look_into(passes, orders, wanted, parts)
+    return [
+        _answer(s, m, order, q)
+        for s, m, order, q in zip(subjects, measured, orders, asked, strict=True)
+    ]
+
+
+def _passes(subject: _Subject, way: Way | Literal["torch"]) -> Passes:
+    flat, layout = subject.flat, subject.layout
     if way == "torch" or flat.device.type != "cpu":
-        passes = TorchPasses(flat, layout)
-    elif way == "compiled":
-        passes, counted = CompiledPasses(flat.numpy(), layout), CompiledCells
-    else:
-        passes = PlainPasses(flat.numpy(), layout)
-    parts, order = yield from first_pass(passes, counted)
-    measured = _Measured.of(parts, passes.size, layout)
-    questions = _Questions.about(measured, limits, bins)
-    if measured.moments.count and not fast:
-        wanted = order.unanswered(questions.ranks, questions.borders, questions.closed)
-        order = yield from look_into(passes, order, wanted, parts)
-    return _conclude(measured, order, questions, thresholds)
+        return TorchPasses(flat, layout)
+    return (CompiledPasses if way == "compiled" else PlainPasses)(flat.numpy(), layout)
 
 
-def _conclude(
-    measured: _Measured, order: Order, questions: _Questions, thresholds: Sequence[float]
+def _conclude(subject: _Subject, measured: _Measured, order: Order) -> TensorSummary:
+    return _answer(subject, measured, order, subject.questions(measured))
+
+
+def _answer(
+    subject: _Subject, measured: _Measured, order: Order, questions: Questions
 ) -> TensorSummary:
+    answers = order.answer(questions.ranks, questions.borders, questions.closed)
+    return _summary(subject, measured, questions.edges, answers)
+
+
+def _summary(
+    subject: _Subject, measured: _Measured, edges: Floats, answers: Answers
+) -> TensorSummary:
+    thresholds = subject.thresholds
     moments, n = measured.moments, measured.moments.count
     constant = n > 0 and measured.minimum == measured.maximum
-    answers = order.answer(questions.ranks, questions.borders, questions.closed)
     before = answers.before
     quantiles = quantiles_of(answers.values, n, PROBABILITIES) if n else [nan] * len(PROBABILITIES)
     k = len(thresholds)
@@ -360,7 +482,7 @@ def _conclude(
         kurtosis=nan if constant else moments.kurtosis,
         quantiles=dict(zip(PROBABILITIES, quantiles, strict=True)),
         near_zero=dict(zip(thresholds, near, strict=True)),
-        histogram=Histogram(questions.edges, before[2 * k + 3 :] - before[2 * k + 2 : -1]),
+        histogram=Histogram(edges, before[2 * k + 3 :] - before[2 * k + 2 : -1]),
         filter_norms=norms,
         filter_means=means,
         dead_filters=nan if norms is None else _share_of_zeros(norms),
@@ -369,33 +491,7 @@ def _conclude(
 
 
 def _share_of_zeros(norms: Floats) -> float:
-    return (norms.size - np.count_nonzero(norms)) / norms.size if norms.size else nan
-
-
-def bin_edges(bins: int | Sequence[float], minimum: float, maximum: float) -> Floats:
-    """The edges asked for, or symmetric ones whose width is a power of two.
-
-    Such edges are multiples of one power of two with at most 8 significant bits: they lie between
-    cells, and the histograms of two layers nest.
-    """
-    if not isinstance(bins, int):
-        edges = np.asarray(bins, dtype=np.float64)
-        if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
-            raise InputError("bins must be at least two ascending edges, or an even number")
-        return edges
-    half = bins // 2
-    if bins % 2 or not 2 <= bins <= _MOST_BINS:
-        raise InputError(f"bins={bins}: an even number from 2 to 512 is needed")
-    peak = max(-minimum, maximum)
-    if not isfinite(peak) or peak == 0.0:
-        return np.arange(-half, half + 1, dtype=np.float64) / half
-    # frexp: peak < 2^exponent; a width below 2^-133 would fall inside a cell
-    width = ldexp(1.0, max(frexp(peak)[1] - ceil(log2(half)) - 1, -133))
-    while peak >= half * width:
-        width *= 2.0
-    needed = int(peak // width) + 1
-    symmetric: Floats = _STEPS[_MOST_BINS // 2 - needed : _MOST_BINS // 2 + needed + 1] * width
-    return symmetric
+    return (norms.size - int(np.count_nonzero(norms))) / norms.size if norms.size else nan
 
 
 def warning_about(summary: TensorSummary, *, is_kernel: bool) -> str:
