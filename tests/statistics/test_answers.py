@@ -133,16 +133,40 @@ def test_counted_cells(data, values, once, parts):
 
 
 @relaxed
-@given(keys=npst.arrays(np.int32, st.integers(0, 200),
-                        elements=st.integers(-0x7F800000, 0x7F7FFFFF)),
-       crowding=st.sampled_from([1, 0x10000, 0x2000000]))  # fmt: skip
-def test_sorting_patterns(keys, crowding):
-    keys -= np.fmod(keys, crowding)
-    patterns = values_of(keys).astype(np.float32).view(np.uint32)
-    cells = np.unique(keys >> 16).astype(np.int32)
-    found = answers.sort_patterns(patterns, cells)
-    np.testing.assert_array_equal(found, np.sort(keys), strict=True)
-    np.testing.assert_array_equal(CountedCells.sort(patterns, cells), found, strict=True)
+@given(data=st.data(), values=arrays(most=600), broken=st.lists(st.sampled_from([0.0, -math.inf])),
+       crowding=st.sampled_from([0, 0x100, 0x10000, 0x2000000]))  # fmt: skip
+def test_reading_patterns(data, values, broken, crowding):
+    if crowding:
+        keys = keys_of(values)
+        values = values_of(keys - np.fmod(keys, crowding) // 16).astype(np.float32)
+    values = np.append(values[values != 0], np.float32(0.75))
+    compiled, plain, _ = counted(values, 1)
+    ranks, edges, closed = questions(data.draw, values)
+    asked = Questions(ranks, edges, edges, closed)
+    wanted, _ = compiled.unanswered(ranks, edges, closed)
+    inside = values[np.isin(keys_of(values) >> 16, wanted)]
+    left_out = np.float32(
+        [each for each in broken if keys_of(np.float32([each]))[0] >> 16 in wanted]
+    )
+    patterns = np.append(inside, left_out).view(np.uint32)
+    keys, occurs = compiled.read(patterns, wanted, asked)
+    assert (keys[1:] >= keys[:-1]).all()
+    assert occurs.sum() == inside.size
+    looked = compiled.looked_into(keys, occurs)
+    assert_same_answers(looked, plain.looked_into(np.sort(keys_of(inside)), None),
+                        (ranks, edges, closed))  # fmt: skip
+    assert not looked.unanswered(ranks, edges, closed)[0].size
+
+
+def test_little_of_a_large_tensor_is_sorted():
+    values = np.random.default_rng(0).normal(size=300_000).astype(np.float32)
+    compiled, _, _ = counted(values, 1)
+    asked = Questions(np.array([80_000]), np.zeros(0), np.array([0.513]), np.array([False]))
+    wanted, counts = compiled.unanswered(asked.ranks, asked.borders, asked.closed)
+    inside = values[np.isin(keys_of(values) >> 16, wanted)].view(np.uint32)
+    keys, occurs = compiled.read(inside, wanted, asked)
+    assert keys.size < counts.sum() / 20
+    assert occurs.sum() == counts.sum()
 
 
 def measure(tensor, way, **options):

@@ -15,7 +15,10 @@ _symmetric_edges = compiled(questions.symmetric_edges)
 _borders_of = compiled(questions.borders_of)
 _quantile_ranks = compiled(questions.quantile_ranks)
 _LOW = 0xFFFF
-_DIGIT = 10  # bits of a key that the first round of sorting looks at
+_INFINITY = 0x7F800000
+# a cell that is looked into has so many bins of 2^_IN_BIN patterns
+_BINS = 256
+_IN_BIN = 8
 
 
 @compiled
@@ -372,50 +375,107 @@ def answer_cells(cells, ends, keys, key_ends, only_zeros, ranks, edges, closed, 
 
 
 @compiled
-def _low_digit(key):  # type: ignore[no-untyped-def]
-    return np.uint32(key & ((1 << _DIGIT) - 1))
+def _key_of(pattern):  # type: ignore[no-untyped-def]
+    size = np.int32(pattern & np.uint32(0x7FFFFFFF))
+    return -size if pattern >> np.uint32(31) else size
 
 
 @compiled
-def _high_digit(key, places):  # type: ignore[no-untyped-def]
-    upper = 16 - _DIGIT
+def _is_number_but_zero(key):  # type: ignore[no-untyped-def]
+    return key != 0 and key > -_INFINITY
+
+
+@compiled
+def _bin(key, places):  # type: ignore[no-untyped-def]
     place = np.uint32(places[np.uint32(key >> 16) & np.uint32(_LOW)])
-    return np.uint32((place << np.uint32(upper)) | (np.uint32(key & _LOW) >> np.uint32(_DIGIT)))
+    return place * np.uint32(_BINS) + (np.uint32(key & _LOW) >> np.uint32(_IN_BIN))
 
 
 @compiled
-def sort_patterns(patterns, cells):  # type: ignore[no-untyped-def]
-    """Keys of patterns, ascending, by two rounds of distribution.
+def _place(cells, cell):  # type: ignore[no-untyped-def]
+    """Where a cell is among ascending cells; -1 where it is not."""
+    place = _first_not_below(cells, cell)
+    return place if place < cells.size and cells[place] == cell else -1
+
+
+@compiled
+def _find_bins(counts, listed, cells, ends, ranks, edges, closed):  # type: ignore[no-untyped-def]
+    """Which bins hold answers."""
+    wanted = np.zeros(counts.size, np.bool_)
+    for key in _border_keys(edges, closed):
+        j = _place(listed, key >> 16)
+        if key & _LOW and j >= 0:
+            wanted[j * _BINS + ((key & _LOW) >> _IN_BIN)] = True
+    for rank in ranks:
+        place = _first_above(ends, rank) - 1
+        j = _place(listed, cells[place])
+        if j >= 0:
+            passed = np.int64(counts[j * _BINS])
+            at = j * _BINS
+            while passed <= rank - ends[place] and at < (j + 1) * _BINS - 1:
+                at += 1
+                passed += counts[at]
+            wanted[at] = True
+    j = _place(listed, 0)
+    if j >= 0:  # ranks count its zeros, bins do not
+        wanted[j * _BINS : (j + 1) * _BINS] = True
+    return wanted
+
+
+@compiled
+def read_patterns(patterns, listed, cells, ends, ranks, edges, closed):  # type: ignore[no-untyped-def]
+    """Order patterns as far as questions ask for it.
+
+    The patterns of each cell are counted in bins, and only the bins that hold answers are sorted;
+    each stretch of others gives one key with their number.
 
     Args:
-        patterns: Bit patterns.
-        cells: The cells that they lie in, ascending.
+        patterns: Bit patterns. Zeros and minus infinity are left out.
+        listed: The cells that they lie in, ascending.
+        cells: See ``answer_cells``.
+        ends: See ``answer_cells``.
+        ranks: See ``answer_cells``.
+        edges: See ``answer_cells``.
+        closed: See ``answer_cells``.
+
+    Returns:
+        Keys, ascending, and how often each occurs.
     """
     places = np.empty(_LOW + 1, np.uint16)
-    for i in range(cells.size):
-        places[cells[i] & _LOW] = i
-    one = np.uint32(1)
-    upper = 16 - _DIGIT
-    first = np.zeros((1 << _DIGIT) + 1, np.uint32)
-    second = np.zeros((cells.size << upper) + 1, np.uint32)
-    keys = np.empty(patterns.size, np.int32)
-    sorting = np.empty(patterns.size, np.int32)
-    for i in range(patterns.size):
-        key = np.int32(patterns[i] & np.uint32(0x7FFFFFFF))
-        if patterns[i] >> np.uint32(31):
-            key = -key
-        keys[i] = key
-        first[_low_digit(key) + np.uint32(1)] += one
-        second[_high_digit(key, places) + np.uint32(1)] += one
-    for ends in (first, second):
-        for i in range(1, ends.size):
-            ends[i] += ends[i - 1]
-    for key in keys:
-        digit = _low_digit(key)
-        sorting[first[digit]] = key
-        first[digit] += one
-    for key in sorting:
-        digit = _high_digit(key, places)
-        keys[second[digit]] = key
-        second[digit] += one
-    return keys
+    for i in range(listed.size):
+        places[listed[i] & _LOW] = i
+    counts = np.zeros(listed.size * _BINS, np.uint32)
+    for pattern in patterns:
+        key = _key_of(pattern)
+        counts[_bin(key, places)] += np.uint32(_is_number_but_zero(key))
+    wanted = _find_bins(counts, listed, cells, ends, ranks, edges, closed)
+    room = 1
+    for at in range(counts.size):
+        room += counts[at] if wanted[at] else 0
+    inside = np.empty(room, np.int32)
+    n = 0
+    for pattern in patterns:
+        key = _key_of(pattern)
+        inside[n] = key
+        n += wanted[_bin(key, places)] and _is_number_but_zero(key)
+    inside = np.sort(inside[:n])
+    keys = np.empty(n + counts.size, np.int32)
+    occurs = np.ones(keys.size, np.int64)
+    m = read = np.int64(0)
+    stretch = -1
+    for at in range(counts.size):
+        held = np.int64(counts[at])
+        j = at // _BINS
+        if wanted[at]:
+            keys[m : m + held] = inside[read : read + held]
+            m += held
+            read += held
+            stretch = -1
+        elif held and stretch == j:
+            occurs[m - 1] += held
+        elif held:
+            keys[m] = (listed[j] << 16) + (at % _BINS << _IN_BIN)
+            occurs[m] = held
+            m += 1
+            stretch = j
+    return keys[:m].copy(), occurs[:m].copy()

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weightscope.statistics.questions import Flags
+from weightscope.statistics.questions import Flags, Questions
 from weightscope.statistics.records import Counts, EmpiricalCDF, Floats
 
 Keys = NDArray[np.int32]
@@ -188,12 +188,22 @@ class CountedCells(Order):
         np.add.at(counts, places, np.concatenate([part[1] for part in parts]))
         return cells, counts
 
-    @staticmethod
-    def sort(patterns: NDArray[np.uint32], cells: Keys) -> Keys:
-        """Keys of patterns that lie in these cells, ascending."""
+    def read(
+        self, patterns: NDArray[np.uint32], cells: Keys, asked: Questions
+    ) -> tuple[Keys, Counts | None]:
+        """Keys of patterns that lie in these cells, ascending, as far as they are asked for.
+
+        Args:
+            patterns: Bit patterns, among them zeros and minus infinity.
+            cells: The cells, ascending.
+            asked: The questions; a stretch of patterns that none of them needs may have one key.
+
+        Returns:
+            The keys, and how often each occurs; None for once each.
+        """
         keys = keys_of(patterns.view(np.float32))
         keys.sort()
-        return keys
+        return keys, None
 
     def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:
         """Cells to look into before these questions have exact answers, and what they hold."""
@@ -217,8 +227,8 @@ class CountedCells(Order):
     def looked_into(self, keys: Keys, occurs: Counts | None) -> Self:
         """The same values with the keys inside more cells, ascending (None: once each)."""
         known = partial(type(self), self.cells, self.counts, only_zeros=self._only_zeros)
-        if not self._keys.size and occurs is None:
-            return known(keys)
+        if not self._keys.size:
+            return known(keys, None if occurs is None else _ends(occurs))
         occurs = np.ones(keys.shape, np.int64) if occurs is None else occurs
         ours = self._through(np.arange(self._keys.size + 1))
         places = keys.searchsorted(self._keys)  # both ascend, and no cell is looked into twice
@@ -291,10 +301,13 @@ class CompiledCells(CountedCells):
             merged = _answers().merge(*merged, *part)
         return merged
 
-    @staticmethod
-    def sort(patterns: NDArray[np.uint32], cells: Keys) -> Keys:
-        """Keys of patterns that lie in these cells, ascending."""
-        keys: Keys = _answers().sort_patterns(patterns, cells)
+    def read(
+        self, patterns: NDArray[np.uint32], cells: Keys, asked: Questions
+    ) -> tuple[Keys, Counts | None]:
+        """Keys of patterns that lie in these cells, ascending, as far as they are asked for."""
+        keys: tuple[Keys, Counts] = _answers().read_patterns(
+            patterns, cells, self.cells, self.ends, asked.ranks, asked.borders, asked.closed
+        )
         return keys
 
     def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:

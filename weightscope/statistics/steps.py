@@ -17,6 +17,7 @@ import numpy as np
 
 from weightscope.statistics.ordering import CountedCells, FilledCells, Keys
 from weightscope.statistics.passes import CELLS, Part, Passes, Patterns, Tally, Wanted
+from weightscope.statistics.questions import Questions
 from weightscope.statistics.records import Counts
 
 # one range is one thread's share at a time; fixed, so that sums do not depend on the threads
@@ -56,10 +57,14 @@ def first_passes(passes: Sequence[Passes]) -> Steps[list[list[Part]]]:
 def look_into(
     passes: Sequence[Passes],
     orders: Sequence[Cells],
-    wanted: Sequence[FilledCells],
+    asked: Sequence[Questions],
     parts: Sequence[Sequence[Part]],
 ) -> Steps[list[Cells]]:
-    """The same orders with the wanted cells looked into, as many at a time as the memory allows."""
+    """The same orders with what is asked looked into, as many cells at a time as memory allows."""
+    wanted = [
+        order.unanswered(each.ranks, each.borders, each.closed)
+        for order, each in zip(orders, asked, strict=True)
+    ]
     known = list(orders)
     for batch in _batches(wanted):
         looks = [_Look.into(cells, counts, parts[i]) for i, cells, counts in batch]
@@ -67,7 +72,7 @@ def look_into(
             [look.tasks(passes[i]) for (i, _, _), look in zip(batch, looks, strict=True)]
         )
         for (i, _, _), look, patterns in zip(batch, looks, found, strict=True):
-            known[i] = known[i].looked_into(*look.read(patterns, known[i]))
+            known[i] = known[i].looked_into(*look.read(patterns, known[i], asked[i]))
     return known
 
 
@@ -129,13 +134,17 @@ class _Look:
             partial(passes.second, *each, self.wanted, self.lows) for each in ranges(passes.size)
         ]
 
-    def read(self, found: Sequence[Patterns], order: CountedCells) -> tuple[Keys, Counts | None]:
+    def read(
+        self, found: Sequence[Patterns], order: CountedCells, asked: Questions
+    ) -> tuple[Keys, Counts | None]:
         """Keys inside the cells, ascending, and how often each occurs (None: once each)."""
         patterns = np.concatenate(found) if len(found) > 1 else found[0]
-        collected = order.sort(patterns, self.wanted.listed)
+        collected, occurs = order.read(patterns, self.wanted.listed, asked)
         if self.zeros is None and not (self.wanted.tables or self.infinities):
-            return collected, None
-        lists: list[tuple[Keys, Counts]] = [(collected, np.ones(collected.shape, np.int64))]
+            return collected, occurs
+        if occurs is None:
+            occurs = np.ones(collected.shape, np.int64)
+        lists: list[tuple[Keys, Counts]] = [(collected, occurs)]
         for table, cell in enumerate(self.wanted.tabled.tolist()):
             low_halves = self.lows.counts[table]
             lists.append(((cell << 16) + _EVERY_LOW, low_halves if cell >= 0 else low_halves[::-1]))

@@ -426,11 +426,7 @@ def _count(
     ]
     asked = [s.questions(m, way) for s, m in zip(subjects, measured, strict=True)]
     if not fast:
-        wanted = [
-            order.unanswered(q.ranks, q.borders, q.closed)
-            for order, q in zip(orders, asked, strict=True)
-        ]
-        orders = yield from look_into(passes, orders, wanted, parts)
+        orders = yield from look_into(passes, orders, asked, parts)
     return [
         _answer(s, m, order, q)
         for s, m, order, q in zip(subjects, measured, orders, asked, strict=True)
