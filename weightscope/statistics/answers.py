@@ -381,14 +381,20 @@ def _key_of(pattern):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _is_number_but_zero(key):  # type: ignore[no-untyped-def]
-    return key != 0 and key > -_INFINITY
+def _without_zeros_and_infinity(patterns):  # type: ignore[no-untyped-def]
+    kept = np.empty(patterns.size + 1, np.uint32)
+    n = 0
+    for pattern in patterns:
+        kept[n] = pattern
+        n += pattern != np.uint32(0) and pattern != np.uint32(_INFINITY + 0x80000000)
+    return kept[:n]
 
 
 @compiled
-def _bin(key, places):  # type: ignore[no-untyped-def]
-    place = np.uint32(places[np.uint32(key >> 16) & np.uint32(_LOW)])
-    return place * np.uint32(_BINS) + (np.uint32(key & _LOW) >> np.uint32(_IN_BIN))
+def _bin(pattern, bases):  # type: ignore[no-untyped-def]
+    # a negative number's bins lie the other way round, which its base turns over
+    moved = pattern - (pattern >> np.uint32(31))
+    return bases[moved >> np.uint32(16)] ^ ((moved & np.uint32(_LOW)) >> np.uint32(_IN_BIN))
 
 
 @compiled
@@ -441,13 +447,18 @@ def read_patterns(patterns, listed, cells, ends, ranks, edges, closed):  # type:
     Returns:
         Keys, ascending, and how often each occurs.
     """
-    places = np.empty(_LOW + 1, np.uint16)
-    for i in range(listed.size):
-        places[listed[i] & _LOW] = i
+    if _place(listed, 0) >= 0 or _place(listed, -_INFINITY >> 16) >= 0:
+        patterns = _without_zeros_and_infinity(patterns)
+    bases = np.empty(_LOW + 1, np.uint32)
+    for j in range(listed.size):
+        cell = listed[j]
+        if cell >= 0:
+            bases[cell] = j * _BINS
+        else:
+            bases[0x7FFF - cell] = j * _BINS + _BINS - 1
     counts = np.zeros(listed.size * _BINS, np.uint32)
     for pattern in patterns:
-        key = _key_of(pattern)
-        counts[_bin(key, places)] += np.uint32(_is_number_but_zero(key))
+        counts[_bin(pattern, bases)] += np.uint32(1)
     wanted = _find_bins(counts, listed, cells, ends, ranks, edges, closed)
     room = 1
     for at in range(counts.size):
@@ -455,9 +466,8 @@ def read_patterns(patterns, listed, cells, ends, ranks, edges, closed):  # type:
     inside = np.empty(room, np.int32)
     n = 0
     for pattern in patterns:
-        key = _key_of(pattern)
-        inside[n] = key
-        n += wanted[_bin(key, places)] and _is_number_but_zero(key)
+        inside[n] = _key_of(pattern)
+        n += wanted[_bin(pattern, bases)]
     inside = np.sort(inside[:n])
     keys = np.empty(n + counts.size, np.int32)
     occurs = np.ones(keys.size, np.int64)
