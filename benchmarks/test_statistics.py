@@ -89,7 +89,7 @@ def test_one_pass(against, network, threads, mode, goal):
     subject = summarizing(
         model, threads, fast=mode == "fast", way="plain" if mode == "plain numpy" else "compiled"
     )
-    rounds = 9 if mode != "plain numpy" else 3
+    rounds = 9 if mode != "plain numpy" else 5
     against(subject, summing(model), what=f"{mode}, {size}", versus="torch.sum", goal=goal,
             rounds=rounds)  # fmt: skip
 

@@ -21,7 +21,7 @@ from weightscope.statistics.ordering import (
     values_of,
 )
 from weightscope.statistics.pool import Job, run_jobs
-from weightscope.statistics.questions import Questions, quantile_ranks
+from weightscope.statistics.questions import Questions, quantile_ranks, quantiles_of
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -62,7 +62,7 @@ def test_small_tensors(data, tensors, repeats, bins):
     given = np.unique(given)
     probabilities = np.array(data.draw(st.lists(st.floats(0, 1), max_size=9)))
     limits = [np.abs(given[: data.draw(st.integers(0, given.size))]) for _ in tensors]
-    numbers, neighbours, edges, before, points, below, through, ends = answers.summarize_small(
+    figures, quantiles, edges, before, points, below, through, ends = answers.summarize_small(
         np.concatenate([np.sort(values) for values in tensors]),
         np.cumsum([0, *(values.size for values in tensors)]),
         np.concatenate(limits), np.cumsum([0, *(each.size for each in limits)]),
@@ -71,13 +71,14 @@ def test_small_tensors(data, tensors, repeats, bins):
     for t, values in enumerate(tensors):
         plain = SortedValues(values)
         extremes = float(plain.values[0]), float(plain.values[-1])
-        assert tuple(numbers[t, 8:]) == extremes
+        assert tuple(figures[t, :5]) == (values.size, 0, 0, *extremes)
         asked = Questions.about(values.size, *extremes, limits[t], bins, given)
         ranks = quantile_ranks(values.size, probabilities)
         theirs = plain.answer(ranks, asked.borders, asked.closed)
         (e, b, p), (e_end, b_end, p_end) = ends[t], ends[t + 1]
         np.testing.assert_array_equal(edges[e:e_end], asked.edges, strict=True)
-        np.testing.assert_array_equal(neighbours[t], theirs.values, strict=True)
+        expected = quantiles_of(theirs.values, values.size, probabilities)
+        np.testing.assert_array_equal(quantiles[t], expected, strict=True)
         np.testing.assert_array_equal(before[b:b_end], theirs.before, strict=True)
         np.testing.assert_array_equal(points[p:p_end], theirs.cdf.points, strict=True)
         np.testing.assert_array_equal(below[p:p_end], theirs.cdf.below, strict=True)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from weightscope.statistics import questions
+from weightscope.statistics import moments, questions
 from weightscope.statistics.kernels import ROWS, compiled
 from weightscope.statistics.ordering import BEYOND
 
 _symmetric_edges = compiled(questions.symmetric_edges)
 _borders_of = compiled(questions.borders_of)
 _quantile_ranks = compiled(questions.quantile_ranks)
+_quantiles_of = compiled(questions.quantiles_of)
+_standardize = compiled(moments.standardize)
 _LOW = 0xFFFF
 _INFINITY = 0x7F800000
 # a cell that is looked into has so many bins of 2^_IN_BIN patterns
@@ -97,45 +99,41 @@ def _mean_about(values, base):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _measure_values(values, numbers):  # type: ignore[no-untyped-def]
-    """Central moments in two looks: few values, and no fourth power of a float32 is too large."""
-    n = values.size
+def _describe_values(values, figures):  # type: ignore[no-untyped-def]
+    """Figures from moments in two looks: no fourth power of a float32 is too large."""
     mean = _mean_about(values, 0.0)
     mean += _mean_about(values, mean)
-    absolute = 0.0
+    absolute = m2 = m3 = m4 = 0.0
     for v in values:
         absolute += abs(v)
-    m2 = 0.0
-    m3 = 0.0
-    m4 = 0.0
-    for v in values:
         d = v - mean
         q = d * d
         m2 += q
         m3 += q * d
         m4 += q * q
-    numbers[1] = mean
-    numbers[2] = m2
-    numbers[3] = m3
-    numbers[4] = m4
-    numbers[5] = absolute
-    numbers[8] = values[0] + 0.0  # no negative zero
-    numbers[9] = values[n - 1] + 0.0
+    low = values[0] + 0.0  # no negative zero
+    high = values[values.size - 1] + 0.0
+    figures[3] = low
+    figures[4] = high
+    described = _standardize(values.size, mean, m2, m3, m4, absolute, 1.0, low, high)
+    for i in range(5):
+        figures[5 + i] = described[i]
 
 
 @compiled
-def _finite(ascending, numbers):  # type: ignore[no-untyped-def]
+def _finite(ascending, figures):  # type: ignore[no-untyped-def]
     """The finite ones of numbers in ascending order, NaN last, in double precision."""
     low, high = 0, ascending.size
     while high > 0 and np.isnan(ascending[high - 1]):
         high -= 1
-    numbers[6] = ascending.size - high
+    nans = ascending.size - high
     while low < high and np.isinf(ascending[low]):
         low += 1
     while high > low and np.isinf(ascending[high - 1]):
         high -= 1
-    numbers[0] = high - low
-    numbers[7] = ascending.size - numbers[6] - numbers[0]
+    figures[0] = high - low
+    figures[1] = nans
+    figures[2] = ascending.size - nans - (high - low)
     return ascending[low:high].astype(np.float64)
 
 
@@ -158,51 +156,50 @@ def summarize_small(ascending, ends, limits, limit_ends, probabilities, bins, gi
         ends: 0, then where each tensor ends.
         limits: Thresholds of their near-zero masses, one tensor after the other.
         limit_ends: 0, then where those of each tensor end.
-        probabilities: Of which quantiles to give the two neighbours.
+        probabilities: Of which quantiles to give.
         bins: Number of symmetric bins; 0 for the edges given.
         given: Edges asked for.
         shares: Where to describe the distribution, in [0, 1], ascending; fewer values are all
             points.
 
     Returns:
-        A row for each tensor: count, mean, m2, m3, m4 (central sums), sum of |x|, NaN, Inf,
-        minimum and maximum of the finite numbers. A row of the neighbours of its quantiles, NaN
-        without values. Then its edges, how many values lie before each border, and of its
-        distribution the points, the share below and the share through each; of these lists, which
-        follow one another without gaps, the ends (edges, borders, points).
+        A row for each tensor: finite numbers, NaN, Inf, and of the finite ones minimum, maximum and
+        what ``moments.standardize`` says. A row of its quantiles. Then its edges, how many values
+        lie before each border, and of its distribution the points, the share below and the share
+        through each; of these lists, which follow one another without gaps, the ends (edges,
+        borders, points).
     """
     tensors = ends.size - 1
     edges_each = max(bins + 1, given.size)
-    numbers = np.full((tensors, 10), np.nan)
-    neighbours = np.full((tensors, 2 * probabilities.size), np.nan)
-    edges = np.empty(tensors * edges_each)
-    before = np.empty(tensors * (edges_each + 2) + 2 * limits.size, np.int64)
     described = 0
     for t in range(tensors):
         described += min(ends[t + 1] - ends[t], shares.size)
+    figures = np.full((tensors, 10), np.nan)
+    quantiles = np.empty((tensors, probabilities.size))
+    edges = np.empty(tensors * edges_each)
+    before = np.empty(tensors * (edges_each + 2) + 2 * limits.size, np.int64)
     points = np.empty(described)
     below = np.empty(described)
     through = np.empty(described)
     list_ends = np.zeros((tensors + 1, 3), np.int64)
     for t in range(tensors):
-        values = _finite(ascending[ends[t] : ends[t + 1]], numbers[t])
+        values = _finite(ascending[ends[t] : ends[t + 1]], figures[t])
         if values.size:
-            _measure_values(values, numbers[t])
-        asked = ask(
-            values.size, numbers[t, 8], numbers[t, 9], probabilities,
+            _describe_values(values, figures[t])
+        ranks, its_edges, borders, closed = ask(
+            values.size, figures[t, 3], figures[t, 4], probabilities,
             limits[limit_ends[t] : limit_ends[t + 1]], bins, given,
         )  # fmt: skip
-        for i in range(asked[0].size):
-            neighbours[t, i] = values[asked[0][i]]
+        quantiles[t] = _quantiles_of(values[ranks], values.size, probabilities)
         e, b, p = list_ends[t]
-        edges[e : e + asked[1].size] = asked[1]
-        _count_sorted(values, asked[2], asked[3], before[b:])
-        list_ends[t + 1, 0] = e + asked[1].size
-        list_ends[t + 1, 1] = b + asked[2].size
+        edges[e : e + its_edges.size] = its_edges
+        _count_sorted(values, borders, closed, before[b:])
+        list_ends[t + 1, 0] = e + its_edges.size
+        list_ends[t + 1, 1] = b + borders.size
         list_ends[t + 1, 2] = p + _describe_sorted(
             values, shares, points[p:], below[p:], through[p:]
         )
-    return numbers, neighbours, edges, before, points, below, through, list_ends
+    return figures, quantiles, edges, before, points, below, through, list_ends
 
 
 @compiled

@@ -38,28 +38,49 @@ class Moments:
     absolute: float = 0.0
     scale: float = 1.0
 
-    @property
-    def std(self) -> float:
-        """Population standard deviation; NaN without values."""
-        return sqrt(self.m2 / self.count) / self.scale if self.count else nan
-
-    @property
-    def skewness(self) -> float:
-        """Third standardized moment; NaN for a constant."""
-        variance = self._spread()
-        return self.m3 / self.count / (variance * sqrt(variance)) if variance else nan
-
-    @property
-    def kurtosis(self) -> float:
-        """Excess kurtosis; NaN for a constant."""
-        variance = self._spread()
-        return self.m4 / self.count / (variance * variance) - 3.0 if variance else nan
-
-    def _spread(self) -> float:
-        return self.m2 / self.count if self.count else 0.0
-
 
 _NOTHING = Moments()
+
+
+def standardize(
+    count: float,
+    mean: float,
+    m2: float,
+    m3: float,
+    m4: float,
+    absolute: float,
+    scale: float,
+    minimum: float,
+    maximum: float,
+) -> tuple[float, float, float, float, float]:
+    """Mean, standard deviation, mean absolute value, skewness and excess kurtosis.
+
+    NaN where no value supports them: all without values, the last two for a constant. In terms that
+    numba can compile, for small tensors.
+
+    Args:
+        count: See ``Moments``, also for ``mean``, ``m2``, ``m3``, ``m4``, ``absolute``, ``scale``.
+        mean: See ``Moments``.
+        m2: See ``Moments``.
+        m3: See ``Moments``.
+        m4: See ``Moments``.
+        absolute: See ``Moments``.
+        scale: See ``Moments``.
+        minimum: The smallest value.
+        maximum: The largest one.
+    """
+    if count == 0:
+        return nan, nan, nan, nan, nan
+    mean_abs = absolute / count / scale
+    if minimum == maximum:
+        return minimum, 0.0, mean_abs, nan, nan
+    variance = m2 / count
+    std = sqrt(variance)
+    if variance == 0.0:  # too close to each other for float64
+        return mean / scale, 0.0, mean_abs, nan, nan
+    skewness = m3 / count / (variance * std)
+    kurtosis = m4 / count / (variance * variance) - 3.0
+    return mean / scale, std / scale, mean_abs, skewness, kurtosis
 
 
 def merge(parts: Iterable[Moments]) -> Moments:

@@ -19,6 +19,8 @@ from weightscope.errors import InputError
 from weightscope.statistics.steps import RANGE, Result, Steps
 
 Item = TypeVar("Item")
+# the next job is begun while each thread has so many tasks before it
+_AHEAD = 3
 # seconds that a thread has the interpreter for itself while others wait
 _TURN = 0.0002
 # a group has at most so many elements, and so many members
@@ -33,7 +35,7 @@ class Job(Generic[Result]):
     """Work on a tensor, or on several.
 
     Attributes:
-        elements: Its size, which decides when it is begun.
+        elements: Their number, for the progress bar and the number of threads.
         begin: Begins the work; its result does not depend on the number of threads.
     """
 
@@ -62,12 +64,12 @@ def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) 
     threads = min(threads, max(len(jobs), ceil(total / RANGE)))
     bar = tqdm(total=total, unit="weights", unit_scale=True, disable=not progress)
     with bar, _one_torch_thread(), _short_turns(threads):
-        work = _Work(jobs, bar.update)
+        work = _Work(jobs, threads, bar.update)
         if threads <= 1:
             work.share()
         else:
             with ThreadPoolExecutor(threads - 1) as pool:
-                others = [pool.submit(work.share, small_first=i == 0) for i in range(threads - 1)]
+                others = [pool.submit(work.share) for _ in range(threads - 1)]
                 work.share()
             for other in others:
                 other.result()
@@ -105,7 +107,11 @@ def run_in_groups(
 
 
 def _groups(sizes: Sequence[int]) -> list[list[int]]:
-    """Places of the items of each group, the largest first."""
+    """Places of the items of each group, the smallest items first.
+
+    They are mostly Python, which two threads cannot run at once, and so runs beside the passes over
+    larger ones; these come last, because all threads can share the ranges of one.
+    """
     groups: list[list[int]] = []
     held = 0
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
@@ -114,7 +120,7 @@ def _groups(sizes: Sequence[int]) -> list[list[int]]:
             held = 0
         groups[-1].append(i)
         held += sizes[i]
-    return groups
+    return [group[::-1] for group in reversed(groups)]
 
 
 @contextmanager
@@ -147,24 +153,25 @@ def _short_turns(threads: int) -> Iterator[None]:
 class _Work(Generic[Result]):
     """The jobs not begun yet and the tasks that begun ones wait for.
 
-    Jobs of several ranges come first, in their order, then smaller ones by size. One thread
-    begins at the other end: small tensors are mostly Python, which two threads cannot run at once.
+    Jobs are begun in their order, each before the tasks of the one before it run out.
     """
 
-    def __init__(self, jobs: Sequence[Job[Result]], report: Callable[[int], object]) -> None:
-        order = sorted(range(len(jobs)), key=lambda i: -min(jobs[i].elements, RANGE))
+    def __init__(
+        self, jobs: Sequence[Job[Result]], threads: int, report: Callable[[int], object]
+    ) -> None:
         self.results: dict[int, Result] = {}
         self._jobs = jobs
+        self._threads = threads
         self._report = report
-        self._waiting = deque(order)
+        self._waiting = deque(range(len(jobs)))
         self._ready: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._failed = False
 
-    def share(self, *, small_first: bool = False) -> None:
+    def share(self) -> None:
         """Work until all is done, or until a thread fails."""
         try:
-            while (task := self._next(small_first)) is not None:
+            while (task := self._next()) is not None:
                 task()
         except BaseException:
             with self._changed:
@@ -172,13 +179,13 @@ class _Work(Generic[Result]):
                 self._changed.notify_all()
             raise
 
-    def _next(self, small_first: bool) -> Callable[[], None] | None:
+    def _next(self) -> Callable[[], None] | None:
         with self._changed:
             while not self._failed and len(self.results) < len(self._jobs):
-                if self._ready:
+                if len(self._ready) >= (_AHEAD * self._threads if self._waiting else 1):
                     return self._ready.popleft()
                 if self._waiting:
-                    i = self._waiting.pop() if small_first else self._waiting.popleft()
+                    i = self._waiting.popleft()
                     return lambda: self._go_on(i, self._jobs[i].begin(), None)
                 self._changed.wait()
         return None

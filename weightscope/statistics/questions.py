@@ -123,18 +123,22 @@ def quantile_ranks(n: int, probabilities: Floats) -> Counts:
     return ranks
 
 
-def quantiles_of(values: Floats, n: int, probabilities: Sequence[float]) -> list[float]:
+def quantiles_of(
+    values: Floats | Sequence[float], n: int, probabilities: Floats | Sequence[float]
+) -> Floats:
     """Quantiles by linear interpolation between two ranks, rounded as numpy rounds them.
 
     Args:
         values: Those of ``quantile_ranks``.
-        n: Number of all values.
+        n: Number of all values; without any the quantiles are NaN.
         probabilities: Of which values to give the quantiles.
     """
-    quantiles = []
-    neighbours = values.tolist()
-    for p, low, high in zip(probabilities, neighbours[::2], neighbours[1::2], strict=True):
-        share = (n - 1) * p % 1.0
-        step = high - low
-        quantiles.append(high - step * (1.0 - share) if share >= 0.5 else low + step * share)
+    quantiles = np.full(len(probabilities), np.nan)
+    if n:
+        for i in range(len(probabilities)):
+            low = values[2 * i]
+            high = values[2 * i + 1]
+            share = (n - 1) * probabilities[i] % 1.0
+            step = high - low
+            quantiles[i] = high - step * (1.0 - share) if share >= 0.5 else low + step * share
     return quantiles

@@ -14,10 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from weightscope.errors import InputError
-from weightscope.statistics.moments import Moments, merge, moments_of, scale_for
+from weightscope.statistics.moments import (
+    Moments,
+    merge,
+    moments_of,
+    scale_for,
+    standardize,
+)
 from weightscope.statistics.ordering import (
     SHARES,
-    Answers,
     CompiledCells,
     CountedCells,
     ListedValues,
@@ -76,7 +81,6 @@ _TOGETHER = 1 << 18
 class _Measured:
     """All that is known of a tensor before questions of order are asked."""
 
-    count: int
     moments: Moments
     nan: int
     inf: int
@@ -85,12 +89,11 @@ class _Measured:
     filters: tuple[Floats, Floats] | None
 
     @classmethod
-    def of(cls, parts: Sequence[Part], size: int, layout: FilterLayout) -> _Measured:
+    def of(cls, parts: Sequence[Part], layout: FilterLayout) -> _Measured:
         """Put the parts of a tensor together."""
         moments = merge(part.moments for part in parts)
         some = moments.count > 0
         return cls(
-            size,
             moments,
             sum([part.nan for part in parts]),
             sum([part.inf for part in parts]),
@@ -320,7 +323,7 @@ def _sort(array: NDArray[np.floating], layout: FilterLayout) -> tuple[_Measured,
         parts.append(moments_of(block, scale=scale))
     nans = int(np.isnan(array).sum()) if n < array.size else 0
     return _Measured(
-        array.size, merge(parts), nans, array.size - n - nans, minimum, maximum,
+        merge(parts), nans, array.size - n - nans, minimum, maximum,
         layout.norms_and_means([filters]) if array.size else None,
     ), order  # fmt: skip
 
@@ -329,7 +332,7 @@ def _summarize_small(subjects: Sequence[_Subject]) -> list[TensorSummary]:
     """The same as ``_sort`` and its conclusion, in one compiled call: operators cost calls."""
     arrays = [subject.flat.cpu().numpy() for subject in subjects]
     filters = [_sum_filters(array, s.layout) for array, s in zip(arrays, subjects, strict=True)]
-    numbers, neighbours, edges, before, points, below, through, ends = _answers().summarize_small(
+    figures, quantiles, edges, before, points, below, through, ends = _answers().summarize_small(
         np.concatenate([np.sort(array) for array in arrays]),
         _ends([array.size for array in arrays]),
         np.concatenate([subject.limits for subject in subjects]),
@@ -340,25 +343,16 @@ def _summarize_small(subjects: Sequence[_Subject]) -> list[TensorSummary]:
         SHARES,
     )
     rows = zip(
-        subjects, filters, numbers.tolist(), neighbours, pairwise(ends.tolist()), strict=True
-    )
-    summaries = []
-    for subject, sums, row, values, ((e, b, p), (e_end, b_end, p_end)) in rows:
-        count, mean, m2, m3, m4, absolute, nans, infs, minimum, maximum = row
-        n = int(count)
-        measured = _Measured(
-            subject.size,
-            Moments(n, mean, m2, m3, m4, absolute) if n else Moments(),
-            int(nans),
-            int(infs),
-            minimum,
-            maximum,
-            sums,
+        subjects, filters, figures.tolist(), quantiles.tolist(), pairwise(ends.tolist()),
+        strict=True,
+    )  # fmt: skip
+    return [
+        _summary(
+            subject, row, values, edges[e:e_end], before[b:b_end],
+            EmpiricalCDF(points[p:p_end], below[p:p_end], through[p:p_end], int(row[0])), sums,
         )
-        cdf = EmpiricalCDF(points[p:p_end], below[p:p_end], through[p:p_end], n)
-        answers = Answers(values, before[b:b_end], cdf)
-        summaries.append(_summary(subject, measured, edges[e:e_end], answers))
-    return summaries
+        for subject, sums, row, values, ((e, b, p), (e_end, b_end, p_end)) in rows
+    ]  # fmt: skip
 
 
 def _sum_filters(array: NDArray[np.float32], layout: FilterLayout) -> tuple[Floats, Floats] | None:
@@ -399,7 +393,6 @@ def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured
     infs = int(counts[np.isinf(everything)].sum())
     some = order.values.size > 0
     return _Measured(
-        flat.numel(),
         moments_of(order.values, counts[ascending][occurs]),
         nans,
         infs,
@@ -421,8 +414,7 @@ def _count(
         for each in parts
     ]
     measured = [
-        _Measured.of(each, p.size, s.layout)
-        for each, p, s in zip(parts, passes, subjects, strict=True)
+        _Measured.of(each, subject.layout) for each, subject in zip(parts, subjects, strict=True)
     ]
     asked = [s.questions(m, way) for s, m in zip(subjects, measured, strict=True)]
     if not fast:
@@ -448,41 +440,55 @@ def _answer(
     subject: _Subject, measured: _Measured, order: Order, questions: Questions
 ) -> TensorSummary:
     answers = order.answer(questions.ranks, questions.borders, questions.closed)
-    return _summary(subject, measured, questions.edges, answers)
+    m, extremes = measured.moments, (measured.minimum, measured.maximum)
+    described = standardize(m.count, m.mean, m.m2, m.m3, m.m4, m.absolute, m.scale, *extremes)
+    return _summary(
+        subject,
+        [m.count, measured.nan, measured.inf, *extremes, *described],
+        quantiles_of(answers.values.tolist(), m.count, PROBABILITIES).tolist(),
+        questions.edges,
+        answers.before,
+        answers.cdf,
+        measured.filters,
+    )
 
 
 def _summary(
-    subject: _Subject, measured: _Measured, edges: Floats, answers: Answers
+    subject: _Subject,
+    figures: Sequence[float],
+    quantiles: Sequence[float],
+    edges: Floats,
+    before: Counts,
+    cdf: EmpiricalCDF,
+    filters: tuple[Floats, Floats] | None,
 ) -> TensorSummary:
-    thresholds = subject.thresholds
-    moments, n = measured.moments, measured.moments.count
-    constant = n > 0 and measured.minimum == measured.maximum
-    before = answers.before
-    quantiles = quantiles_of(answers.values, n, PROBABILITIES) if n else [nan] * len(PROBABILITIES)
-    k = len(thresholds)
+    """A summary from finite numbers, NaN, Inf, minimum, maximum and what ``standardize`` says."""
+    finite, nans, infs, minimum, maximum, mean, std, mean_abs, skewness, kurtosis = figures
+    n = int(finite)
+    k = subject.limits.size
     borders = before[: 2 * k + 2].tolist()
     near = [(borders[k + i] - borders[i]) / n if n else nan for i in range(k)]
-    norms, means = measured.filters or (None, None)
+    norms, means = filters or (None, None)
     return TensorSummary(
-        count=measured.count,
+        count=subject.size,
         finite=n,
-        nan=measured.nan,
-        inf=measured.inf,
+        nan=int(nans),
+        inf=int(infs),
         zero=borders[2 * k + 1] - borders[2 * k],
-        minimum=measured.minimum,
-        maximum=measured.maximum,
-        mean=measured.minimum if constant else moments.mean / moments.scale if n else nan,
-        std=0.0 if constant else moments.std,
-        mean_abs=moments.absolute / n / moments.scale if n else nan,
-        skewness=nan if constant else moments.skewness,
-        kurtosis=nan if constant else moments.kurtosis,
+        minimum=minimum,
+        maximum=maximum,
+        mean=mean,
+        std=std,
+        mean_abs=mean_abs,
+        skewness=skewness,
+        kurtosis=kurtosis,
         quantiles=dict(zip(PROBABILITIES, quantiles, strict=True)),
-        near_zero=dict(zip(thresholds, near, strict=True)),
+        near_zero=dict(zip(subject.thresholds, near, strict=True)),
         histogram=Histogram(edges, before[2 * k + 3 :] - before[2 * k + 2 : -1]),
         filter_norms=norms,
         filter_means=means,
         dead_filters=nan if norms is None else _share_of_zeros(norms),
-        cdf=answers.cdf,
+        cdf=cdf,
     )
 
 
