@@ -89,7 +89,7 @@ def test_one_pass(against, network, threads, mode, goal):
     subject = summarizing(
         model, threads, fast=mode == "fast", way="plain" if mode == "plain numpy" else "compiled"
     )
-    rounds = 9 if mode != "plain numpy" else 5
+    rounds = (31 if "U-Net" in size else 9) if mode != "plain numpy" else 7
     against(subject, summing(model), what=f"{mode}, {size}", versus="torch.sum", goal=goal,
             rounds=rounds)  # fmt: skip
 
@@ -158,7 +158,7 @@ def test_weightwatcher(against, unet, threads):
 
         against(lambda: measure_model(unet, spectra=True), analyze,
                 what="measure_model with spectra, 31 M U-Net", versus="WeightWatcher analyze",
-                goal=7, rounds=1, inverse=True)  # fmt: skip
+                goal=7, rounds=3, inverse=True)  # fmt: skip
 
 
 @pytest.mark.parametrize("threads", [1], indirect=True)

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, parametrize
 import weightscope
 from weightscope.errors import InputError
 from weightscope.statistics import measure_model, steps
+from weightscope.statistics.initialization import movement_beyond
 
 
 class Double(nn.Module):
@@ -289,3 +290,18 @@ def test_numba_without_a_folder_to_keep_code_in(tmp_path):
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(package / "statistics" / "kernels.py"), "49999.5"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
+@pytest.mark.parametrize("moved", [2, 20])
+def test_weights_beyond_the_edge_are_counted_in_any_format(dtype, moved):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(500, 500), nn.ReLU(), nn.Linear(500, 500))
+    with torch.no_grad():
+        model[0].weight[0, :moved] = 0.25  # the edge is 0.0447
+    for layer in model[::2]:
+        layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+    record = measure_model(model).parameters[0]
+    assert record.null.source == "matched"
+    expected = movement_beyond(moved, 250_000 * record.null.edge_density)
+    assert (record.comparison.excess, record.comparison.error) == expected
