@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import warnings
 
 import numpy as np
@@ -11,6 +13,20 @@ from scipy import stats
 
 from weightscope.statistics import TensorSummary
 from weightscope.statistics.questions import PROBABILITIES
+
+
+def meet_in_first_pass(monkeypatch, passes, threads):
+    """Make the first passes of so many threads wait for one another."""
+    meeting = threading.Barrier(threads, timeout=60)
+    calls = itertools.count()
+    first = passes.first
+
+    def meet(self, low, high):
+        if next(calls) < threads:
+            meeting.wait()
+        return first(self, low, high)
+
+    monkeypatch.setattr(passes, "first", meet)
 
 
 def finite_values(tensor: torch.Tensor) -> NDArray[np.float64]:

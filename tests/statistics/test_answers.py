@@ -217,15 +217,46 @@ def test_what_fills_up_the_last_block_is_not_collected(size):
 ])  # fmt: skip
 @pytest.mark.parametrize("values", [[], [0.0], [-0.0, 0.0], [3.0], [-3.0] * 40, [1e-45, -1e-45],
                                     [3.4e38, -3.4e38] * 9, [2.5, 2.5, 2.5, -1.0]])  # fmt: skip
-def test_small_tensors_leave_no_counts_behind(broken, values):
+def test_no_counts_are_left_behind(broken, values):
     small = torch.tensor(broken + values)
     assert_same(measure(small, "compiled"), small)
     large = torch.randn(33_000)
-    large[:3] = torch.tensor([math.nan, math.inf, -math.inf])
-    large[3:30] = 0.0
-    assert_same(measure(large, "compiled"), large)
-    tables = passes.CompiledPasses._tables()
-    assert not (tables[0] + tables[1]).any()
+    large[: small.numel()] = small
+    large[-70:] = values[-1] if values else 0.0
+    for start in (0, 20_000):
+        large[start : start + small.numel()] = small
+        assert_same(measure(large, "compiled"), large)
+        tables = passes.CompiledPasses._local.tables
+        assert not (tables[0] + tables[1]).any()
+
+
+def test_an_interrupted_pass_leaves_its_counts_to_nobody(monkeypatch):
+    weights = torch.randn(40_000)
+    drain = kernels.drain
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(kernels, "drain", drain)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernels, "drain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(weights, "compiled")
+    assert_same(measure(weights, "compiled"), weights)
+
+
+@pytest.mark.parametrize("way", ["compiled", "plain"])
+@pytest.mark.parametrize("thresholds", [(), (3.4e38,)])
+@pytest.mark.parametrize("bins", [[-1.0, 0.0, 1.0], [-3.4e38, 0.0, 1.0]])
+def test_lowest_cell_beside_infinity_where_little_of_it_is_asked(way, thresholds, bins):
+    keys = -0x7F7FFFFF + np.random.default_rng(0).integers(0, 0xFFFF, 60_000)
+    values = (0x80000000 | -keys).astype(np.uint32).view(np.float32)
+    values[5] = np.inf
+    summary = measure(torch.from_numpy(values), way, thresholds=thresholds, bins=bins)
+    finite = values[np.isfinite(values)].astype(np.float64)
+    expected = np.quantile(finite, list(summary.quantiles))
+    np.testing.assert_array_equal(list(summary.quantiles.values()), expected)
+    np.testing.assert_array_equal(summary.histogram.counts, np.histogram(finite, bins)[0])
+    assert list(summary.near_zero.values()) == [(np.abs(finite) <= t).mean() for t in thresholds]
 
 
 @relaxed

@@ -1,4 +1,5 @@
 import copy
+import math
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from float64_reference import assert_same
+from float64_reference import assert_same, meet_in_first_pass
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -17,6 +18,7 @@ import weightscope
 from weightscope.errors import InputError
 from weightscope.statistics import measure_model, steps
 from weightscope.statistics.initialization import movement_beyond
+from weightscope.statistics.passes import CompiledPasses
 
 
 class Double(nn.Module):
@@ -202,7 +204,9 @@ def test_warnings_say_what_is_wrong():
 def test_threads_change_nothing(monkeypatch):
     monkeypatch.setattr(steps, "RANGE", 50_000)
     model = nn.Sequential(*[nn.Linear(n, 300) for n in (10, 200, 300, 400)])
-    one, four = (measure_model(model, threads=n) for n in (1, 4))
+    one = measure_model(model, threads=1)
+    meet_in_first_pass(monkeypatch, CompiledPasses, 4)
+    four = measure_model(model, threads=4)
     for a, b in zip(one.parameters, four.parameters, strict=True):
         assert (a.parameter, a.summary.mean, a.summary.kurtosis, a.null.label) == (
             b.parameter, b.summary.mean, b.summary.kurtosis, b.null.label)  # fmt: skip
@@ -305,3 +309,19 @@ def test_weights_beyond_the_edge_are_counted_in_any_format(dtype, moved):
     assert record.null.source == "matched"
     expected = movement_beyond(moved, 250_000 * record.null.edge_density)
     assert (record.comparison.excess, record.comparison.error) == expected
+
+
+def test_a_start_without_numbers_is_refused_by_name():
+    model = nn.Linear(30, 20)
+    start = {**model.state_dict(), "bias": torch.full((20,), math.nan)}
+    with pytest.raises(InputError, match="no finite number in 'bias'"):
+        measure_model(model, initial=start)
+
+
+def test_an_empty_parameter_has_no_start():
+    model = nn.ParameterDict({"full": nn.Parameter(torch.randn(9)), "empty": torch.zeros(0, 3)})
+    empty, full = measure_model(model, initial=model.state_dict()).parameters
+    assert (empty.summary.count, full.null.source) == (0, "given")
+    assert empty.null is None or empty.null.source != "given"
+    only_empty = nn.ParameterList([torch.zeros(0)])
+    assert measure_model(only_empty, initial=only_empty.state_dict()).coverage == 1.0

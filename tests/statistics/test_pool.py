@@ -1,6 +1,7 @@
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -120,3 +121,25 @@ def test_groups_give_a_result_for_each_item_in_order(sizes, threads):
 def test_nothing_to_do():
     assert run_jobs([], 2) == []
     assert run_jobs([Job(0, lambda: work("empty", rounds=0))], 2) == [[]]
+
+
+def test_an_interrupt_while_threads_start_ends_the_work(monkeypatch):
+    submit = ThreadPoolExecutor.submit
+    done = []
+
+    def interrupted(pool, task):
+        if done:
+            raise KeyboardInterrupt
+        future = submit(pool, task)
+        while not done:
+            time.sleep(0.001)
+        return future
+
+    def slow(name, n):
+        done.append(n)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([Job(2 * RANGE, lambda: work("a", 100, 1, slow))] * 3, 3)
+    assert len(done) < 50

@@ -1,10 +1,11 @@
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from float64_reference import assert_same, finite_values
+from float64_reference import assert_same, finite_values, meet_in_first_pass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -177,12 +178,40 @@ def test_threads_change_nothing(way, monkeypatch):
     monkeypatch.setattr(steps, "RANGE", 40_000)
     weights = torch.randn(700, 501)
     weights[5, 5] = math.nan
-    one, three = (measure(weights, way, axis=1, threads=n) for n in (1, 3))
+    one = measure(weights, way, axis=1)
+    kinds = {"compiled": passes.CompiledPasses, "plain": plain.PlainPasses,
+             "torch": passes.TorchPasses}  # fmt: skip
+    meet_in_first_pass(monkeypatch, kinds[way], 3)
+    three = measure(weights, way, axis=1, threads=3)
     for name in ("mean", "std", "skewness", "kurtosis", "mean_abs", "quantiles", "near_zero"):
         assert getattr(one, name) == getattr(three, name)
     np.testing.assert_array_equal(one.filter_norms, three.filter_norms)
     np.testing.assert_array_equal(one.histogram.counts, three.histogram.counts)
     assert_same(three, weights)
+
+
+def test_threads_share_tensors_that_are_read_whole():
+    tensors = [torch.randn(50).bfloat16(), torch.randn(50), torch.randn(50).double()]
+    summarizing = room.summarizing([room.SummaryRequest(t) for t in tensors], way="plain")
+    tasks = next(summarizing)
+    assert len(tasks) == 3
+    assert [summary.count for summary in (task() for task in tasks)] == [50, 50, 50]
+
+
+def test_summaries_do_not_keep_each_other_alive():
+    tensors = [torch.randn(1000) for _ in range(20)]
+    summarizing = partial(room.summarizing, [room.SummaryRequest(t) for t in tensors])
+    for summary in run_jobs([Job(20_000, summarizing)], 1)[0]:
+        for array in (summary.histogram.edges, summary.cdf.points, summary.cdf.through):
+            assert array.base is None or array.base.size <= array.size
+
+
+def test_given_edges_are_copied():
+    edges = np.array([-1.0, 0.0, 1.0])
+    for size in (10, 40_000):
+        summary = summarize(torch.randn(size), bins=edges)
+        edges[0] -= 1.0
+        assert summary.histogram.edges[0] == edges[0] + 1.0
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -481,7 +481,8 @@ def read_patterns(patterns, listed, cells, ends, ranks, edges, closed):  # type:
         elif held and stretch == j:
             occurs[m - 1] += held
         elif held:
-            keys[m] = (listed[j] << 16) + (at % _BINS << _IN_BIN)
+            # any key inside the bin, but neither that of zero nor that of minus infinity
+            keys[m] = (listed[j] << 16) + (at % _BINS << _IN_BIN) + 1
             occurs[m] = held
             m += 1
             stretch = j

@@ -120,6 +120,12 @@ def _measure(
         fast=fast,
     )
     before = {place.name: summary for place, summary in zip(known, summaries, strict=True)}
+    for name, summary in before.items():
+        if summary.count and not summary.finite:
+            raise InputError(
+                f"initial= holds no finite number in {name!r}; give the state dict this model "
+                "started from"
+            )
     requests = []
     for place in places:
         if place.name in before:
@@ -130,12 +136,12 @@ def _measure(
         thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
         requests.append(SummaryRequest(place.tensor, thresholds, place.filter_axis))
     found = yield from summarizing(requests, fast=fast)
+    movements = yield [
+        partial(measure_movement, place.tensor, starts[place.name]) for place in known
+    ]
+    moved = {place.name: movement for place, movement in zip(known, movements, strict=True)}
     return [
-        _Measured(
-            summary,
-            before.get(place.name),
-            measure_movement(place.tensor, starts[place.name]) if place.name in before else None,
-        )
+        _Measured(summary, before.get(place.name), moved.get(place.name))
         for place, summary in zip(places, found, strict=True)
     ]
 
@@ -155,17 +161,20 @@ def _initial_tensors(
             f"got {type(state).__name__}"
         )
     tensors = {}
+    named = False
     for place in places:
         start = state.get(place.name)
         if not isinstance(start, torch.Tensor):
             continue
+        named = True
         if start.shape != place.tensor.shape:
             raise InputError(
                 f"initial= has {place.name!r} with shape {tuple(start.shape)}, "
                 f"the model has {tuple(place.tensor.shape)}; give the state this model started from"
             )
-        tensors[place.name] = start
-    if not tensors:
+        if start.numel():
+            tensors[place.name] = start
+    if not named:
         raise InputError(
             f"initial= names none of the model's parameters (such as {places[0].name!r}); "
             "give the state dict this model started from"

@@ -200,16 +200,12 @@ class CompiledPasses:
         """Number of elements."""
         return self._x.size
 
-    @classmethod
-    def _tables(cls) -> NDArray[np.uint32]:
-        tables: NDArray[np.uint32] | None = getattr(cls._local, "tables", None)
-        if tables is None:
-            tables = cls._local.tables = np.zeros((2, CELLS), np.uint32)
-        return tables
-
     def first(self, low: int, high: int) -> Part:
         """Measure elements low..high."""
-        tables = self._tables()
+        # a pass that is interrupted leaves its tables to nobody
+        tables = self._local.__dict__.pop("tables", None)
+        if tables is None:
+            tables = np.zeros((2, CELLS), np.uint32)
         layout = self._layout
         first, slots = layout.span(low, high)
         sums, squares = np.zeros((2, slots))
@@ -218,6 +214,8 @@ class CompiledPasses:
             self._x, low, high, layout.kind, layout.length, first, sums, squares, tables, numbers
         )
         count, mean, m2, m3, m4, absolute, nans, infs, zeros, minimum, maximum = numbers.tolist()
+        cells = _kernels().drain(tables, max(-minimum, maximum))
+        self._local.tables = tables
         return Part(
             Moments(int(count), mean, m2, m3, m4, absolute),
             int(nans),
@@ -226,7 +224,7 @@ class CompiledPasses:
             minimum,
             maximum,
             FilterSums(first, sums, squares),
-            _kernels().drain(tables, max(-minimum, maximum)),
+            cells,
         )
 
     def second(self, low: int, high: int, wanted: Wanted, lows: Tally) -> Patterns:
@@ -372,7 +370,8 @@ class TorchPasses:
         for powers, sums in ((wide, filters.sums), (wide * wide, filters.squares)):
             added = torch.zeros(sums.size, dtype=torch.float64, device=wide.device)
             added.index_add_(0, slots, powers)
-            sums += added.cpu().numpy()
+            with np.errstate(invalid="ignore", over="ignore"):
+                sums += added.cpu().numpy()
 
 
 def _torch_moments(wide: torch.Tensor) -> Moments:

@@ -16,16 +16,17 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from weightscope.errors import InputError
-from weightscope.statistics.steps import RANGE, Result, Steps
+from weightscope.statistics import steps
+from weightscope.statistics.steps import Result, Steps
 
 Item = TypeVar("Item")
-# the next job is begun while each thread has so many tasks before it
-_AHEAD = 3
+# the next job is begun when there are fewer tasks than this for each thread
+_FEW = 3
 # seconds that a thread has the interpreter for itself while others wait
 _TURN = 0.0002
-# a group has at most so many elements, and so many members
-_GROUP = 8 * RANGE
-_MEMBERS = 128
+# of a group
+_MOST_ELEMENTS = 8 * steps.RANGE
+_MOST_MEMBERS = 128
 # the number that torch gives to new threads is one for the whole process
 _LOCK = threading.Lock()
 
@@ -61,7 +62,7 @@ def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) 
     from tqdm.auto import tqdm
 
     total = sum(job.elements for job in jobs)
-    threads = min(threads, max(len(jobs), ceil(total / RANGE)))
+    threads = min(threads, max(len(jobs), ceil(total / steps.RANGE)))
     bar = tqdm(total=total, unit="weights", unit_scale=True, disable=not progress)
     with bar, _one_torch_thread(), _short_turns(threads):
         work = _Work(jobs, threads, bar.update)
@@ -69,8 +70,12 @@ def run_jobs(jobs: Sequence[Job[Result]], threads: int, progress: bool = False) 
             work.share()
         else:
             with ThreadPoolExecutor(threads - 1) as pool:
-                others = [pool.submit(work.share) for _ in range(threads - 1)]
-                work.share()
+                try:
+                    others = [pool.submit(work.share) for _ in range(threads - 1)]
+                    work.share()
+                except BaseException:
+                    work.stop()
+                    raise
             for other in others:
                 other.result()
     return [work.results[i] for i in range(len(jobs))]
@@ -115,7 +120,7 @@ def _groups(sizes: Sequence[int]) -> list[list[int]]:
     groups: list[list[int]] = []
     held = 0
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        if not groups or held + sizes[i] > _GROUP or len(groups[-1]) == _MEMBERS:
+        if not groups or held + sizes[i] > _MOST_ELEMENTS or len(groups[-1]) == _MOST_MEMBERS:
             groups.append([])
             held = 0
         groups[-1].append(i)
@@ -174,15 +179,19 @@ class _Work(Generic[Result]):
             while (task := self._next()) is not None:
                 task()
         except BaseException:
-            with self._changed:
-                self._failed = True
-                self._changed.notify_all()
+            self.stop()
             raise
+
+    def stop(self) -> None:
+        """Let every thread end when it is done with its task."""
+        with self._changed:
+            self._failed = True
+            self._changed.notify_all()
 
     def _next(self) -> Callable[[], None] | None:
         with self._changed:
             while not self._failed and len(self.results) < len(self._jobs):
-                if len(self._ready) >= (_AHEAD * self._threads if self._waiting else 1):
+                if len(self._ready) >= (_FEW * self._threads if self._waiting else 1):
                     return self._ready.popleft()
                 if self._waiting:
                     i = self._waiting.popleft()
@@ -190,12 +199,12 @@ class _Work(Generic[Result]):
                 self._changed.wait()
         return None
 
-    def _go_on(self, i: int, steps: Steps[Result], results: list[Any] | None) -> None:
+    def _go_on(self, i: int, work: Steps[Result], results: list[Any] | None) -> None:
         """Run a job up to the next tasks that others can share, or to its end."""
         try:
-            tasks = next(steps) if results is None else steps.send(results)
+            tasks = next(work) if results is None else work.send(results)
             while len(tasks) <= 1:
-                tasks = steps.send([task() for task in tasks])
+                tasks = work.send([task() for task in tasks])
         except StopIteration as end:
             with self._changed:
                 self.results[i] = end.value
@@ -211,7 +220,7 @@ class _Work(Generic[Result]):
                 left.discard(place)
                 if left:
                     return
-            self._go_on(i, steps, found)
+            self._go_on(i, work, found)
 
         with self._changed:
             self._ready.extend(partial(run, place, task) for place, task in enumerate(tasks))

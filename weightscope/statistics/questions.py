@@ -1,7 +1,7 @@
 """What is asked of every tensor's order: quantiles, near-zero mass and a histogram.
 
 Small functions of numbers and arrays, in terms that numba can compile: the compiled answers and
-those in numpy ask by the same source.
+those in numpy ask by the same source. Numba does not see changes here (``make forget``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 PROBABILITIES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 128
 MOST_BINS = 512
-_PROBABILITIES = np.array(PROBABILITIES)
+PROBABILITIES_AS_ARRAY = np.array(PROBABILITIES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Questions:
             given: Edges that the caller asked for.
         """
         edges = symmetric_edges(bins, minimum, maximum) if bins else given
-        return cls(quantile_ranks(count, _PROBABILITIES), edges, *borders_of(limits, edges))
+        return cls(quantile_ranks(count, PROBABILITIES_AS_ARRAY), edges, *borders_of(limits, edges))
 
 
 def read_bins(bins: int | Sequence[float]) -> tuple[int, Floats]:
@@ -68,7 +68,7 @@ def read_bins(bins: int | Sequence[float]) -> tuple[int, Floats]:
         if bins % 2 or not 2 <= bins <= MOST_BINS:
             raise InputError(f"bins={bins}: an even number from 2 to {MOST_BINS} is needed")
         return bins, np.zeros(0)
-    edges = np.asarray(bins, dtype=np.float64)
+    edges = np.array(bins, dtype=np.float64)
     if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
         raise InputError("bins must be at least two ascending edges, or an even number")
     return 0, edges

@@ -1,4 +1,4 @@
-"""The statistics of one tensor."""
+"""The statistics of tensors."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from weightscope.statistics.pool import Job, number_of_threads, run_jobs
 from weightscope.statistics.questions import (
     BINS,
     PROBABILITIES,
+    PROBABILITIES_AS_ARRAY,
     Questions,
     quantiles_of,
     read_bins,
@@ -62,7 +63,6 @@ THRESHOLDS = (1e-3, 1e-2)
 # up to here sorting is quicker than counting
 SORTED = 1 << 15
 _BLOCK = 1 << 18
-_PROBABILITIES = np.array(PROBABILITIES)
 _LISTED = {
     torch.bfloat16: torch.int16,
     torch.float16: torch.int16,
@@ -140,7 +140,9 @@ class _Subject:
         if way != "compiled":
             return Questions.about(n, *extremes, self.limits, self.bins, self.given)
         return Questions(
-            *_answers().ask(n, *extremes, _PROBABILITIES, self.limits, self.bins, self.given)
+            *_answers().ask(
+                n, *extremes, PROBABILITIES_AS_ARRAY, self.limits, self.bins, self.given
+            )
         )
 
 
@@ -214,19 +216,19 @@ def summarizing(
     way = way or default_way()
     asked = read_bins(bins)
     subjects = [_read(request, *asked) for request in requests]
-    found: dict[int, TensorSummary] = {}
+    whole: list[int] = []
     small: list[int] = []
     large: list[int] = []
     for i, subject in enumerate(subjects):
         dtype = subject.flat.dtype
-        if dtype in _LISTED:
-            found[i] = _conclude(subject, *_count_patterns(subject.flat, subject.layout))
-        elif dtype is torch.float32 and subject.size > SORTED:
+        if dtype is torch.float32 and subject.size > SORTED:
             large.append(i)
         elif dtype is torch.float32 and way == "compiled":
             small.append(i)
         else:
-            found[i] = _conclude(subject, *_sort(subject.flat.cpu().numpy(), subject.layout))
+            whole.append(i)
+    summaries = yield [partial(_summarize_whole, subjects[i]) for i in whole]
+    found: dict[int, TensorSummary] = dict(zip(whole, summaries, strict=True))
     for some in _by_memory(small, subjects):
         found |= zip(some, _summarize_small([subjects[i] for i in some]), strict=True)
     counted = yield from _count([subjects[i] for i in large], way, fast)
@@ -311,7 +313,7 @@ def _sort(array: NDArray[np.floating], layout: FilterLayout) -> tuple[_Measured,
     finite = array[np.isfinite(array)]
     order = SortedValues(finite)
     n = finite.size
-    minimum, maximum = (float(order.values[0]), float(order.values[-1])) if n else (nan, nan)
+    minimum, maximum = _extremes(order)
     scale = scale_for(max(-minimum, maximum)) if n else 1.0
     parts = []
     with np.errstate(invalid="ignore", over="ignore"):
@@ -328,8 +330,17 @@ def _sort(array: NDArray[np.floating], layout: FilterLayout) -> tuple[_Measured,
     ), order  # fmt: skip
 
 
+def _summarize_whole(subject: _Subject) -> TensorSummary:
+    """A tensor that is not read in passes."""
+    if subject.flat.dtype in _LISTED:
+        measured, order = _count_patterns(subject.flat, subject.layout)
+    else:
+        measured, order = _sort(subject.flat.cpu().numpy(), subject.layout)
+    return _answer(subject, measured, order, subject.questions(measured))
+
+
 def _summarize_small(subjects: Sequence[_Subject]) -> list[TensorSummary]:
-    """The same as ``_sort`` and its conclusion, in one compiled call: operators cost calls."""
+    """The same for sorted tensors, in one compiled call: operators cost calls."""
     arrays = [subject.flat.cpu().numpy() for subject in subjects]
     filters = [_sum_filters(array, s.layout) for array, s in zip(arrays, subjects, strict=True)]
     figures, quantiles, edges, before, points, below, through, ends = _answers().summarize_small(
@@ -337,22 +348,26 @@ def _summarize_small(subjects: Sequence[_Subject]) -> list[TensorSummary]:
         _ends([array.size for array in arrays]),
         np.concatenate([subject.limits for subject in subjects]),
         _ends([subject.limits.size for subject in subjects]),
-        _PROBABILITIES,
+        PROBABILITIES_AS_ARRAY,
         subjects[0].bins,
         subjects[0].given,
         SHARES,
     )
-    rows = zip(
+    summaries = []
+    for subject, sums, row, values, (start, end) in zip(
         subjects, filters, figures.tolist(), quantiles.tolist(), pairwise(ends.tolist()),
         strict=True,
-    )  # fmt: skip
-    return [
-        _summary(
-            subject, row, values, edges[e:e_end], before[b:b_end],
-            EmpiricalCDF(points[p:p_end], below[p:p_end], through[p:p_end], int(row[0])), sums,
+    ):  # fmt: skip
+        its_edges, borders, its_points = (slice(*each) for each in zip(start, end, strict=True))
+        # copies, because one summary may outlive the others
+        cdf = EmpiricalCDF(
+            points[its_points].copy(), below[its_points].copy(), through[its_points].copy(),
+            int(row[0]),
+        )  # fmt: skip
+        summaries.append(
+            _summary(subject, row, values, edges[its_edges].copy(), before[borders], cdf, sums)
         )
-        for subject, sums, row, values, ((e, b, p), (e_end, b_end, p_end)) in rows
-    ]  # fmt: skip
+    return summaries
 
 
 def _sum_filters(array: NDArray[np.float32], layout: FilterLayout) -> tuple[Floats, Floats] | None:
@@ -391,15 +406,21 @@ def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured
     order = ListedValues(representable[occurs], counts[ascending][occurs], borders[occurs])
     nans = int(counts[np.isnan(everything)].sum())
     infs = int(counts[np.isinf(everything)].sum())
-    some = order.values.size > 0
+    minimum, maximum = _extremes(order)
     return _Measured(
         moments_of(order.values, counts[ascending][occurs]),
         nans,
         infs,
-        float(order.values[0]) if some else nan,
-        float(order.values[-1]) if some else nan,
+        minimum,
+        maximum,
         layout.norms_and_means([filters]) if flat.numel() else None,
     ), order
+
+
+def _extremes(order: SortedValues | ListedValues) -> tuple[float, float]:
+    if not order.values.size:
+        return nan, nan
+    return float(order.values[0]) + 0.0, float(order.values[-1]) + 0.0  # no negative zero
 
 
 def _count(
@@ -430,10 +451,6 @@ def _passes(subject: _Subject, way: Way | Literal["torch"]) -> Passes:
     if way == "torch" or flat.device.type != "cpu":
         return TorchPasses(flat, layout)
     return (CompiledPasses if way == "compiled" else PlainPasses)(flat.numpy(), layout)
-
-
-def _conclude(subject: _Subject, measured: _Measured, order: Order) -> TensorSummary:
-    return _answer(subject, measured, order, subject.questions(measured))
 
 
 def _answer(
