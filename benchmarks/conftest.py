@@ -10,7 +10,6 @@ import time
 import pytest
 import torch
 
-
 # seconds: a baseline is short below, and its threads spin for a while before they sleep
 _SHORT = 0.5
 _PAUSE = 0.02
