@@ -115,7 +115,7 @@ def test_groups_give_a_result_for_each_item_in_order(sizes, threads):
     assert run_in_groups(items, lambda item: item[1], begin, threads) == list(range(len(sizes)))
     for group in groups:
         assert len(group) <= 128
-        assert len(group) == 1 or sum(size for _, size in group) <= 8 * RANGE
+        assert len(group) == 1 or sum(size for _, size in group) <= 2 * RANGE
 
 
 def test_nothing_to_do():

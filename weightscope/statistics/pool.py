@@ -24,8 +24,8 @@ Item = TypeVar("Item")
 _FEW = 3
 # seconds that a thread has the interpreter for itself while others wait
 _TURN = 0.0002
-# of a group
-_MOST_ELEMENTS = 8 * steps.RANGE
+# of a group; its numbers should still be in the outer cache when they are read a second time
+_MOST_ELEMENTS = 2 * steps.RANGE
 _MOST_MEMBERS = 128
 # the number that torch gives to new threads is one for the whole process
 _LOCK = threading.Lock()
