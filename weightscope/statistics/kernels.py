@@ -467,6 +467,12 @@ def _any_count(tables, start):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _start_of(stretch):  # type: ignore[no-untyped-def]
+    """The first cell, by pattern, of a stretch of positive or (below 0) of negative numbers."""
+    return stretch * _STRETCH if stretch >= 0 else 0x8000 + (-1 - stretch) * _STRETCH
+
+
+@compiled
 def drain(tables, peak):  # type: ignore[no-untyped-def]
     """Empty the two tables.
 
@@ -479,27 +485,29 @@ def drain(tables, peak):  # type: ignore[no-untyped-def]
     """
     peaks = np.full(1, abs(peak), np.float32)
     stretches = (peaks.view(np.int32)[0] >> 16) // _STRETCH + 1 if peak >= 0.0 else 0
-    most = 2 * stretches * _STRETCH
-    cells = np.empty(most, np.int32)
-    counts = np.empty(most, np.int64)
-    m = 0
     if stretches:  # both zeros are of one cell
         tables[0, 0] += tables[0, _NEGATIVE_ZERO] + tables[1, _NEGATIVE_ZERO]
         tables[:, _NEGATIVE_ZERO] = 0
+    filled = np.empty(2 * stretches, np.int64)
+    size = 0
     for stretch in range(-stretches, stretches):
         # from the largest negative number to the smallest, then up
-        start = stretch * _STRETCH if stretch >= 0 else 0x8000 + (-1 - stretch) * _STRETCH
-        stop = start + _STRETCH
-        if not _any_count(tables, start):
-            continue
+        filled[size] = stretch
+        size += _any_count(tables, _start_of(stretch))
+    cells = np.empty(size * _STRETCH, np.int32)
+    counts = np.empty(size * _STRETCH, np.int64)
+    m = 0
+    for stretch in filled[:size]:
+        start = _start_of(stretch)
         for i in range(_STRETCH):
-            cell = start + i if stretch >= 0 else stop - 1 - i
+            cell = start + i if stretch >= 0 else start + _STRETCH - 1 - i
             n = np.uint32(tables[0, cell] + tables[1, cell])
             tables[0, cell] = 0
             tables[1, cell] = 0
-            cells[m] = cell if stretch >= 0 else 0x7FFF - cell
-            counts[m] = n
-            m += n != 0
+            if n:
+                cells[m] = cell if stretch >= 0 else 0x7FFF - cell
+                counts[m] = n
+                m += 1
     return cells[:m].copy(), counts[:m].copy()
 
 
