@@ -235,4 +235,4 @@ def test_import(against):
         return lambda: subprocess.run(command, check=True, env=environment)
 
     against(importing("weightscope"), importing("torch"), what="import weightscope",
-            versus="import torch", goal=1.15, rounds=7, clock=seconds_of_children)  # fmt: skip
+            versus="import torch", goal=1.15, rounds=15, clock=seconds_of_children)  # fmt: skip
