@@ -76,7 +76,8 @@ def checkpoint_table(name: str, statistics: ModelStatistics) -> str:
         "mean": [f"{tensor.summary.mean:.3g}" for tensor in tensors],
         "std": [f"{tensor.summary.std:.3g}" for tensor in tensors],
         "max |w|": [
-            f"{max(-tensor.summary.minimum, tensor.summary.maximum):.3g}" for tensor in tensors
+            f"{max(abs(tensor.summary.minimum), abs(tensor.summary.maximum)):.3g}"
+            for tensor in tensors
         ],
         "kurtosis": [f"{tensor.summary.kurtosis:.3g}" for tensor in tensors],
         "zeros": [share(tensor.summary.zero / max(tensor.count, 1)) for tensor in tensors],

@@ -1,6 +1,9 @@
 import pytest
+import torch
+from torch import nn
 
 from weightscope.printing import aligned_columns, analysis_table, checkpoint_table, human, share
+from weightscope.statistics import measure_model
 
 
 @pytest.fixture
@@ -109,3 +112,8 @@ def test_names_cannot_steer_the_terminal(statistics):
     text = checkpoint_table("weights.pt", statistics)
     assert "evil\\x1b[2J\\u202ename" in text
     assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_zeros_have_no_sign():
+    statistics = measure_model(nn.ParameterList([torch.zeros(3), -torch.zeros(3)]))
+    assert "-0" not in checkpoint_table("zeros.pt", statistics).replace("---", "")
