@@ -1,4 +1,4 @@
-"""What numpy and scipy say of the float64 values, to compare with."""
+"""Summaries in any way, and what numpy and scipy say of the float64 values, to compare with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,20 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from weightscope.statistics import TensorSummary
+from weightscope.statistics import summary as room
+from weightscope.statistics.pool import Job, run_jobs
 from weightscope.statistics.questions import PROBABILITIES
+
+
+def measure(tensor, way, *, thresholds=(0.0, 1e-3, 1e-2, 0.5), bins=128, axis=None, threads=1,
+            fast=False):  # fmt: skip
+    """Summarize one tensor in the way asked for."""
+
+    def steps():
+        request = room.SummaryRequest(tensor, thresholds, axis)
+        return room.summarizing([request], bins=bins, fast=fast, way=way)
+
+    return run_jobs([Job(tensor.numel(), steps)], threads)[0][0]
 
 
 def meet_in_first_pass(monkeypatch, passes, threads):

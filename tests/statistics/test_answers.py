@@ -1,18 +1,16 @@
 """The compiled answers against those in numpy, to the last bit."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from float64_reference import assert_same
+from float64_reference import assert_same, measure
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from weightscope.statistics import answers, kernels, passes, summarize
-from weightscope.statistics import summary as room
 from weightscope.statistics.ordering import (
     CompiledCells,
     CountedCells,
@@ -20,7 +18,6 @@ from weightscope.statistics.ordering import (
     keys_of,
     values_of,
 )
-from weightscope.statistics.pool import Job, run_jobs
 from weightscope.statistics.questions import Questions, quantile_ranks, quantiles_of
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -170,14 +167,6 @@ def test_little_of_a_large_tensor_is_sorted():
     assert occurs.sum() == counts.sum()
 
 
-def measure(tensor, way, **options):
-    bins, fast = options.pop("bins", 128), options.pop("fast", False)
-    steps = partial(
-        room.summarizing, [room.SummaryRequest(tensor, **options)], bins=bins, fast=fast, way=way
-    )
-    return run_jobs([Job(tensor.numel(), steps)], 1)[0][0]
-
-
 @pytest.mark.parametrize("way", ["compiled", "plain", "torch"])
 def test_more_wanted_cells_than_one_sweep_finds(way):
     weights = torch.randn(70_000)
@@ -198,7 +187,7 @@ def test_any_end_of_the_last_block(size):
     weights[-70:] = weights.abs().max()
     weights[::3] = 0.0
     for axis in (None, 0):
-        assert_same(measure(weights, "compiled", filter_axis=axis), weights)
+        assert_same(measure(weights, "compiled", axis=axis), weights)
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 2047, 2048, 2049, 5000])
@@ -264,7 +253,7 @@ def test_lowest_cell_beside_infinity_where_little_of_it_is_asked(way, thresholds
 def test_small_tensors_are_the_same_in_both_ways(array, shape):
     tensor = torch.from_numpy(np.tile(array, (shape, 2)))
     for axis in (None, 0, 1):
-        ours, plain = (measure(tensor, way, filter_axis=axis) for way in ("compiled", "plain"))
+        ours, plain = (measure(tensor, way, axis=axis) for way in ("compiled", "plain"))
         for name in ("finite", "nan", "inf", "zero", "minimum", "maximum"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(plain, name))
         for name in ("quantiles", "near_zero"):
@@ -284,7 +273,7 @@ def test_moments_of_small_tensors_do_not_depend_on_the_filters(way):
     weights = torch.randn(50, 40, 3, 3)
     bare = measure(weights, way)
     for axis in (0, 1):
-        summary = measure(weights, way, filter_axis=axis)
+        summary = measure(weights, way, axis=axis)
         for name in ("mean", "std", "mean_abs", "skewness", "kurtosis"):
             assert getattr(summary, name) == getattr(bare, name)
 

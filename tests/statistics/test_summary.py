@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from float64_reference import assert_same, finite_values, meet_in_first_pass
+from float64_reference import assert_same, finite_values, measure, meet_in_first_pass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -23,15 +23,6 @@ relaxed = settings(max_examples=40, deadline=None, suppress_health_check=list(He
 def sorts_nothing(monkeypatch):
     """Send even the smallest tensor through the passes that are meant for large ones."""
     monkeypatch.setattr(room, "SORTED", -1)
-
-
-def measure(tensor, way, *, thresholds=(0.0, 1e-3, 1e-2, 0.5), bins=128, axis=None, threads=1,
-            fast=False):  # fmt: skip
-    def steps():
-        request = room.SummaryRequest(tensor, thresholds, axis)
-        return room.summarizing([request], bins=bins, fast=fast, way=way)
-
-    return run_jobs([Job(tensor.numel(), steps)], threads)[0][0]
 
 
 floats = npst.arrays(

@@ -44,6 +44,13 @@ def _first_not_below(ascending, value):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _place(cells, cell):  # type: ignore[no-untyped-def]
+    """Where a cell is among ascending cells; -1 where it is not."""
+    place = _first_not_below(cells, cell)
+    return place if place < cells.size and cells[place] == cell else -1
+
+
+@compiled
 def _first_above(ascending, value):  # type: ignore[no-untyped-def]
     low, high = 0, ascending.size
     while low < high:
@@ -266,8 +273,8 @@ def find_unanswered(cells, ends, keys, only_zeros, ranks, edges, closed):  # typ
         wanted[_first_above(ends, rank) - 1] = True
     for key in _border_keys(edges, closed):
         if key & _LOW:
-            place = _first_not_below(cells, key >> 16)
-            if place < cells.size and cells[place] == key >> 16:
+            place = _place(cells, key >> 16)
+            if place >= 0:
                 wanted[place] = True
     places = np.flatnonzero(wanted)
     for i in range(places.size):
@@ -392,13 +399,6 @@ def _bin(pattern, bases):  # type: ignore[no-untyped-def]
     # a negative number's bins lie the other way round, which its base turns over
     moved = pattern - (pattern >> np.uint32(31))
     return bases[moved >> np.uint32(16)] ^ ((moved & np.uint32(_LOW)) >> np.uint32(_IN_BIN))
-
-
-@compiled
-def _place(cells, cell):  # type: ignore[no-untyped-def]
-    """Where a cell is among ascending cells; -1 where it is not."""
-    place = _first_not_below(cells, cell)
-    return place if place < cells.size and cells[place] == cell else -1
 
 
 @compiled

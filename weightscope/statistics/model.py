@@ -121,7 +121,7 @@ def _measure(
     )
     before = {place.name: summary for place, summary in zip(known, summaries, strict=True)}
     for name, summary in before.items():
-        if summary.count and not summary.finite:
+        if not summary.finite:
             raise InputError(
                 f"initial= holds no finite number in {name!r}; give the state dict this model "
                 "started from"
@@ -161,25 +161,22 @@ def _initial_tensors(
             f"got {type(state).__name__}"
         )
     tensors = {}
-    named = False
     for place in places:
         start = state.get(place.name)
         if not isinstance(start, torch.Tensor):
             continue
-        named = True
         if start.shape != place.tensor.shape:
             raise InputError(
                 f"initial= has {place.name!r} with shape {tuple(start.shape)}, "
                 f"the model has {tuple(place.tensor.shape)}; give the state this model started from"
             )
-        if start.numel():
-            tensors[place.name] = start
-    if not named:
+        tensors[place.name] = start
+    if not tensors:
         raise InputError(
             f"initial= names none of the model's parameters (such as {places[0].name!r}); "
             "give the state dict this model started from"
         )
-    return tensors
+    return {name: start for name, start in tensors.items() if start.numel()}
 
 
 def _choose_nulls(places: tuple[ParameterPlace, ...], found: list[_Measured]) -> list[Null | None]:

@@ -34,7 +34,7 @@ _NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
 
 
 @cache
-def _answers() -> Any:
+def compiled_answers() -> Any:
     """The compiled loops, whose compiler is loaded when it is first needed."""
     from weightscope.statistics import answers
 
@@ -114,7 +114,7 @@ class ListedValues(Order):
                 null must be compared between such coarse numbers, not at them.
         """
         self.values = values
-        self.ends = np.concatenate([[0], np.cumsum(counts)])
+        self.ends = ends_of(counts)
         self.borders = borders
 
     def before(self, edges: Floats, closed: Flags) -> Counts:
@@ -168,7 +168,7 @@ class CountedCells(Order):
         """
         self.cells = cells
         self.counts = counts
-        self.ends = _ends(counts)
+        self.ends = ends_of(counts)
         self._keys = keys
         self._key_ends = key_ends
         self._only_zeros = only_zeros
@@ -228,11 +228,11 @@ class CountedCells(Order):
         """The same values with the keys inside more cells, ascending (None: once each)."""
         known = partial(type(self), self.cells, self.counts, only_zeros=self._only_zeros)
         if not self._keys.size:
-            return known(keys, None if occurs is None else _ends(occurs))
+            return known(keys, None if occurs is None else ends_of(occurs))
         occurs = np.ones(keys.shape, np.int64) if occurs is None else occurs
         ours = self._through(np.arange(self._keys.size + 1))
         places = keys.searchsorted(self._keys)  # both ascend, and no cell is looked into twice
-        ends = _ends(np.insert(occurs, places, np.diff(ours)))
+        ends = ends_of(np.insert(occurs, places, np.diff(ours)))
         return known(np.insert(keys, places, self._keys), ends)
 
     def _through(self, places: NDArray[np.intp]) -> Counts:
@@ -298,21 +298,21 @@ class CompiledCells(CountedCells):
     def _merge(parts: Sequence[FilledCells]) -> FilledCells:
         merged = parts[0]
         for part in parts[1:]:
-            merged = _answers().merge(*merged, *part)
+            merged = compiled_answers().merge(*merged, *part)
         return merged
 
     def read(
         self, patterns: NDArray[np.uint32], cells: Keys, asked: Questions
     ) -> tuple[Keys, Counts | None]:
         """Keys of patterns that lie in these cells, ascending, as far as they are asked for."""
-        keys: tuple[Keys, Counts] = _answers().read_patterns(
+        keys: tuple[Keys, Counts] = compiled_answers().read_patterns(
             patterns, cells, self.cells, self.ends, asked.ranks, asked.borders, asked.closed
         )
         return keys
 
     def unanswered(self, ranks: Counts, edges: Floats, closed: Flags) -> tuple[Keys, Counts]:
         """Cells to look into before these questions have exact answers, and what they hold."""
-        places = _answers().find_unanswered(
+        places = compiled_answers().find_unanswered(
             self.cells, self.ends, self._keys, self._only_zeros, ranks, edges, closed
         )
         return self.cells[places], self.counts[places]
@@ -320,7 +320,7 @@ class CompiledCells(CountedCells):
     def answer(self, ranks: Counts, edges: Floats, closed: Flags) -> Answers:
         """The values of these ranks, the numbers of values before these edges, the distribution."""
         ends = _NO_ENDS if self._key_ends is None else self._key_ends
-        values, before, points, shares = _answers().answer_cells(
+        values, before, points, shares = compiled_answers().answer_cells(
             self.cells, self.ends, self._keys, ends, self._only_zeros,
             ranks, edges, closed, SHARES,
         )  # fmt: skip
@@ -334,8 +334,9 @@ def _distinct(ascending: Ascending) -> Ascending:
     return ascending[new]
 
 
-def _ends(counts: Counts) -> Counts:
-    ends = np.zeros(counts.size + 1, np.int64)
+def ends_of(counts: Counts | Sequence[int]) -> Counts:
+    """0, then the sums of the counts so far."""
+    ends = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=ends[1:])
     return ends
 

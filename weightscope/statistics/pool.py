@@ -117,15 +117,21 @@ def _groups(sizes: Sequence[int]) -> list[list[int]]:
     They are mostly Python, which two threads cannot run at once, and so runs beside the passes over
     larger ones; these come last, because all threads can share the ranges of one.
     """
+    largest_first = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    return [group[::-1] for group in pack(largest_first, sizes, _MOST_ELEMENTS)][::-1]
+
+
+def pack(places: Sequence[int], sizes: Sequence[int], most: int) -> list[list[int]]:
+    """The same places in groups of at most ``most`` elements (or one place) and _MOST_MEMBERS."""
     groups: list[list[int]] = []
     held = 0
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        if not groups or held + sizes[i] > _MOST_ELEMENTS or len(groups[-1]) == _MOST_MEMBERS:
+    for i in places:
+        if not groups or held + sizes[i] > most or len(groups[-1]) == _MOST_MEMBERS:
             groups.append([])
             held = 0
         groups[-1].append(i)
         held += sizes[i]
-    return [group[::-1] for group in reversed(groups)]
+    return groups
 
 
 @contextmanager

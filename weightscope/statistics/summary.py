@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
-from itertools import accumulate, pairwise
+from functools import lru_cache, partial
+from itertools import pairwise
 from math import nan
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from weightscope.statistics.ordering import (
     ListedValues,
     Order,
     SortedValues,
+    compiled_answers,
+    ends_of,
 )
 from weightscope.statistics.passes import (
     CompiledPasses,
@@ -41,7 +43,7 @@ from weightscope.statistics.passes import (
     default_way,
 )
 from weightscope.statistics.plain import PlainPasses
-from weightscope.statistics.pool import Job, number_of_threads, run_jobs
+from weightscope.statistics.pool import Job, number_of_threads, pack, run_jobs
 from weightscope.statistics.questions import (
     BINS,
     PROBABILITIES,
@@ -140,18 +142,10 @@ class _Subject:
         if way != "compiled":
             return Questions.about(n, *extremes, self.limits, self.bins, self.given)
         return Questions(
-            *_answers().ask(
+            *compiled_answers().ask(
                 n, *extremes, PROBABILITIES_AS_ARRAY, self.limits, self.bins, self.given
             )
         )
-
-
-@cache
-def _answers() -> Any:
-    """The compiled loops, whose compiler is loaded when it is first needed."""
-    from weightscope.statistics import answers
-
-    return answers
 
 
 def summarize(
@@ -229,25 +223,11 @@ def summarizing(
             whole.append(i)
     summaries = yield [partial(_summarize_whole, subjects[i]) for i in whole]
     found: dict[int, TensorSummary] = dict(zip(whole, summaries, strict=True))
-    for some in _by_memory(small, subjects):
+    for some in pack(small, [subject.size for subject in subjects], _TOGETHER):
         found |= zip(some, _summarize_small([subjects[i] for i in some]), strict=True)
     counted = yield from _count([subjects[i] for i in large], way, fast)
     found |= zip(large, counted, strict=True)
     return [found[i] for i in range(len(subjects))]
-
-
-def _by_memory(places: Sequence[int], subjects: Sequence[_Subject]) -> Iterator[list[int]]:
-    """The same places, as many at a time as may be copied together."""
-    some: list[int] = []
-    held = 0
-    for i in places:
-        if some and held + subjects[i].size > _TOGETHER:
-            yield some
-            some, held = [], 0
-        some.append(i)
-        held += subjects[i].size
-    if some:
-        yield some
 
 
 def _check(tensor: torch.Tensor, axis: int | None) -> None:
@@ -343,15 +323,17 @@ def _summarize_small(subjects: Sequence[_Subject]) -> list[TensorSummary]:
     """The same for sorted tensors, in one compiled call: operators cost calls."""
     arrays = [subject.flat.cpu().numpy() for subject in subjects]
     filters = [_sum_filters(array, s.layout) for array, s in zip(arrays, subjects, strict=True)]
-    figures, quantiles, edges, before, points, below, through, ends = _answers().summarize_small(
-        np.concatenate([np.sort(array) for array in arrays]),
-        _ends([array.size for array in arrays]),
-        np.concatenate([subject.limits for subject in subjects]),
-        _ends([subject.limits.size for subject in subjects]),
-        PROBABILITIES_AS_ARRAY,
-        subjects[0].bins,
-        subjects[0].given,
-        SHARES,
+    figures, quantiles, edges, before, points, below, through, ends = (
+        compiled_answers().summarize_small(
+            np.concatenate([np.sort(array) for array in arrays]),
+            ends_of([array.size for array in arrays]),
+            np.concatenate([subject.limits for subject in subjects]),
+            ends_of([subject.limits.size for subject in subjects]),
+            PROBABILITIES_AS_ARRAY,
+            subjects[0].bins,
+            subjects[0].given,
+            SHARES,
+        )
     )
     summaries = []
     for subject, sums, row, values, (start, end) in zip(
@@ -374,12 +356,8 @@ def _sum_filters(array: NDArray[np.float32], layout: FilterLayout) -> tuple[Floa
     if not (layout.filters and array.size):
         return None
     sums, squares = np.zeros((2, layout.span(0, array.size)[1]))
-    _answers().sum_filters(array, layout.kind, layout.length, sums, squares)
+    compiled_answers().sum_filters(array, layout.kind, layout.length, sums, squares)
     return layout.norms_and_means([FilterSums(0, sums, squares)])
-
-
-def _ends(sizes: Sequence[int]) -> Counts:
-    return np.array([0, *accumulate(sizes)], np.int64)
 
 
 def _count_patterns(flat: torch.Tensor, layout: FilterLayout) -> tuple[_Measured, Order]:
