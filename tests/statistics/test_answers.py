@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from weightscope.statistics import answers, kernels, passes, summarize
+from weightscope.statistics import answers, kernels, passes, steps, summarize
 from weightscope.statistics.ordering import (
     CompiledCells,
     CountedCells,
@@ -221,6 +221,7 @@ def test_no_counts_are_left_behind(broken, values):
 
 def test_an_interrupted_pass_leaves_its_counts_to_nobody(monkeypatch):
     weights = torch.randn(40_000)
+    measure(weights, "compiled")
     drain = kernels.drain
 
     def interrupted(*arguments):
@@ -282,3 +283,22 @@ def test_zero_has_no_sign_in_the_extremes():
     for size in (3, 40_000):
         summary = summarize(torch.full((size,), -0.0))
         assert math.copysign(1, summary.minimum) == math.copysign(1, summary.maximum) == 1
+
+
+@pytest.mark.parametrize("way", ["compiled", "plain"])
+def test_zeros_among_subnormal_numbers_of_their_cell(way):
+    patterns = np.random.default_rng(0).integers(1, 0xFFFF, 60_000, np.uint32)
+    patterns[:25_000] = 0
+    weights = torch.from_numpy(patterns.view(np.float32))
+    assert_same(measure(weights, way), weights)
+
+
+def test_a_batch_of_cells_fits_the_memory(monkeypatch):
+    monkeypatch.setattr(steps, "_LOOKING", 1000)
+    counts = np.random.default_rng(0).integers(1, 200, (3, 20))
+    wanted = [(np.arange(20, dtype=np.int32), each) for each in counts]
+    batches = list(steps._batches(wanted))
+    assert all(4 * sum(held.sum() for _, _, held in batch) <= 1000 for batch in batches)
+    for i, each in enumerate(counts):
+        parts = [held for batch in batches for j, _, held in batch if i == j]
+        np.testing.assert_array_equal(np.concatenate(parts), each)
