@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from weightscope.errors import InputError
+from weightscope.statistics.constants import find_constants
 from weightscope.statistics.inference import KernelSpread, infer_rules
 from weightscope.statistics.initialization import (
     TELLING,
@@ -98,7 +99,8 @@ def measure_model(
         for place, measured, null, rule in zip(places, found, nulls, rules, strict=True)
     )
     covered = sum(place.elements for place in places)
-    return ModelStatistics(records, skipped, covered / total if total else 1.0)
+    coverage = covered / total if total else 1.0
+    return ModelStatistics(records, skipped, coverage, *find_constants(records))
 
 
 @dataclass(frozen=True, eq=False)

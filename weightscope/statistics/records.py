@@ -204,8 +204,20 @@ class ModelStatistics:
         parameters: One record for each distinct tensor.
         skipped: What was not analysed, with the reason.
         coverage: Elements of the parameters analysed / elements of all parameters, in [0, 1].
+        constants: Names of the parameters that start constant under the usual initialisers: scales
+            and shifts of norm layers, and what ``initial=`` shows to be constant. Empty for a file.
+        moved_constants: Those of them that are constant no longer: proof that the model was
+            trained. Without any, nothing is proved.
     """
 
     parameters: tuple[ParameterStatistics, ...]
     skipped: tuple[SkippedParameter, ...]
     coverage: float
+    constants: tuple[str, ...] = ()
+    moved_constants: tuple[str, ...] = ()
+
+    @property
+    def nonfinite(self) -> Mapping[str, int]:
+        """Number of NaN and infinite values by name, for the parameters that hold any."""
+        bad = {p.parameter: p.summary.nan + p.summary.inf for p in self.parameters}
+        return {name: count for name, count in bad.items() if count}
