@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
+from weightscope.calls import to_device, undisturbed
 from weightscope.errors import InputError
-from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.graph.running import GraphRun, MeanActivation, channel_axis
+from weightscope.graph.structure import Cut, Structure
 from weightscope.utilization.metrics import Metric, Quality, measure_quality, resampled
 
 if TYPE_CHECKING:
@@ -89,18 +90,6 @@ class AblationResult:
         return self.skill_low > 0.0 and self.skill > self.floor
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every module back in its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def read_batches(batches: Iterable[Any]) -> list[Batch]:
     """Read ``(inputs, targets)`` pairs once and keep them.
 
@@ -118,79 +107,6 @@ def read_batches(batches: Iterable[Any]) -> list[Batch]:
     if not pairs:
         raise InputError("batches is empty; give at least one pair (inputs, targets)")
     return pairs
-
-
-def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments for one batch: a tensor, a tuple or a mapping."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs), {}) if isinstance(inputs, list | tuple) else ((inputs,), {})
-
-
-def to_device(tree: Any, model: nn.Module) -> Any:
-    """Move the tensors of a batch to where the model's parameters are."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
-
-
-class GraphRun(fx.Interpreter):
-    """Runs a coarse graph over the user's own modules, changing some of its tensors on the way.
-
-    Args:
-        structure: The network.
-        change: For node names, what to make of the computed tensor.
-    """
-
-    def __init__(
-        self, structure: Structure, change: Mapping[str, Callable[[Tensor], Tensor]]
-    ) -> None:
-        super().__init__(structure.model, graph=structure.graph)
-        self.structure = structure
-        self.change = change
-
-    def fetch_attr(self, target: str) -> Any:
-        """Look a name up among the graph's constants, then in the model."""
-        if target in self.structure.constants:
-            return self.structure.constants[target]
-        return super().fetch_attr(target)
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node, and change its value where that was asked for."""
-        value = super().run_node(n)
-        return self.change[n.name](value) if n.name in self.change else value
-
-    def predict(self, inputs: Any) -> Any:
-        """Return what the model returns for the inputs of one batch."""
-        args, kwargs = call_arguments(to_device(inputs, self.structure.model))
-        flat = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        return pytree.tree_unflatten(list(self.run(*flat)), self.structure.output_spec)
-
-
-def channel_axis(site: Site) -> int:
-    """Which axis of an exit tensor holds its channels."""
-    return 1 if site.layout in ("channels_first", "tokens_first") else -1
-
-
-class MeanActivation:
-    """Running mean of a tensor over images and positions, channel by channel."""
-
-    def __init__(self, axis: int) -> None:
-        self.axis = axis
-        self.total: Tensor | float = 0.0
-        self.count = 0
-
-    def add(self, value: Tensor) -> Tensor:
-        """Add one batch, and return it as it is."""
-        rows = value.detach().movedim(self.axis, -1).flatten(0, -2).double()
-        self.total = self.total + rows.sum(0)
-        self.count += len(rows)
-        return value
-
-    def replace(self, value: Tensor) -> Tensor:
-        """The mean in the shape and type of ``value``."""
-        mean = torch.as_tensor(self.total / self.count).to(value.dtype)
-        last = value.movedim(self.axis, -1)
-        return mean.expand_as(last).movedim(-1, self.axis)
 
 
 def shuffled_images(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -242,7 +158,7 @@ def ablate_levels(
             bar.update()
         return outputs
 
-    with evaluation_mode(structure.model), torch.no_grad(), bar:
+    with undisturbed(structure.model), torch.no_grad(), bar:
         whole = predict(GraphRun(structure, {node: mean.add for node, mean in means.items()}))
         quality = measure_quality(metric, whole, targets)
         weights = np.concatenate(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from weightscope.calls import call_arguments, to_device, undisturbed
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
 from weightscope.utilization.ablation import (
@@ -18,10 +19,7 @@ from weightscope.utilization.ablation import (
     Batch,
     LevelAblation,
     ablate_levels,
-    call_arguments,
-    evaluation_mode,
     read_batches,
-    to_device,
 )
 from weightscope.utilization.metrics import Metric, only_tensor
 from weightscope.utilization.records import Score, Verdict
@@ -214,7 +212,7 @@ def measure_importance(
     owner = {name: name.rpartition(".")[0] for name in watched}
     stage_of = {name: structure.stage_of.get(layer) for name, layer in owner.items()}
     rows: list[dict[str, float]] = []
-    with evaluation_mode(model), torch.enable_grad():
+    with undisturbed(model), torch.enable_grad():
         for inputs, targets in tqdm(batches, desc="importance", disable=not progress):
             args, kwargs = call_arguments(to_device(inputs, model))
             outputs = torch.func.functional_call(model, watched, args, kwargs)
@@ -286,7 +284,7 @@ def measure_activations(
         for stage, layer in last.items():
             if layer is not None:
                 handles.append(modules[layer].register_forward_hook(hook_for(stage)))
-        with evaluation_mode(model), torch.no_grad():
+        with undisturbed(model), torch.no_grad():
             for inputs, _ in batches:
                 args, kwargs = call_arguments(to_device(inputs, model))
                 model(*args, **kwargs)

@@ -1,0 +1,115 @@
+"""Whatever a forward draws, counts or breaks, the model and the process are as they were."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from weightscope.calls import call_arguments, forward_errors, say, undisturbed
+from weightscope.errors import ForwardError
+
+
+class Restless(nn.Module):
+    """Draws from every generator and leaves something of every kind behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.norm = nn.BatchNorm2d(2)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.register_buffer("last", torch.zeros(2))
+        self.register_buffer("wide", torch.zeros(1).expand(5))
+        self.plain = torch.zeros(3)
+        self.count = 0
+        self.seen = ["start"]
+        self.sizes = {"first": 1}
+        self.kinds = {"start"}
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = torch.rand(2)
+        self.plain.add_(1)
+        self.count += 1
+        self.seen.append(x)
+        self.sizes["second"] = len(x)
+        self.sizes["first"] = 7
+        self.kinds.discard("start")
+        self.cache = x
+        self.norm.train()
+        return self.norm(self.conv(x)) * random.random() * np.random.rand()
+
+
+def everything(model):
+    """All that must not differ, in a form that can be compared."""
+    tensors = {**model.state_dict(), "plain": model.plain, "wide": model.wide}
+    return (
+        {name: value.tolist() for name, value in tensors.items()},
+        [m.training for m in model.modules()],
+        (model.count, list(model.seen), dict(model.sizes), set(model.kinds), sorted(vars(model))),
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
+    )
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_nothing_of_a_forward_stays(error):
+    model = Restless()
+    model.norm.eval()
+    before, buffers = everything(model), dict(model.named_buffers())
+    containers = model.seen, model.sizes
+    try:
+        with undisturbed(model):
+            assert not any(m.training for m in model.modules())
+            model(torch.rand(2, 1, 5, 5))
+            assert everything(model)[:3] != before[:3]
+            if error is not None:
+                raise error
+    except (RuntimeError, KeyboardInterrupt):
+        assert error is not None
+    assert everything(model) == before
+    assert all(buffers[name] is value for name, value in model.named_buffers())
+    assert model.seen is containers[0]
+    assert model.sizes is containers[1]
+
+
+def test_a_buffer_that_changed_its_size_comes_back():
+    model = Restless()
+    with undisturbed(model):
+        model.last.resize_(9).fill_(3.0)
+    assert model.last.tolist() == [0.0, 0.0]
+
+
+def test_evaluation_runs_no_code_of_the_model():
+    class Merging(nn.Linear):
+        def train(self, mode=True):
+            raise AssertionError("would merge weights")
+
+    model = Merging(2, 2)
+    with undisturbed(model):
+        assert not model.training
+    assert model.training
+
+
+def test_a_forward_that_raises_is_named_with_its_inputs():
+    model, image = nn.Conv2d(3, 2, 1), torch.rand(2, 1, 4, 4)
+    with (
+        pytest.raises(ForwardError, match=r"forward of Conv2d raised on batch 4 \(2x1x4x4\)"),
+        forward_errors(model, image, "batch 4"),
+    ):
+        model(image)
+
+
+def test_foreign_texts_are_kept_short():
+    assert say(ValueError("no.")) == "ValueError: no"
+    assert say(ValueError()) == "ValueError"
+    assert len(say(ValueError("x" * 10_000))) < 600
+
+
+def test_inputs_become_arguments():
+    x = torch.rand(1)
+    assert call_arguments(x) == ((x,), {})
+    assert call_arguments([x, 3]) == ((x, 3), {})
+    assert call_arguments({"x": x}) == ((), {"x": x})

@@ -1,0 +1,170 @@
+"""How a user's model is called: its arguments, on state that is put back afterwards."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from weightscope.errors import ForwardError
+
+_SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met
+
+
+def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments for one batch: a tensor, a tuple or a mapping."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, list | tuple) else ((inputs,), {})
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def to_device(tree: Any, model: nn.Module) -> Any:
+    """Move the tensors of a batch to where the model's parameters are."""
+    device = device_of(model)
+    return pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
+
+
+def say(error: BaseException) -> str:
+    """The kind and the text of a foreign error, at most a few lines long."""
+    text = f"{type(error).__name__}: {error}".strip().rstrip(".:")
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+
+
+def shapes(tree: Any) -> str:
+    """The sizes of the tensors among a call's arguments, and what else there is."""
+    return ", ".join(
+        "x".join(map(str, v.shape)) if isinstance(v, Tensor) else repr(v)[:40]
+        for v in pytree.tree_leaves(tree)
+    )
+
+
+@contextmanager
+def forward_errors(model: nn.Module, inputs: Any, where: str) -> Iterator[None]:
+    """Turn what the model's forward raises into a `ForwardError` that names the inputs.
+
+    Args:
+        model: Whose forward runs inside the block.
+        inputs: What it is called with.
+        where: Where the inputs come from, ``"batch 3"``.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ForwardError(
+            f"the forward of {type(model).__name__} raised on {where} ({shapes(inputs)}): "
+            f"{say(error)}. The inputs of a batch must be what the model takes."
+        ) from error
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and back in its own mode afterwards.
+
+    The flags are set one by one: a module's own ``train`` may do more, such as merging weights.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run the model's forward in evaluation mode, and leave nothing of it behind.
+
+    Afterwards, on failure and on interrupt too, these are what they were: the mode of every module,
+    the values of buffers and of other tensors that a module holds, its attributes (a counter, a
+    list of what passed), and the random state of torch on the devices of the model, of numpy and of
+    Python. The values of parameters are not copied: a forward that writes into its own parameters
+    is not undone.
+
+    Args:
+        model: The user's model.
+    """
+    with _random_state(model), _attributes(model), _tensors(model), evaluation_mode(model):
+        yield
+
+
+@contextmanager
+def _random_state(model: nn.Module) -> Iterator[None]:
+    """Put back the random state of torch, numpy and Python."""
+    tensors = [*model.parameters(), *model.buffers()]
+    devices = {t.device for t in tensors if t.device.type not in ("cpu", "meta")}
+    # one generator for all of Apple's devices: its functions take none
+    where = [(torch.get_device_module(d), () if d.type == "mps" else (d,)) for d in devices]
+    on_devices = [(module, args, module.get_rng_state(*args)) for module, args in where]
+    on_cpu, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        torch.set_rng_state(on_cpu)
+        for module, args, state in on_devices:
+            module.set_rng_state(state, *args)
+
+
+@contextmanager
+def _attributes(model: nn.Module) -> Iterator[None]:
+    """Put back the attributes of modules, and what plain containers among them hold."""
+    before = [(vars(module), dict(vars(module))) for module in model.modules()]
+    held = [
+        (value, value.copy())
+        for _, attributes in before
+        for value in attributes.values()
+        if type(value) in (dict, OrderedDict, list, set)
+    ]
+    try:
+        yield
+    finally:
+        for own, attributes in before:
+            _refill(own, attributes)
+        for container, contents in held:
+            if isinstance(container, list):
+                container[:] = contents
+            else:
+                _refill(container, contents)
+
+
+def _refill(container: Any, contents: Any) -> None:
+    """Make a dictionary or a set hold what it held."""
+    for key in [key for key in container if key not in contents]:
+        container.pop(key) if isinstance(container, dict) else container.remove(key)
+    container.update(contents)
+
+
+@contextmanager
+def _tensors(model: nn.Module) -> Iterator[None]:
+    """Put back the values of the tensors that modules hold beside their parameters."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    tensors = [v for v in [*model.buffers(), *held] if isinstance(v, Tensor)]
+    values = [
+        (tensor, tensor.detach().clone())
+        for tensor in dict.fromkeys(tensors)
+        if tensor.layout == torch.strided and not tensor.is_meta
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in values:
+                if tensor.shape != value.shape:
+                    tensor.data = value
+                elif not torch.equal(tensor, value):  # what did not change may be read-only
+                    tensor.copy_(value)
