@@ -15,7 +15,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from math import nan, prod
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,15 @@ from typing import Any
 import torch
 
 from weightscope.errors import CheckpointError
-from weightscope.statistics.pool import number_of_threads, run_in_groups
 from weightscope.statistics.records import (
     ModelStatistics,
     ParameterStatistics,
     SkippedParameter,
     TensorSummary,
 )
-from weightscope.statistics.steps import Steps
 from weightscope.statistics.summary import (
     SummaryRequest,
-    summarizing,
+    summarize_many,
     unreadable,
     warning_about,
 )
@@ -86,7 +83,6 @@ def scan(
             or is no checkpoint.
     """
     tensors = _open(Path(path))
-    threads = number_of_threads(threads)
     places: dict[str, torch.Tensor] = {}
     skipped = []
     total = 0
@@ -101,19 +97,14 @@ def scan(
             skipped.append(SkippedParameter(name, reason))
         else:
             places[name] = tensor
-    summaries = run_in_groups(
-        list(places.values()), torch.Tensor.numel, partial(_summarize, fast=fast), threads, progress
-    )
+    requests = [SummaryRequest(tensor) for tensor in places.values()]
+    summaries = summarize_many(requests, fast=fast, threads=threads, progress=progress)
     records = tuple(
         _record(name, tensor, summary)
         for (name, tensor), summary in zip(places.items(), summaries, strict=True)
     )
     covered = sum(record.count for record in records)
     return ModelStatistics(records, tuple(skipped), covered / total if total else 1.0)
-
-
-def _summarize(tensors: list[torch.Tensor], fast: bool) -> Steps[list[TensorSummary]]:
-    return summarizing([SummaryRequest(tensor) for tensor in tensors], fast=fast)
 
 
 def _record(name: str, tensor: torch.Tensor, summary: TensorSummary) -> ParameterStatistics:

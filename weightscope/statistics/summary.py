@@ -43,7 +43,7 @@ from weightscope.statistics.passes import (
     default_way,
 )
 from weightscope.statistics.plain import PlainPasses
-from weightscope.statistics.pool import Job, number_of_threads, pack, run_jobs
+from weightscope.statistics.pool import Job, number_of_threads, pack, run_in_groups, run_jobs
 from weightscope.statistics.questions import (
     BINS,
     PROBABILITIES,
@@ -190,6 +190,23 @@ def summarize(
     request = SummaryRequest(tensor, thresholds, filter_axis)
     job = Job(tensor.numel(), partial(summarizing, [request], bins=bins, fast=fast))
     return run_jobs([job], threads)[0][0]
+
+
+def summarize_many(
+    requests: Sequence[SummaryRequest],
+    *,
+    fast: bool = False,
+    threads: int | None = None,
+    progress: bool = False,
+) -> list[TensorSummary]:
+    """``summarize`` of many tensors at a time, in their order; see there for the arguments."""
+    return run_in_groups(
+        requests,
+        lambda request: request.tensor.numel(),
+        partial(summarizing, fast=fast),
+        number_of_threads(threads),
+        progress,
+    )
 
 
 def summarizing(
