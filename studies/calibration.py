@@ -217,8 +217,10 @@ def planted_in(
 
 
 def verdict_of(assessment: Assessment, stage: str) -> str:
-    """Verdict on one stage."""
-    return next(v.verdict for v in assessment.verdicts if v.stage == stage)
+    """What the deciding grade says of one stage, also where no cut removes it."""
+    found = next(v for v in assessment.verdicts if v.stage == stage)
+    graded = next(s.verdict for s in found.scores if s.grade == found.evidence)
+    return graded if assessment.state == "trained" else "undecided"
 
 
 HOW_FOUND = (

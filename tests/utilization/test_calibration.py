@@ -23,7 +23,8 @@ def zoo_structure(model):
         stages=tuple(
             Stage(block, "head" if block == "head" else "encoder", 0, (1.0, 1.0), tuple(layers))
             for block, layers in blocks.items()
-        )
+        ),
+        cuts=(SimpleNamespace(keep_levels=0),),
     )
 
 

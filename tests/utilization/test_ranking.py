@@ -45,7 +45,8 @@ def test_an_untrained_network_is_recognised(exact):
         stages=tuple(
             SimpleNamespace(name=str(i), layers=(str(i),), role="encoder", level=i)
             for i in range(6)
-        )
+        ),
+        cuts=(),
     )
     initial = {k: v.clone() for k, v in model.state_dict().items()} if exact else None
     assessment = assess(structure, measure_model(model, initial=initial))
@@ -99,6 +100,17 @@ def test_data_does_not_condemn_what_no_cut_removes(layers):
     assert verdicts["head"].verdict == "undecided"
     assert "no cut removes it" in verdicts["head"].why
     assert verdicts["b"].verdict == "used"
+
+
+def test_no_grade_condemns_what_no_cut_removes(layers):
+    structure, statistics, _ = layers("rule", head=0.0, b=0.05)
+    structure.cuts = structure.cuts[1:]
+    for evidence in ({}, {"history": history(head=0.0, b=5.0)}):
+        assessment = assess(structure, statistics, **evidence)
+        verdict = next(v for v in assessment.verdicts if v.stage == "head")
+        assert verdict.scores[0].verdict == "unused"
+        assert verdict.verdict == "undecided"
+        assert verdict.why.endswith("no cut removes it, so this cannot be checked")
 
 
 def test_a_grade_that_cannot_measure_gives_way(layers):
@@ -161,7 +173,9 @@ def test_an_undecided_strong_grade_is_not_overruled():
 
 
 def test_a_network_without_nulls_is_unknown():
-    structure = SimpleNamespace(stages=(SimpleNamespace(name="a", layers=(), role="x", level=0),))
+    structure = SimpleNamespace(
+        cuts=(), stages=(SimpleNamespace(name="a", layers=(), role="x", level=0),)
+    )
     statistics = SimpleNamespace(parameters=())
     assessment = assess(structure, statistics)
     assert assessment.state == "unknown"

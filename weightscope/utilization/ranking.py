@@ -75,27 +75,21 @@ def assess(
         if movements:
             graded.insert(0, score_history(movements[spread.stage], network))
         if data is not None:
-            graded.insert(0, _checkable(data.score(spread.stage), spread.stage, structure))
+            graded.insert(0, data.score(spread.stage))
         scores[spread.stage] = tuple(graded)
     state = judge_state(spreads, [m.live for m in movements.values()], data)
+    shallowest = min((cut.keep_levels for cut in structure.cuts), default=math.inf)
     verdicts = [
-        join_grades(stage, graded, trusted=state == "trained") for stage, graded in scores.items()
+        join_grades(
+            stage.name,
+            scores[stage.name],
+            trusted=state == "trained",
+            removable=stage.level >= shallowest,
+        )
+        for stage in structure.stages
     ]
     verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.utilization))
     return Assessment(tuple(verdicts), state, conclude(verdicts, state))
-
-
-def _checkable(score: Score, name: str, structure: Structure) -> Score:
-    """Leave undecided a stage that data would call unused although no cut removes it.
-
-    A head of few weights has little Taylor importance, yet every output passes through it; and
-    where nothing can be removed, the border of unused was never checked by ablation.
-    """
-    level = next(stage.level for stage in structure.stages if stage.name == name)
-    if score.verdict != "unused" or any(cut.keep_levels <= level for cut in structure.cuts):
-        return score
-    why = f"{score.why}; no cut removes it, so this cannot be checked"
-    return replace(score, verdict="undecided", why=why)
 
 
 def pool_stages(
@@ -174,13 +168,19 @@ def shows_training(spreads: Sequence[StageSpread]) -> bool:
     return len(alarmed) > 1 or any(abs(s.excess) > MARGIN * s.error for s in alarmed)
 
 
-def join_grades(stage: str, scores: Sequence[Score], *, trusted: bool) -> StageVerdict:
+def join_grades(
+    stage: str, scores: Sequence[Score], *, trusted: bool, removable: bool = True
+) -> StageVerdict:
     """Let the strongest measurable grade decide, and name the grades that disagree.
+
+    No grade condemns what no cut removes: a head of few weights hardly moves and has little Taylor
+    importance, yet every output passes through it.
 
     Args:
         stage: Name of the stage.
         scores: One for each available grade, the strongest first.
         trusted: False for a network that shows no learning: everything stays undecided.
+        removable: Whether a cut removes the stage.
     """
     best = next((s for s in scores if math.isfinite(s.utilization)), scores[0])
     others = [s for s in scores if s is not best and s.verdict not in ("undecided", best.verdict)]
@@ -190,10 +190,13 @@ def join_grades(stage: str, scores: Sequence[Score], *, trusted: bool) -> StageV
         why += f"; disagreement: {against}"
     elif others:
         why += "".join(f"; {s.grade} alone: {s.verdict} ({s.why})" for s in others)
+    verdict = best.verdict if trusted else "undecided"
+    if verdict == "unused" and not removable:
+        verdict, why = "undecided", f"{why}; no cut removes it, so this cannot be checked"
     return StageVerdict(
         stage=stage,
         utilization=best.utilization,
-        verdict=best.verdict if trusted else "undecided",
+        verdict=verdict,
         evidence=best.grade,
         why=why,
         scores=tuple(scores),
