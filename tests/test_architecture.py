@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "adapters": set(),
     "calls": {"errors"},
     "graph": {"errors", "calls"},
     "statistics": {"errors"},
@@ -47,7 +48,7 @@ MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]
 MAY_IMPORT = {
-    name: allowed if name in {"errors", "files"} else allowed | {"files"}
+    name: allowed if name in {"errors", "files", "adapters"} else allowed | {"files", "adapters"}
     for name, allowed in MAY_IMPORT.items()
 }
 PLOTTING = {"matplotlib", "seaborn", "jinja2"}
@@ -99,6 +100,28 @@ def test_imports_run_one_way(path: Path) -> None:
         if here == "analysis" and parts[1] == "report" and not at_import:
             continue
         assert parts[1] in MAY_IMPORT[here], f"{path} imports {name}"
+
+
+def private_parts(path: Path) -> Iterator[str]:
+    """Names with an underscore that a file takes from a foreign module or object."""
+    tree = ast.parse(path.read_text())
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            parts = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            parts += [alias.name for alias in node.names]
+            if parts[0].startswith("torch"):
+                yield from (p for p in ".".join(parts).split(".") if p.startswith("_"))
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            of_itself = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
+            if not of_itself and node.attr not in own and not node.attr.endswith("__"):
+                yield node.attr
+
+
+@pytest.mark.parametrize("path", modules("weightscope"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_adapters_touch_private_parts(path: Path) -> None:
+    if room(path) != "adapters":
+        assert sorted(set(private_parts(path))) == []
 
 
 def test_the_zoo_stands_alone() -> None:

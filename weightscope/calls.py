@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
 from weightscope.errors import ForwardError
 
 _SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met

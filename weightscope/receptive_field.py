@@ -19,12 +19,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
+from weightscope.adapters.symbols import hint
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
+from weightscope.graph.nodes import arguments as arguments_of
+from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Structure
-from weightscope.graph.symbols import hint
 
 Pixels: TypeAlias = tuple[int | None, ...]
 """Extent in input pixels, one figure per spatial dimension; None: the whole input."""
@@ -165,8 +167,8 @@ _NEIGHBOURS = {"linear": 2, "bilinear": 2, "trilinear": 2, "bicubic": 4}
 
 def _step(node: fx.Node, views: Views, branches: int) -> Views:
     """Views of a node's result, from the union of the views of its inputs."""
-    name = _operator(node)
-    arguments = _arguments(node)
+    name = operator_of(node).partition("::")[2]
+    arguments = arguments_of(node)
     whole = tuple(replace(v, size=math.inf) for v in views)
     if name.startswith("conv"):
         return _convolution(node, name, arguments, views)
@@ -202,23 +204,6 @@ def _image_rank(name: str) -> int | None:
         return 2
     match = re.search(r"(?:pool|upsample_\w+?)([123])d", name)
     return int(match[1]) if match else None
-
-
-def _operator(node: fx.Node) -> str:
-    target = node.target
-    packet = getattr(target, "_overloadpacket", target)
-    return str(getattr(packet, "__name__", packet))
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments of an operator by the names of its schema, defaults included."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {}
-    named = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    named.update(zip((a.name for a in schema.arguments), node.args, strict=False))
-    named.update(node.kwargs)
-    return named
 
 
 def _each(value: Any, dimensions: int) -> tuple[float, ...]:

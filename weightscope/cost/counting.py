@@ -14,10 +14,16 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from weightscope.adapters import modules, pytree
+from weightscope.adapters.dispatch import (
+    DEVICE_OPERATOR,
+    FakeTensor,
+    FakeTensorMode,
+    TorchDispatchMode,
+    storage_of,
+)
+from weightscope.adapters.schemas import is_operator, packet
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph.structure import ExampleInputs
@@ -189,7 +195,7 @@ class _Calls:
             module.register_forward_pre_hook(functools.partial(self._enter, name))
             module.register_forward_hook(functools.partial(self._leave, name), always_call=True)
         for name, module in model.named_modules(remove_duplicate=False):
-            for parameter in module._parameters.values():
+            for parameter in modules.parameters(module).values():
                 if parameter is not None:
                     self.owners[storage_of(parameter)].append(name)
 
@@ -230,7 +236,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         rule = self._rule(func)
-        if rule is None and isinstance(func, torch._ops.OpOverload) and func is not _DEVICE:
+        if rule is None and is_operator(func) and func is not DEVICE_OPERATOR:
             with self:  # composite operators arrive whole under inference mode
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -249,18 +255,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _rule(self, func: Any) -> Rule | None:
-        return self.rules.get(func) or self.rules.get(getattr(func, "_overloadpacket", None))
-
-
-_DEVICE = torch.ops.prim.device.default
-
-
-def storage_of(tensor: torch.Tensor) -> int:
-    """Identity of a tensor's memory, the same for all its views."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except NotImplementedError:  # sparse and other layouts have none
-        return id(tensor)
+        return self.rules.get(func) or self.rules.get(packet(func))
 
 
 def _own_parameters(model: nn.Module) -> dict[str, int]:
@@ -302,7 +297,7 @@ def _fake_copy(
     home = next((t.device for t in given if not t.is_meta), torch.device("cpu"))
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
-        if isinstance(tensor, torch._subclasses.FakeTensor) or tensor.is_meta:
+        if isinstance(tensor, FakeTensor) or tensor.is_meta:
             with mode:
                 new = torch.empty_strided(
                     tensor.shape, tensor.stride(), dtype=tensor.dtype, device=home
@@ -312,15 +307,14 @@ def _fake_copy(
 
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for values in (module._parameters, module._buffers, vars(module)):
+        for values in (modules.parameters(module), modules.buffers(module), vars(module)):
             for value in values.values():
                 if isinstance(value, torch.Tensor) and id(value) not in memo:
                     memo[id(value)] = fake(value)
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for hook in hooks.values():
-                if _is_plain(hook):
-                    memo[id(hook)] = _no_hook
-        for hooks in (module._backward_hooks, module._backward_pre_hooks):
+        for hook in modules.forward_hooks(module):
+            if _is_plain(hook):
+                memo[id(hook)] = _no_hook
+        for hooks in modules.backward_hooks(module):
             memo[id(hooks)] = type(hooks)()
     try:
         twin = copy.deepcopy(model, memo)

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from weightscope.cost.counting import Inputs, split_inputs, storage_of
+from weightscope.adapters import pytree
+from weightscope.adapters.dispatch import StorageWeakRef, TorchDispatchMode, storage_of
+from weightscope.cost.counting import Inputs, split_inputs
 from weightscope.errors import InputError
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
+
+from weightscope.adapters import pytree
+from weightscope.adapters.schemas import is_mutable, is_pointwise, returns_views_only, schema_name
 
 Rule: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any], Any], int]
-
-aten = torch.ops.aten
 
 
 def _convolution(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
@@ -65,27 +64,36 @@ def _recurrent(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> in
     return int(steps * sum(t.numel() for t in matrices))
 
 
+def _all(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
+    return int(args[0].numel())
+
+
+def _second(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
+    return int(args[1].numel())
+
+
+_RULES: Mapping[str, Rule] = {
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    "mm": _mm,
+    "addmm": _addmm,
+    "bmm": _mm,
+    "baddbmm": _addmm,
+    "mv": _all,
+    "addmv": _second,
+    "dot": _all,
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
+    "_scaled_dot_product_fused_attention_overrideable": _attention,
+    "_native_multi_head_attention": _multi_head_attention,
+    "_transformer_encoder_layer_fwd": _encoder_layer,
+    "mkldnn_rnn_layer": _recurrent,
+    "_cudnn_rnn": _recurrent,
+}
 MAC_RULES: Mapping[Any, Rule] = types.MappingProxyType(
-    {
-        aten.convolution: _convolution,
-        aten._convolution: _convolution,
-        aten.mm: _mm,
-        aten.addmm: _addmm,
-        aten.bmm: _mm,
-        aten.baddbmm: _addmm,
-        aten.mv: lambda args, kwargs, out: int(args[0].numel()),
-        aten.addmv: lambda args, kwargs, out: int(args[1].numel()),
-        aten.dot: lambda args, kwargs, out: int(args[0].numel()),
-        aten._scaled_dot_product_flash_attention: _attention,
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        aten._scaled_dot_product_efficient_attention: _attention,
-        aten._scaled_dot_product_cudnn_attention: _attention,
-        aten._scaled_dot_product_fused_attention_overrideable: _attention,
-        aten._native_multi_head_attention: _multi_head_attention,
-        aten._transformer_encoder_layer_fwd: _encoder_layer,
-        aten.mkldnn_rnn_layer: _recurrent,
-        aten._cudnn_rnn: _recurrent,
-    }
+    {getattr(torch.ops.aten, name): rule for name, rule in _RULES.items()}
 )
 """Multiply-accumulates by operator: ``rule(args, kwargs, out) -> int`` sees the operator's
 arguments and result (tensors without numbers) as the dispatcher does. Keys are operators
@@ -135,22 +143,12 @@ FREE = frozenset(
 
 def is_free(operator: Any) -> bool:
     """Whether an operator without a rule costs nothing by convention."""
-    if not isinstance(operator, torch._ops.OpOverload):
-        return False
-    if operator.namespace in ("prim", "prims"):
+    namespace, _, name = schema_name(operator).partition("::")
+    if namespace in ("prim", "prims"):
         return True
-    if operator.namespace != "aten":
+    if namespace != "aten":
         return False
-    results = operator._schema.returns
-    if all(r.alias_info is not None and not r.alias_info.is_write for r in results):
-        return True  # a view, or no result at all
-    name = operator._overloadpacket.__name__
-    in_place = operator._schema.is_mutable and name.endswith("_")
-    plain = name.removesuffix("_") if in_place else name
-    return plain in FREE or any(torch.Tag.pointwise in tags for tags in _tags(plain))
-
-
-@functools.cache
-def _tags(name: str) -> tuple[Sequence[Any], ...]:
-    packet = getattr(aten, name, None)
-    return tuple(getattr(packet, o).tags for o in packet.overloads()) if packet else ()
+    if returns_views_only(operator):
+        return True
+    plain = name.removesuffix("_") if is_mutable(operator) else name
+    return plain in FREE or is_pointwise(f"aten::{plain}")

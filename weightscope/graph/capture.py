@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-import torch.fx.config
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
+from weightscope.adapters.boundary import BOUNDARY, marked
+from weightscope.adapters.tracing import EXPORT_LOGGER, lean, quiet
 from weightscope.errors import StructureError
-from weightscope.graph.boundary import BOUNDARY, marked
 from weightscope.graph.structure import ExampleInputs
 
 # torch.export keeps process-wide state while it traces
@@ -90,29 +89,6 @@ class _Record:
 
 class _TooSlowError(Exception):
     pass
-
-
-@contextmanager
-def _without_stack_traces() -> Iterator[None]:
-    """Keep the tracer from noting where in Python each node was made: a tenth of its time."""
-    before = torch.fx.config.do_not_emit_stack_traces
-    torch.fx.config.do_not_emit_stack_traces = True
-    try:
-        yield
-    finally:
-        torch.fx.config.do_not_emit_stack_traces = before
-
-
-@contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Keep a logger of torch from reporting what is expected here and handled."""
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def throwaway_copy(
@@ -202,13 +178,8 @@ class _Tracer:
         return self.records[self.open[-1]].module if self.open else "the model's own forward"
 
     def run(self) -> Capture:
-        import torch._dynamo
-
-        # the cache of fake results costs more than it saves where sizes are symbolic
-        plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-        with _EXPORTING, ExitStack() as hooks, torch.random.fork_rng(devices=[]), plain:
-            hooks.enter_context(_without_stack_traces())
-            hooks.enter_context(quiet("torch._export.non_strict_utils"))
+        with _EXPORTING, ExitStack() as hooks, torch.random.fork_rng(devices=[]), lean():
+            hooks.enter_context(quiet(EXPORT_LOGGER))
             hooks.enter_context(warnings.catch_warnings())
             # recurrent layers cache their weights in the copy, which is thrown away
             warnings.filterwarnings("ignore", message="The tensor attribute")

@@ -11,15 +11,15 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
+from weightscope.adapters.boundary import BOUNDARY
+from weightscope.adapters.symbols import SizeWriter, is_symbolic, key
 from weightscope.errors import StructureError
-from weightscope.graph.boundary import BOUNDARY
 from weightscope.graph.capture import Call, Capture
-from weightscope.graph.levels import root, tensor_of
+from weightscope.graph.nodes import has_effect, operator_of, owner_of, root, tensor_of
 from weightscope.graph.stages import HIDDEN_REGION, Placement
 from weightscope.graph.structure import ExampleInputs, Place
-from weightscope.graph.symbols import SizeWriter, is_symbolic, key
 
 # operators whose behaviour follows the train()/eval() flag of the module that calls them, with the
 # position of the flag among their arguments
@@ -160,7 +160,7 @@ class _Builder:
             else:
                 self._node(nodes[index])
                 index += 1
-        self.graph.eliminate_dead_code(is_impure_node=_has_effect)
+        self.graph.eliminate_dead_code(is_impure_node=has_effect)
         self.graph.lint()
         remaining = set(self.graph.nodes)
         reached = frozenset(node.name for node in self.placed if node in remaining)
@@ -310,10 +310,9 @@ class _Builder:
         target: Any = node.target
         args = list(fx.map_arg(node.args, self._value))
         kwargs = dict(fx.map_arg(node.kwargs, self._value))
-        schema = getattr(target, "_schema", None)
-        mode = _MODE_ARGUMENTS.get(schema.name) if schema else None
+        mode = _MODE_ARGUMENTS.get(operator_of(node))
         if mode is not None and len(args) > mode and args[mode] is False:
-            owner = _owner_name(node)
+            owner = owner_of(node)
             args[mode] = self.graph.get_attr(f"{owner}.training" if owner else "training")
         self._know(node, self.graph.call_function(target, tuple(args), kwargs))
 
@@ -353,13 +352,6 @@ class _Builder:
         }
 
 
-def _has_effect(node: fx.Node) -> bool:
-    if node.op in ("placeholder", "output"):
-        return True
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and bool(getattr(schema, "is_mutable", False))
-
-
 def _argument_names(model: nn.Module, count: int) -> list[str]:
     """Names of the positional arguments."""
     names: list[str] = []
@@ -377,10 +369,5 @@ def _index(step: pytree.KeyEntry) -> Any:
     return cast(pytree.MappingKey[Any, Any], step).key
 
 
-def _owner_name(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(next(reversed(stack.values()))[0]) if stack else ""
-
-
 def _owner(node: fx.Node) -> str:
-    return _owner_name(node) or "the model's own forward"
+    return owner_of(node) or "the model's own forward"

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import fx, nn
 
+from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
-from weightscope.graph.symbols import hint, is_symbolic
 
 
 def read_cuts(

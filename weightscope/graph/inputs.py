@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
+from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode
+from weightscope.adapters.tracing import quiet
 from weightscope.errors import ForwardError, InputError
-from weightscope.graph.capture import quiet, throwaway_copy
+from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import ExampleInputs
 
 # moderate sizes that many downsampling steps divide come first, odd demands last
@@ -203,8 +204,7 @@ class Trial:
             return self.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
 
         args, kwargs = pytree.tree_map(fake, (args, dict(kwargs)))
-        # it logs a traceback for every size that does not fit
-        silence = quiet("torch._subclasses.fake_tensor")
+        silence = quiet(FAKE_TENSOR_LOGGER)
         try:
             with silence, torch.no_grad(), torch.random.fork_rng(devices=[]), self.mode:
                 return self.model(*args, **kwargs)

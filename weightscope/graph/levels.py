@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export.graph_signature import InputKind
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
+from weightscope.adapters.symbols import Probe, hint, is_symbolic, key
 from weightscope.errors import StructureError
-from weightscope.graph.boundary import BOUNDARY
 from weightscope.graph.capture import Call, Capture
+from weightscope.graph.nodes import first_tensor, is_size, operator_of, root, tensor_of
 from weightscope.graph.structure import ExampleInputs
-from weightscope.graph.symbols import Probe, hint, is_symbolic, key
 
 # two levels differ by at least this ratio in their number of positions
 LEVEL_RATIO = 1.5
@@ -67,19 +67,6 @@ class Levels:
     reductions: tuple[tuple[float, ...], ...]
     sizes: tuple[tuple[int, ...], ...]
     empty: bool
-
-
-def tensor_of(node: fx.Node) -> torch.Tensor | None:
-    """The (fake) tensor that a node makes, if it makes one."""
-    value = node.meta.get("val")
-    return value if isinstance(value, torch.Tensor) else None
-
-
-def root(node: fx.Node) -> fx.Node:
-    """The node behind a chain of boundaries."""
-    while node.target is BOUNDARY:
-        node = node.args[0]  # type: ignore[assignment]
-    return node
 
 
 def image_inputs(capture: Capture, dimensions: int) -> list[fx.Node]:
@@ -149,7 +136,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     pooled: set[fx.Node] = set()
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
-        if node in factor or not feeds or node.op == "output" or _is_size(node):
+        if node in factor or not feeds or node.op == "output" or is_size(node):
             continue
         own = reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
@@ -195,20 +182,8 @@ def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
 
 
 def _elements(node: fx.Node, probe: Probe) -> int:
-    value = _first_tensor(node.meta.get("val"))
+    value = first_tensor(node)
     return probe.numel(value) if value is not None else 0
-
-
-def _is_size(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
-
-
-def _first_tensor(value: Any) -> torch.Tensor | None:
-    if isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, tuple | list) and value:
-        return _first_tensor(value[0])
-    return None
 
 
 class _Positions:
@@ -233,10 +208,10 @@ class _Positions:
             node: The operation.
             pooled: Whether all that it is made from is global.
         """
-        value = _first_tensor(node.meta.get("val"))
-        operator = _operator(node)
+        value = first_tensor(node)
+        operator = operator_of(node)
         unknown = GLOBAL if pooled else None
-        if value is None or operator is None:
+        if value is None or not operator:
             return unknown
         if any(word in operator for word in _CHANNELS_FIRST) and value.dim() > 2:
             channel = 1
@@ -261,8 +236,8 @@ class _Positions:
 
     def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
         """Input size / feature size for each dimension, where it can be read."""
-        value, operator = _first_tensor(node.meta.get("val")), _operator(node)
-        if value is None or operator is None or value.dim() != self.dimensions + 2:
+        value, operator = first_tensor(node), operator_of(node)
+        if value is None or not operator or value.dim() != self.dimensions + 2:
             return None
         if not any(word in operator for word in _CHANNELS_FIRST):
             return None
@@ -270,13 +245,6 @@ class _Positions:
         if 0 in sizes:
             return None
         return tuple(whole / part for whole, part in zip(self.sizes, sizes, strict=True))
-
-
-def _operator(node: fx.Node) -> str | None:
-    """Name of an aten operator without its overload."""
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    return node.target._schema.name.partition("::")[2]
 
 
 def _cluster(factors: Any) -> dict[float, int]:

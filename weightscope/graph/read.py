@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import fx, nn
 
-from weightscope.graph.boundary import BOUNDARY
+from weightscope.adapters.boundary import BOUNDARY
 from weightscope.graph.capture import Capture, capture
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts

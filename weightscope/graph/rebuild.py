@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
-from torch.utils._pytree import TreeSpec
 
+from weightscope.adapters import modules, pytree
+from weightscope.adapters.pytree import TreeSpec
 from weightscope.errors import StructureError
 from weightscope.graph.structure import Structure
 
@@ -72,12 +72,12 @@ def runnable(
     forward.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
     kind = type(f"{type(owner).__name__}Graph", (nn.Module,), {"forward": forward})
     module: nn.Module = kind()
-    for name, child in owner._modules.items():
+    for name, child in modules.children(owner).items():
         module.add_module(name, child)
-    for name, parameter in owner._parameters.items():
+    for name, parameter in modules.parameters(owner).items():
         module.register_parameter(name, parameter)
-    for name, buffer in owner._buffers.items():
-        module.register_buffer(name, buffer, name not in owner._non_persistent_buffers_set)
+    for name, buffer in modules.buffers(owner).items():
+        module.register_buffer(name, buffer, modules.is_persistent(owner, name))
     for name, constant in constants.items():
         module.register_buffer(name, constant, persistent=False)
     module.training = owner.training

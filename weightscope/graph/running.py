@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
 from weightscope.calls import call_arguments, to_device
 from weightscope.graph.structure import Site, Structure
 

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
 from weightscope.errors import InputError, StructureError, UnknownLayerError
 from weightscope.graph.capture import Capture
-from weightscope.graph.levels import UPSAMPLING, Levels, tensor_of
+from weightscope.graph.levels import UPSAMPLING, Levels
+from weightscope.graph.nodes import tensor_of
 from weightscope.graph.structure import Place, Role, Stage
 
 _MULTIPLYING = ("conv", "linear", "matmul", ".mm.", ".bmm.", "addmm", "einsum")
@@ -341,9 +341,3 @@ def _parse(stage: str, depth: int) -> tuple[Role, int | None]:
         )
     roles: dict[str, Role] = {"encoder": "encoder", "decoder": "decoder", "skip": "skip"}
     return roles[match[1]], level
-
-
-def is_image(node: fx.Node) -> bool:
-    """Whether a node makes a tensor with more than two dimensions."""
-    value: torch.Tensor | None = tensor_of(node)
-    return value is not None and value.dim() > 2

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
     from torch import fx, nn
     from torch.export import ExportedProgram
-    from torch.utils._pytree import TreeSpec
+
+    from weightscope.adapters.pytree import TreeSpec
 
 Role = Literal["encoder", "bottleneck", "decoder", "skip", "head"]
 Layout = Literal["channels_first", "channels_last", "tokens_last", "tokens_first"]

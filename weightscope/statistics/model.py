@@ -12,6 +12,7 @@ from math import nan, sqrt
 import torch
 from torch import nn
 
+from weightscope.adapters.modules import BatchNorm
 from weightscope.errors import InputError
 from weightscope.statistics.constants import find_constants
 from weightscope.statistics.inference import KernelSpread, infer_rules
@@ -370,7 +371,7 @@ def _folded_stds(
     return folded
 
 
-def _norms_behind(model: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+def _norms_behind(model: nn.Module) -> Iterator[tuple[str, BatchNorm]]:
     """Pairs of layer name and the batch norm registered next to it with as many features.
 
     Registration order is not the order of the forward; a batch norm directly after a layer of the
@@ -381,7 +382,7 @@ def _norms_behind(model: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm.
         for (name, layer), (_, norm) in pairwise(children):
             width = getattr(layer, "out_channels", getattr(layer, "out_features", None))
             if (
-                isinstance(norm, nn.modules.batchnorm._BatchNorm)
+                isinstance(norm, BatchNorm)
                 and norm.running_var is not None
                 and width == norm.num_features
             ):

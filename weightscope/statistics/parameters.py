@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,13 +16,13 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from weightscope.adapters import modules
 from weightscope.statistics.initialization import KernelShape, Null, constant_null
 from weightscope.statistics.records import SkippedParameter
 from weightscope.statistics.summary import unreadable
 
-_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _NORMS = (
-    nn.modules.batchnorm._NormBase,
+    modules.Norm,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
@@ -122,21 +123,22 @@ def _all_tensors(model: nn.Module, buffers: bool) -> Iterator[_Found]:
         if id(module) in replaced:
             continue
         kind = kind_of(module)
+        own: dict[str, Any] = modules.parameters(module)
         normed = dict(_normed_by_hooks(module))
         sources = {source for _, names in normed.values() for source in names}
         parametrized = dict(_parametrized(module, replaced))
         for name, (tensor, names) in normed.items():
-            parametrized[name] = tensor, sum(module._parameters[n].numel() for n in names)
+            parametrized[name] = tensor, sum(own[n].numel() for n in names)
         # never module.weight: reading a parametrized tensor may change the module's buffers
         computed = parametrized.get("weight", (None, 0))[0]
-        weight = module._parameters.get("weight") if computed is None else computed
-        for name, parameter in module._parameters.items():
+        weight = own.get("weight") if computed is None else computed
+        for name, parameter in own.items():
             if parameter is not None and name not in sources:
                 elements = 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
                 yield _Found(layer, module, name, parameter, elements, kind, weight)
         for name, (tensor, elements) in parametrized.items():
             yield _Found(layer, module, name, tensor, elements, f"{kind} parametrized", weight)
-        for name, buffer in module._buffers.items() if buffers else ():
+        for name, buffer in modules.buffers(module).items() if buffers else ():
             if buffer is not None:
                 yield _Found(layer, module, name, buffer, 0, "buffer", weight)
 
@@ -160,7 +162,7 @@ def _parametrized(
 
 def _normed_by_hooks(module: nn.Module) -> Iterator[tuple[str, tuple[torch.Tensor, list[str]]]]:
     """What torch's older weight and spectral norm compute, and from which parameters."""
-    for hook in module._forward_pre_hooks.values():
+    for hook in modules.forward_pre_hooks(module):
         if isinstance(hook, WeightNorm):
             compute, ends = hook.compute_weight, ["_g", "_v"]
         elif isinstance(hook, SpectralNorm):
@@ -183,7 +185,7 @@ def _identity(tensor: torch.Tensor) -> object:
 
 def kind_of(module: nn.Module) -> str:
     """What a module is, in one or two words."""
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, modules.Convolution):
         transposed = "_transpose" if module.transposed else ""
         kind = f"conv{transposed}{len(module.kernel_size)}d"
         if module.groups > 1:
@@ -216,7 +218,7 @@ def _describe(found: _Found, name: str, shared: tuple[str, ...]) -> ParameterPla
     transposed = is_kernel and (
         bool(getattr(module, "transposed", False)) or _is_transposed_linear(module)
     )
-    groups = module.groups if isinstance(module, _CONVOLUTIONS) else 1
+    groups = module.groups if isinstance(module, modules.Convolution) else 1
     has_filters = is_kernel or (base == "embedding" and tensor.dim() == 2)
     return ParameterPlace(
         layer=found.layer,

@@ -14,9 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from weightscope.adapters.schemas import is_pointwise
+from weightscope.adapters.symbols import hint
 from weightscope.errors import TruncationError
+from weightscope.graph.nodes import argument, operator_of, owner_of
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.graph.symbols import hint
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class _Follower:
         given = self._only(node, 0)
         weight = cast(fx.Node, node.args[1])
         transposed = "transpose" in name
-        groups = cast(int, _argument(node, "groups"))
+        groups = cast(int, argument(node, "groups"))
         if given.dimension != 1 or weight.meta["val"].dim() != _tensor(node).dim():
             self._refuse(node, "runs over another dimension than the channels")
         if groups == 1:
@@ -209,9 +211,9 @@ class _Follower:
         given = self._only(node, 0)
         if given.dimension != _tensor(node).dim() - 1 or len(cast(Any, node.args[1])) != 1:
             self._refuse(node, "normalises other dimensions than the channels")
-        for argument in node.args[2:4]:
-            if isinstance(argument, fx.Node):
-                self._recut(argument, 0, given.source, node)
+        for weight in node.args[2:4]:
+            if isinstance(weight, fx.Node):
+                self._recut(weight, 0, given.source, node)
         self.channels[node] = given
 
     def _prelu(self, node: fx.Node) -> None:
@@ -224,7 +226,7 @@ class _Follower:
     def _cat(self, node: fx.Node) -> None:
         parts = cast(Sequence[fx.Node], node.args[0])
         rank = _tensor(node).dim()
-        along = cast(int, _argument(node, "dim")) % rank
+        along = cast(int, argument(node, "dim")) % rank
         touched = [self.channels[p] for p in parts if p in self.channels]
         dimension = touched[0].dimension
         if any(t.dimension != dimension for t in touched):
@@ -265,9 +267,9 @@ class _Follower:
         given = self._only(node, 0)
         rank = _tensor(node).dim()
         if name == "slice":
-            start, end = _argument(node, "start"), _argument(node, "end")
+            start, end = argument(node, "start"), argument(node, "end")
             whole = start in (None, 0) and (end is None or (isinstance(end, int) and end > 2**31))
-            touched = cast(int, _argument(node, "dim")) % rank == given.dimension and not whole
+            touched = cast(int, argument(node, "dim")) % rank == given.dimension and not whole
         else:
             amounts = cast(Sequence[Any], node.args[1])
             behind = rank - 1 - given.dimension
@@ -297,25 +299,19 @@ class _Follower:
     def _reduction(self, node: fx.Node) -> None:
         given = self._only(node, 0)
         rank = _tensor(cast(fx.Node, node.args[0])).dim()
-        dims = _argument(node, "dim")
+        dims = argument(node, "dim")
         dims = list(range(rank)) if dims in (None, []) else dims
         dims = [d % rank for d in (dims if isinstance(dims, list | tuple) else [dims])]
         if given.dimension in dims:
             return  # taken up: the result has no channels
-        keep = bool(_argument(node, "keepdim"))
+        keep = bool(argument(node, "keepdim"))
         lost = 0 if keep else sum(d < given.dimension for d in dims)
         self.channels[node] = _Channels(given.dimension - lost, given.source)
 
     def _passes(self, node: fx.Node, name: str) -> bool:
         if name in _PASSING or "pool" in name or "upsample" in name:
             return True
-        packet = getattr(node.target, "_overloadpacket", None)
-        if packet is None:
-            return False
-        overloads = [getattr(packet, o) for o in packet.overloads()]
-        plain = getattr(torch.ops.aten, name, None)
-        overloads += [getattr(plain, o) for o in plain.overloads()] if plain else []
-        return any(torch.Tag.pointwise in overload.tags for overload in overloads)
+        return is_pointwise(operator_of(node))
 
     # --- bookkeeping ---------------------------------------------------------------------------
 
@@ -349,11 +345,9 @@ class _Follower:
                     self._refuse(node, f"shares {self.names[source.name]} with a changed layer")
 
     def _refuse(self, node: fx.Node, reason: str) -> None:
-        stack = node.meta.get("nn_module_stack") or {}
-        owner = next(reversed(stack.values()))[0] if stack else ""
         raise TruncationError(
             f"the exits cannot change their number of channels: {_operator(node)} in "
-            f"{owner or 'the forward'} {reason}. Leave exit_channels at its default."
+            f"{owner_of(node) or 'the forward'} {reason}. Leave exit_channels at its default."
         )
 
 
@@ -362,23 +356,7 @@ def _tensor(node: fx.Node) -> Tensor:
 
 
 def _operator(node: fx.Node) -> str:
-    """Name of an operator without its overload or in-place underscore."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return node.op
-    name = str(schema.name).partition("::")[2]
-    return name.removesuffix("_") if schema.is_mutable else name
-
-
-def _argument(node: fx.Node, name: str) -> Any:
-    """An argument of an operator by its name in the schema, defaults included."""
-    schema = cast(Any, node.target)._schema
-    for position, argument in enumerate(schema.arguments):
-        if argument.name == name:
-            if position < len(node.args):
-                return node.args[position]
-            return node.kwargs.get(name, argument.default_value)
-    return None
+    return operator_of(node).partition("::")[2] or node.op
 
 
 def _product(sizes: Sequence[int]) -> int:

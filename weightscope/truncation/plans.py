@@ -9,13 +9,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
+from weightscope.adapters.symbols import Probe, key
 from weightscope.cost import Costs, count_costs
 from weightscope.cost.counting import what_failed
 from weightscope.errors import InputError, TruncationError, WeightscopeError
 from weightscope.graph.structure import Cut, Structure
-from weightscope.graph.symbols import Probe, key
 from weightscope.truncation.bottlenecks import (
     Bottleneck,
     BottleneckFactory,

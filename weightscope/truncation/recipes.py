@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
 from weightscope.cost import count_costs
 from weightscope.errors import RecipeError, WeightscopeError
 from weightscope.files import written_atomically

@@ -8,9 +8,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
+from weightscope.adapters.modules import Convolution, Norm, buffers, parameters
 from weightscope.truncation.channels import Recut
 
 
@@ -41,7 +40,7 @@ def recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recu
             new = _with_kept(old.detach(), new, changes[leaf])
         replacement = _like(old, new)
         for module in owner.modules():
-            for name, value in [*module._parameters.items(), *module._buffers.items()]:
+            for name, value in [*parameters(module).items(), *buffers(module).items()]:
                 if value is old:
                     setattr(module, name, replacement)
                     _fit(module)
@@ -74,9 +73,9 @@ def _with_kept(old: Tensor, new: Tensor, parts: Sequence[Recut]) -> Tensor:
 
 def _fit(layer: nn.Module) -> None:
     """Make a layer's own attributes say what its tensors' shapes say."""
-    tensors = [*layer._parameters.values(), *layer._buffers.values()]
+    tensors = [*parameters(layer).values(), *buffers(layer).values()]
     width = next((t.shape[0] for t in tensors if t is not None and t.dim()), 0)
-    if isinstance(layer, _ConvNd):
+    if isinstance(layer, Convolution):
         if layer.transposed:
             layer.in_channels = layer.weight.shape[0]
         elif layer.groups == 1:
@@ -85,7 +84,7 @@ def _fit(layer: nn.Module) -> None:
             layer.in_channels = layer.out_channels = layer.groups = layer.weight.shape[0]
     elif isinstance(layer, nn.Linear):
         layer.in_features = layer.weight.shape[1]
-    elif isinstance(layer, _NormBase):
+    elif isinstance(layer, Norm):
         layer.num_features = width
     elif isinstance(layer, nn.GroupNorm):
         if layer.num_groups == layer.num_channels:

@@ -12,11 +12,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from weightscope.adapters.modules import buffers, children, parameters
+from weightscope.adapters.symbols import Probe, SizeWriter, free_symbols, hint, is_symbolic, key
 from weightscope.errors import TruncationError
 from weightscope.graph import runnable
 from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.nodes import has_effect
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.graph.symbols import Probe, SizeWriter, free_symbols, hint, is_symbolic, key
 from weightscope.truncation.bottlenecks import Bottleneck, Entry, Exit
 from weightscope.truncation.channels import Recut, group
 from weightscope.truncation.recutting import recut_layer
@@ -197,7 +199,7 @@ def cut_graph(
     for node in reversed(list(graph.nodes)):
         if node in removed:
             graph.erase_node(node)
-    graph.eliminate_dead_code(is_impure_node=_has_effect)
+    graph.eliminate_dead_code(is_impure_node=has_effect)
     graph.lint()
     return graph, dropped
 
@@ -231,13 +233,6 @@ def _move_behind(graph: fx.Graph, last: fx.Node) -> None:
             late.add(node)
             last.append(node)
             last = node
-
-
-def _has_effect(node: fx.Node) -> bool:
-    if node.op in ("placeholder", "output"):
-        return True
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and bool(getattr(schema, "is_mutable", False))
 
 
 # --- the modules ------------------------------------------------------------------------------
@@ -335,13 +330,13 @@ def _prune(owner: nn.Module, graph: fx.Graph) -> None:
     def visit(module: nn.Module, prefix: str) -> None:
         if id(module) in whole:
             return
-        for name, child in list(module._modules.items()):
+        for name, child in list(children(module).items()):
             path = prefix + name
             if not any(use == path or use.startswith(path + ".") for use in calls | reads):
-                del module._modules[name]
+                del children(module)[name]
             elif child is not None:
                 visit(child, path + ".")
-        for tensors in (module._parameters, module._buffers):
+        for tensors in (parameters(module), buffers(module)):
             for name in list(tensors):
                 if prefix + name not in reads:  # the name stays, or repr() of the module fails
                     cast(dict[str, Any], tensors)[name] = None
@@ -354,5 +349,5 @@ def _drop(owner: nn.Module, names: set[str]) -> None:
     modules = dict(owner.named_modules(remove_duplicate=False))
     for name in names:
         path, _, leaf = name.rpartition(".")
-        if path in modules and leaf in modules[path]._parameters:
-            modules[path]._parameters[leaf] = None
+        if path in modules and leaf in parameters(modules[path]):
+            parameters(modules[path])[leaf] = None

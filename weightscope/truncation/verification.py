@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy

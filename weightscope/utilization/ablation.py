@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
+from weightscope.adapters import pytree
 from weightscope.calls import to_device, undisturbed
 from weightscope.errors import InputError
 from weightscope.graph.running import GraphRun, MeanActivation, channel_axis

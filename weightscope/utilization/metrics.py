@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from weightscope.adapters import pytree
 from weightscope.errors import InputError
 
 FloatArray = NDArray[np.float64]

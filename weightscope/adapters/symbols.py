@@ -1,4 +1,4 @@
-"""Sizes that follow the input: with ``boundary`` the only file that touches private parts of torch.
+"""Sizes that follow the input.
 
 A size in an exported graph is a Python int, or a ``torch.SymInt`` that holds a sympy expression
 over the symbols of the input's own sizes. Here such expressions are evaluated at other input sizes,

@@ -1,8 +1,8 @@
 """The operator that marks where a tensor enters or leaves a module call.
 
-Beside ``symbols`` the only file that touches private parts of torch: running an operator through
-all of the tracer's layers costs about as much as any real one, and a traced network has hundreds of
-marks. Where the tracer is as expected, the mark is therefore written into its graph directly.
+Running an operator through all of the tracer's layers costs about as much as any real one, and a
+traced network has hundreds of marks. Where the tracer is as expected, the mark is therefore written
+into its graph directly; elsewhere the operator runs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,162 @@
+"""Each private part of torch that the library needs does what the library takes it to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import operator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from tests.networks import UNet
+from weightscope.adapters import boundary, dispatch, modules, pytree, schemas, symbols, tracing
+from weightscope.graph.capture import capture
+from weightscope.graph.structure import ExampleInputs
+
+
+class Join(torch.nn.Module):
+    """A module call with two tensors in and two out."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return y * 2.0, x + y
+
+
+class Joined(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = UNet()
+        self.join = Join()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = self.join(self.net(x), x.mean(1, keepdim=True))
+        return first - second
+
+
+def traced(model: torch.nn.Module) -> fx.Graph:
+    inputs = ExampleInputs((torch.randn(2, 3, 32, 48),), {}, 2, guessed=False)
+    return capture(model, inputs).program.graph
+
+
+def described(graph: fx.Graph) -> list[tuple[str, str, str]]:
+    """Operator, inputs and result of each node, in words that two traces of one model share."""
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    words = []
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            value = (value.shape, value.stride(), value.dtype)
+        inputs = [position.get(leaf, leaf) for leaf in pytree.tree_leaves((node.args, node.kwargs))]
+        words.append((str(node.target), str(inputs), str(value)))
+    return words
+
+
+def test_the_graph_is_the_same_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Joined()
+    direct = traced(model)
+    monkeypatch.setattr(boundary, "_DIRECT", False)
+    assert described(direct) == described(traced(model))
+
+
+def test_this_torch_takes_every_mark_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bool] = []
+    real = boundary._recorded
+
+    def spy(x: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor | None:
+        result = real(x, arguments)
+        written.append(result is not None)
+        return result
+
+    monkeypatch.setattr(boundary, "_recorded", spy)
+    traced(UNet())
+    assert len(written) > 10
+    assert all(written)
+
+
+def test_what_a_module_owns_is_what_its_public_iterators_show() -> None:
+    module = torch.nn.BatchNorm2d(3)
+    module.register_buffer("hidden", torch.ones(2), persistent=False)
+    module.child = torch.nn.ReLU()
+    module.alias = module.child
+    assert modules.parameters(module) == dict(module.named_parameters(recurse=False))
+    assert modules.buffers(module) == dict(module.named_buffers(recurse=False))
+    assert modules.children(module) == {"child": module.child, "alias": module.child}
+    persistent = {name for name in modules.buffers(module) if modules.is_persistent(module, name)}
+    assert persistent == module.state_dict().keys() - dict(module.named_parameters()).keys()
+
+
+def test_hooks_of_a_module() -> None:
+    module = torch.nn.ReLU()
+    before, after = (lambda m, x: None), (lambda m, x, y: None)
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+    module.register_full_backward_hook(after)
+    assert list(modules.forward_pre_hooks(module)) == [before]
+    assert list(modules.forward_hooks(module)) == [before, after]
+    assert [list(hooks.values()) for hooks in modules.backward_hooks(module)] == [[after], []]
+
+
+def test_what_an_operator_says_of_itself() -> None:
+    aten = torch.ops.aten
+    assert schemas.schema_name(aten.add_.Tensor) == "aten::add_"
+    assert schemas.schema_name(operator.add) == ""
+    assert schemas.packet(aten.add_.Tensor) is aten.add_
+    assert dict(schemas.parameters(aten.avg_pool2d.default))["padding"] == [0, 0]
+    assert dict(schemas.parameters(operator.add)) == {}
+    assert [schemas.is_mutable(f) for f in (aten.relu_.default, aten.relu.default)] == [True, False]
+    views = (aten.view.default, aten.relu.default, aten.relu_.default)
+    assert [schemas.returns_views_only(f) for f in views] == [True, False, False]
+    names = ("aten::relu", "aten::mean", "aten::nothing_of_this_name", "other::relu", "")
+    assert [schemas.is_pointwise(name) for name in names] == [True, False, False, False, False]
+
+
+def test_views_share_their_memory_with_numbers_and_without() -> None:
+    for mode in (nullcontext(), dispatch.FakeTensorMode()):
+        with mode:
+            x = torch.ones(4, 4)
+            same, other = dispatch.storage_of(x[1:].t()), dispatch.storage_of(x.clone())
+        assert dispatch.storage_of(x) == same != other
+    assert dispatch.storage_of(torch.eye(2).to_sparse()) != dispatch.storage_of(x)
+
+
+def test_the_tracer_is_as_it_was_after_an_error() -> None:
+    import torch._dynamo
+
+    before = torch.fx.config.do_not_emit_stack_traces
+    cached = torch._dynamo.config.fake_tensor_cache_enabled
+
+    def stopped() -> None:
+        with tracing.lean():
+            assert torch.fx.config.do_not_emit_stack_traces
+            assert not torch._dynamo.config.fake_tensor_cache_enabled
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stopped()
+    assert torch.fx.config.do_not_emit_stack_traces == before
+    assert torch._dynamo.config.fake_tensor_cache_enabled == cached
+
+
+def test_the_loggers_of_torch_still_have_these_names() -> None:
+    for name in (tracing.EXPORT_LOGGER, dispatch.FAKE_TENSOR_LOGGER):
+        assert importlib.util.find_spec(name) is not None
+        with tracing.quiet(name):
+            assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR)
+
+
+def test_sizes_follow_the_input() -> None:
+    class Half(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.avg_pool1d(x, 2)
+
+    shape = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}
+    program = torch.export.export(Half(), (torch.randn(2, 3, 16),), dynamic_shapes=(shape,))
+    given, made = (n.meta["val"] for n in program.graph.nodes if n.op != "output")
+    assert [symbols.is_symbolic(size) for size in given.shape] == [True, False, True]
+    assert [symbols.hint(size) for size in made.shape] == [2, 3, 8]
+    probe = symbols.Probe({symbols.key(given.shape[2]): 100})
+    assert probe.shape(made) == (2, 3, 50)

@@ -1,0 +1,33 @@
+"""Tensors without numbers, the operators that run, and the memory behind a tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
+"""Logs a traceback for every size that does not fit, also where that is expected."""
+
+DEVICE_OPERATOR = torch.ops.prim.device.default
+"""The one operator that a dispatch mode sees and cannot decompose."""
+
+__all__ = [
+    "DEVICE_OPERATOR",
+    "FAKE_TENSOR_LOGGER",
+    "FakeTensor",
+    "FakeTensorMode",
+    "StorageWeakRef",
+    "TorchDispatchMode",
+    "storage_of",
+]
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """Identity of a tensor's memory, the same for all its views, with numbers or without."""
+    try:
+        storage = tensor.untyped_storage()
+    except NotImplementedError:  # sparse and other layouts have none
+        return id(tensor)
+    return int(storage._cdata) if hasattr(storage, "_cdata") else StorageWeakRef(storage).cdata  # type: ignore[no-untyped-call]

@@ -1,0 +1,54 @@
+"""What an operator says of itself: name, arguments, aliasing, tags."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def is_operator(target: object) -> bool:
+    """Whether the target of a call is an operator of the dispatcher (one overload of it)."""
+    return isinstance(target, torch._ops.OpOverload)
+
+
+def schema_name(target: Any) -> str:
+    """Namespace and name of an operator, ``"aten::add_"``; empty for a plain function."""
+    return str(target._schema.name) if is_operator(target) else ""
+
+
+def packet(target: Any) -> Any:
+    """The operator with all its overloads, of one of them."""
+    return getattr(target, "_overloadpacket", None)
+
+
+def parameters(target: Any) -> Iterator[tuple[str, Any]]:
+    """Name and default of each argument of an operator, in order; None where it has no default."""
+    if is_operator(target):
+        for argument in target._schema.arguments:
+            yield argument.name, argument.default_value
+
+
+def is_mutable(target: Any) -> bool:
+    """Whether an operator changes one of its arguments."""
+    return is_operator(target) and bool(target._schema.is_mutable)
+
+
+def returns_views_only(target: Any) -> bool:
+    """Whether an operator makes no new memory: all results are views, or there is none."""
+    return is_operator(target) and all(
+        result.alias_info is not None and not result.alias_info.is_write
+        for result in target._schema.returns
+    )
+
+
+@functools.cache
+def is_pointwise(name: str) -> bool:
+    """Whether torch tags an operator (``"aten::add"``) as working on each element alone."""
+    namespace, _, plain = name.partition("::")
+    found = getattr(getattr(torch.ops, namespace), plain, None) if plain else None
+    if found is None:
+        return False
+    return any(torch.Tag.pointwise in getattr(found, o).tags for o in found.overloads())

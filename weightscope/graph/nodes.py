@@ -1,0 +1,69 @@
+"""What one node of a graph is: its operator, its arguments, the tensor that it makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from weightscope.adapters import schemas
+from weightscope.adapters.boundary import BOUNDARY
+
+
+def operator_of(node: fx.Node) -> str:
+    """Namespace and name of a node's operator, in place or not: ``"aten::add"``; else empty."""
+    if node.op != "call_function":
+        return ""
+    name = schemas.schema_name(node.target)
+    return name.removesuffix("_") if schemas.is_mutable(node.target) else name
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments of a node's operator by the names of its schema, defaults included."""
+    named = dict(schemas.parameters(node.target))
+    named.update(zip(named, node.args, strict=False))
+    named.update(node.kwargs)
+    return named
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """One argument of a node's operator by its name in the schema, or its default."""
+    return arguments(node).get(name)
+
+
+def tensor_of(node: fx.Node) -> torch.Tensor | None:
+    """The (fake) tensor that a node makes, if it makes one."""
+    value = node.meta.get("val")
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def first_tensor(node: fx.Node) -> torch.Tensor | None:
+    """The (fake) tensor that a node makes, or the first of several."""
+    value = node.meta.get("val")
+    while isinstance(value, tuple | list) and value:
+        value = value[0]
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a node makes a size (or a truth about sizes), not a tensor."""
+    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+def root(node: fx.Node) -> fx.Node:
+    """The node behind a chain of boundaries."""
+    while node.target is BOUNDARY:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def has_effect(node: fx.Node) -> bool:
+    """Whether a node must stay though nothing reads its result."""
+    return node.op in ("placeholder", "output") or schemas.is_mutable(node.target)
+
+
+def owner_of(node: fx.Node) -> str:
+    """Qualified name of the module in whose forward a node was traced; empty for the model's."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(next(reversed(stack.values()))[0]) if stack else ""
