@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from weightscope.adapters import pytree
 from weightscope.calls import call_arguments, to_device
-from weightscope.graph.structure import Site, Structure
+from weightscope.graph.structure import Cut, Site, Structure
 
 
 class GraphRun(fx.Interpreter):
@@ -18,15 +18,20 @@ class GraphRun(fx.Interpreter):
 
     Args:
         structure: The network.
-        change: For node names, what to make of the computed tensor.
+        change: For node names, what to make of the computed value.
+        needed: Names of the nodes to compute; the others are None. All by default.
     """
 
     def __init__(
-        self, structure: Structure, change: Mapping[str, Callable[[Tensor], Tensor]]
+        self,
+        structure: Structure,
+        change: Mapping[str, Callable[[Any], Any]],
+        needed: frozenset[str] | None = None,
     ) -> None:
         super().__init__(structure.model, graph=structure.graph)
         self.structure = structure
         self.change = change
+        self.needed = needed
 
     def fetch_attr(self, target: str) -> Any:
         """Look a name up among the graph's constants, then in the model."""
@@ -36,6 +41,8 @@ class GraphRun(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, and change its value where that was asked for."""
+        if self.needed is not None and n.name not in self.needed:
+            return None
         value = super().run_node(n)
         return self.change[n.name](value) if n.name in self.change else value
 
@@ -43,7 +50,100 @@ class GraphRun(fx.Interpreter):
         """Return what the model returns for the inputs of one batch."""
         args, kwargs = call_arguments(to_device(inputs, self.structure.model))
         flat = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        return pytree.tree_unflatten(list(self.run(*flat)), self.structure.output_spec)
+        return self.folded(self.run(*flat))
+
+    def folded(self, outputs: Any) -> Any:
+        """The graph's flat outputs as the model returns them; None where they were not needed."""
+        if outputs is None:
+            return None
+        return pytree.tree_unflatten(list(outputs), self.structure.output_spec)
+
+
+class CutRuns:
+    """Runs a network whole, and with the exits of each cut replaced; what is the same runs once.
+
+    Without a level only what its exits feed is run again: the decoder above.
+
+    Args:
+        structure: The network and its cuts.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self._nodes = {node.name: node for node in structure.graph.nodes}
+        self._again = {cut.keep_levels: _fed_by_exits(structure.graph, cut) for cut in structure.cuts}
+        exits = {site.node for cut in structure.cuts for site in cut.exits}
+        self._kept = exits.union(*(sources for _, sources in self._again.values()))
+
+    def whole(self, inputs: Any) -> tuple[Any, dict[str, Any]]:
+        """Run the network on one batch.
+
+        Returns:
+            What the model returns, and the values by node name that `without` needs.
+        """
+        values: dict[str, Any] = {}
+
+        def keeper(name: str) -> Callable[[Any], Any]:
+            def keep(value: Any) -> Any:
+                values[name] = _copied(value)
+                return value
+
+            return keep
+
+        run = GraphRun(self.structure, {name: keeper(name) for name in self._kept})
+        return run.predict(inputs), values
+
+    def without(
+        self, cut: Cut, values: Mapping[str, Any], fill: Callable[[Site, Tensor], Tensor]
+    ) -> Any:
+        """Return what the model returns for the same batch when a cut's exits are replaced.
+
+        Args:
+            cut: One of the structure's cuts.
+            values: From `whole`.
+            fill: What to put in an exit's place, from the exit and its value.
+        """
+        again, sources = self._again[cut.keep_levels]
+        known = {self._nodes[name]: _copied(values[name]) for name in sources}
+        for site in cut.exits:
+            known[self._nodes[site.node]] = fill(site, values[site.node])
+        run = GraphRun(self.structure, {}, again)
+        return run.folded(run.run(initial_env=known))
+
+
+def _copied(value: Any) -> Any:
+    """Copies of the tensors: an in-place operation further on would reach the next run."""
+    return pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, value)
+
+
+def _fed_by_exits(graph: fx.Graph, cut: Cut) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the nodes that run again without a cut, and of those whose values they need."""
+    exits = {site.node for site in cut.exits}
+    fed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if any(source in fed or source.name in exits for source in node.all_input_nodes):
+            fed.add(node)
+    (output,) = graph.find_nodes(op="output")
+    again, sources, waiting = {output}, set(), [output]
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source.name in exits or source in again:
+                continue
+            if source in fed:
+                again.add(source)
+                waiting.append(source)
+            else:
+                sources.add(source.name)
+    return frozenset(node.name for node in again), frozenset(sources)
+
+
+def needed_for(graph: fx.Graph, names: Iterable[str]) -> frozenset[str]:
+    """Names of the nodes that some nodes are computed from, these and all inputs included."""
+    wanted = set(names)
+    for node in reversed(graph.nodes):
+        if node.name in wanted:
+            wanted.update(source.name for source in node.all_input_nodes)
+    return frozenset(wanted) | {node.name for node in graph.find_nodes(op="placeholder")}
 
 
 def channel_axis(site: Site) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +14,14 @@ from tqdm import tqdm
 from weightscope.adapters import pytree
 from weightscope.calls import to_device, undisturbed
 from weightscope.errors import InputError
-from weightscope.graph.running import GraphRun, MeanActivation, channel_axis
-from weightscope.graph.structure import Cut, Structure
+from weightscope.graph.running import (
+    CutRuns,
+    GraphRun,
+    MeanActivation,
+    channel_axis,
+    needed_for,
+)
+from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.utilization.metrics import Metric, Quality, measure_quality, resampled
 
 if TYPE_CHECKING:
@@ -148,29 +154,32 @@ def ablate_levels(
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
     means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
     targets = [target for _, target in batches]
-    steps = len(batches) * (1 + len(structure.cuts))
-    bar = tqdm(total=steps, desc="ablation", disable=not progress)
-
-    def predict(run: GraphRun) -> list[Any]:
-        outputs = []
-        for inputs, _ in batches:
-            outputs.append(run.predict(inputs))
-            bar.update()
-        return outputs
-
+    runs, outputs = CutRuns(structure), []
+    left: list[list[Any]] = [[] for _ in structure.cuts]
+    bar = tqdm(total=2 * len(batches), desc="ablation", disable=not progress)
     with undisturbed(structure.model), torch.no_grad(), bar:
-        whole = predict(GraphRun(structure, {node: mean.add for node, mean in means.items()}))
-        quality = measure_quality(metric, whole, targets)
+        needed = needed_for(structure.graph, sites)
+        averaging = GraphRun(structure, {node: mean.add for node, mean in means.items()}, needed)
+        for inputs, _ in batches:
+            averaging.predict(inputs)
+            bar.update()
+        fills = [_filler(fill, means, seed) for _ in structure.cuts]
+        for inputs, _ in batches:
+            output, values = runs.whole(inputs)
+            outputs.append(output)
+            for cut, filler, ablated in zip(structure.cuts, fills, left, strict=True):
+                ablated.append(runs.without(cut, values, filler))
+            bar.update()
+        quality = measure_quality(metric, outputs, targets)
         weights = np.concatenate(
             [np.ones((1, quality.images)), resampled(quality.images, resamples, seed)]
         )
         full = quality.of(weights)
-        chance = chance_quality(metric, whole, targets).of(weights)
-        levels = []
-        for cut in structure.cuts:
-            change = {site.node: _filler(fill, means[site.node], seed) for site in cut.exits}
-            quality_left = measure_quality(metric, predict(GraphRun(structure, change)), targets)
-            levels.append(_record(cut, full, quality_left, weights))
+        chance = chance_quality(metric, outputs, targets).of(weights)
+        levels = [
+            _record(cut, full, measure_quality(metric, ablated, targets), weights)
+            for cut, ablated in zip(structure.cuts, left, strict=True)
+        ]
     return AblationResult(
         levels=tuple(levels),
         quality=float(full[0]),
@@ -182,14 +191,16 @@ def ablate_levels(
     )
 
 
-def _filler(fill: Fill, mean: MeanActivation, seed: int) -> Callable[[Tensor], Tensor]:
+def _filler(
+    fill: Fill, means: Mapping[str, MeanActivation], seed: int
+) -> Callable[[Site, Tensor], Tensor]:
     """What to put in an exit's place. The same seed gives all exits of a cut the same shuffle."""
     if fill == "mean":
-        return mean.replace
+        return lambda site, value: means[site.node].replace(value)
     if fill == "zero":
-        return torch.zeros_like
-    generator = torch.Generator().manual_seed(seed)
-    return lambda value: shuffled_images(value, generator)
+        return lambda site, value: torch.zeros_like(value)
+    generators = {node: torch.Generator().manual_seed(seed) for node in means}
+    return lambda site, value: shuffled_images(value, generators[site.node])
 
 
 def chance_quality(metric: Metric, outputs: Sequence[Any], targets: Sequence[Any]) -> Quality:
