@@ -16,8 +16,9 @@ class InPlace(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.top, self.middle, self.deep = nn.Conv2d(3, 4, 3, padding=1), *(
-            nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)
+        self.top, self.middle, self.deep = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            *(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)),
         )
         self.act, self.head = nn.ELU(inplace=True), nn.Conv2d(4, 1, 1)
 

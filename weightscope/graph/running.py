@@ -71,7 +71,9 @@ class CutRuns:
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
         self._nodes = {node.name: node for node in structure.graph.nodes}
-        self._again = {cut.keep_levels: _fed_by_exits(structure.graph, cut) for cut in structure.cuts}
+        self._again = {
+            cut.keep_levels: _fed_by_exits(structure.graph, cut) for cut in structure.cuts
+        }
         exits = {site.node for cut in structure.cuts for site in cut.exits}
         self._kept = exits.union(*(sources for _, sources in self._again.values()))
 
