@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "adapters": set(),
     "calls": {"errors"},
     "graph": {"errors", "calls"},
-    "statistics": {"errors"},
+    "checkpoints": {"errors"},
+    "statistics": {"errors", "checkpoints"},
     "cost": {"errors", "calls", "graph"},
     "receptive_field": {"errors", "calls", "graph", "cost"},
     "utilization": {"errors", "calls", "graph", "statistics"},
@@ -45,7 +46,7 @@ MAY_IMPORT = {
 MAY_IMPORT["printing"] = MAY_IMPORT["frames"] | {"frames"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {"printing", "watching"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
-MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report"}
+MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report", "checkpoints"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]
 MAY_IMPORT = {
     name: allowed if name in {"errors", "files", "adapters"} else allowed | {"files", "adapters"}
@@ -160,11 +161,14 @@ def test_all_names_are_exported() -> None:
         "StructureError",
         "TruncationError",
         "UnknownLayerError",
+        "Weights",
         "WeightscopeError",
         "__version__",
         "ablate",
         "analyze",
+        "fit_weights",
         "load",
+        "read_weights",
         "save",
         "scan",
         "watch",

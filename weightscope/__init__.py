@@ -10,6 +10,7 @@
 from importlib.metadata import version
 
 from weightscope.analysis import Analysis, analyze
+from weightscope.checkpoints import Weights, fit_weights, read_weights
 from weightscope.errors import (
     CheckpointError,
     ForwardError,
@@ -38,11 +39,14 @@ __all__ = [
     "StructureError",
     "TruncationError",
     "UnknownLayerError",
+    "Weights",
     "WeightscopeError",
     "__version__",
     "ablate",
     "analyze",
+    "fit_weights",
     "load",
+    "read_weights",
     "save",
     "scan",
     "watch",

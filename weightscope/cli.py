@@ -6,16 +6,16 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightscope.errors import CheckpointError, InputError, WeightscopeError
+from weightscope.errors import InputError, WeightscopeError
 from weightscope.files import writable_target
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 _DESCRIPTION = """\
 Which levels of a trained encoder-decoder network do any work, and the smaller network without the
@@ -168,49 +168,18 @@ def _build(factory: str, arguments: Sequence[str]) -> nn.Module:
 
 
 def _load(model: nn.Module, path: str) -> None:
-    """Load a state dict, whole and by the same names.
+    """Load the weights in a checkpoint that fit the model, and say what was taken off their names.
 
     Raises:
         CheckpointError: The file cannot be read, or does not fit the model.
     """
-    state = _read_state(Path(path))
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path} does not fit {type(model).__name__}: {error}; "
-            "build the model with the configuration that it was trained with"
-        ) from error
+    from weightscope.checkpoints import fit_weights, read_weights
+    from weightscope.printing import printable
 
-
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    """Tensors by name, read without executing anything that the file holds."""
-    import torch
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {str(path)!r}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can break the readers anywhere
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"cannot read {str(path)!r} as weights alone, without running code: {cause}; "
-            "save the model's state_dict() with torch.save or safetensors"
-        ) from error
-    # Training scripts commonly wrap the state dict beside the optimiser's.
-    if isinstance(content, Mapping):
-        for key in ("state_dict", "model_state_dict", "model"):
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-        if content and all(isinstance(value, torch.Tensor) for value in content.values()):
-            return dict(content)
-    raise CheckpointError(
-        f"{str(path)!r} holds no state dict (names with tensors); save model.state_dict()"
-    )
+    weights = fit_weights(model, read_weights(path))
+    model.load_state_dict(weights)
+    if weights.prefix or weights.others:
+        print(printable(f"{path}: {len(weights)} tensors, {weights.note}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,227 @@
+"""Weights are found in what training code writes, and fit, or the error says why not."""
+
+import argparse
+import datetime
+import json
+import pathlib
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file, save_model
+from torch import nn
+
+from weightscope import fit_weights, read_weights, scan
+from weightscope.errors import CheckpointError, InputError
+
+
+class Net(nn.Module):
+    def __init__(self, width=4, classes=1, bias=False):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(1, width, 3, bias=bias), nn.BatchNorm2d(width))
+        self.head = nn.Conv2d(width, classes, 1)
+
+
+torch.manual_seed(0)
+NET = Net()
+STATE = NET.state_dict()
+OTHER = {name: value + 1 for name, value in STATE.items()}
+NAMED_BY_WRAPPERS = {f"module._orig_mod.{name}": value for name, value in STATE.items()}
+OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(4, 1, 3, 3), "step": torch.tensor(3.0)}}}
+HOLDERS = {
+    "plain": (STATE, ""),
+    "lightning": (
+        {
+            "epoch": 3, "pytorch-lightning_version": "2.4.0",
+            "state_dict": {
+                **{f"model.{n}": v for n, v in STATE.items()}, "loss.weight": torch.ones(1)
+            },
+            "optimizer_states": [OPTIMIZER], "hyper_parameters": argparse.Namespace(lr=1e-3),
+        },
+        "state_dict.model.",
+    ),
+    "distributed": ({f"module.{n}": v for n, v in STATE.items()}, "module."),
+    "compiled": ({f"_orig_mod.{n}": v for n, v in STATE.items()}, "_orig_mod."),
+    "both wrappers": (NAMED_BY_WRAPPERS, "module._orig_mod."),
+    "nnU-Net": (
+        {
+            "network_weights": STATE, "_best_ema": np.float64(0.7), "optimizer_state": OPTIMIZER,
+            "init_args": {"when": datetime.datetime(2026, 1, 1), "where": pathlib.Path("fold_0")},
+            "logging": {"train_losses": [np.float32(0.5)] * 3},
+        },
+        "network_weights.",
+    ),
+    "net": ({"net": STATE}, "net."),
+    "model_state": ({"model_state": OrderedDict(STATE)}, "model_state."),
+    "average beside raw": ({"ema_state": OTHER, "state": STATE}, "state."),
+    "average of a wrapper": (
+        {
+            "model_ema": {"n": torch.tensor(3), **{f"module.{n}": v for n, v in OTHER.items()}},
+            "model": STATE,
+        },
+        "model.",
+    ),
+    "parts": (
+        {
+            "encoder": {n[8:]: v for n, v in STATE.items() if n.startswith("encoder")},
+            "head": {n[5:]: v for n, v in STATE.items() if n.startswith("head")},
+            "optimizer": OPTIMIZER,
+        },
+        "",
+    ),
+    "parameters": (
+        OrderedDict((n, nn.Parameter(v, v.is_floating_point())) for n, v in STATE.items()), ""
+    ),
+}  # fmt: skip
+
+
+def same(fitted, state):
+    assert list(fitted) == list(state)
+    for name, value in state.items():
+        assert torch.equal(fitted[name], value)
+        assert fitted[name].dtype == value.dtype
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_training_code_writes(tmp_path, name, old):
+    content, prefix = HOLDERS[name]
+    path = tmp_path / "weights.whatever"
+    torch.save(content, path, _use_new_zipfile_serialization=not old)
+    fitted = fit_weights(NET, read_weights(path))
+    same(fitted, STATE)
+    assert fitted.prefix == prefix
+    assert (repr(prefix) in fitted.note) == bool(prefix)
+    model = Net()
+    model.load_state_dict(fitted)
+    assert torch.equal(model.head.weight, NET.head.weight)
+    assert {p.parameter for p in scan(path).parameters} >= {
+        fitted.prefix + n for n in STATE if not n.endswith("tracked")
+    }
+
+
+def test_the_average_is_offered_and_can_be_asked_for(tmp_path):
+    torch.save(HOLDERS["average beside raw"][0], tmp_path / "w.pt")
+    weights = read_weights(tmp_path / "w.pt")
+    assert "'ema_state.' would fit too" in fit_weights(NET, weights).note
+    same(fit_weights(NET, weights, prefix="ema_state."), OTHER)
+    with pytest.raises(CheckpointError, match=r"missing +7 "):
+        fit_weights(NET, weights, prefix="emma.")
+
+
+def test_without_a_model_the_usual_key_is_taken(tmp_path):
+    torch.save(HOLDERS["lightning"][0], tmp_path / "w.ckpt")
+    weights = read_weights(tmp_path / "w.ckpt")
+    assert weights.prefix == "state_dict."
+    assert next(iter(weights)) == "model.encoder.0.weight"
+    assert weights.shape("model.head.bias") == (1,)
+    inner = read_weights(tmp_path / "w.ckpt", prefix="state_dict.model.")
+    same(inner, STATE)
+    assert repr(inner).startswith("<8 tensors of ")
+    with pytest.raises(CheckpointError, match="they begin with 'state_dict', 'optimizer_states'"):
+        read_weights(tmp_path / "w.ckpt", prefix="ema.")
+
+
+def test_models_in_wrappers(tmp_path):
+    torch.save(STATE, tmp_path / "w.pt")
+    for wrapped in (nn.DataParallel(Net()), torch.compile(Net(), backend="eager")):
+        fitted = fit_weights(wrapped, read_weights(tmp_path / "w.pt"))
+        assert fitted.prefix == ""
+        wrapped.load_state_dict(fitted)
+        assert torch.equal(next(wrapped.parameters()), NET.encoder[0].weight)
+
+
+def test_folders_indexes_and_any_suffix(tmp_path):
+    save_file(STATE, tmp_path / "weights.bin")
+    same(fit_weights(NET, read_weights(tmp_path / "weights.bin")), STATE)
+    folder = tmp_path / "smp"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("# Model card")
+    save_file(STATE, folder / "model.safetensors")
+    torch.save(OTHER, folder / "pytorch_model.bin")
+    torch.save(OPTIMIZER, folder / "optimizer.bin")
+    same(fit_weights(NET, read_weights(folder)), STATE)
+    sharded = tmp_path / "sharded"
+    sharded.mkdir()
+    names = list(STATE)
+    for i, some in enumerate((names[:3], names[3:])):
+        torch.save({n: STATE[n] for n in some}, sharded / f"pytorch_model-{i}.bin")
+    index = {"weight_map": {n: f"pytorch_model-{int(i >= 3)}.bin" for i, n in enumerate(names)}}
+    (sharded / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    same(fit_weights(NET, read_weights(sharded)), STATE)
+    other = tmp_path / "run"
+    other.mkdir()
+    torch.save(STATE, other / "best")
+    same(fit_weights(NET, read_weights(other)), STATE)
+    torch.save(STATE, other / "last")
+    with pytest.raises(CheckpointError, match=r"2 files of weights; name one of them .'best', 'la"):
+        read_weights(other)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"a folder in it .*'run'"):
+        read_weights(tmp_path)
+
+
+def test_tied_weights_may_be_stored_once(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+
+    model = Tied()
+    save_model(model, tmp_path / "w.safetensors")
+    same(fit_weights(model, read_weights(tmp_path / "w.safetensors")), model.state_dict())
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    same(fit_weights(model, read_weights(tmp_path / "w.pt")), model.state_dict())
+    weight = scan(tmp_path / "w.pt").parameters[0]
+    assert (weight.parameter, weight.shared_with) == ("a.weight", ("b.weight",))
+
+
+def test_old_batch_norms_count_no_batches(tmp_path):
+    torch.save({n: v for n, v in STATE.items() if "tracked" not in n}, tmp_path / "w.pt")
+    Net().load_state_dict(fit_weights(NET, read_weights(tmp_path / "w.pt")))
+
+
+@pytest.mark.parametrize(("model", "change", "words"), [
+    (Net(classes=3), None, r"other shape +2 +'head\.weight' \(1, 4, 1, 1\) in the file, \(3, 4,"),
+    (Net(width=8), None, r"other shape +6 .*, \.\.\.\n.*the width"),
+    (Net(bias=True), None, r"missing +1 +'encoder\.0\.bias'\n.*configuration"),
+    (Net(), lambda s: s | {"extra.weight": torch.ones(1)}, r"unexpected +1 +'extra\.weight'\n"),
+    (Net(), lambda s: {"state_dict": s | {"x": torch.ones(1)}, "y": torch.ones(1)},
+     r"'state_dict\.' taken off:\n  unexpected +1 +'x'\n"),
+    (Net(), lambda s: {f"x{i}": v for i, v in enumerate(s.values())}, "are the same: rename"),
+    (Net(), lambda s: {"far": torch.ones(9)}, "give the network that it is of"),
+    (nn.ModuleDict({"model": Net()}), None, "network inside, which the model holds as 'model'"),
+])  # fmt: skip
+def test_weights_that_do_not_fit(tmp_path, model, change, words):
+    torch.save(change(STATE) if change else STATE, tmp_path / "w.pt")
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=words) as caught:
+        fit_weights(model, read_weights(tmp_path / "w.pt"))
+    assert "w.pt does not fit" in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    same(before, model.state_dict())
+
+
+def test_what_is_no_model(tmp_path):
+    torch.save(STATE, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got int"):
+        fit_weights(3, read_weights(tmp_path / "w.pt"))
+
+
+def test_a_file_that_was_changed_since(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(STATE, path)
+    weights = read_weights(path)
+    with path.open("r+b") as file:
+        file.truncate(200)
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        weights["head.weight"]
+    torch.save(STATE, path)
+    weights = read_weights(path)
+    torch.save(OTHER, tmp_path / "new.pt")
+    (tmp_path / "new.pt").replace(path)  # another file by the same name does not matter
+    assert torch.equal(weights["head.weight"], STATE["head.weight"])

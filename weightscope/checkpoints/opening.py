@@ -1,0 +1,320 @@
+"""The tensors in a file or folder of weights, whatever wrote it, by content and never by suffix."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from weightscope.checkpoints.pickles import Inert, Name
+from weightscope.checkpoints.safetensors_files import LARGEST_HEADER, read_json, read_safetensors
+from weightscope.checkpoints.source import Source, path_of, quoted
+from weightscope.checkpoints.stored import Stored
+from weightscope.checkpoints.torch_files import read_archive, read_old_format
+from weightscope.errors import CheckpointError
+
+# longer ones are nobody's; without a limit, deep nesting would cost memory in its square
+LONGEST_NAME = 4096
+# Views may share numbers, but reading must not cost many times what the file holds.
+MOST_VIEWS = 16
+_SAMPLE = 4096
+_TRUSTED = "where you trust it, load it with the code that wrote it"
+_SAVE = "save model.state_dict() with torch.save or safetensors"
+# starts of files that people give by mistake: what they are, and what helps
+_OTHERS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for",
+     "run git lfs pull in its repository"),
+    (b"\x89HDF", "an HDF5 file (Keras)", "convert the weights to torch"),
+    (b"\x93NUMPY", "a numpy array", "save the weights by name with safetensors.numpy.save_file"),
+    (b"GGUF", "a GGUF file", "give the safetensors file that it was made from"),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it with gunzip"),
+    (b"BZh", "compressed with bzip2", "unpack it with bunzip2"),
+    (b"\xfd7zXZ", "compressed with xz", "unpack it with unxz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it with unzstd"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
+    (b"Rar!", "a RAR archive", "unpack it"),
+    (b"\x89PNG", "a picture", "give the file of weights"),
+    (b"%PDF", "a PDF", "give the file of weights"),
+)  # fmt: skip
+_SAVED_AS = re.compile(
+    r"(model|pytorch_model|diffusion_pytorch_model|adapter_model|open_clip_model)\b.*"
+    r"\.(safetensors|bin|pt|pth)(\.index\.json)?"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """A tensor in a file under its full name.
+
+    Attributes:
+        stored: The tensor.
+        container: Name of the dictionary or list that it lies in; ``""`` for the outermost.
+        same_as: First name of the same numbers; ``""`` where this is the first.
+    """
+
+    stored: Stored
+    container: str
+    same_as: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a file or folder holds.
+
+    Attributes:
+        path: Where it was read from; of a folder, the file in it.
+        tensors: Tensors by name, in the order of the file; one that lies deeper is named by its
+            path in the file, ``"state_dict.conv.weight"``.
+        skipped: Names of what holds tensors but was not read, with the reasons.
+    """
+
+    path: str
+    tensors: Mapping[str, Named]
+    skipped: Mapping[str, str]
+
+
+def open_checkpoint(path: Any) -> Checkpoint:
+    """Find the tensors in a file or folder, without reading their numbers or running anything.
+
+    Args:
+        path: A safetensors file, what ``torch.save`` wrote, the index of a sharded checkpoint, or
+            a folder that ``save_pretrained`` wrote.
+
+    Raises:
+        CheckpointError: It is missing, damaged, contradicts itself, or is something else; the text
+            says what, and what helps.
+        InputError: ``path`` is no path.
+    """
+    given = path_of(path)
+    try:
+        is_folder = os.path.isdir(given)
+    except ValueError:  # a name that no file can have; opening it says so
+        is_folder = False
+    file = _file_in(given) if is_folder else given
+    source = Source.open(file)
+    start = source.text(0, min(source.size, _SAMPLE))
+    if _is_json(start):
+        tensors, skipped = _sharded(source)
+    else:
+        tensors, skipped = _flattened(_content(source, start), source)
+    if not tensors:
+        raise CheckpointError(_why_empty(source.path, skipped))
+    return Checkpoint(source.path, tensors, skipped)
+
+
+def _is_json(start: bytes) -> bool:
+    # A header of safetensors begins with its length, which is far smaller than eight letters.
+    length = int.from_bytes(start[:8], "little")
+    return start.lstrip()[:1] == b"{" and (start[8:9] != b"{" or length > LARGEST_HEADER)
+
+
+def _content(source: Source, start: bytes) -> Any:
+    """What one file describes: dictionaries, lists and numbers with ``Stored`` tensors in them."""
+    if start[8:9] == b"{":
+        return dict(read_safetensors(source))
+    if start[:2] == b"PK":
+        return read_archive(source)
+    if start[:1] == b"\x80":
+        return read_old_format(source)
+    raise CheckpointError(f"{source.path} {_what_it_is(start)}")
+
+
+def _what_it_is(start: bytes) -> str:
+    """What a file is that is no checkpoint, and what helps."""
+    for beginning, what, remedy in _OTHERS:
+        if start.startswith(beginning):
+            return f"is {what}; {remedy}"
+    text = start.lstrip()[:15].lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "is a web page, not the file behind it; download the file itself, or log in first"
+    if start[257:262] == b"ustar":
+        return "is a tar archive (of torch before 0.4, or packed); unpack it, or save it again"
+    # the first field of the protocol buffer is the version, the second who wrote it, or the graph
+    if start[:1] == b"\x08" and start[1:2] < b"\x40" and start[2:3] in (b"\x12", b"\x1a", b"\x3a"):
+        return f"is an ONNX graph; give the torch weights that it was exported from, or {_SAVE}"
+    return (
+        "is no checkpoint: it is neither a safetensors file, nor its index, nor written by "
+        f"torch.save; {_SAVE}"
+    )
+
+
+def _sharded(source: Source) -> tuple[dict[str, Named], dict[str, str]]:
+    """The tensors that an index of shards names, in its order."""
+    path = source.path
+    if source.size > LARGEST_HEADER:
+        raise CheckpointError(f"{path} is no index of a checkpoint: it is too long for one")
+    files = read_json(source.text(0, source.size), path).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(
+            f"{path} is JSON but no index of a checkpoint: it has no weight_map; give the file of "
+            "weights"
+        )
+    shards: dict[str, dict[str, Named]] = {}
+    tensors = {}
+    skipped: dict[str, str] = {}
+    for name, file in files.items():
+        if not isinstance(file, str) or os.path.basename(file) != file or not file:
+            raise CheckpointError(
+                f"{path}: {quoted(file)} is not the name of a file in the same folder"
+            )
+        if file not in shards:
+            shard = Source.open(os.path.join(os.path.dirname(path), file))
+            start = shard.text(0, min(shard.size, _SAMPLE))
+            if _is_json(start):
+                raise CheckpointError(
+                    f"{path}: {quoted(file)} is an index too, or no checkpoint; an index names "
+                    "files of tensors"
+                )
+            shards[file], left = _flattened(_content(shard, start), shard)
+            skipped |= left
+        if name not in shards[file]:
+            raise CheckpointError(
+                f"{path} places {quoted(name)} in {quoted(file)}, which does not have it"
+            )
+        tensors[name] = shards[file][name]
+    return tensors, skipped
+
+
+def _file_in(folder: str) -> str:
+    """The one file of weights in a folder."""
+    try:
+        names = sorted(os.listdir(folder))
+        folders = [name for name in names if os.path.isdir(os.path.join(folder, name))]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder!r}: {error.strerror}; check it") from error
+    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
+        raise CheckpointError(
+            f"{folder} is a distributed checkpoint; join it with python -m "
+            "torch.distributed.checkpoint.format_utils dcp_to_torch, and give the file"
+        )
+    files = [name for name in names if name not in folders and _looks_right(folder, name)]
+    usual = [name for name in files if _SAVED_AS.fullmatch(name)] or files
+    best = min(map(_rank, usual), default=None)
+    found = [name for name in usual if _rank(name) == best]
+    if len(found) == 1:
+        return os.path.join(folder, found[0])
+    listed = ", ".join(quoted(name) for name in (usual or folders)[:5])
+    raise CheckpointError(
+        f"{folder} is a folder with {len(usual)} files of weights"
+        + (f"; name one of them ({listed})" if usual else "; give the one that holds them")
+        + (f", or a folder in it ({listed})" if folders and not usual else "")
+    )
+
+
+def _rank(name: str) -> tuple[int, int]:
+    """Which of several files to take: an index before its shards, safetensors before pickles."""
+    safetensors, index = ".safetensors" in name, name.endswith(".index.json")
+    return (2 - 2 * safetensors) + (not index), name.count(".")  # model.fp16.bin after model.bin
+
+
+def _looks_right(folder: str, name: str) -> bool:
+    try:
+        source = Source.open(os.path.join(folder, name))
+    except CheckpointError:
+        return False
+    start = source.text(0, min(source.size, _SAMPLE))
+    if _is_json(start):
+        return name.endswith(".index.json")
+    return start[8:9] == b"{" or start[:2] == b"PK" or start[:1] == b"\x80"
+
+
+def _why_empty(path: str, skipped: Mapping[str, str]) -> str:
+    for name, reason in skipped.items():
+        where = f" under {quoted(name)}" if name else ""
+        return f"{path} holds no tensors by name, but{where} {reason}"
+    return f"{path} holds no tensors; is it a checkpoint? {_SAVE.capitalize()}"
+
+
+def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str, str]]:
+    """Every tensor of a nest of dictionaries and lists by a name of its own.
+
+    Each container is visited once, however many hold it.
+    """
+    found: dict[str, Named] = {}
+    skipped: dict[str, str] = {}
+    names = _Unique()
+    visited: dict[int, str] = {}
+    known: dict[Any, str] = {}
+    waiting: list[tuple[str, str, Any]] = [("", "", content)]
+    while waiting:
+        name, container, node = waiting.pop()
+        if isinstance(node, Stored):
+            unique = names(name if node is not content else "tensor")
+            first = known.setdefault(node.identity, unique)
+            found[unique] = Named(node, container, first if first != unique else "")
+            continue
+        children = _children(node)
+        if children is None or (isinstance(node, tuple | list | dict) and not node):
+            continue
+        if id(node) in visited:
+            if not isinstance(node, tuple):
+                skipped[names(name)] = f"the same object as {quoted(visited[id(node)])}"
+            continue
+        visited[id(node)] = name
+        kind = _module_in(node)
+        if kind:
+            skipped[names(name)] = (
+                f"a pickled {kind}, a whole model with its code; {_TRUSTED}, and {_SAVE}"
+            )
+            continue
+        prefix = f"{name}." if node is not content else ""
+        if len(prefix) > LONGEST_NAME:
+            raise CheckpointError(
+                f"{source.path} nests its content too deeply to be a checkpoint; {_SAVE}"
+            )
+        waiting += [(prefix + _key(key), name, child) for key, child in reversed(children)]
+    _check_views([named.stored for named in found.values() if not named.same_as], source)
+    return found, skipped
+
+
+class _Unique:
+    """Makes names that were not used yet."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+
+    def __call__(self, name: str) -> str:
+        name = name[: 2 * LONGEST_NAME]
+        times = self._times.get(name, 0)
+        self._times[name] = times + 1
+        # {"a.b": x, "a": {"b": y}}: both are a.b
+        return self(f"{name} ({times + 1})") if times else name
+
+
+def _children(node: Any) -> list[tuple[Any, Any]] | None:
+    """Keys and values inside a container; None for what is none."""
+    if isinstance(node, dict):
+        return list(node.items())
+    if isinstance(node, list | tuple):
+        return list(enumerate(node))
+    if isinstance(node, Inert):
+        inside = [*node.pairs.items(), *enumerate(node.items)]
+        return inside + (list(node.state.items()) if isinstance(node.state, dict) else [])
+    return None
+
+
+def _module_in(node: Any) -> str:
+    """The class of a pickled module; ``""`` for anything else."""
+    if isinstance(node, Inert) and isinstance(node.state, dict) and "_modules" in node.state:
+        made_by = node.arguments[0] if node.arguments else node.made_by
+        return quoted((made_by if isinstance(made_by, Name) else node.made_by).name)[1:-1]
+    return ""
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, bytes):
+        return key[:LONGEST_NAME].decode("latin-1")
+    if isinstance(key, int) and abs(key) >> 64:
+        return "<a large number>"
+    return str(key)
+
+
+def _check_views(tensors: list[Stored], source: Source) -> None:
+    asked = sum(t.distinct.elements * t.dtype.itemsize for t in tensors if t.dtype and not t.reason)
+    if asked > MOST_VIEWS * source.size:
+        raise CheckpointError(
+            f"{source.path} has {source.size:,} bytes, of which its tensors claim {asked:,}: many "
+            "are views of the same numbers; save copies, as tensor.clone() gives them"
+        )

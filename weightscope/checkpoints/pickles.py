@@ -1,0 +1,505 @@
+"""What a pickle describes, without running any of it.
+
+A pickle is a program for a small machine that may call any function by name. This machine knows
+how tensors, dictionaries, lists and numbers are built; everything else that a pickle names stays a
+name (`Inert`). Nothing is imported and nothing is called, so there is no list of names to trust.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from weightscope.checkpoints.source import Source
+from weightscope.checkpoints.stored import Stored, absurd, contiguous, span_of
+
+
+@dataclass(frozen=True)
+class Name:
+    """A class or function that a pickle names."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False, repr=False)
+class Inert:
+    """An object that is not built: what it would be made of.
+
+    Attributes:
+        made_by: The class or function that would make it.
+        arguments: What that would be called with.
+        state: What would become its attributes.
+        pairs: What it would hold as a dictionary.
+        items: What it would hold as a list.
+    """
+
+    made_by: Name
+    arguments: Sequence[Any] = ()
+    state: Any = None
+    pairs: dict[Any, Any] = field(default_factory=dict)
+    items: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Numbers in a file, of which tensors are views.
+
+    Attributes:
+        dtype: As the pickle says; None for bytes.
+        count: Number of elements.
+        begin: Byte of the file at which they begin.
+        source: The file.
+    """
+
+    dtype: torch.dtype | None
+    count: int
+    begin: int
+    source: Source
+
+
+class Stream(Protocol):
+    """Bytes to read one after the other; ``read`` of more than there is gives what there is."""
+
+    def read(self, n: int, /) -> bytes:
+        """The next bytes."""
+
+    def readline(self) -> bytes:
+        """The bytes up to the next line break."""
+
+    def tell(self) -> int:
+        """Bytes read."""
+
+
+class CodeError(ValueError):
+    """A pickle that would run code; the text names it."""
+
+
+Locate = Callable[[Any, torch.dtype | None, int], Storage]
+"""Finds the numbers of a storage by its key, number format and number of elements."""
+
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64,
+    "QInt8Storage": torch.qint8,
+    "QUInt8Storage": torch.quint8,
+    "QInt32Storage": torch.qint32,
+    "QUInt4x2Storage": torch.quint4x2,
+    "QUInt2x4Storage": torch.quint2x4,
+}
+_DICTS = {"OrderedDict", "defaultdict", "Counter", "dict"}
+# What the standard library has for plain data. Anything else of it that a pickle wants to call or
+# make says that the file was written to run code where it is read carelessly.
+_HARMLESS = {
+    "__builtin__": None, "argparse": {"Namespace"}, "array": None, "collections": None,
+    "copy_reg": None, "copyreg": None, "_codecs": {"encode"}, "dataclasses": None,
+    "datetime": None, "decimal": None, "enum": None, "fractions": None, "functools": {"partial"},
+    "ipaddress": None, "logging": {"getLogger"}, "numbers": None, "pathlib": None,
+    "pathlib._local": None, "random": {"Random"}, "re": {"_compile"}, "string": None,
+    "types": {"SimpleNamespace", "MappingProxyType"}, "typing": None, "uuid": None,
+    "zoneinfo": None, "zoneinfo._common": None, "_collections": None, "_pydatetime": None,
+    "_pydecimal": None, "_decimal": None,
+}  # fmt: skip
+_BUILTINS = {
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list",
+    "object", "range", "set", "slice", "str", "tuple", "type", "long", "unicode", "xrange",
+}  # fmt: skip
+_SIMPLE = (str, int, float, bool, bytes, type(None))
+
+
+def unpickle(stream: Stream, locate: Locate) -> Any:
+    """What the next pickle of a stream describes.
+
+    Args:
+        stream: Left behind the pickle.
+        locate: Finds the numbers of a storage.
+
+    Returns:
+        Dictionaries, lists, tuples, texts and numbers, `Stored` tensors, and `Inert` for the rest.
+
+    Raises:
+        CodeError: It would run code.
+        ValueError: It is none, or ends too early.
+    """
+    return _Machine(locate).run(pickletools.genops(stream))  # type: ignore[arg-type]
+
+
+class _Machine:
+    """The stack and the memory of one pickle's program."""
+
+    def __init__(self, locate: Locate) -> None:
+        self._locate = locate
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self, program: Iterator[tuple[Any, Any, Any]]) -> Any:
+        """Run it to its STOP."""
+        try:
+            for opcode, argument, _ in program:
+                if opcode.name == "STOP":
+                    return self._stack.pop()
+                if opcode.name in _PUSHES:
+                    self._stack.append(argument)
+                else:
+                    getattr(self, "_" + opcode.name.lower())(argument)
+        except (IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"it is no pickle of tensors ({type(error).__name__})") from error
+        raise ValueError("it ends too early")
+
+    # the stack
+
+    def _mark(self, _: Any) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def _since_mark(self) -> list[Any]:
+        items = self._stack
+        self._stack = self._below.pop()
+        return items
+
+    def _pop(self, _: Any) -> None:
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._since_mark()
+
+    def _pop_mark(self, _: Any) -> None:
+        self._since_mark()
+
+    def _dup(self, _: Any) -> None:
+        self._stack.append(self._stack[-1])
+
+    def _proto(self, _: Any) -> None:
+        pass
+
+    _frame = _proto
+
+    # memory
+
+    def _put(self, place: int) -> None:
+        self._memo[place] = self._stack[-1]
+
+    _binput = _long_binput = _put
+
+    def _memoize(self, _: Any) -> None:
+        self._put(len(self._memo))
+
+    def _get(self, place: int) -> None:
+        self._stack.append(self._memo[place])
+
+    _binget = _long_binget = _get
+
+    # constants
+
+    def _none(self, _: Any) -> None:
+        self._stack.append(None)
+
+    def _newtrue(self, _: Any) -> None:
+        self._stack.append(True)
+
+    def _newfalse(self, _: Any) -> None:
+        self._stack.append(False)
+
+    # containers
+
+    def _empty_list(self, _: Any) -> None:
+        self._stack.append([])
+
+    _empty_set = _empty_list
+
+    def _empty_tuple(self, _: Any) -> None:
+        self._stack.append(())
+
+    def _empty_dict(self, _: Any) -> None:
+        self._stack.append({})
+
+    def _list(self, _: Any) -> None:
+        items = self._since_mark()
+        self._stack.append(items)
+
+    _frozenset = _list
+
+    def _tuple(self, _: Any) -> None:
+        items = self._since_mark()
+        self._stack.append(tuple(items))
+
+    def _tuple1(self, _: Any) -> None:
+        self._stack[-1:] = [(self._stack[-1],)]
+
+    def _tuple2(self, _: Any) -> None:
+        self._stack[-2:] = [(self._stack[-2], self._stack[-1])]
+
+    def _tuple3(self, _: Any) -> None:
+        self._stack[-3:] = [(self._stack[-3], self._stack[-2], self._stack[-1])]
+
+    def _dict(self, _: Any) -> None:
+        pairs: dict[Any, Any] = {}
+        _fill(pairs, self._since_mark())
+        self._stack.append(pairs)
+
+    def _setitem(self, _: Any) -> None:
+        pair = self._stack[-2:]
+        del self._stack[-2:]
+        _fill(self._stack[-1], pair)
+
+    def _setitems(self, _: Any) -> None:
+        pairs = self._since_mark()
+        _fill(self._stack[-1], pairs)
+
+    def _append(self, _: Any) -> None:
+        item = self._stack.pop()
+        _extend(self._stack[-1], [item])
+
+    def _appends(self, _: Any) -> None:
+        items = self._since_mark()
+        _extend(self._stack[-1], items)
+
+    _additems = _appends
+
+    # names and what they would make
+
+    def _global(self, text: str) -> None:
+        module, _, name = text.partition(" ")
+        self._stack.append(Name(module, name))
+
+    def _stack_global(self, _: Any) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise ValueError("a name in it is no text")
+        self._stack.append(Name(module, name))
+
+    def _persid(self, _: Any) -> None:
+        raise ValueError("it refers to something outside of it")
+
+    def _binpersid(self, _: Any) -> None:
+        identity = self._stack.pop()
+        kind = identity[0]
+        if kind in ("module", b"module"):  # a class, in files that kept its source code
+            self._stack.append(identity[1])
+            return
+        if kind not in ("storage", b"storage") or len(identity) not in (5, 6):
+            raise ValueError("it refers to something outside of it")
+        _, type_, key, _, count = identity[:5]
+        if not isinstance(type_, Name) or not isinstance(count, int) or count < 0:
+            raise ValueError("a storage in it makes no sense")
+        dtype = _STORAGES.get(type_.name)
+        if dtype is None and type_.name != "UntypedStorage":
+            raise ValueError(f"its numbers are stored as {type_}, which is not known")
+        storage = self._locate(key, dtype, count)
+        if len(identity) == 6 and identity[5] is not None:
+            storage = _part(storage, *identity[5][1:])
+        self._stack.append(storage)
+
+    def _reduce(self, _: Any) -> None:
+        arguments = self._stack.pop()
+        made_by = self._stack.pop()
+        self._stack.append(self._made(made_by, arguments))
+
+    def _newobj(self, _: Any) -> None:
+        arguments = self._stack.pop()
+        made_by = self._stack.pop()
+        self._stack.append(self._made(made_by, arguments))
+
+    def _newobj_ex(self, _: Any) -> None:
+        named, arguments, made_by = (self._stack.pop() for _ in range(3))
+        made = self._made(made_by, arguments)
+        if isinstance(made, Inert):
+            made.state = named
+        self._stack.append(made)
+
+    def _inst(self, text: str) -> None:
+        module, _, name = text.partition(" ")
+        arguments = self._since_mark()
+        self._stack.append(self._made(Name(module, name), tuple(arguments)))
+
+    def _obj(self, _: Any) -> None:
+        made_by, *arguments = self._since_mark()
+        self._stack.append(self._made(made_by, tuple(arguments)))
+
+    def _build(self, _: Any) -> None:
+        state = self._stack.pop()
+        if isinstance(self._stack[-1], Inert):
+            self._stack[-1].state = state
+
+    def _made(self, made_by: Any, arguments: Any) -> Any:
+        """What a call would give."""
+        if not isinstance(made_by, Name):
+            raise CodeError(f"the result of {getattr(made_by, 'made_by', 'a call')}")
+        if not isinstance(arguments, tuple):
+            raise ValueError(f"{made_by} would be called with no list of arguments")
+        top = made_by.module.partition(".")[0]
+        if made_by.module == "torch._utils" and made_by.name in _TENSORS:
+            return _TENSORS[made_by.name](*arguments)
+        if made_by.module == "torch._tensor" and made_by.name.startswith("_rebuild_from_type"):
+            return self._made(arguments[0], arguments[2])
+        if top in ("builtins", "__builtin__"):
+            if made_by.name not in _BUILTINS:
+                raise CodeError(str(made_by))
+        elif top in sys.stdlib_module_names or top in ("__builtin__", "copy_reg", "nt", "posix"):
+            allowed = _HARMLESS.get(made_by.module, ())
+            if allowed is not None and made_by.name not in allowed:
+                raise CodeError(str(made_by))
+        if top in ("collections", "builtins", "__builtin__") and made_by.name in _DICTS:
+            return _dictionary(arguments)
+        if top in ("builtins", "__builtin__") and made_by.name in ("set", "frozenset", "list"):
+            return list(arguments[0]) if arguments else []
+        if made_by.name in ("_reconstructor", "__newobj__") and arguments:
+            return self._made(arguments[0], ())
+        return Inert(made_by, arguments)
+
+
+_PUSHES = frozenset({
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+})  # fmt: skip
+
+
+def _fill(target: Any, flat: list[Any]) -> None:
+    """Put keys and values, one after the other, into a dictionary or what stands for one."""
+    pairs = target.pairs if isinstance(target, Inert) else target
+    if not isinstance(pairs, dict) or len(flat) % 2:
+        raise ValueError("an entry in it belongs to no dictionary")
+    for key, value in zip(flat[::2], flat[1::2], strict=True):
+        # A key that is no text or number gets one: hashing deeply nested ones ends the process.
+        pairs[key if isinstance(key, _SIMPLE) else f"<{type(key).__name__} {len(pairs)}>"] = value
+
+
+def _extend(target: Any, more: list[Any]) -> None:
+    items = target.items if isinstance(target, Inert) else target
+    if not isinstance(items, list):
+        raise ValueError("an entry in it belongs to no list")
+    items.extend(more)
+
+
+def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    given = arguments[-1] if arguments else None
+    found: dict[Any, Any] = {}
+    if isinstance(given, dict):
+        found.update(given)
+    elif isinstance(given, list | tuple):
+        _fill(found, [part for pair in given for part in (pair[0], pair[1])])
+    return found
+
+
+def _part(storage: Storage, offset: Any, count: Any) -> Storage:
+    """A part of a storage, as the oldest files have them."""
+    size = 1 if storage.dtype is None else storage.dtype.itemsize
+    if type(offset) is not int or type(count) is not int or min(offset, count) < 0:
+        raise ValueError("a storage in it makes no sense")
+    if offset + count > storage.count:
+        raise ValueError("a storage in it is larger than what it is a part of")
+    return Storage(storage.dtype, count, storage.begin + offset * size, storage.source)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Stored:
+    if not isinstance(storage, Storage) or storage.dtype is None:
+        raise ValueError("a tensor in it has no numbers")
+    return _view(storage, storage.dtype, offset, shape, strides)
+
+
+def _tensor_of_bytes(
+    storage: Any, offset: Any, shape: Any, strides: Any, _: Any, __: Any, dtype: Any, *___: Any
+) -> Stored:
+    if not isinstance(storage, Storage) or not isinstance(dtype, Name):
+        raise ValueError("a tensor in it has no numbers")
+    found = getattr(torch, dtype.name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"its numbers are {dtype}, which is not known")
+    size = 1 if storage.dtype is None else storage.dtype.itemsize
+    whole = Storage(found, storage.count * size // found.itemsize, storage.begin, storage.source)
+    return _view(whole, found, offset, shape, strides)
+
+
+def _view(storage: Storage, dtype: torch.dtype, offset: Any, shape: Any, strides: Any) -> Stored:
+    """A tensor of a storage, after every claim about it was checked."""
+    shape, strides = _sizes(shape), _sizes(strides)
+    if len(shape) != len(strides) or type(offset) is not int or not 0 <= offset <= storage.count:
+        raise ValueError("a tensor in it has a shape that makes no sense")
+    if offset + span_of(shape, strides) > storage.count:
+        raise ValueError(f"a tensor of shape {shape} in it reaches beyond its numbers")
+    return Stored(shape, dtype, strides, storage.begin + offset * dtype.itemsize, storage.source)
+
+
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    if isinstance(sizes, Inert):  # torch.Size
+        sizes = sizes.arguments[0]
+    if not isinstance(sizes, tuple | list) or absurd(sizes):
+        raise ValueError("a tensor in it has a shape that makes no sense")
+    return tuple(sizes)
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _foreign(shape: Any, reason: str) -> Stored:
+    shape = _sizes(shape)
+    return Stored(shape, None, contiguous(shape), 0, None, reason)
+
+
+def _meta_tensor(dtype: Any, shape: Any, *_: Any) -> Stored:
+    return _foreign(shape, "on the meta device: it has a shape but no numbers; save the weights")
+
+
+def _sparse_tensor(layout: Any, data: Any) -> Stored:
+    name = layout.arguments[0] if isinstance(layout, Inert) else layout
+    shape = data[2] if name == "torch.sparse_coo" else data[3]
+    return _foreign(shape, f"stored as {name}; densify it with .to_dense()")
+
+
+def _nested_tensor(buffer: Any, *_: Any) -> Stored:
+    return _foreign(
+        buffer.shape, "a nested tensor; save the tensors inside, as tensor.unbind() gives them"
+    )
+
+
+def _subclass(kind: Any, dtype: Any, shape: Any, *_: Any) -> Stored:
+    return _foreign(shape, f"a {kind}, which is not read; save a plain tensor")
+
+
+def _device_tensor(data: Any, *_: Any) -> Any:
+    if isinstance(data, Stored):
+        return data
+    return _foreign((0,), "written on a device of its own; save it after .cpu()")
+
+
+def _quantized(_: Any, __: Any, shape: Any, *___: Any) -> Stored:
+    return _foreign(shape, "quantized; save tensor.dequantize()")
+
+
+_TENSORS: dict[str, Callable[..., Any]] = {
+    "_rebuild_tensor": _tensor,
+    "_rebuild_tensor_v2": _tensor,
+    "_rebuild_tensor_v3": _tensor_of_bytes,
+    "_rebuild_parameter": _parameter,
+    "_rebuild_parameter_with_state": _parameter,
+    "_rebuild_meta_tensor_no_storage": _meta_tensor,
+    "_rebuild_sparse_tensor": _sparse_tensor,
+    "_rebuild_sparse_csr_tensor": _sparse_tensor,
+    "_rebuild_nested_tensor": _nested_tensor,
+    "_rebuild_wrapper_subclass": _subclass,
+    "_rebuild_device_tensor_from_cpu_tensor": _device_tensor,
+    "_rebuild_device_tensor_from_numpy": _device_tensor,
+    "_rebuild_xla_tensor": _device_tensor,
+    "_rebuild_qtensor": _quantized,
+}

@@ -1,0 +1,131 @@
+"""Safetensors files: every claim of the header is checked before a number is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from weightscope.checkpoints.source import Source, quoted
+from weightscope.checkpoints.stored import Stored, absurd, contiguous, elements_of
+from weightscope.errors import CheckpointError
+
+LARGEST_HEADER = 100_000_000
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+}
+# formats that torch has no tensors of
+_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+
+
+def read_safetensors(source: Source) -> Mapping[str, Stored]:
+    """The tensors of a safetensors file, in the order of its header.
+
+    Raises:
+        CheckpointError: It is truncated, or contradicts itself.
+    """
+    length = int.from_bytes(source.text(0, 8), "little") if source.size >= 8 else LARGEST_HEADER
+    data = 8 + length
+    if data > source.size or length > LARGEST_HEADER:
+        raise CheckpointError(
+            f"{source.path} is truncated or damaged: its header claims {length:,} bytes, the file "
+            f"has {source.size:,}; copy or download it again"
+        )
+    header = read_json(source.text(8, length), source.path)
+    header.pop("__metadata__", None)
+    ends: list[tuple[int, int, str]] = []
+    tensors = {}
+    for name, entry in header.items():
+        tensors[name], end = _claim(name, entry, data, source)
+        ends.append((tensors[name].begin - data, end, name))
+    _check_layout(ends, source.size - data, source.path)
+    return tensors
+
+
+def _claim(name: str, entry: Any, data: int, source: Source) -> tuple[Stored, int]:
+    try:
+        kind, shape = entry["dtype"], tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{source.path}: the header of tensor {quoted(name)} is incomplete"
+        ) from error
+    if not isinstance(kind, str) or absurd(shape) or absurd([begin]) or absurd([end]):
+        raise CheckpointError(f"{source.path}: the header of tensor {quoted(name)} makes no sense")
+    dtype = _DTYPES.get(kind)
+    count = elements_of(shape)
+    bits = _BITS.get(kind) if dtype is None else 8 * dtype.itemsize
+    if end < begin or (bits is not None and 8 * (end - begin) != count * bits):
+        raise CheckpointError(
+            f"{source.path}: tensor {quoted(name)} of shape {shape} and dtype {kind} takes "
+            f"{count * (bits or 8) // 8:,} bytes, its header gives it {end - begin:,}; the file is "
+            "damaged"
+        )
+    if bits is None and count > 8 * (end - begin):
+        raise CheckpointError(
+            f"{source.path}: tensor {quoted(name)} of shape {shape} has fewer bits than elements; "
+            "the file is damaged"
+        )
+    reason = "" if dtype else f"dtype {kind} is not read; convert it to a float dtype first"
+    place = None if reason else source
+    return Stored(shape, dtype, contiguous(shape), data + begin, place, reason), end
+
+
+def _check_layout(claims: list[tuple[int, int, str]], size: int, path: str) -> None:
+    reached = 0
+    for begin, end, name in sorted(claims):
+        if end > size:
+            raise CheckpointError(
+                f"{path} is truncated: tensor {quoted(name)} ends at byte {end:,} of the data, the "
+                f"file has {size:,}; copy or download it again"
+            )
+        if begin != reached:
+            raise CheckpointError(
+                f"{path}: tensor {quoted(name)} begins at byte {begin:,} of the data, the one "
+                f"before it ends at {reached:,}; the file is damaged"
+            )
+        reached = end
+    if reached != size:
+        raise CheckpointError(f"{path}: {size - reached:,} bytes behind the last tensor; damaged")
+
+
+def read_json(text: bytes, path: str) -> dict[str, Any]:
+    """A JSON object in which no name occurs twice.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the header is not readable JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: the header is JSON but lists no tensors")
+    return content
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return content

@@ -1,0 +1,164 @@
+"""One regular file, opened once and read piece by piece."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import threading
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightscope.errors import CheckpointError, InputError
+
+Bytes = NDArray[np.uint8]
+
+# Up to here bytes are read into memory; a mapped file that somebody cuts kills the process, a read
+# one does not. Groups of tensors that are measured together are not larger (``statistics.pool``).
+MAPPED = 32 << 20
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def path_of(path: Any) -> str:
+    """A path as text.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        return os.fsdecode(os.fspath(path))
+    except TypeError as error:
+        raise InputError(
+            f"expected the path of a checkpoint, got {type(path).__name__}; give a text or a Path"
+        ) from error
+
+
+def quoted(name: object) -> str:
+    """A name from a file for a message: spelled out, and cut where it is long."""
+    text = repr(name) if isinstance(name, str | int) else f"<{type(name).__name__}>"
+    return text if len(text) <= 120 else f"{text[:100]}..."
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A regular file that stays open as long as somebody holds this.
+
+    What was read belongs to the file as it was when it was opened: a file put in its place does not
+    matter, and one that was written to is refused.
+
+    Attributes:
+        path: As it was given.
+        size: Bytes, when it was opened.
+    """
+
+    path: str
+    size: int
+    _descriptor: int
+    _modified: int
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(cls, path: str) -> Source:
+        """Open a regular file, never waiting for anything.
+
+        Raises:
+            CheckpointError: It is missing, empty, or not a regular file.
+        """
+        try:
+            kind = stat.S_IFMT(os.stat(path).st_mode)
+            if kind == stat.S_IFREG:
+                flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+                descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+                status = os.fstat(descriptor)
+                source = cls(path, status.st_size, descriptor, status.st_mtime_ns)
+                kind = stat.S_IFMT(status.st_mode)
+        except (OSError, ValueError) as error:  # ValueError: names that no file can have
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"cannot read {path!r}: {reason}; check the path") from error
+        if kind != stat.S_IFREG:
+            what = _KINDS.get(kind, "no regular file")
+            raise CheckpointError(f"{path} is {what}; give the path of a file of weights")
+        if not source.size:
+            raise CheckpointError(f"{path} is empty; copy or download it again")
+        return source
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def read(self, begin: int, size: int) -> Bytes:
+        """Bytes ``begin`` to ``begin + size``, in memory of their own, shape (size,).
+
+        Raises:
+            CheckpointError: The file does not have them any more.
+        """
+        bytes_ = np.empty(size, np.uint8)
+        view, done = memoryview(bytes_.data), 0
+        try:
+            while done < size:
+                count = self._read_into(view[done:], begin + done)
+                if not count:
+                    raise self._changed()
+                done += count
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {self.path}: {error.strerror or error}; check the disk"
+            ) from error
+        return bytes_
+
+    def text(self, begin: int, size: int) -> bytes:
+        """The same as ``bytes``."""
+        return self.read(begin, size).tobytes()
+
+    def mapped(self, begin: int, size: int) -> Bytes:
+        """The same bytes, left in the system's file cache where they are many."""
+        if size <= MAPPED:
+            return self.read(begin, size)
+        self.check()
+        start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        try:
+            # private and writable, because torch warns of memory that it could not write to
+            memory = mmap.mmap(
+                self._descriptor, begin - start + size, access=mmap.ACCESS_COPY, offset=start
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot map {self.path} into memory: {error}") from error
+        if hasattr(memory, "madvise"):
+            memory.madvise(mmap.MADV_SEQUENTIAL)
+        return np.frombuffer(memory, np.uint8, size, begin - start)
+
+    def file(self) -> BinaryIO:
+        """A file object of its own on the same file."""
+        return os.fdopen(os.dup(self._descriptor), "rb")
+
+    def check(self) -> None:
+        """Refuse a file that was written to since it was opened.
+
+        Raises:
+            CheckpointError: It was.
+        """
+        status = os.fstat(self._descriptor)
+        if (status.st_size, status.st_mtime_ns) != (self.size, self._modified):
+            raise self._changed()
+
+    def _changed(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} was changed while it was read; wait until it is written, then try again"
+        )
+
+    def _read_into(self, view: memoryview, begin: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._descriptor, [view], begin)
+        with self._lock:
+            os.lseek(self._descriptor, begin, os.SEEK_SET)
+            some = os.read(self._descriptor, len(view))
+        view[: len(some)] = some
+        return len(some)

@@ -1,0 +1,120 @@
+"""A tensor in a file: where its numbers lie, known before any is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from weightscope.checkpoints.source import Source
+
+# of one axis, and of a whole tensor; torch counts elements in 64 bits
+LIMIT = 1 << 63
+MOST_AXES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor whose claims fit the file, or one that cannot be read, with the reason.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its number format; None where torch has none for it.
+        strides: Elements from one index of an axis to the next.
+        begin: Byte of the file at which the first element lies.
+        source: The file; None where there are no numbers to read.
+        reason: Why it cannot be read, with the remedy; ``""`` if it can.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+    strides: tuple[int, ...]
+    begin: int
+    source: Source | None
+    reason: str = ""
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return elements_of(self.shape)
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal where two tensors are the same numbers in the same file."""
+        if not self.elements or self.source is None:
+            return (id(self),)
+        return (id(self.source), self.begin, self.dtype, self.shape, self.strides)
+
+    @property
+    def distinct(self) -> Stored:
+        """The same numbers without the axes along which one number stands for many."""
+        kept = [i for i, stride in enumerate(self.strides) if stride or self.shape[i] <= 1]
+        if len(kept) == len(self.shape) or not self.elements:
+            return self
+        shape, strides = (tuple(x[i] for i in kept) for x in (self.shape, self.strides))
+        return Stored(shape, self.dtype, strides, self.begin, self.source, self.reason)
+
+    @property
+    def span(self) -> int:
+        """Elements from the first to the last, both included."""
+        return span_of(self.shape, self.strides)
+
+    def tensor(self, *, mapped: bool) -> torch.Tensor:
+        """The tensor, read from the file.
+
+        Args:
+            mapped: Whether a large one may stay in the system's file cache, where it changes with
+                the file.
+
+        Raises:
+            CheckpointError: The file was changed since it was opened.
+        """
+        assert self.dtype is not None
+        if not self.elements or self.source is None:
+            return torch.empty(self.shape, dtype=self.dtype)
+        read = self.source.mapped if mapped else self.source.read
+        bytes_ = read(self.begin, self.span * self.dtype.itemsize)
+        flat = torch.from_numpy(bytes_)
+        if flat.data_ptr() % self.dtype.itemsize:  # allowed in a file, not in a tensor
+            flat = flat.clone()
+        return flat.view(self.dtype).as_strided(self.shape, self.strides)
+
+
+def elements_of(shape: Sequence[int]) -> int:
+    """Number of elements; the product of sizes of which none is absurd (see ``absurd``)."""
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def absurd(shape: Sequence[Any]) -> bool:
+    """Whether no tensor can have this shape: too many axes or elements, or no sizes at all."""
+    if len(shape) > MOST_AXES:
+        return True
+    count = 1
+    for size in shape:
+        if type(size) is not int or not 0 <= size < LIMIT:
+            return True
+        count *= max(size, 1)
+        if count >= LIMIT:
+            return True
+    return False
+
+
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a tensor that lies in C order."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def span_of(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last of a view, both included; 0 where there is none."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))

@@ -1,0 +1,235 @@
+"""Files that ``torch.save`` wrote: zip archives, and the format from before version 1.6."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from weightscope.checkpoints.pickles import CodeError, Storage, unpickle
+from weightscope.checkpoints.source import Source, quoted
+from weightscope.errors import CheckpointError
+
+# A pickle lies in memory while it is read; real ones take some 100 bytes for each tensor.
+LARGEST_PICKLE = 256 << 20
+_MAGIC = 0x1950A86A20F9469CFC6C
+_LOCAL_HEADER = 30
+_AGAIN = "copy or download it again"
+
+
+def read_archive(source: Source) -> Any:
+    """The content of a zip archive that torch.save wrote; its numbers stay in the file.
+
+    Raises:
+        CheckpointError: It is damaged, something else, or would run code.
+    """
+    records = _records(source)
+    described = [name for name in records if name.endswith("/data.pkl")] or [
+        name for name in records if name == "data.pkl"
+    ]
+    folders = {name.rpartition("/")[2] for name in records}
+    if any("/code/" in name or name.endswith("constants.pkl") for name in records):
+        raise CheckpointError(
+            f"{source.path} is a TorchScript archive, a program with its weights; where you trust "
+            "it, save torch.jit.load(path).state_dict() with torch.save, and give that file"
+        )
+    if "serialized_exported_program.json" in folders or any(
+        name.endswith(("models/model.json", "archive_format")) for name in records
+    ):
+        raise CheckpointError(
+            f"{source.path} is an exported program; save torch.export.load(path).state_dict with "
+            "torch.save, and give that file"
+        )
+    if len(described) != 1:
+        raise CheckpointError(
+            f"{source.path} is a zip archive that was not written by torch.save; give the file of "
+            "weights that is in it"
+        )
+    root = described[0][: -len("data.pkl")]
+    order = records.get(f"{root}byteorder")
+    if order is not None and source.text(order.begin, min(order.size, 10)) != b"little":
+        raise CheckpointError(
+            f"{source.path} holds big-endian numbers; save it on a little-endian machine"
+        )
+
+    def locate(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
+        record = records.get(f"{root}data/{key}") if isinstance(key, str | int) else None
+        if record is None:
+            raise ValueError(f"the numbers {quoted(key)} are missing")
+        size = 1 if dtype is None else dtype.itemsize
+        if record.size // size != count:
+            raise ValueError(
+                f"{count * size:,} bytes of numbers are claimed, {record.size:,} are there"
+            )
+        return Storage(dtype, count, record.begin, source)
+
+    pickle = records[described[0]]
+    if pickle.size > LARGEST_PICKLE:
+        raise CheckpointError(
+            f"{source.path} describes its tensors in {pickle.size >> 20:,} MiB, of which at most "
+            f"{LARGEST_PICKLE >> 20} are read; save model.state_dict() alone"
+        )
+    return _described(source, io.BytesIO(source.text(pickle.begin, pickle.size)), locate)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Where a record's bytes lie in the file."""
+
+    begin: int
+    size: int
+
+
+def _records(source: Source) -> Mapping[str, _Record]:
+    """The records of an archive, after all claims about where they lie were checked."""
+    try:
+        with source.file() as file, zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            end = archive.start_dir
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{source.path} is truncated or damaged ({str(error)[:200]}); {_AGAIN}"
+        ) from error
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(
+            f"{source.path} is a compressed archive; unpack it and give the file of weights in it, "
+            "or save it with torch.save again"
+        )
+    records: dict[str, _Record] = {}
+    reached = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        begin = entry.header_offset
+        head = source.text(begin, _LOCAL_HEADER) if begin + _LOCAL_HEADER <= end else b""
+        data = begin + _LOCAL_HEADER + int.from_bytes(head[26:28], "little")
+        data += int.from_bytes(head[28:30], "little")
+        if (
+            head[:4] != b"PK\x03\x04"
+            or begin < reached
+            or entry.flag_bits & 1
+            or entry.compress_size != entry.file_size
+            or data + entry.file_size > end
+        ):
+            raise CheckpointError(
+                f"{source.path} is damaged: its record {quoted(entry.filename)} does not lie where "
+                f"the archive says; {_AGAIN}"
+            )
+        if entry.filename in records:
+            raise CheckpointError(
+                f"{source.path} is damaged: its record {quoted(entry.filename)} occurs twice; "
+                f"{_AGAIN}"
+            )
+        records[entry.filename] = _Record(data, entry.file_size)
+        reached = data + entry.file_size
+    return records
+
+
+def read_old_format(source: Source) -> Any:
+    """The content of a file of torch.save from before version 1.6; its numbers stay in the file.
+
+    Raises:
+        CheckpointError: It is damaged, something else, or would run code.
+    """
+    stream = _Stream(source)
+    nowhere = Storage(None, 0, 0, source)
+    found = _described(source, stream, lambda *_: nowhere)
+    if found != _MAGIC:
+        raise CheckpointError(
+            f"{source.path} is a pickle that was not written by torch.save; save "
+            "model.state_dict() with torch.save, and give that file"
+        )
+    _described(source, stream, lambda *_: nowhere)  # the version
+    machine = _described(source, stream, lambda *_: nowhere)
+    if isinstance(machine, dict) and machine.get("little_endian") is False:
+        raise CheckpointError(
+            f"{source.path} holds big-endian numbers; save it on a little-endian machine"
+        )
+    # The numbers lie behind the description, in an order that stands behind it too.
+    start = stream.tell()
+    sizes: dict[Any, tuple[torch.dtype | None, int]] = {}
+
+    def note(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
+        sizes[key] = dtype, count
+        return Storage(dtype, count, 0, source)
+
+    _described(source, stream, note)
+    keys = _described(source, stream, lambda *_: nowhere)
+    begins: dict[Any, int] = {}
+    at = stream.tell()
+    for key in keys if isinstance(keys, list) else []:
+        if not isinstance(key, str | int) or key not in sizes or key in begins:
+            raise CheckpointError(f"{source.path} is damaged: it lists its numbers wrongly")
+        dtype, count = sizes[key]
+        length = count * (1 if dtype is None else dtype.itemsize)
+        claimed = source.text(at, 8) if at + 8 <= source.size else b""
+        if int.from_bytes(claimed, "little") != count or at + 8 + length > source.size:
+            raise CheckpointError(
+                f"{source.path} is truncated or damaged: of {length:,} bytes of numbers at byte "
+                f"{at:,} not all are there; {_AGAIN}"
+            )
+        begins[key] = at + 8
+        at += 8 + length
+    if at != source.size:
+        raise CheckpointError(
+            f"{source.path} is damaged: {source.size - at:,} bytes behind its numbers; {_AGAIN}"
+        )
+
+    def locate(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
+        if key not in begins or sizes[key] != (dtype, count):
+            raise ValueError(f"the numbers {quoted(key)} are missing")
+        return Storage(dtype, count, begins[key], source)
+
+    return _described(source, _Stream(source, start), locate)
+
+
+class _Stream:
+    """The start of a file as a stream; asked for more than there is, it gives what there is."""
+
+    _BLOCK = 1 << 16
+
+    def __init__(self, source: Source, begin: int = 0) -> None:
+        self._source = source
+        self._at = begin
+        self._held_at = begin
+        self._held = b""
+        self._end = min(source.size, begin + LARGEST_PICKLE)
+
+    def read(self, n: int, /) -> bytes:
+        """The next bytes."""
+        n = max(min(n, self._end - self._at), 0)
+        offset = self._at - self._held_at
+        if offset + n > len(self._held):
+            length = min(max(n, self._BLOCK), self._end - self._at)
+            self._held_at, offset = self._at, 0
+            self._held = self._source.text(self._at, length)
+        self._at += n
+        return self._held[offset : offset + n]
+
+    def readline(self) -> bytes:
+        """The bytes up to the next line break, of a line of sane length."""
+        begin = self._at
+        line, found, _ = self.read(self._BLOCK).partition(b"\n")
+        self._at = begin + len(line) + len(found)
+        return line + found
+
+    def tell(self) -> int:
+        """Bytes of the file before the next one."""
+        return self._at
+
+
+def _described(source: Source, stream: Any, locate: Any) -> Any:
+    try:
+        return unpickle(stream, locate)
+    except CodeError as error:
+        raise CheckpointError(
+            f"{source.path} holds more than tensors ({str(error)[:100]}), and code in it is not "
+            "run; load it only where you trust who wrote it, and save model.state_dict() instead"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{source.path} is damaged or was not written by torch.save ({str(error)[:200]}); "
+            f"{_AGAIN}"
+        ) from error
