@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from matrix.networks import Network
-from weightscope.cost import count_costs
-from weightscope.truncation import Proposal, Variant, load, save
+from weightscope.graph import ExampleInputs
+from weightscope.truncation import Variant, verify
 
 Call = tuple[int, tuple[int, ...] | None]
 
@@ -77,112 +74,21 @@ def graph_failures(model: nn.Module, graph: nn.Module, network: Network) -> tupl
     )
 
 
-def variant_failures(
-    model: nn.Module,
-    variant: Variant,
-    proposal: Proposal,
-    network: Network,
-    thorough: bool,
-) -> tuple[str, ...]:
-    """Check a built variant against its proposal and the network it was cut from.
+def variant_failures(variant: Variant, network: Network, thorough: bool) -> tuple[str, ...]:
+    """Check a built variant with the library's own checks, at the sizes of the matrix.
 
     Args:
-        model: The original.
         variant: What ``proposal.build()`` returned.
-        proposal: What predicted it.
-        network: How both are called, and how the original is made anew for loading.
+        network: How it is called, and how the original is made anew for loading.
         thorough: Also save, load and export it, which read the network anew.
     """
-    module: nn.Module = variant.module
-
-    def shapes(call: Call, training: bool) -> str:
-        expected = tensors(run(model, network, call, training))
-        got = tensors(run(module, network, call, training))
-        kept = [
-            (a, b)
-            for a, b in zip(expected, got, strict=len(expected) == len(got))
-            if isinstance(b, Tensor)
-        ]
-        if not kept:
-            return "no output is left"
-        wrong = [(tuple(a.shape), tuple(b.shape)) for a, b in kept if a.shape != b.shape]
-        return f"shapes {wrong}" if wrong else ""
-
-    def backward() -> str:
-        trained = copy.deepcopy(module)
-        outputs = tensors(run(trained, network, (2, None), training=True))
-        floating = [o for o in outputs if isinstance(o, Tensor) and o.is_floating_point()]
-        torch.stack([o.square().mean() for o in floating]).sum().backward()
-        dead = [name for name, p in trained.named_parameters() if p.grad is None]
-        return f"dead parameters {dead[:5]} and {len(dead)} in all" if dead else ""
-
-    def bit_equal() -> str:
-        before, after = model.state_dict(), module.state_dict()
-        missing = [key for key in variant.kept if key not in after or key not in before]
-        if missing:
-            return f"kept keys are missing: {missing[:5]}"
-        changed = [key for key in variant.kept if not torch.equal(before[key], after[key])]
-        return f"kept tensors changed: {changed[:5]}" if changed else ""
-
-    def accounted() -> str:
-        before, after = set(model.state_dict()), set(module.state_dict())
-        named = set(variant.kept) | set(variant.dropped) | set(variant.reinitialized)
-        lost = sorted(before - named)
-        unnamed = sorted(after - set(variant.kept) - set(variant.reinitialized))
-        extra = sorted(after & set(variant.dropped))
-        return "; ".join(
-            f"{what}: {keys[:5]}"
-            for what, keys in (
-                ("in no list", lost),
-                ("new but not in reinitialized", unnamed),
-                ("dropped but still there", extra),
-            )
-            if keys
-        )
-
-    def costs() -> str:
-        actual = count_costs(module, proposal.structure.inputs)
-        predicted = variant.costs if proposal.refusal else proposal
-        pairs = {
-            "parameters": (predicted.parameters, sum(p.numel() for p in module.parameters())),
-            "macs": (predicted.macs, actual.macs),
-            "activation_bytes": (predicted.activation_bytes, actual.activation_bytes),
-        }
-        return "; ".join(
-            f"{what} predicted {said}, actual {real}"
-            for what, (said, real) in pairs.items()
-            if said != real
-        )
-
-    def copies() -> str:
-        twin = copy.deepcopy(module)
-        first = run(module, network, (2, None), training=False)
-        return "" if same(first, run(twin, network, (2, None), training=False)) else "copy differs"
-
-    def saves() -> str:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "variant.safetensors"
-            save(variant, path)
-            twin = load(path, network.build).module
-        first = run(module, network, (2, None), training=False)
-        return "" if same(first, run(twin, network, (2, None), training=False)) else "differs"
-
-    def exports() -> str:
-        args, kwargs = network.inputs()
-        torch.export.export(copy.deepcopy(module).eval(), args, kwargs, strict=False)
-        return ""
-
-    checks: dict[str, Callable[[], str]] = {
-        "kept tensors": bit_equal,  # first: running in train mode moves running means
-        "tensors accounted for": accounted,
-        "predicted costs": costs,
-    }
-    checks |= {
-        f"{'train' if training else 'eval'} {call}": lambda c=call, t=training: shapes(c, t)
-        for training in (False, True)
-        for call in calls(network)
-    }
-    checks |= {"backward": backward, "deep copy": copies}
-    if thorough:
-        checks |= {"save and load": saves, "torch.export": exports}
-    return failures(checks)
+    dimensions = variant.structure.inputs.dimensions
+    sizes = [
+        ExampleInputs(*network.inputs(batch, size), dimensions, guessed=False)
+        for batch, size in calls(network)
+    ]
+    factory = network.build if thorough else None
+    found = verify(variant, sizes=sizes, export=thorough, factory=factory)
+    return tuple(
+        f"{check.name}: {' '.join(check.detail.split())[:300]}" for check in found.failures
+    )

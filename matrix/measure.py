@@ -105,11 +105,10 @@ def _depth(network: Network, proposal: Proposal, costs: Costs, thorough: bool) -
         text = f"build: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return _not_built(proposal, failures=(text,))
     seconds = time.process_time() - start
-    original: nn.Module = copy.deepcopy(proposal.structure.model)
     return Depth(
         keep_levels=proposal.keep_levels,
         refusal="",
-        failures=variant_failures(original, variant, proposal, network, thorough),
+        failures=variant_failures(variant, network, thorough),
         parameters=variant.costs.parameters / costs.parameters,
         macs=variant.costs.macs / costs.macs,
         seconds=seconds,

@@ -10,8 +10,10 @@ from weightscope.errors import InputError, TruncationError
 from weightscope.graph import read_structure
 from weightscope.receptive_field import View
 from weightscope.truncation import Bottleneck, Light, propose, verify
-from weightscope.truncation.bottlenecks import Entry, Exit
-from weightscope.truncation.plans import _bottleneck_costs
+from weightscope.truncation.bottleneck import Entry, Exit
+from weightscope.truncation.building import bottleneck_costs
+from weightscope.truncation.cutting import read_crossing
+from weightscope.truncation.plan import find_cut
 
 
 def bottleneck(entry, leaving, trunk=None, channels=3, dimensions=2):
@@ -91,8 +93,9 @@ def test_the_budget_is_taken_on_the_example_inputs_not_on_the_traced_ones():
         for proposal in found:
             variant = proposal.build(width=own[0])
             spent = sum(c.macs for n, c in variant.costs.layers.items() if "new_bottleneck" in n)
-            plan = variant.plan
-            assert _bottleneck_costs(structure, plan).macs == spent
+            cut = find_cut(structure, proposal.keep_levels)
+            crossing = read_crossing(structure, cut)
+            assert bottleneck_costs(structure, cut, crossing, variant.plan).macs == spent
     assert widths[0] == widths[1] == widths[2]
 
 

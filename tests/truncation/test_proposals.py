@@ -91,14 +91,14 @@ def test_measure_compares_with_the_original(proposals):
 def test_a_depth_that_breaks_is_refused_and_the_others_stay(structures, monkeypatch):
     from weightscope.truncation import proposals as room
 
-    whole = room.draft_light
+    whole = room.draft
 
-    def brittle(structure, cut, costs):
-        if cut.keep_levels == 2:
+    def brittle(structure, plan, costs):
+        if plan.keep_levels == 2:
             raise RuntimeError("an operator from nowhere")
-        return whole(structure, cut, costs)
+        return whole(structure, plan, costs)
 
-    monkeypatch.setattr(room, "draft_light", brittle)
+    monkeypatch.setattr(room, "draft", brittle)
     structure, costs = structures("plain")
     found = {p.keep_levels: p.refusal for p in propose(structure, assessment(), costs)}
     assert found[1] is None

@@ -1,6 +1,8 @@
 """Save, load, and every way in which a file and a factory may not fit."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from toys import TOYS, Plain, Signal, assessment, image
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, RecipeError
 from weightscope.graph import read_structure
-from weightscope.truncation import load, propose, save, verify
+from weightscope.truncation import load, propose, save, saving, verify
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def test_a_loaded_variant_is_the_saved_one(name, keep, how, proposals, tmp_path)
         assert torch.equal(loaded.module.eval()(example), variant.module.eval()(example))
     assert dict(loaded.recipe) == dict(variant.recipe)
     assert loaded.costs == variant.costs
+    assert loaded.plan == variant.plan
     assert loaded.module.state_dict().keys() == variant.module.state_dict().keys()
 
 
@@ -108,15 +111,66 @@ def test_altered_tensors_and_recipes(saved):
             load(path, Plain)
 
 
-def test_a_newer_format(saved, monkeypatch):
-    from weightscope.truncation import recipes
+def set_format(number):
+    """Change a file's recipe and its digest with it, as another version would have written it."""
 
+    def change(metadata, tensors):
+        recipe = json.loads(metadata["weightscope_recipe"])
+        recipe = number(recipe) if callable(number) else recipe | {"format": number}
+        metadata["weightscope_recipe"] = text = json.dumps(recipe, sort_keys=True)
+        metadata["weightscope_sha256"] = saving._digest(text, tensors)
+
+    return change
+
+
+def test_a_newer_format(saved):
+    rewrite(saved[1], set_format(99))
+    with pytest.raises(RecipeError, match="format 99, this version reads up to 2; update"):
+        load(saved[1], Plain)
+
+
+def test_a_file_of_the_first_format_still_loads(saved):
+    """It listed the tensors' origins too, which are found again when the network is cut."""
     variant, path = saved
-    newer = type(variant)(**{**vars(variant), "recipe": {**variant.recipe, "format": 99}})
-    save(newer, path)
-    with pytest.raises(RecipeError, match="format 99, this version reads up to 1; update"):
-        load(path, Plain)
-    assert recipes.FORMAT == 1
+    extra = {"format": 1, "reinitialized": list(variant.reinitialized), "dropped_outputs": []}
+    rewrite(path, set_format(lambda recipe: recipe | extra))
+    loaded = load(path, Plain)
+    assert loaded.plan == variant.plan
+    assert torch.equal(
+        loaded.module.eval()(image(2, 1, 32, 32)), variant.module.eval()(image(2, 1, 32, 32))
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keep_levels": 0},
+        {"keep_levels": "1"},
+        {"bottleneck": "heavy"},
+        {"width": None},
+        {"width": True},
+        {"exit_channels": []},
+        {"exit_channels": [-5]},
+    ],
+)
+def test_a_recipe_that_says_nothing_sensible_is_refused(change, saved):
+    rewrite(saved[1], set_format(lambda recipe: recipe | change))
+    with pytest.raises(RecipeError, match="does not say how the network was cut"):
+        load(saved[1], Plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"keep_levels": 9}, "keeping 9 levels is refused: the network has 3"),
+        ({"exit_channels": [5, 5]}, "2 exits and this cut has 1"),
+        ({"exit_channels": [6]}, "size mismatch"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused(change, text, saved):
+    rewrite(saved[1], set_format(lambda recipe: recipe | change))
+    with pytest.raises(RecipeError, match=text):
+        load(saved[1], Plain)
 
 
 def test_unwritable_places(saved, tmp_path):
@@ -126,9 +180,9 @@ def test_unwritable_places(saved, tmp_path):
 
 
 def test_arguments_that_a_recipe_cannot_hold(saved, tmp_path):
-    variant = saved[0]
-    recipe = {**variant.recipe, "inputs": [{"tuple": [{"unsaved": "Scheduler"}]}, {"dict": []}]}
-    odd = type(variant)(**{**vars(variant), "recipe": recipe})
+    variant, _ = saved
+    inputs = replace(variant.structure.inputs, kwargs={"scheduler": SimpleNamespace()})
+    odd = replace(variant, structure=replace(variant.structure, inputs=inputs))
     with pytest.raises(RecipeError, match="pass example_inputs="):
         save(odd, tmp_path / "odd.safetensors")
     assert not (tmp_path / "odd.safetensors").exists()

@@ -37,6 +37,20 @@ def test_light_variant(name, keep, proposals):
     assert proposal.macs <= original.macs
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ["plain", "pyramid", "signal"])
+def test_every_number_format_builds_what_float32_builds(name, dtype, proposals):
+    factory, example, other, _ = TOYS[name]
+    found = {p.keep_levels: p for p in proposals_of(factory().to(dtype), example.to(dtype))}
+    assert found.keys() == proposals(name).keys()
+    for keep, proposal in found.items():
+        assert proposal.refusal == proposals(name)[keep].refusal
+        assert proposal.macs == proposals(name)[keep].macs
+        variant = proposal.build()
+        assert {p.dtype for p in variant.module.parameters()} == {dtype}
+        assert verify(variant, sizes=[other.to(dtype)], export=False).failures == ()
+
+
 @pytest.mark.parametrize(
     ("name", "keep", "how"),
     [

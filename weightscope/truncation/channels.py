@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from weightscope.adapters.schemas import is_pointwise
 from weightscope.adapters.symbols import hint
@@ -374,3 +374,11 @@ def group(recuts: Sequence[Recut]) -> Mapping[str, Mapping[str, tuple[Recut, ...
         of_layer = found.setdefault(layer, {})
         of_layer[leaf] = (*of_layer.get(leaf, ()), recut)
     return found
+
+
+def aliases(model: nn.Module, names: set[str]) -> set[str]:
+    """The names of some tensors and all other names of the same tensors."""
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found |= dict(model.named_buffers(remove_duplicate=False))
+    wanted = {id(found[name]) for name in names}
+    return {name for name, tensor in found.items() if id(tensor) in wanted}

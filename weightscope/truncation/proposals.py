@@ -11,12 +11,13 @@ from torch import nn
 
 from weightscope.cost import Costs
 from weightscope.cost.counting import what_failed
-from weightscope.errors import TruncationError, WeightscopeError
+from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
-from weightscope.truncation.bottlenecks import BottleneckFactory
-from weightscope.truncation.plans import Choice, draft_light, make_plan
-from weightscope.truncation.variants import Variant, realize, variant_receptive_field
+from weightscope.truncation.bottleneck import BottleneckFactory
+from weightscope.truncation.building import build, draft
+from weightscope.truncation.plan import Choice, find_cut, make_plan
+from weightscope.truncation.variant import Variant
 
 if TYPE_CHECKING:
     from weightscope.utilization import Assessment, StageVerdict
@@ -31,29 +32,56 @@ class Proposal:
 
     Attributes:
         keep_levels: Number of the original's own levels that stay.
-        parameters: Predicted number of parameters.
-        macs: Predicted multiply-accumulates of one forward on the example input.
-        activation_bytes: Predicted, as in ``Costs``.
-        receptive_field: Predicted, in input pixels; None: the whole input.
-        kept: State dict keys that stay as they are.
-        reinitialized: Keys of the new bottleneck.
-        dropped: Keys of the original that go.
         evidence: What supports cutting here, of which grade, and what speaks against it.
         refusal: Why this depth cannot be built or is not worth it; None where it can.
+        structure: The original.
+        costs: Costs of the original.
+        draft: The smaller network without numbers; None where it cannot be built.
     """
 
     keep_levels: int
-    parameters: int
-    macs: int
-    activation_bytes: int
-    receptive_field: Pixels
-    kept: tuple[str, ...] = field(repr=False)
-    reinitialized: tuple[str, ...] = field(repr=False)
-    dropped: tuple[str, ...] = field(repr=False)
     evidence: str
     refusal: str | None
     structure: Structure = field(repr=False)
     costs: Costs = field(repr=False)
+    draft: Variant | None = field(repr=False)
+
+    @property
+    def parameters(self) -> int:
+        """Predicted number of parameters; the original's where nothing can be built."""
+        return (self.draft or self).costs.parameters
+
+    @property
+    def macs(self) -> int:
+        """Predicted multiply-accumulates of one forward on the example input."""
+        return (self.draft or self).costs.macs
+
+    @property
+    def activation_bytes(self) -> int:
+        """Predicted, as in ``Costs``."""
+        return (self.draft or self).costs.activation_bytes
+
+    @property
+    def receptive_field(self) -> Pixels:
+        """Predicted, in input pixels; None: the whole input."""
+        if self.draft is None:
+            return network_receptive_field(self.structure.program)
+        return self.draft.receptive_field
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """State dict keys that stay as they are."""
+        return tuple(self.structure.model.state_dict()) if self.draft is None else self.draft.kept
+
+    @property
+    def reinitialized(self) -> tuple[str, ...]:
+        """Keys of the new bottleneck."""
+        return () if self.draft is None else self.draft.reinitialized
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Keys of the original that go."""
+        return () if self.draft is None else self.draft.dropped
 
     def build(
         self,
@@ -81,15 +109,13 @@ class Proposal:
             TruncationError: This depth is refused, or these options cannot be built.
             InputError: Options that contradict each other.
         """
-        cut = self._cut()
-        plan = make_plan(self.structure, cut, self.costs, bottleneck, width, exit_channels)
-        return realize(self.structure, plan)
-
-    def _cut(self) -> Cut:
-        for cut in self.structure.cuts:
-            if cut.keep_levels == self.keep_levels:
-                return cut
-        raise TruncationError(f"keeping {self.keep_levels} levels is refused: {self.refusal}")
+        if self.draft is not None and (bottleneck, width, exit_channels) == ("light", None, None):
+            return build(self.structure, self.draft.plan, like=self.draft)
+        cut = find_cut(self.structure, self.keep_levels)
+        plan = make_plan(cut, bottleneck, width, exit_channels)
+        if plan.bottleneck == "light" and plan.width is None:
+            plan = draft(self.structure, plan, self.costs).plan
+        return build(self.structure, plan, None if isinstance(bottleneck, str) else bottleneck)
 
 
 def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple[Proposal, ...]:
@@ -169,17 +195,15 @@ def _names(verdicts: Sequence[StageVerdict]) -> str:
 def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cut) -> Proposal:
     """Build the light variant without numbers, and count it."""
     try:
-        drafted = draft_light(structure, cut, costs)
-        operated, counted = drafted.operated, drafted.costs
-        seen = variant_receptive_field(structure, drafted.plan, operated)
+        drafted = draft(structure, make_plan(cut), costs)
     except WeightscopeError as reason:
         return _refused(structure, costs, cut.keep_levels, str(reason))
     except Exception as reason:  # noqa: BLE001 - a foreign network must not stop the analysis
         text = f"this depth could not be tried out: {what_failed(reason)}"
         return _refused(structure, costs, cut.keep_levels, text)
     saved = [
-        1 - counted.parameters / max(1, costs.parameters),
-        1 - counted.macs / max(1, costs.macs),
+        1 - drafted.costs.parameters / max(1, costs.parameters),
+        1 - drafted.costs.macs / max(1, costs.macs),
     ]
     refusal = None
     if max(saved) < SAVES_TOO_LITTLE:
@@ -188,32 +212,20 @@ def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cu
         )
     return Proposal(
         keep_levels=cut.keep_levels,
-        parameters=counted.parameters,
-        macs=counted.macs,
-        activation_bytes=counted.activation_bytes,
-        receptive_field=seen,
-        kept=operated.kept,
-        reinitialized=(*operated.recut, *operated.fresh),
-        dropped=operated.dropped,
         evidence=_evidence(structure, assessment, cut.keep_levels),
         refusal=refusal,
         structure=structure,
         costs=costs,
+        draft=drafted,
     )
 
 
 def _refused(structure: Structure, costs: Costs, keep_levels: int, reason: str) -> Proposal:
     return Proposal(
         keep_levels=keep_levels,
-        parameters=costs.parameters,
-        macs=costs.macs,
-        activation_bytes=costs.activation_bytes,
-        receptive_field=network_receptive_field(structure.program),
-        kept=tuple(structure.model.state_dict()),
-        reinitialized=(),
-        dropped=(),
         evidence="",
         refusal=reason,
         structure=structure,
         costs=costs,
+        draft=None,
     )

@@ -7,54 +7,22 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.cost import count_costs
 from weightscope.errors import RecipeError, WeightscopeError
 from weightscope.files import written_atomically
 from weightscope.graph import read_structure
 from weightscope.graph.structure import ExampleInputs, Structure
-from weightscope.truncation.bottlenecks import BottleneckFactory
+from weightscope.truncation.bottleneck import BottleneckFactory
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import FORMAT, Plan, decode, fingerprint
+from weightscope.truncation.variant import Variant
 
-if TYPE_CHECKING:
-    from weightscope.truncation.plans import Plan
-    from weightscope.truncation.surgery import Operated
-    from weightscope.truncation.variants import Variant
-
-FORMAT = 1
 _RECIPE, _DIGEST = "weightscope_recipe", "weightscope_sha256"
-
-
-def write_recipe(structure: Structure, plan: Plan, operated: Operated) -> dict[str, Any]:
-    """Describe a variant so that the original's code and the saved tensors rebuild it."""
-    return {
-        "format": FORMAT,
-        "model": type(structure.model).__name__,
-        "original": fingerprint(structure.model),
-        "inputs": _encode([tuple(structure.inputs.args), dict(structure.inputs.kwargs)]),
-        "dimensions": structure.inputs.dimensions,
-        "stages": {stage.name: list(stage.layers) for stage in structure.stages},
-        "keep_levels": plan.cut.keep_levels,
-        "bottleneck": plan.kind,
-        "width": plan.width,
-        "exit_channels": list(plan.exit_channels),
-        "reinitialized": [*operated.recut, *operated.fresh],
-        "dropped_outputs": list(operated.dropped_outputs),
-    }
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A digest of the names, shapes and types of a model's state."""
-    rows = [
-        [name, list(value.shape), str(value.dtype)]
-        for name, value in sorted(model.state_dict().items())
-        if isinstance(value, Tensor)
-    ]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
@@ -125,9 +93,6 @@ def load(
         RecipeError: The file is missing, damaged, altered or of a newer format, or the factory
             makes another network.
     """
-    from weightscope.truncation.plans import make_plan
-    from weightscope.truncation.variants import realize
-
     recipe, tensors = _read(path)
     model = model_factory()
     if not isinstance(model, nn.Module):
@@ -140,41 +105,27 @@ def load(
             f"or types than the {type(model).__name__} that model_factory makes; give the factory "
             "of the original"
         )
-    kind = recipe["bottleneck"]
-    if kind == "custom" and bottleneck is None:
+    plan = Plan.from_json(recipe)
+    if plan.bottleneck == "custom" and bottleneck is None:
         raise RecipeError(
             f"{str(path)!r} was built with a bottleneck of your own; pass it again as bottleneck="
         )
     try:
-        structure = _structure(model, recipe)
-        cut = next(c for c in structure.cuts if c.keep_levels == recipe["keep_levels"])
-        plan = make_plan(
-            structure,
-            cut,
-            count_costs(model, structure.inputs),
-            bottleneck if kind == "custom" and bottleneck is not None else kind,
-            recipe["width"],
-            None if kind == "pool" else recipe["exit_channels"],
-        )
-        variant = realize(structure, plan)
+        variant = build(_structure(model, recipe), plan, bottleneck)
         state = tensors | {new: tensors[old] for new, old in recipe["aliases"].items()}
         variant.module.load_state_dict(state, strict=True)
-    except StopIteration:
-        raise RecipeError(
-            f"{str(path)!r} keeps {recipe['keep_levels']} levels, which cannot be cut in the "
-            f"{type(model).__name__} that model_factory makes; give the factory of the original"
-        ) from None
     except (WeightscopeError, RuntimeError, KeyError, TypeError) as reason:
         raise RecipeError(
             f"{str(path)!r} does not rebuild from the {type(model).__name__} that model_factory "
-            f"makes: {reason}"
+            f"makes: {reason}. Give the factory of the original, or save the variant again with "
+            "this version of weightscope."
         ) from reason
     return variant
 
 
 def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
     """Read the model as it was read before, with its stages where they were given by the user."""
-    args, kwargs = _decode(recipe["inputs"])
+    args, kwargs = decode(recipe["inputs"])
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(home), (args, kwargs))
     inputs = ExampleInputs(args, kwargs, recipe["dimensions"], guessed=False)
@@ -209,7 +160,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     if metadata.get(_DIGEST) != _digest(text, tensors):
         raise RecipeError(f"{str(path)!r} was altered after it was saved: its digest does not fit")
     recipe: dict[str, Any] = json.loads(text)
-    if recipe["format"] > FORMAT:
+    if recipe.get("format", 0) > FORMAT:
         raise RecipeError(
             f"{str(path)!r} has format {recipe['format']}, this version reads up to {FORMAT}; "
             "update weightscope"
@@ -224,31 +175,3 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _encode(value: Any) -> Any:
-    """Turn a forward's arguments into JSON; of tensors only shape and type."""
-    if isinstance(value, Tensor):
-        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, tuple):
-        return {"tuple": [_encode(v) for v in value]}
-    if isinstance(value, list):
-        return [_encode(v) for v in value]
-    if isinstance(value, Mapping):
-        return {"dict": [[key, _encode(v)] for key, v in value.items()]}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return {"unsaved": type(value).__name__}
-
-
-def _decode(value: Any) -> Any:
-    """The reverse of ``_encode``; tensors are zeros."""
-    if isinstance(value, list):
-        return [_decode(v) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return torch.zeros(value["tensor"], dtype=getattr(torch, value["dtype"]))
-    if "tuple" in value:
-        return tuple(_decode(v) for v in value["tuple"])
-    return {key: _decode(v) for key, v in value["dict"]}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+from weightscope.cost import count_costs
 from weightscope.errors import TruncationError
 from weightscope.graph.structure import Layout
 from weightscope.receptive_field import Views, propagate, union
@@ -213,8 +214,6 @@ def output_channels(trunk: nn.Module, in_channels: int, dimensions: int) -> int:
     Raises:
         TruncationError: The trunk does not run, or returns another shape.
     """
-    from weightscope.cost import count_costs  # the model runs there on tensors without numbers
-
     like = next((p for p in trunk.parameters()), torch.empty(0))
     shape = (2, in_channels, *[16] * dimensions)
     x = torch.zeros(shape, dtype=like.dtype)

@@ -1,27 +1,21 @@
-"""The cut itself: a copy of the coarse graph without its deep part, over copies of the modules."""
+"""The cut itself: what crosses it, and a copy of the coarse graph without its deep part."""
 
 from __future__ import annotations
 
-import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from weightscope.adapters.modules import buffers, children, parameters
 from weightscope.adapters.symbols import Probe, SizeWriter, free_symbols, hint, is_symbolic, key
 from weightscope.errors import TruncationError
-from weightscope.graph import runnable
-from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.nodes import has_effect
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.truncation.bottlenecks import Bottleneck, Entry, Exit
-from weightscope.truncation.channels import Recut, group
-from weightscope.truncation.recutting import recut_layer
+from weightscope.truncation.bottleneck import Entry, Exit
 
 
 @dataclass(frozen=True)
@@ -41,29 +35,6 @@ class Crossing:
     entry_sizes: tuple[tuple[Any, ...], ...]
     size: tuple[Any, ...]
     exit_sizes: tuple[tuple[Any, ...], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Operated:
-    """A truncated network.
-
-    Attributes:
-        module: Runs in place of the original.
-        bottleneck: Name of the child that stands for everything below the cut.
-        kept: State dict keys whose tensors are the original's.
-        recut: Keys whose tensors keep some of the original's slices.
-        fresh: Keys of new tensors.
-        dropped: Keys of the original that are gone.
-        dropped_outputs: Positions of flat outputs that were computed below the cut and are None.
-    """
-
-    module: nn.Module
-    bottleneck: str
-    kept: tuple[str, ...]
-    recut: tuple[str, ...]
-    fresh: tuple[str, ...]
-    dropped: tuple[str, ...]
-    dropped_outputs: tuple[int, ...]
 
 
 def read_crossing(structure: Structure, cut: Cut) -> Crossing:
@@ -233,121 +204,3 @@ def _move_behind(graph: fx.Graph, last: fx.Node) -> None:
             late.add(node)
             last.append(node)
             last = node
-
-
-# --- the modules ------------------------------------------------------------------------------
-
-
-def operate(
-    structure: Structure,
-    cut: Cut,
-    crossing: Crossing,
-    make: Callable[[], Bottleneck],
-    recuts: Sequence[Recut] = (),
-    *,
-    meta: bool = False,
-) -> Operated:
-    """Build the truncated network.
-
-    Args:
-        structure: The network.
-        cut: Where to cut it.
-        crossing: What crosses the cut.
-        make: Makes the new bottleneck.
-        recuts: Kept tensors that change their shape.
-        meta: Build without numbers, on the meta device: for counting only.
-
-    Returns:
-        The network; its tensors are copies of the original's.
-    """
-    model = structure.model
-    device, dtype = _home(model)
-    name = "new_bottleneck"
-    while hasattr(model, name):
-        name += "_"
-    graph, dropped_outputs = cut_graph(structure, cut, crossing, name)
-    tensors = [*model.parameters(), *model.buffers()]
-    stand_ins = {id(t): _hollow(t) for t in tensors} if meta else None
-    owner = throwaway_copy(model, stand_ins)
-    constants = dict(structure.constants)
-    with torch.random.fork_rng(devices=[]):
-        if meta:
-            constants = {k: v.to("meta") for k, v in constants.items()}
-            with torch.device("meta"):
-                bottleneck = make()
-        else:
-            bottleneck = make().to(device=device, dtype=dtype)
-        owner.add_module(name, bottleneck.train(owner.training))
-        for path, changes in group(recuts).items():
-            recut_layer(owner, path, changes)
-    _prune(owner, graph)
-    _drop(owner, aliases(model, set(structure.dead_parameters)))
-    used = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
-    module = runnable(
-        owner, graph, {k: v for k, v in constants.items() if k in used}, structure.output_spec
-    )
-    if not meta:
-        module = copy.deepcopy(module)
-    before, after = model.state_dict().keys(), list(module.state_dict())
-    changed = aliases(model, {r.tensor for r in recuts})
-    return Operated(
-        module=module,
-        bottleneck=name,
-        kept=tuple(k for k in after if k in before and k not in changed),
-        recut=tuple(k for k in after if k in before and k in changed),
-        fresh=tuple(k for k in after if k not in before),
-        dropped=tuple(k for k in before if k not in set(after)),
-        dropped_outputs=dropped_outputs,
-    )
-
-
-def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return like.device, like.dtype
-
-
-def _hollow(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty
-
-
-def aliases(model: nn.Module, names: set[str]) -> set[str]:
-    """The names of some tensors and all other names of the same tensors."""
-    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found |= dict(model.named_buffers(remove_duplicate=False))
-    wanted = {id(found[name]) for name in names}
-    return {name for name, tensor in found.items() if id(tensor) in wanted}
-
-
-def _prune(owner: nn.Module, graph: fx.Graph) -> None:
-    """Remove children, parameters and buffers that the graph does not use."""
-    calls = {str(n.target) for n in graph.nodes if n.op == "call_module"}
-    reads = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
-    whole = {id(m) for name in calls for m in owner.get_submodule(name).modules()}
-
-    def visit(module: nn.Module, prefix: str) -> None:
-        if id(module) in whole:
-            return
-        for name, child in list(children(module).items()):
-            path = prefix + name
-            if not any(use == path or use.startswith(path + ".") for use in calls | reads):
-                del children(module)[name]
-            elif child is not None:
-                visit(child, path + ".")
-        for tensors in (parameters(module), buffers(module)):
-            for name in list(tensors):
-                if prefix + name not in reads:  # the name stays, or repr() of the module fails
-                    cast(dict[str, Any], tensors)[name] = None
-
-    visit(owner, "")
-
-
-def _drop(owner: nn.Module, names: set[str]) -> None:
-    """Take parameters that no forward reaches out of the modules that stay."""
-    modules = dict(owner.named_modules(remove_duplicate=False))
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        if path in modules and leaf in parameters(modules[path]):
-            parameters(modules[path])[leaf] = None

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.calls import undisturbed
 from weightscope.cost import count_costs, split_inputs
-from weightscope.graph import rebuild, runnable
+from weightscope.graph import runnable
 from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
-from weightscope.truncation.plans import Plan
-from weightscope.truncation.surgery import aliases, cut_graph
-from weightscope.truncation.variants import Variant
+from weightscope.truncation.bottleneck import BottleneckFactory
+from weightscope.truncation.channels import aliases, plan_recuts
+from weightscope.truncation.cutting import cut_graph, read_crossing
+from weightscope.truncation.plan import find_cut
+from weightscope.truncation.saving import load, save
+from weightscope.truncation.variant import Variant
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,38 +66,52 @@ class Verification:
         return tuple(check for check in self.checks if not check.passed)
 
 
-def verify(variant: Variant, *, sizes: Sequence[Any] = (), export: bool = True) -> Verification:
+def verify(
+    variant: Variant,
+    *,
+    sizes: Sequence[Any] = (),
+    export: bool = True,
+    factory: Callable[[], nn.Module] | None = None,
+    bottleneck: nn.Module | BottleneckFactory | None = None,
+) -> Verification:
     """Try a freshly built variant.
 
     - ``surgery``: the cut graph, fed with what the original's own deep part would have returned,
       gives the original's outputs bit by bit.
     - ``kept``: kept tensors equal the original's, re-cut ones in the slices that they keep.
+    - ``listed``: every tensor of the original and of the variant is in one of the variant's lists.
     - ``costs``: what was counted when it was built is counted again on a copy, and the parameters
       are those of the module.
     - ``runs``: forward and backward in training and in evaluation mode, on the example inputs, at
-      twice the batch, and on ``sizes``.
+      twice the batch, and on ``sizes``; every output has the original's shape.
     - ``alive``: every parameter that the original uses gets a gradient in training mode.
     - ``copies``: a deep copy gives the same output.
+    - ``loads``: saved, loaded and run, it gives the same output.
     - ``exports``: ``torch.export`` gives the same output.
 
     Args:
         variant: From ``Proposal.build``.
         sizes: More inputs: tensors, tuples of arguments or dicts of keyword arguments.
         export: Whether to try ``torch.export``, the slowest check.
+        factory: Makes the original anew; with it, saving and loading is tried.
+        bottleneck: What ``Proposal.build`` was given, for loading.
 
     Returns:
         What holds and what does not; nothing is raised.
     """
     tries: dict[str, Callable[[], str]] = {
-        "surgery": lambda: _surgery(variant.structure, variant.plan),
+        "surgery": lambda: _surgery(variant),
         "kept": lambda: _kept(variant),
+        "listed": lambda: _listed(variant),
         "costs": lambda: _costs(variant),
         "runs": lambda: _runs(variant, sizes),
         "alive": lambda: _alive(variant),
-        "copies": lambda: _copies(variant),
+        "copies": lambda: _same_output(variant, copy.deepcopy(variant.module).eval()),
     }
+    if factory is not None:
+        tries["loads"] = lambda: _same_output(variant, _loaded(variant, factory, bottleneck))
     if export:
-        tries["exports"] = lambda: _exports(variant)
+        tries["exports"] = lambda: _same_output(variant, _exported(variant), exactly=False)
     return Verification(tuple(_try(name, attempt) for name, attempt in tries.items()))
 
 
@@ -98,6 +122,9 @@ def _try(name: str, attempt: Callable[[], str]) -> Check:
     except Exception as reason:  # noqa: BLE001 - any failure of the network is the finding
         detail = f"{type(reason).__name__}: {reason}"
     return Check(name, passed=not detail, detail=detail)
+
+
+# --- surgery ----------------------------------------------------------------------------------
 
 
 class _Replay(nn.Module):
@@ -112,36 +139,24 @@ class _Replay(nn.Module):
         return self.tensors
 
 
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps the results of some nodes."""
+def _surgery(variant: Variant) -> str:
+    structure = variant.structure
+    cut = find_cut(structure, variant.plan.keep_levels)
+    left: dict[str, Tensor] = {}
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, names: Sequence[str]) -> None:
-        super().__init__(module, garbage_collect_values=False, graph=graph)
-        self.names = names
-        self.kept: dict[str, Any] = {}
+    def keep(name: str, value: Tensor) -> Tensor:
+        left[name] = value
+        return value
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node."""
-        result = super().run_node(n)
-        if n.name in self.names:
-            self.kept[n.name] = result
-        return result
-
-
-def _surgery(structure: Structure, plan: Plan) -> str:
-    names = [site.node for site in plan.cut.exits]
-    original = copy.deepcopy(rebuild(structure, throwaway_copy(structure.model))).eval()
-    recorder = _Recorder(original, structure.graph, names)
-    args = _in_order(structure)
-    with torch.no_grad():
-        expected = recorder.run(*args)
-        graph, dropped = cut_graph(structure, plan.cut, plan.crossing, "replay")
+    names = [site.node for site in cut.exits]
+    recorder = GraphRun(structure, {name: functools.partial(keep, name) for name in names})
+    with torch.no_grad(), undisturbed(structure.model):
+        expected = recorder.run(*_in_order(structure))
+        graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
         owner = copy.deepcopy(throwaway_copy(structure.model)).eval()
-        owner.add_module("replay", _Replay([recorder.kept[name] for name in names]))
-        cut = runnable(owner, graph, structure.constants, structure.output_spec)
-        found = pytree.tree_leaves(
-            cut(*structure.inputs.args, **structure.inputs.kwargs), is_leaf=lambda x: x is None
-        )
+        owner.add_module("replay", _Replay([left[name] for name in names]))
+        replayed = runnable(owner, graph, structure.constants, structure.output_spec)
+        found = _leaves(replayed(*structure.inputs.args, **structure.inputs.kwargs))
     for position, (a, b) in enumerate(zip(expected, found, strict=True)):
         if position not in dropped and isinstance(a, Tensor) and not torch.equal(a, b):
             return f"output {position} differs by {float((a - b).abs().max()):.3g}"
@@ -156,35 +171,54 @@ def _in_order(structure: Structure) -> list[Any]:
     return [*given, *(structure.inputs.kwargs[str(name)] for name in rest)]
 
 
+# --- tensors and costs ------------------------------------------------------------------------
+
+
 def _kept(variant: Variant) -> str:
     before, after = variant.structure.model.state_dict(), variant.module.state_dict()
     for name in variant.kept:
         if not torch.equal(before[name], after[name]):
             return f"{name} is listed as kept and differs"
-    for tensor in {recut.tensor for recut in variant.plan.recuts}:
-        parts = [recut for recut in variant.plan.recuts if recut.tensor == tensor]
+    cut = find_cut(variant.structure, variant.plan.keep_levels)
+    recuts = plan_recuts(variant.structure, cut, variant.plan.exit_channels)
+    for tensor in {recut.tensor for recut in recuts}:
         names = aliases(variant.structure.model, {tensor})
         new = next(after[name] for name in variant.recut if name in names)
         old = before[tensor]
-        for part in parts:
+        for part in (recut for recut in recuts if recut.tensor == tensor):
             pairs = [(i, s) for i, s in enumerate(part.source) if s >= 0]
             kept_new, kept_old = torch.tensor(pairs, device=old.device).long().reshape(-1, 2).T
             new = new.index_select(part.dimension, kept_new)
             old = old.index_select(part.dimension, kept_old)
         if not torch.equal(new, old):
             return f"the kept slices of {tensor} differ"
-    unlisted = set(after) - set(variant.kept) - set(variant.reinitialized)
-    return f"{sorted(unlisted)[0]} is listed nowhere" if unlisted else ""
+    return ""
+
+
+def _listed(variant: Variant) -> str:
+    before, after = set(variant.structure.model.state_dict()), set(variant.module.state_dict())
+    kept, new, dropped = set(variant.kept), set(variant.reinitialized), set(variant.dropped)
+    wrong = {
+        "of the original is in no list": before - kept - new - dropped,
+        "of the variant is in no list": after - kept - new,
+        "is listed and not there": (kept | new) - after,
+        "is listed as dropped and still there": after & dropped,
+    }
+    return "; ".join(f"{sorted(keys)[0]} {what}" for what, keys in wrong.items() if keys)
 
 
 def _costs(variant: Variant) -> str:
     again = count_costs(copy.deepcopy(variant.module), variant.structure.inputs)
     real = sum(p.numel() for p in variant.module.parameters())
-    if (again.parameters, again.macs) != (variant.costs.parameters, variant.costs.macs):
-        return f"counted {again.macs} MACs, predicted {variant.costs.macs}"
     if real != again.parameters:
-        return f"holds {real} parameters, predicted {again.parameters}"
+        return f"holds {real} parameters, counted {again.parameters}"
+    for name in ("parameters", "macs", "activation_bytes"):
+        if getattr(again, name) != getattr(variant.costs, name):
+            return f"{name}: {getattr(again, name)}, predicted {getattr(variant.costs, name)}"
     return ""
+
+
+# --- running ----------------------------------------------------------------------------------
 
 
 def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
@@ -196,19 +230,33 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
     ]
     for training in (True, False):
         module = copy.deepcopy(variant.module).train(training)
+        original = copy.deepcopy(variant.structure.model).train(training)
         for args, kwargs in calls:
-            shapes = [tuple(t.shape) for t in _tensors((args, kwargs))]
             try:
-                loss = _loss(module(*args, **kwargs))
-                module.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                wrong = _run(module, original, args, kwargs, variant.dropped_outputs)
             except Exception as reason:  # noqa: BLE001 - the finding is which shape failed
+                wrong = f"{type(reason).__name__}: {reason}"
+            if wrong:
                 mode = "training" if training else "evaluation"
-                return f"{mode} mode, inputs {shapes}: {type(reason).__name__}: {reason}"
+                shapes = [tuple(t.shape) for t in _tensors((args, kwargs))]
+                return f"{mode} mode, inputs {shapes}: {wrong}"
     return ""
 
 
-def _twice(structure: Structure) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _run(module: nn.Module, original: nn.Module, args: Any, kwargs: Any, gone: Any) -> str:
+    """Run both networks, the smaller one backward too, and compare the shapes of their outputs."""
+    outputs = module(*args, **kwargs)
+    module.zero_grad()
+    _loss(outputs).backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        expected = _leaves(original(*args, **kwargs))
+    for position, (a, b) in enumerate(zip(expected, _leaves(outputs), strict=True)):
+        if isinstance(a, Tensor) and position not in gone and a.shape != b.shape:
+            return f"output {position} has shape {tuple(b.shape)}, the original {tuple(a.shape)}"
+    return ""
+
+
+def _twice(structure: Structure) -> Call:
     """The example's arguments with every tensor of its batch repeated once."""
     given = (tuple(structure.inputs.args), dict(structure.inputs.kwargs))
     batch = max(_tensors(given), key=lambda t: t.dim()).shape[:1]
@@ -216,8 +264,12 @@ def _twice(structure: Structure) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def double(tensor: Tensor) -> Tensor:
         return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[:1] == batch else tensor
 
-    doubled: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, double, given)
+    doubled: Call = pytree.tree_map_only(Tensor, double, given)
     return doubled
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return pytree.tree_leaves(tree, is_leaf=lambda x: x is None)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -237,25 +289,30 @@ def _alive(variant: Variant) -> str:
     return f"no forward reaches {', '.join(dead[:3])} ({len(dead)} in all)" if dead else ""
 
 
-def _same(a: Any, b: Any) -> str:
-    for x, y in zip(_tensors(a), _tensors(b), strict=True):
-        if not torch.allclose(x, y, rtol=1e-4, atol=1e-5):
+def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = True) -> str:
+    """Compare the outputs of a variant in evaluation mode with those of its like."""
+    args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
+    module = copy.deepcopy(variant.module).eval()
+    with torch.no_grad():
+        pairs = zip(_tensors(module(*args, **kwargs)), _tensors(twin(*args, **kwargs)), strict=True)
+    for x, y in pairs:
+        if not (torch.equal(x, y) if exactly else torch.allclose(x, y, rtol=1e-4, atol=1e-5)):
             return f"outputs differ by {float((x - y).abs().max()):.3g}"
     return ""
 
 
-def _copies(variant: Variant) -> str:
+def _loaded(
+    variant: Variant,
+    factory: Callable[[], nn.Module],
+    bottleneck: nn.Module | BottleneckFactory | None,
+) -> nn.Module:
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(variant, Path(folder) / "variant.safetensors")
+        return load(path, factory, bottleneck=bottleneck).module.eval()
+
+
+def _exported(variant: Variant) -> Callable[..., Any]:
     inputs = variant.structure.inputs
-    one = copy.deepcopy(variant.module).eval()
-    two = copy.deepcopy(one)
-    with torch.no_grad():
-        return _same(one(*inputs.args, **inputs.kwargs), two(*inputs.args, **inputs.kwargs))
-
-
-def _exports(variant: Variant) -> str:
-    inputs: Any = variant.structure.inputs
     module = copy.deepcopy(variant.module).eval()
-    kwargs: Mapping[str, Any] = dict(inputs.kwargs)
-    program = torch.export.export(module, tuple(inputs.args), dict(kwargs), strict=False)
-    with torch.no_grad():
-        return _same(module(*inputs.args, **kwargs), program.module()(*inputs.args, **kwargs))
+    program = torch.export.export(module, tuple(inputs.args), dict(inputs.kwargs), strict=False)
+    return program.module()

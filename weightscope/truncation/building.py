@@ -1,0 +1,334 @@
+"""Build a plan: cut the graph, make the bottleneck, fit the layers around it, drop the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from weightscope.adapters import pytree
+from weightscope.adapters.modules import buffers, children, parameters
+from weightscope.adapters.symbols import Probe, key
+from weightscope.cost import Costs, count_costs
+from weightscope.cost.counting import what_failed
+from weightscope.errors import TruncationError, WeightscopeError
+from weightscope.graph import runnable
+from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.structure import Cut, Structure
+from weightscope.receptive_field import Pixels, network_receptive_field, propagate
+from weightscope.truncation.bottleneck import (
+    Bottleneck,
+    BottleneckFactory,
+    Light,
+    output_channels,
+)
+from weightscope.truncation.channels import Recut, aliases, group, plan_recuts
+from weightscope.truncation.cutting import Crossing, cut_graph, read_crossing
+from weightscope.truncation.plan import Plan, find_cut
+from weightscope.truncation.recutting import recut_layer
+from weightscope.truncation.variant import Variant
+
+LIGHT_BUDGET = 0.5
+"""The light bottleneck has at most this share of the parameters and of the MACs it replaces."""
+
+
+def build(
+    structure: Structure,
+    plan: Plan,
+    trunk: nn.Module | BottleneckFactory | None = None,
+    *,
+    numbers: bool = True,
+    like: Variant | None = None,
+) -> Variant:
+    """Build a smaller network.
+
+    Args:
+        structure: The original; it is not changed, its kept tensors are copied.
+        plan: What to build.
+        trunk: The module or factory of a custom bottleneck.
+        numbers: False: build on the meta device, without numbers, to count it.
+        like: The same plan built before; its costs and receptive field are taken over.
+
+    Raises:
+        TruncationError: The plan cannot be built, or what was built does not run.
+    """
+    cut = find_cut(structure, plan.keep_levels)
+    if len(plan.exit_channels) != len(cut.exits):
+        raise TruncationError(
+            f"the plan has {len(plan.exit_channels)} exits and this cut has {len(cut.exits)}"
+        )
+    crossing = read_crossing(structure, cut)
+    recuts = plan_recuts(structure, cut, plan.exit_channels)
+    name = _free_name(structure.model)
+    graph, dropped_outputs = cut_graph(structure, cut, crossing, name)
+    bottleneck = make_bottleneck(structure, cut, crossing, plan, trunk, numbers)
+    owner = _owner(structure.model, numbers)
+    owner.add_module(name, bottleneck.train(owner.training))
+    with torch.random.fork_rng(devices=[]):
+        for path, changes in group(recuts).items():
+            recut_layer(owner, path, changes)
+    _remove_unused(owner, graph)
+    _drop(owner, aliases(structure.model, set(structure.dead_parameters)))
+    module = runnable(owner, graph, _constants(structure, graph, numbers), structure.output_spec)
+    if like is None:
+        costs = count(structure, module, recut=bool(recuts))
+        seen = _receptive_field(structure, cut, bottleneck, dropped_outputs)
+    else:
+        costs, seen = like.costs, like.receptive_field
+    return Variant(
+        module=copy.deepcopy(module) if numbers else module,
+        plan=plan,
+        **_keys(structure.model, module, recuts),
+        dropped_outputs=dropped_outputs,
+        costs=costs,
+        receptive_field=seen,
+        structure=structure,
+    )
+
+
+def _free_name(model: nn.Module) -> str:
+    name = "new_bottleneck"
+    while hasattr(model, name):
+        name += "_"
+    return name
+
+
+def make_bottleneck(
+    structure: Structure,
+    cut: Cut,
+    crossing: Crossing,
+    plan: Plan,
+    trunk: nn.Module | BottleneckFactory | None = None,
+    numbers: bool = True,
+) -> Bottleneck:
+    """Make the module that takes the place of everything below a cut.
+
+    It has the number format and the device of what enters it, and leaves the random state alone.
+
+    Raises:
+        TruncationError: The custom trunk cannot be used.
+    """
+    nodes = {node.name: node for node in structure.graph.nodes}
+    entering = cast(Tensor, nodes[cut.entries[0].node].meta["val"])
+    home = next((t.device for t in structure.model.parameters()), torch.device("cpu"))
+    dimensions = structure.inputs.dimensions
+    exits = [
+        replace(site, channels=channels)
+        for site, channels in zip(crossing.exits, plan.exit_channels, strict=True)
+    ]
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if numbers else "meta"):
+        inner, channels = _trunk(plan, crossing, dimensions, trunk)
+        made = Bottleneck(dimensions, crossing.entries, exits, inner, channels)
+    return made.to(device=home if numbers else "meta", dtype=entering.dtype)
+
+
+def _trunk(
+    plan: Plan,
+    crossing: Crossing,
+    dimensions: int,
+    given: nn.Module | BottleneckFactory | None,
+) -> tuple[nn.Module, int]:
+    """The trunk of a bottleneck and the number of channels that it returns."""
+    entering = sum(entry.channels for entry in crossing.entries)
+    if plan.bottleneck == "pool":
+        return nn.Identity(), entering
+    if plan.width is not None:
+        return Light(entering, plan.width, dimensions), plan.width
+    if given is None:
+        raise TruncationError("this plan has a custom bottleneck; pass the module or its factory")
+    leaving = plan.exit_channels[_finest(crossing)]
+    made = (
+        copy.deepcopy(given)
+        if isinstance(given, nn.Module)
+        else given(entering, leaving, dimensions)
+    )
+    if not isinstance(made, nn.Module):
+        raise TruncationError(
+            f"the bottleneck factory returned a {type(made).__name__}, not a torch.nn.Module"
+        )
+    return made, output_channels(made, entering, dimensions)
+
+
+def _finest(crossing: Crossing) -> int:
+    return next(i for i, sizes in enumerate(crossing.exit_sizes) if sizes == crossing.size)
+
+
+def _owner(model: nn.Module, numbers: bool) -> nn.Module:
+    """A copy of the model's modules over its own tensors, or over tensors without numbers."""
+    if numbers:
+        return throwaway_copy(model)
+    tensors = [*model.parameters(), *model.buffers()]
+    return throwaway_copy(model, {id(t): _hollow(t) for t in tensors})
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+def _constants(structure: Structure, graph: fx.Graph, numbers: bool) -> dict[str, Tensor]:
+    """Tensors that the graph reads by name and no module owns."""
+    used = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
+    return {
+        name: tensor if numbers else tensor.to("meta")
+        for name, tensor in structure.constants.items()
+        if name in used
+    }
+
+
+def _remove_unused(owner: nn.Module, graph: fx.Graph) -> None:
+    """Remove children, parameters and buffers that the graph does not use."""
+    calls = {str(n.target) for n in graph.nodes if n.op == "call_module"}
+    reads = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
+    whole = {id(m) for name in calls for m in owner.get_submodule(name).modules()}
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        if id(module) in whole:
+            return
+        for name, child in list(children(module).items()):
+            path = prefix + name
+            if not any(use == path or use.startswith(path + ".") for use in calls | reads):
+                del children(module)[name]
+            elif child is not None:
+                visit(child, path + ".")
+        for tensors in (parameters(module), buffers(module)):
+            for name in list(tensors):
+                if prefix + name not in reads:  # the name stays, or repr() of the module fails
+                    cast(dict[str, Any], tensors)[name] = None
+
+    visit(owner, "")
+
+
+def _drop(owner: nn.Module, names: set[str]) -> None:
+    """Take parameters that no forward reaches out of the modules that stay."""
+    modules = dict(owner.named_modules(remove_duplicate=False))
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        if path in modules and leaf in parameters(modules[path]):
+            parameters(modules[path])[leaf] = None
+
+
+def _keys(
+    model: nn.Module, module: nn.Module, recuts: Sequence[Recut]
+) -> dict[str, tuple[str, ...]]:
+    """Where each tensor of the state dict comes from, and what is gone."""
+    before, after = model.state_dict().keys(), list(module.state_dict())
+    changed = aliases(model, {r.tensor for r in recuts})
+    recut = tuple(k for k in after if k in before and k in changed)
+    return {
+        "kept": tuple(k for k in after if k in before and k not in changed),
+        "recut": recut,
+        "reinitialized": (*recut, *(k for k in after if k not in before)),
+        "dropped": tuple(k for k in before if k not in set(after)),
+    }
+
+
+# --- what it costs and sees -------------------------------------------------------------------
+
+
+def count(structure: Structure, module: nn.Module, *, recut: bool = False) -> Costs:
+    """Count a built network on the original's inputs.
+
+    Raises:
+        TruncationError: It does not run.
+    """
+    try:
+        return count_costs(module, structure.inputs)
+    except WeightscopeError as reason:
+        cause = what_failed(reason.__cause__ or reason).splitlines()[0]
+        hint = (
+            "; a layer insists on the number of channels that it had: leave exit_channels at its"
+            " default"
+            if recut
+            else ""
+        )
+        raise TruncationError(f"the truncated network does not run: {cause}{hint}") from reason
+
+
+def _receptive_field(
+    structure: Structure, cut: Cut, bottleneck: Bottleneck, dropped_outputs: Sequence[int]
+) -> Pixels:
+    """The receptive field of a variant, by arithmetic over the original's graph.
+
+    Where an input has more dimensions than its images (frames of a film), the whole input counts.
+    """
+    fine = {node.name: str(node.meta.get("fine")) for node in structure.graph.nodes}
+    views = {node.name: seen for node, seen in propagate(structure.program).items()}
+    entries = [views[fine[site.node]] for site in cut.entries]
+    dimensions = structure.inputs.dimensions
+    if any(len(seen) != dimensions for seen in entries):
+        return (None,) * dimensions
+    exits = bottleneck.views(entries)
+    known = {fine[site.node]: seen for site, seen in zip(cut.exits, exits, strict=True)}
+    return network_receptive_field(structure.program, known, without=dropped_outputs)
+
+
+# --- the width of the light bottleneck --------------------------------------------------------
+
+
+def draft(structure: Structure, plan: Plan, costs: Costs) -> Variant:
+    """Build a plan without numbers; an open width becomes the widest within the budget.
+
+    The budget of the light bottleneck is half of the parameters and of the MACs that it replaces.
+
+    Args:
+        structure: The original.
+        plan: What to build; a light plan without a width gets one.
+        costs: Costs of the original.
+
+    Raises:
+        TruncationError: The plan cannot be built, or even one channel is above the budget.
+    """
+    if plan.bottleneck != "light" or plan.width is not None:
+        return build(structure, plan, numbers=False)
+    cut = find_cut(structure, plan.keep_levels)
+    crossing = read_crossing(structure, cut)
+    width = plan.exit_channels[_finest(crossing)]
+    widest = build(structure, replace(plan, width=width), numbers=False)
+    own = bottleneck_costs(structure, cut, crossing, widest.plan)
+    replaced = costs.parameters - (widest.costs.parameters - own.parameters)
+    macs = costs.macs - (widest.costs.macs - own.macs)
+    while own.parameters > LIGHT_BUDGET * replaced or own.macs > LIGHT_BUDGET * macs:
+        width = min(width - 1, width * 3 // 4)
+        if width < 1:
+            raise TruncationError(
+                "saves too little: what lies below is hardly larger than the narrowest bottleneck "
+                "with weights; bottleneck='pool' or width= can still be built"
+            )
+        own = bottleneck_costs(structure, cut, crossing, replace(plan, width=width))
+    if width == widest.plan.width:
+        return widest
+    return build(structure, replace(plan, width=width), numbers=False)
+
+
+def bottleneck_costs(structure: Structure, cut: Cut, crossing: Crossing, plan: Plan) -> Costs:
+    """Costs of the new bottleneck alone, on the example inputs."""
+    nodes = {node.name: node for node in structure.graph.nodes}
+    at = _example_sizes(structure)
+    module = make_bottleneck(structure, cut, crossing, plan, numbers=False)
+    values = [cast(Tensor, nodes[site.node].meta["val"]) for site in cut.entries]
+    tensors = [torch.empty(at.shape(v), dtype=v.dtype, device="meta") for v in values]
+    entry_sizes, (size,), exit_sizes = (
+        [[at.size(s) for s in part] for part in parts]
+        for parts in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)
+    )
+    return count_costs(module, (tensors, entry_sizes, size, exit_sizes))
+
+
+def _example_sizes(structure: Structure) -> Probe:
+    """Sizes at the example inputs, whose batch need not be the one that was traced."""
+    fine = {node.name: node for node in structure.program.graph.nodes}
+    names = structure.program.graph_signature.user_inputs
+    leaves = pytree.tree_leaves((structure.inputs.args, dict(structure.inputs.kwargs)))
+    symbols: dict[str, int] = {}
+    for name, leaf in zip(names, leaves, strict=True):
+        traced = fine[str(name)].meta.get("val") if isinstance(leaf, Tensor) else None
+        if isinstance(traced, Tensor):
+            symbols |= {key(a): b for a, b in zip(traced.shape, leaf.shape, strict=True)}
+    return Probe(symbols)

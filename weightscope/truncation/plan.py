@@ -1,0 +1,194 @@
+"""What rebuilds a smaller network from the original's own code: the recipe, as a record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from weightscope.errors import InputError, RecipeError, TruncationError
+from weightscope.graph.structure import Cut, Structure
+from weightscope.truncation.bottleneck import BottleneckFactory
+
+FORMAT = 2
+"""Version of the recipe. Format 1 said the same and is still read."""
+
+Choice = Literal["light", "pool"]
+Kind = Literal["light", "pool", "custom"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every decision about a smaller network. With the original's code it rebuilds the network.
+
+    Attributes:
+        keep_levels: Number of the original's own levels that stay.
+        bottleneck: What takes the place of the others: ``light``, ``pool`` or ``custom``.
+        width: Channels of the light bottleneck; None for the other kinds.
+        exit_channels: Channels of each tensor that leaves the bottleneck.
+    """
+
+    keep_levels: int
+    bottleneck: Kind
+    width: int | None
+    exit_channels: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as values that JSON can hold."""
+        return {
+            "keep_levels": self.keep_levels,
+            "bottleneck": self.bottleneck,
+            "width": self.width,
+            "exit_channels": list(self.exit_channels),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Plan:
+        """The reverse of ``to_json``; keys that are no part of a plan are left alone.
+
+        Raises:
+            RecipeError: A value is missing or of another kind.
+        """
+        plan = cls(
+            keep_levels=values.get("keep_levels", 0),
+            bottleneck=values.get("bottleneck", ""),
+            width=values.get("width"),
+            exit_channels=tuple(values.get("exit_channels") or ()),
+        )
+        numbers = [plan.keep_levels, *plan.exit_channels]
+        numbers += [] if plan.width is None else [plan.width]
+        if (
+            plan.bottleneck not in ("light", "pool", "custom")
+            or (plan.bottleneck == "light") != (plan.width is not None)
+            or not plan.exit_channels
+            or any(type(n) is not int or n < 1 for n in numbers)
+        ):
+            raise RecipeError(
+                f"the recipe does not say how the network was cut: it holds {plan}; save the "
+                "variant again with this version of weightscope"
+            )
+        return plan
+
+
+def make_plan(
+    cut: Cut,
+    bottleneck: Choice | nn.Module | BottleneckFactory = "light",
+    width: int | None = None,
+    exit_channels: int | Sequence[int] | None = None,
+) -> Plan:
+    """Turn the options of a build into a plan.
+
+    Args:
+        cut: Where to cut.
+        bottleneck: As in ``Proposal.build``.
+        width: As in ``Proposal.build``; None leaves the width of the light bottleneck open.
+        exit_channels: As in ``Proposal.build``.
+
+    Raises:
+        InputError: Options that contradict each other.
+    """
+    if width is not None and (bottleneck != "light" or width < 1):
+        raise InputError(f"width={width} is for the light bottleneck, and at least 1")
+    if bottleneck == "pool" and exit_channels is not None:
+        raise InputError(
+            "exit_channels is for a bottleneck with weights; 'pool' hands on what enters"
+        )
+    if isinstance(bottleneck, str) and bottleneck not in ("light", "pool"):
+        raise InputError(
+            f"bottleneck is {bottleneck!r}; expected 'light', 'pool', a module or a factory"
+        )
+    if not isinstance(bottleneck, str) and not callable(bottleneck):
+        raise InputError(
+            f"bottleneck is a {type(bottleneck).__name__}; expected 'light', 'pool', a module or a "
+            "factory called with (in_channels, out_channels, dimensions)"
+        )
+    if bottleneck == "pool":
+        entering = sum(site.channels for site in cut.entries)
+        return Plan(cut.keep_levels, "pool", None, (entering,) * len(cut.exits))
+    leaving = _exit_channels(cut, exit_channels)
+    if bottleneck == "light":
+        return Plan(cut.keep_levels, "light", width, leaving)
+    return Plan(cut.keep_levels, "custom", None, leaving)
+
+
+def _exit_channels(cut: Cut, wanted: int | Sequence[int] | None) -> tuple[int, ...]:
+    if wanted is None:
+        return tuple(site.channels for site in cut.exits)
+    given = (wanted,) * len(cut.exits) if isinstance(wanted, int) else tuple(wanted)
+    if len(given) != len(cut.exits) or any(c < 1 for c in given):
+        raise InputError(
+            f"exit_channels is {wanted}; this cut has {len(cut.exits)} exits of "
+            f"{[site.channels for site in cut.exits]} channels: give one number, or one for each"
+        )
+    return given
+
+
+def find_cut(structure: Structure, keep_levels: int) -> Cut:
+    """The cut that keeps some levels.
+
+    Raises:
+        TruncationError: There is none; the text says why.
+    """
+    for cut in structure.cuts:
+        if cut.keep_levels == keep_levels:
+            return cut
+    reasons = {refusal.keep_levels: refusal.reason for refusal in structure.refusals}
+    reason = reasons.get(keep_levels, f"the network has {structure.depth}")
+    raise TruncationError(f"keeping {keep_levels} levels is refused: {reason}")
+
+
+# --- the original, as far as a recipe must know it --------------------------------------------
+
+
+def describe(structure: Structure) -> dict[str, Any]:
+    """How the original was read, so that it is read in the same way before it is cut again."""
+    return {
+        "model": type(structure.model).__name__,
+        "original": fingerprint(structure.model),
+        "inputs": encode([tuple(structure.inputs.args), dict(structure.inputs.kwargs)]),
+        "dimensions": structure.inputs.dimensions,
+        "stages": {stage.name: list(stage.layers) for stage in structure.stages},
+    }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of the names, shapes and types of a model's state."""
+    rows = [
+        [name, list(value.shape), str(value.dtype)]
+        for name, value in sorted(model.state_dict().items())
+        if isinstance(value, Tensor)
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def encode(value: Any) -> Any:
+    """Turn a forward's arguments into JSON; of tensors only shape and type."""
+    if isinstance(value, Tensor):
+        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, tuple):
+        return {"tuple": [encode(v) for v in value]}
+    if isinstance(value, list):
+        return [encode(v) for v in value]
+    if isinstance(value, Mapping):
+        return {"dict": [[key, encode(v)] for key, v in value.items()]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return {"unsaved": type(value).__name__}
+
+
+def decode(value: Any) -> Any:
+    """The reverse of ``encode``; tensors are zeros."""
+    if isinstance(value, list):
+        return [decode(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return torch.zeros(value["tensor"], dtype=getattr(torch, value["dtype"]))
+    if "tuple" in value:
+        return tuple(decode(v) for v in value["tuple"])
+    return {key: decode(v) for key, v in value["dict"]}
