@@ -1,4 +1,4 @@
-"""The class-weighted cross-entropy of sec. 4.2 (eq. 25-29)."""
+"""The class-weighted cross-entropy of sec. 4.2 (eq. 25-29), and one with a fixed weight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def class_weights(truth: Tensor) -> tuple[Tensor, Tensor]:
     return pixels / plastic.clamp(min=1), pixels / (pixels - plastic).clamp(min=1)
 
 
-def weighted_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+def weighted_cross_entropy(
+    logits: Tensor, truth: Tensor, class_weight: float | None = None
+) -> Tensor:
     """Return the loss of a batch: summed over pixels, averaged over images (eq. 27-29).
 
     Computed from logits, where the paper's formula takes the logarithm of a sigmoid.
@@ -32,11 +34,14 @@ def weighted_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     Args:
         logits: (B, 1, H, W).
         truth: (B, 1, H, W) of 0 and 1.
+        class_weight: Weight of a pixel of plastic, beside 1 for one of sand; None for the weights
+            of `class_weights`, which differ from image to image.
 
     Returns:
-        A scalar, at least 0. At logits 0 it is ``2 HW log 2`` for images with plastic.
+        A scalar, at least 0. With the weights of eq. 25, 26 it is ``2 HW log 2`` at logits
+        0, for images with plastic.
     """
-    plastic, sand = class_weights(truth)
+    plastic, sand = class_weights(truth) if class_weight is None else (class_weight, 1.0)
     weights = truth * plastic + (1 - truth) * sand
     entropy = F.binary_cross_entropy_with_logits(logits, truth, weight=weights, reduction="none")
     return entropy.sum(dim=(1, 2, 3)).mean()

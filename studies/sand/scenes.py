@@ -72,6 +72,9 @@ class SceneSettings:
         shells: Shell fragments.
         debris: Bits of plants.
         plastic: Plastic particles; about 30 px each, so 1.9e-4 covers about half a per cent.
+        contrast: How far the colour of a particle stands out from the ground around it, at least;
+            others are drawn again. A distance of colours without their grey, channels in 0..1. At
+            0, about half of the particles look like sand: nobody would paint them into a mask.
     """
 
     coarse: float = 1.6e-3
@@ -79,6 +82,7 @@ class SceneSettings:
     shells: float = 6e-5
     debris: float = 3e-5
     plastic: float = 1.9e-4
+    contrast: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,11 +151,14 @@ def make_scene(
     strew(settings.debris, _debris)
     mask = np.zeros((height, width), np.float32)
     for _ in range(max(1, rng.poisson(area * settings.plastic))):
-        thing = _plastic(light, rng)
-        at = spot()
-        visible = thing.cover
-        if rng.random() < 0.4:
-            visible = visible * _unburied(grain, at, visible.shape[0] // 2, rng)
+        while True:
+            thing = _plastic(light, rng)
+            at = spot()
+            visible = thing.cover
+            if rng.random() < 0.4:
+                visible = visible * _unburied(grain, at, visible.shape[0] // 2, rng)
+            if _contrast(image, visible, thing.colour, at) >= settings.contrast:
+                break
         _cast_shadow(image, thing, at, light)
         _lay(image, visible, thing.colour, at)
         _mark(mask, visible, at)
@@ -405,6 +412,15 @@ def _plastic(light: Field, rng: Rng) -> _Thing:
         gloss=0.35,
         opacity=rng.uniform(0.72, 1.0),
     )
+
+
+def _contrast(image: Field, visible: Field, colour: Field, at: tuple[int, int]) -> float:
+    """How far an object's visible colour is from the mean of its surroundings, grey apart."""
+    reach = visible.shape[0] // 2
+    window = tuple(slice(max(0, middle - reach), middle + reach + 1) for middle in at)
+    own = (colour * visible[..., None]).sum((0, 1)) / max(float(visible.sum()), 1.0)
+    difference = own - image[window].mean((0, 1))
+    return float(np.linalg.norm(difference - difference.mean()))
 
 
 def _unburied(grain: NDArray[np.int32], at: tuple[int, int], reach: int, rng: Rng) -> Field:

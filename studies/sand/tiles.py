@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from studies.sand.scenes import make_scene
+from studies.sand.scenes import SceneSettings, make_scene
 from weightscope.errors import InputError
 from weightscope.files import written_atomically
 
@@ -154,10 +154,12 @@ def thin(split: Split, most: int, seed: int) -> Split:
     return Split(some(split.train), some(split.validation), some(split.test))
 
 
-def draw_photos(count: int, size: int, seed: int) -> Iterator[Photo]:
+def draw_photos(
+    count: int, size: int, seed: int, settings: SceneSettings | None = None
+) -> Iterator[Photo]:
     """Yield synthetic photographs of ``size`` x ``size`` px."""
     for index in range(count):
-        scene = make_scene(size, size, [seed, index])
+        scene = make_scene(size, size, [seed, index], settings)
         yield scene.image, scene.mask
 
 
@@ -308,6 +310,12 @@ def store_tiles(
                     mask_file.write(np.ascontiguousarray(mask).tobytes())
         with written_atomically(manifest) as temporary:
             temporary.write_text(record)
+    return open_tiles(folder)
+
+
+def open_tiles(folder: Path) -> Tiles:
+    """Open what `store_tiles` wrote; the arrays stay on disk."""
+    counts = json.loads((folder / "tiles.json").read_text())["tiles"]
     return Tiles(
         images=np.load(folder / "images.npy", mmap_mode="r"),
         masks=np.load(folder / "masks.npy", mmap_mode="r"),

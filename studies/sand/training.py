@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from studies.sand.augmentation import Augmentation, augment
 from studies.sand.losses import weighted_cross_entropy
@@ -35,6 +34,8 @@ class TrainingSettings:
         decay_steps: ... every so many steps.
         seed: Seed of the order of tiles and of the augmentation.
         augmentation: How tiles are moved; None for not at all.
+        class_weight: Weight of plastic in the loss, sand having 1; None for eq. 25 and 26.
+        bf16: Compute the network in bfloat16 (weights and loss stay float32).
         watch_every: Steps between the weight histograms that are recorded.
     """
 
@@ -45,6 +46,8 @@ class TrainingSettings:
     decay_steps: int = 800
     seed: int = 0
     augmentation: Augmentation | None = field(default_factory=Augmentation)
+    class_weight: float | None = None
+    bf16: bool = False
     watch_every: int = 200
 
 
@@ -95,8 +98,7 @@ def train(
     split: Split,
     settings: TrainingSettings,
     checkpoint: Path,
-    label: str = "training",
-    progress: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> TrainingRun:
     """Train a network in place, with the state saved after every epoch.
 
@@ -110,8 +112,7 @@ def train(
         split: Which tiles to train on and to validate with.
         settings: How to train.
         checkpoint: File of the state.
-        label: What the progress bar says.
-        progress: Whether to show one.
+        tell: Called with a line of progress after every epoch.
 
     Returns:
         What every epoch came to.
@@ -125,8 +126,8 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, settings.decay_steps, settings.decay)
     state = _read(checkpoint, settings)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fill = tiles.mean_pixel(split.train)
-    steps = -(-len(split.train) // settings.batch_size)
     with watch(model, optimizer, settings.watch_every) as history:
         parts: dict[str, _HasState] = {
             "model": model,
@@ -136,32 +137,25 @@ def train(
         }
         records = _restore(state, parts, checkpoint)
         done = len(records)
-        bar = tqdm(
-            total=settings.epochs * steps,
-            initial=done * steps,
-            desc=label,
-            unit="step",
-            disable=not progress,
-        )
-        with bar:
-            for number in range(done + 1, settings.epochs + 1):
-                clocks = time.perf_counter(), time.process_time()
-                losses = _epoch(
-                    model, optimizer, schedule, tiles, split, settings, number, fill, bar
+        for number in range(done + 1, settings.epochs + 1):
+            clocks = time.perf_counter(), time.process_time()
+            losses = _epoch(model, optimizer, schedule, tiles, split, settings, number, fill)
+            validation = evaluate(model, tiles.batches(split.validation, settings.batch_size))
+            records.append(
+                Epoch(
+                    epoch=number,
+                    loss=float(np.mean(losses)),
+                    learning_rate=float(schedule.get_last_lr()[0]),
+                    validation_best_f1=validation.best_f1,
+                    seconds=time.perf_counter() - clocks[0],
+                    processor_seconds=time.process_time() - clocks[1],
                 )
-                validation = evaluate(model, tiles.batches(split.validation, settings.batch_size))
-                records.append(
-                    Epoch(
-                        epoch=number,
-                        loss=float(np.mean(losses)),
-                        learning_rate=float(schedule.get_last_lr()[0]),
-                        validation_best_f1=validation.best_f1,
-                        seconds=time.perf_counter() - clocks[0],
-                        processor_seconds=time.process_time() - clocks[1],
-                    )
-                )
-                bar.set_postfix(loss=f"{records[-1].loss:.3f}", f1=f"{validation.best_f1:.3f}")
-                _save(checkpoint, parts, settings, records)
+            )
+            _save(checkpoint, parts, settings, records)
+            tell(
+                f"epoch {number} of {settings.epochs}: loss {records[-1].loss:.3f}, "
+                f"validation F1 {validation.best_f1:.3f}"
+            )
     return TrainingRun(epochs=tuple(records), resumed_from=done, history=history)
 
 
@@ -174,7 +168,6 @@ def _epoch(
     settings: TrainingSettings,
     number: int,
     fill: torch.Tensor,
-    bar: tqdm[Any],
 ) -> list[float]:
     """Pass once over the training tiles; return the loss per pixel of every step."""
     order = np.random.default_rng([settings.seed, number]).permutation(split.train)
@@ -185,13 +178,15 @@ def _epoch(
     for images, masks in tiles.batches(order, settings.batch_size):
         if settings.augmentation is not None:
             images, masks = augment(images, masks, fill, generator, settings.augmentation)
-        loss = weighted_cross_entropy(model(images.to(device)), masks.to(device))
+        images = images.to(device, memory_format=torch.channels_last)  # a sixth faster on CPUs
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            logits = model(images)
+        loss = weighted_cross_entropy(logits.float(), masks.to(device), settings.class_weight)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         losses.append(loss.item() / masks[0].numel())
-        bar.update()
     return losses
 
 
