@@ -219,7 +219,7 @@ def _digest(job: Job) -> str:
 
 @cache
 def _code_digest(module: str) -> str:
-    """Digest of what a module does: its syntax tree without docstrings."""
+    """Digest of what a module does: its text without comments, docstrings and layout."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise InputError(f"there is no module {module!r}; Job.code names modules of Python")
@@ -228,7 +228,7 @@ def _code_digest(module: str) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
-    return hashlib.sha256(f"{module} {ast.dump(tree)}".encode()).hexdigest()
+    return hashlib.sha256(f"{module}\n{ast.unparse(tree)}".encode()).hexdigest()
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -315,9 +315,7 @@ def _engine(cluster: str | None, workers: int) -> Iterator[_Engine]:
         )
 
 
-def _drive(
-    todo: list[Job], store: Store, engine: _Engine, show: Callable[[str], None]
-) -> None:
+def _drive(todo: list[Job], store: Store, engine: _Engine, show: Callable[[str], None]) -> None:
     """Keep every slot busy until all jobs are done, starting those again whose worker died."""
     attempts = dict.fromkeys((job.address for job in todo), 0)
     running: dict[Future[None], Job] = {}
@@ -414,7 +412,9 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / "result.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise JobError(f"{str(folder / 'result.json')!r} is damaged ({error}); delete it") from error
+        raise JobError(
+            f"{str(folder / 'result.json')!r} is damaged ({error}); delete it"
+        ) from error
     return record
 
 

@@ -156,11 +156,11 @@ PRESETS = {
         ),
         Preset(
             name="cpu",
-            photos=600,
+            photos=300,
             photo_size=256,
             tile=96,
             overlap=16,
-            most_tiles=3888,
+            most_tiles=1944,
             folds=5,
             widths={
                 "unet": 16,
@@ -171,8 +171,8 @@ PRESETS = {
                 NARROW.key: 16,
                 WIDE.key: 64,
             },
-            epochs=6,
-            tuning=2,
+            epochs=8,
+            tuning=3,
             augmentation=FLIPS,
             class_weight=5.0,
         ),
@@ -228,15 +228,17 @@ def training_jobs(preset: Preset, seed: int, tiles: Job) -> dict[tuple[str, int]
     order.sort(key=lambda entry: (entry[1], entry[0] in extras))
     return {
         (network.key, fold): _job(
-            f"{network.key}-{fold}", fit, fit_settings(network, preset, fold, seed), (tiles,), preset
+            f"{network.key}-{fold}",
+            fit,
+            fit_settings(network, preset, fold, seed),
+            (tiles,),
+            preset,
         )
         for network, fold in order
     }
 
 
-def cut_jobs(
-    whole: Job, keep_levels: int, preset: Preset, tiles: Job
-) -> tuple[Job, Job]:
+def cut_jobs(whole: Job, keep_levels: int, preset: Preset, tiles: Job) -> tuple[Job, Job]:
     """A trained network cut and trained on, with its weights and with weights drawn anew."""
     settings: Fit = whole.settings
     made = []
@@ -275,7 +277,9 @@ def _differs(network: Network, preset: Preset) -> bool:
     return not (same_width and same_loss)
 
 
-def _job(name: str, work: object, settings: Fit | Cut, needs: tuple[Job, ...], preset: Preset) -> Job:
+def _job(
+    name: str, work: object, settings: Fit | Cut, needs: tuple[Job, ...], preset: Preset
+) -> Job:
     whole = settings if isinstance(settings, Fit) else settings.whole
     # three forward passes' worth a step, and two for validation and test
     passes = 3 * settings.training.epochs * preset.training_tiles + 0.5 * preset.training_tiles
