@@ -33,6 +33,7 @@ from studies.sand.tiles import (
     thin,
 )
 from studies.sand.training import TrainingSettings, train
+from weightscope.cost import count_costs
 
 FOLDS = 5
 CODE = (
@@ -179,12 +180,16 @@ def _train_and_test(
     model.eval()
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, place.folder / "weights.safetensors")
+    side = tiles.masks.shape[-1]
+    costs = count_costs(model.cpu(), torch.zeros(1, 3, side, side))
+    model.to(device)
     clock = time.process_time()
     validation = evaluate(model, tiles.batches(split.validation, training.batch_size))
     place.tell("testing")
     photos, tallies = tally_photos(model, tiles, split.test, training.batch_size)
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": costs.parameters,
+        "macs": costs.macs,
         "steps": run.history.steps,
         "processor_seconds": run.processor_seconds,
         "test_processor_seconds": time.process_time() - clock,

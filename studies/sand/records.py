@@ -1,99 +1,34 @@
-"""What the study hands from step to step."""
+"""What the study hands from step to step, and how it is read from the folders of finished jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from studies.runner import Finished, Job
+from studies.sand.fitting import Fit, build, choose_tiles, load_trained
+from studies.sand.losses import weighted_cross_entropy
 from studies.sand.metrics import Metrics
 from studies.sand.tables import Result
-from studies.sand.tiles import Split, Tiles
-from studies.sand.training import TrainingRun
-from weightscope.analysis import Analysis
-from weightscope.cost import count_costs
+from studies.sand.tiles import Tiles, open_tiles
+from studies.sand.training import TrainingRun, train
+from weightscope.analysis import Analysis, analyze
 from weightscope.truncation import Proposal
 
 GRADES = ("weights", "history", "data")
 
 
-@dataclass(frozen=True)
-class Preset:
-    """How large the study is.
-
-    Attributes:
-        name: As on the command line.
-        photos: Synthetic photographs.
-        photo_size: Their side in pixels.
-        tile: Side of a tile.
-        overlap: Pixels that neighbouring tiles share.
-        most_tiles: No more training tiles than this; validation and test in proportion.
-        cases: How many of the five folds are run.
-        shrink: Divides the channels of the U-nets and of the MultiResUNets.
-        epochs: Of every training from scratch.
-        tuning: Epochs of a truncated network.
-        batch_size: Tiles in a step; the paper does not give its own.
-    """
-
-    name: str
-    photos: int
-    photo_size: int
-    tile: int
-    overlap: int
-    most_tiles: int
-    cases: int
-    shrink: Mapping[str, float]
-    epochs: int
-    tuning: int
-    batch_size: int = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """What every training of the study shares.
-
-    Attributes:
-        preset: How large the study is.
-        seed: Seed of everything random.
-        data: Folder of the user's photographs; None for synthetic ones.
-        tiles: All tiles.
-        splits: Training, validation and test tiles of each case.
-        runs: Folder of the checkpoints.
-        progress: Whether to show bars.
-    """
-
-    preset: Preset
-    seed: int
-    data: Path | None
-    tiles: Tiles
-    splits: tuple[Split, ...]
-    runs: Path
-    progress: bool
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of the study: a row of its tables.
-
-    Attributes:
-        key: Names its files.
-        label: Names it in tables.
-    """
-
-    key: str
-    label: str
-
-
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network after its training.
+    """A network of the zoo after its training from scratch.
 
     Attributes:
-        network: Which one.
-        fold: Which fold was for test.
+        settings: How it was trained.
+        label: Names it in tables.
         model: The trained network, on the CPU.
         initial: Its state dict before the training.
         run: What the epochs came to.
@@ -101,26 +36,13 @@ class Trained:
         threshold: Probability at which F1 is best on the validation tiles.
     """
 
-    network: Network
-    fold: int
+    settings: Fit
+    label: str
     model: nn.Module
     initial: Mapping[str, Tensor]
     run: TrainingRun
     metrics: Metrics
     threshold: float
-
-    def result(self, tile: int) -> Result:
-        """Return the row of the tables."""
-        costs = count_costs(self.model, torch.zeros(1, 3, tile, tile))
-        return Result(
-            label=self.network.label,
-            fold=self.fold,
-            metrics=self.metrics,
-            parameters=costs.parameters,
-            macs=costs.macs,
-            epochs=len(self.run.epochs),
-            processor_seconds=self.run.processor_seconds,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +52,7 @@ class Derivation:
     Attributes:
         trained: The full network.
         analysis: Its analysis.
-        supported: Fewest levels that each grade of evidence would keep: every stage below is
-            unused by that grade alone; None where it supports no cut.
+        supported: Fewest levels that each grade of evidence would keep.
         proposal: The cut that was made.
         tuned: The truncated network with the kept weights, trained on for a few epochs.
         redrawn: The same network with all weights drawn anew, trained just as long.
@@ -141,13 +62,84 @@ class Derivation:
     analysis: Analysis
     supported: Mapping[str, int | None]
     proposal: Proposal
-    tuned: Trained
-    redrawn: Trained
+    tuned: Result
+    redrawn: Result
 
     @property
     def justified(self) -> bool:
         """Whether the joint verdict calls every stage that was cut unused."""
         return levels_supported(self.analysis, None) == self.proposal.keep_levels
+
+
+def load(settings: Fit, label: str, finished: Finished, tiles: Tiles) -> Trained:
+    """Load a trained network with all that its training left behind."""
+    start = build(settings.config)
+    initial = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    split = choose_tiles(settings, tiles)
+    # a finished training only reads its checkpoint: epochs and history
+    run = train(start, tiles, split, settings.training, finished.folder / "checkpoint.pt")
+    return Trained(
+        settings=settings,
+        label=label,
+        model=load_trained(settings.config, finished.folder),
+        initial=initial,
+        run=run,
+        metrics=Metrics(**finished.result["test"]),
+        threshold=finished.result["threshold"],
+    )
+
+
+def examine(trained: Trained, tiles: Tiles) -> Analysis:
+    """Let weightscope read the network: from its weights, its training and the validation tiles.
+
+    The test tiles are not used, so that the networks derived from the verdict can be judged on
+    them.
+    """
+    validation = choose_tiles(trained.settings, tiles).validation
+    return analyze(
+        trained.model,
+        initial=trained.initial,
+        history=trained.run.history,
+        batches=tiles.batches(validation, 16),
+        loss=weighted_cross_entropy,
+        metric="f1",
+    )
+
+
+def chosen_cut(analysis: Analysis) -> Proposal:
+    """Return the analysis's first proposal that can be built: the best supported one."""
+    legal = (proposal for proposal in analysis.proposals if proposal.refusal is None)
+    return next(legal, analysis.proposals[0])  # a refused one says why when it is built
+
+
+def result(job: Job, label: str, finished: Finished) -> Result:
+    """Return a finished job's row of the tables."""
+    settings: Any = job.settings
+    fit = settings if isinstance(settings, Fit) else settings.whole
+    return Result(
+        label=label,
+        fold=fit.fold,
+        metrics=Metrics(**finished.result["test"]),
+        parameters=finished.result["parameters"],
+        macs=finished.result["macs"],
+        epochs=len(finished.result["epochs"]),
+        processor_seconds=finished.result["processor_seconds"],
+        outcomes=at_threshold(finished, finished.result["threshold"]),
+    )
+
+
+def at_threshold(finished: Finished, threshold: float) -> Mapping[int, tuple[int, int, int]]:
+    """Hits, false alarms and misses of each test photograph."""
+    rows: Sequence[Any] = finished.result["outcomes"][str(threshold)]
+    return {
+        photo: (row[0], row[1], row[2])
+        for photo, row in zip(finished.result["photos"], rows, strict=True)
+    }
+
+
+def tiles_of(finished: Finished) -> Tiles:
+    """Open the tiles that a finished job left."""
+    return open_tiles(Path(finished.folder))
 
 
 def levels_supported(analysis: Analysis, grade: str | None) -> int | None:
