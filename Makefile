@@ -6,10 +6,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix docs/pictures.py
 
-.PHONY: help study test slow check format docs bench matrix evidence calibration forget clean
+.PHONY: help study study-cpu test slow check format docs bench matrix evidence calibration forget clean
 
 help:
-	@echo "make study   train, analyse and truncate the networks of the worked study; pages in docs/"
+	@echo "make study   the worked study as a demonstration of minutes; page in build/"
+	@echo "make study-cpu  the same at full strength, hours; page in docs/studies/microplastic/"
 	@echo "make test    run the test suite"
 	@echo "make check   lint, formatting, types, docs"
 	@echo "make slow    the exhaustive tests"
@@ -33,6 +34,9 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 
 study: $(VENV)/.study
 	$(BIN)/python studies/microplastic.py
+
+study-cpu: $(VENV)/.study
+	$(BIN)/python studies/microplastic.py --preset cpu
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

@@ -219,16 +219,23 @@ def _digest(job: Job) -> str:
 
 @cache
 def _code_digest(module: str) -> str:
-    """Digest of what a module does: its text without comments, docstrings and layout."""
+    """Digest of what a module or a package does: its text without comments and docstrings."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise InputError(f"there is no module {module!r}; Job.code names modules of Python")
-    tree = ast.parse(Path(spec.origin).read_text())
+    root = Path(spec.origin)
+    files = sorted(root.parent.rglob("*.py")) if root.name == "__init__.py" else [root]
+    text = "\n".join(_code(file) for file in files)
+    return hashlib.sha256(f"{module}\n{text}".encode()).hexdigest()
+
+
+def _code(file: Path) -> str:
+    tree = ast.parse(file.read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
-    return hashlib.sha256(f"{module}\n{ast.unparse(tree)}".encode()).hexdigest()
+    return ast.unparse(tree)
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -272,13 +279,21 @@ def run(
         store.folder.mkdir(parents=True, exist_ok=True)
         with _engine(cluster, workers) as engine:
             _drive(todo, store, engine, show)
+    done = finished(jobs, store)
+    lost = [job.name for job in jobs if job.name not in done]
+    if lost:
+        raise JobError(f"{', '.join(lost)} left no result in {str(store.folder)!r}")
+    return done
+
+
+def finished(jobs: Iterable[Job], store: Store) -> dict[str, Finished]:
+    """Return the results of those jobs that are done, by name, without running any."""
     done = {}
     for job in jobs:
-        folder = store.find(job)
-        if folder is None:
-            raise JobError(f"{job.name} left no result in {str(store.folder)!r}")
-        record = _read(folder)
-        done[job.name] = Finished(folder, record["result"], record["seconds"])
+        folder = store.find(job, whole=True) or store.find(job)
+        if folder is not None:
+            record = _read(folder)
+            done[job.name] = Finished(folder, record["result"], record["seconds"])
     return done
 
 
@@ -299,12 +314,16 @@ class _Engine:
 def _engine(cluster: str | None, workers: int) -> Iterator[_Engine]:
     if cluster is None:
         loky = _import("joblib.externals.loky", "study")
+
+        def executor() -> Executor:  # jobs side by side are faster than one on all processors
+            threads = {"OMP_NUM_THREADS": "1"}
+            return loky.get_reusable_executor(max_workers=workers, timeout=60, env=threads)  # type: ignore[no-any-return]
+
         try:
-            yield _Engine(
-                lambda: loky.get_reusable_executor(max_workers=workers, timeout=60), lambda: workers
-            )
-        finally:
-            loky.get_reusable_executor(max_workers=workers).shutdown(wait=True, kill_workers=True)
+            yield _Engine(executor, lambda: workers)
+        except BaseException:
+            executor().shutdown(wait=True, kill_workers=True)  # type: ignore[call-arg]
+            raise
         return
     distributed = _import("distributed", "cluster")
     address = {"scheduler_file": cluster} if Path(cluster).is_file() else {"address": cluster}
@@ -331,15 +350,20 @@ def _drive(todo: list[Job], store: Store, engine: _Engine, show: Callable[[str],
                 show(f"{job.name}: started")
         if not running:
             break
-        finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
+        ended, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
         _show_progress(running.values(), store, shown, show)
-        for future in finished:
+        for future in ended:
             job = running.pop(future)
             error = future.exception() if not future.cancelled() else RuntimeError("cancelled")
             if error is None:
                 show(f"{job.name}: done")
-            elif isinstance(error, WeightscopeError) or attempts[job.address] >= ATTEMPTS:
+            elif isinstance(error, WeightscopeError):
                 failure = failure or error
+            elif attempts[job.address] >= ATTEMPTS:
+                failure = failure or JobError(
+                    f"{job.name}: its worker died {ATTEMPTS} times ({type(error).__name__}); it "
+                    f"may need more memory; see {str(store.folder / job.address / 'log.txt')!r}"
+                )
             else:
                 show(f"{job.name}: {type(error).__name__}: starting it again")
                 todo.insert(0, job)
@@ -362,8 +386,7 @@ def perform(job: Job, store: Store) -> None:
     clock = time.perf_counter()
     place.tell(f"started on {platform.node()}, process {os.getpid()}")
     try:
-        with _one_thread():
-            result = dict(job.work(job.settings, place))
+        result = dict(job.work(job.settings, place))
     except Exception as error:
         place.tell(traceback.format_exc())
         if isinstance(error, WeightscopeError):
@@ -381,19 +404,6 @@ def perform(job: Job, store: Store) -> None:
     with written_atomically(folder / "result.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
     place.tell("done")
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: jobs side by side are faster than one job on all processors."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _show_progress(

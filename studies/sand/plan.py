@@ -64,6 +64,7 @@ PAPER_LOSS = Network(
 )
 NARROW = Network(f"{QUARTER}-narrow", f"{NAMES[QUARTER]}, narrow", QUARTER)
 WIDE = Network(f"{QUARTER}-wide", f"{NAMES[QUARTER]}, 4x the channels", QUARTER)
+EXTRAS = (PAPER_LOSS, NARROW, WIDE)
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def training_jobs(preset: Preset, seed: int, tiles: Job) -> dict[tuple[str, int]
     One fold after the other: a study that is cut short has whole folds. The quarter with other
     losses and widths comes after the paper's five networks.
     """
-    extras = tuple(n for n in (PAPER_LOSS, NARROW, WIDE) if _differs(n, preset))
+    extras = tuple(network for network in EXTRAS if _differs(network, preset))
     order = [(network, fold) for fold in range(preset.folds) for network in NETWORKS]
     order += [(network, fold) for network in extras for fold in range(preset.folds)]
     order.sort(key=lambda entry: (entry[1], entry[0] in extras))
@@ -283,7 +284,7 @@ def _job(
     whole = settings if isinstance(settings, Fit) else settings.whole
     # three forward passes' worth a step, and two for validation and test
     passes = 3 * settings.training.epochs * preset.training_tiles + 0.5 * preset.training_tiles
-    macs, parameters = _costs(whole.config, preset.tile)
+    macs, parameters = network_costs(whole.config, preset.tile)
     return Job(
         name=name,
         work=work,  # type: ignore[arg-type]
@@ -297,7 +298,8 @@ def _job(
 
 
 @cache
-def _costs(config: Config, tile: int) -> tuple[int, int]:
+def network_costs(config: Config, tile: int) -> tuple[int, int]:
+    """Multiply-accumulates of one tile, and parameters."""
     with torch.device("meta"):
         costs = count_costs(build(replace(config, seed=None)), torch.zeros(1, 3, tile, tile))
     return costs.macs, costs.parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,8 @@ class Result:
         macs: Multiply-accumulates for one tile.
         epochs: Epochs of training, fine-tuning only for a truncated network.
         processor_seconds: Processor time of that training.
+        outcomes: Hits, false alarms and misses in each test photograph, in pixels, at the
+            threshold that was best on the validation tiles.
     """
 
     label: str
@@ -56,6 +58,7 @@ class Result:
     macs: int
     epochs: int
     processor_seconds: float
+    outcomes: Mapping[int, tuple[int, int, int]]
 
 
 def results_frame(results: Iterable[Result]) -> pd.DataFrame:
@@ -77,22 +80,24 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
 
 
 def quality_table(results: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Tables 1-3: some figures of every network, per fold and on average, beside the paper's.
+    """Tables 1-3: some figures of every network, in every case and on average, beside the paper's.
 
     Args:
         results: What ``results_frame`` returned.
         columns: Fields of ``Metrics`` to show, with their headings.
     """
+    cases = sorted(set(results["fold"]))
     rows = []
     for label, group in results.groupby("network", sort=False):
         row: dict[str, str] = {"network": str(label)}
-        if len(group) > 1:
-            for values in group.to_dict("records"):
-                for field, heading in columns.items():
-                    row[f"{heading}, case {values['fold'] + 1}"] = f"{values[field]:.4f}"
-        paper = PAPER_AVERAGES.get(str(label))
+        by_case = group.set_index("fold")
         for field, heading in columns.items():
-            row[heading] = f"{group[field].mean():.4f}"
+            for case in cases if len(cases) > 1 else ():
+                value = by_case[field].get(case)
+                row[f"{heading}, case {case + 1}"] = "" if value is None else f"{value:.4f}"
+            spread = f" ({group[field].std():.4f})" if len(group) > 1 else ""
+            row[heading] = f"{group[field].mean():.4f}{spread}"
+        paper = PAPER_AVERAGES.get(str(label))
         for field, heading in columns.items():
             row[f"{heading}, paper"] = "" if paper is None else f"{getattr(paper, field):.4f}"
         rows.append(row)
@@ -171,12 +176,13 @@ def proposal_table(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).fillna("")
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """Write a frame as a Markdown table; all columns but the first are aligned right."""
+def markdown(frame: pd.DataFrame, texts: Collection[str] = ()) -> str:
+    """Write a frame as a Markdown table; the first column and ``texts`` are aligned left."""
     columns = [str(column) for column in frame.columns]
+    sides = [":--" if column in (columns[0], *texts) else "--:" for column in columns]
     lines = [
         "| " + " | ".join(column.strip() for column in columns) + " |",
-        "| " + " | ".join([":--", *["--:"] * (len(columns) - 1)]) + " |",
+        "| " + " | ".join(sides) + " |",
     ]
     for row in frame.itertuples(index=False):
         cells = [str(cell).replace("|", "\\|").replace("\n", " ") for cell in row]

@@ -1,19 +1,24 @@
 import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from studies import microplastic
-from studies.sand.records import Preset
+from studies.runner import Store, pending
+from studies.sand import plan, study
 
-TINY = Preset(
-    name="tiny",
+ROOT = Path(microplastic.__file__).parents[1]
+TINY = replace(
+    plan.PRESETS["quick"],
     photos=6,
     photo_size=80,
     tile=32,
     overlap=8,
     most_tiles=24,
-    cases=1,
-    shrink={"unet": 16, "multiresunet": 8},
+    widths={**dict.fromkeys(plan.PRESETS["quick"].widths, 6), "unet": 4, "half_unet": 4},
     epochs=1,
     tuning=1,
 )
@@ -21,33 +26,48 @@ TINY = Preset(
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    monkeypatch.setitem(microplastic.PRESETS, "quick", TINY)
-    monkeypatch.setattr(microplastic, "ROOT", tmp_path)
+    monkeypatch.setitem(plan.PRESETS, "quick", TINY)
+    monkeypatch.setattr(study, "measured_speed", lambda preset: 1e9)
     return tmp_path
+
+
+def run(tiny, *arguments):
+    places = ("--out", str(tiny / "out"), "--runs", str(tiny / "runs"), "--workers", "1")
+    return microplastic.main([*places, *arguments])
 
 
 @pytest.mark.slow
 def test_the_whole_study_writes_a_page_whose_files_exist(tiny, capsys):
-    out = tiny / "out"
-    assert microplastic.main(["--out", str(out), "--quiet"]) == 0
-    page = (out / "index.md").read_text()
+    assert run(tiny) == 0
+    page = (tiny / "out" / "index.md").read_text()
     links = re.findall(r"\]\(([^)]+)\)", page)
     assert len(links) > 15
-    assert [link for link in links if not (out / link).is_file()] == []
+    assert [link for link in links if not (tiny / "out" / link).is_file()] == []
+    assert "**A demonstration**" in page
     assert "synthetic" in page
     assert "nan" not in page
-    assert "Done" in capsys.readouterr().out
+    first = capsys.readouterr().out
+    assert first.startswith("This is a demonstration")
+    assert run(tiny, "--write-only") == 0
+    assert "started" not in capsys.readouterr().out
+    assert (tiny / "out" / "index.md").read_text() == page
+
+
+def test_a_dry_run_lists_the_jobs_and_what_they_cost_and_runs_none(tiny, capsys):
+    assert run(tiny, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"7 jobs to run, 0 found finished; [\d.]+ TFLOP, \d+ MB on disk", said)
+    assert "hours at the 1 GFLOP/s measured here, 1 at a time" in said
+    assert "quarter_multiresunet-0 " in said
+    assert not (tiny / "runs").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--data", "/nowhere"], "there is no folder '/nowhere'"),
-        (["--out", __file__], "is a file; give a folder"),
-    ],
+    [(["--out", __file__], "is a file; give a folder")],
 )
 def test_bad_input_ends_with_one_line_and_code_2(tiny, capsys, arguments, message):
-    assert microplastic.main([*arguments, "--quiet"]) == 2
+    assert run(tiny, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("error: ")
@@ -55,21 +75,68 @@ def test_bad_input_ends_with_one_line_and_code_2(tiny, capsys, arguments, messag
 
 
 def test_an_interruption_says_how_to_go_on(tiny, capsys, monkeypatch):
-    def interrupt(*args):
+    def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(microplastic, "prepare_tiles", interrupt)
-    assert microplastic.main(["--out", str(tiny / "out")]) == 130
+    monkeypatch.setattr(study, "run", interrupt)
+    assert run(tiny) == 130
     assert "goes on after the last finished epoch" in capsys.readouterr().err
 
 
-def test_runs_with_other_settings_do_not_share_a_folder(tiny):
-    folders = {
-        microplastic.runs_folder(TINY, 0, None),
-        microplastic.runs_folder(TINY, 1, None),
-        microplastic.runs_folder(TINY, 0, tiny),
-    }
-    assert len(folders) == 3
-    (tiny / "images").mkdir()
-    (tiny / "images" / "new.png").touch()
-    assert microplastic.runs_folder(TINY, 0, tiny) not in folders
+def test_the_script_runs_by_its_path_alone_and_says_what_is_missing(tmp_path):
+    command = [sys.executable, str(ROOT / "studies" / "microplastic.py"), "--dry-run"]
+    # no PYTHONPATH, another folder: the script finds its own checkout
+    done = subprocess.run(
+        [*command, "--runs", "nowhere"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "jobs to run" in done.stdout
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('no', name='matplotlib')")
+    lacking = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert lacking.returncode == 2
+    assert lacking.stderr.startswith("error: matplotlib is not installed; pip install")
+
+
+def test_the_order_of_jobs_is_fold_by_fold_and_the_small_networks_first():
+    preset = plan.PRESETS["cpu"]
+    tiles = plan.tile_job(preset, 0)
+    jobs = plan.training_jobs(preset, 0, tiles)
+    assert [fold for _, fold in jobs] == sorted(fold for _, fold in jobs)
+    assert [key for key, fold in jobs if fold == 0] == [
+        "quarter_multiresunet",
+        "half_multiresunet",
+        "half_unet",
+        "unet",
+        "multiresunet",
+        "quarter_multiresunet-eq25",
+        "quarter_multiresunet-narrow",
+        "quarter_multiresunet-wide",
+    ]
+    assert len({job.address for job in jobs.values()}) == len(jobs) == 40
+
+
+def test_other_seeds_and_presets_are_other_jobs(tmp_path):
+    addresses = set()
+    for preset, seed in ((TINY, 0), (TINY, 1), (plan.PRESETS["quick"], 0)):
+        tiles = plan.tile_job(preset, seed)
+        jobs = plan.training_jobs(preset, seed, tiles)
+        addresses |= {job.address for job in pending(list(jobs.values()), Store(tmp_path))}
+    assert len(addresses) == 2 * 7 + 8 + 1 - 1
+
+
+def test_paper_preset_follows_section_4():
+    preset = plan.PRESETS["paper"]
+    tiles = plan.tile_job(preset, 0)
+    training = plan.training_jobs(preset, 0, tiles)["unet", 0].settings.training
+    assert (training.epochs, training.learning_rate, training.decay) == (150, 1e-3, 0.96)
+    assert training.class_weight is None
+    assert not training.bf16
+    assert 795 <= training.decay_steps <= 805  # the paper's 800
+    assert preset.training_tiles == pytest.approx(0.72 * 6176, rel=0.01)

@@ -16,7 +16,7 @@ def metrics(**changes):
 
 
 def result(label, fold, **changes):
-    return tables.Result(label, fold, metrics(**changes), 100, 1000, 2, 3.0)
+    return tables.Result(label, fold, metrics(**changes), 100, 1000, 2, 3.0, {})
 
 
 def test_quality_table_shows_every_case_the_average_and_the_paper():
@@ -26,7 +26,8 @@ def test_quality_table_shows_every_case_the_average_and_the_paper():
     table = tables.quality_table(frame, {"f1": "F1"}).set_index("network")
     assert table.loc["U-net", "F1, case 1"] == "0.2000"
     assert table.loc["U-net", "F1, case 2"] == "0.4000"
-    assert table.loc["U-net", "F1"] == "0.3000"
+    assert table.loc["U-net", "F1"] == "0.3000 (0.1414)"
+    assert table.loc["mine", "F1, case 2"] == ""
     assert table.loc["U-net", "F1, paper"] == "0.0328"
     assert table.loc["mine", "F1, paper"] == ""
 

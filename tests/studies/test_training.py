@@ -25,7 +25,7 @@ def network():
 
 def run(model, data, path, **changes):
     settings = dataclasses.replace(SETTINGS, **changes)
-    return train(model, *data, settings, path, progress=False)
+    return train(model, *data, settings, path)
 
 
 class StopHereError(Exception):

@@ -1,0 +1,348 @@
+"""The study from its settings to its page."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpseg_models import list_models
+from studies.runner import Finished, Job, Place, Store, estimate, finished, pending, run
+from studies.sand import figures, page, tables
+from studies.sand.costs import network_cost
+from studies.sand.fitting import Fit, build, choose_tiles
+from studies.sand.plan import (
+    EXTRAS,
+    NETWORKS,
+    PRESETS,
+    Preset,
+    cut_jobs,
+    network_config,
+    network_costs,
+    tile_job,
+    training_jobs,
+)
+from studies.sand.records import (
+    GRADES,
+    Derivation,
+    Trained,
+    chosen_cut,
+    examine,
+    levels_supported,
+    load,
+    result,
+)
+from studies.sand.tiles import Photo, draw_photos, open_tiles
+from weightscope.analysis import Analysis
+from weightscope.frames import proposals_frame, write_csv
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COMMITTED = ROOT / "studies" / "results" / "microplastic"
+"""Results of the preset ``cpu`` that travel with the code; weights do not."""
+
+WHOLE = ("unet", "multiresunet")
+"""The networks that the paper cut."""
+
+
+ANALYSIS_CODE = ("studies.sand.records", "weightscope")
+
+DEMONSTRATION = """\
+This is a demonstration of a few minutes: small networks, little data, one fold. Its page shows how
+the study works; what the study found is in docs/studies/microplastic/index.md (preset cpu)."""
+
+
+@dataclass(frozen=True)
+class Analysing:
+    """Settings of the job that analyses a trained network.
+
+    Attributes:
+        whole: How it was trained.
+    """
+
+    whole: Fit
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What was asked for.
+
+    Attributes:
+        preset: How large the study is.
+        folds: How many of its folds are run.
+        seed: Seed of everything random.
+        photographs: Name of the user's folder of photographs; None for synthetic ones.
+        out: Where the page goes.
+        store: Where finished jobs lie.
+    """
+
+    preset: Preset
+    folds: int
+    seed: int
+    photographs: str | None
+    out: Path
+    store: Store
+
+
+def study(options: argparse.Namespace) -> Path | None:
+    """Run the study, or say what it would cost, and write its page; return the page's path."""
+    setup, tiles = set_up(options)
+    trainings = {
+        key: job
+        for key, job in training_jobs(setup.preset, setup.seed, tiles).items()
+        if key[1] < setup.folds
+    }
+    workers = options.workers or free_processors()
+    if setup.preset.name == "quick":
+        print(DEMONSTRATION)
+    jobs = [tiles, *trainings.values()]
+    speed = None if options.write_only else measured_speed(setup.preset)
+    say(f"Trainings: {estimate(jobs, setup.store, workers, speed)}")
+    if options.dry_run:
+        for job in pending(jobs, setup.store):
+            print(f"  {job.name:32s} {job.flops / 1e12:10.3f} TFLOP {job.bytes / 1e6:8.1f} MB")
+        print(f"  and in every fold, for {' and '.join(WHOLE)}: an analysis, two short trainings")
+        return None
+
+    def do(jobs: Sequence[Job]) -> dict[str, Finished]:
+        if options.write_only:
+            return finished(jobs, setup.store)
+        return run(jobs, setup.store, workers=workers, cluster=options.cluster)
+
+    done = do(jobs)
+    say("Which levels do any work?")
+    wholes = [job for (key, _), job in trainings.items() if key in WHOLE and job.name in done]
+    analyses = {job.name: analysis_job(job, tiles) for job in wholes}
+    analysed = do([tiles, *analyses.values()])
+    say("The networks without the rest")
+    cuts = {
+        job.name: cut_jobs(
+            job, analysed[analyses[job.name].name].result["keep_levels"], setup.preset, tiles
+        )
+        for job in wholes
+        if analyses[job.name].name in analysed
+    }
+    done |= do([tiles, *(job for pair in cuts.values() for job in pair)])
+    say("Tables, figures, reports")
+    written = write(setup, tiles, trainings, analysed, cuts, done)
+    say(f"Done: {written}")
+    return written
+
+
+def set_up(options: argparse.Namespace) -> tuple[Setup, Job]:
+    """Understand the command line; return also the job that makes the tiles."""
+    preset = PRESETS[options.preset]
+    own = options.data is not None
+    out = options.out or (
+        ROOT / "docs" / "studies" / "microplastic"
+        if preset.name == "cpu" and not own
+        else ROOT / "build" / f"microplastic-{preset.name}"
+    )
+    tiles = tile_job(preset, options.seed)
+    setup = Setup(
+        preset=preset,
+        folds=min(options.folds or preset.folds, preset.folds),
+        seed=options.seed,
+        photographs=options.data.name if own else None,
+        out=out,
+        store=Store(options.runs, (COMMITTED,)),
+    )
+    return setup, tiles
+
+
+def free_processors() -> int:
+    """How many processors nothing else is using, at least one."""
+    count = os.cpu_count() or 1
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, min(count, round(count - busy)))
+
+
+def measured_speed(preset: Preset, seconds: float = 1.0) -> float:
+    """Floating-point operations per second of one thread, in training steps of Half U-net."""
+    half = next(network for network in NETWORKS if network.key == "half_unet")
+    model = build(network_config(half, preset, 0)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.rand(preset.batch_size, 3, preset.tile, preset.tile)
+    images = images.contiguous(memory_format=torch.channels_last)
+    macs, _ = network_costs(network_config(half, preset, 0), preset.tile)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        steps, begun = -1, time.perf_counter()  # the first is to warm up
+        while steps < 1 or time.perf_counter() - begun < seconds:
+            if steps == 0:
+                begun = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=preset.bf16):
+                loss = model(images).square().mean()
+            loss.backward()
+            steps += 1
+        return 6 * macs * preset.batch_size * steps / (time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- analysing and cutting --------------------------------------------------------------------
+
+
+def analysis_job(training: Job, tiles: Job) -> Job:
+    """The job that analyses a trained network."""
+    return Job(
+        name=f"{training.name}-analysis",
+        work=analyse,
+        settings=Analysing(training.settings),
+        needs=(tiles, training),
+        code=ANALYSIS_CODE,
+    )
+
+
+def analyse(settings: Analysing, place: Place) -> dict[str, Any]:
+    """Say which levels of a trained network can go."""
+    tiles = open_tiles(place.needs["tiles"])
+    (name,) = (name for name in place.needs if name != "tiles")
+    whole = Finished(place.needs[name], place.result(name), 0.0)
+    trained = load(settings.whole, settings.whole.network, whole, tiles)
+    analysis = examine(trained, tiles)
+    return {
+        "keep_levels": chosen_cut(analysis).keep_levels,
+        "supported": {grade: levels_supported(analysis, grade) for grade in GRADES},
+        "joint": levels_supported(analysis, None),
+        "conclusion": analysis.conclusion,
+        "verdicts": {v.stage: v.verdict for v in analysis.assessment.verdicts},
+    }
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def write(
+    setup: Setup,
+    tile_job: Job,
+    trainings: Mapping[tuple[str, int], Job],
+    analysed: Mapping[str, Finished],
+    cuts: Mapping[str, tuple[Job, Job]],
+    done: Mapping[str, Finished],
+) -> Path:
+    """Write tables, figures, reports and the page from what has finished."""
+    labels = {network.key: network.label for network in (*NETWORKS, *EXTRAS)}
+    scratch = {
+        job.name: result(job, labels[key], done[job.name])
+        for (key, _), job in trainings.items()
+        if job.name in done
+    }
+    cut_results = {
+        job.name: result(job, f"{labels[job.settings.whole.network]}, {how}", done[job.name])
+        for pair in cuts.values()
+        for job, how in zip(pair, ("cut", "cut, weights redrawn"), strict=True)
+        if job.name in done
+    }
+    order = {label: place for place, label in enumerate(tables.NAMES.values())}
+    results = sorted(
+        (*scratch.values(), *cut_results.values()),
+        key=lambda r: (order.get(r.label, len(order)), r.fold),
+    )
+    tiles = open_tiles(done["tiles"].folder)
+    shown: dict[str, tuple[Trained, Analysis]] = {}
+    for name in list_models():
+        whole = [
+            job
+            for (key, _), job in trainings.items()
+            if key == name and setup.store.find(job, whole=True) is not None
+        ]
+        if whole:  # sec. 4.5 shows the case with the best recall-weighted F1
+            job = max(whole, key=lambda job: scratch[job.name].metrics.rw_f1)
+            trained = load(job.settings, labels[name], done[job.name], tiles)
+            shown[name] = trained, examine(trained, tiles)
+            say(f"{labels[name]}: {shown[name][1].conclusion}")
+    derived = []
+    for name in WHOLE:
+        if name not in shown:
+            continue
+        trained, analysis = shown[name]
+        pair = cuts.get(f"{name}-{trained.settings.fold}", ())
+        if pair and all(job.name in cut_results for job in pair):
+            derived.append(
+                Derivation(
+                    trained=trained,
+                    analysis=analysis,
+                    supported={grade: levels_supported(analysis, grade) for grade in GRADES},
+                    proposal=chosen_cut(analysis),
+                    tuned=cut_results[pair[0].name],
+                    redrawn=cut_results[pair[1].name],
+                )
+            )
+    story = page.Story(
+        preset=setup.preset,
+        seed=setup.seed,
+        photographs=setup.photographs,
+        tiles=tiles,
+        costs=[network_cost(name) for name in list_models()],
+        results=results,
+        analysed={name: f.result for name, f in analysed.items() if name != "tiles"},
+        shown=shown,
+        derived=derived,
+        jobs=len(trainings),
+        missing=tuple(job.name for job in trainings.values() if job.name not in done),
+    )
+    setup.out.mkdir(parents=True, exist_ok=True)
+    write_tables(setup.out, story)
+    draw_figures(setup.out, story)
+    for name, (_, analysis) in shown.items():
+        analysis.to_html(setup.out / f"report-{name}.html")
+    return page.write_page(setup.out / "index.md", story)
+
+
+def write_tables(out: Path, story: page.Story) -> None:
+    """Write every table as CSV beside the page."""
+    write_csv(tables.cost_table(story.costs), out / "table4.csv")
+    write_csv(tables.results_frame(story.results), out / "results.csv")
+    for name, (_, analysis) in story.shown.items():
+        write_csv(analysis.stages, out / f"stages-{name}.csv")
+        write_csv(analysis.layers, out / f"layers-{name}.csv")
+        write_csv(
+            proposals_frame(analysis.proposals, analysis.costs), out / f"proposals-{name}.csv"
+        )
+
+
+def draw_figures(out: Path, story: page.Story) -> None:
+    """Draw every figure of the page."""
+    figures.save(figures.scene_figure(_photograph(story)), out / "sand.png")
+    blocks = ("encoder", "bottleneck", "decoder")
+    roles = {"unet": blocks[:2], "multiresunet": blocks[:2]}
+    for name, (_, analysis) in story.shown.items():
+        if name != "half_unet":  # the paper shows no histograms of it
+            for kind, draw in (
+                ("stacked", figures.stacked_figure),
+                ("overlaid", figures.overlaid_figure),
+            ):
+                figure = draw(analysis, roles.get(name, blocks))
+                figures.save(figure, out / f"{kind}-{name}.png")
+        if name in WHOLE:
+            figures.save(figures.verdict_figure(analysis), out / f"verdict-{name}.png")
+    runs = {trained.label: trained.run for trained, _ in story.shown.values()}
+    figures.save(figures.learning_figure(runs), out / "learning.png")
+    figures.save(figures.tradeoff_figure(tables.results_frame(story.results)), out / "tradeoff.png")
+    split = choose_tiles(next(iter(story.shown.values()))[0].settings, story.tiles)
+    panel = figures.predictions_figure(
+        {t.label: (t.model, t.threshold) for t, _ in story.shown.values()},
+        story.tiles,
+        figures.fullest(story.tiles, split.test, 4),
+    )
+    figures.save(panel, out / "predictions.png")
+
+
+def _photograph(story: page.Story) -> Photo:
+    """A synthetic photograph, or the user's tile with the most plastic."""
+    if story.photographs is None:
+        size = max(story.preset.photo_size, 400)
+        return next(draw_photos(1, size, story.seed, story.preset.scene))
+    index = int(story.tiles.masks.sum((1, 2)).argmax())
+    return story.tiles.images[index], story.tiles.masks[index]
+
+
+def say(text: str) -> None:
+    """Announce the next step."""
+    print(f"\n{text}", flush=True)

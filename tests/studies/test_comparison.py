@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from studies.sand.comparison import compare, comparison_table, f1
+from studies.sand.metrics import Metrics
+from studies.sand.tables import Result
+
+METRICS = Metrics(*[0.5] * 9)
+
+
+def result(label, fold, outcomes):
+    numbered = {100 * fold + index: tuple(row) for index, row in enumerate(outcomes)}
+    return Result(label, fold, METRICS, 1, 1, 1, 1.0, numbered)
+
+
+def photographs(rng, hit_rate, count=40):
+    """Photographs of 100 px plastic, some of it found, with about as many false alarms."""
+    hits = rng.binomial(100, hit_rate, count)
+    alarms = rng.binomial(100, 0.3, count)
+    return np.stack([hits, alarms, 100 - hits], 1)
+
+
+def test_f1_pools_pixels():
+    assert f1([(3, 1, 0), (1, 0, 2)]) == pytest.approx(2 * 4 / (2 * 4 + 1 + 2))
+    assert np.isnan(f1([(0, 0, 0)]))
+
+
+def test_a_clear_difference_is_told_and_its_interval_holds_it():
+    rng = np.random.default_rng(0)
+    good = [result("good", fold, photographs(rng, 0.8)) for fold in range(5)]
+    bad = [result("bad", fold, photographs(rng, 0.6)) for fold in range(5)]
+    found = compare(good, bad)
+    assert found.folds == 5
+    assert found.photos == 200
+    assert found.low < found.difference < found.high
+    assert found.low > 0
+    assert found.p_folds < 0.05
+    assert found.verdict == "good is better"
+    assert compare(bad, good).verdict == "good is better"
+
+
+def test_no_difference_cannot_be_told_apart():
+    rng = np.random.default_rng(1)
+    a, b = ([result(n, f, photographs(rng, 0.7)) for f in range(5)] for n in "ab")
+    assert compare(a, b).verdict == "cannot be told apart"
+
+
+def test_photographs_that_differ_do_not_count_as_folds_that_agree():
+    # better in one fold by much, worse in the others: the folds disagree
+    rng = np.random.default_rng(2)
+    rates = (0.95, 0.55, 0.55, 0.95, 0.55)
+    a = [result("a", f, photographs(rng, rate)) for f, rate in enumerate(rates)]
+    b = [result("b", f, photographs(rng, 0.6)) for f in range(5)]
+    found = compare(a, b)
+    assert found.low > 0
+    assert found.p_folds > 0.05
+    assert found.verdict == "cannot be told apart"
+
+
+def test_one_fold_says_so_and_folds_of_one_network_alone_do_not_count():
+    rng = np.random.default_rng(3)
+    a = [result("a", f, photographs(rng, 0.9)) for f in (0, 1)]
+    b = [result("b", f, photographs(rng, 0.5)) for f in (1, 2)]
+    found = compare(a, b)
+    assert (found.folds, found.photos, found.p_folds) == (1, 40, None)
+    assert found.verdict == "a is better in these folds"
+    row = comparison_table([found]).iloc[0]
+    assert row["networks"] == "a - b"
+    assert row["p over folds"] == ""
+    with pytest.raises(ValueError, match="folds that both"):
+        compare(a, [result("c", 4, photographs(rng, 0.5))])
