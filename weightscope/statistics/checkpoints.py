@@ -23,6 +23,7 @@ from weightscope.statistics.records import (
 from weightscope.statistics.steps import Steps
 from weightscope.statistics.summary import (
     SummaryRequest,
+    summarize,
     summarizing,
     unreadable,
     warning_about,
@@ -72,18 +73,21 @@ def scan(
             skipped.append(SkippedParameter(name, reason))
         else:
             found[name] = stored
-    summaries = run_in_groups(
-        list(found.values()),
+    full = [name for name, stored in found.items() if stored.elements]
+    measured = run_in_groups(
+        [found[name] for name in full],
         lambda stored: stored.elements,
         partial(_summarize, fast=fast),
         threads,
         progress,
     )
+    summaries = dict(zip(full, measured, strict=True))
+    nothing = summarize(torch.empty(0), threads=1)  # of all the empty ones
     for source in {stored.source for stored in found.values() if stored.source}:
         source.check()
     records = tuple(
-        _record(name, checkpoint.tensors[name].stored, tuple(shared.get(name, ())), summary)
-        for name, summary in zip(found, summaries, strict=True)
+        _record(name, checkpoint.tensors[name].stored, tuple(shared.get(name, ())), summaries.get(name, nothing))
+        for name in found
     )
     covered = sum(record.count for record in records)
     return ModelStatistics(records, tuple(skipped), covered / total if total else 1.0)
