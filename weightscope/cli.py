@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope.errors import InputError, WeightscopeError
-from weightscope.files import writable_target
+from weightscope.files import writable_target, write_csv
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,17 +36,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
-        sys.stdout.flush()
+        with _any_terminal():
+            options.run(options)
+            sys.stdout.flush()
     except WeightscopeError as error:
-        from weightscope.printing import printable
-
-        print(printable(f"weightscope: error: {error}"), file=sys.stderr)
-        return 2
+        return _fail(str(error))
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; Python must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader (head, less) has seen enough
+    except OSError as error:
+        _drop_output()
+        return _fail(f"cannot write the output: {error.strerror or error}; free some space")
     return 0
+
+
+def _fail(reason: str) -> int:
+    from weightscope.printing import printable
+
+    print(printable(f"weightscope: error: {reason}"), file=sys.stderr)
+    return 2
+
+
+def _drop_output() -> None:
+    """Throw away what could not be written, or Python would try again at its exit and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _any_terminal() -> Iterator[None]:
+    """Spell out what the terminal's alphabet lacks, instead of failing at it."""
+    stream, errors = sys.stdout, getattr(sys.stdout, "errors", None)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,12 +119,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _scan(options: argparse.Namespace) -> None:
-    from weightscope.frames import parameters_frame, write_csv
+    from weightscope.frames import parameters_frame
     from weightscope.printing import checkpoint_table
     from weightscope.statistics import scan
 
     if options.csv:
-        writable_target(options.csv)
+        _check_target(options.csv)
     statistics = scan(options.file)
     print(checkpoint_table(Path(options.file).name, statistics))
     if options.csv:
@@ -108,11 +135,10 @@ def _analyze(options: argparse.Namespace) -> None:
     import torch
 
     from weightscope.analysis import analyze
-    from weightscope.frames import write_csv
 
     # What would fail at the end shall fail before the work.
     for path in filter(None, (options.html, options.csv)):
-        writable_target(path)
+        _check_target(path)
     if options.html:
         importlib.import_module("weightscope.report")
     model = _build(options.factory, options.arguments)
@@ -125,6 +151,24 @@ def _analyze(options: argparse.Namespace) -> None:
         write_csv(analysis.layers, options.csv)
     if options.html:
         analysis.to_html(options.html)
+
+
+def _check_target(path: str) -> None:
+    """Refuse to write where nothing can be written, or over somebody's weights.
+
+    Raises:
+        InputError: It is no place for a file, or holds a checkpoint.
+    """
+    from weightscope.checkpoints import open_checkpoint
+
+    target = writable_target(path)
+    if not target.exists():
+        return
+    try:
+        open_checkpoint(target)
+    except WeightscopeError:
+        return
+    raise InputError(f"{path} is a file of weights, which the output would replace; give another")
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from weightscope.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 
 @contextmanager
@@ -42,6 +48,8 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except OSError as error:
         raise InputError(
@@ -56,14 +64,78 @@ def writable_target(path: str | os.PathLike[str]) -> Path:
     """The absolute path of a file that could be written, links followed.
 
     Raises:
-        InputError: ``path`` is a folder, or its folder does not exist.
+        InputError: ``path`` is a folder or a device, or its folder does not exist.
     """
-    target = Path(path).expanduser().resolve()
-    if target.is_dir():
+    try:
+        target = Path(path).expanduser().resolve()
+        is_file, exists, is_folder = target.is_file(), target.exists(), target.is_dir()
+        has_folder = target.parent.is_dir()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # no name, or not of a file
+        raise InputError(
+            f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}; "
+            "give the path of a file"
+        ) from error
+    if is_folder:
         raise InputError(f"cannot write {str(path)!r}: it is a folder; give the path of a file")
-    if not target.parent.is_dir():
+    if exists and not is_file:  # a finished file would take the place of the device
+        raise InputError(f"cannot write {str(path)!r}: it is no file; give the path of a file")
+    if not has_folder:
         raise InputError(
             f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist; "
             "create it first"
         )
     return target
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors as one safetensors file.
+
+    Args:
+        tensors: By name; none may share memory.
+        path: The file, replaced atomically.
+        metadata: Texts to write beside them.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with written_atomically(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, None if metadata is None else dict(metadata))
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
+
+
+def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a frame as CSV that a spreadsheet cannot mistake for formulas.
+
+    Names in checkpoints and models are untrusted: text that starts with one of ``= + - @``, a tab
+    or a carriage return gets a leading apostrophe, as OWASP advises against CSV injection.
+
+    Args:
+        frame: What to write; numbers are left alone.
+        path: The file, replaced atomically.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    import pandas as pd
+
+    safe = frame.rename(columns=_defused)
+    for column in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[column]):
+            safe[column] = [_defused(value) for value in safe[column]]
+    with written_atomically(path) as temporary:
+        safe.to_csv(temporary, index=False, errors="backslashreplace")
+
+
+def _defused(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return value

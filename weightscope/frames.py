@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-
-from weightscope.files import written_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -282,32 +279,6 @@ def threshold_label(threshold: float) -> str:
     """
     mantissa, exponent = f"{threshold:e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a frame as CSV that a spreadsheet cannot mistake for formulas.
-
-    Names in checkpoints and models are untrusted: text that starts with one of ``= + - @``, a tab
-    or a carriage return gets a leading apostrophe, as OWASP advises against CSV injection.
-
-    Args:
-        frame: What to write; numbers are left alone.
-        path: The file, replaced atomically.
-
-    Raises:
-        InputError: If the file cannot be written.
-    """
-    safe = frame.rename(columns=_defused)
-    for column in safe.columns:
-        safe[column] = [_defused(value) for value in frame[column]]
-    with written_atomically(path) as temporary:
-        safe.to_csv(temporary, index=False)
-
-
-def _defused(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
 
 
 def _by_layer(

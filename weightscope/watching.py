@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from weightscope.errors import InputError, MissingExtraError
-from weightscope.files import written_atomically
+from weightscope.files import write_csv, write_tensors, written_atomically
 from weightscope.statistics import summarize
 from weightscope.utilization.displacement import Displacement, measure_displacement
 
@@ -172,9 +172,16 @@ class History:
         """The weights at the start of the training, by parameter name."""
         if self._store is None:
             return self._initial
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(self._store)
+        try:
+            return load_file(self._store)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"cannot read the weights at the start from {str(self._store)!r}: {error}; keep "
+                "the file as long as the history"
+            ) from error
 
     def frame(self) -> pd.DataFrame:
         """Over time: step, parameter, count, mean, std, minimum, maximum, saliency."""
@@ -204,9 +211,8 @@ class History:
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write `histograms` as a comma-separated table, atomically."""
-        with written_atomically(path) as temporary:
-            self.histograms().to_csv(temporary, index=False)
+        """Write `histograms` as a comma-separated table, atomically; see `write_csv`."""
+        write_csv(self.histograms(), path)
 
     def to_npz(self, path: str | os.PathLike[str]) -> None:
         """Write all histograms to one npz file, atomically.
@@ -283,40 +289,39 @@ class History:
         """Go on where an earlier history stopped.
 
         Raises:
-            InputError: It belongs to another model, or to another version.
+            InputError: It belongs to another model or version, or was damaged; nothing is changed.
         """
-        if state.get("version") != VERSION:
+        version = state.get("version") if isinstance(state, Mapping) else None
+        if version != VERSION:
             raise InputError(
-                f"history state has version {state.get('version')!r}, expected {VERSION}; "
+                f"history state has version {version!r}, expected {VERSION}; "
                 "it was not written by this version's History.state_dict()"
             )
+        try:
+            read = _HistoryState.read(state)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"history state is damaged ({type(error).__name__}: {error}); give one that "
+                "History.state_dict() made"
+            ) from error
         shapes = {n: tuple(p.shape) for n, p in self._parameters.items()}
-        given = {n: tuple(t.shape) for n, t in state["initial"].items()}
+        given = {n: tuple(t.shape) for n, t in read.initial.items()}
         if shapes != given:
             different = sorted(n for n in shapes | given if shapes.get(n) != given.get(n))
             raise InputError(
                 f"history state is of another model: {len(different)} parameters differ, the first "
                 f"is {different[0]!r}"
             )
-        self.steps = int(state["steps"])
-        self._keep_initial({n: t.cpu().clone() for n, t in state["initial"].items()})
-        self._variance = {n: float(v) for n, v in state["variance"].items()}
-        self._faded = {n: float(v) for n, v in state["faded"].items()}
-        self._gradient = {n: float(v) for n, v in state["gradient"].items()}
-        self.snapshots = [
-            Snapshot(**{**s, "edges": s["edges"].numpy(), "counts": s["counts"].numpy()})
-            for s in state["snapshots"]
-        ]
+        self._keep_initial(read.initial)
+        self.steps, self.snapshots = read.steps, read.snapshots
+        self._variance, self._faded, self._gradient = read.variance, read.faded, read.gradient
 
     def _keep_initial(self, initial: dict[str, Tensor]) -> None:
         """Keep the starting weights in memory, or in the file that the user named."""
         if self._store is None:
             self._initial = initial
             return
-        from safetensors.torch import save_file
-
-        with written_atomically(self._store) as temporary:
-            save_file(initial, temporary)
+        write_tensors(initial, self._store)
 
     def _after_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         """Count one optimiser step; called by the optimiser itself."""
@@ -370,11 +375,12 @@ class History:
 
     def _snapshot(self) -> None:
         """Record the distribution of every parameter with more than one axis."""
+        snapshots = []
         for name, parameter in self._parameters.items():
             if parameter.dim() < 2:
                 continue
             summary = summarize(parameter.detach(), fast=True)
-            self.snapshots.append(
+            snapshots.append(
                 Snapshot(
                     step=self.steps,
                     parameter=name,
@@ -388,10 +394,85 @@ class History:
                     saliency=_saliency(parameter) if self.steps else math.nan,
                 )
             )
+        self.snapshots += snapshots  # of all parameters, or of none
 
     def _close(self) -> None:
         """Keep the displacements of the last watched step."""
         self._closed = self.displacements()
+
+
+@dataclass(frozen=True, eq=False)
+class _HistoryState:
+    """What a `History.state_dict` holds, checked."""
+
+    steps: int
+    initial: dict[str, Tensor]
+    variance: dict[str, float]
+    faded: dict[str, float]
+    gradient: dict[str, float]
+    snapshots: list[Snapshot]
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any]) -> _HistoryState:
+        """Check everything, and share nothing with ``state``.
+
+        Raises:
+            ValueError: A value that no training gives; others are of another kind than expected.
+        """
+        initial = {}
+        for name, value in state["initial"].items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise ValueError(f"the start of {name!r} is no tensor of floats")
+            initial[name] = value.detach().cpu().clone()
+        steps = _whole(state["steps"], "steps")
+        return cls(
+            steps,
+            initial,
+            _strengths(state, "variance", initial),
+            _strengths(state, "faded", initial),
+            _strengths(state, "gradient", initial, or_nan=True),
+            [_read_snapshot(entry, steps, initial) for entry in state["snapshots"]],
+        )
+
+
+def _whole(value: Any, what: str, most: float = math.inf) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{what} is {value!r}")
+    return value
+
+
+def _strengths(
+    state: Mapping[str, Any], key: str, names: Mapping[str, Any], *, or_nan: bool = False
+) -> dict[str, float]:
+    """Mean squares by parameter; none is negative or infinite."""
+    found = {name: float(state[key][name]) for name in names}
+    for name, value in found.items():
+        if not (0.0 <= value < math.inf or (or_nan and math.isnan(value))):
+            raise ValueError(f"{key} of {name!r} is {value}")
+    return found
+
+
+def _read_snapshot(entry: Mapping[str, Any], steps: int, names: Mapping[str, Any]) -> Snapshot:
+    edges = entry["edges"].detach().cpu().numpy().astype(np.float64)
+    counts = entry["counts"].detach().cpu().numpy().astype(np.int64)
+    if entry["parameter"] not in names:
+        raise ValueError(f"a snapshot is of {entry['parameter']!r}")
+    if edges.ndim != 1 or counts.shape != (max(edges.size - 1, 0),) or (counts < 0).any():
+        raise ValueError("a histogram has no count for each bin")
+    if not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
+        raise ValueError("the edges of a histogram do not ascend")
+    return Snapshot(
+        step=_whole(entry["step"], "the step of a snapshot", steps),
+        parameter=entry["parameter"],
+        count=_whole(entry["count"], "the count of a snapshot"),
+        mean=float(entry["mean"]),
+        std=float(entry["std"]),
+        minimum=float(entry["minimum"]),
+        maximum=float(entry["maximum"]),
+        edges=edges,
+        counts=counts,
+        saliency=float(entry["saliency"]),
+    )
 
 
 def _saliency(parameter: Tensor) -> float:

@@ -40,7 +40,8 @@ from studies.sand.records import (
 )
 from studies.sand.tiles import Photo, draw_photos, open_tiles
 from weightscope.analysis import Analysis
-from weightscope.frames import proposals_frame, write_csv
+from weightscope.files import write_csv
+from weightscope.frames import proposals_frame
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMITTED = ROOT / "studies" / "results" / "microplastic"

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from weightscope.files import write_csv
 from weightscope.frames import (
     histograms_frame,
     layers_frame,
@@ -11,7 +12,6 @@ from weightscope.frames import (
     proposals_frame,
     scores_frame,
     stages_frame,
-    write_csv,
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
 from weightscope.checkpoints.source import quoted
 from weightscope.errors import CheckpointError, InputError
@@ -53,7 +54,8 @@ class Weights(Mapping[str, Tensor]):
             raise CheckpointError(
                 f"{self.checkpoint.path}: {quoted(name)} cannot be read: {stored.reason}"
             )
-        return stored.tensor(mapped=False)
+        with outside_modes():
+            return stored.tensor(mapped=False)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

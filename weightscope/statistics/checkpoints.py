@@ -12,7 +12,8 @@ from math import nan
 
 import torch
 
-from weightscope.checkpoints import Stored, open_checkpoint
+from weightscope.adapters.modes import outside_modes
+from weightscope.checkpoints import Checkpoint, Stored, open_checkpoint
 from weightscope.statistics.pool import number_of_threads, run_in_groups
 from weightscope.statistics.records import (
     ModelStatistics,
@@ -56,8 +57,11 @@ def scan(
         CheckpointError: If the file is missing, empty, truncated, contradicts itself, would run
             code, is no checkpoint, or is changed while it is read.
     """
-    threads = number_of_threads(threads)
-    checkpoint = open_checkpoint(path)
+    with outside_modes():
+        return _scan(open_checkpoint(path), fast, number_of_threads(threads), progress)
+
+
+def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> ModelStatistics:
     skipped = [SkippedParameter(name, reason) for name, reason in checkpoint.skipped.items()]
     found = {}
     shared: dict[str, list[str]] = {}
@@ -86,7 +90,12 @@ def scan(
     for source in {stored.source for stored in found.values() if stored.source}:
         source.check()
     records = tuple(
-        _record(name, checkpoint.tensors[name].stored, tuple(shared.get(name, ())), summaries.get(name, nothing))
+        _record(
+            name,
+            checkpoint.tensors[name].stored,
+            tuple(shared.get(name, ())),
+            summaries.get(name, nothing),
+        )
         for name in found
     )
     covered = sum(record.count for record in records)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.errors import RecipeError, WeightscopeError
-from weightscope.files import written_atomically
+from weightscope.files import write_tensors
 from weightscope.graph import read_structure
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
@@ -22,6 +23,9 @@ from weightscope.truncation.building import build
 from weightscope.truncation.plan import FORMAT, Plan, decode, fingerprint
 from weightscope.truncation.variant import Variant
 
+# numbers in the example inputs of a recipe, which are made before anything is known to fit
+_LARGEST_INPUT = 1 << 26
+_MOST_AXES = 8
 _RECIPE, _DIGEST = "weightscope_recipe", "weightscope_sha256"
 
 
@@ -42,8 +46,6 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
             that is no tensor.
         InputError: The file cannot be written.
     """
-    from safetensors.torch import save_file
-
     recipe = dict(variant.recipe)
     if "unsaved" in json.dumps(recipe["inputs"]):
         raise RecipeError(
@@ -65,8 +67,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     recipe["aliases"] = aliases
     text = json.dumps(recipe, sort_keys=True)
     metadata = {_RECIPE: text, _DIGEST: _digest(text, tensors)}
-    with written_atomically(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    write_tensors(tensors, path, metadata)
     return Path(path)
 
 
@@ -106,6 +107,7 @@ def load(
             "of the original"
         )
     plan = Plan.from_json(recipe)
+    _check_budget(path, recipe, plan, [*tensors.values(), *model.state_dict().values()])
     if plan.bottleneck == "custom" and bottleneck is None:
         raise RecipeError(
             f"{str(path)!r} was built with a bottleneck of your own; pass it again as bottleneck="
@@ -114,7 +116,9 @@ def load(
         variant = build(_structure(model, recipe), plan, bottleneck)
         state = tensors | {new: tensors[old] for new, old in recipe["aliases"].items()}
         variant.module.load_state_dict(state, strict=True)
-    except (WeightscopeError, RuntimeError, KeyError, TypeError) as reason:
+    except (
+        WeightscopeError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError
+    ) as reason:  # fmt: skip
         raise RecipeError(
             f"{str(path)!r} does not rebuild from the {type(model).__name__} that model_factory "
             f"makes: {reason}. Give the factory of the original, or save the variant again with "
@@ -140,7 +144,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     """Read a file and check that it is whole and unaltered."""
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
+    try:
+        is_file = os.path.isfile(path)
+    except (TypeError, ValueError):  # no path, or a name that no file can have
+        is_file = False
+    if not is_file:
         raise RecipeError(
             f"there is no file {str(path)!r}; give a path that weightscope.save wrote"
         )
@@ -159,13 +167,72 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     text = metadata[_RECIPE]
     if metadata.get(_DIGEST) != _digest(text, tensors):
         raise RecipeError(f"{str(path)!r} was altered after it was saved: its digest does not fit")
-    recipe: dict[str, Any] = json.loads(text)
-    if recipe.get("format", 0) > FORMAT:
+    return _checked(path, text, tensors), tensors
+
+
+def _checked(
+    path: str | os.PathLike[str], text: str, tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """A recipe that is of the kind that `save` writes; anybody can write a fitting digest."""
+    try:
+        recipe = json.loads(text)
+    except (ValueError, RecursionError):
+        recipe = None
+    version = recipe.get("format") if isinstance(recipe, dict) else None
+    if type(version) is int and version > FORMAT:
         raise RecipeError(
-            f"{str(path)!r} has format {recipe['format']}, this version reads up to {FORMAT}; "
+            f"{str(path)!r} has format {version}, this version reads up to {FORMAT}; "
             "update weightscope"
         )
-    return recipe, tensors
+    if (
+        not isinstance(recipe, dict)
+        or type(version) is not int
+        or not all(isinstance(recipe.get(key), str) for key in ("model", "original"))
+        or not (isinstance(recipe.get("inputs"), list) and len(recipe["inputs"]) == 2)
+        or type(recipe.get("dimensions")) is not int
+        or not _is_mapping_to(recipe.get("stages"), _is_list_of_names)
+        or not _is_mapping_to(recipe.get("aliases"), tensors.__contains__)
+    ):
+        raise RecipeError(
+            f"{str(path)!r} holds no recipe that weightscope.save writes; save the variant again"
+        )
+    return recipe
+
+
+def _is_mapping_to(value: Any, right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(v, str | list) and right(v) for v in value.values()
+    )
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _check_budget(
+    path: str | os.PathLike[str], recipe: Mapping[str, Any], plan: Plan, tensors: Sequence[Any]
+) -> None:
+    """Refuse a recipe whose network or inputs would be out of all proportion to the file."""
+    widest = max((max(t.shape, default=0) for t in tensors if isinstance(t, Tensor)), default=0)
+    elements = _elements(recipe["inputs"])
+    if max(plan.width or 0, *plan.exit_channels) > widest or elements > _LARGEST_INPUT:
+        raise RecipeError(
+            f"{str(path)!r} asks for {plan} and for inputs of {elements:,} numbers, which does not "
+            "fit the tensors that it holds; save the variant again"
+        )
+
+
+def _elements(inputs: Any) -> int:
+    """Numbers in the tensors of encoded inputs."""
+    found, waiting = 0, [inputs]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict) and isinstance(value.get("tensor"), list):
+            sizes = [size if type(size) is int and size >= 0 else 0 for size in value["tensor"]]
+            found += prod(sizes) if len(sizes) <= _MOST_AXES else _LARGEST_INPUT + 1
+        elif isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+    return found
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
