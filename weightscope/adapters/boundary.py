@@ -35,6 +35,12 @@ _LIBRARY.impl(  # type: ignore[no-untyped-call]
     "boundary", _boundary, "CompositeExplicitAutograd"
 )
 BOUNDARY = torch.ops.weightscope.boundary.default
+_LIBRARY.define("after(Tensor x, Tensor write) -> Tensor")  # type: ignore[no-untyped-call]
+_LIBRARY.impl(  # type: ignore[no-untyped-call]
+    "after", lambda x, write: torch.ops.aten.alias(x), "CompositeExplicitAutograd"
+)
+AFTER = torch.ops.weightscope.after.default
+"""``after(x, write)`` is ``x``, read after something was written into it."""
 
 
 def marked(values: list[Any], call: int, *, entry: bool) -> list[Any]:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,9 +19,17 @@ FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
 DEVICE_OPERATOR = torch.ops.prim.device.default
 """The one operator that a dispatch mode sees and cannot decompose."""
 
+READS_VALUES = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    GuardOnDataDependentSymNode,
+)
+"""What is raised where a value is read that a tensor without numbers does not have."""
+
 __all__ = [
     "DEVICE_OPERATOR",
     "FAKE_TENSOR_LOGGER",
+    "READS_VALUES",
     "FakeTensor",
     "FakeTensorMode",
     "StorageWeakRef",

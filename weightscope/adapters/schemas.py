@@ -52,3 +52,18 @@ def is_pointwise(name: str) -> bool:
     if found is None:
         return False
     return any(torch.Tag.pointwise in getattr(found, o).tags for o in found.overloads())
+
+
+def writes_into(target: Any) -> tuple[str, ...]:
+    """Names of the arguments that an operator writes into."""
+    if not is_mutable(target):
+        return ()
+    arguments = target._schema.arguments
+    return tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write)
+
+
+def looks_into(target: Any) -> tuple[str, ...]:
+    """Names of the arguments whose memory an operator's result may show."""
+    if not is_operator(target):
+        return ()
+    return tuple(a.name for a in target._schema.arguments if a.alias_info is not None)

@@ -7,7 +7,9 @@ and written back into a graph as arithmetic on the input's size.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -44,11 +46,53 @@ def free_symbols(values: Iterable[Any]) -> frozenset[str]:
 
 def _interpret(values: dict[Any, Any], expression: Any) -> Any:
     """Evaluate a sympy expression on numbers or on graph proxies."""
-    # sympy takes most of a second to import
     from torch.utils._sympy.interp import sympy_interp
+
+    return sympy_interp(_arithmetic(), values, expression)
+
+
+@functools.cache
+def _arithmetic() -> Any:
+    """What the functions in an expression do to numbers and to graph proxies alike.
+
+    torch's own table leaves divisions, truncations and roots to sympy, which knows no proxies.
+    """
+    # sympy takes most of a second to import
     from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-    return sympy_interp(PythonReferenceAnalysis, values, expression)
+    plain = {
+        "int_truediv": operator.truediv,
+        "truediv": operator.truediv,
+        "sub": operator.sub,
+        "neg": operator.neg,
+        "abs": operator.abs,
+        "eq": operator.eq,
+        "ne": operator.ne,
+        "floor": lambda x: torch.sym_float(_apply(math.floor, x)),
+        "ceil": lambda x: torch.sym_float(_apply(math.ceil, x)),
+        "trunc": lambda x: torch.sym_float(_apply(math.trunc, x)),
+        "trunc_to_int": lambda x, dtype: _apply(math.trunc, x),
+        "floor_to_int": lambda x, dtype: _apply(math.floor, x),
+        "ceil_to_int": lambda x, dtype: _apply(math.ceil, x),
+        "round_to_int": lambda x, dtype: _apply(round, x),
+        "round_decimal": lambda x, digits: _apply(round, x, digits),
+        "minimum": lambda a, b: _apply(torch.sym_min, a, b),
+        "maximum": lambda a, b: _apply(torch.sym_max, a, b),
+        "where": lambda condition, a, b: _apply(torch.sym_ite, condition, a, b),
+        "modular_indexing": lambda x, divisor, modulus: x // divisor % modulus,
+        "identity": lambda x: x,
+    }
+    return type(
+        "_Arithmetic", (PythonReferenceAnalysis,), {k: staticmethod(f) for k, f in plain.items()}
+    )
+
+
+def _apply(function: Any, *values: Any) -> Any:
+    """Call a function on numbers, or write its call into the graph."""
+    proxy = next((value for value in values if isinstance(value, fx.Proxy)), None)
+    if proxy is None:
+        return function(*values)
+    return proxy.tracer.create_proxy("call_function", function, values, {})
 
 
 class Probe:

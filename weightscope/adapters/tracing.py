@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.fx.config
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.checkpoint import CheckpointFunction
 
 EXPORT_LOGGER = "torch._export.non_strict_utils"
 """Reports every call that the tracer meets and does not expect."""
+
+
+# Arithmetic on window sizes can grow without bound. Ordinary networks ask up to 50 questions about
+# their sizes, of up to 54 operations; shifted windows more than 200, of up to 269 in their first
+# block. The limits lie between, and count nothing that a slow or busy machine could change.
+MOST_QUESTIONS = 120
+LARGEST_QUESTION = 150
+# numbers that a forward reads out of its own tensors are few: sizes, scales, flags
+_LARGEST_CONSTANT = 256
 
 
 @contextmanager
@@ -38,3 +55,128 @@ def quiet(logger: str) -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+class TooComplexError(Exception):
+    """The arithmetic on free sizes outgrew its limits."""
+
+
+class Budget:
+    """Stops a trace whose arithmetic on sizes outgrows its limits, whatever time that takes.
+
+    Attributes:
+        exceeded: Whether a limit was passed; the tracer may swallow the error that says so.
+    """
+
+    def __init__(self) -> None:
+        self.exceeded = False
+
+    @contextmanager
+    def watching(self, arguments: Any) -> Iterator[None]:
+        """Watch the sizes of the tensors among a traced forward's arguments."""
+        env = next((t.fake_mode.shape_env for t in arguments if isinstance(t, FakeTensor)), None)
+        if env is None:
+            yield
+            return
+        ask, seen = env.evaluate_expr, set()
+
+        def evaluate(question: Any, *args: Any, **kwargs: Any) -> Any:
+            if question not in seen:
+                seen.add(question)
+                size = question.count_ops() if hasattr(question, "count_ops") else 0
+                self.exceeded |= size > LARGEST_QUESTION or len(env.guards) > MOST_QUESTIONS
+            if self.exceeded:
+                raise TooComplexError
+            return ask(question, *args, **kwargs)
+
+        env.evaluate_expr = evaluate  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del env.evaluate_expr
+
+
+class _Shared:
+    """A process-wide switch that stays on until the last of several threads has left it."""
+
+    def __init__(self, make: Any) -> None:
+        self.make = make
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.switched = ExitStack()
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        with self.lock:
+            if self.inside == 0:
+                self.switched.enter_context(self.make())
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    self.switched.close()
+
+
+@contextmanager
+def _as_exported() -> Iterator[None]:
+    flags = ("_is_compiling_flag", "_is_exporting_flag")
+    before = [getattr(torch.compiler, flag) for flag in flags]
+    for flag in flags:
+        setattr(torch.compiler, flag, True)
+    try:
+        yield
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            setattr(torch.compiler, flag, value)
+
+
+_EAGER = _Shared(lambda: torch.compiler.set_stance("force_eager"))
+_TRIAL = _Shared(_as_exported)
+
+
+def eagerly() -> AbstractContextManager[None]:
+    """Run what ``torch.compile`` compiled as it was written: fake tensors crash the compiler."""
+    return _EAGER.on()
+
+
+def as_exported() -> AbstractContextManager[None]:
+    """Let ``torch.compiler.is_compiling()`` say what it will say while the model is traced."""
+    return _TRIAL.on()
+
+
+@contextmanager
+def plain_checkpoints() -> Iterator[None]:
+    """Call checkpointed functions directly, in this thread: they run without autograd otherwise."""
+    original, mine = CheckpointFunction.apply, threading.get_ident()
+
+    def apply(run: Any, preserve_rng_state: bool, *args: Any) -> Any:
+        if threading.get_ident() != mine:
+            return original(run, preserve_rng_state, *args)
+        return run(*args)
+
+    CheckpointFunction.apply = apply
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply
+
+
+def constants_of(model: nn.Module) -> list[Tensor | None]:
+    """Copies of the tensors of a model that are small enough to be read as numbers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [t.detach().clone() if t.numel() <= _LARGEST_CONSTANT else None for t in tensors]
+
+
+def hold_constants(fake: nn.Module, constants: list[Tensor | None]) -> None:
+    """Let a forward read the numbers in small tensors of the model: they follow no input.
+
+    Args:
+        fake: The model on fake tensors.
+        constants: From the same model with its values.
+    """
+    for stand_in, constant in zip([*fake.parameters(), *fake.buffers()], constants, strict=True):
+        if isinstance(stand_in, FakeTensor) and constant is not None:
+            stand_in.constant = constant

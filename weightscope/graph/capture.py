@@ -11,12 +11,11 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-import time
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -24,18 +23,25 @@ from torch.export import Dim, ExportedProgram
 
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY, marked
-from weightscope.adapters.tracing import EXPORT_LOGGER, lean, quiet
+from weightscope.adapters.regions import write_back
+from weightscope.adapters.tracing import (
+    EXPORT_LOGGER,
+    Budget,
+    TooComplexError,
+    constants_of,
+    eagerly,
+    hold_constants,
+    lean,
+    plain_checkpoints,
+    quiet,
+)
 from weightscope.errors import StructureError
-from weightscope.graph.structure import ExampleInputs
+from weightscope.graph.structure import ExampleInputs, Sizes
+from weightscope.graph.values import reads_values
+from weightscope.graph.writes import order_writes
 
 # torch.export keeps process-wide state while it traces
 _EXPORTING = threading.Lock()
-
-Sizes = Literal["symbolic", "batch", "fixed"]
-# processor seconds after which free sizes are given up: arithmetic on window sizes can explode,
-# while the slowest ordinary network needs a third of this
-SYMBOLIC_SECONDS = 4.0
-SYMBOLIC_SECONDS_PER_CALL = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,6 @@ class _Record:
     results_spec: pytree.TreeSpec | None = None
 
 
-class _TooSlowError(Exception):
-    pass
-
-
 def throwaway_copy(
     model: nn.Module, tensors: Mapping[int, torch.Tensor] | None = None
 ) -> nn.Module:
@@ -123,16 +125,20 @@ def throwaway_copy(
         ) from error
 
 
-def capture(model: nn.Module, inputs: ExampleInputs, *, fixed: bool = False) -> Capture:
+def capture(
+    model: nn.Module, inputs: ExampleInputs, *, fixed: bool = False, training: bool = False
+) -> Capture:
     """Export the model with the boundaries of all module calls.
 
     Sizes are symbolic where the model allows it; a model that fixes its sizes (position tables,
-    windows) is captured at the example's own size.
+    windows) is captured at the example's own size. What is chosen depends on the model and the
+    inputs alone, never on a clock.
 
     Args:
         model: The model.
         inputs: How it is called.
         fixed: Capture at the example's spatial size at once.
+        training: Capture what it does in train mode.
 
     Raises:
         StructureError: ``torch.export`` cannot trace the model.
@@ -141,18 +147,21 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, fixed: bool = False) -> 
     cause: Exception | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
     for sizes in attempts[fixed:]:
-        tracer = _Tracer(throwaway_copy(model).eval(), inputs, sizes)
+        tracer = _Tracer(model, inputs, sizes, training)
         try:
             return tracer.run()
-        except _TooSlowError:
-            failures.append(f"{sizes} sizes: too slow (at {tracer.where})")
-        except Exception as error:  # noqa: BLE001 - whatever a foreign forward raises while traced
+        except Exception as error:
+            if tracer.budget.exceeded:
+                failures.append(f"{sizes} sizes: too much arithmetic (at {tracer.where})")
+                continue
+            if (read := reads_values(error, model)) is not None:
+                raise read from error
             cause = error
             failures.append(f"{sizes} sizes: {_first_line(error)} (in {tracer.where})")
     raise StructureError(
         f"torch.export cannot trace {type(model).__name__}: " + "; ".join(failures) + ". A forward"
-        " that decides by the values of tensors, or keeps tensors between calls, is the usual"
-        " cause."
+        " that keeps tensors between calls, or that calls code outside torch, is the usual cause:"
+        " take it out of the forward, or pass the part of the network without it."
     ) from cause
 
 
@@ -164,14 +173,17 @@ def _first_line(error: BaseException) -> str:
 class _Tracer:
     """One attempt to export one throw-away copy."""
 
-    def __init__(self, model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> None:
-        self.model = model
+    def __init__(
+        self, model: nn.Module, inputs: ExampleInputs, sizes: Sizes, training: bool
+    ) -> None:
+        self.constants = constants_of(model)
+        self.model = throwaway_copy(model).train(training)
         self.args, self.kwargs = _apart(inputs)
         self.inputs = inputs
         self.sizes = sizes
+        self.budget = Budget()
         self.records: list[_Record] = []
         self.open: list[int] = []
-        self.started = time.thread_time()
 
     @property
     def where(self) -> str:
@@ -179,10 +191,13 @@ class _Tracer:
 
     def run(self) -> Capture:
         with _EXPORTING, ExitStack() as hooks, torch.random.fork_rng(devices=[]), lean():
-            hooks.enter_context(quiet(EXPORT_LOGGER))
+            for context in (plain_checkpoints(), eagerly(), quiet(EXPORT_LOGGER)):
+                hooks.enter_context(context)
             hooks.enter_context(warnings.catch_warnings())
             # recurrent layers cache their weights in the copy, which is thrown away
             warnings.filterwarnings("ignore", message="The tensor attribute")
+            begin = self.model.register_forward_pre_hook(self._begin(hooks), with_kwargs=True)
+            hooks.callback(begin.remove)
             for name, module in self.model.named_modules():
                 if module is self.model:
                     continue
@@ -197,16 +212,22 @@ class _Tracer:
                 dynamic_shapes=_dynamic_shapes(self.model, self.inputs, self.sizes),
                 strict=False,
             )
+        if self.budget.exceeded:
+            raise TooComplexError
+        write_back(program)
+        order_writes(program.graph)
         return _with_spans(program, self.records, self.sizes)
 
-    def _is_slow(self) -> bool:
-        allowed = SYMBOLIC_SECONDS + SYMBOLIC_SECONDS_PER_CALL * len(self.records)
-        return time.thread_time() - self.started > allowed
+    def _begin(self, hooks: ExitStack) -> Any:
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+            hold_constants(module, self.constants)
+            if self.sizes == "symbolic":
+                hooks.enter_context(self.budget.watching(pytree.tree_leaves((args, kwargs))))
+
+        return begin
 
     def _hooks(self, name: str) -> tuple[Any, Any]:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if self.sizes == "symbolic" and self._is_slow():
-                raise _TooSlowError
             flat, spec = pytree.tree_flatten((args, kwargs))
             number = len(self.records)
             self.records.append(_Record(name, tuple(flat), spec))

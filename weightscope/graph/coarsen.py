@@ -13,13 +13,15 @@ from torch import fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind
 
 from weightscope.adapters import pytree
-from weightscope.adapters.boundary import BOUNDARY
+from weightscope.adapters.boundary import AFTER, BOUNDARY
+from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import SizeWriter, is_symbolic, key
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.nodes import has_effect, operator_of, owner_of, root, tensor_of
 from weightscope.graph.stages import HIDDEN_REGION, Placement
 from weightscope.graph.structure import ExampleInputs, Place
+from weightscope.graph.writes import after
 
 # operators whose behaviour follows the train()/eval() flag of the module that calls them, with the
 # position of the flag among their arguments
@@ -236,6 +238,8 @@ class _Builder:
         self.made[fine] = new
         new.meta["val"] = fine.meta.get("val")
         new.meta["fine"] = root(fine).name
+        if region := region_of(fine):
+            new.meta["region"] = region
         if fine in self.placement.places:
             self.placed[new] = self.placement.places[fine]
 
@@ -277,10 +281,13 @@ class _Builder:
         new = self.graph.call_module(call.module, tuple(args), dict(kwargs))
         inside = _inside(call, self.capture.nodes, self.position, self.placement)
         places = {self.placement.places[node] for node in inside}
+        region = region_of(next(iter(call.entries.values())))
         if call.results_spec.is_leaf():
             self._know(call.exits[0], new)
+            new.meta["region"] = region
             self._settle(new, places)
             return
+        new.meta["region"] = region
         leaves = self.graph.call_function(pytree.tree_leaves, (new,))
         for index, node in call.exits.items():
             item = self.graph.call_function(operator.getitem, (leaves, index))
@@ -307,7 +314,7 @@ class _Builder:
             self._glue(node)
 
     def _glue(self, node: fx.Node) -> None:
-        target: Any = node.target
+        target: Any = after if node.target is AFTER else node.target
         args = list(fx.map_arg(node.args, self._value))
         kwargs = dict(fx.map_arg(node.kwargs, self._value))
         mode = _MODE_ARGUMENTS.get(operator_of(node))

@@ -4,39 +4,99 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode
-from weightscope.adapters.tracing import quiet
-from weightscope.errors import ForwardError, InputError
+from weightscope.adapters.tracing import as_exported, constants_of, eagerly, hold_constants, quiet
+from weightscope.calls import say, shapes
+from weightscope.errors import ForwardError, InputError, WeightscopeError
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import ExampleInputs
+from weightscope.graph.values import reads_values
 
 # moderate sizes that many downsampling steps divide come first, odd demands last
-_SIZES = {
-    1: (512, 256, 1024, 2048, 64),
-    2: (256, 128, 224, 512, 384, 64, 96, 192, 320, 32, 572, 1024),
-    3: (64, 96, 128, 32, 48),
+_SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {
+    1: tuple(
+        (n,)
+        for n in (512, 256, 1024, 2048, 64, 4096, 8192, 16384, 16000, 44100, 22050, 32000, 65536)
+    ),
+    2: (
+        *((n, n) for n in (256, 128, 224, 512, 384, 64, 96, 192, 320, 32, 572, 1024, 28, 518)),
+        # spectrograms: time by frequency, with the bins of usual transforms
+        *((128, n) for n in (161, 257, 80, 64, 513, 40)),
+        *((n, 128) for n in (161, 257, 80, 513)),
+    ),
+    3: ((64,) * 3, (96,) * 3, (128,) * 3, (32,) * 3, (48,) * 3, (8, 64, 64), (16, 112, 112)),
 }
-_SIZE_NAMES = ("img_size", "image_size", "input_size", "sample_size", "input_shape", "spatial_size")
-_CHANNEL_NAMES = ("in_channels", "num_channels", "in_chans", "input_channels", "n_channels")
+_SIZE_NAMES = (
+    "img_size",
+    "image_size",
+    "input_size",
+    "sample_size",
+    "input_shape",
+    "spatial_size",
+    "input_image_size",
+    "resolution",
+    "input_resolution",
+    "in_size",
+    "seq_len",
+    "segment_length",
+    "input_length",
+)
+_CHANNEL_NAMES = (
+    "in_channels",
+    "num_channels",
+    "in_chans",
+    "input_channels",
+    "n_channels",
+    "latent_channels",
+)
 _STEP_NAMES = (
     "timestep",
     "timesteps",
     "time",
     "t",
+    "step",
+    "steps",
     "noise_labels",
     "sigma",
     "sigmas",
+    "noise",
     "noise_level",
+    "time_step",
+    "time_steps",
+    "ts",
 )
-_MAX_TRIALS = 40
+# what conditions an image without being one
+_CONDITION_NAMES = (
+    *_STEP_NAMES,
+    "encoder_hidden_states",
+    "context",
+    "cond",
+    "condition",
+    "conditioning",
+    "class_labels",
+    "labels",
+    "label",
+    "text",
+    "emb",
+    "embedding",
+    "time_emb",
+    "temb",
+)
+_WIDTH_NAMES = ("cross_attention_dim", "context_dim", "cond_dim", "emb_dim", "embed_dim")
+_LIKELIEST = 8  # sizes that are tried before other channels are
+_MAX_SHAPES = 80
+_MAX_CALLS_A_SHAPE = 12
 _TRIALS_FOR_MORE = 6  # failures after which no second size is looked for
 
 
@@ -87,9 +147,11 @@ def find_inputs(trial: Trial, example_inputs: Any = None) -> Iterator[ExampleInp
         dimensions = _dimensions((args, kwargs))
         error = trial.error(args, kwargs)
         if error is not None:
-            shapes = ", ".join(_shapes((args, kwargs)))
+            if (read := reads_values(error, trial.original)) is not None:
+                raise read from error
+            given = shapes((args, kwargs))
             raise ForwardError(
-                f"the forward of {trial.name} raised on example_inputs ({shapes}): {_say(error)}."
+                f"the forward of {trial.name} raised on example_inputs ({given}): {say(error)}."
                 " Pass example_inputs= as the forward takes them."
             ) from error
         yield ExampleInputs(args, kwargs, dimensions, guessed=False)
@@ -144,17 +206,6 @@ def _tensors(inputs: ExampleInputs) -> list[torch.Tensor]:
     return [value for value in leaves if isinstance(value, torch.Tensor)]
 
 
-def _shapes(call: Any) -> list[str]:
-    return [
-        "x".join(map(str, v.shape)) if isinstance(v, torch.Tensor) else repr(v)
-        for v in pytree.tree_leaves(call)
-    ]
-
-
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip().rstrip(".")
-
-
 class Trial:
     """Calls a copy of a model on fake tensors: nothing is computed, nothing of the model changes.
 
@@ -165,27 +216,29 @@ class Trial:
     def __init__(self, model: nn.Module) -> None:
         self.original = model
         self.name = type(model).__name__
+        self.constants = constants_of(model)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         tensors = {id(t): self.mode.from_tensor(t) for t in [*model.parameters(), *model.buffers()]}
         self.model = throwaway_copy(model, tensors).eval()
+        self._known: dict[Any, Any] = {}
 
-    def error(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception | None:
+    def error(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+    ) -> Exception | None:
         """What the forward raises, or None where it runs."""
-        result = self._run(args, kwargs)
+        result = self._outcome(args, kwargs, training)
         return result if isinstance(result, Exception) else None
 
-    def modes_agree(self, inputs: ExampleInputs) -> bool:
-        """Whether the forward returns the same structure in train and in eval mode."""
-        results = []
-        for training in (False, True):
-            self.model.train(training)
-            results.append(self._run(inputs.args, inputs.kwargs))
-        self.model.eval()
+    def modes_agree(self, inputs: ExampleInputs) -> bool | None:
+        """Whether the forward returns the same structure in train and in eval mode.
+
+        None where it raises in train mode, or in eval mode: nothing is known then.
+        """
+        results = [self._outcome(inputs.args, inputs.kwargs, mode) for mode in (False, True)]
         if any(isinstance(result, Exception) for result in results):
-            return True  # too small a batch to train on says nothing about the outputs
-        (flat, spec), (flat_train, spec_train) = map(pytree.tree_flatten, results)
-        shapes = [getattr(value, "shape", None) for value in flat]
-        return spec == spec_train and shapes == [getattr(v, "shape", None) for v in flat_train]
+            return None
+        (flat, spec), (flat_train, spec_train) = results
+        return bool(spec == spec_train and flat == flat_train)
 
     def called_in_train_mode(self, inputs: ExampleInputs) -> frozenset[str]:
         """Names of the modules that a forward in train mode calls."""
@@ -194,22 +247,51 @@ class Trial:
             for name, module in self.model.named_modules():
                 note = functools.partial(_note, called, name)
                 hooks.callback(module.register_forward_pre_hook(note).remove)
-            self.model.train()
-            self._run(inputs.args, inputs.kwargs)
-        self.model.eval()
+            self._run(inputs.args, inputs.kwargs, training=True)
         return frozenset(called)
 
-    def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _outcome(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
+        """Shapes and structure of what the forward returns, or what it raises; tried once."""
+        flat, spec = pytree.tree_flatten((args, dict(kwargs)))
+        key = (training, spec, tuple(map(_described, flat)))
+        if key not in self._known:
+            result = self._run(args, kwargs, training=training)
+            if not isinstance(result, Exception):
+                leaves, structure = pytree.tree_flatten(result)
+                result = [getattr(leaf, "shape", None) for leaf in leaves], structure
+            self._known[key] = result
+        return self._known[key]
+
+    def _run(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+    ) -> Any:
         def fake(value: Any) -> Any:
             return self.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
 
         args, kwargs = pytree.tree_map(fake, (args, dict(kwargs)))
-        silence = quiet(FAKE_TENSOR_LOGGER)
-        try:
-            with silence, torch.no_grad(), torch.random.fork_rng(devices=[]), self.mode:
-                return self.model(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
-            return error
+        with ExitStack() as stack:
+            # it logs a traceback for every size that does not fit
+            stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
+            for context in (eagerly(), as_exported(), torch.random.fork_rng(devices=[])):
+                stack.enter_context(context)
+            hold_constants(self.model, [_clone(c) for c in self.constants])
+            self.model.train(training)
+            stack.callback(self.model.eval)
+            try:
+                with torch.no_grad(), self.mode:
+                    return self.model(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
+                return error
+
+
+def _clone(constant: torch.Tensor | None) -> torch.Tensor | None:
+    return None if constant is None else constant.clone()  # a forward may count in it
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), value.dtype, value.device)
+    return repr(value)
 
 
 def _note(called: set[str], name: str, module: nn.Module, args: Any) -> None:
@@ -217,39 +299,104 @@ def _note(called: set[str], name: str, module: nn.Module, args: Any) -> None:
 
 
 def _search(trial: Trial) -> Iterator[ExampleInputs]:
-    """Try plausible images, then plausible values of the other required arguments."""
+    """Try plausible images, then plausible values of the other required arguments.
+
+    What runs in train mode too comes first.
+    """
     model = trial.original
-    first: Exception | None = None
-    tried: list[str] = []
-    found = 0
-    image, others = _arguments(model)
+    arguments = _arguments(model)
+    errors: list[Exception] = []
+    tried: list[tuple[int, ...]] = []
+    set_aside: list[ExampleInputs] = []
+    failures = found = 0
     for shape in _candidates(model):
-        picture = _noise(model, (1, *shape))
-        for args, kwargs in _calls(model, image, others, picture):
-            error = trial.error(args, kwargs)
-            if error is None:
-                found += 1
-                yield ExampleInputs(args, kwargs, len(shape) - 1, guessed=True)
+        tried.append(shape)
+        inputs = _first_call(trial, arguments, shape, errors)
+        if inputs is None:
+            failures += 1
+            if (found or set_aside) and failures > _TRIALS_FOR_MORE:
                 break
-            first = first or error
-            tried.append("x".join(map(str, (1, *shape))))
-            if found and len(tried) > _TRIALS_FOR_MORE:
-                return
-    if found:
-        return
-    needs = (
-        f" Its forward requires {', '.join(map(repr, others))} besides the image." if others else ""
+        elif _trains(trial, inputs):
+            found += 1
+            yield inputs
+        else:
+            set_aside.append(inputs)
+            failures += 1
+            if len(set_aside) > _TRIALS_FOR_MORE:
+                break
+    yield from set_aside
+    if not found and not set_aside:
+        raise _nothing_found(trial, arguments, tried, errors)
+
+
+def _trains(trial: Trial, inputs: ExampleInputs) -> bool:
+    pair = two_images(trial, inputs)
+    return trial.error(pair.args, pair.kwargs, training=True) is None
+
+
+def _first_call(
+    trial: Trial, arguments: _Arguments, shape: tuple[int, ...], errors: list[Exception]
+) -> ExampleInputs | None:
+    """The first call with a picture of one shape that the forward takes."""
+    picture = _noise(trial.original, (1, *shape))
+    calls = _calls(trial.original, arguments, picture)
+    for args, kwargs in itertools.islice(calls, _MAX_CALLS_A_SHAPE):
+        error = trial.error(args, kwargs)
+        if error is None:
+            return ExampleInputs(args, kwargs, len(shape) - 1, guessed=True)
+        errors.append(error)
+    return None
+
+
+def _nothing_found(
+    trial: Trial,
+    arguments: _Arguments,
+    tried: Sequence[tuple[int, ...]],
+    errors: Sequence[Exception],
+) -> WeightscopeError:
+    """Say in one line each what was tried, what it met, and what to pass."""
+    for error in errors:
+        if (read := reads_values(error, trial.original)) is not None:
+            return read
+    kinds: dict[tuple[int, int], list[tuple[int, ...]]] = {}
+    for channels, *sizes in tried:
+        kinds.setdefault((len(sizes), channels), []).append(tuple(sizes))
+    shown = "; ".join(
+        f"{channels} channels, {len(sizes)} {dimensions}-D sizes from {_by(min(sizes))} to"
+        f" {_by(max(sizes))}"
+        for (dimensions, channels), sizes in kinds.items()
     )
-    raise ForwardError(
-        f"no example input was found that {trial.name} takes; tried"
-        f" {', '.join(dict.fromkeys(tried))}. The first trial raised"
-        f" {_say(first) if first else 'nothing'}.{needs} Pass example_inputs= (a tensor, a tuple of"
-        " arguments or a dict of keyword arguments)."
-    ) from first
+    others = ", ".join(map(repr, arguments.others))
+    needs = f" Its forward requires {others} besides the image." if others else ""
+    met = say(errors[0]) if errors else "nothing"
+    found = ForwardError(
+        f"no example input was found that {trial.name} takes; tried images of {shown}. The first"
+        f" trial raised {met}.{needs} Pass example_inputs= (a tensor, a tuple of arguments or a"
+        " dict of keyword arguments)."
+    )
+    found.__cause__ = errors[0] if errors else None
+    return found
 
 
-def _arguments(model: nn.Module) -> tuple[str | None, list[str]]:
-    """Name of the image argument (None: the first positional), and the other required arguments."""
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """What a forward requires.
+
+    Attributes:
+        image: Name of the image argument; None: the first positional one.
+        others: Names of the other required arguments.
+    """
+
+    image: str | None
+    others: tuple[str, ...]
+
+
+def _arguments(model: nn.Module) -> _Arguments:
+    """Tell the image from what conditions it, which may come first."""
     parameters = [
         p
         for p in inspect.signature(model.forward).parameters.values()
@@ -258,70 +405,83 @@ def _arguments(model: nn.Module) -> tuple[str | None, list[str]]:
     required = [p.name for p in parameters if p.default is p.empty]
     names = [p.name for p in parameters]
     if "pixel_values" in names:
-        return "pixel_values", [n for n in required if n != "pixel_values"]
-    return None, required[1:]
+        return _Arguments("pixel_values", tuple(n for n in required if n != "pixel_values"))
+    if required and required[0] in _CONDITION_NAMES:
+        image = next((n for n in required if n not in _CONDITION_NAMES), None)
+        if image is not None:
+            return _Arguments(image, tuple(n for n in required if n != image))
+    return _Arguments(None, tuple(required[1:]))
 
 
 def _calls(
-    model: nn.Module, image: str | None, others: Sequence[str], picture: torch.Tensor
+    model: nn.Module, arguments: _Arguments, picture: torch.Tensor
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Calls with one picture: every other required argument filled by its name, then by trying."""
+    image, others = arguments.image, arguments.others
     args: tuple[Any, ...] = () if image else (picture,)
     base = {image: picture} if image else {}
     choices = [
         list(_values(model, name, _noise(model, tuple(picture.shape), seed)))
         for seed, name in enumerate(others, start=1)
     ]
-    for index in range(max(map(len, choices), default=1)):
-        chosen = {
-            name: values[min(index, len(values) - 1)]
-            for name, values in zip(others, choices, strict=True)
-        }
-        yield args, {**base, **chosen}
+    # first all with their likeliest value, then all with their second, then every mixture
+    even = (
+        tuple(values[min(index, len(values) - 1)] for values in choices)
+        for index in range(max(map(len, choices), default=1))
+    )
+    for chosen in itertools.chain(even, itertools.product(*choices) if len(others) > 1 else ()):
+        yield args, {**base, **dict(zip(others, chosen, strict=True))}
 
 
 def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]:
     """Plausible values of a required argument, the likeliest first."""
-    batch = picture.shape[0]
+    batch, channels = picture.shape[:2]
+    like = {"device": picture.device, "dtype": picture.dtype}
     steps = torch.arange(1, batch + 1, device=picture.device)
-    if name == "encoder_hidden_states":
-        width = _attribute(_config(model), "cross_attention_dim")
-        if isinstance(width, int):
-            yield torch.zeros(batch, 8, width, device=picture.device, dtype=picture.dtype)
+    widths = dict.fromkeys(
+        width
+        for holder in (model, _config(model))
+        for attribute in _WIDTH_NAMES
+        if isinstance(width := _attribute(holder, attribute), int)
+    )
+    sequences = [torch.zeros(batch, 8, width, **like) for width in widths]
+    others = [
+        torch.zeros(batch, count, *picture.shape[2:], **like)
+        for dimensions, count in _channels(model)
+        if dimensions == picture.dim() - 2 and count != channels
+    ]
+    of_time = [steps, steps.to(picture.dtype), steps[:, None].to(picture.dtype)]
     if name in _STEP_NAMES:
-        yield steps
-        yield steps.to(picture.dtype)
-        yield picture
+        yield from (*of_time, picture)
+    elif name in _CONDITION_NAMES:
+        yield from (*sequences, *(s[:, 0] for s in sequences), *of_time, picture, *others)
     else:
-        yield picture
-        yield steps
-        yield steps.to(picture.dtype)
+        yield from (picture, *of_time, *others[:3], *sequences)
 
 
 def _candidates(model: nn.Module) -> list[tuple[int, ...]]:
-    """Plausible (channels, *sizes), the likeliest first."""
-    kinds = _channels(model)
-    shapes: list[tuple[int, ...]] = []
-    for dimensions, channels in kinds:
-        usual = _squares(dimensions)
-        for size in [usual[0], *_declared_sizes(model, dimensions), *usual[1:]]:
-            if (channels, *size) not in shapes:
-                shapes.append((channels, *size))
-    likeliest = [s for s in shapes if (len(s) - 1, s[0]) == kinds[0]]
-    return [*likeliest, *(s for s in shapes if s not in likeliest)][:_MAX_TRIALS]
+    """Plausible (channels, *sizes), the likeliest first.
 
-
-def _squares(dimensions: int) -> list[tuple[int, ...]]:
-    return [(size,) * dimensions for size in _SIZES[dimensions]]
+    The usual sizes with the likeliest channels, then all channels in turn at each size: wrong
+    channels fail alike at every size.
+    """
+    by_kind = []
+    for dimensions, channels in _channels(model):
+        usual = _SIZES[dimensions]
+        sizes = dict.fromkeys([usual[0], *_declared_sizes(model, dimensions), *usual[1:]])
+        by_kind.append([(channels, *size) for size in sizes])
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
+    found = dict.fromkeys([*by_kind[0][:_LIKELIEST], *(s for s in in_turn if s is not None)])
+    return list(found)[:_MAX_SHAPES]
 
 
 def _channels(model: nn.Module) -> list[tuple[int, int]]:
     """(dimensions, channels) that the first convolutions take, then plain guesses."""
     found: list[tuple[int, int]] = []
     for module in model.modules():
-        weight = getattr(module, "weight", None)
+        weight = _weight(module)
         channels = _attribute(module, "in_channels")
-        if isinstance(weight, torch.Tensor) and weight.dim() in (3, 4, 5):
+        if weight is not None and weight.dim() in (3, 4, 5):
             count = channels if isinstance(channels, int) else weight.shape[1]
             found.append((weight.dim() - 2, int(count)))
     dimensions = found[0][0] if found else 2
@@ -334,6 +494,15 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     small = [kind for kind in found if kind[1] <= 4]
     guesses = [(dimensions, 3), (dimensions, 1)]
     return list(dict.fromkeys([*found[:1], *declared, *small[:2], *guesses, *found[1:3]]))
+
+
+def _weight(module: nn.Module) -> torch.Tensor | None:
+    """A module's kernel as it is stored: a parametrization computes it, and may change on that."""
+    stored = dict(module.named_parameters(recurse=False)).get("weight")
+    if stored is None and parametrize.is_parametrized(module, "weight"):
+        originals = list(module.parametrizations["weight"].parameters(recurse=False))  # type: ignore[index]
+        stored = max(originals, key=lambda p: p.dim(), default=None)
+    return stored
 
 
 def _declared_sizes(model: nn.Module, dimensions: int) -> list[tuple[int, ...]]:

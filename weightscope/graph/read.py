@@ -52,7 +52,7 @@ def read_structure(
     layers, dead = layer_places(captured, placement, model)
     coarse = coarsen(captured, placement, model, inputs)
     pair = two_images(trial, inputs)
-    modes_agree = trial.modes_agree(pair)
+    modes_agree = trial.modes_agree(pair) is not False
     if modes_agree:
         cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import fx, nn
 
 from weightscope.adapters import modules, pytree
 from weightscope.adapters.pytree import TreeSpec
+from weightscope.adapters.regions import left_on_failure, with_switches
 from weightscope.errors import StructureError
 from weightscope.graph.structure import Structure
 
@@ -61,13 +63,17 @@ def runnable(
     Returns:
         A module in the mode of ``owner``. It can be deep-copied and exported, not pickled.
     """
-    code = graph.python_code("self")
+    switched = with_switches(graph)
+    code = switched.python_code("self")
     namespace: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, "<weightscope graph>", "exec"), namespace)
     run = namespace["forward"]
 
+    guard = nullcontext if switched is graph else left_on_failure
+
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return pytree.tree_unflatten(run(self, *args, **kwargs), output_spec)
+        with guard():
+            return pytree.tree_unflatten(run(self, *args, **kwargs), output_spec)
 
     forward.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
     kind = type(f"{type(owner).__name__}Graph", (nn.Module,), {"forward": forward})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from weightscope.adapters import pytree
+from weightscope.adapters.regions import entered, region_of
 from weightscope.calls import call_arguments, to_device
 from weightscope.graph.structure import Cut, Site, Structure
 
@@ -43,7 +44,8 @@ class GraphRun(fx.Interpreter):
         """Run one node, and change its value where that was asked for."""
         if self.needed is not None and n.name not in self.needed:
             return None
-        value = super().run_node(n)
+        with entered(region_of(n)):
+            value = super().run_node(n)
         return self.change[n.name](value) if n.name in self.change else value
 
     def predict(self, inputs: Any) -> Any:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Role = Literal["encoder", "bottleneck", "decoder", "skip", "head"]
 Layout = Literal["channels_first", "channels_last", "tokens_last", "tokens_first"]
+Sizes = Literal["symbolic", "batch", "fixed"]
+"""Which sizes of the inputs were free while the model was traced: all, the batch's only, none."""
 
 
 @dataclass(frozen=True)

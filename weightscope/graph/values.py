@@ -1,0 +1,64 @@
+"""Forwards that read the values of tensors, which a trace without numbers does not have."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from weightscope.adapters.dispatch import READS_VALUES
+from weightscope.errors import StructureError
+
+_NOT_THE_USERS = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent))
+# what torch says where Python or numpy asks a tensor without numbers for them
+_SAYINGS = (
+    ".numpy() is not supported",
+    "trying to get value out of a tracing tensor",
+    "data-dependent",
+    "Cannot access data pointer",
+    "is not supported for tensor subclasses",
+)
+
+
+def reads_values(error: BaseException, model: nn.Module) -> StructureError | None:
+    """What to say where a forward failed because it reads values; None where it did not.
+
+    Args:
+        error: What the forward raised on tensors without numbers.
+        model: Whose forward it is.
+    """
+    if not any(_reads(cause) for cause in _causes(error)):
+        return None
+    return StructureError(
+        f"the forward of {type(model).__name__} reads values of tensors{_where(error)}. weightscope"
+        " runs it on tensors that have sizes but no values, so what is done with them cannot follow"
+        " the input. Take that line out of the forward, or do it only"
+        " `if not torch.compiler.is_compiling():` (for a torch.distributions object pass"
+        " validate_args=False)."
+    )
+
+
+def _reads(error: BaseException) -> bool:
+    return isinstance(error, READS_VALUES) or any(said in str(error) for said in _SAYINGS)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor ours."""
+    for cause in _causes(error):
+        for frame in reversed(traceback.extract_tb(cause.__traceback__)):
+            if frame.filename.startswith(("<", *_NOT_THE_USERS)):
+                continue
+            code = linecache.getline(frame.filename, frame.lineno or 0).strip()
+            shown = f": `{code}`" if code else ""
+            return f" in {Path(frame.filename).name}, line {frame.lineno}{shown}"
+    return ""
