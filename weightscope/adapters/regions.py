@@ -29,6 +29,23 @@ def region_of(node: fx.Node) -> Region:
     return cast(Region, node.meta.get("region", ()))
 
 
+def autocast_of(node: fx.Node) -> Region:
+    """The autocast switches around a node; what is new there is trained, and needs autograd."""
+    return tuple(switch for switch in region_of(node) if switch[0] == "autocast")
+
+
+def without_autograd(graph: fx.Graph) -> frozenset[str]:
+    """Names of the modules and tensors that a coarse graph uses without autograd only."""
+    off: set[str] = set()
+    on: set[str] = set()
+    for node in graph.nodes:
+        named = [node] if node.op == "call_module" else []
+        named += [n for n in node.all_input_nodes if n.op == "get_attr"]
+        switches = [values[0] for kind, *values in region_of(node) if kind == "grad"]
+        (off if switches and not switches[-1] else on).update(str(n.target) for n in named)
+    return frozenset(off - on)
+
+
 @contextmanager
 def entered(region: Region) -> Iterator[None]:
     """Run something in a region."""

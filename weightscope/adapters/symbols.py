@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def _arithmetic() -> Any:
     # sympy takes most of a second to import
     from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-    plain = {
+    plain: dict[str, Callable[..., Any]] = {
         "int_truediv": operator.truediv,
         "truediv": operator.truediv,
         "sub": operator.sub,
@@ -68,9 +68,9 @@ def _arithmetic() -> Any:
         "abs": operator.abs,
         "eq": operator.eq,
         "ne": operator.ne,
-        "floor": lambda x: torch.sym_float(_apply(math.floor, x)),
-        "ceil": lambda x: torch.sym_float(_apply(math.ceil, x)),
-        "trunc": lambda x: torch.sym_float(_apply(math.trunc, x)),
+        "floor": lambda x: _apply(torch.sym_float, _apply(math.floor, x)),
+        "ceil": lambda x: _apply(torch.sym_float, _apply(math.ceil, x)),
+        "trunc": lambda x: _apply(torch.sym_float, _apply(math.trunc, x)),
         "trunc_to_int": lambda x, dtype: _apply(math.trunc, x),
         "floor_to_int": lambda x, dtype: _apply(math.floor, x),
         "ceil_to_int": lambda x, dtype: _apply(math.ceil, x),

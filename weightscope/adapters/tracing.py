@@ -89,11 +89,11 @@ class Budget:
                 raise TooComplexError
             return ask(question, *args, **kwargs)
 
-        env.evaluate_expr = evaluate  # type: ignore[method-assign]
+        vars(env)["evaluate_expr"] = evaluate
         try:
             yield
         finally:
-            del env.evaluate_expr
+            del vars(env)["evaluate_expr"]
 
 
 class _Shared:
@@ -147,21 +147,38 @@ def as_exported() -> AbstractContextManager[None]:
     return _TRIAL.on()
 
 
+_THREADS: set[int] = set()
+
+
 @contextmanager
-def plain_checkpoints() -> Iterator[None]:
-    """Call checkpointed functions directly, in this thread: they run without autograd otherwise."""
-    original, mine = CheckpointFunction.apply, threading.get_ident()
+def _passing_checkpoints() -> Iterator[None]:
+    original = CheckpointFunction.apply
 
     def apply(run: Any, preserve_rng_state: bool, *args: Any) -> Any:
-        if threading.get_ident() != mine:
-            return original(run, preserve_rng_state, *args)
-        return run(*args)
+        if threading.get_ident() in _THREADS:
+            return run(*args)
+        return original(run, preserve_rng_state, *args)  # type: ignore[no-untyped-call]
 
-    CheckpointFunction.apply = apply
+    CheckpointFunction.apply = apply  # type: ignore[method-assign]
     try:
         yield
     finally:
         del CheckpointFunction.apply
+
+
+_CHECKPOINTS = _Shared(_passing_checkpoints)
+
+
+@contextmanager
+def plain_checkpoints() -> Iterator[None]:
+    """Call checkpointed functions directly, in this thread: they run without autograd otherwise."""
+    mine = threading.get_ident()
+    with _CHECKPOINTS.on():
+        _THREADS.add(mine)
+        try:
+            yield
+        finally:
+            _THREADS.discard(mine)
 
 
 def constants_of(model: nn.Module) -> list[Tensor | None]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
+from weightscope.adapters import pytree
 from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
@@ -35,6 +38,34 @@ def read_cuts(
     return tuple(cuts), tuple(refusals)
 
 
+@dataclass(frozen=True)
+class _Depth:
+    """The coarse graph, split at one depth.
+
+    Attributes:
+        nodes: All nodes, in order.
+        output: The last of them.
+        removed: What lies deeper, without what can stay.
+        below: What depends on something removed.
+    """
+
+    nodes: Sequence[fx.Node]
+    output: fx.Node
+    removed: frozenset[fx.Node]
+    below: frozenset[fx.Node]
+
+    @property
+    def exits(self) -> list[fx.Node]:
+        """Removed tensors that something else needs."""
+        return [
+            node
+            for node in self.nodes
+            if node in self.removed
+            and makes_tensor(node)
+            and any(u not in self.removed and u is not self.output for u in node.users)
+        ]
+
+
 def _cut(
     coarse: Coarse,
     model: nn.Module,
@@ -43,53 +74,114 @@ def _cut(
     sizes: Sequence[tuple[int, ...]],
 ) -> Cut | str:
     """One cut, or why it cannot be."""
+    depth = _split(coarse, keep)
+    refused = _no_way_back(depth) or _no_head(depth, model)
+    if refused:
+        return refused
+    entries = _entries(depth, coarse, dimensions, sizes)
+    if not entries:
+        return (
+            "no tensor with a readable layout enters what lies below this level; " + _LAYOUT_REMEDY
+        )
+    exits: list[Site] = []
+    for node in depth.exits:
+        read = site(node, coarse.places, dimensions, sizes)
+        if read is None:
+            shape = tuple(str(s) for s in node.meta["val"].shape)
+            return (
+                f"{node.name} leaves what lies below in an unreadable layout, {shape}; "
+                + _LAYOUT_REMEDY
+            )
+        exits.append(read)
+    return Cut(
+        keep_levels=keep,
+        removed=frozenset(n.name for n in depth.removed),
+        entries=tuple(entries),
+        exits=tuple(exits),
+    )
+
+
+_LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"
+
+
+def _split(coarse: Coarse, keep: int) -> _Depth:
     nodes = list(coarse.graph.nodes)
-    output = nodes[-1]
     removed = _removed(coarse, keep)
-    if not removed:
-        return "nothing lies deeper"
+    removed -= _kept_with_indices(nodes, removed)
     below: set[fx.Node] = set()
     for node in nodes:
         if any(n in removed or n in below for n in node.all_input_nodes):
             below.add(node)
-    makes = {n for n in removed if n.name in coarse.places}
-    exits = [
-        n
-        for n in nodes
-        if n in makes and any(u not in removed and u is not output for u in n.users)
+    return _Depth(nodes, nodes[-1], frozenset(removed), frozenset(below))
+
+
+def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[fx.Node]:
+    """What makes indices or masks that the kept part needs: a bottleneck cannot make such tensors.
+
+    A pooling whose indices go to an unpooling above the cut stays, with all that it needs; what it
+    pools then enters the bottleneck as it is.
+    """
+    stays: set[fx.Node] = set()
+    waiting = [
+        node
+        for node in nodes
+        if node in removed
+        and makes_tensor(node)
+        and not node.meta["val"].is_floating_point()
+        and any(user not in removed for user in node.users)
     ]
-    kept_outputs = [n for n in output.all_input_nodes if n not in removed]
-    if not exits or not any(n in below for n in kept_outputs):
+    while waiting:
+        node = waiting.pop()
+        if node in removed and node not in stays:
+            stays.add(node)
+            waiting.extend(node.all_input_nodes)
+            # the items of what returns several tensors
+            waiting.extend(u for u in node.users if u.target in _ITEMS and u in removed)
+    return stays
+
+
+_ITEMS = (operator.getitem, pytree.tree_leaves)
+
+
+def _no_way_back(depth: _Depth) -> str:
+    if not depth.removed:
+        return "nothing lies deeper"
+    kept_outputs = [n for n in depth.output.all_input_nodes if n not in depth.removed]
+    if not depth.exits or not any(n in depth.below for n in kept_outputs):
         return "no path leads back up: every output is computed below this level"
-    kept_below = [n for n in nodes if n in below and n not in removed and n is not output]
-    if not any(_has_weights(n, model) for n in kept_below):
+    return ""
+
+
+def _no_head(depth: _Depth, model: nn.Module) -> str:
+    stays = depth.below - depth.removed - {depth.output}
+    if not any(_has_weights(n, model) for n in stays):
         return "the network's head lies below this level; nothing with weights remains after it"
+    return ""
+
+
+def _entries(
+    depth: _Depth, coarse: Coarse, dimensions: int, sizes: Sequence[tuple[int, ...]]
+) -> list[Site]:
+    """The deepest tensors that feed what goes and need nothing of it."""
     feeding = [
         n
-        for n in nodes
-        if n not in removed
-        and n not in below
+        for n in depth.nodes
+        if n not in depth.removed
+        and n not in depth.below
         and n.name in coarse.reached
         and n.name in coarse.places
-        and any(u in removed for u in n.users)
+        and any(u in depth.removed for u in n.users)
+        and makes_tensor(n)
+        and n.meta["val"].is_floating_point()
     ]
-    entries = [(n, s) for n in feeding if (s := site(n, coarse.places, dimensions, sizes))]
-    if not entries:
-        return "no tensor with a readable layout enters what lies below this level"
-    deepest = max(s.level for _, s in entries)
-    exit_sites = []
-    for node in exits:
-        read = site(node, coarse.places, dimensions, sizes)
-        if read is None:
-            shape = tuple(str(s) for s in node.meta["val"].shape)
-            return f"{node.name} leaves what lies below in an unreadable layout, {shape}"
-        exit_sites.append(read)
-    return Cut(
-        keep_levels=keep,
-        removed=frozenset(n.name for n in removed),
-        entries=tuple(s for _, s in entries if s.level == deepest),
-        exits=tuple(exit_sites),
-    )
+    found = [s for n in feeding if (s := site(n, coarse.places, dimensions, sizes))]
+    deepest = max((s.level for s in found), default=0)
+    return [s for s in found if s.level == deepest]
+
+
+def makes_tensor(node: fx.Node) -> bool:
+    """Whether a node makes one tensor."""
+    return isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def _removed(coarse: Coarse, keep: int) -> set[fx.Node]:

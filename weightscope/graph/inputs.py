@@ -16,7 +16,14 @@ from torch.nn.utils import parametrize
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode
-from weightscope.adapters.tracing import as_exported, constants_of, eagerly, hold_constants, quiet
+from weightscope.adapters.tracing import (
+    as_exported,
+    constants_of,
+    eagerly,
+    hold_constants,
+    plain_checkpoints,
+    quiet,
+)
 from weightscope.calls import say, shapes
 from weightscope.errors import ForwardError, InputError, WeightscopeError
 from weightscope.graph.capture import throwaway_copy
@@ -109,6 +116,13 @@ def check_model(model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"expected a torch.nn.Module (an instance), received {kind}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{name or type(model).__name__} is a torch.jit.ScriptModule, whose operations"
+                " cannot be seen; put the module that it was traced or scripted from in its place"
+                " (with load_state_dict(script.state_dict()))"
+            )
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -272,8 +286,9 @@ class Trial:
         with ExitStack() as stack:
             # it logs a traceback for every size that does not fit
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
-            for context in (eagerly(), as_exported(), torch.random.fork_rng(devices=[])):
+            for context in (eagerly(), as_exported(), plain_checkpoints()):
                 stack.enter_context(context)
+            stack.enter_context(torch.random.fork_rng(devices=[]))
             hold_constants(self.model, [_clone(c) for c in self.constants])
             self.model.train(training)
             stack.callback(self.model.eval)
@@ -436,7 +451,6 @@ def _calls(
 def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]:
     """Plausible values of a required argument, the likeliest first."""
     batch, channels = picture.shape[:2]
-    like = {"device": picture.device, "dtype": picture.dtype}
     steps = torch.arange(1, batch + 1, device=picture.device)
     widths = dict.fromkeys(
         width
@@ -444,9 +458,9 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]
         for attribute in _WIDTH_NAMES
         if isinstance(width := _attribute(holder, attribute), int)
     )
-    sequences = [torch.zeros(batch, 8, width, **like) for width in widths]
+    sequences = [picture.new_zeros(batch, 8, width) for width in widths]
     others = [
-        torch.zeros(batch, count, *picture.shape[2:], **like)
+        picture.new_zeros(batch, count, *picture.shape[2:])
         for dimensions, count in _channels(model)
         if dimensions == picture.dim() - 2 and count != channels
     ]
@@ -500,7 +514,8 @@ def _weight(module: nn.Module) -> torch.Tensor | None:
     """A module's kernel as it is stored: a parametrization computes it, and may change on that."""
     stored = dict(module.named_parameters(recurse=False)).get("weight")
     if stored is None and parametrize.is_parametrized(module, "weight"):
-        originals = list(module.parametrizations["weight"].parameters(recurse=False))  # type: ignore[index]
+        of_weight = module.get_submodule("parametrizations.weight")
+        originals = list(of_weight.parameters(recurse=False))
         stored = max(originals, key=lambda p: p.dim(), default=None)
     return stored
 

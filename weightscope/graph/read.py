@@ -75,6 +75,7 @@ def read_structure(
         dead_parameters=dead,
         cuts=cuts,
         refusals=refusals,
+        sizes=captured.sizes,
         modes_agree=modes_agree,
     )
 

@@ -127,6 +127,8 @@ class Structure:
         dead_parameters: Qualified names of parameters that no forward reaches.
         cuts: The legal cuts, from the shallowest.
         refusals: The depths that cannot be cut, with the reason.
+        sizes: Which sizes were free while the model was traced; the graph holds at other sizes of
+            those only.
         modes_agree: False where the forward returns another structure in train mode than in eval
             mode (deep supervision); the graph then holds what it does in eval mode.
     """
@@ -143,6 +145,7 @@ class Structure:
     dead_parameters: tuple[str, ...]
     cuts: tuple[Cut, ...]
     refusals: tuple[Refusal, ...]
+    sizes: Sizes
     modes_agree: bool
 
     @property

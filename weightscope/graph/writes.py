@@ -29,9 +29,9 @@ def order_writes(graph: fx.Graph) -> None:
         if target is None:
             continue
         marker = _leaving(write)
-        for alias in family.get(_family_of(target), ()):
+        for alias in [a for a in family[_family_of(target)] if order[a] < order[marker]]:
             late = [user for user in alias.users if order.get(user, -1.0) > order[marker]]
-            if alias is write or alias is marker or not late or _seen_through(alias, write):
+            if not late or _seen_through(alias, write):
                 continue
             with graph.inserting_after(marker):
                 after = graph.call_function(AFTER, (alias, marker))
@@ -39,6 +39,7 @@ def order_writes(graph: fx.Graph) -> None:
             for user in late:
                 user.replace_input_with(alias, after)
             order[after] = order[marker] + 0.5
+            family[_family_of(target)].append(after)
 
 
 def after(tensor: Any, write: Any) -> Any:

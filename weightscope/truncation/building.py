@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, parameters
+from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
 from weightscope.cost import Costs, count_costs
 from weightscope.cost.counting import what_failed
@@ -114,7 +115,10 @@ def make_bottleneck(
     """
     nodes = {node.name: node for node in structure.graph.nodes}
     entering = cast(Tensor, nodes[cut.entries[0].node].meta["val"])
-    home = next((t.device for t in structure.model.parameters()), torch.device("cpu"))
+    own = next(t for t in structure.model.parameters() if t.is_floating_point())
+    home = own.device
+    # under autocast the weights keep their own format
+    dtype = own.dtype if autocast_of(nodes[cut.exits[0].node]) else entering.dtype
     dimensions = structure.inputs.dimensions
     exits = [
         replace(site, channels=channels)
@@ -123,7 +127,7 @@ def make_bottleneck(
     with torch.random.fork_rng(devices=[]), torch.device("cpu" if numbers else "meta"):
         inner, channels = _trunk(plan, crossing, dimensions, trunk)
         made = Bottleneck(dimensions, crossing.entries, exits, inner, channels)
-    return made.to(device=home if numbers else "meta", dtype=entering.dtype)
+    return made.to(device=home if numbers else "meta", dtype=dtype)
 
 
 def _trunk(
@@ -313,7 +317,8 @@ def bottleneck_costs(structure: Structure, cut: Cut, crossing: Crossing, plan: P
     at = _example_sizes(structure)
     module = make_bottleneck(structure, cut, crossing, plan, numbers=False)
     values = [cast(Tensor, nodes[site.node].meta["val"]) for site in cut.entries]
-    tensors = [torch.empty(at.shape(v), dtype=v.dtype, device="meta") for v in values]
+    dtype = next((p.dtype for p in module.parameters()), values[0].dtype)
+    tensors = [torch.empty(at.shape(v), dtype=dtype, device="meta") for v in values]
     entry_sizes, (size,), exit_sizes = (
         [[at.size(s) for s in part] for part in parts]
         for parts in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.adapters.regions import without_autograd
 from weightscope.calls import undisturbed
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
@@ -285,7 +286,12 @@ def _alive(variant: Variant) -> str:
     module = copy.deepcopy(variant.module).train().requires_grad_(True)
     args, kwargs = _twice(variant.structure)
     _loss(module(*args, **kwargs)).backward()  # type: ignore[no-untyped-call]
-    dead = [n for n, p in module.named_parameters() if p.grad is None]
+    still = without_autograd(variant.structure.graph)
+    dead = [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.grad is None and not any(f"{name}.".startswith(f"{s}.") for s in still)
+    ]
     return f"no forward reaches {', '.join(dead[:3])} ({len(dead)} in all)" if dead else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from math import prod
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+from weightscope.adapters.regions import autocast_of
+from weightscope.adapters.schemas import is_mutable
 from weightscope.adapters.symbols import Probe, SizeWriter, free_symbols, hint, is_symbolic, key
 from weightscope.errors import TruncationError
 from weightscope.graph.nodes import has_effect
@@ -162,14 +165,16 @@ def cut_graph(
         for group_ in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)
     ]
     call = graph.call_module(name, (entries, sizes[0], sizes[1][0], sizes[2]))
+    if region := autocast_of(exits[0]):
+        call.meta["region"] = region
     items = [graph.call_function(operator.getitem, (call, i)) for i in range(len(exits))]
     for exit_, item in zip(exits, items, strict=True):
         item.meta.update(exit_.meta)
         exit_.replace_all_uses_with(item, delete_user_cb=lambda user: user not in removed)
-    _move_behind(graph, items[-1])
     for node in reversed(list(graph.nodes)):
         if node in removed:
             graph.erase_node(node)
+    _sort(graph, structure.model)
     graph.eliminate_dead_code(is_impure_node=has_effect)
     graph.lint()
     return graph, dropped
@@ -194,13 +199,54 @@ def _input_sizes(
     return known
 
 
-def _move_behind(graph: fx.Graph, last: fx.Node) -> None:
-    """Move every node that depends on ``last`` or on its like, and stands before it, behind it."""
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    late: set[fx.Node] = set()
-    for node in list(graph.nodes):
-        early = order[node] < order[last]
-        if early and any(n in late or order[n] > order[node] for n in node.all_input_nodes):
-            late.add(node)
+def _sort(graph: fx.Graph, model: nn.Module) -> None:
+    """Put every node behind all that it reads, and otherwise leave the order as it is.
+
+    Parallel resolutions read what the cut returns long before the last of its entries. Who reads a
+    tensor that something may write into stays on its side of the write.
+
+    Raises:
+        TruncationError: There is no such order.
+    """
+    nodes = [node for node in graph.nodes if node.op != "output"]
+    index = {node: i for i, node in enumerate(nodes)}
+    writing = {node for node in nodes if _may_write(node, model)}
+    before: dict[fx.Node, set[fx.Node]] = {n: set(n.all_input_nodes) for n in nodes}
+    readers: dict[fx.Node, list[fx.Node]] = {}
+    for node in nodes:
+        for source in node.all_input_nodes:
+            for reader in readers.setdefault(source, []):
+                if node in writing or reader in writing:
+                    before[node].add(reader)
+            readers[source].append(node)
+    waiting = {node: len(sources) for node, sources in before.items()}
+    users: dict[fx.Node, list[fx.Node]] = {}
+    for node, sources in before.items():
+        for source in sources:
+            users.setdefault(source, []).append(node)
+    ready = [index[node] for node, count in waiting.items() if count == 0]
+    heapq.heapify(ready)
+    last: fx.Node | None = None
+    placed = 0
+    while ready:
+        node = nodes[heapq.heappop(ready)]
+        if last is not None:
             last.append(node)
-            last = node
+        last, placed = node, placed + 1
+        for user in users.get(node, ()):
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heapq.heappush(ready, index[user])
+    if placed < len(nodes):
+        raise TruncationError(
+            "what stays writes into tensors that what goes reads; write into a copy (clone()) in"
+            " the forward, and this depth can be cut"
+        )
+
+
+def _may_write(node: fx.Node, model: nn.Module) -> bool:
+    """Whether a node may write into what it reads; the new bottleneck does not."""
+    if node.op != "call_module":
+        return is_mutable(node.target)
+    called = dict(model.named_modules(remove_duplicate=False)).get(str(node.target))
+    return called is not None and any(getattr(m, "inplace", False) for m in called.modules())

@@ -134,6 +134,12 @@ def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(home), (args, kwargs))
     inputs = ExampleInputs(args, kwargs, recipe["dimensions"], guessed=False)
     structure = read_structure(model, inputs)
+    if structure.sizes != recipe.get("sizes", structure.sizes):
+        raise RecipeError(
+            f"the network was read with {recipe['sizes']} sizes and is now read with "
+            f"{structure.sizes} sizes; use the versions of torch and of the model's library that it"
+            " was saved with"
+        )
     stages = {stage.name: list(stage.layers) for stage in structure.stages}
     if stages == recipe["stages"]:
         return structure

@@ -1,0 +1,219 @@
+"""Forwards that do more than feed tensors to layers: what they do is read, kept or refused."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+
+from weightscope.adapters import tracing
+from weightscope.errors import InputError, StructureError
+from weightscope.graph import Structure, read_structure, rebuild
+
+
+class Small(nn.Module):
+    """Two levels; what else its forward does, a test says."""
+
+    def __init__(self, around: Callable[[Small, Tensor], Any] | None = None) -> None:
+        super().__init__()
+        self.around = around
+        self.top = nn.Conv2d(3, 4, 3, padding=1)
+        self.deep = nn.Conv2d(4, 8, 3, padding=1)
+        self.up = nn.Conv2d(12, 4, 3, padding=1)
+        self.out = nn.Conv2d(4, 2, 1)
+        self.register_buffer("two", torch.tensor([2.0]))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        top = F.relu(self.top(x))
+        return top, F.relu(self.deep(F.max_pool2d(top, 2)))
+
+    def decode(self, top: Tensor, deep: Tensor, scale: float = 2.0) -> Tensor:
+        deep = F.interpolate(deep, scale_factor=scale)
+        return self.out(F.relu(self.up(torch.cat([deep, top], 1))))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.decode(*self.encode(x)) if self.around is None else self.around(self, x)
+
+
+PLACES = {"top": "encoder 0", "deep": "bottleneck", "up": "decoder 0", "out": "head"}
+IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def places(structure: Structure) -> dict[str, str]:
+    return {layer: stage.name for layer, stage in structure.stage_of.items()}
+
+
+def under_autocast(model: Small, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        top, deep = model.encode(x)
+    return model.decode(top.float(), deep.float())
+
+
+def frozen_encoder(model: Small, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        top, deep = model.encode(x)
+    return model.decode(top, deep)
+
+
+def checkpointed(model: Small, x: Tensor) -> Tensor:
+    return model.decode(*checkpoint(model.encode, x, use_reentrant=True))
+
+
+def reads_a_buffer(model: Small, x: Tensor) -> Tensor:
+    return model.decode(*model.encode(x), scale=float(model.two[0]))
+
+
+def halved(model: Small, x: Tensor) -> Tensor:
+    half = F.interpolate(x, scale_factor=0.5)
+    return F.interpolate(model.decode(*model.encode(half)), scale_factor=2.0)
+
+
+def ceiled(model: Small, x: Tensor) -> Tensor:
+    height, width = (max(4, math.ceil(size / 4) * 4) for size in x.shape[2:])
+    padded = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+    return model.decode(*model.encode(padded))[..., : x.shape[2], : x.shape[3]]
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+@pytest.mark.parametrize(
+    "around",
+    [under_autocast, frozen_encoder, checkpointed, reads_a_buffer, halved, ceiled],
+    ids=lambda f: f.__name__,
+)
+def test_what_a_forward_does_around_its_layers_is_read(around: Callable[..., Tensor]) -> None:
+    model = Small(around).eval()
+    structure = read_structure(model)
+    deeper = {"top": "encoder 1", "up": "decoder 1"} if around is halved else {}
+    assert places(structure) == PLACES | deeper
+    assert len(structure.cuts) == 1
+    graph = rebuild(structure)
+    for size in (16, 20):
+        x = torch.randn(3, 3, size, size)
+        torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+    reached = []
+    for module in (model, graph):
+        model.zero_grad()
+        module(IMAGE.clone().requires_grad_()).sum().backward()
+        reached.append({name for name, p in model.named_parameters() if p.grad is not None})
+    assert reached[0] == reached[1]
+
+
+def test_a_failing_run_leaves_its_regions() -> None:
+    graph = rebuild(read_structure(Small(under_autocast)))
+    with pytest.raises(RuntimeError):
+        graph(torch.randn(2, 4, 16, 16))
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_write_through_a_view_is_an_edge() -> None:
+    def written(model: Small, x: Tensor) -> Tensor:
+        top, deep = model.encode(x)
+        canvas = torch.zeros_like(top)
+        canvas[:, :, ::2, ::2] = deep[:, :4]
+        canvas[:, :, 1::2, 1::2] = deep[:, 4:]
+        return model.out(F.relu(model.up(torch.cat([canvas, canvas, top], 1))))
+
+    model = Small(written).eval()
+    structure = read_structure(model)
+    assert places(structure) == PLACES
+    assert structure.dead_parameters == ()
+    torch.testing.assert_close(rebuild(structure)(IMAGE), model(IMAGE), rtol=0, atol=0)
+
+
+def values(kind: str) -> Callable[[Small, Tensor], Tensor]:
+    def around(model: Small, x: Tensor) -> Tensor:
+        compiling = torch.compiler.is_compiling()
+        if kind == "item":
+            model.seen = x.mean().item()
+        if kind == "if" and x.max() > 2:
+            x = x / 255
+        if kind == "assert":
+            assert torch.isfinite(x).all()
+        if kind == "numpy":
+            x.detach().numpy().mean()
+        if kind == "guarded" and not compiling:
+            assert torch.isfinite(x).all()
+        return model.decode(*model.encode(x))
+
+    return around
+
+
+@pytest.mark.parametrize("kind", ["item", "if", "assert", "numpy"])
+@pytest.mark.parametrize("given", [None, IMAGE], ids=["guessed", "given"])
+def test_reading_values_is_refused_with_the_line(kind: str, given: Tensor | None) -> None:
+    with pytest.raises(StructureError, match=r"test_forwards\.py, line \d+.*is_compiling"):
+        read_structure(Small(values(kind)), given)
+
+
+def test_the_remedy_for_reading_values_works() -> None:
+    assert places(read_structure(Small(values("guarded")))) == PLACES
+
+
+def test_compiled_parts_are_read_as_they_were_written() -> None:
+    model = Small()
+    model.deep = torch.compile(model.deep)
+    structure = read_structure(model)
+    assert len(structure.cuts) == 1
+    assert {s.name for s in structure.stages} == set(PLACES.values())
+
+
+def test_scripts_are_refused_by_name() -> None:
+    model = Small()
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated, and in use
+        model.deep = torch.jit.trace(model.deep, torch.randn(1, 4, 8, 8))
+    with pytest.raises(InputError, match=r"deep is a torch\.jit\.ScriptModule"):
+        read_structure(model)
+
+
+def test_a_spectral_norm_in_train_mode_keeps_its_vectors() -> None:
+    model = Small()
+    parametrizations.spectral_norm(model.deep)
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    read_structure(model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_any_number_format(dtype: torch.dtype) -> None:
+    model = Small().to(dtype).eval()
+    structure = read_structure(model)
+    assert places(structure) == PLACES
+    x = IMAGE.to(dtype)
+    torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=0)
+
+
+def test_a_budget_counts_and_does_not_watch_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Small(ceiled)
+    assert read_structure(model).sizes == "symbolic"
+    monkeypatch.setattr(tracing, "MOST_QUESTIONS", 0)
+    few = [read_structure(model).sizes for _ in range(2)]
+    assert few[0] == few[1] != "symbolic"
+
+
+def test_a_shared_switch_stays_on_until_the_last_thread_has_left() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with tracing.as_exported():
+            inside.set()
+            leave.wait(5)
+
+    thread = threading.Thread(target=other)
+    with tracing.as_exported():
+        thread.start()
+        inside.wait(5)
+    assert torch.compiler.is_compiling()
+    leave.set()
+    thread.join()
+    assert not torch.compiler.is_compiling()
