@@ -160,7 +160,8 @@ def test_the_remedy_for_reading_values_works() -> None:
 
 def test_compiled_parts_are_read_as_they_were_written() -> None:
     model = Small()
-    model.deep = torch.compile(model.deep)
+    with warnings.catch_warnings(action="ignore"):  # it uses what torch has deprecated
+        model.deep = torch.compile(model.deep)
     structure = read_structure(model)
     assert len(structure.cuts) == 1
     assert {s.name for s in structure.stages} == set(PLACES.values())

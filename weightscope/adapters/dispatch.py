@@ -9,7 +9,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,11 +18,7 @@ FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
 DEVICE_OPERATOR = torch.ops.prim.device.default
 """The one operator that a dispatch mode sees and cannot decompose."""
 
-READS_VALUES = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-)
+READS_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
 """What is raised where a value is read that a tensor without numbers does not have."""
 
 __all__ = [

@@ -18,7 +18,7 @@ _NOT_THE_USERS = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file
 _SAYINGS = (
     ".numpy() is not supported",
     "trying to get value out of a tracing tensor",
-    "data-dependent",
+    "data-dependent",  # what the tracer says; its class lies beside sympy, which is slow to import
     "Cannot access data pointer",
     "is not supported for tensor subclasses",
 )
