@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from float64_reference import assert_same, meet_in_first_pass
+from float64_reference import assert_same
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import weightscope
 from weightscope.errors import InputError
-from weightscope.statistics import measure_model, steps
+from weightscope.statistics import counting, measure_model, threads
 from weightscope.statistics.initialization import movement_beyond
-from weightscope.statistics.passes import CompiledPasses
 
 
 class Double(nn.Module):
@@ -202,10 +201,10 @@ def test_warnings_say_what_is_wrong():
 
 
 def test_threads_change_nothing(monkeypatch):
-    monkeypatch.setattr(steps, "RANGE", 50_000)
+    monkeypatch.setattr(threads, "RANGE", 50_000)
+    monkeypatch.setattr(threads, "_HUGE", 100_000)
     model = nn.Sequential(*[nn.Linear(n, 300) for n in (10, 200, 300, 400)])
     one = measure_model(model, threads=1)
-    meet_in_first_pass(monkeypatch, CompiledPasses, 4)
     four = measure_model(model, threads=4)
     for a, b in zip(one.parameters, four.parameters, strict=True):
         assert (a.parameter, a.summary.mean, a.summary.kurtosis, a.null.label) == (
@@ -267,7 +266,7 @@ def test_importing_loads_nothing_heavy():
 
 def test_the_same_without_numba(model, monkeypatch):
     with_numba = measure_model(model)
-    monkeypatch.setattr("weightscope.statistics.summary.default_way", lambda: "plain")
+    monkeypatch.setattr(counting, "_kernels", False)
     without = measure_model(model)
     for a, b in zip(with_numba.parameters, without.parameters, strict=True):
         assert a.summary.quantiles == b.summary.quantiles

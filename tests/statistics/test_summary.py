@@ -1,27 +1,24 @@
 import math
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from float64_reference import assert_same, finite_values, measure, meet_in_first_pass
+from float64_reference import WAYS, assert_same, finite_values, measure
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from weightscope.errors import InputError
-from weightscope.statistics import passes, plain, steps, summarize
+from weightscope.statistics import counting, summarize, threads
 from weightscope.statistics import summary as room
-from weightscope.statistics.pool import Job, run_jobs
 
-WAYS = ["compiled", "plain", "torch"]
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture
 def sorts_nothing(monkeypatch):
-    """Send even the smallest tensor through the passes that are meant for large ones."""
+    """Count even the smallest tensor in cells, which is meant for large ones."""
     monkeypatch.setattr(room, "SORTED", -1)
 
 
@@ -48,7 +45,7 @@ def test_any_small_tensor(array, dtype):
     with np.errstate(over="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         tensor = torch.from_numpy(array).to(dtype)
-    assert_same(measure(tensor, "compiled"), tensor)
+    assert_same(summarize(tensor), tensor)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -131,7 +128,7 @@ def test_quantized_is_dequantized():
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("view", [
     lambda w: w.to(memory_format=torch.channels_last), lambda w: w.transpose(0, 1),
-    lambda w: w[:, ::2], lambda w: w[:1].expand(50, -1, -1, -1), lambda w: w.permute(2, 0, 3, 1),
+    lambda w: w[:, ::2], lambda w: w.permute(2, 0, 3, 1), lambda w: w[1:, 2:, :, 1:],
 ])  # fmt: skip
 def test_any_strides(way, view):
     weights = view(torch.randn(60, 70, 3, 5))
@@ -164,37 +161,20 @@ def test_lowest_cell_beside_minus_infinity(way):
     assert summary.quantiles[0.01] == lowest
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_threads_change_nothing(way, monkeypatch):
-    monkeypatch.setattr(steps, "RANGE", 40_000)
+@pytest.mark.parametrize("way", ["compiled", "numpy"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_threads_change_nothing(way, axis, monkeypatch):
+    monkeypatch.setattr(threads, "RANGE", 40_000)
+    monkeypatch.setattr(threads, "_HUGE", 40_000)
+    monkeypatch.setattr(counting, "_LOOK", 30_000)
     weights = torch.randn(700, 501)
     weights[5, 5] = math.nan
-    one = measure(weights, way, axis=1)
-    kinds = {"compiled": passes.CompiledPasses, "plain": plain.PlainPasses,
-             "torch": passes.TorchPasses}  # fmt: skip
-    meet_in_first_pass(monkeypatch, kinds[way], 3)
-    three = measure(weights, way, axis=1, threads=3)
+    one, three = (measure(weights, way, axis=axis, threads=n) for n in (1, 3))
     for name in ("mean", "std", "skewness", "kurtosis", "mean_abs", "quantiles", "near_zero"):
         assert getattr(one, name) == getattr(three, name)
     np.testing.assert_array_equal(one.filter_norms, three.filter_norms)
     np.testing.assert_array_equal(one.histogram.counts, three.histogram.counts)
     assert_same(three, weights)
-
-
-def test_threads_share_tensors_that_are_read_whole():
-    tensors = [torch.randn(50).bfloat16(), torch.randn(50), torch.randn(50).double()]
-    summarizing = room.summarizing([room.SummaryRequest(t) for t in tensors], way="plain")
-    tasks = next(summarizing)
-    assert len(tasks) == 3
-    assert [summary.count for summary in (task() for task in tasks)] == [50, 50, 50]
-
-
-def test_summaries_do_not_keep_each_other_alive():
-    tensors = [torch.randn(1000) for _ in range(20)]
-    summarizing = partial(room.summarizing, [room.SummaryRequest(t) for t in tensors])
-    for summary in run_jobs([Job(20_000, summarizing)], 1)[0]:
-        for array in (summary.histogram.edges, summary.cdf.points, summary.cdf.through):
-            assert array.base is None or array.base.size <= array.size
 
 
 def test_given_edges_are_copied():
@@ -213,18 +193,18 @@ def test_negative_numbers_on_the_border_of_a_cell(way):
     assert_same(measure(weights, way, thresholds=(0.497,)), weights)
 
 
+@pytest.mark.parametrize("way", ["compiled", "numpy"])
 @pytest.mark.parametrize("axis", [None, 0, 1])
 @pytest.mark.parametrize("mean", [0.0, 3.0])
-def test_plain_blocks_and_what_is_cut_off_at_their_ends(axis, mean, monkeypatch):
-    monkeypatch.setattr(plain, "_BLOCK", 1000)
-    monkeypatch.setattr(steps, "RANGE", 20_000)
-    monkeypatch.setattr(passes, "_SHORT", 100)
+def test_what_is_cut_off_at_the_ends_of_ranges(way, axis, mean, monkeypatch):
+    monkeypatch.setattr(threads, "RANGE", 20_000)
+    monkeypatch.setattr(counting, "_LOOK", 7_000)
     weights = torch.randn(300, 299, generator=torch.Generator().manual_seed(0)) * 0.01 + mean
     weights[0, 7] = -0.0
-    weights[90:120] = math.inf  # whole blocks of it
+    weights[90:180] = math.inf  # a whole range of it
     weights[200, 5] = math.nan
     weights[201] = 0.0
-    summary = measure(weights, "plain", axis=axis)
+    summary = measure(weights, way, axis=axis)
     assert_same(summary, weights)
     if axis is not None:
         rows = weights.double().movedim(axis, 0)
@@ -233,11 +213,57 @@ def test_plain_blocks_and_what_is_cut_off_at_their_ends(axis, mean, monkeypatch)
             np.testing.assert_allclose(summary.filter_means, rows.mean(1), rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_batches_when_cells_do_not_fit_the_memory(way, monkeypatch):
-    monkeypatch.setattr(steps, "_LOOKING", 2000)
+@pytest.mark.parametrize("way", ["compiled", "numpy"])
+def test_too_many_crowded_cells_are_sorted_instead(way, monkeypatch):
+    monkeypatch.setattr(counting, "_CROWDED", 100)
+    monkeypatch.setattr(counting, "_MOST_TABLES", 3)
     weights = torch.randn(50_000)
     assert_same(measure(weights, way), weights)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@relaxed
+@given(
+    offset=st.sampled_from([1.0, -7.0, 1e3, 1e4, -1e6]),
+    spread=st.sampled_from([1e-6, 1e-3, 1.0]),
+    size=st.sampled_from([5, 60, 3000]),
+    seed=st.integers(0, 2**31),
+)
+def test_moments_far_from_zero(way, offset, spread, size, seed, sorts_nothing):
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    weights = (offset * (1 + spread * noise**3)).float()
+    assert_same(measure(weights, way), weights)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e160, 1e300])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_float64_norms_beyond_the_squares_of_float64(scale, axis):
+    weights = torch.tensor([[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]], dtype=torch.float64)
+    weights = weights if axis == 0 else weights.T
+    rows = torch.tensor([scale, 1.0, 1.0], dtype=torch.float64)
+    weights = weights * (rows[:, None] if axis == 0 else rows)  # beside rows of another scale
+    summary = summarize(weights, filter_axis=axis)
+    expected = np.array([scale * 5**0.5, 5.0, 0.0])
+    np.testing.assert_allclose(summary.filter_norms, expected, rtol=1e-14)
+    np.testing.assert_allclose(summary.filter_means, [-scale / 2, 3.5, 0.0], rtol=1e-14)
+    assert summary.dead_filters == 1 / 3
+
+
+def test_an_expanded_tensor_is_measured_once():
+    summary = summarize(torch.full((1,), 0.5).expand(10**12))
+    assert (summary.count, summary.mean, summary.quantiles[0.5]) == (1, 0.5, 0.5)
+    weights = torch.randn(3, 1, 4)
+    wide = summarize(weights.expand(3, 10**9, 4), filter_axis=0)
+    once = summarize(weights, filter_axis=0)
+    assert (wide.count, wide.quantiles, wide.near_zero) == (12, once.quantiles, once.near_zero)
+    np.testing.assert_array_equal(wide.filter_norms, once.filter_norms)
+
+
+def test_overlapping_windows_are_measured_once():
+    stored = torch.randn(2_000)
+    windows = stored.as_strided((1_000, 1_001), (1, 1))
+    assert_same(summarize(windows, filter_axis=0), stored)
+    assert summarize(windows, filter_axis=0).filter_norms is None
 
 
 @pytest.mark.parametrize("way", WAYS)

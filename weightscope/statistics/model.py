@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from math import nan, sqrt
 
@@ -28,20 +27,19 @@ from weightscope.statistics.initialization import (
 )
 from weightscope.statistics.movement import Movement, measure_movement
 from weightscope.statistics.parameters import ParameterPlace, find_parameters
-from weightscope.statistics.pool import number_of_threads, run_in_groups
 from weightscope.statistics.records import (
     ModelStatistics,
     ParameterStatistics,
     Spectrum,
     TensorSummary,
 )
-from weightscope.statistics.steps import Steps
 from weightscope.statistics.summary import (
     THRESHOLDS,
     SummaryRequest,
-    summarizing,
+    summarize_with,
     warning_about,
 )
+from weightscope.statistics.threads import Run, run_all
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1
@@ -85,13 +83,11 @@ def measure_model(
     if not places and not skipped:
         raise InputError(f"{type(model).__name__} has no parameters to measure")
     starts = _initial_tensors(initial, places)
-    found = run_in_groups(
-        places,
-        lambda place: place.tensor.numel(),
-        partial(_measure, starts=starts, fast=fast),
-        number_of_threads(threads),
-        progress,
-    )
+
+    def measure(place: ParameterPlace, run: Run) -> _Measured:
+        return _measure(place, starts.get(place.name), fast, run)
+
+    found = run_all(places, lambda place: place.tensor.numel(), measure, threads, progress)
     nulls = _choose_nulls(places, found)
     rules = _rules_at_start(places, found)
     folded = _folded_stds(model, places, found)
@@ -113,40 +109,24 @@ class _Measured:
     movement: Movement | None
 
 
-def _measure(
-    places: Sequence[ParameterPlace], starts: Mapping[str, torch.Tensor], fast: bool
-) -> Steps[list[_Measured]]:
-    # starts by the same steps as the weights, so that what did not change has no distance
-    known = [place for place in places if place.name in starts]
-    summaries = yield from summarizing(
-        [SummaryRequest(starts[place.name], filter_axis=place.filter_axis) for place in known],
-        fast=fast,
-    )
-    before = {place.name: summary for place, summary in zip(known, summaries, strict=True)}
-    for name, summary in before.items():
-        if not summary.finite:
+def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run: Run) -> _Measured:
+    before, movement = None, None
+    spreads = {null.std for null in place.candidates}
+    if start is not None:
+        # the start in the same way as the weights, so that what did not change has no distance
+        request = SummaryRequest(start, filter_axis=place.filter_axis)
+        before = summarize_with(run, request, fast=fast)
+        if not before.finite:
             raise InputError(
-                f"initial= holds no finite number in {name!r}; give the state dict this model "
-                "started from"
+                f"initial= holds no finite number in {place.name!r}; give the state dict this "
+                "model started from"
             )
-    requests = []
-    for place in places:
-        if place.name in before:
-            spreads = {before[place.name].std}
-        else:
-            spreads = {null.std for null in place.candidates}
-        relative = [RELATIVE_THRESHOLD * std for std in sorted(spreads)]
-        thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
-        requests.append(SummaryRequest(place.tensor, thresholds, place.filter_axis))
-    found = yield from summarizing(requests, fast=fast)
-    movements = yield [
-        partial(measure_movement, place.tensor, starts[place.name]) for place in known
-    ]
-    moved = {place.name: movement for place, movement in zip(known, movements, strict=True)}
-    return [
-        _Measured(summary, before.get(place.name), moved.get(place.name))
-        for place, summary in zip(places, found, strict=True)
-    ]
+        spreads = {before.std}
+        movement = measure_movement(place.tensor, start)
+    relative = [RELATIVE_THRESHOLD * std for std in sorted(spreads)]
+    thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
+    request = SummaryRequest(place.tensor, thresholds, place.filter_axis)
+    return _Measured(summarize_with(run, request, fast=fast), before, movement)
 
 
 def _initial_tensors(

@@ -1,186 +1,139 @@
-"""Moments of a tensor from moments of its parts.
+"""Moments of a tensor from the moments of its blocks.
 
-Parts are merged by the update formulas of Pebay (2008), "Formulas for robust, one-pass parallel
-computation of covariances and arbitrary-order statistical moments", Sandia report SAND2008-6212.
+The moments of a block are a row of numbers. They are taken about a *base* near its mean, because
+sums of powers about a far point cancel; the mean is ``base + offset``, two numbers, because their
+sum would round off what skewness and kurtosis need of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 from math import nan, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
-from weightscope.statistics.records import Floats
+from weightscope.statistics.records import Counts, Floats
+
+COLUMNS = ("count", "base", "offset", "m2", "m3", "m4", "absolute")
+"""``m2`` is the sum of (w - mean)^2, ``m3`` and ``m4`` of higher powers, ``absolute`` of |w|."""
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Central moments of the finite values seen so far.
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What is known of a tensor apart from the order of its values.
 
     Attributes:
-        count: Number of finite values.
-        mean: Their mean.
-        m2: Sum of (w - mean)^2; ``m3`` and ``m4`` likewise with the third and fourth power.
-        absolute: Sum of |w|.
-        scale: What the values were multiplied with before they were summed (a power of two), so
-            that neither fourth powers nor sums leave the range of float64.
+        row: The moments of the finite values times ``scale``.
+        scale: A power of two, so that fourth powers stay in the range of float64.
+        nan: Number of NaN.
+        inf: Number of infinities.
+        minimum: Smallest finite value; NaN without any.
+        maximum: Largest finite value.
+        filters: Norms and means of the filters; None without filters.
     """
 
-    count: int = 0
-    mean: float = 0.0
-    m2: float = 0.0
-    m3: float = 0.0
-    m4: float = 0.0
-    absolute: float = 0.0
-    scale: float = 1.0
+    row: Floats
+    scale: float
+    nan: int
+    inf: int
+    minimum: float
+    maximum: float
+    filters: tuple[Floats, Floats] | None
+
+    @property
+    def finite(self) -> int:
+        """Number of finite values."""
+        return int(self.row[0])
 
 
-_NOTHING = Moments()
+def merge(rows: Floats) -> Floats:
+    """The moments of all blocks together.
+
+    With ``d`` the mean of a block less the mean of all, ``m3 = sum(m3_i + 3 d m2_i + n d^3)``, and
+    the others likewise: powers of ``(w - mean_i) + d``.
+
+    Args:
+        rows: Of each block, shape (blocks, 7).
+
+    Returns:
+        The row of all of them.
+    """
+    if len(rows) == 0:
+        return np.zeros(len(COLUMNS))
+    count, bases, offsets, m2, m3, m4, absolute = rows.T
+    n = count.sum()
+    base = bases[0]
+    means = (bases - base) + offsets
+    offset = (count * means).sum() / n
+    d = means - offset
+    square = d * d
+    return np.array(
+        [
+            n,
+            base,
+            offset,
+            (m2 + count * square).sum(),
+            (m3 + 3.0 * d * m2 + count * square * d).sum(),
+            (m4 + 4.0 * d * m3 + 6.0 * square * m2 + count * square * square).sum(),
+            absolute.sum(),
+        ]
+    )
+
+
+def moments_of(values: Floats, counts: Counts | None = None) -> Floats:
+    """The moments of finite values, of which the fourth powers stay in the range of float64.
+
+    Args:
+        values: Not empty.
+        counts: How many elements each stands for; None for one each.
+    """
+    count = values.size if counts is None else int(counts.sum())
+    weights = () if counts is None else (counts.astype(np.float64),)
+    base = float(values[values.size // 2])  # exact differences to numbers near it
+    d = values - base
+    offset = _sum(d, *weights) / count
+    d -= offset
+    rest = _sum(d, *weights) / count  # what rounding left over
+    d -= rest
+    square = d * d
+    m2, m3, m4 = (_sum(square, *more, *weights) for more in ((), (d,), (square,)))
+    absolute = _sum(np.abs(values, out=d), *weights)
+    return np.array([count, base, offset + rest, m2, m3, m4, absolute])
+
+
+def _sum(*factors: Floats) -> float:
+    """Sum of the products; by einsum, which makes no temporary arrays and starts no threads."""
+    if len(factors) == 1:
+        return float(factors[0].sum())
+    return float(np.einsum(",".join("i" * len(factors)) + "->", *factors))
 
 
 def standardize(
-    count: float,
-    mean: float,
-    m2: float,
-    m3: float,
-    m4: float,
-    absolute: float,
-    scale: float,
-    minimum: float,
-    maximum: float,
+    row: Floats, minimum: float, maximum: float, scale: float
 ) -> tuple[float, float, float, float, float]:
     """Mean, standard deviation, mean absolute value, skewness and excess kurtosis.
 
-    NaN where no value supports them: all without values, the last two for a constant. In terms that
-    numba can compile, for small tensors.
+    NaN where no value supports them: all without values, the last two for a constant.
 
     Args:
-        count: See ``Moments``, also for ``mean``, ``m2``, ``m3``, ``m4``, ``absolute``, ``scale``.
-        mean: See ``Moments``.
-        m2: See ``Moments``.
-        m3: See ``Moments``.
-        m4: See ``Moments``.
-        absolute: See ``Moments``.
-        scale: See ``Moments``.
+        row: Moments of the values times ``scale``.
         minimum: The smallest value.
         maximum: The largest one.
+        scale: A power of two.
     """
-    if count == 0:
+    count, base, offset, m2, m3, m4, absolute = row.tolist()
+    if not count:
         return nan, nan, nan, nan, nan
     mean_abs = absolute / count / scale
     if minimum == maximum:
         return minimum, 0.0, mean_abs, nan, nan
+    mean = (base + offset) / scale
     variance = m2 / count
-    std = sqrt(variance)
     if variance == 0.0:  # too close to each other for float64
-        return mean / scale, 0.0, mean_abs, nan, nan
+        return mean, 0.0, mean_abs, nan, nan
+    std = sqrt(variance)
     skewness = m3 / count / (variance * std)
-    kurtosis = m4 / count / (variance * variance) - 3.0
-    return mean / scale, std / scale, mean_abs, skewness, kurtosis
-
-
-def merge(parts: Iterable[Moments]) -> Moments:
-    """The moments of all parts together, merged in the order given; all have the same scale."""
-    return reduce(_add, parts, _NOTHING)
-
-
-def _add(a: Moments, b: Moments) -> Moments:
-    if not a.count:
-        return b
-    if not b.count:
-        return a
-    n = a.count + b.count
-    delta = b.mean - a.mean
-    step = delta / n
-    cross = delta * step * a.count * b.count
-    m2 = a.m2 + b.m2 + cross
-    m3 = (
-        a.m3
-        + b.m3
-        + cross * step * (a.count - b.count)
-        + 3.0 * step * (a.count * b.m2 - b.count * a.m2)
-    )
-    m4 = (
-        a.m4
-        + b.m4
-        + cross * step * step * (a.count * a.count - a.count * b.count + b.count * b.count)
-        + 6.0 * step * step * (a.count * a.count * b.m2 + b.count * b.count * a.m2)
-        + 4.0 * step * (a.count * b.m3 - b.count * a.m3)
-    )
-    return Moments(n, a.mean + step * b.count, m2, m3, m4, a.absolute + b.absolute, a.scale)
-
-
-def moments_of(
-    finite: Floats, counts: NDArray[np.int64] | None = None, scale: float | None = None
-) -> Moments:
-    """Moments of finite values.
-
-    Args:
-        finite: The values.
-        counts: How many elements each stands for; None for one each.
-        scale: What to multiply the values with first; None for what their size asks for.
-
-    Returns:
-        The moments. Sums go through einsum, which neither makes temporaries nor starts threads.
-    """
-    count = finite.size if counts is None else int(counts.sum())
-    if not count:
-        return Moments()
-    if scale is None:
-        scale = scale_for(float(max(-finite.min(), finite.max())))
-    x = finite * scale if scale != 1.0 else finite
-    weights = () if counts is None else (counts.astype(np.float64),)
-    mean = _sum(x, *weights) / count
-    d = x - mean
-    # the second look takes up what rounding left over
-    rest = _sum(d, *weights) / count
-    d -= rest
-    square = d * d
-    return Moments(
-        count,
-        mean + rest,
-        _sum(square, *weights),
-        _sum(square, d, *weights),
-        _sum(square, square, *weights),
-        _sum(np.abs(x, out=d), *weights),
-        scale,
-    )
-
-
-def moments_in_place(finite: Floats, buffer: Floats) -> Moments:
-    """Moments of finite values that need no scale; overwrites them and a buffer of their size."""
-    count = finite.size
-    absolute = float(np.abs(finite, out=buffer).sum())
-    mean = float(finite.sum()) / count
-    finite -= mean
-    rest = float(finite.sum()) / count
-    finite -= rest
-    square = np.multiply(finite, finite, out=buffer)
-    m2, m3, m4 = float(square.sum()), _sum(square, finite), _sum(square, square)
-    return Moments(count, mean + rest, m2, m3, m4, absolute)
-
-
-def moments_from_powers(
-    count: int, s1: float, s2: float, s3: float, s4: float, absolute: float
-) -> Moments | None:
-    """Moments from sums of powers; None where the values are too far from 0 for their spread."""
-    mean = s1 / count
-    m2 = s2 - s1 * mean
-    if not m2 * 16.0 >= s1 * mean:
-        return None
-    m3 = s3 - 3.0 * mean * s2 + 2.0 * s1 * mean * mean
-    m4 = s4 - 4.0 * mean * s3 + 6.0 * mean * mean * s2 - 3.0 * s1 * mean**3
-    return Moments(count, mean, m2, m3, m4, absolute)
-
-
-def _sum(*factors: Floats) -> float:
-    if len(factors) == 1:
-        return float(factors[0].sum())
-    return float(np.einsum(",".join("i" * len(factors)) + "->", *factors))
+    return mean, std / scale, mean_abs, skewness, m4 / count / (variance * variance) - 3.0
 
 
 def scale_for(peak: float) -> float:

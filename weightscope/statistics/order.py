@@ -1,0 +1,349 @@
+"""What is asked of the order of a tensor's values, and who answers.
+
+Quantiles, near-zero masses, counts of zeros and histograms are all questions of two kinds: which
+value has rank r, and how many values lie below x. Three answer them: values in order, a list of
+distinct values with counts, and counted cells of float32 numbers (``kernels`` says what a key and a
+cell are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, frexp, isfinite, ldexp, log2
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightscope.errors import InputError
+from weightscope.statistics.records import Counts, EmpiricalCDF, Floats
+
+Flags = NDArray[np.bool_]
+Keys = NDArray[np.int32]
+
+PROBABILITIES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+BINS = 128
+MOST_BINS = 512
+CDF_POINTS = 1024
+_SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
+_PROBABILITIES = np.array(PROBABILITIES)
+_NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
+_BEYOND = 2.0**128  # where the next float32 would be
+_LOW = 0xFFFF
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """What is asked of the order of a tensor whose extremes are known.
+
+    Attributes:
+        ranks: The values that have these ranks, for the quantiles: the two neighbours of each.
+        edges: Edges of the histogram.
+        borders: Values are counted below each: the negative thresholds, the thresholds, zero twice,
+            the edges.
+        closed: Whether values equal to a border are counted with it: of the thresholds, the second
+            zero, the last edge.
+    """
+
+    ranks: Counts
+    edges: Floats
+    borders: Floats
+    closed: Flags
+
+
+def ask(
+    count: int, minimum: float, maximum: float, thresholds: Sequence[float], bins: int | Floats
+) -> Questions:
+    """The questions that a summary answers.
+
+    Args:
+        count: Number of finite values.
+        minimum: The smallest of them; NaN without any.
+        maximum: The largest one.
+        thresholds: Of the near-zero mass.
+        bins: Number of symmetric bins, or edges.
+    """
+    edges = symmetric_edges(bins, minimum, maximum) if isinstance(bins, int) else bins
+    k = len(thresholds)
+    borders = np.zeros(2 * k + 2 + edges.size)
+    borders[k : 2 * k] = thresholds
+    borders[:k] = -borders[k : 2 * k]
+    borders[2 * k + 2 :] = edges
+    closed = np.zeros(borders.size, np.bool_)
+    closed[k : 2 * k] = closed[2 * k + 1] = closed[-1] = True
+    if not count:
+        return Questions(np.zeros(0, np.int64), edges, borders, closed)
+    lower = ((count - 1) * _PROBABILITIES).astype(np.int64)
+    ranks = np.stack([lower, np.minimum(lower + 1, count - 1)], axis=1).ravel()
+    return Questions(ranks, edges, borders, closed)
+
+
+def read_bins(bins: int | Sequence[float]) -> int | Floats:
+    """The number of symmetric bins, or a copy of the edges asked for.
+
+    Raises:
+        InputError: If ``bins`` is no even number from 2 to MOST_BINS and no ascending edges.
+    """
+    if isinstance(bins, int):
+        if bins % 2 or not 2 <= bins <= MOST_BINS:
+            raise InputError(f"bins={bins}: an even number from 2 to {MOST_BINS} is needed")
+        return bins
+    edges = np.array(bins, dtype=np.float64)
+    if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
+        raise InputError("bins must be at least two ascending edges, or an even number")
+    return edges
+
+
+def symmetric_edges(bins: int, minimum: float, maximum: float) -> Floats:
+    """Edges of at most ``bins`` bins, symmetric about 0, whose width is a power of two.
+
+    Such edges are multiples of one power of two with at most 8 significant bits: they lie between
+    cells, and the histograms of two layers nest.
+    """
+    half = bins // 2
+    peak = max(-minimum, maximum)
+    if not isfinite(peak) or peak == 0.0:
+        return np.arange(-half, half + 1) / np.float64(half)
+    # frexp: peak < 2^exponent; a width below 2^-133 would fall inside a cell
+    width = ldexp(1.0, max(frexp(peak)[1] - ceil(log2(half)) - 1, -133))
+    while peak >= half * width:
+        width *= 2.0
+    needed = int(peak // width) + 1
+    edges: Floats = np.arange(-needed, needed + 1) * np.float64(width)
+    return edges
+
+
+def quantiles_of(values: Floats, count: int) -> list[float]:
+    """The quantiles by linear interpolation between two ranks, rounded as numpy rounds them.
+
+    Args:
+        values: Those of the ranks.
+        count: Number of all values; without any the quantiles are NaN.
+    """
+    if not count:
+        return [float("nan")] * len(PROBABILITIES)
+    low, high = values[::2], values[1::2]
+    share = (count - 1) * _PROBABILITIES % 1.0
+    step = high - low
+    quantiles: list[float] = np.where(
+        share >= 0.5, high - step * (1.0 - share), low + step * share
+    ).tolist()
+    return quantiles
+
+
+class Order(Protocol):
+    """Answers questions about the order of a tensor's finite values."""
+
+    def at(self, ranks: Counts) -> Floats:
+        """The values that have these ranks, counted from 0."""
+        ...
+
+    def before(self, borders: Floats, closed: Flags) -> Counts:
+        """Number of values < each border, or <= where ``closed``."""
+        ...
+
+    def cdf(self) -> EmpiricalCDF:
+        """The distribution at no more than about CDF_POINTS points."""
+        ...
+
+
+class SortedValues:
+    """Finite values in ascending order."""
+
+    def __init__(self, values: NDArray[np.floating]) -> None:
+        self.values = values
+
+    def at(self, ranks: Counts) -> Floats:
+        """The values that have these ranks, counted from 0."""
+        return self.values[ranks].astype(np.float64)
+
+    def before(self, borders: Floats, closed: Flags) -> Counts:
+        """Number of values < each border, or <= where ``closed``."""
+        # in the format of the values, which would all be converted to another one
+        return self.values.searchsorted(_first_counted_out(borders, closed, self.values.dtype))
+
+    def cdf(self) -> EmpiricalCDF:
+        """The distribution at up to CDF_POINTS of the values."""
+        values, n = self.values, self.values.size
+        if not n:
+            return _NOTHING
+        points = values if n <= CDF_POINTS else values[(_SHARES * (n - 1)).astype(np.int64)]
+        points = points[_new(points)]
+        below, through = values.searchsorted(points), values.searchsorted(points, "right")
+        return EmpiricalCDF(points.astype(np.float64), below / n, through / n, n)
+
+
+class ListedValues:
+    """The distinct values of a coarse number format and how often each occurs."""
+
+    def __init__(self, values: Floats, counts: Counts, borders: Floats) -> None:
+        """Keep the list.
+
+        Args:
+            values: Ascending.
+            counts: How often each occurs.
+            borders: Half way between each value and the next one the format can hold. A continuous
+                null must be compared between such coarse numbers, not at them.
+        """
+        self.values = values
+        self._ends = ends_of(counts)
+        self._borders = borders
+
+    def at(self, ranks: Counts) -> Floats:
+        """The values that have these ranks, counted from 0."""
+        return self.values[self._ends[1:].searchsorted(ranks, "right")]
+
+    def before(self, borders: Floats, closed: Flags) -> Counts:
+        """Number of values < each border, or <= where ``closed``."""
+        counts: Counts = self._ends[
+            self.values.searchsorted(_first_counted_out(borders, closed, self.values.dtype))
+        ]
+        return counts
+
+    def cdf(self) -> EmpiricalCDF:
+        """The distribution at up to CDF_POINTS borders between the values."""
+        if not self.values.size:
+            return _NOTHING
+        ends = self._ends[1:]
+        n = int(ends[-1])
+        places = ends.searchsorted((_SHARES * (n - 1)).astype(np.int64), "right")
+        places = places[_new(places)]
+        shares = ends[places] / n
+        return EmpiricalCDF(self._borders[places], shares, shares, n)
+
+
+class CountedCells:
+    """Float32 values counted in cells, into some of which one has looked.
+
+    A cell that nobody looked into is read as if its values were spread evenly.
+    """
+
+    def __init__(self, cells: Counts, counts: Counts, keys: Keys, occurs: Counts) -> None:
+        """Keep the counts.
+
+        Args:
+            cells: The cells that hold values, ascending: the high halves of their keys.
+            counts: Number of values in each.
+            keys: The keys inside the cells that were looked into, ascending.
+            occurs: How often each occurs.
+        """
+        self._cells = cells
+        self._counts = counts
+        self._ends = ends_of(counts)
+        self._keys = keys
+        self._key_ends = ends_of(occurs)
+
+    def at(self, ranks: Counts) -> Floats:
+        """The values that have these ranks, counted from 0."""
+        places = self._ends.searchsorted(ranks, "right") - 1
+        cells, offsets = self._cells[places], ranks - self._ends[places]
+        keys = (cells << 16) + (2 * offsets + 1) * 0x8000 // self._counts[places]
+        known, first = self._look_up(cells)
+        within = self._key_ends[first[known]] + offsets[known]
+        keys[known] = self._keys[self._key_ends[1:].searchsorted(within, "right")]
+        return values_of(keys)
+
+    def before(self, borders: Floats, closed: Flags) -> Counts:
+        """Number of values < each border, or <= where ``closed``."""
+        keys = border_keys(borders, closed)
+        cells = keys >> 16
+        places = self._cells.searchsorted(cells)
+        counts: Counts = self._ends[places]
+        inside = np.flatnonzero(((keys & _LOW) != 0) & _filled(self._cells, cells, places))
+        keys, cells, held = keys[inside], cells[inside], self._counts[places[inside]]
+        known, first = self._look_up(cells)
+        found = (
+            self._key_ends[self._keys.searchsorted(keys.astype(np.int32))] - self._key_ends[first]
+        )
+        counts[inside] += np.where(known, found, held * (keys & _LOW) >> 16)
+        return counts
+
+    def cdf(self) -> EmpiricalCDF:
+        """The distribution at up to CDF_POINTS borders between cells."""
+        if not self._cells.size:
+            return _NOTHING
+        ends = self._ends[1:]
+        n = int(ends[-1])
+        places = ends.searchsorted((_SHARES * n).astype(np.int64))
+        places = places[_new(places)]
+        borders = np.concatenate([self._cells[:1], self._cells[places] + 1]) << 16
+        shares = np.concatenate([[0], ends[places]]) / n
+        points = np.clip(values_of(borders), -_BEYOND, _BEYOND)
+        return EmpiricalCDF(points, shares, shares, n)
+
+    def _look_up(self, cells: Counts) -> tuple[Flags, Counts]:
+        """Whether one has looked into these filled cells, and where their keys begin."""
+        # in the format of the keys, which would all be converted to another one
+        first, last = self._keys.searchsorted(
+            np.stack([cells << 16, (cells + 1) << 16]).astype(np.int32)
+        )
+        return first < last, first
+
+
+def unanswered(cells: Counts, counts: Counts, asked: Questions) -> Flags:
+    """Which filled cells to look into before the questions have exact answers."""
+    wanted = np.zeros(cells.size, np.bool_)
+    wanted[ends_of(counts).searchsorted(asked.ranks, "right") - 1] = True
+    keys = border_keys(asked.borders, asked.closed)
+    inside = keys[(keys & _LOW) != 0] >> 16
+    places = cells.searchsorted(inside)
+    wanted[places[_filled(cells, inside, places)]] = True
+    return wanted
+
+
+def _filled(cells: Counts, some: Counts, places: NDArray[np.intp]) -> Flags:
+    """Whether some cells are among the filled ones, before which they would be inserted."""
+    if not cells.size:
+        return np.zeros(some.shape, np.bool_)
+    filled: Flags = cells[np.minimum(places, cells.size - 1)] == some
+    return filled
+
+
+def border_keys(borders: Floats, closed: Flags) -> Counts:
+    """Key of the first float32 that is not counted with what lies below each border."""
+    return keys_of(_first_counted_out(borders, closed, np.dtype(np.float32))).astype(np.int64)
+
+
+def keys_of(values: NDArray[Any]) -> Keys:
+    """The keys of float32 values, or of their bit patterns."""
+    signed = values.view(np.int32)
+    signs = signed >> 31
+    keys: Keys = signed & 0x7FFFFFFF
+    keys ^= signs
+    keys -= signs
+    return keys
+
+
+def _first_counted_out(
+    borders: Floats, closed: Flags, dtype: np.dtype[np.floating]
+) -> NDArray[np.floating]:
+    """The smallest number of a format that is >= each border, or > it where ``closed``."""
+    with np.errstate(over="ignore", under="ignore"):
+        near = borders.astype(dtype)
+        wide = near.astype(np.float64)
+        up = (wide < borders) | (closed & (wide == borders))
+        return np.where(up, np.nextafter(near, dtype.type(np.inf)), near)
+
+
+def values_of(keys: Counts) -> Floats:
+    """The float32 values that have these keys."""
+    narrow = keys.astype(np.int32)
+    signs = narrow >> 31
+    patterns = ((narrow ^ signs) - signs) | (signs << 31)
+    values: Floats = patterns.view(np.float32).astype(np.float64)
+    return values
+
+
+def _new(ascending: NDArray[np.generic]) -> Flags:
+    """Which members of an array in order are not equal to the one before."""
+    new = np.ones(ascending.shape, np.bool_)
+    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
+    return new
+
+
+def ends_of(counts: Counts) -> Counts:
+    """0, then the sums of the counts so far."""
+    ends = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=ends[1:])
+    return ends

@@ -1,0 +1,114 @@
+"""Several threads over the tensors of a model, and over the ranges of a large one.
+
+Nothing that belongs to the whole process is touched. Threads gain where the work leaves the
+interpreter: in compiled loops and in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from math import ceil
+from typing import Protocol, TypeVar
+
+import torch
+
+from weightscope.errors import InputError
+
+Item = TypeVar("Item")
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+RANGE = 1 << 23
+"""Elements of one range. Fixed, so that sums do not depend on the number of threads."""
+
+# from here on all threads share the ranges of one tensor; below, each has tensors of its own
+_HUGE = 4 * RANGE
+
+
+class Run(Protocol):
+    """Calls a function with every part, on one thread or several, like ``map``."""
+
+    def __call__(
+        self, work: Callable[[Part], Result], parts: Iterable[Part], /
+    ) -> Iterator[Result]:
+        """The results, in the order of the parts."""
+        ...
+
+
+def number_of_threads(threads: int | None) -> int:
+    """The number asked for, or torch's own (``torch.get_num_threads()``)."""
+    if threads is None:
+        return torch.get_num_threads()
+    if threads < 1:
+        raise InputError(f"threads={threads}: at least 1 is needed")
+    return threads
+
+
+def ranges(size: int) -> list[tuple[int, int]]:
+    """Ranges of a tensor of this size: first element, and the one after the last."""
+    return [(low, min(low + RANGE, size)) for low in range(0, size, RANGE)]
+
+
+def run_all(
+    items: Sequence[Item],
+    size: Callable[[Item], int],
+    work: Callable[[Item, Run], Result],
+    threads: int | None,
+    progress: bool = False,
+) -> list[Result]:
+    """The result of each item, in their order; it does not depend on the number of threads.
+
+    Args:
+        items: What to work on.
+        size: Number of elements of one.
+        work: Works on one item; runs its parts by the second argument.
+        threads: How many; None for ``torch.get_num_threads()``.
+        progress: Whether to show a bar.
+    """
+    threads = number_of_threads(threads)
+    sizes = [size(item) for item in items]
+    threads = min(threads, max(ceil(sum(sizes) / RANGE), 1))
+    largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])
+    huge = [i for i in largest_first if sizes[i] >= _HUGE and threads > 1]
+    found: dict[int, Result] = {}
+    with _workers(threads) as run, _bar(sum(sizes), progress) as advance:
+
+        def alone(i: int) -> Result:
+            return work(items[i], map)
+
+        for i in huge:
+            found[i] = work(items[i], run)
+            advance(sizes[i])
+        rest = largest_first[len(huge) :]
+        for i, result in zip(rest, run(alone, rest), strict=True):
+            found[i] = result
+            advance(sizes[i])
+    return [found[i] for i in range(len(items))]
+
+
+@contextmanager
+def _workers(threads: int) -> Iterator[Run]:
+    """A ``map`` over so many threads, which end with the block; on a failure without delay."""
+    if threads == 1:
+        yield map
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    if not shown:
+        yield lambda _: None
+        return
+    from tqdm.auto import tqdm
+
+    # without the thread that watches over bars, which would outlive this one
+    kind = type("Bar", (tqdm,), {"monitor_interval": 0})
+    with kind(total=total, unit="weights", unit_scale=True) as bar:
+        yield bar.update
