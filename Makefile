@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix docs/pictures.py
 
-.PHONY: help study study-cpu test slow check format docs bench matrix evidence calibration forget clean
+.PHONY: help study study-cpu test slow check format docs bench matrix evidence calibration clean
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -17,7 +17,6 @@ help:
 	@echo "make bench   benchmarks: ratios against peers"
 	@echo "make matrix  third-party networks, in an environment of their own"
 	@echo "make evidence, make calibration: does the verdict predict the truth?"
-	@echo "make forget  delete the compiled code that numba keeps"
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "weightscope needs Python >= 3.11; set PYTHON=python3.11")'
@@ -76,8 +75,6 @@ calibration: .venv-matrix/.installed
 matrix: .venv-matrix/.installed
 	.venv-matrix/bin/python -m matrix.run
 
-forget:
+clean:
 	find weightscope -name '*.nb[ci]' -delete
-
-clean: forget
 	rm -rf $(VENV) .venv-matrix build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

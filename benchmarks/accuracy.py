@@ -6,14 +6,15 @@ python benchmarks/accuracy.py
 from __future__ import annotations
 
 import warnings
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from scipy import stats
 
+from weightscope.statistics import counting, summarize
 from weightscope.statistics import summary as room
-from weightscope.statistics.pool import Job, run_jobs
-from weightscope.statistics.questions import PROBABILITIES
+from weightscope.statistics.order import PROBABILITIES
 
 FIGURES = ("mean", "std", "skewness", "kurtosis", "quantiles", "near-zero mass")
 
@@ -45,11 +46,11 @@ def reference(tensor):
     }
 
 
-def ours(way, fast=False):
+def ours(*, numba=True, fast=False):
     def measure(tensor):
-        request = room.SummaryRequest(tensor)
-        job = Job(tensor.numel(), lambda: room.summarizing([request], fast=fast, way=way))
-        s = run_jobs([job], 1)[0][0]
+        kernels = counting._load() if numba else False
+        with patch.object(counting, "_kernels", kernels):
+            s = summarize(tensor, fast=fast, threads=1)
         return dict(
             zip(
                 FIGURES,
@@ -103,9 +104,9 @@ def with_scipy(tensor):
 
 
 METHODS = {
-    "weightscope": ours("compiled"),
-    "weightscope without numba": ours("plain"),
-    "weightscope, fast": ours("compiled", fast=True),
+    "weightscope": ours(),
+    "weightscope without numba": ours(numba=False),
+    "weightscope, fast": ours(fast=True),
     "torch, one operator each": with_torch,
     "scipy.stats.describe, numpy": with_scipy,
 }

@@ -17,7 +17,7 @@ from weightscope.errors import CheckpointError, InputError
 Bytes = NDArray[np.uint8]
 
 # Up to here bytes are read into memory; a mapped file that somebody cuts kills the process, a read
-# one does not. Groups of tensors that are measured together are not larger (``statistics.pool``).
+# one does not. Every thread that measures holds one such tensor.
 MAPPED = 32 << 20
 _KINDS = {
     stat.S_IFDIR: "a folder",

@@ -7,28 +7,26 @@ itself needs a few blocks for each thread. Nothing in a file is executed.
 from __future__ import annotations
 
 import os
-from functools import partial
 from math import nan
 
 import torch
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints import Checkpoint, Stored, open_checkpoint
-from weightscope.statistics.pool import number_of_threads, run_in_groups
 from weightscope.statistics.records import (
     ModelStatistics,
     ParameterStatistics,
     SkippedParameter,
     TensorSummary,
 )
-from weightscope.statistics.steps import Steps
 from weightscope.statistics.summary import (
     SummaryRequest,
     summarize,
-    summarizing,
+    summarize_with,
     unreadable,
     warning_about,
 )
+from weightscope.statistics.threads import Run, number_of_threads, run_all
 
 
 def scan(
@@ -78,13 +76,11 @@ def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> M
         else:
             found[name] = stored
     full = [name for name, stored in found.items() if stored.elements]
-    measured = run_in_groups(
-        [found[name] for name in full],
-        lambda stored: stored.elements,
-        partial(_summarize, fast=fast),
-        threads,
-        progress,
-    )
+
+    def work(name: str, run: Run) -> TensorSummary:
+        return summarize_with(run, SummaryRequest(found[name].tensor(mapped=True)), fast=fast)
+
+    measured = run_all(full, lambda name: found[name].elements, work, threads, progress)
     summaries = dict(zip(full, measured, strict=True))
     nothing = summarize(torch.empty(0), threads=1)  # of all the empty ones
     for source in {stored.source for stored in found.values() if stored.source}:
@@ -108,10 +104,6 @@ def _unreadable(stored: Stored) -> str:
     if stored.elements > stored.span:
         return "a view whose elements overlap; save a copy, as tensor.contiguous() gives it"
     return unreadable(torch.empty(0, dtype=stored.dtype))
-
-
-def _summarize(some: list[Stored], fast: bool) -> Steps[list[TensorSummary]]:
-    return summarizing([SummaryRequest(stored.tensor(mapped=True)) for stored in some], fast=fast)
 
 
 def _record(

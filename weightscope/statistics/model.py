@@ -26,7 +26,6 @@ from weightscope.statistics.initialization import (
     sharpest_rule,
 )
 from weightscope.statistics.movement import Movement, measure_movement
-from weightscope.statistics.parameters import ParameterPlace, find_parameters
 from weightscope.statistics.records import (
     ModelStatistics,
     ParameterStatistics,
@@ -39,6 +38,7 @@ from weightscope.statistics.summary import (
     summarize_with,
     warning_about,
 )
+from weightscope.statistics.tensors import ParameterPlace, find_parameters
 from weightscope.statistics.threads import Run, run_all
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]

@@ -27,6 +27,10 @@ RANGE = 1 << 23
 _HUGE = 4 * RANGE
 
 
+# elements and number of the small items that one task takes together
+_TOGETHER, _MOST = RANGE // 16, 32
+
+
 class Run(Protocol):
     """Calls a function with every part, on one thread or several, like ``map``."""
 
@@ -75,17 +79,31 @@ def run_all(
     found: dict[int, Result] = {}
     with _workers(threads) as run, _bar(sum(sizes), progress) as advance:
 
-        def alone(i: int) -> Result:
-            return work(items[i], map)
+        def alone(some: Sequence[int]) -> list[Result]:
+            return [work(items[i], map) for i in some]
 
         for i in huge:
             found[i] = work(items[i], run)
             advance(sizes[i])
-        rest = largest_first[len(huge) :]
-        for i, result in zip(rest, run(alone, rest), strict=True):
-            found[i] = result
-            advance(sizes[i])
+        tasks = list(_tasks(largest_first[len(huge) :], sizes))
+        for some, results in zip(tasks, run(alone, tasks), strict=True):
+            found.update(zip(some, results, strict=True))
+            advance(sum(sizes[i] for i in some))
     return [found[i] for i in range(len(items))]
+
+
+def _tasks(places: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """The same places, small items together: there may be many thousands of them."""
+    some: list[int] = []
+    held = 0
+    for i in places:
+        if some and (held + sizes[i] > _TOGETHER or len(some) == _MOST):
+            yield some
+            some, held = [], 0
+        some.append(i)
+        held += sizes[i]
+    if some:
+        yield some
 
 
 @contextmanager
