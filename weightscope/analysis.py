@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import InputError
 from weightscope.graph import Structure, read_structure
+from weightscope.probing import Response, respond_to_images, respond_to_synthetic
 from weightscope.receptive_field import receptive_fields
 from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
 from weightscope.truncation import Proposal, propose
@@ -39,6 +40,9 @@ class Analysis:
         assessment: Scores and verdict of each stage, least used first.
         proposals: One per depth, the best supported first, refused ones last.
         data: What the batches showed; None where no batches were given.
+        response: How the output responds to each cut on synthetic images; None where it was left
+            out.
+        images: The same on the images given; None where none were given.
     """
 
     structure: Structure
@@ -48,6 +52,8 @@ class Analysis:
     assessment: Assessment
     proposals: tuple[Proposal, ...]
     data: DataEvidence | None
+    response: Response | None = None
+    images: Response | None = None
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -92,7 +98,7 @@ class Analysis:
     @property
     def conclusion(self) -> str:
         """The verdict in words: what the evidence supports, and no more."""
-        return self.assessment.conclusion
+        return " ".join((self.assessment.conclusion, *self.assessment.notes))
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the whole analysis as one self-contained page.
@@ -130,6 +136,8 @@ def analyze(
     example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
     initial: Mapping[str, Tensor] | Callable[[], nn.Module] | None = None,
     history: History | None = None,
+    response: bool = True,
+    images: Iterable[Any] | None = None,
     batches: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
     metric: Callable[[Any, Any], float] | str | None = None,
@@ -150,6 +158,9 @@ def analyze(
             the freshly initialised model. Makes the initialisation null and the movement since
             then exact. None for the start that `history` recorded, if there is one.
         history: What `watch` recorded during training.
+        response: Whether to measure how the output responds, on synthetic images, when each level
+            falls silent: some ten forward passes.
+        images: Unlabelled inputs, batch by batch, to measure the same on; read once.
         batches: ``(inputs, targets)`` pairs for evidence from data; read once.
         loss: ``loss(outputs, targets)``, a scalar tensor; with `batches`, for gradients, and for
             the ablation where there is no metric.
@@ -181,7 +192,11 @@ def analyze(
         if batches is not None
         else None
     )
-    assessment = assess(structure, statistics, history=history, data=data)
+    synthetic = respond_to_synthetic(structure) if response and structure.cuts else None
+    own = respond_to_images(structure, images) if images is not None and structure.cuts else None
+    assessment = assess(
+        structure, statistics, history=history, response=synthetic, images=own, data=data
+    )
     return Analysis(
         structure=structure,
         statistics=statistics,
@@ -190,6 +205,8 @@ def analyze(
         assessment=assessment,
         proposals=propose(structure, assessment, costs),
         data=data,
+        response=synthetic,
+        images=own,
     )
 
 

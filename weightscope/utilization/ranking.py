@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,21 +19,19 @@ from weightscope.utilization.displacement import (
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     MARGIN,
-    UNTOUCHED,
-    WALK_BORDER,
     NetworkMovement,
     StageSpread,
-    decay,
     measure_spread,
     network_dispersion,
     score_history,
+    score_response,
     score_weights,
     stage_kernels,
     typical_movement,
-    without_decay,
 )
 
 if TYPE_CHECKING:
+    from weightscope.probing.response import Response
     from weightscope.utilization.data import DataEvidence
 
 ALIKE = 0.1
@@ -45,17 +44,21 @@ def assess(
     statistics: ModelStatistics,
     *,
     history: MovementRecord | None = None,
+    response: Response | None = None,
+    images: Response | None = None,
     data: DataEvidence | None = None,
 ) -> Assessment:
     """Rank the stages of a network from the least to the most used.
 
-    The strongest grade that could measure a stage decides (data before history before weights);
-    where another grade decided otherwise, ``why`` says so.
+    The strongest grade that could measure a stage decides: data before images before response.
+    History and weights only rank. Where another grade decided otherwise, ``why`` says so.
 
     Args:
         structure: Stages of the network.
         statistics: Statistics of its parameters, with initialisation nulls.
         history: What was recorded while it trained.
+        response: How its output responds to each level on synthetic images.
+        images: The same on images of the user.
         data: What batches of data showed.
 
     Returns:
@@ -63,47 +66,78 @@ def assess(
     """
     kernels = stage_kernels(structure.stages, statistics)
     spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
-    movements = pool_stages(kernels, history) if history is not None else {}
+    recorded, notes = fitting_history(history, statistics)
+    movements = pool_stages(kernels, recorded) if recorded else {}
+    state = judge_state(statistics, spreads, movements.values(), data)
     network = NetworkMovement.of(movements.values())
-    shrinkage = decay(spreads)
-    compared = [without_decay(spread, shrinkage) for spread in spreads]
-    typical = typical_movement(compared)
-    dispersion = network_dispersion(compared)
-    scores: dict[str, tuple[Score, ...]] = {}
-    for spread in compared:
-        graded = [score_weights(spread, typical, dispersion, decayed=shrinkage < 1.0)]
-        if movements:
-            graded.insert(0, score_history(movements[spread.stage], network))
-        if data is not None:
-            graded.insert(0, data.score(spread.stage))
-        scores[spread.stage] = tuple(graded)
-    state = judge_state(spreads, [m.live for m in movements.values()], data)
+    typical, dispersion = typical_movement(spreads), network_dispersion(spreads)
     shallowest = min((cut.keep_levels for cut in structure.cuts), default=math.inf)
-    verdicts = [
-        join_grades(
-            stage.name,
-            scores[stage.name],
-            trusted=state == "trained",
-            removable=stage.level >= shallowest,
-        )
-        for stage in structure.stages
-    ]
+    verdicts = []
+    for stage, spread in zip(structure.stages, spreads, strict=True):
+        scores = [] if data is None else [data.score(stage.name)]
+        scores += [score_response(r, stage.level) for r in (images, response) if r is not None]
+        scores += [score_history(movements[stage.name], network)] if movements else []
+        scores += [score_weights(spread, typical, dispersion)]
+        if state != "trained":
+            scores = [replace(score, verdict="undecided") for score in scores]
+        verdicts.append(join_grades(stage.name, scores, removable=stage.level >= shallowest))
     verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.utilization))
-    return Assessment(tuple(verdicts), state, conclude(verdicts, state))
+    return Assessment(tuple(verdicts), state, conclude(verdicts, state, statistics), notes)
+
+
+def fitting_history(
+    history: MovementRecord | None, statistics: ModelStatistics
+) -> tuple[dict[str, Displacement], tuple[str, ...]]:
+    """The recorded movement of the model's parameters by their names, and what does not fit.
+
+    A history of a wrapped model (``model.x``, ``module.x``) is read without the wrapper's prefix,
+    one of the network inside with it.
+    """
+    if history is None:
+        return {}, ()
+    moved = {d.parameter: d for d in history.displacements()}
+    kernels = {p.parameter for p in statistics.parameters if p.is_kernel}
+    if not moved:
+        return {}, ("history= holds no parameter: it says nothing",)
+    fitting = max(_renamed(moved, kernels), key=lambda names: len(names.keys() & kernels))
+    found = {name: d for name, d in fitting.items() if name in kernels}
+    if kernels and not found:
+        have, want = next(iter(moved)), min(kernels)
+        return {}, (
+            f"history= was recorded under other names ({have}, where this model has {want}): it "
+            "was left out; watch the network that is analysed",
+        )
+    without = {d.note for d in found.values() if d.note}
+    return fitting, tuple(f"history= says nothing of some kernels: {note}" for note in without)
+
+
+def _renamed(
+    moved: Mapping[str, Displacement], kernels: Collection[str]
+) -> list[dict[str, Displacement]]:
+    """The records under their own names, and with a wrapper's prefix taken off or put on."""
+    found = [dict(moved)]
+    for name, kernel in itertools.product(moved, kernels):
+        if name.endswith(f".{kernel}"):
+            prefix = name.removesuffix(kernel)
+            return [*found, {n.removeprefix(prefix): d for n, d in moved.items()}]
+        if kernel.endswith(f".{name}"):
+            prefix = kernel.removesuffix(name)
+            return [*found, {prefix + n: d for n, d in moved.items()}]
+    return found
 
 
 def pool_stages(
-    kernels: Mapping[str, Sequence[ParameterStatistics]], history: MovementRecord
+    kernels: Mapping[str, Sequence[ParameterStatistics]], recorded: Mapping[str, Displacement]
 ) -> dict[str, StageMovement]:
     """Pool the recorded movement of each stage's kernels, by stage name.
 
     Nothing is known of a kernel that is not as the history left it.
     """
-    moved = {d.parameter: d for d in history.displacements()}
+    moved = dict(recorded)
     for kernel in (kernel for own in kernels.values() for kernel in own):
-        recorded = moved.get(kernel.parameter)
-        if recorded is not None and not is_as_recorded(kernel, recorded):
-            moved[kernel.parameter] = replace(recorded, walk=math.nan, note=CHANGED)
+        record = moved.get(kernel.parameter)
+        if record is not None and not is_as_recorded(kernel, record):
+            moved[kernel.parameter] = replace(record, walk=math.nan, note=CHANGED)
     return {
         stage: pool(moved, tuple(kernel.parameter for kernel in own))
         for stage, own in kernels.items()
@@ -125,34 +159,37 @@ def is_as_recorded(kernel: ParameterStatistics, recorded: Displacement) -> bool:
 
 
 def judge_state(
+    statistics: ModelStatistics,
     spreads: Sequence[StageSpread],
-    movements: Sequence[float],
-    data: DataEvidence | None,
+    movements: Iterable[StageMovement] = (),
+    data: DataEvidence | None = None,
 ) -> State:
     """Tell whether the network as a whole bears any trace of having learned.
 
     What was measured on data outranks the weights: a network with skill is trained whatever its
-    weights look like, one without is not.
+    weights look like, one without is not. Of the weights, any of these proves training: norm scales
+    and shifts that left the constants they start at; movement from a start that is known or was
+    recorded; kernels that differ from their nulls by more than false alarms explain. That none is
+    found proves the contrary only where there are constants that have not moved.
 
     Args:
+        statistics: Of the network's parameters.
         spreads: Of the stages.
-        movements: Live movement of each stage / its noise walk; empty without a history.
+        movements: What a history recorded of each stage.
         data: What batches showed.
     """
+    if statistics.nonfinite:
+        return "broken"
     if data is not None and data.skilled is not None:
         return "trained" if data.skilled else "unskilled"
+    if statistics.moved_constants or any(m.moved > 0.0 for m in movements):
+        return "trained"
     known = [s for s in spreads if s.count]
-    if not known:
-        return "unknown"
-    if all(s.collapsed for s in known):
-        return "collapsed"
-    if movements:
-        known_movements = [live for live in movements if math.isfinite(live)]
-        if known_movements and max(known_movements) == 0.0:
-            return "untrained"
-        if known_movements:
-            return "noise" if max(known_movements) < WALK_BORDER else "trained"
-    return "trained" if shows_training(known) else "untrained"
+    if shows_training(known):
+        return "trained"
+    if known and all(s.known for s in known):
+        return "untrained"
+    return "untrained" if known and statistics.constants else "unknown"
 
 
 def shows_training(spreads: Sequence[StageSpread]) -> bool:
@@ -162,15 +199,13 @@ def shows_training(spreads: Sequence[StageSpread]) -> bool:
     10,000 for each kernel, single alarms occur; so a single stage must also have changed its
     spread.
     """
-    if any(s.known and s.movement() > UNTOUCHED * s.initial for s in spreads):
+    if any(s.has_moved for s in spreads):
         return True
     alarmed = [s for s in spreads if s.distinguishable]
     return len(alarmed) > 1 or any(abs(s.excess) > MARGIN * s.error for s in alarmed)
 
 
-def join_grades(
-    stage: str, scores: Sequence[Score], *, trusted: bool, removable: bool = True
-) -> StageVerdict:
+def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) -> StageVerdict:
     """Let the strongest measurable grade decide, and name the grades that disagree.
 
     No grade condemns what no cut removes: a head of few weights hardly moves and has little Taylor
@@ -179,7 +214,6 @@ def join_grades(
     Args:
         stage: Name of the stage.
         scores: One for each available grade, the strongest first.
-        trusted: False for a network that shows no learning: everything stays undecided.
         removable: Whether a cut removes the stage.
     """
     best = next((s for s in scores if math.isfinite(s.utilization)), scores[0])
@@ -190,7 +224,7 @@ def join_grades(
         why += f"; disagreement: {against}"
     elif others:
         why += "".join(f"; {s.grade} alone: {s.verdict} ({s.why})" for s in others)
-    verdict = best.verdict if trusted else "undecided"
+    verdict = best.verdict
     if verdict == "unused" and not removable:
         verdict, why = "undecided", f"{why}; no cut removes it, so this cannot be checked"
     return StageVerdict(
@@ -203,32 +237,44 @@ def join_grades(
     )
 
 
-def conclude(verdicts: Sequence[StageVerdict], state: State) -> str:
+def conclude(
+    verdicts: Sequence[StageVerdict], state: State, statistics: ModelStatistics
+) -> str:
     """Say in words what follows, and no more than that."""
-    if state == "untrained":
-        return f"Every layer looks as it was initialised: an untrained network, {_NOTHING}."
-    if state == "collapsed":
-        return f"The weights of every stage collapsed to near zero: {_NOTHING}."
-    if state == "noise":
+    if state == "broken":
+        bad = statistics.nonfinite
+        names = ", ".join(list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
         return (
-            "No stage moved further than the optimiser drifts on pure noise, as when the labels "
-            f"carry no information: {_NOTHING}."
+            f"{sum(bad.values())} weights are NaN or infinite ({names}): {_NOTHING}. Load weights "
+            "from before the training diverged."
         )
+    if state == "untrained":
+        still = len(statistics.constants)
+        also = f", and all {still} tensors that start constant still are" if still else ""
+        return f"Every layer looks as it was initialised{also}: an untrained network, {_NOTHING}."
     if state == "unskilled":
         return f"On the batches given the network is no better than chance: {_NOTHING}."
     if state == "unknown":
-        return f"No layer has a known initialisation to compare with: {_NOTHING}."
+        return (
+            "Nothing in the weights shows that the network was trained, and nothing shows that it "
+            f"was not: {_NOTHING}. Give initial= (the weights at the start), or batches= with "
+            "loss= or metric=."
+        )
     named = {
         verdict: [v.stage for v in verdicts if v.verdict == verdict]
         for verdict in ("unused", "used", "undecided")
     }
-    grades = ", ".join(sorted({v.evidence for v in verdicts}))
+    decided = sorted({v.evidence for v in verdicts if v.verdict != "undecided"})
     parts = [
         f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in named.items() if names
     ]
-    text = f"By {grades}: " + "; ".join(parts) + "."
+    text = f"By {', '.join(decided)}: " if decided else ""
+    text += "; ".join(parts) + "."
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."
-        if all(v.evidence == "weights" for v in verdicts):
-            text += " Weights alone rarely condemn a stage; history= or batches= say more."
+    if "response" in decided:
+        text += (
+            " Response says on what the output depends on synthetic images, not whether the output"
+            " is right; images= or batches= say more."
+        )
     return text

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Grade = Literal["weights", "history", "data"]
+Grade = Literal["weights", "history", "response", "images", "data"]
 Verdict = Literal["used", "unused", "undecided"]
-State = Literal["trained", "untrained", "collapsed", "noise", "unskilled", "unknown"]
+State = Literal["trained", "untrained", "unskilled", "broken", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Score:
     """What one grade of evidence says of one stage.
 
     Attributes:
-        grade: What it rests on: weights, history or data.
+        grade: What it rests on: weights, history, response, images or data.
         utilization: Between 0 (as at initialisation, or collapsed) and 1; nan if not measurable.
         low: Lower end of its interval.
         high: Upper end of its interval.
@@ -58,14 +58,15 @@ class Assessment:
 
     Attributes:
         verdicts: One for each stage, the least used first.
-        state: ``trained``; ``untrained`` (every layer looks as initialised); ``collapsed`` (the
-            weights of every stage went to zero); ``noise`` (no stage moved further than an
-            optimiser drifts on noise, as with shuffled labels); ``unskilled`` (on the batches given
-            the network is no better than chance); ``unknown`` (no null to compare with). Only
-            ``trained`` comes with decided verdicts.
+        state: ``trained``; ``untrained`` (every layer looks as initialised, and what starts constant
+            still is); ``unskilled`` (on the batches given the network is no better than chance);
+            ``broken`` (weights are NaN or infinite); ``unknown`` (nothing shows training, and
+            nothing shows that there was none). Only ``trained`` comes with decided verdicts.
         conclusion: What follows, in words.
+        notes: What of the evidence given could not be used, and why.
     """
 
     verdicts: tuple[StageVerdict, ...]
     state: State
     conclusion: str
+    notes: tuple[str, ...] = ()

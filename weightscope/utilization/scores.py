@@ -8,53 +8,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from weightscope.graph.structure import Stage
+from weightscope.probing.response import Response
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.statistics.initialization import hidden_beyond, hidden_within
 from weightscope.utilization.displacement import StageMovement
 from weightscope.utilization.records import Score, Verdict
 
-COLLAPSED_RATIO = 0.1
-"""A stage has collapsed when its spread is at most this share of the initial one."""
-
 MARGIN = 2.0
 """Half-width of an interval, in standard errors."""
-
-SURELY = 4.0
-"""Standard errors by which a stage must be narrower than its null before decay is considered."""
-
-UNMOVED = 0.2
-"""Weights alone call a stage unused only when the movement that they can hide, beside the typical
-one, is worth less utilization than this,"""
-
-STILL = 0.18
-"""and is below this share of the stage's initial spread."""
-
-SHARP = 300.0
-"""Weights that a stage must have for its edges to be told to 3 %, if its rule is uniform; of other
-bounded rules, in proportion to how few they draw near the edge."""
 
 UNTOUCHED = 1e-4
 """A stage whose movement since a known start is below this share of its initial spread has not
 moved: rounding alone moves weights that decay so far."""
 
-TRACE = 4.0
-"""A stage was drawn anew where the projection on its known start is within so many standard errors
-of zero."""
-
 WALK_BORDER = 0.7
-"""Border of use by history without saliency: live movement as a share of the noise walk."""
+"""Live movement, as a share of the noise walk, at which history without saliency ranks a stage in
+the middle."""
 
 SALIENT_BORDER = 0.4
-"""Border of use by history with saliency: live movement times the root of its share."""
+"""The same by history with saliency: live movement times the root of its share."""
 
-IDLE = 0.12
-"""History calls a stage unused when its utilization is below this."""
 
-BUSY = 0.65
-"""History calls a stage used when its utilization is above this."""
+RESPONSE_BORDER = 0.045
+"""Response that speaks for neither side: the geometric middle of the next two."""
+
+SILENT = 0.02
+"""A response below this is none."""
+
+RESPONDS = 0.1
+"""A response above this is one."""
 
 
 def utilization(measured: float, unused: float) -> float:
@@ -92,16 +76,11 @@ class StageSpread:
             known, the mean squared movement itself.
         error: Standard error of ``excess`` for the number of weights there are.
         distinguishable: Whether any kernel differs from its null.
-        ks: Largest Kolmogorov-Smirnov distance of a kernel to its null.
         dispersion: Variance of the filters' energies (mean squares), relative to that of
             independent weights drawn from the null: 1 at initialisation, more where filters took
             different parts; nan where no kernel has filters.
-        hidden: Largest rms movement since a draw by their rules that the weights can hide; inf
-            where a kernel does not follow its rule.
-        bounded: Whether the rule of every kernel is bounded, so that decay cannot hide movement.
         shrinkage: Projection of the weights on their start; nan unless all starts are known.
-        fresh_start: Whether every start is known and fresh from a rule, not trained already.
-        decayed: Whether ``excess`` is corrected for the network's weight decay.
+        sources: Where the nulls come from: ``given``, ``matched``, ``inferred`` or ``assumed``.
     """
 
     stage: str
@@ -111,13 +90,9 @@ class StageSpread:
     excess: float
     error: float
     distinguishable: bool
-    ks: float
     dispersion: float
-    hidden: float
-    bounded: bool
     shrinkage: float
-    fresh_start: bool
-    decayed: bool = False
+    sources: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -125,19 +100,14 @@ class StageSpread:
         return self.spread / self.initial if self.initial > 0.0 else float("nan")
 
     @property
-    def collapsed(self) -> bool:
-        """Whether next to nothing is left of the stage's weights."""
-        return self.ratio <= COLLAPSED_RATIO
-
-    @property
     def known(self) -> bool:
         """Whether the start of every kernel is known."""
         return math.isfinite(self.shrinkage)
 
     @property
-    def traceless(self) -> bool:
-        """Whether nothing is left of the known start."""
-        return self.known and abs(self.shrinkage) * math.sqrt(self.count) < TRACE
+    def has_moved(self) -> bool:
+        """Whether the stage surely left a start that is known."""
+        return self.known and self.movement() > UNTOUCHED * self.initial
 
     def movement(self, sigmas: float = 0.0) -> float:
         """Estimated rms movement, at ``sigmas`` standard errors above the estimate."""
@@ -160,45 +130,25 @@ def stage_kernels(
 
 def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageSpread:
     """Pool the kernels of one stage that have a null, each weight counting once."""
-    count, spread, initial, excess, variance, kept = 0, 0.0, 0.0, 0.0, 0.0, 0.0
-    crowd, edges, bounded, drawn, fresh = 0.0, 0.0, 0, True, True
-    wider, doubt = 0.0, 0.0
-    distinguishable, ks = False, 0.0
-    dispersions: list[tuple[int, float]] = []
-    for kernel in kernels:
-        comparison, summary = kernel.comparison, kernel.summary
-        if comparison is None or not math.isfinite(summary.std):
-            continue
-        n, start = summary.count, comparison.std_initial**2
-        count += n
-        spread += n * (summary.std**2 + summary.mean**2)
+    compared = [
+        (kernel, kernel.comparison)
+        for kernel in kernels
+        if kernel.comparison is not None and math.isfinite(kernel.summary.std)
+    ]
+    count = sum(kernel.summary.count for kernel, _ in compared)
+    if count == 0:
+        nan = float("nan")
+        return StageSpread(stage, 0, nan, nan, nan, nan, False, nan, nan)
+    spread, initial, excess, variance, kept = 0.0, 0.0, 0.0, 0.0, 0.0
+    for kernel, comparison in compared:
+        n, start, moved = kernel.summary.count, comparison.std_initial**2, comparison.movement
+        spread += n * (kernel.summary.std**2 + kernel.summary.mean**2)
         initial += n * start
         excess += n * comparison.excess
         variance += (n * comparison.error) ** 2
-        moved, draw = comparison.movement, comparison.draw
         kept += n * start * (math.nan if moved is None else moved.shrinkage)
-        if draw is None:
-            drawn = False
-        elif draw.crowd:
-            bounded += n
-            crowd += draw.crowd
-            edges += 2.0 * draw.crowd * draw.edge
-        else:
-            wider += n * draw.excess
-            doubt += (n * draw.error) ** 2
-        fresh &= comparison.fresh_start
-        distinguishable |= comparison.distinguishable
-        ks = max(ks, comparison.ks_initial)
-        dispersions += filter_dispersion(kernel)
-    if count == 0:
-        nan = float("nan")
-        return StageSpread(
-            stage, 0, nan, nan, nan, nan, False, nan, nan, math.inf, False, nan, False
-        )
+    dispersions = [d for kernel, _ in compared for d in filter_dispersion(kernel)]
     filters = sum(filters for filters, _ in dispersions)
-    hidden = hidden_within(wider, math.sqrt(doubt))
-    if bounded:
-        hidden += bounded * hidden_beyond(crowd)
     return StageSpread(
         stage=stage,
         count=count,
@@ -206,13 +156,10 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
         initial=math.sqrt(initial / count),
         excess=excess / count,
         error=math.sqrt(variance) / count,
-        distinguishable=distinguishable,
-        ks=ks,
+        distinguishable=any(comparison.distinguishable for _, comparison in compared),
         dispersion=sum(f * d for f, d in dispersions) / filters if filters else float("nan"),
-        hidden=math.sqrt(hidden / count) if drawn and not 0.0 < edges < SHARP else math.inf,
-        bounded=bounded == count,
         shrinkage=kept / initial if initial > 0.0 else float("nan"),
-        fresh_start=fresh,
+        sources=tuple(sorted({k.null.source for k, _ in compared if k.null is not None})),
     )
 
 
@@ -240,24 +187,6 @@ def network_dispersion(spreads: Sequence[StageSpread]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else 1.0
 
 
-def decay(spreads: Sequence[StageSpread]) -> float:
-    """Estimate how much weight decay shrank the initial weights of a network: in (0, 1].
-
-    Decay shrinks all kernels alike and movement only adds, so the narrowest stage bounds the
-    shrinkage from above. One narrow stage may have other reasons; two are needed.
-    """
-    narrow = [
-        s.ratio for s in spreads if s.count and not s.collapsed and s.excess < -SURELY * s.error
-    ]
-    return min(narrow) if len(narrow) > 1 else 1.0
-
-
-def without_decay(spread: StageSpread, shrinkage: float) -> StageSpread:
-    """Compare a stage with its null after the network's decay instead of with the null itself."""
-    excess = spread.excess + (1.0 - shrinkage**2) * spread.initial**2
-    return replace(spread, excess=excess, decayed=shrinkage < 1.0)
-
-
 def typical_movement(spreads: Sequence[StageSpread]) -> float:
     """Rms movement over the stages of a network, each counting once; 0 if none surely moved.
 
@@ -271,9 +200,7 @@ def typical_movement(spreads: Sequence[StageSpread]) -> float:
     return math.sqrt(sum(s.movement() ** 2 for s in measured) / len(measured))
 
 
-def score_weights(
-    spread: StageSpread, typical: float, dispersion: float, *, decayed: bool = False
-) -> Score:
+def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Score:
     """Score one stage by its final weights alone.
 
     ``m`` is the stage's estimated movement, ``n`` the typical movement of the network's stages:
@@ -282,67 +209,34 @@ def score_weights(
     move alike; so ``m`` is multiplied by ``D / (D + 1)`` with the network's filter dispersion
     ``D``, one half where filters differ no more than by chance.
 
-    Weights alone never call a stage used: having moved is no proof of it.
+    Weights alone rank stages and decide nothing: having moved is no proof of use, a rotation of the
+    kernels at constant spread does not show, and a stage that was never trained may well be of use.
 
     Args:
         spread: The stage.
         typical: From `typical_movement`.
         dispersion: From `network_dispersion`.
-        decayed: Whether weight decay shrank the network.
     """
     if spread.count == 0:
         nan = float("nan")
         return Score("weights", nan, nan, nan, "undecided", "no kernel with a known initialisation")
-    ratio = f"spread {spread.ratio:.3g} of the initial one"
-    if spread.collapsed:
-        return Score("weights", 0.0, 0.0, 0.0, "unused", f"collapsed: {ratio}")
+    ratio = f"spread {spread.ratio:.3g} of the initial one ({', '.join(spread.sources)} start)"
+    if spread.known and not spread.has_moved:
+        shrunk = f", only shrunk to {spread.shrinkage:.2g} of it" if spread.shrinkage < 0.99 else ""
+        why = f"has not moved since its start{shrunk}, which does not say that it is of no use"
+        return Score("weights", 0.0, 0.0, 0.0, "undecided", why)
     if not typical > 0.0:
         return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}; no stage surely moved")
     learned = utilization(math.sqrt(dispersion), 1.0)
-
-    def share_of(movement: float) -> float:
-        return utilization(learned * movement, typical)
-
-    if spread.known and spread.movement() < UNTOUCHED * spread.initial:
-        verdict, why = _unmoved(spread)
-        return Score("weights", 0.0, 0.0, 0.0, verdict, why)
-    if as_drawn(spread, decayed) and utilization(spread.hidden, typical) < UNMOVED:
-        anew = "drawn anew: no trace of its start" if spread.known else "as at initialisation"
-        why = f"{anew}; {ratio}, at most {spread.hidden / typical:.2f} of the typical movement"
-        return Score("weights", 0.0, 0.0, share_of(spread.hidden), "unused", why)
-    value, low, high = (share_of(spread.movement(sigmas)) for sigmas in (0.0, -MARGIN, MARGIN))
-    share = f"{ratio}, moved about {spread.movement() / typical:.2f} of what is typical here"
-    why = share
-    if spread.decayed:
-        why = f"{share} after weight decay, which the weights cannot tell from no use"
-    elif spread.movement(SURELY) == 0.0:
-        why = f"{ratio}: weight decay or no use, the weights cannot tell"
+    value, low, high = (
+        utilization(learned * spread.movement(sigmas), typical)
+        for sigmas in (0.0, -MARGIN, MARGIN)
+    )
+    if spread.movement(MARGIN) == 0.0:
+        # narrower than its start: what moved is hidden by what decayed
+        return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}: decay hides what moved")
+    why = f"{ratio}, moved about {spread.movement() / typical:.2f} of what is typical here"
     return Score("weights", value, low, high, "undecided", why)
-
-
-def _unmoved(spread: StageSpread) -> tuple[Verdict, str]:
-    """The verdict on a stage that did not leave its start: a trained start may well be of use."""
-    shrunk = f", only shrunk to {spread.shrinkage:.2g} of it" if spread.shrinkage < 0.99 else ""
-    why = f"has not moved since its start{shrunk}"
-    if spread.fresh_start:
-        return "unused", why
-    return "undecided", f"{why}, which follows no known initialisation: trained before, perhaps"
-
-
-def as_drawn(spread: StageSpread, decayed: bool) -> bool:
-    """Whether a stage is as its rule draws it, closely enough to say that nothing was learned.
-
-    Where its start is known, only a stage without a trace of it was drawn anew, and that alone says
-    much. Elsewhere, in a network with weight decay, movement and decay may make up for each other
-    unless the rule is bounded.
-
-    Args:
-        spread: The stage.
-        decayed: Whether weight decay shrank the network.
-    """
-    if spread.known:
-        return spread.traceless and spread.hidden < 2.0 * STILL * spread.initial
-    return (spread.bounded or not decayed) and spread.hidden < STILL * spread.initial
 
 
 @dataclass(frozen=True)
@@ -402,9 +296,40 @@ def score_history(movement: StageMovement, network: NetworkMovement) -> Score:
         why += f" while gradients faded to {strength:.2f}"
     if salient:
         why += f"; saliency {share:.1%} of the largest"
+    return Score("history", value, low, high, "undecided", "; ".join((why, *movement.notes)))
+
+
+def score_response(response: Response, level: int) -> Score:
+    """Score a stage by the change of the output when its level and all below are replaced.
+
+    ``m`` is the response of the deepest cut that removes the stage, ``n`` is `RESPONSE_BORDER`.
+    The stage is used where the whole interval lies above `RESPONDS`, unused where it lies below
+    `SILENT`.
+
+    Args:
+        response: Of every cut, on synthetic images or on the user's own.
+        level: Of the stage.
+    """
+    grade, nan = response.source, float("nan")
+    if response.failure:
+        return Score(grade, nan, nan, nan, "undecided", f"not measured: {response.failure}")
+    removing = [cut for cut in response.cuts if cut.keep_levels <= level]
+    if not removing:
+        return Score(grade, nan, nan, nan, "undecided", "no cut removes it")
+    cut = removing[-1]
+    value, low, high = (utilization(m, RESPONSE_BORDER) for m in (cut.value, cut.low, cut.high))
+    seen = "synthetic images" if grade == "response" else f"{response.images} images"
+    why = (
+        f"the output changes by {cut.value:.3f} on {seen} without levels {cut.keep_levels} and"
+        " deeper"
+    )
     verdict: Verdict = "undecided"
-    if value < IDLE:
+    if cut.high < SILENT:
         verdict = "unused"
-    elif value > BUSY:
+        if grade == "response":
+            why += "; what only your own images would excite cannot be seen on these"
+    elif cut.low > RESPONDS:
         verdict = "used"
-    return Score("history", value, low, high, verdict, "; ".join((why, *movement.notes)))
+        if cut.keep_levels < level:
+            verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
+    return Score(grade, value, low, high, verdict, why)

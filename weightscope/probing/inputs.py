@@ -1,0 +1,151 @@
+"""What a network is called with to see how it responds: synthetic images, or the user's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightscope.adapters import pytree
+from weightscope.calls import shapes
+from weightscope.errors import InputError
+from weightscope.graph.structure import Structure
+
+Painter = Callable[..., Tensor]
+"""Makes (images, channels, *sizes) from these three and a seed."""
+
+IMAGE_KEYS = ("image", "images", "pixel_values", "input", "inputs", "x", "img")
+"""Under which of these names a mapping's images are looked for, in this order."""
+
+PER_REDUCTION = 8
+"""Positions along one side that the deepest level should have: with fewer, most of them see the
+padding at the border."""
+
+SMALLEST = 64
+"""Size in pixels that an image should have at least, where the network takes it."""
+
+LARGEST = {1: 4096, 2: 256, 3: 64}
+"""Size in pixels that an image should not exceed, by the number of dimensions: for the time."""
+
+
+def synthetic_inputs(structure: Structure, paint: Painter, images: int, seed: int) -> Any:
+    """What to call the network with: painted images, everything else as in the example.
+
+    Args:
+        structure: The network and its example inputs.
+        paint: Makes the images.
+        images: How many; the example's number where the network takes no other.
+        seed: Of the painter; every image input has one of its own.
+
+    Returns:
+        Positional arguments as a tuple, or keyword arguments as a dict.
+
+    Raises:
+        InputError: No input of the network is an image of floating-point numbers.
+    """
+    inputs = structure.inputs
+    free_batch, free_sizes = _freedom(structure)
+    leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
+    pictures = [is_image(leaf, inputs.dimensions) for leaf in leaves]
+    if not any(pictures):
+        raise InputError("no input of the network is an image of floating-point numbers")
+    first = leaves[pictures.index(True)]
+    count = images if free_batch else len(first)
+    scale = side(structure, first.shape[2:]) if free_sizes else 1.0
+    made = []
+    for index, (leaf, picture) in enumerate(zip(leaves, pictures, strict=True)):
+        if picture:
+            sizes = [max(1, round(size * scale)) for size in leaf.shape[2:]]
+            made.append(paint(count, leaf.shape[1], sizes, seed=seed + 1000 * index).to(leaf))
+        elif isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == len(first):
+            made.append(leaf[:1].expand(count, *leaf.shape[1:]))
+        else:
+            made.append(leaf)
+    args, kwargs = pytree.tree_unflatten(made, spec)
+    if args and kwargs:
+        raise InputError("the network mixes positional and keyword inputs")
+    return kwargs or tuple(args)
+
+
+def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
+    """Read unlabelled batches once: what the forward takes, without targets.
+
+    Args:
+        structure: The network and how it is called.
+        images: Batches: a tensor (images, channels, *sizes) or an array; a tuple of positional or a
+            mapping of keyword arguments. Of what a labelled loader yields the inputs are taken.
+
+    Raises:
+        InputError: There is no batch, or one holds nothing that the forward takes.
+    """
+    if isinstance(images, Tensor):
+        images = [images]
+    batches = [_inputs_of(structure, batch, index) for index, batch in enumerate(images)]
+    if not batches:
+        raise InputError("images= is empty; give at least one batch of images")
+    return batches
+
+
+def _inputs_of(structure: Structure, batch: Any, index: int) -> Any:
+    """The inputs in one batch, in the number format of the network's example."""
+    inputs = structure.inputs
+    names = list(inputs.kwargs)
+    count = len(inputs.args) or len(names)
+    if isinstance(batch, Mapping):
+        if not inputs.args:
+            batch = {name: batch[name] for name in names if name in batch}
+        else:
+            batch = next((batch[k] for k in IMAGE_KEYS if k in batch), batch)
+    elif isinstance(batch, list | tuple):
+        batch = tuple(batch[:count])
+    example = next(x for x in pytree.tree_leaves((inputs.args, inputs.kwargs)) if is_image(x, inputs.dimensions))
+
+    def read(leaf: Any) -> Any:
+        tensor = torch.as_tensor(leaf) if isinstance(leaf, Tensor | np.ndarray) else leaf
+        floats = isinstance(tensor, Tensor) and tensor.dim() == inputs.dimensions + 2
+        return tensor.to(example.dtype) if floats else tensor
+
+    batch = pytree.tree_map(read, batch)
+    if not any(is_image(x, inputs.dimensions) for x in pytree.tree_leaves(batch)):
+        raise InputError(
+            f"batch {index} of images= ({shapes(batch) or type(batch).__name__}) holds no image of "
+            f"{inputs.dimensions + 2} dimensions (images, channels, sizes...); yield what the "
+            "model's forward takes"
+        )
+    return batch
+
+
+def is_image(value: Any, dimensions: int) -> bool:
+    """Whether an input is a batch of images with floating-point numbers."""
+    return (
+        isinstance(value, Tensor) and value.is_floating_point() and value.dim() == dimensions + 2
+    )
+
+
+def side(structure: Structure, sizes: Sequence[int]) -> float:
+    """By what to scale the example's sizes: small enough to be quick, large enough for all levels.
+
+    The scaled sizes stay multiples of the deepest reduction where the example's are.
+    """
+    deepest = max(structure.reductions[-1])
+    wanted = max(SMALLEST, PER_REDUCTION * deepest)
+    wanted = min(wanted, LARGEST[structure.inputs.dimensions], min(sizes))
+    step = 2 ** math.ceil(math.log2(deepest)) if deepest > 1 else 1
+    wanted = max(step, round(wanted / step) * step)
+    return wanted / min(sizes)
+
+
+def _freedom(structure: Structure) -> tuple[bool, bool]:
+    """Whether the graph holds for any number of images, and for any spatial sizes."""
+    values = [n.meta.get("val") for n in structure.graph.nodes if n.op == "placeholder"]
+    rank = structure.inputs.dimensions + 2
+    shapes = [v.shape for v in values if isinstance(v, Tensor) and v.dim() == rank]
+    free_batch = all(not isinstance(shape[0], int) for shape in shapes)
+    free_sizes = all(not isinstance(size, int) for shape in shapes for size in shape[2:])
+    return free_batch, free_sizes
+
+

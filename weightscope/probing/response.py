@@ -1,0 +1,240 @@
+"""How much a network's output changes when what comes back from a level is replaced by its mean.
+
+``docs/decisions/response.md`` says what this can tell and what it cannot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weightscope.adapters import pytree
+from weightscope.calls import forward_errors, say, undisturbed
+from weightscope.errors import InputError
+from weightscope.graph.running import CutRuns, MeanActivation, channel_axis
+from weightscope.graph.structure import Structure
+from weightscope.probing.inputs import read_images, synthetic_inputs
+from weightscope.probing.stimuli import dead_leaves
+
+Source = Literal["response", "images"]
+Floats = NDArray[np.float64]
+
+IMAGES = 8
+"""Synthetic images of each kind."""
+
+RESAMPLES = 500
+"""Bootstrap resamples over images: enough for the 95 % interval of a figure that is compared with
+borders a factor of two apart."""
+
+
+@dataclass(frozen=True)
+class CutResponse:
+    """Change of the output when the exits of one cut are replaced by their means.
+
+    Attributes:
+        keep_levels: Levels ``0 .. keep_levels - 1`` were left as they are.
+        value: The response, from 0 (the output does not change) to about 1 (nothing of it is left).
+        low: Lower end of its 95 % bootstrap interval over images.
+        high: Upper end of it.
+        flips: Share of output positions whose decision changes: the sign of a single channel, the
+            largest of several. NaN where the whole network decides alike everywhere.
+        change: Mean squared change of the output / what the network's output varies by.
+    """
+
+    keep_levels: int
+    value: float
+    low: float
+    high: float
+    flips: float
+    change: float
+
+
+@dataclass(frozen=True)
+class Response:
+    """The response of every cut.
+
+    Attributes:
+        source: ``response`` (synthetic images) or ``images`` (the user's own).
+        cuts: One record for each legal cut, from the shallowest; empty where it failed.
+        images: Number of images.
+        failure: Why nothing could be measured, else empty.
+    """
+
+    source: Source
+    cuts: tuple[CutResponse, ...]
+    images: int
+    failure: str = ""
+
+
+def respond_to_synthetic(structure: Structure) -> Response:
+    """Measure the response on images that nobody took; what fails is said in the record.
+
+    A foreign network that does not run on synthetic images must not stop the analysis.
+    """
+    try:
+        kinds = [[synthetic_inputs(structure, dead_leaves, IMAGES, seed=1)]]
+        return measure_response(structure, kinds, "response")
+    except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
+        return Response("response", (), 0, failure=say(error))
+
+
+def respond_to_images(structure: Structure, images: Iterable[Any]) -> Response:
+    """Measure the response on the user's own images.
+
+    Raises:
+        InputError: The images cannot be read.
+        ForwardError: The forward raises on them.
+    """
+    batches = read_images(structure, images)
+    with forward_errors(structure.model, batches, "images="):
+        return measure_response(structure, [batches], "images")
+
+
+def measure_response(
+    structure: Structure, kinds: Sequence[Sequence[Any]], source: Source, *, seed: int = 0
+) -> Response:
+    """Measure the response of every cut.
+
+    Args:
+        structure: The network and its cuts.
+        kinds: For each kind of image its batches: a tensor, a tuple of positional or a mapping of
+            keyword arguments of the forward. Means are taken over the images of a kind, and the
+            responses of the kinds are joined by their geometric mean.
+        source: What to call the result.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: There is no image, or the outputs have no image-like tensor.
+    """
+    generator = np.random.default_rng(seed)
+    found: list[dict[int, Figures]] = []
+    images = 0
+    with undisturbed(structure.model), torch.no_grad():
+        for batches in kinds:
+            changes = change_by_cut(structure, batches)
+            count = len(next(iter(changes.values())).flips) if changes else 0
+            images += count
+            weights = np.vstack(
+                [np.ones(count), generator.multinomial(count, [1 / count] * count, RESAMPLES)]
+            )
+            found.append({keep: change.figures(weights) for keep, change in changes.items()})
+    cuts = [_joined(cut.keep_levels, [kind[cut.keep_levels] for kind in found])
+            for cut in structure.cuts]
+    return Response(source, tuple(cuts), images)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Flips and change of one kind of image under each weighting of its images."""
+
+    flips: Floats
+    change: Floats
+
+    @property
+    def value(self) -> Floats:
+        """The response: see `docs/decisions/response.md`."""
+        both = np.sqrt(self.flips * self.change)
+        return np.where(np.isnan(self.flips), self.change, both)
+
+
+def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
+    """Join the kinds of images by their geometric mean."""
+    def mean(rows: list[Floats]) -> Floats:
+        return np.asarray(np.exp(np.mean(np.log(np.maximum(rows, 1e-12)), axis=0)))
+    value = mean([kind.value for kind in kinds])
+    low, high = np.quantile(value[1:], [0.025, 0.975])
+    return CutResponse(
+        keep_levels,
+        float(value[0]),
+        float(min(low, value[0])),
+        float(max(high, value[0])),
+        float(np.mean([kind.flips[0] for kind in kinds])),
+        float(np.mean([kind.change[0] for kind in kinds])),
+    )
+
+
+@dataclass(frozen=True)
+class Change:
+    """Sums over the positions of each image, from which every figure follows.
+
+    Attributes:
+        flips: Number of positions whose decision changed, (images,).
+        positives: Number of positions whose decision is not the most frequent one, (images,).
+        positions: Number of positions, (images,).
+        sums: Of 1, w, c, w^2, c^2, w c and (w - x)^2 over positions, (images, channels, 7), where w
+            is the output of the whole network, c that of the cut one, and x the input where it has
+            the shape of the output.
+    """
+
+    flips: Floats
+    positives: Floats
+    positions: Floats
+    sums: Floats
+
+    def figures(self, weights: Floats) -> Figures:
+        """Figures for each weighting of the images, (weightings, images)."""
+        n, w, c, ww, cc, wc, wx = np.moveaxis(np.tensordot(weights, self.sums, 1), -1, 0)
+        var_w, var_c = ww / n - (w / n) ** 2, cc / n - (c / n) ** 2
+        covariance = wc / n - w * c / n**2
+        with np.errstate(all="ignore"):
+            change = 1 - covariance / np.sqrt(np.maximum(var_w * var_c, 1e-30))
+            flips = weights @ self.flips / (weights @ self.positions)
+        return Figures(flips, change.mean(1))
+
+
+def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Change]:
+    """Run the network whole and with each cut's exits replaced by their means over all images."""
+    runs = CutRuns(structure)
+    sites = {site.node: site for cut in structure.cuts for site in cut.exits}
+    means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
+    kept = []
+    for inputs in batches:
+        outputs, values = runs.whole(inputs)
+        kept = [(outputs, values)] if len(batches) == 1 else []
+        for node, mean in means.items():
+            mean.add(values[node])
+    rows: dict[int, list[Change]] = {cut.keep_levels: [] for cut in structure.cuts}
+    for inputs in batches:
+        # the values of one batch only are held, so that memory does not grow with the images
+        outputs, values = kept[0] if kept else runs.whole(inputs)
+        for cut in structure.cuts:
+            without = runs.without(cut, values, lambda site, value: means[site.node].replace(value))
+            rows[cut.keep_levels].append(compare(outputs, without, inputs))
+    return {keep: _concatenated(changes) for keep, changes in rows.items() if changes}
+
+
+def _concatenated(changes: Sequence[Change]) -> Change:
+    return Change(*(np.concatenate([getattr(c, name) for c in changes])
+                    for name in ("flips", "positives", "positions", "sums")))
+
+
+def compare(whole: Any, cut: Any, inputs: Any) -> Change:
+    """Compare what the whole network returned for a batch with what it returned without a level."""
+    w, c = predictions(whole)[0], predictions(cut)[0]
+    images, channels = len(w), w.shape[1]
+    flat_w, flat_c = (t.double().reshape(images, channels, -1) for t in (w, c))
+    x = next((t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.shape == w.shape), None)
+    residual = (flat_w - x.double().reshape(images, channels, -1)).square() if x is not None else torch.full_like(flat_w, math.inf)
+    columns = (torch.ones_like(flat_w), flat_w, flat_c, flat_w.square(), flat_c.square(), flat_w * flat_c, residual)
+    sums = torch.stack([column.sum(-1) for column in columns], -1)
+    if channels == 1:
+        before, after = flat_w[:, 0] > 0, flat_c[:, 0] > 0
+    else:
+        before, after = flat_w.argmax(1), flat_c.argmax(1)
+    flips = (before != after).double().sum(-1)
+    return Change(flips.cpu().numpy(), before.double().sum(-1).cpu().numpy(), np.full(images, float(flat_w.shape[-1])), sums.cpu().numpy())
+
+
+def predictions(outputs: Any) -> list[Tensor]:
+    """The image-like tensors of floating-point numbers among what a model returned."""
+    found = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point() and t.dim() >= 3]
+    if not found:
+        raise InputError("the network returns no image-like tensor of floating-point numbers")
+    return found

@@ -1,0 +1,108 @@
+"""Images that nobody took: what a network is shown when there is no data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SMALLEST = 1.5
+"""Radius of the smallest disc in pixels: smaller ones fall between the positions of the grid."""
+
+COVERAGE = 3.0
+"""Area of all discs as a multiple of the image's: e^-3, one position in twenty, stays bare."""
+
+GRAIN = 0.1
+"""Standard deviation of the noise on top, relative to the image's own: sensors add some."""
+
+SHARED = 0.8
+"""Share of a disc's variance that all its channels have in common, as in photographs, whose colour
+channels are strongly correlated."""
+
+
+def dead_leaves(
+    images: int, channels: int, sizes: Sequence[int], *, seed: int, colour: bool = True
+) -> Tensor:
+    """Overlapping discs (balls, intervals) of random size, place and brightness.
+
+    The dead-leaves model (Matheron 1968; Lee, Mumford and Huang 2001): radii with the density
+    ``r^-3`` give edges, occlusion and scale invariance, the statistics that natural images share.
+
+    Args:
+        images: Number of images.
+        channels: Number of channels.
+        sizes: Spatial sizes in pixels: one, two or three.
+        seed: Of all random numbers; the global random state is not touched.
+        colour: Whether channels differ; else all are the same grey.
+
+    Returns:
+        A float32 tensor (images, channels, *sizes) of mean 0 and standard deviation 1 per image.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch = torch.stack([_leaves(channels, sizes, generator, colour) for _ in range(images)])
+    noise = torch.randn(batch.shape, generator=generator)
+    return standardised(standardised(batch) + GRAIN * noise)
+
+
+def standardised(batch: Tensor) -> Tensor:
+    """Give every image mean 0 and standard deviation 1 over channels and positions."""
+    axes = tuple(range(1, batch.dim()))
+    centred = batch - batch.mean(axes, keepdim=True)
+    return centred / centred.square().mean(axes, keepdim=True).sqrt().clamp_min(1e-6)
+
+
+def _leaves(
+    channels: int, sizes: Sequence[int], generator: torch.Generator, colour: bool
+) -> Tensor:
+    """One image, painted from the back to the front."""
+    image = torch.zeros(channels, *sizes)
+    largest = max(min(sizes) / 2, 2 * SMALLEST)
+    dims = len(sizes)
+    radii = _radii(_count(sizes, largest), dims, largest, generator)
+    centres = torch.rand(len(radii), dims, generator=generator) * torch.tensor(sizes).float()
+    grey = torch.randn(len(radii), 1, generator=generator).expand(-1, channels)
+    own = torch.randn(len(radii), channels, generator=generator)
+    values = SHARED**0.5 * grey + (1 - SHARED) ** 0.5 * own if colour else grey
+    for radius, centre, value in zip(radii.tolist(), centres.tolist(), values, strict=True):
+        box, inside = _ball(radius, centre, sizes)
+        image[(slice(None), *box)] = torch.where(
+            inside, value.view(-1, *[1] * dims), image[(slice(None), *box)]
+        )
+    return image
+
+
+def _density_power(dims: int) -> int:
+    """The exponent of scale invariance: the density ``r^-(dims + 1)``, cubic for pictures."""
+    return dims + 1
+
+
+def _count(sizes: Sequence[int], largest: float) -> int:
+    """How many balls cover the image `COVERAGE` times on average."""
+    dims = len(sizes)
+    ratio = SMALLEST / largest
+    # mean of r^dims under the density r^-(dims + 1) between the smallest and the largest
+    mean = dims * SMALLEST**dims * -math.log(ratio) / (1 - ratio**dims)
+    unit = math.pi ** (dims / 2) / math.gamma(dims / 2 + 1)
+    return max(1, round(COVERAGE * math.prod(sizes) / (unit * mean)))
+
+
+def _radii(count: int, dims: int, largest: float, generator: torch.Generator) -> Tensor:
+    """Radii with the density ``r^-(dims + 1)`` by inversion of its distribution function."""
+    low = (SMALLEST / largest) ** dims
+    uniform = torch.rand(count, generator=generator)
+    return SMALLEST / (uniform * (1 - low) + low) ** (1 / dims)
+
+
+def _ball(
+    radius: float, centre: Sequence[float], sizes: Sequence[int]
+) -> tuple[tuple[slice, ...], Tensor]:
+    """The box around a ball within the image, and which of its positions lie inside the ball."""
+    box, square = [], torch.zeros(())
+    for axis, (middle, size) in enumerate(zip(centre, sizes, strict=True)):
+        start, stop = max(0, math.floor(middle - radius)), min(size, math.ceil(middle + radius) + 1)
+        box.append(slice(start, stop))
+        offset = (torch.arange(start, stop) - middle).square()
+        square = square + offset.view(-1, *[1] * (len(sizes) - axis - 1))
+    return tuple(box), square < radius**2
