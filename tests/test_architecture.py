@@ -22,10 +22,12 @@ MAY_IMPORT = {
     "statistics": {"errors", "checkpoints"},
     "cost": {"errors", "calls", "graph"},
     "receptive_field": {"errors", "calls", "graph", "cost"},
-    "utilization": {"errors", "calls", "graph", "statistics"},
+    "probing": {"errors", "calls", "graph"},
+    "utilization": {"errors", "calls", "graph", "statistics", "probing"},
     "watching": {"errors", "files", "statistics", "utilization"},
     "truncation": {
         "errors",
+        "probing",
         "calls",
         "graph",
         "statistics",
@@ -44,7 +46,7 @@ MAY_IMPORT = {
     },
 }
 MAY_IMPORT["printing"] = MAY_IMPORT["frames"] | {"frames"}
-MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {"printing", "watching"}
+MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {"printing", "watching", "probing"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report", "checkpoints"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]

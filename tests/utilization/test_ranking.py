@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
+from weightscope.statistics.records import ModelStatistics
 from weightscope.utilization import DataEvidence, Displacement, Importance, Score, assess
 from weightscope.utilization.ranking import join_grades
 
@@ -28,41 +30,83 @@ def data(skilled=True, **importances):
     )
 
 
+def response(*values, source="response"):
+    cuts = tuple(CutResponse(keep, v, v, v, v, v) for keep, v in enumerate(values))
+    return Response(source, cuts, 8)
+
+
 def test_stages_come_from_the_least_to_the_most_used(layers):
     structure, statistics, _ = layers(a=0.05, b=0.0, c=0.032)
     assessment = assess(structure, statistics)
     assert assessment.state == "trained"
     assert [v.stage for v in assessment.verdicts] == ["b", "c", "a"]
-    assert [v.verdict for v in assessment.verdicts] == ["unused", "undecided", "undecided"]
+    assert {v.verdict for v in assessment.verdicts} == {"undecided"}
     assert all(v.evidence == "weights" for v in assessment.verdicts)
+
+
+class Normed(nn.Module):
+    """Layers with a norm behind each, as initialised."""
+
+    def __init__(self, norm=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(90, 90) for _ in range(6))
+        self.norms = nn.ModuleList(nn.LayerNorm(90) for _ in range(6 if norm else 0))
+
+
+def stages_of(model):
+    return SimpleNamespace(
+        stages=tuple(
+            SimpleNamespace(name=str(i), layers=(f"layers.{i}",), role="encoder", level=i)
+            for i in range(len(model.layers))
+        ),
+        cuts=(SimpleNamespace(keep_levels=1),),
+    )
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_an_untrained_network_is_recognised(exact):
-    torch.manual_seed(0)
-    model = nn.Sequential(*(nn.Linear(90, 90) for _ in range(6)))
-    structure = SimpleNamespace(
-        stages=tuple(
-            SimpleNamespace(name=str(i), layers=(str(i),), role="encoder", level=i)
-            for i in range(6)
-        ),
-        cuts=(),
-    )
+    model = Normed(norm=not exact)
     initial = {k: v.clone() for k, v in model.state_dict().items()} if exact else None
-    assessment = assess(structure, measure_model(model, initial=initial))
-    assert assessment.state == "untrained"
-    assert {v.verdict for v in assessment.verdicts} == {"undecided"}
-    assert "nothing can be concluded" in assessment.conclusion
+    found = assess(
+        stages_of(model), measure_model(model, initial=initial), response=response(0.0, 0.5)
+    )
+    assert found.state == "untrained"
+    assert {v.verdict for v in found.verdicts} == {"undecided"}
+    assert {s.verdict for v in found.verdicts for s in v.scores} == {"undecided"}
+    assert "nothing can be concluded" in found.conclusion
+    assert exact or "all 12 tensors that start constant still are" in found.conclusion
 
 
-def test_a_collapsed_network_is_recognised(layers):
-    structure, _, model = layers(a=0.05, b=0.05)
+def test_what_shows_no_training_is_not_called_untrained():
+    model = Normed(norm=False)
+    found = assess(stages_of(model), measure_model(model), response=response(0.0, 0.5))
+    assert found.state == "unknown"
+    assert {v.verdict for v in found.verdicts} == {"undecided"}
+    assert "untrained" not in found.conclusion
+    assert "initial=" in found.conclusion
+
+
+def test_constants_that_moved_prove_training():
+    model = Normed()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1e-4)
-    assessment = assess(structure, measure_model(model, initial=model.start))
-    assert assessment.state == "collapsed"
-    assert {v.verdict for v in assessment.verdicts} == {"undecided"}
+        model.norms[3].bias.normal_(0.0, 0.01)
+    found = assess(stages_of(model), measure_model(model), response=response(0.5, 0.5, 0.0))
+    assert found.state == "trained"
+    verdicts = {v.stage: v.verdict for v in found.verdicts}
+    assert verdicts["5"] == "unused"
+
+
+def test_weights_that_are_no_numbers_are_said_first():
+    model = Normed()
+    with torch.no_grad():
+        model.layers[2].weight[0] = float("nan")
+        model.norms[0].bias[:2] = float("inf")
+    found = assess(stages_of(model), measure_model(model), response=response(0.0, 0.5))
+    assert found.state == "broken"
+    assert found.conclusion.startswith("92 weights are NaN or infinite (")
+    assert "layers.2.weight" in found.conclusion
+    assert {v.verdict for v in found.verdicts} == {"undecided"}
 
 
 def test_a_network_without_skill_decides_nothing(layers):
@@ -82,14 +126,20 @@ def test_skill_outranks_weights_that_look_untrained(layers):
 def test_the_strongest_grade_decides_and_the_others_are_kept(layers):
     structure, statistics, _ = layers("rule", a=0.05, b=0.0)
     assessment = assess(
-        structure, statistics, history=history(a=5.0, b=5.0), data=data(a=0.001, b=1.0)
+        structure,
+        statistics,
+        history=history(a=5.0, b=5.0),
+        response=response(0.5, 0.0),
+        images=response(0.0, 0.5, source="images"),
+        data=data(a=0.001, b=1.0),
     )
     verdicts = {v.stage: v for v in assessment.verdicts}
-    assert [s.grade for s in verdicts["a"].scores] == ["data", "history", "weights"]
+    grades = ["data", "images", "response", "history", "weights"]
+    assert [s.grade for s in verdicts["a"].scores] == grades
     assert (verdicts["a"].verdict, verdicts["a"].evidence) == ("unused", "data")
-    assert "disagreement: by history used" in verdicts["a"].why
+    assert "disagreement: by response used" in verdicts["a"].why
     assert verdicts["b"].verdict == "used"
-    assert "by weights unused" in verdicts["b"].why
+    assert "by response unused" in verdicts["b"].why
 
 
 def test_data_does_not_condemn_what_no_cut_removes(layers):
@@ -102,23 +152,23 @@ def test_data_does_not_condemn_what_no_cut_removes(layers):
     assert verdicts["b"].verdict == "used"
 
 
-def test_no_grade_condemns_what_no_cut_removes(layers):
-    structure, statistics, _ = layers("rule", head=0.0, b=0.05)
-    structure.cuts = structure.cuts[1:]
-    for evidence in ({}, {"history": history(head=0.0, b=5.0)}):
-        assessment = assess(structure, statistics, **evidence)
-        verdict = next(v for v in assessment.verdicts if v.stage == "head")
-        assert verdict.scores[0].verdict == "unused"
+def test_no_grade_condemns_what_no_cut_removes():
+    for grade in ("data", "images", "response", "history", "weights"):
+        verdict = join_grades("head", [score(grade, 0.0, "unused")], removable=False)
         assert verdict.verdict == "undecided"
         assert verdict.why.endswith("no cut removes it, so this cannot be checked")
 
 
 def test_a_grade_that_cannot_measure_gives_way(layers):
     structure, statistics, _ = layers("rule", a=0.05, b=0.0)
+    failed = Response("images", (), 0, "no image")
+    found = assess(structure, statistics, images=failed, response=response(0.5))
+    assert {v.evidence for v in found.verdicts} == {"response"}
     assessment = assess(structure, statistics, history=history(a=3.0))
     verdicts = {v.stage: v for v in assessment.verdicts}
     assert verdicts["a"].evidence == "history"
-    assert (verdicts["b"].evidence, verdicts["b"].verdict) == ("weights", "unused")
+    assert verdicts["b"].evidence == "weights"
+    assert {v.verdict for v in assessment.verdicts} == {"undecided"}
 
 
 def recorded(statistics):
@@ -132,32 +182,53 @@ def recorded(statistics):
 
 
 @pytest.mark.parametrize(
-    ("change", "verdict", "why"),
+    ("change", "fits"),
     [
-        (lambda weight, start: weight.copy_(start), "unused", "not moved since its start"),
-        (lambda weight, start: weight.mul_(1e-3), "unused", "collapsed"),
-        (lambda weight, start: weight.add_(0.03 * start), "used", "times as far"),
+        (lambda weight, start: weight.copy_(start), False),
+        (lambda weight, start: weight.mul_(1e-3), False),
+        (lambda weight, start: weight.add_(0.03 * start), True),
     ],
 )
-def test_history_says_nothing_of_weights_that_were_changed_after_it(layers, change, verdict, why):
+def test_history_says_nothing_of_weights_that_were_changed_after_it(layers, change, fits):
     structure, statistics, model = layers(a=0.05, b=0.04, c=0.05)
     history = recorded(statistics)
     with torch.no_grad():
         change(model.b.weight, model.start["b.weight"])
     statistics = measure_model(model, initial=model.start)
     verdicts = {v.stage: v for v in assess(structure, statistics, history=history).verdicts}
-    assert verdicts["b"].verdict == verdict
-    assert why in verdicts["b"].why
-    assert verdicts["b"].evidence == ("history" if verdict == "used" else "weights")
+    assert verdicts["b"].evidence == ("history" if fits else "weights")
     by_history = next(s for s in verdicts["b"].scores if s.grade == "history")
-    assert ("changed after" in by_history.why) == (verdict != "used")
-    assert (verdicts["a"].verdict, verdicts["a"].evidence) == ("used", "history")
+    assert ("changed after" in by_history.why) == (not fits)
+    assert verdicts["a"].evidence == "history"
 
 
 def test_history_outranks_weights_that_look_untrained(layers):
     structure, statistics, _ = layers("rule", a=0.0, b=0.0, c=0.0, d=0.0)
-    assert assess(structure, statistics).state == "untrained"
+    assert assess(structure, statistics).state == "unknown"
     assert assess(structure, statistics, history=history(a=3.0, b=3.0)).state == "trained"
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "net.model."])
+def test_a_history_of_a_wrapper_fits_the_network_inside(layers, prefix):
+    structure, statistics, _ = layers("rule", a=0.05, b=0.02)
+    wrapped = history(**{f"{prefix}{n}": r for n, r in {"a": 3.0, "b": 1.0}.items()})
+    found = assess(structure, statistics, history=wrapped)
+    assert {v.evidence for v in found.verdicts} == {"history"}
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ({"other": 3.0}, "under other names (other.weight, where this model has a.weight)"),
+        ({}, "holds no parameter"),
+    ],
+)
+def test_a_history_that_does_not_fit_is_said(layers, recorded, said):
+    structure, statistics, _ = layers("rule", a=0.05, b=0.02)
+    found = assess(structure, statistics, history=history(**recorded))
+    assert {v.evidence for v in found.verdicts} == {"weights"}
+    assert said in found.notes[0]
 
 
 def score(grade, value, verdict):
@@ -165,9 +236,7 @@ def score(grade, value, verdict):
 
 
 def test_an_undecided_strong_grade_is_not_overruled():
-    joined = join_grades(
-        "a", [score("data", 0.5, "undecided"), score("weights", 0.0, "unused")], trusted=True
-    )
+    joined = join_grades("a", [score("data", 0.5, "undecided"), score("weights", 0.0, "unused")])
     assert joined.verdict == "undecided"
     assert "weights alone: unused" in joined.why
 
@@ -176,14 +245,13 @@ def test_a_network_without_nulls_is_unknown():
     structure = SimpleNamespace(
         cuts=(), stages=(SimpleNamespace(name="a", layers=(), role="x", level=0),)
     )
-    statistics = SimpleNamespace(parameters=())
-    assessment = assess(structure, statistics)
+    assessment = assess(structure, ModelStatistics((), (), 1.0))
     assert assessment.state == "unknown"
     assert math.isnan(assessment.verdicts[0].utilization)
 
 
-def test_conclusion_names_every_stage(layers):
+def test_conclusion_names_every_stage_and_what_synthetic_images_cannot_say(layers):
     structure, statistics, _ = layers(a=0.05, b=0.0, c=0.032)
-    conclusion = assess(structure, statistics).conclusion
-    assert "1 unused (b)" in conclusion
-    assert "2 undecided (c, a)" in conclusion
+    conclusion = assess(structure, statistics, response=response(0.5, 0.05, 0.0)).conclusion
+    assert conclusion.startswith("By response: 1 unused (c); 1 used (a); 1 undecided (b).")
+    assert "not whether the output is right" in conclusion

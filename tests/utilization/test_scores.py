@@ -1,26 +1,28 @@
 """The formula, the spread of a stage, and the scores that follow from it."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
 from weightscope.utilization import Displacement, utilization
 from weightscope.utilization.displacement import pool
 from weightscope.utilization.scores import (
+    RESPONDS,
+    RESPONSE_BORDER,
+    SILENT,
     NetworkMovement,
-    decay,
     measure_spread,
     network_dispersion,
     score_history,
+    score_response,
     score_weights,
     stage_kernels,
     typical_movement,
-    without_decay,
 )
 
 positive = st.floats(1e-6, 1e6)
@@ -121,125 +123,49 @@ def test_known_movement_is_not_confused_by_decay(layers):
             layer.weight.mul_(0.6)
         model.c.weight.add_(0.03 * torch.randn_like(model.c.weight))
     spreads = spreads_of(structure, measure_model(model, initial=model.start))
-    assert decay(list(spreads.values())) == 1.0
     assert spreads["c"].movement() == pytest.approx(0.03, rel=0.01)
     assert spreads["a"].shrinkage == pytest.approx(0.6)
     assert spreads["a"].movement() < 1e-6
 
 
-def test_decay_of_the_whole_network_is_not_taken_for_disuse(layers, measure_by_rule):
-    structure, _, model = layers(a=0.0, b=0.0, c=0.0)
-    with torch.no_grad():
-        for layer in (model.a, model.b, model.c):
-            layer.weight.mul_(0.6)
-        model.c.weight.add_(0.03 * torch.randn_like(model.c.weight))
-    spreads = list(spreads_of(structure, measure_by_rule(model)).values())
-    assert decay(spreads) == pytest.approx(0.6, abs=0.01)
-    compared = {s.stage: without_decay(s, decay(spreads)) for s in spreads}
-    assert compared["c"].movement() == pytest.approx(0.03, rel=0.1)
-    typical = typical_movement(list(compared.values()))
-    scores = {name: score_weights(spread, typical, LEARNED) for name, spread in compared.items()}
-    assert scores["c"].utilization > scores["a"].utilization
+@pytest.mark.parametrize("start", ["rule", "given"])
+def test_weights_alone_rank_and_never_decide(layers, start):
+    spreads = spreads_of(*layers(start, a=0.05, b=0.02, still=0.0)[:2])
+    typical = typical_movement(list(spreads.values()))
+    scores = {name: score_weights(s, typical, LEARNED) for name, s in spreads.items()}
+    ranked = sorted(scores, key=lambda name: scores[name].utilization)
+    assert ranked == ["still", "b", "a"]
     assert {score.verdict for score in scores.values()} == {"undecided"}
 
 
-def test_a_still_stage_beside_moved_ones_is_unused(layers):
-    spreads = spreads_of(*layers("rule", a=0.05, b=0.05, still=0.0)[:2])
-    score = score_weights(spreads["still"], typical_movement(list(spreads.values())), 1.0)
-    assert (score.verdict, score.why[:20]) == ("unused", "as at initialisation")
-    assert score.low <= score.utilization <= score.high < 0.2
-
-
 @pytest.mark.parametrize(
-    ("shrunk", "why"), [(1.0, "since its start"), (0.5, "shrunk to 0.5 of it")]
+    ("shrunk", "why"), [(1.0, "since its start,"), (0.5, "shrunk to 0.5 of it")]
 )
-def test_a_stage_that_did_not_leave_its_fresh_start_is_unused(layers, shrunk, why):
+def test_a_stage_that_did_not_leave_its_start_is_said_to_be_still(layers, shrunk, why):
     structure, _, model = layers(a=0.05, b=0.05, still=0.0)
     with torch.no_grad():
         model.still.weight.mul_(shrunk)
     spreads = spreads_of(structure, measure_model(model, initial=model.start))
     score = score_weights(spreads["still"], typical_movement(list(spreads.values())), 1.0)
-    assert (score.verdict, score.utilization) == ("unused", 0.0)
+    assert (score.verdict, score.utilization) == ("undecided", 0.0)
     assert score.why.startswith("has not moved")
     assert why in score.why
 
 
-def test_a_stage_that_did_not_leave_a_trained_start_is_not_condemned(layers):
-    structure, _, model = layers(a=0.05, b=0.05, pretrained=0.0)
-    with torch.no_grad():
-        model.pretrained.weight.mul_(0.7)  # the spread of no rule
-        model.start["pretrained.weight"] = model.pretrained.weight.detach().clone()
-    spreads = spreads_of(structure, measure_model(model, initial=model.start))
-    score = score_weights(spreads["pretrained"], typical_movement(list(spreads.values())), 1.0)
-    assert (score.verdict, score.utilization) == ("undecided", 0.0)
-    assert "trained before, perhaps" in score.why
-
-
-@pytest.mark.parametrize("start", ["rule", "given"])
-def test_a_stage_that_moved_little_is_not_condemned_by_its_weights(layers, start):
-    spreads = spreads_of(*layers(start, a=0.05, b=0.05, little=0.01)[:2])
-    score = score_weights(spreads["little"], typical_movement(list(spreads.values())), 1.0)
-    assert score.high < 0.2
-    assert score.verdict == "undecided"
-
-
-@pytest.mark.parametrize("start", ["rule", "given"])
-def test_spread_alone_condemns_nothing_when_all_stages_kept_it(layers, start):
-    spreads = spreads_of(*layers(start, a=0.0, b=0.0)[:2])
-    for spread in spreads.values():
-        score = score_weights(spread, typical_movement(list(spreads.values())), LEARNED)
-        assert (score.utilization, score.verdict) == (0.0, "undecided")
-
-
-def test_shrunk_weights_are_undecided_and_collapsed_ones_unused(layers, measure_by_rule):
-    structure, _, model = layers(a=0.05, b=0.0, c=0.0)
+def test_a_stage_narrower_than_its_start_may_have_moved(layers, measure_by_rule):
+    structure, _, model = layers(a=0.05, b=0.0)
     with torch.no_grad():
         model.b.weight.mul_(0.5)
-        model.c.weight.mul_(0.01)
     spreads = spreads_of(structure, measure_by_rule(model))
-    typical = typical_movement(list(spreads.values()))
-    assert score_weights(spreads["b"], typical, LEARNED).verdict == "undecided"
-    assert "decay" in score_weights(spreads["b"], typical, LEARNED).why
-    collapsed = score_weights(spreads["c"], typical, LEARNED)
-    assert (collapsed.verdict, collapsed.utilization) == ("unused", 0.0)
+    score = score_weights(spreads["b"], typical_movement(list(spreads.values())), LEARNED)
+    assert (score.utilization, score.low, score.high) == (0.0, 0.0, 1.0)
+    assert "decay hides" in score.why
 
 
-def test_a_stage_drawn_anew_is_unused_only_without_a_trace_of_its_known_start(layers):
-    structure, _, model = layers(a=0.05, b=0.05, anew=0.0)
-    rule = torch.nn.init.kaiming_normal_
-    with torch.no_grad():
-        rule(model.anew.weight)
-    model.start["anew.weight"] = model.anew.weight.detach().clone()
-    with torch.no_grad():
-        rule(model.anew.weight)
-
-    def judge():
-        spreads = spreads_of(structure, measure_model(model, initial=model.start))
-        return score_weights(spreads["anew"], typical_movement(list(spreads.values())), 1.0)
-
-    assert (judge().verdict, judge().why[:10]) == ("unused", "drawn anew")
-    with torch.no_grad():  # of the same spread, but not without a trace
-        model.anew.weight.mul_(0.8).add_(0.6 * model.start["anew.weight"])
-    assert judge().verdict == "undecided"
-
-
-def test_where_weights_decay_only_a_bounded_rule_condemns(layers, measure_by_rule):
-    spread = spreads_of(*layers("rule", a=0.0)[:2])["a"]
-    assert not spread.bounded
-    typical = 4 * spread.initial
-    assert score_weights(spread, typical, 1.0).verdict == "unused"
-    assert score_weights(spread, typical, 1.0, decayed=True).verdict == "undecided"
-    bounded = replace(spread, bounded=True)
-    assert score_weights(bounded, typical, 1.0, decayed=True).verdict == "unused"
-
-
-@pytest.mark.parametrize(("weights", "verdict"), [(200, "undecided"), (600, "unused")])
-def test_edges_condemn_only_where_there_are_enough_weights(weights, verdict):
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(20, weights // 20, bias=False)
-    spread = measure_spread("a", measure_model(layer).parameters)
-    assert spread.bounded
-    assert score_weights(spread, 4 * spread.initial, 1.0).verdict == verdict
+def test_a_score_names_where_its_null_comes_from(layers):
+    for start, source in (("rule", "matched"), ("given", "given")):
+        spreads = spreads_of(*layers(start, a=0.05, b=0.02)[:2])
+        assert f"({source} start)" in score_weights(spreads["a"], 0.05, LEARNED).why
 
 
 def test_a_stage_without_kernels_has_no_score():
@@ -258,7 +184,8 @@ def score_alone(movement):
 
 def test_history_compares_with_the_noise_walk():
     low, high = (score_alone(moved(ratio)) for ratio in (0.2, 4.0))
-    assert (low.verdict, high.verdict) == ("unused", "used")
+    assert low.utilization < high.utilization
+    assert (low.verdict, high.verdict) == ("undecided", "undecided")
     assert low.utilization == pytest.approx(0.2**2 / (0.2**2 + 0.7**2))
 
 
@@ -273,7 +200,7 @@ def test_history_counts_movement_less_where_it_hardly_mattered():
     stages = [moved(1.0, saliency=4.0), moved(1.0, saliency=0.01)]
     network = NetworkMovement.of(stages)
     salient, idle = (score_history(stage, network) for stage in stages)
-    assert (salient.verdict, idle.verdict) == ("used", "unused")
+    assert salient.utilization > 0.8
     assert idle.utilization == pytest.approx(0.05**2 / (0.05**2 + 0.4**2))
     assert "saliency 0.2% of the largest" in idle.why
 
@@ -300,3 +227,46 @@ def test_history_of_a_frozen_stage_says_nothing():
 def test_history_without_a_null_says_why():
     score = score_alone(moved(1.0, walk=math.nan, note="no noise walk is derived for Lion"))
     assert "Lion" in score.why
+
+
+def response(*cuts, source="response", failure=""):
+    records = tuple(CutResponse(keep, v, low, high, v, v) for keep, v, low, high in cuts)
+    return Response(source, records, 8, failure)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [
+        (SILENT / 2, SILENT / 4, SILENT * 0.99, "unused"),
+        (SILENT / 2, SILENT / 4, SILENT * 1.01, "undecided"),
+        (RESPONDS * 2, RESPONDS * 1.01, 1.0, "used"),
+        (RESPONDS * 2, RESPONDS * 0.99, 1.0, "undecided"),
+    ],
+)
+def test_response_decides_where_its_interval_clears_the_borders(value, low, high, verdict):
+    score = score_response(response((1, value, low, high)), 1)
+    assert score.verdict == verdict
+    assert score.utilization == pytest.approx(utilization(value, RESPONSE_BORDER))
+
+
+def test_response_judges_a_stage_by_the_deepest_cut_that_removes_it():
+    found = response((1, 0.9, 0.8, 1.0), (3, 0.001, 0.0, 0.002))
+    assert math.isnan(score_response(found, 0).utilization)
+    assert score_response(found, 1).verdict == "used"
+    assert score_response(found, 2).verdict == "undecided"  # the cut removes level 1 too
+    assert "shallower" in score_response(found, 2).why
+    assert score_response(found, 3).verdict == score_response(found, 4).verdict == "unused"
+
+
+def test_a_response_that_could_not_be_measured_says_why():
+    score = score_response(response(failure="RuntimeError: no"), 1)
+    assert math.isnan(score.utilization)
+    assert score.verdict == "undecided"
+    assert "RuntimeError: no" in score.why
+
+
+def test_synthetic_images_do_not_speak_for_the_users_own():
+    assert "your own images" in score_response(response((1, 0.0, 0.0, 0.0)), 1).why
+    own = score_response(response((1, 0.0, 0.0, 0.0), source="images"), 1)
+    assert "your own images" not in own.why
+    assert own.grade == "images"

@@ -102,7 +102,11 @@ def _inputs_of(structure: Structure, batch: Any, index: int) -> Any:
             batch = next((batch[k] for k in IMAGE_KEYS if k in batch), batch)
     elif isinstance(batch, list | tuple):
         batch = tuple(batch[:count])
-    example = next(x for x in pytree.tree_leaves((inputs.args, inputs.kwargs)) if is_image(x, inputs.dimensions))
+    example = next(
+        x
+        for x in pytree.tree_leaves((inputs.args, inputs.kwargs))
+        if is_image(x, inputs.dimensions)
+    )
 
     def read(leaf: Any) -> Any:
         tensor = torch.as_tensor(leaf) if isinstance(leaf, Tensor | np.ndarray) else leaf
@@ -121,9 +125,7 @@ def _inputs_of(structure: Structure, batch: Any, index: int) -> Any:
 
 def is_image(value: Any, dimensions: int) -> bool:
     """Whether an input is a batch of images with floating-point numbers."""
-    return (
-        isinstance(value, Tensor) and value.is_floating_point() and value.dim() == dimensions + 2
-    )
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == dimensions + 2
 
 
 def side(structure: Structure, sizes: Sequence[int]) -> float:
@@ -147,5 +149,3 @@ def _freedom(structure: Structure) -> tuple[bool, bool]:
     free_batch = all(not isinstance(shape[0], int) for shape in shapes)
     free_sizes = all(not isinstance(size, int) for shape in shapes for size in shape[2:])
     return free_batch, free_sizes
-
-

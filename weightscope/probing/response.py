@@ -125,8 +125,10 @@ def measure_response(
                 [np.ones(count), generator.multinomial(count, [1 / count] * count, RESAMPLES)]
             )
             found.append({keep: change.figures(weights) for keep, change in changes.items()})
-    cuts = [_joined(cut.keep_levels, [kind[cut.keep_levels] for kind in found])
-            for cut in structure.cuts]
+    cuts = [
+        _joined(cut.keep_levels, [kind[cut.keep_levels] for kind in found])
+        for cut in structure.cuts
+    ]
     return Response(source, tuple(cuts), images)
 
 
@@ -146,8 +148,10 @@ class Figures:
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     """Join the kinds of images by their geometric mean."""
+
     def mean(rows: list[Floats]) -> Floats:
         return np.asarray(np.exp(np.mean(np.log(np.maximum(rows, 1e-12)), axis=0)))
+
     value = mean([kind.value for kind in kinds])
     low, high = np.quantile(value[1:], [0.025, 0.975])
     return CutResponse(
@@ -211,8 +215,12 @@ def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Cha
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
-    return Change(*(np.concatenate([getattr(c, name) for c in changes])
-                    for name in ("flips", "positives", "positions", "sums")))
+    return Change(
+        *(
+            np.concatenate([getattr(c, name) for c in changes])
+            for name in ("flips", "positives", "positions", "sums")
+        )
+    )
 
 
 def compare(whole: Any, cut: Any, inputs: Any) -> Change:
@@ -220,21 +228,45 @@ def compare(whole: Any, cut: Any, inputs: Any) -> Change:
     w, c = predictions(whole)[0], predictions(cut)[0]
     images, channels = len(w), w.shape[1]
     flat_w, flat_c = (t.double().reshape(images, channels, -1) for t in (w, c))
-    x = next((t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.shape == w.shape), None)
-    residual = (flat_w - x.double().reshape(images, channels, -1)).square() if x is not None else torch.full_like(flat_w, math.inf)
-    columns = (torch.ones_like(flat_w), flat_w, flat_c, flat_w.square(), flat_c.square(), flat_w * flat_c, residual)
+    x = next(
+        (t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.shape == w.shape),
+        None,
+    )
+    residual = (
+        (flat_w - x.double().reshape(images, channels, -1)).square()
+        if x is not None
+        else torch.full_like(flat_w, math.inf)
+    )
+    columns = (
+        torch.ones_like(flat_w),
+        flat_w,
+        flat_c,
+        flat_w.square(),
+        flat_c.square(),
+        flat_w * flat_c,
+        residual,
+    )
     sums = torch.stack([column.sum(-1) for column in columns], -1)
     if channels == 1:
         before, after = flat_w[:, 0] > 0, flat_c[:, 0] > 0
     else:
         before, after = flat_w.argmax(1), flat_c.argmax(1)
     flips = (before != after).double().sum(-1)
-    return Change(flips.cpu().numpy(), before.double().sum(-1).cpu().numpy(), np.full(images, float(flat_w.shape[-1])), sums.cpu().numpy())
+    return Change(
+        flips.cpu().numpy(),
+        before.double().sum(-1).cpu().numpy(),
+        np.full(images, float(flat_w.shape[-1])),
+        sums.cpu().numpy(),
+    )
 
 
 def predictions(outputs: Any) -> list[Tensor]:
     """The image-like tensors of floating-point numbers among what a model returned."""
-    found = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point() and t.dim() >= 3]
+    found = [
+        t
+        for t in pytree.tree_leaves(outputs)
+        if isinstance(t, Tensor) and t.is_floating_point() and t.dim() >= 3
+    ]
     if not found:
         raise InputError("the network returns no image-like tensor of floating-point numbers")
     return found

@@ -237,9 +237,7 @@ def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) 
     )
 
 
-def conclude(
-    verdicts: Sequence[StageVerdict], state: State, statistics: ModelStatistics
-) -> str:
+def conclude(verdicts: Sequence[StageVerdict], state: State, statistics: ModelStatistics) -> str:
     """Say in words what follows, and no more than that."""
     if state == "broken":
         bad = statistics.nonfinite

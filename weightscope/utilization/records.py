@@ -58,10 +58,10 @@ class Assessment:
 
     Attributes:
         verdicts: One for each stage, the least used first.
-        state: ``trained``; ``untrained`` (every layer looks as initialised, and what starts constant
-            still is); ``unskilled`` (on the batches given the network is no better than chance);
-            ``broken`` (weights are NaN or infinite); ``unknown`` (nothing shows training, and
-            nothing shows that there was none). Only ``trained`` comes with decided verdicts.
+        state: ``trained``; ``untrained`` (every layer looks as initialised, and what starts
+            constant still is); ``unskilled`` (on the batches given the network is no better than
+            chance); ``broken`` (weights are NaN or infinite); ``unknown`` (nothing shows training,
+            and nothing shows that there was none). Only ``trained`` comes with decided verdicts.
         conclusion: What follows, in words.
         notes: What of the evidence given could not be used, and why.
     """

@@ -229,8 +229,7 @@ def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Sco
         return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}; no stage surely moved")
     learned = utilization(math.sqrt(dispersion), 1.0)
     value, low, high = (
-        utilization(learned * spread.movement(sigmas), typical)
-        for sigmas in (0.0, -MARGIN, MARGIN)
+        utilization(learned * spread.movement(sigmas), typical) for sigmas in (0.0, -MARGIN, MARGIN)
     )
     if spread.movement(MARGIN) == 0.0:
         # narrower than its start: what moved is hidden by what decayed
