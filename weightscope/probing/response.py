@@ -172,9 +172,8 @@ class Change:
         flips: Number of positions whose decision changed, (images,).
         positives: Number of positions whose decision is not the most frequent one, (images,).
         positions: Number of positions, (images,).
-        sums: Of 1, w, c, w^2, c^2, w c and (w - x)^2 over positions, (images, channels, 7), where w
-            is the output of the whole network, c that of the cut one, and x the input where it has
-            the shape of the output.
+        sums: Of 1, w, c, w^2, c^2 and w c over positions, (images, channels, 6), where w is the
+            output of the whole network and c that of the cut one.
     """
 
     flips: Floats
@@ -184,7 +183,7 @@ class Change:
 
     def figures(self, weights: Floats) -> Figures:
         """Figures for each weighting of the images, (weightings, images)."""
-        n, w, c, ww, cc, wc, wx = np.moveaxis(np.tensordot(weights, self.sums, 1), -1, 0)
+        n, w, c, ww, cc, wc = np.moveaxis(np.tensordot(weights, self.sums, 1), -1, 0)
         var_w, var_c = ww / n - (w / n) ** 2, cc / n - (c / n) ** 2
         covariance = wc / n - w * c / n**2
         with np.errstate(all="ignore"):
@@ -210,7 +209,7 @@ def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Cha
         outputs, values = kept[0] if kept else runs.whole(inputs)
         for cut in structure.cuts:
             without = runs.without(cut, values, lambda site, value: means[site.node].replace(value))
-            rows[cut.keep_levels].append(compare(outputs, without, inputs))
+            rows[cut.keep_levels].append(compare(outputs, without))
     return {keep: _concatenated(changes) for keep, changes in rows.items() if changes}
 
 
@@ -223,20 +222,11 @@ def _concatenated(changes: Sequence[Change]) -> Change:
     )
 
 
-def compare(whole: Any, cut: Any, inputs: Any) -> Change:
+def compare(whole: Any, cut: Any) -> Change:
     """Compare what the whole network returned for a batch with what it returned without a level."""
     w, c = predictions(whole)[0], predictions(cut)[0]
     images, channels = len(w), w.shape[1]
     flat_w, flat_c = (t.double().reshape(images, channels, -1) for t in (w, c))
-    x = next(
-        (t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.shape == w.shape),
-        None,
-    )
-    residual = (
-        (flat_w - x.double().reshape(images, channels, -1)).square()
-        if x is not None
-        else torch.full_like(flat_w, math.inf)
-    )
     columns = (
         torch.ones_like(flat_w),
         flat_w,
@@ -244,7 +234,6 @@ def compare(whole: Any, cut: Any, inputs: Any) -> Change:
         flat_w.square(),
         flat_c.square(),
         flat_w * flat_c,
-        residual,
     )
     sums = torch.stack([column.sum(-1) for column in columns], -1)
     if channels == 1:

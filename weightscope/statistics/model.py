@@ -14,6 +14,7 @@ from torch import nn
 from weightscope.adapters.modules import BatchNorm
 from weightscope.errors import InputError
 from weightscope.statistics.constants import find_constants
+from weightscope.statistics.fresh import find_fresh
 from weightscope.statistics.inference import KernelSpread, infer_rules
 from weightscope.statistics.initialization import (
     TELLING,
@@ -97,7 +98,8 @@ def measure_model(
     )
     covered = sum(place.elements for place in places)
     coverage = covered / total if total else 1.0
-    return ModelStatistics(records, skipped, coverage, *find_constants(records))
+    constants, moved = find_constants(records)
+    return ModelStatistics(records, skipped, coverage, constants, moved, find_fresh(model))
 
 
 @dataclass(frozen=True, eq=False)

@@ -208,6 +208,7 @@ class ModelStatistics:
             and shifts of norm layers, and what ``initial=`` shows to be constant. Empty for a file.
         moved_constants: Those of them that are constant no longer: proof that the model was
             trained. Without any, nothing is proved.
+        fresh: Names of the parameters that are a fresh draw bit by bit, see `find_fresh`.
     """
 
     parameters: tuple[ParameterStatistics, ...]
@@ -215,6 +216,25 @@ class ModelStatistics:
     coverage: float
     constants: tuple[str, ...] = ()
     moved_constants: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+    @property
+    def still(self) -> tuple[str, ...]:
+        """Names of the tensors that training would have changed: constant ones and fresh draws."""
+        fresh = set(self.fresh)
+        return tuple(
+            p.parameter
+            for p in self.parameters
+            if p.parameter in fresh
+            or (not p.is_kernel and p.count > 1 and p.summary.minimum == p.summary.maximum)
+        )
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether every bias, norm scale and shift is `still`, or, without any, every kernel."""
+        beside = [p for p in self.parameters if not p.is_kernel and p.count > 1]
+        still = set(self.still)
+        return bool(still) and all(p.parameter in still for p in beside or self.parameters)
 
     @property
     def nonfinite(self) -> Mapping[str, int]:

@@ -170,7 +170,7 @@ def judge_state(
     weights look like, one without is not. Of the weights, any of these proves training: norm scales
     and shifts that left the constants they start at; movement from a start that is known or was
     recorded; kernels that differ from their nulls by more than false alarms explain. That none is
-    found proves the contrary only where there are constants that have not moved.
+    found does not prove the contrary: for that, tensors that any training moves must be still.
 
     Args:
         statistics: Of the network's parameters.
@@ -189,7 +189,7 @@ def judge_state(
         return "trained"
     if known and all(s.known for s in known):
         return "untrained"
-    return "untrained" if known and statistics.constants else "unknown"
+    return "untrained" if statistics.is_fresh else "unknown"
 
 
 def shows_training(spreads: Sequence[StageSpread]) -> bool:
@@ -247,8 +247,8 @@ def conclude(verdicts: Sequence[StageVerdict], state: State, statistics: ModelSt
             "from before the training diverged."
         )
     if state == "untrained":
-        still = len(statistics.constants)
-        also = f", and all {still} tensors that start constant still are" if still else ""
+        still = len(statistics.still)
+        also = f", {still} tensors to the last bit" if still else ""
         return f"Every layer looks as it was initialised{also}: an untrained network, {_NOTHING}."
     if state == "unskilled":
         return f"On the batches given the network is no better than chance: {_NOTHING}."
