@@ -73,11 +73,6 @@ def _leaves(
     return image
 
 
-def _density_power(dims: int) -> int:
-    """The exponent of scale invariance: the density ``r^-(dims + 1)``, cubic for pictures."""
-    return dims + 1
-
-
 def _count(sizes: Sequence[int], largest: float) -> int:
     """How many balls cover the image `COVERAGE` times on average."""
     dims = len(sizes)
@@ -85,7 +80,7 @@ def _count(sizes: Sequence[int], largest: float) -> int:
     # mean of r^dims under the density r^-(dims + 1) between the smallest and the largest
     mean = dims * SMALLEST**dims * -math.log(ratio) / (1 - ratio**dims)
     unit = math.pi ** (dims / 2) / math.gamma(dims / 2 + 1)
-    return max(1, round(COVERAGE * math.prod(sizes) / (unit * mean)))
+    return max(1, round(float(COVERAGE * math.prod(sizes) / (unit * mean))))
 
 
 def _radii(count: int, dims: int, largest: float, generator: torch.Generator) -> Tensor:

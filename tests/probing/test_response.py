@@ -1,0 +1,159 @@
+"""The response of networks whose use of their levels is known by construction."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import weightscope as ws
+from weightscope.graph import read_structure
+from weightscope.probing import respond_to_images, respond_to_synthetic
+from weightscope.probing.inputs import read_images, synthetic_inputs
+from weightscope.probing.response import change_by_cut, measure_response
+from weightscope.probing.stimuli import dead_leaves
+
+
+class Mixed(nn.Module):
+    """Adds to the input ``share`` times what comes back from half resolution."""
+
+    def __init__(self, share: float, channels: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 1, bias=False)
+        self.below = nn.Conv2d(channels, channels, 1, bias=False)
+        self.last = nn.Conv2d(channels, channels, 1, bias=False)
+        with torch.no_grad():
+            for layer in (self.first, self.below, self.last):
+                layer.weight.copy_(torch.eye(channels)[..., None, None])
+        self.share = share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        back = F.interpolate(self.below(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        return self.last((1 - self.share) * x + self.share * back)
+
+
+def structure_of(model: nn.Module, channels: int = 1, size: int = 32):
+    return read_structure(model, torch.zeros(1, channels, size, size))
+
+
+def test_the_response_is_none_without_the_level_and_whole_with_nothing_else():
+    found = {
+        share: respond_to_synthetic(structure_of(Mixed(share))).cuts[0] for share in (0.0, 0.3, 1.0)
+    }
+    assert found[0.0].value == pytest.approx(0.0, abs=1e-9)
+    assert found[0.0].value < found[0.3].low <= found[0.3].value <= found[0.3].high
+    assert found[0.3].high < found[1.0].value
+    assert found[1.0].change == pytest.approx(1.0)
+
+
+def test_flips_and_change_are_those_computed_by_hand():
+    torch.manual_seed(0)
+    model, images = Mixed(0.5), torch.randn(5, 1, 16, 16)
+    structure = structure_of(model)
+    (record,) = measure_response(structure, [[images[:2], images[2:]]], "images").cuts
+    whole = model(images)
+    back = F.avg_pool2d(images, 2)
+    cut = 0.5 * images + 0.5 * back.mean()
+    correlation = np.corrcoef(whole.detach().flatten(), cut.flatten())[0, 1]
+    assert record.flips == pytest.approx(float(((whole > 0) != (cut > 0)).float().mean()))
+    assert record.change == pytest.approx(1 - correlation, rel=1e-5)
+
+
+def test_several_channels_flip_where_the_largest_one_changes():
+    torch.manual_seed(0)
+    model, images = Mixed(0.5, channels=3), torch.randn(4, 3, 16, 16)
+    (record,) = measure_response(structure_of(model, 3), [[images]], "images").cuts
+    back = F.avg_pool2d(images, 2).mean((0, 2, 3), keepdim=True)
+    cut = 0.5 * images + 0.5 * back
+    flips = (model(images).argmax(1) != cut.argmax(1)).float().mean()
+    assert record.flips == pytest.approx(float(flips))
+
+
+def test_batches_do_not_matter():
+    torch.manual_seed(0)
+    structure, images = structure_of(Mixed(0.5)), torch.randn(6, 1, 16, 16)
+    with torch.no_grad():
+        one = change_by_cut(structure, [images])[1]
+        many = change_by_cut(structure, list(images.split(2)))[1]
+    assert np.allclose(one.sums, many.sums)
+    assert np.array_equal(one.flips, many.flips)
+
+
+def test_a_network_that_takes_no_synthetic_image_says_why():
+    structure = structure_of(Mixed(0.5))
+
+    def refuse(*_):
+        raise RuntimeError("negative brightness")
+
+    handle = structure.model.first.register_forward_pre_hook(refuse)
+    try:
+        found = respond_to_synthetic(structure)
+        with pytest.raises(ws.ForwardError, match="negative brightness"):
+            respond_to_images(structure, [torch.zeros(2, 1, 8, 8)])
+    finally:
+        handle.remove()
+    assert found.cuts == ()
+    assert "negative brightness" in found.failure
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.zeros(2, 1, 16, 16),
+        np.zeros((2, 1, 16, 16)),
+        torch.zeros(2, 1, 16, 16, dtype=torch.float64),
+        torch.zeros(2, 1, 16, 16, dtype=torch.uint8),
+        (torch.zeros(2, 1, 16, 16), torch.zeros(2)),
+        [torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 16, 16), ["name", "name"]],
+        {"image": torch.zeros(2, 1, 16, 16), "mask": torch.zeros(2, 1, 16, 16)},
+        {"pixel_values": torch.zeros(2, 1, 16, 16), "labels": torch.zeros(2, 16, 16)},
+    ],
+)
+def test_images_are_read_as_loaders_yield_them(batch):
+    structure = structure_of(Mixed(0.5))
+    (read,) = read_images(structure, [batch])
+    found = read[0] if isinstance(read, tuple) else read
+    assert found.shape == (2, 1, 16, 16)
+    assert found.dtype == torch.float32
+    assert respond_to_images(structure, [batch]).images == 2
+
+
+@pytest.mark.parametrize("images", [[], [torch.zeros(3)], [{"label": torch.zeros(2)}], ["a.png"]])
+def test_what_holds_no_image_is_refused_by_name(images):
+    with pytest.raises(ws.InputError, match="images="):
+        read_images(structure_of(Mixed(0.5)), images)
+
+
+def test_synthetic_inputs_are_large_enough_for_the_deepest_level():
+    structure = structure_of(Mixed(0.5), size=256)
+    (images,) = synthetic_inputs(structure, dead_leaves, 3, seed=0)
+    assert images.shape == (3, 1, 64, 64)
+
+
+def test_other_inputs_stay_as_in_the_example():
+    class Timed(Mixed):
+        def forward(self, t, x):
+            return super().forward(x) + t[:, None, None, None]
+
+    model = Timed(0.5)
+    structure = read_structure(model, (torch.tensor([0.25]), torch.zeros(1, 1, 32, 32)))
+    time, images = synthetic_inputs(structure, dead_leaves, 4, seed=0)
+    assert torch.equal(time, torch.full((4,), 0.25))
+    assert images.shape[:2] == (4, 1)
+    assert math.isfinite(respond_to_synthetic(structure).cuts[0].value)
+
+
+def test_analyze_takes_images_and_can_leave_the_response_out():
+    model = Mixed(0.5)
+    with torch.no_grad():
+        model.below.weight.fill_(1.5)
+    example = torch.zeros(1, 1, 32, 32)
+    assert ws.analyze(model, example_inputs=example, response=False).response is None
+    found = ws.analyze(model, example_inputs=example, images=[torch.randn(4, 1, 32, 32)])
+    assert found.response is not None
+    assert found.images is not None
+    assert (found.images.source, found.images.images) == ("images", 4)
+    assert {"response", "images"} <= set(found.scores["grade"])

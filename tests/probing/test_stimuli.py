@@ -1,0 +1,61 @@
+"""Synthetic images: what they are made of, and that they leave no trace."""
+
+import math
+
+import pytest
+import torch
+
+from weightscope.probing.stimuli import _ball, _count, _radii, dead_leaves
+
+
+@pytest.mark.parametrize("sizes", [(256,), (48, 64), (16, 12, 20)])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_are_standardised_and_repeatable(sizes, channels):
+    state = torch.get_rng_state()
+    made = dead_leaves(3, channels, sizes, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert made.shape == (3, channels, *sizes)
+    assert made.dtype == torch.float32
+    flat = made.flatten(1)
+    assert torch.allclose(flat.mean(1), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(flat.square().mean(1), torch.ones(3), atol=1e-4)
+    assert torch.equal(made, dead_leaves(3, channels, sizes, seed=5))
+    assert not torch.equal(made, dead_leaves(3, channels, sizes, seed=6))
+    assert not torch.equal(made[0], made[1])
+
+
+def test_grey_images_have_equal_channels_but_for_the_grain():
+    grey = dead_leaves(2, 3, (64, 64), seed=0, colour=False)
+    colour = dead_leaves(2, 3, (64, 64), seed=0)
+
+    def correlation(images):
+        return float(torch.corrcoef(images.transpose(0, 1).flatten(1))[0, 1])
+
+    assert correlation(grey) > 0.98
+    assert 0.4 < correlation(colour) < 0.95
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_radii_are_scale_invariant(dims):
+    radii = _radii(200_000, dims, 64.0, torch.Generator().manual_seed(0))
+    assert radii.min() >= 1.5
+    assert radii.max() <= 64.0
+    # of the density r^-(dims + 1) the share above r falls as r^-dims
+    share = float((radii > 6.0).float().mean())
+    expected = (4.0**-dims - (64 / 1.5) ** -dims) / (1 - (64 / 1.5) ** -dims)
+    assert share == pytest.approx(expected, rel=0.05)
+
+
+def test_balls_cover_the_image_as_often_as_asked():
+    sizes = (256, 256)
+    radii = _radii(_count(sizes, 128.0), 2, 128.0, torch.Generator().manual_seed(0))
+    covered = math.pi * float(radii.square().sum()) / math.prod(sizes)
+    assert covered == pytest.approx(3.0, rel=0.5)
+
+
+def test_a_ball_is_what_lies_within_its_radius():
+    box, inside = _ball(2.0, (1.0, 5.0), (8, 8))
+    image = torch.zeros(8, 8, dtype=torch.bool)
+    image[box] = inside
+    rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    assert torch.equal(image, (rows - 1) ** 2 + (columns - 5) ** 2 < 4)
