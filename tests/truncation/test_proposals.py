@@ -32,27 +32,38 @@ def test_the_largest_set_of_unused_levels_comes_first(structures):
     found = ranked(structures, assessment("trained", **UNUSED_BELOW_2))
     assert list(found) == [2, 3, 1]
     assert found[2].evidence == (
-        "supported: all 2 removed stages are judged unused (evidence: weights)"
+        "supported: all 2 removed stages are judged unused (evidence: response)"
+        "; the output changes by 0.100 without recovery"
     )
     assert found[1].evidence.startswith("spoken against:")
     assert "encoder 1 used" in found[1].evidence
 
 
-def test_undecided_depths_are_ordered_by_what_speaks_against_them(structures):
+def test_the_deepest_cut_that_more_speaks_for_than_against_comes_next(structures):
     found = ranked(
         structures,
         assessment(
             "trained",
-            encoder_1=("undecided", 0.3),
-            encoder_2=("undecided", 0.7),
-            bottleneck=("undecided", 0.5),
+            encoder_1=("undecided", 0.7),
+            encoder_2=("undecided", 0.4),
+            bottleneck=("undecided", 0.3),
         ),
     )
-    assert list(found) == [3, 2, 1]  # highest utilization removed: 0.5, 0.7, 0.7
-    assert found[3].evidence == "not decided: bottleneck undecided"
+    assert list(found)[:2] == [2, 3]
+    assert found[3].evidence.startswith("not decided: bottleneck undecided; the output changes")
 
 
-@pytest.mark.parametrize("state", ["untrained", "collapsed", "noise", "unskilled", "unknown"])
+def test_other_depths_are_ordered_by_expected_loss_over_what_they_save(structures):
+    levels = {"encoder_1": 0.99, "encoder_2": 0.8, "bottleneck": 0.75}
+    found = ranked(structures, assessment("trained", **{k: ("used", v) for k, v in levels.items()}))
+    saved = {keep: found[keep].saved for keep in found}
+    loss = {3: 0.75, 2: 0.8, 1: 0.99}
+    assert 0 < saved[3] < saved[2] < saved[1]
+    assert list(found) == sorted(found, key=lambda keep: loss[keep] / saved[keep])
+    assert list(found) != [3, 2, 1]
+
+
+@pytest.mark.parametrize("state", ["untrained", "broken", "unskilled", "unknown"])
 def test_nothing_supports_a_cut_of_a_network_without_verdicts(structures, state):
     nan = math.nan
     given = assessment(state, encoder_1=("undecided", nan), bottleneck=("undecided", nan))

@@ -205,9 +205,10 @@ def assessment(state="untrained", **verdicts):
                 stage=stage.replace("_", " "),
                 verdict=verdict,
                 utilization=utilization,
-                evidence="weights",
+                evidence="response",
                 why="",
                 scores=(),
+                loss=utilization,
             )
         )
     return SimpleNamespace(verdicts=tuple(rows), state=state, conclusion="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -69,6 +69,12 @@ class Proposal:
         return self.draft.receptive_field
 
     @property
+    def saved(self) -> float:
+        """Mean of the shares of the parameters and of the MACs that it saves."""
+        before = (max(1, self.costs.parameters), max(1, self.costs.macs))
+        return 1 - (self.parameters / before[0] + self.macs / before[1]) / 2
+
+    @property
     def kept(self) -> tuple[str, ...]:
         """State dict keys that stay as they are."""
         return tuple(self.structure.model.state_dict()) if self.draft is None else self.draft.kept
@@ -121,10 +127,10 @@ class Proposal:
 def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple[Proposal, ...]:
     """Propose a smaller network for every depth.
 
-    First comes the depth that the verdicts support best: the one that removes most levels among
-    those whose removed stages are all judged unused. Then the others, by how little speaks against
-    them: the highest utilization among the removed stages, the shallower cut where that is unknown
-    or equal. Refused depths come last, each with its reason.
+    First come the depths whose removed stages are all judged unused, the one that removes most
+    before the others; then, in the same order, those that speak more for no use than for use at
+    every removed stage; then the others by their expected loss / what they save. Refused depths
+    come last, each with its reason.
 
     Args:
         structure: The network.
@@ -142,13 +148,18 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
     return (*good, *sorted(rest, key=lambda p: p.keep_levels))
 
 
-def _rank(verdicts: Sequence[StageVerdict], proposal: Proposal) -> tuple[Any, ...]:
+def _rank(verdicts: Sequence[StageVerdict], proposal: Proposal) -> tuple[float, ...]:
+    """Where a proposal stands: the smaller, the earlier."""
     if verdicts and all(v.verdict == "unused" for v in verdicts):
         return (0, proposal.keep_levels)
-    used = sum(v.verdict == "used" for v in verdicts)
-    known = [v.utilization for v in verdicts if not math.isnan(v.utilization)]
-    against = max(known, default=math.inf)
-    return (1, used > 0, against, -proposal.keep_levels)
+    losses = [v.loss for v in verdicts]
+    if verdicts and all(
+        v.utilization < 0.5 and not math.isnan(v.loss) and v.verdict != "used" for v in verdicts
+    ):
+        return (1, proposal.keep_levels)
+    if not losses or any(map(math.isnan, losses)):
+        return (2, math.inf, -proposal.keep_levels)
+    return (2, max(losses) / max(proposal.saved, 1e-9), -proposal.keep_levels)
 
 
 def removed_verdicts(
@@ -164,17 +175,18 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
     verdicts = removed_verdicts(structure, assessment, keep_levels)
     if assessment.state != "trained":
         states = {
-            "untrained": "nothing supports it: the network is untrained",
-            "collapsed": "nothing supports it: the weights of every stage went to zero",
-            "noise": "nothing supports it: the training moved the weights no further than noise",
-            "unskilled": "nothing supports it: on the given batches the network is at chance",
+            "untrained": "the network is untrained",
+            "broken": "weights are NaN or infinite",
+            "unskilled": "on the given batches the network is at chance",
+            "unknown": "nothing shows that the network was trained",
         }
-        return states.get(assessment.state, "nothing supports it: there is no null to compare with")
+        return f"nothing supports it: {states[assessment.state]}"
     groups = {
         kind: [v for v in verdicts if v.verdict == kind] for kind in ("unused", "used", "undecided")
     }
     grades = sorted({v.evidence for v in verdicts if v.verdict != "undecided"})
     resting = f" (evidence: {', '.join(grades)})" if grades else ""
+    resting += _expected(verdicts)
     if verdicts and len(groups["unused"]) == len(verdicts):
         what = (
             "the removed stage is"
@@ -186,6 +198,17 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
     if groups["used"]:
         return f"spoken against: {'; '.join(parts)}{resting}"
     return f"not decided: {'; '.join(parts) or 'no verdict on the removed stages'}{resting}"
+
+
+def _expected(verdicts: Sequence[StageVerdict]) -> str:
+    """What the strongest measurement expects of a cut, before anything is trained again."""
+    measured = [v for v in verdicts if not math.isnan(v.loss)]
+    if not measured:
+        return ""
+    most = max(measured, key=lambda v: v.loss)
+    if most.evidence == "data":
+        return f"; {max(most.loss, 0.0):.1%} of the skill is lost without recovery"
+    return f"; the output changes by {most.loss:.3f} without recovery"
 
 
 def _names(verdicts: Sequence[StageVerdict]) -> str:

@@ -126,7 +126,7 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     verdict = _verdict(low, high)
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
-    return Score("data", value, low, high, verdict, why)
+    return Score("data", value, low, high, verdict, why, share)
 
 
 def _score_importance(importance: Importance, largest: float) -> Score:

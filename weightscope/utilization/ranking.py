@@ -234,6 +234,7 @@ def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) 
         evidence=best.grade,
         why=why,
         scores=tuple(scores),
+        loss=best.loss,
     )
 
 

@@ -21,6 +21,9 @@ class Score:
         high: Upper end of its interval.
         verdict: used, unused or undecided, from this grade alone.
         why: The measurement behind it in words.
+        loss: What removing the stage's level and all below it takes away by this grade: the share
+            of the skill (data) or of the output's variation (images, response); nan where the
+            grade does not measure that.
     """
 
     grade: Grade
@@ -29,6 +32,7 @@ class Score:
     high: float
     verdict: Verdict
     why: str
+    loss: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class StageVerdict:
         evidence: The grade it rests on.
         why: The reason, and where other grades disagree.
         scores: The score of each available grade, the strongest first.
+        loss: That of the grade it rests on, see `Score`.
     """
 
     stage: str
@@ -50,6 +55,7 @@ class StageVerdict:
     evidence: Grade
     why: str
     scores: tuple[Score, ...]
+    loss: float = float("nan")
 
 
 @dataclass(frozen=True)

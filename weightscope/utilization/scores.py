@@ -331,4 +331,4 @@ def score_response(response: Response, level: int) -> Score:
         verdict = "used"
         if cut.keep_levels < level:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
-    return Score(grade, value, low, high, verdict, why)
+    return Score(grade, value, low, high, verdict, why, cut.value)
