@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from weightscope.errors import CheckpointError
 # A pickle lies in memory while it is read; real ones take some 100 bytes for each tensor.
 LARGEST_PICKLE = 256 << 20
 _MAGIC = 0x1950A86A20F9469CFC6C
-_LOCAL_HEADER = 30
+_LOCAL_HEADER, _END = 30, 22
+_ENCRYPTED, _UTF_8, _FOLDER = 0x1, 0x800, 0x10
 _AGAIN = "copy or download it again"
 
 
@@ -61,7 +63,7 @@ def read_archive(source: Source) -> Any:
         if record is None:
             raise ValueError(f"the numbers {quoted(key)} are missing")
         size = 1 if dtype is None else dtype.itemsize
-        if record.size // size != count:
+        if record.size != count * size:
             raise ValueError(
                 f"{count * size:,} bytes of numbers are claimed, {record.size:,} are there"
             )
@@ -90,6 +92,7 @@ def _records(source: Source) -> Mapping[str, _Record]:
         with source.file() as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             end = archive.start_dir
+        _check_end(source, len(entries))
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{source.path} is truncated or damaged ({str(error)[:200]}); {_AGAIN}"
@@ -100,31 +103,51 @@ def _records(source: Source) -> Mapping[str, _Record]:
             "or save it with torch.save again"
         )
     records: dict[str, _Record] = {}
-    reached = 0
-    for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        begin = entry.header_offset
-        head = source.text(begin, _LOCAL_HEADER) if begin + _LOCAL_HEADER <= end else b""
-        data = begin + _LOCAL_HEADER + int.from_bytes(head[26:28], "little")
-        data += int.from_bytes(head[28:30], "little")
-        if (
-            head[:4] != b"PK\x03\x04"
-            or begin < reached
-            or entry.flag_bits & 1
-            or entry.compress_size != entry.file_size
-            or data + entry.file_size > end
-        ):
+    entries.sort(key=lambda entry: entry.header_offset)
+    starts = [entry.header_offset for entry in entries]
+    for entry, following in zip(entries, [*starts[1:], end], strict=True):
+        record = _record(source, entry, following)
+        if record is None or entry.filename in records:
             raise CheckpointError(
                 f"{source.path} is damaged: its record {quoted(entry.filename)} does not lie where "
-                f"the archive says; {_AGAIN}"
+                f"the archive says, or occurs twice; {_AGAIN}"
             )
-        if entry.filename in records:
-            raise CheckpointError(
-                f"{source.path} is damaged: its record {quoted(entry.filename)} occurs twice; "
-                f"{_AGAIN}"
-            )
-        records[entry.filename] = _Record(data, entry.file_size)
-        reached = data + entry.file_size
+        records[entry.filename] = record
     return records
+
+
+def _record(source: Source, entry: zipfile.ZipInfo, following: int) -> _Record | None:
+    """Where a record lies between its header and the next one; None if they contradict."""
+    begin = entry.header_offset
+    if begin + _LOCAL_HEADER > following:
+        return None
+    head = source.text(begin, _LOCAL_HEADER)
+    names, extra = struct.unpack("<HH", head[26:30])
+    data = begin + _LOCAL_HEADER + names + extra
+    gap = following - data - entry.file_size
+    if (
+        head[:4] != b"PK\x03\x04"
+        or entry.flag_bits & _ENCRYPTED
+        or entry.external_attr & _FOLDER
+        or entry.compress_size != entry.file_size
+        or gap < 0
+        # behind the numbers comes the next header, or a description of them: a header that lies
+        # about its own length would shift all of them
+        or (gap and (gap not in (16, 24) or source.text(following - gap, 4) != b"PK\x07\x08"))
+    ):
+        return None
+    alphabet = "utf-8" if entry.flag_bits & _UTF_8 else "cp437"
+    name = entry.orig_filename.encode(alphabet, "replace")
+    same = source.text(begin + _LOCAL_HEADER, names) == name
+    return _Record(data, entry.file_size) if same else None
+
+
+def _check_end(source: Source, count: int) -> None:
+    """Refuse an archive whose last record does not agree with it, as torch does."""
+    end = source.text(source.size - _END, _END)
+    here = min(count, 0xFFFF)
+    if end[:4] != b"PK\x05\x06" or end[4:12] != struct.pack("<HHHH", 0, 0, here, here):
+        raise zipfile.BadZipFile("its last record does not fit the others")
 
 
 def read_old_format(source: Source) -> Any:

@@ -1,0 +1,1 @@
+"""Hostile inputs for everything that reads files: ``python -m fuzz``, or ``make fuzz``."""
