@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
-CODE := $(PACKAGES) studies tests benchmarks matrix docs/pictures.py
+CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow check format docs bench matrix evidence calibration clean
+.PHONY: help study study-cpu test slow fuzz check format docs bench matrix evidence calibration clean
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -14,6 +14,7 @@ help:
 	@echo "make test    run the test suite"
 	@echo "make check   lint, formatting, types, docs"
 	@echo "make slow    the exhaustive tests"
+	@echo "make fuzz    hostile files for MINUTES (5), drawn from SEED (0)"
 	@echo "make bench   benchmarks: ratios against peers"
 	@echo "make matrix  third-party networks, in an environment of their own"
 	@echo "make evidence, make calibration: does the verdict predict the truth?"
@@ -42,6 +43,9 @@ test: $(VENV)/.test
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -W ignore -m fuzz --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check $(CODE)

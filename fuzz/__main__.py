@@ -16,7 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
+
 from fuzz import inputs, judge
+from weightscope import scan
 
 KEPT = Path("build/fuzz")
 
@@ -41,6 +44,7 @@ def fuzz(
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         folder = Path(name)
+        _warm_up(folder)
         number = 0
         while go_on(number):
             for kind in kinds:
@@ -55,6 +59,14 @@ def fuzz(
                     examples.setdefault(f"{kind}: {outcome}", []).append(said)
             number += 1
     return counts
+
+
+def _warm_up(folder: Path) -> None:
+    """Let everything be imported and compiled that the first inputs would pay for."""
+    dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
+    for count in (3, 40_000):
+        torch.save({str(d): torch.ones(count).to(d) for d in dtypes}, folder / "x.pt")
+        scan(folder / "x.pt")
 
 
 def _keep(kind: str, number: int, outcome: str, said: str, files: inputs.Files) -> None:

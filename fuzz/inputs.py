@@ -28,7 +28,10 @@ ODD_NAMES = (
     "", ".", "..", "/", "a", "a.b", "a.b.c", "__metadata__", "\x00", "\ud800", "x" * 300, "=1+1",
     "\x1b[2J", "../../etc/passwd", "tensor", "state_dict", "модель", "a (2)", "weight_map",
 )  # fmt: skip
-_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "I64", "I32", "U8", "BOOL", "C64", "F4", "F6_E2M3", "X", "")  # fmt: skip
+_DTYPES = (
+    "F64", "F32", "F16", "BF16", "F8_E4M3", "I64", "I32", "U8", "BOOL", "C64", "F4", "F6_E2M3",
+    "X", "",
+)  # fmt: skip
 
 
 def random_bytes(rng: random.Random, content: bytes) -> bytes:
@@ -164,7 +167,8 @@ def _contents() -> tuple[Any, ...]:
         {"state_dict": {f"model.{n}": v for n, v in state.items()}, "epoch": 3,
          "hyper_parameters": argparse.Namespace(lr=0.1), "when": datetime.datetime(2026, 1, 2)},
         {"network_weights": state, "best": np.float64(0.5), "where": pathlib.PurePosixPath("a")},
-        {"view": shared[1:3], "whole": shared, "turned": shared.t(), "wide": torch.ones(1).expand(50)},
+        {"view": shared[1:3], "whole": shared, "turned": shared.t(),
+         "wide": torch.ones(1).expand(50)},
         {"a.b": torch.ones(1), "a": {"b": torch.ones(2)}, 1: torch.ones(3), "1": torch.ones(4)},
         {"half": torch.ones(5).half(), "int": torch.arange(4), "bool": torch.tensor([True])},
         [torch.ones(1), (torch.zeros(2), {"x": torch.ones(3)}), {4, 5}, b"bytes", 2**70],
@@ -356,7 +360,10 @@ def index(rng: random.Random) -> Files:
 
 def anything(rng: random.Random) -> Files:
     """Bytes that begin like some kind of file."""
-    starts = (b"", b"PK\x03\x04", b"\x80\x02", b"{", b"version https://git-lfs", b"<html>", b"\x08\x07\x12", b"\x1f\x8b", b"\x00" * 8 + b"{", b"\x10\x00\x00\x00\x00\x00\x00\x00{")  # fmt: skip
+    starts = (
+        b"", b"PK\x03\x04", b"\x80\x02", b"{", b"version https://git-lfs", b"<html>",
+        b"\x08\x07\x12", b"\x1f\x8b", bytes(8) + b"{", b"\x10" + bytes(7) + b"{",
+    )  # fmt: skip
     return {"x": rng.choice(starts) + rng.randbytes(rng.randrange(200))}
 
 

@@ -1,0 +1,38 @@
+"""A short run of ``make fuzz``, and its judge."""
+
+import pytest
+import torch
+
+from fuzz import inputs, judge
+from fuzz.__main__ import fuzz
+
+
+@pytest.mark.filterwarnings("ignore")  # of the reference, about what is in the files
+def test_a_short_run():
+    counts = fuzz(seed=0, go_on=lambda rounds: rounds < 60)
+    assert set(counts) == set(inputs.KINDS)
+    for kind, outcomes in counts.items():
+        assert outcomes.total() == 60
+        assert not any(outcomes[wrong] for wrong in judge.WRONG), kind
+        assert outcomes["refused"] > 0
+    assert sum(outcomes["read"] for outcomes in counts.values()) > 30
+    assert fuzz(seed=0, go_on=lambda rounds: rounds < 3) == fuzz(0, lambda rounds: rounds < 3)
+
+
+def test_the_judge_finds_what_is_wrong(tmp_path, monkeypatch):
+    whole = {"x.safetensors": inputs._safetensors_seeds()[0]}
+    assert judge.judge("safetensors", whole, tmp_path) == ("read", "2 tensors")
+    assert judge.judge("safetensors", {"x": b""}, tmp_path)[0] == "refused"
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "_reference", lambda kind, path: [torch.ones(3)])
+        assert judge.judge("safetensors", whole, tmp_path)[0] == "wrong figures"
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "scan", lambda path, threads: {}["no such thing"])
+        assert judge.judge("safetensors", whole, tmp_path) == (
+            "leaked",
+            "KeyError: 'no such thing'",
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "LONGEST", 0.01)
+        patch.setattr(judge, "scan", lambda path, threads: max(iter(lambda: 0, 1)))
+        assert judge.judge("safetensors", whole, tmp_path)[0] == "slow"
