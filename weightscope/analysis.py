@@ -14,7 +14,7 @@ from weightscope.cost import Costs, count_costs
 from weightscope.errors import InputError
 from weightscope.graph import Structure, read_structure
 from weightscope.probing import Response, respond_to_images, respond_to_synthetic
-from weightscope.receptive_field import receptive_fields
+from weightscope.receptive_field import Pixels, receptive_fields
 from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
 from weightscope.truncation import Proposal, propose
 from weightscope.utilization import Assessment, DataEvidence, assess, gather_data
@@ -48,7 +48,7 @@ class Analysis:
     structure: Structure
     statistics: ModelStatistics
     costs: Costs
-    receptive_fields: Mapping[str, tuple[int | None, ...]]
+    receptive_fields: Mapping[str, Pixels]
     assessment: Assessment
     proposals: tuple[Proposal, ...]
     data: DataEvidence | None

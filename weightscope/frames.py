@@ -146,7 +146,7 @@ def histograms_frame(structure: Structure | None, statistics: ModelStatistics) -
 def stages_frame(
     structure: Structure,
     costs: Costs,
-    receptive_fields: Mapping[str, tuple[int | None, ...]],
+    receptive_fields: Mapping[str, tuple[int | float | None, ...]],
     assessment: Assessment,
 ) -> pd.DataFrame:
     """One row per stage, from the least to the most used.

@@ -25,7 +25,7 @@ def analysis_table(
     structure: Structure,
     statistics: ModelStatistics,
     costs: Costs,
-    receptive_fields: Mapping[str, tuple[int | None, ...]],
+    receptive_fields: Mapping[str, tuple[int | float | None, ...]],
     assessment: Assessment,
     proposals: Sequence[Proposal],
 ) -> str:

@@ -18,20 +18,20 @@ from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import SizeWriter, is_symbolic, key
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
-from weightscope.graph.nodes import has_effect, operator_of, owner_of, root, tensor_of
+from weightscope.graph.nodes import (
+    argument,
+    arguments,
+    has_effect,
+    operator_of,
+    owner_of,
+    root,
+    tensor_of,
+)
+from weightscope.graph.operators import facts
 from weightscope.graph.stages import HIDDEN_REGION, Placement
 from weightscope.graph.structure import ExampleInputs, Place
 from weightscope.graph.writes import after
 
-# operators whose behaviour follows the train()/eval() flag of the module that calls them, with the
-# position of the flag among their arguments
-_MODE_ARGUMENTS = {
-    "aten::dropout": 2,
-    "aten::feature_dropout": 2,
-    "aten::alpha_dropout": 2,
-    "aten::batch_norm": 5,
-    "aten::instance_norm": 5,
-}
 _CONSTANTS = (int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout)
 
 
@@ -317,10 +317,15 @@ class _Builder:
         target: Any = after if node.target is AFTER else node.target
         args = list(fx.map_arg(node.args, self._value))
         kwargs = dict(fx.map_arg(node.kwargs, self._value))
-        mode = _MODE_ARGUMENTS.get(operator_of(node))
-        if mode is not None and len(args) > mode and args[mode] is False:
+        mode = facts(operator_of(node)).mode
+        if mode is not None and argument(node, mode) is False:
             owner = owner_of(node)
-            args[mode] = self.graph.get_attr(f"{owner}.training" if owner else "training")
+            flag = self.graph.get_attr(f"{owner}.training" if owner else "training")
+            position = list(arguments(node)).index(mode)
+            if position < len(args):
+                args[position] = flag
+            else:
+                kwargs[mode] = flag
         self._know(node, self.graph.call_function(target, tuple(args), kwargs))
 
     def _output(self, node: fx.Node) -> None:

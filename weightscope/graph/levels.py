@@ -20,27 +20,13 @@ from weightscope.adapters.symbols import Probe, hint, is_symbolic, key
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.nodes import first_tensor, is_size, operator_of, root, tensor_of
+from weightscope.graph.operators import facts
 from weightscope.graph.structure import ExampleInputs
 
 # two levels differ by at least this ratio in their number of positions
 LEVEL_RATIO = 1.5
 # sizes are read off where padding and cropping by a few pixels no longer count
 _PROBE_SCALES = (16, 32)
-
-_CHANNELS_FIRST = (
-    "conv",
-    "batch_norm",
-    "instance_norm",
-    "group_norm",
-    "pool",
-    "upsample",
-    "pixel_shuffle",
-    "pixel_unshuffle",
-    "prelu",
-    "grid_sampler",
-)
-UPSAMPLING = ("conv_transpose", "upsample", "pixel_shuffle", "grid_sampler", "unpool")
-_CHANNELS_LAST = ("linear", "layer_norm", "rms_norm")
 
 
 class Global(Enum):
@@ -209,20 +195,15 @@ class _Positions:
             pooled: Whether all that it is made from is global.
         """
         value = first_tensor(node)
-        operator = operator_of(node)
+        row = facts(operator_of(node))
         unknown = GLOBAL if pooled else None
-        if value is None or not operator:
+        if value is None or row.layout is None or value.dim() < 3:
             return unknown
-        if any(word in operator for word in _CHANNELS_FIRST) and value.dim() > 2:
-            channel = 1
-        elif any(word in operator for word in _CHANNELS_LAST) and value.dim() > 2:
-            channel = value.dim() - 1
-        else:
-            return unknown
+        channel = 1 if row.layout == "channels_first" else value.dim() - 1
         if self.growth == 1 and (
-            "adaptive" in operator
+            row.view == "adaptive"
             or value.numel() == value.shape[0] * value.shape[channel]
-            or (pooled and "upsample" not in operator)
+            or (pooled and row.view != "resize")
         ):
             return GLOBAL  # at fixed sizes a global branch can only be told by its operators
         before, after = (
@@ -236,10 +217,10 @@ class _Positions:
 
     def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
         """Input size / feature size for each dimension, where it can be read."""
-        value, operator = first_tensor(node), operator_of(node)
-        if value is None or not operator or value.dim() != self.dimensions + 2:
+        value = first_tensor(node)
+        if value is None or value.dim() != self.dimensions + 2:
             return None
-        if not any(word in operator for word in _CHANNELS_FIRST):
+        if facts(operator_of(node)).layout != "channels_first":
             return None
         sizes = self.large.shape(value)[2:]
         if 0 in sizes:
@@ -274,7 +255,7 @@ def _without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[
             (inside, own)
             for inside, own in strays
             if any(level[n] == deepest for n in inside)
-            and any(word in str(n.target) for n in inside for word in UPSAMPLING)
+            and any(facts(operator_of(n)).raises for n in inside)
         ]
         if nets:
             flat = _flattened(level, [stray for stray in strays if stray not in nets])

@@ -12,12 +12,10 @@ from torch.export import ExportedProgram
 
 from weightscope.errors import InputError, StructureError, UnknownLayerError
 from weightscope.graph.capture import Capture
-from weightscope.graph.levels import UPSAMPLING, Levels
-from weightscope.graph.nodes import tensor_of
+from weightscope.graph.levels import Levels
+from weightscope.graph.nodes import operator_of, tensor_of
+from weightscope.graph.operators import facts
 from weightscope.graph.structure import Place, Role, Stage
-
-_MULTIPLYING = ("conv", "linear", "matmul", ".mm.", ".bmm.", "addmm", "einsum")
-
 
 HIDDEN_REGION = (
     "the forward of {} switches autograd or autocast inside; such a region cannot be taken apart."
@@ -139,7 +137,7 @@ def _kernels(
         elif node not in places:
             if any(n in weights for n in node.all_input_nodes):
                 weights.add(node)
-        elif any(word in str(node.target) for word in _MULTIPLYING) and any(
+        elif facts(operator_of(node)).kernel and any(
             n in weights and (value := tensor_of(n)) is not None and value.dim() >= 2
             for n in node.all_input_nodes
         ):
@@ -164,8 +162,7 @@ def _head(
         if node not in places or node in followed or node not in live:
             continue
         if node in kernels:
-            raises = any(word in str(node.target) for word in UPSAMPLING)
-            if not raises and places[node].role != "encoder":
+            if not facts(operator_of(node)).raises and places[node].role != "encoder":
                 head.add(node)
         elif any(n in head for n in node.all_input_nodes):
             head.add(node)

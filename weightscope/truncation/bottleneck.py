@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from weightscope.cost import count_costs
 from weightscope.errors import TruncationError
 from weightscope.graph.structure import Layout
-from weightscope.receptive_field import Views, propagate, union
+from weightscope.receptive_field import Views, interpolated, propagate, union, window
 
 BottleneckFactory = Callable[[int, int, int], nn.Module]
 """``factory(in_channels, out_channels, dimensions)`` makes a module that maps
@@ -158,14 +159,14 @@ class Bottleneck(nn.Module):
             reach = 0 if entry.exact else 1
             pooled.append(
                 tuple(
-                    v.through(k, k).through(1 + reach)
+                    window(window(v, k, k), 1 + reach)
                     for v, k in zip(views, entry.kernel, strict=True)
                 )
             )
         inside = _trunk_views(self.trunk, union(pooled), sum(e.channels for e in self.entries))
         return tuple(
             tuple(
-                v if site.exact else v.through(2, 1 / scale)
+                v if site.exact else interpolated(v, 1 / Fraction(scale).limit_denominator(16))
                 for v, scale in zip(inside, site.scale, strict=True)
             )
             for site in self.exits
@@ -176,7 +177,7 @@ def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:
     if isinstance(trunk, nn.Identity):
         return views
     if isinstance(trunk, Light):
-        return tuple(v.through(3).through(3) for v in views)
+        return tuple(window(v, 5, padding=2) for v in views)
     like = next((p for p in trunk.parameters()), torch.empty(0))
     x = torch.zeros(2, channels, *[16] * len(views), device=like.device, dtype=like.dtype)
     free = {d: Dim.AUTO for d in range(x.dim()) if d != 1}

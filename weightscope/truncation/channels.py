@@ -7,17 +7,17 @@ it, normalisation and pointwise layers hand it on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from weightscope.adapters.schemas import is_pointwise
 from weightscope.adapters.symbols import hint
 from weightscope.errors import TruncationError
-from weightscope.graph.nodes import argument, operator_of, owner_of
+from weightscope.graph.nodes import argument, is_size, operator_of, owner_of
+from weightscope.graph.operators import facts
 from weightscope.graph.structure import Cut, Site, Structure
 
 
@@ -98,28 +98,6 @@ def _kept(structure: Structure, cut: Cut, exits: set[fx.Node]) -> list[fx.Node]:
     return [node for node in structure.program.graph.nodes if node in kept]
 
 
-_PASSING = (
-    "dropout",
-    "feature_dropout",
-    "alpha_dropout",
-    "clone",
-    "contiguous",
-    "detach",
-    "to",
-    "_to_copy",
-    "alias",
-    "lift_fresh_copy",
-    "relu6",
-    "celu",
-    "selu",
-    "hardtanh",
-    "softplus",
-    "type_as",
-)
-_NORMS = {"batch_norm": (1, 2, 3, 4), "instance_norm": (1, 2, 3, 4), "group_norm": (2, 3)}
-_REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm")
-
-
 class _Follower:
     """Carries changed channels through the kept part of the exported graph."""
 
@@ -139,40 +117,33 @@ class _Follower:
         return tuple(self.recuts.values())
 
     def _step(self, node: fx.Node) -> None:
-        name = _operator(node)
         if node.op == "output":
             raise TruncationError("the changed channels reach an output of the network unchanged")
-        if name.startswith("conv"):
-            self._convolution(node, name)
-        elif name == "linear":
-            self._linear(node)
-        elif name in _NORMS:
-            self._norm(node, name)
-        elif name in ("layer_norm", "rms_norm"):
-            self._layer_norm(node)
-        elif name in ("prelu", "_prelu_kernel"):
-            self._prelu(node)
-        elif name in ("cat", "concat"):
-            self._cat(node)
-        elif name in ("permute", "transpose", "movedim"):
-            self._permute(node)
-        elif name in ("flatten", "unflatten", "view", "reshape", "_unsafe_view"):
-            self._reshape(node)
-        elif name in ("pad", "constant_pad_nd", "slice"):
-            self._positions(node, name)
-        elif name in _REDUCTIONS:
-            self._reduction(node)
-        elif self._passes(node, name):
-            self._pointwise(node)
-        elif not name.startswith("sym_size"):
-            self._refuse(node, "cannot be re-cut")
+        if is_size(node):
+            return
+        kind = facts(operator_of(node)).channels
+        steps: Mapping[str | None, Callable[[fx.Node], None]] = {
+            "convolution": self._convolution,
+            "linear": self._linear,
+            "norm": self._norm,
+            "layer_norm": self._layer_norm,
+            "prelu": self._prelu,
+            "cat": self._cat,
+            "permute": self._permute,
+            "reshape": self._reshape,
+            "positions": self._positions,
+            "reduction": self._reduction,
+            "pointwise": self._pointwise,
+            None: self._refuse,
+        }
+        steps[kind](node)
 
     # --- layers that take a change up ----------------------------------------------------------
 
-    def _convolution(self, node: fx.Node, name: str) -> None:
+    def _convolution(self, node: fx.Node) -> None:
         given = self._only(node, 0)
         weight = cast(fx.Node, node.args[1])
-        transposed = "transpose" in name
+        transposed = facts(operator_of(node)).raises
         groups = cast(int, argument(node, "groups"))
         if given.dimension != 1 or weight.meta["val"].dim() != _tensor(node).dim():
             self._refuse(node, "runs over another dimension than the channels")
@@ -194,17 +165,19 @@ class _Follower:
 
     # --- layers that hand it on ----------------------------------------------------------------
 
-    def _norm(self, node: fx.Node, name: str) -> None:
+    def _norm(self, node: fx.Node) -> None:
         given = self._only(node, 0)
         if given.dimension != 1:
             self._refuse(node, "normalises another dimension than the channels")
-        if name == "group_norm":
-            groups, old = cast(int, node.args[1]), len(self._old(node))
+        groups = cast("int | None", argument(node, "num_groups"))
+        if groups is not None:
+            old = len(self._old(node))
             if groups != old and len(given.source) % groups:
                 self._refuse(node, f"has {groups} groups, which do not divide {len(given.source)}")
-        for position in _NORMS[name]:
-            if position < len(node.args) and isinstance(node.args[position], fx.Node):
-                self._recut(cast(fx.Node, node.args[position]), 0, given.source, node)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            tensor = argument(node, name)
+            if isinstance(tensor, fx.Node):
+                self._recut(tensor, 0, given.source, node)
         self.channels[node] = given
 
     def _layer_norm(self, node: fx.Node) -> None:
@@ -263,10 +236,10 @@ class _Follower:
                 self._recut(other, value.dim() + right, source, node)
         self.channels[node] = _Channels(rank + right, source)
 
-    def _positions(self, node: fx.Node, name: str) -> None:
+    def _positions(self, node: fx.Node) -> None:
         given = self._only(node, 0)
         rank = _tensor(node).dim()
-        if name == "slice":
+        if facts(operator_of(node)).view == "slice":
             start, end = argument(node, "start"), argument(node, "end")
             whole = start in (None, 0) and (end is None or (isinstance(end, int) and end > 2**31))
             touched = cast(int, argument(node, "dim")) % rank == given.dimension and not whole
@@ -308,11 +281,6 @@ class _Follower:
         lost = 0 if keep else sum(d < given.dimension for d in dims)
         self.channels[node] = _Channels(given.dimension - lost, given.source)
 
-    def _passes(self, node: fx.Node, name: str) -> bool:
-        if name in _PASSING or "pool" in name or "upsample" in name:
-            return True
-        return is_pointwise(operator_of(node))
-
     # --- bookkeeping ---------------------------------------------------------------------------
 
     def _only(self, node: fx.Node, position: int) -> _Channels:
@@ -344,9 +312,9 @@ class _Follower:
                 if readers is not None and node not in readers:
                     self._refuse(node, f"shares {self.names[source.name]} with a changed layer")
 
-    def _refuse(self, node: fx.Node, reason: str) -> None:
+    def _refuse(self, node: fx.Node, reason: str = "cannot be re-cut") -> None:
         raise TruncationError(
-            f"the exits cannot change their number of channels: {_operator(node)} in "
+            f"the exits cannot change their number of channels: {_named(node)} in "
             f"{owner_of(node) or 'the forward'} {reason}. Leave exit_channels at its default."
         )
 
@@ -355,7 +323,7 @@ def _tensor(node: fx.Node) -> Tensor:
     return cast(Tensor, node.meta["val"])
 
 
-def _operator(node: fx.Node) -> str:
+def _named(node: fx.Node) -> str:
     return operator_of(node).partition("::")[2] or node.op
 
 

@@ -1,0 +1,90 @@
+"""How much of the input one output value does see, by gradients.
+
+The gradient of one output position (Luo et al., "Understanding the Effective Receptive Field in
+Deep Convolutional Neural Networks", NIPS 2016, sec. 3).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightscope.adapters import pytree
+from weightscope.cost import Inputs, split_inputs
+from weightscope.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class EffectiveField:
+    """Where the centre of the output looks, by gradient.
+
+    Attributes:
+        extent: Per spatial dimension, pixels of the smallest interval around the gradient's
+            centre of mass that holds 95 % of its absolute sum.
+        gradient: (*S) absolute gradient of the output's centre with respect to the input, summed
+            over channels, averaged over the batch and over the output's channels.
+    """
+
+    extent: tuple[int, ...]
+    gradient: Tensor
+
+
+def effective_receptive_field(model: nn.Module, inputs: Inputs) -> EffectiveField:
+    """Measure the effective receptive field of the output's centre.
+
+    A deep copy runs in evaluation mode; the gradient of the centre of its first image-like output
+    is taken with respect to the first image-like input.
+
+    Args:
+        model: Any module.
+        inputs: What its forward takes: real tensors, best real data.
+
+    Returns:
+        The extent and the gradient's map.
+
+    Raises:
+        InputError: There is no image-like input or output, or no gradient connects them.
+    """
+    args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), split_inputs(inputs))
+    image = _image(pytree.tree_leaves((args, kwargs)), "input")
+    image.requires_grad_()
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        output = _image(pytree.tree_leaves(twin(*args, **kwargs)), "output")
+        centre = tuple(size // 2 for size in output.shape[2:])
+        target = output.movedim((0, 1), (-2, -1))[centre].abs().sum()
+        if not target.requires_grad:
+            raise InputError("no gradient reaches the input; does the forward detach it?")
+        (gradient,) = torch.autograd.grad(target, image)
+    field = gradient.abs().sum(1).mean(0) / output.shape[1]
+    return EffectiveField(
+        extent=tuple(_extent(field, dimension) for dimension in range(field.dim())),
+        gradient=field,
+    )
+
+
+def _image(leaves: Sequence[Any], which: str) -> Tensor:
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.dim() > 2 and leaf.is_floating_point():
+            return leaf
+    raise InputError(f"the model has no image-like {which} (batch, channels, *space)")
+
+
+def _extent(field: Tensor, dimension: int, share: float = 0.95) -> int:
+    """Width of the smallest interval around the centre of mass with ``share`` of the sum."""
+    profile = field.sum([d for d in range(field.dim()) if d != dimension]).double()
+    total = float(profile.sum())
+    if total == 0:
+        return 0
+    positions = torch.arange(len(profile), dtype=torch.float64)
+    centre = round(float((profile * positions).sum()) / total)
+    for reach in range(len(profile)):
+        low, high = max(0, centre - reach), centre + reach + 1
+        if float(profile[low:high].sum()) >= share * total:
+            return len(profile[low:high])
+    return len(profile)
