@@ -392,10 +392,17 @@ def _macs_by_stage(structure: Structure, costs: Costs) -> dict[str, int]:
 
 
 def _plain(figures: list[tuple[Any, ...] | None]) -> list[Any]:
-    """Numbers where every tuple repeats one figure, the tuples otherwise."""
-    if all(figure is None or len(set(figure)) == 1 for figure in figures):
-        return [figure[0] if figure else None for figure in figures]
-    return list(figures)
+    """Numbers where every tuple repeats one figure, the tuples otherwise.
+
+    The whole input (None) becomes infinite; what there is no figure for becomes nan.
+    """
+    known = [
+        tuple(math.inf if part is None else part for part in figure) if figure else (math.nan,)
+        for figure in figures
+    ]
+    if all(len(set(figure)) == 1 for figure in known):
+        return [figure[0] for figure in known]
+    return known
 
 
 def _share(part: int | None, whole: int) -> float:

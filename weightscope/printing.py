@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weightscope.frames import proposals_frame, stages_frame
+from weightscope.receptive_field import unknown_operators
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,17 +175,17 @@ def wrapped(text: str, indent: str = "") -> str:
 
 
 def per_dimension(figure: Any, unit: str = "") -> str:
-    """One figure, or one for each dimension; None is unbounded.
+    """One figure, or one for each dimension; infinity is the whole, nan is not known.
 
     Example:
-        >>> per_dimension(16.0), per_dimension((44, 60), "px"), per_dimension(None, "px")
+        >>> per_dimension(16.0), per_dimension((44, 60), "px"), per_dimension(math.inf, "px")
         ('16', '44 x 60 px', 'all')
     """
     if isinstance(figure, tuple):
         text = " x ".join(per_dimension(part) for part in figure)
     else:
-        text = "all" if figure is None or figure != figure else f"{figure:.4g}"
-    return text if text == "all" or not unit else f"{text} {unit}"
+        text = {math.inf: "all"}.get(figure, "?" if math.isnan(figure) else f"{figure:.4g}")
+    return text if text in ("all", "?") or not unit else f"{text} {unit}"
 
 
 def input_size(structure: Structure) -> str:
@@ -309,4 +311,8 @@ def _omissions(structure: Structure, statistics: ModelStatistics, costs: Costs) 
     if costs.unsupported:
         names = ", ".join(f"{name} ({count})" for name, count in costs.unsupported.items())
         lines.append(f"Operators without a MAC rule, counted as 0: {names}.")
+    unknown = unknown_operators(structure)
+    if unknown:
+        names = ", ".join(f"{name} ({count})" for name, count in unknown.items())
+        lines.append(f"Operators whose receptive field is not known: {names}.")
     return "\n".join(wrapped(line) for line in lines)

@@ -277,7 +277,7 @@ def test_the_view_of_an_operator_is_what_gradients_reach(name: str) -> None:
         if name in BOUNDS:
             assert pixels is None
         elif pixels is None:
-            assert found >= SIZE - 4  # a border that a last incomplete window leaves out
+            assert found > SIZE // 2  # a maximum, or an incomplete window, leaves places out
         else:
             assert found == pixels
 

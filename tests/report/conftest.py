@@ -100,6 +100,7 @@ def structure():
         depth=2,
         reductions=((1.0, 1.0), (2.0, 2.0)),
         dead_parameters=("unused.weight",),
+        program=Record(graph=Record(nodes=())),
     )
 
 

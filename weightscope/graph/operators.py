@@ -107,10 +107,12 @@ POINTWISE = Operator(view="same", channels="pointwise", macs="free")
 _ROWS: tuple[tuple[str, Operator], ...] = (
     # --- layers ---------------------------------------------------------------------------------
     (
-        "conv1d conv2d conv3d convolution _convolution conv_tbc",
-        Operator(
-            _FIRST, kernel=True, view="convolution", channels="convolution", macs="convolution"
-        ),
+        "conv1d conv2d conv3d",
+        Operator(_FIRST, kernel=True, view="convolution", channels="convolution"),
+    ),
+    (
+        "convolution _convolution",
+        Operator(_FIRST, kernel=True, view="convolution", macs="convolution"),
     ),
     (
         "conv_transpose1d conv_transpose2d conv_transpose3d",

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from weightscope.files import written_atomically
 from weightscope.frames import proposals_frame
 from weightscope.printing import human, input_size, interval, per_dimension, share
+from weightscope.receptive_field import unknown_operators
 from weightscope.report import plots
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def render_html(analysis: Analysis) -> str:
         skipped=analysis.skipped,
         coverage=analysis.statistics.coverage,
         dead=structure.dead_parameters,
+        unknown=unknown_operators(structure),
         versions=_versions(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
