@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from weightscope.cost.rules import FORMULAS, MAC_RULES, is_free
+from weightscope.graph import read_structure
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.operators import OPERATORS, POINTWISE, UNKNOWN, Macs, View, facts
-from weightscope.receptive_field import network_receptive_field, steps
+from weightscope.receptive_field import network_receptive_field, receptive_fields, steps
 
 MET = Path(__file__).parent.parent.parent / "matrix" / "operators.txt"
 """Renewed by ``python -m matrix.operators``."""
@@ -287,4 +288,26 @@ def test_every_kind_of_view_has_a_toy() -> None:
     for name in TOYS:
         nodes = exported(name).graph.nodes
         kinds |= {facts(operator_of(node)).view for node in nodes if operator_of(node)}
-    assert set(get_args(View)) <= kinds
+    assert set(get_args(View)) - {"after"} <= kinds  # that one is our own: see below
+
+
+class Woven(nn.Module):
+    """Writes four quarters of the channels into every other place of a fresh tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, left, right, bottom = self.down(F.avg_pool2d(x, 2)).chunk(4, 1)
+        y = x.new_zeros(x.shape[0], 2, *x.shape[2:])
+        y[:, :, 0::2, 0::2], y[:, :, 0::2, 1::2] = top, left
+        y[:, :, 1::2, 0::2], y[:, :, 1::2, 1::2] = right, bottom
+        return self.up(y) + x
+
+
+def test_what_is_written_into_a_tensor_is_seen_there() -> None:
+    """3x3 at jump 2 sees 6; three neighbours at full resolution lie in two cells of 2: 8."""
+    structure = read_structure(Woven(), torch.randn(2, 1, 16, 16))
+    fields = receptive_fields(structure)
+    assert fields == {"bottleneck": (6, 6), "head": (8, 8)}

@@ -45,6 +45,7 @@ View = Literal[
     "permute",
     "reshape",
     "scatter",  # writes one tensor into a slice of another
+    "after",  # shows a tensor after something was written into it, or into a slice of it
     "along",  # mixes the values along some dimensions: a mean, a softmax, a sum so far
     "linear",  # mixes the last dimension
     "product",  # mixes all positions where both factors come from the image
@@ -284,6 +285,7 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
         Operator(view="none", macs="free"),
     ),
     ("weightscope::boundary", POINTWISE),
+    ("weightscope::after", Operator(view="after")),
 )
 
 

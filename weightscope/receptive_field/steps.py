@@ -482,25 +482,44 @@ def _unfolded(call: _Call, seen: Seen) -> Seen:
 
 def _scatter(call: _Call) -> Seen:
     base, source = call.args["self"], call.args["src"]
-    if base not in call.given or source not in call.given:
-        if source in call.given and "slice" in operator_of(call.node):
-            return _scattered(call, call.given[source])
+    if source not in call.given or "slice" not in operator_of(call.node):
         return call.together
-    if "slice" not in operator_of(call.node):
+    over = _scattered(call.node, call.given[source])
+    return _over(call.given[base], over) if base in call.given else over
+
+
+def _after(call: _Call) -> Seen:
+    """What was written shows where it was written, and what was there before everywhere else."""
+    base, write = call.args["x"], call.args["write"]
+    if write not in call.given:
         return call.together
-    under = call.given[base]
-    over = _scattered(call, call.given[source])
+    over = call.given[write]
+    target = write.all_input_nodes[0]
+    while operator_of(target) in ("aten::slice", "aten::select", "weightscope::boundary"):
+        if operator_of(target) == "aten::slice":
+            over = _scattered(target, over)
+        target = target.all_input_nodes[0]
+    over = replace(over, axes=_default_axes(call.value, len(over.axes)))
+    return _over(call.given[base], over) if base in call.given else over
+
+
+def _over(under: Seen, over: Seen) -> Seen:
     if len(under.views) != len(over.views):
         return under.all(WHOLE)
     pairs = zip(under.views, over.views, strict=True)
     return replace(under, views=tuple(join(pair) for pair in pairs))
 
 
-def _scattered(call: _Call, source: Seen) -> Seen:
-    """What a tensor shows that was written into every ``step``-th place of a larger one."""
-    axis = call.number(call.args["dim"]) % call.value.dim()
-    stride = call.number(call.args.get("step", 1))
-    start = _start(call, call.args.get("start"), hint(call.value.shape[axis]))
+def _scattered(node: fx.Node, source: Seen) -> Seen:
+    """What a tensor shows that was written into the places that a slice names."""
+    args = arguments(node)
+    value = tensor_of(args["self"])
+    assert value is not None
+    axis = int(args["dim"]) % value.dim()
+    stride, size = int(args["step"]), hint(value.shape[axis])
+    first = args["start"]
+    start = hint(first.meta["val"]) if isinstance(first, fx.Node) else int(first or 0)
+    start = max(0, start + size) if start < 0 else start
 
     def written(view: Span) -> Span:
         def reads(i: int) -> Iterable[int]:
@@ -509,7 +528,7 @@ def _scattered(call: _Call, source: Seen) -> Seen:
 
         return read(view, Fraction(1, stride), reads)
 
-    axes = source.axes if None not in source.axes else _default_axes(call.value, len(source.axes))
+    axes = source.axes if None not in source.axes else _default_axes(value, len(source.axes))
     views = tuple(
         written(view) if where == axis else view
         for view, where in zip(source.views, axes, strict=True)
@@ -600,6 +619,7 @@ _STEPS: Mapping[View, Callable[[_Call], Seen | None]] = {
     "permute": _permute,
     "reshape": _reshape,
     "scatter": _scatter,
+    "after": _after,
     "along": _along,
     "linear": _linear,
     "product": _product,
