@@ -157,3 +157,24 @@ def test_analyze_takes_images_and_can_leave_the_response_out():
     assert found.images is not None
     assert (found.images.source, found.images.images) == ("images", 4)
     assert {"response", "images"} <= set(found.scores["grade"])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_where_decisions_never_change_the_change_speaks_alone(value):
+    images = value * 10 + torch.rand(4, 1, 16, 16)  # all positive, or at least not negative
+    (record,) = measure_response(structure_of(Mixed(0.5)), [[images]], "images").cuts
+    assert math.isnan(record.flips)
+    assert record.value == pytest.approx(record.change)
+    assert record.value > 0.01
+
+
+def test_the_interval_covers_every_kind_of_image():
+    torch.manual_seed(0)
+    structure = structure_of(Mixed(0.5))
+    fine = torch.randn(4, 1, 32, 32)
+    coarse = F.interpolate(torch.randn(4, 1, 8, 8), scale_factor=4.0)
+    alone = [measure_response(structure, [[x]], "images").cuts[0] for x in (fine, coarse)]
+    both = measure_response(structure, [[fine], [coarse]], "images").cuts[0]
+    assert both.value == pytest.approx(math.sqrt(alone[0].value * alone[1].value), rel=1e-6)
+    assert both.low == pytest.approx(min(a.low for a in alone), rel=0.1)
+    assert both.high == pytest.approx(max(a.high for a in alone), rel=0.1)

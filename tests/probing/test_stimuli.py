@@ -1,11 +1,13 @@
 """Synthetic images: what they are made of, and that they leave no trace."""
 
+import copy
 import math
 
 import pytest
 import torch
+from torch import nn
 
-from weightscope.probing.stimuli import _ball, _count, _radii, dead_leaves
+from weightscope.probing.stimuli import _ball, _count, _radii, dead_leaves, matched_images
 
 
 @pytest.mark.parametrize("sizes", [(256,), (48, 64), (16, 12, 20)])
@@ -59,3 +61,64 @@ def test_a_ball_is_what_lies_within_its_radius():
     image[box] = inside
     rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
     assert torch.equal(image, (rows - 1) ** 2 + (columns - 5) ** 2 < 4)
+
+
+class Normed(nn.Module):
+    """Two batch norms that saw images of mean 3 and spread 5."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(
+            nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
+            nn.Conv2d(6, 4, 3, padding=1), nn.BatchNorm2d(4),
+        )  # fmt: skip
+        self.train()
+        with torch.no_grad():
+            for seed in range(60):
+                self.net(3 + 5 * dead_leaves(4, 2, (24, 24), seed=seed))
+        self.eval()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def mismatch(model, images):
+    seen = []
+    hook = model.net[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(images)
+    hook.remove()
+    values, norm = seen[0].transpose(0, 1).flatten(1), model.net[1]
+    return float(((values.mean(1) - norm.running_mean).square() / norm.running_var).mean())
+
+
+def test_matched_images_come_nearer_to_what_the_norms_saw():
+    model = Normed()
+    before = copy.deepcopy(model.state_dict())
+    images = dead_leaves(4, 2, (24, 24), seed=99)
+    (found,) = matched_images(model, [images], lambda free: model(*free))
+    assert mismatch(model, found) < 0.6 * mismatch(model, images)
+    assert found.shape == images.shape
+    assert not found.requires_grad
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_without_batch_norms_nothing_is_matched():
+    model = nn.Conv2d(1, 1, 1)
+    assert matched_images(model, [torch.zeros(1, 1, 8, 8)], lambda free: model(*free)) is None
+    fresh = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).eval()
+    assert matched_images(fresh, [torch.zeros(1, 1, 8, 8)], lambda free: fresh(*free)) is None
+
+
+def test_hooks_come_off_when_the_forward_raises():
+    model = Normed()
+
+    def broken(_):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        matched_images(model, [torch.zeros(1, 2, 24, 24)], broken)
+    assert not any(m._forward_pre_hooks for m in model.modules())

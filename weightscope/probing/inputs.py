@@ -32,7 +32,9 @@ LARGEST = {1: 4096, 2: 256, 3: 64}
 """Size in pixels that an image should not exceed, by the number of dimensions: for the time."""
 
 
-def synthetic_inputs(structure: Structure, paint: Painter, images: int, seed: int) -> Any:
+def synthetic_inputs(
+    structure: Structure, paint: Painter, images: int, seed: int, scale: float = 1.0
+) -> Any:
     """What to call the network with: painted images, everything else as in the example.
 
     Args:
@@ -40,6 +42,7 @@ def synthetic_inputs(structure: Structure, paint: Painter, images: int, seed: in
         paint: Makes the images.
         images: How many; the example's number where the network takes no other.
         seed: Of the painter; every image input has one of its own.
+        scale: Of their sizes, beside what `scaling` finds right.
 
     Returns:
         Positional arguments as a tuple, or keyword arguments as a dict.
@@ -55,7 +58,7 @@ def synthetic_inputs(structure: Structure, paint: Painter, images: int, seed: in
         raise InputError("no input of the network is an image of floating-point numbers")
     first = leaves[pictures.index(True)]
     count = images if free_batch else len(first)
-    scale = side(structure, first.shape[2:]) if free_sizes else 1.0
+    scale = scaling(structure, first.shape[2:], scale) if free_sizes else 1.0
     made = []
     for index, (leaf, picture) in enumerate(zip(leaves, pictures, strict=True)):
         if picture:
@@ -128,14 +131,14 @@ def is_image(value: Any, dimensions: int) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == dimensions + 2
 
 
-def side(structure: Structure, sizes: Sequence[int]) -> float:
+def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> float:
     """By what to scale the example's sizes: small enough to be quick, large enough for all levels.
 
     The scaled sizes stay multiples of the deepest reduction where the example's are.
     """
     deepest = max(structure.reductions[-1])
     wanted = max(SMALLEST, PER_REDUCTION * deepest)
-    wanted = min(wanted, LARGEST[structure.inputs.dimensions], min(sizes))
+    wanted = scale * min(wanted, LARGEST[structure.inputs.dimensions], min(sizes))
     step = 2 ** math.ceil(math.log2(deepest)) if deepest > 1 else 1
     wanted = max(step, round(wanted / step) * step)
     return wanted / min(sizes)

@@ -1,6 +1,6 @@
 """How much a network's output changes when what comes back from a level is replaced by its mean.
 
-``docs/decisions/response.md`` says what this can tell and what it cannot.
+``docs/decisions/response.md`` says why it is measured so, and what it cannot tell.
 """
 
 from __future__ import annotations
@@ -15,18 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weightscope.adapters import pytree
-from weightscope.calls import forward_errors, say, undisturbed
+from weightscope.calls import call_arguments, forward_errors, say, undisturbed
 from weightscope.errors import InputError
 from weightscope.graph.running import CutRuns, MeanActivation, channel_axis
 from weightscope.graph.structure import Structure
-from weightscope.probing.inputs import read_images, synthetic_inputs
-from weightscope.probing.stimuli import dead_leaves
+from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
+from weightscope.probing.stimuli import dead_leaves, matched_images
 
 Source = Literal["response", "images"]
 Floats = NDArray[np.float64]
 
-IMAGES = 8
-"""Synthetic images of each kind."""
+IMAGES = 6
+"""Dead-leaves images: more of them would narrow the interval, and cost time in every analysis."""
+
+MATCHED_IMAGES = 4
+"""Images that are matched to batch norms, at half the size: every step costs two passes."""
+
+SAME = 1e-3
+"""Share of the positions below which other decisions are too few to tell anything: a restored image
+whose values are all positive, or a saturated output."""
 
 RESAMPLES = 500
 """Bootstrap resamples over images: enough for the 95 % interval of a figure that is compared with
@@ -43,8 +50,8 @@ class CutResponse:
         low: Lower end of its 95 % bootstrap interval over images.
         high: Upper end of it.
         flips: Share of output positions whose decision changes: the sign of a single channel, the
-            largest of several. NaN where the whole network decides alike everywhere.
-        change: Mean squared change of the output / what the network's output varies by.
+            largest of several. NaN where the decision is the same everywhere.
+        change: 1 - correlation of the output with that of the whole network, mean over channels.
     """
 
     keep_levels: int
@@ -75,13 +82,34 @@ class Response:
 def respond_to_synthetic(structure: Structure) -> Response:
     """Measure the response on images that nobody took; what fails is said in the record.
 
-    A foreign network that does not run on synthetic images must not stop the analysis.
+    Dead leaves for every network; where there are batch norms, images matched to their statistics
+    beside. A foreign network that does not run on them must not stop the analysis.
     """
     try:
-        kinds = [[synthetic_inputs(structure, dead_leaves, IMAGES, seed=1)]]
+        leaves = synthetic_inputs(structure, dead_leaves, IMAGES, seed=1)
+        kinds = [[leaves], *_matched(structure)]
         return measure_response(structure, kinds, "response")
     except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
         return Response("response", (), 0, failure=say(error))
+
+
+def _matched(structure: Structure) -> list[list[Any]]:
+    """Smaller dead leaves matched to the network's batch norms; none without."""
+    inputs = synthetic_inputs(structure, dead_leaves, MATCHED_IMAGES, seed=2, scale=0.5)
+    leaves, spec = pytree.tree_flatten(inputs)
+    places = [i for i, x in enumerate(leaves) if is_image(x, structure.inputs.dimensions)]
+
+    def inserted(images: Sequence[Tensor]) -> Any:
+        changed = dict(zip(places, images, strict=True))
+        return pytree.tree_unflatten([changed.get(i, x) for i, x in enumerate(leaves)], spec)
+
+    def forward(images: Sequence[Tensor]) -> object:
+        args, kwargs = call_arguments(inserted(images))
+        return structure.model(*args, **kwargs)
+
+    with undisturbed(structure.model):
+        images = matched_images(structure.model, [leaves[i] for i in places], forward)
+    return [] if images is None else [[inserted(images)]]
 
 
 def respond_to_images(structure: Structure, images: Iterable[Any]) -> Response:
@@ -140,24 +168,22 @@ class Figures:
 
     @property
     def value(self) -> Floats:
-        """The response: see `docs/decisions/response.md`."""
-        both = np.sqrt(self.flips * self.change)
-        return np.where(np.isnan(self.flips), self.change, both)
+        """The response: the geometric mean of both, or the change where no decision is made."""
+        change = np.clip(self.change, 0.0, None)
+        return np.where(np.isnan(self.flips), change, np.sqrt(self.flips * change))
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
-    """Join the kinds of images by their geometric mean."""
-
-    def mean(rows: list[Floats]) -> Floats:
-        return np.asarray(np.exp(np.mean(np.log(np.maximum(rows, 1e-12)), axis=0)))
-
-    value = mean([kind.value for kind in kinds])
-    low, high = np.quantile(value[1:], [0.025, 0.975])
+    """Join the kinds of images by their geometric mean; the interval covers that of every kind."""
+    values = [kind.value for kind in kinds]
+    ends = np.array([np.quantile(value[1:], [0.025, 0.975]) for value in values])
+    first = [max(float(value[0]), 1e-12) for value in values]
+    value = float(np.exp(np.mean(np.log(first))))
     return CutResponse(
         keep_levels,
-        float(value[0]),
-        float(min(low, value[0])),
-        float(max(high, value[0])),
+        value,
+        min(float(ends[:, 0].min()), value),
+        max(float(ends[:, 1].max()), value),
         float(np.mean([kind.flips[0] for kind in kinds])),
         float(np.mean([kind.change[0] for kind in kinds])),
     )
@@ -169,7 +195,7 @@ class Change:
 
     Attributes:
         flips: Number of positions whose decision changed, (images,).
-        positives: Number of positions whose decision is not the most frequent one, (images,).
+        positives: Number of positions whose decision is not the first class, (images,).
         positions: Number of positions, (images,).
         sums: Of 1, w, c, w^2, c^2 and w c over positions, (images, channels, 6), where w is the
             output of the whole network and c that of the cut one.
@@ -185,10 +211,17 @@ class Change:
         n, w, c, ww, cc, wc = np.moveaxis(np.tensordot(weights, self.sums, 1), -1, 0)
         var_w, var_c = ww / n - (w / n) ** 2, cc / n - (c / n) ** 2
         covariance = wc / n - w * c / n**2
-        with np.errstate(all="ignore"):
-            change = 1 - covariance / np.sqrt(np.maximum(var_w * var_c, 1e-30))
-            flips = weights @ self.flips / (weights @ self.positions)
-        return Figures(flips, change.mean(1))
+        # a channel that does not vary cannot change; one that no longer does has lost everything
+        change = 1 - covariance / np.sqrt(np.maximum(var_w * var_c, 1e-30))
+        change = np.where(var_w <= 1e-24 * (1 + (w / n) ** 2), 0.0, change).mean(1)
+        flips = weights @ self.flips / (weights @ self.positions)
+        return Figures(flips if self.decides else np.full_like(flips, np.nan), change)
+
+    @property
+    def decides(self) -> bool:
+        """Whether the whole or the cut network decides differently at different positions."""
+        rate = self.positives.sum() / self.positions.sum()
+        return bool(SAME < rate < 1 - SAME or self.flips.sum() > SAME * self.positions.sum())
 
 
 def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Change]:
@@ -242,7 +275,7 @@ def compare(whole: Any, cut: Any) -> Change:
     flips = (before != after).double().sum(-1)
     return Change(
         flips.cpu().numpy(),
-        before.double().sum(-1).cpu().numpy(),
+        (before != 0).double().sum(-1).cpu().numpy(),
         np.full(images, float(flat_w.shape[-1])),
         sums.cpu().numpy(),
     )

@@ -31,14 +31,15 @@ SALIENT_BORDER = 0.4
 """The same by history with saliency: live movement times the root of its share."""
 
 
-RESPONSE_BORDER = 0.045
-"""Response that speaks for neither side: the geometric middle of the next two."""
-
-SILENT = 0.02
-"""A response below this is none."""
+SILENT = 0.015
+"""Below it a response is none. Chosen, with the next two, on the networks of the evidence study
+that may choose (``studies/evidence_protocol/jobs.py``), and judged on the others."""
 
 RESPONDS = 0.1
-"""A response above this is one."""
+"""Above it a response is one."""
+
+RESPONSE_BORDER = 0.039
+"""Response that speaks for neither side: the geometric middle of these two."""
 
 
 def utilization(measured: float, unused: float) -> float:
