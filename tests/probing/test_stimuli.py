@@ -64,7 +64,7 @@ def test_a_ball_is_what_lies_within_its_radius():
 
 
 class Normed(nn.Module):
-    """Two batch norms that saw images of mean 3 and spread 5."""
+    """Two batch norms that saw images of mean 0.5 and spread 2."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ class Normed(nn.Module):
         self.train()
         with torch.no_grad():
             for seed in range(60):
-                self.net(3 + 5 * dead_leaves(4, 2, (24, 24), seed=seed))
+                self.net(0.5 + 2 * dead_leaves(4, 2, (24, 24), seed=seed))
         self.eval()
 
     def forward(self, x):
@@ -90,7 +90,8 @@ def mismatch(model, images):
         model(images)
     hook.remove()
     values, norm = seen[0].transpose(0, 1).flatten(1), model.net[1]
-    return float(((values.mean(1) - norm.running_mean).square() / norm.running_var).mean())
+    off = (values.mean(1) - norm.running_mean).square() / norm.running_var
+    return float((off + (values.var(1) / norm.running_var).log().square()).mean())
 
 
 def test_matched_images_come_nearer_to_what_the_norms_saw():
