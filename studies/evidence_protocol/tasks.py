@@ -215,9 +215,9 @@ def patch(
 def denoise(
     size: int, part: Part, rng: np.random.Generator, archives: Path
 ) -> tuple[Array, Array]:
-    """Colour photos under Gaussian noise of 0.15; the answer is the clean photo."""
+    """Colour photos under Gaussian noise of 0.3; the answer is the clean photo."""
     clean = _crop(sources.photo(str(rng.choice(COLOUR_PHOTOS)), archives), size, part, rng)
-    noise = 0.15 * rng.standard_normal(clean.shape)
+    noise = 0.3 * rng.standard_normal(clean.shape)
     return (clean + noise).astype(np.float32), clean.astype(np.float32)
 
 
