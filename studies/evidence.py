@@ -1,7 +1,8 @@
 """Does the verdict predict the truth? Trains networks, scores their levels, judges the scores.
 
     python studies/evidence.py train [--count 80] [--stop-after MINUTES]
-    python studies/evidence.py score
+    python studies/evidence.py respond
+    python studies/evidence.py score [--half choose|judge]
     python studies/evidence.py page [--page docs/studies/evidence]
 
 Every network has a folder of its own, named by a digest of its settings, so that the same command
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import sys
 import time
@@ -25,7 +27,10 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from studies.evidence_protocol.jobs import Job, jobs  # noqa: E402
+from studies.evidence_protocol.responses import measure_responses  # noqa: E402
+from studies.evidence_protocol.scoring import WAYS, score  # noqa: E402
 from studies.evidence_protocol.training import carry_out  # noqa: E402
+from weightscope.files import written_atomically  # noqa: E402
 
 
 def train(listed: list[Job], folder: Path, deadline: float) -> None:
@@ -43,18 +48,39 @@ def train(listed: list[Job], folder: Path, deadline: float) -> None:
             carry_out(job, folder)
 
 
+def respond(listed: list[Job], folder: Path) -> None:
+    """Measure the raw candidates for a response of every stored network."""
+    for job in tqdm(listed, desc="responses", unit="network"):
+        path = folder / "runs" / job.name / "responses.json"
+        if path.parent.exists() and not path.exists():
+            rows = measure_responses(job, folder)
+            with written_atomically(path) as temporary:
+                temporary.write_text(json.dumps(rows))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one part of the study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=("train", "score", "page"))
+    parser.add_argument("part", choices=("train", "respond", "score", "page"))
     parser.add_argument("--count", type=int, default=80, help="networks of the list")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to score")
+    parser.add_argument("--half", choices=("choose", "judge"), help="score only these networks")
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="MINUTES")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    listed, deadline = jobs(options.count), time.time() + 60.0 * options.stop_after
     if options.part == "train":
-        train(jobs(options.count), options.out, time.time() + 60.0 * options.stop_after)
+        train(listed, options.out, deadline)
+    elif options.part == "respond":
+        respond(listed, options.out)
+    elif options.part == "score":
+        wanted = [job for job in listed if options.half in (None, job.half)]
+        stored = [job for job in wanted if (options.out / "runs" / job.name).exists()]
+        for job in tqdm(stored, desc="scoring", unit="network"):
+            if time.time() < deadline:
+                score(job, options.out, tuple(options.ways))
 
 
 if __name__ == "__main__":

@@ -139,6 +139,8 @@ def jobs(count: int) -> list[Job]:
             drawn[turn] = next(held[turn])
         if drawn["labels"] != "true":
             drawn["start"] = "scratch"  # a network that learned nothing
+        if drawn["design"] == "smp_fpn":
+            drawn["size"] = 64  # it wants multiples of 32
         low, high = (math.log(r) for r in RATES[drawn["optimizer"]])
         drawn["rate"] = float(f"{math.exp(low + drawn['rate'] * (high - low)):.2g}")
         listed.append(Job(index=index, earlier=_earlier(drawn, rng), **drawn))
