@@ -18,7 +18,12 @@ def make_model(seed=0):
 
 
 def make_optimizer(model, name="adam", **settings):
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    kinds = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "sgd": torch.optim.SGD,
+        "rmsprop": torch.optim.RMSprop,
+    }
     return kinds[name](model.parameters(), **{"lr": 1e-2, **settings})
 
 
@@ -215,6 +220,18 @@ def test_an_interrupted_training_gives_the_same_history(tmp_path, name):
     pairs = zip(resumed.displacements(), whole.displacements(), strict=True)
     assert all(same_displacement(a, b) for a, b in pairs)
     assert resumed.histograms().equals(whole.histograms())
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop"])
+def test_a_finished_history_reads_the_same_when_it_is_loaded_again(name):
+    model = make_model()
+    optimizer = make_optimizer(model, name)
+    with watch(model, optimizer, every=4) as history:
+        train(model, optimizer, 8)
+    with watch(model, make_optimizer(model, name), every=4) as loaded:
+        loaded.load_state_dict(history.state_dict())
+    pairs = zip(loaded.displacements(), history.displacements(), strict=True)
+    assert all(same_displacement(a, b) for a, b in pairs)
 
 
 def test_a_state_of_another_model_is_refused():

@@ -144,8 +144,9 @@ class History:
         self._faded = dict.fromkeys(self._parameters, 0.0)
         self._gradient = dict.fromkeys(self._parameters, float("nan"))
         self._pending: list[_Walk] = []
-        self._note = ""
-        self._normalised = True
+        self._note, self._normalised = "", True
+        for group in optimizer.param_groups:
+            self._remember(step_rule(optimizer, group))
         self._closed: tuple[Displacement, ...] | None = None
         self._snapshot()
 
@@ -331,10 +332,14 @@ class History:
                 self._pending.append(_Walk())
             rule = step_rule(optimizer, group)
             self._pending[index].step(rule)
-            self._normalised, self._note = rule.normalised, rule.note
+            self._remember(rule)
         if self.steps == 1 or self.steps % self.every == 0:
             self._flush()
             self._snapshot()
+
+    def _remember(self, rule: StepRule) -> None:
+        """Keep what a rule says of the optimiser as a whole."""
+        self._normalised, self._note = rule.normalised, rule.note
 
     def _flush(self) -> None:
         """Fold the walk since the last tick into each parameter's noise variances."""

@@ -47,7 +47,9 @@ class Tokens(nn.Module):
         """Mix the positions of (B, C, H, W)."""
         b, c, h, w = x.shape
         tokens = x.flatten(2).transpose(1, 2)
-        parts = self.qkv(self.before(tokens)).view(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        parts = (
+            self.qkv(self.before(tokens)).view(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )
         mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         tokens = tokens + self.out(mixed.transpose(1, 2).reshape(b, h * w, c))
         tokens = tokens + self.mlp(self.after(tokens))
@@ -151,7 +153,9 @@ class UNet(nn.Module):
     def taps(self) -> Taps:
         """What comes back from each level."""
         last = len(self.decoder)
-        return {2**i: [self.decoder[i] if i < last else self.encoder[i]] for i in range(1, last + 1)}
+        return {
+            2**i: [self.decoder[i] if i < last else self.encoder[i]] for i in range(1, last + 1)
+        }
 
 
 class Pyramid(nn.Module):

@@ -30,7 +30,9 @@ def standardised(x: Tensor) -> Tensor:
     return (x - x.mean()) / x.std()
 
 
-def leaves(channels: int, size: int, seed: int, *, colour: bool = False, big: float = 0.5) -> Tensor:
+def leaves(
+    channels: int, size: int, seed: int, *, colour: bool = False, big: float = 0.5
+) -> Tensor:
     """Dead leaves: overlapping discs, radii ~ r^-3 up to a share of the side, random grey."""
     g = torch.Generator().manual_seed(seed)
     x = torch.zeros(COUNT, channels, size, size)
@@ -146,9 +148,9 @@ def figures(whole: Tensor, cut: Tensor) -> dict[str, float]:
     spread = (p - p.mean(dims, keepdim=True)).square().mean().sqrt()
     # each image by itself: what changes within images only
     a1, b1 = (t - t.mean((2, 3), keepdim=True) for t in (whole, cut))
-    rho1 = (a1 * b1).sum((2, 3)) / (
-        a1.square().sum((2, 3)) * b1.square().sum((2, 3))
-    ).clamp(min=1e-20).sqrt()
+    rho1 = (a1 * b1).sum((2, 3)) / (a1.square().sum((2, 3)) * b1.square().sum((2, 3))).clamp(
+        min=1e-20
+    ).sqrt()
     return {
         "flip": float(flips.float().mean()),
         "over": float(over),
@@ -174,7 +176,5 @@ def measure_responses(job: Job, folder: Path) -> list[dict[str, Any]]:
         if images is None:
             continue
         found = without_levels(model, taps, images)
-        rows += [
-            {"stimulus": name, "reduction": r} | figures(found[0], found[r]) for r in taps
-        ]
+        rows += [{"stimulus": name, "reduction": r} | figures(found[0], found[r]) for r in taps]
     return rows

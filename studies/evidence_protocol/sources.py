@@ -21,9 +21,7 @@ from PIL import Image
 from scipy import ndimage
 
 STARDIST = "stardist-0.9.1.tar.gz"
-SCIKIT_IMAGE = (
-    "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
-)
+SCIKIT_IMAGE = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
 DIGESTS = {
     STARDIST: "fc96e8da35b49ac1e8990e2c15fecf129e5161fae9dfe17cb7b85a026163fbd5",
     SCIKIT_IMAGE: "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
@@ -84,4 +82,6 @@ def nuclei(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
             assert member is not None
             found[part] = np.array(Image.open(io.BytesIO(member.read())))
     image = found["img2d"].astype(np.float32)
-    return np.clip(image / np.quantile(image, 0.995), 0, 1.5), (found["mask2d"] > 0).astype(np.uint8)
+    return np.clip(image / np.quantile(image, 0.995), 0, 1.5), (found["mask2d"] > 0).astype(
+        np.uint8
+    )

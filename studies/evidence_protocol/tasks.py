@@ -147,9 +147,7 @@ def _nuclei_crop(
     return image[place[0] : place[1], place[2] : place[3]], mask, place
 
 
-def nuclei(
-    size: int, part: Part, rng: np.random.Generator, archives: Path
-) -> tuple[Array, Array]:
+def nuclei(size: int, part: Part, rng: np.random.Generator, archives: Path) -> tuple[Array, Array]:
     """Real nuclei against background."""
     image, mask, (top, bottom, left, right) = _nuclei_crop(size, part, rng, archives)
     return image[..., None], mask[top:bottom, left:right].astype(np.float32)
@@ -176,17 +174,13 @@ def _crop(image: Array, size: int, part: Part, rng: np.random.Generator) -> Arra
     return image[y : y + size, x : x + size]
 
 
-def _texture(
-    name: str, size: int, part: Part, rng: np.random.Generator, archives: Path
-) -> Array:
+def _texture(name: str, size: int, part: Part, rng: np.random.Generator, archives: Path) -> Array:
     """A crop of a texture at equal mean and spread, so that grey level tells nothing."""
     crop = _crop(sources.grey_photo(name, archives), size, part, rng)
     return np.asarray(0.5 + 0.18 * (crop - crop.mean()) / max(float(crop.std()), 1e-3), np.float32)
 
 
-def mosaic(
-    size: int, part: Part, rng: np.random.Generator, archives: Path
-) -> tuple[Array, Array]:
+def mosaic(size: int, part: Part, rng: np.random.Generator, archives: Path) -> tuple[Array, Array]:
     """Four real textures in one image, each in the cells of some points."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     points = rng.uniform(0, size, (6, 2))
@@ -198,9 +192,7 @@ def mosaic(
     return image[..., None], target
 
 
-def patch(
-    size: int, part: Part, rng: np.random.Generator, archives: Path
-) -> tuple[Array, Array]:
+def patch(size: int, part: Part, rng: np.random.Generator, archives: Path) -> tuple[Array, Array]:
     """A round patch of coins in grass; equal mean and spread."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     cy, cx = rng.uniform(0.2, 0.8, 2) * size
@@ -212,9 +204,7 @@ def patch(
     )
 
 
-def denoise(
-    size: int, part: Part, rng: np.random.Generator, archives: Path
-) -> tuple[Array, Array]:
+def denoise(size: int, part: Part, rng: np.random.Generator, archives: Path) -> tuple[Array, Array]:
     """Colour photos under Gaussian noise of 0.3; the answer is the clean photo."""
     clean = _crop(sources.photo(str(rng.choice(COLOUR_PHOTOS)), archives), size, part, rng)
     noise = 0.3 * rng.standard_normal(clean.shape)

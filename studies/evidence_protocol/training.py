@@ -67,7 +67,9 @@ def make_optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
     return makers[job.optimizer]()
 
 
-def make_schedule(job: Job, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+def make_schedule(
+    job: Job, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
     """The schedule of a job."""
     if job.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, job.steps)

@@ -1,4 +1,4 @@
-"""What a network really uses: skill lost without a level, by hooks that know nothing of the library.
+"""What a network really uses: skill lost without a level, by hooks of our own.
 
 Every module whose output comes back from a level is made to return its mean over all images and
 positions, one number per channel. Skill is what the answers are better than the best constant
@@ -103,11 +103,15 @@ class Skill:
             right = -(outputs - y).square().flatten(1).double().sum(1)
         return np.stack([right.numpy(), np.full(len(y), y[0].numel())], -1)
 
-    def quality(self, sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """F1 at the best threshold, accuracy, or minus the mean square error, for each weighting."""
+    def quality(
+        self, sums: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """F1 at the best threshold, accuracy, or minus the mean square error, by weighting."""
         total = np.tensordot(weights, sums, (1, 0))
         if self.kind == "binary":
-            return np.asarray((2 * total[..., 0] / np.maximum(total[..., 1] + total[..., 2], 1)).max(1))
+            return np.asarray(
+                (2 * total[..., 0] / np.maximum(total[..., 1] + total[..., 2], 1)).max(1)
+            )
         return np.asarray(total[:, 0] / total[:, 1])
 
     def trivial(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
