@@ -1,14 +1,12 @@
 """How often is a network that learned nothing accused, and are planted idle stages found?
 
-    python studies/calibration.py [--seeds 3] [--seed 2] [--per-design 2]
+    python studies/calibration.py [--seeds 3] [--networks 8]
 
-Part one builds untrained networks of many designs with three initialisers and counts the stages
-that are called used or unused: at most 5 % should be. Part two takes networks that
+Part one builds untrained networks of many designs with three initialisers, hands each to `analyze`
+and counts the stages that are called used or unused: none should be. Part two takes networks that
 ``studies/evidence.py`` trained and plants one idle stage at a time: shrunk to almost zero, drawn
 anew, or put back to its start. Each is judged by the weights alone, by the weights and their start
 (``initial=``), and by the watched history.
-
-The rules behind the verdicts were made on networks of seed 0; ``--seed 2`` judges them on others.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,16 +24,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import mpseg_models  # noqa: E402
-from studies.evidence_protocol.networks import NormUNet, build  # noqa: E402
+import weightscope as ws  # noqa: E402
+from studies.evidence_protocol.designs import UNet  # noqa: E402
+from studies.evidence_protocol.jobs import Job, jobs  # noqa: E402
 from studies.evidence_protocol.page import markdown, write_csv  # noqa: E402
-from studies.evidence_protocol.presets import PRESETS  # noqa: E402
-from studies.evidence_protocol.runs import Preset, Run, load_network  # noqa: E402
-from studies.evidence_protocol.scoring import load_history  # noqa: E402
+from studies.evidence_protocol.scoring import restore_history  # noqa: E402
+from studies.evidence_protocol.training import build, load_network  # noqa: E402
 from weightscope.files import written_atomically  # noqa: E402
 from weightscope.graph import Structure, read_structure  # noqa: E402
 from weightscope.statistics import measure_model  # noqa: E402
@@ -61,8 +60,8 @@ def designs() -> dict[str, Callable[[], nn.Module]]:
         for name in mpseg_models.list_models()
     }
     made |= {
-        "unet, 3 levels": lambda: NormUNet(16, levels=3),
-        "unet, batch norm": lambda: NormUNet(16),
+        "unet, 3 levels": lambda: UNet(3, 1, 16, 3, "batch"),
+        "unet, batch norm": lambda: UNet(3, 1, 16, 5, "batch"),
         "BasicUNet": lambda: nets.BasicUNet(2, 3, 1, features=(16, 16, 32, 64, 128, 16)),
         "UNet with residual units": lambda: nets.UNet(
             2, 3, 1, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=2
@@ -103,14 +102,12 @@ def untrained(seeds: int) -> pd.DataFrame:
     """Assess untrained networks: one row per stage."""
     rows = []
     for name, design in tqdm(designs().items(), desc="untrained", unit="design"):
-        torch.manual_seed(0)
-        structure = read_structure(design(), torch.zeros(2, 3, 64, 64))
         for rule, initializer in INITIALIZERS.items():
             for seed in range(seeds):
                 torch.manual_seed(1000 + seed)
                 model = design()
                 initialise(model, initializer)
-                assessment = assess(structure, measure_model(model, fast=True))
+                assessment = ws.analyze(model, example_inputs=torch.zeros(2, 3, 64, 64)).assessment
                 rows += [
                     {
                         "design": name,
@@ -156,42 +153,34 @@ def plant(
     model.load_state_dict(trained)
 
 
-def planted(folder: Path, preset: Preset, seed: int, per_design: int) -> pd.DataFrame:
+def planted(folder: Path, count: int) -> pd.DataFrame:
     """Assess trained networks with one planted idle stage each: one row per planted stage.
 
     Args:
-        folder: Where the trained networks are stored.
-        preset: How they were trained.
-        seed: Which networks.
-        per_design: Networks taken of each architecture and optimiser, at most.
+        folder: Where the study's networks are stored.
+        count: Networks to plant in, at most: the first of the list that were trained from scratch
+            to the end on true targets, and are what the history saw last.
     """
+    fit = [
+        job
+        for job in jobs(1000)
+        if (job.labels, job.start, job.ema) == ("true", "scratch", False)
+        and (folder / "runs" / job.name / "job.json").exists()
+    ]
     rows = []
-    structures: dict[str, Structure] = {}
-    taken: dict[tuple[str, str], list[Run]] = {}
-    for run in preset.runs():
-        design = taken.setdefault((run.architecture, run.rule), [])
-        stored = (folder / "runs" / run.name / "run.json").exists()
-        if run.labels == "true" and run.seed == seed and stored and len(design) < per_design:
-            design.append(run)
-    runs = [run for design in taken.values() for run in design]
-    for run in tqdm(runs, desc="planted", unit="network"):
-        rows += planted_in(run, preset, folder, structures)
+    for job in tqdm(fit[:count], desc="planted", unit="network"):
+        rows += planted_in(job, folder)
     return pd.DataFrame(rows, columns=["network", "rule", "stage", "way", "count", *EVIDENCE])
 
 
-def planted_in(
-    run: Run, preset: Preset, folder: Path, structures: dict[str, Structure]
-) -> list[dict[str, object]]:
+def planted_in(job: Job, folder: Path) -> list[dict[str, object]]:
     """Plant every stage of one stored network in every way; the verdicts by kind of evidence."""
-    model = load_network(run, preset, folder)
-    if run.architecture not in structures:
-        size = preset.size
-        structures[run.architecture] = read_structure(model, torch.zeros(2, 3, size, size))
-    structure = structures[run.architecture]
-    stored = folder / "runs" / run.name
-    initial = load_file(stored / "initial.safetensors")
-    history = load_history(stored)
-    fresh = build(run.architecture, preset.width, run.seed + 5000).state_dict()
+    model = load_network(job, folder)
+    channels = next(p for p in model.parameters() if p.dim() == 4).shape[1]
+    structure = read_structure(model, torch.zeros(2, channels, job.size, job.size))
+    history = restore_history(job, folder)
+    initial = model.state_dict() | history.initial()
+    fresh = build(replace(job, index=job.index + 5000)).state_dict()
     rows: list[dict[str, object]] = []
     for stage, way in plant(model, initial, fresh, structure):
         alone, started = (measure_model(model, initial=i, fast=True) for i in (None, initial))
@@ -201,17 +190,10 @@ def planted_in(
             "start": assess(structure, started),
             "history": assess(structure, started, history=history),
         }
+        size = sum(p.count for p in alone.parameters if p.layer in layers and p.is_kernel)
+        row = {"network": job.name, "rule": job.optimizer, "stage": stage, "way": way}
         rows.append(
-            {
-                "network": run.name,
-                "rule": run.rule,
-                "stage": stage,
-                "way": way,
-                "count": sum(
-                    p.count for p in alone.parameters if p.layer in layers and p.is_kernel
-                ),
-            }
-            | {evidence: verdict_of(a, stage) for evidence, a in assessments.items()}
+            row | {"count": size} | {e: verdict_of(a, stage) for e, a in assessments.items()}
         )
     return rows
 
@@ -234,7 +216,7 @@ HOW_FOUND = (
 )
 
 
-def page(idle: pd.DataFrame, found: pd.DataFrame, seed: int) -> str:
+def page(idle: pd.DataFrame, found: pd.DataFrame) -> str:
     """The results as Markdown."""
     accused = idle["verdict"] != "undecided"
     networks = idle.groupby(["design", "initializer", "seed"]).ngroups
@@ -247,18 +229,18 @@ def page(idle: pd.DataFrame, found: pd.DataFrame, seed: int) -> str:
     lines = [
         "# Calibration",
         "",
-        "`python studies/calibration.py`, after `python studies/evidence.py --preset cpu`; the "
-        "numbers of networks below are those that were run.",
+        "`python studies/calibration.py`, after `make evidence`; the numbers of networks below are "
+        "those that were run.",
         "",
         f"- {networks} untrained networks, {len(idle)} stages: {accused.mean():.1%} called used or "
-        f"unused (target: at most 5 %); {(idle['state'] == 'untrained').mean():.1%} of the stages "
+        f"unused (target: none); {(idle['state'] == 'untrained').mean():.1%} of the stages "
         "are in networks recognised as untrained.",
     ]
     if len(found):
         hits = found[list(EVIDENCE)] == "unused"
         lines += [
-            f"- {len(found)} planted idle stages in {found['network'].nunique()} trained networks "
-            f"of seed {seed}, target {TARGET:.0%} found: "
+            f"- {len(found)} planted idle stages in {found['network'].nunique()} trained networks, "
+            f"target {TARGET:.0%} found: "
             + ", ".join(f"{hits[key].mean():.1%} by {label}" for key, label in EVIDENCE.items())
             + ".",
             f"- Planted in: {', '.join(sorted(set(found['network'])))}.",
@@ -289,20 +271,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="of each untrained design")
     parser.add_argument("--trained", type=Path, default=ROOT / "runs" / "evidence")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
-    parser.add_argument("--seed", type=int, default=2, help="of the networks to plant in")
-    parser.add_argument("--per-design", type=int, default=2, help="networks to plant in")
+    parser.add_argument("--networks", type=int, default=8, help="to plant in")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/studies/evidence/calibration")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     idle = untrained(options.seeds)
-    folder, preset = options.trained / options.preset, PRESETS[options.preset]
-    found = planted(folder, preset, options.seed, options.per_design)
+    found = planted(options.trained, options.networks)
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(idle, options.out / "untrained.csv")
     write_csv(found, options.out / "planted.csv")
     with written_atomically(options.out / "index.md") as temporary:
-        temporary.write_text(page(idle, found, options.seed))
+        temporary.write_text(page(idle, found))
     print(options.out / "index.md")
 
 

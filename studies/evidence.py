@@ -27,8 +27,9 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from studies.evidence_protocol.jobs import Job, jobs  # noqa: E402
+from studies.evidence_protocol.page import write_page, write_responses  # noqa: E402
 from studies.evidence_protocol.responses import measure_responses  # noqa: E402
-from studies.evidence_protocol.scoring import WAYS, score  # noqa: E402
+from studies.evidence_protocol.scoring import WAYS, code_version, score  # noqa: E402
 from studies.evidence_protocol.training import carry_out  # noqa: E402
 from weightscope.files import written_atomically  # noqa: E402
 
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to score")
     parser.add_argument("--half", choices=("choose", "judge"), help="score only these networks")
+    parser.add_argument("--version", help="of the scores to judge; default: the present code's")
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="MINUTES")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -81,6 +83,10 @@ def main(arguments: list[str] | None = None) -> None:
         for job in tqdm(stored, desc="scoring", unit="network"):
             if time.time() < deadline:
                 score(job, options.out, tuple(options.ways))
+    else:
+        write_page(listed, options.out, options.version or code_version(), options.page)
+        write_responses(listed, options.out, options.page)
+        print(options.page / "index.md")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from studies.evidence_protocol.judge import NEGLIGIBLE, OURS
-from studies.evidence_protocol.tasks import TASKS
+from studies.evidence_protocol.judge import GRADES, skilled
+from studies.evidence_protocol.truth import NEGLIGIBLE
 from weightscope.files import written_atomically
-
-matplotlib.use("Agg")
 
 BLUE, GREY, ORANGE = "#2b6cb0", "#8a8f98", "#d97706"
 
@@ -24,70 +21,77 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 
-def draw_aucs(scores: pd.DataFrame) -> Figure:
-    """AUC of every score with its interval, pooled and within depth."""
-    figure = Figure(figsize=(9, 0.36 * len(scores) + 1.2))
+def draw_aucs(halves: dict[str, pd.DataFrame]) -> Figure:
+    """AUC of every grade with its interval, pooled and within depth, on both halves."""
+    judged = halves["judge"]
+    order = judged.sort_values("within")["grade"].tolist()
+    titles = judged.set_index("grade")["title"]
+    figure = Figure(figsize=(9, 0.42 * len(order) + 1.2))
     axes = figure.subplots(1, 2, sharey=True)
-    ordered = scores.iloc[::-1].reset_index(drop=True)
-    titles = {"auc": "all networks, pooled", "auc_trained_within": "trained networks, within depth"}
-    for axis, (key, title) in zip(axes, titles.items(), strict=True):
-        for i, row in ordered.iterrows():
-            colour = BLUE if row["score"] in OURS else GREY
-            axis.plot(
-                [row[f"{key}_low"], row[f"{key}_high"]], [i, i], color=colour, lw=2, alpha=0.6
-            )
-            axis.plot(row[key], i, "o", color=colour, ms=6)
+    for axis, (key, title) in zip(axes, {"auc": "pooled", "within": "within depth"}.items(),
+                                  strict=True):  # fmt: skip
+        for name, colour, shift in (("choose", GREY, -0.14), ("judge", BLUE, 0.14)):
+            rows = halves[name].set_index("grade")
+            for i, grade in enumerate(order):
+                if grade in rows.index:
+                    row = rows.loc[grade]
+                    ends = [row[f"{key}_low"], row[f"{key}_high"]]
+                    axis.plot(ends, [i + shift] * 2, color=colour, lw=2, alpha=0.6)
+                    axis.plot(row[key], i + shift, "o", color=colour, ms=5,
+                              label=name if i == 0 else None)  # fmt: skip
         axis.axvline(0.5, color="black", lw=0.8, ls=":")
         axis.set_xlim(0.2, 1.02)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("AUC, used against unused stages")
+        axis.set_title(f"AUC, {title}", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(ordered)), ordered["label"], fontsize=8)
+    axes[0].set_yticks(range(len(order)), [titles[g].replace("`", "") for g in order], fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2, fontsize=8,
+                  bbox_to_anchor=(0.5, -0.06))  # fmt: skip
     return figure
 
 
-def draw_drops(frame: pd.DataFrame) -> Figure:
-    """Share of the skill lost by level for each task; a thin line for each network."""
-    trained = frame[frame["labels"] == "true"]
-    figure = Figure(figsize=(11, 3))
-    axes = figure.subplots(1, len(TASKS), sharey=True)
-    for axis, task in zip(axes, TASKS, strict=True):
-        part = trained[trained["task"] == task].drop_duplicates(["name", "level"])
-        for _, network in part.groupby("name"):
-            ordered = network.sort_values("level")
-            axis.plot(ordered["level"], ordered["lost"], color=BLUE, alpha=0.35, lw=1)
-        mean = part.groupby("level")["lost"].mean()
-        axis.plot(mean.index, mean.to_numpy(), "o-", color=ORANGE, lw=2)
+def draw_scatter(table: pd.DataFrame) -> Figure:
+    """The score of every grade against the share of skill lost."""
+    part = skilled(table)
+    keys = [k for k in GRADES if k in part and part[k].notna().any()]
+    figure = Figure(figsize=(2.6 * len(keys) + 0.6, 3.2))
+    axes = np.atleast_1d(figure.subplots(1, len(keys), sharey=True))
+    for axis, key in zip(axes, keys, strict=True):
+        for half, marker, colour in (("choose", "o", GREY), ("judge", "o", BLUE)):
+            own = part[(part["half"] == half) & part[key].notna()]
+            axis.scatter(own[key], own["lost"].clip(-0.2, 1.3), s=14, marker=marker, color=colour,
+                         alpha=0.5, label=half)  # fmt: skip
         axis.axhline(NEGLIGIBLE, color="black", lw=0.8, ls=":")
-        axis.set_title(f"{task} (n = {part['name'].nunique()})", fontsize=10)
-        axis.set_xlabel("levels removed from")
-        axis.set_xticks(sorted(part["level"].unique()))
-        axis.set_ylim(-0.1, 1.4)
-    axes[0].set_ylabel("share of skill lost")
-    return figure
-
-
-def draw_scatter(frame: pd.DataFrame) -> Figure:
-    """Utilization by each grade against the share of skill lost."""
-    figure = Figure(figsize=(11, 3.2))
-    axes = figure.subplots(1, len(OURS), sharey=True)
-    titles = [label.removeprefix("weightscope, ").replace(" (", "\n(") for label in OURS.values()]
-    markers = {"true": ("o", BLUE), "shuffled": ("x", ORANGE), "none": ("+", "black")}
-    for axis, key, title in zip(axes, OURS, titles, strict=True):
-        for labels, (marker, colour) in markers.items():
-            part = frame[(frame["labels"] == labels) & frame[key].notna()]
-            jitter = np.random.default_rng(0).normal(0, 0.006, len(part))
-            axis.scatter(
-                part[key], part["lost"] + jitter, s=14, marker=marker, color=colour, alpha=0.5,
-                label={"true": "trained", "none": "untrained"}.get(labels, "shuffled labels"),
-            )  # fmt: skip
-        axis.axhline(NEGLIGIBLE, color="black", lw=0.8, ls=":")
-        axis.set_title(title, fontsize=8)
-        axis.set_xlabel("utilization")
+        axis.set_title(key, fontsize=9)
+        axis.set_xlabel("score")
         axis.set_xlim(-0.03, 1.03)
     axes[0].set_ylabel("share of skill lost")
-    handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.03)
-    )
+    figure.legend(*axes[-1].get_legend_handles_labels(), fontsize=8, ncols=2, loc="upper center",
+                  bbox_to_anchor=(0.5, -0.03))  # fmt: skip
+    return figure
+
+
+def draw_losses(table: pd.DataFrame) -> Figure:
+    """Share of skill lost by reduction for each task; a thin line for each network."""
+    part = skilled(table)
+    tasks = sorted(part["task"].unique())
+    columns = min(len(tasks), 5)
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.4 * rows))
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True, squeeze=False)).ravel()
+    for axis in axes[len(tasks) :]:
+        axis.set_axis_off()
+    for axis, task in zip(axes, tasks, strict=False):
+        own = part[part["task"] == task]
+        for _, network in own.groupby("name"):
+            ordered = network.sort_values("reduction")
+            axis.plot(np.log2(ordered["reduction"]), ordered["lost"].clip(-0.2, 1.3), color=BLUE,
+                      alpha=0.5, lw=1)  # fmt: skip
+        axis.axhline(NEGLIGIBLE, color="black", lw=0.8, ls=":")
+        axis.set_title(f"{task} ({own['name'].nunique()})", fontsize=9)
+        axis.set_xticks(range(1, 6), [str(2**i) for i in range(1, 6)])
+    for axis in axes[::columns]:
+        axis.set_ylabel("share of skill lost", fontsize=8)
+    for axis in axes[max(len(tasks) - columns, 0) : len(tasks)]:
+        axis.set_xlabel("removed from reduction", fontsize=8)
+    figure.tight_layout()
     return figure

@@ -1,294 +1,261 @@
-"""Does a score tell used from unused stages? AUC, rank correlation, thresholds judged held out."""
+"""Does what the library says agree with the truth? Measures, and the tables of the page."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from studies.evidence_protocol.runs import Run
+from studies.evidence_protocol.compare import auc, auc_within_depth
+from studies.evidence_protocol.jobs import Job
+from studies.evidence_protocol.truth import NEGLIGIBLE
 
-NEGLIGIBLE = 0.05
-"""Share of the network's skill whose loss makes a stage used; as in `weightscope.utilization`."""
-
-OURS = {
-    "data_metric": "weightscope, data (ablation by F1 on other images)",
-    "data_loss": "weightscope, data (ablation by the loss)",
-    "history": "weightscope, history",
-    "weights_start": "weightscope, weights and their start",
-    "weights": "weightscope, weights",
+GRADES = {
+    "response": ("model", "response", "the model alone: `response`"),
+    "weights": ("model", "weights", "the model alone: `weights`"),
+    "history": ("history", "history", "the watched training: `history`"),
+    "images": ("images", "images", "unlabelled images: `images`"),
+    "loss": ("loss", "data", "labelled images, the loss: `data`"),
+    "metric": ("metric", "data", "labelled images, a metric: `data`"),
 }
-OTHERS = {
-    "taylor": "Taylor importance, share of the largest stage's",
-    "importance": "Taylor importance, raw",
-    "walk_ratio": "movement / noise walk",
-    "gradient_fade": "faded / steady noise walk",
-    "movement": "rms movement",
-    "saliency": "saliency late in the training, share of the largest stage's",
-    "excess_spread": "excess spread",
-    "spread_ratio": "std / initial std",
-    "dispersion": "dispersion of the filters' energies",
-    "ks": "KS to the null",
-    "wasserstein": "Wasserstein to the null",
-    "std": "raw std",
-    "near_zero_1e-3": "near-zero mass 1e-3 (the paper's reading)",
-    "near_zero_1e-2": "near-zero mass 1e-2 (the paper's reading)",
-    "near_zero_relative": "near-zero mass, 0.1 initial std",
-    "kurtosis": "kurtosis",
-    "alpha": "WeightWatcher's alpha",
-    "saturation": "activation saturation (delve's definition)",
-    "deepest_first": "deepest first",
+"""Key -> (what `analyze` was given, the grade that is read, its title)."""
+
+BASELINES = {
+    "deepest": "deepest first",
+    "near_zero": "near-zero mass 1e-2 (the paper's reading)",
     "random": "random",
 }
-SCORES = OURS | OTHERS
+CIRCUMSTANCES = ("design", "task", "optimizer", "schedule", "start", "standard", "ema", "early",
+                 "width", "levels")  # fmt: skip
 
 
-def stage_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per stage that a cut removes: all scores, the share of skill lost, and the label.
+def score_table(
+    listed: Sequence[Job], folder: Path, version: str, truth: pd.DataFrame
+) -> pd.DataFrame:
+    """The table of true cuts with what the library says of each.
 
-    Networks that learned nothing (untrained, shuffled labels) use no stage: their share is 0.
-    """
-    rows = []
-    for record in records:
-        run = record["run"]
-        for row in record["rows"]:
-            if row["f1_drop"] is None:
-                continue
-            learned = run["labels"] == "true"
-            share = {
-                metric: row[f"{metric}_drop"]
-                / max(record["quality"][metric] - record["chance"][metric], 1e-9)
-                if learned
-                else 0.0
-                for metric in ("f1", "average_precision")
-            }
-            rows.append(
-                {
-                    **run,
-                    "name": Run(**run).name,
-                    **row,
-                    "lost": share["f1"],
-                    "lost_ap": share["average_precision"],
-                }
-            )
-    frame = pd.DataFrame(rows)
-    frame["used"] = frame["lost"] > NEGLIGIBLE
-    return frame
-
-
-def auc(score: NDArray[np.float64], used: NDArray[np.bool_]) -> float:
-    """Chance that a used stage scores higher than an unused one; ties count half."""
-    from scipy.stats import rankdata
-
-    positives, negatives = int(used.sum()), int((~used).sum())
-    if not positives or not negatives:
-        return float("nan")
-    ranks = rankdata(score)
-    return float((ranks[used].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def auc_within_depth(
-    score: NDArray[np.float64], used: NDArray[np.bool_], level: NDArray[np.int64]
-) -> float:
-    """AUC over pairs of stages of the same level only: depth itself scores exactly one half."""
-    wins, pairs = 0.0, 0
-    for depth in np.unique(level):
-        here = level == depth
-        count = int((used & here).sum()) * int((~used & here).sum())
-        if count:
-            wins += count * auc(score[here], used[here])
-            pairs += count
-    return wins / pairs if pairs else float("nan")
-
-
-def rank_correlation(score: NDArray[np.float64], lost: NDArray[np.float64]) -> float:
-    """Spearman's correlation of a score with the share of skill lost."""
-    from scipy.stats import spearmanr
-
-    if len(score) < 3 or np.ptp(score) == 0 or np.ptp(lost) == 0:
-        return float("nan")
-    return float(spearmanr(score, lost).statistic)
-
-
-def halves(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split by run: the earlier seeds, on which forms and thresholds were chosen, and the last.
-
-    A study of one seed has no held-out runs; it is judged on itself, which its page says.
-    """
-    last = frame["seed"] == frame["seed"].max()
-    if last.all():
-        return frame, frame
-    return frame[~last], frame[last]
-
-
-def judge(frame: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-    """Judge every score, with intervals from resampling whole runs.
+    The score of a cut is the largest among the stages that it removes; its verdict is ``used`` if
+    any of them is, ``unused`` if all are, else ``undecided``.
 
     Args:
-        frame: From `stage_table`.
-        resamples: Bootstrap resamples of the runs.
-        seed: Of the bootstrap.
+        listed: The jobs.
+        folder: Where they are stored.
+        version: Of the library's code that scored them.
+        truth: From `compare.truth_table`.
 
     Returns:
-        One row per score, best pooled AUC first: stages scored, AUC pooled, within depth, and on
-        trained networks only; Spearman's correlation with the share of skill lost; AUC on the
-        last seed, with an interval, and balanced accuracy there with the threshold of the others.
+        The rows of ``truth`` whose network was scored, with columns ``KEY`` and ``KEY_verdict`` for
+        each grade, ``WAY_final`` for the verdict of the strongest grade, and the baselines.
     """
-    first, second = halves(frame)
     rows = []
-    for key, label in SCORES.items():
-        known = frame[frame[key].notna()]
-        trained = known[known["labels"] == "true"]
-        row: dict[str, Any] = {"score": key, "label": label, "stages": len(known)}
-        for name, (part, measure) in {
-            "auc": (known, lambda a: auc(a.score, a.used)),
-            "auc_within": (known, lambda a: auc_within_depth(a.score, a.used, a.level)),
-            "auc_trained": (trained, lambda a: auc(a.score, a.used)),
-            "auc_trained_within": (trained, lambda a: auc_within_depth(a.score, a.used, a.level)),
-            "spearman": (known, lambda a: rank_correlation(a.score, a.lost)),
-        }.items():
-            columns = Columns.of(part, key)
-            row[name] = measure(columns)
-            row[f"{name}_low"], row[f"{name}_high"] = interval(
-                columns, part["name"].to_numpy(), measure, resamples, seed
+    for job in listed:
+        found = read_scores(job, folder, version)
+        for _, cut in truth[truth["name"] == job.name].iterrows():
+            if found:
+                rows.append(cut.to_dict() | judge_cut(found, cut["reduction"], job))
+    return pd.DataFrame(rows)
+
+
+def read_scores(job: Job, folder: Path, version: str) -> dict[str, Any]:
+    """What the library said of one network, by way; empty if it was not asked."""
+    path = folder / "runs" / job.name / f"scores-{version}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def judge_cut(found: dict[str, Any], reduction: int, job: Job) -> dict[str, Any]:
+    """Scores and verdicts of one cut."""
+    chance = np.random.default_rng([job.index, reduction])
+    row: dict[str, Any] = {"deepest": -reduction, "random": float(chance.random())}
+    for way, said in found.items():
+        removed = [s for s in said.get("stages", ()) if s["reduction"] >= reduction]
+        row[f"{way}_final"] = together([s["verdict"] for s in removed])
+        if way == "model":
+            masses = [s["near_zero"] for s in removed if s.get("near_zero") is not None]
+            row["near_zero"] = -min(masses) if masses else np.nan
+        for key, (given, grade, _) in GRADES.items():
+            if given == way:
+                scores = [s["scores"][grade] for s in removed if grade in s["scores"]]
+                values = [s["score"] for s in scores if np.isfinite(s["score"])]
+                row[key] = max(values, default=np.nan)
+                row[f"{key}_verdict"] = together([s["verdict"] for s in scores])
+    return row
+
+
+def together(verdicts: Sequence[str]) -> str:
+    """The verdict on several stages that a cut removes at once."""
+    if not verdicts:
+        return "undecided"
+    if "used" in verdicts:
+        return "used"
+    return "unused" if set(verdicts) == {"unused"} else "undecided"
+
+
+def skilled(table: pd.DataFrame) -> pd.DataFrame:
+    """The cuts of networks that learned something from true labels."""
+    return table[(table["labels"] == "true") & table["skilled"]]
+
+
+def grade_row(table: pd.DataFrame, key: str) -> dict[str, Any]:
+    """One grade or baseline on some cuts of skilled networks: AUC, decided, right, wrong unused."""
+    known = table[table[key].notna()] if key in table else table[:0]
+    score, used = known[key].to_numpy(float) if len(known) else np.empty(0), known["used"]
+    row: dict[str, Any] = {
+        "cuts": len(known),
+        "auc": auc(score, used.to_numpy(bool)),
+        "within": auc_within_depth(score, used.to_numpy(bool), known["reduction"].to_numpy()),
+    }
+    if f"{key}_verdict" in table:
+        verdict, truth = table[f"{key}_verdict"], np.where(table["used"], "used", "unused")
+        decided = verdict != "undecided"
+        row |= {
+            "decided": float(decided.mean()),
+            "right": float((verdict == truth)[decided].mean()) if decided.any() else np.nan,
+            "wrong_unused": float(((verdict == "unused") & table["used"]).mean()),
+            "wrong_used": float(((verdict == "used") & ~table["used"]).mean()),
+        }
+    return row
+
+
+def grade_table(table: pd.DataFrame, *, resamples: int = 400) -> pd.DataFrame:
+    """All grades and baselines on the skilled networks, with intervals over networks."""
+    part = skilled(table)
+    rows = []
+    for key, title in {k: t for k, (_, _, t) in GRADES.items()} | BASELINES.items():
+        if key not in part or part[key].notna().sum() == 0:
+            continue
+        row = {"grade": key, "title": title} | grade_row(part, key)
+        for measure in ("auc", "within"):
+            row[f"{measure}_low"], row[f"{measure}_high"] = interval(
+                part[part[key].notna()], lambda f, k=key, m=measure: grade_row(f, k)[m], resamples
             )
-        fitted, held = (Columns.of(f[f[key].notna()], key) for f in (first, second))
-        row["auc_held_out"] = auc(held.score, held.used)
-        row["auc_held_out_low"], row["auc_held_out_high"] = interval(
-            held,
-            second.loc[second[key].notna(), "name"].to_numpy(),
-            lambda a: auc(a.score, a.used),
-            resamples,
-            seed,
-        )
-        row["threshold"] = best_threshold(fitted.score, fitted.used)
-        row["accuracy_held_out"] = balanced_accuracy(held.score > row["threshold"], held.used)
         rows.append(row)
-    return pd.DataFrame(rows).sort_values("auc", ascending=False, ignore_index=True)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What is judged, one entry per stage: a score, the label, the share lost, the level."""
-
-    score: NDArray[np.float64]
-    used: NDArray[np.bool_]
-    lost: NDArray[np.float64]
-    level: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, key: str) -> Columns:
-        """Read the columns of one score off a table."""
-        return cls(
-            frame[key].to_numpy(float),
-            frame["used"].to_numpy(bool),
-            frame["lost"].to_numpy(float),
-            frame["level"].to_numpy(np.int64),
-        )
-
-    def take(self, rows: NDArray[np.intp]) -> Columns:
-        """Some rows, with repeats."""
-        return Columns(self.score[rows], self.used[rows], self.lost[rows], self.level[rows])
+    return pd.DataFrame(rows)
 
 
 def interval(
-    columns: Columns,
-    names: NDArray[Any],
-    measure: Callable[[Columns], float],
-    resamples: int,
-    seed: int,
+    table: pd.DataFrame, measure: Callable[[pd.DataFrame], float], resamples: int, seed: int = 0
 ) -> tuple[float, float]:
-    """Central 95 % of a measure over resampled runs."""
-    groups = [np.flatnonzero(names == name) for name in np.unique(names)]
-    if not groups:
-        return float("nan"), float("nan")
+    """Central 95 % of a measure over resampled networks."""
+    groups: list[NDArray[np.intp]] = list(
+        table.reset_index(drop=True).groupby("name").indices.values()
+    )
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(resamples):
         picked = generator.integers(len(groups), size=len(groups))
-        values.append(measure(columns.take(np.concatenate([groups[i] for i in picked]))))
+        values.append(measure(table.iloc[np.concatenate([groups[i] for i in picked])]))
     if not np.isfinite(values).any():
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
-def best_threshold(score: NDArray[np.float64], used: NDArray[np.bool_]) -> float:
-    """Threshold of the largest balanced accuracy; midway between neighbouring scores."""
-    values = np.unique(score)
-    middles = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
-    accuracies = [balanced_accuracy(score > t, used) for t in middles]
-    if not np.isfinite(accuracies).any():
-        return float("nan")
-    return float(middles[int(np.nanargmax(accuracies))])
+def circumstance_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Every grade under every value of every circumstance."""
+    part = skilled(table)
+    rows = []
+    for circumstance in CIRCUMSTANCES:
+        for value, own in part.groupby(circumstance):
+            known = [key for key in keys if key in own and own[key].notna().any()]
+            base = {"circumstance": circumstance, "value": value, "networks": own["name"].nunique()}
+            rows += [base | {"grade": key} | grade_row(own, key) for key in known]
+    return pd.DataFrame(rows)
 
 
-def balanced_accuracy(called: NDArray[np.bool_], used: NDArray[np.bool_]) -> float:
-    """Mean of the shares of used and of unused stages that are called so."""
-    if used.all() or not used.any():
-        return float("nan")
-    return float((called[used].mean() + (~called[~used]).mean()) / 2)
+def wrong_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Every decided verdict that is wrong, with its cause as far as the figures tell."""
+    rows = []
+    for _, cut in skilled(table).iterrows():
+        for key in GRADES:
+            verdict = cut.get(f"{key}_verdict", "undecided")
+            if verdict == "undecided" or (verdict == "used") == cut["used"]:
+                continue
+            rows.append({
+                "grade": key, "verdict": verdict, "half": cut["half"], "name": cut["name"],
+                "reduction": cut["reduction"], "lost": cut["lost"], "lost_low": cut["lost_low"],
+                "lost_high": cut["lost_high"], "score": cut[key], "start": cut["start"],
+                "skill": cut["skill"], "cause": cause(cut, key, verdict),
+            })  # fmt: skip
+    columns = ["grade", "verdict", "half", "name", "reduction", "lost", "lost_low", "lost_high",
+               "score", "start", "skill", "cause"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
-def cut_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per network that was cut at a depth and trained: what was lost, and all scores.
+def cause(cut: pd.Series[Any], key: str, verdict: str) -> str:
+    """Why a verdict is wrong, as far as the other figures tell."""
+    if cut["lost_low"] <= NEGLIGIBLE <= cut["lost_high"]:
+        return "the truth itself may lie on either side of 5 %"
+    if key == "response" and cut.get("images_verdict") != verdict:
+        side = "only there" if verdict == "unused" else "not there"
+        return f"the user's images differ from the stimuli: what the level does shows {side}"
+    if key in ("response", "images") and verdict == "used":
+        return "the answer changes, the quality does not"
+    if key in ("response", "images"):
+        return "a small change of the answer decides the quality"
+    if key == "loss":
+        return "the loss sees what the quality does not, or the other way round"
+    return ""
 
-    Columns ``tuned`` and ``scratch`` are the share of the whole network's skill that is missing
-    after fine-tuning and after training from scratch; the score of a cut is the largest among the
-    stages that it takes away.
+
+def idle_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Networks that learned nothing: cuts, and how many each grade calls used or unused."""
+    rows = []
+    for labels, own in table[table["labels"] != "true"].groupby("labels"):
+        for key, (_, _, title) in GRADES.items():
+            if f"{key}_verdict" in own:
+                counts = own[f"{key}_verdict"].value_counts()
+                rows.append({
+                    "labels": labels, "title": title, "networks": own["name"].nunique(),
+                    "cuts": len(own), "used": int(counts.get("used", 0)),
+                    "unused": int(counts.get("unused", 0)),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def network_table(
+    listed: Sequence[Job], folder: Path, version: str, truth: pd.DataFrame
+) -> pd.DataFrame:
+    """One row for each network and way: state, conclusion, and whether the first proposal is right.
+
+    The right one is the deepest cut, in the sense of the most that goes, that costs at most 5 % of
+    the skill: ``wanted``, as a reduction; 0 where every cut costs more.
     """
     rows = []
-    for record in records:
-        for keep in (record["truncated"] or {"tuned": {}})["tuned"]:
-            if keep == "whole":
-                continue
-            removed = pd.DataFrame([r for r in record["rows"] if r["level"] >= int(keep)])
-            row: dict[str, Any] = {"name": Run(**record["run"]).name, "keep": keep}
-            for way, reached in record["truncated"].items():
-                if reached:  # the network itself is the whole one trained from scratch
-                    whole = reached.get("whole", record["quality"]["f1"])
-                    skill = whole - record["chance"]["f1"]
-                    row[way] = (whole - reached[keep]) / max(skill, 1e-9)
-            rows.append(row | {k: pd.to_numeric(removed[k]).max() for k in SCORES})
+    for job in listed:
+        own = truth[truth["name"] == job.name]
+        if own.empty:
+            continue
+        free = own[~own["used"]]["reduction"]
+        wanted = int(free.min()) if len(free) and job.labels == "true" else 0
+        for way, said in read_scores(job, folder, version).items():
+            proposals = [p for p in said.get("proposals", ()) if p["refusal"] is None]
+            first = proposals[0]["reduction"] if proposals else 0
+            costs = own.set_index("reduction")["lost"].to_dict()
+            rows.append({
+                "name": job.name, "half": job.half, "labels": job.labels, "way": way,
+                "skilled": bool(own["skilled"].iloc[0]), "skill": own["skill"].iloc[0],
+                "state": said.get("state", "error"), "wanted": wanted, "first": first,
+                "costs": costs.get(first, np.nan), "supports": support(proposals),
+                "conclusion": said.get("conclusion", said.get("error", "")),
+                "seconds": said.get("seconds", np.nan),
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def judge_cuts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation of every score with what the cut networks lost after training."""
-    rows = []
-    for key, label in SCORES.items():
-        row: dict[str, Any] = {"score": key, "label": label}
-        for way in ("tuned", "scratch"):
-            known = frame[frame[key].notna() & frame[way].notna()] if way in frame else frame[:0]
-            row[way] = (
-                rank_correlation(known[key].to_numpy(float), known[way].to_numpy(float))
-                if len(known)
-                else float("nan")
-            )
-        rows.append(row)
-    return pd.DataFrame(rows)
+def support(proposals: Sequence[dict[str, Any]]) -> str:
+    """What the first proposal says for itself."""
+    return str(proposals[0]["evidence"]) if proposals else ""
 
 
-def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """How often each grade's verdict is right: one row per grade and verdict."""
-    rows = []
-    for key, label in OURS.items():
-        for verdict in ("used", "unused", "undecided"):
-            part = frame[frame[f"{key}_verdict"] == verdict]
-            right = part["used"] if verdict == "used" else ~part["used"]
-            rows.append(
-                {
-                    "grade": label,
-                    "verdict": verdict,
-                    "stages": len(part),
-                    "share": len(part) / len(frame),
-                    "right": float(right.mean())
-                    if verdict != "undecided" and len(part)
-                    else float("nan"),
-                }
-            )
-    return pd.DataFrame(rows)
+def false_states(networks: pd.DataFrame) -> pd.DataFrame:
+    """Networks of whose state as a whole the library says what is not so."""
+    trained = (networks["labels"] == "true") & networks["skilled"]
+    wrong = (trained & networks["state"].isin(["untrained", "noise", "unskilled", "collapsed"])) | (
+        (networks["labels"] == "none") & (networks["state"] == "trained")
+    )
+    return networks[wrong]

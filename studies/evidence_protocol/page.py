@@ -1,289 +1,380 @@
-"""The study's page: what was found first, then tables, figures, command and limits."""
+"""The page of the study: what was found first, then figures, tables, command and limits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from studies.evidence_protocol.figures import draw_aucs, draw_drops, draw_scatter, save
-from studies.evidence_protocol.judge import (
-    NEGLIGIBLE,
-    OURS,
-    cut_table,
-    halves,
-    judge,
-    judge_cuts,
-    stage_table,
-    verdict_table,
-)
-from studies.evidence_protocol.runs import Preset
+from studies.evidence_protocol import judge
+from studies.evidence_protocol.compare import response_table, truth_table
+from studies.evidence_protocol.figures import draw_aucs, draw_losses, draw_scatter, save
+from studies.evidence_protocol.jobs import HELD_OUT, Job
+from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
 from weightscope.files import written_atomically
 
-TARGETS = {"weights": 0.80, "history": 0.92, "data_loss": 0.97, "data_metric": 0.97}
-BASELINES = ("deepest_first", "random")
-SAME_INFORMATION = {
-    "weights": (
-        "excess_spread",
-        "spread_ratio",
-        "dispersion",
-        "ks",
-        "wasserstein",
-        "std",
-        "near_zero_1e-3",
-        "near_zero_1e-2",
-        "near_zero_relative",
-        "kurtosis",
-        "alpha",
-    ),
-    "weights_start": ("movement",),
-    "history": ("movement", "walk_ratio", "gradient_fade", "saliency"),
+GOALS = {
+    "response": {
+        "auc": 0.98,
+        "within": 0.95,
+        "decided": 0.75,
+        "right": 0.98,
+        "wrong_unused": 0.005,
+    },
+    "images": {"auc": 0.99, "within": 0.97},
+    "history": {"auc": 0.95, "within": 0.90, "right": 0.97},
+    "metric": {"auc": 0.99, "within": 0.97, "wrong": 0.01},
+    "loss": {"auc": 0.98, "within": 0.95, "wrong": 0.01},
 }
-"""Other scores that need no more than a grade of ours."""
+"""What each grade should reach on the judging half."""
+
+FIRST = {"model": 0.75, "images": 0.85, "metric": 0.90}
+"""How often the first proposal should be right."""
+
+WORDS = {"auc": "AUC", "within": "within depth", "decided": "decided", "right": "of these right",
+         "wrong_unused": 'wrong "unused" among all', "wrong": "wrong among all"}  # fmt: skip
+AT_MOST = ("wrong_unused", "wrong")
 
 
-def write_page(
-    records: Sequence[dict[str, Any]], preset: Preset, name: str, planned: int, folder: Path
-) -> None:
-    """Write ``index.md``, ``stages.csv``, ``scores.csv`` and the figures into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    frame = stage_table(records)
-    verdicts = verdict_table(halves(frame)[1])
-    scores = judge(frame)
-    write_csv(frame, folder / "stages.csv")
-    write_csv(scores, folder / "scores.csv")
-    save(draw_aucs(scores), folder / "auc.png")
-    save(draw_drops(frame), folder / "drops.png")
-    save(draw_scatter(frame), folder / "scatter.png")
-    text = "\n".join(
-        [
-            "# Does the verdict predict the truth?",
-            "",
-            *findings(scores, frame),
-            "",
-            "![AUC of every score](auc.png)",
-            "",
-            "## What was done",
-            "",
-            *protocol(preset, name, planned, frame, records),
-            "",
-            "## Every score",
-            "",
-            "AUC of used against unused stages, with 95 % intervals over runs. *Within depth* "
-            "compares stages of the same level only, so that depth itself scores one half. "
-            "*Trained* leaves out untrained and shuffled-label networks. *Held out* are the runs "
-            "of the last seed. The accuracy there is the mean of the shares of used and unused "
-            "stages called right, with the threshold of the earlier seeds.",
-            "",
-            score_table(scores),
-            "",
-            "## Our verdicts on the held-out runs",
-            "",
-            markdown(
-                verdicts,
-                {
-                    "grade": ("evidence", "{}"),
-                    "verdict": ("verdict", "{}"),
-                    "stages": ("stages", "{}"),
-                    "share": ("share", "{:.0%}"),
-                    "right": ("right", "{:.0%}"),
-                },
-            ),
-            "",
-            "## Networks recognised as a whole",
-            "",
-            state_table(records),
-            "",
-            "## The truth",
-            "",
-            "Share of each network's skill (F1 at the best threshold, less its value on other "
-            "images' masks) that is lost when every level from the given one down is replaced by "
-            "its mean activation.",
-            "",
-            "![Skill lost by level and task](drops.png)",
-            "",
-            "![Utilization against skill lost](scatter.png)",
-            "",
-            *truncation_section(records, preset),
-        ]
-    )
-    with written_atomically(folder / "index.md") as temporary:
-        temporary.write_text(text)
+def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) -> None:
+    """Write ``index.md``, the tables as CSV and the figures.
+
+    Args:
+        listed: The jobs; those without results are left out.
+        folder: Where they are stored.
+        version: Of the library's code whose scores are judged.
+        target: Folder of the page.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    truth = truth_table(listed, folder)
+    table = judge.score_table(listed, folder, version, truth)
+    networks = judge.network_table(listed, folder, version, truth)
+    halves = {h: judge.grade_table(table[table["half"] == h]) for h in ("choose", "judge")}
+    judged = table[table["half"] == "judge"]
+    circumstances = judge.circumstance_table(table, tuple(judge.GRADES))
+    wrong = judge.wrong_table(table)
+    for name, frame in {
+        "cuts": table,
+        "grades": pd.concat([f.assign(half=h) for h, f in halves.items()]),
+        "circumstances": circumstances,
+        "wrong": wrong,
+        "networks": networks,
+    }.items():
+        write_csv(frame, target / f"{name}.csv")
+    save(draw_aucs(halves), target / "auc.png")
+    save(draw_scatter(table), target / "scatter.png")
+    save(draw_losses(table), target / "losses.png")
+    reached = goal_rows(halves["judge"], networks[networks["half"] == "judge"])
+    text = [
+        "# Does the verdict predict the truth?",
+        "",
+        *findings(halves["judge"], reached),
+        "",
+        "![AUC of every grade](auc.png)",
+        "",
+        "## What was done",
+        "",
+        *protocol(table, networks, truth),
+        "",
+        "## Goals",
+        "",
+        "On the judging half alone.",
+        "",
+        markdown(reached, {"what": ("", "{}"), "measure": ("", "{}"), "goal": ("goal", "{}"),
+                           "reached": ("reached", "{}"), "met": ("", "{}")}),
+        "",
+        "## Every grade",
+        "",
+        *grade_text(halves),
+        "![Scores against the truth](scatter.png)",
+        "",
+        "![Skill lost by task](losses.png)",
+        "",
+        "## Wrong verdicts",
+        "",
+        *wrong_text(wrong, judged),
+        "",
+        "## What shows on the user's data only",
+        "",
+        own_data_text(table),
+        "",
+        "## The first proposal",
+        "",
+        *proposal_text(networks),
+        "",
+        "## Networks that learned nothing",
+        "",
+        "Untrained networks, and networks trained on the targets of other images, drawn anew at "
+        "every step. They use no level.",
+        "",
+        markdown(judge.idle_table(table), {k: (k, "{}") for k in
+                 ("labels", "title", "networks", "cuts", "used", "unused")}),
+        "",
+        *state_text(networks),
+        "",
+        "## By circumstance",
+        "",
+        "Both halves; `response` alone, the other grades are in `circumstances.csv`.",
+        "",
+        circumstance_text(circumstances),
+        "",
+    ]  # fmt: skip
+    with written_atomically(target / "index.md") as temporary:
+        temporary.write_text("\n".join(text))
 
 
-def findings(scores: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
-    """The first lines of the page: who won, which targets were reached."""
-    by_key = scores.set_index("score")
+def findings(grades: pd.DataFrame, reached: pd.DataFrame) -> list[str]:
+    """The first lines: whether a simpler score wins, and which goals were missed."""
+    rows = grades.set_index("grade")
     lines = []
-    best_raw = by_key.loc[[k for k in by_key.index if k not in OURS]]["auc_held_out"]
-    for key in BASELINES:
-        beaten = [
-            OURS[k] for k in OURS if by_key.loc[k, "auc_held_out"] < by_key.loc[key, "auc_held_out"]
-        ]
-        if beaten:
-            lines.append(
-                f"- **{by_key.loc[key, 'label'].capitalize()} is better** than "
-                f"{', '.join(beaten)} on the held-out runs."
-            )
-    for key, others in SAME_INFORMATION.items():
-        ours = by_key.loc[key, "auc_held_out"]
-        better = [k for k in others if by_key.loc[k, "auc_held_out"] > ours]
-        if better:
+    order = [k for k in ("random", "near_zero", "deepest", "weights", "history", "response",
+                         "images", "loss", "metric") if k in rows.index]  # fmt: skip
+    for i, key in enumerate(order):
+        if key in judge.BASELINES:
+            continue
+        simpler = [
+            k for k in order[:i]
+            if rows.loc[k, "within"] > rows.loc[key, "within"] and k not in ("random",)
+        ]  # fmt: skip
+        if simpler:
             named = ", ".join(
-                f"{by_key.loc[k, 'label']} ({by_key.loc[k, 'auc_held_out']:.2f})" for k in better
+                f"{rows.loc[k, 'title']} ({rows.loc[k, 'within']:.2f})" for k in simpler
             )
             lines.append(
-                f"- **Simpler scores beat {OURS[key]}** ({ours:.2f}) on held-out runs: {named}. "
-                "Those in units of the weights compare across networks only because all runs here "
-                "share their learning rates."
+                f"- **Simpler beats {rows.loc[key, 'title']}** within depth "
+                f"({rows.loc[key, 'within']:.2f}): {named}."
             )
-    for key, target in TARGETS.items():
-        reached = by_key.loc[key, "auc_held_out"]
-        word = "reached" if reached >= target else "**missed**"
-        lines.append(
-            f"- {OURS[key]}: AUC {reached:.2f} on held-out runs, target {target:.2f} {word}; "
-            f"within depth, trained networks only {by_key.loc[key, 'auc_trained_within']:.2f}."
-        )
+    lines += [
+        f"- {rows.loc[k, 'title']}: AUC {rows.loc[k, 'auc']:.2f}, within depth "
+        f"{rows.loc[k, 'within']:.2f}."
+        for k in reversed(order)
+    ]
+    missed = reached[reached["met"] == "missed"]
     lines.append(
-        f"- Best of the other scores: {by_key.loc[best_raw.idxmax(), 'label']}, "
-        f"{best_raw.max():.2f}. Deepest first: {by_key.loc['deepest_first', 'auc_held_out']:.2f}. "
-        f"Random: {by_key.loc['random', 'auc_held_out']:.2f}."
-    )
-    lines.append(
-        f"- {len(frame)} stages of {frame['name'].nunique()} networks; "
-        f"{frame['used'].mean():.0%} of them are used."
-    )
+        f"- {len(reached) - len(missed)} of {len(reached)} goals reached; missed: "
+        + ("; ".join(f"{r['what']}, {r['measure']} {r['reached']} for {r['goal']}"
+                     for _, r in missed.iterrows()) or "none") + "."
+    )  # fmt: skip
     return lines
 
 
-def protocol(
-    preset: Preset,
-    name: str,
-    planned: int,
-    frame: pd.DataFrame,
-    records: Sequence[dict[str, Any]],
-) -> list[str]:
-    """What was trained, the truth, the command."""
-    settings = ", ".join(f"{k} {v}" for k, v in asdict(preset).items() if isinstance(v, int))
-    designs = frame.groupby(["architecture", "rule", "labels"])["name"].nunique()
-    listed = "; ".join(f"{a} {r} {label} {n}" for (a, r, label), n in designs.items())
-    return [
-        f"`python studies/evidence.py --preset {name}`; {len(records)} of {planned} planned "
-        f"networks ({settings}).",
-        "",
-        f"Networks by design, optimiser and labels: {listed}.",
-        "",
-        "Designs: `unet` and `multiresunet` are the zoo's (no norm), `unet_bn` a U-Net with batch "
-        "norm and transposed convolutions, `monai` MONAI's BasicUNet (instance norm), `smp` the "
-        "U-Net of segmentation-models-pytorch over a ResNet-18 from random weights (batch norm). "
-        "`adamw` has a weight decay of 1, which shrinks what is not used; `sgd` is plain SGD with "
-        "momentum 0.9 and clipped gradients.",
-        "",
-        f"A stage counts as used if removing its level and all deeper ones costs more than "
-        f"{NEGLIGIBLE:.0%} of the skill on test images; untrained and shuffled-label networks use "
-        "nothing. Only stages that some cut removes have a truth: those below full resolution. The "
-        "data grade sees validation images, the truth is measured on test images. The data are "
-        "synthetic.",
-        "",
-        "The forms of our scores and the thresholds of all verdicts were chosen on networks of "
-        "seeds 0 and 1 of the preset `cpu`. An earlier training of seed 2 had been judged and its "
-        "figures seen; since then changed, on seed 0: what weights say of stages that lie as "
-        "drawn, how they measure movements far below the spread, and that a history alone shows "
-        "training. "
-        "Quality and truth of untrained and shuffled-label networks stay in the pooled figures; a "
-        "grade that finds no skill there gives no score, which the number of stages in "
-        "`scores.csv` shows. WeightWatcher's alpha is that of its own release; delve's saturation "
-        "is our own computation of its published definition.",
-    ]
-
-
-def truncation_section(records: Sequence[dict[str, Any]], preset: Preset) -> list[str]:
-    """Best-threshold F1 of networks cut at every depth and trained on; empty if none was cut."""
+def goal_rows(grades: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """Every goal beside what was reached."""
     rows = []
-    for record in records:
-        for way, values in (record.get("truncated") or {}).items():
-            if not values:
-                continue
-            run = record["run"]
-            row = {"network": f"{run['architecture']}, {run['task']}, {run['rule']}", "way": way}
-            rows.append(row | {f"keep_{k}": v for k, v in values.items()})
-    if not rows:
-        return []
-    frame = pd.DataFrame(rows)
-    cuts = cut_table(records)
-    kept = sorted(c for c in frame.columns if c.startswith("keep_"))
-    columns = {"network": ("network", "{}"), "way": ("training", "{}")}
-    titles = {c: f"{c.removeprefix('keep_')} levels kept" for c in kept}
-    titles["keep_whole"] = "whole"
-    columns |= {c: (titles[c], "{:.3f}") for c in kept}
+    by_key = grades.set_index("grade")
+    for key, goals in GOALS.items():
+        if key not in by_key.index:
+            continue
+        own = by_key.loc[key]
+        found = own.to_dict() | {"wrong": own["wrong_unused"] + own["wrong_used"]}
+        for measure, goal in goals.items():
+            met = found[measure] <= goal if measure in AT_MOST else found[measure] >= goal
+            form = "{:.2f}" if measure in ("auc", "within") else "{:.1%}"
+            if measure == "right" and np.isnan(found[measure]):
+                shown, met = "decides nothing", True
+            else:
+                shown = form.format(found[measure])
+            rows.append({
+                "what": own["title"], "measure": WORDS[measure],
+                "goal": ("at most " if measure in AT_MOST else "at least ") + form.format(goal),
+                "reached": shown, "met": "" if met else "missed",
+            })  # fmt: skip
+    for way, share, count, _ in first_right(networks):
+        if way in FIRST:
+            rows.append({
+                "what": f"first proposal, {way}", "measure": f"right ({count} networks)",
+                "goal": f"at least {FIRST[way]:.0%}", "reached": f"{share:.0%}",
+                "met": "" if share >= FIRST[way] else "missed",
+            })  # fmt: skip
+    false = judge.false_states(networks)
+    rows.append({
+        "what": "conclusions", "measure": "false states", "goal": "none",
+        "reached": str(len(false)), "met": "" if false.empty else "missed",
+    })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def first_right(networks: pd.DataFrame) -> list[tuple[str, float, int, int]]:
+    """By way: how often the first proposal is the right one, of how many, and false ones."""
+    part = networks[(networks["labels"] == "true") & networks["skilled"]]
+    found = []
+    for way, own in part.groupby("way", sort=False):
+        free = own[own["wanted"] > 0]
+        costly = int((free["costs"] > NEGLIGIBLE).sum())
+        if len(free):
+            found.append(
+                (str(way), float((free["first"] == free["wanted"]).mean()), len(free), costly)
+            )
+    return found
+
+
+def protocol(table: pd.DataFrame, networks: pd.DataFrame, truth: pd.DataFrame) -> list[str]:
+    """What was trained, how the truth was measured, what was held out."""
+    learned = truth[truth["labels"] == "true"]
+    weak = learned[~learned["skilled"]]["name"].nunique()
+    counts = judge.skilled(table).groupby("half").agg(n=("name", "nunique"), c=("name", "size"),
+                                                      u=("used", "sum"))  # fmt: skip
+    listed = "; ".join(
+        f"*{half}* {row['n']} networks, {row['c']} cuts, {row['u']} of them used"
+        for half, row in counts.iterrows()
+    )
+    open_truth = judge.skilled(table)
+    open_share = (
+        (open_truth["lost_low"] <= NEGLIGIBLE) & (open_truth["lost_high"] >= NEGLIGIBLE)
+    ).mean()
+    held = "; ".join(f"{k} {', '.join(v)}" for k, v in HELD_OUT.items())
     return [
-        "## Cut and trained on",
+        "`python studies/evidence.py train`, `respond`, `score` and `page`, or `make evidence`.",
         "",
-        f"Best-threshold F1 on test images of networks of the first seed, cut with the light "
-        "bottleneck: what the task needs, where ablation tells what the network at hand uses. "
-        f"Training: *tuned*: {preset.tuning_steps} more steps, the whole network as many; "
-        "*scratch*: trained from initial weights like the whole one.",
+        f"{truth['name'].nunique()} small networks (6 or 8 channels at the first level, 4 or 5 "
+        "levels, 48 or 64 px, 200 to 450 steps of 8 images), each under circumstances of its own: "
+        "design, task, optimiser, learning rate, schedule, start, averaged weights, early stop, "
+        "range of the images. `studies/evidence_protocol/jobs.py` lists them; every prefix of the "
+        "list is a balanced sample. Real images are stardist's nuclei and the photos and textures "
+        "that scikit-image ships.",
         "",
-        markdown(frame, columns),
+        f"Networks with skill under {SKILLED:.0%} after training on true targets ({weak}) are left "
+        "out of every figure but that of false states: they have nothing to lose.",
         "",
-        "Rank correlation of each score with the share of skill that the cut networks lack; the "
-        "score of a cut is the largest among the stages it takes away. So few cuts of so few "
-        f"networks ({len(cuts)} of {cuts['name'].nunique()}) tell only large differences apart.",
+        f"Used is a cut that costs more than {NEGLIGIBLE:.0%} of the skill on test images, by "
+        "hooks that know nothing of the library: the modules named by hand for each design return "
+        "their channel means. Skill is what a network is better than the best constant answer (F1 "
+        "at the best threshold, accuracy), or in a regression than the better of a constant and "
+        f"the best line through the image itself. In {open_share:.0%} of the cuts the 95 % "
+        "interval of the truth, a bootstrap over 80 images, contains the border; they count like "
+        "all others.",
         "",
-        markdown(
-            judge_cuts(cuts).sort_values("tuned", ascending=False),
-            {
-                "label": ("score", "{}"),
-                "tuned": ("tuned", "{:.2f}"),
-                "scratch": ("scratch", "{:.2f}"),
-            },
-        ),
+        f"Held out, before anything was scored: {held}. A network with any of these judges; the "
+        f"others chose. {listed}.",
         "",
+        "The score of a cut is the largest among the stages that it removes. It is *used* if any "
+        "of them is called so, *unused* if all are.",
+        "",
+        "Limits: two shared processor cores and no GPU, so the networks are small and trained "
+        "briefly; one seed for each; the truth is what each network uses, not what its task needs. "
+        "Within depth compares cuts at the same reduction only, so that depth itself scores one "
+        "half.",
     ]
 
 
-def score_table(scores: pd.DataFrame) -> str:
-    """The table of all scores as Markdown."""
-    shown = scores.copy()
-    for key in (
-        "auc_held_out",
-        "auc",
-        "auc_within",
-        "auc_trained",
-        "auc_trained_within",
-        "spearman",
-    ):
-        shown[key] = [
-            f"{row[key]:.2f} ({row[f'{key}_low']:.2f}-{row[f'{key}_high']:.2f})"
-            for _, row in scores.iterrows()
-        ]
+def grade_text(halves: dict[str, pd.DataFrame]) -> list[str]:
+    """The table of grades, the judging half first."""
     columns = {
-        "label": ("score", "{}"),
+        "title": ("evidence", "{}"),
+        "cuts": ("cuts", "{:.0f}"),
         "auc": ("AUC", "{}"),
-        "auc_within": ("within depth", "{}"),
-        "auc_trained": ("trained", "{}"),
-        "auc_trained_within": ("trained, within depth", "{}"),
-        "spearman": ("rank correlation", "{}"),
-        "auc_held_out": ("AUC held out", "{}"),
-        "accuracy_held_out": ("accuracy held out", "{:.2f}"),
+        "within": ("within depth", "{}"),
+        "decided": ("decided", "{:.0%}"),
+        "right": ("right", "{:.1%}"),
+        "wrong_unused": ('wrong "unused"', "{:.1%}"),
+        "wrong_used": ('wrong "used"', "{:.1%}"),
     }
-    return markdown(shown, columns)
+    lines = []
+    for half, title in (("judge", "Judging half"), ("choose", "Choosing half")):
+        shown = halves[half].sort_values("within", ascending=False).copy()
+        for key in ("auc", "within"):
+            shown[key] = [
+                f"{r[key]:.2f} ({r[f'{key}_low']:.2f}-{r[f'{key}_high']:.2f})"
+                for _, r in shown.iterrows()
+            ]
+        lines += [f"{title}:", "", markdown(shown, columns), ""]
+    return lines
 
 
-def state_table(records: Sequence[dict[str, Any]]) -> str:
-    """How each kind of network was recognised by each grade."""
-    rows = [
-        {"labels": r["run"]["labels"], "rule": r["run"]["rule"], "grade": grade, "state": state}
-        for r in records
-        for grade, state in r["states"].items()
-    ]
-    frame = pd.DataFrame(rows)
-    counts = frame.groupby(["labels", "rule", "grade", "state"]).size().reset_index(name="networks")
-    names = ("labels", "rule", "grade", "state", "networks")
-    return markdown(counts, {key: (key, "{}") for key in names})
+def wrong_text(wrong: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
+    """Every wrong decided verdict with its cause."""
+    counts = wrong.groupby(["half", "grade", "verdict"]).size()
+    total = judge.skilled(judged)["name"].nunique()
+    columns = {
+        "half": ("half", "{}"),
+        "grade": ("grade", "{}"),
+        "verdict": ("said", "{}"),
+        "name": ("network", "{}"),
+        "start": ("start", "{}"),
+        "reduction": ("cut at", "{:.0f}"),
+        "score": ("score", "{:.3f}"),
+        "lost": ("skill lost", "{:.2f}"),
+        "lost_low": ("from", "{:.2f}"),
+        "lost_high": ("to", "{:.2f}"),
+        "cause": ("cause", "{}"),
+    }
+    main = wrong[wrong["grade"] != "weights"].sort_values(["half", "grade", "verdict"])
+    return [
+        f"{len(wrong)} decided verdicts are wrong ({total} skilled networks judge): "
+        + "; ".join(f"{h} {g} {v} {n}" for (h, g, v), n in counts.items()) + ".",
+        "",
+        markdown(main, columns),
+    ]  # fmt: skip
+
+
+def own_data_text(table: pd.DataFrame) -> str:
+    """How often a level matters on the user's data only."""
+    part = judge.skilled(table)
+    if "response_verdict" not in part or "images_verdict" not in part:
+        return "Not measured."
+    used = part[part["used"]]
+    missed = used[used["response_verdict"] == "unused"]
+    seen = missed[missed["images_verdict"] == "used"]
+    return (
+        f"Of {len(used)} used cuts the response calls {len(missed)} unused; in {len(seen)} of "
+        "these the user's own unlabelled images show the use. "
+        + "; ".join(f"{r['name']} at {r['reduction']:.0f}" for _, r in missed.iterrows())
+    )
+
+
+def proposal_text(networks: pd.DataFrame) -> list[str]:
+    """How often the first proposal is the deepest cut that costs at most 5 %."""
+    rows = []
+    for half in ("judge", "choose"):
+        for way, share, count, costly in first_right(networks[networks["half"] == half]):
+            rows.append({"half": half, "way": way, "networks": count, "right": share,
+                         "costly": costly})  # fmt: skip
+    return [
+        "How often the first proposal takes away the most that costs at most 5 % of the skill, of "
+        "the networks that have such a cut; and how often it costs more.",
+        "",
+        markdown(pd.DataFrame(rows), {
+            "half": ("half", "{}"), "way": ("given", "{}"), "networks": ("networks", "{}"),
+            "right": ("right", "{:.0%}"), "costly": ("costs more", "{}"),
+        }),
+    ]  # fmt: skip
+
+
+def state_text(networks: pd.DataFrame) -> list[str]:
+    """What was said of networks as a whole, and every false sentence."""
+    learned = np.where(networks["skilled"], "trained", "little skill")
+    kinds = networks.assign(
+        kind=networks["labels"].where(networks["labels"] != "true", pd.Series(learned))
+    )
+    counts = kinds.groupby(["kind", "way", "state"]).size().reset_index(name="networks")
+    false = judge.false_states(networks)
+    lines = ["## What is said of a network as a whole", "",
+             markdown(counts, {k: (k, "{}") for k in counts.columns}), ""]  # fmt: skip
+    lines += [f"{len(false)} of these statements are false."]
+    lines += [f"- {r['name']}, {r['way']}: {r['conclusion']}" for _, r in false.iterrows()]
+    return lines
+
+
+def circumstance_text(circumstances: pd.DataFrame) -> str:
+    """The response under every circumstance."""
+    part = circumstances[circumstances["grade"] == "response"]
+    part = part if len(part) else circumstances[circumstances["grade"] == "metric"]
+    return markdown(part, {
+        "circumstance": ("circumstance", "{}"), "value": ("", "{}"),
+        "networks": ("networks", "{}"), "cuts": ("cuts", "{}"), "auc": ("AUC", "{:.2f}"),
+        "within": ("within depth", "{:.2f}"), "decided": ("decided", "{:.0%}"),
+        "right": ("right", "{:.0%}"), "wrong_unused": ('wrong "unused"', "{:.1%}"),
+    })  # fmt: skip
+
+
+def write_responses(listed: Sequence[Job], folder: Path, target: Path) -> None:
+    """Write the raw candidates for a response beside the truth as ``responses.csv``."""
+    truth = truth_table(listed, folder)
+    kept = ["name", "half", "labels", "reduction", "skilled", "lost", "used"]
+    frame = truth[kept].merge(response_table(listed, folder), on=["name", "reduction"])
+    write_csv(frame, target / "responses.csv")
 
 
 def markdown(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> str:
@@ -291,7 +382,10 @@ def markdown(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> str:
     lines = ["| " + " | ".join(title for title, _ in columns.values()) + " |"]
     lines.append("|" + " --- |" * len(columns))
     for _, row in frame.iterrows():
-        cells = ["" if pd.isna(row[k]) else form.format(row[k]) for k, (_, form) in columns.items()]
+        cells = [
+            "" if k not in row or pd.isna(row[k]) else form.format(row[k])
+            for k, (_, form) in columns.items()
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -71,6 +71,9 @@ def arguments(job: Job, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]
 def record(analysis: ws.Analysis) -> dict[str, Any]:
     """What an analysis said: state, conclusion, stages by grade, proposals in order."""
     structure, assessment = analysis.structure, analysis.assessment
+    layers = analysis.layers.assign(mass=lambda f: f["near_zero_1e-2"] * f["parameters"])
+    sums = layers.dropna(subset="mass").groupby("stage")[["mass", "parameters"]].sum()
+    near_zero = (sums["mass"] / sums["parameters"]).to_dict()
     stages = []
     for stage in structure.stages:
         verdict = next(v for v in assessment.verdicts if v.stage == stage.name)
@@ -79,6 +82,7 @@ def record(analysis: ws.Analysis) -> dict[str, Any]:
             "reduction": round(structure.reductions[stage.level][0]),
             "verdict": verdict.verdict, "evidence": verdict.evidence,
             "utilization": verdict.utilization, "why": verdict.why,
+            "near_zero": near_zero.get(stage.name),
             "scores": {
                 s.grade: {
                     "score": s.utilization, "low": s.low, "high": s.high, "verdict": s.verdict

@@ -157,7 +157,7 @@ def distance(
     size: int, part: Part, rng: np.random.Generator, archives: Path
 ) -> tuple[Array, Array]:
     """Distance of every pixel from the edge of its nucleus, in units of 10 px; 0 outside."""
-    image, mask, (top, bottom, left, right) = _nuclei_crop(size, part, rng, archives)
+    image, _, (top, bottom, left, right) = _nuclei_crop(size, part, rng, archives)
     return image[..., None], sources.nuclei_depth(archives)[top:bottom, left:right] / 10.0
 
 
@@ -249,8 +249,5 @@ def make_pool(
         images.append(np.moveaxis(image, -1, 0))
         targets.append(np.moveaxis(target, -1, 0) if target.ndim == 3 else target)
     x, y = torch.from_numpy(np.stack(images)).float(), torch.from_numpy(np.stack(targets))
-    if task.kind == "classes":
-        y = y.long()
-    else:
-        y = y.float() if y.dim() == 4 else y.float()[:, None]
+    y = y.long() if task.kind == "classes" else y.float().view(count, -1, size, size)
     return Pool((x - 0.5) * 4.0 if standard else x, y)

@@ -126,7 +126,7 @@ def begin(job: Job, archives: Path) -> nn.Module:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith(design.encoder))
     if job.start == "dead":
-        deepest = max(design.taps(model).items())[1][0]
+        deepest = nn.ModuleList(max(design.taps(model).items())[1])
         last = [m.bias for m in deepest.modules() if getattr(m, "bias", None) is not None][-1]
         with torch.no_grad():
             last.fill_(DEAD)
