@@ -65,7 +65,10 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks -m "not slow" --benchmark-only
 
 evidence: .venv-matrix/.installed
-	.venv-matrix/bin/python studies/evidence.py --preset cpu --page docs/studies/evidence
+	.venv-matrix/bin/python studies/evidence.py train
+	.venv-matrix/bin/python studies/evidence.py respond
+	.venv-matrix/bin/python studies/evidence.py score
+	.venv-matrix/bin/python studies/evidence.py page
 
 calibration: .venv-matrix/.installed
 	.venv-matrix/bin/python studies/calibration.py

@@ -1,17 +1,28 @@
-"""The judgement of the evidence study: its measures by hand, and its protocol in small."""
+"""The evidence study: its list of jobs, its own truth, its judgement, and its protocol in small."""
+
+import json
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
-from studies.evidence_protocol.judge import (
-    auc,
-    auc_within_depth,
-    balanced_accuracy,
-    best_threshold,
-    halves,
-)
-from studies.evidence_protocol.tasks import TASKS, draw
+from studies.evidence_protocol.compare import auc, auc_within_depth, truth_table
+from studies.evidence_protocol.designs import DESIGNS
+from studies.evidence_protocol.jobs import HELD_OUT, Job, jobs
+from studies.evidence_protocol.judge import grade_row, judge_cut, skilled, together
+from studies.evidence_protocol.responses import figures, leaves, matched
+from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
+from studies.evidence_protocol.truth import Skill, measure_truth, without_levels
+
+TINY = Job(
+    index=0, design="plain", task="discs", optimizer="adam", rate=1e-2, schedule="cosine",
+    start="scratch", earlier="", labels="true", width=6, levels=3, steps=3, size=32, standard=True,
+    ema=True, early=False,
+)  # fmt: skip
 
 
 def test_auc_counts_pairs_and_halves_ties():
@@ -29,43 +40,183 @@ def test_depth_itself_scores_one_half_within_depth():
     assert auc_within_depth(-level.astype(float), used, level) == 0.5
 
 
-def test_the_best_threshold_separates():
-    score, used = np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True])
-    threshold = best_threshold(score, used)
-    assert 0.2 < threshold < 0.8
-    assert balanced_accuracy(score > threshold, used) == 1.0
+def test_a_prefix_of_the_list_is_the_list_of_fewer():
+    assert jobs(40)[:15] == jobs(15)
+    assert len({job.name for job in jobs(120)}) == 120
 
 
-def test_held_out_runs_are_those_of_the_last_seed():
-    frame = pd.DataFrame({"seed": [0, 0, 1, 2], "x": range(4)})
-    first, second = halves(frame)
-    assert first["x"].tolist() == [0, 1, 2]
-    assert second["x"].tolist() == [3]
+def test_choosing_networks_know_no_held_out_circumstance():
+    listed = jobs(200)
+    choosing = [job for job in listed if job.half == "choose"]
+    assert len(choosing) == 100
+    for circumstance, values in HELD_OUT.items():
+        assert not {getattr(job, circumstance) for job in choosing} & set(values)
+        assert set(values) <= {getattr(job, circumstance) for job in listed}
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_scenes_depend_on_the_seed_alone(task):
-    image, mask = draw(task, 48, (3, 0))
-    again, other = draw(task, 48, (3, 0)), draw(task, 48, (3, 1))
-    assert image.shape == (48, 48, 3)
-    assert set(np.unique(mask)) <= {0, 1}
-    assert mask.any()
-    assert np.array_equal(image, again[0])
-    assert np.array_equal(mask, again[1])
-    assert not np.array_equal(image, other[0])
+def test_every_prefix_holds_all_tasks_about_equally_often():
+    seen = Counter(job.task for job in jobs(56) if job.half == "choose")
+    assert set(seen) == set(TASKS) - set(HELD_OUT["task"])
+    assert max(seen.values()) - min(seen.values()) <= 1
+
+
+def test_a_changed_setting_is_another_folder():
+    assert replace(TINY, rate=2e-2).name != TINY.name
+
+
+class Halves(nn.Module):
+    """Answers with what a full-resolution and a coarse branch say, added."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.share, self.fine, self.coarse = share, nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        low = nn.functional.avg_pool2d(x, 8)
+        back = self.coarse(nn.functional.interpolate(low, scale_factor=8.0))
+        return self.fine(x) * (1 - self.share) + back * self.share
+
+
+def test_a_level_without_which_nothing_changes_loses_nothing():
+    x = torch.randn(6, 1, 16, 16)
+    found = without_levels(Halves(0.0), {}, x)
+    assert list(found) == [0]
+    model = Halves(0.0)
+    found = without_levels(model, {8: [model.coarse]}, x)
+    assert torch.equal(found[0], found[8])
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_truth_is_the_variance_that_a_level_explains(share):
+    torch.manual_seed(0)
+    x = torch.randn(8, 1, 32, 32)
+    model = Halves(share)
+    y = model(x)
+    truth = measure_truth(
+        model, {8: [model.coarse]}, "regression", Pool(x, y), nn.functional.mse_loss
+    )
+    coarse = nn.functional.avg_pool2d(x, 8)
+    gone = share**2 * coarse.var(unbiased=False)
+    error = (y - y.mean() - _line(x, y) * (x - x.mean())).square().mean()
+    assert truth["quality"] == pytest.approx(0.0, abs=1e-9)
+    assert truth["skill"] == pytest.approx(1.0, abs=1e-6)
+    assert truth["levels"]["8"]["lost"] == pytest.approx(float(gone / error), rel=1e-3)
+    assert not model.coarse._forward_hooks
+
+
+def _line(x, y):
+    return ((x - x.mean()) * (y - y.mean())).mean() / x.var(unbiased=False)
+
+
+def test_skill_starts_at_the_best_constant_answer():
+    y = torch.zeros(5, 1, 8, 8)
+    y[:, :, :2] = 1.0
+    skill, once = Skill("binary", Pool(y, y)), np.ones((1, 5))
+    assert skill.quality(skill.sums(y), once)[0] == 1.0
+    assert skill.trivial(once)[0] == pytest.approx(0.4)  # all foreground: 2 p / (1 + p)
+    assert skill.quality(skill.sums(torch.zeros_like(y)), once)[0] == pytest.approx(0.4)
+    classes = Skill("classes", Pool(y, (2 * y[:, 0]).long()))
+    assert classes.trivial(once)[0] == 0.75
+
+
+@pytest.mark.parametrize("design", [d for d in DESIGNS if not d.startswith("smp")])
+def test_taps_reach_every_level_below_the_first(design):
+    model = DESIGNS[design].build(1, 2, 8, 4).eval()
+    taps = DESIGNS[design].taps(model)
+    assert sorted(taps) == [2, 4, 8]
+    found = without_levels(model, taps, torch.randn(2, 1, 32, 32))
+    assert found[0].shape == (2, 2, 32, 32)
+    if design != "gated":  # whose gates are shut before training
+        assert all(not torch.equal(found[0], found[r]) for r in taps)
+
+
+@pytest.mark.parametrize("task", ["particles", "rings_middle", "rings_large", "discs", "radius"])
+def test_scenes_depend_on_the_seed_and_the_part_alone(task, tmp_path):
+    def pool(part, seed):
+        return make_pool(TASKS[task], part, 32, 2, seed, tmp_path, standard=False)
+
+    first, again = pool("train", 1), pool("train", 1)
+    assert first.images.shape == (2, TASKS[task].channels, 32, 32)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.targets, again.targets)
+    assert not torch.equal(first.images, pool("test", 1).images)
+    assert not torch.equal(first.images, pool("train", 2).images)
+
+
+def test_equal_answers_have_no_response():
+    whole = torch.randn(4, 3, 16, 16)
+    same = figures(whole, whole.clone())
+    assert all(
+        same[k] == pytest.approx(0.0, abs=1e-6) for k in same if k not in ("spread", "level")
+    )
+    other = figures(whole, torch.zeros_like(whole) + whole.mean((0, 2, 3), keepdim=True))
+    assert other["change"] == pytest.approx(1.0)
+    assert other["corr"] == pytest.approx(1.0)
+
+
+def test_matched_images_bring_batch_norms_to_their_statistics():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3)).eval()
+    model[0].running_mean.fill_(2.0)
+    model[0].running_var.fill_(4.0)
+    x = leaves(1, 16, 0)
+    found = matched(model, x)
+    assert abs(float(found.mean()) - 2.0) < abs(float(x.mean()) - 2.0)
+    assert all(p.grad is None for p in model.parameters())
+    assert matched(nn.Sequential(nn.Conv2d(1, 2, 3)), x) is None
+
+
+def test_a_cut_is_unused_only_if_all_that_it_removes_is():
+    assert together(["unused", "unused"]) == "unused"
+    assert together(["unused", "undecided"]) == "undecided"
+    assert together(["unused", "used"]) == "used"
+    assert together([]) == "undecided"
+
+
+def test_the_score_of_a_cut_is_the_largest_that_it_removes():
+    def stage(reduction, score, verdict):
+        said = {"data": {"score": score, "verdict": verdict}}
+        return {"reduction": reduction, "verdict": verdict, "scores": said}
+
+    found = {"metric": {"stages": [stage(1, 0.9, "used"), stage(2, 0.3, "unused"),
+                                   stage(4, 0.1, "unused")]}}  # fmt: skip
+    assert judge_cut(found, 2, TINY)["metric"] == 0.3
+    assert judge_cut(found, 4, TINY)["metric"] == 0.1
+    assert judge_cut(found, 2, TINY)["metric_final"] == "unused"
+
+
+def test_wrong_verdicts_are_shares_of_all_cuts():
+    table = pd.DataFrame({
+        "labels": "true", "skilled": [True] * 4 + [False], "reduction": 2,
+        "used": [True, True, False, False, True], "metric": [0.9, 0.1, 0.2, 0.0, 0.0],
+        "metric_verdict": ["used", "unused", "undecided", "unused", "unused"],
+    })  # fmt: skip
+    row = grade_row(skilled(table), "metric")
+    assert row["auc"] == 0.75
+    assert row["decided"] == 0.75
+    assert row["right"] == pytest.approx(2 / 3)
+    assert row["wrong_unused"] == 0.25
 
 
 @pytest.mark.slow
-def test_the_quick_preset_runs_and_resumes(tmp_path, monkeypatch, capsys):
-    from studies import evidence
+def test_a_network_is_trained_stored_and_scored_once(tmp_path):
+    from studies.evidence_protocol.page import write_page, write_responses
+    from studies.evidence_protocol.scoring import code_version, score
+    from studies.evidence_protocol.training import carry_out
 
-    arguments = ["--preset", "quick", "--out", str(tmp_path), "--jobs", "1"]
-    evidence.main(arguments)
-    page = tmp_path / "quick" / "page"
-    assert sorted(p.name for p in page.iterdir()) == [
-        "auc.png", "drops.png", "index.md", "scatter.png", "scores.csv", "stages.csv",
-    ]  # fmt: skip
-    run = next((tmp_path / "quick" / "runs").iterdir())
-    written = (run / "run.json").stat().st_mtime
-    evidence.main(arguments)
-    assert (run / "run.json").stat().st_mtime == written
+    listed = [TINY, replace(TINY, index=1, optimizer="lion", labels="none", ema=False)]
+    for job in listed:
+        stored = carry_out(job, tmp_path)
+        written = (stored / "job.json").stat().st_mtime_ns
+        assert carry_out(job, tmp_path) == stored
+        assert (stored / "job.json").stat().st_mtime_ns == written
+        said = score(job, tmp_path)
+        assert not [way for way, found in said.items() if "error" in found]
+        rows = [{"stimulus": "leaves", "reduction": r, "flip": 0.1} for r in (2, 4)]
+        (stored / "responses.json").write_text(json.dumps(rows))
+    frame = truth_table(listed, tmp_path)
+    assert frame["reduction"].tolist() == [2, 4, 2, 4]
+    assert not frame[frame["labels"] == "none"]["used"].any()
+    write_responses(listed, tmp_path, tmp_path / "page")
+    write_page(listed, tmp_path, code_version(), tmp_path / "page")
+    assert "## Wrong verdicts" in (tmp_path / "page" / "index.md").read_text()
