@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize
 import weightscope
 from weightscope.errors import InputError
 from weightscope.statistics import counting, measure_model, threads
-from weightscope.statistics.initialization import movement_beyond
+from weightscope.statistics.distances import movement_beyond
 
 
 class Double(nn.Module):

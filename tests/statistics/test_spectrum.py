@@ -55,23 +55,11 @@ def test_low_rank_shows_even_where_float32_would_blur_it():
     assert spectrum.effective_rank < 3.01
 
 
-def test_random_matrices_stay_below_the_edge_and_a_spike_does_not():
-    torch.manual_seed(0)
-    weight = torch.randn(300, 900) * 0.05
-    spectrum = measure_spectrum(weight)
-    assert spectrum.random_edge == pytest.approx(0.05 * (300**0.5 + 900**0.5), rel=0.01)
-    assert spectrum.largest == pytest.approx(spectrum.random_edge, rel=0.03)
-    assert spectrum.above_edge <= 2
-    spiked = measure_spectrum(weight + 0.02)
-    assert spiked.largest > 2 * spiked.random_edge
-    assert spiked.above_edge >= 1
-
-
 def test_what_has_no_spectrum():
     assert measure_spectrum(torch.full((2, 2), torch.nan)) is None
     assert measure_spectrum(torch.zeros(0, 3)) is None
     zero = measure_spectrum(torch.zeros(3, 4))
-    assert (zero.largest, zero.above_edge) == (0, 0)
+    assert zero.largest == 0
     assert np.isnan([zero.stable_rank, zero.effective_rank]).all()
 
 

@@ -1,23 +1,18 @@
 """What the weights say: tensor -> numbers."""
 
 from weightscope.statistics.checkpoints import scan
-from weightscope.statistics.initialization import (
-    Null,
-    NullComparison,
-    compare,
-    fit_null,
-)
+from weightscope.statistics.choosing import fit_null
+from weightscope.statistics.distances import NullComparison, compare
 from weightscope.statistics.model import measure_model
 from weightscope.statistics.records import (
-    EmpiricalCDF,
-    Histogram,
     ModelStatistics,
     ParameterStatistics,
     SkippedParameter,
     Spectrum,
-    TensorSummary,
 )
+from weightscope.statistics.rules import Null
 from weightscope.statistics.summary import summarize
+from weightscope.statistics.tensor_summary import EmpiricalCDF, Histogram, TensorSummary
 
 __all__ = [
     "EmpiricalCDF",

@@ -13,12 +13,7 @@ import torch
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints import Checkpoint, Stored, open_checkpoint
-from weightscope.statistics.records import (
-    ModelStatistics,
-    ParameterStatistics,
-    SkippedParameter,
-    TensorSummary,
-)
+from weightscope.statistics.records import ModelStatistics, ParameterStatistics, SkippedParameter
 from weightscope.statistics.summary import (
     SummaryRequest,
     summarize,
@@ -26,6 +21,7 @@ from weightscope.statistics.summary import (
     unreadable,
     warning_about,
 )
+from weightscope.statistics.tensor_summary import TensorSummary
 from weightscope.statistics.threads import Run, number_of_threads, run_all
 
 

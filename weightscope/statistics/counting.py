@@ -34,7 +34,7 @@ from weightscope.statistics.order import (
     unanswered,
     values_of,
 )
-from weightscope.statistics.records import Counts, Floats
+from weightscope.statistics.tensor_summary import Counts, Floats
 from weightscope.statistics.threads import RANGE, Run, ranges
 
 _CELLS = 1 << 16

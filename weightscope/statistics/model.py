@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,40 +12,26 @@ from torch import nn
 
 from weightscope.adapters.modules import BatchNorm
 from weightscope.errors import InputError
+from weightscope.statistics.choosing import Evidence, choose_nulls
 from weightscope.statistics.constants import find_constants
+from weightscope.statistics.distances import TELLING, compare, edge_of
 from weightscope.statistics.fresh import find_fresh
-from weightscope.statistics.inference import KernelSpread, infer_rules
-from weightscope.statistics.initialization import (
-    TELLING,
-    Null,
-    choose_null,
-    compare,
-    edge_of,
-    followed_rules,
-    given_null,
-    sharpest_rule,
-)
 from weightscope.statistics.movement import Movement, measure_movement
-from weightscope.statistics.records import (
-    ModelStatistics,
-    ParameterStatistics,
-    Spectrum,
-    TensorSummary,
-)
+from weightscope.statistics.records import ModelStatistics, ParameterStatistics, Spectrum
+from weightscope.statistics.rules import Null, given_null
 from weightscope.statistics.summary import (
     THRESHOLDS,
     SummaryRequest,
     summarize_with,
     warning_about,
 )
+from weightscope.statistics.tensor_summary import TensorSummary
 from weightscope.statistics.tensors import ParameterPlace, find_parameters
 from weightscope.statistics.threads import Run, run_all
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1
 _BLOCK = 1 << 20
-LEFT = 0.5
-"""A model is read as trained when more than this share of its weights follows no rule any more."""
 
 
 def measure_model(
@@ -89,7 +74,7 @@ def measure_model(
         return _measure(place, starts.get(place.name), fast, run)
 
     found = run_all(places, lambda place: place.tensor.numel(), measure, threads, progress)
-    nulls = _choose_nulls(places, found)
+    nulls = _nulls(places, found)
     rules = _rules_at_start(places, found)
     folded = _folded_stds(model, places, found)
     records = tuple(
@@ -164,107 +149,39 @@ def _initial_tensors(
     return {name: start for name, start in tensors.items() if start.numel()}
 
 
-def _choose_nulls(places: tuple[ParameterPlace, ...], found: list[_Measured]) -> list[Null | None]:
-    """Nulls of all parameters; kernels that left their null follow the rule of those that did not.
-
-    The kernels that still match a rule vote for it, each with its number of weights, within the
-    same kind of layer first; kernels that are surely narrower than a rule vote against it, since
-    training without decay only widens. Where most weights left every rule, the few that match one
-    do so by chance: there the rule counts that explains all spreads together (see ``inference``).
-    """
-    named = [{null.label: null for null in place.candidates} for place in places]
-    followed = [
-        followed_rules(m.summary, rules.values()) if m.before is None else ()
-        for rules, m in zip(named, found, strict=True)
-    ]
-    votes: Counter[tuple[str, str]] = Counter()
-    for place, labels in zip(places, followed, strict=True):
-        for label in labels if place.is_kernel else ():
-            votes[_base(place), label] += place.tensor.numel()
-            votes["", label] += place.tensor.numel()
-    for place, rules, m in zip(places, named, found, strict=True):
-        if m.before is None and place.is_kernel:
-            for kind, label in votes:
-                ours = kind in ("", _base(place)) and label in rules
-                if ours and _surely_narrower(m.summary, rules[label].std):
-                    votes[kind, label] -= place.tensor.numel()
-    explained: Mapping[str, str] = {}
-    if _left_every_rule(places, followed) > LEFT:
-        explained = infer_rules(
-            [
-                KernelSpread(
-                    _part(place), m.summary.finite, m.summary.std, m.summary.kurtosis, rules
-                )
-                for place, rules, m in zip(places, named, found, strict=True)
-                if place.is_kernel and rules and m.before is None
-            ]
-        )
-    nulls: list[Null | None] = []
-    for place, rules, labels, m in zip(places, named, followed, found, strict=True):
-        if m.before is not None:
-            nulls.append(given_null(m.before))
-        elif not rules:
-            nulls.append(None)
-        elif place.is_kernel:
-            inferred = explained.get(_part(place))
-            favourite = _favourite(votes, _base(place)) if inferred not in rules else inferred
-            chosen = sharpest_rule(m.summary, rules, labels, favourite, _rounding(place.tensor))
-            if inferred in rules:
-                labels = tuple(label for label in labels if label == chosen)
-            nulls.append(choose_null(m.summary, rules, labels, chosen))
-        else:
-            nulls.append(choose_null(m.summary, rules, labels, None))
+def _nulls(places: Sequence[ParameterPlace], found: Sequence[_Measured]) -> list[Null | None]:
+    """The nulls: given starts where there are any, else what the weights themselves tell."""
+    unknown = [i for i, m in enumerate(found) if m.before is None]
+    chosen = choose_nulls([_evidence(places[i], found[i].summary) for i in unknown])
+    nulls = [None if m.before is None else given_null(m.before) for m in found]
+    for i, null in zip(unknown, chosen, strict=True):
+        nulls[i] = null
     return nulls
 
 
+def _evidence(place: ParameterPlace, summary: TensorSummary) -> Evidence:
+    return Evidence(
+        part=place.name.partition(".")[0],
+        kind=place.kind.split()[0],
+        is_kernel=place.is_kernel,
+        summary=summary,
+        rules={null.label: null for null in place.candidates},
+        rounding=_rounding(place.tensor),
+    )
+
+
 def _rules_at_start(
-    places: tuple[ParameterPlace, ...], found: list[_Measured]
+    places: Sequence[ParameterPlace], found: Sequence[_Measured]
 ) -> list[Null | None]:
     """The rules that given starts follow, to tell kernels that were drawn anew; None elsewhere."""
     if all(m.before is None for m in found):
         return [None] * len(found)
-    starts = [_Measured(m.before or m.summary, None, None) for m in found]
+    starts = [m.before or m.summary for m in found]
+    chosen = choose_nulls([_evidence(p, s) for p, s in zip(places, starts, strict=True)])
     return [
         rule if m.before is not None and rule is not None and rule.source == "matched" else None
-        for m, rule in zip(found, _choose_nulls(places, starts), strict=True)
+        for m, rule in zip(found, chosen, strict=True)
     ]
-
-
-def _part(place: ParameterPlace) -> str:
-    """Name of the top-level module that holds a parameter."""
-    return place.name.partition(".")[0]
-
-
-def _left_every_rule(
-    places: tuple[ParameterPlace, ...], followed: Sequence[tuple[str, ...]]
-) -> float:
-    """Share of the kernels' weights whose kernel follows no rule any more, in [0, 1]."""
-    sizes = [place.tensor.numel() if place.is_kernel else 0 for place in places]
-    left = sum(size for size, labels in zip(sizes, followed, strict=True) if not labels)
-    return left / max(sum(sizes), 1)
-
-
-def _surely_narrower(summary: TensorSummary, std: float) -> bool:
-    """Whether the weights spread less than ``std`` by more than four standard errors."""
-    if not summary.finite or not summary.kurtosis > -2.0:
-        return False
-    error = sqrt((summary.kurtosis + 2.0) / (4.0 * summary.finite))
-    return summary.std < std * (1.0 - 4.0 * error)
-
-
-def _base(place: ParameterPlace) -> str:
-    return place.kind.split()[0]
-
-
-def _favourite(votes: Counter[tuple[str, str]], kind: str) -> str | None:
-    """The rule with most weights behind it, among layers of this kind if any has more for it.
-
-    A rule with as many weights against it as for it is nobody's.
-    """
-    ours = {rule: count for (k, rule), count in votes.items() if k == kind and count > 0}
-    everyones = {rule: count for (k, rule), count in votes.items() if k == "" and count > 0}
-    candidates = ours or everyones
-    return max(candidates, key=candidates.__getitem__, default=None)
 
 
 def _record(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, nan, sqrt
+from math import exp, nan
 
 import torch
 
@@ -44,21 +44,17 @@ def measure_spectrum(
         rows, columns = blocks.shape[1:]
         scale = float(blocks.abs().max())
         if scale == 0.0:
-            return Spectrum((rows, columns), 0.0, nan, nan, 0.0, 0, "gram")
+            return Spectrum((rows, columns), 0.0, nan, nan, "gram")
         blocks = blocks / scale
         values, method = _singular_values(blocks)
-        std = float(blocks.double().std(correction=0))
     largest = float(values.max())
     shares = values / values.sum()
     entropy = -float(torch.special.xlogy(shares, shares).sum())
-    edge = std * (sqrt(rows) + sqrt(columns))
     return Spectrum(
         shape=(rows, columns),
         largest=largest * scale,
         stable_rank=float((values / largest).square().sum()),
         effective_rank=exp(entropy),
-        random_edge=edge * scale,
-        above_edge=int((values > edge).sum()),
         method=method,
     )
 

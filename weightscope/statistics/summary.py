@@ -30,7 +30,7 @@ from weightscope.statistics.order import (
     quantiles_of,
     read_bins,
 )
-from weightscope.statistics.records import Floats, Histogram, TensorSummary
+from weightscope.statistics.tensor_summary import Floats, Histogram, TensorSummary
 from weightscope.statistics.threads import Run, run_all
 
 THRESHOLDS = (1e-3, 1e-2)

@@ -17,8 +17,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from weightscope.adapters import modules
-from weightscope.statistics.initialization import KernelShape, Null, constant_null
 from weightscope.statistics.records import SkippedParameter
+from weightscope.statistics.rules import KernelShape, Null, constant_null
 from weightscope.statistics.summary import unreadable
 
 _NORMS = (

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from weightscope.statistics import measure_model
-from weightscope.statistics.inference import KernelSpread, best_rule, infer_rules
-from weightscope.statistics.initialization import KernelShape
+from weightscope.statistics import measure_model, summarize
+from weightscope.statistics.choosing import Evidence, explain, infer_rules
+from weightscope.statistics.rules import KernelShape
 
 SHAPES = [
     (16, 3, 7, 7), (16, 16, 3, 3), (32, 16, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (64, 32, 1, 1),
@@ -27,10 +27,7 @@ def trained(label, *, kept=1.0, moved=0.03, part="net", seed=0):
             rule.quantile(torch.rand(size, generator=generator, dtype=torch.float64).numpy())
         )
         weights = kept * start + moved * torch.randn(size, generator=generator)
-        z = (weights - weights.mean()) / weights.std()
-        kernels.append(
-            KernelSpread(part, size, float(weights.std()), float((z**4).mean()) - 3.0, rules)
-        )
+        kernels.append(Evidence(part, "conv2d", True, summarize(weights), rules, 2.0**-23))
     return kernels
 
 
@@ -43,12 +40,12 @@ def trained(label, *, kept=1.0, moved=0.03, part="net", seed=0):
 )  # fmt: skip
 @pytest.mark.parametrize("moved", [0.01, 0.03])
 def test_the_rule_is_told_although_every_kernel_moved(label, moved):
-    assert best_rule(trained(label, moved=moved))[0] == label
+    assert explain(trained(label, moved=moved))[0][0] == label
 
 
 def test_a_decayed_network_keeps_the_spread_of_its_rule():
     kernels = trained("Glorot uniform", kept=0.55, moved=0.015)
-    found, _ = best_rule(kernels)
+    (found, *_), _ = explain(kernels)
     for kernel in kernels:
         assert kernel.rules[found].std == pytest.approx(kernel.rules["Glorot uniform"].std)
 
@@ -56,27 +53,35 @@ def test_a_decayed_network_keeps_the_spread_of_its_rule():
 def test_parts_by_different_hands_have_rules_of_their_own():
     encoder = trained("He normal (fan out)", part="encoder", seed=1)
     decoder = trained("He uniform (fan in)", part="decoder", seed=2)
-    assert infer_rules(encoder + decoder) == {
+    found = infer_rules(encoder + decoder)
+    assert {part: labels[0] for part, labels in found.items()} == {
         "encoder": "He normal (fan out)",
         "decoder": "He uniform (fan in)",
     }
     same = trained("Glorot uniform", part="decoder", seed=2)
     whole = infer_rules(trained("Glorot uniform", part="encoder", seed=1) + same)
-    assert whole == {"encoder": "Glorot uniform", "decoder": "Glorot uniform"}
+    assert {part: labels[0] for part, labels in whole.items()} == {
+        "encoder": "Glorot uniform",
+        "decoder": "Glorot uniform",
+    }
 
 
 def test_a_part_of_few_kernels_follows_the_rule_of_all():
     head = replace(trained("Glorot uniform", seed=3)[1], part="head")
     found = infer_rules([*trained("Glorot uniform", part="encoder", seed=1), head])
-    assert found == {"encoder": "Glorot uniform", "head": "Glorot uniform"}
+    assert {part: labels[0] for part, labels in found.items()} == {
+        "encoder": "Glorot uniform",
+        "head": "Glorot uniform",
+    }
 
 
 def test_too_few_or_too_small_kernels_tell_nothing():
     kernels = trained("Glorot uniform")
-    assert best_rule(kernels[:3]) is None
+    assert explain(kernels[:3]) is None
     assert infer_rules(kernels[:3]) == {}
     assert infer_rules([]) == {}
-    assert infer_rules([replace(kernel, count=499) for kernel in kernels]) == {}
+    small = [replace(k, summary=replace(k.summary, finite=499)) for k in kernels]
+    assert infer_rules(small) == {}
 
 
 def test_a_trained_model_of_two_hands_gets_both_nulls():
@@ -102,3 +107,43 @@ def test_a_trained_model_of_two_hands_gets_both_nulls():
         "He uniform (fan in)"
     }
     assert {n.source for n in found.values()} <= {"inferred", "matched"}
+
+
+def test_decay_that_nothing_shows_is_not_believed():
+    """PyTorch's default is 0.41 times He's rule: the spreads fit both, one of them with decay."""
+    generator = torch.Generator().manual_seed(3)
+    kernels = []
+    for kernel in trained("PyTorch default (uniform)", moved=0.0):
+        start = kernel.rules["PyTorch default (uniform)"].std
+        # heavy tails, as trained kernels have them, at 0.97 of the spread of the start
+        weights = torch.randn(kernel.summary.count, generator=generator) ** 3
+        weights *= 0.97 * start / weights.std()
+        kernels.append(replace(kernel, summary=summarize(weights)))
+    (best, *alike), _ = explain(kernels)
+    assert best == "PyTorch default (uniform)"
+    assert "He normal (fan in)" in alike  # which cannot be excluded
+
+
+def test_how_well_a_null_is_known_goes_with_it():
+    torch.manual_seed(0)
+    model = torch.nn.ModuleList(torch.nn.Conv2d(s[1], s[0], s[2], bias=False) for s in SHAPES)
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.copy_(torch.randn_like(layer.weight) ** 3 * layer.weight.std())
+    for record in measure_model(model).parameters:
+        null = record.null
+        assert null.source == "inferred"
+        low, high = null.plausible
+        assert low <= null.std <= high
+        assert low < high
+        expected = max(high**2 - null.std**2, null.std**2 - low**2)
+        assert record.comparison.doubt == pytest.approx(expected)
+    fresh = measure_model(torch.nn.Conv2d(64, 64, 3)).parameters[0]
+    assert fresh.null.plausible == (fresh.null.std, fresh.null.std)
+    assert fresh.comparison.doubt == 0
+
+
+def test_rules_of_the_same_misfit_are_alike_and_others_are_not():
+    (best, *alike), _ = explain(trained("Glorot uniform", moved=0.01))
+    assert best == "Glorot uniform"
+    assert "normal, std 0.02" not in alike

@@ -8,16 +8,10 @@ from scipy import stats
 from torch import nn
 
 from weightscope.statistics import compare, fit_null, measure_model, summarize
-from weightscope.statistics.initialization import (
-    KernelShape,
-    Null,
-    as_drawn,
-    critical_ks,
-    followed_rules,
-    hidden_beyond,
-    sharpest_rule,
-)
+from weightscope.statistics.choosing import followed_rules, sharpest_rule
+from weightscope.statistics.distances import as_drawn, critical_ks, hidden_beyond
 from weightscope.statistics.movement import measure_movement
+from weightscope.statistics.rules import KernelShape, Null
 
 SHAPE = (96, 64, 3, 3)
 INITIALIZERS = {
@@ -49,7 +43,7 @@ def test_every_initializer_is_recognized(label):
     expected = {null.label: null for null in KernelShape.of(SHAPE).rules.values()}[label]
     assert (null.source, null.family, null.std) == ("matched", expected.family, expected.std)
     assert null.std == pytest.approx(float(weights.std()), rel=0.01)
-    assert null.fit < 0.01
+    assert null.plausible == (null.std, null.std)
 
 
 @pytest.mark.parametrize("module", [
@@ -103,7 +97,8 @@ def test_where_nothing_tells_the_default_is_assumed_and_says_so():
         if record.is_kernel:
             assert record.null.source == "assumed"
             assert record.null.label == "PyTorch default (uniform)"
-            assert record.null.fit > 0.05
+            assert record.null.plausible[1] > 2 * record.null.plausible[0]
+            assert record.comparison.doubt > 0
 
 
 def test_a_rule_with_more_weights_against_it_than_for_it_is_nobodys():
@@ -355,3 +350,21 @@ def test_movement_goes_through_blocks_and_formats():
     quantized = torch.quantize_per_tensor(w0, 0.05, 0, torch.qint8)
     assert measure_movement(quantized, quantized).shrinkage == pytest.approx(1.0)
     assert measure_movement(torch.ones(0), torch.ones(0)).moved == 0.0
+
+
+@pytest.mark.parametrize("count", [20, 100, 10_000])
+def test_critical_distances_of_small_samples(count):
+    """Kolmogorov's limit with Stephens' correction is within a percent of the exact one."""
+    exact = stats.kstwo.isf(1e-4, count)
+    assert critical_ks(count) == pytest.approx(exact, rel=0.01)
+    assert critical_ks(count, count) == pytest.approx(critical_ks(count // 2), rel=0.02)
+
+
+def test_movement_has_one_degree_of_freedom_less_than_weights():
+    start, final = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.5, 3.0, 4.0])
+    split = measure_movement(final, start)
+    assert (split.count, split.shrinkage) == (3, 0.5)
+    assert split.moved == pytest.approx((25 / 2) ** 0.5)
+    from_zero = measure_movement(final, torch.zeros(3))
+    assert from_zero.moved == pytest.approx((25.25 / 3) ** 0.5)
+    assert np.isnan(from_zero.shrinkage)

@@ -1,0 +1,246 @@
+"""How far weights are from their null, and how much movement they can hide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import copysign, inf, isfinite, log, nan, pi, sqrt
+
+import numpy as np
+
+from weightscope.statistics.movement import Movement
+from weightscope.statistics.rules import Null
+from weightscope.statistics.tensor_summary import EmpiricalCDF, TensorSummary
+
+# P(sqrt(n) KS > 2.2253) = 0.0001 under the null (Kolmogorov's limit distribution); a network has a
+# hundred kernels, and none of them shall be called changed by chance
+CRITICAL_KS = 2.2253
+
+EDGE_SURELY = log(10_000.0)
+"""Expected weights near an edge that are never all missing (one time in ten thousand)."""
+
+SPREAD_SURELY = 4.0
+"""Standard errors that the variance of weights is never away from that of their rule."""
+
+TELLING = {"uniform": 2_000, "truncated normal": 12_000}
+"""Weights from which on the KS distance tells a normal sample from a bounded one of its spread."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Weights that lie as their rule draws them, as far as they can tell.
+
+    Attributes:
+        crowd: Number of weights times the rule's density inside an edge, in units of 1 / weights; 0
+            for an unbounded rule.
+        edge: The rule's edge; inf for an unbounded rule.
+        excess: Mean square less that of the rule.
+        error: Standard error of a mean square of so many weights of the rule.
+    """
+
+    crowd: float
+    edge: float
+    excess: float
+    error: float
+
+
+@dataclass(frozen=True)
+class NullComparison:
+    """How far one parameter is from its null.
+
+    Attributes:
+        std_initial: Standard deviation of the null.
+        spread_ratio: std / std_initial; NaN for a constant null.
+        ks_initial: Kolmogorov-Smirnov distance to the null, in [0, 1].
+        wasserstein_initial: Wasserstein-1 distance to the null, in units of the weights.
+        excess_spread: ``sign * sqrt(|std^2 - std_initial^2|)``, in units of the weights.
+        near_zero_initial: Near-zero mass of the null by threshold.
+        distinguishable: Whether the KS distance is larger than chance allows at this size
+            (p < 0.0001), or a weight lies beyond the edge of a bounded rule.
+        excess: Estimated mean squared movement since the start, in squared units of the weights, by
+            the sharpest means there is: the given start, weights beyond the edge of a bounded rule,
+            or ``std^2 - std_initial^2``, since independent movement adds to the variance.
+        error: Its standard error.
+        doubt: How far ``excess`` may be off, in the same units, because the rule is inferred or
+            assumed: the larger distance to what another plausible rule gives. It is shared by all
+            kernels of a network, and not smaller for many.
+        draw: How closely the weights lie as their rule draws them; None where they do not.
+        movement: The movement since the given initial weights; None where they were not given.
+        fresh_start: Whether those were fresh from a rule, and not trained already.
+    """
+
+    std_initial: float
+    spread_ratio: float
+    ks_initial: float
+    wasserstein_initial: float
+    excess_spread: float
+    near_zero_initial: Mapping[float, float]
+    distinguishable: bool
+    excess: float
+    error: float
+    doubt: float
+    draw: Draw | None
+    movement: Movement | None
+    fresh_start: bool
+
+
+def compare(
+    summary: TensorSummary,
+    null: Null,
+    *,
+    rule: Null | None = None,
+    movement: Movement | None = None,
+    beyond: int = 0,
+    rounding: float = 2.0**-23,
+) -> NullComparison:
+    """Distance of a parameter's weights from their null.
+
+    Args:
+        summary: Statistics of the weights.
+        null: The null.
+        rule: The rule that given initial weights follow; None for the null itself.
+        movement: Since the given initial weights, if there are any.
+        beyond: Number of weights beyond the null's edge; 0 where the null is not matched.
+        rounding: Relative precision of the weights' number format.
+    """
+    std, n = summary.std, summary.finite
+    ks = ks_distance(summary.cdf, null)
+    gap = std**2 - null.std**2
+    other = null.sample.count if null.sample is not None else None
+    if movement is not None:
+        excess, error = movement.moved**2, 0.0
+    elif beyond:
+        excess, error = movement_beyond(beyond, n * null.edge_density)
+    else:
+        kurtosis = summary.kurtosis if isfinite(summary.kurtosis) else 0.0
+        square = std**2 + summary.mean**2
+        excess = square - null.std**2
+        error = square * sqrt(max(kurtosis + 2.0, 0.1) / max(n, 1))
+    low, high = null.plausible
+    doubt = 0.0
+    if movement is None and null.source in ("inferred", "assumed") and isfinite(high):
+        doubt = max(high**2 - null.std**2, null.std**2 - low**2)
+    return NullComparison(
+        std_initial=null.std,
+        spread_ratio=std / null.std if null.std else nan,
+        ks_initial=ks,
+        wasserstein_initial=wasserstein_distance(summary.cdf, null),
+        excess_spread=copysign(sqrt(abs(gap)), gap) if isfinite(gap) else nan,
+        near_zero_initial={t: null.near_zero_mass(t) for t in summary.near_zero},
+        distinguishable=bool(ks > critical_ks(n, other)) or beyond > 0,
+        excess=excess,
+        error=error,
+        doubt=doubt,
+        draw=as_drawn(summary, rule or null, rounding),
+        movement=movement,
+        fresh_start=movement is not None and rule is not None,
+    )
+
+
+def hidden_beyond(crowd: float) -> float:
+    """Largest mean squared movement that leaves no weight beyond an edge in 5 of 100 cases.
+
+    Of ``n`` weights of a bounded rule that move by independent ``d``, ``n f E|d|`` end beyond an
+    edge, with ``f`` the density inside it; none does with probability ``exp(-n f E|d|)``. The mean
+    square of normal movement is ``pi / 2 (E|d|)^2``.
+
+    Args:
+        crowd: ``n f``, in units of 1 / weights; of several kernels that move alike, their sum.
+    """
+    return pi / 2.0 * (3.0 / crowd) ** 2
+
+
+def hidden_within(excess: float, error: float) -> float:
+    """Largest mean squared movement that a mean square can hide: two standard errors.
+
+    Args:
+        excess: Mean square of the weights less that of their rule.
+        error: Its standard error.
+    """
+    return max(excess, 0.0) + 2.0 * error
+
+
+def movement_beyond(beyond: int, crowd: float) -> tuple[float, float]:
+    """Mean squared movement and its standard error, from the weights beyond an edge.
+
+    Args:
+        beyond: How many there are, a Poisson number.
+        crowd: See `hidden_beyond`.
+    """
+    unit = pi / 2.0 / crowd**2
+    return unit * beyond**2, unit * ((beyond + sqrt(beyond)) ** 2 - beyond**2)
+
+
+def as_drawn(summary: TensorSummary, rule: Null, rounding: float = 2.0**-23) -> Draw | None:
+    """Tell whether weights lie as a rule draws them.
+
+    A bounded rule is sharp: movement carries weights beyond its edges, and decay leaves the edges
+    bare. An unbounded rule shows movement only by its mean square, whose standard error is
+    ``std^2 sqrt((kurtosis + 2) / n)``. How much movement they can hide, see `hidden_beyond` and
+    `hidden_within`.
+
+    Args:
+        summary: Statistics of the weights.
+        rule: A rule with a formula.
+        rounding: Relative precision of the weights' number format.
+
+    Returns:
+        None where the weights do not follow the rule, or where it has no formula (a sample, a
+        constant).
+    """
+    n = summary.finite
+    if rule.sample is not None or rule.std == 0.0 or not n or not isfinite(summary.std):
+        return None
+    crowd = n * rule.edge_density
+    error = rule.std**2 * sqrt((rule.kurtosis + 2.0) / n)
+    draw = Draw(crowd, rule.edge, summary.std**2 + summary.mean**2 - rule.std**2, error)
+    follows = abs(draw.excess) <= SPREAD_SURELY * error
+    if crowd:
+        peak = max(-summary.minimum, summary.maximum)
+        bare = EDGE_SURELY / (2.0 * crowd) + 2.0 * rounding * rule.edge
+        follows &= rule.edge - bare <= peak <= edge_of(rule, rounding)
+    return draw if follows and ks_distance(summary.cdf, rule) <= critical_ks(n) else None
+
+
+def edge_of(rule: Null, rounding: float) -> float:
+    """The edge of a bounded rule, with room for rounding to the weights' number format."""
+    return rule.edge * (1.0 + 2.0 * rounding)
+
+
+def critical_ks(count: int, other: int | None = None) -> float:
+    """KS distance that chance exceeds once in ten thousand, for samples of these sizes.
+
+    Kolmogorov's limit ``2.2253 / sqrt(n)``, with Stephens' (1970) correction for small samples;
+    for two samples n is ``n m / (n + m)``.
+    """
+    if not count:
+        return inf
+    n = float(count) if other is None else count * other / (count + other)
+    root = sqrt(n)
+    return CRITICAL_KS / (root + 0.12 + 0.11 / root)
+
+
+def ks_distance(cdf: EmpiricalCDF, null: Null) -> float:
+    """Largest gap between the weights' distribution and the null's, at the weights' points."""
+    if cdf.points.size == 0:
+        return nan
+    if null.sample is not None:
+        return _two_sample_ks(cdf, null.sample)
+    before = after = null.cdf(cdf.points)
+    if null.std == 0.0:
+        after = (cdf.points >= null.mean).astype(np.float64)
+    gaps = np.abs(cdf.below - before), np.abs(cdf.through - after)
+    return float(max(gaps[0].max(), gaps[1].max()))
+
+
+def _two_sample_ks(a: EmpiricalCDF, b: EmpiricalCDF) -> float:
+    points = np.union1d(a.points, b.points)
+    return float(np.abs(a(points) - b(points)).max())
+
+
+def wasserstein_distance(cdf: EmpiricalCDF, null: Null) -> float:
+    """Wasserstein-1 distance, the area between the two distribution functions."""
+    if cdf.points.size == 0:
+        return nan
+    shares = (np.arange(4096) + 0.5) / 4096
+    return float(np.abs(cdf.quantile(shares) - null.quantile(shares)).mean())
