@@ -9,7 +9,7 @@ from torch import nn
 
 from weightscope.statistics import compare, fit_null, measure_model, summarize
 from weightscope.statistics.choosing import followed_rules, sharpest_rule
-from weightscope.statistics.distances import as_drawn, critical_ks, hidden_beyond
+from weightscope.statistics.distances import as_drawn, critical_ks
 from weightscope.statistics.movement import measure_movement
 from weightscope.statistics.rules import KernelShape, Null
 
@@ -241,9 +241,7 @@ def test_edges_are_those_of_the_distribution(null, law):
 def test_fresh_draws_are_as_drawn(null, law, count):
     null = replace(null, mean=0.0)
     draws = [law.rvs(count, random_state=seed) - law.mean() for seed in range(30)]
-    found = [as_drawn(summarize(torch.from_numpy(w).float()), null) for w in draws]
-    assert all(found)
-    assert {draw.crowd for draw in found} == {count * null.edge_density}
+    assert all(as_drawn(summarize(torch.from_numpy(w).float()), null) for w in draws)
 
 
 @pytest.mark.parametrize(("null", "law"), BOUNDED)
@@ -260,17 +258,7 @@ def test_edges_show_what_the_spread_hides(null, law, change):
     noise = np.random.default_rng(0).normal(size=30_000)
     weights = change(law.rvs(30_000, random_state=1), noise)
     assert abs(weights.std() / null.std - 1) < 0.012
-    assert as_drawn(summarize(torch.from_numpy(weights).float()), null) is None
-
-
-def test_a_movement_at_the_bound_is_hidden_once_in_twenty():
-    null, law = NULLS[1]
-    generator = np.random.default_rng(2)
-    moved = np.sqrt(hidden_beyond(500 * null.edge_density))
-    assert moved / null.std == pytest.approx(13.02 / 500, rel=1e-3)
-    weights = law.rvs((4000, 500), random_state=3) + moved * generator.normal(size=(4000, 500))
-    hidden = (abs(weights).max(1) <= null.edge).mean()
-    assert hidden == pytest.approx(np.exp(-3), abs=0.012)
+    assert not as_drawn(summarize(torch.from_numpy(weights).float()), null)
 
 
 @pytest.mark.parametrize("share", [0.003, 0.01, 0.05])
@@ -322,10 +310,8 @@ def test_a_given_start_gives_movement_and_shrinkage():
     assert comparison.movement.shrinkage == pytest.approx(0.5, abs=0.01)
     assert comparison.movement.moved == pytest.approx(0.01, rel=0.05)
     assert (comparison.excess, comparison.error) == (comparison.movement.moved**2, 0.0)
-    assert comparison.draw is None
     redrawn = measure_model(nn.Conv2d(30, 40, 3), initial=start.state_dict()).parameters[0]
     assert redrawn.comparison.movement.shrinkage == pytest.approx(0.0, abs=0.04)
-    assert redrawn.comparison.draw is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -333,7 +319,6 @@ def test_rounding_does_not_pass_for_movement(dtype):
     torch.manual_seed(14)
     comparison = measure_model(nn.Conv2d(128, 128, 3).to(dtype)).parameters[0].comparison
     assert not comparison.distinguishable
-    assert comparison.draw is not None
 
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")

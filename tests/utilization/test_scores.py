@@ -1,6 +1,7 @@
 """The formula, the spread of a stage, and the scores that follow from it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from weightscope.utilization.scores import (
     RESPONSE_BORDER,
     SILENT,
     NetworkMovement,
+    StageSpread,
     measure_spread,
     network_dispersion,
     score_history,
@@ -270,3 +272,11 @@ def test_synthetic_images_do_not_speak_for_the_users_own():
     own = score_response(response((1, 0.0, 0.0, 0.0), source="images"), 1)
     assert "your own images" not in own.why
     assert own.grade == "images"
+
+
+def test_doubt_about_the_start_widens_the_interval():
+    spread = StageSpread("s", 10_000, 1.2, 1.0, 0.44, 0.01, True, 3.0, math.nan)
+    sure = score_weights(spread, 0.6, 3.0)
+    doubted = score_weights(replace(spread, doubt=0.3), 0.6, 3.0)
+    assert doubted.utilization == sure.utilization
+    assert doubted.low < sure.low < sure.high < doubted.high

@@ -27,24 +27,6 @@ TELLING = {"uniform": 2_000, "truncated normal": 12_000}
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Weights that lie as their rule draws them, as far as they can tell.
-
-    Attributes:
-        crowd: Number of weights times the rule's density inside an edge, in units of 1 / weights; 0
-            for an unbounded rule.
-        edge: The rule's edge; inf for an unbounded rule.
-        excess: Mean square less that of the rule.
-        error: Standard error of a mean square of so many weights of the rule.
-    """
-
-    crowd: float
-    edge: float
-    excess: float
-    error: float
-
-
-@dataclass(frozen=True)
 class NullComparison:
     """How far one parameter is from its null.
 
@@ -64,9 +46,7 @@ class NullComparison:
         doubt: How far ``excess`` may be off, in the same units, because the rule is inferred or
             assumed: the larger distance to what another plausible rule gives. It is shared by all
             kernels of a network, and not smaller for many.
-        draw: How closely the weights lie as their rule draws them; None where they do not.
         movement: The movement since the given initial weights; None where they were not given.
-        fresh_start: Whether those were fresh from a rule, and not trained already.
     """
 
     std_initial: float
@@ -79,29 +59,23 @@ class NullComparison:
     excess: float
     error: float
     doubt: float
-    draw: Draw | None
     movement: Movement | None
-    fresh_start: bool
 
 
 def compare(
     summary: TensorSummary,
     null: Null,
     *,
-    rule: Null | None = None,
     movement: Movement | None = None,
     beyond: int = 0,
-    rounding: float = 2.0**-23,
 ) -> NullComparison:
     """Distance of a parameter's weights from their null.
 
     Args:
         summary: Statistics of the weights.
         null: The null.
-        rule: The rule that given initial weights follow; None for the null itself.
         movement: Since the given initial weights, if there are any.
         beyond: Number of weights beyond the null's edge; 0 where the null is not matched.
-        rounding: Relative precision of the weights' number format.
     """
     std, n = summary.std, summary.finite
     ks = ks_distance(summary.cdf, null)
@@ -131,33 +105,8 @@ def compare(
         excess=excess,
         error=error,
         doubt=doubt,
-        draw=as_drawn(summary, rule or null, rounding),
         movement=movement,
-        fresh_start=movement is not None and rule is not None,
     )
-
-
-def hidden_beyond(crowd: float) -> float:
-    """Largest mean squared movement that leaves no weight beyond an edge in 5 of 100 cases.
-
-    Of ``n`` weights of a bounded rule that move by independent ``d``, ``n f E|d|`` end beyond an
-    edge, with ``f`` the density inside it; none does with probability ``exp(-n f E|d|)``. The mean
-    square of normal movement is ``pi / 2 (E|d|)^2``.
-
-    Args:
-        crowd: ``n f``, in units of 1 / weights; of several kernels that move alike, their sum.
-    """
-    return pi / 2.0 * (3.0 / crowd) ** 2
-
-
-def hidden_within(excess: float, error: float) -> float:
-    """Largest mean squared movement that a mean square can hide: two standard errors.
-
-    Args:
-        excess: Mean square of the weights less that of their rule.
-        error: Its standard error.
-    """
-    return max(excess, 0.0) + 2.0 * error
 
 
 def movement_beyond(beyond: int, crowd: float) -> tuple[float, float]:
@@ -165,41 +114,34 @@ def movement_beyond(beyond: int, crowd: float) -> tuple[float, float]:
 
     Args:
         beyond: How many there are, a Poisson number.
-        crowd: See `hidden_beyond`.
+        crowd: Number of weights times the rule's density inside an edge, in units of 1 / weights.
     """
     unit = pi / 2.0 / crowd**2
     return unit * beyond**2, unit * ((beyond + sqrt(beyond)) ** 2 - beyond**2)
 
 
-def as_drawn(summary: TensorSummary, rule: Null, rounding: float = 2.0**-23) -> Draw | None:
-    """Tell whether weights lie as a rule draws them.
+def as_drawn(summary: TensorSummary, rule: Null, rounding: float = 2.0**-23) -> bool:
+    """Whether weights lie as a rule with a formula draws them.
 
     A bounded rule is sharp: movement carries weights beyond its edges, and decay leaves the edges
     bare. An unbounded rule shows movement only by its mean square, whose standard error is
-    ``std^2 sqrt((kurtosis + 2) / n)``. How much movement they can hide, see `hidden_beyond` and
-    `hidden_within`.
+    ``std^2 sqrt((kurtosis + 2) / n)``.
 
     Args:
         summary: Statistics of the weights.
-        rule: A rule with a formula.
+        rule: The rule; of a sample or a constant the answer is no.
         rounding: Relative precision of the weights' number format.
-
-    Returns:
-        None where the weights do not follow the rule, or where it has no formula (a sample, a
-        constant).
     """
     n = summary.finite
     if rule.sample is not None or rule.std == 0.0 or not n or not isfinite(summary.std):
-        return None
-    crowd = n * rule.edge_density
+        return False
     error = rule.std**2 * sqrt((rule.kurtosis + 2.0) / n)
-    draw = Draw(crowd, rule.edge, summary.std**2 + summary.mean**2 - rule.std**2, error)
-    follows = abs(draw.excess) <= SPREAD_SURELY * error
-    if crowd:
+    follows = abs(summary.std**2 + summary.mean**2 - rule.std**2) <= SPREAD_SURELY * error
+    if isfinite(rule.edge):
         peak = max(-summary.minimum, summary.maximum)
-        bare = EDGE_SURELY / (2.0 * crowd) + 2.0 * rounding * rule.edge
+        bare = EDGE_SURELY / (2.0 * n * rule.edge_density) + 2.0 * rounding * rule.edge
         follows &= rule.edge - bare <= peak <= edge_of(rule, rounding)
-    return draw if follows and ks_distance(summary.cdf, rule) <= critical_ks(n) else None
+    return bool(follows) and ks_distance(summary.cdf, rule) <= critical_ks(n)
 
 
 def edge_of(rule: Null, rounding: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _STEPS = 2.0**24  # values of torch's uniform generator for float32
 _LOOKED_AT = 1024
@@ -71,7 +72,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, Tensor, tuple[float, ..
     for prefix, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         kernel = own.get("weight")
-        if kernel is None or kernel.dim() < 2:
+        if kernel is None or is_lazy(kernel) or kernel.dim() < 2:
             continue
         area = math.prod(kernel.shape[2:])
         fan_in, fan_out = kernel.shape[1] * area, kernel.shape[0] * area

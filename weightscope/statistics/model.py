@@ -75,11 +75,10 @@ def measure_model(
 
     found = run_all(places, lambda place: place.tensor.numel(), measure, threads, progress)
     nulls = _nulls(places, found)
-    rules = _rules_at_start(places, found)
     folded = _folded_stds(model, places, found)
     records = tuple(
-        _record(place, measured, null, rule, folded.get(place.layer), _spectrum(place, spectra))
-        for place, measured, null, rule in zip(places, found, nulls, rules, strict=True)
+        _record(place, measured, null, folded.get(place.layer), _spectrum(place, spectra))
+        for place, measured, null in zip(places, found, nulls, strict=True)
     )
     covered = sum(place.elements for place in places)
     coverage = covered / total if total else 1.0
@@ -170,25 +169,10 @@ def _evidence(place: ParameterPlace, summary: TensorSummary) -> Evidence:
     )
 
 
-def _rules_at_start(
-    places: Sequence[ParameterPlace], found: Sequence[_Measured]
-) -> list[Null | None]:
-    """The rules that given starts follow, to tell kernels that were drawn anew; None elsewhere."""
-    if all(m.before is None for m in found):
-        return [None] * len(found)
-    starts = [m.before or m.summary for m in found]
-    chosen = choose_nulls([_evidence(p, s) for p, s in zip(places, starts, strict=True)])
-    return [
-        rule if m.before is not None and rule is not None and rule.source == "matched" else None
-        for m, rule in zip(found, chosen, strict=True)
-    ]
-
-
 def _record(
     place: ParameterPlace,
     measured: _Measured,
     null: Null | None,
-    rule: Null | None,
     folded: float | None,
     spectrum: Spectrum | None,
 ) -> ParameterStatistics:
@@ -201,10 +185,8 @@ def _record(
         comparison = compare(
             shown,
             null,
-            rule=rule,
             movement=measured.movement,
             beyond=_count_beyond(place, summary, null),
-            rounding=_rounding(place.tensor),
         )
     fan_in, fan_out = place.fans
     return ParameterStatistics(

@@ -76,6 +76,7 @@ class StageSpread:
             that is uncorrelated with the start adds to the variance; of kernels whose start is
             known, the mean squared movement itself.
         error: Standard error of ``excess`` for the number of weights there are.
+        doubt: How far ``excess`` may be off because the initial spreads are inferred or assumed.
         distinguishable: Whether any kernel differs from its null.
         dispersion: Variance of the filters' energies (mean squares), relative to that of
             independent weights drawn from the null: 1 at initialisation, more where filters took
@@ -94,6 +95,7 @@ class StageSpread:
     dispersion: float
     shrinkage: float
     sources: tuple[str, ...] = ()
+    doubt: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -110,9 +112,9 @@ class StageSpread:
         """Whether the stage surely left a start that is known."""
         return self.known and self.movement() > UNTOUCHED * self.initial
 
-    def movement(self, sigmas: float = 0.0) -> float:
-        """Estimated rms movement, at ``sigmas`` standard errors above the estimate."""
-        return math.sqrt(max(self.excess + sigmas * self.error, 0.0))
+    def movement(self, sigmas: float = 0.0, doubts: float = 0.0) -> float:
+        """Estimated rms movement, so many standard errors and doubts above the estimate."""
+        return math.sqrt(max(self.excess + sigmas * self.error + doubts * self.doubt, 0.0))
 
 
 def stage_kernels(
@@ -161,6 +163,7 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
         dispersion=sum(f * d for f, d in dispersions) / filters if filters else float("nan"),
         shrinkage=kept / initial if initial > 0.0 else float("nan"),
         sources=tuple(sorted({k.null.source for k, _ in compared if k.null is not None})),
+        doubt=sum(kernel.summary.count * c.doubt for kernel, c in compared) / count,
     )
 
 
@@ -230,7 +233,7 @@ def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Sco
         return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}; no stage surely moved")
     learned = utilization(math.sqrt(dispersion), 1.0)
     value, low, high = (
-        utilization(learned * spread.movement(sigmas), typical) for sigmas in (0.0, -MARGIN, MARGIN)
+        utilization(learned * spread.movement(sign * MARGIN, sign), typical) for sign in (0, -1, 1)
     )
     if spread.movement(MARGIN) == 0.0:
         # narrower than its start: what moved is hidden by what decayed
