@@ -46,7 +46,7 @@ MAY_IMPORT = {
     },
 }
 MAY_IMPORT["printing"] = MAY_IMPORT["frames"] | {"frames"}
-MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {"printing", "watching", "probing"}
+MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {"printing", "watching", "probing", "calls"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report", "checkpoints"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]

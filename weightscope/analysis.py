@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weightscope.calls import to_device
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import InputError
 from weightscope.graph import Structure, read_structure
@@ -18,6 +19,7 @@ from weightscope.receptive_field import Pixels, receptive_fields
 from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
 from weightscope.truncation import Proposal, propose
 from weightscope.utilization import Assessment, DataEvidence, assess, gather_data
+from weightscope.utilization.batches import first_image, read_batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +142,9 @@ def analyze(
     images: Iterable[Any] | None = None,
     batches: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
-    metric: Callable[[Any, Any], float] | str | None = None,
+    metric: Callable[[Any, Any], Any] | str | None = None,
+    ignore_index: int | None = None,
+    keys: tuple[Any, Any] | None = None,
     stages: Mapping[str, Any] | None = None,
     spectra: bool = False,
     progress: bool = False,
@@ -161,11 +165,13 @@ def analyze(
         response: Whether to measure how the output responds, on synthetic images, when each level
             falls silent: some ten forward passes.
         images: Unlabelled inputs, batch by batch, to measure the same on; read once.
-        batches: ``(inputs, targets)`` pairs for evidence from data; read once.
+        batches: Evidence from data, as a loader yields it; see `ablate`. At least ten images.
         loss: ``loss(outputs, targets)``, a scalar tensor; with `batches`, for gradients, and for
             the ablation where there is no metric.
-        metric: ``metric(outputs, targets)``, larger is better, or the name of a built-in one; with
-            `batches`, quality lost when each level is removed.
+        metric: Name of a built-in metric, or ``metric(outputs, targets)``; with `batches`, quality
+            lost when each level is removed; see `ablate`.
+        ignore_index: Value of targets that does not count, for the built-in metrics of classes.
+        keys: Where inputs and targets are in a batch, such as ``("image", "mask")``.
         stages: What you know better about the stages than the dataflow tells.
         spectra: Also compute stable rank and kin.
         progress: Show progress bars.
@@ -184,13 +190,18 @@ def analyze(
         raise InputError("batches= needs loss= (for gradients), metric= (for ablation), or both")
     if initial is None and history is not None:
         initial = _start_of(history, model)
+    pairs = None if batches is None else read_batches(batches, model, keys)
+    if pairs is not None and example_inputs is None:
+        example_inputs = to_device(first_image(pairs), model)
     structure = read_structure(model, example_inputs, stages)
     statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
     costs = count_costs(model, structure.inputs)
     data = (
-        gather_data(structure, batches, loss=loss, metric=metric, progress=progress)
-        if batches is not None
-        else None
+        None
+        if pairs is None
+        else gather_data(
+            structure, pairs, loss, metric, ignore_index=ignore_index, progress=progress
+        )
     )
     synthetic = respond_to_synthetic(structure) if response and structure.cuts else None
     own = respond_to_images(structure, images) if images is not None and structure.cuts else None

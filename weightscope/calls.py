@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.errors import ForwardError
+from weightscope.errors import ForwardError, InputError
 
 _SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met
 
@@ -34,6 +34,20 @@ def to_device(tree: Any, model: nn.Module) -> Any:
     """Move the tensors of a batch to where the model's parameters are."""
     device = device_of(model)
     return pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
+
+
+def only_tensor(output: Any) -> Tensor:
+    """The prediction in what a model returned: a tensor, or the first one in a container."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        for key in ("logits", "out"):
+            if isinstance(output.get(key), Tensor):
+                return output[key]  # type: ignore[no-any-return]
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            return leaf
+    raise InputError(f"expected a tensor, received {type(output).__name__} without any")
 
 
 def say(error: BaseException) -> str:
@@ -97,14 +111,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Args:
         model: The user's model.
     """
-    with _random_state(model), _attributes(model), _tensors(model), evaluation_mode(model):
+    with random_state(model), unchanged(model), evaluation_mode(model):
         yield
 
 
 @contextmanager
-def _random_state(model: nn.Module) -> Iterator[None]:
-    """Put back the random state of torch, numpy and Python."""
-    tensors = [*model.parameters(), *model.buffers()]
+def random_state(model: nn.Module | None = None) -> Iterator[None]:
+    """Put back the random state of numpy, Python and torch, also on the devices of a model."""
+    tensors = [] if model is None else [*model.parameters(), *model.buffers()]
     devices = {t.device for t in tensors if t.device.type not in ("cpu", "meta")}
     # one generator for all of Apple's devices: its functions take none
     where = [(torch.get_device_module(d), () if d.type == "mps" else (d,)) for d in devices]
@@ -118,6 +132,13 @@ def _random_state(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(on_cpu)
         for module, args, state in on_devices:
             module.set_rng_state(state, *args)
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Put back the tensors beside the parameters and the attributes that calls of it changed."""
+    with _attributes(module), _tensors(module):
+        yield
 
 
 @contextmanager

@@ -15,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from weightscope.calls import to_device, undisturbed
+from weightscope.utilization.metrics import average_precision, called, f1_curve
+
 EDGES = np.linspace(-24.0, 24.0, 4097)
 """Bins of logits; 0, the threshold of the paper, is an edge."""
 
@@ -94,8 +97,7 @@ def measure(counts: Tally) -> Metrics:
         1.0
     """
     # counts of what is predicted plastic when the threshold is the lower edge of each bin
-    hits = counts.plastic[::-1].cumsum()[::-1]
-    false_alarms = counts.sand[::-1].cumsum()[::-1]
+    hits, false_alarms = called(counts.plastic), called(counts.sand)
     total = int(counts.plastic.sum())
     middle = len(EDGES) // 2
     tp, fp = int(hits[middle]), int(false_alarms[middle])
@@ -104,10 +106,8 @@ def measure(counts: Tally) -> Metrics:
     recall = tp / total if total else float("nan")
     f1 = _f1(tp, fp, fn)
     iou = tp / (tp + fp + fn) if tp + fp + fn else float("nan")
-    f1_by_threshold = 2 * hits / np.maximum(hits + false_alarms + total, 1)
+    f1_by_threshold = f1_curve(counts.plastic, counts.sand)
     best = int(f1_by_threshold.argmax())
-    precisions = hits / np.maximum(hits + false_alarms, 1)
-    gained = counts.plastic / total if total else np.full(len(hits), np.nan)
     return Metrics(
         precision=precision,
         recall=recall,
@@ -115,9 +115,9 @@ def measure(counts: Tally) -> Metrics:
         iou=iou,
         rw_f1=f1 * recall,
         rw_iou=iou * recall,
-        best_f1=float(f1_by_threshold[best]) if total else float("nan"),
+        best_f1=float(f1_by_threshold[best]),
         best_threshold=float(1 / (1 + np.exp(-EDGES[best]))),
-        average_precision=float((precisions * gained).sum()),
+        average_precision=float(average_precision(counts.plastic, counts.sand)),
     )
 
 
@@ -133,14 +133,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Metr
         batches: Images and masks; at least one.
     """
     counts = Tally(np.zeros(len(EDGES) - 1, np.int64), np.zeros(len(EDGES) - 1, np.int64))
-    modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
-    try:
-        model.eval()
-        with torch.no_grad():
-            for images, masks in batches:
-                counts = counts + tally(model(images.to(device)), masks)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with undisturbed(model), torch.no_grad():
+        for images, masks in batches:
+            counts = counts + tally(model(to_device(images, model)), masks)
     return measure(counts)

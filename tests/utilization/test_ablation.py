@@ -1,13 +1,17 @@
 """Ablation on networks whose answer is known by hand."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import nn
 
+import weightscope as ws
 import weightscope.utilization.ablation as ablation
-from weightscope.errors import InputError
+from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
 from weightscope.utilization import ablate, ablate_levels
 
@@ -88,9 +92,9 @@ def test_mean_replacement_equals_the_same_by_hand(structures):
         return 1.0
 
     ablate_levels(structure, batches(images, mask), metric)
-    by_level = torch.cat(seen[24:])
-    assert by_level.shape == mask.shape
-    assert torch.allclose(by_level, torch.full_like(by_level, float(mean[0])), atol=1e-6)
+    expected = torch.full((1, 1, 8, 8), float(mean[0]))
+    constant = [output for output in seen if torch.allclose(output, expected, atol=1e-6)]
+    assert len(constant) >= len(images)
 
 
 def test_the_model_is_left_as_it_was():
@@ -115,8 +119,9 @@ def test_modes_come_back_when_the_metric_fails(structures):
     def fail(outputs, targets):
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(InputError, match="fail raised on an image of batch 0") as caught:
         ablate_levels(structure, batches(*scenes()), fail)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert all(m.training for m in structure.model.modules())
     structure.model.eval()
 
@@ -146,8 +151,11 @@ def test_the_interval_covers_new_images(structures):
 def test_public_ablate_returns_one_row_per_depth():
     frame = ablate(TwoPaths(1.0, 1.0), iter(batches(*scenes())), "f1", progress=False)
     assert list(frame.columns) == [
-        "keep_levels", "quality", "ablated", "drop", "low", "high", "chance", "images", "fill",
+        "keep_levels", "quality", "ablated", "drop", "low", "high",
+        "share_lost", "chance", "images", "metric", "fill",
     ]  # fmt: skip
+    skill = frame["quality"] - frame["chance"]
+    assert frame["share_lost"].tolist() == pytest.approx((frame["drop"] / skill).tolist())
     assert frame["keep_levels"].tolist() == [1]
     assert frame["images"].tolist() == [12]
 
@@ -174,9 +182,148 @@ def test_shuffling_never_leaves_an_image_its_own():
         assert not (shuffled == value).any()
 
 
-def test_chance_judges_by_other_images(structures):
+def test_zero_is_the_best_constant(structures):
     result = ablate_levels(structures["shallow"], batches(*scenes(images=40), size=20), "f1")
-    mask = scenes(images=40)[1]
-    constant = 2 * float(mask.mean()) / (1 + float(mask.mean()))
-    assert result.chance == pytest.approx(constant, abs=0.15)
-    assert np.isfinite(result.skill_low)
+    share = float(scenes(images=40)[1].mean())
+    assert result.chance == pytest.approx(2 * share / (1 + share))
+    assert result.skill == pytest.approx(result.quality - result.chance)
+
+
+def test_a_loss_is_ablated_in_its_own_unit_and_its_growth_is_the_drop(structures):
+    images, mask = scenes(images=24)
+    loss = F.binary_cross_entropy_with_logits
+    result = ablate_levels(structures["deep"], batches(images, mask), loss, larger_is_better=False)
+    share = mask.mean()
+    entropy = -float(share * share.log() + (1 - share) * (1 - share).log())
+    assert result.chance == pytest.approx(entropy, rel=0.02)
+    assert not result.larger_is_better
+    (level,) = result.levels
+    assert level.drop == pytest.approx(level.ablated - level.quality)
+    assert level.low <= level.drop <= level.high
+
+
+@pytest.mark.parametrize("images", [1, 2, ablation.MINIMUM_IMAGES - 1, ablation.MINIMUM_IMAGES])
+def test_few_images_are_not_enough(structures, images):
+    result = ablate_levels(structures["deep"], [scenes(images=images)], "f1")
+    assert result.enough == (images >= 10)
+    assert result.images == images
+    if images == 1:
+        assert result.levels[0].low == -np.inf
+        assert result.skill_low == -np.inf
+
+
+def test_no_fewer_images_could_be_sure():
+    """All n images agreeing has a chance of 2^-n: the first n that is surer than SURE decides."""
+    assert 0.5**ablation.MINIMUM_IMAGES <= 1 - ablation.SURE < 0.5 ** (ablation.MINIMUM_IMAGES - 1)
+
+
+def test_few_images_widen_the_interval():
+    """Student's quantile and the spread that a bootstrap sees too small, against scipy's."""
+    assert ablation.widening(0.975, 10) == pytest.approx(stats.t.ppf(0.975, 9) * (10 / 9) ** 0.5)
+    assert ablation.widening(0.975, 1) == np.inf
+    samples = np.random.default_rng(0).normal(size=200_000)
+    low, high = ablation.interval(samples, 10)
+    assert high == pytest.approx(ablation.widening(0.975, 10), rel=0.05)
+    assert low == pytest.approx(-high, rel=0.05)
+
+
+def test_the_interval_of_few_images_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        values = rng.normal(size=ablation.MINIMUM_IMAGES)
+        drawn = values[rng.integers(0, len(values), (1000, len(values)))].mean(1)
+        low, high = ablation.interval(drawn, len(values))
+        inside += low <= 0.0 <= high
+    assert 0.93 <= inside / 400 <= 0.98
+
+
+@pytest.mark.parametrize(("errors", "skilled"), [(3.2, False), (3.6, True)])
+def test_skill_is_sure_in_999_of_1000_cases(errors, skilled):
+    """Of 30 images the mean must exceed zero by Student's .999 quantile, 3.40 standard errors."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=30)
+    values = (values - values.mean()) / values.std(ddof=1) * 30**0.5 + errors
+    drawn = values[rng.integers(0, 30, (20_000, 30))].mean(1)
+    low = ablation.surely_above(np.concatenate([[values.mean()], drawn]), 30)
+    result = ablation.AblationResult((), 1.0, 0.0, low, 30, "m", floor=0.0)
+    assert result.skilled == skilled
+
+
+class Drawing(TwoPaths):
+    """Draws from every generator, counts in buffers and attributes, in evaluation mode too."""
+
+    def __init__(self):
+        super().__init__(0.5, 1.0)
+        self.register_buffer("calls", torch.zeros(()))
+        self.count = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.count += 1
+        return super().forward(x + 0 * torch.rand(1) * random.random() * np.random.rand())
+
+
+@pytest.mark.parametrize("way", ["metric", "loss", "metric raises", "interrupt", "forward raises"])
+def test_every_way_leaves_state_and_randomness_as_they_were(way):
+    model, pairs = Drawing(), batches(*scenes())
+
+    def fail(outputs, targets):
+        raise KeyboardInterrupt if way == "interrupt" else ZeroDivisionError
+
+    options = {"metric": "f1"}
+    if way == "loss":
+        options = {"loss": F.binary_cross_entropy_with_logits}
+    if way in ("metric raises", "interrupt"):
+        options = {"metric": fail}
+    loader = torch.utils.data.DataLoader(list(zip(*scenes(), strict=True)), batch_size=4)
+    if way == "forward raises":
+        loader = [*pairs, (torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8))]
+    model.train()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    torch_state, numpy_state, python_state = (
+        torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate(),
+    )  # fmt: skip
+    try:
+        ws.analyze(model, batches=loader, **options)
+        assert way in ("metric", "loss")
+    except (KeyboardInterrupt, InputError):
+        assert way not in ("metric", "loss")
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert model.count == 0
+    assert all(m.training for m in model.modules())
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+    assert random.getstate() == python_state
+
+
+def test_a_forward_that_raises_is_a_forward_error_with_its_batch():
+    pairs = [*batches(*scenes()), (torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8))]
+    for options in ({"metric": "f1"}, {"loss": F.binary_cross_entropy_with_logits}):
+        with pytest.raises(ForwardError, match=r"batch 3 \(2x3x8x8\)"):
+            ws.analyze(TwoPaths(1.0, 1.0), batches=pairs, **options)
+
+
+def test_images_without_a_batch_dimension_are_named(structures):
+    images, mask = scenes()
+    with pytest.raises(InputError, match="images of batch 1 have 3 dimensions, expected 4"):
+        ablate_levels(structures["deep"], [(images, mask), (images[0], mask[0])], "f1")
+
+
+def test_broken_weights_are_blamed_and_not_the_targets():
+    model = TwoPaths(1.0, 1.0)
+    with torch.no_grad():
+        model.below.weight[0] = float("nan")
+    for options in ({"metric": "f1"}, {"loss": F.binary_cross_entropy_with_logits}):
+        with pytest.raises(InputError, match=r"below\.weight of TwoPaths hold nan"):
+            ws.analyze(model, batches=batches(*scenes()), **options)
+
+
+def test_a_wrapped_model_is_evaluated_too():
+    model = nn.DataParallel(TwoPaths(0.5, 1.0))
+    pairs = batches(*scenes(images=24))
+    by_loss = ws.analyze(model, batches=pairs, loss=F.binary_cross_entropy_with_logits)
+    plain = ws.analyze(model.module, batches=pairs, loss=F.binary_cross_entropy_with_logits)
+    assert by_loss.data.ablation == plain.data.ablation
+    assert by_loss.data.importances == plain.data.importances
+    assert max(i.value for i in by_loss.data.importances.values()) > 0.0

@@ -1,14 +1,16 @@
 """Importance and activations on a network small enough to work out by hand."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import nn
 
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
-from weightscope.utilization import gather_data
-from weightscope.utilization.data import measure_activations, measure_importance
+from weightscope.utilization import AblationResult, DataEvidence, LevelAblation, gather_data
+from weightscope.utilization.data import measure_importance
 
 
 class Small(nn.Module):
@@ -98,6 +100,7 @@ def test_skill_by_loss_needs_the_right_targets(structure):
     with torch.no_grad():
         model.top.weight[:] = 1.0
         model.head.weight[:, :2] = 3.0
+        model.top.bias[:], model.head.bias[:] = 0.0, 0.0
     try:
         skilled = gather_data(structure, pairs(8), loss=loss).skilled
         noise = [(x, torch.rand_like(y)) for x, y in pairs(8)]
@@ -110,11 +113,11 @@ def test_skill_by_loss_needs_the_right_targets(structure):
 def test_a_loss_alone_is_ablated_and_a_metric_comes_first(structure):
     by_loss = gather_data(structure, pairs(), loss=loss).ablation
     by_metric = gather_data(structure, pairs(), loss=loss, metric="f1").ablation
-    assert (by_loss.metric, by_metric.metric) == ("minus_loss", "f1")
+    assert (by_loss.metric, by_metric.metric) == ("loss", "f1")
     expected = sum(
         loss(structure.model(x[i : i + 1]), y[i : i + 1]).item() for x, y in pairs() for i in (0, 1)
     )
-    assert by_loss.quality == pytest.approx(-expected / 10, rel=1e-5)
+    assert by_loss.quality == pytest.approx(expected / 10, rel=1e-5)
 
 
 def test_ablation_decides_where_there_is_a_cut(structure):
@@ -139,31 +142,52 @@ def test_without_a_loss_a_stage_that_no_cut_removes_has_no_score(structure):
     assert evidence.score(stage_of(structure, "top")).why == "no cut removes it"
 
 
-def test_activation_statistics_are_those_of_the_outputs(structure):
-    batches = pairs(3)
-    found = measure_activations(structure, batches)[stage_of(structure, "deep")]
-    with torch.no_grad():
-        model = structure.model
-        outputs = torch.cat([model.deep(F.max_pool2d(model.top(x), 2)) for x, _ in batches])
-    rows = outputs.movedim(1, -1).flatten(0, -2)
-    assert found.mean == pytest.approx(float(outputs.mean()), rel=1e-4)
-    assert found.std == pytest.approx(float(outputs.std(unbiased=False)), rel=1e-4)
-    assert found.varying == pytest.approx(float(rows.std(0, unbiased=False).mean()), rel=1e-4)
-    assert found.dead_channels == 0.0
-    assert not structure.model.deep._forward_hooks
+def made(drops, images=50, skill=1.0):
+    """Evidence of a network with an encoder of four levels that loses some shares of its skill."""
+    levels = tuple(
+        LevelAblation(keep, 1.0, 1.0 - drop, drop, drop - 0.01, drop + 0.01)
+        for keep, drop in drops.items()
+    )
+    result = AblationResult(levels, 1.0, 1.0 - skill, skill / 2, images, "f1")
+    return DataEvidence({}, result, result.skilled, {str(i): i for i in range(4)})
 
 
-def test_constant_channels_are_dead(structure):
-    model = structure.model
-    weight = model.deep.weight.detach().clone()
-    with torch.no_grad():
-        model.deep.weight[0] = 0.0
-    try:
-        found = measure_activations(structure, pairs(2))[stage_of(structure, "deep")]
-    finally:
-        with torch.no_grad():
-            model.deep.weight.copy_(weight)
-    assert found.dead_channels == 0.5
+def test_a_stage_is_scored_by_the_cut_that_removes_least_else():
+    evidence = made({1: 0.5, 2: 0.3, 3: 0.0})
+    assert [evidence.score(str(i)).verdict for i in range(4)] == [
+        "undecided", "used", "used", "unused",
+    ]  # fmt: skip
+    without = made({1: 0.5, 3: 0.0})
+    assert without.score("2").why.startswith("without levels 1 and deeper")
+    assert without.score("2").why.endswith("the cut also removes shallower levels")
+    assert without.score("2").verdict == "undecided"
+
+
+def test_few_images_decide_nothing():
+    evidence = made({1: 0.5, 2: 0.0}, images=9)
+    for name in ("1", "2"):
+        score = evidence.score(name)
+        assert (score.verdict, score.low, score.high) == ("undecided", 0.0, 1.0)
+        assert score.why == "9 images decide nothing, 10 or more are needed"
+    assert made({1: 0.5, 2: 0.0}, images=10).score("2").verdict == "unused"
+
+
+def test_one_batch_leaves_importance_undecided(structure):
+    found = measure_importance(structure, pairs(1), loss)
+    assert all(i.margin == float("inf") for i in found.values())
+    evidence = DataEvidence(found, None, None, {s.name: s.level for s in structure.stages})
+    scores = [evidence.score(stage.name) for stage in structure.stages]
+    assert {(s.verdict, s.low, s.high) for s in scores} == {("undecided", 0.0, 1.0)}
+
+
+def test_the_margin_of_importance_is_students(structure):
+    values = [
+        measure_importance(structure, [pair], loss)[stage_of(structure, "top")].value
+        for pair in pairs(4)
+    ]
+    found = measure_importance(structure, pairs(4), loss)[stage_of(structure, "top")]
+    expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (found.value - found.margin, found.value + found.margin) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +196,10 @@ def test_constant_channels_are_dead(structure):
         (lambda o, t: (o - t).square(), "expected a scalar tensor"),
         (lambda o, t: 3.0, "returned float"),
         (lambda o, t: o.detach().sum(), "expected a scalar tensor"),
-        (lambda o, t: o.sum() * float("nan"), "loss of a batch is nan"),
+        (
+            lambda o, t: o.sum() * float("nan"),
+            "loss of batch 0 is nan: outputs and targets are finite",
+        ),
     ],
 )
 def test_a_bad_loss_is_named(structure, bad, text):

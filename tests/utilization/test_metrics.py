@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from weightscope.errors import InputError
-from weightscope.utilization.metrics import BINS, measure_quality, resampled, split_images
+from weightscope.utilization.judging import measure_quality
+from weightscope.utilization.metrics import BINS, resampled
 
 
 def every_pixel_once(quality):
@@ -97,9 +98,10 @@ def test_resamples_draw_every_image_about_equally_often():
 @pytest.mark.parametrize(
     ("metric", "outputs", "targets", "text"),
     [
-        ("dice", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), "unknown metric 'dice'"),
-        ("f1", torch.zeros(1, 5, 2, 2), torch.ones(1, 1, 2, 2), "one foreground class"),
-        ("f1", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 3, 3), "expected one number"),
+        ("auc", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), "unknown metric 'auc'"),
+        (3, torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), "metric is int"),
+        ("f1", torch.zeros(1, 5, 2, 2), torch.ones(1, 3, 2, 2), r"\(1, 5, 2, 2\) and targets"),
+        ("f1", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 3, 3), "one class number for each pixel"),
         (
             "f1",
             torch.zeros(1, 1, 2, 2),
@@ -107,15 +109,10 @@ def test_resamples_draw_every_image_about_equally_often():
             "no target of the batches has any",
         ),
         ("f1", torch.full((1, 1, 2, 2), torch.nan), torch.ones(1, 1, 2, 2), "nan or infinite"),
-        ("f1", None, torch.ones(1, 1, 2, 2), "without any tensor"),
+        ("f1", None, torch.ones(1, 1, 2, 2), "expected a tensor"),
         (lambda o, t: float("nan"), torch.zeros(1, 1), torch.zeros(1, 1), "no finite number"),
     ],
 )
 def test_what_does_not_fit_is_refused(metric, outputs, targets, text):
     with pytest.raises(InputError, match=text):
         measure_quality(metric, [outputs], [targets])
-
-
-def test_batches_without_tensors_are_refused():
-    with pytest.raises(InputError, match="holds no tensor"):
-        split_images({"a": 3})

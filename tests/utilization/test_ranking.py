@@ -23,7 +23,6 @@ def data(skilled=True, **importances):
     names = list(importances)
     return DataEvidence(
         importances={n: Importance(v, 0.0) for n, v in importances.items()},
-        activations={},
         ablation=None,
         skilled=skilled,
         levels={n: i for i, n in enumerate(names)},

@@ -24,6 +24,7 @@ from weightscope.adapters.dispatch import (
     storage_of,
 )
 from weightscope.adapters.schemas import is_operator, packet
+from weightscope.calls import random_state
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph.structure import ExampleInputs
@@ -156,7 +157,7 @@ def _count(
     """Run a throw-away model and collect what its modules did."""
     calls = _Calls(model.eval())
     counter = _Counter(rules, calls)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with random_state(), torch.no_grad():
         if mode is None:
             with counter:
                 model(*args, **kwargs)
@@ -351,7 +352,7 @@ def fvcore_macs(model: nn.Module, *args: Any) -> int:
         Multiply-accumulates of one forward.
     """
     twin = copy.deepcopy(model).eval()
-    with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings(), torch.no_grad(), random_state():
         warnings.simplefilter("ignore")  # fvcore traces with torch.jit, which torch deprecates
         from fvcore.nn import FlopCountAnalysis
 

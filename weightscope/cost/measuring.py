@@ -14,6 +14,7 @@ from torch import nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import StorageWeakRef, TorchDispatchMode, storage_of
+from weightscope.calls import random_state
 from weightscope.cost.counting import Inputs, split_inputs
 from weightscope.errors import InputError
 
@@ -66,7 +67,7 @@ def measure_latency(
     twins = [copy.deepcopy(model).eval() for model in models]
     device = _device(twins[0], args, kwargs)
     times: list[list[float]] = [[] for _ in twins]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with random_state(), torch.no_grad():
         for turn in range(warmup + repeats):
             for twin, seconds in zip(twins, times, strict=True):
                 _synchronize(device)
@@ -101,7 +102,7 @@ def measure_peak_memory(model: nn.Module, inputs: Inputs) -> int:
     args, kwargs = split_inputs(inputs)
     twin = copy.deepcopy(model).eval()
     device = _device(twin, args, kwargs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with random_state(), torch.no_grad():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)

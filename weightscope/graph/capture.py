@@ -35,6 +35,7 @@ from weightscope.adapters.tracing import (
     plain_checkpoints,
     quiet,
 )
+from weightscope.calls import random_state
 from weightscope.errors import StructureError
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import reads_values
@@ -190,7 +191,7 @@ class _Tracer:
         return self.records[self.open[-1]].module if self.open else "the model's own forward"
 
     def run(self) -> Capture:
-        with _EXPORTING, ExitStack() as hooks, torch.random.fork_rng(devices=[]), lean():
+        with _EXPORTING, ExitStack() as hooks, random_state(), lean():
             for context in (plain_checkpoints(), eagerly(), quiet(EXPORT_LOGGER)):
                 hooks.enter_context(context)
             hooks.enter_context(warnings.catch_warnings())

@@ -24,7 +24,7 @@ from weightscope.adapters.tracing import (
     plain_checkpoints,
     quiet,
 )
-from weightscope.calls import say, shapes
+from weightscope.calls import random_state, say, shapes
 from weightscope.errors import ForwardError, InputError, WeightscopeError
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import ExampleInputs
@@ -288,7 +288,7 @@ class Trial:
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
             for context in (eagerly(), as_exported(), plain_checkpoints()):
                 stack.enter_context(context)
-            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(random_state())
             hold_constants(self.model, [_clone(c) for c in self.constants])
             self.model.train(training)
             stack.callback(self.model.eval)

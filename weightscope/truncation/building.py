@@ -14,6 +14,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, parameters
 from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
+from weightscope.calls import random_state
 from weightscope.cost import Costs, count_costs
 from weightscope.cost.counting import what_failed
 from weightscope.errors import TruncationError, WeightscopeError
@@ -69,7 +70,7 @@ def build(
     bottleneck = make_bottleneck(structure, cut, crossing, plan, trunk, numbers)
     owner = _owner(structure.model, numbers)
     owner.add_module(name, bottleneck.train(owner.training))
-    with torch.random.fork_rng(devices=[]):
+    with random_state():
         for path, changes in group(recuts).items():
             recut_layer(owner, path, changes)
     _remove_unused(owner, graph)
@@ -124,7 +125,7 @@ def make_bottleneck(
         replace(site, channels=channels)
         for site, channels in zip(crossing.exits, plan.exit_channels, strict=True)
     ]
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if numbers else "meta"):
+    with random_state(), torch.device("cpu" if numbers else "meta"):
         inner, channels = _trunk(plan, crossing, dimensions, trunk)
         made = Bottleneck(dimensions, crossing.entries, exits, inner, channels)
     return made.to(device=home if numbers else "meta", dtype=dtype)

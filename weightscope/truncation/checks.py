@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.regions import without_autograd
-from weightscope.calls import undisturbed
+from weightscope.calls import random_state, undisturbed
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
 from weightscope.graph.capture import throwaway_copy
@@ -118,7 +118,7 @@ def verify(
 
 def _try(name: str, attempt: Callable[[], str]) -> Check:
     try:
-        with torch.random.fork_rng(devices=[]):
+        with random_state():
             detail = attempt()
     except Exception as reason:  # noqa: BLE001 - any failure of the network is the finding
         detail = f"{type(reason).__name__}: {reason}"

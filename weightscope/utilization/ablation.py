@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from weightscope.adapters import pytree
-from weightscope.calls import to_device, undisturbed
+from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
 from weightscope.errors import InputError
 from weightscope.graph.running import (
     CutRuns,
@@ -22,24 +23,32 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.utilization.metrics import Metric, Quality, measure_quality, resampled
+from weightscope.utilization.batches import Batch, Keys, first_image, read_batches
+from weightscope.utilization.judging import Metric, judge_by
+from weightscope.utilization.metrics import FloatArray, resampled
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Fill = Literal["mean", "zero", "shuffle"]
-Batch = tuple[Any, Any]
 
 MINIMUM_SKILL = 0.05
-"""F1 or average precision must exceed chance by this much before a network counts as skilled:
-random features of an untrained one have a little skill too. Other metrics have no such floor."""
+"""F1 and its kin must exceed the best constant by this much before a network counts as skilled:
+random features of an untrained one have a little skill too. A loss needs no such floor, since an
+untrained network is worse than the best constant."""
 
 CONFIDENCE = 0.95
-"""Coverage of every bootstrap interval of a drop."""
+"""Coverage of every interval of a drop."""
 
 SURE = 0.999
-"""Share of the bootstrap resamples in which a network must beat chance to count as skilled: all
+"""Confidence with which a network must beat the best trivial answer to count as skilled: all
 verdicts hang on that one decision."""
+
+MINIMUM_IMAGES = 10
+"""Images below which nothing is decided. Without knowing how quality is distributed over images, n
+of them that all agree are surer than ``1 - 2^-n`` of nothing (the sign test), and 2^-10 is the
+first below 1 - `SURE`. Whatever a bootstrap of fewer claims rests on a normal distribution that so
+few cannot show."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,10 @@ class LevelAblation:
 
     Attributes:
         keep_levels: Levels ``0 .. keep_levels - 1`` were left as they are.
-        quality: Quality of the whole network.
+        quality: Quality of the whole network, in the metric's own unit.
         ablated: Quality without the levels below the cut.
-        drop: ``quality - ablated``.
-        low: Lower end of the bootstrap interval of ``drop`` over images.
+        drop: Quality lost: ``quality - ablated``, or ``ablated - quality`` of a loss or an error.
+        low: Lower end of the interval of ``drop`` over images.
         high: Upper end of it.
     """
 
@@ -69,12 +78,13 @@ class AblationResult:
 
     Attributes:
         levels: One record for each legal cut, from the shallowest.
-        quality: Quality of the whole network.
-        chance: Quality when the outputs are judged by the targets of other images.
-        skill_low: What ``quality - chance`` exceeds in `SURE` of the bootstrap resamples.
+        quality: Quality of the whole network, in the metric's own unit.
+        chance: Quality of the best trivial answer: a constant, or in a regression the input itself.
+        skill_low: What the skill exceeds with the confidence `SURE`.
         images: Number of images.
-        metric: Name of the quality: ``f1``, ``average_precision`` or that of the callable.
+        metric: Name of the quality.
         floor: Skill that does not count yet.
+        larger_is_better: False for a loss or an error.
     """
 
     levels: tuple[LevelAblation, ...]
@@ -84,35 +94,34 @@ class AblationResult:
     images: int
     metric: str
     floor: float = MINIMUM_SKILL
+    larger_is_better: bool = True
 
     @property
     def skill(self) -> float:
-        """What the network is better than chance by."""
-        return self.quality - self.chance
+        """What the network is better than the best trivial answer by."""
+        better = self.quality - self.chance
+        return better if self.larger_is_better else -better
+
+    @property
+    def enough(self) -> bool:
+        """Whether there were images enough to decide anything."""
+        return self.images >= MINIMUM_IMAGES
 
     @property
     def skilled(self) -> bool:
         """Whether it surely has any skill."""
         return self.skill_low > 0.0 and self.skill > self.floor
 
+    def frame(self) -> pd.DataFrame:
+        """One row per cut, as `ablate` returns them."""
+        import pandas as pd
 
-def read_batches(batches: Iterable[Any]) -> list[Batch]:
-    """Read ``(inputs, targets)`` pairs once and keep them.
-
-    Raises:
-        InputError: There is none, or one is no pair.
-    """
-    pairs: list[Batch] = []
-    for index, batch in enumerate(batches):
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
-            raise InputError(
-                f"batch {index} is a {type(batch).__name__}, expected a pair (inputs, targets); "
-                "wrap the loader in a generator that yields such pairs"
-            )
-        pairs.append((batch[0], batch[1]))
-    if not pairs:
-        raise InputError("batches is empty; give at least one pair (inputs, targets)")
-    return pairs
+        columns = ["keep_levels", "quality", "ablated", "drop", "low", "high"]
+        frame = pd.DataFrame([vars(level) for level in self.levels], columns=columns)
+        share = frame["drop"] / self.skill if self.skilled else float("nan")
+        return frame.assign(
+            share_lost=share, chance=self.chance, images=self.images, metric=self.metric
+        )
 
 
 def shuffled_images(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -129,6 +138,8 @@ def ablate_levels(
     batches: Sequence[Batch],
     metric: Metric,
     *,
+    larger_is_better: bool | None = None,
+    ignore_index: int | None = None,
     fill: Fill = "mean",
     resamples: int = 1000,
     seed: int = 0,
@@ -138,8 +149,10 @@ def ablate_levels(
 
     Args:
         structure: The network and its cuts.
-        batches: ``(inputs, targets)`` pairs.
-        metric: See `measure_quality`.
+        batches: ``(inputs, targets)`` pairs, see `read_batches`.
+        metric: A built-in name, or a callable, see `judge_by`.
+        larger_is_better: Of a callable; None where it is told from its values.
+        ignore_index: Value of targets that does not count, for the built-in metrics.
         fill: Put each exit's mean over images and positions (one number per channel) in its place,
             zeros, or the activation of another image of the batch.
         resamples: Bootstrap resamples over images.
@@ -148,47 +161,91 @@ def ablate_levels(
 
     Raises:
         InputError: The batches or the metric do not fit, or ``fill`` is unknown.
+        ForwardError: The model's forward raises on a batch.
     """
     if fill not in ("mean", "zero", "shuffle"):
         raise InputError(f"unknown fill {fill!r}; choose 'mean', 'zero' or 'shuffle'")
+    model = structure.model
+    refuse_broken_weights(model)
+    judge = judge_by(
+        metric,
+        batches,
+        dimensions=structure.inputs.dimensions,
+        device=device_of(model),
+        larger_is_better=larger_is_better,
+        ignore_index=ignore_index,
+    )
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
     means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
-    targets = [target for _, target in batches]
-    runs, outputs = CutRuns(structure), []
-    left: list[list[Any]] = [[] for _ in structure.cuts]
+    runs = CutRuns(structure)
+    left = [judge.meter() for _ in structure.cuts]
     bar = tqdm(total=2 * len(batches), desc="ablation", disable=not progress)
-    with undisturbed(structure.model), torch.no_grad(), bar:
+    with undisturbed(model), judge.kept(), torch.no_grad(), bar:
         needed = needed_for(structure.graph, sites)
         averaging = GraphRun(structure, {node: mean.add for node, mean in means.items()}, needed)
-        for inputs, _ in batches:
-            averaging.predict(inputs)
+        for index, (inputs, _) in enumerate(batches):
+            check_images(inputs, index, structure)
+            with forward_errors(model, inputs, f"batch {index}"):
+                averaging.predict(inputs)
             bar.update()
         fills = [_filler(fill, means, seed) for _ in structure.cuts]
-        for inputs, _ in batches:
-            output, values = runs.whole(inputs)
-            outputs.append(output)
-            for cut, filler, ablated in zip(structure.cuts, fills, left, strict=True):
-                ablated.append(runs.without(cut, values, filler))
+        for index, (inputs, _) in enumerate(batches):
+            with forward_errors(model, inputs, f"batch {index}"):
+                output, values = runs.whole(inputs)
+            judge.add(output)
+            for cut, filler, meter in zip(structure.cuts, fills, left, strict=True):
+                meter.add(runs.without(cut, values, filler))
             bar.update()
-        quality = measure_quality(metric, outputs, targets)
-        weights = np.concatenate(
-            [np.ones((1, quality.images)), resampled(quality.images, resamples, seed)]
-        )
-        full = quality.of(weights)
-        chance = chance_quality(metric, outputs, targets).of(weights)
-        levels = [
-            _record(cut, full, measure_quality(metric, ablated, targets), weights)
-            for cut, ablated in zip(structure.cuts, left, strict=True)
-        ]
+        whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
+        ablated = [meter.quality() for meter in left]
+    drawn = resampled(whole.images, resamples, seed)
+    weights = np.concatenate([np.ones((1, whole.images)), drawn])
+    sign = 1.0 if larger else -1.0
+    full, trivial = whole.of(weights), chance.of(weights)
     return AblationResult(
-        levels=tuple(levels),
+        levels=tuple(
+            _record(cut, full, quality.of(weights), sign, whole.images)
+            for cut, quality in zip(structure.cuts, ablated, strict=True)
+        ),
         quality=float(full[0]),
-        chance=float(chance[0]),
-        skill_low=float(np.nanquantile(full[1:] - chance[1:], 1.0 - SURE)),
-        images=quality.images,
-        metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
-        floor=MINIMUM_SKILL if isinstance(metric, str) else 0.0,
+        chance=float(trivial[0]),
+        skill_low=surely_above(sign * (full - trivial), whole.images),
+        images=whole.images,
+        metric=judge.name,
+        floor=MINIMUM_SKILL if judge.bounded else 0.0,
+        larger_is_better=larger,
     )
+
+
+def refuse_broken_weights(model: nn.Module) -> None:
+    """Refuse to evaluate a model whose weights are no numbers: its outputs would be none either.
+
+    Raises:
+        InputError: Parameters or buffers hold nan or infinite values; they are named.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    broken = [
+        name
+        for name, tensor in tensors
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all())
+    ]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise InputError(
+            f"{', '.join(broken[:3])}{more} of {type(model).__name__} hold nan or infinite values, "
+            "so that no batch says anything; repair the weights, or analyse them without batches="
+        )
+
+
+def check_images(inputs: Any, index: int, structure: Structure) -> None:
+    """Refuse images without a batch dimension, which many operators take for something else."""
+    leaves = [v for v in pytree.tree_leaves(call_arguments(inputs)) if isinstance(v, Tensor)]
+    expected = structure.inputs.dimensions + 2
+    if max(leaf.dim() for leaf in leaves) == expected - 1:
+        raise InputError(
+            f"the images of batch {index} have {expected - 1} dimensions, expected {expected} "
+            "(images, channels, sizes); give single images a batch dimension, image[None]"
+        )
 
 
 def _filler(
@@ -203,41 +260,51 @@ def _filler(
     return lambda site, value: shuffled_images(value, generators[site.node])
 
 
-def chance_quality(metric: Metric, outputs: Sequence[Any], targets: Sequence[Any]) -> Quality:
-    """Quality when each batch of outputs is judged by targets that belong to other images."""
-    return measure_quality(
-        metric, outputs, [pytree.tree_map(_roll_images, target) for target in targets]
-    )
+def widening(confidence: float, images: int) -> float:
+    """By how many standard errors of a bootstrap the mean of few images may be off, on one side.
+
+    Student's quantile for so few images, and ``sqrt(n / (n - 1))`` for the spread that a bootstrap
+    sees too small (Hesterberg 2015, section 4.3).
+
+    Args:
+        confidence: One-sided.
+        images: Their number n; inf below two.
+    """
+    from scipy import special
+
+    if images < 2:
+        return math.inf
+    return float(special.stdtrit(images - 1, confidence)) * math.sqrt(images / (images - 1))
 
 
-def _roll_images(leaf: Any) -> Any:
-    """Shift the images of a batch by one; a single image is turned upside down instead."""
-    if not isinstance(leaf, Tensor) or leaf.dim() == 0:
-        return leaf
-    return leaf.roll(1, 0) if len(leaf) > 1 else leaf.flip(tuple(range(1, leaf.dim())))
+def surely_above(samples: FloatArray, images: int) -> float:
+    """What a figure exceeds with the confidence `SURE`; the first sample is of all images."""
+    spread = float(np.nanstd(samples[1:]))
+    return float(samples[0]) - (widening(SURE, images) * spread if images > 1 else math.inf)
 
 
-def interval(samples: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
-    """Central interval of bootstrap samples at the stated confidence."""
-    tail = (1.0 - CONFIDENCE) / 2.0
+def interval(samples: FloatArray, images: int) -> tuple[float, float]:
+    """Central interval of bootstrap samples at the stated confidence, widened for few images."""
+    from scipy import special
+
+    if images < 2:
+        return -math.inf, math.inf
+    tail = float(special.ndtr(-widening(0.5 + CONFIDENCE / 2.0, images)))
     low, high = np.nanquantile(samples, [tail, 1.0 - tail])
     return float(low), float(high)
 
 
 def _record(
-    cut: Cut,
-    full: np.ndarray[Any, np.dtype[np.float64]],
-    ablated: Quality,
-    weights: np.ndarray[Any, np.dtype[np.float64]],
+    cut: Cut, full: FloatArray, ablated: FloatArray, sign: float, images: int
 ) -> LevelAblation:
     """Compare whole and ablated quality on the images and on their resamples."""
-    values = ablated.of(weights)
-    low, high = interval(full[1:] - values[1:])
+    drops = sign * (full - ablated)
+    low, high = interval(drops[1:], images)
     return LevelAblation(
         keep_levels=cut.keep_levels,
         quality=float(full[0]),
-        ablated=float(values[0]),
-        drop=float(full[0] - values[0]),
+        ablated=float(ablated[0]),
+        drop=float(drops[0]),
         low=low,
         high=high,
     )
@@ -246,8 +313,10 @@ def _record(
 def ablate(
     model: nn.Module,
     batches: Iterable[Any],
-    metric: Metric | Callable[[Any, Any], float],
+    metric: Metric,
     *,
+    ignore_index: int | None = None,
+    keys: Keys | None = None,
     fill: Fill = "mean",
     example_inputs: Any = None,
     resamples: int = 1000,
@@ -258,26 +327,34 @@ def ablate(
 
     For every depth at which the network can be cut, all tensors that come back from below the cut
     are replaced, and the quality lost is reported with a 95 % bootstrap interval over images. The
-    model and its modes are left as they were.
+    model, its modes, buffers and the random state are left as they were.
 
     Args:
         model: The trained network.
-        batches: ``(inputs, targets)`` pairs, read once and kept in memory; inputs are a tensor, a
-            tuple of positional or a mapping of keyword arguments.
-        metric: ``"f1"`` (at the best threshold), ``"average_precision"``, or a callable
-            ``metric(outputs, targets)``, larger is better, asked for one image at a time.
+        batches: What a loader yields, read once and kept in memory: pairs ``(inputs, targets)``,
+            longer tuples, mappings, or a `Dataset`. Inputs are a tensor, a tuple of positional or a
+            mapping of keyword arguments; arrays will do.
+        metric: ``"f1"`` (or ``"dice"``), ``"iou"``, ``"accuracy"``, ``"average_precision"``; for
+            regression ``"mae"``, ``"mse"``, ``"psnr"``; or a callable ``metric(outputs, targets)``,
+            asked for one image at a time: a function, a loss, a metric of torchmetrics or MONAI.
+        ignore_index: Value of targets that does not count, or number of a class that does not, for
+            the built-in metrics.
+        keys: Where inputs and targets are in a batch, as keys or positions, such as
+            ``("image", "mask")``.
         fill: ``"mean"``, ``"zero"`` or ``"shuffle"``.
-        example_inputs: What to read the network with; by default the first batch's inputs.
+        example_inputs: What to read the network with; by default the first image of the batches.
         resamples: Bootstrap resamples.
         seed: Of bootstrap and shuffling.
         progress: Show a bar.
 
     Returns:
-        One row per legal depth: keep_levels, quality, ablated, drop, low, high, images; columns
-        ``chance`` (quality against other images' targets) and ``fill`` are the same in all rows.
+        One row per legal depth: keep_levels; quality, ablated (in the metric's own unit); drop (the
+        quality lost), low, high; share_lost (drop as a share of the skill, nan without skill);
+        chance (quality of the best constant, or of the input itself), images, metric, fill.
 
     Raises:
         InputError: Batches, metric or fill cannot be used.
+        ForwardError: The model's forward raises on a batch.
         StructureError: The network has no readable encoder-decoder shape.
 
     Example:
@@ -288,17 +365,20 @@ def ablate(
         >>> list(ws.ablate(model, batches, "f1", progress=False).keep_levels)
         [1, 2]
     """
-    import pandas as pd
-
     from weightscope.graph import read_structure
 
-    pairs = read_batches(batches)
+    pairs = read_batches(batches, model, keys)
     if example_inputs is None:
-        example_inputs = to_device(pairs[0][0], model)
+        example_inputs = to_device(first_image(pairs), model)
     structure = read_structure(model, example_inputs)
     result = ablate_levels(
-        structure, pairs, metric, fill=fill, resamples=resamples, seed=seed, progress=progress
+        structure,
+        pairs,
+        metric,
+        ignore_index=ignore_index,
+        fill=fill,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
     )
-    columns = ["keep_levels", "quality", "ablated", "drop", "low", "high"]
-    frame = pd.DataFrame([vars(level) for level in result.levels], columns=columns)
-    return frame.assign(chance=result.chance, images=result.images, fill=fill)
+    return result.frame().assign(fill=fill)

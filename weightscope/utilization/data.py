@@ -1,9 +1,10 @@
-"""What batches of data say: importance of every weight, activations, and ablation."""
+"""What batches of data say: the importance of every weight, and the ablation of every level."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +12,30 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from weightscope.calls import call_arguments, to_device, undisturbed
+from weightscope.adapters import pytree
+from weightscope.calls import (
+    call_arguments,
+    forward_errors,
+    say,
+    shapes,
+    to_device,
+    unchanged,
+    undisturbed,
+)
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
 from weightscope.utilization.ablation import (
+    CONFIDENCE,
+    MINIMUM_IMAGES,
     AblationResult,
-    Batch,
     LevelAblation,
     ablate_levels,
-    read_batches,
+    refuse_broken_weights,
 )
-from weightscope.utilization.metrics import Metric, only_tensor
+from weightscope.utilization.batches import Batch
+from weightscope.utilization.judging import Metric
 from weightscope.utilization.records import Score, Verdict
-from weightscope.utilization.scores import MARGIN, utilization
+from weightscope.utilization.scores import utilization
 
 NEGLIGIBLE_LOSS = 0.05
 """Share of the network's skill whose loss is the border between used and unused."""
@@ -41,29 +53,11 @@ class Importance:
 
     Attributes:
         value: Mean over batches.
-        error: Standard error over batches; 0 for a single batch.
+        margin: Half-width of its 95 % interval over batches (Student's); inf for a single batch.
     """
 
     value: float
-    error: float
-
-
-@dataclass(frozen=True)
-class ActivationStatistics:
-    """Outputs of a stage's last layer over the batches.
-
-    Attributes:
-        mean: Mean over images, channels and positions.
-        std: Standard deviation over images, channels and positions.
-        varying: Mean over channels of the standard deviation over images and positions: 0 when
-            the stage hands on constants, whatever the image.
-        dead_channels: Share of channels that are constant over all images and positions.
-    """
-
-    mean: float
-    std: float
-    varying: float
-    dead_channels: float
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -72,14 +66,12 @@ class DataEvidence:
 
     Attributes:
         importances: Taylor importance of each stage, by stage name; empty without a loss.
-        activations: Statistics of what each stage hands on, by stage name.
         ablation: Quality lost at each cut, by the metric or else by the loss; None without either.
         skilled: Whether the network is surely better than chance; None if that was not measured.
         levels: Level of each stage, by stage name.
     """
 
     importances: Mapping[str, Importance]
-    activations: Mapping[str, ActivationStatistics]
     ablation: AblationResult | None
     skilled: bool | None
     levels: Mapping[str, int]
@@ -87,15 +79,16 @@ class DataEvidence:
     def score(self, stage: str) -> Score:
         """Score one stage: by ablation where a cut removes it, else by its Taylor importance.
 
-        For ablation ``m`` is the share of the skill lost with everything at the stage's level and
-        below, ``n`` a negligible share. For importance ``m`` is the stage's share of the largest
-        importance in the network.
+        For ablation ``m`` is the share of the skill that is lost by the cut that removes the stage
+        and least else, ``n`` a negligible share. For importance ``m`` is the stage's share of the
+        largest importance in the network.
         """
         level = self.levels[stage]
         cuts = [] if self.ablation is None else self.ablation.levels
         removing = [cut for cut in cuts if cut.keep_levels <= level]
         if self.ablation is not None and removing:
-            return _score_ablation(self.ablation, removing[-1], level)
+            least = max(removing, key=lambda cut: cut.keep_levels)
+            return _score_ablation(self.ablation, least, level)
         largest = max((i.value for i in self.importances.values()), default=0.0)
         if stage in self.importances and largest > 0.0:
             return _score_importance(self.importances[stage], largest)
@@ -112,9 +105,13 @@ def _verdict(low: float, high: float) -> Verdict:
 
 
 def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> Score:
-    """Score a stage by the shallowest cut at or above its level."""
+    """Score a stage by the cut that removes it and least else."""
+    nan = float("nan")
+    if not result.enough:
+        why = f"{result.images} images decide nothing, {MINIMUM_IMAGES} or more are needed"
+        share = utilization(cut.drop / result.skill, NEGLIGIBLE_LOSS) if result.skill > 0 else nan
+        return Score("data", share, 0.0, 1.0, "undecided", why)
     if not result.skilled:
-        nan = float("nan")
         return Score("data", nan, nan, nan, "undecided", "the network has no skill to lose")
     value, low, high = (
         utilization(loss / result.skill, NEGLIGIBLE_LOSS) for loss in (cut.drop, cut.low, cut.high)
@@ -133,10 +130,12 @@ def _score_importance(importance: Importance, largest: float) -> Score:
     """Score a stage by its importance relative to the most important stage."""
     value, low, high = (
         utilization(
-            max(importance.value + sigmas * importance.error, 0.0) / largest, NEGLIGIBLE_IMPORTANCE
+            max(importance.value + sign * importance.margin, 0.0) / largest, NEGLIGIBLE_IMPORTANCE
         )
-        for sigmas in (0.0, -MARGIN, MARGIN)
+        for sign in (0.0, -1.0, 1.0)
     )
+    if not math.isfinite(importance.margin):
+        low, high = 0.0, 1.0
     share = importance.value / largest
     why = f"Taylor importance {share:.1%} of the most important stage's"
     return Score("data", value, low, high, _verdict(low, high), why)
@@ -144,10 +143,11 @@ def _score_importance(importance: Importance, largest: float) -> Score:
 
 def gather_data(
     structure: Structure,
-    batches: Iterable[Any],
+    batches: Sequence[Batch],
     loss: Callable[[Any, Any], Tensor] | None = None,
     metric: Metric | None = None,
     *,
+    ignore_index: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = False,
@@ -156,40 +156,39 @@ def gather_data(
 
     Args:
         structure: The network.
-        batches: ``(inputs, targets)`` pairs, read once and kept in memory.
+        batches: ``(inputs, targets)`` pairs, see `read_batches`.
         loss: ``loss(outputs, targets)``, a scalar tensor, for Taylor importance; also for the
             ablation where no metric is given, then asked for one image at a time.
         metric: For ablation, see `ablate`.
+        ignore_index: See `ablate`.
         resamples: Bootstrap resamples over images.
         seed: Of the bootstrap.
         progress: Show bars.
 
     Raises:
         InputError: The batches, the loss or the metric cannot be used.
+        ForwardError: The model's forward raises on a batch.
     """
-    pairs = read_batches(batches)
-    activations = measure_activations(structure, pairs)
+    refuse_broken_weights(structure.model)
     importances: Mapping[str, Importance] = {}
     if loss is not None:
-        importances = measure_importance(structure, pairs, loss, progress=progress)
-        metric = minus(loss) if metric is None else metric
+        importances = measure_importance(structure, batches, loss, progress=progress)
+    judged_by = loss if metric is None else metric
     result = None
-    if metric is not None:
+    if judged_by is not None:
         result = ablate_levels(
-            structure, pairs, metric, resamples=resamples, seed=seed, progress=progress
+            structure,
+            batches,
+            judged_by,
+            larger_is_better=False if metric is None else None,
+            ignore_index=ignore_index,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
         )
     levels = {stage.name: stage.level for stage in structure.stages}
-    skilled = None if result is None else result.skilled
-    return DataEvidence(importances, activations, result, skilled, levels)
-
-
-def minus(loss: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], float]:
-    """A loss as a metric: larger is better."""
-
-    def minus_loss(outputs: Any, targets: Any) -> float:
-        return -float(loss(outputs, targets))
-
-    return minus_loss
+    skilled = result.skilled if result is not None and result.enough else None
+    return DataEvidence(importances, result, skilled, levels)
 
 
 def measure_importance(
@@ -207,17 +206,25 @@ def measure_importance(
     Raises:
         InputError: The loss is no finite scalar tensor that depends on the weights.
     """
-    model = structure.model
-    watched = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if _trains(p)}
-    owner = {name: name.rpartition(".")[0] for name in watched}
-    stage_of = {name: structure.stage_of.get(layer) for name, layer in owner.items()}
+    model, prefix = unwrapped(structure.model)
+    watched = {
+        name: parameter.detach().requires_grad_()
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point()
+    }
+    stage_of = {
+        name: structure.stage_of.get((prefix + name).rpartition(".")[0]) for name in watched
+    }
     rows: list[dict[str, float]] = []
-    with undisturbed(model), torch.enable_grad():
-        for inputs, targets in tqdm(batches, desc="importance", disable=not progress):
+    kept = unchanged(loss) if isinstance(loss, nn.Module) else nullcontext()
+    with undisturbed(model), kept, torch.enable_grad():
+        for index, (inputs, targets) in enumerate(
+            tqdm(batches, desc="importance", disable=not progress)
+        ):
             args, kwargs = call_arguments(to_device(inputs, model))
-            outputs = torch.func.functional_call(model, watched, args, kwargs)
-            value = loss(outputs, to_device(targets, model))
-            _check_loss(value)
+            with forward_errors(model, inputs, f"batch {index}"):
+                outputs = torch.func.functional_call(model, watched, args, kwargs)
+            value = _loss_of(loss, outputs, to_device(targets, model), index)
             gradients = torch.autograd.grad(
                 value, list(watched.values()), allow_unused=True, retain_graph=False
             )
@@ -228,18 +235,27 @@ def measure_importance(
                     row[stage.name] += float((weight.detach() * gradient).abs().sum())
             rows.append(row)
     return {
-        stage.name: Importance(*_mean_and_error([row[stage.name] for row in rows]))
+        stage.name: Importance(*_mean_and_margin([row[stage.name] for row in rows]))
         for stage in structure.stages
     }
 
 
-def _trains(parameter: Tensor) -> bool:
-    """Whether a gradient of this parameter can exist."""
-    return parameter.is_floating_point()
+def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The module that a parallel wrapper calls, and what its names begin with in the wrapper."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module, "module."
+    return model, ""
 
 
-def _check_loss(value: Any) -> None:
-    """Refuse what is no differentiable finite scalar."""
+def _loss_of(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any, index: int) -> Tensor:
+    """The loss of a batch; refuse what is no differentiable finite scalar."""
+    try:
+        value = loss(outputs, targets)
+    except Exception as error:
+        raise InputError(
+            f"the loss raised on batch {index} (outputs {shapes(outputs)}, targets "
+            f"{shapes(targets)}): {say(error)}. It is called as loss(outputs, targets)."
+        ) from error
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(
@@ -247,76 +263,31 @@ def _check_loss(value: Any) -> None:
             "outputs"
         )
     if not bool(torch.isfinite(value)):
-        raise InputError(
-            f"the loss of a batch is {float(value.detach())}; check its targets and the loss"
+        broken = "the model's outputs hold" if _is_broken(outputs) else "the targets hold"
+        cause = (
+            f"{broken} nan or infinite values"
+            if _is_broken(outputs) or _is_broken(targets)
+            else "outputs and targets are finite, so it is the loss"
         )
+        raise InputError(f"the loss of batch {index} is {float(value.detach())}: {cause}")
+    return value
 
 
-def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error; the error of a single value is 0."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, 0.0
-    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
+def _is_broken(tree: Any) -> bool:
+    """Whether a tensor in it holds nan or infinite values."""
+    return any(
+        isinstance(v, Tensor) and v.is_floating_point() and not bool(torch.isfinite(v).all())
+        for v in pytree.tree_leaves(tree)
+    )
 
 
-def measure_activations(
-    structure: Structure, batches: Sequence[Batch]
-) -> Mapping[str, ActivationStatistics]:
-    """Measure what the last layer of each stage hands on, over all batches."""
-    model = structure.model
-    modules = dict(model.named_modules())
-    last = {
-        stage.name: next((layer for layer in reversed(stage.layers) if layer in modules), None)
-        for stage in structure.stages
-    }
-    sums: dict[str, _ChannelSums] = {}
+def _mean_and_margin(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its interval; nothing is known of the spread of a single value."""
+    from scipy import special
 
-    def hook_for(stage: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            sums.setdefault(stage, _ChannelSums()).add(only_tensor(output))
-
-        return hook
-
-    handles = []
-    try:
-        for stage, layer in last.items():
-            if layer is not None:
-                handles.append(modules[layer].register_forward_hook(hook_for(stage)))
-        with undisturbed(model), torch.no_grad():
-            for inputs, _ in batches:
-                args, kwargs = call_arguments(to_device(inputs, model))
-                model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {stage: total.statistics() for stage, total in sums.items()}
-
-
-class _ChannelSums:
-    """Sums over images and positions of a (B, C, ...) tensor, channel by channel."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
-
-    def add(self, value: Tensor) -> None:
-        rows = value.detach().double()
-        rows = rows.movedim(1, -1).flatten(0, -2) if rows.dim() > 2 else rows.flatten(0, -2)
-        self.count += len(rows)
-        self.total = self.total + rows.sum(0)
-        self.squares = self.squares + rows.square().sum(0)
-
-    def statistics(self) -> ActivationStatistics:
-        mean = torch.as_tensor(self.total) / self.count
-        square = torch.as_tensor(self.squares) / self.count
-        deviation = (square - mean.square()).clamp_min(0.0).sqrt()
-        everything = float(mean.mean())
-        return ActivationStatistics(
-            mean=everything,
-            std=math.sqrt(max(float(square.mean()) - everything**2, 0.0)),
-            varying=float(deviation.mean()),
-            dead_channels=float((deviation <= 1e-7 * (1.0 + mean.abs())).double().mean()),
-        )
+    mean, count = sum(values) / len(values), len(values)
+    if count < 2:
+        return mean, math.inf
+    variance = sum((v - mean) ** 2 for v in values) / (count - 1)
+    quantile = float(special.stdtrit(count - 1, 0.5 + CONFIDENCE / 2.0))
+    return mean, quantile * math.sqrt(variance / count)

@@ -1,25 +1,19 @@
-"""Quality of a segmentation in one number, and its uncertainty over images.
+"""Quality in one number, and its uncertainty over images: counts and values that can be resampled.
 
-The best threshold is searched because a network trained with class weights is not calibrated at
-0.5: removing a useless level can raise its F1 at 0.5.
+One foreground class is judged at its best threshold, because a network trained with class weights
+is not calibrated at 0.5: removing a useless level can raise its F1 at 0.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from weightscope.adapters import pytree
-from weightscope.errors import InputError
 
 FloatArray = NDArray[np.float64]
-BuiltIn = Literal["f1", "average_precision"]
-Metric = Callable[[Any, Any], float | Tensor] | str
+Counted = Literal["f1", "iou", "accuracy", "average_precision"]
 
 BINS = 1024
 """Largest number of thresholds at which precision and recall are evaluated."""
@@ -37,9 +31,51 @@ class Quality(Protocol):
             weights: (resamples, images): how often each image is counted.
 
         Returns:
-            (resamples,): one number for each row.
+            (resamples,): one number for each row; nan where it is not defined.
         """
         ...
+
+
+class CountedQuality(Quality, Protocol):
+    """Quality that follows from counts, so that the best constant prediction is known too."""
+
+    def constant(self, weights: FloatArray) -> FloatArray:
+        """Quality of the best prediction that is the same everywhere: (resamples,)."""
+        ...
+
+
+def called(counts: FloatArray) -> FloatArray:
+    """Counts at or above each threshold, from counts between ascending thresholds (..., bins)."""
+    return np.flip(np.cumsum(np.flip(counts, -1), -1), -1)
+
+
+def f1_curve(foreground: FloatArray, background: FloatArray) -> FloatArray:
+    """F1 at each threshold, ``2TP / (2TP + FP + FN)``; nan without foreground.
+
+    Args:
+        foreground: (..., bins): foreground pixels between ascending thresholds.
+        background: (..., bins): background pixels.
+    """
+    hits, total = called(foreground), foreground.sum(-1, keepdims=True)
+    return 2 * hits / _positive(hits + called(background) + total, total)
+
+
+def average_precision(foreground: FloatArray, background: FloatArray) -> FloatArray:
+    """Area under precision over recall, a step per threshold; nan without foreground.
+
+    Args:
+        foreground: (..., bins): foreground pixels between ascending thresholds.
+        background: (..., bins): background pixels.
+    """
+    hits, total = called(foreground), foreground.sum(-1)
+    precision = hits / np.maximum(hits + called(background), 1e-12)
+    area: FloatArray = (precision * foreground).sum(-1) / _positive(total, total)
+    return area
+
+
+def _positive(divisor: FloatArray, needed: FloatArray) -> FloatArray:
+    """A divisor, nan where what is needed is not there."""
+    return np.where(needed > 0, divisor, np.nan)
 
 
 class PixelCounts:
@@ -52,7 +88,10 @@ class PixelCounts:
     """
 
     def __init__(
-        self, scores: Sequence[FloatArray], truths: Sequence[NDArray[np.bool_]], kind: BuiltIn
+        self,
+        scores: Sequence[NDArray[np.float32]],
+        truths: Sequence[NDArray[np.bool_]],
+        kind: Counted,
     ) -> None:
         self.images = len(scores)
         self.kind = kind
@@ -65,20 +104,37 @@ class PixelCounts:
             self.background[i] = np.bincount(bins[~truth], minlength=len(pooled))
 
     def of(self, weights: FloatArray) -> FloatArray:
-        """Best-threshold F1 ``2TP / (2TP + FP + FN)``, or the step-wise area under recall."""
-        hits = np.cumsum((weights @ self.foreground)[:, ::-1], axis=1)
-        alarms = np.cumsum((weights @ self.background)[:, ::-1], axis=1)
-        total = hits[:, -1:]
-        if self.kind == "f1":
-            best: FloatArray = np.max(2 * hits / np.maximum(hits + alarms + total, 1e-12), axis=1)
-            return best
-        precision = hits / np.maximum(hits + alarms, 1e-12)
-        steps = np.diff(hits, axis=1, prepend=0.0) / np.maximum(total, 1e-12)
-        area: FloatArray = np.sum(precision * steps, axis=1)
-        return area
+        """F1, IoU or accuracy at the best threshold, or average precision."""
+        foreground, background = weights @ self.foreground, weights @ self.background
+        if self.kind == "average_precision":
+            return average_precision(foreground, background)
+        if self.kind == "accuracy":
+            all_background = background.sum(-1, keepdims=True)
+            right = called(foreground) + all_background - called(background)
+            most = np.maximum(right.max(-1), all_background[:, 0])
+            accuracy: FloatArray = most / _some(foreground.sum(-1) + all_background[:, 0])
+            return accuracy
+        f1: FloatArray = f1_curve(foreground, background).max(-1)
+        return f1 if self.kind == "f1" else f1 / (2.0 - f1)
+
+    def constant(self, weights: FloatArray) -> FloatArray:
+        """Everything called foreground; for accuracy, what there is more of."""
+        total, rest = (weights @ counts.sum(-1) for counts in (self.foreground, self.background))
+        if self.kind == "accuracy":
+            most: FloatArray = np.maximum(total, rest) / _some(total + rest)
+            return most
+        share = np.where(total > 0, total / _some(total + rest), np.nan)
+        return 2 * share / (1.0 + share) if self.kind == "f1" else share
 
 
-def thresholds(scores: Sequence[FloatArray], truths: Sequence[NDArray[np.bool_]]) -> FloatArray:
+def _some(total: FloatArray) -> FloatArray:
+    """A total, nan where it is zero."""
+    return _positive(total, total)
+
+
+def thresholds(
+    scores: Sequence[NDArray[np.float32]], truths: Sequence[NDArray[np.bool_]]
+) -> NDArray[np.float32]:
     """Sorted thresholds: every score if there are few, else as dense as scores and foreground are.
 
     Foreground is often under 1 % of the pixels, so half of the thresholds follow its scores.
@@ -90,8 +146,77 @@ def thresholds(scores: Sequence[FloatArray], truths: Sequence[NDArray[np.bool_]]
     picked = [
         values[np.linspace(0, len(values) - 1, BINS // 2).astype(np.intp)]
         for values in (everything, objects)
+        if len(values)
     ]
     return np.unique(np.concatenate(picked))
+
+
+class MeanOverClasses:
+    """Macro average: the mean over classes of a quality of each, absent classes left out.
+
+    Args:
+        classes: The quality of each class on the same images.
+    """
+
+    def __init__(self, classes: Sequence[CountedQuality]) -> None:
+        self.images = classes[0].images
+        self.classes = classes
+
+    def of(self, weights: FloatArray) -> FloatArray:
+        """Mean over the classes that have a value."""
+        return _mean_of_known(np.stack([one.of(weights) for one in self.classes]))
+
+    def constant(self, weights: FloatArray) -> FloatArray:
+        """The best constant of each class."""
+        return _mean_of_known(np.stack([one.constant(weights) for one in self.classes]))
+
+
+def _mean_of_known(values: FloatArray) -> FloatArray:
+    """Mean over the first axis of what is a number; nan where nothing is."""
+    known = np.isfinite(values)
+    mean: FloatArray = np.where(known, values, 0.0).sum(0) / _some(known.sum(0).astype(np.float64))
+    return mean
+
+
+class Confusion:
+    """Pixels of each class by what was decided, image by image, of three classes or more.
+
+    Args:
+        hits: (images, classes): pixels of the class that were called so.
+        decided: (images, classes): pixels that were called so.
+        true: (images, classes): pixels of the class.
+        kind: Which number to make of them.
+    """
+
+    def __init__(
+        self, hits: FloatArray, decided: FloatArray, true: FloatArray, kind: Counted
+    ) -> None:
+        self.images = len(hits)
+        self.hits, self.decided, self.true, self.kind = hits, decided, true, kind
+
+    def of(self, weights: FloatArray) -> FloatArray:
+        """F1 or IoU, mean over the classes that there are; or accuracy, pooled over all pixels."""
+        hits, decided, true = (weights @ part for part in (self.hits, self.decided, self.true))
+        if self.kind == "accuracy":
+            accuracy: FloatArray = hits.sum(-1) / _some(true.sum(-1))
+            return accuracy
+        return _mean_of_known(self._one(hits, decided, true).T)
+
+    def constant(self, weights: FloatArray) -> FloatArray:
+        """The best class to call everything."""
+        true = weights @ self.true
+        every = true.sum(-1, keepdims=True)
+        if self.kind == "accuracy":
+            most: FloatArray = true.max(-1) / _some(every[:, 0])
+            return most
+        best: FloatArray = self._one(true, every, true).max(-1, initial=0.0, where=true > 0)
+        return best / _some((true > 0).sum(-1).astype(np.float64))
+
+    def _one(self, hits: FloatArray, decided: FloatArray, true: FloatArray) -> FloatArray:
+        """F1 or IoU of each class; nan where it is absent."""
+        if self.kind == "f1":
+            return 2 * hits / _positive(decided + true, true)
+        return hits / _positive(decided + true - hits, true)
 
 
 class ImageValues:
@@ -105,117 +230,11 @@ class ImageValues:
         self.images = len(values)
         self.known = np.isfinite(values)
         self.values = np.where(self.known, values, 0.0)
-        if not self.known.any():
-            raise InputError("metric returned no finite number for any image of the batches")
 
     def of(self, weights: FloatArray) -> FloatArray:
         """Weighted mean over the images that have a value."""
-        total = weights @ self.known
-        mean: FloatArray = (weights @ self.values) / np.where(total > 0, total, np.nan)
+        mean: FloatArray = (weights @ self.values) / _some(weights @ self.known)
         return mean
-
-
-def measure_quality(metric: Metric, outputs: Sequence[Any], targets: Sequence[Any]) -> Quality:
-    """Evaluate a metric on batches so that it can be resampled over images.
-
-    Args:
-        metric: ``"f1"`` (best threshold) or ``"average_precision"``, both for one foreground class,
-            or a callable ``metric(outputs, targets)``, larger is better, that is asked for one
-            image at a time (with its batch dimension) and averaged.
-        outputs: What the model returned, batch by batch.
-        targets: The targets, batch by batch.
-
-    Raises:
-        InputError: The metric is unknown, or does not fit outputs or targets.
-    """
-    if not isinstance(metric, str):
-        pairs = [
-            pair
-            for output, target in zip(outputs, targets, strict=True)
-            for pair in zip(split_images(output), split_images(target), strict=True)
-        ]
-        return ImageValues(np.array([float(metric(output, target)) for output, target in pairs]))
-    if metric not in ("f1", "average_precision"):
-        raise InputError(
-            f"unknown metric {metric!r}; choose 'f1' or 'average_precision', or give a callable "
-            "metric(outputs, targets) whose larger values are better"
-        )
-    scores: list[FloatArray] = []
-    truths: list[NDArray[np.bool_]] = []
-    for output, target in zip(outputs, targets, strict=True):
-        score, truth = foreground(output, target, metric)
-        scores += list(score)
-        truths += list(truth)
-    if not any(truth.any() for truth in truths):
-        raise InputError(
-            f"metric {metric!r} needs foreground, but no target of the batches has any; "
-            "give more batches"
-        )
-    return PixelCounts(scores, truths, "f1" if metric == "f1" else "average_precision")
-
-
-def foreground(output: Any, target: Any, metric: str) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Read (images, pixels) foreground scores and truths off one batch.
-
-    One channel is taken as the score, of two the difference (second minus first). Logits and
-    probabilities give the same quality, since every threshold is tried.
-
-    Raises:
-        InputError: Another number of channels, or a target of another size.
-    """
-    tensor = only_tensor(output)
-    advice = f"; metric {metric!r} knows one foreground class, give a callable for anything else"
-    if tensor.dim() < 3 or tensor.shape[1] not in (1, 2):
-        raise InputError(f"outputs have shape {tuple(tensor.shape)}" + advice)
-    tensor = tensor.detach().float()
-    score = tensor[:, 0] if tensor.shape[1] == 1 else tensor[:, 1] - tensor[:, 0]
-    if not isinstance(target, Tensor) or target.numel() != score.numel():
-        shape = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
-        raise InputError(
-            f"targets are {shape}, expected one number for each of {tuple(score.shape)} pixels"
-            + advice
-        )
-    if not bool(torch.isfinite(score).all()):
-        raise InputError("the model's outputs hold nan or infinite values; no metric is defined")
-    images = len(score)
-    return (
-        score.cpu().double().reshape(images, -1).numpy(),
-        (target.detach().cpu().reshape(images, -1) > 0.5).numpy(),
-    )
-
-
-def only_tensor(output: Any) -> Tensor:
-    """The prediction in what a model returned: a tensor, or the first one in a container."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        for key in ("logits", "out"):
-            if isinstance(output.get(key), Tensor):
-                return output[key]  # type: ignore[no-any-return]
-    for leaf in pytree.tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            return leaf
-    raise InputError(f"the model returned {type(output).__name__} without any tensor")
-
-
-def split_images(batch: Any) -> list[Any]:
-    """Cut a batch (a tensor or a container of tensors) into batches of one image."""
-    leaves, spec = pytree.tree_flatten(batch)
-    sizes = {len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}
-    if not sizes:
-        raise InputError(f"a batch of {type(batch).__name__} holds no tensor to split into images")
-    return [
-        pytree.tree_unflatten(
-            [
-                leaf[i : i + 1]
-                if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == max(sizes)
-                else leaf
-                for leaf in leaves
-            ],
-            spec,
-        )
-        for i in range(max(sizes))
-    ]
 
 
 def resampled(images: int, resamples: int, seed: int) -> FloatArray:

@@ -1,0 +1,162 @@
+"""Batches as loaders yield them."""
+
+from collections import UserDict, namedtuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from weightscope.errors import InputError
+from weightscope.utilization.batches import first_image, read_batches, split_images
+
+MODEL = nn.Conv2d(3, 1, 1)
+X, Y = torch.rand(4, 3, 8, 8), (torch.rand(4, 1, 8, 8) > 0.5).float()
+Named = namedtuple("Named", ["image", "mask"])
+
+
+class Pair(nn.Module):
+    """Takes two images."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, before, after):
+        return self.conv(before + after)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(x, y) for x, y in zip(X, Y, strict=True)])
+
+
+class Unending(Dataset):
+    """Has a length, and answers beyond it."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return {"image": X[index % 4].numpy(), "mask": Y[index % 4].numpy(), "name": "a.png"}
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [(X, Y)],
+        [[X, Y]],
+        iter([(X, Y)]),
+        [(X, Y, torch.ones(4))],
+        [(X, Y, ["a", "b", "c", "d"], 7)],
+        [Named(X, Y)],
+        [{"image": X, "mask": Y, "path": "a"}],
+        [{"pixel_values": X, "labels": Y}],
+        [UserDict(input=X, target=Y)],
+        [(X.numpy(), Y.numpy())],
+        [(X.double(), Y.double())],
+        [(X.double().numpy(), Y.numpy().astype(">f8"))],
+        [(X.numpy()[:, :, ::-1][:, :, ::-1], Y.numpy())],
+        [(X.clone().requires_grad_(), Y)],
+        TensorDataset(X, Y),
+        DataLoader(TensorDataset(X, Y), batch_size=2),
+        Stream(),
+        Unending(),
+    ],
+)
+def test_whatever_a_loader_yields_is_read(batches):
+    pairs = read_batches(batches, MODEL)
+    inputs, targets = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    assert torch.equal(inputs, X)
+    assert torch.equal(targets, Y)
+    assert inputs.dtype == targets.dtype == torch.float32
+    assert not inputs.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("batch", "keys"),
+    [
+        ({"a": X, "b": Y, "image": 3}, ("a", "b")),
+        ((1, Y, X), (2, 1)),
+        ((1, Y, X), [2, 1]),
+        (Named(X, Y), ("image", "mask")),
+    ],
+)
+def test_keys_say_where_inputs_and_targets_are(batch, keys):
+    ((inputs, targets),) = read_batches([batch], MODEL, keys)
+    assert torch.equal(inputs, X)
+    assert torch.equal(targets, Y)
+
+
+def test_keys_can_name_several():
+    ((inputs, targets),) = read_batches(
+        [{"a": X, "b": X + 1, "m": Y, "w": Y}], Pair(), (("a", "b"), ("m", "w"))
+    )
+    assert [torch.equal(i, x) for i, x in zip(inputs, (X, X + 1), strict=True)] == [True, True]
+    assert len(targets) == 2
+    ((inputs, _),) = read_batches([((X, X), Y)], Pair())
+    assert len(inputs) == 2
+
+
+def test_numbers_get_the_types_that_models_and_losses_take():
+    half = nn.Conv2d(3, 1, 1).to(torch.bfloat16)
+    steps = torch.arange(4)
+    targets = Y.numpy().astype(np.uint16)
+    ((inputs, found),) = read_batches([((X, steps), targets)], half)
+    assert [v.dtype for v in inputs] == [torch.bfloat16, torch.int64]
+    assert found.dtype == torch.int64
+    ((_, mask),) = read_batches([(X, Y.bool())], MODEL)
+    assert mask.dtype == torch.bool
+
+
+def test_images_of_integers_are_passed_on_and_said():
+    images = (255 * X.detach()).to(torch.uint8)
+    with pytest.warns(UserWarning, match="images of torch.uint8 from 0 to 25"):
+        ((inputs, _),) = read_batches([(images, Y)], MODEL)
+    assert torch.equal(inputs, images.float())
+
+
+def test_reading_a_loader_draws_nothing():
+    loader = DataLoader(TensorDataset(X, Y), batch_size=2, shuffle=True)
+    before = torch.get_rng_state()
+    read_batches(loader, MODEL)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "text"),
+    [
+        ([], {}, "empty"),
+        ((X, Y), {}, "single batch; put it in a list"),
+        (X, {}, "single batch"),
+        ({"image": X, "mask": Y}, {}, "single batch"),
+        ([X], {}, "batch 0 is a Tensor, expected a pair"),
+        ([(X,)], {}, "batch 0 is a tuple of 1"),
+        ([(X, Y), None], {}, "batch 1 is a NoneType"),
+        ([{"photo": X, "truth": Y}], {}, r"'photo', 'truth'.*keys=\('photo', 'truth'\)"),
+        ([{"image": X, "mask": Y, "label": Y}], {}, "which are the inputs"),
+        ([{"a": X}], {"keys": ("a", "b")}, "batch 0 has no 'b'; it is a dict with 'a'"),
+        ([(X, Y)], {"keys": (0, 2)}, "batch 0 has no 2; it is a tuple of 2 with 2 parts"),
+        ([(X, Y)], {"keys": "image"}, "keys= is 'image', expected two"),
+        ([(X, Y[:2])], {}, "batch 0 holds 4 images and 2 targets"),
+        ([(X, Y), (X[:0], Y[:0])], {}, "batch 1 holds no images"),
+        ([("a.png", Y)], {}, "batch 0 holds no images"),
+        ([(X, np.array(["a"] * 4))], {}, "batch 0 holds an array of <U1"),
+        ([(X, X, Y)], {"model": Pair()}, r"takes 2 inputs; .* keys=\(\(0, 1\), 2\)"),
+        ([(X, Y)], {"model": nn.Conv2d}, "expected a torch.nn.Module"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_remedy(batches, options, text):
+    options = {"model": MODEL, **options}
+    with pytest.raises(InputError, match=text):
+        read_batches(batches, **options)
+
+
+def test_the_first_image_is_the_example():
+    assert torch.equal(first_image([((X, torch.arange(4)), Y)])[0], X[:1])
+
+
+def test_batches_without_tensors_cannot_be_split():
+    with pytest.raises(InputError, match="holds no tensor"):
+        split_images({"a": 3})

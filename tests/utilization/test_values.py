@@ -1,0 +1,342 @@
+"""Callables of all kinds as metrics, and the best answer that needs no network."""
+
+import copy
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from torch import nn
+
+from weightscope.errors import InputError
+from weightscope.utilization.judging import judge_by, measure_quality
+
+
+def value(metric, outputs, targets):
+    quality = measure_quality(metric, [outputs], [targets])
+    return float(quality.of(np.ones((1, quality.images)))[0])
+
+
+def judged(metric, outputs, targets, inputs=None, parts=4, **options):
+    """Quality, best trivial quality and direction, from batches of some images."""
+    size = -(-len(targets) // parts)
+    inputs = targets if inputs is None else inputs
+    batches = list(zip(inputs.split(size), targets.split(size), strict=True))
+    judge = judge_by(metric, batches, dimensions=2, device=torch.device("cpu"), **options)
+    with judge.kept(), torch.no_grad():
+        for output in outputs.split(size):
+            judge.add(output)
+        once = np.ones((1, len(targets)))
+        return (
+            float(judge.whole().of(once)[0]),
+            float(judge.trivial().of(once)[0]),
+            judge.larger_is_better(),
+        )
+
+
+def classes(count=3, images=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    share = torch.arange(1.0, count + 1)
+    numbers = torch.multinomial(share, images * 64, replacement=True, generator=generator)
+    numbers = numbers.reshape(images, 8, 8)
+    logits = torch.randn(images, count, 8, 8, generator=generator)
+    return logits + 2 * F.one_hot(numbers, count).movedim(-1, 1), numbers
+
+
+def regression(images=8, channels=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.rand(images, channels, 8, 8, generator=generator) ** 2
+    return targets + 0.1 * torch.randn(targets.shape, generator=generator), targets
+
+
+def soft_dice(outputs, targets):
+    p = outputs.sigmoid()
+    return 1 - (2 * (p * targets).sum() + 1) / (p.sum() + targets.sum() + 1)
+
+
+def test_the_zero_of_cross_entropy_is_the_entropy_of_the_classes():
+    logits, numbers = classes()
+    p = torch.bincount(numbers.flatten()) / numbers.numel()
+    _, trivial, larger = judged(F.cross_entropy, logits, numbers)
+    assert trivial == pytest.approx(-float((p * p.log()).sum()), rel=1e-4)
+    assert not larger
+
+
+def test_class_weights_ignored_labels_and_smoothing_are_the_losss_own():
+    logits, numbers = classes()
+    numbers[:, :4] = 255
+    weight = torch.tensor([3.0, 1.0, 0.2])
+    loss = nn.CrossEntropyLoss(weight, ignore_index=255, label_smoothing=0.1)
+    _, trivial, larger = judged(loss, logits, numbers)
+    free = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([free], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        per_image = [loss(free.reshape(1, 3, 1, 1).expand(1, 3, 8, 8), n[None]) for n in numbers]
+        torch.stack(per_image).mean().backward()
+        return torch.stack(per_image).mean()
+
+    best = float(optimizer.step(closure).detach())
+    assert trivial <= best
+    assert trivial == pytest.approx(float(closure().detach()), rel=1e-4)
+    assert not larger
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+def test_the_zero_of_binary_cross_entropy(kind, weight):
+    logits, numbers = classes(2)
+    outputs, targets = logits[:, 1:] - logits[:, :1], numbers[:, None].float()
+    share = float(targets.mean())
+    p = weight * share / (weight * share + 1 - share)
+    expected = -weight * share * math.log(p) - (1 - share) * math.log(1 - p)
+    if kind == "logits":
+        loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight))
+    else:
+        outputs = outputs.sigmoid()
+
+        def loss(o, t):
+            return F.binary_cross_entropy(o, t, weight=1 + (weight - 1) * t)
+
+    found, trivial, larger = judged(loss, outputs, targets, larger_is_better=False)
+    assert trivial == pytest.approx(expected, rel=1e-4)
+    assert (found < trivial) == (weight == 1.0)  # the outputs are calibrated without a weight
+    assert not larger
+
+
+@pytest.mark.parametrize("logarithms", [True, False])
+def test_probabilities_of_classes_stay_probabilities(logarithms):
+    logits, numbers = classes()
+    p = torch.bincount(numbers.flatten()) / numbers.numel()
+    outputs = logits.log_softmax(1) if logarithms else logits.softmax(1)
+    loss = F.nll_loss if logarithms else (lambda o, t: F.nll_loss(o.log(), t))
+    _, trivial, _ = judged(loss, outputs, numbers)
+    assert trivial == pytest.approx(-float((p * p.log()).sum()), rel=1e-3)
+
+
+def test_the_zero_of_a_dice_loss_calls_everything_foreground():
+    logits, numbers = classes(2)
+    outputs, targets = logits[:, 1:] - logits[:, :1], (numbers == 0)[:, None].float()
+    _, trivial, _ = judged(soft_dice, outputs, targets, larger_is_better=False)
+    expected = np.mean([1 - (2 * t.sum() + 1) / (64 + t.sum() + 1) for t in targets])
+    assert trivial == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [
+        ("mse", lambda t: (t - t.mean((0, 2, 3), keepdim=True)).square().mean()),
+        ("mae", lambda t: (t - middle(t)).abs().mean()),
+        (nn.MSELoss(), lambda t: (t - t.mean((0, 2, 3), keepdim=True)).square().mean()),
+        (nn.L1Loss(), lambda t: (t - middle(t)).abs().mean()),
+        (
+            lambda o, t: float((o - t).square().mean()),
+            lambda t: t.var((0, 2, 3), correction=0).mean(),
+        ),
+    ],
+)
+def test_the_zero_of_a_regression_is_the_mean_or_the_median(metric, best):
+    outputs, targets = regression()
+    found, trivial, larger = judged(metric, outputs, targets, inputs=targets[:, :1])
+    assert trivial == pytest.approx(float(best(targets)), rel=2e-3)
+    assert found < trivial
+    assert not larger
+
+
+def middle(targets):
+    return targets.movedim(1, 0).flatten(1).median(1).values.reshape(1, -1, 1, 1)
+
+
+def test_psnr_is_that_of_the_errors_over_the_range_of_the_targets():
+    outputs, targets = regression()
+    found, trivial, larger = judged("psnr", outputs, targets, inputs=targets[:, :1])
+    span = float(targets.max() - targets.min())
+    errors = (outputs - targets).square().mean((1, 2, 3))
+    assert found == pytest.approx(float((10 * torch.log10(span**2 / errors)).mean()), rel=1e-4)
+    assert larger
+    assert trivial < found
+
+
+def test_a_denoiser_must_beat_its_input():
+    clean = regression(seed=1)[1]
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    found, trivial, _ = judged("mse", clean + 0.2, clean, inputs=noisy)
+    assert trivial == pytest.approx(0.01, rel=0.1)
+    assert found > trivial
+    standardised = judged("mse", clean, clean, inputs=(noisy - 0.3) / 0.2)[1]
+    assert standardised == pytest.approx(trivial, rel=1e-4)
+
+
+def test_the_brightness_of_a_mask_is_no_trivial_answer():
+    targets = (torch.rand(8, 1, 8, 8) > 0.5).float()
+    _, trivial, _ = judged(nn.MSELoss(), targets, targets, inputs=targets.clone())
+    assert trivial == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_piecewise_constant_metric_has_a_best_constant_too():
+    logits, numbers = classes()
+
+    def accuracy(outputs, targets):
+        return float((outputs.argmax(1) == targets).float().mean())
+
+    found, trivial, larger = judged(accuracy, logits, numbers)
+    most = float(torch.bincount(numbers.flatten()).max() / numbers.numel())
+    assert trivial == pytest.approx(most)
+    assert found > trivial
+    assert larger
+
+
+def test_where_constants_have_no_value_other_images_stand_in():
+    outputs, targets = regression(channels=1)
+
+    def correlation(o, t):
+        o, t = o.flatten() - o.mean(), t.flatten() - t.mean()
+        if o.abs().max() < 1e-6:
+            raise ValueError("constant")
+        return float((o @ t) / (o.norm() * t.norm()))
+
+    found, trivial, larger = judged(correlation, outputs, targets, inputs=targets[:, :, :4])
+    assert found > 0.9
+    assert abs(trivial) < 0.1
+    assert larger
+
+
+def test_outputs_in_containers_have_constants_too():
+    logits, numbers = classes()
+    p = torch.bincount(numbers.flatten()) / numbers.numel()
+    judge = judge_by(
+        lambda o, t: F.cross_entropy(o["out"], t) + F.cross_entropy(o["aux"], t),
+        [(None, numbers)],
+        dimensions=2,
+        device=torch.device("cpu"),
+        larger_is_better=False,
+    )
+    with torch.no_grad():
+        judge.add({"out": logits, "aux": 0.1 * logits, "note": "kept"})
+    trivial = float(judge.trivial().of(np.ones((1, 8)))[0])
+    assert trivial == pytest.approx(-2 * float((p * p.log()).sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize("declared", [None, True])
+def test_a_direction_is_told_from_the_values_where_nobody_declares_it(declared):
+    logits, numbers = classes()
+    assert not judged(F.cross_entropy, logits, numbers)[2]
+    assert judged(lambda o, t: -F.cross_entropy(o, t), logits, numbers)[2]
+    assert not judged(F.cross_entropy, -logits, numbers, larger_is_better=False)[2]
+
+
+def state(metric):
+    return copy.deepcopy({k: v for k, v in vars(metric).items() if not callable(v)})
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (
+            torchmetrics.classification.MulticlassJaccardIndex(3),
+            lambda o, t: torchmetrics.functional.jaccard_index(o, t, "multiclass", num_classes=3),
+        ),
+        (
+            torchmetrics.classification.MulticlassAccuracy(3, average="micro"),
+            lambda o, t: (o.argmax(1) == t).float().mean(),
+        ),
+    ],
+)
+def test_torchmetrics_objects_are_accepted_and_left_as_they_were(metric, expected):
+    logits, numbers = classes()
+    metric.update(logits[:2], numbers[:2])
+    before = metric.compute()
+    found, trivial, larger = judged(metric, logits, numbers)
+    one_by_one = [expected(logits[i : i + 1], numbers[i : i + 1]) for i in range(8)]
+    assert found == pytest.approx(float(torch.stack(one_by_one).mean()))
+    assert larger
+    assert trivial < found
+    assert torch.equal(metric.compute(), before)
+    assert metric.update_count == 1
+
+
+def test_torchmetrics_take_masks_of_floats():
+    logits, numbers = classes(2)
+    outputs, targets = logits[:, 1:] - logits[:, :1], numbers[:, None].float()
+    metric = torchmetrics.classification.BinaryF1Score()
+    assert value(metric, outputs, targets) == pytest.approx(
+        np.mean(
+            [float(metric(o[None], t[None].long())) for o, t in zip(outputs, targets, strict=True)]
+        )
+    )
+    error = torchmetrics.MeanSquaredError()
+    assert judged(error, *regression())[2] is False
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_monai_metrics_get_decisions_and_are_left_as_they_were(count):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.metrics import DiceMetric, MSEMetric
+    logits, numbers = classes(count)
+    metric = DiceMetric(include_background=True)
+    metric(y_pred=torch.ones(2, count, 4, 4), y=torch.ones(2, count, 4, 4))
+    before = metric.aggregate()
+    hot = [F.one_hot(n, count).movedim(-1, 1).float() for n in (logits.argmax(1), numbers)]
+    expected = 2 * (hot[0] * hot[1]).sum((2, 3)) / (hot[0] + hot[1]).sum((2, 3))
+    for targets in (numbers, numbers[:, None], hot[1]):
+        found, trivial, larger = judged(metric, logits, targets)
+        assert found == pytest.approx(float(expected.mean()), rel=1e-5)
+        assert larger
+        assert trivial < found
+    assert torch.equal(metric.aggregate(), before)
+    assert judged(MSEMetric(), *regression())[2] is False
+
+
+def test_monai_metrics_of_one_channel():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.metrics import DiceMetric
+    logits, numbers = classes(2)
+    difference = logits[:, 1:] - logits[:, :1]
+    for outputs in (difference, difference.sigmoid()):
+        found = value(DiceMetric(), outputs, numbers)
+        called = difference > 0
+        truth = numbers[:, None] == 1
+        dice = 2 * (called & truth).sum((1, 2, 3)) / (called.sum((1, 2, 3)) + truth.sum((1, 2, 3)))
+        assert found == pytest.approx(float(dice.mean()), rel=1e-5)
+
+
+def test_a_module_with_counters_is_left_as_it_was():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, outputs, targets):
+            self.calls += 1
+            self.seen += 1
+            return F.cross_entropy(outputs, targets)
+
+    loss = Counting().eval()
+    judged(loss, *classes())
+    assert (loss.calls, float(loss.seen), loss.training) == (0, 0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        (lambda o, t: {"f1": 1.0}, "returned dict; expected one number"),
+        (lambda o, t: o @ "x", r"<lambda> raised on an image of batch 0 \(outputs 1x3x8x8"),
+        (lambda o, t: float("nan"), "no finite number"),
+        (nn.BCELoss(), "BCELoss raised on an image of batch 0"),
+    ],
+)
+def test_callables_that_do_not_fit_are_named(metric, text):
+    with pytest.raises(InputError, match=text):
+        judged(metric, *classes())
+
+
+def test_a_regression_needs_a_target_for_each_output():
+    with pytest.raises(InputError, match="one target for each output"):
+        value("mse", torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4))

@@ -1,0 +1,254 @@
+"""Batches as loaders yield them, made into pairs of inputs and targets."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from weightscope.adapters import pytree
+from weightscope.calls import call_arguments, random_state
+from weightscope.errors import InputError
+from weightscope.graph.inputs import check_model
+
+Batch = tuple[Any, Any]
+Keys = tuple[Any, Any]
+
+_INPUTS = ("image", "images", "img", "imgs", "input", "inputs", "pixel_values", "x", "data")
+_TARGETS = (
+    *("mask", "masks", "label", "labels", "target", "targets"),
+    *("seg", "segmentation", "gt", "ground_truth", "y"),
+)
+
+
+def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = None) -> list[Batch]:
+    """Read batches once and keep them, as pairs of inputs and targets.
+
+    Args:
+        batches: What a loader yields: pairs, longer tuples (what follows inputs and targets is left
+            out), or mappings with one of the usual names for each. A `Dataset` gives batches of one
+            image.
+        model: For the number type of its inputs, and how many of them it needs.
+        keys: Where inputs and targets are in a batch, as keys or positions; a tuple of several for
+            several: ``("image", ("mask", "weight"))``.
+
+    Returns:
+        Inputs (a tensor, a tuple of positional or a mapping of keyword arguments) and targets.
+        Arrays are tensors, images have the model's number type, whole numbers among the targets are
+        ``int64``.
+
+    Raises:
+        InputError: There is no batch, or one cannot be read; it is named.
+    """
+    if isinstance(batches, Tensor | Mapping) or _is_one_batch(batches):
+        raise InputError(
+            "batches= is a single batch; put it in a list, [(images, targets)], or give a loader"
+        )
+    if keys is not None and (not isinstance(keys, tuple | list) or len(keys) != 2):
+        raise InputError(
+            f"keys= is {keys!r}, expected two: where the inputs and where the targets are in a "
+            "batch, such as ('image', 'mask') or (0, 2)"
+        )
+    check_model(model)
+    pairs: list[Batch] = []
+    with random_state(model):  # a loader draws the seed of its workers, whatever it shuffles
+        for index, batch in enumerate(_each(batches)):
+            inputs, targets = _split(batch, index, keys, model)
+            pair = _as_inputs(inputs, index, model), _as_targets(targets, index)
+            _check_images(pair, index)
+            pairs.append(pair)
+    if not pairs:
+        raise InputError("batches= is empty; give at least one pair (inputs, targets)")
+    return pairs
+
+
+def first_image(pairs: Sequence[Batch]) -> Any:
+    """The inputs of the first image, as an example of how the model is called."""
+    return split_images(pairs[0][0])[0]
+
+
+def split_images(batch: Any) -> list[Any]:
+    """Cut a batch (a tensor or a container of tensors) into batches of one image."""
+    leaves, spec = pytree.tree_flatten(batch)
+    sizes = {len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}
+    if not sizes:
+        raise InputError(f"a batch of {type(batch).__name__} holds no tensor to split into images")
+    return [
+        pytree.tree_unflatten(
+            [
+                leaf[i : i + 1]
+                if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == max(sizes)
+                else leaf
+                for leaf in leaves
+            ],
+            spec,
+        )
+        for i in range(max(sizes))
+    ]
+
+
+def _is_one_batch(batches: Any) -> bool:
+    """Whether this is a pair of arrays rather than a list of pairs."""
+    return (
+        isinstance(batches, tuple | list)
+        and len(batches) == 2
+        and all(isinstance(part, Tensor | np.ndarray) for part in batches)
+    )
+
+
+def _each(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, or the samples of a dataset with a batch dimension."""
+    if not isinstance(batches, Dataset):
+        yield from batches
+        return
+    size = getattr(batches, "__len__", None)
+    samples = iter(batches) if size is None else (batches[i] for i in range(size()))
+    for sample in samples:
+        yield pytree.tree_map(
+            lambda v: v[None] if isinstance(v, Tensor | np.ndarray) else v, sample
+        )
+
+
+def _split(batch: Any, index: int, keys: Keys | None, model: nn.Module) -> Batch:
+    """The inputs and the targets of one batch."""
+    if keys is not None:
+        return _at(batch, keys[0], index), _at(batch, keys[1], index)
+    if isinstance(batch, Mapping):
+        found = [[key for key in names if key in batch] for names in (_INPUTS, _TARGETS)]
+        if [len(names) for names in found] != [1, 1]:
+            raise InputError(
+                f"batch {index} is a mapping with {_names(batch)}; say which are the inputs and "
+                f"which the targets, such as keys=({_two(batch)})"
+            )
+        return batch[found[0][0]], batch[found[1][0]]
+    if not isinstance(batch, list | tuple) or len(batch) < 2:
+        raise InputError(
+            f"batch {index} is a {_kind(batch)}, expected a pair (inputs, targets); wrap the "
+            "loader in a generator that yields such pairs, or say where they are by keys="
+        )
+    if len(batch) > 2 and _required(model) > 1:
+        raise InputError(
+            f"batch {index} has {len(batch)} parts and {type(model).__name__} takes "
+            f"{_required(model)} inputs; say which are the inputs and which the targets, such as "
+            "keys=((0, 1), 2)"
+        )
+    return batch[0], batch[1]
+
+
+def _at(batch: Any, key: Any, index: int) -> Any:
+    """A part of a batch by its key or position, or a tuple of several."""
+    if isinstance(key, tuple | list):
+        return tuple(_at(batch, one, index) for one in key)
+    try:
+        return batch[key]
+    except (KeyError, IndexError, TypeError):
+        if isinstance(key, str) and hasattr(batch, key):
+            return getattr(batch, key)
+        raise InputError(
+            f"batch {index} has no {key!r}; it is a {_kind(batch)} with {_names(batch)}"
+        ) from None
+
+
+def _names(batch: Any) -> str:
+    """What the parts of a batch are called."""
+    if isinstance(batch, Mapping):
+        return ", ".join(map(repr, list(batch)[:20])) or "nothing in it"
+    return f"{len(batch)} parts" if isinstance(batch, tuple | list) else "no parts"
+
+
+def _two(batch: Mapping[Any, Any]) -> str:
+    names = [*map(repr, batch), "'image'", "'mask'"]
+    return ", ".join(names[:2])
+
+
+def _kind(batch: Any) -> str:
+    return f"tuple of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
+
+
+def _required(model: nn.Module) -> int:
+    """How many positional arguments the forward cannot do without."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+def _tensors(tree: Any, index: int) -> Any:
+    """Plain tensors in place of arrays and of other libraries' tensors."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "biuf":
+                raise InputError(f"batch {index} holds an array of {value.dtype}; give numbers")
+            # torch knows neither other byte orders nor most unsigned numbers
+            native = value.astype(value.dtype.newbyteorder("="))
+            wide = native.dtype.kind == "u" and native.dtype.itemsize > 1
+            return torch.from_numpy(native.astype(np.int64) if wide else native)
+        if isinstance(value, Tensor):
+            return value.detach().as_subclass(Tensor)
+        return value
+
+    return pytree.tree_map(convert, tree)
+
+
+def _as_inputs(inputs: Any, index: int, model: nn.Module) -> Any:
+    """Inputs in the number type of the model."""
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.is_floating_point():
+            return value.to(kind)
+        if value.dim() < 3 or value.dtype == torch.bool:  # steps of a diffusion, masks
+            return value
+        if index == 0:
+            warnings.warn(
+                f"batch 0 holds images of {value.dtype} from {int(value.min())} to "
+                f"{int(value.max())}, which the model gets as they are; scale them in the loader "
+                "if it was trained on others",
+                stacklevel=4,
+            )
+        return value.to(kind)
+
+    plain = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    return pytree.tree_map(convert, _tensors(plain, index))
+
+
+def _as_targets(targets: Any, index: int) -> Any:
+    """Targets whose numbers losses and metrics take: float32 for float64, int64 for integers."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype == torch.bool or value.is_complex():
+            return value
+        if value.dtype == torch.float64:
+            return value.float()
+        return value if value.is_floating_point() else value.long()
+
+    return pytree.tree_map(convert, _tensors(targets, index))
+
+
+def _images(tree: Any) -> int | None:
+    """Number of images in the inputs or the targets of a batch; None without a tensor."""
+    leaves = [v for v in pytree.tree_leaves(tree) if isinstance(v, Tensor) and v.dim()]
+    return None if not leaves else len(max(leaves, key=Tensor.dim))
+
+
+def _check_images(pair: Batch, index: int) -> None:
+    """Refuse a batch without images, or with another number of targets."""
+    images, targets = _images(call_arguments(pair[0])), _images(pair[1])
+    if not images:
+        raise InputError(f"batch {index} holds no images; give tensors or arrays")
+    if targets is not None and targets != images:
+        raise InputError(
+            f"batch {index} holds {images} images and {targets} targets; give one target for each "
+            "image, with the same batch dimension"
+        )

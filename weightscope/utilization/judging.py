@@ -1,0 +1,269 @@
+"""One way to judge outputs by any metric: built in, a loss, or somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightscope.adapters import pytree
+from weightscope.calls import only_tensor
+from weightscope.errors import InputError
+from weightscope.utilization.batches import Batch
+from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
+from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
+from weightscope.utilization.trivial import OutputShapes, best_trivial
+from weightscope.utilization.values import (
+    Evaluate,
+    ValueMeter,
+    ValueMetric,
+    image_values,
+    mean_absolute_error,
+    mean_squared_error,
+    on_device,
+    peak_signal_to_noise,
+)
+
+Metric = str | Evaluate
+
+REGRESSION = ("mae", "mse", "psnr")
+"""Built-in metrics of numbers; PSNR is taken over the range of the targets."""
+
+
+class Meter(Protocol):
+    """Collects what a metric needs of the outputs, batch by batch."""
+
+    def add(self, output: Any) -> None:
+        """Add the outputs for the next batch."""
+        ...
+
+    def quality(self) -> Quality:
+        """The quality of all batches, which can be resampled over images."""
+        ...
+
+
+class Judge(Protocol):
+    """Judges a network's outputs, those of its ablations, and the best trivial answer.
+
+    Attributes:
+        name: Of the metric.
+        bounded: Whether the quality lies between 0 and 1 by definition.
+    """
+
+    name: str
+    bounded: bool
+
+    def kept(self) -> AbstractContextManager[None]:
+        """While anything is judged: the metric is left as it was."""
+        ...
+
+    def meter(self) -> Meter:
+        """For one way to run the network over all batches."""
+        ...
+
+    def add(self, output: Any) -> None:
+        """Add what the whole network returned for the next batch."""
+        ...
+
+    def whole(self) -> Quality:
+        """Quality of the whole network."""
+        ...
+
+    def trivial(self) -> Quality:
+        """Quality of the best answer that needs no network."""
+        ...
+
+    def larger_is_better(self) -> bool:
+        """Whether a larger number is better; False for a loss or an error."""
+        ...
+
+
+def judge_by(
+    metric: Metric,
+    batches: Sequence[Batch],
+    *,
+    dimensions: int,
+    device: torch.device,
+    larger_is_better: bool | None = None,
+    ignore_index: int | None = None,
+) -> Judge:
+    """Make ready to judge outputs for some batches.
+
+    Args:
+        metric: A built-in name (`SEGMENTATION`, `REGRESSION`), or a callable
+            ``metric(outputs, targets)``, asked for one image at a time with its batch dimension.
+        batches: All inputs and targets, in the order in which outputs will come.
+        dimensions: Number of spatial dimensions of the images.
+        device: Where the outputs will be.
+        larger_is_better: Of a callable; None where it is told from its values.
+        ignore_index: Value of targets that does not count.
+
+    Raises:
+        InputError: The name is unknown, or ``ignore_index`` does not apply.
+    """
+    targets = [target for _, target in batches]
+    if isinstance(metric, str) and metric in SEGMENTATION:
+        return _ClassJudge(Segmentation(metric, targets, dimensions, ignore_index))
+    if ignore_index is not None:
+        raise InputError(
+            f"ignore_index= is for the metrics {', '.join(map(repr, SEGMENTATION))}; a loss or "
+            "another callable leaves values out by itself"
+        )
+    if not isinstance(metric, str):
+        if not callable(metric):
+            raise InputError(f"metric is {type(metric).__name__}, expected a name or a callable")
+        return _ValueJudge(ValueMetric(metric, larger_is_better), batches, device)
+    if metric not in REGRESSION:
+        known = ", ".join(map(repr, (*SEGMENTATION, *REGRESSION)))
+        raise InputError(
+            f"unknown metric {metric!r}; choose one of {known}, or give a callable "
+            "metric(outputs, targets)"
+        )
+    function: Evaluate = mean_absolute_error if metric == "mae" else mean_squared_error
+    if metric == "psnr":
+        function = peak_signal_to_noise(_range_of(targets))
+    return _ValueJudge(ValueMetric(function, metric == "psnr"), batches, device, metric)
+
+
+def measure_quality(
+    metric: Metric,
+    outputs: Sequence[Any],
+    targets: Sequence[Any],
+    *,
+    ignore_index: int | None = None,
+) -> Quality:
+    """Evaluate a metric on batches of outputs so that it can be resampled over images.
+
+    Args:
+        metric: See `judge_by`.
+        outputs: What the model returned, batch by batch.
+        targets: The targets, batch by batch.
+        ignore_index: Value of targets that does not count.
+
+    Raises:
+        InputError: The metric is unknown, or does not fit outputs or targets.
+    """
+    first = only_tensor(outputs[0])
+    judge = judge_by(
+        metric,
+        [(None, target) for target in targets],
+        dimensions=max(first.dim() - 2, 1),
+        device=first.device,
+        ignore_index=ignore_index,
+    )
+    meter = judge.meter()
+    with judge.kept(), torch.no_grad():
+        for output in outputs:
+            meter.add(output)
+    return meter.quality()
+
+
+def _range_of(targets: Sequence[Any]) -> float:
+    """Largest less smallest value of all targets."""
+    ends = [only_tensor(target).float().aminmax() for target in targets]
+    return max(float(e.max) for e in ends) - min(float(e.min) for e in ends)
+
+
+class _ClassJudge:
+    """Judges by a built-in metric of classes, whose best constant follows from the counts."""
+
+    bounded = True
+
+    def __init__(self, reader: Segmentation) -> None:
+        self.name = reader.metric
+        self.reader = reader
+        self._meter = self.meter()
+        self._quality: CountedQuality | None = None
+
+    def kept(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def meter(self) -> SegmentationMeter:
+        return SegmentationMeter(self.reader)
+
+    def add(self, output: Any) -> None:
+        self._meter.add(output)
+
+    def whole(self) -> CountedQuality:
+        if self._quality is None:
+            self._quality = self._meter.quality()
+        return self._quality
+
+    def trivial(self) -> Quality:
+        return _Constant(self.whole())
+
+    def larger_is_better(self) -> bool:
+        return True
+
+
+class _Constant:
+    """The best constant prediction as a quality of its own."""
+
+    def __init__(self, quality: CountedQuality) -> None:
+        self.images = quality.images
+        self.of = quality.constant
+
+
+class _ValueJudge:
+    """Judges by one value for each image, whose best trivial answer has to be looked for."""
+
+    bounded = False
+
+    def __init__(
+        self,
+        metric: ValueMetric,
+        batches: Sequence[Batch],
+        device: torch.device,
+        name: str | None = None,
+    ) -> None:
+        self.name = metric.name if name is None else name
+        self.metric, self.batches, self.device = metric, batches, device
+        self.targets = [target for _, target in batches]
+        self._meter, self._outputs = self.meter(), OutputShapes()
+        self._others: list[float] = []
+
+    def kept(self) -> AbstractContextManager[None]:
+        return self.metric.kept()
+
+    def meter(self) -> ValueMeter:
+        return ValueMeter(self.metric, self.targets, self.device)
+
+    def add(self, output: Any) -> None:
+        index = self._meter.batches
+        self._meter.add(output)
+        self._outputs.add(output)
+        others = pytree.tree_map(_of_another_image, self.targets[index])
+        others = on_device(others, self.device)
+        self._others += image_values(self.metric, output, others, f"batch {index}")
+
+    def whole(self) -> Quality:
+        return self._meter.quality()
+
+    def trivial(self) -> Quality:
+        return best_trivial(
+            self.metric,
+            self.batches,
+            self._outputs,
+            np.array(self._others),
+            self.device,
+            larger_is_better=self.larger_is_better(),
+        )
+
+    def larger_is_better(self) -> bool:
+        """As declared; else a loss is what is larger for other images' targets."""
+        if self.metric.larger_is_better is not None:
+            return self.metric.larger_is_better
+        values: FloatArray = np.array([self._meter.values, self._others])
+        right, others = values[:, np.isfinite(values).all(0)].mean(1)
+        return bool(right >= others)
+
+
+def _of_another_image(leaf: Any) -> Any:
+    """Shift the images of a batch by one; a single image is turned upside down instead."""
+    if not isinstance(leaf, Tensor) or leaf.dim() == 0:
+        return leaf
+    return leaf.roll(1, 0) if len(leaf) > 1 else leaf.flip(tuple(range(1, leaf.dim())))

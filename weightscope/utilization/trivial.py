@@ -1,0 +1,379 @@
+"""The best answer that needs no network: a constant, or in a regression the input itself.
+
+The zero of a skill. A quality that has no natural zero (a loss, an error) would otherwise make
+every share of it arbitrary: a network that is wrong for other images' targets with confidence
+looks the more skilled, the more confident it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightscope.adapters import pytree
+from weightscope.errors import InputError
+from weightscope.utilization.batches import Batch, split_images
+from weightscope.utilization.metrics import FloatArray, ImageValues
+from weightscope.utilization.values import ValueMetric, image_values, on_device
+
+FITTED = 64
+"""Images that the constant is fitted on: it has a number per channel, and each image has many
+thousands of pixels to tell it."""
+
+SATURATED = 8.0
+"""Logit of a constant that is as good as certain."""
+
+CLASSES = 16
+"""Channels up to which each alone is tried as the certain class."""
+
+
+@dataclass
+class OutputShapes:
+    """Collects what constant outputs must look like: their sizes, range and means.
+
+    Attributes:
+        specs: How the outputs of each batch fold back.
+        leaves: For each batch, the sizes and types of its tensors; anything else as it is.
+        ranges: For each tensor, what all its values have in common.
+    """
+
+    specs: list[Any] = field(default_factory=list)
+    leaves: list[list[Any]] = field(default_factory=list)
+    ranges: dict[int, ChannelRange] = field(default_factory=dict)
+
+    def add(self, output: Any) -> None:
+        """Note the outputs for one batch."""
+        leaves, spec = pytree.tree_flatten(output)
+        self.specs.append(spec)
+        self.leaves.append(
+            [v.new_empty(()).expand(v.shape) if is_prediction(v) else v for v in leaves]
+        )
+        for position, leaf in enumerate(leaves):
+            if is_prediction(leaf):
+                self.ranges.setdefault(position, ChannelRange()).add(leaf)
+
+    def constant(self, batch: int, values: dict[int, Tensor]) -> Any:
+        """Outputs for a batch that are the same at all its positions."""
+        made = list(self.leaves[batch])
+        for position, free in values.items():
+            leaf = made[position]
+            value = self.ranges[position].link(free).to(leaf.device, leaf.dtype)
+            made[position] = value.reshape(channel_shape(leaf)).expand(leaf.shape)
+        return pytree.tree_unflatten(made, self.specs[batch])
+
+
+def is_prediction(leaf: Any) -> bool:
+    """Whether a part of the outputs is a prediction for each image."""
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() >= 1
+
+
+def channel_shape(leaf: Tensor) -> tuple[int, ...]:
+    """Shape of one number for each channel."""
+    return (1, leaf.shape[1], *[1] * (leaf.dim() - 2)) if leaf.dim() > 1 else (1,)
+
+
+def by_channel(leaf: Tensor) -> Tensor:
+    """A tensor as (channels, images and positions)."""
+    return leaf.movedim(1, 0).flatten(1) if leaf.dim() > 1 else leaf[None]
+
+
+class ChannelRange:
+    """Whether a tensor holds logits, probabilities or their logarithms, and its channels' means."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.count = 0
+        self.within = self.shares = self.logarithms = True
+
+    def add(self, leaf: Tensor) -> None:
+        """Add one batch of it."""
+        rows = by_channel(leaf.detach().cpu().double())
+        self.total = self.total + rows.sum(1)
+        self.count += rows.shape[1]
+        several = len(rows) > 1
+        self.within &= bool(((rows >= 0) & (rows <= 1)).all())
+        self.shares &= several and bool(((rows.sum(0) - 1).abs() < 1e-3).all())
+        self.logarithms &= several and bool((rows.logsumexp(0).abs() < 1e-3).all())
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each channel."""
+        return torch.as_tensor(self.total) / self.count
+
+    @property
+    def bounded(self) -> bool:
+        """Whether these are probabilities or their logarithms, not logits or plain numbers."""
+        return self.within or self.logarithms
+
+    def link(self, free: Tensor) -> Tensor:
+        """From unbounded numbers to what the outputs may be."""
+        if self.logarithms:
+            return free.log_softmax(0)
+        if self.within and self.shares:
+            return free.softmax(0)
+        return free.sigmoid() if self.within else free
+
+    def unlink(self, value: Tensor) -> Tensor:
+        """Unbounded numbers that `link` takes to a value."""
+        if self.logarithms:
+            return value
+        tiny = 1e-6
+        if self.within and self.shares:
+            return value.clamp_min(tiny).log()
+        return value.clamp(tiny, 1 - tiny).logit() if self.within else value
+
+
+Constant = dict[int, Tensor]
+
+
+def best_trivial(
+    metric: ValueMetric,
+    batches: Sequence[Batch],
+    outputs: OutputShapes,
+    others: FloatArray,
+    device: torch.device,
+    *,
+    larger_is_better: bool,
+) -> ImageValues:
+    """The values of the best answer that needs no network.
+
+    Candidates are: constants for each channel, fitted to the targets by gradient where the metric
+    has one and by a simplex search elsewhere, from several starts; the input itself, where the
+    targets are a regression and the shapes agree; and where neither gives a value on the images,
+    the network's outputs for other images.
+
+    Args:
+        metric: What is asked.
+        batches: All inputs and targets.
+        outputs: Of the network on these batches.
+        others: (images,): values of the network's outputs against other images' targets.
+        device: Where the outputs are.
+        larger_is_better: For this metric.
+    """
+    sign = 1.0 if larger_is_better else -1.0
+    images = Images(metric, batches, outputs, device, sign)
+    candidates = [v for v in (fitted_constant(images), input_itself(images)) if v is not None]
+    if not candidates:
+        return ImageValues(others)
+    return ImageValues(max(candidates, key=lambda values: sign * float(np.nanmean(values))))
+
+
+class Images:
+    """The images that candidates are judged on."""
+
+    def __init__(
+        self,
+        metric: ValueMetric,
+        batches: Sequence[Batch],
+        outputs: OutputShapes,
+        device: torch.device,
+        sign: float,
+    ) -> None:
+        self.metric, self.batches, self.outputs = metric, batches, outputs
+        self.device, self.sign = device, sign
+        places = [
+            (batch, image)
+            for batch, leaves in enumerate(outputs.leaves)
+            for image in range(max(len(v) for v in leaves if is_prediction(v)))
+        ]
+        step = math.ceil(len(places) / FITTED)
+        self.picked = places[::step]
+
+    def targets(self, batch: int) -> Any:
+        """The targets of a batch, on the device of the outputs."""
+        return on_device(self.batches[batch][1], self.device)
+
+    def values(self, make: Callable[[int], Any]) -> FloatArray | None:
+        """Values of some outputs for all images; None if any has none."""
+        found: list[float] = []
+        for batch in range(len(self.batches)):
+            try:
+                found += image_values(
+                    self.metric, make(batch), self.targets(batch), f"batch {batch}"
+                )
+            except InputError:
+                return None
+        values = np.array(found)
+        return values if np.isfinite(values).any() else None
+
+    def loss(self, constant: Constant) -> Tensor:
+        """Mean of minus the quality of a constant over the picked images, with its gradient."""
+        losses = []
+        for batch, chosen in self._chosen():
+            made = split_images(self.outputs.constant(batch, constant))
+            true = split_images(self.targets(batch))
+            losses += [
+                torch.as_tensor(self.metric(made[i], true[i])).double().mean() for i in chosen
+            ]
+        return -self.sign * torch.stack(losses).nanmean()
+
+    def _chosen(self) -> Iterator[tuple[int, list[int]]]:
+        """The picked images of each batch."""
+        for batch in dict.fromkeys(batch for batch, _ in self.picked):
+            yield batch, [image for b, image in self.picked if b == batch]
+
+
+def fitted_constant(images: Images) -> FloatArray | None:
+    """Values of the best constant; None where the metric gives none for constants."""
+    found = [
+        (loss, constant)
+        for constant in starts(images)
+        if math.isfinite(loss := _loss(images, constant))
+    ]
+    found.sort(key=lambda pair: pair[0])
+    for _, constant in found[:2]:
+        better = refined(images, constant)
+        if math.isfinite(loss := _loss(images, better)):
+            found.append((loss, better))
+    found.sort(key=lambda pair: pair[0])
+    for _, constant in found:
+        values = images.values(lambda batch, c=constant: images.outputs.constant(batch, c))  # type: ignore[misc]
+        if values is not None:
+            return values
+    return None
+
+
+def _loss(images: Images, constant: Constant) -> float:
+    """The loss as a number; nan where the metric raises."""
+    try:
+        with torch.no_grad():
+            return float(images.loss(constant))
+    except Exception:  # noqa: BLE001 - a foreign metric may refuse a constant in any way
+        return math.nan
+
+
+def starts(images: Images) -> Iterator[Constant]:
+    """Constants to start from, in the unbounded numbers of `ChannelRange.link`."""
+    ranges = images.outputs.ranges
+    means = {i: r.unlink(r.mean) for i, r in ranges.items()}
+    yield means
+    yield {i: torch.zeros_like(mean) for i, mean in means.items()}
+    if len(ranges) != 1:
+        return
+    ((position, own),) = ranges.items()
+    for middle in _target_middles(images, position):
+        yield {position: own.unlink(middle)}
+    channels = len(own.mean)
+    certain = torch.full_like(own.mean, -SATURATED)
+    if channels == 1:
+        yield {position: certain}
+        yield {position: -certain}
+    elif channels <= CLASSES:
+        for channel in range(channels):
+            yield {position: certain + 2 * SATURATED * torch.eye(channels).to(certain)[channel]}
+
+
+def _target_middles(images: Images, position: int) -> Iterator[Tensor]:
+    """Mean and median over the targets of each channel, where they are a regression."""
+    rows = []
+    for batch, leaves in enumerate(images.outputs.leaves):
+        target = matching(images.targets(batch), leaves[position].shape)
+        if target is None:
+            return
+        rows.append(by_channel(target.cpu().double()))
+    every = torch.cat(rows, 1)
+    yield every.nanmean(1)
+    yield every.nanmedian(1).values
+
+
+def matching(tree: Any, shape: torch.Size) -> Tensor | None:
+    """The first tensor of floats that has a shape."""
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape == shape:
+            return leaf
+    return None
+
+
+def refined(images: Images, start: Constant) -> Constant:
+    """The best constant near a start: by its gradient if it has one, else by a simplex."""
+    names = list(start)
+    free = [start[name].clone().requires_grad_() for name in names]
+    with torch.enable_grad():
+        try:
+            differentiable = images.loss(dict(zip(names, free, strict=True))).requires_grad
+        except Exception:  # noqa: BLE001 - see _loss
+            return start
+        if not differentiable:
+            return _by_simplex(images, start)
+        optimizer = torch.optim.LBFGS(free, max_iter=50, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = images.loss(dict(zip(names, free, strict=True)))
+            torch.autograd.backward(loss, inputs=free)
+            return loss
+
+        try:
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+        except Exception:  # noqa: BLE001 - see _loss
+            return start
+    return {name: value.detach() for name, value in zip(names, free, strict=True)}
+
+
+def _by_simplex(images: Images, start: Constant) -> Constant:
+    """Nelder and Mead's search, for a few channels."""
+    from scipy import optimize
+
+    sizes = [value.numel() for value in start.values()]
+    if sum(sizes) > 8:
+        return start
+
+    def unpacked(numbers: FloatArray) -> Constant:
+        parts = torch.split(torch.as_tensor(numbers), sizes)
+        return {i: part.to(v) for (i, v), part in zip(start.items(), parts, strict=True)}
+
+    def loss(numbers: FloatArray) -> float:
+        value = _loss(images, unpacked(numbers))
+        return value if math.isfinite(value) else math.inf
+
+    packed = torch.cat([value.flatten() for value in start.values()]).double().cpu().numpy()
+    found = optimize.minimize(
+        loss, packed, method="Nelder-Mead", options={"maxfev": 40 * sum(sizes)}
+    )
+    return unpacked(found.x)
+
+
+def input_itself(images: Images) -> FloatArray | None:
+    """Values of the inputs as outputs, by the straight line that takes them to the targets best.
+
+    A line, because inputs are often standardised and targets not. None unless the targets are a
+    regression of the inputs' shape.
+    """
+    made: list[tuple[Tensor, Tensor]] = []
+    for batch, leaves in enumerate(images.outputs.leaves):
+        if len(leaves) != 1 or not is_prediction(leaves[0]):
+            return None
+        output = leaves[0]
+        target = matching(images.targets(batch), output.shape)
+        value = matching(on_device(images.batches[batch][0], images.device), output.shape)
+        if target is None or value is None:
+            return None
+        made.append((value.to(output.dtype), target))
+    if all(bool(((target == 0) | (target == 1)).all()) for _, target in made):
+        return None  # a mask: brightness is no answer to it
+    slope, offset = line(made)
+    return images.values(
+        lambda batch: pytree.tree_unflatten(
+            [slope * made[batch][0] + offset], images.outputs.specs[batch]
+        )
+    )
+
+
+def line(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Slope and offset of the least squares line over all values of some pairs (x, y)."""
+    sums = torch.zeros(5, dtype=torch.float64)
+    for pair in pairs:
+        x, y = (part.detach().cpu().double().flatten() for part in pair)
+        known = torch.isfinite(x) & torch.isfinite(y)
+        x, y = x[known], y[known]
+        sums += torch.stack([torch.tensor(float(len(x))).double(), x.sum(), y.sum(), x @ x, x @ y])
+    count, sx, sy, xx, xy = sums.tolist()
+    spread = xx - sx * sx / count
+    slope = (xy - sx * sy / count) / spread if spread > 0 else 0.0
+    return slope, (sy - slope * sx) / count

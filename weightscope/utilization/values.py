@@ -1,0 +1,232 @@
+"""Quality by a callable, asked for one image at a time: losses, regression, other libraries'."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weightscope.adapters import pytree
+from weightscope.calls import only_tensor, say, shapes, unchanged
+from weightscope.errors import InputError
+from weightscope.utilization.batches import split_images
+from weightscope.utilization.metrics import ImageValues
+
+Evaluate = Callable[[Any, Any], Any]
+
+
+class ValueMetric:
+    """A metric or a loss as a function of the outputs and targets of one image.
+
+    Args:
+        metric: ``metric(outputs, targets)``: a function, a loss, or a metric object of torchmetrics
+            or MONAI. It is left as it was.
+        larger_is_better: None where that has to be told from the values.
+    """
+
+    def __init__(self, metric: Evaluate, larger_is_better: bool | None = None) -> None:
+        declared = getattr(metric, "higher_is_better", None)
+        if larger_is_better is None and isinstance(declared, bool):
+            larger_is_better = declared
+        if any(kind.__module__ == nn.MSELoss.__module__ for kind in type(metric).__mro__):
+            larger_is_better = False
+        self.name = _name(metric)
+        self.larger_is_better = larger_is_better
+        self._metric = _own(metric)
+        self._decisions = _takes_decisions(metric)
+        self._whole = _takes_whole_numbers(metric)
+
+    def kept(self) -> AbstractContextManager[None]:
+        """While the metric is in use: a module that counts is put back afterwards."""
+        return unchanged(self._metric) if isinstance(self._metric, nn.Module) else nullcontext()
+
+    def __call__(self, outputs: Any, targets: Any) -> Any:
+        """What the metric returns for one image."""
+        if self._decisions:
+            outputs, targets = _decided(only_tensor(outputs), only_tensor(targets))
+        if self._whole:
+            targets = pytree.tree_map(_whole, targets)
+        value = self._metric(outputs, targets)
+        if hasattr(self._metric, "reset") and hasattr(self._metric, "update"):
+            self._metric.reset()  # what torchmetrics collects would fill the memory
+        return value
+
+    def value(self, outputs: Any, targets: Any, where: str) -> float:
+        """The value for one image; the mean of the numbers that there are, where it gives several.
+
+        Raises:
+            InputError: The metric raises, or returns no number.
+        """
+        try:
+            value = self(outputs, targets)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{self.name} raised on an image of {where} (outputs {shapes(outputs)}, targets "
+                f"{shapes(targets)}): {say(error)}. It is called as metric(outputs, targets) for "
+                "one image at a time, with its batch dimension."
+            ) from error
+        return _number(value, self.name)
+
+
+def _name(metric: Any) -> str:
+    """What a callable is called."""
+    if isinstance(metric, functools.partial):
+        return _name(metric.func)
+    return getattr(metric, "__name__", type(metric).__name__)
+
+
+def _own(metric: Evaluate) -> Evaluate:
+    """The metric, or a copy of an object that may collect what it saw."""
+    plain = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
+    if isinstance(metric, (nn.Module, *plain)) or inspect.isclass(metric):
+        return metric
+    try:
+        return copy.deepcopy(metric)
+    except Exception:  # noqa: BLE001 - a foreign object may refuse in any way
+        return metric
+
+
+def _takes_decisions(metric: Any) -> bool:
+    """Whether this is one of MONAI's metrics of masks, which take 0 and 1 channel by channel."""
+    kinds = type(metric).__mro__
+    return any(kind.__module__.startswith("monai.metrics") for kind in kinds) and not any(
+        kind.__name__ in ("RegressionMetric", "RankFilter") for kind in kinds
+    )
+
+
+def _takes_whole_numbers(metric: Any) -> bool:
+    """Whether this is one of torchmetrics' for classes, which refuse masks of floats."""
+    names = {getattr(metric, "__module__", ""), type(metric).__module__}
+    return any("torchmetrics" in n and ("classif" in n or "segment" in n) for n in names if n)
+
+
+def _whole(target: Any) -> Any:
+    """Whole numbers as integers."""
+    if (
+        isinstance(target, Tensor)
+        and target.is_floating_point()
+        and bool((target == target.round()).all())
+    ):
+        return target.long()
+    return target
+
+
+def _decided(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and class numbers as masks of 0 and 1, a channel for each class."""
+    channels = scores.shape[1]
+    if channels == 1:
+        probable = bool(((scores >= 0) & (scores <= 1)).all())
+        return (scores > (0.5 if probable else 0.0)).float(), targets.reshape(scores.shape).float()
+
+    def one_hot(numbers: Tensor) -> Tensor:
+        return nn.functional.one_hot(numbers.long(), channels).movedim(-1, 1).float()
+
+    if targets.shape != scores.shape:
+        targets = one_hot(targets.reshape(scores.shape[0], *scores.shape[2:]))
+    return one_hot(scores.argmax(1)), targets
+
+
+def _number(value: Any, name: str) -> float:
+    """A number for one image, from what a metric returned for it."""
+    if isinstance(value, Tensor | np.ndarray | float | int | np.number):
+        numbers = torch.as_tensor(value).detach().double().flatten()
+        known = numbers[torch.isfinite(numbers)]
+        return float(known.mean()) if len(known) else float("nan")
+    raise InputError(
+        f"{name} returned {type(value).__name__}; expected one number for (outputs, targets)"
+    )
+
+
+class ValueMeter:
+    """Collects the values of every image, in the order of the batches.
+
+    Args:
+        metric: What is asked.
+        targets: All targets, batch by batch.
+        device: Where the model's outputs are.
+    """
+
+    def __init__(self, metric: ValueMetric, targets: Sequence[Any], device: torch.device) -> None:
+        self.metric = metric
+        self.targets = targets
+        self.device = device
+        self.batches = 0
+        self.values: list[float] = []
+
+    def add(self, output: Any) -> None:
+        """Add the outputs for the next batch."""
+        target = on_device(self.targets[self.batches], self.device)
+        self.values += image_values(self.metric, output, target, f"batch {self.batches}")
+        self.batches += 1
+
+    def quality(self) -> ImageValues:
+        """The mean over all images.
+
+        Raises:
+            InputError: No image has a value.
+        """
+        values = np.array(self.values, dtype=np.float64)
+        if not np.isfinite(values).any():
+            raise InputError(
+                f"{self.metric.name} returned no finite number for any image of the batches"
+            )
+        return ImageValues(values)
+
+
+def on_device(tree: Any, device: torch.device) -> Any:
+    """Move the tensors among targets to where the outputs are."""
+    return pytree.tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, tree)
+
+
+def image_values(metric: ValueMetric, output: Any, target: Any, where: str) -> list[float]:
+    """The metric's value of each image of a batch."""
+    return [
+        metric.value(one, true, where)
+        for one, true in zip(split_images(output), split_images(target), strict=True)
+    ]
+
+
+def mean_absolute_error(outputs: Any, targets: Any) -> Tensor:
+    """Mean of ``|outputs - targets|``."""
+    output, target = same_shape(outputs, targets)
+    return (output - target).abs().mean()
+
+
+def mean_squared_error(outputs: Any, targets: Any) -> Tensor:
+    """Mean of ``(outputs - targets)^2``."""
+    output, target = same_shape(outputs, targets)
+    return (output - target).square().mean()
+
+
+def peak_signal_to_noise(value_range: float) -> Evaluate:
+    """Decibels by which the squared range of the targets exceeds the mean squared error."""
+
+    def psnr(outputs: Any, targets: Any) -> Tensor:
+        error = mean_squared_error(outputs, targets).clamp_min(1e-20)
+        return 10.0 * torch.log10(value_range**2 / error)
+
+    return psnr
+
+
+def same_shape(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+    """Prediction and target of one shape, in float32 or finer."""
+    output, target = only_tensor(outputs), only_tensor(targets)
+    if output.shape != target.shape:
+        if output.numel() != target.numel():
+            raise InputError(
+                f"outputs have shape {tuple(output.shape)} and targets {tuple(target.shape)}; a "
+                "regression needs one target for each output"
+            )
+        target = target.reshape(output.shape)
+    kind = torch.promote_types(output.dtype, torch.float32)
+    return output.to(kind), target.to(kind)
