@@ -226,9 +226,11 @@ def _start_of(history: History, model: nn.Module) -> dict[str, Tensor] | None:
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     try:
         start = history.initial()
-    except FileNotFoundError as error:
+    except InputError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         warnings.warn(
-            f"the file that watch() stored the starting weights in is gone ({error}); "
+            f"the file that watch() stored the starting weights in is gone ({error.__cause__}); "
             "the analysis goes on without them",
             stacklevel=3,
         )
