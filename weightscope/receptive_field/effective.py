@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.calls import random_state
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
 
@@ -54,7 +55,7 @@ def effective_receptive_field(model: nn.Module, inputs: Inputs) -> EffectiveFiel
     image = _image(pytree.tree_leaves((args, kwargs)), "input")
     image.requires_grad_()
     twin = copy.deepcopy(model).eval().requires_grad_(False)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with torch.enable_grad(), random_state():
         output = _image(pytree.tree_leaves(twin(*args, **kwargs)), "output")
         centre = tuple(size // 2 for size in output.shape[2:])
         target = output.movedim((0, 1), (-2, -1))[centre].abs().sum()
