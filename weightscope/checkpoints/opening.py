@@ -312,7 +312,8 @@ def _key(key: Any) -> str:
 
 
 def _check_views(tensors: list[Stored], source: Source) -> None:
-    asked = sum(t.distinct.elements * t.dtype.itemsize for t in tensors if t.dtype and not t.reason)
+    distinct = [stored.distinct for stored in tensors if not stored.reason]
+    asked = sum(t.elements * t.dtype.itemsize for t in distinct if t.dtype and not t.overlaps)
     if asked > MOST_VIEWS * source.size:
         raise CheckpointError(
             f"{source.path} has {source.size:,} bytes, of which its tensors claim {asked:,}: many "

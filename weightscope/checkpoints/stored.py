@@ -61,6 +61,11 @@ class Stored:
         """Elements from the first to the last, both included."""
         return span_of(self.shape, self.strides)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether one number stands for several elements."""
+        return self.elements > self.span
+
     def tensor(self, *, mapped: bool) -> torch.Tensor:
         """The tensor, read from the file.
 

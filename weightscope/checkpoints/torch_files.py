@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ LARGEST_PICKLE = 256 << 20
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LOCAL_HEADER, _END = 30, 22
 _ENCRYPTED, _UTF_8, _FOLDER = 0x1, 0x800, 0x10
+_EXPORTED = ("serialized_exported_program.json", "models/model.json", "archive_format")
 _AGAIN = "copy or download it again"
 
 
@@ -33,19 +34,6 @@ def read_archive(source: Source) -> Any:
     described = [name for name in records if name.endswith("/data.pkl")] or [
         name for name in records if name == "data.pkl"
     ]
-    folders = {name.rpartition("/")[2] for name in records}
-    if any("/code/" in name or name.endswith("constants.pkl") for name in records):
-        raise CheckpointError(
-            f"{source.path} is a TorchScript archive, a program with its weights; where you trust "
-            "it, save torch.jit.load(path).state_dict() with torch.save, and give that file"
-        )
-    if "serialized_exported_program.json" in folders or any(
-        name.endswith(("models/model.json", "archive_format")) for name in records
-    ):
-        raise CheckpointError(
-            f"{source.path} is an exported program; save torch.export.load(path).state_dict with "
-            "torch.save, and give that file"
-        )
     if len(described) != 1:
         raise CheckpointError(
             f"{source.path} is a zip archive that was not written by torch.save; give the file of "
@@ -86,6 +74,20 @@ class _Record:
     size: int
 
 
+def _refuse_programs(source: Source, names: Sequence[str]) -> None:
+    """Name archives that torch wrote and that hold more than weights."""
+    if any("/code/" in name or name.endswith("constants.pkl") for name in names):
+        raise CheckpointError(
+            f"{source.path} is a TorchScript archive, a program with its weights; where you trust "
+            "it, save torch.jit.load(path).state_dict() with torch.save, and give that file"
+        )
+    if any(name.endswith(_EXPORTED) for name in names):
+        raise CheckpointError(
+            f"{source.path} is an exported program; save torch.export.load(path).state_dict with "
+            "torch.save, and give that file"
+        )
+
+
 def _records(source: Source) -> Mapping[str, _Record]:
     """The records of an archive, after all claims about where they lie were checked."""
     try:
@@ -97,6 +99,7 @@ def _records(source: Source) -> Mapping[str, _Record]:
         raise CheckpointError(
             f"{source.path} is truncated or damaged ({str(error)[:200]}); {_AGAIN}"
         ) from error
+    _refuse_programs(source, [entry.filename for entry in entries])
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(
             f"{source.path} is a compressed archive; unpack it and give the file of weights in it, "
@@ -158,7 +161,12 @@ def read_old_format(source: Source) -> Any:
     """
     stream = _Stream(source)
     nowhere = Storage(None, 0, 0, source)
-    found = _described(source, stream, lambda *_: nowhere)
+    try:
+        found = unpickle(stream, lambda *_: nowhere)
+    except CodeError as error:
+        raise _runs_code(source, error) from error
+    except ValueError:
+        found = None
     if found != _MAGIC:
         raise CheckpointError(
             f"{source.path} is a pickle that was not written by torch.save; save "
@@ -247,12 +255,16 @@ def _described(source: Source, stream: Any, locate: Any) -> Any:
     try:
         return unpickle(stream, locate)
     except CodeError as error:
-        raise CheckpointError(
-            f"{source.path} holds more than tensors ({str(error)[:100]}), and code in it is not "
-            "run; load it only where you trust who wrote it, and save model.state_dict() instead"
-        ) from error
+        raise _runs_code(source, error) from error
     except ValueError as error:
         raise CheckpointError(
             f"{source.path} is damaged or was not written by torch.save ({str(error)[:200]}); "
             f"{_AGAIN}"
         ) from error
+
+
+def _runs_code(source: Source, error: CodeError) -> CheckpointError:
+    return CheckpointError(
+        f"{source.path} holds more than tensors ({str(error)[:100]}), and code in it is not run; "
+        "load it only where you trust who wrote it, and save model.state_dict() instead"
+    )

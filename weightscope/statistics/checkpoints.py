@@ -97,7 +97,7 @@ def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> M
 def _unreadable(stored: Stored) -> str:
     if stored.reason or stored.dtype is None:
         return stored.reason
-    if stored.elements > stored.span:
+    if stored.overlaps:
         return "a view whose elements overlap; save a copy, as tensor.contiguous() gives it"
     return unreadable(torch.empty(0, dtype=stored.dtype))
 

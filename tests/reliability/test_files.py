@@ -1,0 +1,480 @@
+"""Files that lie, are something else, or ask for more than they hold."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from weightscope import CheckpointError, InputError, RecipeError, load, read_weights, scan
+from weightscope.statistics import checkpoints
+from weightscope.statistics import scan as statistics_scan
+
+
+def found(path, **options):
+    return {p.parameter: p for p in scan(path, **options).parameters}
+
+
+def refused(path, words):
+    with pytest.raises(CheckpointError, match=words) as caught:
+        scan(path)
+    assert "weights_only" not in str(caught.value)
+    with pytest.raises(CheckpointError, match=words):
+        read_weights(path)
+
+
+def rewrite(path, change):
+    """The same archive with ``change(name, content)`` for every record."""
+    with zipfile.ZipFile(path) as old:
+        records = [(name, old.read(name)) for name in old.namelist()]
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in records:
+            new.writestr(name, change(name, content))
+
+
+def with_program(path, program):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", program)
+        archive.writestr("a/version", "3\n")
+    return path
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [40, 396, 0])
+def test_numbers_that_are_cut(tmp_path, size):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.arange(1.0, 101.0)}, path)
+    rewrite(path, lambda name, content: content[:size] if name.endswith("data/0") else content)
+    refused(path, rf"400 bytes of numbers are claimed, {size} are there")
+
+
+def test_a_header_that_shifts_all_numbers(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.arange(1.0, 101.0)}, path)
+    whole = path.read_bytes()
+    at = whole.index(b"PK\x03\x04", whole.index(b"x/byteorder"))
+    for place, by in ((26, 1), (26, -1), (28, 4), (28, -4)):  # lengths of name and padding
+        data = bytearray(whole)
+        data[at + place] = (data[at + place] + by) % 256
+        path.write_bytes(data)
+        refused(path, "does not lie where the archive says")
+
+
+def test_directories_that_contradict_the_records(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.ones(3)}, path)
+    whole = path.read_bytes()
+    entry, end = whole.index(b"PK\x01\x02"), whole.index(b"PK\x05\x06")
+    for place, value, words in (
+        (entry + 6, 90, r"zip file version 9\.0"),
+        (entry + 8, 1, "does not lie where"),  # encrypted
+        (entry + 38, 0x10, "does not lie where"),  # a folder
+        (entry + 20, 1, "does not lie where"),  # packed size
+        (end + 4, 1, "truncated or damaged"),  # number of this disk
+        (end + 10, 3, "truncated or damaged"),  # number of records
+    ):
+        data = bytearray(whole)
+        data[place] = value
+        path.write_bytes(data)
+        refused(path, words)
+    path.write_bytes(whole + b"comment")
+    refused(path, "truncated or damaged")
+
+
+@pytest.mark.parametrize("cut", [1, 30, 300, 398])
+def test_the_old_format_is_read_in_pieces_and_checked(tmp_path, cut):
+    path = tmp_path / "old.pt"
+    torch.save(
+        {"a": torch.arange(50.0), "b": torch.ones(50)}, path, _use_new_zipfile_serialization=False
+    )
+    assert found(path)["a"].summary.mean == 24.5
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    refused(path, "truncated or damaged|not all are there")
+    path.write_bytes(whole + b"x")
+    refused(path, "1 bytes behind its numbers")
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [
+    {"a.b": torch.ones(1), "a": {"b": torch.ones(2)}},
+    {1: torch.ones(1), "1": torch.ones(2)},
+    {"": torch.ones(1), "tensor": torch.ones(2)},
+    {"x": torch.ones(1), b"x": torch.ones(2)},
+    {True: torch.ones(1), "True": torch.ones(2)},
+    {("a", 1): torch.ones(1), ("a", 2): torch.ones(2)},
+    [{"w": torch.ones(1)}, {"w": torch.ones(2)}],
+])  # fmt: skip
+def test_names_that_flatten_alike_lose_nothing(tmp_path, content):
+    torch.save(content, tmp_path / "x.pt")
+    statistics = scan(tmp_path / "x.pt")
+    assert sorted(p.count for p in statistics.parameters) == [1, 2]
+    assert len({p.parameter for p in statistics.parameters}) == 2
+    assert statistics.coverage == 1
+
+
+def test_a_taken_name_is_numbered(tmp_path):
+    torch.save(
+        {"a": {"b": torch.ones(2)}, "a.b": torch.ones(1), "a.b (2)": torch.ones(3)}, tmp_path / "x"
+    )
+    assert {n: p.count for n, p in found(tmp_path / "x").items()} == {
+        "a.b": 2, "a.b (2)": 1, "a.b (2) (2)": 3,
+    }  # fmt: skip
+
+
+# --- what is stored once -----------------------------------------------------------------------
+
+
+def test_expanded_tensors_are_measured_once(tmp_path):
+    torch.save(
+        {"wide": torch.full((1,), 2.0).expand(10**9), "rows": torch.arange(3.0).expand(10**8, 3)},
+        tmp_path / "x",
+    )
+    records = found(tmp_path / "x")
+    assert (records["wide"].count, records["wide"].shape) == (1, (10**9,))
+    assert (records["rows"].count, records["rows"].summary.mean) == (3, 1.0)
+
+
+def test_views_that_overlap_are_skipped_and_many_views_refused(tmp_path):
+    weights = torch.ones(1000)
+    torch.save({"windows": weights.unfold(0, 100, 1), "w": weights}, tmp_path / "x")
+    statistics = scan(tmp_path / "x")
+    assert [(s.name, s.reason[:36]) for s in statistics.skipped] == [
+        ("windows", "a view whose elements overlap; save ")
+    ]
+    torch.save({str(i): weights[i:] for i in range(200)}, tmp_path / "x")
+    refused(tmp_path / "x", "many are views of the same numbers")
+
+
+def test_containers_that_share_their_content_are_visited_once(tmp_path):
+    tree = {"w": torch.ones(1)}
+    for _ in range(80):
+        tree = {"a": tree, "b": tree, "c": [tree, tree]}
+    torch.save(tree, tmp_path / "x")
+    statistics = scan(tmp_path / "x")
+    assert [p.count for p in statistics.parameters] == [1]
+    assert statistics.skipped[0].reason.startswith("the same object as ")
+    state = {"w": torch.ones(2)}
+    torch.save({"model": state, "ema": state, "again": state["w"]}, tmp_path / "x")
+    statistics = scan(tmp_path / "x")
+    assert [(p.parameter, p.shared_with) for p in statistics.parameters] == [
+        ("model.w", ("again",))
+    ]
+    assert [(s.name, s.reason) for s in statistics.skipped] == [
+        ("ema", "the same object as 'model'")
+    ]
+
+
+def test_empty_tensors_share_a_summary(tmp_path):
+    torch.save({str(i): torch.empty(0, 3) for i in range(300)}, tmp_path / "x")
+    records = scan(tmp_path / "x").parameters
+    assert len(records) == 300
+    assert len({id(record.summary) for record in records}) == 1
+    assert records[0].warning == "empty"
+
+
+# --- what asks for too much --------------------------------------------------------------------
+
+
+def header(text, data=b""):
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.mark.parametrize("shape", [
+    ",".join(["9" * 4000] * 200), "9" * 5000, ",".join(["1"] * 100_000), str(2**63), f"0,{2**62},4",
+    f"{2**32},{2**32}", "1e3", '"3"', "null", "[1]",
+])  # fmt: skip
+def test_shapes_that_no_tensor_has(tmp_path, shape):
+    claim = '{"a":{"dtype":"F32","shape":[' + shape + '],"data_offsets":[0,4]}}'
+    (tmp_path / "x").write_bytes(header(claim.encode(), bytes(4)))
+    refused(tmp_path / "x", "makes no sense|not readable JSON")
+
+
+def test_a_dtype_of_unknown_size_counts_no_more_than_its_bits(tmp_path):
+    def write(dtype, size):
+        known = {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}
+        claims = {"a": {"dtype": dtype, "shape": [size], "data_offsets": [0, 4]}, "w": known}
+        (tmp_path / "x").write_bytes(header(json.dumps(claims).encode(), bytes(8)))
+
+    write("F1", 32)
+    assert scan(tmp_path / "x").coverage == 1 / 33
+    write("F1", 2**62)
+    refused(tmp_path / "x", "fewer bits than elements")
+    write("F4", 9)
+    refused(tmp_path / "x", "the file is damaged")
+
+
+@pytest.mark.parametrize("program", [
+    b"\x80\x02" + b"]" * 1200 + b"a" * 1199 + b".",
+    b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".",
+    b"\x80\x02}N" + b"\x85" * 50_000 + b"K\x01s.",  # a deep key, whose hash would overflow
+    b"\x80\x02N" + b"ctorch._tensor\n_rebuild_from_type_v2\n0" * 3 + b".",
+    b"\x80\x02Nr\xff\xff\xff\xff.",  # a place in memory at 2**32
+    b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # so many bytes
+    b"\x80\x02L" + b"9" * 5000 + b"L\n.",
+    b"\x80\x02c" + b"x" * 100_000,
+    b"\x80\x02(((((.",
+    b".",
+])  # fmt: skip
+def test_programs_that_would_exhaust_the_machine(tmp_path, program):
+    refused(with_program(tmp_path / "x.pt", program), "holds no tensors|too deeply|is damaged")
+
+
+def test_sparse_and_endless_files(tmp_path):
+    for start, size in ((b"{", 1 << 40), (b"{", 1 << 20), (header(b"{")[:8] + b"{", 1 << 40)):
+        with (tmp_path / "x").open("wb") as file:
+            file.write(start)
+            file.truncate(size)
+        refused(tmp_path / "x", "too long for one|not readable JSON")
+    refused("/dev/zero", "is a device")
+
+
+def test_pipes_and_sockets_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    refused(tmp_path / "pipe.pt", "is a pipe")
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": "pipe.pt"}}))
+    refused(tmp_path / "index.json", "is a pipe")
+
+
+# --- what it is ---------------------------------------------------------------------------------
+
+
+class Inside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_whole_models_are_named(tmp_path, old):
+    def keep(content):
+        torch.save(content, tmp_path / "x", _use_new_zipfile_serialization=not old)
+
+    keep(Inside())
+    refused(tmp_path / "x", r"a pickled Inside, a whole model .* save model\.state_dict\(\)")
+    keep({"epoch": 3, "model": Inside()})
+    refused(tmp_path / "x", "under 'model' a pickled Inside")
+    keep({"epoch": 3, "model": Inside(), "weights": Inside().state_dict()})
+    assert list(read_weights(tmp_path / "x")) == ["layer.weight", "layer.bias"]
+    assert [s.name for s in scan(tmp_path / "x").skipped] == ["model"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_programs_of_torch_are_named(tmp_path):
+    torch.jit.trace(Inside(), torch.ones(1, 2)).save(tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", r"TorchScript archive.*torch\.jit\.load\(path\)\.state_dict\(\)")
+    torch.export.save(torch.export.export(Inside(), (torch.ones(1, 2),)), tmp_path / "x.pt2")
+    refused(tmp_path / "x.pt2", r"exported program; save torch\.export\.load")
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
+    (b"<!DOCTYPE html>\n<html>", "web page.*download the file"),
+    (b"\n  <html lang='en'>", "web page"),
+    (b"\x08\x08\x12\x07pytorch\x1a\x052.0.0", "ONNX graph"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5 file"),
+    (b"\x93NUMPY\x01\x00", "a numpy array"),
+    (b"GGUF" + bytes(20), "GGUF"),
+    (b"\x1f\x8b\x08" + bytes(20), "gzip; unpack it"),
+    (pickle.dumps({"a": 1}), "a pickle that was not written by torch.save"),
+    (pickle.dumps({"a": torch.ones(2)}), "a pickle that was not written by torch.save"),
+    (b"weights\n", "is no checkpoint"),
+])  # fmt: skip
+def test_other_files_are_named(tmp_path, content, words):
+    (tmp_path / "model.pt").write_bytes(content)
+    refused(tmp_path / "model.pt", words)
+
+
+def test_archives_folders_and_indexes_are_named(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(__file__, "x.py")
+    refused(tmp_path / "x.tar", "tar archive")
+    (tmp_path / "i.json").write_text(json.dumps({"weight_map": {"a": "i.json"}}))
+    refused(tmp_path / "i.json", "'i.json' is an index too")
+    (tmp_path / "i.json").write_text(json.dumps({"weight_map": {"a": "j.json"}}))
+    (tmp_path / "j.json").write_text(json.dumps({"weight_map": {"a": "i.json"}}))
+    refused(tmp_path / "i.json", "'j.json' is an index too")
+    (tmp_path / "dcp").mkdir()
+    (tmp_path / "dcp" / ".metadata").write_bytes(b"x")
+    (tmp_path / "dcp" / "__0_0.distcp").write_bytes(b"x")
+    refused(tmp_path / "dcp", r"distributed checkpoint.*dcp_to_torch")
+
+
+def test_tensors_of_other_kinds_are_skipped_by_name(tmp_path):
+    with pytest.warns(UserWarning, match="nested"):
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    jagged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    torch.save(
+        {"nested": nested, "jagged": jagged, "sparse": torch.eye(3).to_sparse(), "w": torch.ones(2),
+         "meta": torch.ones(3, device="meta"), "complex": torch.ones(2, dtype=torch.complex64)},
+        tmp_path / "x",
+    )  # fmt: skip
+    statistics = scan(tmp_path / "x")
+    assert [p.parameter for p in statistics.parameters] == ["w"]
+    reasons = {s.name.partition(".")[0]: s.reason for s in statistics.skipped}
+    for name, words in {
+        "nested": "a nested tensor", "sparse": "torch.sparse_coo; densify", "meta": "on the meta",
+        "complex": "no order",
+    }.items():  # fmt: skip
+        assert words in reasons[name]
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["a\0b.pt", "a\ud800b", "x" * 300, "y/" * 3000, "", b"\xff"])
+def test_paths_that_no_file_has(path):
+    refused(path, "cannot read|a folder with")
+
+
+def test_what_is_no_path():
+    for nothing in (3, None, ["a"]):
+        with pytest.raises(InputError, match="expected the path of a checkpoint"):
+            scan(nothing)
+    for nothing in (3, "a\0b", "x" * 300, None):
+        with pytest.raises(RecipeError, match="there is no file"):
+            load(nothing, Inside)
+
+
+# --- the caller's modes, and changes while reading ----------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [
+    lambda: torch.device("meta"), FakeTensorMode, torch.inference_mode, torch.no_grad,
+    lambda: torch.autocast("cpu", torch.bfloat16),
+])  # fmt: skip
+def test_files_are_read_outside_of_the_callers_modes(tmp_path, mode):
+    content = {"a": torch.arange(40_000.0), "h": torch.ones(9).half(), "d": torch.ones(2).double()}
+    torch.save(content, tmp_path / "x.pt")
+    with mode():
+        records = found(tmp_path / "x.pt")
+        weights = read_weights(tmp_path / "x.pt")
+        assert type(weights["a"]) is torch.Tensor
+    assert {n: p.summary.mean for n, p in records.items()} == {"a": 19999.5, "h": 1.0, "d": 1.0}
+    assert torch.equal(weights["a"], content["a"])
+
+
+def test_the_default_device_and_dtype_do_not_matter(tmp_path):
+    torch.save({"a": torch.ones(5)}, tmp_path / "x.pt")
+    try:
+        torch.set_default_device("meta")
+        torch.set_default_dtype(torch.float64)
+        record = found(tmp_path / "x.pt")["a"]
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert (record.dtype, record.summary.mean) == ("float32", 1.0)
+
+
+@pytest.mark.parametrize("count", [1000, 9 << 20])  # read, and mapped
+@pytest.mark.parametrize("change", ["cut", "written"])
+def test_a_file_that_is_changed_while_it_is_scanned(tmp_path, monkeypatch, count, change):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.ones(count), "b": torch.ones(3)}, path)
+    run = checkpoints.run_all
+
+    def meanwhile(*arguments):
+        with path.open("r+b") as file:
+            if change == "cut":
+                file.truncate(500)
+            else:
+                file.seek(count)
+                file.write(b"x")
+        os.utime(path, ns=(1, 1))
+        return run(*arguments)
+
+    monkeypatch.setattr(checkpoints, "run_all", meanwhile)
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        statistics_scan(path)
+
+
+def test_a_file_that_is_replaced_while_it_is_scanned(tmp_path, monkeypatch):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.ones(9 << 20)}, path)
+    run = checkpoints.run_all
+
+    def meanwhile(*arguments):
+        torch.save({"a": torch.zeros(3)}, tmp_path / "new")
+        os.replace(tmp_path / "new", path)
+        return run(*arguments)
+
+    monkeypatch.setattr(checkpoints, "run_all", meanwhile)
+    assert [p.summary.mean for p in statistics_scan(path).parameters] == [1.0]
+
+
+def test_nothing_stays_open(tmp_path):
+    torch.save({"a": torch.ones(9 << 20)}, tmp_path / "x.pt")
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        scan(tmp_path / "x.pt", threads=1)
+        read_weights(tmp_path / "x.pt")
+        with pytest.raises(CheckpointError):
+            read_weights(tmp_path / "x.pt", prefix="none")
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def command(*arguments, cwd, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "weightscope.cli", *arguments],
+        cwd=cwd, env=environment, capture_output="stdout" not in options, **options,
+    )  # fmt: skip
+
+
+def test_the_table_never_replaces_weights(tmp_path):
+    from weightscope.cli import main
+
+    torch.save({"a": torch.ones(3)}, tmp_path / "x.pt")
+    before = (tmp_path / "x.pt").read_bytes()
+    (tmp_path / "link.csv").symlink_to("x.pt")
+    for target in ("x.pt", "link.csv"):
+        assert main(["scan", str(tmp_path / "x.pt"), "--csv", str(tmp_path / target)]) == 2
+    assert (tmp_path / "x.pt").read_bytes() == before
+    assert main(["scan", str(tmp_path / "x.pt"), "--csv", "/dev/full"]) == 2
+    assert main(["scan", str(tmp_path / "x.pt"), "--csv", str(tmp_path / "x.csv")]) == 0
+    assert main(["scan", str(tmp_path / "x.pt"), "--csv", str(tmp_path / "x.csv")]) == 0
+
+
+def test_terminals_and_full_devices(tmp_path):
+    torch.save({"módel.\ud800": torch.ones(3), "=1+1": torch.ones(2)}, tmp_path / "ünï.pt")
+    done = command(
+        "scan", "ünï.pt", "--csv", "x.csv", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"m\xf3del.\ud800" in done.stdout
+    assert "'=1+1" in (tmp_path / "x.csv").read_text()
+    with open("/dev/full", "w") as full:
+        done = command("scan", "ünï.pt", cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert b"weightscope: error: cannot write the output: No space left" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    done = command("scan", b"no\xffwhere.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
+
+
+def test_numpy_keys_and_numbers_are_no_tensors(tmp_path):
+    torch.save(
+        {"w": torch.ones(1), "x": np.float64(1), "y": np.arange(3), np.int64(3): 1}, tmp_path / "x"
+    )
+    assert list(found(tmp_path / "x")) == ["w"]
