@@ -54,11 +54,12 @@ class Plan:
         Raises:
             RecipeError: A value is missing or of another kind.
         """
+        channels = values.get("exit_channels")
         plan = cls(
             keep_levels=values.get("keep_levels", 0),
             bottleneck=values.get("bottleneck", ""),
             width=values.get("width"),
-            exit_channels=tuple(values.get("exit_channels") or ()),
+            exit_channels=tuple(channels) if isinstance(channels, list | tuple) else (),
         )
         numbers = [plan.keep_levels, *plan.exit_channels]
         numbers += [] if plan.width is None else [plan.width]

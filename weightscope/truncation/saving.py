@@ -193,11 +193,12 @@ def _checked(
     if (
         not isinstance(recipe, dict)
         or type(version) is not int
+        or version < 1
         or not all(isinstance(recipe.get(key), str) for key in ("model", "original"))
         or not (isinstance(recipe.get("inputs"), list) and len(recipe["inputs"]) == 2)
-        or type(recipe.get("dimensions")) is not int
+        or recipe.get("dimensions") not in (1, 2, 3)
         or not _is_mapping_to(recipe.get("stages"), _is_list_of_names)
-        or not _is_mapping_to(recipe.get("aliases"), tensors.__contains__)
+        or not _is_mapping_to(recipe.get("aliases"), lambda v: isinstance(v, str) and v in tensors)
     ):
         raise RecipeError(
             f"{str(path)!r} holds no recipe that weightscope.save writes; save the variant again"
@@ -206,9 +207,7 @@ def _checked(
 
 
 def _is_mapping_to(value: Any, right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(v, str | list) and right(v) for v in value.values()
-    )
+    return isinstance(value, dict) and all(map(right, value.values()))
 
 
 def _is_list_of_names(value: Any) -> bool:

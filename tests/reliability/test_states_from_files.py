@@ -1,0 +1,222 @@
+"""Histories, recipes and output places that somebody else wrote or named."""
+
+import csv
+import json
+import math
+import os
+import stat
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from weightscope import InputError, RecipeError, analyze, load, save, watch
+from weightscope.files import write_csv, write_tensors, written_atomically
+from weightscope.truncation import saving
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        deep = nn.functional.interpolate(self.b(nn.functional.max_pool2d(x, 2)), scale_factor=2.0)
+        return self.head(torch.cat([x, deep], 1))
+
+
+# --- histories ----------------------------------------------------------------------------------
+
+
+def train(steps=2):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, every=1) as history:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).sum().backward()
+            optimizer.step()
+    return model, optimizer, history
+
+
+def changed(state, path, value):
+    """The same state with one value replaced; ``...`` removes it."""
+    copy = {**state}
+    key, *rest = path
+    if rest:
+        copy[key] = changed(copy[key], rest, value) if isinstance(copy[key], dict) else [
+            changed(copy[key][0], rest[1:], value), *copy[key][1:]
+        ]  # fmt: skip
+    elif value is ...:
+        del copy[key]
+    else:
+        copy[key] = value
+    return copy
+
+
+HOSTILE = [
+    (["steps"], -3), (["steps"], 2.5), (["steps"], True), (["steps"], ...),
+    (["variance", "0.weight"], -1.0), (["variance", "0.weight"], math.nan),
+    (["variance", "0.weight"], math.inf), (["variance", "0.weight"], "much"), (["variance"], ...),
+    (["faded", "0.weight"], -1e-9), (["faded"], []), (["gradient", "0.weight"], -1.0),
+    (["gradient", "1.bias"], ...), (["initial", "0.weight"], torch.ones(4, 4)),
+    (["initial", "0.weight"], torch.ones(4, 3).long()), (["initial"], None),
+    (["initial", "0.weight"], [1.0]), (["snapshots"], 3), (["snapshots"], [{}]),
+    (["snapshots", 0, "step"], -1), (["snapshots", 0, "step"], 10**6),
+    (["snapshots", 0, "parameter"], "=cmd()"), (["snapshots", 0, "count"], 1.5),
+    (["snapshots", 0, "edges"], torch.tensor([3.0, 1.0])), (["snapshots", 0, "edges"], "ab"),
+    (["snapshots", 0, "edges"], torch.full((9,), math.nan)),
+    (["snapshots", 0, "counts"], torch.tensor([1])), (["snapshots", 0, "mean"], "x"),
+    (["version"], 99), (["version"], ...),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value"), HOSTILE)
+def test_a_damaged_history_is_refused_and_changes_nothing(path, value):
+    state = train()[2].state_dict()
+    model, optimizer, _ = train(0)
+    with watch(model, optimizer) as history:
+        before = history.state_dict()
+        with pytest.raises(InputError, match=r"history state (is|has)"):
+            history.load_state_dict(changed(state, path, value))
+        after = history.state_dict()
+        history.load_state_dict(state)
+        assert history.steps == 2
+    assert before["steps"] == after["steps"] == 0
+    assert all(torch.equal(before["initial"][n], after["initial"][n]) for n in before["initial"])
+    assert len(before["snapshots"]) == len(after["snapshots"])
+
+
+@pytest.mark.parametrize("state", [None, 3, [], {}, "history"])
+def test_what_is_no_history(state):
+    model, optimizer, _ = train(0)
+    with watch(model, optimizer) as history, pytest.raises(InputError, match="has version"):
+        history.load_state_dict(state)
+
+
+def test_a_start_that_was_lost_is_named(tmp_path):
+    model, optimizer, _ = train(0)
+    with watch(model, optimizer, store=tmp_path / "start.safetensors") as history:
+        pass
+    (tmp_path / "start.safetensors").unlink()
+    with pytest.raises(InputError, match=r"start\.safetensors.*keep the file as long"):
+        history.initial()
+
+
+def test_formulas_in_names_are_defused_in_histories_too(tmp_path):
+    model = nn.ModuleDict({"=cmd()|": nn.Linear(2, 2)})
+    with watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as history:
+        pass
+    history.to_csv(tmp_path / "h.csv")
+    with (tmp_path / "h.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["parameter"] for row in rows} == {"'=cmd()|.weight"}
+    assert float(rows[0]["bin_left"]) < 0  # numbers are left alone
+
+
+# --- recipes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    proposal = analyze(Small(), example_inputs=torch.zeros(1, 1, 16, 16)).proposals[0]
+    return save(proposal.build(), tmp_path_factory.mktemp("recipe") / "v.safetensors")
+
+
+def forge(source, target, change):
+    """Write a recipe of somebody's own, with a digest that fits it."""
+    with safe_open(source, framework="pt") as file:
+        text = file.metadata()["weightscope_recipe"]
+    tensors = load_file(source)
+    text = change(text)
+    digest = saving._digest(text, tensors)
+    save_file(tensors, target, {"weightscope_recipe": text, "weightscope_sha256": digest})
+    return target
+
+
+def edit(**changes):
+    def change(text):
+        recipe = json.loads(text) | changes
+        return json.dumps({key: value for key, value in recipe.items() if value is not ...})
+
+    return change
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: "no JSON", lambda text: "[1, 2]", lambda text: "3", lambda text: "null",
+    lambda text: "[" * 2000 + "]" * 2000, lambda text: '{"a":' * 2000 + "1" + "}" * 2000,
+    *(edit(**{key: ...}) for key in (
+        "format", "model", "original", "inputs", "dimensions", "stages", "keep_levels",
+        "bottleneck", "exit_channels", "aliases")),
+    *(edit(**{key: odd}) for key in ("format", "inputs", "dimensions", "stages", "keep_levels",
+        "bottleneck", "exit_channels", "aliases") for odd in (None, -1, "x", [3], {"a": 1}, 1.5)),
+    edit(width=10**7), edit(exit_channels=[10**7]), edit(width=-1), edit(width=True),
+    edit(keep_levels=10**9), edit(dimensions=10**9),
+    edit(inputs=[{"tuple": [{"tensor": [1, 1, 10**6, 10**6], "dtype": "float32"}]}, {"dict": []}]),
+    edit(inputs=[{"tuple": [{"tensor": [2**62] * 3, "dtype": "float32"}]}, {"dict": []}]),
+    edit(inputs=[{"tuple": [{"tensor": [-1], "dtype": "float32"}]}, {"dict": []}]),
+    edit(inputs=[{"tuple": [{"tensor": [1, 1, 16, 16], "dtype": "load"}]}, {"dict": []}]),
+    edit(inputs=[{"tuple": [{"tensor": [1] * 99, "dtype": "float32"}]}, {"dict": []}]),
+    edit(inputs=[{"tuple": []}, {"dict": [[1]]}]), edit(inputs=[{"x": []}, {}]),
+    edit(aliases={"a": "b"}), edit(aliases={"a": ["b"]}), edit(stages={"encoder 0": [3]}),
+])  # fmt: skip
+def test_hostile_recipes_are_refused_before_anything_is_built(saved, tmp_path, change):
+    path = forge(saved, tmp_path / "v.safetensors", change)
+    with pytest.raises(RecipeError, match=r"v\.safetensors|recipe"):
+        load(path, Small)
+
+
+def test_the_forger_forges(saved, tmp_path):
+    assert load(forge(saved, tmp_path / "v.safetensors", lambda text: text), Small).module
+
+
+# --- places to write to -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0b", "x" * 300, "no/such/folder", ".", "a\ud800b", 3, "~nobody9/x"]
+)
+def test_places_that_cannot_be_written(path):
+    with pytest.raises(InputError, match="cannot write"), written_atomically(path):
+        pytest.fail("the block ran")
+
+
+def test_devices_and_pipes_are_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for target in ("/dev/null", tmp_path / "pipe"):
+        with pytest.raises(InputError, match="it is no file"), written_atomically(target):
+            pytest.fail("the block ran")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_permissions_stay(tmp_path):
+    (tmp_path / "x").write_text("old")
+    (tmp_path / "x").chmod(0o640)
+    with written_atomically(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+def test_a_disk_that_is_full_for_tensors_too(tmp_path, monkeypatch):
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(InputError, match=r"cannot write .*No space left"):
+        write_tensors({"a": torch.ones(1)}, tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_that_no_alphabet_has_can_be_written(tmp_path):
+    import pandas as pd
+
+    write_csv(pd.DataFrame({"name": ["a\ud800", "\t=1"], "value": [1.5, -2.0]}), tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text().splitlines()[1:] == ["a\\ud800,1.5", "'\t=1,-2.0"]
