@@ -134,7 +134,7 @@ class Bottleneck(nn.Module):
             One tensor for each exit, in its own layout.
         """
         given = [
-            self._pooled(_to_image(tensor, entry.layout, sizes), entry, size)
+            self._pooled(to_image(tensor, entry.layout, sizes), entry, size)
             for tensor, entry, sizes in zip(tensors, self.entries, entry_sizes, strict=True)
         ]
         y = self.trunk(given[0] if len(given) == 1 else torch.cat(given, 1))
@@ -188,7 +188,7 @@ def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:
     return union([found[n] for n in program.graph.output_node().all_input_nodes if n in found])
 
 
-def _to_image(x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
+def to_image(x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
     """Bring a tensor to (B, C, *S)."""
     if layout == "channels_first":
         return x

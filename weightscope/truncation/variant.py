@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
-from weightscope.truncation.plan import FORMAT, Plan, describe
+from weightscope.truncation.plan import FORMAT, Plan, describe, find_cut
+from weightscope.truncation.recovery import Recovery, recover
 
 
 @dataclass(frozen=True)
@@ -78,4 +80,58 @@ class Variant:
             latency_after=after,
             peak_memory_before=measure_peak_memory(original, inputs),
             peak_memory_after=measure_peak_memory(self.module, inputs),
+        )
+
+    def recover(
+        self,
+        images: Iterable[Any] | None = None,
+        *,
+        steps: int = 200,
+        batches: Iterable[Any] | None = None,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        progress: bool = True,
+        seed: int = 0,
+        resume: str | os.PathLike[str] | None = None,
+    ) -> Recovery:
+        """Teach the smaller network to answer as the original does; no labels are needed.
+
+        The new bottleneck starts from a regression on what the removed part returned. Then the new
+        weights alone, and at last all weights at a lower rate, are trained to give the original's
+        outputs (logits and the probabilities that follow from them). A part of the images is held
+        back: the weights that match best on it stay, and the course ends when they stop gaining.
+
+        ``module`` is changed in place. The original is not; when something fails or is interrupted
+        the variant too is as it was. Images are kept in memory, four a step are enough.
+
+        Args:
+            images: Unlabelled images like those that the network is used on: a tensor (images,
+                channels, *sizes), or batches of what the forward takes. Of labelled batches the
+                inputs are taken.
+            steps: Steps of four images; 200 are less than a twentieth of most trainings.
+            batches: ``(inputs, targets)`` pairs, to mix the true answers in.
+            loss: ``loss(outputs, targets)``, a scalar tensor, for these.
+            progress: Show a progress bar.
+            seed: Of everything random.
+            resume: File to keep the course in. A course that was broken off goes on from there.
+
+        Returns:
+            The course, and the agreement with the original before and after.
+
+        Raises:
+            InputError: An argument cannot be used.
+            ForwardError: The original's forward raises on the images.
+        """
+        return recover(
+            self.structure,
+            find_cut(self.structure, self.plan.keep_levels),
+            self.module,
+            self.reinitialized,
+            self.dropped_outputs,
+            images,
+            steps=steps,
+            batches=batches,
+            loss=loss,
+            progress=progress,
+            seed=seed,
+            resume=resume,
         )

@@ -1,0 +1,201 @@
+"""A cut network learns to answer as the original: with and without labels, resumed, on failure."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from toys import Plain, Pyramid, assessment, image
+
+from weightscope.cost import count_costs
+from weightscope.errors import ForwardError, InputError
+from weightscope.graph import read_structure
+from weightscope.truncation import load, propose, save
+from weightscope.truncation import recovery as room
+
+
+def needs_its_levels(factory=Plain, example=None, seed=0):
+    """A random network whose output hangs on its deep part: the path from below is turned up."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = factory()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.startswith("up.0.0") and parameter.dim() > 1:
+                    parameter[:, 4:] *= 4
+    structure = read_structure(model.eval(), image(2, 1, 32, 32) if example is None else example)
+    costs = count_costs(model, structure.inputs)
+    return {p.keep_levels: p for p in propose(structure, assessment(), costs)}
+
+
+@pytest.fixture(scope="module")
+def proposals_in_need():
+    return needs_its_levels()
+
+
+IMAGES = torch.randn(48, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_most_of_what_was_lost_is_regained_and_the_original_is_untouched(proposals_in_need):
+    proposal = proposals_in_need[1]
+    model = proposal.structure.model
+    model.train()
+    modes = [m.training for m in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+    variant = proposal.build()
+    kept_modes = [m.training for m in variant.module.modules()]
+    random = torch.get_rng_state()
+    found = variant.recover(IMAGES, steps=60, progress=False)
+    assert found.start == "ridge"
+    assert found.before.explained < 0.7
+    assert 1 - found.after.explained < 0.4 * (1 - found.before.explained)
+    assert found.after.decisions >= found.before.decisions
+    assert found.images == 48
+    assert [m.training for m in model.modules()] == modes
+    assert [m.training for m in variant.module.modules()] == kept_modes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in [*model.parameters(), *variant.module.parameters()])
+    assert all(p.requires_grad for p in variant.module.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+    model.eval()
+
+
+def test_a_course_begins_at_the_better_start_and_ends_at_its_best_check(proposals_in_need):
+    variant = proposals_in_need[1].build()
+    found = variant.recover(IMAGES, steps=40, progress=False)
+    best = max(found.course, key=lambda check: -check.loss)
+    assert [check.trained for check in found.course][:2] == ["start", "new"]
+    assert found.course[-1].trained == "all"
+    assert found.after.explained == pytest.approx(best.explained, abs=1e-4)
+
+
+def test_new_weights_are_trained_first(proposals_in_need, monkeypatch):
+    monkeypatch.setattr(room, "NEW_SHARE", 1.0)
+    variant = proposals_in_need[2].build()
+    before = copy.deepcopy(variant.module.state_dict())
+    variant.recover(IMAGES, steps=5, progress=False)
+    changed = {k for k, v in variant.module.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert changed <= set(variant.reinitialized)
+
+
+def test_one_seed_gives_one_result(proposals_in_need):
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(0)
+        variant = proposals_in_need[1].build()
+        variant.recover(IMAGES, steps=4, seed=seed, progress=False)
+        states.append(torch.cat([v.flatten() for v in variant.module.state_dict().values()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_a_course_that_was_broken_off_goes_on(proposals_in_need, tmp_path, monkeypatch):
+    path = tmp_path / "course.pt"
+    torch.manual_seed(0)
+    whole = proposals_in_need[1].build()
+    expected = whole.recover(IMAGES, steps=20, progress=False)
+    torch.manual_seed(0)
+    broken = proposals_in_need[1].build()
+    start = copy.deepcopy(broken.module.state_dict())
+    step = room._Course._step
+
+    def stop(self, number):
+        if number == 13:
+            raise KeyboardInterrupt
+        step(self, number)
+
+    monkeypatch.setattr(room._Course, "_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        broken.recover(IMAGES, steps=20, progress=False, resume=path)
+    assert all(torch.equal(v, start[k]) for k, v in broken.module.state_dict().items())
+    assert all(p.requires_grad for p in broken.module.parameters())
+    monkeypatch.setattr(room._Course, "_step", step)
+    assert broken.recover(IMAGES, steps=20, progress=False, resume=path) == expected
+    assert all(
+        torch.equal(v, whole.module.state_dict()[k]) for k, v in broken.module.state_dict().items()
+    )
+    with pytest.raises(InputError, match="belongs to another recovery"):
+        broken.recover(IMAGES, steps=21, progress=False, resume=path)
+    path.write_bytes(b"not a course")
+    with pytest.raises(InputError, match="cannot be read as a broken-off recovery"):
+        broken.recover(IMAGES, steps=20, progress=False, resume=path)
+
+
+def test_labels_are_mixed_in(proposals_in_need):
+    """The truth is what the original says, and a little more: with labels the variant learns it."""
+    with torch.no_grad():
+        answers = proposals_in_need[1].structure.model(IMAGES)
+    target = answers + answers.std((0, 2, 3), keepdim=True)
+    batches = list(zip(IMAGES.split(16), target.split(16), strict=True))
+    distances = []
+    for labelled in ({}, {"batches": batches, "loss": nn.functional.mse_loss}):
+        torch.manual_seed(0)
+        variant = proposals_in_need[1].build()
+        variant.recover(IMAGES, steps=30, progress=False, **labelled)
+        with torch.no_grad():
+            distances.append(float((variant.module.eval()(IMAGES) - target).square().mean()))
+    assert distances[1] < distances[0]
+    variant = proposals_in_need[1].build()
+    found = variant.recover(batches=batches, loss=nn.functional.mse_loss, steps=2, progress=False)
+    assert found.images == 32  # nothing else was given: their inputs serve as images
+
+
+def test_outputs_of_any_structure_and_those_that_are_gone():
+    variant = needs_its_levels(Pyramid)[1].build()
+    found = variant.recover([IMAGES[:8], (IMAGES[8:20], "a label")], steps=3, progress=False)
+    assert variant.dropped_outputs == (1,)
+    assert found.images == 20
+    assert found.after.explained >= found.before.explained
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_number_formats_are_put_back(dtype):
+    proposal = needs_its_levels(lambda: Plain().to(dtype), image(2, 1, 32, 32).to(dtype))[1]
+    variant = proposal.build()
+    found = variant.recover(IMAGES, steps=10, progress=False)
+    assert found.after.explained > found.before.explained
+    assert {v.dtype for v in variant.module.parameters()} == {dtype}
+
+
+def test_a_recovered_variant_is_saved_and_loaded(proposals_in_need, tmp_path):
+    variant = proposals_in_need[1].build()
+    variant.recover(IMAGES, steps=5, progress=False)
+    loaded = load(save(variant, tmp_path / "small.safetensors"), Plain)
+    assert torch.equal(loaded.module.eval()(IMAGES), variant.module.eval()(IMAGES))
+
+
+def test_the_random_start_stays_where_the_regression_is_worse(proposals_in_need, monkeypatch):
+    def spoil(bottleneck, *_):
+        with torch.no_grad():
+            bottleneck.trunk[4].bias.fill_(1e3)
+
+    monkeypatch.setattr(room, "ridge_start", spoil)
+    variant = proposals_in_need[1].build()
+    found = variant.recover(IMAGES, steps=0, progress=False)
+    assert found.start == "random"
+    assert variant.module.new_bottleneck.trunk[4].bias.detach().abs().max() < 1
+
+
+@pytest.mark.parametrize("how", [{"bottleneck": "pool"}, {"exit_channels": 5}])
+def test_other_bottlenecks_recover_too(how, proposals_in_need):
+    variant = proposals_in_need[1].build(**how)
+    found = variant.recover(IMAGES, steps=30, progress=False)
+    assert found.after.explained > found.before.explained
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({}, InputError, "needs images="),
+        ({"images": IMAGES[:1]}, InputError, "holds 1 images; recovery needs at least 2"),
+        ({"images": IMAGES, "steps": -1}, InputError, "must not be negative"),
+        ({"images": IMAGES, "batches": []}, InputError, "belong together"),
+        ({"batches": [], "loss": nn.functional.mse_loss}, InputError, "batches= is empty"),
+        ({"batches": [IMAGES], "loss": nn.functional.mse_loss}, InputError, "must be a pair"),
+        ({"images": IMAGES.repeat(1, 2, 1, 1)}, ForwardError, "a batch of images="),
+    ],
+)
+def test_errors_name_the_argument(given, error, text, proposals_in_need):
+    with pytest.raises(error, match=text):
+        proposals_in_need[1].build().recover(**given, progress=False)

@@ -1,0 +1,718 @@
+"""Recovery: a smaller network learns to answer as the original does, without labels."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from weightscope.adapters import pytree
+from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
+from weightscope.errors import InputError
+from weightscope.files import written_atomically
+from weightscope.graph.running import GraphRun
+from weightscope.graph.structure import Cut, Structure
+from weightscope.truncation.bottleneck import Bottleneck
+from weightscope.truncation.start import ridge_start
+
+BATCH = 4
+"""Images of one step: small batches give many steps for the same compute."""
+
+NEW_SHARE = 0.3
+"""Share of the steps in which only the new weights are trained; then all are."""
+
+NEW_RATE, ALL_RATE = 2e-3, 1e-3
+"""Learning rates of Adam for the new weights and then for all, each falling to a twentieth along a
+half cosine. Half the rate for all, because the kept weights are near their goal already; a quarter
+of it regained less on every network that was tried."""
+
+HELD_BACK = 0.2
+"""Share of the images that is never trained on and says whether there is still a gain."""
+
+CHECKS, PATIENCE = 10, 4
+"""How often the held-back images are asked, and how many checks in a row may bring no gain."""
+
+START_IMAGES = 32
+"""Images from which the closed-form start is computed: 32 of 64 px give 32k positions even at the
+second level, many more than the few thousand unknowns of its regression."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two networks answer on the held-back images.
+
+    Attributes:
+        explained: 1 - mean squared difference / variance of the original's outputs, averaged over
+            the outputs; 1: equal, 0: no better than a constant.
+        decisions: Share of positions with the same decision: the same largest channel, or the same
+            side of the threshold (0 for logits, 0.5 for probabilities) where there is one channel.
+    """
+
+    explained: float
+    decisions: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One look at the held-back images.
+
+    Attributes:
+        step: Steps done.
+        trained: ``start``, ``new`` (only the new weights) or ``all``.
+        loss: Matching loss, and the user's own where labels are mixed in.
+        explained: As in ``Agreement``.
+    """
+
+    step: int
+    trained: str
+    loss: float
+    explained: float
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The course of a recovery. The variant holds the weights of the best check.
+
+    Attributes:
+        before: Agreement with the original as it was cut.
+        after: Agreement now.
+        course: The checks, from the start.
+        start: ``ridge`` where the closed-form start was better than the random one, else
+            ``random``.
+        steps: Steps that were done; fewer than asked for where the gain ended.
+        images: Number of images, the held-back ones included.
+    """
+
+    before: Agreement
+    after: Agreement
+    course: tuple[Check, ...]
+    start: str
+    steps: int
+    images: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Images in memory: batches as the forward takes them, and which rows are for what."""
+
+    batches: tuple[Any, ...]
+    training: tuple[tuple[int, int], ...]
+    held_back: tuple[tuple[int, int], ...]
+
+    def draw(self, step: int, seed: int) -> Any:
+        """The images of one step; they depend on the step alone, so that a course can go on."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        pick = int(torch.randint(len(self.training), (1,), generator=generator))
+        batch = self.training[pick][0]
+        rows = [row for b, row in self.training if b == batch]
+        order = torch.randperm(len(rows), generator=generator)[:BATCH]
+        return _rows(self.batches[batch], [rows[i] for i in order.tolist()])
+
+    def parts(self, which: Sequence[tuple[int, int]], limit: int | None = None) -> Iterator[Any]:
+        """Some images in batches of at most 16."""
+        chosen = list(which)[:limit]
+        for index, batch in enumerate(self.batches):
+            rows = [row for b, row in chosen if b == index]
+            for first in range(0, len(rows), 16):
+                yield _rows(batch, rows[first : first + 16])
+
+
+def _length(batch: Any) -> int:
+    tensors = [t for t in pytree.tree_leaves(batch) if isinstance(t, Tensor) and t.dim()]
+    return len(max(tensors, key=lambda t: t.dim())) if tensors else 0
+
+
+def _rows(batch: Any, rows: Sequence[int]) -> Any:
+    count = _length(batch)
+    return pytree.tree_map(
+        lambda t: t[list(rows)] if isinstance(t, Tensor) and t.dim() and len(t) == count else t,
+        batch,
+    )
+
+
+def make_pool(batches: Iterable[Any], wanted: int, seed: int) -> _Pool:
+    """Read images until there are enough, and hold some back.
+
+    Args:
+        batches: Batches of what the forward takes.
+        wanted: Number of images that are enough.
+        seed: Which are held back.
+
+    Raises:
+        InputError: There are fewer than two images.
+    """
+    read: list[Any] = []
+    places: list[tuple[int, int]] = []
+    for batch in batches:
+        places += [(len(read), row) for row in range(_length(batch))]
+        read.append(batch)
+        if len(places) >= wanted:
+            break
+    if len(places) < 2:
+        raise InputError(
+            f"images= holds {len(places)} images; recovery needs at least 2, one of them to see "
+            "when there is no more gain: give a tensor (images, channels, sizes...) or batches"
+        )
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = set(order[: max(1, round(HELD_BACK * len(places)))])
+    return _Pool(
+        tuple(read),
+        tuple(p for i, p in enumerate(places) if i not in held),
+        tuple(p for i, p in enumerate(places) if i in held),
+    )
+
+
+def read_images(structure: Structure, images: Iterable[Any]) -> Iterator[Any]:
+    """What the forward takes of each batch, in the number format of the network's example."""
+    if isinstance(images, Tensor):
+        images = [images]
+    for batch in images:
+        yield _inputs_of(structure, batch)
+
+
+def read_labelled(
+    structure: Structure, batches: Iterable[Any], steps: int
+) -> list[tuple[Any, Any]]:
+    """Pairs of what the forward takes and targets, as many as the steps can use.
+
+    Raises:
+        InputError: A batch is no pair, or there is none.
+    """
+    read: list[tuple[Any, Any]] = []
+    for batch in batches:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise InputError("every batch of batches= must be a pair (inputs, targets)")
+        read.append((_inputs_of(structure, batch[0]), batch[1]))
+        if len(read) >= max(steps, 1):
+            break
+    if not read:
+        raise InputError("batches= is empty; give at least one pair (inputs, targets)")
+    return read
+
+
+def _inputs_of(structure: Structure, batch: Any) -> Any:
+    inputs = structure.inputs
+    names = list(inputs.kwargs)
+    if isinstance(batch, Mapping):
+        batch = {name: batch[name] for name in names if name in batch} or dict(batch)
+    elif isinstance(batch, list | tuple):
+        batch = tuple(batch[: len(inputs.args) or len(names)])
+    examples = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    dtype = next(
+        (x.dtype for x in examples if isinstance(x, Tensor) and x.is_floating_point()),
+        torch.float32,
+    )
+
+    def read(x: Any) -> Any:
+        x = torch.as_tensor(x) if type(x).__module__ == "numpy" else x
+        return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    return pytree.tree_map(read, batch)
+
+
+# --- the two networks -------------------------------------------------------------------------
+
+
+class _Teacher:
+    """The original: its answers, and what left the part that was removed."""
+
+    def __init__(self, structure: Structure, cut: Cut) -> None:
+        self.model = structure.model
+        self.exits = [site.node for site in cut.exits]
+        self.left: dict[str, Tensor] = {}
+        self.run = GraphRun(structure, {name: self._keeper(name) for name in self.exits})
+
+    def _keeper(self, name: str) -> Callable[[Tensor], Tensor]:
+        def keep(value: Tensor) -> Tensor:
+            self.left[name] = value.detach().clone()  # the decoder may write into it
+            return value
+
+        return keep
+
+    @torch.no_grad()
+    def answers(self, inputs: Any) -> list[Any]:
+        """Flat outputs."""
+        with forward_errors(self.model, inputs, "a batch of images="):
+            return [_float(x) for x in flat(self.run.predict(inputs))]
+
+
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def _float(x: Any) -> Any:
+    """Numbers of 16 bits in float32, everything else as it is."""
+    return x.float() if isinstance(x, Tensor) and x.dtype in _HALVES else x
+
+
+def _is_answer(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+class _Student:
+    """The smaller network while it learns, in evaluation mode throughout.
+
+    Its normalisations keep their statistics, the new ones those of the start: with four images a
+    step the statistics of a step are noise, and without it as much or more was regained.
+    """
+
+    def __init__(self, module: nn.Module, new: Sequence[str]) -> None:
+        self.module, fresh = module, set(new)
+        for part in module.modules():
+            part.training = False
+        self.new = [p for n, p in module.named_parameters() if n in fresh]
+        kept = [p for n, p in module.named_parameters() if n not in fresh]
+        self.kept = [p for p in kept if p.requires_grad]
+        self.new_modules = [
+            m
+            for name, m in module.named_modules()
+            if m.state_dict() and all(f"{name}.{key}" in fresh for key in m.state_dict())
+        ]
+
+    def predict(self, inputs: Any) -> Any:
+        """What the smaller network returns, in the modes that its modules have."""
+        args, kwargs = call_arguments(to_device(inputs, self.module))
+        args, kwargs = pytree.tree_map(_float, (args, kwargs))
+        with _mixed_precision(device_of(self.module)):
+            return self.module(*args, **kwargs)
+
+    @torch.no_grad()
+    def settle(self, parts: Iterable[Any]) -> None:
+        """Give the new normalisations the statistics of some images."""
+        norms = [
+            m for m in self.new_modules if isinstance(m, _BatchNorm) and m.running_var is not None
+        ]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum, norm.training = None, True  # the mean over all batches
+        for part in parts if norms else ():
+            self.predict(part)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum, norm.training = momentum, False
+
+    def answers(self, inputs: Any) -> list[Any]:
+        """Flat outputs in evaluation mode."""
+        with torch.no_grad():
+            return flat(self.predict(inputs))
+
+
+def flat(outputs: Any) -> list[Any]:
+    """The leaves of what a network returns, None where an output is gone."""
+    return pytree.tree_leaves(outputs)
+
+
+def _mixed_precision(device: torch.device) -> Any:
+    """Half the bits on a graphics card that has bfloat16; float32 elsewhere."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def _in_float32(module: nn.Module) -> Iterator[None]:
+    """Train a network of fewer bits in float32, and give each tensor its own format back."""
+    tensors = [*module.parameters(), *module.buffers()]
+    formats = [(t, t.dtype) for t in tensors if t.dtype in _HALVES]
+    try:
+        for tensor, _ in formats:
+            tensor.data = tensor.data.float()
+            tensor.grad = None
+        yield
+    finally:
+        for tensor, dtype in formats:
+            tensor.data = tensor.data.to(dtype)
+            tensor.grad = None
+
+
+# --- how alike two answers are ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Likeness:
+    """Compares answers, on the scale of the original's own variation on the held-back images."""
+
+    positions: tuple[int, ...]
+    variances: tuple[float, ...]
+    chances: tuple[float, ...]  # variance of the probabilities; 0: the outputs are probabilities
+
+    def loss(self, found: Sequence[Any], goal: Sequence[Any]) -> Tensor:
+        """Share of the variance of logits and of probabilities that is not matched."""
+        total = []
+        for position, variance, chance in zip(
+            self.positions, self.variances, self.chances, strict=True
+        ):
+            a, b = found[position].float(), goal[position]
+            total.append((a - b).square().mean() / variance)
+            if chance:
+                total.append((_chances(a) - _chances(b)).square().mean() / chance)
+        return torch.stack(total).sum() / len(self.positions)
+
+    def unexplained(self, found: Sequence[Any], goal: Sequence[Any]) -> float:
+        """Mean squared difference / variance, averaged over the outputs."""
+        parts = [
+            float((found[i].float() - goal[i]).square().mean()) / v
+            for i, v in zip(self.positions, self.variances, strict=True)
+        ]
+        return sum(parts) / len(parts)
+
+    def decided_alike(self, found: Sequence[Any], goal: Sequence[Any]) -> float:
+        """Share of positions with the same decision, averaged over the outputs."""
+        parts = []
+        for i, chance in zip(self.positions, self.chances, strict=True):
+            a, b = found[i].float(), goal[i]
+            if a.dim() > 1 and a.shape[1] > 1:
+                same = a.argmax(1) == b.argmax(1)
+            else:
+                border = 0.0 if chance else 0.5
+                same = (a > border) == (b > border)
+            parts.append(float(same.float().mean()))
+        return sum(parts) / len(parts)
+
+
+def _chances(logits: Tensor) -> Tensor:
+    """Probabilities of the classes, or of the one class."""
+    if logits.dim() > 1 and logits.shape[1] > 1:
+        return logits.softmax(1)
+    return logits.sigmoid()
+
+
+def _likeness(teacher: _Teacher, pool: _Pool, gone: Sequence[int]) -> _Likeness:
+    """Read off the held-back images on what scale the original's outputs vary.
+
+    Raises:
+        InputError: No output of the smaller network is a tensor of floating-point numbers.
+    """
+    answers = [teacher.answers(part) for part in pool.parts(pool.held_back)]
+    positions = tuple(i for i, x in enumerate(answers[0]) if _is_answer(x) and i not in gone)
+    if not positions:
+        raise InputError(
+            "no output that the smaller network still computes is a tensor of floating-point "
+            "numbers; there is nothing to match"
+        )
+    variances, chances = [], []
+    for i in positions:
+        values = [answer[i] for answer in answers]
+        variances.append(_variance(values))
+        low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+        known = low >= 0.0 and high <= 1.0
+        chances.append(0.0 if known else _variance([_chances(v) for v in values]))
+    return _Likeness(positions, tuple(variances), tuple(chances))
+
+
+def _variance(parts: Sequence[Tensor]) -> float:
+    """Variance around the mean of each channel: a constant answer explains nothing of it."""
+    rows = torch.cat(
+        [p.double().movedim(1, -1).flatten(0, -2) if p.dim() > 1 else p.double() for p in parts]
+    )
+    return max(float(rows.var(0, unbiased=False).mean()), 1e-12)
+
+
+# --- the course -------------------------------------------------------------------------------
+
+
+@dataclass
+class _State:
+    """Where a course stands; what a file of a broken-off course holds."""
+
+    step: int
+    start: str
+    before: Agreement
+    course: list[Check]
+    best: dict[str, Tensor]
+
+
+def recover(
+    structure: Structure,
+    cut: Cut,
+    module: nn.Module,
+    new: Sequence[str],
+    gone: Sequence[int],
+    images: Iterable[Any] | None,
+    *,
+    steps: int,
+    batches: Iterable[Any] | None,
+    loss: Callable[[Any, Any], Tensor] | None,
+    progress: bool,
+    seed: int,
+    resume: str | os.PathLike[str] | None,
+) -> Recovery:
+    """Train a smaller network to answer as the original does; see ``Variant.recover``."""
+    if steps < 0:
+        raise InputError(f"steps={steps} must not be negative")
+    if (batches is None) != (loss is None):
+        raise InputError("batches= of (inputs, targets) and loss= belong together; give both")
+    labelled = None if batches is None else read_labelled(structure, batches, steps)
+    if images is None and labelled is not None:
+        images = [inputs for inputs, _ in labelled]
+    if images is None:
+        raise InputError("recovery needs images=: unlabelled ones will do")
+    pool = make_pool(read_images(structure, images), max(steps, 1) * BATCH, seed)
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed(structure.model))
+        stack.enter_context(_put_back_on_failure(module))
+        stack.enter_context(_in_float32(module))
+        torch.manual_seed(seed)
+        course = _Course(structure, cut, module, new, gone, pool, labelled, loss, steps, seed)
+        state = course.run(None if resume is None else Path(resume), progress)
+        after = course.agreement()
+    return Recovery(
+        before=state.before,
+        after=after,
+        course=tuple(state.course),
+        start=state.start,
+        steps=state.step,
+        images=len(pool.training) + len(pool.held_back),
+    )
+
+
+@contextmanager
+def _put_back_on_failure(module: nn.Module) -> Iterator[None]:
+    """Leave the numbers as they were where something fails; leave modes and gradients anyhow."""
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    modes = [(m, m.training) for m in module.modules()]
+    gradients = [(p, p.grad, p.requires_grad) for p in module.parameters()]
+    try:
+        yield
+    except BaseException:
+        module.load_state_dict(before)
+        raise
+    finally:
+        for part, training in modes:
+            part.training = training
+        for parameter, gradient, required in gradients:
+            parameter.grad = gradient
+            parameter.requires_grad_(required)
+
+
+class _Course:
+    """One recovery from its start to its best state."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        cut: Cut,
+        module: nn.Module,
+        new: Sequence[str],
+        gone: Sequence[int],
+        pool: _Pool,
+        labelled: Sequence[tuple[Any, Any]] | None,
+        loss: Callable[[Any, Any], Tensor] | None,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self.module, self.pool, self.steps, self.seed = module, pool, steps, seed
+        count = len(labelled or ())
+        held_back = round(HELD_BACK * count) or int(count > 1)
+        self.labelled = list(labelled or ())[: count - held_back]
+        self.unseen = list(labelled or ())[count - held_back :]
+        self.loss, self.unit = loss, cast("float | None", None)
+        self.teacher, self.student = _Teacher(structure, cut), _Student(module, new)
+        self.like = _likeness(self.teacher, pool, gone)
+        children = [child for child in module.children() if isinstance(child, Bottleneck)]
+        self.bottleneck = children[0] if children else None
+        self.new_steps = round(NEW_SHARE * steps) if self.student.new else 0
+        self.optimizer = torch.optim.Adam(
+            [{"params": group} for group in (self.student.new, self.student.kept) if group]
+        )
+
+    def run(self, path: Path | None, progress: bool) -> _State:
+        """Go through the steps, or through those that are left."""
+        from tqdm import tqdm
+
+        state = self._read(path) or self._begin()
+        every = max(1, math.ceil(self.steps / CHECKS))
+        with tqdm(
+            total=self.steps, initial=state.step, disable=not progress, desc="recover"
+        ) as bar:
+            while state.step < self.steps and not self._gain_has_ended(state):
+                self._step(state.step)
+                state.step += 1
+                bar.update()
+                if state.step % every == 0 or state.step == self.steps:
+                    self._check(state)
+                    self._write(path, state)
+        self.module.load_state_dict(state.best)
+        return state
+
+    def _begin(self) -> _State:
+        """The best of three starts: as built, with settled statistics, by regression."""
+        before = self.agreement()
+        first, best, start = self._look(0, "start"), self._copy(), "random"
+        training = self.pool.parts(self.pool.training, START_IMAGES)
+        for name, prepare in (
+            ("random", lambda: self.student.settle(training)),
+            ("ridge", self._ridge),
+        ):
+            prepare()
+            found = self._look(0, "start")
+            if found.loss < first.loss:
+                first, best, start = found, self._copy(), name
+        self.module.load_state_dict(best)
+        return _State(0, start, before, [first], best)
+
+    def _step(self, step: int) -> None:
+        new_only = step < self.new_steps
+        done, span = (
+            (step, self.new_steps)
+            if new_only
+            else (step - self.new_steps, self.steps - self.new_steps)
+        )
+        rate = (NEW_RATE if new_only else ALL_RATE) * (
+            0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done / span))
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for parameter in self.student.kept:  # no gradient through what is not trained
+            parameter.requires_grad_(not new_only)
+        inputs = self.pool.draw(step, self.seed)
+        goal = self.teacher.answers(inputs)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.like.loss(flat(self.student.predict(inputs)), goal)
+        if self.labelled:
+            loss = loss + self._labelled_loss(step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def _labelled_loss(self, step: int) -> Tensor:
+        """The user's loss on some labelled images of one batch that is trained on."""
+        batch = self.labelled[step % len(self.labelled)]
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        rows = torch.randperm(_length(batch), generator=generator)[:BATCH].tolist()
+        return self._loss_of(_rows(batch, rows))
+
+    def _loss_of(self, batch: tuple[Any, Any]) -> Tensor:
+        """The user's loss, of which the start has 1: so it weighs as much as the matching."""
+        inputs, targets = batch
+        loss = cast(Callable[[Any, Any], Tensor], self.loss)
+        value = loss(self.student.predict(inputs), to_device(targets, self.module))
+        if self.unit is None:
+            self.unit = max(abs(float(value.detach())), 1e-6)
+        return value / self.unit
+
+    def _ridge(self) -> None:
+        """Set the new bottleneck by regression, where that is possible."""
+        bottleneck = self.bottleneck
+        if bottleneck is None:
+            return
+        entering: list[Tensor] = []
+        called: list[Any] = []
+        leaving: list[list[Tensor]] = []
+        hooks = [
+            bottleneck.register_forward_pre_hook(lambda _, args: called.append(args)),
+            bottleneck.trunk.register_forward_pre_hook(lambda _, args: entering.append(args[0])),
+        ]
+        try:
+            for part in self.pool.parts(self.pool.training, START_IMAGES):
+                self.teacher.answers(part)
+                self.student.answers(part)
+                leaving.append([self.teacher.left[name] for name in self.teacher.exits])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if len({x.shape[2:] for x in entering}) > 1:  # images of several sizes
+            entering, leaving, called = entering[:1], leaving[:1], called[:1]
+        exits = [torch.cat([_float(t) for t in parts]) for parts in zip(*leaving, strict=True)]
+        ridge_start(bottleneck, torch.cat(entering), exits, called[0][3])
+
+    # --- looking at what was held back ---------------------------------------------------------
+
+    def agreement(self) -> Agreement:
+        """Agreement with the original on the held-back images."""
+        parts = [
+            (len_, self.like.unexplained(found, goal), self.like.decided_alike(found, goal))
+            for len_, found, goal in self._held_back()
+        ]
+        total = sum(n for n, _, _ in parts)
+        return Agreement(
+            explained=1 - sum(n * u for n, u, _ in parts) / total,
+            decisions=sum(n * d for n, _, d in parts) / total,
+        )
+
+    def _held_back(self) -> Iterator[tuple[int, list[Any], list[Any]]]:
+        for part in self.pool.parts(self.pool.held_back):
+            yield _length(part), self.student.answers(part), self.teacher.answers(part)
+
+    def _look(self, step: int, trained: str) -> Check:
+        parts = [
+            (n, float(self.like.loss(found, goal)), self.like.unexplained(found, goal))
+            for n, found, goal in self._held_back()
+        ]
+        total = sum(n for n, _, _ in parts)
+        loss, missing = (sum(p[0] * p[k] for p in parts) / total for k in (1, 2))
+        if self.labelled:
+            with torch.no_grad():
+                told = [float(self._loss_of(batch)) for batch in self.unseen or self.labelled]
+            loss += sum(told) / len(told)
+        return Check(step, trained, loss, 1 - missing)
+
+    def _check(self, state: _State) -> None:
+        trained = "new" if state.step <= self.new_steps else "all"
+        check = self._look(state.step, trained)
+        if check.loss < min(c.loss for c in state.course):
+            state.best = self._copy()
+        state.course.append(check)
+
+    def _gain_has_ended(self, state: _State) -> bool:
+        losses = [c.loss for c in state.course]
+        recent = [c for c in state.course[-PATIENCE:] if c.trained == "all"]
+        return len(recent) == PATIENCE and min(losses[-PATIENCE:]) >= min(losses[:-PATIENCE])
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
+    # --- a course that was broken off ----------------------------------------------------------
+
+    def _name(self) -> str:
+        """What course this is: the same file must not go on with another one."""
+        shapes = [[n, list(t.shape)] for n, t in self.module.state_dict().items()]
+        scale = [round(v, 6) for v in self.like.variances]
+        return f"{self.steps} {self.seed} {shapes} {scale} {len(self.labelled)}"
+
+    def _write(self, path: Path | None, state: _State) -> None:
+        if path is None:
+            return
+        content = {
+            "name": self._name(),
+            "step": state.step,
+            "start": state.start,
+            "before": asdict(state.before),
+            "course": [asdict(check) for check in state.course],
+            "best": state.best,
+            "now": self._copy(),
+            "optimizer": self.optimizer.state_dict(),
+            "unit": self.unit,
+        }
+        with written_atomically(path) as temporary:
+            torch.save(content, temporary)
+
+    def _read(self, path: Path | None) -> _State | None:
+        if path is None or not path.exists():
+            return None
+        try:
+            content = torch.load(path, map_location=device_of(self.module), weights_only=True)
+            if content["name"] != self._name():
+                raise InputError(
+                    f"{str(path)!r} belongs to another recovery: other images, steps=, seed= or "
+                    "another network; remove it or give another path as resume="
+                )
+            self.module.load_state_dict(content["now"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.unit = content["unit"]
+            course = [Check(**check) for check in content["course"]]
+            before = Agreement(**content["before"])
+            return _State(content["step"], content["start"], before, course, content["best"])
+        except InputError:
+            raise
+        except Exception as reason:  # a damaged file can break the reader anywhere
+            raise InputError(
+                f"{str(path)!r} cannot be read as a broken-off recovery ({reason}); remove it or "
+                "give another path as resume="
+            ) from reason

@@ -1,0 +1,122 @@
+"""A closed-form start for the new bottleneck: regression on what the removed part returned.
+
+The first convolution of the light bottleneck stays random. Its features (random features: Rahimi
+and Recht 2007) are regressed, with a ridge penalty, on the tensors that left the removed part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weightscope.truncation.bottleneck import Bottleneck, Light, to_image
+
+RIDGE = 1e-2
+"""Penalty relative to the mean variance of the features."""
+
+LARGEST = 8192
+"""Unknowns per output beyond which the equations are not solved: they take half a gigabyte."""
+
+
+def ridge_start(
+    bottleneck: Bottleneck, entering: Tensor, leaving: Sequence[Tensor], sizes: Sequence[list[int]]
+) -> None:
+    """Set the weights of a light bottleneck by regression.
+
+    Nothing is set in another kind of bottleneck, where exits are wider than they were, and where
+    there are too many unknowns.
+
+    Args:
+        bottleneck: Its trunk's normalisations get the statistics of the given images.
+        entering: What the trunk takes, (B, C, *S).
+        leaving: What left the removed part, one tensor for each exit, in its own layout.
+        sizes: Spatial sizes of each exit.
+    """
+    trunk = bottleneck.trunk
+    if not isinstance(trunk, Light):
+        return
+    first, norm, _, second, last, _ = trunk
+    width = cast(Tensor, second.weight).shape[0]
+    if width * 3**bottleneck.dimensions > LARGEST:
+        return
+    goals = [
+        to_image(tensor.detach(), site.layout, size)
+        for tensor, site, size in zip(leaving, bottleneck.exits, sizes, strict=True)
+    ]
+    heads = [cast(nn.Module, head) for head in bottleneck.heads]
+    channels = [site.channels for site in bottleneck.exits]
+    if any(goal.shape[1] < count for goal, count in zip(goals, channels, strict=True)):
+        return
+    goals = [goal[:, :count] for goal, count in zip(goals, channels, strict=True)]
+    direct = [
+        goal
+        for goal, head, site in zip(goals, heads, bottleneck.exits, strict=True)
+        if isinstance(head, nn.Identity) and site.exact
+    ]
+    with torch.no_grad():
+        inner = first(entering)
+        _settle(norm, inner)
+        features = F.relu(norm(inner))
+        if direct:
+            _regress_convolution(second, last, features, direct[0])
+        else:
+            _settle(last, second(features))
+        made = F.relu(last(second(features)))
+        for goal, head in zip(goals, heads, strict=True):
+            if not isinstance(head, nn.Identity):
+                _regress_head(head, made, goal)
+
+
+def _settle(norm: nn.Module, x: Tensor) -> None:
+    """Give a batch normalisation the mean and variance of a tensor."""
+    variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], unbiased=False)
+    cast(Tensor, norm.running_mean).copy_(mean)
+    cast(Tensor, norm.running_var).copy_(variance)
+
+
+def _regress_convolution(layer: nn.Module, norm: nn.Module, x: Tensor, goal: Tensor) -> None:
+    """Fit a 3x3 convolution without bias; the normalisation behind it hands its result on."""
+    dims = x.dim() - 2
+    windows = F.pad(x, [1, 1] * dims)
+    for axis in range(dims):
+        windows = windows.unfold(2 + axis, 3, 1)
+    # (B, C, *S, 3...) -> (B * S, C * 3...)
+    order = [0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims)]
+    table = windows.permute(order).flatten(0, dims).flatten(1)
+    slope, offset = _ridge(table, goal.movedim(1, -1).flatten(0, -2))
+    weight = cast(Tensor, layer.weight)
+    weight.copy_(slope.T.reshape(weight.shape))
+    made = layer(x)
+    _settle(norm, made)
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    cast(Tensor, norm.weight).copy_((variance + cast(float, norm.eps)).sqrt())
+    cast(Tensor, norm.bias).copy_(mean + offset)
+
+
+def _regress_head(head: nn.Module, x: Tensor, goal: Tensor) -> None:
+    """Fit a 1x1 convolution from the trunk's result, resized to the exit."""
+    if x.shape[2:] != goal.shape[2:]:
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[x.dim() - 2]
+        x = F.interpolate(x, size=goal.shape[2:], mode=mode, align_corners=False)
+    slope, offset = _ridge(x.movedim(1, -1).flatten(0, -2), goal.movedim(1, -1).flatten(0, -2))
+    weight = cast(Tensor, head.weight)
+    weight.copy_(slope.T.reshape(weight.shape))
+    cast(Tensor, head.bias).copy_(offset)
+
+
+def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope (features, outputs) and offset of y ~ x, by the normal equations in float64."""
+    at, around = x.mean(0, dtype=torch.float64), y.mean(0, dtype=torch.float64)
+    gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+    cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
+    for rows, goals in zip(x.split(4096), y.split(4096), strict=True):
+        centred = rows.double() - at
+        gram += centred.T @ centred
+        cross += centred.T @ (goals.double() - around)
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-12)
+    slope = torch.linalg.solve(gram, cross)
+    return slope.to(x.dtype), (around - at @ slope).to(x.dtype)
