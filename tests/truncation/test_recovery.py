@@ -138,7 +138,7 @@ def test_labels_are_mixed_in(proposals_in_need):
     assert distances[1] < distances[0]
     variant = proposals_in_need[1].build()
     found = variant.recover(batches=batches, loss=nn.functional.mse_loss, steps=2, progress=False)
-    assert found.images == 32  # nothing else was given: their inputs serve as images
+    assert found.images == 16  # nothing else was given: their inputs serve as images
 
 
 def test_outputs_of_any_structure_and_those_that_are_gone():
@@ -199,3 +199,39 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
 def test_errors_name_the_argument(given, error, text, proposals_in_need):
     with pytest.raises(error, match=text):
         proposals_in_need[1].build().recover(**given, progress=False)
+
+
+def test_a_diffusion_network_is_cut_recovered_and_saved(tmp_path):
+    """Its images come with the noise level at which they are denoised."""
+    diffusers = pytest.importorskip("diffusers")
+
+    def factory():
+        return diffusers.UNet2DModel(
+            sample_size=16,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(8, 16, 16),
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",) * 3,
+            up_block_types=("UpBlock2D",) * 3,
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = factory().eval()
+    example = (image(2, 1, 16, 16), torch.tensor([3, 5]))
+    structure = read_structure(model, example)
+    costs = count_costs(model, structure.inputs)
+    variant = {p.keep_levels: p for p in propose(structure, assessment(), costs)}[1].build()
+    generator = torch.Generator().manual_seed(2)
+    batches = [
+        (torch.randn(8, 1, 16, 16, generator=generator), torch.randint(0, 99, (8,))) for _ in "abc"
+    ]
+    found = variant.recover(batches, steps=10, progress=False)
+    assert found.images == 24
+    assert found.after.explained > found.before.explained
+    loaded = load(save(variant, tmp_path / "diffusion.safetensors"), factory)
+    with torch.no_grad():
+        expected = variant.module.eval()(*example)
+        assert torch.equal(loaded.module.eval()(*example)["sample"], expected["sample"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from weightscope.errors import InputError
 from weightscope.files import written_atomically
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Cut, Structure
+from weightscope.probing.inputs import read_images
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.start import ridge_start
 
@@ -138,24 +139,17 @@ def _rows(batch: Any, rows: Sequence[int]) -> Any:
     )
 
 
-def make_pool(batches: Iterable[Any], wanted: int, seed: int) -> _Pool:
-    """Read images until there are enough, and hold some back.
+def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
+    """Hold some images back.
 
     Args:
         batches: Batches of what the forward takes.
-        wanted: Number of images that are enough.
         seed: Which are held back.
 
     Raises:
         InputError: There are fewer than two images.
     """
-    read: list[Any] = []
-    places: list[tuple[int, int]] = []
-    for batch in batches:
-        places += [(len(read), row) for row in range(_length(batch))]
-        read.append(batch)
-        if len(places) >= wanted:
-            break
+    places = [(i, row) for i, batch in enumerate(batches) for row in range(_length(batch))]
     if len(places) < 2:
         raise InputError(
             f"images= holds {len(places)} images; recovery needs at least 2, one of them to see "
@@ -164,58 +158,38 @@ def make_pool(batches: Iterable[Any], wanted: int, seed: int) -> _Pool:
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed)).tolist()
     held = set(order[: max(1, round(HELD_BACK * len(places)))])
     return _Pool(
-        tuple(read),
+        tuple(batches),
         tuple(p for i, p in enumerate(places) if i not in held),
         tuple(p for i, p in enumerate(places) if i in held),
     )
 
 
-def read_images(structure: Structure, images: Iterable[Any]) -> Iterator[Any]:
-    """What the forward takes of each batch, in the number format of the network's example."""
-    if isinstance(images, Tensor):
-        images = [images]
-    for batch in images:
-        yield _inputs_of(structure, batch)
+def _enough(batches: Iterable[Any], wanted: int) -> Iterator[Any]:
+    """Batches until they hold as many images as are wanted."""
+    count = 0
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
+        yield batch
+        count += _length(batch)
+        if count >= wanted:
+            return
 
 
 def read_labelled(
-    structure: Structure, batches: Iterable[Any], steps: int
+    structure: Structure, batches: Iterable[Any], wanted: int
 ) -> list[tuple[Any, Any]]:
-    """Pairs of what the forward takes and targets, as many as the steps can use.
+    """Pairs of what the forward takes and targets, as many as are wanted.
 
     Raises:
         InputError: A batch is no pair, or there is none.
     """
-    read: list[tuple[Any, Any]] = []
-    for batch in batches:
+    read = []
+    for batch in _enough(batches, wanted):
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             raise InputError("every batch of batches= must be a pair (inputs, targets)")
-        read.append((_inputs_of(structure, batch[0]), batch[1]))
-        if len(read) >= max(steps, 1):
-            break
+        read.append((read_images(structure, [batch[0]])[0], batch[1]))
     if not read:
         raise InputError("batches= is empty; give at least one pair (inputs, targets)")
     return read
-
-
-def _inputs_of(structure: Structure, batch: Any) -> Any:
-    inputs = structure.inputs
-    names = list(inputs.kwargs)
-    if isinstance(batch, Mapping):
-        batch = {name: batch[name] for name in names if name in batch} or dict(batch)
-    elif isinstance(batch, list | tuple):
-        batch = tuple(batch[: len(inputs.args) or len(names)])
-    examples = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
-    dtype = next(
-        (x.dtype for x in examples if isinstance(x, Tensor) and x.is_floating_point()),
-        torch.float32,
-    )
-
-    def read(x: Any) -> Any:
-        x = torch.as_tensor(x) if type(x).__module__ == "numpy" else x
-        return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-    return pytree.tree_map(read, batch)
 
 
 # --- the two networks -------------------------------------------------------------------------
@@ -449,12 +423,13 @@ def recover(
         raise InputError(f"steps={steps} must not be negative")
     if (batches is None) != (loss is None):
         raise InputError("batches= of (inputs, targets) and loss= belong together; give both")
-    labelled = None if batches is None else read_labelled(structure, batches, steps)
+    wanted = math.ceil(max(steps, 1) * BATCH / (1 - HELD_BACK))
+    labelled = None if batches is None else read_labelled(structure, batches, wanted)
     if images is None and labelled is not None:
         images = [inputs for inputs, _ in labelled]
     if images is None:
         raise InputError("recovery needs images=: unlabelled ones will do")
-    pool = make_pool(read_images(structure, images), max(steps, 1) * BATCH, seed)
+    pool = make_pool(read_images(structure, _enough(images, wanted)), seed)
     with ExitStack() as stack:
         stack.enter_context(undisturbed(structure.model))
         stack.enter_context(_put_back_on_failure(module))
@@ -547,10 +522,11 @@ class _Course:
         before = self.agreement()
         first, best, start = self._look(0, "start"), self._copy(), "random"
         training = self.pool.parts(self.pool.training, START_IMAGES)
-        for name, prepare in (
+        starts: list[tuple[str, Callable[[], None]]] = [
             ("random", lambda: self.student.settle(training)),
             ("ridge", self._ridge),
-        ):
+        ]
+        for name, prepare in starts:
             prepare()
             found = self._look(0, "start")
             if found.loss < first.loss:

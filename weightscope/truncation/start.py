@@ -47,7 +47,7 @@ def ridge_start(
         to_image(tensor.detach(), site.layout, size)
         for tensor, site, size in zip(leaving, bottleneck.exits, sizes, strict=True)
     ]
-    heads = [cast(nn.Module, head) for head in bottleneck.heads]
+    heads = list(bottleneck.heads)
     channels = [site.channels for site in bottleneck.exits]
     if any(goal.shape[1] < count for goal, count in zip(goals, channels, strict=True)):
         return
@@ -113,7 +113,7 @@ def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     at, around = x.mean(0, dtype=torch.float64), y.mean(0, dtype=torch.float64)
     gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
-    for rows, goals in zip(x.split(4096), y.split(4096), strict=True):
+    for rows, goals in zip(torch.split(x, 4096), torch.split(y, 4096), strict=True):
         centred = rows.double() - at
         gram += centred.T @ centred
         cross += centred.T @ (goals.double() - around)
