@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from weightscope.adapters import pytree
+from weightscope.adapters.modules import BatchNorm
 from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
 from weightscope.errors import InputError
 from weightscope.files import written_atomically
@@ -261,7 +261,7 @@ class _Student:
     def settle(self, parts: Iterable[Any]) -> None:
         """Give the new normalisations the statistics of some images."""
         norms = [
-            m for m in self.new_modules if isinstance(m, _BatchNorm) and m.running_var is not None
+            m for m in self.new_modules if isinstance(m, BatchNorm) and m.running_var is not None
         ]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
