@@ -47,6 +47,7 @@ def test_the_response_is_none_without_the_level_and_whole_with_nothing_else():
     assert found[0.0].value < found[0.3].low <= found[0.3].value <= found[0.3].high
     assert found[0.3].high < found[1.0].value
     assert found[1.0].change == pytest.approx(1.0)
+    assert found[1.0].flips > 0.3
 
 
 def test_flips_and_change_are_those_computed_by_hand():
@@ -60,6 +61,7 @@ def test_flips_and_change_are_those_computed_by_hand():
     correlation = np.corrcoef(whole.detach().flatten(), cut.flatten())[0, 1]
     assert record.flips == pytest.approx(float(((whole > 0) != (cut > 0)).float().mean()))
     assert record.change == pytest.approx(1 - correlation, rel=1e-5)
+    assert record.value == record.flips
 
 
 def test_several_channels_flip_where_the_largest_one_changes():

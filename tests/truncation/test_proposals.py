@@ -33,7 +33,7 @@ def test_the_largest_set_of_unused_levels_comes_first(structures):
     assert list(found) == [2, 3, 1]
     assert found[2].evidence == (
         "supported: all 2 removed stages are judged unused (evidence: response)"
-        "; the output changes by 0.100 without recovery"
+        "; the output changes by 10.0% without recovery"
     )
     assert found[1].evidence.startswith("spoken against:")
     assert "encoder 1 used" in found[1].evidence

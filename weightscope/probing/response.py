@@ -168,9 +168,8 @@ class Figures:
 
     @property
     def value(self) -> Floats:
-        """The response: the geometric mean of both, or the change where no decision is made."""
-        change = np.clip(self.change, 0.0, None)
-        return np.where(np.isnan(self.flips), change, np.sqrt(self.flips * change))
+        """The response: the flips, or the change where no decision is made."""
+        return np.where(np.isnan(self.flips), np.clip(self.change, 0.0, None), self.flips)
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:

@@ -208,7 +208,7 @@ def _expected(verdicts: Sequence[StageVerdict]) -> str:
     most = max(measured, key=lambda v: v.loss)
     if most.evidence == "data":
         return f"; {max(most.loss, 0.0):.1%} of the skill is lost without recovery"
-    return f"; the output changes by {most.loss:.3f} without recovery"
+    return f"; the output changes by {most.loss:.1%} without recovery"
 
 
 def _names(verdicts: Sequence[StageVerdict]) -> str:

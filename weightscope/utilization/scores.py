@@ -31,14 +31,14 @@ SALIENT_BORDER = 0.4
 """The same by history with saliency: live movement times the root of its share."""
 
 
-SILENT = 0.015
+SILENT = 0.02
 """Below it a response is none. Chosen, with the next two, on the networks of the evidence study
 that may choose (``studies/evidence_protocol/jobs.py``), and judged on the others."""
 
 RESPONDS = 0.1
 """Above it a response is one."""
 
-RESPONSE_BORDER = 0.039
+RESPONSE_BORDER = 0.045
 """Response that speaks for neither side: the geometric middle of these two."""
 
 
@@ -322,10 +322,10 @@ def score_response(response: Response, level: int) -> Score:
     cut = removing[-1]
     value, low, high = (utilization(m, RESPONSE_BORDER) for m in (cut.value, cut.low, cut.high))
     seen = "synthetic images" if grade == "response" else f"{response.images} images"
-    why = (
-        f"the output changes by {cut.value:.3f} on {seen} without levels {cut.keep_levels} and"
-        " deeper"
+    what = (
+        "of the decisions change" if math.isfinite(cut.flips) else "of the output's variation goes"
     )
+    why = f"{cut.value:.1%} {what} on {seen} without levels {cut.keep_levels} and deeper"
     verdict: Verdict = "undecided"
     if cut.high < SILENT:
         verdict = "unused"
