@@ -37,6 +37,7 @@ from weightscope.adapters.tracing import (
 )
 from weightscope.calls import random_state
 from weightscope.errors import StructureError
+from weightscope.graph.pools import FreeWindows
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import reads_values
 from weightscope.graph.writes import order_writes
@@ -192,7 +193,7 @@ class _Tracer:
 
     def run(self) -> Capture:
         with _EXPORTING, ExitStack() as hooks, random_state(), lean():
-            for context in (plain_checkpoints(), eagerly(), quiet(EXPORT_LOGGER)):
+            for context in (plain_checkpoints(), eagerly(), quiet(EXPORT_LOGGER), FreeWindows()):
                 hooks.enter_context(context)
             hooks.enter_context(warnings.catch_warnings())
             # recurrent layers cache their weights in the copy, which is thrown away

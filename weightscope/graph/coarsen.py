@@ -28,6 +28,7 @@ from weightscope.graph.nodes import (
     tensor_of,
 )
 from weightscope.graph.operators import facts
+from weightscope.graph.pools import PLAIN
 from weightscope.graph.stages import HIDDEN_REGION, Placement
 from weightscope.graph.structure import ExampleInputs, Place
 from weightscope.graph.writes import after
@@ -314,7 +315,7 @@ class _Builder:
             self._glue(node)
 
     def _glue(self, node: fx.Node) -> None:
-        target: Any = after if node.target is AFTER else node.target
+        target: Any = {**PLAIN, AFTER: after}.get(node.target, node.target)
         args = list(fx.map_arg(node.args, self._value))
         kwargs = dict(fx.map_arg(node.kwargs, self._value))
         mode = facts(operator_of(node)).mode

@@ -6,7 +6,7 @@ See ``docs/decisions/levels.md`` for what a level is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -19,7 +19,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.symbols import Probe, hint, is_symbolic, key
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
-from weightscope.graph.nodes import first_tensor, is_size, operator_of, root, tensor_of
+from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.structure import ExampleInputs
 
@@ -75,11 +75,12 @@ def follows_the_input(capture: Capture, dimensions: int) -> bool:
     return any(is_symbolic(size) for image in images for size in image.meta["val"].shape[2:])
 
 
-def plausible(levels: Levels, inputs: ExampleInputs) -> bool:
-    """Whether every level holds at least one position at the example's size.
+def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
+    """Whether the graph follows the image's size as it claims.
 
-    Where a forward turns a size into a number (``int(tokens**0.5)``), the graph claims to follow
-    the input and does not; read at a large input, results are empty or lie below one pixel.
+    Where a forward turns a size into a number (``int(tokens**0.5)``, a vector of fixed length), the
+    graph claims to follow the input and does not: read at a large input, results are empty, a level
+    holds less than one position at the example's size, or an output has one size for every input.
     """
     images = [
         value
@@ -87,11 +88,28 @@ def plausible(levels: Levels, inputs: ExampleInputs) -> bool:
         if isinstance(value, torch.Tensor) and value.dim() == inputs.dimensions + 2
     ]
     size = max((image.shape[2:] for image in images), key=math.prod)
-    return not levels.empty and all(
-        part <= 2 * whole
-        for step in levels.reductions
-        for part, whole in zip(step, size, strict=True)
+    return (
+        not levels.empty
+        and not _output_is_fixed(capture, inputs.dimensions)
+        and all(
+            part <= 2 * whole
+            for step in levels.reductions
+            for part, whole in zip(step, size, strict=True)
+        )
     )
+
+
+def _output_is_fixed(capture: Capture, dimensions: int) -> bool:
+    """Whether every image that comes out has a fixed size, though those that go in do not."""
+    outputs = [
+        value.shape[2:]
+        for node in capture.nodes[-1].all_input_nodes
+        if (value := tensor_of(node)) is not None
+        and value.dim() == dimensions + 2
+        and math.prod(hint(s) for s in value.shape[2:]) > 1
+    ]
+    fixed = [not any(is_symbolic(s) for s in sizes) for sizes in outputs]
+    return follows_the_input(capture, dimensions) and bool(fixed) and all(fixed)
 
 
 def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
@@ -101,7 +119,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     linear) its number of positions P is read at a large input, and ``P_input / P`` sorted: a new
     level starts where the ratio to the last is at least 1.5. Other operations inherit from their
     largest input. What does not grow with the input is global: it has no level of its own, and
-    lies where it is used.
+    lies where it is used. Windows of several sizes beside each other, with nothing but 1x1 kernels
+    behind them, lie at the level that they pool.
 
     Args:
         capture: The exported program with its module calls.
@@ -118,6 +137,24 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         )
     small, large = (_probe(capture, images, scale) for scale in _PROBE_SCALES)
     reader = _Positions(images[0], small, large)
+    factor, pooled = _factors(capture, images, reader)
+    clusters = _cluster(factor.values())
+    level = {node: clusters[value] for node, value in factor.items()}
+    level = _without_pyramids(capture, level)
+    level = _without_excursions(capture, level)
+    order = {old: new for new, old in enumerate(sorted(set(level.values())))}
+    level = {node: order[old] for node, old in level.items()}
+    level = _where_it_is_used(capture, level, pooled)
+    reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
+    return Levels(
+        level, reductions, _sizes_at_the_example(images[0], reductions), _some_empty(level, large)
+    )
+
+
+def _factors(
+    capture: Capture, images: Sequence[fx.Node], reader: _Positions
+) -> tuple[dict[fx.Node, float], set[fx.Node]]:
+    """P_input / P of every node that an image reaches, and which of these are global."""
     factor: dict[fx.Node, float] = {image: reader.of_image(image) for image in images}
     pooled: set[fx.Node] = set()
     for node in capture.nodes:
@@ -126,28 +163,49 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
             continue
         own = reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
-            factor[node] = factor[max(feeds, key=lambda n: _elements(n, large))]
+            factor[node] = factor[max(feeds, key=lambda n: _elements(n, reader.large))]
             if own is GLOBAL:
                 pooled.add(node)
         else:
             factor[node] = own
-    clusters = _cluster(factor.values())
-    level = {node: clusters[value] for node, value in factor.items()}
-    level = _without_excursions(capture, level)
-    order = {old: new for new, old in enumerate(sorted(set(level.values())))}
-    level = {node: order[old] for node, old in level.items()}
+    return factor, pooled
+
+
+def _where_it_is_used(
+    capture: Capture, level: Mapping[fx.Node, int], pooled: set[fx.Node]
+) -> dict[fx.Node, int]:
+    """Move what is global up to its users, where these are all shallower.
+
+    A vector from which positions are made again (by a transposed convolution) stays.
+    """
+    moved = dict(level)
     for node in reversed(capture.nodes):
-        if node in pooled and (users := [level[u] for u in node.users if u in level]):
-            level[node] = min(level[node], max(users))
-    reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
-    whole = [hint(size) for size in images[0].meta["val"].shape[2:]]
-    sizes = tuple(
+        if node in pooled:
+            users = [user for user in node.users if user in moved]
+            if users and not any(_makes_positions(user) for user in users):
+                moved[node] = min(moved[node], max(moved[user] for user in users))
+    return moved
+
+
+def _makes_positions(node: fx.Node) -> bool:
+    row = facts(operator_of(node))
+    return row.raises and row.view != "resize"
+
+
+def _sizes_at_the_example(
+    image: fx.Node, reductions: Sequence[tuple[float, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    whole = [hint(size) for size in image.meta["val"].shape[2:]]
+    return tuple(
         tuple(max(1, round(size / part)) for size, part in zip(whole, step, strict=True))
         for step in reductions
     )
-    made = [value for node in level if (value := tensor_of(node)) is not None]
-    empty = any(large.numel(v) == 0 and all(hint(s) for s in v.shape) for v in made)
-    return Levels(level, reductions, sizes, empty)
+
+
+def _some_empty(nodes: Iterable[fx.Node], large: Probe) -> bool:
+    """Whether a result has no elements at a large input, though it has at the example's."""
+    made = [value for node in nodes if (value := tensor_of(node)) is not None]
+    return any(large.numel(v) == 0 and all(hint(s) for s in v.shape) for v in made)
 
 
 def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
@@ -203,7 +261,7 @@ class _Positions:
         if self.growth == 1 and (
             row.view == "adaptive"
             or value.numel() == value.shape[0] * value.shape[channel]
-            or (pooled and row.view != "resize")
+            or (pooled and row.view != "resize" and not row.raises)
         ):
             return GLOBAL  # at fixed sizes a global branch can only be told by its operators
         before, after = (
@@ -237,6 +295,60 @@ def _cluster(factors: Any) -> dict[float, int]:
         index[factor] = level
         last = factor
     return index
+
+
+def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
+    """Give windows of several sizes beside each other the level that they pool.
+
+    A pyramid pooling looks at its level's surroundings: nothing there convolves or attends at a
+    coarser resolution, each branch pools, mixes channels and is resized back. A U-Net's own levels
+    hold kernels that look around.
+    """
+    flat = dict(level)
+    for own in sorted(set(level.values())):
+        branches: dict[fx.Node, list[set[fx.Node]]] = {}
+        for branch in _branches(capture, flat, own):
+            sources = {
+                root(n) for node in branch for n in node.all_input_nodes if n in flat
+            } - branch
+            if len(sources) == 1 and not any(_looks_around(node, branch) for node in branch):
+                branches.setdefault(sources.pop(), []).append(branch)
+        for source, beside in branches.items():
+            nodes = {node for branch in beside for node in branch}
+            if flat[source] == own and len({flat[node] for node in nodes}) > 1:
+                flat.update(dict.fromkeys(nodes, own))
+    return flat
+
+
+def _branches(capture: Capture, level: Mapping[fx.Node, int], own: int) -> list[set[fx.Node]]:
+    """What hangs together below a level."""
+    found: list[set[fx.Node]] = []
+    seen: set[fx.Node] = set()
+    for node in capture.nodes:
+        if level.get(node, -1) <= own or node in seen:
+            continue
+        front, branch = [node], set()
+        while front:
+            current = front.pop()
+            if current not in branch and level.get(current, -1) > own:
+                branch.add(current)
+                front += [*current.all_input_nodes, *current.users]
+        seen |= branch
+        found.append(branch)
+    return found
+
+
+def _looks_around(node: fx.Node, branch: set[fx.Node]) -> bool:
+    """Whether one result of an operator sees several positions of its branch."""
+    view = facts(operator_of(node)).view
+    if view == "convolution":
+        weight = first_tensor(argument(node, "weight"))
+        return weight is None or any(size > 1 for size in weight.shape[2:])
+    if view in ("window", "adaptive"):
+        return False  # pools, perhaps what is pooled already
+    if view == "product":
+        return sum(n in branch for n in node.all_input_nodes) > 1
+    return view in ("whole", "spread", "unpool", "along", "roll")
 
 
 def _without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:

@@ -284,6 +284,10 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
         " sym_constrain_range_for_size",
         Operator(view="none", macs="free"),
     ),
+    (
+        "weightscope::average weightscope::maximum",
+        Operator(_FIRST, view="window", channels="pointwise", macs="free"),
+    ),
     ("weightscope::boundary", POINTWISE),
     ("weightscope::after", Operator(view="after")),
 )

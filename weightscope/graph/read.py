@@ -41,7 +41,7 @@ def read_structure(
     trial = Trial(model)
     inputs, captured = _captured(trial, example_inputs)
     levels = read_levels(captured, inputs)
-    if not plausible(levels, inputs):
+    if not plausible(captured, levels, inputs):
         captured = capture(model, two_images(trial, inputs), fixed=True)
         levels = read_levels(captured, inputs)
     depth = len(levels.reductions)

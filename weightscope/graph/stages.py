@@ -97,14 +97,22 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
     for index, node in enumerate(capture.nodes):
         if node.op == "get_attr" and not any(c.first < index < c.last for c in capture.calls):
             raise StructureError(HIDDEN_REGION.format("the model"))
-    if len(levels.reductions) == 1:
+    deepest = len(levels.reductions) - 1
+    if deepest == 0:
         raise StructureError(
             "every operation lies at the input's resolution (one level), so there is no"
             " encoder-decoder shape to read; a network that goes down and comes back is needed"
         )
+    images = [n for n in capture.nodes if n.op == "placeholder" and n in levels.level]
+    if all(levels.level[image] == deepest for image in images):
+        raise StructureError(
+            "nothing lies below the input's own resolution; the network only comes up from it"
+            f" (reductions {_written(levels.reductions)}), as a super-resolution network or a bare"
+            " decoder does. Pass the whole encoder-decoder."
+        )
     lies = {p for node, p in placement.places.items() if node in placement.live}
     if not any(p.role == "decoder" for p in lies):
-        reductions = ", ".join("x".join(f"{r:g}" for r in step) for step in levels.reductions)
+        reductions = _written(levels.reductions)
         if {p.level for p in lies if p.role == "head"} > {len(levels.reductions) - 1}:
             raise StructureError(
                 "the prediction is made at the deepest level and only resized after it (reductions"
@@ -115,6 +123,10 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
             f" {reductions}), as a classifier or a bare encoder does. Pass the whole"
             " encoder-decoder, or name its parts with stages=."
         )
+
+
+def _written(reductions: Iterable[tuple[float, ...]]) -> str:
+    return ", ".join("x".join(f"{r:g}" for r in step) for step in reductions)
 
 
 def _live(capture: Capture) -> frozenset[fx.Node]:

@@ -173,7 +173,8 @@ def _window(call: _Call) -> Seen:
     kernel = call.each("kernel_size", n)
     stride = call.each("stride", n) if call.args.get("stride") else kernel
     dilation = call.each("dilation", n) if "dilation" in call.args else (1,) * n
-    settings = (kernel, stride, dilation, call.each("padding", n))
+    padding = call.each("padding", n) if "padding" in call.args else (0,) * n
+    settings = (kernel, stride, dilation, padding)
     patches = replace(seen, patches=tuple(_in_order(seen, setting) for setting in settings))
     is_layout = operator_of(call.node) == "aten::im2col"
     return _first(call, patches if is_layout else patches.mixed())

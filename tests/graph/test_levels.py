@@ -1,0 +1,253 @@
+"""What is a level and what is none, on networks whose levels are known by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.errors import StructureError
+from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.receptive_field import receptive_fields
+
+
+def places(structure: Structure) -> dict[str, str]:
+    return {layer: stage.name for layer, stage in structure.stage_of.items()}
+
+
+class Small(nn.Module):
+    """Two levels; a subclass puts something between the bottleneck and the way back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.Conv2d(1, 4, 3, padding=1)
+        self.deep = nn.Conv2d(4, 16, 3, padding=1)
+        self.join = nn.Conv2d(20, 4, 3, padding=1)
+        self.out = nn.Conv2d(4, 1, 1)
+
+    def context(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        deep = self.context(F.relu(self.deep(F.max_pool2d(top, 2))))
+        return self.out(self.join(torch.cat([F.interpolate(deep, scale_factor=2.0), top], 1)))
+
+
+class PyramidPooling(nn.Module):
+    """Pools by fixed windows; ``again`` pools what is pooled already."""
+
+    def __init__(self, again: bool = False) -> None:
+        super().__init__()
+        self.again = again
+        self.parts = nn.ModuleList(nn.Conv2d(16, 4, 1) for _ in range(3))
+        self.merge = nn.Conv2d(28, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled, parts = x, [x]
+        for part, window in zip(self.parts, (2, 4, 8), strict=True):
+            pooled = F.avg_pool2d(pooled, 2) if self.again else F.avg_pool2d(x, window)
+            parts.append(F.interpolate(part(pooled), size=x.shape[2:], mode="bilinear"))
+        return self.merge(torch.cat(parts, 1))
+
+
+class WithPyramid(Small):
+    def __init__(self, again: bool, own_module: bool) -> None:
+        super().__init__()
+        self.pyramid = PyramidPooling(again)
+        self.own_module = own_module
+
+    def context(self, x: Tensor) -> Tensor:
+        return self.pyramid(x) if self.own_module else self.pyramid.forward(x)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["beside", "in a row"])
+@pytest.mark.parametrize("own_module", [True, False], ids=["module", "inline"])
+def test_a_pyramid_of_fixed_windows_is_no_level(again: bool, own_module: bool) -> None:
+    structure = read_structure(WithPyramid(again, own_module))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    found = places(structure)
+    assert {found[f"pyramid.parts.{i}"] for i in range(3)} == {"bottleneck"}
+    assert found["pyramid.merge"] == "bottleneck"
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Deeper(Small):
+    """The same way of pooling, but with kernels that look around: levels of a U-Net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Conv2d(16, 16, 3, padding=1)
+        self.deepest = nn.Conv2d(16, 16, 3, padding=1)
+
+    def context(self, x: Tensor) -> Tensor:
+        middle = self.middle(F.avg_pool2d(x, 2))
+        deepest = self.deepest(F.avg_pool2d(middle, 2))
+        middle = middle + F.interpolate(deepest, scale_factor=2.0)
+        return x + F.interpolate(middle, scale_factor=2.0)
+
+
+def test_kernels_that_look_around_make_levels() -> None:
+    structure = read_structure(Deeper())
+    assert [reduction[0] for reduction in structure.reductions] == [1.0, 2.0, 4.0, 8.0]
+    assert places(structure)["deepest"] == "bottleneck"
+
+
+class Squeezed(Small):
+    """Scales the channels by the mean of the whole image, written in one of several ways."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.scale = nn.Conv2d(16, 16, 1)
+
+    def context(self, x: Tensor) -> Tensor:
+        whole = {
+            "adaptive": lambda: F.adaptive_avg_pool2d(x, 1),
+            "adaptive max": lambda: F.adaptive_max_pool2d(x, 1),
+            "mean": lambda: x.mean((2, 3), keepdim=True),
+            "slice of the shape": lambda: F.avg_pool2d(x, x.shape[-2:]),
+            "one side": lambda: F.avg_pool2d(x, x.size(3)),
+            "keyword": lambda: F.avg_pool2d(x, kernel_size=(x.shape[2], x.shape[3])),
+            "max": lambda: F.max_pool2d(x, x.size()[2:]),
+            "max, one side": lambda: F.max_pool2d(x, kernel_size=x.shape[-1]),
+        }
+        return x * self.scale(whole[self.spelling]()).sigmoid()
+
+
+SPELLINGS = (
+    "adaptive",
+    "adaptive max",
+    "mean",
+    "slice of the shape",
+    "one side",
+    "keyword",
+    "max",
+    "max, one side",
+)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_whole_image_pool_is_no_level_however_it_is_written(spelling: str) -> None:
+    model = Squeezed(spelling).eval()
+    structure = read_structure(model)
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert places(structure)["scale"] == "bottleneck"
+    assert receptive_fields(structure)["head"] == (None, None)
+    graph = rebuild(structure)
+    for size in (16, 40):
+        x = torch.randn(3, 1, size, size)
+        torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+
+
+def test_windows_of_a_share_of_the_image_stay_a_share() -> None:
+    class Quarters(Small):
+        def context(self, x: Tensor) -> Tensor:
+            return x + F.interpolate(F.avg_pool2d(x, x.shape[-1] // 4), size=x.shape[2:])
+
+    model = Quarters().eval()
+    graph = rebuild(read_structure(model))
+    for size in (16, 48):
+        x = torch.randn(2, 1, size, size)
+        torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+
+
+class Enlarging(nn.Module):
+    """Works at one resolution and enlarges at the end."""
+
+    def __init__(self, tail: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+        )
+        self.tail = tail
+        self.out = nn.LazyConv2d(3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.tail(self.body(x)))
+        return y
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [nn.PixelShuffle(2), nn.ConvTranspose2d(8, 8, 2, 2), nn.Upsample(scale_factor=2)],
+    ids=["shuffle", "transposed", "nearest"],
+)
+def test_one_resolution_with_a_tail_that_enlarges_is_refused(tail: nn.Module) -> None:
+    model = Enlarging(tail)
+    model(torch.randn(1, 3, 8, 8))
+    with pytest.raises(StructureError, match="nothing lies below the input's own resolution"):
+        read_structure(model)
+
+
+class Vector(nn.Module):
+    """An autoencoder with a vector in the middle, for images of 16x16."""
+
+    def __init__(self, pooled: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 4, 2, 1), nn.Conv2d(4, 8, 4, 2, 1)
+        self.squeeze = nn.Linear(8 if pooled else 8 * 4 * 4, 6)
+        self.spread = nn.Linear(6, 8 * 4 * 4)
+        self.c, self.d = nn.ConvTranspose2d(8, 4, 4, 2, 1), nn.ConvTranspose2d(4, 3, 4, 2, 1)
+        self.pooled = pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x).relu()).relu()
+        y = F.adaptive_avg_pool2d(y, 1) if self.pooled else y
+        y = self.spread(self.squeeze(y.flatten(1))).view(-1, 8, 4, 4)
+        return self.d(self.c(y).relu())
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["flattened", "pooled"])
+def test_a_decoder_may_start_from_a_vector(pooled: bool) -> None:
+    model = Vector(pooled).eval()
+    structure = read_structure(model, torch.randn(2, 3, 16, 16))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert places(structure) == {
+        "a": "encoder 1",
+        "b": "bottleneck",
+        "squeeze": "bottleneck",
+        "spread": "bottleneck",
+        "c": "decoder 1",
+        "d": "decoder 0",
+    }
+    x = torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=0)
+
+
+class Woven(nn.Module):
+    """An inverse wavelet step: writes quarters into a fresh tensor, or stacks them."""
+
+    def __init__(self, stacked: bool) -> None:
+        super().__init__()
+        self.stacked = stacked
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.c, self.out = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).relu()
+        p = self.b(F.avg_pool2d(a, 2)).relu().chunk(4, 1)
+        n, c, h, w = p[0].shape
+        if self.stacked:
+            rows = [torch.stack(p[:2], -1), torch.stack(p[2:], -1)]
+            y = torch.stack(rows, -3).reshape(n, c, 2 * h, 2 * w)
+        else:
+            y = torch.zeros_like(a[:, :2])
+            y[:, :, ::2, ::2], y[:, :, ::2, 1::2] = p[0], p[1]
+            y[:, :, 1::2, ::2], y[:, :, 1::2, 1::2] = p[2], p[3]
+        return self.out(self.c(y).relu() + x)
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["written", "stacked"])
+def test_a_decoder_may_write_into_a_fresh_tensor(stacked: bool) -> None:
+    structure = read_structure(Woven(stacked))
+    assert places(structure) == {
+        "a": "encoder 0",
+        "b": "bottleneck",
+        "c": "decoder 0",
+        "out": "head",
+    }
+    assert structure.dead_parameters == ()
+    # 3x3, a pool of 2 and 3x3 at jump 2 see 8; three neighbours lie in two cells of 2
+    assert receptive_fields(structure)["decoder 0"] == (10, 10)

@@ -1,0 +1,96 @@
+"""Pooling by windows that follow the image's size, kept as such while a network is traced.
+
+``avg_pool2d(x, x.shape[-2:])`` pools the whole image. The operator takes its windows as numbers, so
+that the tracer would write the example's size into the graph, which then claims to hold at every
+size. Here such calls become operators of our own, whose windows are sizes like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_LIBRARY = torch.library.Library("weightscope", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def _shape_only(x: Tensor, kernel_size: Sequence[int]) -> Tensor:
+    """What tracing needs of a pooling; a traced operator of ours is never run."""
+    spatial = x.shape[-len(kernel_size) :]
+    made = [size // window for size, window in zip(spatial, kernel_size, strict=True)]
+    return x.new_empty([*x.shape[: -len(kernel_size)], *made])
+
+
+for _name in ("average", "maximum"):
+    _LIBRARY.define(f"{_name}(Tensor x, SymInt[] kernel_size) -> Tensor")  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(_name, _shape_only, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+AVERAGE = torch.ops.weightscope.average.default
+MAXIMUM = torch.ops.weightscope.maximum.default
+
+_AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_MAXIMA = (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
+# torch hands a function of its Python layer over first, the operator behind it later
+_HANDED_OVER = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+
+
+def average(x: Tensor, kernel_size: Sequence[int]) -> Tensor:
+    """Average pooling without overlap; what a coarse graph calls for ``AVERAGE``."""
+    pool: Callable[..., Tensor] = _AVERAGES[len(kernel_size) - 1]
+    return pool(x, tuple(kernel_size))
+
+
+def maximum(x: Tensor, kernel_size: Sequence[int]) -> Tensor:
+    """Max-pooling without overlap; what a coarse graph calls for ``MAXIMUM``."""
+    pool: Callable[..., Tensor] = _MAXIMA[len(kernel_size) - 1]
+    return pool(x, tuple(kernel_size))
+
+
+PLAIN: Mapping[Any, Callable[..., Tensor]] = {AVERAGE: average, MAXIMUM: maximum}
+"""The function that runs in the place of each operator."""
+
+
+_REPLACED = ((_AVERAGES, AVERAGE), (_MAXIMA, MAXIMUM), (_HANDED_OVER, MAXIMUM))
+
+
+class FreeWindows(TorchFunctionMode):
+    """Traces poolings whose windows follow the image's size."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace a pooling without overlap and padding whose window is a size."""
+        kwargs = kwargs or {}
+        for functions, operator in _REPLACED:
+            if func in functions:
+                window = _window(functions.index(func) + 1, *args, **kwargs)
+                if window is not None:
+                    return operator(args[0] if args else kwargs["input"], window)
+        return func(*args, **kwargs)
+
+
+def _window(
+    dimensions: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    *others: Any,
+    **more: Any,
+) -> list[Any] | None:
+    """The windows of a pooling where one of them is a size that is not fixed."""
+    window = list(kernel_size) if isinstance(kernel_size, list | tuple) else [kernel_size]
+    window = window * dimensions if len(window) == 1 else window
+    plain = stride in (None, [], (), kernel_size) and not _any(padding)
+    is_free = any(isinstance(size, torch.SymInt) for size in window)
+    return window if is_free and plain and not any(map(_any, (*others, *more.values()))) else None
+
+
+def _any(value: Any) -> bool:
+    """Whether a setting is anything but its default: no padding, no dilation, no rounding up."""
+    if isinstance(value, list | tuple):
+        return any(map(_any, value))
+    return value not in (0, 1, None)
