@@ -18,17 +18,19 @@ MAY_IMPORT = {
     "adapters": set(),
     "calls": {"errors"},
     "graph": {"errors", "calls"},
+    "batches": {"errors", "calls", "graph"},
     "checkpoints": {"errors"},
     "statistics": {"errors", "checkpoints"},
     "cost": {"errors", "calls", "graph"},
     "receptive_field": {"errors", "calls", "graph", "cost"},
-    "probing": {"errors", "calls", "graph"},
-    "utilization": {"errors", "calls", "graph", "statistics", "probing"},
+    "probing": {"errors", "calls", "batches", "graph"},
+    "utilization": {"errors", "calls", "batches", "graph", "statistics", "probing"},
     "watching": {"errors", "files", "statistics", "utilization"},
     "truncation": {
         "errors",
         "probing",
         "calls",
+        "batches",
         "graph",
         "statistics",
         "cost",
@@ -46,7 +48,13 @@ MAY_IMPORT = {
     },
 }
 MAY_IMPORT["printing"] = MAY_IMPORT["frames"] | {"frames"}
-MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {"printing", "watching", "probing", "calls"}
+MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {
+    "printing",
+    "watching",
+    "probing",
+    "calls",
+    "batches",
+}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report", "checkpoints"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weightscope.batches import first_image, read_batches
 from weightscope.calls import to_device
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import InputError
@@ -19,7 +20,6 @@ from weightscope.receptive_field import Pixels, receptive_fields
 from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
 from weightscope.truncation import Proposal, propose
 from weightscope.utilization import Assessment, DataEvidence, assess, gather_data
-from weightscope.utilization.batches import first_image, read_batches
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -107,7 +107,6 @@ def test_a_network_that_takes_no_synthetic_image_says_why():
         torch.zeros(2, 1, 16, 16),
         np.zeros((2, 1, 16, 16)),
         torch.zeros(2, 1, 16, 16, dtype=torch.float64),
-        torch.zeros(2, 1, 16, 16, dtype=torch.uint8),
         (torch.zeros(2, 1, 16, 16), torch.zeros(2)),
         [torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 16, 16), ["name", "name"]],
         {"image": torch.zeros(2, 1, 16, 16), "mask": torch.zeros(2, 1, 16, 16)},

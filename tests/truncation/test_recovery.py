@@ -192,7 +192,7 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
         ({"images": IMAGES, "steps": -1}, InputError, "must not be negative"),
         ({"images": IMAGES, "batches": []}, InputError, "belong together"),
         ({"batches": [], "loss": nn.functional.mse_loss}, InputError, "batches= is empty"),
-        ({"batches": [IMAGES], "loss": nn.functional.mse_loss}, InputError, "must be a pair"),
+        ({"batches": [IMAGES], "loss": nn.functional.mse_loss}, InputError, "expected a pair"),
         ({"images": IMAGES.repeat(1, 2, 1, 1)}, ForwardError, "a batch of images="),
     ],
 )

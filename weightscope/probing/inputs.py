@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
+from weightscope.batches import read_inputs
 from weightscope.calls import shapes
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
 
 Painter = Callable[..., Tensor]
 """Makes (images, channels, *sizes) from these three and a seed."""
-
-IMAGE_KEYS = ("image", "images", "pixel_values", "input", "inputs", "x", "img")
-"""Under which of these names a mapping's images are looked for, in this order."""
 
 PER_REDUCTION = 8
 """Positions along one side that the deepest level should have: with fewer, most of them see the
@@ -85,45 +81,17 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
     Raises:
         InputError: There is no batch, or one holds nothing that the forward takes.
     """
-    if isinstance(images, Tensor):
-        images = [images]
-    batches = [_inputs_of(structure, batch, index) for index, batch in enumerate(images)]
-    if not batches:
-        raise InputError("images= is empty; give at least one batch of images")
-    return batches
-
-
-def _inputs_of(structure: Structure, batch: Any, index: int) -> Any:
-    """The inputs in one batch, in the number format of the network's example."""
     inputs = structure.inputs
-    names = list(inputs.kwargs)
-    count = len(inputs.args) or len(names)
-    if isinstance(batch, Mapping):
-        if not inputs.args:
-            batch = {name: batch[name] for name in names if name in batch}
-        else:
-            batch = next((batch[k] for k in IMAGE_KEYS if k in batch), batch)
-    elif isinstance(batch, list | tuple):
-        batch = tuple(batch[:count])
-    example = next(
-        x
-        for x in pytree.tree_leaves((inputs.args, inputs.kwargs))
-        if is_image(x, inputs.dimensions)
-    )
-
-    def read(leaf: Any) -> Any:
-        tensor = torch.as_tensor(leaf) if isinstance(leaf, Tensor | np.ndarray) else leaf
-        floats = isinstance(tensor, Tensor) and tensor.dim() == inputs.dimensions + 2
-        return tensor.to(example.dtype) if floats else tensor
-
-    batch = pytree.tree_map(read, batch)
-    if not any(is_image(x, inputs.dimensions) for x in pytree.tree_leaves(batch)):
-        raise InputError(
-            f"batch {index} of images= ({shapes(batch) or type(batch).__name__}) holds no image of "
-            f"{inputs.dimensions + 2} dimensions (images, channels, sizes...); yield what the "
-            "model's forward takes"
-        )
-    return batch
+    count = len(inputs.args) or len(inputs.kwargs)
+    batches = read_inputs(images, structure.model, count, tuple(inputs.kwargs))
+    for index, batch in enumerate(batches):
+        if not any(is_image(x, inputs.dimensions) for x in pytree.tree_leaves(batch)):
+            raise InputError(
+                f"batch {index} of images= ({shapes(batch) or type(batch).__name__}) holds no image"
+                f" of {inputs.dimensions + 2} dimensions (images, channels, sizes...); yield what "
+                "the model's forward takes"
+            )
+    return batches
 
 
 def is_image(value: Any, dimensions: int) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import BatchNorm
+from weightscope.batches import each_batch, read_batches
 from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
 from weightscope.errors import InputError
 from weightscope.files import written_atomically
@@ -167,29 +168,11 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
 def _enough(batches: Iterable[Any], wanted: int) -> Iterator[Any]:
     """Batches until they hold as many images as are wanted."""
     count = 0
-    for batch in [batches] if isinstance(batches, Tensor) else batches:
+    for batch in each_batch(batches):
         yield batch
         count += _length(batch)
         if count >= wanted:
             return
-
-
-def read_labelled(
-    structure: Structure, batches: Iterable[Any], wanted: int
-) -> list[tuple[Any, Any]]:
-    """Pairs of what the forward takes and targets, as many as are wanted.
-
-    Raises:
-        InputError: A batch is no pair, or there is none.
-    """
-    read = []
-    for batch in _enough(batches, wanted):
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
-            raise InputError("every batch of batches= must be a pair (inputs, targets)")
-        read.append((read_images(structure, [batch[0]])[0], batch[1]))
-    if not read:
-        raise InputError("batches= is empty; give at least one pair (inputs, targets)")
-    return read
 
 
 # --- the two networks -------------------------------------------------------------------------
@@ -424,7 +407,7 @@ def recover(
     if (batches is None) != (loss is None):
         raise InputError("batches= of (inputs, targets) and loss= belong together; give both")
     wanted = math.ceil(max(steps, 1) * BATCH / (1 - HELD_BACK))
-    labelled = None if batches is None else read_labelled(structure, batches, wanted)
+    labelled = None if batches is None else read_batches(_enough(batches, wanted), structure.model)
     if images is None and labelled is not None:
         images = [inputs for inputs, _ in labelled]
     if images is None:

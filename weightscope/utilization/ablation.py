@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from weightscope.adapters import pytree
+from weightscope.batches import Batch, Keys, first_image, read_batches
 from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
 from weightscope.errors import InputError
 from weightscope.graph.running import (
@@ -23,7 +24,6 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.utilization.batches import Batch, Keys, first_image, read_batches
 from weightscope.utilization.judging import Metric, judge_by
 from weightscope.utilization.metrics import FloatArray, resampled
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from weightscope.adapters import pytree
+from weightscope.batches import Batch
 from weightscope.calls import (
     call_arguments,
     forward_errors,
@@ -32,7 +33,6 @@ from weightscope.utilization.ablation import (
     ablate_levels,
     refuse_broken_weights,
 )
-from weightscope.utilization.batches import Batch
 from weightscope.utilization.judging import Metric
 from weightscope.utilization.records import Score, Verdict
 from weightscope.utilization.scores import utilization

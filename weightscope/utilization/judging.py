@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
+from weightscope.batches import Batch
 from weightscope.calls import only_tensor
 from weightscope.errors import InputError
-from weightscope.utilization.batches import Batch
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
 from weightscope.utilization.trivial import OutputShapes, best_trivial

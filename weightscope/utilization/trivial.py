@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
+from weightscope.batches import Batch, split_images
 from weightscope.errors import InputError
-from weightscope.utilization.batches import Batch, split_images
 from weightscope.utilization.metrics import FloatArray, ImageValues
 from weightscope.utilization.values import ValueMetric, image_values, on_device
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.batches import split_images
 from weightscope.calls import only_tensor, say, shapes, unchanged
 from weightscope.errors import InputError
-from weightscope.utilization.batches import split_images
 from weightscope.utilization.metrics import ImageValues
 
 Evaluate = Callable[[Any, Any], Any]

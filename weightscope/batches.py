@@ -58,7 +58,7 @@ def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = N
     check_model(model)
     pairs: list[Batch] = []
     with random_state(model):  # a loader draws the seed of its workers, whatever it shuffles
-        for index, batch in enumerate(_each(batches)):
+        for index, batch in enumerate(each_batch(batches)):
             inputs, targets = _split(batch, index, keys, model)
             pair = _as_inputs(inputs, index, model), _as_targets(targets, index)
             _check_images(pair, index)
@@ -66,6 +66,51 @@ def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = N
     if not pairs:
         raise InputError("batches= is empty; give at least one pair (inputs, targets)")
     return pairs
+
+
+def read_inputs(
+    batches: Iterable[Any], model: nn.Module, count: int = 1, names: Sequence[str] = ()
+) -> list[Any]:
+    """Read batches of which only the inputs are wanted, labelled or not.
+
+    Args:
+        batches: As for `read_batches`; a batch may be the inputs alone. One tensor is one batch.
+        model: For the number type of its inputs.
+        count: How many parts of a tuple the forward takes.
+        names: Its keyword arguments, where it is called by these.
+
+    Returns:
+        Inputs of each batch: a tensor, a tuple of positional or a mapping of keyword arguments.
+
+    Raises:
+        InputError: There is no batch, or a mapping without a usual name for its images.
+    """
+    if isinstance(batches, Tensor | np.ndarray | Mapping):
+        batches = [batches]
+    check_model(model)
+    with random_state(model):
+        read = [
+            _as_inputs(_inputs_alone(batch, index, count, names), index, model)
+            for index, batch in enumerate(each_batch(batches))
+        ]
+    if not read:
+        raise InputError("images= is empty; give at least one batch of images")
+    return read
+
+
+def _inputs_alone(batch: Any, index: int, count: int, names: Sequence[str]) -> Any:
+    """The inputs in a batch that may hold targets too."""
+    if isinstance(batch, Mapping):
+        own = {name: batch[name] for name in names if name in batch}
+        found = [key for key in _INPUTS if key in batch]
+        if own or len(found) == 1:
+            return own or batch[found[0]]
+        raise InputError(
+            f"batch {index} of images= is a mapping with {_names(batch)}; yield the images alone"
+        )
+    if isinstance(batch, list | tuple) and batch:
+        return batch[0] if count == 1 else tuple(batch[:count])
+    return batch
 
 
 def first_image(pairs: Sequence[Batch]) -> Any:
@@ -102,8 +147,11 @@ def _is_one_batch(batches: Any) -> bool:
     )
 
 
-def _each(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, or the samples of a dataset with a batch dimension."""
+def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, a single tensor, or the samples of a dataset with a batch dimension."""
+    if isinstance(batches, Tensor):
+        yield batches
+        return
     if not isinstance(batches, Dataset):
         yield from batches
         return

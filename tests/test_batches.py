@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from weightscope.batches import first_image, read_batches, read_inputs, split_images
 from weightscope.errors import InputError
-from weightscope.utilization.batches import first_image, read_batches, split_images
 
 MODEL = nn.Conv2d(3, 1, 1)
 X, Y = torch.rand(4, 3, 8, 8), (torch.rand(4, 1, 8, 8) > 0.5).float()
@@ -160,3 +160,42 @@ def test_the_first_image_is_the_example():
 def test_batches_without_tensors_cannot_be_split():
     with pytest.raises(InputError, match="holds no tensor"):
         split_images({"a": 3})
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        X,
+        X.numpy(),
+        {"image": X},
+        [X.double()],
+        [X.numpy()],
+        [(X, Y)],
+        [(X,)],
+        [{"image": X, "mask": Y}],
+        TensorDataset(X, Y),
+        TensorDataset(X),
+        Unending(),
+        DataLoader(TensorDataset(X), batch_size=2),
+    ],
+)
+def test_inputs_are_read_with_or_without_targets(batches):
+    found = torch.cat(read_inputs(batches, MODEL))
+    assert torch.equal(found, X)
+    assert found.dtype == torch.float32
+
+
+def test_inputs_by_position_and_by_name():
+    ((_, second),) = read_inputs([(X, X + 1, Y)], Pair(), count=2)
+    assert torch.equal(second, X + 1)
+    (named,) = read_inputs([{"after": X, "before": X, "mask": Y}], Pair(), 2, ("before", "after"))
+    assert list(named) == ["before", "after"]
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [([], "images= is empty"), ([{"photo": X}], "batch 0 of images= is a mapping with 'photo'")],
+)
+def test_inputs_that_cannot_be_read_are_named(images, text):
+    with pytest.raises(InputError, match=text):
+        read_inputs(images, MODEL)
