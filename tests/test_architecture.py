@@ -56,7 +56,9 @@ MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {
     "batches",
 }
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
-MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report", "checkpoints"}
+MAY_IMPORT["exports"] = MAY_IMPORT["report"]
+MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report", "checkpoints", "exports"}
+MAY_IMPORT["__main__"] = MAY_IMPORT["cli"] | {"cli"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]
 MAY_IMPORT = {
     name: allowed if name in {"errors", "files", "adapters"} else allowed | {"files", "adapters"}

@@ -112,6 +112,16 @@ def write_tensors(
             raise OSError(str(error)) from error
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text as UTF-8, the file replaced atomically.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    with written_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a frame as CSV that a spreadsheet cannot mistake for formulas.
 

@@ -434,7 +434,7 @@ def test_nothing_stays_open(tmp_path):
 def command(*arguments, cwd, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
     return subprocess.run(
-        [sys.executable, "-m", "weightscope.cli", *arguments],
+        [sys.executable, "-m", "weightscope", *arguments],
         cwd=cwd, env=environment, capture_output="stdout" not in options, **options,
     )  # fmt: skip
 

@@ -143,7 +143,11 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
         for refusal in structure.refusals
     ]
     good = [p for p in built if p.refusal is None]
-    good.sort(key=lambda p: _rank(removed_verdicts(structure, assessment, p.keep_levels), p))
+    trusted = assessment.state == "trained"
+    verdicts = {
+        p: removed_verdicts(structure, assessment, p.keep_levels) if trusted else () for p in good
+    }
+    good.sort(key=lambda p: _rank(verdicts[p], p))
     rest = [*refused, *(p for p in built if p.refusal is not None)]
     return (*good, *sorted(rest, key=lambda p: p.keep_levels))
 

@@ -1,0 +1,83 @@
+"""The command `weightscope`: analyse and cut a model, or read files of weights, from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+
+from weightscope.cli.commands import add_analyze, add_compare, add_cut, add_field, add_scan
+from weightscope.errors import WeightscopeError
+
+_DESCRIPTION = """\
+Which levels of a trained encoder-decoder network do any work, and the smaller network without the
+rest. Exit codes: 0 done; 2 an input cannot be used (one line on stderr says which, and what to do);
+130 interrupted."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: What follows the command's name; those of the process by default.
+
+    Returns:
+        Exit code: 0, 2 where an input cannot be used, 130 where it was interrupted.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        with _any_terminal():
+            options.run(options)
+            sys.stdout.flush()
+    except WeightscopeError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130  # as shells say it: 128 and the number of the signal
+    except BrokenPipeError:
+        _drop_output()  # the reader (head, less) has seen enough
+    except OSError as error:
+        _drop_output()
+        return _fail(f"cannot write the output: {error.strerror or error}; free some space")
+    return 0
+
+
+def _fail(reason: str) -> int:
+    from weightscope.printing import printable
+
+    print(printable(f"weightscope: error: {reason}"), file=sys.stderr)
+    return 2
+
+
+def _drop_output() -> None:
+    """Throw away what could not be written, or Python would try again at its exit and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _any_terminal() -> Iterator[None]:
+    """Spell out what the terminal's alphabet lacks, instead of failing at it."""
+    stream, errors = sys.stdout, getattr(sys.stdout, "errors", None)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="weightscope", description=_DESCRIPTION)
+    parser.add_argument(
+        "--version", action="version", version=f"weightscope {version('weightscope')}"
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    for add in (add_analyze, add_cut, add_scan, add_compare, add_field):
+        add(commands)
+    return parser

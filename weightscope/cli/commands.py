@@ -1,0 +1,207 @@
+"""What each subcommand takes and does."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from weightscope.cli.models import add_model, built_model, example_of, images_in, state_of
+from weightscope.cli.targets import check_target
+from weightscope.errors import InputError
+from weightscope.files import write_csv
+
+
+def add_scan(commands: Any) -> None:
+    """``scan``: statistics of a file."""
+    scan = commands.add_parser(
+        "scan",
+        help="statistics of every tensor in a file of weights, streamed",
+        description="Statistics of every tensor in a checkpoint of any size and kind. The model is "
+        "not built and nothing in the file is executed.",
+    )
+    scan.add_argument("file", help="a checkpoint, an index of one, or a folder that holds one")
+    scan.add_argument("--csv", metavar="FILE", help="also write the figures as CSV")
+    scan.set_defaults(run=_scan)
+
+
+def _scan(options: argparse.Namespace) -> None:
+    from weightscope.frames import parameters_frame
+    from weightscope.printing import checkpoint_table
+    from weightscope.statistics import scan
+
+    if options.csv:
+        check_target(options.csv)
+    statistics = scan(options.file)
+    print(checkpoint_table(Path(options.file).name, statistics))
+    if options.csv:
+        write_csv(parameters_frame(None, statistics), options.csv)
+
+
+def add_analyze(commands: Any) -> None:
+    """``analyze``: the whole analysis."""
+    analyze = commands.add_parser(
+        "analyze",
+        help="ranked stages, verdict and smaller networks of a model",
+        description="Build a model with FACTORY, load its weights, and print the analysis.",
+    )
+    add_model(analyze)
+    analyze.add_argument("--initial", metavar="FILE", help="checkpoint from before the training")
+    analyze.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of unlabelled images to measure the response on: pictures are read into 0..1, "
+        ".npy arrays (channels, rows, columns) as they are",
+    )
+    for name, what in (
+        ("html", "the analysis as one web page"),
+        ("markdown", "the tables as Markdown"),
+        ("json", "the analysis as JSON"),
+        ("csv", "the table of layers as CSV"),
+    ):
+        analyze.add_argument(f"--{name}", metavar="FILE", help=f"also write {what}")
+    analyze.set_defaults(run=_analyze)
+
+
+def _analyze(options: argparse.Namespace) -> None:
+    from weightscope.analysis import analyze
+    from weightscope.exports import as_json, as_markdown
+    from weightscope.files import write_text
+
+    # What would fail at the end shall fail before the work.
+    targets = (options.html, options.csv, options.json, options.markdown)
+    for path in filter(None, targets):
+        check_target(path)
+    if options.html:
+        importlib.import_module("weightscope.report")
+    model = built_model(options)
+    analysis = analyze(
+        model,
+        example_inputs=example_of(options),
+        initial=state_of(model, options.initial) if options.initial else None,
+        images=images_in(options.images) if options.images else None,
+        progress=sys.stderr.isatty(),
+    )
+    print(analysis)
+    if options.csv:
+        write_csv(analysis.layers, options.csv)
+    if options.json:
+        write_text(options.json, as_json(analysis))
+    if options.markdown:
+        write_text(options.markdown, as_markdown(analysis))
+    if options.html:
+        analysis.to_html(options.html)
+
+
+def add_cut(commands: Any) -> None:
+    """``cut``: the smaller network as a file."""
+    cut = commands.add_parser(
+        "cut",
+        help="build and save the network with fewer levels",
+        description="Build a model with FACTORY, load its weights, keep the first N levels, and "
+        "save the smaller network; weightscope.load(FILE, factory) rebuilds it. The new bottleneck "
+        "needs recovery or training.",
+    )
+    add_model(cut)
+    cut.add_argument("--keep", metavar="N", type=int, required=True, help="levels to keep")
+    cut.add_argument("--out", metavar="FILE", required=True, help="the .safetensors file to write")
+    cut.set_defaults(run=_cut)
+
+
+def _cut(options: argparse.Namespace) -> None:
+    from weightscope.analysis import analyze
+    from weightscope.printing import human, printable
+    from weightscope.truncation import save
+
+    check_target(options.out)
+    model = built_model(options)
+    analysis = analyze(model, example_inputs=example_of(options), response=False)
+    found = {p.keep_levels: p for p in analysis.proposals}
+    if options.keep not in found:
+        raise InputError(
+            f"--keep {options.keep}: this network has {analysis.structure.depth} levels; it can be "
+            f"asked to keep {', '.join(map(str, sorted(found))) or 'no fewer'}"
+        )
+    variant = found[options.keep].build()
+    save(variant, options.out)
+    before = analysis.costs
+    print(
+        printable(
+            f"{options.out}: {human(variant.costs.parameters)} of {human(before.parameters)} "
+            f"parameters, {human(variant.costs.macs)} of {human(before.macs)} MACs; "
+            f"{len(variant.kept)} tensors kept, {len(variant.reinitialized)} new ones to be trained"
+        )
+    )
+
+
+def add_field(commands: Any) -> None:
+    """``field``: the receptive field and the overlap of tiles."""
+    field = commands.add_parser(
+        "field",
+        help="receptive field, and the overlap that tiles need",
+        description="The receptive field of every stage in input pixels, and by how much tiles "
+        "must overlap so that a stitched prediction equals that of the whole image.",
+    )
+    add_model(field)
+    field.set_defaults(run=_field)
+
+
+def _field(options: argparse.Namespace) -> None:
+    from weightscope.graph import read_structure
+    from weightscope.printing import aligned_columns, printable
+    from weightscope.receptive_field import network_receptive_field, receptive_fields
+
+    structure = read_structure(built_model(options), example_of(options))
+    fields = receptive_fields(structure)
+    print(
+        printable(
+            aligned_columns(
+                {
+                    "stage": [stage.name for stage in structure.stages],
+                    "sees": [_pixels(fields[stage.name]) for stage in structure.stages],
+                }
+            )
+        )
+    )
+    whole = network_receptive_field(structure.program)
+    seen = [size for size in whole or () if size is not None]
+    if len(seen) != structure.inputs.dimensions:
+        print("\nEvery output depends on the whole image: no overlap makes tiles equal to it.")
+        return
+    steps = [round(size) for size in structure.reductions[-1]]
+    margins = [math.ceil(size / 2 / step) * step for size, step in zip(seen, steps, strict=True)]
+    print(
+        f"\nCut a margin of {_pixels(margins)} from every side of a tile, so let neighbours "
+        f"overlap by {_pixels([2 * m for m in margins])}; tiles begin at multiples of "
+        f"{_pixels(steps)}."
+    )
+
+
+def _pixels(sizes: Any) -> str:
+    """Equal sizes once, others as ``3 x 5``; the whole input where there is none."""
+    if sizes is None or any(size is None for size in sizes):
+        return "everything"
+    return f"{' x '.join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))} px"
+
+
+def add_compare(commands: Any) -> None:
+    """``compare``: two checkpoints of one network."""
+    compare = commands.add_parser(
+        "compare",
+        help="two checkpoints of one network: what moved, what shrank",
+        description="Compare the tensors of two checkpoints by name, without the model.",
+    )
+    compare.add_argument("first", help="the earlier checkpoint")
+    compare.add_argument("second", help="the later one")
+    compare.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from weightscope.checkpoints import read_weights
+    from weightscope.exports import comparison
+    from weightscope.printing import printable
+
+    print(printable(comparison(read_weights(options.first), read_weights(options.second))))

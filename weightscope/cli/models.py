@@ -1,0 +1,217 @@
+"""The model that a command is about: built by a factory, its weights loaded, its images read."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weightscope.errors import InputError, MissingExtraError, WeightscopeError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that builds a model."""
+    parser.add_argument(
+        "factory",
+        metavar="FACTORY",
+        help="a callable that builds the model: MODULE:FACTORY, such as mypackage.networks:make, "
+        "or FILE.py:FACTORY; the current folder is searched too",
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="ARGUMENT",
+        help="arguments of the factory: VALUE or KEY=VALUE; numbers, True, False, None and lists "
+        "are read as Python reads them, anything else is text",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint to load (default: as built)")
+    parser.add_argument(
+        "--input",
+        metavar="SHAPE",
+        type=shape,
+        help="shape of the input tensor, batch first, such as 1x3x512x512 (default: found by "
+        "trying)",
+    )
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Sizes of a tensor, written as ``1x3x512x512``."""
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; write 1x3x512x512")
+    if len(sizes) < 3:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has {len(sizes)} sizes; a batch of images has three or more: "
+            "images x channels x sizes, such as 1x3x512x512"
+        )
+    return tuple(map(int, sizes))
+
+
+def example_of(options: argparse.Namespace) -> Tensor | None:
+    """The example input of ``--input``."""
+    import torch
+
+    return None if options.input is None else torch.zeros(options.input)
+
+
+def built_model(options: argparse.Namespace) -> nn.Module:
+    """The model of ``FACTORY`` with the weights of ``--weights``.
+
+    Raises:
+        InputError: It cannot be built.
+        CheckpointError: The weights cannot be read, or do not fit.
+    """
+    model = build(options.factory, options.arguments)
+    if options.weights:
+        load(model, options.weights)
+    return model
+
+
+def build(factory: str, arguments: Sequence[str]) -> nn.Module:
+    """Call a factory with arguments from the command line and expect a model.
+
+    Raises:
+        InputError: There is no such module or callable, it raises, or it returns no model.
+    """
+    from torch import nn
+
+    name, colon, path = factory.rpartition(":")
+    if not colon or not name or not path:
+        raise InputError(
+            f"{factory!r} names no factory; write MODULE:FACTORY, such as mynetworks:make_unet, or "
+            "FILE.py:FACTORY"
+        )
+    values = [value_of(a) for a in arguments if not _is_named(a)]
+    named = {k: value_of(v) for k, _, v in (a.partition("=") for a in arguments if _is_named(a))}
+    try:
+        found: Any = _module(name)
+        for part in path.split("."):
+            found = getattr(found, part)
+        model = found if isinstance(found, nn.Module) else found(*values, **named)
+    except Exception as error:  # the user's own code may raise anything
+        shown = [*map(repr, values), *(f"{k}={v!r}" for k, v in named.items())]
+        raise InputError(
+            f"cannot build the model with {factory}({', '.join(shown)}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{factory} gave a {type(model).__name__}, expected a torch.nn.Module; "
+            "name a function that returns the model"
+        )
+    return model
+
+
+def _is_named(argument: str) -> bool:
+    return argument.partition("=")[0].isidentifier() and "=" in argument
+
+
+def value_of(text: str) -> Any:
+    """A number, a truth value, None, or a list, tuple or dict of these; anything else is text.
+
+    Example:
+        >>> value_of("8"), value_of("1e-3"), value_of("True"), value_of("resnet18"), value_of("[4]")
+        (8, 0.001, True, 'resnet18', [4])
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return {"true": True, "false": False}.get(text, text)
+
+
+def _module(name: str) -> Any:
+    """Import a module by its dotted name, or a file by its path."""
+    if not name.endswith(".py"):
+        sys.path.insert(0, os.getcwd())  # as python -m does
+        return importlib.import_module(name)
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {name}")
+    sys.path.insert(0, str(path.resolve().parent))  # what the file imports lies beside it
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load(model: nn.Module, path: str) -> None:
+    """Load the weights in a checkpoint that fit the model, and say what was taken off their names.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not fit the model.
+    """
+    from weightscope.checkpoints import fit_weights, read_weights
+    from weightscope.printing import printable
+
+    weights = fit_weights(model, read_weights(path))
+    model.load_state_dict(weights)
+    if weights.prefix or weights.others:
+        print(printable(f"{path}: {len(weights)} tensors, {weights.note}"), file=sys.stderr)
+
+
+def state_of(model: nn.Module, path: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint of the same network, under the model's names.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not fit the model.
+    """
+    from weightscope.checkpoints import fit_weights, read_weights
+
+    return dict(fit_weights(model, read_weights(path)))
+
+
+def images_in(folder: str) -> Iterator[Tensor]:
+    """The images of a folder as batches of one: pictures in 0..1, arrays (.npy) as they are.
+
+    Raises:
+        InputError: There is no image, or one cannot be read.
+        MissingExtraError: There are pictures, and Pillow is not installed.
+    """
+    import numpy as np
+    import torch
+
+    place = Path(folder)
+    paths = sorted(p for p in place.glob("*") if p.suffix.lower() in (*PICTURES, ".npy"))
+    if not paths:
+        raise InputError(
+            f"{folder} holds no image; expected a folder of {', '.join(PICTURES)} or .npy files"
+        )
+    for path in paths:
+        try:
+            array = np.load(path) if path.suffix.lower() == ".npy" else _picture(path)
+        except WeightscopeError:
+            raise
+        except Exception as error:  # whatever a damaged image makes its reader raise
+            raise InputError(f"{path} cannot be read as an image: {error}") from error
+        yield torch.as_tensor(array)[None]
+
+
+def _picture(path: Path) -> Any:
+    """Channels, rows and columns of a picture in 0..1."""
+    import numpy as np
+
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError(
+            "pictures need Pillow; install it (pip install pillow), or give .npy files"
+        ) from error
+    with Image.open(path) as image:
+        array = np.asarray(image)
+    full = float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 1.0
+    array = array.astype(np.float32) / full
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
