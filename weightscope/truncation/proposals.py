@@ -129,8 +129,8 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
 
     First come the depths whose removed stages are all judged unused, the one that removes most
     before the others; then, in the same order, those that speak more for no use than for use at
-    every removed stage; then the others by their expected loss / what they save. Refused depths
-    come last, each with its reason.
+    every removed stage; then the others by their expected loss / what they save. Of a network
+    without verdicts the shallowest cut comes first. Refused depths come last, with the reason.
 
     Args:
         structure: The network.
