@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow fuzz check format docs bench matrix evidence calibration clean
+.PHONY: help study study-cpu test slow fuzz check format docs bench mutants matrix evidence calibration clean
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   lint, formatting, types, docs"
 	@echo "make slow    the exhaustive tests"
 	@echo "make fuzz    hostile files for MINUTES (5), drawn from SEED (0)"
+	@echo "make mutants break central formulas one by one; some test must fail for each"
 	@echo "make bench   benchmarks: ratios against peers"
 	@echo "make matrix  third-party networks, in an environment of their own"
 	@echo "make evidence, make calibration: does the verdict predict the truth?"
@@ -60,6 +61,9 @@ format: $(VENV)/.test
 
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+
+mutants: $(VENV)/.test
+	$(BIN)/python tests/mutants.py
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks -m "not slow" --benchmark-only

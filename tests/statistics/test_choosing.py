@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 
 from weightscope.statistics import measure_model, summarize
 from weightscope.statistics.choosing import Evidence, explain, infer_rules
@@ -111,13 +112,12 @@ def test_a_trained_model_of_two_hands_gets_both_nulls():
 
 def test_decay_that_nothing_shows_is_not_believed():
     """PyTorch's default is 0.41 times He's rule: the spreads fit both, one of them with decay."""
-    generator = torch.Generator().manual_seed(3)
     kernels = []
     for kernel in trained("PyTorch default (uniform)", moved=0.0):
         start = kernel.rules["PyTorch default (uniform)"].std
-        # heavy tails, as trained kernels have them, at 0.97 of the spread of the start
-        weights = torch.randn(kernel.summary.count, generator=generator) ** 3
-        weights *= 0.97 * start / weights.std()
+        # somewhat heavy tails, as trained kernels have them, at 0.97 of the spread of the start
+        weights = stats.t.rvs(12, size=kernel.summary.count, random_state=3)
+        weights = torch.from_numpy(weights * 0.97 * start / weights.std())
         kernels.append(replace(kernel, summary=summarize(weights)))
     (best, *alike), _ = explain(kernels)
     assert best == "PyTorch default (uniform)"
@@ -147,3 +147,10 @@ def test_rules_of_the_same_misfit_are_alike_and_others_are_not():
     (best, *alike), _ = explain(trained("Glorot uniform", moved=0.01))
     assert best == "Glorot uniform"
     assert "normal, std 0.02" not in alike
+
+
+def test_of_two_bounded_rules_the_one_without_decay_is_taken():
+    """0.98 of PyTorch's default is 0.4 of He's uniform rule, to the last digit of both shapes."""
+    labels, _ = explain(trained("PyTorch default (uniform)", kept=0.98, moved=0.0))
+    assert labels[0] == "PyTorch default (uniform)"
+    assert "He uniform (fan in)" in labels

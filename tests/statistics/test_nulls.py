@@ -353,3 +353,12 @@ def test_movement_has_one_degree_of_freedom_less_than_weights():
     from_zero = measure_movement(final, torch.zeros(3))
     assert from_zero.moved == pytest.approx((25.25 / 3) ** 0.5)
     assert np.isnan(from_zero.shrinkage)
+
+
+def test_the_mean_square_shows_what_the_distribution_function_hides():
+    null, law = NULLS[0]
+    null = replace(null, mean=0.0)
+    weights = (law.rvs(100_000, random_state=4) - law.mean()) * 1.02
+    summary = summarize(torch.from_numpy(weights).float())
+    assert compare(summary, null).ks_initial < critical_ks(100_000)
+    assert not as_drawn(summary, null)

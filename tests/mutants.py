@@ -1,0 +1,135 @@
+"""Mutants of central formulas, each of which some test must kill.
+
+    python tests/mutants.py            # all of them
+    python tests/mutants.py distances  # those in files or tests whose path contains the word
+
+A mutant is a copy of the project in which one piece of code is replaced. It dies when the tests
+named beside it fail; it survives when they pass, and then a test is missing. Add a mutant with
+every formula that a verdict rests on. The last line says how many died.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("weightscope", "mpseg_models", "tests", "studies", "docs", "pyproject.toml")
+_LONGEST = 600  # seconds; a mutant that hangs is dead too
+_FAILED = 1  # pytest's exit code when tests ran and some failed
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One replacement.
+
+    Attributes:
+        file: Path from the project's root.
+        old: Code that occurs exactly once in it.
+        new: What stands there instead.
+        tests: Arguments for pytest: files, nodes, ``-k`` words.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def statistics(file: str, old: str, new: str, test: str, words: str = "") -> Mutant:
+    """A mutant of the room ``statistics``."""
+    tests = (f"tests/statistics/test_{test}.py", *(("-k", words) if words else ()))
+    return Mutant(f"weightscope/statistics/{file}.py", old, new, tests)
+
+
+MUTANTS = [
+    statistics("distances", "root + 0.12 + 0.11 / root", "root", "nulls", "critical"),
+    statistics("distances", "unit = pi / 2.0", "unit = pi", "nulls", "beyond_the_edge"),
+    statistics("distances", "SPREAD_SURELY * error\n", "100.0 * error\n", "nulls", "mean_square"),
+    statistics("distances", "doubt = max(", "doubt = min(", "choosing", "how_well"),
+    statistics("movement", "square / (n - 1)", "square / n", "nulls", "degree_of_freedom"),
+    statistics("movement", "w - shrinkage * w0", "w - w0", "nulls", "degree_of_freedom"),
+    statistics("choosing", "misfit = spread + _SHAPE * gap + _DECAY * decay",
+               "misfit = spread + _SHAPE * gap", "choosing"),
+    statistics("choosing", "shows = (decay == 0.0) |", "shows = (decay >= 0.0) |", "choosing",
+               "nothing_shows"),
+    statistics("choosing", "shows = (decay == 0.0) | (", "shows = (decay == 0.0) & (", "choosing"),
+    statistics("choosing", "votes[kind, label] -= kernel", "votes[kind, label] += kernel",
+               "nulls", "nobodys"),
+    statistics("choosing", "unproved[x] <= misfits[best] + ALIKE", "False", "choosing"),
+    statistics("constants", "squares = n * (summary.std**2 +", "squares = n * (0.0 *",
+               "constants", "shift or drawn"),
+    statistics("constants", "_NEVER = 1e-7", "_NEVER = 0.05", "constants", "drawn"),
+    statistics("moments", "3.0 * d * m2", "2.0 * d * m2", "summary", "any_scale"),
+    statistics("moments", "6.0 * square * m2", "4.0 * square * m2", "summary", "any_scale"),
+    statistics("moments", "means = (bases - base) + offsets", "means = offsets", "summary",
+               "far_from_zero"),
+    statistics("order", "np.minimum(lower + 1, count - 1)", "lower", "summary", "any_small"),
+    statistics("order", "(wide < borders) | (closed & (wide == borders))", "wide < borders",
+               "summary", "any_small"),
+    statistics("filters", "part = part * scales[:, None]", "scales = np.ones_like(scales)",
+               "summary", "float64_norms"),
+    statistics("kernels", "if m2 * _FAR < n", "if m2 * 0.0 < -n", "summary", "far_from_zero"),
+    statistics("kernels", "if key == _MINUS_INFINITY:", "if key == 1 - 0x7F800000:", "counting",
+               "lowest_cell"),
+    statistics("rules", "sqrt(12.0) * (p - 0.5)", "sqrt(3.0) * (p - 0.5)", "nulls",
+               "distributions_they_name"),
+    statistics("spectrum", "(values / largest).square()", "(values / largest).abs()", "spectrum",
+               "equals_svd"),
+]  # fmt: skip
+
+
+def fate(mutant: Mutant, folder: Path) -> str:
+    """What becomes of a mutant: killed, SURVIVED, or why it is none."""
+    target = folder / mutant.file
+    code = (ROOT / mutant.file).read_text()
+    if code.count(mutant.old) != 1:
+        return f"NO MUTANT: {mutant.old!r} occurs {code.count(mutant.old)} times"
+    target.write_text(code.replace(mutant.old, mutant.new))
+    try:
+        ended = test(mutant.tests, folder)
+    finally:
+        shutil.copy2(ROOT / mutant.file, target)
+    return {0: "SURVIVED", _FAILED: "killed"}.get(ended, f"NO MUTANT: pytest ended with {ended}")
+
+
+def test(tests: tuple[str, ...], folder: Path) -> int:
+    """The exit code of pytest in a copy of the project."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    try:
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, check=False, timeout=_LONGEST
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return _FAILED
+
+
+def main(words: list[str]) -> int:
+    """Try the mutants; the number of those that are not dead."""
+    chosen = [m for m in MUTANTS if not words or any(w in f"{m.file} {m.tests}" for w in words)]
+    alive = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in COPIED:
+            source = ROOT / part
+            # with the compiled code that numba keeps, which follows the file's time
+            copy = shutil.copytree if source.is_dir() else shutil.copy2
+            copy(source, folder / part)
+        for tests in sorted({m.tests for m in chosen}):
+            if test(tests, folder):
+                print(f"NOT JUDGED: {' '.join(tests)} fails without a mutant", flush=True)
+                return len(chosen)
+        for mutant in chosen:
+            found = fate(mutant, folder)
+            alive += found != "killed"
+            print(f"{found:9s} {mutant.file}: {mutant.old!r} -> {mutant.new!r}", flush=True)
+    print(f"{len(chosen) - alive} of {len(chosen)} mutants died")
+    return alive
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]) > 0)
