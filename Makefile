@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow fuzz check format docs bench mutants matrix evidence calibration clean
+.PHONY: help study study-cpu test slow cluster fuzz check format docs bench mutants matrix evidence calibration clean
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -16,6 +16,7 @@ help:
 	@echo "make slow    the exhaustive tests"
 	@echo "make fuzz    hostile files for MINUTES (5), drawn from SEED (0)"
 	@echo "make mutants break central formulas one by one; some test must fail for each"
+	@echo "make cluster the study's runner on a Dask cluster of several processes"
 	@echo "make bench   benchmarks: ratios against peers"
 	@echo "make matrix  third-party networks, in an environment of their own"
 	@echo "make evidence, make calibration: does the verdict predict the truth?"
@@ -47,6 +48,9 @@ slow: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -W ignore -m fuzz --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0)
+
+cluster: $(VENV)/.test
+	$(BIN)/python -m pytest -m cluster
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check $(CODE)

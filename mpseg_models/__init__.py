@@ -3,13 +3,19 @@
 from mpseg_models.multiresunet import MultiResUNet, MultiResUNetConfig
 from mpseg_models.registry import create_model, get_config, list_models
 from mpseg_models.unet import UNet, UNetConfig
+from mpseg_models.weights import Card, get_card, list_weights, read_weights, save_weights
 
 __all__ = [
+    "Card",
     "MultiResUNet",
     "MultiResUNetConfig",
     "UNet",
     "UNetConfig",
     "create_model",
+    "get_card",
     "get_config",
     "list_models",
+    "list_weights",
+    "read_weights",
+    "save_weights",
 ]

@@ -10,6 +10,7 @@ import torch
 
 from mpseg_models.multiresunet import MultiResUNet, MultiResUNetConfig
 from mpseg_models.unet import UNet, UNetConfig
+from mpseg_models.weights import load_weights
 
 Config = UNetConfig | MultiResUNetConfig
 
@@ -79,32 +80,67 @@ def get_config(name: str, *, width: int | None = None, **overrides: Any) -> Conf
     return replace(config if width is None else config.scaled(width), **overrides)
 
 
-def create_model(name: str, *, width: int | None = None, **overrides: Any) -> UNet | MultiResUNet:
-    """Build one of the paper's five networks, or a variation of it.
+FREE = ("sigmoid", "indivisible", "seed")
+"""Settings that do not change what weights mean."""
+
+
+def create_model(
+    name: str, *, width: int | None = None, weights: str | None = None, **overrides: Any
+) -> UNet | MultiResUNet:
+    """Build one of the paper's five networks, or a variation of it, trained or not.
 
     Args:
         name: One of ``list_models()``.
         width: Channels of the first stage; all other channel counts follow in proportion.
+        weights: Trained weights: a name of ``list_weights()``, or the path of a file of weights.
+            They fix the network's width and shape; ``get_card`` tells how they came about.
         **overrides: Fields of ``UNetConfig`` or ``MultiResUNetConfig`` to set: ``encoder``,
             ``bottleneck``, ``decoder``, ``in_channels``, ``classes``, ``sigmoid``,
             ``indivisible``, ``seed``.
 
     Returns:
-        The network with Glorot-uniform weights, in training mode. It returns logits unless
-        ``sigmoid=True``.
+        The network in training mode, with Glorot-uniform weights unless ``weights`` are given. It
+        returns logits unless ``sigmoid=True``.
 
     Raises:
-        ValueError: Unknown name or setting.
+        ValueError: Unknown name or setting, or weights that are missing, damaged or do not fit.
 
     Example:
         >>> sum(p.numel() for p in create_model("quarter_multiresunet").parameters())
         44574
     """
+    if weights is not None:
+        return _trained(name, width, weights, overrides)
     config = get_config(name, width=width, **overrides)
     if config.seed is None:
         return _build(config)
     with torch.random.fork_rng(devices=[]):
         return _build(config)
+
+
+def _trained(
+    name: str, width: int | None, weights: str, overrides: dict[str, Any]
+) -> UNet | MultiResUNet:
+    card, tensors = load_weights(name, weights)
+    config = card.build_config()
+    asked = get_config(name, width=width or config.width, **overrides)  # refuses what is unknown
+    fixed = [key for key in overrides if key not in FREE]
+    fixed += ["width"] if width not in (None, config.width) else []
+    changed = [key for key in fixed if getattr(asked, key) != getattr(config, key)]
+    if changed:
+        raise ValueError(
+            f"the weights {weights!r} of {name!r} fix its {', '.join(changed)} "
+            f"({', '.join(f'{key}={getattr(config, key)!r}' for key in changed)}); leave that out, "
+            "or leave out weights="
+        )
+    free = {key: overrides[key] for key in FREE if key in overrides}
+    with torch.random.fork_rng(devices=[]):  # the draw that the weights replace
+        model = _build(replace(config, **free))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"the weights {weights!r} do not fit their own card ({error})") from error
+    return model
 
 
 def _build(config: Config) -> UNet | MultiResUNet:

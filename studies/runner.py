@@ -89,7 +89,7 @@ class Place:
 
     def result(self, name: str) -> dict[str, Any]:
         """What a needed job returned."""
-        return _read(self.needs[name])["result"]  # type: ignore[no-any-return]
+        return read_result(self.needs[name])["result"]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def finished(jobs: Iterable[Job], store: Store) -> dict[str, Finished]:
     for job in jobs:
         folder = store.find(job, whole=True) or store.find(job)
         if folder is not None:
-            record = _read(folder)
+            record = read_result(folder)
             done[job.name] = Finished(folder, record["result"], record["seconds"])
     return done
 
@@ -418,7 +418,12 @@ def _show_progress(
             show(f"{job.name}: {line}")
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read what a finished job left: its name, settings, needs, seconds and result.
+
+    Raises:
+        JobError: The file is damaged.
+    """
     try:
         record: dict[str, Any] = json.loads((folder / "result.json").read_text())
     except (OSError, json.JSONDecodeError) as error:

@@ -101,7 +101,10 @@ def _opening(story: Story) -> str:
         "are not public. Figures of quality are therefore not comparable with the paper's; costs "
         "are, and so is the question which levels a network uses."
         if story.photographs is None
-        else f"The photographs are those of `{story.photographs}`."
+        else f"The photographs are those of `{story.photographs}`; the "
+        "[contact sheet](contact-sheet.png) shows how they and their masks were read. The networks "
+        "(`NETWORK.safetensors` beside this page) segment others with "
+        "`python -m mpseg_models predict PHOTO... --weights FILE --out DIR`."
     )
     parts = [
         "# Microplastic in sand",

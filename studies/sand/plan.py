@@ -24,6 +24,8 @@ from studies.sand.fitting import (
     draw,
     fit,
 )
+from studies.sand.photos import CODE as READING_CODE
+from studies.sand.photos import Reading, Survey, read
 from studies.sand.scenes import SceneSettings
 from studies.sand.tables import NAMES
 from studies.sand.tiles import count_tiles
@@ -214,6 +216,25 @@ def tile_job(preset: Preset, seed: int) -> Job:
         files=("images.npy", "masks.npy", "tiles.json"),
         code=DRAWING_CODE,
         bytes=4 * preset.photos * per_photo * preset.tile**2,
+    )
+
+
+def photo_job(preset: Preset, found: Survey, stamp: str) -> Job:
+    """The job that cuts the user's photographs.
+
+    Args:
+        preset: How large the study is.
+        found: What was understood of the photographs.
+        stamp: Digest of all files: changed photographs are another study.
+    """
+    counts = [count_tiles(shape, preset.tile, preset.overlap) for shape in found.shapes]
+    return Job(
+        name="tiles",
+        work=read,
+        settings=Reading(found, preset.tile, preset.overlap, stamp),
+        files=("images.npy", "masks.npy", "tiles.json"),
+        code=READING_CODE,
+        bytes=4 * sum(counts) * preset.tile**2,
     )
 
 

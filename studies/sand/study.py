@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mpseg_models import list_models
+import weightscope
+from mpseg_models import Card, list_models, save_weights
 from studies.runner import Finished, Job, Place, Store, estimate, finished, pending, run
 from studies.sand import figures, page, tables
 from studies.sand.costs import network_cost
 from studies.sand.fitting import Fit, build, choose_tiles
+from studies.sand.photos import contact_sheet, digest_files, survey
 from studies.sand.plan import (
     EXTRAS,
     NETWORKS,
@@ -25,6 +28,7 @@ from studies.sand.plan import (
     cut_jobs,
     network_config,
     network_costs,
+    photo_job,
     tile_job,
     training_jobs,
 )
@@ -51,7 +55,7 @@ WHOLE = ("unet", "multiresunet")
 """The networks that the paper cut."""
 
 
-ANALYSIS_CODE = ("studies.sand.records", "weightscope")
+ANALYSIS_CODE = ("studies.sand.records",)
 
 DEMONSTRATION = """\
 This is a demonstration of a few minutes: small networks, little data, one fold. Its page shows how
@@ -64,9 +68,12 @@ class Analysing:
 
     Attributes:
         whole: How it was trained.
+        weightscope: Version that analyses it. Not a digest of the code: a change in a message would
+            ask for trainings whose weights were not kept.
     """
 
     whole: Fit
+    weightscope: str
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,14 @@ def set_up(options: argparse.Namespace) -> tuple[Setup, Job]:
         if preset.name == "cpu" and not own
         else ROOT / "build" / f"microplastic-{preset.name}"
     )
-    tiles = tile_job(preset, options.seed)
+    if own:
+        found = survey(options.data, preset.tile, options.mask_value, options.mask_color)
+        out.mkdir(parents=True, exist_ok=True)
+        sheet = contact_sheet(found, out / "contact-sheet.png")
+        print(f"{found}\nLook at {sheet} before you trust it.")
+        tiles = photo_job(preset, found, digest_files(found))
+    else:
+        tiles = tile_job(preset, options.seed)
     setup = Setup(
         preset=preset,
         folds=min(options.folds or preset.folds, preset.folds),
@@ -167,9 +181,9 @@ def measured_speed(preset: Preset, seconds: float = 1.0) -> float:
     """Floating-point operations per second of one thread, in training steps of Half U-net."""
     half = next(network for network in NETWORKS if network.key == "half_unet")
     model = build(network_config(half, preset, 0)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.rand(preset.batch_size, 3, preset.tile, preset.tile)
-    images = images.contiguous(memory_format=torch.channels_last)
-    macs, _ = network_costs(network_config(half, preset, 0), preset.tile)
+    side, batch = min(preset.tile, 128), 2  # large enough for the speed of large ones
+    images = torch.rand(batch, 3, side, side).contiguous(memory_format=torch.channels_last)
+    macs, _ = network_costs(network_config(half, preset, 0), side)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -181,7 +195,7 @@ def measured_speed(preset: Preset, seconds: float = 1.0) -> float:
                 loss = model(images).square().mean()
             loss.backward()
             steps += 1
-        return 6 * macs * preset.batch_size * steps / (time.perf_counter() - begun)
+        return 6 * macs * batch * steps / (time.perf_counter() - begun)
     finally:
         torch.set_num_threads(before)
 
@@ -194,7 +208,7 @@ def analysis_job(training: Job, tiles: Job) -> Job:
     return Job(
         name=f"{training.name}-analysis",
         work=analyse,
-        settings=Analysing(training.settings),
+        settings=Analysing(training.settings, weightscope.__version__),
         needs=(tiles, training),
         code=ANALYSIS_CODE,
     )
@@ -291,9 +305,32 @@ def write(
     setup.out.mkdir(parents=True, exist_ok=True)
     write_tables(setup.out, story)
     draw_figures(setup.out, story)
-    for name, (_, analysis) in shown.items():
+    for name, (trained, analysis) in shown.items():
         analysis.to_html(setup.out / f"report-{name}.html")
+        if setup.photographs is not None:
+            save_own(setup, trained)
     return page.write_page(setup.out / "index.md", story)
+
+
+def save_own(setup: Setup, trained: Trained) -> Path:
+    """Write a network trained on the user's photographs, for ``mpseg_models predict``."""
+    path = setup.out / f"{trained.settings.network}.safetensors"
+    card = Card(
+        network=trained.settings.network,
+        config={**asdict(trained.settings.config), "seed": None},
+        threshold=trained.threshold,
+        data=f"photographs of the folder {setup.photographs}",
+        settings=json.loads(json.dumps(asdict(trained.settings.training))),
+        figures=asdict(trained.metrics),
+        folds={str(trained.settings.fold): asdict(trained.metrics)},
+        check={},
+        command=f"python studies/microplastic.py --preset {setup.preset.name} --data DIR",
+        code="",
+        licence="yours",
+        limits="its figures hold for photographs like those it was tested on",
+    )
+    save_weights(path, card, trained.model.state_dict())
+    return path
 
 
 def write_tables(out: Path, story: page.Story) -> None:

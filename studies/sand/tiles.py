@@ -15,14 +15,11 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from studies.sand.scenes import SceneSettings, make_scene
 from weightscope.errors import InputError
 from weightscope.files import written_atomically
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 Photo = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # (H, W, 3) image, (H, W) mask of 0 and 1
 Indices = NDArray[np.int64]
@@ -161,107 +158,6 @@ def draw_photos(
     for index in range(count):
         scene = make_scene(size, size, [seed, index], settings)
         yield scene.image, scene.mask
-
-
-# --- a user's own photographs -----------------------------------------------------------------
-
-
-def find_photos(folder: Path, tile: int) -> tuple[tuple[Path, Path], ...]:
-    """Pair the photographs in ``folder/images`` with the masks of the same name in ``masks``.
-
-    Every file is opened and its size checked before any work begins.
-
-    Args:
-        folder: Has the folders ``images`` and ``masks``; a mask is named like its photograph,
-            whatever its suffix, and is white (or 1) where there is plastic.
-        tile: Pixels of a tile; no photograph may be smaller.
-
-    Raises:
-        InputError: A folder is missing or empty, a file is no readable image, a mask is missing
-            or has another size than its photograph, or a photograph is smaller than a tile.
-    """
-    images, masks = folder / "images", folder / "masks"
-    for needed in (folder, images, masks):
-        if not needed.is_dir():
-            raise InputError(
-                f"--data: there is no folder {str(needed)!r}; expected photographs in "
-                f"{str(images)!r} and their masks, of the same name, in {str(masks)!r}"
-            )
-    photos = _images_in(images)
-    if not photos:
-        raise InputError(
-            f"--data: no photographs in {str(images)!r}; expected files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}"
-        )
-    by_stem = {mask.stem: mask for mask in _images_in(masks)}
-    missing = [photo.name for photo in photos if photo.stem not in by_stem]
-    if missing:
-        raise InputError(
-            f"--data: {len(missing)} photographs have no mask in {str(masks)!r}: "
-            f"{', '.join(missing[:5])}; a mask is named like its photograph, "
-            f"for example {Path(missing[0]).stem}.png"
-        )
-    pairs = tuple((photo, by_stem[photo.stem]) for photo in photos)
-    for photo, mask in pairs:
-        sizes = [_open(path).size for path in (photo, mask)]
-        if sizes[0] != sizes[1]:
-            raise InputError(
-                f"--data: the mask {mask.name!r} is {sizes[1][0]} x {sizes[1][1]} px, but its "
-                f"photograph {photo.name!r} is {sizes[0][0]} x {sizes[0][1]} px"
-            )
-        if min(sizes[0]) < tile:
-            raise InputError(
-                f"--data: {photo.name!r} is {sizes[0][0]} x {sizes[0][1]} px, smaller than a "
-                f"tile of {tile} px; give larger photographs or a preset with smaller tiles"
-            )
-    return pairs
-
-
-def photo_shapes(pairs: Sequence[tuple[Path, Path]]) -> list[tuple[int, int]]:
-    """Return height and width of each photograph."""
-    sizes = [_open(photo).size for photo, _ in pairs]
-    return [(height, width) for width, height in sizes]
-
-
-def read_photos(pairs: Iterable[tuple[Path, Path]]) -> Iterator[Photo]:
-    """Yield photographs with their masks.
-
-    Raises:
-        InputError: A file breaks off in the middle.
-    """
-    for photo, mask in pairs:
-        yield _pixels(photo, "RGB"), _binary(_pixels(mask, "L"))
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode), np.uint8)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"--data: {str(path)!r} is not a readable image ({error}); repair or remove it"
-    )
-
-
-def _binary(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Read both customs: classes 0 and 1, and black and white with soft edges."""
-    return (mask > (0 if mask.max(initial=0) <= 1 else 127)).astype(np.uint8)
 
 
 # --- the tiles on disk ------------------------------------------------------------------------

@@ -2,15 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from studies.sand.tiles import (
     count_tiles,
     cut_tiles,
     draw_photos,
-    find_photos,
-    photo_shapes,
-    read_photos,
     split_photos,
     store_tiles,
     tile_origins,
@@ -95,77 +91,3 @@ def test_splits_keep_photos_apart_and_follow_the_papers_shares():
 def test_too_few_photos_are_refused():
     with pytest.raises(InputError, match=r"2 photographs cannot be split into 5 folds.*at least 5"):
         split_photos(np.array([0, 1]), 0, 5, seed=0)
-
-
-# --- a user's own photographs
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "masks").mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.jpg")
-        mask = np.zeros((40, 50), np.uint8)
-        mask[3:6, 4:9] = 255
-        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
-    return tmp_path
-
-
-def test_photos_are_paired_with_masks_and_read(folder):
-    pairs = find_photos(folder, tile=32)
-    assert [(p.name, m.name) for p, m in pairs] == [("a.jpg", "a.png"), ("b.jpg", "b.png")]
-    assert photo_shapes(pairs) == [(40, 50), (40, 50)]
-    image, mask = next(read_photos(pairs))
-    assert image.shape == (40, 50, 3)
-    assert mask.sum() == 15
-
-
-def test_masks_of_classes_zero_and_one_are_understood(folder):
-    Image.fromarray(np.eye(40, 50, dtype=np.uint8)).save(folder / "masks" / "a.png")
-    _, mask = next(read_photos(find_photos(folder, tile=32)))
-    assert mask.sum() == 40
-
-
-def test_wrong_folder_is_named_with_what_is_expected(tmp_path):
-    with pytest.raises(InputError, match=r"there is no folder .*nowhere.*images"):
-        find_photos(tmp_path / "nowhere", 32)
-    (tmp_path / "images").mkdir()
-    with pytest.raises(InputError, match=r"there is no folder .*masks"):
-        find_photos(tmp_path, 32)
-    (tmp_path / "masks").mkdir()
-    with pytest.raises(InputError, match=r"no photographs in .*images.*\.png"):
-        find_photos(tmp_path, 32)
-
-
-def test_missing_mask_is_named(folder):
-    (folder / "masks" / "b.png").unlink()
-    with pytest.raises(InputError, match=r"1 photographs have no mask .*b\.jpg.*b\.png"):
-        find_photos(folder, 32)
-
-
-def test_mask_of_another_size_is_named(folder):
-    Image.fromarray(np.zeros((40, 51), np.uint8)).save(folder / "masks" / "b.png")
-    with pytest.raises(InputError, match=r"mask 'b\.png' is 51 x 40 px, but .*'b\.jpg' is 50 x 40"):
-        find_photos(folder, 32)
-
-
-def test_unreadable_image_is_named(folder):
-    (folder / "images" / "a.jpg").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"a\.jpg' is not a readable image"):
-        find_photos(folder, 32)
-
-
-def test_image_that_breaks_off_is_named(folder):
-    path = folder / "images" / "a.jpg"
-    path.write_bytes(path.read_bytes()[:-800])
-    pairs = find_photos(folder, 32)
-    with pytest.raises(InputError, match=r"a\.jpg' is not a readable image .*truncated"):
-        next(read_photos(pairs))
-
-
-def test_photo_smaller_than_a_tile_is_named(folder):
-    with pytest.raises(InputError, match=r"'a\.jpg' is 50 x 40 px, smaller than a tile of 64 px"):
-        find_photos(folder, 64)

@@ -1,0 +1,183 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mpseg_models import Card, create_model, get_config, list_models, save_weights
+from mpseg_models.__main__ import main
+from mpseg_models.predict import find_particles, predict_photo, reach
+
+NETWORKS = [
+    ("unet", {"width": 4}),
+    ("half_unet", {"width": 4}),
+    ("multiresunet", {"width": 4}),
+    ("half_multiresunet", {"width": 6}),
+    ("quarter_multiresunet", {"width": 6}),
+    ("quarter_multiresunet", {"width": 6, "respath": (9,)}),  # the skip looks further than the rest
+]
+
+
+def network(name, settings):
+    return create_model(name, seed=0, **settings).eval()
+
+
+def looked_at(model, side, row):
+    """How far up and down the output in one row depends on the input."""
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    for parameter in model.parameters():
+        parameter.data.abs_()  # nothing cancels, no ReLU blocks
+    image.requires_grad_()
+    model(image)[0, 0, row, row].backward()
+    rows = image.grad.abs().sum((0, 1, 3)).nonzero()[:, 0]
+    return row - int(rows.min()), int(rows.max()) - row
+
+
+@pytest.mark.parametrize(("name", "settings"), NETWORKS[1:2] + NETWORKS[3:])
+def test_reach_is_the_furthest_that_any_output_looks(name, settings):
+    model = network(name, settings)
+    side = -(-(2 * reach(model) + 3 * model.multiple) // model.multiple) * model.multiple
+    middle = side // 2 // model.multiple * model.multiple
+    sides = [looked_at(model, side, middle + phase) for phase in range(model.multiple)]
+    assert max(max(pair) for pair in sides) == reach(model)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_reach_agrees_with_the_receptive_field(name):
+    from weightscope.graph import read_structure
+    from weightscope.receptive_field import network_receptive_field
+
+    settings = {"width": 4}
+    model = network(name, settings)
+    field = network_receptive_field(read_structure(model).program)[0]
+    # the field is twice the convolutions' reach, plus the pixel and the shift of the poolings
+    shift = 2 ** len(get_config(name, **settings).encoder) - 1
+    assert 2 * reach(model) + 1 - shift == field
+
+
+@pytest.mark.parametrize(("name", "settings"), NETWORKS)
+def test_tiles_are_stitched_without_seams(name, settings):
+    model = network(name, settings)
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (133, 170, 3), dtype=np.uint8)  # no multiple of anything
+    whole = predict_photo(model, photo, tile=10_000)
+    margin = -(-reach(model) // model.multiple) * model.multiple
+    tiled = predict_photo(model, photo, tile=2 * margin + 64)
+    assert whole.shape == tiled.shape == (133, 170)
+    np.testing.assert_allclose(tiled, whole, atol=2e-6)
+    assert np.ptp(whole) > 1e-3
+
+
+def test_a_smaller_overlap_would_leave_seams(monkeypatch):
+    import mpseg_models.predict as predict
+
+    model = network("half_multiresunet", {"width": 6})
+    photo = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    whole = predict_photo(model, photo, tile=10_000)
+    monkeypatch.setattr(predict, "reach", lambda model: 4)
+    assert abs(predict_photo(model, photo, tile=48) - whole).max() > 1e-4
+
+
+def test_one_pass_is_what_the_padded_network_returns():
+    model = create_model("half_unet", width=4, seed=0, indivisible="pad", sigmoid=True).eval()
+    photo = np.random.default_rng(1).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    with torch.no_grad():
+        image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
+        expected = model(image)[0, 0].numpy()
+    plain = create_model("half_unet", width=4, seed=0).eval()
+    np.testing.assert_allclose(predict_photo(plain, photo), expected, atol=1e-6)
+
+
+def test_particles_have_area_position_and_size():
+    probability = np.zeros((20, 30), np.float32)
+    probability[2:5, 4:8] = 0.9
+    probability[10, 20] = 0.6
+    probability[11, 21] = 0.8  # touches at the corner
+    first, second = find_particles("a.png", probability, 0.5)
+    assert (first.area, first.row, first.column, first.height, first.width) == (12, 3, 5.5, 3, 4)
+    assert (second.particle, second.area, second.row) == (2, 2, 10.5)
+    assert second.probability == pytest.approx(0.7)
+    assert len(find_particles("a.png", probability, 0.7)) == 2
+    assert find_particles("a.png", probability, 0.95) == []
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A network that finds what is bright: its only wish is a sum of colours."""
+    config = get_config("quarter_multiresunet", width=6)
+    model = create_model("quarter_multiresunet", width=6, seed=0)
+    card = Card(
+        network="quarter_multiresunet",
+        config={**vars(config), "seed": None},
+        threshold=0.3,
+        data="none",
+        settings={},
+        figures={"best_f1": 0.5},
+        folds={},
+        check={},
+        command="",
+        code="",
+        licence="MIT",
+        limits="a test",
+    )
+    path = tmp_path / "own.safetensors"
+    save_weights(path, card, model.state_dict())
+    return path
+
+
+def photograph(path, size=(40, 30)):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_the_command_writes_masks_overlays_and_tables(weights, tmp_path, capsys):
+    photos = [photograph(tmp_path / "=cmd.png"), photograph(tmp_path / "b.jpg", (50, 44))]
+    out = tmp_path / "out"
+    assert main(["predict", *map(str, photos), "--weights", str(weights), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "threshold 0.30" in said
+    assert "Limits: a test" in said
+    for name, shape in (("=cmd", (40, 30)), ("b", (50, 44))):
+        mask = np.asarray(Image.open(out / f"{name}-mask.png"))
+        assert mask.shape == shape
+        assert set(np.unique(mask)) <= {0, 255}
+        assert np.asarray(Image.open(out / f"{name}-overlay.png")).shape == (*shape, 3)
+    with (out / "photographs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["photo"] for row in rows] == ["'=cmd.png", "b.jpg"]  # no formula
+    with (out / "particles.csv").open() as file:
+        particles = list(csv.DictReader(file))
+    assert len(particles) == sum(int(row["particles"]) for row in rows)
+    area = sum(int(p["area"]) for p in particles if p["photo"] == "b.jpg")
+    assert area == int(rows[1]["plastic_pixels"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--weights", "sond"], "there are no weights 'sond'"),
+        (["--weights", "missing.safetensors"], "no readable file of weights"),
+        (["--threshold", "1.5"], "no probability"),
+    ],
+)
+def test_bad_input_ends_with_one_line(weights, tmp_path, capsys, change, message):
+    photo = str(photograph(tmp_path / "a.png"))
+    given = [] if change[0] == "--weights" else ["--weights", str(weights)]
+    assert main(["predict", photo, *given, *change, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_photographs_of_one_name_and_files_that_are_none_are_refused(weights, tmp_path, capsys):
+    (tmp_path / "x").mkdir()
+    photos = [photograph(tmp_path / "a.png"), photograph(tmp_path / "x" / "a.jpg")]
+    (tmp_path / "text.png").write_text("no image")
+    common = ["--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main(["predict", *map(str, photos), *common]) == 2
+    assert "several photographs are called 'a'" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "text.png"), *common]) == 2
+    assert "not a readable image" in capsys.readouterr().err
