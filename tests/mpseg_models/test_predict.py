@@ -51,9 +51,9 @@ def test_reach_agrees_with_the_receptive_field(name):
     settings = {"width": 4}
     model = network(name, settings)
     field = network_receptive_field(read_structure(model).program)[0]
-    # the field is twice the convolutions' reach, plus the pixel and the shift of the poolings
+    # a pixel near a border of the pooling looks further to one side than to the other
     shift = 2 ** len(get_config(name, **settings).encoder) - 1
-    assert 2 * reach(model) + 1 - shift == field
+    assert 2 * reach(model) + 1 - shift <= field <= 2 * reach(model) + 1
 
 
 @pytest.mark.parametrize(("name", "settings"), NETWORKS)
