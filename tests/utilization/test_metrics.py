@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from judged import measure_quality
 
 from weightscope.errors import InputError
-from weightscope.utilization.judging import measure_quality
 from weightscope.utilization.metrics import BINS, resampled
 
 

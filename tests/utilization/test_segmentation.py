@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from judged import measure_quality
 from sklearn import metrics as oracle
 
 from weightscope.errors import InputError
-from weightscope.utilization.judging import judge_by, measure_quality
+from weightscope.utilization.judging import judge_by
 
 
 def value(metric, outputs, targets, **options):

@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
+from judged import measure_quality
 from torch import nn
 
 from weightscope.errors import InputError
-from weightscope.utilization.judging import judge_by, measure_quality
+from weightscope.utilization.judging import judge_by
 
 
 def value(metric, outputs, targets):

@@ -129,39 +129,6 @@ def judge_by(
     return _ValueJudge(ValueMetric(function, metric == "psnr"), batches, device, metric)
 
 
-def measure_quality(
-    metric: Metric,
-    outputs: Sequence[Any],
-    targets: Sequence[Any],
-    *,
-    ignore_index: int | None = None,
-) -> Quality:
-    """Evaluate a metric on batches of outputs so that it can be resampled over images.
-
-    Args:
-        metric: See `judge_by`.
-        outputs: What the model returned, batch by batch.
-        targets: The targets, batch by batch.
-        ignore_index: Value of targets that does not count.
-
-    Raises:
-        InputError: The metric is unknown, or does not fit outputs or targets.
-    """
-    first = only_tensor(outputs[0])
-    judge = judge_by(
-        metric,
-        [(None, target) for target in targets],
-        dimensions=max(first.dim() - 2, 1),
-        device=first.device,
-        ignore_index=ignore_index,
-    )
-    meter = judge.meter()
-    with judge.kept(), torch.no_grad():
-        for output in outputs:
-            meter.add(output)
-    return meter.quality()
-
-
 def _range_of(targets: Sequence[Any]) -> float:
     """Largest less smallest value of all targets."""
     ends = [only_tensor(target).float().aminmax() for target in targets]
