@@ -107,7 +107,8 @@ def write_tensors(
 
     with written_atomically(path) as temporary:
         try:
-            save_file(dict(tensors), temporary, None if metadata is None else dict(metadata))
+            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(whole, temporary, None if metadata is None else dict(metadata))
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(str(error)) from error
 

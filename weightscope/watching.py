@@ -25,7 +25,7 @@ from weightscope.utilization.displacement import Displacement, measure_displacem
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 2
+VERSION = 3
 """Version of `History.state_dict`."""
 
 LATE = 0.75
@@ -116,6 +116,15 @@ class _Walk:
         self.variance = rule.keep**2 * self.variance + rule.gain**2
 
 
+@dataclass(frozen=True, eq=False)
+class _Strengths:
+    """By parameter: variances of the noise walk, and the mean square of the last gradient."""
+
+    variance: dict[str, float]
+    faded: dict[str, float]
+    gradient: dict[str, float]
+
+
 class History:
     """What was recorded of one training; `watch` makes it.
 
@@ -140,9 +149,11 @@ class History:
         self._store = store
         self._initial: dict[str, Tensor] = {}
         self._keep_initial({n: p.detach().cpu().clone() for n, p in self._parameters.items()})
-        self._variance = dict.fromkeys(self._parameters, 0.0)
-        self._faded = dict.fromkeys(self._parameters, 0.0)
-        self._gradient = dict.fromkeys(self._parameters, float("nan"))
+        self._strengths = _Strengths(
+            dict.fromkeys(self._parameters, 0.0),
+            dict.fromkeys(self._parameters, 0.0),
+            dict.fromkeys(self._parameters, math.nan),
+        )
         self._pending: list[_Walk] = []
         self._note, self._normalised = "", True
         for group in optimizer.param_groups:
@@ -154,7 +165,7 @@ class History:
         """Movement of every parameter since the start, beside its walk on pure noise."""
         if self._closed is not None:
             return self._closed
-        self._flush()
+        strengths = self._folded()
         initial = self.initial()
         saliencies = late_saliencies(self.snapshots, self.steps)
         return tuple(
@@ -162,7 +173,7 @@ class History:
                 name,
                 weights,
                 initial[name],
-                *self._walk(name),
+                *self._walk(name, strengths),
                 saliency=saliencies.get(name, math.nan),
                 normalised=self._normalised,
             )
@@ -268,14 +279,14 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on after an interruption; `torch.save` it with the model's."""
-        self._flush()
         return {
             "version": VERSION,
             "steps": self.steps,
             "initial": self.initial(),
-            "variance": dict(self._variance),
-            "faded": dict(self._faded),
-            "gradient": dict(self._gradient),
+            "variance": dict(self._strengths.variance),
+            "faded": dict(self._strengths.faded),
+            "gradient": dict(self._strengths.gradient),
+            "pending": [[walk.keep, walk.variance] for walk in self._pending],
             "snapshots": [
                 {
                     **{k: v for k, v in vars(s).items() if k not in ("edges", "counts")},
@@ -315,7 +326,7 @@ class History:
             )
         self._keep_initial(read.initial)
         self.steps, self.snapshots = read.steps, read.snapshots
-        self._variance, self._faded, self._gradient = read.variance, read.faded, read.gradient
+        self._strengths, self._pending = read.strengths, read.pending
 
     def _keep_initial(self, initial: dict[str, Tensor]) -> None:
         """Keep the starting weights in memory, or in the file that the user named."""
@@ -334,31 +345,34 @@ class History:
             self._pending[index].step(rule)
             self._remember(rule)
         if self.steps == 1 or self.steps % self.every == 0:
-            self._flush()
+            self._strengths = self._folded()
+            self._pending = [_Walk() for _ in self._pending]
             self._snapshot()
 
     def _remember(self, rule: StepRule) -> None:
         """Keep what a rule says of the optimiser as a whole."""
         self._normalised, self._note = rule.normalised, rule.note
 
-    def _flush(self) -> None:
-        """Fold the walk since the last tick into each parameter's noise variances."""
+    def _folded(self) -> _Strengths:
+        """Each parameter's noise variances with the walk since the last tick in them.
+
+        Nothing is changed: whoever looks between two ticks must not change what follows.
+        """
+        variance, faded, gradient = (dict(each) for each in vars(self._strengths).values())
         for walk, group in zip(self._pending, self._optimizer.param_groups, strict=False):
             for parameter in group["params"]:
                 name = self._names.get(id(parameter))
                 if name is None:
                     continue
                 if parameter.grad is not None:
-                    self._gradient[name] = self._strength(parameter, group)
-                strength = self._gradient[name]
+                    gradient[name] = self._strength(parameter, group)
+                strength = gradient[name]
                 if not math.isfinite(strength):
                     continue
                 steady = 1.0 if self._normalised else strength
-                self._variance[name] *= walk.keep**2
-                self._variance[name] += steady * walk.variance
-                self._faded[name] *= walk.keep**2
-                self._faded[name] += strength * walk.variance
-        self._pending = [_Walk() for _ in self._pending]
+                variance[name] = variance[name] * walk.keep**2 + steady * walk.variance
+                faded[name] = faded[name] * walk.keep**2 + strength * walk.variance
+        return _Strengths(variance, faded, gradient)
 
     def _strength(self, parameter: Tensor, group: Mapping[str, Any]) -> float:
         """Mean square of the gradient as the optimiser uses it: divided by its variance or not."""
@@ -370,13 +384,13 @@ class History:
             square = square / (variance.sqrt() + group["eps"]).square()
         return float(square.mean())
 
-    def _walk(self, name: str) -> tuple[float, float, str]:
+    def _walk(self, name: str, strengths: _Strengths) -> tuple[float, float, str]:
         """Noise walks of one parameter (rms), steady and faded, and why they are not known."""
         if self._note:
             return float("nan"), float("nan"), self._note
-        if not math.isfinite(self._gradient[name]):
+        if not math.isfinite(strengths.gradient[name]):
             return 0.0, 0.0, ""
-        return math.sqrt(self._variance[name]), math.sqrt(self._faded[name]), ""
+        return math.sqrt(strengths.variance[name]), math.sqrt(strengths.faded[name]), ""
 
     def _snapshot(self) -> None:
         """Record the distribution of every parameter with more than one axis."""
@@ -412,9 +426,8 @@ class _HistoryState:
 
     steps: int
     initial: dict[str, Tensor]
-    variance: dict[str, float]
-    faded: dict[str, float]
-    gradient: dict[str, float]
+    strengths: _Strengths
+    pending: list[_Walk]
     snapshots: list[Snapshot]
 
     @classmethod
@@ -433,9 +446,12 @@ class _HistoryState:
         return cls(
             steps,
             initial,
-            _strengths(state, "variance", initial),
-            _strengths(state, "faded", initial),
-            _strengths(state, "gradient", initial, or_nan=True),
+            _Strengths(
+                _by_parameter(state, "variance", initial),
+                _by_parameter(state, "faded", initial),
+                _by_parameter(state, "gradient", initial, or_nan=True),
+            ),
+            [_read_walk(*pair) for pair in state["pending"]],
             [_read_snapshot(entry, steps, initial) for entry in state["snapshots"]],
         )
 
@@ -446,7 +462,7 @@ def _whole(value: Any, what: str, most: float = math.inf) -> int:
     return value
 
 
-def _strengths(
+def _by_parameter(
     state: Mapping[str, Any], key: str, names: Mapping[str, Any], *, or_nan: bool = False
 ) -> dict[str, float]:
     """Mean squares by parameter; none is negative or infinite."""
@@ -455,6 +471,13 @@ def _strengths(
         if not (0.0 <= value < math.inf or (or_nan and math.isnan(value))):
             raise ValueError(f"{key} of {name!r} is {value}")
     return found
+
+
+def _read_walk(keep: Any, variance: Any) -> _Walk:
+    walk = _Walk(float(keep), float(variance))
+    if not math.isfinite(walk.keep) or not 0.0 <= walk.variance < math.inf:
+        raise ValueError(f"a walk is {walk}")
+    return walk
 
 
 def _read_snapshot(entry: Mapping[str, Any], steps: int, names: Mapping[str, Any]) -> Snapshot:

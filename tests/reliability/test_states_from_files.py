@@ -71,7 +71,8 @@ HOSTILE = [
     (["snapshots", 0, "edges"], torch.tensor([3.0, 1.0])), (["snapshots", 0, "edges"], "ab"),
     (["snapshots", 0, "edges"], torch.full((9,), math.nan)),
     (["snapshots", 0, "counts"], torch.tensor([1])), (["snapshots", 0, "mean"], "x"),
-    (["version"], 99), (["version"], ...),
+    (["pending"], ...), (["pending"], [[1.0]]), (["pending"], [[math.nan, 0.0]]),
+    (["pending"], [[1.0, -1.0]]), (["version"], 99), (["version"], ...),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
@@ -169,6 +170,9 @@ def fit_weights(model: nn.Module, weights: Weights, *, prefix: str | None = None
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    lazy = next((name for name, value in own.items() if is_lazy(value)), None)
+    if lazy:
+        raise InputError(f"{quoted(lazy)} of the model has no shape yet; run the model once first")
     bare = _unwrapped(list(own))
     expected = {bare[name]: tuple(value.shape) for name, value in own.items()}
     found = {name.replace(_COMPILED, ""): name for name in weights.checkpoint.tensors}

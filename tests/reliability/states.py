@@ -1,0 +1,328 @@
+"""What a public call may not change: a picture of a model and of the process, and models to try."""
+
+import logging
+import os
+import random
+import sys
+import warnings
+from contextlib import contextmanager, suppress
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import weightscope as ws
+
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks", "_forward_hooks_with_kwargs",
+)  # fmt: skip
+
+
+def _numbers(tensor):
+    if torch.nn.parameter.is_lazy(tensor):
+        return "lazy"
+    plain = tensor.detach()
+    if plain.is_quantized:
+        plain = plain.int_repr()
+    return plain.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _tensor(tensor):
+    grad = tensor.grad if tensor.is_leaf else None
+    return (
+        id(tensor), tensor.requires_grad, tensor.dtype,
+        None if torch.nn.parameter.is_lazy(tensor) else (tuple(tensor.shape), tensor.stride()),
+        _numbers(tensor), None if grad is None else (id(grad), _numbers(grad)),
+    )  # fmt: skip
+
+
+def picture_of_model(model):
+    """Everything about a model that a user could notice, by name."""
+    seen = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        seen[name, "class"] = type(module)
+        seen[name, "training"] = module.training
+        seen[name, "attributes"] = tuple(sorted(map(str, vars(module))))
+        for hooks in _HOOKS:
+            seen[name, hooks] = tuple(map(id, getattr(module, hooks, {}).values()))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        seen[name, "tensor"] = _tensor(tensor)
+    return seen
+
+
+def picture_of_process():
+    """Settings that belong to the whole process or thread."""
+    return {
+        "torch random": torch.get_rng_state().numpy().tobytes(),
+        "numpy random": repr(np.random.get_state()),
+        "python random": random.getstate(),
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "anomaly": torch.is_anomaly_enabled(),
+        "warnings": tuple(warnings.filters),
+        "turn": sys.getswitchinterval(),
+        "limit": sys.getrecursionlimit(),
+        "errors": tuple(np.geterr().items()),
+        "trace": sys.gettrace(),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "logging": logging.getLogger("torch._export.non_strict_utils").level,
+        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+    }
+
+
+def differences(before, after):
+    """Names of what is not the same."""
+    return sorted(
+        str(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)
+    )
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """Two levels, with everything that a forward can leave behind."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.a = nn.Conv2d(1, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.drop = nn.Dropout(0.1)
+        self.b = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Conv2d(2 * width, 1, 1)
+
+    def forward(self, x):
+        x = self.drop(self.norm(self.a(x)))
+        deep = self.b(nn.functional.max_pool2d(x, 2))
+        return self.head(torch.cat([x, nn.functional.interpolate(deep, scale_factor=2.0)], 1))
+
+
+class Noisy(Small):
+    """Draws from every generator and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        np.random.random()
+        random.random()
+        return super().forward(x + 1e-3 * torch.randn_like(x))
+
+
+def _hooked():
+    model = Small()
+    model.b.register_forward_hook(lambda module, args, output: output * 1.5)
+    model.a.register_forward_pre_hook(lambda module, args: None)
+    model.a.weight.register_hook(lambda grad: grad)
+    return model
+
+
+def _tied():
+    model = Small()
+    model.twin = model.b
+    model.extra = nn.Conv2d(4, 4, 3, padding=1)
+    model.extra.weight = model.b.weight
+    return model
+
+
+def _mixed():
+    model = Small().train()
+    model.norm.eval()
+    model.drop.eval()
+    return model
+
+
+def _with_gradients():
+    model = Small()
+    model(torch.ones(1, 1, 16, 16)).sum().backward()
+    model.a.weight.requires_grad_(False)
+    return model
+
+
+def _normed(norm, name="weight"):
+    model = Small()
+    norm(model.b, name)
+    return model
+
+
+def _lazy():
+    model = Small()
+    model.b = nn.LazyConv2d(4, 3, padding=1)
+    return model
+
+
+def _quantised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Small().eval()
+        return torch.ao.quantization.quantize_dynamic(
+            nn.Sequential(model, nn.Flatten(), nn.Linear(256, 2)), {nn.Linear}
+        )
+
+
+KINDS = {
+    "plain": Small,
+    "mixed modes": _mixed,
+    "hooks": _hooked,
+    "weight norm": lambda: _normed(parametrizations.weight_norm),
+    "spectral norm": lambda: _normed(parametrizations.spectral_norm),
+    "tied": _tied,
+    "lazy": _lazy,
+    "channels last": lambda: Small().to(memory_format=torch.channels_last),
+    "bfloat16": lambda: Small().bfloat16(),
+    "float16": lambda: Small().half(),
+    "float64": lambda: Small().double(),
+    "complex": lambda: Small().to(torch.complex64),
+    "quantised": _quantised,
+    "data parallel": lambda: nn.DataParallel(Small()),
+    "compiled": lambda: torch.compile(Small(), backend="eager"),
+    "gradients": _with_gradients,
+    "draws and counts": Noisy,
+}
+
+
+def _batches(model):
+    dtype = next(
+        (p.dtype for p in model.parameters() if not nn.parameter.is_lazy(p)), torch.float32
+    )
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 1, 16, 16, generator=generator).to(dtype)
+    return [(image, (torch.rand(2, 1, 16, 16, generator=generator) > 0.7).float())] * 2
+
+
+def _loss(output, target):
+    return nn.functional.binary_cross_entropy_with_logits(output.float(), target)
+
+
+def _build(model, folder):
+    for proposal in ws.analyze(model, example_inputs=_batches(model)[0][0]).proposals:
+        if proposal.refusal is None:
+            ws.save(proposal.build(), folder / "v.safetensors")
+
+
+def _watch(model, folder):
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    with ws.watch(model, optimizer, every=1, store=folder / "start.safetensors") as history:
+        history.displacements()
+        history.to_csv(folder / "h.csv")
+        history.load_state_dict(history.state_dict())
+
+
+def _fit(model, folder):
+    state = {f"model.{n}": v for n, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    torch.save({"state_dict": state}, folder / "x")
+    ws.scan(folder / "x")
+    ws.fit_weights(model, ws.read_weights(folder / "x"))
+
+
+CALLS = {
+    "analyze": lambda model, folder: ws.analyze(model, example_inputs=_batches(model)[0][0]),
+    "analyze with batches": lambda model, folder: ws.analyze(
+        model, example_inputs=_batches(model)[0][0], batches=_batches(model), loss=_loss
+    ),
+    "ablate": lambda model, folder: ws.ablate(model, _batches(model), "f1", progress=False),
+    "build and save": _build,
+    "watch": _watch,
+    "fit weights": _fit,
+}
+
+
+# --- outcomes -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def success(model):
+    """Let the call run to its end."""
+    yield
+
+
+@contextmanager
+def failure(model, at=2):
+    """Let the model's forward raise at one of its calls."""
+    calls = 0
+
+    def stop(*_):
+        nonlocal calls
+        calls += 1
+        if calls >= at:
+            raise ValueError("the model's own failure")
+
+    original = next((m for m in model.modules() if isinstance(m, Small)), model)
+    handle = original.register_forward_pre_hook(stop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class Interrupt:
+    """Raise KeyboardInterrupt where the main thread calls a function of the library, at one call.
+
+    Attributes:
+        calls: Calls seen.
+    """
+
+    def __init__(self, at=None):
+        self.at, self.calls = at, 0
+        self._home = os.path.dirname(ws.__file__)
+
+    def __call__(self, frame, event, argument):
+        code = frame.f_code
+        # a generator that is interrupted before it goes on would never run its clean-up
+        if event != "call" or code.co_flags & 0x20 or not code.co_filename.startswith(self._home):
+            return
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+
+    def __enter__(self):
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+
+def try_call(kind, call, outcome, folder, interrupt_at=None):
+    """What is different after a call, and how it ended."""
+    torch.manual_seed(0)
+    model = KINDS[kind]()
+    if kind == "lazy" and call == "watch":
+        return [], "no optimiser takes it"
+    ended = "returned"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = picture_of_model(model), picture_of_process()
+        watched = Interrupt(interrupt_at) if interrupt_at else success(model)
+        try:
+            with (failure if outcome == "failure" else success)(model), watched:
+                CALLS[call](model, folder)
+        except ws.WeightscopeError as error:
+            ended = type(error).__name__
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        except Exception as error:
+            ended = f"leaked {type(error).__name__}: {str(error)[:100]}"
+        after = picture_of_model(model), picture_of_process()
+    return [d for b, a in zip(before, after, strict=True) for d in differences(b, a)], ended
+
+
+def count_calls(kind, call, folder):
+    """Calls of the library's functions that a public call makes in the main thread."""
+    torch.manual_seed(0)
+    model = KINDS[kind]()
+    with warnings.catch_warnings(), Interrupt() as watched, suppress(ws.WeightscopeError):
+        warnings.simplefilter("ignore")
+        CALLS[call](model, folder)
+    return watched.calls
