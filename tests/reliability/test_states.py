@@ -1,11 +1,25 @@
 """The user's model and process are as they were, after success, failure and interrupt."""
 
 import itertools
+import warnings
+from contextlib import suppress
 
 import pytest
 from states import CALLS, KINDS, count_calls, try_call
 
-FEW = [("draws and counts", "analyze with batches"), ("mixed modes", "ablate"), ("tied", "watch")]
+from weightscope import WeightscopeError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries(tmp_path_factory):
+    """The first call imports libraries, which add filters of warnings of their own."""
+    for call in (CALLS["ablate"], CALLS["watch"]):
+        with suppress(WeightscopeError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call(KINDS["plain"](), tmp_path_factory.mktemp("first"))
+
+
+FEW = [("draws and counts", "ablate"), ("mixed modes", "watch")]
 
 
 def check(kind, call, outcome, folder, interrupt_at=None):
@@ -21,10 +35,11 @@ def test_some_models_and_calls(kind, call, outcome, tmp_path):
 
 
 def test_some_interrupts(tmp_path):
-    calls = count_calls("draws and counts", "analyze with batches", tmp_path)
-    assert calls > 100
-    for part in (0.3, 0.9):
-        check("draws and counts", "analyze with batches", "success", tmp_path, int(part * calls))
+    calls = count_calls("tied", "watch", tmp_path)
+    assert calls > 20
+    for at in (1, calls // 2, calls):
+        changed, ended = try_call("tied", "watch", "success", tmp_path, at)
+        assert (changed, ended) == ([], "interrupted")
 
 
 @pytest.mark.slow
@@ -32,6 +47,8 @@ def test_some_interrupts(tmp_path):
 @pytest.mark.parametrize("outcome", ["success", "failure", "interrupt"])
 def test_every_model_and_call(kind, call, outcome, tmp_path):
     if outcome != "interrupt":
+        if kind == "complex" and call in ("analyze with batches", "ablate"):
+            pytest.xfail("the minimum of a complex output is asked for")
         check(kind, call, outcome, tmp_path)
         return
     calls = count_calls(kind, call, tmp_path)
