@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,8 +33,8 @@ MATCHED_IMAGES = 4
 """Images that are matched to batch norms, at half the size: every step costs two passes."""
 
 SAME = 1e-3
-"""Share of the positions below which other decisions are too few to tell anything: a restored image
-whose values are all positive, or a saturated output."""
+"""Share of the positions below which the rarer decisions are too few to tell anything: a restored
+image whose values are all positive, or a saturated output."""
 
 RESAMPLES = 500
 """Bootstrap resamples over images: enough for the 95 % interval of a figure that is compared with
@@ -132,8 +133,8 @@ def measure_response(
     Args:
         structure: The network and its cuts.
         kinds: For each kind of image its batches: a tensor, a tuple of positional or a mapping of
-            keyword arguments of the forward. Means are taken over the images of a kind, and the
-            responses of the kinds are joined by their geometric mean.
+            keyword arguments of the forward. Means are taken over the images of a kind; the kind
+            that responds least decides.
         source: What to call the result.
         seed: Of the bootstrap.
 
@@ -161,29 +162,30 @@ def measure_response(
 
 @dataclass(frozen=True)
 class Figures:
-    """Flips and change of one kind of image under each weighting of its images."""
+    """What one kind of image shows under each weighting of its images.
 
+    Attributes:
+        lost: Share of the agreement beyond chance that is lost; nan where no decision is made.
+        flips: Share of the positions whose decision changes.
+        change: 1 - correlation of the outputs, mean over channels.
+    """
+
+    lost: Floats
     flips: Floats
     change: Floats
 
-    @property
-    def value(self) -> Floats:
-        """The response: the flips, or the change where no decision is made."""
-        return np.where(np.isnan(self.flips), np.clip(self.change, 0.0, None), self.flips)
-
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
-    """Join the kinds of images by their geometric mean; the interval covers that of every kind."""
-    values = [kind.value for kind in kinds]
-    ends = np.array([np.quantile(value[1:], [0.025, 0.975]) for value in values])
-    first = [max(float(value[0]), 1e-12) for value in values]
-    value = float(np.exp(np.mean(np.log(first))))
+    """Take the kind of image that responds least, in every resample."""
+    decided = [kind.lost for kind in kinds if not np.isnan(kind.lost[0])]
+    values = np.min(decided or [np.clip(kind.change, 0.0, None) for kind in kinds], axis=0)
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return CutResponse(
         keep_levels,
-        value,
-        min(float(ends[:, 0].min()), value),
-        max(float(ends[:, 1].max()), value),
-        float(np.mean([kind.flips[0] for kind in kinds])),
+        float(values[0]),
+        min(float(low), float(values[0])),
+        max(float(high), float(values[0])),
+        float(np.mean([kind.flips[0] for kind in kinds])) if decided else math.nan,
         float(np.mean([kind.change[0] for kind in kinds])),
     )
 
@@ -194,15 +196,15 @@ class Change:
 
     Attributes:
         flips: Number of positions whose decision changed, (images,).
-        positives: Number of positions whose decision is not the first class, (images,).
-        positions: Number of positions, (images,).
+        before: Number of positions of each decision of the whole network, (images, decisions).
+        after: The same of the cut network.
         sums: Of 1, w, c, w^2, c^2 and w c over positions, (images, channels, 6), where w is the
             output of the whole network and c that of the cut one.
     """
 
     flips: Floats
-    positives: Floats
-    positions: Floats
+    before: Floats
+    after: Floats
     sums: Floats
 
     def figures(self, weights: Floats) -> Figures:
@@ -213,14 +215,14 @@ class Change:
         # a channel that does not vary cannot change; one that no longer does has lost everything
         change = 1 - covariance / np.sqrt(np.maximum(var_w * var_c, 1e-30))
         change = np.where(var_w <= 1e-24 * (1 + (w / n) ** 2), 0.0, change).mean(1)
-        flips = weights @ self.flips / (weights @ self.positions)
-        return Figures(flips if self.decides else np.full_like(flips, np.nan), change)
-
-    @property
-    def decides(self) -> bool:
-        """Whether the whole or the cut network decides differently at different positions."""
-        rate = self.positives.sum() / self.positions.sum()
-        return bool(SAME < rate < 1 - SAME or self.flips.sum() > SAME * self.positions.sum())
+        before, after = weights @ self.before, weights @ self.after
+        total = before.sum(1)
+        flips = weights @ self.flips / total
+        chance = 1 - (before * after).sum(1) / total**2
+        decides = self.before.sum(0).max() < (1 - SAME) * self.before.sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lost = np.where(chance > 0, flips / chance, 0.0) if decides else flips * np.nan
+        return Figures(lost, flips, change)
 
 
 def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Change]:
@@ -245,12 +247,8 @@ def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Cha
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
-    return Change(
-        *(
-            np.concatenate([getattr(c, name) for c in changes])
-            for name in ("flips", "positives", "positions", "sums")
-        )
-    )
+    names = ("flips", "before", "after", "sums")
+    return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 
 def compare(whole: Any, cut: Any) -> Change:
@@ -267,17 +265,21 @@ def compare(whole: Any, cut: Any) -> Change:
         flat_w * flat_c,
     )
     sums = torch.stack([column.sum(-1) for column in columns], -1)
-    if channels == 1:
-        before, after = flat_w[:, 0] > 0, flat_c[:, 0] > 0
-    else:
-        before, after = flat_w.argmax(1), flat_c.argmax(1)
+    before, after = (_decisions(flat) for flat in (flat_w, flat_c))
     flips = (before != after).double().sum(-1)
-    return Change(
-        flips.cpu().numpy(),
-        (before != 0).double().sum(-1).cpu().numpy(),
-        np.full(images, float(flat_w.shape[-1])),
-        sums.cpu().numpy(),
-    )
+    found = (flips, _counted(before, channels), _counted(after, channels), sums)
+    return Change(*(tensor.cpu().numpy() for tensor in found))
+
+
+def _decisions(flat: Tensor) -> Tensor:
+    """The sign of a single channel, the largest of several: (images, positions)."""
+    return (flat[:, 0] > 0).long() if flat.shape[1] == 1 else flat.argmax(1)
+
+
+def _counted(decisions: Tensor, channels: int) -> Tensor:
+    """How many positions of each image decide for what: (images, decisions)."""
+    kinds = max(channels, 2)
+    return torch.stack([row.bincount(minlength=kinds) for row in decisions]).double()
 
 
 def predictions(outputs: Any) -> list[Tensor]:

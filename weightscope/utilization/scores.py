@@ -31,14 +31,14 @@ SALIENT_BORDER = 0.4
 """The same by history with saliency: live movement times the root of its share."""
 
 
-SILENT = 0.02
+SILENT = 0.1
 """Below it a response is none. Chosen, with the next two, on the networks of the evidence study
 that may choose (``studies/evidence_protocol/jobs.py``), and judged on the others."""
 
-RESPONDS = 0.1
+RESPONDS = 0.25
 """Above it a response is one."""
 
-RESPONSE_BORDER = 0.045
+RESPONSE_BORDER = 0.158
 """Response that speaks for neither side: the geometric middle of these two."""
 
 
