@@ -371,6 +371,7 @@ def circumstance_text(circumstances: pd.DataFrame) -> str:
 
 def write_responses(listed: Sequence[Job], folder: Path, target: Path) -> None:
     """Write the raw candidates for a response beside the truth as ``responses.csv``."""
+    target.mkdir(parents=True, exist_ok=True)
     truth = truth_table(listed, folder)
     kept = ["name", "half", "labels", "reduction", "skilled", "lost", "used"]
     frame = truth[kept].merge(response_table(listed, folder), on=["name", "reduction"])
