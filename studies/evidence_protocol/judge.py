@@ -124,8 +124,9 @@ def grade_row(table: pd.DataFrame, key: str) -> dict[str, Any]:
 def grade_table(table: pd.DataFrame, *, resamples: int = 400) -> pd.DataFrame:
     """All grades and baselines on the skilled networks, with intervals over networks."""
     part = skilled(table)
+    titles = {key: title for key, (_, _, title) in GRADES.items()} | BASELINES
     rows = []
-    for key, title in {k: t for k, (_, _, t) in GRADES.items()} | BASELINES.items():
+    for key, title in titles.items():
         if key not in part or part[key].notna().sum() == 0:
             continue
         row = {"grade": key, "title": title} | grade_row(part, key)
