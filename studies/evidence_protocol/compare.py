@@ -76,4 +76,4 @@ def response_table(listed: Sequence[Job], folder: Path) -> pd.DataFrame:
             wide = frame.unstack("stimulus")
             wide.columns = [f"{stimulus}:{figure}" for figure, stimulus in wide.columns]
             parts.append(wide.reset_index().assign(name=job.name))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

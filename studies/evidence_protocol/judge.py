@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from studies.evidence_protocol.compare import auc, auc_within_depth
 from studies.evidence_protocol.jobs import Job
@@ -121,7 +120,7 @@ def grade_row(table: pd.DataFrame, key: str) -> dict[str, Any]:
     return row
 
 
-def grade_table(table: pd.DataFrame, *, resamples: int = 400) -> pd.DataFrame:
+def grade_table(table: pd.DataFrame, *, resamples: int = 300) -> pd.DataFrame:
     """All grades and baselines on the skilled networks, with intervals over networks."""
     part = skilled(table)
     titles = {key: title for key, (_, _, title) in GRADES.items()} | BASELINES
@@ -129,31 +128,32 @@ def grade_table(table: pd.DataFrame, *, resamples: int = 400) -> pd.DataFrame:
     for key, title in titles.items():
         if key not in part or part[key].notna().sum() == 0:
             continue
-        row = {"grade": key, "title": title} | grade_row(part, key)
-        for measure in ("auc", "within"):
-            row[f"{measure}_low"], row[f"{measure}_high"] = interval(
-                part[part[key].notna()], lambda f, k=key, m=measure: grade_row(f, k)[m], resamples
-            )
-        rows.append(row)
-    return pd.DataFrame(rows)
+        known = part[part[key].notna()]
+        rows.append(
+            {"grade": key, "title": title} | grade_row(part, key) | intervals(known, key, resamples)
+        )
+    return pd.DataFrame(rows, columns=None if rows else ["grade", "title", "auc", "within"])
 
 
-def interval(
-    table: pd.DataFrame, measure: Callable[[pd.DataFrame], float], resamples: int, seed: int = 0
-) -> tuple[float, float]:
-    """Central 95 % of a measure over resampled networks."""
-    groups: list[NDArray[np.intp]] = list(
-        table.reset_index(drop=True).groupby("name").indices.values()
-    )
-    generator = np.random.default_rng(seed)
+def intervals(table: pd.DataFrame, key: str, resamples: int, seed: int = 0) -> dict[str, float]:
+    """Central 95 % of both AUCs over resampled networks."""
+    groups = list(table.reset_index(drop=True).groupby("name").indices.values())
+    score, used = table[key].to_numpy(float), table["used"].to_numpy(bool)
+    reduction, generator = table["reduction"].to_numpy(), np.random.default_rng(seed)
     values = []
     for _ in range(resamples):
-        picked = generator.integers(len(groups), size=len(groups))
-        values.append(measure(table.iloc[np.concatenate([groups[i] for i in picked])]))
-    if not np.isfinite(values).any():
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+        rows = np.concatenate(
+            [groups[i] for i in generator.integers(len(groups), size=len(groups))]
+        )
+        pooled = auc(score[rows], used[rows])
+        values.append((pooled, auc_within_depth(score[rows], used[rows], reduction[rows])))
+    found = {}
+    for measure, column in zip(("auc", "within"), np.array(values).T, strict=True):
+        ends = (
+            np.nanquantile(column, [0.025, 0.975]) if np.isfinite(column).any() else (np.nan,) * 2
+        )
+        found[f"{measure}_low"], found[f"{measure}_high"] = (float(e) for e in ends)
+    return found
 
 
 def circumstance_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -248,15 +248,20 @@ def network_table(
     return pd.DataFrame(rows)
 
 
+def condemned(said: dict[str, Any]) -> int:
+    """Stages called unused that no cut removes: there should be none."""
+    first = min(said.get("cuts", {}).values(), default=0)
+    return sum(s["verdict"] == "unused" and s["level"] < first for s in said.get("stages", ()))
+
+
 def support(proposals: Sequence[dict[str, Any]]) -> str:
     """What the first proposal says for itself."""
     return str(proposals[0]["evidence"]) if proposals else ""
 
 
 def false_states(networks: pd.DataFrame) -> pd.DataFrame:
-    """Networks of whose state as a whole the library says what is not so."""
+    """Networks of which the library says as a whole what is not so, or condemns what stays."""
     trained = (networks["labels"] == "true") & networks["skilled"]
-    wrong = (trained & networks["state"].isin(["untrained", "noise", "unskilled", "collapsed"])) | (
-        (networks["labels"] == "none") & (networks["state"] == "trained")
-    )
-    return networks[wrong]
+    denied = trained & networks["state"].isin(["untrained", "noise", "unskilled", "collapsed"])
+    praised = (networks["labels"] == "none") & (networks["state"] == "trained")
+    return networks[denied | praised | (trained & (networks["condemned"] > 0))]

@@ -38,6 +38,19 @@ WORDS = {"auc": "AUC", "within": "within depth", "decided": "decided", "right": 
 AT_MOST = ("wrong_unused", "wrong")
 
 
+GRADE_COLUMNS = {
+    "title": ("evidence", "{}"),
+    "cuts": ("cuts", "{:.0f}"),
+    "auc": ("AUC", "{:.2f}"),
+    "within": ("within depth", "{:.2f}"),
+    "decided": ("decided", "{:.0%}"),
+    "right": ("right", "{:.1%}"),
+    "wrong_unused": ('wrong "unused"', "{:.1%}"),
+    "wrong_used": ('wrong "used"', "{:.1%}"),
+}
+SHOWN = {"auc": ("AUC", "{}"), "within": ("within depth", "{}")}
+
+
 def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) -> None:
     """Write ``index.md``, the tables as CSV and the figures.
 
@@ -88,9 +101,17 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         "## Every grade",
         "",
         *grade_text(halves),
+        "Cuts whose truth is open, because its interval contains 5 %, left out:",
+        "",
+        clear_text(table),
+        "",
         "![Scores against the truth](scatter.png)",
         "",
         "![Skill lost by task](losses.png)",
+        "",
+        "## Other forms of a response",
+        "",
+        *form_text(listed, folder, truth),
         "",
         "## Wrong verdicts",
         "",
@@ -261,16 +282,6 @@ def protocol(table: pd.DataFrame, networks: pd.DataFrame, truth: pd.DataFrame) -
 
 def grade_text(halves: dict[str, pd.DataFrame]) -> list[str]:
     """The table of grades, the judging half first."""
-    columns = {
-        "title": ("evidence", "{}"),
-        "cuts": ("cuts", "{:.0f}"),
-        "auc": ("AUC", "{}"),
-        "within": ("within depth", "{}"),
-        "decided": ("decided", "{:.0%}"),
-        "right": ("right", "{:.1%}"),
-        "wrong_unused": ('wrong "unused"', "{:.1%}"),
-        "wrong_used": ('wrong "used"', "{:.1%}"),
-    }
     lines = []
     for half, title in (("judge", "Judging half"), ("choose", "Choosing half")):
         shown = halves[half].sort_values("within", ascending=False).copy()
@@ -279,8 +290,73 @@ def grade_text(halves: dict[str, pd.DataFrame]) -> list[str]:
                 f"{r[key]:.2f} ({r[f'{key}_low']:.2f}-{r[f'{key}_high']:.2f})"
                 for _, r in shown.iterrows()
             ]
-        lines += [f"{title}:", "", markdown(shown, columns), ""]
+        lines += [f"{title}:", "", markdown(shown, GRADE_COLUMNS | SHOWN), ""]
     return lines
+
+
+def clear_text(table: pd.DataFrame) -> str:
+    """The grades on the cuts whose truth is on one side of the border."""
+    open_truth = (table["lost_low"] <= NEGLIGIBLE) & (table["lost_high"] >= NEGLIGIBLE)
+    rows = []
+    for half in ("judge", "choose"):
+        part = judge.skilled(table[~open_truth & (table["half"] == half)])
+        rows += [
+            {"half": half, "title": title} | judge.grade_row(part, key)
+            for key, (_, _, title) in judge.GRADES.items()
+            if key in part
+        ]
+    return markdown(pd.DataFrame(rows), {"half": ("half", "{}")} | GRADE_COLUMNS)
+
+
+FIGURES = {
+    "flip": "share of decisions that change",
+    "corr": "1 - correlation",
+    "change": "rms change / rms of the answer",
+    "chance_relative": "rms change of probabilities / their rms",
+}
+STIMULI = {
+    "leaves": "dead leaves",
+    "leaves_colour": "dead leaves in colours",
+    "leaves_unit": "dead leaves in 0..1",
+    "leaves_weak": "dead leaves, a third of the contrast",
+    "leaves_strong": "dead leaves, three times the contrast",
+    "leaves_double": "dead leaves of twice the side",
+    "white": "white noise",
+    "pink": "1/f noise",
+    "photos": "photos of other things",
+    "matched": "matched to the batch norms (where there are any)",
+    "driven": "dead leaves, driven to varied answers",
+    "images": "the user's images",
+}
+
+
+def form_text(listed: Sequence[Job], folder: Path, truth: pd.DataFrame) -> list[str]:
+    """AUC within depth of raw figures on many kinds of images, by half."""
+    raw = response_table(listed, folder)
+    if raw.empty:
+        return ["Not measured."]
+    table = judge.skilled(truth.merge(raw, on=["name", "reduction"]))
+    rows = []
+    for stimulus, title in STIMULI.items():
+        row: dict[str, object] = {"images": title}
+        for figure in FIGURES:
+            key = f"{stimulus}:{figure}"
+            for half in ("choose", "judge"):
+                part = table[table["half"] == half]
+                if key in part:
+                    own = judge.grade_row(part, key)
+                    row[f"{figure}_{half}"] = f"{own['auc']:.2f} / {own['within']:.2f}"
+        rows.append(row)
+    columns = {"images": ("images", "{}")} | {
+        f"{figure}_{half}": (f"{title}, {half}", "{}")
+        for figure, title in FIGURES.items()
+        for half in ("choose", "judge")
+    }
+    return [
+        "Raw figures on many kinds of images, by hooks of the study's own: AUC / within depth.",
+        "",
+        markdown(pd.DataFrame(rows), columns),
+    ]
 
 
 def wrong_text(wrong: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
