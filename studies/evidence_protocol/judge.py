@@ -242,6 +242,7 @@ def network_table(
                 "skilled": bool(own["skilled"].iloc[0]), "skill": own["skill"].iloc[0],
                 "state": said.get("state", "error"), "wanted": wanted, "first": first,
                 "costs": costs.get(first, np.nan), "supports": support(proposals),
+                "condemned": condemned(said),
                 "conclusion": said.get("conclusion", said.get("error", "")),
                 "seconds": said.get("seconds", np.nan),
             })  # fmt: skip

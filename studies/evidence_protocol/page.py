@@ -270,6 +270,11 @@ def protocol(table: pd.DataFrame, networks: pd.DataFrame, truth: pd.DataFrame) -
         f"Held out, before anything was scored: {held}. A network with any of these judges; the "
         f"others chose. {listed}.",
         "",
+        "The form of the response and its borders were chosen on the first 15 networks of the "
+        "choosing half, before any score of the judging half was looked at; the raw figures of the "
+        "first 13 networks of both halves together had been seen once before, and nothing was "
+        "chosen from them. So few networks do not settle a form: see below.",
+        "",
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",
         "",
