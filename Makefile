@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow cluster fuzz check format docs bench mutants matrix evidence calibration clean
+.PHONY: help study study-cpu test slow cluster fuzz check format docs bench mutants matrix evidence calibration clean dist lowest
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -19,6 +19,8 @@ help:
 	@echo "make cluster the study's runner on a Dask cluster of several processes"
 	@echo "make bench   benchmarks: ratios against peers"
 	@echo "make matrix  third-party networks, in an environment of their own"
+	@echo "make dist    the wheel and the sdist, built, checked and installed"
+	@echo "make lowest  tests with the oldest versions that are allowed"
 	@echo "make evidence, make calibration: does the verdict predict the truth?"
 
 $(BIN)/python:
@@ -93,3 +95,21 @@ matrix: .venv-matrix/.installed
 clean:
 	find weightscope -name '*.nb[ci]' -delete
 	rm -rf $(VENV) .venv-matrix build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The wheel and the sdist, built, checked, and the wheel installed in an environment of its own.
+dist: $(BIN)/python
+	rm -rf dist .venv-dist
+	$(BIN)/python -m pip install --quiet build twine
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd dist && ../.venv-dist/bin/python -m weightscope --version
+
+# The oldest versions that pyproject.toml allows. numpy and scipy as torch 2.9 and Python 3.11 take them.
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet "torch==2.9.*" "numpy==2.0.*" "pandas==2.2.*" \
+	  "scipy==1.13.*" "safetensors==0.4.3" "numba==0.61.*" pytest hypothesis
+	.venv-lowest/bin/python -m pip install --quiet --editable .
+	.venv-lowest/bin/python -m pytest tests/statistics tests/probing tests/utilization tests/graph
