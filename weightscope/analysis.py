@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from weightscope.errors import InputError
 from weightscope.graph import Structure, read_structure
 from weightscope.probing import Response, respond_to_images, respond_to_synthetic
 from weightscope.receptive_field import Pixels, receptive_fields
+from weightscope.showing import one_line
 from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
 from weightscope.truncation import Proposal, propose
 from weightscope.utilization import Assessment, DataEvidence, assess, gather_data
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from weightscope.watching import History
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Analysis:
     """What was found out about one network.
 
@@ -118,6 +120,23 @@ class Analysis:
         from weightscope.report import write_html
 
         return write_html(self, Path(path))
+
+    def __repr__(self) -> str:
+        verdicts = Counter(v.verdict for v in self.assessment.verdicts)
+        facts = {
+            "of": type(self.structure.model).__name__,
+            "levels": self.structure.depth,
+            "state": self.assessment.state,
+            "stages": ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items())),
+            "print() shows": "the tables",
+        }
+        return one_line("Analysis", facts)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the verdict, the stages and the smaller networks."""
+        from weightscope.exports import as_notebook
+
+        return as_notebook(self)
 
     def __str__(self) -> str:
         from weightscope.printing import analysis_table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,19 @@ def as_markdown(analysis: Analysis) -> str:
             "",
         )
     )
+
+
+def as_notebook(analysis: Analysis) -> str:
+    """The verdict, the stages and the smaller networks as HTML; all text is escaped."""
+    stages = ["stage", "parameters", "macs", "utilization", "verdict", "evidence", "why"]
+    proposals = ["keep_levels", "parameters_share", "macs_share", "evidence", "refusal"]
+    frames = _frames(analysis)
+    tables = (
+        frame.reindex(columns=columns).to_html(index=False, float_format="{:.3g}".format, border=0)
+        for frame, columns in ((frames["stages"], stages), (frames["proposals"], proposals))
+    )
+    name = html.escape(type(analysis.structure.model).__name__)
+    return f"<div><h3>{name}</h3><p>{html.escape(analysis.conclusion)}</p>{''.join(tables)}</div>"
 
 
 def _table(frame: pd.DataFrame) -> str:

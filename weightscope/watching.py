@@ -19,6 +19,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from weightscope.errors import InputError, MissingExtraError
 from weightscope.files import write_csv, write_tensors, written_atomically
+from weightscope.showing import as_table, one_line
 from weightscope.statistics import summarize
 from weightscope.utilization.displacement import Displacement, measure_displacement
 
@@ -160,6 +161,21 @@ class History:
             self._remember(step_rule(optimizer, group))
         self._closed: tuple[Displacement, ...] | None = None
         self._snapshot()
+
+    def __repr__(self) -> str:
+        return one_line("History", self._facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_table("History", self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "steps": self.steps,
+            "snapshots": f"{len(self.snapshots)}, every {self.every} steps",
+            "parameters": len(self._parameters),
+            "optimiser": type(self._optimizer).__name__,
+        }
 
     def displacements(self) -> tuple[Displacement, ...]:
         """Movement of every parameter since the start, beside its walk on pure noise."""

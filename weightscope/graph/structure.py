@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from weightscope.showing import as_table, one_line
+
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
@@ -108,7 +110,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Structure:
     """A network read as a dataflow graph with levels and stages.
 
@@ -147,6 +149,21 @@ class Structure:
     refusals: tuple[Refusal, ...]
     sizes: Sizes
     modes_agree: bool
+
+    def __repr__(self) -> str:
+        return one_line("Structure", self._facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_table("Structure", self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "of": type(self.model).__name__,
+            "levels": self.depth,
+            "stages": len(self.stages),
+            "legal cuts": ", ".join(str(cut.keep_levels) for cut in self.cuts) or "none",
+        }
 
     @property
     def depth(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from weightscope.showing import as_table, one_line
 from weightscope.statistics.distances import NullComparison
 from weightscope.statistics.rules import Null
 from weightscope.statistics.tensor_summary import TensorSummary
@@ -84,7 +85,7 @@ class SkippedParameter:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ModelStatistics:
     """The statistics of every parameter of a model, in the order of ``named_parameters()``.
 
@@ -105,6 +106,22 @@ class ModelStatistics:
     constants: tuple[str, ...] = ()
     moved_constants: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return one_line("ModelStatistics", self._facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_table("ModelStatistics", self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "tensors": len(self.parameters),
+            "numbers": f"{sum(p.count for p in self.parameters):,}",
+            "skipped": len(self.skipped),
+            "coverage": f"{self.coverage:.1%}",
+            "NaN or infinite in": len(self.nonfinite),
+        }
 
     @property
     def still(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from weightscope.cost.counting import what_failed
 from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
+from weightscope.showing import as_table, one_line
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build, draft
 from weightscope.truncation.plan import Choice, find_cut, make_plan
@@ -26,7 +27,7 @@ SAVES_TOO_LITTLE = 0.01
 """A depth that saves a smaller share of both parameters and MACs than this is refused."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Proposal:
     """A network with fewer levels, and what it would cost with the light bottleneck.
 
@@ -45,6 +46,22 @@ class Proposal:
     structure: Structure = field(repr=False)
     costs: Costs = field(repr=False)
     draft: Variant | None = field(repr=False)
+
+    def __repr__(self) -> str:
+        return one_line("Proposal", self._facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_table("Proposal", self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "levels kept": f"{self.keep_levels} of {self.structure.depth}",
+            "parameters": f"{self.parameters:,} of {self.costs.parameters:,}",
+            "MACs": f"{self.macs:,} of {self.costs.macs:,}",
+            "evidence": self.evidence,
+            **({"refused": self.refusal} if self.refusal else {}),
+        }
 
     @property
     def parameters(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
+from weightscope.showing import as_table, one_line
 from weightscope.truncation.plan import FORMAT, Plan, describe, find_cut
 from weightscope.truncation.recovery import Recovery, recover
 
@@ -33,7 +34,7 @@ class Measurement:
     peak_memory_after: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Variant:
     """A smaller network that runs, and where each of its tensors comes from.
 
@@ -61,6 +62,25 @@ class Variant:
     costs: Costs = field(repr=False)
     receptive_field: Pixels
     structure: Structure = field(repr=False)
+
+    def __repr__(self) -> str:
+        return one_line("Variant", self._facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_table("Variant", self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "of": type(self.structure.model).__name__,
+            "levels kept": f"{self.plan.keep_levels} of {self.structure.depth}",
+            "parameters": f"{self.costs.parameters:,}",
+            "MACs": f"{self.costs.macs:,}",
+            "sees": self.receptive_field,
+            "tensors kept": len(self.kept),
+            "new": len(self.reinitialized),
+            "dropped": len(self.dropped),
+        }
 
     @property
     def recipe(self) -> Mapping[str, Any]:

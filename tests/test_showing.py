@@ -1,0 +1,72 @@
+"""Every public object shows itself on one screen, in a console and in a notebook."""
+
+import pytest
+import torch
+from torch import nn
+
+import weightscope as ws
+from mpseg_models import create_model
+from weightscope.showing import as_table, one_line
+
+
+class Hostile(nn.Module):
+    """Its layers have names that a page or a terminal must not obey."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = create_model("half_unet", width=4, seed=0)
+
+    def forward(self, images):
+        return self.net(images)
+
+
+Hostile.__name__ = "<script>alert(1)</script>\x1b[2J"
+
+
+@pytest.fixture(scope="module")
+def shown():
+    model = Hostile()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ws.watch(model, optimizer) as history:
+        pass
+    analysis = ws.analyze(model, response=False)
+    return {
+        "analysis": analysis,
+        "proposal": analysis.proposals[0],
+        "variant": analysis.proposals[0].build(),
+        "statistics": analysis.statistics,
+        "structure": analysis.structure,
+        "history": history,
+    }
+
+
+NAMES = ["analysis", "proposal", "variant", "statistics", "structure", "history"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_repr_is_one_line(shown, name):
+    text = repr(shown[name])
+    assert len(text) < 500
+    assert "\n" not in text
+    assert "\x1b" not in text
+    assert type(shown[name]).__name__ in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_shows_escaped_html(shown, name):
+    page = shown[name]._repr_html_()
+    assert len(page) < 20_000
+    assert "<script>" not in page
+    assert "<table" in page
+
+
+def test_the_notebook_shows_verdict_stages_and_proposals(shown):
+    page = shown["analysis"]._repr_html_()
+    assert "nothing can be concluded" in page
+    assert "bottleneck" in page
+    assert "nothing supports it" in page
+
+
+def test_long_facts_are_cut():
+    assert len(one_line("X", {"fact": "y" * 1000})) < 250
+    assert "&lt;b&gt;" in as_table("X", {"fact": "<b>"})

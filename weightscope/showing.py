@@ -1,0 +1,36 @@
+"""How a record shows itself in a console and in a notebook: on one screen, whatever it holds."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+LONGEST = 200
+"""Characters of one fact that are shown."""
+
+
+def one_line(name: str, facts: Mapping[str, object]) -> str:
+    """The repr of a record that holds too much to be shown: its main facts.
+
+    Example:
+        >>> one_line("Variant", {"levels": 2, "parameters": 29871})
+        '<Variant: levels 2, parameters 29871>'
+    """
+    return f"<{name}: {', '.join(f'{key} {_short(value)}' for key, value in facts.items())}>"
+
+
+def as_table(name: str, facts: Mapping[str, object]) -> str:
+    """The same as an HTML table; names in models and files are untrusted, so all is escaped."""
+    rows = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(key)}</th>"
+        f"<td style='text-align:left'>{html.escape(_short(value))}</td></tr>"
+        for key, value in facts.items()
+    )
+    return f"<div><strong>{html.escape(name)}</strong><table>{rows}</table></div>"
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    # a terminal obeys control characters in the names that models and files hold
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
