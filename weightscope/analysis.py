@@ -165,6 +165,7 @@ def analyze(
     ignore_index: int | None = None,
     keys: tuple[Any, Any] | None = None,
     stages: Mapping[str, Any] | None = None,
+    layout: str | None = None,
     spectra: bool = False,
     progress: bool = False,
 ) -> Analysis:
@@ -192,6 +193,8 @@ def analyze(
         ignore_index: Value of targets that does not count, for the built-in metrics of classes.
         keys: Where inputs and targets are in a batch, such as ``("image", "mask")``.
         stages: What you know better about the stages than the dataflow tells.
+        layout: What the axes of the image input are, one letter each (``"NHWC"``, ``"NHW"``,
+            ``"NTCHW"`` for clips), where they are read wrongly.
         spectra: Also compute stable rank and kin.
         progress: Show progress bars.
 
@@ -212,7 +215,7 @@ def analyze(
     pairs = None if batches is None else read_batches(batches, model, keys)
     if pairs is not None and example_inputs is None:
         example_inputs = to_device(first_image(pairs), model)
-    structure = read_structure(model, example_inputs, stages)
+    structure = read_structure(model, example_inputs, stages, layout)
     statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
     costs = count_costs(model, structure.inputs)
     data = (

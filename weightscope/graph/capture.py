@@ -217,6 +217,7 @@ class _Tracer:
         if self.budget.exceeded:
             raise TooComplexError
         write_back(program)
+        _mark_space(program, self.inputs)
         order_writes(program.graph)
         return _with_spans(program, self.records, self.sizes)
 
@@ -269,7 +270,8 @@ def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> An
         if not isinstance(value, torch.Tensor) or sizes == "fixed":
             return None
         free = range(value.dim()) if sizes == "symbolic" else range(min(1, value.dim()))
-        return {d: Dim.AUTO for d in free if not (d == 1 and value.dim() > 2)}
+        channels = inputs.channels if value.dim() == inputs.rank else 1
+        return {d: Dim.AUTO for d in free if not (d == channels and value.dim() > 2)}
 
     args, kwargs = pytree.tree_map(spec, (inputs.args, dict(inputs.kwargs)))
     if sizes == "fixed":
@@ -292,6 +294,15 @@ def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> An
     return {
         name: shapes for name, shapes in named.items() if shapes not in ((), {}) or shapes is None
     }
+
+
+def _mark_space(program: ExportedProgram, inputs: ExampleInputs) -> None:
+    """Note on every image input along which axes it is large."""
+    users = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and node.name in users and isinstance(value, torch.Tensor):
+            node.meta["space"] = inputs.space if value.dim() == inputs.rank else ()
 
 
 def _with_spans(program: ExportedProgram, records: list[_Record], sizes: Sizes) -> Capture:

@@ -7,7 +7,7 @@ import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,9 +27,19 @@ from weightscope.adapters.tracing import (
 from weightscope.calls import random_state, say, shapes
 from weightscope.errors import ForwardError, InputError, WeightscopeError
 from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.layouts import (
+    FirstConvolution,
+    arranged,
+    check_rank,
+    dimensions_of,
+    infer_layout,
+    parse_layout,
+)
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.values import reads_values
 
+_OTHER_LAYOUTS = ("NHWC", "NHW")
+_TRIALS_OF_A_LAYOUT = 4
 # moderate sizes that many downsampling steps divide come first, odd demands last
 _SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {
     1: tuple(
@@ -140,25 +150,30 @@ def check_model(model: object) -> nn.Module:
     return model
 
 
-def find_inputs(trial: Trial, example_inputs: Any = None) -> Iterator[ExampleInputs]:
+def find_inputs(
+    trial: Trial, example_inputs: Any = None, layout: str | None = None
+) -> Iterator[ExampleInputs]:
     """Yield the user's example, or every one found that the model's forward accepts.
 
     Args:
         trial: The model on fake tensors.
         example_inputs: A tensor, a tuple of positional arguments, a dict of keyword arguments, or
             None to find one (of one image).
+        layout: What the image's axes are, ``"NHWC"``; read from the first convolution where None.
 
     Raises:
-        InputError: ``example_inputs`` is none of these.
+        InputError: ``example_inputs`` is none of these, or does not fit ``layout``.
         ForwardError: The forward raises on the example, or on everything that was tried.
     """
+    letters = None if layout is None else parse_layout(layout)
     if isinstance(example_inputs, ExampleInputs):
-        yield example_inputs
+        yield _laid_out(trial, example_inputs, letters or example_inputs.layout or None)
     elif example_inputs is None:
-        yield from _search(trial)
+        yield from _search(trial, letters) if letters is not None else _search_any_layout(trial)
     else:
         args, kwargs = _as_call(example_inputs)
         dimensions = _dimensions((args, kwargs))
+        check_rank(letters or "", [v.dim() for v in _leaves((args, kwargs))])
         error = trial.error(args, kwargs)
         if error is not None:
             if (read := reads_values(error, trial.original)) is not None:
@@ -168,7 +183,17 @@ def find_inputs(trial: Trial, example_inputs: Any = None) -> Iterator[ExampleInp
                 f"the forward of {trial.name} raised on example_inputs ({given}): {say(error)}."
                 " Pass example_inputs= as the forward takes them."
             ) from error
-        yield ExampleInputs(args, kwargs, dimensions, guessed=False)
+        example = ExampleInputs(args, kwargs, dimensions, guessed=False)
+        yield _laid_out(trial, example, letters)
+
+
+def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> ExampleInputs:
+    """The inputs with their layout: the given one, or what the first convolution shows."""
+    if layout is None:
+        image = next(v for v in _tensors(inputs) if v.dim() > 2)
+        layout = infer_layout(image.shape, trial.first_convolution(inputs))
+    dimensions = dimensions_of(layout) if layout else inputs.dimensions
+    return replace(inputs, layout=layout, dimensions=dimensions)
 
 
 def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
@@ -176,7 +201,7 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
 
     A batch of one is a special case to the tracer, and would stay the only one.
     """
-    image = next(v for v in _tensors(inputs) if v.dim() == inputs.dimensions + 2)
+    image = next(v for v in _tensors(inputs) if v.dim() == inputs.rank)
     if image.shape[0] != 1:
         return inputs
 
@@ -188,7 +213,7 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
     args, kwargs = pytree.tree_map(double, (inputs.args, dict(inputs.kwargs)))
     if trial.error(args, kwargs) is not None:
         return inputs
-    return ExampleInputs(args, kwargs, inputs.dimensions, inputs.guessed)
+    return replace(inputs, args=args, kwargs=kwargs)
 
 
 def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -213,6 +238,10 @@ def _dimensions(call: Any) -> int:
             " dimensions is needed"
         )
     return rank - 2
+
+
+def _leaves(call: Any) -> list[torch.Tensor]:
+    return [value for value in pytree.tree_leaves(call) if isinstance(value, torch.Tensor)]
 
 
 def _tensors(inputs: ExampleInputs) -> list[torch.Tensor]:
@@ -242,6 +271,13 @@ class Trial:
         """What the forward raises, or None where it runs."""
         result = self._outcome(args, kwargs, training)
         return result if isinstance(result, Exception) else None
+
+    def first_convolution(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
+        """Shape of what the first convolution is given, and its number of spatial dimensions."""
+        watching = FirstConvolution()
+        with watching:
+            self._run(inputs.args, inputs.kwargs)
+        return watching.given
 
     def modes_agree(self, inputs: ExampleInputs) -> bool | None:
         """Whether the forward returns the same structure in train and in eval mode.
@@ -313,10 +349,31 @@ def _note(called: set[str], name: str, module: nn.Module, args: Any) -> None:
     called.add(name)
 
 
-def _search(trial: Trial) -> Iterator[ExampleInputs]:
+def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
+    """Try images as (batch, channels, *sizes); where none runs, in other layouts."""
+    search = _search(trial)
+    try:
+        first = next(search)
+    except ForwardError:
+        for layout in _OTHER_LAYOUTS:
+            found = next(_search(trial, layout, _TRIALS_OF_A_LAYOUT), None)
+            if found is not None and _laid_out(trial, replace(found, layout=""), None) == found:
+                yield found
+                return
+        raise
+    yield first
+    yield from search
+
+
+def _search(trial: Trial, layout: str = "", limit: int | None = None) -> Iterator[ExampleInputs]:
     """Try plausible images, then plausible values of the other required arguments.
 
     What runs in train mode too comes first.
+
+    Args:
+        trial: The model on fake tensors.
+        layout: Of the images.
+        limit: Number of images to try; nothing is raised then where none runs.
     """
     model = trial.original
     arguments = _arguments(model)
@@ -324,9 +381,11 @@ def _search(trial: Trial) -> Iterator[ExampleInputs]:
     tried: list[tuple[int, ...]] = []
     set_aside: list[ExampleInputs] = []
     failures = found = 0
-    for shape in _candidates(model):
+    wanted = dimensions_of(layout)
+    candidates = [s for s in _candidates(model) if not layout or len(s) - 1 == wanted]
+    for shape in candidates[:limit]:
         tried.append(shape)
-        inputs = _first_call(trial, arguments, shape, errors)
+        inputs = _first_call(trial, arguments, shape, errors, layout)
         if inputs is None:
             failures += 1
             if (found or set_aside) and failures > _TRIALS_FOR_MORE:
@@ -340,7 +399,7 @@ def _search(trial: Trial) -> Iterator[ExampleInputs]:
             if len(set_aside) > _TRIALS_FOR_MORE:
                 break
     yield from set_aside
-    if not found and not set_aside:
+    if not found and not set_aside and limit is None:
         raise _nothing_found(trial, arguments, tried, errors)
 
 
@@ -350,15 +409,19 @@ def _trains(trial: Trial, inputs: ExampleInputs) -> bool:
 
 
 def _first_call(
-    trial: Trial, arguments: _Arguments, shape: tuple[int, ...], errors: list[Exception]
+    trial: Trial,
+    arguments: _Arguments,
+    shape: tuple[int, ...],
+    errors: list[Exception],
+    layout: str,
 ) -> ExampleInputs | None:
     """The first call with a picture of one shape that the forward takes."""
-    picture = _noise(trial.original, (1, *shape))
+    picture = arranged(_noise(trial.original, (1, *shape)), layout)
     calls = _calls(trial.original, arguments, picture)
     for args, kwargs in itertools.islice(calls, _MAX_CALLS_A_SHAPE):
         error = trial.error(args, kwargs)
         if error is None:
-            return ExampleInputs(args, kwargs, len(shape) - 1, guessed=True)
+            return ExampleInputs(args, kwargs, len(shape) - 1, guessed=True, layout=layout)
         errors.append(error)
     return None
 
@@ -387,7 +450,7 @@ def _nothing_found(
     found = ForwardError(
         f"no example input was found that {trial.name} takes; tried images of {shown}. The first"
         f" trial raised {met}.{needs} Pass example_inputs= (a tensor, a tuple of arguments or a"
-        " dict of keyword arguments)."
+        " dict of keyword arguments), or layout= where the axes are not batch, channels, sizes."
     )
     found.__cause__ = errors[0] if errors else None
     return found

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.export.graph_signature import InputKind
 
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import Probe, hint, is_symbolic, key
@@ -55,24 +54,20 @@ class Levels:
     empty: bool
 
 
-def image_inputs(capture: Capture, dimensions: int) -> list[fx.Node]:
-    """Placeholders of the inputs that have the image's number of dimensions, largest first."""
-    kinds = {spec.arg.name: spec.kind for spec in capture.program.graph_signature.input_specs}
-    images = [
-        node
-        for node in capture.nodes
-        if node.op == "placeholder"
-        and kinds.get(node.name) is InputKind.USER_INPUT
-        and (value := tensor_of(node)) is not None
-        and value.dim() == dimensions + 2
-    ]
-    return sorted(images, key=lambda n: -math.prod(hint(s) for s in n.meta["val"].shape[2:]))
+def image_inputs(capture: Capture) -> list[fx.Node]:
+    """Placeholders of the inputs that have the image's axes, largest first."""
+    images = [node for node in capture.nodes if node.meta.get("space")]
+    return sorted(images, key=lambda n: -math.prod(map(hint, _space(n))))
 
 
-def follows_the_input(capture: Capture, dimensions: int) -> bool:
+def _space(image: fx.Node) -> tuple[Any, ...]:
+    """Sizes of an image input along its spatial axes."""
+    return tuple(image.meta["val"].shape[axis] for axis in image.meta["space"])
+
+
+def follows_the_input(capture: Capture) -> bool:
     """Whether the captured graph holds at other image sizes."""
-    images = image_inputs(capture, dimensions)
-    return any(is_symbolic(size) for image in images for size in image.meta["val"].shape[2:])
+    return any(is_symbolic(size) for image in image_inputs(capture) for size in _space(image))
 
 
 def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
@@ -85,12 +80,13 @@ def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
     images = [
         value
         for value in pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
-        if isinstance(value, torch.Tensor) and value.dim() == inputs.dimensions + 2
+        if isinstance(value, torch.Tensor) and value.dim() == inputs.rank
     ]
-    size = max((image.shape[2:] for image in images), key=math.prod)
+    sizes = [tuple(image.shape[axis] for axis in inputs.space) for image in images]
+    size = max(sizes, key=math.prod)
     return (
         not levels.empty
-        and not _output_is_fixed(capture, inputs.dimensions)
+        and not _output_is_fixed(capture, inputs)
         and all(
             part <= 2 * whole
             for step in levels.reductions
@@ -99,17 +95,17 @@ def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
     )
 
 
-def _output_is_fixed(capture: Capture, dimensions: int) -> bool:
+def _output_is_fixed(capture: Capture, inputs: ExampleInputs) -> bool:
     """Whether every image that comes out has a fixed size, though those that go in do not."""
     outputs = [
-        value.shape[2:]
+        value.shape[1:]
         for node in capture.nodes[-1].all_input_nodes
         if (value := tensor_of(node)) is not None
-        and value.dim() == dimensions + 2
-        and math.prod(hint(s) for s in value.shape[2:]) > 1
+        and value.dim() == inputs.rank
+        and math.prod(hint(value.shape[axis]) for axis in inputs.space) > 1
     ]
     fixed = [not any(is_symbolic(s) for s in sizes) for sizes in outputs]
-    return follows_the_input(capture, dimensions) and bool(fixed) and all(fixed)
+    return follows_the_input(capture) and bool(fixed) and all(fixed)
 
 
 def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
@@ -129,14 +125,14 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     Raises:
         StructureError: No input looks like an image.
     """
-    images = image_inputs(capture, inputs.dimensions)
+    images = image_inputs(capture)
     if not images:
         raise StructureError(
             f"no input of the forward is a tensor (batch, channels, *{inputs.dimensions} sizes);"
             " pass example_inputs= with one"
         )
     small, large = (_probe(capture, images, scale) for scale in _PROBE_SCALES)
-    reader = _Positions(images[0], small, large)
+    reader = _Positions(images[0], inputs.channels, small, large)
     factor, pooled = _factors(capture, images, reader)
     clusters = _cluster(factor.values())
     level = {node: clusters[value] for node, value in factor.items()}
@@ -195,7 +191,7 @@ def _makes_positions(node: fx.Node) -> bool:
 def _sizes_at_the_example(
     image: fx.Node, reductions: Sequence[tuple[float, ...]]
 ) -> tuple[tuple[int, ...], ...]:
-    whole = [hint(size) for size in image.meta["val"].shape[2:]]
+    whole = [hint(size) for size in _space(image)]
     return tuple(
         tuple(max(1, round(size / part)) for size, part in zip(whole, step, strict=True))
         for step in reductions
@@ -211,9 +207,7 @@ def _some_empty(nodes: Iterable[fx.Node], large: Probe) -> bool:
 def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
     """All free sizes at the example's, those of the images' space ``scale`` times as large."""
     symbols: dict[str, int] = {}
-    spatial = {
-        key(size) for image in images for size in image.meta["val"].shape[2:] if is_symbolic(size)
-    }
+    spatial = {key(size) for image in images for size in _space(image) if is_symbolic(size)}
     for node in capture.nodes:
         value = tensor_of(node)
         if node.op != "placeholder" or value is None:
@@ -233,17 +227,19 @@ def _elements(node: fx.Node, probe: Probe) -> int:
 class _Positions:
     """Counts the spatial positions of an operation's result."""
 
-    def __init__(self, image: fx.Node, small: Probe, large: Probe) -> None:
+    def __init__(self, image: fx.Node, channel: int | None, small: Probe, large: Probe) -> None:
         shape = image.meta["val"].shape
         self.small, self.large = small, large
-        self.dimensions = len(shape) - 2
-        self.batch = large.size(shape[0])
-        self.sizes = large.shape(image.meta["val"])[2:]
+        self.sizes = tuple(map(large.size, _space(image)))
+        self.dimensions = len(self.sizes)
         self.positions = math.prod(self.sizes)
-        self.growth = self.positions / math.prod(small.shape(image.meta["val"])[2:])
+        self.growth = self.positions / math.prod(map(small.size, _space(image)))
+        channels = 1 if channel is None else large.size(shape[channel])
+        # images and, in a clip, their frames
+        self.batch = large.numel(image.meta["val"]) // (self.positions * channels)
 
     def of_image(self, image: fx.Node) -> float:
-        return self.positions / math.prod(self.large.shape(image.meta["val"])[2:])
+        return self.positions / math.prod(map(self.large.size, _space(image)))
 
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.

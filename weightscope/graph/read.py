@@ -22,6 +22,7 @@ def read_structure(
     model: nn.Module,
     example_inputs: Any = None,
     stages: Mapping[str, str | Iterable[str]] | None = None,
+    layout: str | None = None,
 ) -> Structure:
     """Read a network as a dataflow graph with levels and stages.
 
@@ -31,6 +32,9 @@ def read_structure(
             the forward; found by trying where it is None.
         stages: Where modules belong, against what is read: prefixes of module names for each stage
             name (``{"skip 0": "lateral", "head": ["out", "aux"]}``).
+        layout: What the axes of the image input are, one letter each: ``"NHWC"`` for batch, height,
+            width, channels; ``"NHW"``; ``"NTCHW"`` for clips. Read from the first convolution where
+            it is None.
 
     Raises:
         InputError: The model, ``example_inputs`` or ``stages`` cannot be used.
@@ -39,7 +43,7 @@ def read_structure(
     """
     check_model(model)
     trial = Trial(model)
-    inputs, captured = _captured(trial, example_inputs)
+    inputs, captured = _captured(trial, example_inputs, layout)
     levels = read_levels(captured, inputs)
     if not plausible(captured, levels, inputs):
         captured = capture(model, two_images(trial, inputs), fixed=True)
@@ -84,17 +88,19 @@ _stages = stages
 _SIZES_TO_CAPTURE = 2
 
 
-def _captured(trial: Trial, example_inputs: Any) -> tuple[ExampleInputs, Capture]:
+def _captured(
+    trial: Trial, example_inputs: Any, layout: str | None
+) -> tuple[ExampleInputs, Capture]:
     """The inputs to show, and the network captured with two images a batch.
 
     Where a guessed size is one at which the model fixes its sizes (a position table of just that
     size), other sizes are tried.
     """
     found: list[tuple[ExampleInputs, Capture]] = []
-    for inputs in find_inputs(trial, example_inputs):
+    for inputs in find_inputs(trial, example_inputs, layout):
         captured = capture(trial.original, two_images(trial, inputs))
         found.append((inputs, captured))
-        if captured.sizes != "symbolic" or follows_the_input(captured, inputs.dimensions):
+        if captured.sizes != "symbolic" or follows_the_input(captured):
             return found[-1]
         if len(found) == _SIZES_TO_CAPTURE:
             break

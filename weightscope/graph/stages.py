@@ -108,7 +108,8 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
         raise StructureError(
             "nothing lies below the input's own resolution; the network only comes up from it"
             f" (reductions {_written(levels.reductions)}), as a super-resolution network or a bare"
-            " decoder does. Pass the whole encoder-decoder."
+            " decoder does. Pass the whole encoder-decoder; where the axes of its input are not"
+            " batch, channels, sizes, say them with layout= ('NHWC')."
         )
     lies = {p for node, p in placement.places.items() if node in placement.live}
     if not any(p.role == "decoder" for p in lies):

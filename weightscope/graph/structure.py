@@ -22,6 +22,10 @@ Sizes = Literal["symbolic", "batch", "fixed"]
 """Which sizes of the inputs were free while the model was traced: all, the batch's only, none."""
 
 
+SPATIAL = "DHWL"
+"""Letters of a layout that stand for spatial sizes."""
+
+
 @dataclass(frozen=True)
 class ExampleInputs:
     """What the model is called with: real tensors on the model's device.
@@ -31,12 +35,34 @@ class ExampleInputs:
         kwargs: Keyword arguments of ``model.forward``.
         dimensions: Number of spatial dimensions of the image input (1, 2 or 3).
         guessed: False where the user gave the inputs.
+        layout: What the axes of the image input are, one letter each (``"NHWC"``: batch, height,
+            width, channels; ``T`` frames, ``D`` depth, ``L`` length); empty where they are batch,
+            channels, sizes.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     dimensions: int
     guessed: bool
+    layout: str = ""
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of the image input."""
+        return len(self.layout) or self.dimensions + 2
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Axes of the image input along which it is large."""
+        if not self.layout:
+            return tuple(range(2, self.dimensions + 2))
+        return tuple(i for i, letter in enumerate(self.layout) if letter in SPATIAL)
+
+    @property
+    def channels(self) -> int | None:
+        """Axis of the image input's channels; None where it has none."""
+        axis = self.layout.find("C") if self.layout else 1
+        return None if axis < 0 else axis
 
 
 @dataclass(frozen=True)
@@ -169,13 +195,6 @@ class Structure:
     def depth(self) -> int:
         """Number of levels."""
         return len(self.reductions)
-
-    @property
-    def sizes_are_fixed(self) -> bool:
-        """Whether the graph holds at the spatial size of ``inputs`` only, as the model does."""
-        images = [n.meta.get("val") for n in self.graph.nodes if n.op == "placeholder"]
-        sizes = [s for v in images if v is not None for s in v.shape[2:]]
-        return all(isinstance(size, int) for size in sizes)
 
     @cached_property
     def stage_of(self) -> Mapping[str, Stage]:

@@ -12,6 +12,7 @@ from weightscope.adapters import pytree
 from weightscope.batches import read_inputs
 from weightscope.calls import shapes
 from weightscope.errors import InputError
+from weightscope.graph.layouts import arranged, frames_of
 from weightscope.graph.structure import Structure
 
 Painter = Callable[..., Tensor]
@@ -49,17 +50,20 @@ def synthetic_inputs(
     inputs = structure.inputs
     free_batch, free_sizes = _freedom(structure)
     leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
-    pictures = [is_image(leaf, inputs.dimensions) for leaf in leaves]
+    pictures = [is_image(leaf, inputs.rank) for leaf in leaves]
     if not any(pictures):
         raise InputError("no input of the network is an image of floating-point numbers")
     first = leaves[pictures.index(True)]
     count = images if free_batch else len(first)
-    scale = scaling(structure, first.shape[2:], scale) if free_sizes else 1.0
+    space = [first.shape[axis] for axis in inputs.space]
+    scale = scaling(structure, space, scale) if free_sizes else 1.0
     made = []
     for index, (leaf, picture) in enumerate(zip(leaves, pictures, strict=True)):
         if picture:
-            sizes = [max(1, round(size * scale)) for size in leaf.shape[2:]]
-            made.append(paint(count, leaf.shape[1], sizes, seed=seed + 1000 * index).to(leaf))
+            sizes = [max(1, round(leaf.shape[axis] * scale)) for axis in inputs.space]
+            channels = 1 if inputs.channels is None else leaf.shape[inputs.channels]
+            image = paint(count, channels, sizes, seed=seed + 1000 * index).to(leaf)
+            made.append(arranged(image, inputs.layout, frames_of(leaf.shape, inputs.layout)))
         elif isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == len(first):
             made.append(leaf[:1].expand(count, *leaf.shape[1:]))
         else:
@@ -85,18 +89,18 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
     count = len(inputs.args) or len(inputs.kwargs)
     batches = read_inputs(images, structure.model, count, tuple(inputs.kwargs))
     for index, batch in enumerate(batches):
-        if not any(is_image(x, inputs.dimensions) for x in pytree.tree_leaves(batch)):
+        if not any(is_image(x, inputs.rank) for x in pytree.tree_leaves(batch)):
             raise InputError(
                 f"batch {index} of images= ({shapes(batch) or type(batch).__name__}) holds no image"
-                f" of {inputs.dimensions + 2} dimensions (images, channels, sizes...); yield what "
+                f" of {inputs.rank} dimensions (images, channels, sizes...); yield what "
                 "the model's forward takes"
             )
     return batches
 
 
-def is_image(value: Any, dimensions: int) -> bool:
+def is_image(value: Any, rank: int) -> bool:
     """Whether an input is a batch of images with floating-point numbers."""
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == dimensions + 2
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == rank
 
 
 def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> float:
@@ -115,8 +119,10 @@ def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> f
 def _freedom(structure: Structure) -> tuple[bool, bool]:
     """Whether the graph holds for any number of images, and for any spatial sizes."""
     values = [n.meta.get("val") for n in structure.graph.nodes if n.op == "placeholder"]
-    rank = structure.inputs.dimensions + 2
+    rank, space = structure.inputs.rank, structure.inputs.space
     shapes = [v.shape for v in values if isinstance(v, Tensor) and v.dim() == rank]
     free_batch = all(not isinstance(shape[0], int) for shape in shapes)
-    free_sizes = all(not isinstance(size, int) for shape in shapes for size in shape[2:])
+    free_sizes = all(
+        not isinstance(size, int) for shape in shapes for size in (shape[axis] for axis in space)
+    )
     return free_batch, free_sizes

@@ -98,7 +98,7 @@ def _matched(structure: Structure) -> list[list[Any]]:
     """Smaller dead leaves matched to the network's batch norms; none without."""
     inputs = synthetic_inputs(structure, dead_leaves, MATCHED_IMAGES, seed=2, scale=0.5)
     leaves, spec = pytree.tree_flatten(inputs)
-    places = [i for i, x in enumerate(leaves) if is_image(x, structure.inputs.dimensions)]
+    places = [i for i, x in enumerate(leaves) if is_image(x, structure.inputs.rank)]
 
     def inserted(images: Sequence[Tensor]) -> Any:
         changed = dict(zip(places, images, strict=True))

@@ -127,7 +127,7 @@ def _seed(node: fx.Node) -> Seen | None:
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or value.dim() < 3:
         return None
-    axes = node.meta.get("space", range(2, value.dim()))
+    axes = node.meta.get("space") or range(2, value.dim())
     return Seen((PIXEL,) * len(axes), tuple(axes), tuple(hint(value.shape[a]) for a in axes))
 
 

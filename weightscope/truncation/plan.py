@@ -153,6 +153,7 @@ def describe(structure: Structure) -> dict[str, Any]:
         "original": fingerprint(structure.model),
         "inputs": encode([tuple(structure.inputs.args), dict(structure.inputs.kwargs)]),
         "dimensions": structure.inputs.dimensions,
+        "layout": structure.inputs.layout,
         "sizes": structure.sizes,
         "stages": {stage.name: list(stage.layers) for stage in structure.stages},
     }

@@ -17,6 +17,7 @@ from weightscope.adapters import pytree
 from weightscope.errors import RecipeError, WeightscopeError
 from weightscope.files import write_tensors
 from weightscope.graph import read_structure
+from weightscope.graph.layouts import parse_layout
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build
@@ -132,7 +133,8 @@ def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
     args, kwargs = decode(recipe["inputs"])
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(home), (args, kwargs))
-    inputs = ExampleInputs(args, kwargs, recipe["dimensions"], guessed=False)
+    layout = parse_layout(recipe["layout"]) if recipe.get("layout") else ""
+    inputs = ExampleInputs(args, kwargs, recipe["dimensions"], guessed=False, layout=layout)
     structure = read_structure(model, inputs)
     if structure.sizes != recipe.get("sizes", structure.sizes):
         raise RecipeError(
@@ -197,6 +199,7 @@ def _checked(
         or not all(isinstance(recipe.get(key), str) for key in ("model", "original"))
         or not (isinstance(recipe.get("inputs"), list) and len(recipe["inputs"]) == 2)
         or recipe.get("dimensions") not in (1, 2, 3)
+        or not isinstance(recipe.get("layout", ""), str)
         or not _is_mapping_to(recipe.get("stages"), _is_list_of_names)
         or not _is_mapping_to(recipe.get("aliases"), lambda v: isinstance(v, str) and v in tensors)
     ):

@@ -240,7 +240,7 @@ def refuse_broken_weights(model: nn.Module) -> None:
 def check_images(inputs: Any, index: int, structure: Structure) -> None:
     """Refuse images without a batch dimension, which many operators take for something else."""
     leaves = [v for v in pytree.tree_leaves(call_arguments(inputs)) if isinstance(v, Tensor)]
-    expected = structure.inputs.dimensions + 2
+    expected = structure.inputs.rank
     if max(leaf.dim() for leaf in leaves) == expected - 1:
         raise InputError(
             f"the images of batch {index} have {expected - 1} dimensions, expected {expected} "

@@ -1,0 +1,136 @@
+"""Images whose axes are not batch, channels, sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import weightscope as ws
+from weightscope.errors import ForwardError, InputError, StructureError
+from weightscope.graph import read_structure, rebuild
+from weightscope.graph.layouts import arranged, infer_layout, parse_layout
+from weightscope.receptive_field import receptive_fields
+
+
+class Net(nn.Module):
+    """A U-Net of two levels behind a change of axes and back."""
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout = layout
+        self.top = nn.Conv2d(1 if layout == "NHW" else 3, 8, 3, padding=1)
+        self.deep = nn.Conv2d(8, 32, 3, padding=1)
+        self.middle = nn.Conv2d(32, 32, 3, padding=1)
+        self.join = nn.Conv2d(40, 8, 3, padding=1)
+        self.out = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layout == "NHWC":
+            return self.images(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.layout == "NHW":
+            return self.images(x.unsqueeze(1)).squeeze(1)
+        if self.layout == "NTCHW":
+            y = self.images(x.flatten(0, 1))
+            return y.view(*x.shape[:2], *y.shape[1:])
+        return self.images(x)
+
+    def images(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        deep = F.relu(self.middle(F.relu(self.deep(F.max_pool2d(top, 2)))))
+        y = torch.cat([F.interpolate(deep, scale_factor=2.0), top], 1)
+        return self.out(F.relu(self.join(y)))
+
+
+SHAPES = {
+    "NHWC": ((2, 24, 32, 3), (3, 16, 48, 3)),
+    "NHW": ((2, 24, 32), (3, 16, 48)),
+    "NTCHW": ((2, 4, 3, 24, 32), (1, 3, 3, 16, 48)),
+    "NCHW": ((2, 3, 24, 32), (3, 3, 16, 48)),
+}
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+@pytest.mark.parametrize("told", [False, True], ids=["inferred", "told"])
+def test_the_axes_of_an_example_are_read(layout: str, told: bool) -> None:
+    model = Net(layout).eval()
+    shape, other = SHAPES[layout]
+    structure = read_structure(model, torch.randn(shape), layout=layout if told else None)
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert {layer: stage.name for layer, stage in structure.stage_of.items()} == {
+        "top": "encoder 0",
+        "deep": "bottleneck",
+        "middle": "bottleneck",
+        "join": "decoder 0",
+        "out": "head",
+    }
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    # 3x3, a pool of 2, two 3x3 at jump 2; then three neighbours lie in two cells of 2
+    assert receptive_fields(structure)["bottleneck"] == (12, 12)
+    assert receptive_fields(structure)["head"] == (14, 14)
+    graph = rebuild(structure)
+    x = torch.randn(other)
+    torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NHW"])
+def test_images_in_other_layouts_are_guessed(layout: str) -> None:
+    structure = read_structure(Net(layout))
+    assert structure.inputs.layout == layout
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+
+
+def test_clips_are_guessed_where_the_layout_is_told() -> None:
+    with pytest.raises(ForwardError, match="layout="):
+        read_structure(Net("NTCHW"))
+    structure = read_structure(Net("NTCHW"), layout="NTCHW")
+    assert structure.inputs.args[0].shape[:3] == (1, 2, 3)
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NTCHW"])
+def test_a_variant_takes_what_the_original_takes(layout: str, tmp_path) -> None:
+    model = Net(layout).eval()
+    shape, other = SHAPES[layout]
+    analysis = ws.analyze(model, example_inputs=torch.randn(shape), response=False)
+    (proposal,) = [p for p in analysis.proposals if p.refusal is None]
+    variant = proposal.build()
+    ws.save(variant, tmp_path / "small.safetensors")
+    again = ws.load(tmp_path / "small.safetensors", lambda: Net(layout)).module.eval()
+    for size in (shape, other):
+        x = torch.randn(size)
+        made = variant.module.eval()(x)
+        assert made.shape == model(x).shape
+        torch.testing.assert_close(again(x), made, rtol=0, atol=0)
+
+
+def test_a_layout_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="'NHWQ' is not understood"):
+        read_structure(Net("NHWC"), layout="NHWQ")
+    with pytest.raises(InputError, match="names no spatial axis"):
+        parse_layout("NC")
+    with pytest.raises(InputError, match="names 3 axes"):
+        read_structure(Net("NHWC"), torch.randn(2, 16, 16, 3), layout="NHW")
+    assert parse_layout("BCHW") == ""
+    assert parse_layout("nhwc") == "NHWC"
+
+
+def test_an_implausible_reading_names_the_remedy() -> None:
+    """Told wrongly, the width counts as channels: nothing is as fine as the image."""
+    with pytest.raises(StructureError, match="layout="):
+        read_structure(Net("NHWC"), torch.randn(2, 16, 16, 3), layout="NCHW")
+
+
+def test_layouts_by_hand() -> None:
+    image = torch.randn(1, 3, 4, 5)
+    assert arranged(image, "NHWC").shape == (1, 4, 5, 3)
+    assert arranged(image, "NHW").shape == (1, 4, 5)
+    assert arranged(image, "NTCHW").shape == (1, 2, 3, 4, 5)
+    assert infer_layout((2, 64, 64, 3), ((2, 3, 64, 64), 2)) == "NHWC"
+    assert infer_layout((2, 3, 64, 64), ((2, 3, 70, 70), 2)) == ""
+    assert infer_layout((2, 64, 64), ((2, 1, 64, 64), 2)) == "NHW"
+    assert infer_layout((2, 1, 4096), ((2, 1, 65, 33), 2)) == ""  # a spectrogram of a signal
+    assert infer_layout((2, 3, 4, 64, 64), ((8, 3, 64, 64), 2)) == "NCTHW"
+    assert infer_layout((2, 4, 64, 64), ((2, 16, 32, 32), 2)) == ""  # folded before it
+    assert infer_layout((2, 4, 64, 64), None) == ""

@@ -1,0 +1,136 @@
+"""What the axes of an image input are: batch, channels, sizes, or another order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from weightscope.errors import InputError
+from weightscope.graph.structure import SPATIAL
+
+_LETTERS = {1: "L", 2: "HW", 3: "DHW"}
+_CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+# a convolution's input and the image differ by padding and cropping at most
+_SAME_SIZE = (0.8, 1.5)
+
+
+def parse_layout(layout: str) -> str:
+    """Check a layout that the user gives; empty where it is the usual one.
+
+    Raises:
+        InputError: It does not name a batch and one to three spatial axes, each once.
+    """
+    letters = layout.upper().replace("B", "N").replace("S", "L")
+    spatial = [letter for letter in letters if letter in SPATIAL]
+    known = all(letter in f"NCT{SPATIAL}" for letter in letters)
+    if not known or len(set(letters)) < len(letters) or "N" not in letters or len(spatial) > 3:
+        raise InputError(
+            f"layout={layout!r} is not understood; give one letter for each axis of the image: N"
+            " batch, C channels, T frames, D depth, H height, W width, L length, as in 'NHWC'"
+        )
+    if not spatial:
+        raise InputError(f"layout={layout!r} names no spatial axis (D, H, W or L)")
+    return "" if letters == f"NC{_LETTERS[len(spatial)]}" else letters
+
+
+def arranged(image: Tensor, layout: str, frames: int = 2) -> Tensor:
+    """Bring (batch, channels, *sizes) to a layout; every frame shows the same."""
+    if not layout:
+        return image
+    axes = dict(zip(f"NC{_LETTERS[image.dim() - 2]}", range(image.dim()), strict=True))
+    if "T" in layout:
+        image, axes["T"] = image[..., None].expand(*image.shape, frames), image.dim()
+    if "C" not in layout:
+        image = image.narrow(1, 0, 1).squeeze(1)
+        axes = {letter: axis - (axis > 1) for letter, axis in axes.items() if letter != "C"}
+    return image.permute([axes[letter] for letter in layout]).contiguous()
+
+
+def frames_of(shape: Sequence[int], layout: str) -> int:
+    """Number of frames of a clip; 1 of a single image."""
+    return shape[layout.index("T")] if "T" in layout else 1
+
+
+class FirstConvolution(TorchFunctionMode):
+    """Notes what the first convolution of a forward is given.
+
+    Attributes:
+        given: Shape of its input, and number of its spatial dimensions; None before it ran.
+    """
+
+    given: tuple[tuple[int, ...], int] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Look, and call."""
+        if self.given is None and func in _CONVOLUTIONS and args and isinstance(args[0], Tensor):
+            shape = tuple(int(size) for size in args[0].shape)
+            self.given = shape, _CONVOLUTIONS.index(func) + 1
+        return func(*args, **(kwargs or {}))
+
+
+def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
+    """Read the layout of an image from what the first convolution is given; empty: the usual one.
+
+    Args:
+        image: Shape of the image input.
+        given: Shape of the convolution's input, and number of its spatial dimensions.
+    """
+    if given is None or len(given[0]) != given[1] + 2:
+        return ""
+    (batch, channels, *sizes), dimensions = given
+    space = _LETTERS[dimensions]
+    choices = {
+        dimensions + 2: ("NC" + space, "N" + space + "C"),
+        dimensions + 1: ("N" + space,),
+        dimensions + 3: ("NTC" + space, "NCT" + space),
+    }
+    for layout in choices.get(len(image), ()):
+        of = dict(zip(layout, image, strict=True))
+        if (
+            of.get("C", 1) == channels
+            and of["N"] * of.get("T", 1) == batch
+            and all(map(_alike, (of[letter] for letter in space), sizes))
+        ):
+            return "" if layout == "NC" + space else layout
+    return ""
+
+
+def _alike(size: int, other: int) -> bool:
+    low, high = _SAME_SIZE
+    return low <= other / max(size, 1) <= high
+
+
+def dimensions_of(layout: str) -> int:
+    """Number of spatial dimensions that a layout names."""
+    return sum(letter in SPATIAL for letter in layout)
+
+
+def check_rank(layout: str, ranks: Sequence[int]) -> None:
+    """Refuse a layout that no tensor of the example has the axes for.
+
+    Raises:
+        InputError: No tensor has as many axes as the layout has letters.
+    """
+    if layout and len(layout) not in ranks:
+        shown = ", ".join(str(rank) for rank in ranks)
+        raise InputError(
+            f"layout={layout!r} names {len(layout)} axes, but the tensors of example_inputs have"
+            f" {shown or 'none'}"
+        )
+
+
+__all__ = [
+    "FirstConvolution",
+    "arranged",
+    "check_rank",
+    "dimensions_of",
+    "frames_of",
+    "infer_layout",
+    "parse_layout",
+]
