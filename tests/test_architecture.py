@@ -186,6 +186,7 @@ def test_all_names_are_exported() -> None:
         "read_weights",
         "save",
         "scan",
+        "shrink",
         "watch",
     ]
     for name in weightscope.__all__:

@@ -23,7 +23,7 @@ from weightscope.errors import (
     WeightscopeError,
 )
 from weightscope.statistics import scan
-from weightscope.truncation import load, save
+from weightscope.truncation import load, save, shrink
 from weightscope.utilization import ablate
 from weightscope.watching import watch
 
@@ -49,5 +49,6 @@ __all__ = [
     "read_weights",
     "save",
     "scan",
+    "shrink",
     "watch",
 ]

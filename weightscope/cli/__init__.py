@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 
 from weightscope.cli.commands import add_analyze, add_compare, add_cut, add_field, add_scan
+from weightscope.cli.shrink import add_shrink
 from weightscope.errors import WeightscopeError
 
 _DESCRIPTION = """\
@@ -78,6 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    for add in (add_analyze, add_cut, add_scan, add_compare, add_field):
+    for add in (add_analyze, add_cut, add_shrink, add_scan, add_compare, add_field):
         add(commands)
     return parser

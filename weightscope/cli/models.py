@@ -95,7 +95,7 @@ def build(factory: str, arguments: Sequence[str]) -> nn.Module:
     values = [value_of(a) for a in arguments if not _is_named(a)]
     named = {k: value_of(v) for k, _, v in (a.partition("=") for a in arguments if _is_named(a))}
     try:
-        found: Any = _module(name)
+        found: Any = module_of(name)
         for part in path.split("."):
             found = getattr(found, part)
         model = found if isinstance(found, nn.Module) else found(*values, **named)
@@ -130,7 +130,7 @@ def value_of(text: str) -> Any:
         return {"true": True, "false": False}.get(text, text)
 
 
-def _module(name: str) -> Any:
+def module_of(name: str) -> Any:
     """Import a module by its dotted name, or a file by its path."""
     if not name.endswith(".py"):
         sys.path.insert(0, os.getcwd())  # as python -m does

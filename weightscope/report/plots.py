@@ -303,6 +303,59 @@ def plot_proposals(proposals: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Quality over cost of every network that a search measured.
+
+    Args:
+        frame: `Search.frame`; refused depths are left out.
+        ax: Where to draw; a new figure by default.
+
+    Returns:
+        The axes: MACs as a share of the whole network's, quality after recovery (filled) and just
+        cut (hollow); a line joins what no other network beats.
+    """
+    whole, built = frame.iloc[0], frame[frame["quality"].notna()]
+    ax = _axes(ax, 6.0, 4.0)
+    share = built["macs"] / max(1, whole["macs"])
+    front = built[built["pareto"]].sort_values("macs")
+    ax.plot(front["macs"] / max(1, whole["macs"]), front["quality"], color="0.6", linewidth=1)
+    for at, row in zip(share, built.to_dict("records"), strict=True):
+        color = _COLORS[2] if row["chosen"] else _COLORS[0]
+        if row["cut"] < row["quality"]:
+            ax.plot([at, at], [row["cut"], row["quality"]], color=color, linewidth=1, alpha=0.4)
+        ax.plot(at, row["cut"], "o", markersize=7, color=color, markerfacecolor="white")
+        ax.plot(at, row["quality"], "o", markersize=7, color=color)
+        ax.annotate(
+            f"keep {row['keep_levels']}",
+            (at, row["quality"]),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    ax.axhline(whole["quality"], color=NULL_COLOR, linewidth=0.8, linestyle=_DASHED)
+    ax.margins(0.1, 0.15)
+    ax.set(xlabel="share of the whole network's MACs", ylabel="quality")
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    styles = (
+        Line2D([], [], marker="o", linestyle="", color=_COLORS[0], label="recovered"),
+        Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="",
+            color=_COLORS[0],
+            markerfacecolor="white",
+            label="just cut",
+        ),
+        Line2D([], [], marker="o", linestyle="", color=_COLORS[2], label="chosen"),
+    )
+    _legend_above(ax, styles)
+    sns.despine(ax=ax)
+    return ax
+
+
 def plot_ablation(drops: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Quality lost when everything below a level is replaced by its mean, with its interval.
 

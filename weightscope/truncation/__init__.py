@@ -4,20 +4,28 @@ from weightscope.truncation.bottleneck import Bottleneck, BottleneckFactory, Lig
 from weightscope.truncation.checks import Verification, verify
 from weightscope.truncation.plan import Plan
 from weightscope.truncation.proposals import Proposal, propose
+from weightscope.truncation.recovery import Agreement, Recovery
 from weightscope.truncation.saving import load, save
+from weightscope.truncation.search import Candidate, Limits, Search, shrink
 from weightscope.truncation.variant import Measurement, Variant
 
 __all__ = [
+    "Agreement",
     "Bottleneck",
     "BottleneckFactory",
+    "Candidate",
     "Light",
+    "Limits",
     "Measurement",
     "Plan",
     "Proposal",
+    "Recovery",
+    "Search",
     "Variant",
     "Verification",
     "load",
     "propose",
     "save",
+    "shrink",
     "verify",
 ]

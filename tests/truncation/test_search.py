@@ -1,0 +1,186 @@
+"""Every depth cut, recovered, measured; the smallest within tolerance or budget is chosen."""
+
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import Plain, Tokens, image
+
+import weightscope as ws
+from mpseg_models import create_model
+from weightscope.cli import main
+from weightscope.cost import Latency
+from weightscope.errors import InputError
+from weightscope.truncation import Candidate, Limits, Search
+
+IMAGES = torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def candidate(keep, macs, lost, refusal="", variant=None, seconds=1.0):
+    latency = Latency(seconds, seconds, seconds, 2, "cpu", 1)
+    return Candidate(keep, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, lost, refusal, variant)
+
+
+def search(**limits):
+    given = (
+        dict.fromkeys(("tolerance", "max_macs", "max_parameters", "max_latency", "max_bytes"))
+        | limits
+    )
+    found = (
+        candidate(3, 900, 0.001),
+        candidate(2, 500, 0.015, seconds=0.5),
+        candidate(1, 200, 0.4, seconds=0.2),
+        candidate(0, 1000, math.nan, "no path leads back up"),
+    )
+    return Search("f1", Limits(**given), "", candidate(4, 1000, 0.0), found)
+
+
+@pytest.mark.parametrize(
+    ("limits", "chosen"),
+    [
+        ({"tolerance": 0.02}, 2),
+        ({"tolerance": 0.005}, 3),
+        ({"tolerance": 0.0005}, None),
+        ({"tolerance": 0.5}, 1),
+        ({"max_macs": 600}, 2),
+        ({"max_parameters": 30}, 1),
+        ({"max_bytes": 950}, 3),
+        ({"max_latency": 0.3}, 1),
+        ({"max_latency": 0.1}, None),
+        ({"max_macs": 300, "tolerance": 0.02}, None),
+    ],
+)
+def test_the_choice_follows_the_limits(limits, chosen):
+    found = search(**limits)
+    assert (None if found.chosen is None else found.chosen.keep_levels) == chosen
+    assert list(found.frame[found.frame.chosen].keep_levels) == ([] if chosen is None else [chosen])
+
+
+def test_the_frame_shows_every_depth_and_why_not():
+    frame = search(tolerance=0.02).frame
+    assert list(frame.keep_levels) == [4, 3, 2, 1, 0]
+    assert list(frame.why) == ["", "", "", "tolerance: 0.4 > 0.02", "no path leads back up"]
+    assert list(frame.pareto) == [True, True, True, True, False]
+    worse = replace(search(tolerance=0.02), candidates=(candidate(3, 900, 0.5), candidate(2, 5, 0)))
+    assert list(worse.frame.pareto) == [False, False, True]  # as good as the whole, and cheaper
+    assert "chosen: 2 of 4 levels" in str(worse)
+    assert "the whole one stays" in str(search(tolerance=0.0))
+
+
+def test_without_labels_quality_is_the_agreement(tmp_path):
+    torch.manual_seed(0)
+    model = Plain().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    random = torch.get_rng_state()
+    found = ws.shrink(model, images=IMAGES, steps=3, progress=False, repeats=2, resume=tmp_path)
+    assert found.metric == "agreement"
+    assert found.limits.tolerance == 0.02
+    assert [c.keep_levels for c in found.candidates] == [2, 1]
+    assert all(c.quality >= c.cut and c.lost == 1 - c.quality for c in found.candidates)
+    assert all(c.latency.median > 0 for c in found.candidates)
+    assert found.whole.quality == 1.0
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    again = ws.shrink(model, images=IMAGES, steps=3, progress=False, repeats=2, resume=tmp_path)
+    assert [c.quality for c in again.candidates] == [c.quality for c in found.candidates]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["keep_1.pt", "keep_2.pt"]
+    assert "2 depths, 3 steps of 4 images" in found.budget
+    saved = ws.save(found.candidates[1].variant, tmp_path / "small.safetensors")
+    loaded = ws.load(saved, Plain).module.eval()
+    assert torch.equal(loaded(IMAGES), found.candidates[1].variant.module.eval()(IMAGES))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mse"])
+def test_with_labels_quality_is_the_metric(metric):
+    torch.manual_seed(0)
+    model = Plain().eval()
+    with torch.no_grad():
+        answers = model(IMAGES)
+    targets = (IMAGES[:, 0] > 0).long() if metric == "accuracy" else answers
+    batches = list(zip(IMAGES.split(6), targets.split(6), strict=True))
+    found = ws.shrink(model, batches=batches, metric=metric, steps=2, progress=False, repeats=2)
+    right = (answers.argmax(1) == targets).float().mean() if metric == "accuracy" else 0.0
+    assert found.metric == metric
+    assert found.whole.quality == pytest.approx(float(right))
+    for small in found.candidates:
+        with torch.no_grad():
+            outputs = small.variant.module.eval()(IMAGES)
+        hits = (outputs.argmax(1) == targets).float().mean()
+        error = (outputs - answers).square().mean()
+        quality = float(hits if metric == "accuracy" else error)
+        assert small.quality == pytest.approx(quality, rel=1e-3)
+        if metric == "accuracy":
+            assert small.lost == pytest.approx(float(right) - quality, abs=1e-6)
+        else:
+            assert small.lost > 0  # an error: more of it is worse
+
+
+def test_refused_depths_are_listed(tmp_path):
+    torch.manual_seed(0)
+    found = ws.shrink(
+        Tokens(), images=image(4, 1, 16, 16), steps=1, progress=False, repeats=2, tolerance=1e9
+    )
+    assert found.candidates[-1].refusal
+    assert found.chosen.keep_levels == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({}, "give images="),
+        ({"images": IMAGES, "tolerance": -0.1}, "tolerance=-0.1 must not be negative"),
+        ({"images": IMAGES, "max_macs": math.nan}, "max_macs=nan must not be negative"),
+        ({"images": IMAGES, "metric": "f1"}, "belong together"),
+        ({"images": []}, "images= is empty"),
+    ],
+)
+def test_errors_name_the_argument(given, text):
+    with pytest.raises(InputError, match=text):
+        ws.shrink(Plain(), **given, progress=False)
+
+
+def test_the_plot_shows_what_was_measured():
+    from weightscope.report import plot_search
+
+    axes = plot_search(search(tolerance=0.02).frame)
+    assert {text.get_text() for text in axes.texts} == {"keep 4", "keep 3", "keep 2", "keep 1"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "small_nets.py").write_text(
+        "import torch\nfrom mpseg_models import create_model\n"
+        "def net():\n    return create_model('half_unet', width=4, seed=0)\n"
+        "def images():\n    return torch.rand(6, 3, 32, 32, generator=torch.Generator())\n"
+        "def broken():\n    raise OSError('the disk is gone')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("small_nets", None)
+
+
+def test_the_command_writes_the_chosen_network(folder, capsys):
+    asked = ["shrink", "small_nets:net", "--images", "small_nets:images", "--steps", "1"]
+    assert main([*asked, "--tolerance", "9", "--out", "small.safetensors", "--csv", "t.csv"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps of 4 images each" in printed
+    assert "chosen: 1 of 3 levels" in printed
+    assert len((folder / "t.csv").read_text().splitlines()) == 4
+    loaded = ws.load("small.safetensors", lambda: create_model("half_unet", width=4))
+    assert loaded.plan.keep_levels == 1
+    assert main([*asked, "--max-parameters", "1", "--out", "none.safetensors"]) == 2
+    assert "no smaller network is within the limits" in capsys.readouterr().err
+    assert not (folder / "none.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("loader", "text"),
+    [("images", "names no loader"), ("small_nets:broken", "OSError: the disk is gone")],
+)
+def test_the_command_names_a_loader_that_fails(loader, text, folder, capsys):
+    assert main(["shrink", "small_nets:net", "--images", loader]) == 2
+    assert text in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""The command `weightscope shrink`: the smallest network within a tolerance or a budget."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from weightscope.cli.models import add_model, built_model, example_of, images_in, module_of
+from weightscope.cli.targets import check_target
+from weightscope.errors import InputError, TruncationError
+from weightscope.files import writable_target
+
+
+
+def add_shrink(commands: Any) -> None:
+    """``shrink``: the smallest network within a tolerance or a budget."""
+    parser = commands.add_parser(
+        "shrink",
+        help="the smallest network within a tolerance or a budget",
+        description="Cut a model at every depth, teach each result to answer as the whole one on "
+        "unlabelled images, measure them, and write the smallest that satisfies the limits.",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of unlabelled images, or MODULE:LOADER, a callable that gives batches of what "
+        "the forward takes",
+    )
+    parser.add_argument(
+        "--batches",
+        metavar="MODULE:LOADER",
+        help="a callable that gives (inputs, targets) pairs to measure quality on",
+    )
+    parser.add_argument("--metric", help="f1, iou, accuracy, mse, ...: quality on --batches")
+    parser.add_argument("--tolerance", type=float, help="quality that may be lost (0.02)")
+    parser.add_argument("--max-macs", type=float, help="multiply-accumulates of one forward")
+    parser.add_argument("--max-parameters", type=float, help="number of parameters")
+    parser.add_argument("--max-latency", type=float, help="seconds of one forward here")
+    parser.add_argument("--max-bytes", type=float, help="bytes of parameters and buffers")
+    parser.add_argument("--steps", type=int, default=200, help="steps of each recovery (200)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    parser.add_argument(
+        "--resume", metavar="FOLDER", help="keep the recoveries here, and go on from there"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="write the chosen network as a .safetensors file"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="also write the table as CSV")
+    parser.set_defaults(run=_shrink)
+
+
+def _shrink(options: argparse.Namespace) -> None:
+    """Carry the command out.
+
+    Raises:
+        InputError: An option cannot be used.
+        TruncationError: No smaller network is within the limits, and ``--out`` asks for one.
+    """
+    from weightscope.frames import write_csv
+    from weightscope.truncation import save, shrink
+
+    for path in filter(None, (options.out, options.csv)):
+        check_target(path)  # what would fail at the end shall fail before the work
+    found = shrink(
+        built_model(options),
+        example_inputs=example_of(options),
+        images=None if options.images is None else _images(options.images),
+        batches=None if options.batches is None else _called(options.batches),
+        metric=options.metric,
+        tolerance=options.tolerance,
+        max_macs=options.max_macs,
+        max_parameters=options.max_parameters,
+        max_latency=options.max_latency,
+        max_bytes=options.max_bytes,
+        steps=options.steps,
+        seed=options.seed,
+        resume=options.resume,
+        progress=sys.stderr.isatty(),
+    )
+    print(found.budget)
+    print(found)
+    if options.csv:
+        write_csv(found.frame, options.csv)
+    if options.out:
+        if found.chosen is None or found.chosen.variant is None:
+            raise TruncationError(
+                f"no smaller network is within the limits, so {options.out} was not written; "
+                "loosen --tolerance or the budget, or give more --steps"
+            )
+        save(found.chosen.variant, options.out)
+
+
+def _images(name: str) -> Any:
+    """Images of a folder, or what a loader gives."""
+    return images_in(name) if ":" not in name or os.path.isdir(name) else _called(name)
+
+
+def _called(name: str) -> Any:
+    """Call ``module:loader``; the current folder is searched too.
+
+    Raises:
+        InputError: There is no such callable, or it raises.
+    """
+    module, _, path = name.rpartition(":")
+    if not module or not path:
+        raise InputError(f"{name!r} names no loader; write MODULE:LOADER, such as mydata:images")
+    try:
+        found: Any = module_of(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        return found() if callable(found) else found
+    except Exception as error:  # the user's own code may raise anything
+        raise InputError(
+            f"cannot get batches from {name}: {type(error).__name__}: {error}"
+        ) from error

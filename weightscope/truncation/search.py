@@ -1,0 +1,441 @@
+"""The smallest network that keeps what the whole one can: every depth cut, recovered, measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from weightscope.batches import Batch, first_image, read_batches
+from weightscope.calls import call_arguments, device_of, to_device, undisturbed
+from weightscope.cost import Costs, Latency, count_costs, measure_latency
+from weightscope.errors import InputError
+from weightscope.graph import read_structure
+from weightscope.graph.structure import Structure
+from weightscope.statistics import measure_model
+from weightscope.truncation.proposals import Proposal, propose
+from weightscope.truncation.recovery import BATCH
+from weightscope.truncation.variant import Variant
+from weightscope.utilization import assess
+from weightscope.utilization.judging import Judge, judge_by
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOLERANCE = 0.02
+"""Quality that may be lost where neither a tolerance nor a budget is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One network of a search: the whole one, a smaller one, or a depth that cannot be built.
+
+    Attributes:
+        keep_levels: Levels that stay; all of them in the whole network.
+        parameters: Number of parameters.
+        macs: Multiply-accumulates of one forward on the example input.
+        bytes: Size of parameters and buffers.
+        latency: Measured in turns with the others; None where nothing was built.
+        cut: Quality just cut, before recovery; nan where nothing was built.
+        quality: Quality after recovery.
+        lost: Quality lost against the whole network: in the unit of a metric between 0 and 1, else
+            as a share of the skill over the best trivial answer.
+        refusal: Why there is nothing to measure, else empty.
+        variant: The recovered network; None for the whole one and for refused depths.
+    """
+
+    keep_levels: int
+    parameters: int
+    macs: int
+    bytes: int
+    latency: Latency | None
+    cut: float
+    quality: float
+    lost: float
+    refusal: str
+    variant: Variant | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the chosen network must satisfy; None: no limit.
+
+    Attributes:
+        tolerance: Largest ``lost``.
+        max_macs: Multiply-accumulates on the example input.
+        max_parameters: Number of parameters.
+        max_latency: Median seconds of a forward on the example input, on this machine.
+        max_bytes: Size of parameters and buffers.
+    """
+
+    tolerance: float | None
+    max_macs: float | None
+    max_parameters: float | None
+    max_latency: float | None
+    max_bytes: float | None
+
+    def broken(self, candidate: Candidate) -> tuple[str, ...]:
+        """Which limits a measured candidate breaks, in words."""
+        latency = candidate.latency.median if candidate.latency else float("nan")
+        pairs = {
+            "tolerance": (candidate.lost, self.tolerance),
+            "max_macs": (candidate.macs, self.max_macs),
+            "max_parameters": (candidate.parameters, self.max_parameters),
+            "max_latency": (latency, self.max_latency),
+            "max_bytes": (candidate.bytes, self.max_bytes),
+        }
+        return tuple(
+            f"{name}: {value:.4g} > {limit:.4g}"
+            for name, (value, limit) in pairs.items()
+            if limit is not None and not value <= limit
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Quality over cost of every depth of one network.
+
+    Attributes:
+        metric: What ``quality`` is; ``agreement`` where no metric was given: the share of the
+            variance of the whole network's outputs that is matched on images held back.
+        limits: What was asked for.
+        budget: What the search was going to cost, in words.
+        whole: The network itself.
+        candidates: One for each depth, the deepest first.
+    """
+
+    metric: str
+    limits: Limits
+    budget: str
+    whole: Candidate
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The network with fewest MACs within all limits; None where only the whole one is.
+
+        With a budget alone, the one of best quality within it.
+        """
+        fit = [c for c in self.candidates if not c.refusal and not self.limits.broken(c)]
+        if self.limits.tolerance is None:
+            return min(fit, key=lambda c: (c.lost, c.macs), default=None)
+        return min(fit, key=lambda c: (c.macs, c.lost), default=None)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each network, the whole one first, then by MACs; refused depths last.
+
+        Columns: keep_levels, parameters, macs, bytes, latency (median seconds), cut, quality, lost,
+        pareto (no other network is as cheap in MACs and as good), chosen, why (the limits that it
+        breaks, or why it was refused).
+        """
+        import pandas as pd
+
+        built = [c for c in self.candidates if not c.refusal]
+        ordered = [
+            self.whole,
+            *sorted(built, key=lambda c: -c.macs),
+            *(c for c in self.candidates if c.refusal),
+        ]
+        chosen = self.chosen
+        return pd.DataFrame(
+            [
+                {
+                    "keep_levels": c.keep_levels,
+                    "parameters": c.parameters,
+                    "macs": c.macs,
+                    "bytes": c.bytes,
+                    "latency": c.latency.median if c.latency else float("nan"),
+                    "cut": c.cut,
+                    "quality": c.quality,
+                    "lost": c.lost,
+                    "pareto": not c.refusal and not any(_beats(d, c) for d in [self.whole, *built]),
+                    "chosen": c is chosen,
+                    "why": c.refusal or "; ".join(self.limits.broken(c)),
+                }
+                for c in ordered
+            ]
+        )
+
+    def __str__(self) -> str:
+        chosen = self.chosen
+        words = (
+            "no smaller network is within the limits; the whole one stays"
+            if chosen is None
+            else f"chosen: {chosen.keep_levels} of {self.whole.keep_levels} levels, "
+            f"{chosen.macs / max(1, self.whole.macs):.0%} of the MACs, "
+            f"{chosen.parameters / max(1, self.whole.parameters):.0%} of the parameters, "
+            f"{self.metric} {chosen.quality:.3f} of {self.whole.quality:.3f}"
+        )
+        shown = self.frame.drop(columns=["bytes"]).round({"cut": 3, "quality": 3, "lost": 3})
+        return f"{shown.to_string(index=False)}\n{words}"
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    return (one.macs, one.lost) != (other.macs, other.lost) and (
+        one.macs <= other.macs and one.lost <= other.lost
+    )
+
+
+def shrink(
+    model: nn.Module,
+    *,
+    images: Iterable[Any] | None = None,
+    batches: Iterable[Any] | None = None,
+    metric: str | Callable[[Any, Any], Any] | None = None,
+    tolerance: float | None = None,
+    max_macs: float | None = None,
+    max_parameters: float | None = None,
+    max_latency: float | None = None,
+    max_bytes: float | None = None,
+    example_inputs: Any = None,
+    steps: int = 200,
+    repeats: int = 10,
+    seed: int = 0,
+    progress: bool = True,
+    resume: str | os.PathLike[str] | None = None,
+) -> Search:
+    """Find the smallest network within a tolerance or a budget.
+
+    Every depth is cut, recovered by matching the whole network's outputs on unlabelled images, and
+    measured: quality, parameters, MACs, and latency in turns with the whole network. The model
+    stays as it is.
+
+    Args:
+        model: A trained encoder-decoder.
+        images: Unlabelled images for recovery, as for ``Variant.recover``; by default the inputs of
+            ``batches``, which then choose and teach: the qualities are a little too good.
+        batches: ``(inputs, targets)`` pairs to measure quality on, as for ``ablate``.
+        metric: As for ``ablate``. Without it, quality is the agreement with the whole network on
+            the images that recovery held back.
+        tolerance: Quality that may be lost: in the unit of a metric between 0 and 1, else as a
+            share of the skill. 0.02 where no limit is given.
+        max_macs: Largest number of multiply-accumulates of a forward on the example input.
+        max_parameters: Largest number of parameters.
+        max_latency: Longest median time of a forward on the example input, in seconds.
+        max_bytes: Largest size of parameters and buffers.
+        example_inputs: What to read the network with; by default the first image.
+        steps: Of each recovery.
+        repeats: Timed forwards of each network.
+        seed: Of everything random.
+        progress: Show the budget and a bar for each recovery.
+        resume: Folder to keep the recoveries in. A search that was broken off goes on from there.
+
+    Returns:
+        Every depth with its quality and costs, refused ones with the reason, and the chosen one.
+
+    Raises:
+        InputError: Arguments that cannot be used.
+        ForwardError: The model's forward raises.
+        StructureError: The network has no readable encoder-decoder shape.
+
+    Example:
+        >>> import torch, weightscope as ws, mpseg_models
+        >>> model = mpseg_models.create_model("unet", width=4, seed=0)
+        >>> found = ws.shrink(model, images=torch.rand(8, 3, 32, 32), steps=2, progress=False)
+        >>> list(found.frame.columns[:3])
+        ['keep_levels', 'parameters', 'macs']
+    """
+    budgets = (max_macs, max_parameters, max_latency, max_bytes)
+    for name, value in zip(
+        ("tolerance", "max_macs", "max_parameters", "max_latency", "max_bytes"),
+        (tolerance, *budgets),
+        strict=True,
+    ):
+        if value is not None and not value >= 0:
+            raise InputError(f"{name}={value} must not be negative")
+    if tolerance is None and all(limit is None for limit in budgets):
+        tolerance = TOLERANCE
+    if (batches is None) != (metric is None):
+        raise InputError("batches= of (inputs, targets) and metric= belong together; give both")
+    pairs = None if batches is None else read_batches(batches, model)
+    if images is None and pairs is None:
+        raise InputError("give images= for the recovery, or batches= with metric=")
+    given = [inputs for inputs, _ in pairs] if images is None and pairs is not None else images
+    kept = list(given) if not isinstance(given, torch.Tensor) and given is not None else [given]
+    if not kept:
+        raise InputError("images= is empty; give at least one batch of images")
+    if example_inputs is None:
+        example_inputs = _example(kept, pairs, model)
+    structure = read_structure(model, example_inputs)
+    costs = count_costs(model, structure.inputs)
+    proposals = propose(structure, assess(structure, measure_model(model)), costs)
+    proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
+    budget = _budget(proposals, costs, steps)
+    if progress:
+        from tqdm import tqdm
+
+        tqdm.write(budget)
+    folder = None if resume is None else Path(resume)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    measure = _Agreement() if pairs is None else _Metric(structure, pairs, metric)
+    found = []
+    for proposal in proposals:
+        if proposal.refusal is not None:
+            found.append(_refused(proposal))
+            continue
+        torch_state = torch.get_rng_state()
+        try:
+            torch.manual_seed(seed)  # of the new weights
+            variant = proposal.build()
+        finally:
+            torch.set_rng_state(torch_state)
+        before = measure.quality(variant)
+        recovery = variant.recover(
+            kept,
+            steps=steps,
+            seed=seed,
+            progress=progress,
+            resume=None if folder is None else folder / f"keep_{proposal.keep_levels}.pt",
+        )
+        if pairs is None:
+            before, after = recovery.before.explained, recovery.after.explained
+        else:
+            after = measure.quality(variant)
+        found.append(
+            Candidate(
+                keep_levels=proposal.keep_levels,
+                parameters=proposal.parameters,
+                macs=proposal.macs,
+                bytes=_bytes(variant.module),
+                latency=None,
+                cut=before,
+                quality=after,
+                lost=measure.lost(after),
+                refusal="",
+                variant=variant,
+            )
+        )
+    whole = Candidate(
+        keep_levels=structure.depth,
+        parameters=costs.parameters,
+        macs=costs.macs,
+        bytes=_bytes(model),
+        latency=None,
+        cut=measure.whole,
+        quality=measure.whole,
+        lost=0.0,
+        refusal="",
+        variant=None,
+    )
+    timed = _timed(structure, [whole, *found], repeats)
+    return Search(
+        metric=measure.name,
+        limits=Limits(tolerance, *budgets),
+        budget=budget,
+        whole=timed[0],
+        candidates=tuple(timed[1:]),
+    )
+
+
+def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Module) -> Any:
+    """The first image that there is, as arguments of the forward; None: let it be guessed."""
+    if pairs is not None:
+        return to_device(first_image(pairs), model)
+    if isinstance(images[0], torch.Tensor | Mapping):
+        return to_device(first_image([(images[0], None)]), model)
+    return None  # a tuple may hold labels too
+
+
+def _budget(proposals: Sequence[Proposal], costs: Costs, steps: int) -> str:
+    """What the recoveries will cost: a backward pass is counted as two forwards."""
+    legal = [p for p in proposals if p.refusal is None]
+    forwards = BATCH * steps * sum(costs.macs + 3 * p.macs for p in legal) / max(1, costs.macs)
+    return (
+        f"{len(legal)} depths, {steps} steps of {BATCH} images each: about as much as "
+        f"{forwards:,.0f} forwards of the whole network on one image"
+    )
+
+
+def _refused(proposal: Proposal) -> Candidate:
+    nan = float("nan")
+    return Candidate(
+        keep_levels=proposal.keep_levels,
+        parameters=proposal.parameters,
+        macs=proposal.macs,
+        bytes=0,
+        latency=None,
+        cut=nan,
+        quality=nan,
+        lost=nan,
+        refusal=str(proposal.refusal),
+        variant=None,
+    )
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
+
+
+def _timed(structure: Structure, candidates: Sequence[Candidate], repeats: int) -> list[Candidate]:
+    """The same candidates with latencies, measured in turns."""
+    modules = {
+        i: c.variant.module if c.variant else structure.model
+        for i, c in enumerate(candidates)
+        if not c.refusal
+    }
+    times = measure_latency(list(modules.values()), structure.inputs, repeats=max(2, repeats))
+    known = dict(zip(modules, times, strict=True))
+    return [replace(c, latency=known.get(i)) for i, c in enumerate(candidates)]
+
+
+class _Agreement:
+    """Quality without labels: how well the outputs are matched on images held back."""
+
+    name, whole = "agreement", 1.0
+
+    def quality(self, variant: Variant) -> float:
+        """Known from the recovery alone."""
+        return float("nan")
+
+    def lost(self, quality: float) -> float:
+        """What is not matched."""
+        return self.whole - quality
+
+
+class _Metric:
+    """Quality by a metric on labelled batches."""
+
+    def __init__(self, structure: Structure, pairs: Sequence[Batch], metric: Any) -> None:
+        self.pairs, self.model = pairs, structure.model
+        self.judge: Judge = judge_by(
+            metric,
+            pairs,
+            dimensions=structure.inputs.dimensions,
+            device=device_of(structure.model),
+        )
+        self.name = self.judge.name
+        with undisturbed(structure.model), torch.no_grad(), self.judge.kept():
+            for inputs, _ in pairs:
+                self.judge.add(self._run(structure.model, inputs))
+            self.whole = _value(self.judge.whole())
+            trivial = _value(self.judge.trivial())
+        self.sign = 1.0 if self.judge.larger_is_better() else -1.0
+        self.unit = 1.0 if self.judge.bounded else max(abs(self.whole - trivial), 1e-12)
+
+    def quality(self, variant: Variant) -> float:
+        """Quality of a network on all batches."""
+        meter = self.judge.meter()
+        with undisturbed(variant.module), torch.no_grad(), self.judge.kept():
+            for inputs, _ in self.pairs:
+                meter.add(self._run(variant.module, inputs))
+        return _value(meter.quality())
+
+    def _run(self, module: nn.Module, inputs: Any) -> Any:
+        args, kwargs = call_arguments(to_device(inputs, self.model))
+        return module(*args, **kwargs)
+
+    def lost(self, quality: float) -> float:
+        """Quality lost; negative where the smaller network is better."""
+        return self.sign * (self.whole - quality) / self.unit
+
+
+def _value(quality: Any) -> float:
+    return float(cast(Any, quality.of(np.ones((1, quality.images))))[0])
