@@ -93,29 +93,27 @@ def test_without_labels_quality_is_the_agreement(tmp_path):
     assert torch.equal(loaded(IMAGES), found.candidates[1].variant.module.eval()(IMAGES))
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "mse"])
+def hit_rate(outputs, targets):
+    return (outputs.argmax(1) == targets).float().mean()
+
+
+@pytest.mark.parametrize("metric", [hit_rate, "mse"])
 def test_with_labels_quality_is_the_metric(metric):
     torch.manual_seed(0)
     model = Plain().eval()
     with torch.no_grad():
         answers = model(IMAGES)
-    targets = (IMAGES[:, 0] > 0).long() if metric == "accuracy" else answers
+    targets = (IMAGES[:, 0] > 0).long() if metric is hit_rate else answers
+    value = hit_rate if metric is hit_rate else torch.nn.functional.mse_loss
     batches = list(zip(IMAGES.split(6), targets.split(6), strict=True))
     found = ws.shrink(model, batches=batches, metric=metric, steps=2, progress=False, repeats=2)
-    right = (answers.argmax(1) == targets).float().mean() if metric == "accuracy" else 0.0
-    assert found.metric == metric
-    assert found.whole.quality == pytest.approx(float(right))
+    assert found.whole.quality == pytest.approx(float(value(answers, targets)))
     for small in found.candidates:
         with torch.no_grad():
-            outputs = small.variant.module.eval()(IMAGES)
-        hits = (outputs.argmax(1) == targets).float().mean()
-        error = (outputs - answers).square().mean()
-        quality = float(hits if metric == "accuracy" else error)
+            quality = float(value(small.variant.module.eval()(IMAGES), targets))
         assert small.quality == pytest.approx(quality, rel=1e-3)
-        if metric == "accuracy":
-            assert small.lost == pytest.approx(float(right) - quality, abs=1e-6)
-        else:
-            assert small.lost > 0  # an error: more of it is worse
+        worse = quality > 0 if metric == "mse" else quality < found.whole.quality
+        assert (small.lost > 0) == worse  # more of an error is worse
 
 
 def test_refused_depths_are_listed(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from weightscope.cli.models import add_model, built_model, example_of, images_in, module_of
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError, TruncationError
-from weightscope.files import writable_target
+from weightscope.files import writable_target, write_csv
 
 
 
@@ -59,7 +59,6 @@ def _shrink(options: argparse.Namespace) -> None:
         InputError: An option cannot be used.
         TruncationError: No smaller network is within the limits, and ``--out`` asks for one.
     """
-    from weightscope.frames import write_csv
     from weightscope.truncation import save, shrink
 
     for path in filter(None, (options.out, options.csv)):
