@@ -10,8 +10,7 @@ from typing import Any
 from weightscope.cli.models import add_model, built_model, example_of, images_in, module_of
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError, TruncationError
-from weightscope.files import writable_target, write_csv
-
+from weightscope.files import write_csv
 
 
 def add_shrink(commands: Any) -> None:
