@@ -70,7 +70,7 @@ def measure_model(
         raise InputError(f"{type(model).__name__} has no parameters to measure")
     starts = _initial_tensors(initial, places)
 
-    def measure(place: ParameterPlace, run: Run) -> _Measured:
+    def measure(place: ParameterPlace, run: Run) -> _Figures:
         return _measure(place, starts.get(place.name), fast, run)
 
     found = run_all(places, lambda place: place.tensor.numel(), measure, threads, progress)
@@ -87,7 +87,7 @@ def measure_model(
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
+class _Figures:
     """What was measured of one parameter, and of its start where that was given."""
 
     summary: TensorSummary
@@ -95,7 +95,7 @@ class _Measured:
     movement: Movement | None
 
 
-def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run: Run) -> _Measured:
+def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run: Run) -> _Figures:
     before, movement = None, None
     spreads = {null.std for null in place.candidates}
     if start is not None:
@@ -112,7 +112,7 @@ def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run:
     relative = [RELATIVE_THRESHOLD * std for std in sorted(spreads)]
     thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
     request = SummaryRequest(place.tensor, thresholds, place.filter_axis)
-    return _Measured(summarize_with(run, request, fast=fast), before, movement)
+    return _Figures(summarize_with(run, request, fast=fast), before, movement)
 
 
 def _initial_tensors(
@@ -148,7 +148,7 @@ def _initial_tensors(
     return {name: start for name, start in tensors.items() if start.numel()}
 
 
-def _nulls(places: Sequence[ParameterPlace], found: Sequence[_Measured]) -> list[Null | None]:
+def _nulls(places: Sequence[ParameterPlace], found: Sequence[_Figures]) -> list[Null | None]:
     """The nulls: given starts where there are any, else what the weights themselves tell."""
     unknown = [i for i, m in enumerate(found) if m.before is None]
     chosen = choose_nulls([_evidence(places[i], found[i].summary) for i in unknown])
@@ -171,7 +171,7 @@ def _evidence(place: ParameterPlace, summary: TensorSummary) -> Evidence:
 
 def _record(
     place: ParameterPlace,
-    measured: _Measured,
+    measured: _Figures,
     null: Null | None,
     folded: float | None,
     spectrum: Spectrum | None,
@@ -227,7 +227,7 @@ def _rounding(tensor: torch.Tensor) -> float:
 
 
 def _folded_stds(
-    model: nn.Module, places: tuple[ParameterPlace, ...], found: list[_Measured]
+    model: nn.Module, places: tuple[ParameterPlace, ...], found: list[_Figures]
 ) -> dict[str, float]:
     """Spread of each kernel with the batch norm registered right behind it folded in."""
     norms = dict(_norms_behind(model))
