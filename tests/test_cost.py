@@ -317,3 +317,17 @@ def test_peak_memory_by_hand():
     assert measure_peak_memory(Chain(), x) == 2 * 1024
     assert measure_peak_memory(Skip(), x) == 3 * 1024
     assert measure_peak_memory(nn.Identity(), x) == 0
+
+
+def test_attention_whose_values_have_another_width():
+    """Scores B H Nq Nk D, and their product with the values B H Nq Nk Dv."""
+    query, key, value = torch.ones(2, 3, 5, 8), torch.ones(2, 3, 7, 8), torch.ones(2, 3, 7, 4)
+    by_hand = 2 * 3 * 5 * 7 * (8 + 4)
+    rule = MAC_RULES[aten._scaled_dot_product_efficient_attention]
+    assert rule((query, key, value), {}, None) == by_hand
+
+    class Attend(nn.Module):
+        def forward(self, query, key, value):
+            return nn.functional.scaled_dot_product_attention(query, key, value)
+
+    assert count_costs(Attend(), (query, key, value)).macs == by_hand
