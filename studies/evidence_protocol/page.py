@@ -155,18 +155,17 @@ def findings(grades: pd.DataFrame, reached: pd.DataFrame) -> list[str]:
     for i, key in enumerate(order):
         if key in judge.BASELINES:
             continue
-        simpler = [
-            k for k in order[:i]
-            if rows.loc[k, "within"] > rows.loc[key, "within"] and k not in ("random",)
-        ]  # fmt: skip
-        if simpler:
-            named = ", ".join(
-                f"{rows.loc[k, 'title']} ({rows.loc[k, 'within']:.2f})" for k in simpler
-            )
-            lines.append(
-                f"- **Simpler beats {rows.loc[key, 'title']}** within depth "
-                f"({rows.loc[key, 'within']:.2f}): {named}."
-            )
+        for measure in ("within", "auc"):
+            ours = rows.loc[key, measure]
+            simpler = [k for k in order[:i] if k != "random" and rows.loc[k, measure] > ours]
+            if simpler:
+                named = ", ".join(
+                    f"{rows.loc[k, 'title']} ({rows.loc[k, measure]:.3f})" for k in simpler
+                )
+                lines.append(
+                    f"- **Simpler beats {rows.loc[key, 'title']}**, {WORDS[measure]} "
+                    f"({ours:.3f}): {named}."
+                )
     lines += [
         f"- {rows.loc[k, 'title']}: AUC {rows.loc[k, 'auc']:.2f}, within depth "
         f"{rows.loc[k, 'within']:.2f}."
