@@ -263,6 +263,7 @@ class History:
 
         Raises:
             MissingExtraError: tensorboard is not installed.
+            InputError: The folder cannot be written.
         """
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
@@ -271,13 +272,19 @@ class History:
                 "event files need tensorboard: pip install tensorboard"
             ) from error
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as temporary:
-            with SummaryWriter(temporary) as writer:
-                for s in self.snapshots:
-                    self._add_histogram(writer, s)
-            for file in sorted(Path(temporary).iterdir()):
-                shutil.move(file, target / file.name)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as temporary:
+                with SummaryWriter(temporary) as writer:
+                    for s in self.snapshots:
+                        self._add_histogram(writer, s)
+                for file in sorted(Path(temporary).iterdir()):
+                    shutil.move(file, target / file.name)
+        except OSError as error:
+            raise InputError(
+                f"cannot write into {str(folder)!r}: {error.strerror or error}; "
+                "free some space or give a folder that you may write to"
+            ) from error
 
     @staticmethod
     def _add_histogram(writer: Any, s: Snapshot) -> None:

