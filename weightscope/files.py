@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,8 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             "free some space or give a path that you may write to"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only folder refuses even what is not there
+            temporary.unlink()
 
 
 def writable_target(path: str | os.PathLike[str]) -> Path:

@@ -1,10 +1,12 @@
 """Histories, recipes and output places that somebody else wrote or named."""
 
 import csv
+import errno
 import json
 import math
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,6 +200,15 @@ def test_devices_and_pipes_are_never_replaced(tmp_path):
         with pytest.raises(InputError, match="it is no file"), written_atomically(target):
             pytest.fail("the block ran")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # as such a file system does
+    with pytest.raises(InputError, match=r"cannot write .*: Read-only"), written_atomically("x"):
+        refuse()
 
 
 def test_permissions_stay(tmp_path):
