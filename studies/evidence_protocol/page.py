@@ -89,7 +89,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         "",
         "## What was done",
         "",
-        *protocol(table, networks, truth),
+        *protocol(table, truth, version),
         "",
         "## Goals",
         "",
@@ -230,7 +230,7 @@ def first_right(networks: pd.DataFrame) -> list[tuple[str, float, int, int]]:
     return found
 
 
-def protocol(table: pd.DataFrame, networks: pd.DataFrame, truth: pd.DataFrame) -> list[str]:
+def protocol(table: pd.DataFrame, truth: pd.DataFrame, version: str) -> list[str]:
     """What was trained, how the truth was measured, what was held out."""
     learned = truth[truth["labels"] == "true"]
     weak = learned[~learned["skilled"]]["name"].nunique()
@@ -246,7 +246,9 @@ def protocol(table: pd.DataFrame, networks: pd.DataFrame, truth: pd.DataFrame) -
     ).mean()
     held = "; ".join(f"{k} {', '.join(v)}" for k, v in HELD_OUT.items())
     return [
-        "`python studies/evidence.py train`, `respond`, `score` and `page`, or `make evidence`.",
+        "`python studies/evidence.py train`, `respond`, `score` and `page`, or `make evidence`. "
+        f"{table['name'].nunique()} networks were scored, by the library's code of digest "
+        f"`{version}`.",
         "",
         f"{truth['name'].nunique()} small networks (6 or 8 channels at the first level, 4 or 5 "
         "levels, 48 or 64 px, 200 to 450 steps of 8 images), each under circumstances of its own: "
