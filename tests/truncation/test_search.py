@@ -180,5 +180,5 @@ def test_the_command_writes_the_chosen_network(folder, capsys):
     [("images", "names no loader"), ("small_nets:broken", "OSError: the disk is gone")],
 )
 def test_the_command_names_a_loader_that_fails(loader, text, folder, capsys):
-    assert main(["shrink", "small_nets:net", "--images", loader]) == 2
+    assert main(["shrink", "small_nets:net", "--batches", loader, "--metric", "f1"]) == 2
     assert text in capsys.readouterr().err
