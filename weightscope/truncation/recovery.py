@@ -33,8 +33,8 @@ NEW_SHARE = 0.3
 
 NEW_RATE, ALL_RATE = 2e-3, 1e-3
 """Learning rates of Adam for the new weights and then for all, each falling to a twentieth along a
-half cosine. Half of ``ALL_RATE``, with half of the steps for the new weights, regained less on the
-five cuts (two networks) on which both were tried; twice the rate regained less on three of them.
+half cosine. Half of ``ALL_RATE``, with half of the steps for the new weights, regained less on all
+four cuts (two networks) on which both were tried; twice the rate more on two and far less on one.
 """
 
 HELD_BACK = 0.2
