@@ -22,6 +22,7 @@ from weightscope.showing import one_line
 from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
 from weightscope.truncation import Proposal, propose
 from weightscope.utilization import Assessment, DataEvidence, assess, gather_data
+from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,12 +211,13 @@ def analyze(
         raise InputError("loss= and metric= need batches= of (inputs, targets) pairs")
     if batches is not None and loss is None and metric is None:
         raise InputError("batches= needs loss= (for gradients), metric= (for ablation), or both")
+    given, model = model, unwrap(model).model
     if initial is None and history is not None:
         initial = _start_of(history, model)
     pairs = None if batches is None else read_batches(batches, model, keys)
     if pairs is not None and example_inputs is None:
         example_inputs = to_device(first_image(pairs), model)
-    structure = read_structure(model, example_inputs, stages, layout)
+    structure = read_structure(given, example_inputs, stages, layout)
     statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
     costs = count_costs(model, structure.inputs)
     data = (

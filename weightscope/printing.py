@@ -47,6 +47,7 @@ def analysis_table(
     stages = stages_frame(structure, costs, receptive_fields, assessment)
     blocks = [
         _headline(structure, costs),
+        "\n".join(wrapped(f"Note: {note}.") for note in structure.notes),
         wrapped(assessment.conclusion),
         _stage_table(stages, costs),
         # Of a network without decided verdicts the conclusion has said why.

@@ -22,6 +22,7 @@ from weightscope.files import write_csv, write_tensors, written_atomically
 from weightscope.showing import as_table, one_line
 from weightscope.statistics import summarize
 from weightscope.utilization.displacement import Displacement, measure_displacement
+from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -586,6 +587,7 @@ def watch(
     """
     if every < 1:
         raise InputError(f"every={every}: give the number of steps between snapshots, 1 or more")
+    model = unwrap(model).model
     own = {id(p) for p in model.parameters()}
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
         raise InputError(

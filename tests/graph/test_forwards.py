@@ -218,3 +218,54 @@ def test_a_shared_switch_stays_on_until_the_last_thread_has_left() -> None:
     leave.set()
     thread.join()
     assert not torch.compiler.is_compiling()
+
+
+class LossWhileTraining(Small):
+    """Returns a loss beside the mask while it trains, on images of 32 only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.regress = nn.Linear(8 * 16 * 16, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        top, deep = self.encode(x)
+        loss = self.regress(deep.flatten(1)).pow(2).mean() if self.training else None
+        return self.decode(top, deep), loss
+
+
+def test_a_size_that_trains_is_looked_for() -> None:
+    structure = read_structure(LossWhileTraining())
+    assert structure.inputs.args[0].shape[2:] == (32, 32)
+    assert not structure.modes_agree
+    assert structure.dead_parameters == ()
+
+
+def test_nothing_is_dead_where_train_mode_was_not_tried() -> None:
+    structure = read_structure(LossWhileTraining(), torch.randn(2, 3, 64, 64))
+    assert structure.dead_parameters == ()
+    assert any("in train mode the forward raises" in note for note in structure.notes)
+
+
+def test_a_size_that_became_a_number_is_told_and_kept() -> None:
+    def resized(model: Small, x: Tensor) -> Tensor:
+        size = [int(s // 8 * 8.0) for s in x.shape[2:]]
+        return F.interpolate(model.decode(*model.encode(x)), size=size)
+
+    model = Small(resized).eval()
+    structure = read_structure(model, torch.randn(2, 3, 24, 24))
+    assert any("read at 24x24 only" in note for note in structure.notes)
+    graph = rebuild(structure)
+    x = torch.randn(3, 3, 24, 24)
+    torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"x is 48x48.*read at 24x24"):
+        graph(torch.randn(3, 3, 48, 48))
+    assert not any("only" in note for note in read_structure(Small()).notes)
+
+
+def test_what_cannot_be_explained_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr("weightscope.graph.read.read_levels", broken)
+    with pytest.raises(StructureError, match=r"Small could not be read: KeyError.*example_inputs="):
+        read_structure(Small())

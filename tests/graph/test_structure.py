@@ -294,11 +294,13 @@ def test_stages_that_cannot_be_used(
 
 
 def test_modes_that_differ_are_told() -> None:
-    structure = read_structure(DeepSupervision())
-    assert not structure.cuts
-    assert all("train mode" in refusal.reason for refusal in structure.refusals)
-    with pytest.raises(StructureError, match="train mode"):
-        rebuild(structure)
+    model = DeepSupervision().eval()
+    structure = read_structure(model)
+    assert not structure.modes_agree
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    assert any("train mode" in note for note in structure.notes)
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=0)
 
 
 def test_heads_of_deep_supervision_are_not_dead() -> None:

@@ -162,3 +162,25 @@ class SizeWriter:
             node.meta["val"] = value
             self.known[name] = node
         return self.known[name]
+
+
+def holds_at(tensors: Iterable[Any], probe: Probe) -> bool:
+    """Whether all that a trace took for granted about its sizes is true at other sizes.
+
+    Args:
+        tensors: Fake tensors of the trace; the first tells where its assumptions are kept.
+        probe: The other sizes.
+    """
+    modes = (getattr(tensor, "fake_mode", None) for tensor in tensors)
+    env = next((mode.shape_env for mode in modes if mode is not None), None)
+    for guard in env.guards if env is not None else ():
+        values = {s: probe.symbols.get(str(s)) for s in guard.expr.free_symbols}
+        if None in values.values():
+            continue
+        try:
+            true = bool(guard.expr.xreplace(values))
+        except TypeError:  # it stays an expression, which says nothing
+            continue
+        if not true:
+            return False
+    return True

@@ -115,6 +115,8 @@ _LIKELIEST = 8  # sizes that are tried before other channels are
 _MAX_SHAPES = 80
 _MAX_CALLS_A_SHAPE = 12
 _TRIALS_FOR_MORE = 6  # failures after which no second size is looked for
+_TRIALS_BESIDE = 30  # failures among the sizes between
+_TRIALS_TO_TRAIN = 12  # sizes after which none is looked for that runs in train mode too
 
 
 def check_model(model: object) -> nn.Module:
@@ -129,9 +131,9 @@ def check_model(model: object) -> nn.Module:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(
-                f"{name or type(model).__name__} is a torch.jit.ScriptModule, whose operations"
-                " cannot be seen; put the module that it was traced or scripted from in its place"
-                " (with load_state_dict(script.state_dict()))"
+                f"{name} is a torch.jit.ScriptModule, whose operations cannot be seen; put the"
+                " module that it was traced or scripted from in its place (with"
+                " load_state_dict(script.state_dict()))"
             )
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
@@ -290,6 +292,19 @@ class Trial:
         (flat, spec), (flat_train, spec_train) = results
         return bool(spec == spec_train and flat == flat_train)
 
+    def shapes(self, inputs: ExampleInputs) -> list[tuple[str, list[Any]]] | None:
+        """Shapes of what every module call returns, in order; None where the forward raises."""
+        found: list[tuple[str, list[Any]]] = []
+        with ExitStack() as hooks:
+            for name, module in self.model.named_modules():
+                if name:
+                    note = functools.partial(_note_shapes, found, name)
+                    hooks.callback(module.register_forward_hook(note).remove)
+            result = self._run(inputs.args, inputs.kwargs)
+        if isinstance(result, Exception):
+            return None
+        return [*found, ("", shapes_of(result))]
+
     def called_in_train_mode(self, inputs: ExampleInputs) -> frozenset[str]:
         """Names of the modules that a forward in train mode calls."""
         called: set[str] = set()
@@ -345,6 +360,17 @@ def _described(value: Any) -> Any:
     return repr(value)
 
 
+def shapes_of(tree: Any) -> list[Any]:
+    """Shapes of the tensors in a nested value."""
+    return [v.shape for v in pytree.tree_leaves(tree) if isinstance(v, torch.Tensor)]
+
+
+def _note_shapes(
+    found: list[tuple[str, list[Any]]], name: str, module: nn.Module, args: Any, result: Any
+) -> None:
+    found.append((name, [tuple(shape) for shape in shapes_of(result)]))
+
+
 def _note(called: set[str], name: str, module: nn.Module, args: Any) -> None:
     called.add(name)
 
@@ -388,19 +414,25 @@ def _search(trial: Trial, layout: str = "", limit: int | None = None) -> Iterato
         inputs = _first_call(trial, arguments, shape, errors, layout)
         if inputs is None:
             failures += 1
-            if (found or set_aside) and failures > _TRIALS_FOR_MORE:
+            if failures > (_TRIALS_FOR_MORE if found else _TRIALS_BESIDE) and (found or set_aside):
                 break
         elif _trains(trial, inputs):
             found += 1
             yield inputs
         else:
             set_aside.append(inputs)
-            failures += 1
-            if len(set_aside) > _TRIALS_FOR_MORE:
+            if len(set_aside) > _TRIALS_TO_TRAIN or _the_same(trial, set_aside):
                 break
     yield from set_aside
     if not found and not set_aside and limit is None:
         raise _nothing_found(trial, arguments, tried, errors)
+
+
+def _the_same(trial: Trial, inputs: Sequence[ExampleInputs]) -> bool:
+    """Whether train mode raises the same at several sizes: another size is no remedy."""
+    pairs = [two_images(trial, given) for given in inputs]
+    texts = {str(trial.error(p.args, p.kwargs, training=True)) for p in pairs}
+    return len(pairs) >= 3 and len(texts) == 1
 
 
 def _trains(trial: Trial, inputs: ExampleInputs) -> bool:

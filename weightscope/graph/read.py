@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 from torch import fx, nn
 
+from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY
+from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
+from weightscope.calls import say
+from weightscope.errors import StructureError, WeightscopeError
 from weightscope.graph.capture import Capture, capture
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.inputs import Trial, check_model, find_inputs, two_images
 from weightscope.graph.levels import follows_the_input, plausible, read_levels
-from weightscope.graph.rebuild import MODES_DIFFER
+from weightscope.graph.nodes import tensor_of
 from weightscope.graph.stages import layer_places, override, place, require_shape, stages
-from weightscope.graph.structure import ExampleInputs, Refusal, Structure
+from weightscope.graph.structure import ExampleInputs, Structure
+from weightscope.wrappers import unwrap
 
 
 def read_structure(
@@ -27,7 +34,7 @@ def read_structure(
     """Read a network as a dataflow graph with levels and stages.
 
     Args:
-        model: An encoder-decoder network; not changed.
+        model: An encoder-decoder network; not changed. Wrappers around it are taken off.
         example_inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments of
             the forward; found by trying where it is None.
         stages: Where modules belong, against what is read: prefixes of module names for each stage
@@ -41,31 +48,56 @@ def read_structure(
         ForwardError: The forward raises, or no example input was found.
         StructureError: The network has no encoder-decoder shape, or cannot be read.
     """
-    check_model(model)
+    unwrapped = unwrap(model)
+    model = check_model(unwrapped.model)
+    with _told(model):
+        return _read(model, example_inputs, stages, unwrapped.note)
+
+
+@contextmanager
+def _told(model: nn.Module) -> Iterator[None]:
+    """Turn what a foreign network makes fail inside this room into an error with a remedy."""
+    try:
+        yield
+    except WeightscopeError:
+        raise
+    except Exception as error:
+        raise StructureError(
+            f"{type(model).__name__} could not be read: {say(error)}. If another size runs, pass it"
+            " as example_inputs=; otherwise pass the part of the network that goes down and comes"
+            " back up. Please report the network, so that the next version reads it."
+        ) from error
+
+
+def _read(
+    model: nn.Module,
+    example_inputs: Any,
+    stages: Mapping[str, str | Iterable[str]] | None,
+    wrapped: str,
+) -> Structure:
     trial = Trial(model)
     inputs, captured = _captured(trial, example_inputs, layout)
     levels = read_levels(captured, inputs)
-    if not plausible(captured, levels, inputs):
+    if not plausible(captured, levels, inputs) or not _follows(trial, captured, inputs):
         captured = capture(model, two_images(trial, inputs), fixed=True)
         levels = read_levels(captured, inputs)
-    depth = len(levels.reductions)
     placement = place(captured, levels, model)
     if stages:
-        placement = override(captured, placement, stages, model, depth)
+        placement = override(captured, placement, stages, model, len(levels.reductions))
     require_shape(captured, placement, levels)
     layers, dead = layer_places(captured, placement, model)
     coarse = coarsen(captured, placement, model, inputs)
+    cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
     pair = two_images(trial, inputs)
-    modes_agree = trial.modes_agree(pair) is not False
-    if modes_agree:
-        cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
-    else:
-        called = trial.called_in_train_mode(pair)
-        dead = tuple(name for name in dead if name.rpartition(".")[0] not in called)
-        cuts, refusals = (), tuple(Refusal(keep, MODES_DIFFER) for keep in range(1, depth))
+    modes_agree = trial.modes_agree(pair)
     for node, where in placement.places.items():
         node.meta["place"] = where
     _without_boundaries(captured)
+    notes = (
+        wrapped,
+        _fixed_note(trial, captured, inputs),
+        _modes_note(trial, modes_agree, pair),
+    )
     return Structure(
         model=model,
         inputs=inputs,
@@ -76,12 +108,114 @@ def read_structure(
         places=coarse.places,
         reductions=levels.reductions,
         stages=_stages(layers, levels.reductions),
-        dead_parameters=dead,
+        dead_parameters=_dead(trial, dead, modes_agree, pair),
         cuts=cuts,
         refusals=refusals,
         sizes=captured.sizes,
-        modes_agree=modes_agree,
+        notes=tuple(note for note in notes if note),
+        modes_agree=modes_agree is not False,
     )
+
+
+def _dead(
+    trial: Trial, unreached: tuple[str, ...], modes_agree: bool | None, pair: ExampleInputs
+) -> tuple[str, ...]:
+    """What no forward reaches, in neither mode; nothing where train mode could not be tried."""
+    if modes_agree is None:
+        return ()
+    if modes_agree or not unreached:
+        return unreached
+    called = trial.called_in_train_mode(pair)
+    return tuple(name for name in unreached if name.rpartition(".")[0] not in called)
+
+
+def _modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> str:
+    if modes_agree is None:
+        error = trial.error(pair.args, pair.kwargs, training=True)
+        return (
+            f"in train mode the forward raises at this size ({say(error) if error else 'unknown'});"
+            " what lives in training only is not seen, so no parameter is called dead. Pass"
+            " example_inputs= of a size and batch that it trains on"
+        )
+    if modes_agree is False:
+        return (
+            "in train mode the forward returns something else than in eval mode (deep supervision,"
+            " a loss); what is read, cut and built is what it does in eval mode, so a variant"
+            " returns and trains that alone"
+        )
+    return ""
+
+
+def _follows(trial: Trial, captured: Capture, inputs: ExampleInputs) -> bool:
+    """Whether a graph with free sizes does at another size what the model does there.
+
+    A forward that turns a size into a number (``int(height / 14 * 14.0)``) leaves a graph that
+    claims to follow the input and does not.
+    """
+    other = _at_another_size(two_images(trial, inputs))
+    leaves = pytree.tree_leaves((other.args, dict(other.kwargs)))
+    probe = _probe_at(captured, leaves)
+    if probe is None or holds_at(map(tensor_of, captured.nodes), probe):
+        return True
+    made = trial.shapes(other)
+    if made is None:
+        return True  # the model does not run there either
+    read = [(call.module, _shapes_at(call.exits.values(), probe)) for call in captured.calls]
+    found: dict[str, list[Any]] = {}
+    for name, shapes in made:
+        found.setdefault(name, []).append(shapes)
+    return all(shapes in found.get(name, ()) for name, shapes in read) and [
+        tuple(shape) for shape in made[-1][1]
+    ] == _shapes_at(captured.nodes[-1].all_input_nodes, probe)
+
+
+def _probe_at(captured: Capture, leaves: Sequence[Any]) -> Probe | None:
+    """The sizes of a call, by the symbols of the trace; None where no size is free."""
+    nodes = {node.name: node for node in captured.nodes}
+    symbols: dict[str, int] = {}
+    for name, leaf in zip(captured.program.graph_signature.user_inputs, leaves, strict=True):
+        traced = tensor_of(nodes[str(name)]) if str(name) in nodes else None
+        if traced is not None and isinstance(leaf, torch.Tensor):
+            sizes = zip(traced.shape, leaf.shape, strict=True)
+            symbols |= {key(free): size for free, size in sizes if is_symbolic(free)}
+    return Probe(symbols) if symbols else None
+
+
+def _shapes_at(nodes: Iterable[fx.Node], probe: Probe) -> list[Any]:
+    return [probe.shape(value) for node in nodes if (value := tensor_of(node)) is not None]
+
+
+def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
+    """What to say where the graph holds at one size though the model takes others."""
+    if follows_the_input(captured, inputs.dimensions):
+        return ""
+    other = _at_another_size(inputs)
+    if trial.error(other.args, other.kwargs) is not None:
+        return ""
+    size = "x".join(map(str, _image(inputs).shape[2:]))
+    return (
+        f"read at {size} only: the forward turns sizes into numbers. A variant refuses other sizes;"
+        " pass example_inputs= of the size that you use"
+    )
+
+
+def _image(inputs: ExampleInputs) -> torch.Tensor:
+    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    tensors = [v for v in leaves if isinstance(v, torch.Tensor)]
+    return next(v for v in tensors if v.dim() == inputs.dimensions + 2)
+
+
+def _at_another_size(inputs: ExampleInputs) -> ExampleInputs:
+    """The same call with every image twice as large."""
+    rank = inputs.dimensions + 2
+
+    def doubled(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dim() != rank:
+            return value
+        return value.new_zeros(*value.shape[:2], *(2 * size for size in value.shape[2:]))
+
+    args, kwargs = pytree.tree_map(doubled, (inputs.args, dict(inputs.kwargs)))
+    return ExampleInputs(args, kwargs, inputs.dimensions, inputs.guessed)
 
 
 _stages = stages

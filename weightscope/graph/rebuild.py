@@ -13,13 +13,9 @@ from torch import fx, nn
 from weightscope.adapters import modules, pytree
 from weightscope.adapters.pytree import TreeSpec
 from weightscope.adapters.regions import left_on_failure, with_switches
-from weightscope.errors import StructureError
+from weightscope.adapters.symbols import hint, is_symbolic
+from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
-
-MODES_DIFFER = (
-    "the forward returns something else in train mode than in eval mode (deep supervision?); switch"
-    " that off in the model before reading it"
-)
 
 
 def rebuild(structure: Structure, model: nn.Module | None = None) -> nn.Module:
@@ -31,13 +27,8 @@ def rebuild(structure: Structure, model: nn.Module | None = None) -> nn.Module:
 
     Returns:
         A module with the model's own children (the same objects, aliased and unused ones too), the
-        same state dict keys, and the same outputs.
-
-    Raises:
-        StructureError: The forward returns another structure in train mode than in eval mode.
+        same state dict keys, and the same outputs; in train mode too where ``modes_agree``.
     """
-    if not structure.modes_agree:
-        raise StructureError(MODES_DIFFER)
     return runnable(
         structure.model if model is None else model,
         structure.graph,
@@ -69,9 +60,11 @@ def runnable(
     exec(compile(code.src, "<weightscope graph>", "exec"), namespace)
     run = namespace["forward"]
 
+    fixed = _fixed_sizes(graph)
     guard = nullcontext if switched is graph else left_on_failure
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        _refuse_other_sizes(fixed, args, kwargs)
         with guard():
             return pytree.tree_unflatten(run(self, *args, **kwargs), output_spec)
 
@@ -88,3 +81,38 @@ def runnable(
         module.register_buffer(name, constant, persistent=False)
     module.training = owner.training
     return module
+
+
+def _fixed_sizes(graph: fx.Graph) -> dict[str, tuple[int | None, ...]]:
+    """Sizes of the images among a graph's arguments where they are numbers, by argument."""
+    found: dict[str, tuple[int | None, ...]] = {}
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder":
+            sizes: tuple[int | None, ...] = ()
+            if isinstance(value, torch.Tensor) and value.dim() > 2:
+                sizes = tuple(None if is_symbolic(size) else hint(size) for size in value.shape[2:])
+            found[str(node.target)] = sizes
+    return found
+
+
+def _refuse_other_sizes(
+    fixed: Mapping[str, tuple[int | None, ...]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Raise where a network that computes with one size is called with another.
+
+    Raises:
+        InputError: An image has another size than the one that the network was read at.
+    """
+    given = dict(zip(fixed, args, strict=False)) | dict(kwargs)
+    for name, sizes in fixed.items():
+        value = given.get(name)
+        if not isinstance(value, torch.Tensor) or value.dim() != len(sizes) + 2:
+            continue
+        if any(s is not None and s != have for s, have in zip(sizes, value.shape[2:], strict=True)):
+            wanted = "x".join("any" if s is None else str(s) for s in sizes)
+            got = "x".join(str(s) for s in value.shape[2:])
+            raise InputError(
+                f"{name} is {got}, and this network was read at {wanted} and computes with that"
+                " size; analyse the original with example_inputs= of the size that you use"
+            )

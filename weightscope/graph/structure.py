@@ -157,6 +157,8 @@ class Structure:
         refusals: The depths that cannot be cut, with the reason.
         sizes: Which sizes were free while the model was traced; the graph holds at other sizes of
             those only.
+        notes: What a reader of any result must know: wrappers that were taken off, sizes that are
+            fixed, a train mode that could not be tried.
         modes_agree: False where the forward returns another structure in train mode than in eval
             mode (deep supervision); the graph then holds what it does in eval mode.
     """
@@ -174,6 +176,7 @@ class Structure:
     cuts: tuple[Cut, ...]
     refusals: tuple[Refusal, ...]
     sizes: Sizes
+    notes: tuple[str, ...]
     modes_agree: bool
 
     def __repr__(self) -> str:

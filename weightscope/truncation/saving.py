@@ -23,6 +23,7 @@ from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import FORMAT, Plan, decode, fingerprint
 from weightscope.truncation.variant import Variant
+from weightscope.wrappers import unwrap
 
 # numbers in the example inputs of a recipe, which are made before anything is known to fit
 _LARGEST_INPUT = 1 << 26
@@ -96,7 +97,7 @@ def load(
             makes another network.
     """
     recipe, tensors = _read(path)
-    model = model_factory()
+    model = unwrap(model_factory()).model
     if not isinstance(model, nn.Module):
         raise RecipeError(
             f"model_factory returned a {type(model).__name__}; expected a torch.nn.Module"
