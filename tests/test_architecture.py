@@ -57,6 +57,7 @@ MAY_IMPORT["analysis"] = MAY_IMPORT["printing"] | {
     "probing",
     "calls",
     "batches",
+    "wrappers",
 }
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["exports"] = MAY_IMPORT["report"]

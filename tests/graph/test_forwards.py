@@ -269,3 +269,27 @@ def test_what_cannot_be_explained_is_refused_with_a_remedy(monkeypatch: pytest.M
     monkeypatch.setattr("weightscope.graph.read.read_levels", broken)
     with pytest.raises(StructureError, match=r"Small could not be read: KeyError.*example_inputs="):
         read_structure(Small())
+
+
+def test_pooled_signals_keep_their_length_free() -> None:
+    class Signal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.top, self.deep = nn.Conv1d(1, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)
+            self.out = nn.Conv1d(8, 1, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            top = self.top(x)
+            deep = self.deep(F.max_pool1d(top, 2, ceil_mode=True))
+            deep = F.interpolate(deep, scale_factor=2)[..., : top.shape[-1]]
+            return self.out(torch.cat([top, deep], 1))
+
+    model = Signal().eval()
+    structure = read_structure(model)
+    assert structure.sizes == "symbolic"
+    assert structure.notes == ()
+    assert "aten.max_pool1d" in str(structure.graph)
+    graph = rebuild(structure)
+    for length in (64, 45):
+        x = torch.randn(2, 1, length)
+        torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)

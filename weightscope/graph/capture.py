@@ -28,8 +28,10 @@ from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
     Budget,
     TooComplexError,
+    as_pools_of_signals,
     constants_of,
     eagerly,
+    free_pools,
     hold_constants,
     lean,
     plain_checkpoints,
@@ -193,7 +195,10 @@ class _Tracer:
 
     def run(self) -> Capture:
         with _EXPORTING, ExitStack() as hooks, random_state(), lean():
-            for context in (plain_checkpoints(), eagerly(), quiet(EXPORT_LOGGER), FreeWindows()):
+            for context in (plain_checkpoints(), eagerly(), quiet(EXPORT_LOGGER)):
+                hooks.enter_context(context)
+            # the last is asked first: windows that are sizes, then those that are numbers
+            for context in (free_pools(), FreeWindows()):
                 hooks.enter_context(context)
             hooks.enter_context(warnings.catch_warnings())
             # recurrent layers cache their weights in the copy, which is thrown away
@@ -218,6 +223,7 @@ class _Tracer:
             raise TooComplexError
         write_back(program)
         _mark_space(program, self.inputs)
+        as_pools_of_signals(program.graph)
         order_writes(program.graph)
         return _with_spans(program, self.records, self.sizes)
 

@@ -51,7 +51,7 @@ def read_structure(
     unwrapped = unwrap(model)
     model = check_model(unwrapped.model)
     with _told(model):
-        return _read(model, example_inputs, stages, unwrapped.note)
+        return _read(model, example_inputs, stages, layout, unwrapped.note)
 
 
 @contextmanager
@@ -73,6 +73,7 @@ def _read(
     model: nn.Module,
     example_inputs: Any,
     stages: Mapping[str, str | Iterable[str]] | None,
+    layout: str | None,
     wrapped: str,
 ) -> Structure:
     trial = Trial(model)
