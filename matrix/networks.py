@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from matrix import handwritten
+from matrix.kinds import KINDS
+from matrix.truth import TRUTH, Truth
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Network:
         other: Another one; None where the network is built for one size only.
         extra: Arguments beside the image that the forward requires, made for a batch size.
         given: Whether the reader is given an example of ``size``, and nothing but the model if not.
+        arrange: What the forward takes, made of a (B, C, *S) image: a tensor or a tuple of
+            positional arguments; None: the image itself.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Network:
     other: tuple[int, ...] | None
     extra: Callable[[int], Mapping[str, Any]] | None = None
     given: bool = False
+    arrange: Callable[[torch.Tensor], Any] | None = None
 
     @property
     def installed(self) -> bool:
@@ -58,7 +63,9 @@ class Network:
         """
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(batch, self.channels, *(size or self.size), generator=generator)
-        return (image,), dict(self.extra(batch)) if self.extra else {}
+        taken = self.arrange(image) if self.arrange else image
+        args = taken if isinstance(taken, tuple) else (taken,)
+        return args, dict(self.extra(batch)) if self.extra else {}
 
 
 @dataclass
@@ -471,5 +478,11 @@ for _name, _width in (
 ):
     _registry.add(f"zoo {_name}", "mpseg_models", _zoo(_name, _width))
 
+for _name, _kind in KINDS.items():
+    _registry.add(_name, "", _kind.build, **_kind.settings)
+
 NETWORKS: Mapping[str, Network] = _registry.networks
 """Every network by name."""
+
+TRUTHS: Mapping[str, Truth] = {**TRUTH, **{name: kind.truth for name, kind in KINDS.items()}}
+"""The truth about every network, by name."""

@@ -20,10 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from matrix.networks import NETWORKS
+from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
 from matrix.records import Row
-from matrix.truth import TRUTH
 from weightscope.files import written_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.one:
         from matrix.measure import measure  # needs torch's whole export machinery
 
-        _keep(measure(NETWORKS[options.one], TRUTH[options.one]))
+        _keep(measure(NETWORKS[options.one], TRUTHS[options.one]))
         return 0
     names = [name for name in NETWORKS if all(word in name for word in options.words)]
     for number, name in enumerate(names, start=1):
@@ -104,7 +103,7 @@ def _path(name: str) -> Path:
 
 def _digest(name: str) -> str:
     """Return a digest of what a network's row depends on."""
-    digest = hashlib.sha256(f"{TRUTH[name]}{_versions()}".encode())
+    digest = hashlib.sha256(f"{TRUTHS[name]}{_versions()}".encode())
     for place in CODE:
         folder = ROOT / place
         for file in sorted(folder.rglob("*.py")):
@@ -141,7 +140,7 @@ def _write(rows: Sequence[Row], missing: Sequence[str]) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
     }
     with written_atomically(PAGE) as temporary:
-        temporary.write_text(page(rows, missing, TRUTH, machine))
+        temporary.write_text(page(rows, missing, TRUTHS, machine))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import torch
 
 from matrix.compare import disagreements
 from matrix.exercise import graph_failures, variant_failures
-from matrix.networks import NETWORKS, Network
-from matrix.truth import TRUTH
+from matrix.networks import NETWORKS, TRUTHS, Network
 from weightscope.cost import count_costs
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.statistics import measure_model
@@ -29,12 +28,15 @@ QUICK = (
     "by hand: F.pad of dynamic size",
     "by hand: nested Sequential",
     "by hand: shared weights",
+    "by hand: HRNet",
+    "by hand: ENet",
+    "by hand: Demucs, padded by a formula",
     "zoo half_multiresunet",
 )
 NAMES = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
     for name, network in NETWORKS.items()
-    if network.installed and not TRUTH[name].refusal
+    if network.installed and not TRUTHS[name].refusal
 ]
 
 
@@ -57,7 +59,7 @@ def proposals(structure: Structure) -> list[Proposal]:
 def test_network_is_read_rightly_and_every_legal_depth_runs(name: str) -> None:
     network = NETWORKS[name]
     structure = read(network)
-    assert disagreements(structure, TRUTH[name]) == ()
+    assert disagreements(structure, TRUTHS[name]) == ()
     for proposal in proposals(structure):
         variant = proposal.build("pool" if proposal.refusal else "light")
         assert variant_failures(variant, network, thorough=False) == ()
@@ -90,5 +92,5 @@ def test_a_variant_goes_to_onnx_and_gives_the_same_output(name: str, tmp_path: P
 
 
 def test_the_matrix_and_its_truth_name_the_same_networks() -> None:
-    assert list(TRUTH) != []
-    assert set(TRUTH) == set(NETWORKS)
+    assert list(TRUTHS) != []
+    assert set(TRUTHS) == set(NETWORKS)
