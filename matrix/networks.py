@@ -16,6 +16,7 @@ from torch import nn
 
 from matrix import handwritten
 from matrix.kinds import KINDS
+from matrix.more import MORE
 from matrix.truth import TRUTH, Truth
 
 
@@ -480,9 +481,15 @@ for _name, _width in (
 
 for _name, _kind in KINDS.items():
     _registry.add(_name, "", _kind.build, **_kind.settings)
+for _name, _entry in MORE.items():
+    _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
 NETWORKS: Mapping[str, Network] = _registry.networks
 """Every network by name."""
 
-TRUTHS: Mapping[str, Truth] = {**TRUTH, **{name: kind.truth for name, kind in KINDS.items()}}
+TRUTHS: Mapping[str, Truth] = {
+    **TRUTH,
+    **{name: kind.truth for name, kind in KINDS.items()},
+    **{name: entry.truth for name, entry in MORE.items()},
+}
 """The truth about every network, by name."""

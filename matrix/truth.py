@@ -66,7 +66,7 @@ QUARTER_FIRST = (1, 4, 8, 16, 32)
 
 
 # Encoders of segmentation-models-pytorch, by the level of their first feature map ---------------
-def _resnet(prefix: str = "encoder", layer4: str = "bottleneck") -> dict[str, str]:
+def resnet(prefix: str = "encoder", layer4: str = "bottleneck") -> dict[str, str]:
     """conv1 halves, maxpool halves, layer2, layer3 and layer4 halve in their first convolution."""
     return {
         f"{prefix}.conv1": "encoder 1",
@@ -78,12 +78,12 @@ def _resnet(prefix: str = "encoder", layer4: str = "bottleneck") -> dict[str, st
     }
 
 
-def _widening(block: str, layers: tuple[str, ...], above: str, below: str) -> dict[str, str]:
+def widening(block: str, layers: tuple[str, ...], above: str, below: str) -> dict[str, str]:
     """A strided block: its first layers compute at the finer level, the others at the coarser."""
     return {block: below, **{f"{block}.{layer}": f"{above} | {below}" for layer in layers}}
 
 
-def _mobilenet_v2(deepest: int = 5) -> dict[str, str]:
+def mobilenet_v2(deepest: int = 5) -> dict[str, str]:
     """Inverted residuals: features.2, 4, 7 and 14 have stride 2 in their depthwise convolution.
 
     With an output stride of 16 (deepest = 4) features.14 keeps the resolution.
@@ -96,11 +96,11 @@ def _mobilenet_v2(deepest: int = 5) -> dict[str, str]:
         before, level = level, starts.get(index, level)
         places[f"encoder.features.{index}"] = role[level]
         if index and before != level:
-            places |= _widening(f"encoder.features.{index}", ("conv.0",), role[before], role[level])
+            places |= widening(f"encoder.features.{index}", ("conv.0",), role[before], role[level])
     return places
 
 
-def _efficientnet_b0() -> dict[str, str]:
+def efficientnet_b0() -> dict[str, str]:
     """Stem halves; MBConv blocks 1, 3, 5 and 11 have stride 2; head convolution is never called."""
     role = {level: f"encoder {level}" for level in range(1, 5)} | {5: "bottleneck"}
     starts = {0: 1, 1: 2, 3: 3, 5: 4, 11: 5}
@@ -115,13 +115,13 @@ def _efficientnet_b0() -> dict[str, str]:
         before, level = level, starts.get(index, level)
         places[f"encoder._blocks.{index}"] = role[level]
         if before != level:
-            places |= _widening(
+            places |= widening(
                 f"encoder._blocks.{index}", ("_expand_conv", "_bn0"), role[before], role[level]
             )
     return places
 
 
-def _convnext(first: int) -> dict[str, str]:
+def convnext(first: int) -> dict[str, str]:
     """ConvNeXt of timm: the stem divides by 4, each later stage halves after a norm."""
     places = {
         "encoder.model.stem_0": f"encoder {first}",
@@ -131,11 +131,11 @@ def _convnext(first: int) -> dict[str, str]:
     for stage in (1, 2, 3):
         above = f"encoder {first + stage - 1}"
         below = f"encoder {first + stage}" if stage < 3 else "bottleneck"
-        places |= _widening(f"encoder.model.stages_{stage}", ("downsample.0",), above, below)
+        places |= widening(f"encoder.model.stages_{stage}", ("downsample.0",), above, below)
     return places
 
 
-def _mit(first: int) -> dict[str, str]:
+def mit(first: int) -> dict[str, str]:
     """Mix transformer: patch_embed1 divides by 4, the others by 2; norms end each stage.
 
     The strided convolution on keys and values (attn.sr) is inside the block of its stage.
@@ -148,20 +148,20 @@ def _mit(first: int) -> dict[str, str]:
     }
 
 
-def _unet_decoder(levels: int) -> dict[str, str]:
+def unet_decoder(levels: int) -> dict[str, str]:
     """Block i interpolates to level (levels - 2 - i) before its convolutions."""
     blocks = {f"decoder.blocks.{i}": f"decoder {levels - 2 - i}" for i in range(levels - 1)}
     return blocks | {"segmentation_head.0": "head"}
 
 
-_UNETPP = {
+UNETPP = {
     # x_d_l takes feature l + 1 from the bottom as its skip, so l alone says the level
     **{f"decoder.blocks.x_{d}_{i}": f"decoder {4 - i}" for i in range(4) for d in range(i + 1)},
     "decoder.blocks.x_0_4": "decoder 0",
     "segmentation_head.0": "head",
 }
 
-_LINKNET = {
+LINKNET = {
     # 1x1 at the incoming resolution, transposed convolution, 1x1
     **{f"decoder.blocks.{i}": f"decoder {4 - i}" for i in range(5)},
     "decoder.blocks.0.block.0": "bottleneck",
@@ -169,7 +169,7 @@ _LINKNET = {
     "segmentation_head.0": "head",
 }
 
-_MANET = {
+MANET = {
     "decoder.center": "bottleneck",
     # hl_conv comes before the interpolation, SE_ll squeezes the skip alone
     **{f"decoder.blocks.{i}": f"decoder {4 - i}" for i in range(5)},
@@ -180,7 +180,7 @@ _MANET = {
 }
 
 
-def _fpn(top: int) -> dict[str, str]:
+def fpn(top: int) -> dict[str, str]:
     """Pyramid from the deepest level to ``top``; the head predicts at ``top``, then x4."""
     five, four, three = top + 3, top + 2, top + 1
     return {
@@ -200,7 +200,7 @@ def _fpn(top: int) -> dict[str, str]:
     }
 
 
-def _upernet(top: int) -> dict[str, str]:
+def upernet(top: int) -> dict[str, str]:
     """Norms on every feature from 1/4 down, pyramid pooling, laterals, fusion and head at 1/4."""
     return {
         **{f"decoder.feature_norms.{i}": f"skip {top + i}" for i in range(3)},
@@ -213,57 +213,68 @@ def _upernet(top: int) -> dict[str, str]:
     }
 
 
-_DEEPLABV3PLUS = {
+DEEPLABV3PLUS = {
     "decoder.aspp": "bottleneck",
     "decoder.block1": "skip 2",
     "decoder.block2": "decoder 2",
     "segmentation_head.0": "head",
 }
 
+SEGFORMER_RESNET = {
+    "decoder.mlp_stage.0": "bottleneck",
+    "decoder.mlp_stage.1": "skip 4",
+    "decoder.mlp_stage.2": "skip 3",
+    "decoder.mlp_stage.3": "skip 2",
+    # on the feature at 1/2, which is then interpolated down to the decoder at 1/4
+    "decoder.mlp_stage.4": "skip 1 | encoder 1",
+    "decoder.fuse_stage": "decoder 2",
+    "segmentation_head.0": "head",
+}
+
 _SMP: dict[str, Truth] = {
-    "Unet resnet18": Truth(HALVES, _resnet() | _unet_decoder(6), (1, 2, 3, 4, 5)),
+    "Unet resnet18": Truth(HALVES, resnet() | unet_decoder(6), (1, 2, 3, 4, 5)),
     "Unet resnet34 depth 3": Truth(
         (1, 2, 4, 8),
-        _resnet()
+        resnet()
         | {"encoder.layer2": "bottleneck", "encoder.layer3": "dead", "encoder.layer4": "dead"}
-        | _unet_decoder(4),
+        | unet_decoder(4),
         (1, 2, 3),
     ),
     "Unet resnet50": Truth(
         HALVES,
         # torchvision strides in conv2 of a stage's first bottleneck block
-        _resnet()
-        | _widening("encoder.layer2.0", ("conv1", "bn1"), "encoder 2", "encoder 3")
-        | _widening("encoder.layer3.0", ("conv1", "bn1"), "encoder 3", "encoder 4")
-        | _widening("encoder.layer4.0", ("conv1", "bn1"), "encoder 4", "bottleneck")
-        | _unet_decoder(6),
+        resnet()
+        | widening("encoder.layer2.0", ("conv1", "bn1"), "encoder 2", "encoder 3")
+        | widening("encoder.layer3.0", ("conv1", "bn1"), "encoder 3", "encoder 4")
+        | widening("encoder.layer4.0", ("conv1", "bn1"), "encoder 4", "bottleneck")
+        | unet_decoder(6),
         (1, 2, 3, 4, 5),
     ),
     "Unet resnet18 scse": Truth(
         HALVES,
         # the first attention of a block is for what it got from a skip, and the last gets none
-        _resnet() | _unet_decoder(6) | {"decoder.blocks.4.attention1": "dead"},
+        resnet() | unet_decoder(6) | {"decoder.blocks.4.attention1": "dead"},
         (1, 2, 3, 4, 5),
     ),
-    "Unet mobilenet_v2": Truth(HALVES, _mobilenet_v2() | _unet_decoder(6), (1, 2, 3, 4, 5)),
-    "Unet efficientnet-b0": Truth(HALVES, _efficientnet_b0() | _unet_decoder(6), (1, 2, 3, 4, 5)),
+    "Unet mobilenet_v2": Truth(HALVES, mobilenet_v2() | unet_decoder(6), (1, 2, 3, 4, 5)),
+    "Unet efficientnet-b0": Truth(HALVES, efficientnet_b0() | unet_decoder(6), (1, 2, 3, 4, 5)),
     # nothing of the encoder is at 1/2, but the decoder passes it
-    "Unet convnext": Truth(HALVES, _convnext(2) | _unet_decoder(6), (1, 2, 3, 4, 5)),
-    "Unet mit_b0": Truth(HALVES, _mit(2) | _unet_decoder(6), (1, 2, 3, 4, 5)),
-    "UnetPlusPlus resnet18": Truth(HALVES, _resnet() | _UNETPP, (1, 2, 3, 4, 5)),
-    "UnetPlusPlus efficientnet-b0": Truth(HALVES, _efficientnet_b0() | _UNETPP, (1, 2, 3, 4, 5)),
-    "Linknet resnet18": Truth(HALVES, _resnet() | _LINKNET, (1, 2, 3, 4, 5)),
-    "Linknet mobilenet_v2": Truth(HALVES, _mobilenet_v2() | _LINKNET, (1, 2, 3, 4, 5)),
-    "MAnet resnet18": Truth(HALVES, _resnet() | _MANET, (1, 2, 3, 4, 5)),
-    "MAnet efficientnet-b0": Truth(HALVES, _efficientnet_b0() | _MANET, (1, 2, 3, 4, 5)),
+    "Unet convnext": Truth(HALVES, convnext(2) | unet_decoder(6), (1, 2, 3, 4, 5)),
+    "Unet mit_b0": Truth(HALVES, mit(2) | unet_decoder(6), (1, 2, 3, 4, 5)),
+    "UnetPlusPlus resnet18": Truth(HALVES, resnet() | UNETPP, (1, 2, 3, 4, 5)),
+    "UnetPlusPlus efficientnet-b0": Truth(HALVES, efficientnet_b0() | UNETPP, (1, 2, 3, 4, 5)),
+    "Linknet resnet18": Truth(HALVES, resnet() | LINKNET, (1, 2, 3, 4, 5)),
+    "Linknet mobilenet_v2": Truth(HALVES, mobilenet_v2() | LINKNET, (1, 2, 3, 4, 5)),
+    "MAnet resnet18": Truth(HALVES, resnet() | MANET, (1, 2, 3, 4, 5)),
+    "MAnet efficientnet-b0": Truth(HALVES, efficientnet_b0() | MANET, (1, 2, 3, 4, 5)),
     # heads at 1/4: cutting above it would remove the head
-    "FPN resnet18": Truth(HALVES, _resnet() | _fpn(2), (3, 4, 5)),
-    "FPN mobilenet_v2": Truth(HALVES, _mobilenet_v2() | _fpn(2), (3, 4, 5)),
-    "FPN mit_b0": Truth(QUARTER_FIRST, _mit(1) | _fpn(1), (2, 3, 4)),
+    "FPN resnet18": Truth(HALVES, resnet() | fpn(2), (3, 4, 5)),
+    "FPN mobilenet_v2": Truth(HALVES, mobilenet_v2() | fpn(2), (3, 4, 5)),
+    "FPN mit_b0": Truth(QUARTER_FIRST, mit(1) | fpn(1), (2, 3, 4)),
     "PAN resnet18": Truth(
         # layer4 is dilated (output stride 16); the pyramid attention pools 1/16 three times more
         (1, 2, 4, 8, 16, 32, 64, 128),
-        _resnet(layer4="encoder 4")
+        resnet(layer4="encoder 4")
         | {
             "decoder.fpa.branch1": "skip 4",
             "decoder.fpa.mid": "skip 4",
@@ -283,21 +294,21 @@ _SMP: dict[str, Truth] = {
         },
         (3, 4, 5, 6, 7),
     ),
-    "UPerNet resnet18": Truth(HALVES, _resnet() | _upernet(2), (3, 4, 5)),
-    "UPerNet mit_b0": Truth(QUARTER_FIRST, _mit(1) | _upernet(1), (2, 3, 4)),
-    "UPerNet convnext": Truth(QUARTER_FIRST, _convnext(1) | _upernet(1), (2, 3, 4)),
+    "UPerNet resnet18": Truth(HALVES, resnet() | upernet(2), (3, 4, 5)),
+    "UPerNet mit_b0": Truth(QUARTER_FIRST, mit(1) | upernet(1), (2, 3, 4)),
+    "UPerNet convnext": Truth(QUARTER_FIRST, convnext(1) | upernet(1), (2, 3, 4)),
     # output stride 16: layer3 and the dilated layer4 are both at 1/16
     "DeepLabV3Plus resnet18": Truth(
         (1, 2, 4, 8, 16),
-        _resnet() | {"encoder.layer3": "bottleneck"} | _DEEPLABV3PLUS,
+        resnet() | {"encoder.layer3": "bottleneck"} | DEEPLABV3PLUS,
         (3, 4),
     ),
     "DeepLabV3Plus mobilenet_v2": Truth(
-        (1, 2, 4, 8, 16), _mobilenet_v2(deepest=4) | _DEEPLABV3PLUS, (3, 4)
+        (1, 2, 4, 8, 16), mobilenet_v2(deepest=4) | DEEPLABV3PLUS, (3, 4)
     ),
     "Segformer mit_b0": Truth(
         QUARTER_FIRST,
-        _mit(1)
+        mit(1)
         | {
             "decoder.mlp_stage.0": "bottleneck",
             "decoder.mlp_stage.1": "skip 3",
@@ -308,21 +319,7 @@ _SMP: dict[str, Truth] = {
         },
         (2, 3, 4),
     ),
-    "Segformer resnet18": Truth(
-        HALVES,
-        _resnet()
-        | {
-            "decoder.mlp_stage.0": "bottleneck",
-            "decoder.mlp_stage.1": "skip 4",
-            "decoder.mlp_stage.2": "skip 3",
-            "decoder.mlp_stage.3": "skip 2",
-            # on the feature at 1/2, which is then interpolated down to the decoder at 1/4
-            "decoder.mlp_stage.4": "skip 1 | encoder 1",
-            "decoder.fuse_stage": "decoder 2",
-            "segmentation_head.0": "head",
-        },
-        (3, 4, 5),
-    ),
+    "Segformer resnet18": Truth(HALVES, resnet() | SEGFORMER_RESNET, (3, 4, 5)),
     "DPT vit": Truth(
         # the transformer works at 1/16; its four outputs are brought to 1/4, 1/8, 1/16 and 1/32
         HALVES,
@@ -557,7 +554,7 @@ _MONAI: dict[str, Truth] = {
 
 
 # dynamic-network-architectures -------------------------------------------------------------------
-def _nnunet(stages: int, deep_supervision: bool, stem: bool) -> dict[str, str]:
+def nnunet(stages: int, deep_supervision: bool, stem: bool) -> dict[str, str]:
     """The seg_layers of coarser stages are called only with deep supervision."""
     last = stages - 1
     places = {f"encoder.stages.{level}": f"encoder {level}" for level in range(last)}
@@ -572,12 +569,12 @@ def _nnunet(stages: int, deep_supervision: bool, stem: bool) -> dict[str, str]:
 
 _THICK_SLICES = ((1, 1, 1), (1, 2, 2), (2, 4, 4))
 _NNUNET: dict[str, Truth] = {
-    "PlainConvUNet 2-D": Truth((1, 2, 4, 8), _nnunet(4, False, False), (1, 2, 3)),
-    "PlainConvUNet 3-D anisotropic": Truth(_THICK_SLICES, _nnunet(3, False, False), (1, 2)),
-    "PlainConvUNet 2-D deep supervision": Truth((1, 2, 4, 8), _nnunet(4, True, False), (1, 2, 3)),
-    "ResidualEncoderUNet 2-D": Truth((1, 2, 4, 8), _nnunet(4, False, True), (1, 2, 3)),
+    "PlainConvUNet 2-D": Truth((1, 2, 4, 8), nnunet(4, False, False), (1, 2, 3)),
+    "PlainConvUNet 3-D anisotropic": Truth(_THICK_SLICES, nnunet(3, False, False), (1, 2)),
+    "PlainConvUNet 2-D deep supervision": Truth((1, 2, 4, 8), nnunet(4, True, False), (1, 2, 3)),
+    "ResidualEncoderUNet 2-D": Truth((1, 2, 4, 8), nnunet(4, False, True), (1, 2, 3)),
     "ResidualEncoderUNet 3-D anisotropic deep supervision": Truth(
-        _THICK_SLICES, _nnunet(3, True, True), (1, 2)
+        _THICK_SLICES, nnunet(3, True, True), (1, 2)
     ),
 }
 
@@ -592,7 +589,7 @@ def _mobilenet_v3(deepest_from: int = 7) -> dict[str, str]:
         before, role = role, starts.get(index, role)
         places[f"backbone.{index}"] = role
         if index and before != role:
-            places |= _widening(f"backbone.{index}", ("block.0",), before, role)
+            places |= widening(f"backbone.{index}", ("block.0",), before, role)
     return places
 
 
@@ -600,7 +597,7 @@ _TORCHVISION: dict[str, Truth] = {
     # dilation keeps layer3 and layer4 at 1/8, and the classifier predicts there: no decoder
     "fcn_resnet50": Truth(
         (1, 2, 4, 8),
-        _resnet("backbone")
+        resnet("backbone")
         | {
             "backbone.layer2": "bottleneck",
             "backbone.layer2.0.conv1": "encoder 2 | bottleneck",
@@ -667,13 +664,13 @@ _OTHERS: dict[str, Truth] = {
         {
             "backbone.embeddings": "encoder 1",
             "backbone.encoder.stages.0": "encoder 1",
-            **_widening(
+            **widening(
                 "backbone.encoder.stages.1", ("downsampling_layer.0",), "encoder 1", "encoder 2"
             ),
-            **_widening(
+            **widening(
                 "backbone.encoder.stages.2", ("downsampling_layer.0",), "encoder 2", "encoder 3"
             ),
-            **_widening(
+            **widening(
                 "backbone.encoder.stages.3", ("downsampling_layer.0",), "encoder 3", "bottleneck"
             ),
             # norms on the features that leave the backbone, not on what the next stage gets
