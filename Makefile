@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow cluster fuzz check format docs bench mutants matrix evidence calibration clean dist lowest
+.PHONY: help study study-cpu test slow cluster fuzz check format docs bench mutants matrix reading evidence calibration clean dist lowest
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -19,6 +19,7 @@ help:
 	@echo "make cluster the study's runner on a Dask cluster of several processes"
 	@echo "make bench   benchmarks: ratios against peers"
 	@echo "make matrix  third-party networks, in an environment of their own"
+	@echo "make reading more networks, read and built without numbers only"
 	@echo "make dist    the wheel and the sdist, built, checked and installed"
 	@echo "make lowest  tests with the oldest versions that are allowed"
 	@echo "make evidence, make calibration: does the verdict predict the truth?"
@@ -91,6 +92,9 @@ calibration: .venv-matrix/.installed
 
 matrix: .venv-matrix/.installed
 	.venv-matrix/bin/python -m matrix.run
+
+reading: .venv-matrix/.installed
+	.venv-matrix/bin/python -m matrix.reading
 
 clean:
 	find weightscope -name '*.nb[ci]' -delete

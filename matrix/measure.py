@@ -22,7 +22,11 @@ from weightscope.errors import WeightscopeError
 from weightscope.graph import ExampleInputs, Structure, read_structure, rebuild
 from weightscope.statistics import measure_model
 from weightscope.truncation import Proposal, propose
+from weightscope.truncation.building import draft
+from weightscope.truncation.plan import find_cut, make_plan
 from weightscope.utilization import assess
+
+NOTHING = float("nan")
 
 
 def measure(network: Network, truth: Truth) -> Row:
@@ -62,6 +66,62 @@ def measure(network: Network, truth: Truth) -> Row:
     )
 
 
+def read_only(network: Network, truth: Truth) -> Row:
+    """Read one network, run its graph, and build every depth without numbers.
+
+    Args:
+        network: How to build and call it.
+        truth: What is right about it.
+    """
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    model = network.build()
+    before, hooks = copy.deepcopy(model.state_dict()), _hooks(model)
+    wall, processor = time.perf_counter(), time.process_time()
+    try:
+        structure = read_structure(model, network.inputs()[0] if network.given else None)
+        costs = count_costs(structure.model, structure.inputs)
+    except WeightscopeError as error:
+        return Row(network.name, "refused", f"{type(error).__name__}: {error}")
+    seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - wall
+    return Row(
+        name=network.name,
+        outcome="captured",
+        levels=structure.depth,
+        disagreements=disagreements(structure, truth),
+        graph_failures=_graph_failures(structure, network),
+        untouched=same(before, model.state_dict()) and hooks == _hooks(model) and model.training,
+        depths=_drafts(structure, costs),
+        seconds=seconds,
+        wall_seconds=wall_seconds,
+        parameters=(costs.parameters, _dead(structure)),
+    )
+
+
+def _drafts(structure: Structure, costs: Costs) -> tuple[Depth, ...]:
+    """Every depth, built on tensors without numbers and counted; or refused, with the reason."""
+    reasons = {refusal.keep_levels: refusal.reason for refusal in structure.refusals}
+    found = []
+    for keep in range(1, structure.depth):
+        if keep in reasons:
+            found.append(Depth(keep, reasons[keep], (), NOTHING, NOTHING, NOTHING))
+            continue
+        start, failed = time.process_time(), ""
+        parameters = macs = NOTHING
+        try:
+            counted = draft(structure, make_plan(find_cut(structure, keep)), costs).costs
+            parameters = counted.parameters / costs.parameters
+            macs = counted.macs / costs.macs
+        except WeightscopeError as error:
+            failed = "" if "saves too little" in str(error) else str(error)
+        except Exception as error:  # noqa: BLE001 - a failed build is a result
+            failed = f"{type(error).__name__}: {error}"
+        seconds = time.process_time() - start
+        found.append(Depth(keep, "", (failed,) if failed else (), parameters, macs, seconds))
+    return tuple(found)
+
+
 def _graph_failures(structure: Structure, network: Network) -> tuple[str, ...]:
     """Compare the rebuilt graph with the network, both over copies."""
     model = copy.deepcopy(structure.model)
@@ -69,7 +129,7 @@ def _graph_failures(structure: Structure, network: Network) -> tuple[str, ...]:
         graph = rebuild(replace(structure, model=copy.deepcopy(model)))
     except WeightscopeError as error:
         return (f"rebuild: {type(error).__name__}: {error}",)
-    return graph_failures(model, graph, network)
+    return graph_failures(model, graph, network, modes=(False, True)[: 1 + structure.modes_agree])
 
 
 def _hooks(model: nn.Module) -> int:
@@ -116,8 +176,7 @@ def _depth(network: Network, proposal: Proposal, costs: Costs, thorough: bool) -
 
 
 def _not_built(proposal: Proposal, refusal: str = "", failures: tuple[str, ...] = ()) -> Depth:
-    nothing = float("nan")
-    return Depth(proposal.keep_levels, refusal, failures, nothing, nothing, nothing)
+    return Depth(proposal.keep_levels, refusal, failures, NOTHING, NOTHING, NOTHING)
 
 
 def _opinions(model: nn.Module, network: Network) -> tuple[int, int, int]:

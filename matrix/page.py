@@ -89,6 +89,75 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
+def reading_page(rows: Sequence[Row], missing: Sequence[str], truths: Mapping[str, Truth]) -> str:
+    """The page of the networks that are read, and built without numbers only.
+
+    Args:
+        rows: One for each network that was read.
+        missing: Names of the networks that were not.
+        truths: The truth about each, by name.
+    """
+    right = [row for row in rows if is_right(row)]
+    refused = [row for row in rows if refused_rightly(row, truths[row.name])]
+    good = len({row.name for row in (*right, *refused)})
+    cuttable = [row for row in rows if row.outcome == "captured" and truths[row.name].legal]
+    working = sum(every_depth_works(row, truths[row.name]) for row in cuttable)
+    timed = [row.seconds for row in rows if row.outcome == "captured"]
+    summary = [
+        f"- {len(rows)} networks; {good} ({_percent(good, len(rows))}) rightly read or rightly"
+        f" refused ({len(refused)} of them refused).",
+        f"- {len(cuttable)} can be cut; every legal depth of {working}"
+        f" ({_percent(working, len(cuttable))}) is built without numbers.",
+    ]
+    if timed:
+        summary.append(
+            f"- Structure and costs: median {statistics.median(timed):.1f} s of processor time a"
+            f" network on one thread, longest {max(timed):.1f} s."
+        )
+    if missing:
+        summary.append(f"- Not read yet: {', '.join(missing)}.")
+    table = [
+        (
+            row.name,
+            _outcome(row, truths[row.name]),
+            f"{sum(not d.refusal and not d.failures for d in row.depths)} /"
+            f" {len(truths[row.name].legal)}",
+            "" if row.seconds != row.seconds else f"{row.seconds:.1f}",
+            row.commit,
+        )
+        for row in rows
+    ]
+    parts = [
+        "# The second hundred",
+        _READING,
+        "## In short",
+        "\n".join(summary),
+        "## Every network",
+        _table(("network", "outcome", "depths built without numbers", "s", "commit"), table),
+        "## Where it disagrees with the truth",
+        *_disagreements(rows, truths),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _outcome(row: Row, truth: Truth) -> str:
+    if refused_rightly(row, truth):
+        return "rightly refused"
+    if is_right(row):
+        return "right"
+    return "wrong" if row.outcome == "captured" else row.outcome
+
+
+_READING = """\
+This page is written by `make reading`; do not edit it. These networks go beyond the matrix: of other
+kinds, written by hand as their papers describe them (`matrix/kinds.py`), and more networks of the
+libraries (`matrix/more.py`). What is right about each was written down and committed before it was
+first read. Each was read with nothing but the model, except those whose layout must be seen on an
+example; its graph was run beside it in both modes, at two batch sizes and two image sizes, and had
+to give the same outputs bit by bit; every legal depth was built and counted on tensors without
+numbers. They were not trained, saved and loaded as those of the [matrix](matrix.md) are. *s* is
+processor seconds; *commit* is the one that a network was read on."""
+
 _INTRODUCTION = """\
 This page is written by `make matrix`; do not edit it. Each network is built by its own library with
 small random weights and handed to weightscope with nothing but the model (SwinUNETR, whose forward

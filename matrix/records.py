@@ -47,6 +47,7 @@ class Row:
         parameters: Of the original, and of them dead.
         macs: Multiply-accumulates by weightscope, by FlopCounterMode and by fvcore for the same
             input; 0 where a counter does not run.
+        commit: Of weightscope, where the row is kept beyond it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Row:
     wall_seconds: float = float("nan")
     parameters: tuple[int, int] = (0, 0)
     macs: tuple[int, int, int] = (0, 0, 0)
+    commit: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -1,0 +1,89 @@
+"""The command of `make reading`: read the networks that the matrix has not built yet.
+
+    python -m matrix.reading              all of them
+    python -m matrix.reading hand ENet    only those whose name contains one of the words
+    python -m matrix.reading --page       write the page from the rows that are kept
+
+Each is read, its graph is run beside it, and every legal depth is built without numbers. The rows
+are kept in `matrix/rows/`, with the commit that they were read on, so that the page can be written
+without reading anything again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from matrix.kinds import KINDS
+from matrix.more import MORE
+from matrix.networks import NETWORKS, TRUTHS
+from matrix.page import is_right, reading_page, refused_rightly
+from matrix.records import Row
+from weightscope.files import written_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = ROOT / "matrix" / "rows"
+PAGE = ROOT / "docs" / "matrix_reading.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m matrix.reading", description=__doc__)
+    parser.add_argument("words", nargs="*", help="parts of a network's name")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args(arguments)
+    ROWS.mkdir(exist_ok=True)
+    names = [name for name in NETWORKS if name in KINDS or name in MORE]
+    if not options.page:
+        for name in names:
+            if any(word in name for word in options.words) or not options.words:
+                _read(name)
+    kept = [json.loads(path.read_text()) for path in sorted(ROWS.glob("*.json"))]
+    rows = {values["name"]: Row.from_json(values) for values in kept}
+    with written_atomically(PAGE) as temporary:
+        temporary.write_text(
+            reading_page(
+                [rows[n] for n in names if n in rows], [n for n in names if n not in rows], TRUTHS
+            )
+        )
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+def _read(name: str) -> None:
+    if not NETWORKS[name].installed:
+        return
+    from matrix.measure import read_only  # needs torch's whole export machinery
+
+    try:
+        row = read_only(NETWORKS[name], TRUTHS[name])
+    except Exception as error:  # noqa: BLE001 - what should not happen is a result
+        row = Row(name, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    row = replace(row, commit=_commit())
+    plain = "".join(letter if letter.isalnum() else "-" for letter in name)
+    with written_atomically(ROWS / f"{plain}.json") as temporary:
+        temporary.write_text(json.dumps(row.to_json(), indent=1) + "\n")
+    right = is_right(row) or refused_rightly(row, TRUTHS[name])
+    wrong = [*row.disagreements, *row.graph_failures, *(f for d in row.depths for f in d.failures)]
+    print(
+        f"{name}: {'right' if right else row.reason or 'wrong'} {row.seconds:.1f} s",
+        *wrong,
+        sep="\n   ",
+        flush=True,
+    )
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
