@@ -149,7 +149,7 @@ def _outcome(row: Row, truth: Truth) -> str:
 
 
 _READING = """\
-This page is written by `make reading`; do not edit it. These networks go beyond the matrix: of other
+This page is written by `make reading`; do not edit it. These networks go beyond the matrix: other
 kinds, written by hand as their papers describe them (`matrix/kinds.py`), and more networks of the
 libraries (`matrix/more.py`). What is right about each was written down and committed before it was
 first read. Each was read with nothing but the model, except those whose layout must be seen on an

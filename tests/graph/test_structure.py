@@ -277,6 +277,12 @@ def test_stages_said_by_the_user() -> None:
     }
 
 
+def test_stages_reach_weights_that_no_module_call_reads() -> None:
+    structure = read_structure(Functional(), stages={"skip 1": "kernel", "encoder 0": "norm"})
+    got = {layer: stage.name for layer, stage in structure.stage_of.items()}
+    assert got == {"stem": "encoder 0", "": "skip 1", "norm": "encoder 0", "out": "head"}
+
+
 @pytest.mark.parametrize(
     ("stages", "error", "words"),
     [

@@ -279,12 +279,14 @@ def override(
     model: nn.Module,
     depth: int,
 ) -> Placement:
-    """Put module calls where the user says they belong.
+    """Put module calls, and operations that read single parameters, where the user says.
 
     Args:
         capture: The captured program.
         placement: What was read.
-        wanted: Prefixes of module names for each stage name.
+        wanted: Prefixes of module or parameter names for each stage name. A module that is called
+            moves with all that it does; of one that is not, and of a parameter, the operations
+            move that read the weights.
         model: The user's model.
         depth: Number of levels.
 
@@ -305,9 +307,31 @@ def override(
         for node in capture.nodes[call.first : call.last + 1]:
             if node in places and node not in given:
                 places[node] = Place(places[node].level if level is None else level, role)
+    uncalled = {prefix: claim for prefix, claim in claims.items() if prefix not in reached}
+    for weight, name in placement.parameters.items():
+        prefix = _longest(name, uncalled)
+        if prefix is None:
+            continue
+        reached.add(prefix)
+        role, level = claims[prefix]
+        for node in _readers(weight, places):
+            places[node] = Place(places[node].level if level is None else level, role)
     for prefix in claims.keys() - reached:
-        raise InputError(f"stages= names {prefix!r}, but no forward reaches that module")
+        raise InputError(f"stages= names {prefix!r}, but no forward reaches it")
     return Placement(places, placement.parameters, placement.live)
+
+
+def _readers(weight: fx.Node, places: Mapping[fx.Node, Place]) -> set[fx.Node]:
+    """The placed operations that read a weight, as it is or computed anew."""
+    found: set[fx.Node] = set()
+    waiting = list(weight.users)
+    while waiting:
+        node = waiting.pop()
+        if node in places:
+            found.add(node)
+        else:
+            waiting.extend(node.users)
+    return found
 
 
 def _longest(module: str, claims: Mapping[str, object]) -> str | None:
@@ -318,15 +342,18 @@ def _longest(module: str, claims: Mapping[str, object]) -> str | None:
 def _claims(
     wanted: Mapping[str, str | Iterable[str]], model: nn.Module, depth: int
 ) -> dict[str, tuple[Role, int | None]]:
-    modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
+    known = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
+    known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
     claims: dict[str, tuple[Role, int | None]] = {}
     for stage, prefixes in wanted.items():
         role, level = _parse(stage, depth)
         for prefix in [prefixes] if isinstance(prefixes, str) else prefixes:
-            if prefix not in modules:
-                near = difflib.get_close_matches(prefix, modules, n=1)
+            if prefix not in known:
+                near = difflib.get_close_matches(prefix, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise UnknownLayerError(f"stages= names {prefix!r}, no module of the model{hint}")
+                raise UnknownLayerError(
+                    f"stages= names {prefix!r}, no module or parameter of the model{hint}"
+                )
             if prefix in claims and claims[prefix] != (role, level):
                 raise InputError(f"stages= puts {prefix!r} in two stages")
             claims[prefix] = (role, level)
