@@ -182,6 +182,29 @@ def plain_checkpoints() -> Iterator[None]:
             _THREADS.discard(mine)
 
 
+@contextmanager
+def unsolved_constraints() -> Iterator[None]:
+    """Keep the tracer from solving, in this thread, which sizes its guards allow.
+
+    It does so for a message to the user that is not shown here, and cannot solve all of them. The
+    guards themselves stay.
+    """
+    from torch.fx.experimental.symbolic_shapes import DimConstraints  # imports sympy: slow
+
+    original, mine = DimConstraints.solve, threading.get_ident()
+
+    def solve(constraints: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != mine:
+            return original(constraints, *args, **kwargs)
+        return None
+
+    DimConstraints.solve = solve  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        DimConstraints.solve = original  # type: ignore[method-assign]
+
+
 def constants_of(model: nn.Module) -> list[Tensor | None]:
     """Copies of the tensors of a model that are small enough to be read as numbers."""
     tensors = [*model.parameters(), *model.buffers()]

@@ -36,6 +36,7 @@ from weightscope.adapters.tracing import (
     lean,
     plain_checkpoints,
     quiet,
+    unsolved_constraints,
 )
 from weightscope.calls import random_state
 from weightscope.errors import StructureError
@@ -200,6 +201,7 @@ class _Tracer:
             # the last is asked first: windows that are sizes, then those that are numbers
             for context in (free_pools(), FreeWindows()):
                 hooks.enter_context(context)
+            hooks.enter_context(unsolved_constraints())
             hooks.enter_context(warnings.catch_warnings())
             # recurrent layers cache their weights in the copy, which is thrown away
             warnings.filterwarnings("ignore", message="The tensor attribute")

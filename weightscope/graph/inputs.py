@@ -499,10 +499,12 @@ class _Arguments:
     Attributes:
         image: Name of the image argument; None: the first positional one.
         others: Names of the other required arguments.
+        positional: All required ones in order, where they are passed by position.
     """
 
     image: str | None
     others: tuple[str, ...]
+    positional: tuple[str, ...] = ()
 
 
 def _arguments(model: nn.Module) -> _Arguments:
@@ -519,7 +521,9 @@ def _arguments(model: nn.Module) -> _Arguments:
     if required and required[0] in _CONDITION_NAMES:
         image = next((n for n in required if n not in _CONDITION_NAMES), None)
         if image is not None:
-            return _Arguments(image, tuple(n for n in required if n != image))
+            others = tuple(n for n in required if n != image)
+            by_position = all(p.kind is not p.KEYWORD_ONLY for p in parameters[: len(required)])
+            return _Arguments(image, others, tuple(required) if by_position else ())
     return _Arguments(None, tuple(required[1:]))
 
 
@@ -540,7 +544,11 @@ def _calls(
         for index in range(max(map(len, choices), default=1))
     )
     for chosen in itertools.chain(even, itertools.product(*choices) if len(others) > 1 else ()):
-        yield args, {**base, **dict(zip(others, chosen, strict=True))}
+        named = {**base, **dict(zip(others, chosen, strict=True))}
+        if arguments.positional:
+            yield tuple(named[name] for name in arguments.positional), {}
+        else:
+            yield args, named
 
 
 def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]:
