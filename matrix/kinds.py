@@ -831,7 +831,8 @@ class FCN8(nn.Module):
     "BiSeNet",
     (1, 2, 4, 8),
     {
-        "spatial1": "skip 1",
+        # it feeds a deeper convolution on its way
+        "spatial1": "encoder 1",
         "spatial2": "skip 2",
         "context1": "encoder 1",
         "context2": "encoder 2",

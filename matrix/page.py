@@ -166,7 +166,8 @@ what comes out is run. What its levels, stages and legal depths should be was wr
 each library's source before weightscope was first run on it (`matrix/truth.py`; later corrections
 say why in their commits). A network counts as right only if every single weighted layer has the
 right role and level, every dead parameter is found, and every depth is legal or refused as it
-should be."""
+should be. More networks, of many more kinds, are read and built without numbers only:
+[the second hundred](matrix_reading.md)."""
 
 _LEGEND = """\
 *captured*: a graph of the network's own modules was read, and gives its outputs bit by bit in train
