@@ -239,6 +239,7 @@ class _Builder:
         self.made[fine] = new
         new.meta["val"] = fine.meta.get("val")
         new.meta["fine"] = root(fine).name
+        new.meta["space"] = fine.meta.get("space", ())
         if region := region_of(fine):
             new.meta["region"] = region
         if fine in self.placement.places:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -188,12 +189,12 @@ def _shapes_at(nodes: Iterable[fx.Node], probe: Probe) -> list[Any]:
 
 def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     """What to say where the graph holds at one size though the model takes others."""
-    if follows_the_input(captured, inputs.dimensions):
+    if follows_the_input(captured):
         return ""
     other = _at_another_size(inputs)
     if trial.error(other.args, other.kwargs) is not None:
         return ""
-    size = "x".join(map(str, _image(inputs).shape[2:]))
+    size = "x".join(str(_image(inputs).shape[axis]) for axis in inputs.space)
     return (
         f"read at {size} only: the forward turns sizes into numbers. A variant refuses other sizes;"
         " pass example_inputs= of the size that you use"
@@ -203,20 +204,20 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
 def _image(inputs: ExampleInputs) -> torch.Tensor:
     leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
     tensors = [v for v in leaves if isinstance(v, torch.Tensor)]
-    return next(v for v in tensors if v.dim() == inputs.dimensions + 2)
+    return next(v for v in tensors if v.dim() == inputs.rank)
 
 
 def _at_another_size(inputs: ExampleInputs) -> ExampleInputs:
     """The same call with every image twice as large."""
-    rank = inputs.dimensions + 2
 
     def doubled(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.dim() != rank:
+        if not isinstance(value, torch.Tensor) or value.dim() != inputs.rank:
             return value
-        return value.new_zeros(*value.shape[:2], *(2 * size for size in value.shape[2:]))
+        sizes = enumerate(value.shape)
+        return value.new_zeros([2 * n if axis in inputs.space else n for axis, n in sizes])
 
     args, kwargs = pytree.tree_map(doubled, (inputs.args, dict(inputs.kwargs)))
-    return ExampleInputs(args, kwargs, inputs.dimensions, inputs.guessed)
+    return replace(inputs, args=args, kwargs=kwargs)
 
 
 _stages = stages

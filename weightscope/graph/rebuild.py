@@ -83,21 +83,19 @@ def runnable(
     return module
 
 
-def _fixed_sizes(graph: fx.Graph) -> dict[str, tuple[int | None, ...]]:
-    """Sizes of the images among a graph's arguments where they are numbers, by argument."""
-    found: dict[str, tuple[int | None, ...]] = {}
-    for node in graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "placeholder":
-            sizes: tuple[int | None, ...] = ()
-            if isinstance(value, torch.Tensor) and value.dim() > 2:
-                sizes = tuple(None if is_symbolic(size) else hint(size) for size in value.shape[2:])
-            found[str(node.target)] = sizes
+def _fixed_sizes(graph: fx.Graph) -> dict[str, dict[int, int]]:
+    """Sizes of the images among a graph's arguments that are numbers, by argument and axis."""
+    found: dict[str, dict[int, int]] = {}
+    for node in graph.find_nodes(op="placeholder"):
+        value, space = node.meta.get("val"), node.meta.get("space", ())
+        found[str(node.target)] = {
+            axis: hint(value.shape[axis]) for axis in space if not is_symbolic(value.shape[axis])
+        }
     return found
 
 
 def _refuse_other_sizes(
-    fixed: Mapping[str, tuple[int | None, ...]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    fixed: Mapping[str, Mapping[int, int]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     """Raise where a network that computes with one size is called with another.
 
@@ -107,12 +105,12 @@ def _refuse_other_sizes(
     given = dict(zip(fixed, args, strict=False)) | dict(kwargs)
     for name, sizes in fixed.items():
         value = given.get(name)
-        if not isinstance(value, torch.Tensor) or value.dim() != len(sizes) + 2:
+        if not isinstance(value, torch.Tensor) or any(axis >= value.dim() for axis in sizes):
             continue
-        if any(s is not None and s != have for s, have in zip(sizes, value.shape[2:], strict=True)):
-            wanted = "x".join("any" if s is None else str(s) for s in sizes)
-            got = "x".join(str(s) for s in value.shape[2:])
+        if any(value.shape[axis] != size for axis, size in sizes.items()):
+            got = "x".join(str(value.shape[axis]) for axis in sizes)
             raise InputError(
-                f"{name} is {got}, and this network was read at {wanted} and computes with that"
-                " size; analyse the original with example_inputs= of the size that you use"
+                f"{name} is {got}, and this network was read at"
+                f" {'x'.join(map(str, sizes.values()))} and computes with that size; analyse the"
+                " original with example_inputs= of the size that you use"
             )
