@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import nn
 
 from studies.sand.tiles import Photo, Tiles
-from studies.sand.training import TrainingRun
+from studies.sand.training import Epoch
 from weightscope.files import written_atomically
 from weightscope.report import plot_layer_histograms, plot_stage_histograms, plot_utilization
 
@@ -114,7 +114,7 @@ def _coloured(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.
     return np.asarray(colours[found.astype(int) + 2 * truth.astype(int)])
 
 
-def learning_figure(runs: Mapping[str, TrainingRun]) -> Figure:
+def learning_figure(runs: Mapping[str, Sequence[Epoch]]) -> Figure:
     """Validation F1 at its best threshold, over the epochs of every training."""
     figure = Figure(figsize=(8.5, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -122,8 +122,8 @@ def learning_figure(runs: Mapping[str, TrainingRun]) -> Figure:
     styles = ["-", "--", ":", "-."]
     for index, (label, run) in enumerate(runs.items()):
         axes.plot(
-            [epoch.epoch for epoch in run.epochs],
-            [epoch.validation_best_f1 for epoch in run.epochs],
+            [epoch.epoch for epoch in run],
+            [epoch.validation_best_f1 for epoch in run],
             color=colors[index],
             linestyle=styles[index % len(styles)],
             label=label,

@@ -15,9 +15,11 @@ from studies.sand.losses import weighted_cross_entropy
 from studies.sand.metrics import Metrics
 from studies.sand.tables import Result
 from studies.sand.tiles import Tiles, open_tiles
-from studies.sand.training import TrainingRun, train
+from studies.sand.training import Epoch, train
 from weightscope.analysis import Analysis, analyze
+from weightscope.errors import CheckpointError
 from weightscope.truncation import Proposal
+from weightscope.watching import History
 
 GRADES = ("weights", "history", "data")
 
@@ -31,7 +33,8 @@ class Trained:
         label: Names it in tables.
         model: The trained network, on the CPU.
         initial: Its state dict before the training.
-        run: What the epochs came to.
+        epochs: What each epoch came to.
+        history: How the weights moved; None where another version recorded it.
         metrics: On the test tiles.
         threshold: Probability at which F1 is best on the validation tiles.
     """
@@ -40,7 +43,8 @@ class Trained:
     label: str
     model: nn.Module
     initial: Mapping[str, Tensor]
-    run: TrainingRun
+    epochs: tuple[Epoch, ...]
+    history: History | None
     metrics: Metrics
     threshold: float
 
@@ -76,14 +80,19 @@ def load(settings: Fit, label: str, finished: Finished, tiles: Tiles) -> Trained
     start = build(settings.config)
     initial = {name: tensor.clone() for name, tensor in start.state_dict().items()}
     split = choose_tiles(settings, tiles)
-    # a finished training only reads its checkpoint: epochs and history
-    run = train(start, tiles, split, settings.training, finished.folder / "checkpoint.pt")
+    epochs = tuple(Epoch(**epoch) for epoch in finished.result["epochs"])
+    try:  # a finished training only reads its checkpoint
+        run = train(start, tiles, split, settings.training, finished.folder / "checkpoint.pt")
+        history = run.history
+    except CheckpointError:  # another version of weightscope wrote the history: do without
+        history = None
     return Trained(
         settings=settings,
         label=label,
         model=load_trained(settings.config, finished.folder),
         initial=initial,
-        run=run,
+        epochs=epochs,
+        history=history,
         metrics=Metrics(**finished.result["test"]),
         threshold=finished.result["threshold"],
     )
@@ -99,7 +108,7 @@ def examine(trained: Trained, tiles: Tiles) -> Analysis:
     return analyze(
         trained.model,
         initial=trained.initial,
-        history=trained.run.history,
+        history=trained.history,
         batches=tiles.batches(validation, 16),
         loss=weighted_cross_entropy,
         metric="f1",

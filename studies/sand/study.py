@@ -360,7 +360,7 @@ def draw_figures(out: Path, story: page.Story) -> None:
                 figures.save(figure, out / f"{kind}-{name}.png")
         if name in WHOLE:
             figures.save(figures.verdict_figure(analysis), out / f"verdict-{name}.png")
-    runs = {trained.label: trained.run for trained, _ in story.shown.values()}
+    runs = {trained.label: trained.epochs for trained, _ in story.shown.values()}
     figures.save(figures.learning_figure(runs), out / "learning.png")
     figures.save(figures.tradeoff_figure(tables.results_frame(story.results)), out / "tradeoff.png")
     split = choose_tiles(next(iter(story.shown.values()))[0].settings, story.tiles)
