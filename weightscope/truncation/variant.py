@@ -127,7 +127,7 @@ class Variant:
             images: Unlabelled images like those that the network is used on: a tensor (images,
                 channels, *sizes), or batches of what the forward takes. Of labelled batches the
                 inputs are taken.
-            steps: Steps of four images; 200 are less than a twentieth of most trainings.
+            steps: Steps of four images; more help where the held-back loss still falls at the end.
             batches: ``(inputs, targets)`` pairs, to mix the true answers in.
             loss: ``loss(outputs, targets)``, a scalar tensor, for these.
             progress: Show a progress bar.
