@@ -6,6 +6,7 @@ from torch import nn
 from torch.export import Dim
 
 import mpseg_models
+from tests.networks import SharedWeights
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.receptive_field import (
@@ -171,6 +172,20 @@ def test_every_stage_has_its_field():
         "decoder 0": 28,
         "head": 28,
     }
+
+
+def test_a_layer_under_two_names_has_its_field():
+    structure = read_structure(SharedWeights(), torch.randn(2, 3, 32, 32))
+    assert receptive_fields(structure).keys() == {stage.name for stage in structure.stages}
+
+    class Registered(SharedWeights):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.ModuleList([self.bottom, self.merge])  # comes after their own names
+            self.bottom, self.merge = self.first[0], self.first[1]
+
+    structure = read_structure(Registered(), torch.randn(2, 3, 32, 32))
+    assert receptive_fields(structure).keys() == {stage.name for stage in structure.stages}
 
 
 def test_known_views_replace_the_arithmetic():

@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 
 from weightscope.adapters.symbols import hint
 from weightscope.graph.nodes import operator_of
+from weightscope.graph.stages import parameter_nodes
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field.spans import PIXEL, WHOLE, Span, join
 from weightscope.receptive_field.steps import Seen, Views, is_unknown, step
@@ -47,7 +48,7 @@ def receptive_fields(structure: Structure) -> Mapping[str, Pixels]:
     """
     seen = propagate(structure.program)
     found: dict[str, Pixels] = {}
-    for layer, views in _views_of_layers(structure.program, seen):
+    for layer, views in _views_of_layers(structure, seen):
         stage = structure.stage_of.get(layer)
         if stage is not None:
             pixels = in_pixels(views)
@@ -168,11 +169,15 @@ def _larger(left: Pixels, right: Pixels) -> Pixels:
 
 
 def _views_of_layers(
-    program: ExportedProgram, views: Mapping[fx.Node, Views]
+    structure: Structure, views: Mapping[fx.Node, Views]
 ) -> Iterator[tuple[str, Views]]:
-    """The owner of the parameters that an operator reads, and what its result sees."""
-    names = program.graph_signature.inputs_to_parameters
+    """The layer whose parameters an operator reads, and what its result sees.
+
+    A parameter that is registered under several names is known by its first, as in the stages.
+    """
+    parameters = parameter_nodes(structure.program, structure.model)
     for node, seen in views.items():
         for source in node.all_input_nodes:
-            if source.name in names:
-                yield names[source.name].rpartition(".")[0], seen
+            if source in parameters:
+                layer = parameters[source].rpartition(".")[0]
+                yield layer.partition(".parametrizations.")[0], seen
