@@ -33,8 +33,8 @@ SALIENT_BORDER = 0.4
 
 SILENT = 0.05
 """Below it a response is none. Form and borders were chosen on the networks of the evidence study
-that may choose (``studies/evidence_protocol/jobs.py``); this one was lowered from 0.1 when five used
-cuts of both halves, four of them of regressions, were found to respond with 0.05 to 0.08."""
+that may choose (``studies/evidence_protocol/jobs.py``); this one was lowered from 0.1 when five
+used cuts of both halves, four of them of regressions, were found to respond with 0.05 to 0.08."""
 
 RESPONDS = 0.25
 """Above it a response is one."""
