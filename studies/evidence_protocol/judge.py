@@ -12,6 +12,7 @@ import pandas as pd
 
 from studies.evidence_protocol.compare import auc, auc_within_depth
 from studies.evidence_protocol.jobs import Job
+from studies.evidence_protocol.tasks import TASKS
 from studies.evidence_protocol.truth import NEGLIGIBLE
 
 GRADES = {
@@ -61,9 +62,16 @@ def score_table(
 
 
 def read_scores(job: Job, folder: Path, version: str) -> dict[str, Any]:
-    """What the library said of one network, by way; empty if it was not asked."""
-    path = folder / "runs" / job.name / f"scores-{version}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """What the library said of one network, by way; empty if it was not asked.
+
+    Of several versions, separated by commas, each way is read from the first that answered.
+    """
+    found: dict[str, Any] = {}
+    for digest in reversed(version.split(",")):
+        path = folder / "runs" / job.name / f"scores-{digest}.json"
+        said = json.loads(path.read_text()) if path.exists() else {}
+        found |= {way: one for way, one in said.items() if "error" not in one or way not in found}
+    return found
 
 
 def judge_cut(found: dict[str, Any], reduction: int, job: Job) -> dict[str, Any]:
@@ -109,13 +117,14 @@ def grade_row(table: pd.DataFrame, key: str) -> dict[str, Any]:
         "within": auc_within_depth(score, used.to_numpy(bool), known["reduction"].to_numpy()),
     }
     if f"{key}_verdict" in table:
-        verdict, truth = table[f"{key}_verdict"], np.where(table["used"], "used", "unused")
+        asked = table[table[f"{key}_verdict"].notna()]
+        verdict, truth = asked[f"{key}_verdict"], np.where(asked["used"], "used", "unused")
         decided = verdict != "undecided"
         row |= {
             "decided": float(decided.mean()),
             "right": float((verdict == truth)[decided].mean()) if decided.any() else np.nan,
-            "wrong_unused": float(((verdict == "unused") & table["used"]).mean()),
-            "wrong_used": float(((verdict == "used") & ~table["used"]).mean()),
+            "wrong_unused": float(((verdict == "unused") & asked["used"]).mean()),
+            "wrong_used": float(((verdict == "used") & ~asked["used"].astype(bool)).mean()),
         }
     return row
 
@@ -174,7 +183,7 @@ def wrong_table(table: pd.DataFrame) -> pd.DataFrame:
     for _, cut in skilled(table).iterrows():
         for key in GRADES:
             verdict = cut.get(f"{key}_verdict", "undecided")
-            if verdict == "undecided" or (verdict == "used") == cut["used"]:
+            if verdict not in ("used", "unused") or (verdict == "used") == cut["used"]:
                 continue
             rows.append({
                 "grade": key, "verdict": verdict, "half": cut["half"], "name": cut["name"],
@@ -191,9 +200,12 @@ def cause(cut: pd.Series[Any], key: str, verdict: str) -> str:
     """Why a verdict is wrong, as far as the other figures tell."""
     if cut["lost_low"] <= NEGLIGIBLE <= cut["lost_high"]:
         return "the truth itself may lie on either side of 5 %"
-    if key == "response" and cut.get("images_verdict") != verdict:
+    opposite = {"used": "unused", "unused": "used"}[verdict]
+    if key == "response" and cut.get("images_verdict") == opposite:
         side = "only there" if verdict == "unused" else "not there"
         return f"the user's images differ from the stimuli: what the level does shows {side}"
+    if key in ("response", "images") and TASKS[cut["task"]].kind == "regression":
+        return "a regression: whether its answer is above 0 is no decision"
     if key in ("response", "images") and verdict == "used":
         return "the answer changes, the quality does not"
     if key in ("response", "images"):
