@@ -14,12 +14,16 @@ TOLERANCE = 0.05
 
 
 def weighted_layers(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the modules that own parameters, shared modules once."""
-    return tuple(
-        name
+    """Return the names of the modules that own parameters, shared modules once.
+
+    A parametrization is part of its layer.
+    """
+    owners = (
+        name.partition(".parametrizations.")[0]
         for name, module in model.named_modules()
         if any(parameter is not None for parameter in module._parameters.values())
     )
+    return tuple(dict.fromkeys(owners))
 
 
 def disagreements(structure: Structure, truth: Truth) -> tuple[str, ...]:
