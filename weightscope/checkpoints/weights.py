@@ -101,7 +101,7 @@ def read_weights(path: str | os.PathLike[str], *, prefix: str | None = None) -> 
         CheckpointError: The file is no checkpoint, is damaged, or has no such names.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> file = tempfile.mkdtemp() + "/last.ckpt"
         >>> torch.save({"epoch": 3, "state_dict": {"model.weight": torch.ones(2)}}, file)
         >>> weights = read_weights(file)
@@ -157,7 +157,7 @@ def fit_weights(model: nn.Module, weights: Weights, *, prefix: str | None = None
             shape, with examples and what may help.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> file = tempfile.mkdtemp() + "/last.ckpt"
         >>> torch.save({"state_dict": {"model.weight": torch.ones(1, 2)}}, file)
         >>> network = nn.Linear(2, 1, bias=False)
