@@ -52,7 +52,8 @@ def draw_aucs(halves: dict[str, pd.DataFrame]) -> Figure:
 def draw_scatter(table: pd.DataFrame) -> Figure:
     """The score of every grade against the share of skill lost."""
     part = skilled(table)
-    keys = [k for k in GRADES if k in part and part[k].notna().any()]
+    keys = [k for k in GRADES if k in part and part[k].notna().any()] or ["response"]
+    part = part if len(part) else part.assign(response=0.0)
     figure = Figure(figsize=(2.6 * len(keys) + 0.6, 3.2))
     axes = np.atleast_1d(figure.subplots(1, len(keys), sharey=True))
     for axis, key in zip(axes, keys, strict=True):
@@ -74,8 +75,8 @@ def draw_losses(table: pd.DataFrame) -> Figure:
     """Share of skill lost by reduction for each task; a thin line for each network."""
     part = skilled(table)
     tasks = sorted(part["task"].unique())
-    columns = min(len(tasks), 5)
-    rows = -(-len(tasks) // columns)
+    columns = max(min(len(tasks), 5), 1)
+    rows = max(-(-len(tasks) // columns), 1)
     figure = Figure(figsize=(2.4 * columns, 2.4 * rows))
     axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True, squeeze=False)).ravel()
     for axis in axes[len(tasks) :]:
