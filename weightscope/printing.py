@@ -48,7 +48,7 @@ def analysis_table(
     blocks = [
         _headline(structure, costs),
         "\n".join(wrapped(f"Note: {note}.") for note in structure.notes),
-        wrapped(assessment.conclusion),
+        wrapped(" ".join((assessment.conclusion, *assessment.notes))),
         _stage_table(stages, costs),
         # Of a network without decided verdicts the conclusion has said why.
         _reasons(zip(stages["stage"], stages["why"], strict=True))

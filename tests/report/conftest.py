@@ -101,6 +101,7 @@ def structure():
         reductions=((1.0, 1.0), (2.0, 2.0)),
         dead_parameters=("unused.weight",),
         program=Record(graph=Record(nodes=())),
+        notes=(),
     )
 
 
@@ -157,6 +158,7 @@ def assessment():
         ),
         state="trained",
         conclusion="The bottleneck looks unused; try keeping 1 level.",
+        notes=(),
     )
 
 
@@ -205,6 +207,7 @@ def analysis(structure, statistics, costs, receptive_fields, assessment, proposa
         histograms=histograms_frame(structure, statistics),
         skipped=statistics.skipped,
         conclusion=assessment.conclusion,
+        notes=(),
     )
 
 
