@@ -48,7 +48,7 @@ def test_most_of_what_was_lost_is_regained_and_the_original_is_untouched(proposa
     random = torch.get_rng_state()
     found = variant.recover(IMAGES, steps=60, progress=False)
     assert found.start == "ridge"
-    assert found.before.explained < 0.9
+    assert found.before.explained < 0.7
     assert 1 - found.after.explained < 0.4 * (1 - found.before.explained)
     assert found.after.decisions >= found.before.decisions
     assert found.images == 48
@@ -136,7 +136,7 @@ def test_labels_are_mixed_in(proposals_in_need):
         variant.recover(IMAGES, steps=120, progress=False, **labelled)
         with torch.no_grad():
             distances.append(float((variant.module.eval()(IMAGES) - target).square().mean()))
-    assert distances[1] <= distances[0]  # equal where the held-back images choose the start
+    assert distances[1] < distances[0]
     variant = proposals_in_need[1].build()
     found = variant.recover(batches=batches, loss=nn.functional.mse_loss, steps=2, progress=False)
     assert found.images == 16  # nothing else was given: their inputs serve as images
