@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import operator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -143,9 +144,22 @@ def test_the_tracer_is_as_it_was_after_an_error() -> None:
 def test_the_loggers_of_torch_still_have_these_names() -> None:
     for name in (tracing.EXPORT_LOGGER, dispatch.FAKE_TENSOR_LOGGER):
         assert importlib.util.find_spec(name) is not None
-        with tracing.quiet(name):
-            assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
-        assert logging.getLogger(name).isEnabledFor(logging.ERROR)
+
+
+def test_only_what_this_thread_reports_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger(dispatch.FAKE_TENSOR_LOGGER)
+    filters = list(log.filters)
+    first, second = tracing.quiet(log.name), tracing.quiet(log.name)
+    with ThreadPoolExecutor(1) as other:
+        first.__enter__()
+        other.submit(second.__enter__).result()
+        log.error("dropped")
+        first.__exit__(None, None, None)
+        log.error("kept")
+        other.submit(log.error, "dropped too").result()
+        other.submit(second.__exit__, None, None, None).result()
+    assert [record.message for record in caplog.records] == ["kept"]
+    assert log.filters == filters
 
 
 def test_sizes_follow_the_input() -> None:

@@ -48,14 +48,22 @@ def lean() -> Iterator[None]:
 
 @contextmanager
 def quiet(logger: str) -> Iterator[None]:
-    """Keep a logger of torch from reporting what is expected here and handled."""
+    """Keep a logger of torch from reporting what is expected here and handled.
+
+    Only what this thread reports is dropped, and the logger's level stays the user's: two threads
+    that put the level back in the order in which they came would leave it changed.
+    """
     log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    thread = threading.get_ident()
+
+    def is_of_another_thread(record: logging.LogRecord) -> bool:
+        return threading.get_ident() != thread
+
+    log.addFilter(is_of_another_thread)
     try:
         yield
     finally:
-        log.setLevel(level)
+        log.removeFilter(is_of_another_thread)
 
 
 class TooComplexError(Exception):
