@@ -1,7 +1,8 @@
 """Run a study: a list of jobs, on the processors of this machine or on a Dask cluster.
 
 A job is a function of frozen settings that writes files into a folder of its own. The folder's
-name holds a digest of the settings, of the code that the job names and of the jobs that it needs,
+name holds a digest of the settings, of the code that the job names (or its version) and of the jobs that
+it needs,
 so a job that finished once is found again, also by another run or another machine, and one whose
 settings or code changed is not mistaken for it.
 
@@ -51,6 +52,8 @@ class Job:
         files: Files that it promises to leave, beside ``result.json``.
         code: Modules whose text decides the result: a change in them is another job. Comments,
             docstrings and layout do not count.
+        version: Stands for the code where results cost hours: tidying it must not throw them away.
+            Whoever changes what the job computes raises it; a test should hold `code_digest`.
         flops: Floating-point operations that it takes, roughly, for the estimate.
         bytes: What it leaves on disk, roughly.
     """
@@ -61,6 +64,7 @@ class Job:
     needs: tuple[Job, ...] = ()
     files: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
+    version: int | None = None
     flops: float = 0.0
     bytes: float = 0.0
 
@@ -211,15 +215,23 @@ def _digest(job: Job) -> str:
     parts = [
         f"{job.work.__module__}.{job.work.__qualname__}",
         json.dumps(asdict(job.settings), sort_keys=True, default=str),
-        *sorted(_code_digest(module) for module in job.code),
+        *(_digests(job.code) if job.version is None else [f"version {job.version}"]),
         *(need.address for need in job.needs),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
+def code_digest(modules: Iterable[str]) -> str:
+    """Digest of what modules or packages do: their text without comments and docstrings."""
+    return hashlib.sha256("".join(_digests(modules)).encode()).hexdigest()
+
+
+def _digests(modules: Iterable[str]) -> list[str]:
+    return sorted(map(_module_digest, modules))
+
+
 @cache
-def _code_digest(module: str) -> str:
-    """Digest of what a module or a package does: its text without comments and docstrings."""
+def _module_digest(module: str) -> str:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise InputError(f"there is no module {module!r}; Job.code names modules of Python")

@@ -46,7 +46,10 @@ CODE = (
     "studies.sand.training",
 )
 """Modules that decide what a training comes to. The metrics only measure it, and tests hold their
-values: tidying them shall not ask for hours of training again."""
+values."""
+
+VERSION = 1
+"""Of what these modules compute; results of another version are not taken for these."""
 
 DRAWING_CODE = ("studies.sand.scenes",)
 

@@ -15,6 +15,7 @@ from studies.sand.fitting import (
     CODE,
     DRAWING_CODE,
     FOLDS,
+    VERSION,
     Config,
     Cut,
     Drawing,
@@ -313,6 +314,7 @@ def _job(
         needs=needs,
         files=("weights.safetensors", "checkpoint.pt"),
         code=CODE,
+        version=VERSION,
         flops=2 * macs * passes,
         bytes=28 * parameters,  # weights, their start, two moments, the walk, and a copy
     )

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import runner_jobs
 from runner_jobs import Number
 
 from studies import runner
-from studies.runner import Job, JobError, Store, estimate, pending, run
+from studies.runner import Job, JobError, Store, code_digest, estimate, pending, run
+from studies.sand import fitting
 from weightscope.errors import InputError
 
 
@@ -65,9 +67,18 @@ def test_address_depends_on_settings_work_needs_and_code(tmp_path, monkeypatch):
         replace(job, needs=tuple(squares(5.0))),
         replace(job, code=("studies.sand.metrics",)),
         replace(job, code=("studies.sand",)),
+        replace(job, version=1),
+        replace(job, version=2),
     ]
-    assert len({other.address for other in (job, *others)}) == 6
+    assert len({other.address for other in (job, *others)}) == 8
     assert replace(job, flops=99, bytes=1, files=()).address == job.address
+    assert replace(job, version=1, code=()).address == replace(job, version=1).address
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the text of a tree differs by Python")
+def test_the_version_of_trainings_follows_their_code():
+    """Trainings take hours: raise VERSION if what they compute changed, else renew the digest."""
+    assert (fitting.VERSION, code_digest(fitting.CODE)[:12]) == (1, "bf4069503e44")
 
 
 def test_comments_and_docstrings_are_not_code(tmp_path, monkeypatch):
