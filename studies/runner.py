@@ -1,10 +1,9 @@
 """Run a study: a list of jobs, on the processors of this machine or on a Dask cluster.
 
 A job is a function of frozen settings that writes files into a folder of its own. The folder's
-name holds a digest of the settings, of the code that the job names (or its version) and of the jobs that
-it needs,
-so a job that finished once is found again, also by another run or another machine, and one whose
-settings or code changed is not mistaken for it.
+name holds a digest of the settings, of the code that the job names (or its version) and of the jobs
+that it needs, so a job that finished once is found again, also by another run or another machine,
+and one whose settings or code changed is not mistaken for it.
 
     jobs = [Job("tiles", draw, DrawSettings(...)), Job("train", fit, FitSettings(...), needs=...)]
     results = run(jobs, Store(Path("runs/study")))
