@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickletools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -118,6 +118,7 @@ _HARMLESS = {
     "zoneinfo": None, "zoneinfo._common": None, "_collections": None, "_pydatetime": None,
     "_pydecimal": None, "_decimal": None,
 }  # fmt: skip
+_BUILTIN_MODULES = ("builtins", "__builtin__")
 _BUILTINS = {
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list",
     "object", "range", "set", "slice", "str", "tuple", "type", "long", "unicode", "xrange",
@@ -346,25 +347,32 @@ class _Machine:
             raise CodeError(f"the result of {getattr(made_by, 'made_by', 'a call')}")
         if not isinstance(arguments, tuple):
             raise ValueError(f"{made_by} would be called with no list of arguments")
-        top = made_by.module.partition(".")[0]
         if made_by.module == "torch._utils" and made_by.name in _TENSORS:
             return _TENSORS[made_by.name](*arguments)
         if made_by.module == "torch._tensor" and made_by.name.startswith("_rebuild_from_type"):
             return self._made(arguments[0], arguments[2])
-        if top in ("builtins", "__builtin__"):
-            if made_by.name not in _BUILTINS:
-                raise CodeError(str(made_by))
-        elif top in sys.stdlib_module_names or top in ("__builtin__", "copy_reg", "nt", "posix"):
-            allowed = _HARMLESS.get(made_by.module, ())
-            if allowed is not None and made_by.name not in allowed:
-                raise CodeError(str(made_by))
-        if top in ("collections", "builtins", "__builtin__") and made_by.name in _DICTS:
+        _refuse_code(made_by)
+        top = made_by.module.partition(".")[0]
+        if top in ("collections", *_BUILTIN_MODULES) and made_by.name in _DICTS:
             return _dictionary(arguments)
-        if top in ("builtins", "__builtin__") and made_by.name in ("set", "frozenset", "list"):
+        if top in _BUILTIN_MODULES and made_by.name in ("set", "frozenset", "list"):
             return list(arguments[0]) if arguments else []
         if made_by.name in ("_reconstructor", "__newobj__") and arguments:
             return self._made(arguments[0], ())
         return Inert(made_by, arguments)
+
+
+def _refuse_code(made_by: Name) -> None:
+    """Refuse the standard library, but for what only holds values."""
+    top = made_by.module.partition(".")[0]
+    if top in _BUILTIN_MODULES:
+        allowed: Collection[str] | None = _BUILTINS
+    elif top in sys.stdlib_module_names or top in ("copy_reg", "nt", "posix"):
+        allowed = _HARMLESS.get(made_by.module, ())
+    else:
+        return
+    if allowed is not None and made_by.name not in allowed:
+        raise CodeError(str(made_by))
 
 
 _PUSHES = frozenset({

@@ -188,9 +188,32 @@ def read_old_format(source: Source) -> Any:
 
     _described(source, stream, note)
     keys = _described(source, stream, lambda *_: nowhere)
+    begins = _begins(source, stream.tell(), keys if isinstance(keys, list) else [], sizes)
+
+    def locate(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
+        if key not in begins or sizes[key] != (dtype, count):
+            raise ValueError(f"the numbers {quoted(key)} are missing")
+        return Storage(dtype, count, begins[key], source)
+
+    return _described(source, _Stream(source, start), locate)
+
+
+def _begins(
+    source: Source, at: int, keys: list[Any], sizes: Mapping[Any, tuple[torch.dtype | None, int]]
+) -> dict[Any, int]:
+    """Where the numbers of each storage begin: their count stands before them.
+
+    Args:
+        source: A file of the old format.
+        at: Where the first count stands.
+        keys: The storages in the order in which they lie there.
+        sizes: Their number formats and counts.
+
+    Raises:
+        CheckpointError: The storages do not fill the rest of the file.
+    """
     begins: dict[Any, int] = {}
-    at = stream.tell()
-    for key in keys if isinstance(keys, list) else []:
+    for key in keys:
         if not isinstance(key, str | int) or key not in sizes or key in begins:
             raise CheckpointError(f"{source.path} is damaged: it lists its numbers wrongly")
         dtype, count = sizes[key]
@@ -207,13 +230,7 @@ def read_old_format(source: Source) -> Any:
         raise CheckpointError(
             f"{source.path} is damaged: {source.size - at:,} bytes behind its numbers; {_AGAIN}"
         )
-
-    def locate(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
-        if key not in begins or sizes[key] != (dtype, count):
-            raise ValueError(f"the numbers {quoted(key)} are missing")
-        return Storage(dtype, count, begins[key], source)
-
-    return _described(source, _Stream(source, start), locate)
+    return begins
 
 
 class _Stream:

@@ -8,7 +8,7 @@ import traceback
 import types
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -306,6 +306,19 @@ def _fake_copy(
             return nn.Parameter(new) if isinstance(tensor, nn.Parameter) else new
         return mode.from_tensor(tensor)
 
+    try:
+        twin = copy.deepcopy(model, _replaced(model, fake))
+    except Exception as reason:
+        raise InputError(
+            f"{type(model).__name__} cannot be deep-copied: {reason}. Remove the attribute that "
+            "forbids it."
+        ) from reason
+    new_args, new_kwargs = pytree.tree_map_only(torch.Tensor, fake, (args, dict(kwargs)))
+    return twin, new_args, new_kwargs, mode
+
+
+def _replaced(model: nn.Module, fake: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, Any]:
+    """What a deep copy takes instead of the model's tensors and hooks, by identity."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for values in (modules.parameters(module), modules.buffers(module), vars(module)):
@@ -317,15 +330,7 @@ def _fake_copy(
                 memo[id(hook)] = _no_hook
         for hooks in modules.backward_hooks(module):
             memo[id(hooks)] = type(hooks)()
-    try:
-        twin = copy.deepcopy(model, memo)
-    except Exception as reason:
-        raise InputError(
-            f"{type(model).__name__} cannot be deep-copied: {reason}. Remove the attribute that "
-            "forbids it."
-        ) from reason
-    new_args, new_kwargs = pytree.tree_map_only(torch.Tensor, fake, (args, dict(kwargs)))
-    return twin, new_args, new_kwargs, mode
+    return memo
 
 
 def _is_plain(hook: Any) -> bool:

@@ -153,7 +153,8 @@ class _Builder:
         self.placed: dict[fx.Node, Place] = {}
 
     def build(self) -> Coarse:
-        self._inputs()
+        self.sizes = SizeWriter(self.graph, self._sizes(self._inputs()))
+        self._own_tensors()
         nodes = self.capture.nodes
         index = 0
         while index < len(nodes):
@@ -169,8 +170,8 @@ class _Builder:
         reached = frozenset(node.name for node in self.placed if node in remaining)
         return Coarse(self.graph, self._places(), reached, self.constants)
 
-    def _inputs(self) -> None:
-        """Placeholders under the names of the forward's arguments, and the sizes of the inputs."""
+    def _inputs(self) -> list[fx.Node]:
+        """Make placeholders under the names of the forward's arguments, and read the leaves."""
         specs = self.capture.program.graph_signature.input_specs
         fine = [node for node in self.capture.nodes if node.op == "placeholder"]
         leaves, _ = pytree.tree_flatten_with_path((self.inputs.args, dict(self.inputs.kwargs)))
@@ -181,8 +182,7 @@ class _Builder:
         ]
         names = _argument_names(self.model, len(self.inputs.args))
         heads: dict[str, fx.Node] = {}
-        split: list[tuple[fx.Node, Any, tuple[Any, ...]]] = []
-        for node, (path, value) in zip(users, leaves, strict=True):
+        for node, (path, _) in zip(users, leaves, strict=True):
             where = path[1]
             name = (
                 names[where.idx]
@@ -191,11 +191,10 @@ class _Builder:
             )
             if name not in heads:
                 heads[name] = self.graph.placeholder(name)
-            split.append((node, value, tuple(path[2:])))
             self.made[node] = heads[name]
-        for node, value, path in split:
+        for node, (path, value) in zip(users, leaves, strict=True):
             new = self.made[node]
-            for step in path:
+            for step in path[2:]:
                 new = (
                     self.graph.call_function(getattr, (new, step.name))
                     if isinstance(step, pytree.GetAttrKey)
@@ -208,8 +207,12 @@ class _Builder:
                 self._know(node, new)
             else:
                 self.made[node] = new
+        return users
+
+    def _sizes(self, inputs: list[fx.Node]) -> dict[str, fx.Node]:
+        """A node for each size of the inputs that may change."""
         sizes: dict[str, fx.Node] = {}
-        for node, _, _ in split:
+        for node in inputs:
             tensor = tensor_of(node)
             if tensor is None:
                 continue
@@ -220,10 +223,15 @@ class _Builder:
                     )
                     new.meta["val"] = size
                     sizes[key(size)] = new
-        self.sizes = SizeWriter(self.graph, sizes)
+        return sizes
+
+    def _own_tensors(self) -> None:
+        """Note which nodes are parameters, buffers and constants of the model."""
         signature = self.capture.program.graph_signature
         owned = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        for node in fine:
+        for node in self.capture.nodes:
+            if node.op != "placeholder":
+                continue
             if node.name in owned:
                 self.owned[node] = owned[node.name]
             elif node.name in signature.inputs_to_lifted_tensor_constants:

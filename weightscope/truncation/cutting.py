@@ -210,15 +210,7 @@ def _sort(graph: fx.Graph, model: nn.Module) -> None:
     """
     nodes = [node for node in graph.nodes if node.op != "output"]
     index = {node: i for i, node in enumerate(nodes)}
-    writing = {node for node in nodes if _may_write(node, model)}
-    before: dict[fx.Node, set[fx.Node]] = {n: set(n.all_input_nodes) for n in nodes}
-    readers: dict[fx.Node, list[fx.Node]] = {}
-    for node in nodes:
-        for source in node.all_input_nodes:
-            for reader in readers.setdefault(source, []):
-                if node in writing or reader in writing:
-                    before[node].add(reader)
-            readers[source].append(node)
+    before = _what_stands_before(nodes, {node for node in nodes if _may_write(node, model)})
     waiting = {node: len(sources) for node, sources in before.items()}
     users: dict[fx.Node, list[fx.Node]] = {}
     for node, sources in before.items():
@@ -242,6 +234,19 @@ def _sort(graph: fx.Graph, model: nn.Module) -> None:
             "what stays writes into tensors that what goes reads; write into a copy (clone()) in"
             " the forward, and this depth can be cut"
         )
+
+
+def _what_stands_before(nodes: list[fx.Node], writing: set[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
+    """What each node reads, and the readers of the same on whose side of a write it must stay."""
+    before = {node: set(node.all_input_nodes) for node in nodes}
+    readers: dict[fx.Node, list[fx.Node]] = {}
+    for node in nodes:
+        for source in node.all_input_nodes:
+            for reader in readers.setdefault(source, []):
+                if node in writing or reader in writing:
+                    before[node].add(reader)
+            readers[source].append(node)
+    return before
 
 
 def _may_write(node: fx.Node, model: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,7 @@ from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.statistics import measure_model
 from weightscope.truncation.proposals import Proposal, propose
-from weightscope.truncation.recovery import BATCH
+from weightscope.truncation.recovery import BATCH, Recovery
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
 from weightscope.utilization.judging import Judge, judge_by
@@ -243,24 +243,11 @@ def shrink(
         ['keep_levels', 'parameters', 'macs']
     """
     budgets = (max_macs, max_parameters, max_latency, max_bytes)
-    for name, value in zip(
-        ("tolerance", "max_macs", "max_parameters", "max_latency", "max_bytes"),
-        (tolerance, *budgets),
-        strict=True,
-    ):
-        if value is not None and not value >= 0:
-            raise InputError(f"{name}={value} must not be negative")
-    if tolerance is None and all(limit is None for limit in budgets):
-        tolerance = TOLERANCE
+    limits = _limits(tolerance, *budgets)
     if (batches is None) != (metric is None):
         raise InputError("batches= of (inputs, targets) and metric= belong together; give both")
     pairs = None if batches is None else read_batches(batches, model)
-    if images is None and pairs is None:
-        raise InputError("give images= for the recovery, or batches= with metric=")
-    given = [inputs for inputs, _ in pairs] if images is None and pairs is not None else images
-    kept = list(given) if not isinstance(given, torch.Tensor) and given is not None else [given]
-    if not kept:
-        raise InputError("images= is empty; give at least one batch of images")
+    kept = _images(images, pairs)
     if example_inputs is None:
         example_inputs = _example(kept, pairs, model)
     structure = read_structure(model, example_inputs)
@@ -276,43 +263,14 @@ def shrink(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     measure = _Agreement() if pairs is None else _Metric(structure, pairs, metric)
-    found = []
-    for proposal in proposals:
-        if proposal.refusal is not None:
-            found.append(_refused(proposal))
-            continue
-        torch_state = torch.get_rng_state()
-        try:
-            torch.manual_seed(seed)  # of the new weights
-            variant = proposal.build()
-        finally:
-            torch.set_rng_state(torch_state)
-        before = measure.quality(variant)
-        recovery = variant.recover(
-            kept,
-            steps=steps,
-            seed=seed,
-            progress=progress,
-            resume=None if folder is None else folder / f"keep_{proposal.keep_levels}.pt",
-        )
-        if pairs is None:
-            before, after = recovery.before.explained, recovery.after.explained
-        else:
-            after = measure.quality(variant)
-        found.append(
-            Candidate(
-                keep_levels=proposal.keep_levels,
-                parameters=proposal.parameters,
-                macs=proposal.macs,
-                bytes=_bytes(variant.module),
-                latency=None,
-                cut=before,
-                quality=after,
-                lost=measure.lost(after),
-                refusal="",
-                variant=variant,
-            )
-        )
+
+    def recover(variant: Variant, keep_levels: int) -> Recovery:
+        file = None if folder is None else folder / f"keep_{keep_levels}.pt"
+        return variant.recover(kept, steps=steps, seed=seed, progress=progress, resume=file)
+
+    found = [
+        _try(p, measure, recover, seed) if p.refusal is None else _refused(p) for p in proposals
+    ]
     whole = Candidate(
         keep_levels=structure.depth,
         parameters=costs.parameters,
@@ -328,10 +286,64 @@ def shrink(
     timed = _timed(structure, [whole, *found], repeats)
     return Search(
         metric=measure.name,
-        limits=Limits(tolerance, *budgets),
+        limits=limits,
         budget=budget,
         whole=timed[0],
         candidates=tuple(timed[1:]),
+    )
+
+
+def _limits(tolerance: float | None, *budgets: float | None) -> Limits:
+    """The limits asked for; where none is, the default tolerance."""
+    for limit, value in zip(fields(Limits), (tolerance, *budgets), strict=True):
+        if value is not None and not value >= 0:
+            raise InputError(f"{limit.name}={value} must not be negative")
+    if tolerance is None and all(limit is None for limit in budgets):
+        tolerance = TOLERANCE
+    return Limits(tolerance, *budgets)
+
+
+def _images(images: Iterable[Any] | None, pairs: Sequence[Batch] | None) -> list[Any]:
+    """What teaches in the recoveries: the images, or the inputs of the batches."""
+    if images is None and pairs is None:
+        raise InputError("give images= for the recovery, or batches= with metric=")
+    given = [inputs for inputs, _ in pairs or ()] if images is None else images
+    kept = [given] if isinstance(given, torch.Tensor) else list(given)
+    if not kept:
+        raise InputError("images= is empty; give at least one batch of images")
+    return kept
+
+
+def _try(
+    proposal: Proposal,
+    measure: _Agreement | _Metric,
+    recover: Callable[[Variant, int], Recovery],
+    seed: int,
+) -> Candidate:
+    """Cut at one depth, recover, and measure before and after."""
+    torch_state = torch.get_rng_state()
+    try:
+        torch.manual_seed(seed)  # of the new weights
+        variant = proposal.build()
+    finally:
+        torch.set_rng_state(torch_state)
+    before = measure.quality(variant)
+    recovery = recover(variant, proposal.keep_levels)
+    if isinstance(measure, _Agreement):
+        before, after = recovery.before.explained, recovery.after.explained
+    else:
+        after = measure.quality(variant)
+    return Candidate(
+        keep_levels=proposal.keep_levels,
+        parameters=proposal.parameters,
+        macs=proposal.macs,
+        bytes=_bytes(variant.module),
+        latency=None,
+        cut=before,
+        quality=after,
+        lost=measure.lost(after),
+        refusal="",
+        variant=variant,
     )
 
 
