@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -381,7 +382,7 @@ def test_the_default_device_and_dtype_do_not_matter(tmp_path):
     assert (record.dtype, record.summary.mean) == ("float32", 1.0)
 
 
-@pytest.mark.parametrize("count", [1000, 9 << 20])  # read, and mapped
+@pytest.mark.parametrize("count", [1000, 9 << 20])  # at once, and range by range
 @pytest.mark.parametrize("change", ["cut", "written"])
 def test_a_file_that_is_changed_while_it_is_scanned(tmp_path, monkeypatch, count, change):
     path = tmp_path / "x.pt"
@@ -401,6 +402,35 @@ def test_a_file_that_is_changed_while_it_is_scanned(tmp_path, monkeypatch, count
     monkeypatch.setattr(checkpoints, "run_all", meanwhile)
     with pytest.raises(CheckpointError, match="was changed while it was read"):
         statistics_scan(path)
+
+
+CUT_IN_THE_MIDDLE = """
+import sys
+from weightscope import CheckpointError, scan
+from weightscope.statistics import counting
+
+path, turns, wanted = sys.argv[1], iter(range(99)), int(sys.argv[2])
+for name in ("_measure", "_measure_by_numpy"):
+    def measure(*arguments, then=getattr(counting, name)):
+        if next(turns) == wanted:
+            with open(path, "r+b") as file:
+                file.truncate(5 << 20)
+        return then(*arguments)
+    setattr(counting, name, measure)
+try:
+    scan(path)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("turn", [0, 3])
+def test_a_file_that_is_cut_while_one_of_its_tensors_is_measured(tmp_path, turn):
+    """In a process of its own, because a mapped file that is cut would end it (SIGBUS)."""
+    save_file({"a": torch.ones(9 << 20)}, tmp_path / "x.safetensors")
+    command = [sys.executable, "-c", CUT_IN_THE_MIDDLE, tmp_path / "x.safetensors", str(turn)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "was changed while it was read" in ended.stdout, (ended.returncode, ended.stderr)
 
 
 def test_a_file_that_is_replaced_while_it_is_scanned(tmp_path, monkeypatch):

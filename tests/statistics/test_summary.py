@@ -166,7 +166,6 @@ def test_lowest_cell_beside_minus_infinity(way):
 def test_threads_change_nothing(way, axis, monkeypatch):
     monkeypatch.setattr(threads, "RANGE", 40_000)
     monkeypatch.setattr(threads, "_HUGE", 40_000)
-    monkeypatch.setattr(counting, "_LOOK", 30_000)
     weights = torch.randn(700, 501)
     weights[5, 5] = math.nan
     one, three = (measure(weights, way, axis=axis, threads=n) for n in (1, 3))
@@ -198,7 +197,6 @@ def test_negative_numbers_on_the_border_of_a_cell(way):
 @pytest.mark.parametrize("mean", [0.0, 3.0])
 def test_what_is_cut_off_at_the_ends_of_ranges(way, axis, mean, monkeypatch):
     monkeypatch.setattr(threads, "RANGE", 20_000)
-    monkeypatch.setattr(counting, "_LOOK", 7_000)
     weights = torch.randn(300, 299, generator=torch.Generator().manual_seed(0)) * 0.01 + mean
     weights[0, 7] = -0.0
     weights[90:180] = math.inf  # a whole range of it

@@ -1,8 +1,10 @@
-"""One regular file, opened once and read piece by piece."""
+"""One regular file, opened once and read piece by piece.
+
+It is not mapped into memory: whoever cuts a mapped file ends every process that reads it.
+"""
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 import threading
@@ -16,9 +18,6 @@ from weightscope.errors import CheckpointError, InputError
 
 Bytes = NDArray[np.uint8]
 
-# Up to here bytes are read into memory; a mapped file that somebody cuts kills the process, a read
-# one does not. Every thread that measures holds one such tensor.
-MAPPED = 32 << 20
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -117,23 +116,6 @@ class Source:
     def text(self, begin: int, size: int) -> bytes:
         """The same as ``bytes``."""
         return self.read(begin, size).tobytes()
-
-    def mapped(self, begin: int, size: int) -> Bytes:
-        """The same bytes, left in the system's file cache where they are many."""
-        if size <= MAPPED:
-            return self.read(begin, size)
-        self.check()
-        start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        try:
-            # private and writable, because torch warns of memory that it could not write to
-            memory = mmap.mmap(
-                self._descriptor, begin - start + size, access=mmap.ACCESS_COPY, offset=start
-            )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot map {self.path} into memory: {error}") from error
-        if hasattr(memory, "madvise"):
-            memory.madvise(mmap.MADV_SEQUENTIAL)
-        return np.frombuffer(memory, np.uint8, size, begin - start)
 
     def file(self) -> BinaryIO:
         """A file object of its own on the same file."""

@@ -66,25 +66,27 @@ class Stored:
         """Whether one number stands for several elements."""
         return self.elements > self.span
 
-    def tensor(self, *, mapped: bool) -> torch.Tensor:
+    def tensor(self) -> torch.Tensor:
         """The tensor, read from the file.
 
-        Args:
-            mapped: Whether a large one may stay in the system's file cache, where it changes with
-                the file.
-
         Raises:
-            CheckpointError: The file was changed since it was opened.
+            CheckpointError: The file does not have it any more.
         """
-        assert self.dtype is not None
         if not self.elements or self.source is None:
             return torch.empty(self.shape, dtype=self.dtype)
-        read = self.source.mapped if mapped else self.source.read
-        bytes_ = read(self.begin, self.span * self.dtype.itemsize)
-        flat = torch.from_numpy(bytes_)
-        if flat.data_ptr() % self.dtype.itemsize:  # allowed in a file, not in a tensor
-            flat = flat.clone()
-        return flat.view(self.dtype).as_strided(self.shape, self.strides)
+        return self.numbers(0, self.span).as_strided(self.shape, self.strides)
+
+    def numbers(self, start: int, stop: int) -> torch.Tensor:
+        """The numbers from one place in its part of the file to before another.
+
+        Raises:
+            CheckpointError: The file does not have them any more.
+        """
+        assert self.dtype is not None
+        assert self.source is not None
+        size = self.dtype.itemsize
+        bytes_ = self.source.read(self.begin + start * size, (stop - start) * size)
+        return torch.from_numpy(bytes_).view(self.dtype)
 
 
 def elements_of(shape: Sequence[int]) -> int:

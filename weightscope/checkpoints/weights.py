@@ -56,7 +56,7 @@ class Weights(Mapping[str, Tensor]):
                 f"{self.checkpoint.path}: {quoted(name)} cannot be read: {stored.reason}"
             )
         with outside_modes():
-            return stored.tensor(mapped=False)
+            return stored.tensor()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,7 +1,7 @@
 """Statistics of the tensors in a file, without building the model.
 
-Small tensors are read when it is their turn, large ones lie in the system's file cache: the process
-itself needs a few blocks for each thread. Nothing in a file is executed.
+Small tensors are read when it is their turn, large ones range by range: each thread needs memory
+for one range, whatever the file. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import torch
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints import Checkpoint, Stored, open_checkpoint
+from weightscope.statistics.counting import Numbers
+from weightscope.statistics.filters import FilterLayout
 from weightscope.statistics.records import ModelStatistics, ParameterStatistics, SkippedParameter
 from weightscope.statistics.summary import (
     SummaryRequest,
     summarize,
+    summarize_numbers,
     summarize_with,
     unreadable,
     warning_about,
@@ -74,7 +77,7 @@ def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> M
     full = [name for name, stored in found.items() if stored.elements]
 
     def work(name: str, run: Run) -> TensorSummary:
-        return summarize_with(run, SummaryRequest(found[name].tensor(mapped=True)), fast=fast)
+        return _summarize(run, found[name], fast)
 
     measured = run_all(full, lambda name: found[name].elements, work, threads, progress)
     summaries = dict(zip(full, measured, strict=True))
@@ -92,6 +95,14 @@ def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> M
     )
     covered = sum(record.count for record in records)
     return ModelStatistics(records, tuple(skipped), covered / total if total else 1.0)
+
+
+def _summarize(run: Run, stored: Stored, fast: bool) -> TensorSummary:
+    if stored.elements < stored.span:  # it has gaps
+        return summarize_with(run, SummaryRequest(stored.tensor()), fast=fast)
+    assert stored.dtype is not None
+    numbers = Numbers(stored.dtype, stored.elements, stored.numbers)
+    return summarize_numbers(run, numbers, FilterLayout.of((), None), fast=fast)
 
 
 def _unreadable(stored: Stored) -> str:

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ from weightscope.statistics.order import (
     values_of,
 )
 from weightscope.statistics.tensor_summary import Counts, Floats
-from weightscope.statistics.threads import RANGE, Run, ranges
+from weightscope.statistics.threads import Run, ranges
 
 _CELLS = 1 << 16
 _ZERO_CELL = 1 << 15
@@ -48,8 +48,6 @@ _BLOCK = 1 << 12
 # elements of a block where numpy counts: its copies stay in the outer cache
 _PLAIN_BLOCK = 1 << 15
 _INFINITY = 0x7F800000  # its key
-# elements that are looked at with one set of tables
-_LOOK = RANGE
 
 # A fork waits until the loops are loaded: the child of a process whose compiler works in another
 # thread would wait for that thread for ever.
@@ -98,7 +96,7 @@ def _try(kernels: Any) -> None:
     table = np.zeros(_CELLS, np.uint32)
     rows = np.zeros((1, len(COLUMNS)))
     sums = np.zeros((2, 2))
-    *_, low, high = kernels.measure_range(numbers, 0, 2, 0, 1, 0, *sums, table, rows)
+    *_, low, high = kernels.measure_range(numbers, 0, 0, 1, 0, *sums, table, rows)
     kernels.drain(table, low, high)
     none = np.zeros(0, np.int64)
     tables = np.zeros((0, _CELLS), np.uint32)
@@ -109,17 +107,46 @@ def _try(kernels: Any) -> None:
         kernels.count_patterns(numbers.view(dtype), np.zeros(_CELLS, np.int64))
 
 
-def count_patterns(patterns: NDArray[np.unsignedinteger[Any]]) -> Counts:
-    """How often each pattern of 8 or 16 bits occurs."""
-    size = 1 << 8 * patterns.itemsize
-    counts = np.zeros(size, np.int64)
-    kernels = _load() if patterns.size > _BLOCK else None
-    if kernels:
-        kernels.count_patterns(patterns, counts)
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """A tensor's numbers in a line, which are read range by range: it may lie in a file.
+
+    Attributes:
+        dtype: Their format.
+        size: How many there are.
+        read: Those from one place to before another, shape (stop - start,), on the CPU.
+    """
+
+    dtype: torch.dtype
+    size: int
+    read: Callable[[int, int], torch.Tensor]
+
+    @classmethod
+    def of(cls, flat: torch.Tensor) -> Numbers:
+        """Those of a tensor in memory, shape (n,)."""
+        return cls(flat.dtype, flat.numel(), lambda start, stop: flat[start:stop])
+
+    def whole(self) -> torch.Tensor:
+        """All of them."""
+        return self.read(0, self.size)
+
+
+def count_patterns(numbers: Numbers, run: Run) -> Counts:
+    """How often each pattern of 8 or 16 bits occurs, shape (256,) or (65536,)."""
+    kernels = _load() if numbers.size > _BLOCK else None
+    bytes_ = numbers.dtype.itemsize
+    carrier = {1: torch.uint8, 2: torch.int16}[bytes_]
+
+    def count(span: tuple[int, int]) -> Counts:
+        patterns = numbers.read(*span).view(carrier).numpy().view(f"u{bytes_}")
+        counts = np.zeros(1 << 8 * bytes_, np.int64)
+        if kernels:
+            kernels.count_patterns(patterns, counts)
+        else:
+            counts += np.bincount(patterns, minlength=counts.size)
         return counts
-    for start in range(0, patterns.size, RANGE):
-        counts += np.bincount(patterns[start : start + RANGE], minlength=size)
-    return counts
+
+    return sum(run(count, ranges(numbers.size)), np.zeros(1 << 8 * bytes_, np.int64))
 
 
 @contextmanager
@@ -147,9 +174,10 @@ class _Part:
     counts: Counts
 
 
-def _measure(array: NDArray[np.float32], layout: FilterLayout, span: tuple[int, int]) -> _Part:
+def _measure(numbers: Numbers, layout: FilterLayout, span: tuple[int, int]) -> _Part:
     """The first pass over one range."""
     low, high = span
+    array = numbers.read(low, high).numpy()
     first, slots = layout.span(low, high)
     sums, squares = np.zeros((2, slots))
     rows = np.empty((-(-(high - low) // _BLOCK), len(COLUMNS)))
@@ -157,7 +185,7 @@ def _measure(array: NDArray[np.float32], layout: FilterLayout, span: tuple[int, 
     kernels = _load()
     with _table() as table:
         blocks, nans, infs, zeros, smallest, largest = kernels.measure_range(
-            array, low, high, layout.kind, layout.length, first, sums, squares, table, rows
+            array, low, layout.kind, layout.length, first, sums, squares, table, rows
         )
         if blocks:
             cells, counts = kernels.drain(table, smallest, largest)
@@ -167,14 +195,15 @@ def _measure(array: NDArray[np.float32], layout: FilterLayout, span: tuple[int, 
     )  # fmt: skip
 
 
-def _measure_by_numpy(array: NDArray[np.float32], span: tuple[int, int]) -> _Part:
+def _measure_by_numpy(numbers: Numbers, span: tuple[int, int]) -> _Part:
     """The first pass over one range, without the filters."""
+    array = numbers.read(*span).numpy()
     rows = []
     smallest, largest = _INFINITY, -_INFINITY
     nans = infs = zeros = 0
     totals = np.zeros(_CELLS, np.int64)
-    for start in range(*span, _PLAIN_BLOCK):
-        block = array[start : min(start + _PLAIN_BLOCK, span[1])]
+    for start in range(0, array.size, _PLAIN_BLOCK):
+        block = array[start : start + _PLAIN_BLOCK]
         keys = keys_of(block)
         low, high = int(keys.min()), int(keys.max())
         if max(-low, high) >= _INFINITY:
@@ -229,14 +258,14 @@ class CellCounts:
     """A float32 tensor of which the cells were counted.
 
     Attributes:
-        array: The tensor.
+        numbers: The tensor.
         measured: What is known of it apart from order.
         zeros: Number of zeros.
         cells: The cells that hold values, ascending: the high halves of their keys.
         counts: Number of values in each.
     """
 
-    array: NDArray[np.float32]
+    numbers: Numbers
     measured: Measured
     zeros: int
     cells: NDArray[np.int64]
@@ -271,22 +300,27 @@ class CellCounts:
         kernels = _load()
         look_into = kernels.look_into if kernels else _look_by_numpy
 
-        def look(start: int) -> tuple[NDArray[np.uint16], Counts, NDArray[np.uint32]]:
-            part = self.array[start : start + _LOOK].view(np.int32)
+        def look(span: tuple[int, int]) -> tuple[list[NDArray[np.uint16]], NDArray[np.uint32]]:
+            patterns = self.numbers.read(*span).numpy().view(np.int32)
             lows = np.empty(ends[-1], np.uint16)
             tables = np.zeros((tabled.size, _CELLS), np.uint32)
-            filled = look_into(part, cells + _ZERO_CELL, ends, tabled + _ZERO_CELL, lows, tables)
-            return lows, filled, tables
+            filled = look_into(
+                patterns, cells + _ZERO_CELL, ends, tabled + _ZERO_CELL, lows, tables
+            )
+            return [lows[i:j].copy() for i, j in zip(ends, filled, strict=False)], tables
 
-        looks = list(run(look, range(0, self.array.size, _LOOK)))
+        counts = np.zeros((tabled.size, _CELLS), np.int64)
+        found: list[list[NDArray[np.uint16]]] = []
+        for lows, tables in run(look, ranges(self.numbers.size)):
+            found.append(lows)
+            counts += tables
         keys = np.repeat((cells << 16).astype(np.int32), self.counts[listed])
-        for i, start in enumerate(ends[:-1]):
-            inside = np.concatenate([lows[start : filled[i]] for lows, filled, _ in looks])
+        for start, end, parts in zip(ends[:-1], ends[1:], zip(*found, strict=True), strict=True):
+            inside = np.concatenate(parts)
             inside.sort(kind="stable")  # a radix sort, for 16 bits
-            keys[start : ends[i + 1]] += inside
+            keys[start:end] += inside
         occurs = np.ones(keys.size, np.int64)
         if tabled.size:
-            counts = np.sum([tables.astype(np.int64) for _, _, tables in looks], axis=0)
             places, halves = np.nonzero(counts)
             keys = np.concatenate([keys, ((tabled[places] << 16) + halves).astype(np.int32)])
             occurs = np.concatenate([occurs, counts[places, halves]])
@@ -295,14 +329,14 @@ class CellCounts:
         return keys, occurs
 
 
-def count_cells(array: NDArray[np.float32], layout: FilterLayout, run: Run) -> CellCounts:
+def count_cells(numbers: Numbers, layout: FilterLayout, run: Run) -> CellCounts:
     """Measure a float32 tensor, range by range, and count its cells."""
     if _load():
-        parts = list(run(partial(_measure, array, layout), ranges(array.size)))
+        parts = list(run(partial(_measure, numbers, layout), ranges(numbers.size)))
         filters = layout.norms_and_means([part.filters for part in parts])
     else:
-        parts = list(run(partial(_measure_by_numpy, array), ranges(array.size)))
-        filters = measure_filters(torch.from_numpy(array), layout)
+        parts = list(run(partial(_measure_by_numpy, numbers), ranges(numbers.size)))
+        filters = measure_filters(numbers.whole(), layout) if layout.filters else None
     cells, counts = parts[0].cells, parts[0].counts
     if len(parts) > 1:
         totals = np.zeros(_CELLS, np.int64)
@@ -325,4 +359,4 @@ def count_cells(array: NDArray[np.float32], layout: FilterLayout, run: Run) -> C
         filters=filters,
     )
     zeros = sum(part.zero for part in parts)
-    return CellCounts(array, measured, zeros, cells, counts)
+    return CellCounts(numbers, measured, zeros, cells, counts)

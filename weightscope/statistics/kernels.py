@@ -151,13 +151,12 @@ def _count(cells, n, table):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def measure_range(x, low, high, kind, length, first, sums, squares, table, rows):  # type: ignore[no-untyped-def]
-    """Moments, extremes, filter sums and cells of ``x[low:high]``.
+def measure_range(x, low, kind, length, first, sums, squares, table, rows):  # type: ignore[no-untyped-def]
+    """Moments, extremes, filter sums and cells of one range of a tensor.
 
     Args:
         x: The numbers, float32.
-        low: First element.
-        high: The one after the last.
+        low: Place of the first one in the tensor.
         kind: ROWS: a filter is ``length`` consecutive elements; COLUMNS: rows of ``length`` are
             added elementwise; else there are no filters.
         length: See ``kind``.
@@ -175,8 +174,9 @@ def measure_range(x, low, high, kind, length, first, sums, squares, table, rows)
     blocks = nans = lost = zeros = 0
     smallest = np.int32(0x7FFFFFFF)
     largest = np.int32(-0x7FFFFFFF)
-    for start in range(low, high, _BLOCK):
-        block = x[start : min(start + _BLOCK, high)]
+    for at in range(0, x.size, _BLOCK):
+        start = low + at
+        block = x[at : at + _BLOCK]
         n = block.size
         if kind == ROWS:
             s1, s2, s3, s4, absolute = _sum_rows(block, start, length, first, sums, squares)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from weightscope.errors import InputError
 from weightscope.statistics import counting
+from weightscope.statistics.counting import Numbers
 from weightscope.statistics.filters import FilterLayout, measure_filters
 from weightscope.statistics.moments import Measured, merge, moments_of, scale_for, standardize
 from weightscope.statistics.order import (
@@ -138,20 +139,41 @@ def summarize_with(
     """
     check(request)
     flat, layout = _in_order_of_memory(request.tensor.detach(), request.filter_axis)
+    return summarize_numbers(run, Numbers.of(flat), layout, request.thresholds, bins, fast=fast)
+
+
+def summarize_numbers(
+    run: Run,
+    numbers: Numbers,
+    layout: FilterLayout,
+    thresholds: Sequence[float] = THRESHOLDS,
+    bins: int | Floats = BINS,
+    *,
+    fast: bool = False,
+) -> TensorSummary:
+    """``summarize`` of numbers in a line, of a format that ``unreadable`` does not name.
+
+    Args:
+        run: See ``threads.run_all``.
+        numbers: The numbers; unless they are sorted, no more than a range at a time is read.
+        layout: How the filters lie in them.
+        thresholds: See ``summarize``.
+        bins: See ``order.read_bins``.
+        fast: See ``summarize``.
+    """
     cells = None
-    if flat.dtype in _LISTED:
-        measured, order = _list(flat, layout)
-    elif flat.dtype is torch.float32 and flat.numel() > SORTED:
-        cells = counting.count_cells(flat.numpy(), layout, run)
+    if numbers.dtype in _LISTED:
+        measured, order = _list(numbers, layout, run)
+    elif numbers.dtype is torch.float32 and numbers.size > SORTED:
+        cells = counting.count_cells(numbers, layout, run)
         measured, order = cells.measured, None
     else:
-        measured, order = _sort(flat, layout)
-    ends = measured.minimum, measured.maximum
-    asked = ask(measured.finite, *ends, request.thresholds, bins)
+        measured, order = _sort(numbers.whole(), layout)
+    asked = ask(measured.finite, measured.minimum, measured.maximum, thresholds, bins)
     if cells is not None:
         order = cells.order(asked, run, fast=fast)
     return _summary(
-        flat.numel(), request.thresholds, measured, order or _sorted(flat.numpy()), asked
+        numbers.size, thresholds, measured, order or _sorted(numbers.whole().numpy()), asked
     )
 
 
@@ -253,12 +275,10 @@ def _format(dtype: torch.dtype) -> tuple[Floats, NDArray[np.intp], Floats]:
     return values, ascending, np.append((ordered[:-1] + ordered[1:]) / 2, ordered[-1])
 
 
-def _list(flat: torch.Tensor, layout: FilterLayout) -> tuple[Measured, Order]:
+def _list(numbers: Numbers, layout: FilterLayout, run: Run) -> tuple[Measured, Order]:
     """Numbers of 16 or 8 bits: count how often each pattern occurs."""
-    carrier = _LISTED[flat.dtype]
-    patterns = flat.view(carrier).numpy().view(f"u{carrier.itemsize}")
-    counts = counting.count_patterns(patterns)
-    values, ascending, borders = _format(flat.dtype)
+    counts = counting.count_patterns(numbers, run)
+    values, ascending, borders = _format(numbers.dtype)
     counted = counts[ascending]
     some = counted > 0
     order = ListedValues(values[ascending][some], counted[some], borders[some])
@@ -271,7 +291,7 @@ def _list(flat: torch.Tensor, layout: FilterLayout) -> tuple[Measured, Order]:
         inf=int(counts[np.isinf(values)].sum()),
         minimum=minimum,
         maximum=maximum,
-        filters=measure_filters(flat, layout),
+        filters=measure_filters(numbers.whole(), layout) if layout.filters else None,
     ), order
 
 

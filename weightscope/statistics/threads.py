@@ -20,15 +20,16 @@ Item = TypeVar("Item")
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
-RANGE = 1 << 23
-"""Elements of one range. Fixed, so that sums do not depend on the number of threads."""
+RANGE = 1 << 21
+"""Elements of one range. Fixed, so that sums do not depend on the number of threads; of a tensor
+in a file every thread holds one range in memory."""
 
+# another thread is worth its start for so many elements
+_WORTH = 4 * RANGE
 # from here on all threads share the ranges of one tensor; below, each has tensors of its own
-_HUGE = 4 * RANGE
-
-
+_HUGE = 16 * RANGE
 # elements and number of the small items that one task takes together
-_TOGETHER, _MOST = RANGE // 16, 32
+_TOGETHER, _MOST = RANGE // 4, 32
 
 
 class Run(Protocol):
@@ -73,7 +74,7 @@ def run_all(
     """
     threads = number_of_threads(threads)
     sizes = [size(item) for item in items]
-    threads = min(threads, max(ceil(sum(sizes) / RANGE), 1))
+    threads = min(threads, max(ceil(sum(sizes) / _WORTH), 1))
     largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])
     huge = [i for i in largest_first if sizes[i] >= _HUGE and threads > 1]
     found: dict[int, Result] = {}
