@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -36,6 +37,33 @@ def measure(network: Network, truth: Truth) -> Row:
         network: How to build and call it.
         truth: What is right about it.
     """
+    return _row(network, truth, _depths, _opinions)
+
+
+def read_only(network: Network, truth: Truth) -> Row:
+    """Read one network, run its graph, and build every depth without numbers.
+
+    Args:
+        network: How to build and call it.
+        truth: What is right about it.
+    """
+    return _row(network, truth, _drafts, lambda *_: (0, 0, 0))
+
+
+def _row(
+    network: Network,
+    truth: Truth,
+    cut: Callable[[Network, Structure, Costs], tuple[Depth, ...]],
+    count: Callable[[nn.Module, Network], tuple[int, int, int]],
+) -> Row:
+    """Read a network, compare it with the truth, and cut it.
+
+    Args:
+        network: How to build and call it.
+        truth: What is right about it.
+        cut: What is done with every depth.
+        count: Counts multiply-accumulates; see ``Row.macs``.
+    """
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of third-party code; weightscope's own are errors in tests
     torch.manual_seed(0)
@@ -48,58 +76,24 @@ def measure(network: Network, truth: Truth) -> Row:
     except WeightscopeError as error:
         return Row(network.name, "refused", f"{type(error).__name__}: {error}")
     seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - wall
-    wrong = disagreements(structure, truth)
-    depths = _depths(network, structure, costs)
+    depths = cut(network, structure, costs)
     differs = _graph_failures(structure, network)
     return Row(
         name=network.name,
         outcome="captured",
         levels=structure.depth,
-        disagreements=wrong,
+        disagreements=disagreements(structure, truth),
         graph_failures=differs,
         untouched=same(before, model.state_dict()) and hooks == _hooks(model) and model.training,
         depths=depths,
         seconds=seconds,
         wall_seconds=wall_seconds,
         parameters=(costs.parameters, _dead(structure)),
-        macs=_opinions(model, network),
+        macs=count(model, network),
     )
 
 
-def read_only(network: Network, truth: Truth) -> Row:
-    """Read one network, run its graph, and build every depth without numbers.
-
-    Args:
-        network: How to build and call it.
-        truth: What is right about it.
-    """
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    torch.manual_seed(0)
-    model = network.build()
-    before, hooks = copy.deepcopy(model.state_dict()), _hooks(model)
-    wall, processor = time.perf_counter(), time.process_time()
-    try:
-        structure = read_structure(model, network.inputs()[0] if network.given else None)
-        costs = count_costs(structure.model, structure.inputs)
-    except WeightscopeError as error:
-        return Row(network.name, "refused", f"{type(error).__name__}: {error}")
-    seconds, wall_seconds = time.process_time() - processor, time.perf_counter() - wall
-    return Row(
-        name=network.name,
-        outcome="captured",
-        levels=structure.depth,
-        disagreements=disagreements(structure, truth),
-        graph_failures=_graph_failures(structure, network),
-        untouched=same(before, model.state_dict()) and hooks == _hooks(model) and model.training,
-        depths=_drafts(structure, costs),
-        seconds=seconds,
-        wall_seconds=wall_seconds,
-        parameters=(costs.parameters, _dead(structure)),
-    )
-
-
-def _drafts(structure: Structure, costs: Costs) -> tuple[Depth, ...]:
+def _drafts(_: Network, structure: Structure, costs: Costs) -> tuple[Depth, ...]:
     """Every depth, built on tensors without numbers and counted; or refused, with the reason."""
     reasons = {refusal.keep_levels: refusal.reason for refusal in structure.refusals}
     found = []

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from matrix.truth import (
+    BASICUNET,
     DEEPLABV3PLUS,
     HALVES,
     LINKNET,
@@ -198,18 +199,6 @@ def _monai(
     return Entry("monai", build, truth, {"channels": 1, **(sizes or {})})
 
 
-_BASIC = {
-    "conv_0": "encoder 0",
-    "down_1": "encoder 1",
-    "down_2": "encoder 2",
-    "down_3": "encoder 3",
-    "down_4": "bottleneck",
-    "upcat_4": "decoder 3",
-    "upcat_3": "decoder 2",
-    "upcat_2": "decoder 1",
-    "upcat_1": "decoder 0",
-    "final_conv": "head",
-}
 _DIFFUSION = {
     "conv_in": "encoder 0",
     # one vector for all levels
@@ -235,7 +224,7 @@ MONAI = {
         1,
         2,
         (8, 8, 16, 24, 32, 8),
-        truth=Truth((1, 2, 4, 8, 16), _BASIC, (1, 2, 3, 4)),
+        truth=Truth((1, 2, 4, 8, 16), BASICUNET, (1, 2, 3, 4)),
         sizes={"size": (256,), "other": (320,)},
     ),
     "BasicUNetPlusPlus 2-D": _monai(
@@ -275,31 +264,40 @@ MONAI = {
 
 
 # dynamic-network-architectures -------------------------------------------------------------------
-def _nnunet(architecture: str, dimensions: int, stages: int, truth: Truth, **sizes: Any) -> Entry:
+def nnunet_builder(architecture: str, dimensions: int, **settings: Any) -> Callable[[], nn.Module]:
+    """What builds a small network of nnU-Net's library."""
+
     def build() -> nn.Module:
         from dynamic_network_architectures.architectures import unet
 
-        conv = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
-        norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dimensions]
         factory: Callable[..., nn.Module] = getattr(unet, architecture)
         per_stage = "n_conv_per_stage" if "Plain" in architecture else "n_blocks_per_stage"
         return factory(
             1,
-            stages,
-            [8 * (i + 1) for i in range(stages)],
-            conv,
-            3,
-            [1] + [2] * (stages - 1),
+            conv_op={2: nn.Conv2d, 3: nn.Conv3d}[dimensions],
             num_classes=2,
             n_conv_per_stage_decoder=1,
             conv_bias=True,
-            norm_op=norm,
+            norm_op={2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dimensions],
             norm_op_kwargs={"affine": True},
             nonlin=nn.LeakyReLU,
             nonlin_kwargs={"inplace": True},
             **{per_stage: 1},
+            **settings,
         )
 
+    return build
+
+
+def _nnunet(architecture: str, dimensions: int, stages: int, truth: Truth, **sizes: Any) -> Entry:
+    build = nnunet_builder(
+        architecture,
+        dimensions,
+        n_stages=stages,
+        features_per_stage=[8 * (i + 1) for i in range(stages)],
+        kernel_sizes=3,
+        strides=[1] + [2] * (stages - 1),
+    )
     return Entry("dynamic_network_architectures", build, truth, {"channels": 1, **sizes})
 
 

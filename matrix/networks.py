@@ -16,7 +16,7 @@ from torch import nn
 
 from matrix import handwritten
 from matrix.kinds import KINDS
-from matrix.more import MORE
+from matrix.more import MORE, nnunet_builder
 from matrix.truth import TRUTH, Truth
 
 
@@ -317,31 +317,6 @@ _registry.add(
 
 
 # dynamic-network-architectures (nnU-Net) ---------------------------------------------------------
-def _nnunet(architecture: str, dimensions: int, **settings: Any) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        from dynamic_network_architectures.architectures import unet
-
-        conv = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
-        norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dimensions]
-        factory = getattr(unet, architecture)
-        per_stage = "n_conv_per_stage" if "Plain" in architecture else "n_blocks_per_stage"
-        return factory(
-            1,
-            conv_op=conv,
-            num_classes=2,
-            n_conv_per_stage_decoder=1,
-            conv_bias=True,
-            norm_op=norm,
-            norm_op_kwargs={"affine": True},
-            nonlin=nn.LeakyReLU,
-            nonlin_kwargs={"inplace": True},
-            **{per_stage: 1},
-            **settings,
-        )
-
-    return build
-
-
 _FLAT: dict[str, Any] = {
     "n_stages": 4,
     "features_per_stage": [8, 16, 24, 32],
@@ -355,11 +330,13 @@ _ANISOTROPIC: dict[str, Any] = {
     "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
 }
 _DNA = "dynamic_network_architectures"
-_registry.add("nnU-Net PlainConvUNet 2-D", _DNA, _nnunet("PlainConvUNet", 2, **_FLAT), channels=1)
+_registry.add(
+    "nnU-Net PlainConvUNet 2-D", _DNA, nnunet_builder("PlainConvUNet", 2, **_FLAT), channels=1
+)
 _registry.add(
     "nnU-Net PlainConvUNet 3-D anisotropic",
     _DNA,
-    _nnunet("PlainConvUNet", 3, **_ANISOTROPIC),
+    nnunet_builder("PlainConvUNet", 3, **_ANISOTROPIC),
     channels=1,
     size=_CUBE,
     other=_OTHER_CUBE,
@@ -367,16 +344,19 @@ _registry.add(
 _registry.add(
     "nnU-Net PlainConvUNet 2-D deep supervision",
     _DNA,
-    _nnunet("PlainConvUNet", 2, **_FLAT, deep_supervision=True),
+    nnunet_builder("PlainConvUNet", 2, **_FLAT, deep_supervision=True),
     channels=1,
 )
 _registry.add(
-    "nnU-Net ResidualEncoderUNet 2-D", _DNA, _nnunet("ResidualEncoderUNet", 2, **_FLAT), channels=1
+    "nnU-Net ResidualEncoderUNet 2-D",
+    _DNA,
+    nnunet_builder("ResidualEncoderUNet", 2, **_FLAT),
+    channels=1,
 )
 _registry.add(
     "nnU-Net ResidualEncoderUNet 3-D anisotropic deep supervision",
     _DNA,
-    _nnunet("ResidualEncoderUNet", 3, **_ANISOTROPIC, deep_supervision=True),
+    nnunet_builder("ResidualEncoderUNet", 3, **_ANISOTROPIC, deep_supervision=True),
     channels=1,
     size=_CUBE,
     other=_OTHER_CUBE,

@@ -369,7 +369,7 @@ _DYNUNET = {
     "output_block": "head",
 }
 
-_BASICUNET = {
+BASICUNET = {
     "conv_0": "encoder 0",
     "down_1": "encoder 1",
     "down_2": "encoder 2",
@@ -466,8 +466,8 @@ _MONAI: dict[str, Truth] = {
         },
         (1, 2),
     ),
-    "BasicUNet 2-D": Truth((1, 2, 4, 8, 16), _BASICUNET, (1, 2, 3, 4)),
-    "BasicUNet 3-D": Truth((1, 2, 4, 8, 16), _BASICUNET, (1, 2, 3, 4)),
+    "BasicUNet 2-D": Truth((1, 2, 4, 8, 16), BASICUNET, (1, 2, 3, 4)),
+    "BasicUNet 3-D": Truth((1, 2, 4, 8, 16), BASICUNET, (1, 2, 3, 4)),
     "AttentionUnet 2-D": Truth((1, 2, 4), _ATTENTION_UNET, (1, 2)),
     "AttentionUnet 3-D": Truth((1, 2, 4), _ATTENTION_UNET, (1, 2)),
     "SegResNet 2-D": Truth(

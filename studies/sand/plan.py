@@ -133,6 +133,20 @@ FLIPS = Augmentation(shift=0.0, degrees=0.0)
 """Photographs that cost nothing to draw need no more: a turned tile is blurred, and a third of it
 is filled with the mean colour."""
 
+
+def _widths(unet: int, multires: int, smaller: int, *, narrow: int, wide: int) -> dict[str, int]:
+    """Channels of the first stage: of both U-Nets, of MultiResUNet and its smaller forms."""
+    return {
+        "unet": unet,
+        "half_unet": unet,
+        "multiresunet": multires,
+        "half_multiresunet": smaller,
+        QUARTER: smaller,
+        NARROW.key: narrow,
+        WIDE.key: wide,
+    }
+
+
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -144,15 +158,7 @@ PRESETS = {
             overlap=12,
             most_tiles=400,
             folds=1,
-            widths={
-                "unet": 8,
-                "half_unet": 8,
-                "multiresunet": 8,
-                "half_multiresunet": 16,
-                QUARTER: 16,
-                NARROW.key: 4,
-                WIDE.key: 16,
-            },
+            widths=_widths(8, 8, 16, narrow=4, wide=16),
             epochs=12,
             tuning=4,
             augmentation=FLIPS,
@@ -166,15 +172,7 @@ PRESETS = {
             overlap=16,
             most_tiles=1944,
             folds=5,
-            widths={
-                "unet": 16,
-                "half_unet": 16,
-                "multiresunet": 16,
-                "half_multiresunet": 32,
-                QUARTER: 32,
-                NARROW.key: 16,
-                WIDE.key: 64,
-            },
+            widths=_widths(16, 16, 32, narrow=16, wide=64),
             epochs=8,
             tuning=3,
             augmentation=FLIPS,
@@ -188,15 +186,7 @@ PRESETS = {
             overlap=100,
             most_tiles=6176,
             folds=5,
-            widths={
-                "unet": 64,
-                "half_unet": 64,
-                "multiresunet": 52,
-                "half_multiresunet": 32,
-                QUARTER: 32,
-                NARROW.key: 32,
-                WIDE.key: 128,
-            },
+            widths=_widths(64, 52, 32, narrow=32, wide=128),
             epochs=150,
             tuning=45,
             bf16=False,

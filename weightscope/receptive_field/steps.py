@@ -366,11 +366,7 @@ def _pad(call: _Call) -> Seen:
     rank = call.value.dim()
     amounts = call.args["pad"] if "pad" in call.args else call.args["padding"]
     before = {rank - 1 - i // 2: call.number(amounts[i]) for i in range(0, len(amounts), 2)}
-    views = tuple(
-        shifted(view, -before.get(axis, 0)) if axis is not None else view
-        for view, axis in zip(seen.views, seen.axes, strict=True)
-    )
-    return replace(seen, views=views)
+    return _moved_on(seen, before)
 
 
 def _roll(call: _Call) -> Seen:
@@ -378,7 +374,12 @@ def _roll(call: _Call) -> Seen:
     dims = [d % call.value.dim() for d in call.args["dims"]]
     if not dims:
         return seen.all(WHOLE)  # rolls the flattened tensor
-    by = dict(zip(dims, (call.number(s) for s in _listed(call.args["shifts"])), strict=True))
+    by = zip(dims, (call.number(s) for s in _listed(call.args["shifts"])), strict=True)
+    return _moved_on(seen, dict(by))
+
+
+def _moved_on(seen: Seen, by: Mapping[int, int]) -> Seen:
+    """What is seen once every element lies so many places further along each axis."""
     views = tuple(
         shifted(view, -by.get(axis, 0)) if axis is not None else view
         for view, axis in zip(seen.views, seen.axes, strict=True)
