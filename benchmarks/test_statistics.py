@@ -25,6 +25,7 @@ from torch import nn
 from weightscope.statistics import counting, measure_model, scan
 from weightscope.statistics import summary as room
 from weightscope.statistics.tensors import find_parameters
+from weightscope.statistics.threads import run_all
 
 CORES = os.cpu_count() or 1
 on_one_and_all = pytest.mark.parametrize("threads", sorted({1, CORES}), indirect=True)
@@ -69,7 +70,11 @@ def summarizing(model, threads, *, fast=False):
         room.SummaryRequest(place.tensor, filter_axis=place.filter_axis)
         for place in find_parameters(model)[0]
     ]
-    return lambda: room.summarize_many(requests, fast=fast, threads=threads)
+
+    def work(request, run):
+        return room.summarize_with(run, request, fast=fast)
+
+    return lambda: run_all(requests, lambda request: request.tensor.numel(), work, threads)
 
 
 def summing(model):

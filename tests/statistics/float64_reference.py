@@ -9,19 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from weightscope.statistics import TensorSummary, counting, summarize
-from weightscope.statistics import summary as room
 from weightscope.statistics.order import PROBABILITIES
 
-WAYS = ["compiled", "numpy", "sorted"]
+WAYS = ["compiled", "sorted"]
 
 
 def measure(tensor, way, *, thresholds=(0.0, 1e-3, 1e-2, 0.5), bins=128, axis=None, threads=1,
             fast=False):  # fmt: skip
-    """Summarize one tensor in the way asked for; without numba, or by sorting everything."""
-    kernels = counting._load() if way == "compiled" else False
+    """Summarize one tensor in the way asked for."""
+    kernels = counting.load() if way == "compiled" else False
     assert kernels is not False or way != "compiled", "numba does not work here"
-    size = tensor.numel() if way == "sorted" else room.SORTED
-    with patch.object(counting, "_kernels", kernels), patch.object(room, "SORTED", size):
+    with patch.object(counting, "_kernels", kernels):
         return summarize(
             tensor, thresholds=thresholds, bins=bins, filter_axis=axis, fast=fast, threads=threads
         )

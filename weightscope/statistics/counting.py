@@ -1,8 +1,8 @@
 """Float32 numbers are counted in cells, and looked at again where that decides.
 
 ``kernels`` holds the compiled loops and says what a key and a cell are. Whether they can be used is
-found out by using them once: numba that is missing or broken costs time and nothing else, since
-numpy counts the same cells, block by block.
+found out by using them once. Numba that is missing or broken costs time and memory and nothing
+else: the numbers are sorted then (``summary``).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import importlib.util
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import nan
@@ -22,15 +21,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weightscope.statistics.filters import FilterLayout, measure_filters
-from weightscope.statistics.moments import COLUMNS, Measured, merge, moments_of
+from weightscope.statistics.filters import FilterLayout
+from weightscope.statistics.moments import COLUMNS, Measured, merge
 from weightscope.statistics.order import (
-    CountedCells,
     Flags,
     Keys,
+    Order,
     Questions,
     ends_of,
-    keys_of,
+    order_of_counted,
+    spread,
     unanswered,
     values_of,
 )
@@ -45,9 +45,6 @@ _CROWDED = 1 << 16
 _MOST_TABLES = 64
 # elements of a block, see ``kernels``
 _BLOCK = 1 << 12
-# elements of a block where numpy counts: its copies stay in the outer cache
-_PLAIN_BLOCK = 1 << 15
-_INFINITY = 0x7F800000  # its key
 
 # A fork waits until the loops are loaded: the child of a process whose compiler works in another
 # thread would wait for that thread for ever.
@@ -59,10 +56,9 @@ if hasattr(os, "register_at_fork"):
         after_in_child=_loading.release,
     )
 _kernels: Any = None
-_kept = threading.local()
 
 
-def _load() -> Any:
+def load() -> Any:
     """The compiled loops; False where numba is missing or does not work."""
     global _kernels
     if _kernels is None:
@@ -96,8 +92,7 @@ def _try(kernels: Any) -> None:
     table = np.zeros(_CELLS, np.uint32)
     rows = np.zeros((1, len(COLUMNS)))
     sums = np.zeros((2, 2))
-    *_, low, high = kernels.measure_range(numbers, 0, 0, 1, 0, *sums, table, rows)
-    kernels.drain(table, low, high)
+    kernels.measure_range(numbers, 0, 0, 1, 0, *sums, table, rows)
     none = np.zeros(0, np.int64)
     tables = np.zeros((0, _CELLS), np.uint32)
     kernels.look_into(
@@ -133,7 +128,7 @@ class Numbers:
 
 def count_patterns(numbers: Numbers, run: Run) -> Counts:
     """How often each pattern of 8 or 16 bits occurs, shape (256,) or (65536,)."""
-    kernels = _load() if numbers.size > _BLOCK else None
+    kernels = load() if numbers.size > _BLOCK else None
     bytes_ = numbers.dtype.itemsize
     carrier = {1: torch.uint8, 2: torch.int16}[bytes_]
 
@@ -147,16 +142,6 @@ def count_patterns(numbers: Numbers, run: Run) -> Counts:
         return counts
 
     return sum(run(count, ranges(numbers.size)), np.zeros(1 << 8 * bytes_, np.int64))
-
-
-@contextmanager
-def _table() -> Iterator[NDArray[np.uint32]]:
-    """A thread's empty table, to be left empty; what is interrupted leaves it to nobody."""
-    table = _kept.__dict__.pop("table", None)
-    if table is None:
-        table = np.zeros(_CELLS, np.uint32)
-    yield table
-    _kept.table = table
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,80 +162,19 @@ class _Part:
 def _measure(numbers: Numbers, layout: FilterLayout, span: tuple[int, int]) -> _Part:
     """The first pass over one range."""
     low, high = span
-    array = numbers.read(low, high).numpy()
     first, slots = layout.span(low, high)
     sums, squares = np.zeros((2, slots))
     rows = np.empty((-(-(high - low) // _BLOCK), len(COLUMNS)))
-    cells = counts = np.zeros(0, np.int64)
-    kernels = _load()
-    with _table() as table:
-        blocks, nans, infs, zeros, smallest, largest = kernels.measure_range(
-            array, low, layout.kind, layout.length, first, sums, squares, table, rows
-        )
-        if blocks:
-            cells, counts = kernels.drain(table, smallest, largest)
+    table = np.zeros(_CELLS, np.uint32)
+    blocks, nans, infs, zeros, smallest, largest = load().measure_range(
+        numbers.read(low, high).numpy(), low, layout.kind, layout.length, first, sums, squares,
+        table, rows,
+    )  # fmt: skip
+    filled = np.flatnonzero(table)
     return _Part(
         merge(rows[:blocks]), nans, infs, zeros, smallest, largest, (first, sums, squares),
-        cells, counts,
+        filled - _ZERO_CELL, table[filled].astype(np.int64),
     )  # fmt: skip
-
-
-def _measure_by_numpy(numbers: Numbers, span: tuple[int, int]) -> _Part:
-    """The first pass over one range, without the filters."""
-    array = numbers.read(*span).numpy()
-    rows = []
-    smallest, largest = _INFINITY, -_INFINITY
-    nans = infs = zeros = 0
-    totals = np.zeros(_CELLS, np.int64)
-    for start in range(0, array.size, _PLAIN_BLOCK):
-        block = array[start : start + _PLAIN_BLOCK]
-        keys = keys_of(block)
-        low, high = int(keys.min()), int(keys.max())
-        if max(-low, high) >= _INFINITY:
-            nans += int(np.isnan(block).sum())
-            infs += int(np.isinf(block).sum())
-            finite = np.abs(keys) < _INFINITY
-            block, keys = block[finite], keys[finite]
-            if not block.size:
-                continue
-            low, high = int(keys.min()), int(keys.max())
-        rows.append(moments_of(block.astype(np.float64)))
-        smallest, largest = min(smallest, low), max(largest, high)
-        zeros += block.size - int(np.count_nonzero(block))
-        keys >>= 16
-        keys += _ZERO_CELL
-        totals += np.bincount(keys, minlength=_CELLS)
-    filled = np.flatnonzero(totals)
-    return _Part(
-        merge(np.array(rows)), nans, infs, zeros, smallest, largest, (0, *np.zeros((2, 0))),
-        filled - _ZERO_CELL, totals[filled],
-    )  # fmt: skip
-
-
-def _look_by_numpy(
-    patterns: Keys,
-    listed: Counts,
-    ends: Counts,
-    crowded: Counts,
-    lows: NDArray[np.uint16],
-    tables: NDArray[np.uint32],
-) -> Counts:
-    """``kernels.look_into``, block by block."""
-    wanted = np.zeros(_CELLS, np.bool_)
-    wanted[listed] = wanted[crowded] = True
-    filled = ends[:-1].copy()
-    for start in range(0, patterns.size, _PLAIN_BLOCK):
-        keys = keys_of(patterns[start : start + _PLAIN_BLOCK])
-        keys = keys[wanted[(keys >> 16) + _ZERO_CELL]]
-        keys = keys[keys != -_INFINITY]
-        cells, halves = (keys >> 16) + _ZERO_CELL, keys & 0xFFFF
-        for slot, cell in enumerate(listed.tolist()):
-            inside = halves[cells == cell]
-            lows[filled[slot] : filled[slot] + inside.size] = inside
-            filled[slot] += inside.size
-        for table, cell in zip(tables, crowded.tolist(), strict=True):
-            table += np.bincount(halves[cells == cell], minlength=_CELLS).astype(np.uint32)
-    return filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,25 +195,25 @@ class CellCounts:
     cells: NDArray[np.int64]
     counts: Counts
 
-    def order(self, asked: Questions, run: Run, *, fast: bool) -> CountedCells | None:
+    def order(self, asked: Questions, run: Run, *, fast: bool) -> Order | None:
         """The order of the values, exact where that is asked and not ``fast``.
 
         None where too many crowded cells would have to be looked into.
         """
-        keys: Keys = np.zeros(0, np.int32)
-        occurs = np.zeros(0, np.int64)
-        zero = self.cells == 0
-        only_zeros = zero & (self.counts == self.zeros)  # their key is known
-        if not fast:
-            wanted = unanswered(self.cells, self.counts, asked) & ~only_zeros
-            crowded = wanted & (self.counts > _CROWDED)
-            if crowded.sum() > _MOST_TABLES:
-                return None
-            keys, occurs = self._look_into(wanted & ~crowded, crowded, run)
-        if only_zeros.any():
+        zeros = np.where(self.cells == 0, self.zeros, 0)
+        # a cell of nothing but zeros holds no secret: they stand at its lower end
+        wanted = unanswered(self.cells, self.counts, asked) & (self.counts > zeros)
+        crowded = wanted & (self.counts > _CROWDED)
+        if fast:
+            keys, occurs = spread(self.cells[wanted], (self.counts - zeros)[wanted])
             place = keys.searchsorted(0)
-            keys, occurs = np.insert(keys, place, 0), np.insert(occurs, place, self.zeros)
-        return CountedCells(self.cells, self.counts, keys, occurs)
+            keys = np.insert(keys, place, 0)
+            occurs = np.insert(occurs, place, zeros[wanted].sum())
+        elif crowded.sum() > _MOST_TABLES:
+            return None
+        else:
+            keys, occurs = self._look_into(wanted & ~crowded, crowded, run)
+        return order_of_counted(self.cells, self.counts, wanted, keys, occurs)
 
     def _look_into(self, listed: Flags, crowded: Flags, run: Run) -> tuple[Keys, Counts]:
         """The keys inside these cells, ascending, and how often each occurs."""
@@ -297,8 +221,7 @@ class CellCounts:
         tabled = self.cells[crowded]
         if not cells.size and not tabled.size:
             return np.zeros(0, np.int32), np.zeros(0, np.int64)
-        kernels = _load()
-        look_into = kernels.look_into if kernels else _look_by_numpy
+        look_into = load().look_into
 
         def look(span: tuple[int, int]) -> tuple[list[NDArray[np.uint16]], NDArray[np.uint32]]:
             patterns = self.numbers.read(*span).numpy().view(np.int32)
@@ -331,12 +254,7 @@ class CellCounts:
 
 def count_cells(numbers: Numbers, layout: FilterLayout, run: Run) -> CellCounts:
     """Measure a float32 tensor, range by range, and count its cells."""
-    if _load():
-        parts = list(run(partial(_measure, numbers, layout), ranges(numbers.size)))
-        filters = layout.norms_and_means([part.filters for part in parts])
-    else:
-        parts = list(run(partial(_measure_by_numpy, numbers), ranges(numbers.size)))
-        filters = measure_filters(numbers.whole(), layout) if layout.filters else None
+    parts = list(run(partial(_measure, numbers, layout), ranges(numbers.size)))
     cells, counts = parts[0].cells, parts[0].counts
     if len(parts) > 1:
         totals = np.zeros(_CELLS, np.int64)
@@ -356,7 +274,7 @@ def count_cells(numbers: Numbers, layout: FilterLayout, run: Run) -> CellCounts:
         inf=sum(part.inf for part in parts),
         minimum=minimum,
         maximum=maximum,
-        filters=filters,
+        filters=layout.norms_and_means([part.filters for part in parts]),
     )
     zeros = sum(part.zero for part in parts)
     return CellCounts(numbers, measured, zeros, cells, counts)

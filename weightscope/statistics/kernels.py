@@ -22,7 +22,6 @@ ZERO_CELL = 1 << 15  # cells are numbered in the order of their numbers, that of
 ROWS, COLUMNS = 1, 2
 _BLOCK = 4096  # its numbers and cells stay in the innermost cache
 _MINUS_INFINITY = -0x7F800000  # its key
-_STRETCH = 64  # so many empty cells are skipped together
 # a block is far from 0 where its mean is more than 4 standard deviations: raw powers would cancel
 _FAR = 16.0
 
@@ -215,41 +214,6 @@ def measure_range(x, low, kind, length, first, sums, squares, table, rows):  # t
         zeros += zero
         _count(cells, n, table)
     return blocks, nans, lost, zeros, smallest, largest
-
-
-@_compiled
-def _any_count(table, start):  # type: ignore[no-untyped-def]
-    found = np.uint32(0)
-    for i in range(np.uint64(start), np.uint64(start + _STRETCH)):
-        found |= table[i]
-    return found != 0
-
-
-@_compiled
-def drain(table, smallest, largest):  # type: ignore[no-untyped-def]
-    """Empty a table whose keys lie between the smallest and the largest.
-
-    Returns:
-        The cells that hold something, ascending (0 is that of 0), and how much.
-    """
-    first = ((smallest >> 16) + ZERO_CELL) // _STRETCH * _STRETCH
-    last = (largest >> 16) + ZERO_CELL
-    size = 0
-    for start in range(first, last + 1, _STRETCH):
-        if _any_count(table, start):
-            size += _STRETCH
-    cells = np.empty(size, np.int64)
-    counts = np.empty(size, np.int64)
-    n = 0
-    for start in range(first, last + 1, _STRETCH):
-        if _any_count(table, start):
-            for i in range(start, start + _STRETCH):
-                if table[i]:
-                    cells[n] = i - ZERO_CELL
-                    counts[n] = table[i]
-                    n += 1
-                    table[i] = 0
-    return cells[:n].copy(), counts[:n].copy()
 
 
 @_compiled

@@ -1,9 +1,9 @@
 """What is asked of the order of a tensor's values, and who answers.
 
 Quantiles, near-zero masses, counts of zeros and histograms are all questions of two kinds: which
-value has rank r, and how many values lie below x. Three answer them: values in order, a list of
-distinct values with counts, and counted cells of float32 numbers (``kernels`` says what a key and a
-cell are).
+value has rank r, and how many values lie below x. One record answers them, made of sorted values,
+of a list of distinct values with counts, or of counted cells of float32 numbers (``kernels`` says
+what a key and a cell are).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, frexp, isfinite, ldexp, log2
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
 _PROBABILITIES = np.array(PROBABILITIES)
 _NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
 _BEYOND = 2.0**128  # where the next float32 would be
-_LOW = 0xFFFF
+_PARTS = 256  # of a cell that nobody looked into
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,177 +132,110 @@ def quantiles_of(values: Floats, count: int) -> list[float]:
     return quantiles
 
 
-class Order(Protocol):
-    """Answers questions about the order of a tensor's finite values."""
+@dataclass(frozen=True, eq=False)
+class Order:
+    """A tensor's finite values in ascending order, each once for all that equal it or nearly do.
 
-    def at(self, ranks: Counts) -> Floats:
-        """The values that have these ranks, counted from 0."""
-        ...
-
-    def before(self, borders: Floats, closed: Flags) -> Counts:
-        """Number of values < each border, or <= where ``closed``."""
-        ...
-
-    def cdf(self) -> EmpiricalCDF:
-        """The distribution at no more than about CDF_POINTS points."""
-        ...
-
-
-class SortedValues:
-    """Finite values in ascending order."""
-
-    def __init__(self, values: NDArray[np.floating]) -> None:
-        self.values = values
-
-    def at(self, ranks: Counts) -> Floats:
-        """The values that have these ranks, counted from 0."""
-        return self.values[ranks].astype(np.float64)
-
-    def before(self, borders: Floats, closed: Flags) -> Counts:
-        """Number of values < each border, or <= where ``closed``."""
-        # in the format of the values, which would all be converted to another one
-        return self.values.searchsorted(_first_counted_out(borders, closed, self.values.dtype))
-
-    def cdf(self) -> EmpiricalCDF:
-        """The distribution at up to CDF_POINTS of the values."""
-        values, n = self.values, self.values.size
-        if not n:
-            return _NOTHING
-        points = values if n <= CDF_POINTS else values[(_SHARES * (n - 1)).astype(np.int64)]
-        points = points[_new(points)]
-        below, through = values.searchsorted(points), values.searchsorted(points, "right")
-        return EmpiricalCDF(points.astype(np.float64), below / n, through / n, n)
-
-
-class ListedValues:
-    """The distinct values of a coarse number format and how often each occurs."""
-
-    def __init__(self, values: Floats, counts: Counts, borders: Floats) -> None:
-        """Keep the list.
-
-        Args:
-            values: Ascending.
-            counts: How often each occurs.
-            borders: Half way between each value and the next one the format can hold. A continuous
-                null must be compared between such coarse numbers, not at them.
-        """
-        self.values = values
-        self._ends = ends_of(counts)
-        self._borders = borders
-
-    def at(self, ranks: Counts) -> Floats:
-        """The values that have these ranks, counted from 0."""
-        return self.values[self._ends[1:].searchsorted(ranks, "right")]
-
-    def before(self, borders: Floats, closed: Flags) -> Counts:
-        """Number of values < each border, or <= where ``closed``."""
-        counts: Counts = self._ends[
-            self.values.searchsorted(_first_counted_out(borders, closed, self.values.dtype))
-        ]
-        return counts
-
-    def cdf(self) -> EmpiricalCDF:
-        """The distribution at up to CDF_POINTS borders between the values."""
-        if not self.values.size:
-            return _NOTHING
-        ends = self._ends[1:]
-        n = int(ends[-1])
-        places = ends.searchsorted((_SHARES * (n - 1)).astype(np.int64), "right")
-        places = places[_new(places)]
-        shares = ends[places] / n
-        return EmpiricalCDF(self._borders[places], shares, shares, n)
-
-
-class CountedCells:
-    """Float32 values counted in cells, into some of which one has looked.
-
-    A cell that nobody looked into is read as if its values were spread evenly.
+    Attributes:
+        values: Ascending, in any format.
+        ends: 0, then the number of elements through each of them; None where each stands for one.
+        cdf: The distribution at no more than about CDF_POINTS points.
     """
 
-    def __init__(self, cells: Counts, counts: Counts, keys: Keys, occurs: Counts) -> None:
-        """Keep the counts.
-
-        Args:
-            cells: The cells that hold values, ascending: the high halves of their keys.
-            counts: Number of values in each.
-            keys: The keys inside the cells that were looked into, ascending.
-            occurs: How often each occurs.
-        """
-        self._cells = cells
-        self._counts = counts
-        self._ends = ends_of(counts)
-        self._keys = keys
-        self._key_ends = ends_of(occurs)
+    values: NDArray[np.floating]
+    ends: Counts | None
+    cdf: EmpiricalCDF
 
     def at(self, ranks: Counts) -> Floats:
         """The values that have these ranks, counted from 0."""
-        places = self._ends.searchsorted(ranks, "right") - 1
-        cells, offsets = self._cells[places], ranks - self._ends[places]
-        keys = (cells << 16) + (2 * offsets + 1) * 0x8000 // self._counts[places]
-        known, first = self._look_up(cells)
-        within = self._key_ends[first[known]] + offsets[known]
-        keys[known] = self._keys[self._key_ends[1:].searchsorted(within, "right")]
-        return values_of(keys)
+        places = ranks if self.ends is None else self.ends[1:].searchsorted(ranks, "right")
+        return self.values[places].astype(np.float64)
 
     def before(self, borders: Floats, closed: Flags) -> Counts:
-        """Number of values < each border, or <= where ``closed``."""
-        keys = border_keys(borders, closed)
-        cells = keys >> 16
-        places = self._cells.searchsorted(cells)
-        counts: Counts = self._ends[places]
-        inside = np.flatnonzero(((keys & _LOW) != 0) & _filled(self._cells, cells, places))
-        keys, cells, held = keys[inside], cells[inside], self._counts[places[inside]]
-        known, first = self._look_up(cells)
-        found = (
-            self._key_ends[self._keys.searchsorted(keys.astype(np.int32))] - self._key_ends[first]
-        )
-        counts[inside] += np.where(known, found, held * (keys & _LOW) >> 16)
+        """Number of elements < each border, or <= where ``closed``."""
+        # in the format of the values, which would all be converted to another one
+        places = self.values.searchsorted(_first_counted_out(borders, closed, self.values.dtype))
+        counts: Counts = places if self.ends is None else self.ends[places]
         return counts
 
-    def cdf(self) -> EmpiricalCDF:
-        """The distribution at up to CDF_POINTS borders between cells."""
-        if not self._cells.size:
-            return _NOTHING
-        ends = self._ends[1:]
-        n = int(ends[-1])
-        places = ends.searchsorted((_SHARES * n).astype(np.int64))
-        places = places[_new(places)]
-        borders = np.concatenate([self._cells[:1], self._cells[places] + 1]) << 16
-        shares = np.concatenate([[0], ends[places]]) / n
-        points = np.clip(values_of(borders), -_BEYOND, _BEYOND)
-        return EmpiricalCDF(points, shares, shares, n)
 
-    def _look_up(self, cells: Counts) -> tuple[Flags, Counts]:
-        """Whether one has looked into these filled cells, and where their keys begin."""
-        # in the format of the keys, which would all be converted to another one
-        first, last = self._keys.searchsorted(
-            np.stack([cells << 16, (cells + 1) << 16]).astype(np.int32)
-        )
-        return first < last, first
+def order_of_sorted(values: NDArray[np.floating]) -> Order:
+    """The order of values that are sorted already."""
+    n = values.size
+    if not n:
+        return Order(values, None, _NOTHING)
+    points = values if n <= CDF_POINTS else values[(_SHARES * (n - 1)).astype(np.int64)]
+    points = points[_new(points)]
+    below, through = values.searchsorted(points), values.searchsorted(points, "right")
+    return Order(values, None, EmpiricalCDF(points.astype(np.float64), below / n, through / n, n))
+
+
+def order_of_listed(values: Floats, counts: Counts, borders: Floats) -> Order:
+    """The order of the distinct values of a coarse number format.
+
+    Args:
+        values: Ascending.
+        counts: How often each occurs.
+        borders: Half way between each value and the next one the format can hold. A continuous null
+            must be compared between such coarse numbers, not at them.
+    """
+    ends = ends_of(counts)
+    if not values.size:
+        return Order(values, ends, _NOTHING)
+    n = int(ends[-1])
+    places = ends[1:].searchsorted((_SHARES * (n - 1)).astype(np.int64), "right")
+    places = places[_new(places)]
+    shares = ends[1:][places] / n
+    return Order(values, ends, EmpiricalCDF(borders[places], shares, shares, n))
+
+
+def order_of_counted(
+    cells: Counts, counts: Counts, looked: Flags, keys: Keys, occurs: Counts
+) -> Order:
+    """The order of float32 numbers counted in cells, into some of which one has looked.
+
+    The values of any other cell stand at its lower end: what lies below a border between cells is
+    exact all the same.
+
+    Args:
+        cells: The cells that hold values, ascending: the high halves of their keys.
+        counts: Number of values in each.
+        looked: Which of them were looked into.
+        keys: The keys inside those, ascending.
+        occurs: How often each occurs.
+    """
+    if not cells.size:
+        return Order(np.zeros(0), np.zeros(1, np.int64), _NOTHING)
+    lower_ends = (cells[~looked] << 16).astype(np.int32)
+    places = keys.searchsorted(lower_ends)
+    keys = np.insert(keys, places, lower_ends)
+    occurs = np.insert(occurs, places, counts[~looked])
+    ends = ends_of(counts)[1:]
+    n = int(ends[-1])
+    points = ends.searchsorted((_SHARES * n).astype(np.int64))
+    points = points[_new(points)]
+    borders = np.concatenate([cells[:1], cells[points] + 1]) << 16
+    shares = np.concatenate([[0], ends[points]]) / n
+    between = np.clip(values_of(borders).astype(np.float64), -_BEYOND, _BEYOND)
+    cdf = EmpiricalCDF(between, shares, shares, n)
+    return Order(values_of(keys), ends_of(occurs), cdf)
 
 
 def unanswered(cells: Counts, counts: Counts, asked: Questions) -> Flags:
     """Which filled cells to look into before the questions have exact answers."""
     wanted = np.zeros(cells.size, np.bool_)
     wanted[ends_of(counts).searchsorted(asked.ranks, "right") - 1] = True
-    keys = border_keys(asked.borders, asked.closed)
-    inside = keys[(keys & _LOW) != 0] >> 16
-    places = cells.searchsorted(inside)
-    wanted[places[_filled(cells, inside, places)]] = True
+    first = _first_counted_out(asked.borders, asked.closed, np.dtype(np.float32))
+    keys = keys_of(first).astype(np.int64)
+    wanted |= np.isin(cells, keys[(keys & 0xFFFF) != 0] >> 16)
     return wanted
 
 
-def _filled(cells: Counts, some: Counts, places: NDArray[np.intp]) -> Flags:
-    """Whether some cells are among the filled ones, before which they would be inserted."""
-    if not cells.size:
-        return np.zeros(some.shape, np.bool_)
-    filled: Flags = cells[np.minimum(places, cells.size - 1)] == some
-    return filled
-
-
-def border_keys(borders: Floats, closed: Flags) -> Counts:
-    """Key of the first float32 that is not counted with what lies below each border."""
-    return keys_of(_first_counted_out(borders, closed, np.dtype(np.float32))).astype(np.int64)
+def spread(cells: Counts, counts: Counts) -> tuple[Keys, Counts]:
+    """Keys as if the values of these cells lay evenly in them, and how many stand at each."""
+    keys = (cells[:, None] << 16) + (np.arange(_PARTS) * 2 + 1) * (0x8000 // _PARTS)
+    occurs = np.diff(counts[:, None] * np.arange(_PARTS + 1) // _PARTS)
+    return keys.ravel().astype(np.int32), occurs.ravel()
 
 
 def keys_of(values: NDArray[Any]) -> Keys:
@@ -326,13 +259,12 @@ def _first_counted_out(
         return np.where(up, np.nextafter(near, dtype.type(np.inf)), near)
 
 
-def values_of(keys: Counts) -> Floats:
+def values_of(keys: NDArray[np.integer]) -> NDArray[np.float32]:
     """The float32 values that have these keys."""
     narrow = keys.astype(np.int32)
     signs = narrow >> 31
     patterns = ((narrow ^ signs) - signs) | (signs << 31)
-    values: Floats = patterns.view(np.float32).astype(np.float64)
-    return values
+    return patterns.view(np.float32)
 
 
 def _new(ascending: NDArray[np.generic]) -> Flags:

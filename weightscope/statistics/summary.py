@@ -1,7 +1,8 @@
 """The statistics of tensors.
 
-Float32 numbers are counted (``counting``), numbers of 8 and 16 bits are few enough to list, and all
-others are sorted: small tensors and float64. What is asked is answered exactly in every way.
+Float32 numbers are counted by compiled loops (``counting``), numbers of 8 and 16 bits are few
+enough to list, and all others are sorted: small tensors, float64, and all of float32 where numba
+is missing. What is asked is answered exactly in every way.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from weightscope.statistics.moments import Measured, merge, moments_of, scale_fo
 from weightscope.statistics.order import (
     BINS,
     PROBABILITIES,
-    ListedValues,
     Order,
     Questions,
-    SortedValues,
     ask,
+    order_of_listed,
+    order_of_sorted,
     quantiles_of,
     read_bins,
 )
@@ -104,26 +105,7 @@ def summarize(
     def work(request: SummaryRequest, run: Run) -> TensorSummary:
         return summarize_with(run, request, bins=edges, fast=fast)
 
-    return run_all([request], _size, work, threads)[0]
-
-
-def summarize_many(
-    requests: Sequence[SummaryRequest],
-    *,
-    fast: bool = False,
-    threads: int | None = None,
-    progress: bool = False,
-) -> list[TensorSummary]:
-    """``summarize`` of many tensors, in their order; see there for the arguments."""
-
-    def work(request: SummaryRequest, run: Run) -> TensorSummary:
-        return summarize_with(run, request, fast=fast)
-
-    return run_all(requests, _size, work, threads, progress)
-
-
-def _size(request: SummaryRequest) -> int:
-    return request.tensor.numel()
+    return run_all([request], lambda _: tensor.numel(), work, threads)[0]
 
 
 def summarize_with(
@@ -164,7 +146,7 @@ def summarize_numbers(
     cells = None
     if numbers.dtype in _LISTED:
         measured, order = _list(numbers, layout, run)
-    elif numbers.dtype is torch.float32 and numbers.size > SORTED:
+    elif numbers.dtype is torch.float32 and numbers.size > SORTED and counting.load():
         cells = counting.count_cells(numbers, layout, run)
         measured, order = cells.measured, None
     else:
@@ -254,10 +236,10 @@ def _sort(flat: torch.Tensor, layout: FilterLayout) -> tuple[Measured, Order]:
     ), order
 
 
-def _sorted(array: NDArray[np.floating]) -> SortedValues:
+def _sorted(array: NDArray[np.floating]) -> Order:
     values = np.sort(array)  # NaN last
     ends = values.searchsorted(np.array([-np.inf, np.inf], values.dtype), "right")
-    return SortedValues(values[ends[0] : values[: ends[1]].searchsorted(np.inf)])
+    return order_of_sorted(values[ends[0] : values[: ends[1]].searchsorted(np.inf)])
 
 
 @cache
@@ -281,7 +263,7 @@ def _list(numbers: Numbers, layout: FilterLayout, run: Run) -> tuple[Measured, O
     values, ascending, borders = _format(numbers.dtype)
     counted = counts[ascending]
     some = counted > 0
-    order = ListedValues(values[ascending][some], counted[some], borders[some])
+    order = order_of_listed(values[ascending][some], counted[some], borders[some])
     minimum, maximum = _extremes(order.values)
     row = moments_of(order.values, counted[some]) if order.values.size else merge(np.zeros((0, 7)))
     return Measured(
@@ -332,7 +314,7 @@ def _summary(
         filter_norms=norms,
         filter_means=means,
         dead_filters=nan if norms is None else _share_of_zeros(norms),
-        cdf=order.cdf(),
+        cdf=order.cdf,
     )
 
 
