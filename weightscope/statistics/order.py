@@ -264,7 +264,8 @@ def values_of(keys: NDArray[np.integer]) -> NDArray[np.float32]:
     narrow = keys.astype(np.int32)
     signs = narrow >> 31
     patterns = ((narrow ^ signs) - signs) | (signs << 31)
-    return patterns.view(np.float32)
+    values: NDArray[np.float32] = patterns.view(np.float32)
+    return values
 
 
 def _new(ascending: NDArray[np.generic]) -> Flags:

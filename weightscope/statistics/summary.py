@@ -263,9 +263,10 @@ def _list(numbers: Numbers, layout: FilterLayout, run: Run) -> tuple[Measured, O
     values, ascending, borders = _format(numbers.dtype)
     counted = counts[ascending]
     some = counted > 0
-    order = order_of_listed(values[ascending][some], counted[some], borders[some])
-    minimum, maximum = _extremes(order.values)
-    row = moments_of(order.values, counted[some]) if order.values.size else merge(np.zeros((0, 7)))
+    listed = values[ascending][some]
+    order = order_of_listed(listed, counted[some], borders[some])
+    minimum, maximum = _extremes(listed)
+    row = moments_of(listed, counted[some]) if listed.size else merge(np.zeros((0, 7)))
     return Measured(
         row=row,
         scale=1.0,
