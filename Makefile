@@ -43,8 +43,9 @@ study: $(VENV)/.study
 study-cpu: $(VENV)/.study
 	$(BIN)/python studies/microplastic.py --preset cpu
 
+# one process a core, each with one thread: several threads in each would wait for one another
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

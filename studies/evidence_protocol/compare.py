@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.evidence_protocol.jobs import Job
+from studies.evidence_protocol.training import stored, training
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
+from studies.runner import read_result
 
 
 def auc(score: NDArray[np.float64], used: NDArray[np.bool_]) -> float:
@@ -47,16 +50,15 @@ def truth_table(listed: Sequence[Job], folder: Path) -> pd.DataFrame:
     """
     rows = []
     for job in listed:
-        path = folder / "runs" / job.name / "job.json"
-        if not path.exists():
+        path = stored(job, folder)
+        if path is None:
             continue
-        record = json.loads(path.read_text())
-        truth = record["truth"]
+        truth = read_result(path)["result"]["truth"]
         for reduction, level in truth["levels"].items():
             learned = job.labels == "true"
             rows.append({
                 "name": job.name, "half": job.half, "held_out": "+".join(job.held_out),
-                **record["job"], "reduction": int(reduction), "skill": truth["skill"],
+                **asdict(job), "reduction": int(reduction), "skill": truth["skill"],
                 "skilled": not learned or truth["skill"] > SKILLED,
                 "lost": level["lost"] if learned else 0.0,
                 "lost_low": level["low"] if learned else 0.0,
@@ -70,7 +72,7 @@ def response_table(listed: Sequence[Job], folder: Path) -> pd.DataFrame:
     """One row for each cut: every figure on every kind of images, as ``stimulus:figure``."""
     parts = []
     for job in listed:
-        path = folder / "runs" / job.name / "responses.json"
+        path = folder / training(job).address / "responses.json"
         if path.exists():
             frame = pd.DataFrame(json.loads(path.read_text())).set_index(["reduction", "stimulus"])
             wide = frame.unstack("stimulus")

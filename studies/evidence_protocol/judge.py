@@ -13,6 +13,7 @@ import pandas as pd
 from studies.evidence_protocol.compare import auc, auc_within_depth
 from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.tasks import TASKS
+from studies.evidence_protocol.training import training
 from studies.evidence_protocol.truth import NEGLIGIBLE
 
 GRADES = {
@@ -68,7 +69,7 @@ def read_scores(job: Job, folder: Path, version: str) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for digest in reversed(version.split(",")):
-        path = folder / "runs" / job.name / f"scores-{digest}.json"
+        path = folder / training(job).address / f"scores-{digest}.json"
         said = json.loads(path.read_text()) if path.exists() else {}
         found |= {way: one for way, one in said.items() if "error" not in one or way not in found}
     return found

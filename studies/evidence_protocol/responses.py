@@ -17,7 +17,7 @@ from studies.evidence_protocol import sources
 from studies.evidence_protocol.designs import DESIGNS, Taps
 from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.tasks import TASKS
-from studies.evidence_protocol.training import load_network, load_pool
+from studies.evidence_protocol.training import archives, load_network, load_pool
 from studies.evidence_protocol.truth import hooked, without_levels
 
 COUNT = 8
@@ -171,7 +171,7 @@ def measure_responses(job: Job, folder: Path) -> list[dict[str, Any]]:
     model = load_network(job, folder)
     taps: Taps = DESIGNS[job.design].taps(model)
     rows = []
-    for name, make in stimuli(job, model, folder / "archives").items():
+    for name, make in stimuli(job, model, archives(folder)).items():
         images = make()
         if images is None:
             continue

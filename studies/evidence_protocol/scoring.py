@@ -18,10 +18,12 @@ import weightscope as ws
 from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.tasks import TASKS
 from studies.evidence_protocol.training import (
+    archives,
     load_network,
     load_pool,
     make_loss,
     make_optimizer,
+    training,
 )
 from weightscope.files import written_atomically
 
@@ -43,7 +45,7 @@ def code_version() -> str:
 
 def restore_history(job: Job, folder: Path) -> ws.watching.History:
     """The recorded history, with the weights that the training ended with."""
-    stored = folder / "runs" / job.name
+    stored = folder / training(job).address
     model = load_network(job, folder, "last" if (stored / "last.safetensors").exists() else "final")
     if job.start.startswith("frozen"):
         from studies.evidence_protocol.designs import DESIGNS
@@ -57,7 +59,7 @@ def restore_history(job: Job, folder: Path) -> ws.watching.History:
 
 def arguments(job: Job, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
     """What each way gives to `analyze`."""
-    pool = load_pool(job, "validation", folder / "archives")
+    pool = load_pool(job, "validation", archives(folder))
     batches, kind = pool.batches(BATCH), TASKS[job.task].kind
     return {
         "model": dict,
@@ -116,7 +118,7 @@ def score(job: Job, folder: Path, ways: tuple[str, ...] = WAYS) -> dict[str, Any
     Stored beside the network, one file for each version of the library's code; ways that the file
     holds already are not asked again.
     """
-    path = folder / "runs" / job.name / f"scores-{code_version()}.json"
+    path = folder / training(job).address / f"scores-{code_version()}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if all(way in found for way in ways):
         return found

@@ -12,13 +12,19 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
+
+from studies import runner
+from studies.runner import Place
 
 STARDIST = "stardist-0.9.1.tar.gz"
 SCIKIT_IMAGE = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
@@ -31,6 +37,27 @@ REQUESTS = {
     SCIKIT_IMAGE: ["--only-binary", ":all:", "--python-version", "3.11", "--platform",
                    "manylinux_2_28_x86_64", "scikit-image==0.26.0"],
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Archives:
+    """What the job that fetches the archives is to bring.
+
+    Attributes:
+        digests: SHA-256 of each file, by its name.
+    """
+
+    digests: Mapping[str, str]
+
+
+def fetch(settings: Archives, place: Place) -> dict[str, Any]:
+    """Fetch all archives into the job's folder."""
+    return {name: archive(name, place.folder).stat().st_size for name in settings.digests}
+
+
+ARCHIVES = runner.Job(
+    "archives", fetch, Archives(DIGESTS), files=tuple(DIGESTS), version=1, bytes=60e6
+)
 
 
 def archive(name: str, folder: Path) -> Path:

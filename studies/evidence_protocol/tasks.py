@@ -227,6 +227,9 @@ TASKS = {
     )
 }
 
+REAL = ("denoise", "patch", "nuclei", "distance", "mosaic")
+"""Tasks with images from the archives; the others are drawn."""
+
 
 def make_pool(
     task: Task, part: Part, size: int, count: int, seed: int, archives: Path, *, standard: bool

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +15,18 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import weightscope as ws
+from studies import runner
 from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.jobs import Job
-from studies.evidence_protocol.tasks import TASKS, Part, Pool, Task, make_pool
+from studies.evidence_protocol.sources import ARCHIVES
+from studies.evidence_protocol.tasks import REAL, TASKS, Part, Pool, Task, make_pool
 from studies.evidence_protocol.truth import measure_truth
+from studies.runner import Place, Store
 
 COUNTS: dict[Part, int] = {"train": 160, "validation": 40, "test": 80}
 BATCH = 8
+VERSION = 1
+"""Of what a training computes: raise it with any change that a trained network would show."""
 DEAD = -10.0
 """Shift of the deepest stage of a ``dead`` start: far below what any input lifts above 0."""
 
@@ -169,16 +169,13 @@ def fit(
     return sum(last) / max(len(last), 1)
 
 
-def carry_out(job: Job, folder: Path) -> Path:
-    """Train one network, measure its truth and store both, unless that was done before.
+def carry_out(job: Job, place: Place) -> dict[str, Any]:
+    """Train one network and measure its truth.
 
-    The folder appears complete or not at all: ``final.safetensors``, ``last.safetensors`` where the
-    final weights are an average, ``history.pt`` and ``job.json``.
+    Leaves ``final.safetensors``, ``last.safetensors`` where the final weights are an average, and
+    ``history.pt`` in the folder.
     """
-    target, archives = folder / "runs" / job.name, folder / "archives"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    archives = place.needs.get(ARCHIVES.name, place.folder)  # of drawn images there are none
     begun = time.process_time()
     torch.manual_seed(job.index)  # dropout
     task, pool = TASKS[job.task], load_pool(job, "train", archives)
@@ -199,25 +196,37 @@ def carry_out(job: Job, folder: Path) -> Path:
     final.eval()
     test = load_pool(job, "test", archives)
     truth = measure_truth(final, DESIGNS[job.design].taps(final), task.kind, test, loss)
-    record = {
-        "job": asdict(job), "half": job.half, "held_out": job.held_out, "loss": last_loss,
-        "truth": truth, "seconds": time.process_time() - begun,
+    save_weights(final, place.folder / "final.safetensors")
+    if average is not None:
+        save_weights(model, place.folder / "last.safetensors")
+    torch.save(history.state_dict(), place.folder / "history.pt")
+    return {
+        "half": job.half, "held_out": job.held_out, "loss": last_loss, "truth": truth,
+        "processor_seconds": time.process_time() - begun,
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as writing:
-        work = Path(writing) / job.name
-        work.mkdir()
-        save_weights(final, work / "final.safetensors")
-        if average is not None:
-            save_weights(model, work / "last.safetensors")
-        torch.save(history.state_dict(), work / "history.pt")
-        (work / "job.json").write_text(json.dumps(record, indent=1))
-        try:
-            os.rename(work, target)
-        except OSError:
-            if not target.exists():
-                raise
-            shutil.rmtree(work)  # another process was faster
-    return target
+
+
+def training(job: Job) -> runner.Job:
+    """The job of the runner that trains a network."""
+    return runner.Job(
+        job.name,
+        carry_out,
+        job,
+        needs=(ARCHIVES,) if {job.task, job.earlier} & set(REAL) else (),
+        files=("final.safetensors", "history.pt"),
+        version=VERSION,
+        bytes=2e6,
+    )
+
+
+def stored(job: Job, folder: Path) -> Path | None:
+    """Where a finished training lies; None if it is not finished."""
+    return Store(folder).find(training(job))
+
+
+def archives(folder: Path) -> Path:
+    """Where the archives of real images lie."""
+    return folder / ARCHIVES.address
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -228,5 +237,5 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def load_network(job: Job, folder: Path, which: str = "final") -> nn.Module:
     """The stored network of a job."""
     model = build(job)
-    model.load_state_dict(load_file(folder / "runs" / job.name / f"{which}.safetensors"))
+    model.load_state_dict(load_file(folder / training(job).address / f"{which}.safetensors"))
     return model.eval()

@@ -202,18 +202,18 @@ def test_wrong_verdicts_are_shares_of_all_cuts():
 def test_a_network_is_trained_stored_and_scored_once(tmp_path):
     from studies.evidence_protocol.page import write_page, write_responses
     from studies.evidence_protocol.scoring import code_version, score
-    from studies.evidence_protocol.training import carry_out
+    from studies.evidence_protocol.training import stored, training
+    from studies.runner import Store, run
 
     listed = [TINY, replace(TINY, index=1, optimizer="lion", labels="none", ema=False)]
+    trainings = [training(job) for job in listed]
+    run(trainings, Store(tmp_path), show=lambda text: None)
     for job in listed:
-        stored = carry_out(job, tmp_path)
-        written = (stored / "job.json").stat().st_mtime_ns
-        assert carry_out(job, tmp_path) == stored
-        assert (stored / "job.json").stat().st_mtime_ns == written
+        folder = stored(job, tmp_path)
         said = score(job, tmp_path)
         assert not [way for way, found in said.items() if "error" in found]
         rows = [{"stimulus": "leaves", "reduction": r, "flip": 0.1} for r in (2, 4)]
-        (stored / "responses.json").write_text(json.dumps(rows))
+        (folder / "responses.json").write_text(json.dumps(rows))
     frame = truth_table(listed, tmp_path)
     assert frame["reduction"].tolist() == [2, 4, 2, 4]
     assert not frame[frame["labels"] == "none"]["used"].any()
