@@ -38,7 +38,8 @@ def layers_frame(
         costs: Gives `macs`; None for a bare checkpoint (MACs are then 0).
 
     Returns:
-        Columns layer, kind, stage, shape, fan_in, parameters, mean, std, std_initial,
+        Columns layer, kind, stage, shape, fan_in, parameters, requires_grad (of the tensor shown:
+        whether training moves it; None in a file, which does not say), mean, std, std_initial,
         spread_ratio, near_zero_T (share of abs(w) <= T for each threshold T),
         near_zero_relative (T = a tenth of std_initial), minimum, maximum, mean_abs, skewness,
         kurtosis (excess), q01 ... q99, dead_filters (share, 0..1), folded_std (std with the batch
@@ -56,6 +57,7 @@ def layers_frame(
             "shape": tensors[0].shape,
             "fan_in": tensors[0].fan_in,
             "parameters": sum(tensor.count for tensor in tensors),
+            "requires_grad": tensors[0].requires_grad,
             **_figures(tensors[0]),
             "macs": costs.layers[layer].macs if costs and layer in costs.layers else 0,
             "warning": _warnings(structure, tensors),
@@ -74,8 +76,8 @@ def parameters_frame(structure: Structure | None, statistics: ModelStatistics) -
 
     Returns:
         Columns parameter (full name), layer, kind, stage, shape, fan_in, fan_out, parameters (its
-        elements), the figures of `layers_frame`, finite, nan, inf, zero (counts), shared_with,
-        warning; with spectra also stable_rank and effective_rank.
+        elements), requires_grad, the figures of `layers_frame`, finite, nan, inf, zero (counts),
+        shared_with, warning; with spectra also stable_rank and effective_rank.
     """
     import pandas as pd
 
@@ -89,6 +91,7 @@ def parameters_frame(structure: Structure | None, statistics: ModelStatistics) -
             "fan_in": tensor.fan_in,
             "fan_out": tensor.fan_out,
             "parameters": tensor.count,
+            "requires_grad": tensor.requires_grad,
             **_figures(tensor),
             "finite": tensor.summary.finite,
             "nan": tensor.summary.nan,

@@ -273,7 +273,7 @@ def _proposal_table(proposals: pd.DataFrame) -> str:
     depths = [str(levels) for levels in proposals["keep_levels"]]
     legal = proposals[proposals["refusal"] == ""]
     columns = {
-        "keep levels": [str(levels) for levels in legal["keep_levels"]],
+        "levels kept": [str(levels) for levels in legal["keep_levels"]],
         "parameters": [human(n) for n in legal["parameters"]],
         "": [share(n) for n in legal["parameters_share"]],
         "MACs": [human(n) for n in legal["macs"]],
@@ -283,8 +283,8 @@ def _proposal_table(proposals: pd.DataFrame) -> str:
     }
     table = aligned_columns(columns) if len(legal) else ""
     shown = proposals["evidence"].where(proposals["refusal"] == "", "")
-    evidence = _reasons(zip(depths, shown, strict=True), "keep ")
-    refusals = _reasons(zip(depths, proposals["refusal"], strict=True), "keep ")
+    evidence = _reasons(zip(depths, shown, strict=True), "levels kept ")
+    refusals = _reasons(zip(depths, proposals["refusal"], strict=True), "levels kept ")
     return "\n\n".join(
         block
         for block in [

@@ -22,6 +22,7 @@ def tensor(layer, name, shape, *, kind, null=True, is_kernel=True, shared_with=(
         fan_out=shape[0],
         count=count,
         is_kernel=is_kernel,
+        requires_grad=True,
         shared_with=shared_with,
         warning=warning,
         near_zero_relative=0.25 if null else float("nan"),
@@ -77,6 +78,7 @@ def statistics():
         ),
         skipped=(Record(name="packed", reason="quantized"),),
         coverage=0.99,
+        nonfinite={},
     )
 
 
@@ -202,6 +204,8 @@ def analysis(structure, statistics, costs, receptive_fields, assessment, proposa
         assessment=assessment,
         proposals=proposals,
         data=None,
+        response=None,
+        images=None,
         layers=layers_frame(structure, statistics, costs),
         stages=stages_frame(structure, costs, receptive_fields, assessment),
         histograms=histograms_frame(structure, statistics),
@@ -214,4 +218,9 @@ def analysis(structure, statistics, costs, receptive_fields, assessment, proposa
 @pytest.fixture
 def ablation():
     level = Record(keep_levels=1, quality=0.9, ablated=0.75, drop=0.15, low=0.1, high=0.2)
-    return Record(ablation=Record(levels=(level,), quality=0.9, chance=0.1, images=20))
+    result = Record(levels=(level,), quality=0.9, chance=0.1, images=20, metric="F1")
+    importances = {
+        "encoder 0": Record(value=4.0, margin=1.0),
+        "head": Record(value=1.0, margin=9.0),
+    }
+    return Record(ablation=result, importances=importances)

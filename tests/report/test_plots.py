@@ -205,7 +205,7 @@ def test_proposals_leave_refused_depths_out():
         }
     )
     ax = plot_proposals(proposals)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["keep 1", "keep 2"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1 level kept", "2 levels kept"]
     assert [text.get_text() for text in ax.texts] == ["1 %", "10 %", "40 %", "60 %"]
 
 

@@ -69,4 +69,4 @@ def test_the_text_fits_and_the_page_names_every_layer(real, tmp_path):
     assert max(map(len, str(real).splitlines())) <= 100
     page = real.to_html(tmp_path / "report.html").read_text()
     for layer in real.layers["layer"]:
-        assert f">{layer}</td>" in page
+        assert f">{layer}</th>" in page

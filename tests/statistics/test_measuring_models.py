@@ -132,6 +132,15 @@ def test_older_norms_are_measured_as_the_weight_that_the_layer_uses(kind):
     assert statistics.coverage == 1
 
 
+def test_what_training_does_not_move_is_marked(model):
+    for name in ("conv2.weight", "linear.bias"):
+        used_tensor(model, name).requires_grad_(False)
+    model.doubled.parametrizations.weight.original.requires_grad_(False)
+    found = {p.parameter: p.requires_grad for p in measure_model(model).parameters}
+    frozen = {name for name, moves in found.items() if not moves}
+    assert frozen == {"frozen", "conv2.weight", "linear.bias", "doubled.weight"}
+
+
 def test_filters_lie_on_the_right_axis(model):
     with torch.no_grad():
         model.up.weight[:, 3] = 0

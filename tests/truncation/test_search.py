@@ -144,7 +144,12 @@ def test_the_plot_shows_what_was_measured():
     from weightscope.report import plot_search
 
     axes = plot_search(search(tolerance=0.02).frame)
-    assert {text.get_text() for text in axes.texts} == {"keep 4", "keep 3", "keep 2", "keep 1"}
+    assert {text.get_text() for text in axes.texts} == {
+        "4 levels kept",
+        "3 levels kept",
+        "2 levels kept",
+        "1 level kept",
+    }
 
 
 @pytest.fixture

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
+import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from weightscope.files import written_atomically
 from weightscope.frames import proposals_frame
 from weightscope.printing import human, input_size, interval, per_dimension, share
 from weightscope.receptive_field import unknown_operators
-from weightscope.report import plots
+from weightscope.report.drawings import Bar, bar, draw_histograms
+from weightscope.report.reasons import reason_undecided, reason_unjudged
+from weightscope.utilization.scores import RESPONDS, SILENT
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from weightscope.analysis import Analysis
-    from weightscope.utilization import Assessment
+    from weightscope.probing import Response
+    from weightscope.utilization import Assessment, Importance
 
 _LAYER_COLUMNS = {
     "layer": "layer",
@@ -36,6 +38,7 @@ _LAYER_COLUMNS = {
     "stage": "stage",
     "shape": "shape",
     "parameters": "parameters",
+    "requires_grad": "trainable",
     "macs": "MACs",
     "std": "std",
     "spread_ratio": "std / initial",
@@ -46,10 +49,9 @@ _LAYER_COLUMNS = {
     "ks_initial": "KS to initial",
     "warning": "note",
 }
-_HEAVY = 150_000
-_MOST_PIXELS = 65_000
-_WORDS = {"layer", "kind", "stage", "shape", "warning"}
+_WORDS = {"layer", "kind", "stage", "shape", "requires_grad", "warning"}
 _SHARES = {"near_zero_1e-2", "near_zero_relative", "dead_filters"}
+_GRADES = ("data", "images", "response", "history", "weights")
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,6 @@ class Cell:
 
     text: str
     key: float | str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as a data URI, with the words for those who cannot see it."""
-
-    source: str
-    words: str
 
 
 def write_html(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
@@ -90,9 +84,8 @@ def write_html(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
 def render_html(analysis: Analysis) -> str:
     """The page as text.
 
-    Every name that comes from the model is escaped, pictures are embedded as images (which run no
-    scripts), and the page's own policy forbids any script but its one, by its hash, and any
-    connection.
+    Every name that comes from the model is escaped, pictures are drawn from numbers alone, and the
+    page's own policy forbids any script but its one, by its hash, and any connection.
 
     Args:
         analysis: What `weightscope.analyze` returned.
@@ -107,36 +100,38 @@ def render_html(analysis: Analysis) -> str:
         human=human, share=share, per_dimension=per_dimension, percent=_percent
     )
     structure, costs, stages = analysis.structure, analysis.costs, analysis.stages
-    proposals = proposals_frame(analysis.proposals, costs)
-    met = {score.grade for verdict in analysis.assessment.verdicts for score in verdict.scores}
-    grades = [grade for grade in ("data", "history", "weights") if grade in met]
-    ablation = analysis.data.ablation if analysis.data else None
+    assessment, data = analysis.assessment, analysis.data
+    met = {score.grade for verdict in assessment.verdicts for score in verdict.scores}
+    grades = [grade for grade in _GRADES if grade in met]
     return environment.from_string((here / "template.html").read_text(encoding="utf-8")).render(
         name=type(structure.model).__name__,
         size=input_size(structure),
         guessed=structure.inputs.guessed,
         depth=structure.depth,
         costs=costs,
-        state=analysis.assessment.state,
-        conclusion=analysis.conclusion,
-        stages=[
-            row
-            | {
-                "interval": interval(
-                    row["utilization"], row["utilization_low"], row["utilization_high"]
-                )
-            }
-            for row in stages.to_dict("records")
-        ],
+        state=assessment.state,
+        conclusion=assessment.conclusion,
+        notes=(*structure.notes, *assessment.notes),
+        broken=analysis.statistics.nonfinite,
+        stages=_stage_rows(stages, assessment),
+        unjudged=reason_unjudged(assessment.state),
         outside=(
             costs.parameters - int(stages["parameters"].sum()),
             costs.macs - int(stages["macs"].sum()),
         ),
-        proposals=proposals.to_dict("records"),
+        proposals=_proposal_rows(proposals_frame(analysis.proposals, costs)),
         grades=grades,
-        scores=_scores_by_stage(analysis.assessment, grades),
-        ablation=ablation,
-        pictures=_pictures(analysis, proposals),
+        scores=_scores_by_stage(assessment, grades),
+        responses=[
+            _response_rows(response)
+            for response in (analysis.images, analysis.response)
+            if response is not None and response.cuts
+        ],
+        borders=(SILENT, RESPONDS),
+        ablation=data.ablation if data else None,
+        drops=_drop_bars(data.ablation.levels) if data and data.ablation else [],
+        importances=_importance_rows(data.importances) if data else [],
+        histograms=draw_histograms(analysis.histograms, analysis.layers),
         columns=_LAYER_COLUMNS,
         words=_WORDS,
         layers=_layer_rows(analysis.layers),
@@ -150,57 +145,88 @@ def render_html(analysis: Analysis) -> str:
     )
 
 
-def _pictures(analysis: Analysis, proposals: pd.DataFrame) -> dict[str, Picture]:
-    histograms, layers = analysis.histograms, analysis.layers
-    drawn: dict[str, tuple[Axes | Figure, str]] = {
-        "stacked": (
-            plots.plot_layer_histograms(histograms, layers),
-            "Histogram of each layer's weights in forward order, with the distribution it had "
-            "before training. The figures are in the table of layers.",
-        ),
-        "relative": (
-            plots.plot_layer_histograms(histograms, layers, relative=True),
-            "The same histograms in units of each layer's initial standard deviation.",
-        ),
-        "overlaid": (
-            plots.plot_overlaid_histograms(histograms, layers),
-            "Histograms of the layers of each stage over each other.",
-        ),
-        "spread": (
-            plots.plot_spread_ratio(layers),
-            "Standard deviation of each kernel over its initial one, in forward order.",
-        ),
+_filled = partial(bar, origin=0.0)
+
+
+def _stage_rows(stages: pd.DataFrame, assessment: Assessment) -> list[dict[str, Any]]:
+    """Stages with their bar, and why what is undecided is so."""
+    verdicts = {verdict.stage: verdict for verdict in assessment.verdicts}
+    unjudged = reason_unjudged(assessment.state)
+    return [
+        {
+            **{str(key): value for key, value in row.items()},
+            "interval": interval(*_bounds(row)),
+            "bar": bar(*_bounds(row)),
+            "undecided": "" if unjudged else reason_undecided(verdicts[row["stage"]]),
+        }
+        for row in stages.to_dict("records")
+    ]
+
+
+def _bounds(row: Mapping[Any, Any]) -> tuple[float, float, float]:
+    return row["utilization"], row["utilization_low"], row["utilization_high"]
+
+
+def _proposal_rows(proposals: pd.DataFrame) -> list[dict[str, Any]]:
+    """Proposals with bars of what they keep; some keep more than there was."""
+    if proposals.empty:
+        return []
+    shares = proposals.reindex(columns=["parameters_share", "macs_share"]).to_numpy(dtype=float)
+    end = max([1.0, *(number for number in shares.flat if math.isfinite(number))])
+    kept = partial(_filled, end=end, lines=() if end == 1.0 else (1.0,))
+    return [
+        {
+            **{str(key): value for key, value in row.items()},
+            "parameters_bar": kept(*[row["parameters_share"]] * 3),
+            "macs_bar": kept(*[row["macs_share"]] * 3),
+        }
+        for row in proposals.to_dict("records")
+    ]
+
+
+def _response_rows(response: Response) -> dict[str, Any]:
+    """Response of every cut, on one scale with the borders of the verdict."""
+    end = max([1.0, *(cut.high for cut in response.cuts)])
+    return {
+        "source": response.source,
+        "images": response.images,
+        "cuts": [
+            (cut, _filled(cut.value, cut.low, cut.high, end=end, lines=(SILENT, RESPONDS)))
+            for cut in response.cuts
+        ],
     }
-    if (proposals["refusal"] == "").any():
-        drawn["proposals"] = (
-            plots.plot_proposals(proposals),
-            "Share of parameters and MACs that each smaller network keeps.",
-        )
-    if analysis.data and analysis.data.ablation:
-        drops = pd.DataFrame([vars(level) for level in analysis.data.ablation.levels])
-        drawn["ablation"] = (
-            plots.plot_ablation(drops),
-            "Quality lost when everything below a level is replaced by its mean.",
-        )
-    return {name: Picture(_data_uri(figure), words) for name, (figure, words) in drawn.items()}
 
 
-def _data_uri(drawn: Axes | Figure) -> str:
-    """The figure as SVG, or as PNG where many layers would make the SVG heavy.
+def _drop_bars(levels: Sequence[Any]) -> list[Bar | None]:
+    """Quality lost at each cut, on one scale that holds 0."""
+    ends = [0.0, *(n for level in levels for n in (level.low, level.high) if math.isfinite(n))]
+    start, end = min(ends), max(ends)
+    return [
+        _filled(level.drop, level.low, level.high, start=start, end=end, lines=(0.0,))
+        for level in levels
+    ]
 
-    The same figure gives the same bytes.
+
+def _importance_rows(importances: Mapping[str, Importance]) -> list[dict[str, Any]]:
+    """Taylor importance of every stage as a share of the largest, which is decided by its border.
+
+    The largest stage's own interval may reach beyond the scale.
     """
-    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
-    assert figure is not None  # the axes were just drawn on it
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "weightscope", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    kind = "svg+xml"
-    if buffer.tell() > _HEAVY:
-        dpi = min(120.0, _MOST_PIXELS / max(figure.get_size_inches()))
-        buffer, kind = io.BytesIO(), "png"
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    largest = max((importance.value for importance in importances.values()), default=0.0)
+    if not largest > 0:
+        return []
+    return [
+        {
+            "stage": stage,
+            "share": importance.value / largest,
+            "bar": _filled(
+                importance.value / largest,
+                (importance.value - importance.margin) / largest,
+                (importance.value + importance.margin) / largest,
+            ),
+        }
+        for stage, importance in importances.items()
+    ]
 
 
 def _layer_rows(layers: pd.DataFrame) -> list[list[Cell]]:
@@ -211,6 +237,9 @@ def _layer_rows(layers: pd.DataFrame) -> list[list[Cell]]:
 
 
 def _cell(column: Any, value: Any) -> Cell:
+    if column == "requires_grad":
+        text = "yes" if value else "frozen"
+        return Cell(text, text)
     if isinstance(value, tuple):
         text = " x ".join(map(str, value))
         return Cell(text, text)
@@ -248,7 +277,7 @@ def _scores_by_stage(
 
 
 def _versions() -> dict[str, str]:
-    names = ("weightscope", "torch", "numpy", "pandas", "matplotlib")
+    names = ("weightscope", "torch", "numpy", "pandas")
     return {
         **{name: version(name) for name in names},
         "Python": platform.python_version(),

@@ -14,6 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from weightscope.report.densities import densities, extent, with_null
+
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
@@ -64,13 +66,13 @@ def plot_layer_histograms(
     Returns:
         The axes.
     """
-    names = _with_null(histograms, layers)
+    names = with_null(histograms, layers)
     ax = _axes(ax, 8.0, 1.4 + 0.24 * len(names))
     stages = _column(layers, "stage", str)
     units = _column(layers, "std_initial", float) if relative else dict.fromkeys(names, 1.0)
     extents = []
     for row, name in enumerate(names):
-        edges, density, null = _densities(histograms[histograms["layer"] == name])
+        edges, density, null = densities(histograms[histograms["layer"] == name])
         edges = edges / units[name]
         peak = max(density.max(initial=0.0), np.nan_to_num(null).max(initial=0.0)) or 1.0
         base = len(names) - 1 - row
@@ -80,7 +82,7 @@ def plot_layer_histograms(
         )
         outline = base + 0.92 * _without_tails(null) / peak
         ax.stairs(outline, edges, baseline=base, color=NULL_COLOR, linewidth=0.9)
-        extents.append(max(_extent(edges, density), _extent(edges, null)))
+        extents.append(max(extent(edges, density), extent(edges, null)))
     # A wide head of a few weights must not squeeze all other rows.
     limit = min(max(extents), 3 * float(np.median(extents))) if any(extents) else 1.0
     ax.set(xlim=(-limit, limit), ylim=(-0.1, len(names)))
@@ -125,15 +127,15 @@ def plot_stage_histograms(
     """
     ax = _axes(ax, 4.5, 3.2)
     here = histograms[histograms["layer"].isin(layers.loc[layers["stage"] == stage, "layer"])]
-    names = _with_null(here, layers)
+    names = with_null(here, layers)
     colors = sns.color_palette("viridis", n_colors=max(len(names), 2))
     extents, highest = [], 0.0
     for name, color in zip(names, colors, strict=False):
-        edges, density, null = _densities(here[here["layer"] == name])
+        edges, density, null = densities(here[here["layer"] == name])
         ax.stairs(density, edges, color=color, linewidth=1.3)
         outline = _without_tails(null)
         ax.stairs(outline, edges, color=color, linewidth=0.9, linestyle=_DASHED)
-        extents.append(max(_extent(edges, density), _extent(edges, null)))
+        extents.append(max(extent(edges, density), extent(edges, null)))
         highest = max(highest, np.nanmax(density), np.nan_to_num(null).max())
     limit = max(extents, default=0.0) or 1.0
     ax.set(xlim=(-limit, limit), xlabel="weight", ylabel="density")
@@ -164,7 +166,7 @@ def plot_overlaid_histograms(
     Returns:
         A figure with one panel for each stage that has a kernel.
     """
-    drawn = set(_with_null(histograms, layers))
+    drawn = set(with_null(histograms, layers))
     stages = [s for s in dict.fromkeys(layers.loc[layers["layer"].isin(drawn), "stage"]) if s]
     rows = max(1, -(-len(stages) // columns))
     figure = Figure(figsize=(3.2 * columns, 2.5 * rows), layout="constrained")
@@ -291,7 +293,7 @@ def plot_proposals(proposals: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         bars = ax.barh(places + shift, legal[column], height=0.34, color=color)
         texts = [f"{100 * value:.3g} %" for value in legal[column]]
         ax.bar_label(bars, labels=texts, padding=3, fontsize=8)
-    ax.set_yticks(places, [f"keep {levels}" for levels in legal["keep_levels"]])
+    ax.set_yticks(places, [_kept(levels) for levels in legal["keep_levels"]])
     highest = float(legal[["parameters_share", "macs_share"]].to_numpy().max(initial=1.0))
     ax.set(xlim=(0, 1.12 * highest), ylim=(len(legal) - 0.4, -0.6))
     ax.set_xlabel("share of the whole network")
@@ -326,7 +328,7 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(at, row["cut"], "o", markersize=7, color=color, markerfacecolor="white")
         ax.plot(at, row["quality"], "o", markersize=7, color=color)
         ax.annotate(
-            f"keep {row['keep_levels']}",
+            _kept(row["keep_levels"]),
             (at, row["quality"]),
             xytext=(0, 7),
             textcoords="offset points",
@@ -373,14 +375,16 @@ def plot_ablation(drops: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2.5, alpha=0.5)
         fill = "white" if row["low"] <= 0 <= row["high"] else color
         ax.plot(row["drop"], place, "o", markersize=8, color=color, markerfacecolor=fill)
-    ax.set_yticks(
-        range(len(drops)), [f"below level {levels - 1}" for levels in drops["keep_levels"]]
-    )
+    ax.set_yticks(range(len(drops)), [_kept(levels) for levels in drops["keep_levels"]])
     ax.set(ylim=(len(drops) - 0.4, -0.6), xlabel="quality lost")
     ax.grid(axis="x", linewidth=0.4, color="0.85")
     sns.despine(ax=ax, left=True)
     ax.tick_params(axis="y", length=0)
     return ax
+
+
+def _kept(levels: int) -> str:
+    return f"{levels} level{'s' if levels != 1 else ''} kept"
 
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
@@ -390,45 +394,12 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
-def _with_null(histograms: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
-    """Layers whose weights were drawn at random; all of them where none is known to be."""
-    random = set(layers.loc[layers["std_initial"] > 0, "layer"])
-    names = [str(name) for name in histograms["layer"].unique()]
-    return [name for name in names if name in random] or names
-
-
 def _column(layers: pd.DataFrame, name: str, convert: Callable[[Any], T]) -> dict[str, T]:
     """One column of the layers by layer name."""
     return {
         str(layer): convert(value)
         for layer, value in zip(layers["layer"], layers[name], strict=True)
     }
-
-
-def _densities(
-    rows: pd.DataFrame,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Edges of bins wide enough to be seen, and the densities of the weights and of the null."""
-    edges = np.append(rows["bin_left"].to_numpy(), rows["bin_right"].to_numpy()[-1:])
-    counts, null = rows["count"].to_numpy(dtype=float), rows["null_count"].to_numpy(dtype=float)
-    if len(counts):
-        starts = _merged(counts)
-        edges = _even_ends(np.append(edges[starts], edges[-1]))
-        counts, null = np.add.reduceat(counts, starts), np.add.reduceat(null, starts)
-    widths, total = np.diff(edges), counts.sum() or 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return edges, _finite(counts / widths / total), _finite(null / widths / total)
-
-
-def _merged(counts: NDArray[np.float64]) -> NDArray[np.intp]:
-    """First bin of each group, so that the bulk spans at most 2 n^(1/3) groups (Rice) and 64."""
-    shares = np.cumsum(counts) / max(counts.sum(), 1.0)
-    first, last = np.searchsorted(shares, [0.005, 0.995])
-    groups = min(2 * counts.sum() ** (1 / 3), 64.0)
-    size = max(1, int((last - first + 1) / max(groups, 1.0)))
-    # Groups meet in the middle, which is 0 for the symmetric bins of a summary.
-    starts = np.arange(len(counts) // 2 % size, len(counts), size)
-    return starts if starts[0] == 0 else np.append(0, starts)
 
 
 def _spaced(places: Sequence[float], gap: float, end: float) -> list[float]:
@@ -442,33 +413,9 @@ def _spaced(places: Sequence[float], gap: float, end: float) -> list[float]:
     return spaced
 
 
-def _even_ends(edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Make the first and last group as wide as their neighbours: half a group looks like a peak."""
-    if len(edges) < 4:
-        return edges
-    first = min(edges[0], 2 * edges[1] - edges[2])
-    last = max(edges[-1], 2 * edges[-2] - edges[-3])
-    return np.concatenate([[first], edges[1:-1], [last]])
-
-
-def _finite(density: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A bin without width has no density to draw."""
-    return np.where(np.isposinf(density), np.nan, density)
-
-
 def _without_tails(density: NDArray[np.float64]) -> NDArray[np.float64]:
     """The density without its empty stretches, so that no line runs along the axis."""
     return np.where(density > 0, density, np.nan)
-
-
-def _extent(edges: NDArray[np.float64], density: NDArray[np.float64]) -> float:
-    """Half-width that holds all but half a percent of the mass on either side."""
-    mass = np.nan_to_num(density) * np.diff(edges)
-    if not mass.sum() > 0:
-        return 0.0
-    shares = np.cumsum(mass) / mass.sum()
-    first, last = np.searchsorted(shares, [0.005, 0.995])
-    return float(1.12 * max(abs(edges[first]), abs(edges[min(last + 1, len(edges) - 1)])))
 
 
 def _role(stage: str) -> str:

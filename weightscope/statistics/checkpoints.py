@@ -126,6 +126,7 @@ def _record(
         fan_out=0,
         count=summary.count,
         is_kernel=False,
+        requires_grad=None,
         shared_with=shared_with,
         summary=summary,
         null=None,

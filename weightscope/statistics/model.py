@@ -199,6 +199,7 @@ def _record(
         fan_out=fan_out,
         count=summary.count,
         is_kernel=place.is_kernel,
+        requires_grad=place.requires_grad,
         shared_with=place.shared_with,
         summary=shown,
         null=null,

@@ -47,6 +47,8 @@ class ParameterStatistics:
         fan_out: Outputs that one input of the kernel reaches; 0 where there is no kernel.
         count: Number of elements.
         is_kernel: Whether it multiplies features (convolution, linear, attention projection).
+        requires_grad: Whether training moves it; of a parametrized tensor, whether it moves any
+            parameter behind it; None in a file, which does not say.
         shared_with: Full names of the other places that hold the same tensor.
         summary: The statistics.
         null: How it looked before training, as far as that can be known.
@@ -67,6 +69,7 @@ class ParameterStatistics:
     fan_out: int
     count: int
     is_kernel: bool
+    requires_grad: bool | None
     shared_with: tuple[str, ...]
     summary: TensorSummary
     null: Null | None

@@ -41,6 +41,7 @@ class ParameterPlace:
         kind: See ``ParameterStatistics.kind``.
         tensor: The tensor; for a parametrized one what the layer computes from its parameters.
         elements: Elements of the parameters behind it (0 for a buffer).
+        requires_grad: Whether training moves it, or any of the parameters behind it.
         shared_with: Full names of the other places that hold it.
         is_kernel: Whether it multiplies features.
         filter_axis: Axis of the output filters of a kernel; None elsewhere.
@@ -54,6 +55,7 @@ class ParameterPlace:
     kind: str
     tensor: torch.Tensor
     elements: int
+    requires_grad: bool
     shared_with: tuple[str, ...]
     is_kernel: bool
     filter_axis: int | None
@@ -81,6 +83,7 @@ class _Found:
     attribute: str
     tensor: torch.Tensor
     elements: int
+    requires_grad: bool
     kind: str
     weight: torch.Tensor | None
 
@@ -128,25 +131,28 @@ def _all_tensors(model: nn.Module, buffers: bool) -> Iterator[_Found]:
         sources = {source for _, names in normed.values() for source in names}
         parametrized = dict(_parametrized(module, replaced))
         for name, (tensor, names) in normed.items():
-            parametrized[name] = tensor, sum(own[n].numel() for n in names)
+            parametrized[name] = tensor, tuple(own[n] for n in names)
         # never module.weight: reading a parametrized tensor may change the module's buffers
-        computed = parametrized.get("weight", (None, 0))[0]
+        computed = parametrized.get("weight", (None, ()))[0]
         weight = own.get("weight") if computed is None else computed
         for name, parameter in own.items():
             if parameter is not None and name not in sources:
                 elements = 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
-                yield _Found(layer, module, name, parameter, elements, kind, weight)
-        for name, (tensor, elements) in parametrized.items():
-            yield _Found(layer, module, name, tensor, elements, f"{kind} parametrized", weight)
+                moves = parameter.requires_grad
+                yield _Found(layer, module, name, parameter, elements, moves, kind, weight)
+        for name, (tensor, behind) in parametrized.items():
+            elements, moves = sum(p.numel() for p in behind), any(p.requires_grad for p in behind)
+            words = f"{kind} parametrized"
+            yield _Found(layer, module, name, tensor, elements, moves, words, weight)
         for name, buffer in modules.buffers(module).items() if buffers else ():
             if buffer is not None:
-                yield _Found(layer, module, name, buffer, 0, "buffer", weight)
+                yield _Found(layer, module, name, buffer, 0, False, "buffer", weight)
 
 
 def _parametrized(
     module: nn.Module, replaced: set[int]
-) -> Iterator[tuple[str, tuple[torch.Tensor, int]]]:
-    """What the parametrized tensors of a module are, and how many elements make them."""
+) -> Iterator[tuple[str, tuple[torch.Tensor, tuple[torch.Tensor, ...]]]]:
+    """What the parametrized tensors of a module are, and the parameters behind them."""
     if not parametrize.is_parametrized(module):
         return
     lists = module.parametrizations
@@ -157,7 +163,7 @@ def _parametrized(
         # on a copy, so that the power iteration of spectral norm does not move on
         with torch.no_grad():
             tensor = copy.deepcopy(steps).eval()()
-        yield name, (tensor, sum(p.numel() for p in steps.parameters()))
+        yield name, (tensor, tuple(steps.parameters()))
 
 
 def _normed_by_hooks(module: nn.Module) -> Iterator[tuple[str, tuple[torch.Tensor, list[str]]]]:
@@ -226,6 +232,7 @@ def _describe(found: _Found, name: str, shared: tuple[str, ...]) -> ParameterPla
         kind=kind,
         tensor=tensor,
         elements=found.elements,
+        requires_grad=found.requires_grad,
         shared_with=shared,
         is_kernel=is_kernel,
         filter_axis=(1 if transposed else 0) if has_filters else None,

@@ -1,0 +1,49 @@
+"""Why a stage is undecided, in words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from weightscope.utilization.scores import RESPONDS, RESPONSE_BORDER, SILENT, utilization
+
+if TYPE_CHECKING:
+    from weightscope.utilization import StageVerdict
+    from weightscope.utilization.records import State
+
+_STATES: dict[State, str] = {
+    "broken": "weights are NaN or infinite",
+    "untrained": "the network looks untrained",
+    "unskilled": "the network is no better than chance",
+    "unknown": "it is not known whether the network was trained",
+}
+_RANKING = "this ranks stages and decides nothing; images= or batches= would measure what it does"
+_BETWEEN = (
+    f"between the borders: below {SILENT:.0%} with its whole interval it would be unused, above "
+    f"{RESPONDS:.0%} used"
+)
+_ON_THE_BORDER = "its interval holds 0.5, the border: more images would narrow it"
+
+
+def reason_unjudged(state: State) -> str:
+    """Why no stage of a network is judged; "" where they are."""
+    return _STATES.get(state, "")
+
+
+def reason_undecided(verdict: StageVerdict) -> str:
+    """Why no verdict was given on a stage of a trained network, beyond what was measured.
+
+    Returns:
+        A clause; "" for a decided stage, and where what was measured says it already.
+    """
+    if verdict.verdict != "undecided":
+        return ""
+    if verdict.evidence in ("weights", "history"):
+        return _RANKING
+    score = next((s for s in verdict.scores if s.grade == verdict.evidence), None)
+    if score is None or not math.isfinite(score.utilization):
+        return ""
+    if verdict.evidence == "data":
+        return _ON_THE_BORDER if score.low <= 0.5 <= score.high else ""
+    silent, responds = (utilization(m, RESPONSE_BORDER) for m in (SILENT, RESPONDS))
+    return _BETWEEN if score.high >= silent and score.low <= responds else ""
