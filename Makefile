@@ -117,4 +117,4 @@ lowest:
 	.venv-lowest/bin/python -m pip install --quiet "torch==2.9.*" "numpy==2.0.*" "pandas==2.2.*" \
 	  "scipy==1.13.*" "safetensors==0.4.3" "numba==0.61.*" pytest hypothesis
 	.venv-lowest/bin/python -m pip install --quiet --editable .
-	.venv-lowest/bin/python -m pytest tests/statistics tests/probing tests/utilization tests/graph
+	.venv-lowest/bin/python -m pytest tests/summaries tests/statistics tests/probing tests/utilization tests/graph

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from weightscope.statistics import counting, summarize
-from weightscope.statistics import summary as room
-from weightscope.statistics.order import PROBABILITIES
+from weightscope.summaries import counting, summarize
+from weightscope.summaries import summary as room
+from weightscope.summaries.order import PROBABILITIES
 
 FIGURES = ("mean", "std", "skewness", "kurtosis", "quantiles", "near-zero mass")
 

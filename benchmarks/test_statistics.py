@@ -22,10 +22,11 @@ from safetensors.torch import save_file
 from test_cost import UNet
 from torch import nn
 
-from weightscope.statistics import counting, measure_model, scan
-from weightscope.statistics import summary as room
+from weightscope.statistics import measure_model, scan
 from weightscope.statistics.tensors import find_parameters
-from weightscope.statistics.threads import run_all
+from weightscope.summaries import counting
+from weightscope.summaries import summary as room
+from weightscope.summaries.threads import run_all
 
 CORES = os.cpu_count() or 1
 on_one_and_all = pytest.mark.parametrize("threads", sorted({1, CORES}), indirect=True)
@@ -66,15 +67,12 @@ def giant():
 
 
 def summarizing(model, threads, *, fast=False):
-    requests = [
-        room.SummaryRequest(place.tensor, filter_axis=place.filter_axis)
-        for place in find_parameters(model)[0]
-    ]
+    places, _, _ = find_parameters(model)
 
-    def work(request, run):
-        return room.summarize_with(run, request, fast=fast)
+    def work(place, run):
+        return room.summarize_with(run, place.tensor, filter_axis=place.filter_axis, fast=fast)
 
-    return lambda: run_all(requests, lambda request: request.tensor.numel(), work, threads)
+    return lambda: run_all(places, lambda place: place.tensor.numel(), work, threads)
 
 
 def summing(model):

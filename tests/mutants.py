@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,10 +41,13 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-def statistics(file: str, old: str, new: str, test: str, words: str = "") -> Mutant:
-    """A mutant of the room ``statistics``."""
-    tests = (f"tests/statistics/test_{test}.py", *(("-k", words) if words else ()))
-    return Mutant(f"weightscope/statistics/{file}.py", old, new, tests)
+def mutant(room: str, file: str, old: str, new: str, test: str, words: str = "") -> Mutant:
+    """A mutant of a room, whose tests have a folder of its name."""
+    tests = (f"tests/{room}/test_{test}.py", *(("-k", words) if words else ()))
+    return Mutant(f"weightscope/{room}/{file}.py", old, new, tests)
+
+
+summaries, statistics = partial(mutant, "summaries"), partial(mutant, "statistics")
 
 
 MUTANTS = [
@@ -64,17 +68,17 @@ MUTANTS = [
     statistics("constants", "squares = n * (summary.std**2 +", "squares = n * (0.0 *",
                "constants", "shift or drawn"),
     statistics("constants", "_NEVER = 1e-7", "_NEVER = 0.05", "constants", "drawn"),
-    statistics("moments", "3.0 * d * m2", "2.0 * d * m2", "summary", "any_scale"),
-    statistics("moments", "6.0 * square * m2", "4.0 * square * m2", "summary", "any_scale"),
-    statistics("moments", "means = (bases - base) + offsets", "means = offsets", "summary",
+    summaries("moments", "3.0 * d * m2", "2.0 * d * m2", "summary", "any_scale"),
+    summaries("moments", "6.0 * square * m2", "4.0 * square * m2", "summary", "any_scale"),
+    summaries("moments", "means = (bases - base) + offsets", "means = offsets", "summary",
                "far_from_zero"),
-    statistics("order", "np.minimum(lower + 1, count - 1)", "lower", "summary", "any_small"),
-    statistics("order", "(wide < borders) | (closed & (wide == borders))", "wide < borders",
+    summaries("order", "np.minimum(lower + 1, count - 1)", "lower", "summary", "any_small"),
+    summaries("order", "(wide < borders) | (closed & (wide == borders))", "wide < borders",
                "summary", "any_small"),
-    statistics("filters", "part = part * scales[:, None]", "scales = np.ones_like(scales)",
+    summaries("filters", "part = part * scales[:, None]", "scales = np.ones_like(scales)",
                "summary", "float64_norms"),
-    statistics("kernels", "if m2 * _FAR < n", "if m2 * 0.0 < -n", "summary", "far_from_zero"),
-    statistics("kernels", "if key == _MINUS_INFINITY:", "if key == 1 - 0x7F800000:", "counting",
+    summaries("kernels", "if m2 * _FAR < n", "if m2 * 0.0 < -n", "summary", "far_from_zero"),
+    summaries("kernels", "if key == _MINUS_INFINITY:", "if key == 1 - 0x7F800000:", "counting",
                "lowest_cell"),
     statistics("rules", "sqrt(12.0) * (p - 0.5)", "sqrt(3.0) * (p - 0.5)", "nulls",
                "distributions_they_name"),

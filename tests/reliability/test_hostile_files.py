@@ -407,7 +407,7 @@ def test_a_file_that_is_changed_while_it_is_scanned(tmp_path, monkeypatch, count
 CUT_IN_THE_MIDDLE = """
 import sys
 from weightscope import CheckpointError, scan
-from weightscope.statistics import counting
+from weightscope.summaries import counting
 
 path, turns, wanted = sys.argv[1], iter(range(99)), int(sys.argv[2])
 def measure(*arguments, then=counting._measure):

@@ -16,8 +16,9 @@ from torch.nn.utils import parametrizations, parametrize
 
 import weightscope
 from weightscope.errors import InputError
-from weightscope.statistics import counting, measure_model, threads
+from weightscope.statistics import measure_model
 from weightscope.statistics.distances import movement_beyond
+from weightscope.summaries import counting, threads
 
 
 class Double(nn.Module):
@@ -288,11 +289,11 @@ def test_numba_without_a_folder_to_keep_code_in(tmp_path):
         Path(weightscope.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
     )
     # a file stands where each folder would be made, which stops root too
-    (package / "statistics" / "__pycache__").touch()
+    (package / "summaries" / "__pycache__").touch()
     home = tmp_path / "home"
     home.touch()
     code = (
-        "import torch, weightscope.statistics as s; from weightscope.statistics import kernels;"
+        "import torch, weightscope.statistics as s; from weightscope.summaries import kernels;"
         "print(kernels.__file__, s.summarize(torch.arange(100_000.0)).quantiles[0.5])"
     )
     places = {"HOME": home, "XDG_CACHE_HOME": home, "PYTHONPATH": tmp_path, "USERPROFILE": home}
@@ -301,7 +302,7 @@ def test_numba_without_a_folder_to_keep_code_in(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(package / "statistics" / "kernels.py"), "49999.5"]
+    assert done.stdout.split() == [str(package / "summaries" / "kernels.py"), "49999.5"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])

@@ -11,8 +11,7 @@ from weightscope.statistics.records import (
     Spectrum,
 )
 from weightscope.statistics.rules import Null
-from weightscope.statistics.summary import summarize
-from weightscope.statistics.tensor_summary import EmpiricalCDF, Histogram, TensorSummary
+from weightscope.summaries import EmpiricalCDF, Histogram, TensorSummary, summarize
 
 __all__ = [
     "EmpiricalCDF",

@@ -7,25 +7,23 @@ for one range, whatever the file. Nothing in a file is executed.
 from __future__ import annotations
 
 import os
-from math import nan
 
 import torch
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints import Checkpoint, Stored, open_checkpoint
-from weightscope.statistics.counting import Numbers
-from weightscope.statistics.filters import FilterLayout
 from weightscope.statistics.records import ModelStatistics, ParameterStatistics, SkippedParameter
-from weightscope.statistics.summary import (
-    SummaryRequest,
+from weightscope.summaries.counting import Numbers
+from weightscope.summaries.filters import FilterLayout
+from weightscope.summaries.summary import (
     summarize,
     summarize_numbers,
     summarize_with,
     unreadable,
     warning_about,
 )
-from weightscope.statistics.tensor_summary import TensorSummary
-from weightscope.statistics.threads import Run, number_of_threads, run_all
+from weightscope.summaries.tensor_summary import TensorSummary
+from weightscope.summaries.threads import Run, number_of_threads, run_all
 
 
 def scan(
@@ -99,7 +97,7 @@ def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> M
 
 def _summarize(run: Run, stored: Stored, fast: bool) -> TensorSummary:
     if stored.elements < stored.span:  # it has gaps
-        return summarize_with(run, SummaryRequest(stored.tensor()), fast=fast)
+        return summarize_with(run, stored.tensor(), fast=fast)
     assert stored.dtype is not None
     numbers = Numbers(stored.dtype, stored.elements, stored.numbers)
     return summarize_numbers(run, numbers, FilterLayout.of((), None), fast=fast)
@@ -122,17 +120,8 @@ def _record(
         kind="tensor",
         dtype=str(stored.dtype).removeprefix("torch."),
         shape=stored.shape,
-        fan_in=0,
-        fan_out=0,
         count=summary.count,
-        is_kernel=False,
-        requires_grad=None,
         shared_with=shared_with,
         summary=summary,
-        null=None,
-        comparison=None,
-        near_zero_relative=nan,
-        spectrum=None,
-        folded_std=None,
         warning=warning_about(summary, is_kernel=False),
     )

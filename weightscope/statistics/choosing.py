@@ -24,7 +24,7 @@ import numpy as np
 
 from weightscope.statistics.distances import as_drawn, critical_ks, ks_distance
 from weightscope.statistics.rules import Null, Source
-from weightscope.statistics.tensor_summary import Floats, TensorSummary
+from weightscope.summaries.tensor_summary import Floats, TensorSummary
 
 LEFT = 0.5
 """Weights are explained together when more than this share of them follows no rule any more."""

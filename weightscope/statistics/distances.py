@@ -10,7 +10,7 @@ import numpy as np
 
 from weightscope.statistics.movement import Movement
 from weightscope.statistics.rules import Null
-from weightscope.statistics.tensor_summary import EmpiricalCDF, TensorSummary
+from weightscope.summaries.tensor_summary import EmpiricalCDF, TensorSummary
 
 # P(sqrt(n) KS > 2.2253) = 0.0001 under the null (Kolmogorov's limit distribution); a network has a
 # hundred kernels, and none of them shall be called changed by chance

@@ -19,15 +19,14 @@ from weightscope.statistics.fresh import find_fresh
 from weightscope.statistics.movement import Movement, measure_movement
 from weightscope.statistics.records import ModelStatistics, ParameterStatistics, Spectrum
 from weightscope.statistics.rules import Null, given_null
-from weightscope.statistics.summary import (
+from weightscope.statistics.tensors import ParameterPlace, find_parameters
+from weightscope.summaries.summary import (
     THRESHOLDS,
-    SummaryRequest,
     summarize_with,
     warning_about,
 )
-from weightscope.statistics.tensor_summary import TensorSummary
-from weightscope.statistics.tensors import ParameterPlace, find_parameters
-from weightscope.statistics.threads import Run, run_all
+from weightscope.summaries.tensor_summary import TensorSummary
+from weightscope.summaries.threads import Run, run_all
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1
@@ -100,8 +99,7 @@ def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run:
     spreads = {null.std for null in place.candidates}
     if start is not None:
         # the start in the same way as the weights, so that what did not change has no distance
-        request = SummaryRequest(start, filter_axis=place.filter_axis)
-        before = summarize_with(run, request, fast=fast)
+        before = summarize_with(run, start, filter_axis=place.filter_axis, fast=fast)
         if not before.finite:
             raise InputError(
                 f"initial= holds no finite number in {place.name!r}; give the state dict this "
@@ -111,8 +109,8 @@ def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run:
         movement = measure_movement(place.tensor, start)
     relative = [RELATIVE_THRESHOLD * std for std in sorted(spreads)]
     thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
-    request = SummaryRequest(place.tensor, thresholds, place.filter_axis)
-    return _Figures(summarize_with(run, request, fast=fast), before, movement)
+    summary = summarize_with(run, place.tensor, thresholds, place.filter_axis, fast=fast)
+    return _Figures(summary, before, movement)
 
 
 def _initial_tensors(

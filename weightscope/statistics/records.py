@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 
 from weightscope.showing import as_table, one_line
 from weightscope.statistics.distances import NullComparison
 from weightscope.statistics.rules import Null
-from weightscope.statistics.tensor_summary import TensorSummary
+from weightscope.summaries.tensor_summary import TensorSummary
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,19 @@ class ParameterStatistics:
     kind: str
     dtype: str
     shape: tuple[int, ...]
-    fan_in: int
-    fan_out: int
     count: int
-    is_kernel: bool
-    requires_grad: bool | None
-    shared_with: tuple[str, ...]
     summary: TensorSummary
-    null: Null | None
-    comparison: NullComparison | None
-    near_zero_relative: float
-    spectrum: Spectrum | None
-    folded_std: float | None
     warning: str
+    shared_with: tuple[str, ...] = ()
+    fan_in: int = 0
+    fan_out: int = 0
+    is_kernel: bool = False
+    requires_grad: bool | None = None
+    null: Null | None = None
+    comparison: NullComparison | None = None
+    near_zero_relative: float = nan
+    spectrum: Spectrum | None = None
+    folded_std: float | None = None
 
 
 @dataclass(frozen=True)

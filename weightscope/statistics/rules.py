@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from weightscope.statistics.tensor_summary import EmpiricalCDF, Floats, TensorSummary
+from weightscope.summaries.tensor_summary import EmpiricalCDF, Floats, TensorSummary
 
 Family = Literal["normal", "uniform", "truncated normal", "constant", "empirical"]
 Source = Literal["given", "matched", "inferred", "assumed"]

@@ -19,7 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from weightscope.adapters import modules
 from weightscope.statistics.records import SkippedParameter
 from weightscope.statistics.rules import KernelShape, Null, constant_null
-from weightscope.statistics.summary import unreadable
+from weightscope.summaries.summary import unreadable
 
 _NORMS = (
     modules.Norm,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from weightscope.errors import InputError
-from weightscope.statistics import counting, summarize, threads
-from weightscope.statistics import summary as room
+from weightscope.summaries import counting, summarize, threads
+from weightscope.summaries import summary as room
 
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 

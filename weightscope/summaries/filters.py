@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import torch
 
-from weightscope.statistics.tensor_summary import Floats
+from weightscope.summaries.tensor_summary import Floats
 
 # elements that are copied to float64 at a time
 _BLOCK = 1 << 18

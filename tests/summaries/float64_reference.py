@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weightscope.statistics import TensorSummary, counting, summarize
-from weightscope.statistics.order import PROBABILITIES
+from weightscope.summaries import TensorSummary, counting, summarize
+from weightscope.summaries.order import PROBABILITIES
 
 WAYS = ["compiled", "sorted"]
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightscope.errors import InputError
-from weightscope.statistics.tensor_summary import Counts, EmpiricalCDF, Floats
+from weightscope.summaries.tensor_summary import Counts, EmpiricalCDF, Floats
 
 Flags = NDArray[np.bool_]
 Keys = NDArray[np.int32]

@@ -28,8 +28,6 @@ in a file every thread holds one range in memory."""
 _WORTH = 4 * RANGE
 # from here on all threads share the ranges of one tensor; below, each has tensors of its own
 _HUGE = 16 * RANGE
-# elements and number of the small items that one task takes together
-_TOGETHER, _MOST = RANGE // 4, 32
 
 
 class Run(Protocol):
@@ -79,32 +77,14 @@ def run_all(
     huge = [i for i in largest_first if sizes[i] >= _HUGE and threads > 1]
     found: dict[int, Result] = {}
     with _workers(threads) as run, _bar(sum(sizes), progress) as advance:
-
-        def alone(some: Sequence[int]) -> list[Result]:
-            return [work(items[i], map) for i in some]
-
         for i in huge:
             found[i] = work(items[i], run)
             advance(sizes[i])
-        tasks = list(_tasks(largest_first[len(huge) :], sizes))
-        for some, results in zip(tasks, run(alone, tasks), strict=True):
-            found.update(zip(some, results, strict=True))
-            advance(sum(sizes[i] for i in some))
+        rest = largest_first[len(huge) :]
+        for i, result in zip(rest, run(lambda i: work(items[i], map), rest), strict=True):
+            found[i] = result
+            advance(sizes[i])
     return [found[i] for i in range(len(items))]
-
-
-def _tasks(places: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """The same places, small items together: there may be many thousands of them."""
-    some: list[int] = []
-    held = 0
-    for i in places:
-        if some and (held + sizes[i] > _TOGETHER or len(some) == _MOST):
-            yield some
-            some, held = [], 0
-        some.append(i)
-        held += sizes[i]
-    if some:
-        yield some
 
 
 @contextmanager

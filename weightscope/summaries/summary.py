@@ -8,7 +8,6 @@ is missing. What is asked is answered exactly in every way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from math import nan
 
@@ -17,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from weightscope.errors import InputError
-from weightscope.statistics import counting
-from weightscope.statistics.counting import Numbers
-from weightscope.statistics.filters import FilterLayout, measure_filters
-from weightscope.statistics.moments import Measured, merge, moments_of, scale_for, standardize
-from weightscope.statistics.order import (
+from weightscope.summaries import counting
+from weightscope.summaries.counting import Numbers
+from weightscope.summaries.filters import FilterLayout, measure_filters
+from weightscope.summaries.moments import Measured, merge, moments_of, scale_for, standardize
+from weightscope.summaries.order import (
     BINS,
     PROBABILITIES,
     Order,
@@ -32,8 +31,8 @@ from weightscope.statistics.order import (
     quantiles_of,
     read_bins,
 )
-from weightscope.statistics.tensor_summary import Floats, Histogram, TensorSummary
-from weightscope.statistics.threads import Run, run_all
+from weightscope.summaries.tensor_summary import Floats, Histogram, TensorSummary
+from weightscope.summaries.threads import Run, run_all
 
 THRESHOLDS = (1e-3, 1e-2)
 
@@ -50,15 +49,6 @@ _LISTED = {
     torch.float8_e8m0fnu: torch.uint8,
 }
 _READ_AS_THEY_ARE = {torch.float32, torch.float64, *_LISTED}
-
-
-@dataclass(frozen=True, eq=False)
-class SummaryRequest:
-    """A tensor to summarize; see ``summarize`` for the attributes."""
-
-    tensor: torch.Tensor
-    thresholds: Sequence[float] = THRESHOLDS
-    filter_axis: int | None = None
 
 
 def summarize(
@@ -98,30 +88,28 @@ def summarize(
         >>> summarize(torch.tensor([-1.0, 0.0, 3.0])).mean_abs
         1.3333333333333333
     """
-    request = SummaryRequest(tensor, thresholds, filter_axis)
     edges = read_bins(bins)
-    check(request)
+    check(tensor, thresholds, filter_axis)
 
-    def work(request: SummaryRequest, run: Run) -> TensorSummary:
-        return summarize_with(run, request, bins=edges, fast=fast)
+    def work(tensor: torch.Tensor, run: Run) -> TensorSummary:
+        return summarize_with(run, tensor, thresholds, filter_axis, bins=edges, fast=fast)
 
-    return run_all([request], lambda _: tensor.numel(), work, threads)[0]
+    return run_all([tensor], torch.Tensor.numel, work, threads)[0]
 
 
 def summarize_with(
-    run: Run, request: SummaryRequest, *, bins: int | Floats = BINS, fast: bool = False
+    run: Run,
+    tensor: torch.Tensor,
+    thresholds: Sequence[float] = THRESHOLDS,
+    filter_axis: int | None = None,
+    *,
+    bins: int | Floats = BINS,
+    fast: bool = False,
 ) -> TensorSummary:
-    """``summarize`` of one tensor, of which ``run`` runs the parts.
-
-    Args:
-        run: See ``threads.run_all``.
-        request: The tensor.
-        bins: Of the histogram, see ``order.read_bins``.
-        fast: See ``summarize``.
-    """
-    check(request)
-    flat, layout = _in_order_of_memory(request.tensor.detach(), request.filter_axis)
-    return summarize_numbers(run, Numbers.of(flat), layout, request.thresholds, bins, fast=fast)
+    """``summarize``, whose arguments these are, with parts that ``run`` runs (``run_all``)."""
+    check(tensor, thresholds, filter_axis)
+    flat, layout = _in_order_of_memory(tensor.detach(), filter_axis)
+    return summarize_numbers(run, Numbers.of(flat), layout, thresholds, bins, fast=fast)
 
 
 def summarize_numbers(
@@ -159,20 +147,19 @@ def summarize_numbers(
     )
 
 
-def check(request: SummaryRequest) -> None:
+def check(tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None) -> None:
     """Refuse what cannot be measured.
 
     Raises:
         InputError: Naming what is wrong.
     """
-    tensor, axis = request.tensor, request.filter_axis
     reason = unreadable(tensor)
     if reason:
         raise InputError(f"a tensor of shape {tuple(tensor.shape)} cannot be measured: {reason}")
     if axis is not None and not -tensor.dim() <= axis < tensor.dim():
         raise InputError(f"filter_axis={axis}: the tensor has {tensor.dim()} axes")
-    if not all(t >= 0 for t in request.thresholds):
-        raise InputError(f"thresholds={tuple(request.thresholds)}: each must be a number >= 0")
+    if not all(t >= 0 for t in thresholds):
+        raise InputError(f"thresholds={tuple(thresholds)}: each must be a number >= 0")
 
 
 def unreadable(tensor: torch.Tensor) -> str:

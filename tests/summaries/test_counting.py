@@ -7,7 +7,7 @@ import pytest
 import torch
 from float64_reference import WAYS, assert_same, measure
 
-from weightscope.statistics import summarize
+from weightscope.summaries import summarize
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from weightscope.statistics import summarize, threads
+from weightscope.summaries import summarize, threads
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from math import nan, sqrt
 
 import numpy as np
 
-from weightscope.statistics.tensor_summary import Counts, Floats
+from weightscope.summaries.tensor_summary import Counts, Floats
 
 COLUMNS = ("count", "base", "offset", "m2", "m3", "m4", "absolute")
 """``m2`` is the sum of (w - mean)^2, ``m3`` and ``m4`` of higher powers, ``absolute`` of |w|."""

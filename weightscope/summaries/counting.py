@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weightscope.statistics.filters import FilterLayout
-from weightscope.statistics.moments import COLUMNS, Measured, merge
-from weightscope.statistics.order import (
+from weightscope.summaries.filters import FilterLayout
+from weightscope.summaries.moments import COLUMNS, Measured, merge
+from weightscope.summaries.order import (
     Flags,
     Keys,
     Order,
@@ -34,8 +34,8 @@ from weightscope.statistics.order import (
     unanswered,
     values_of,
 )
-from weightscope.statistics.tensor_summary import Counts, Floats
-from weightscope.statistics.threads import Run, ranges
+from weightscope.summaries.tensor_summary import Counts, Floats
+from weightscope.summaries.threads import Run, ranges
 
 _CELLS = 1 << 16
 _ZERO_CELL = 1 << 15
@@ -72,7 +72,7 @@ def _try_kernels() -> Any:
     if not importlib.util.find_spec("numba"):
         return False
     try:
-        from weightscope.statistics import kernels
+        from weightscope.summaries import kernels
 
         _try(kernels)
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
