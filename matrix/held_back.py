@@ -1,8 +1,8 @@
 """Twenty networks held back: written down before the last work on the reader, read after it.
 
-Half of the figures that a matrix gives are those of networks that the reader was mended on. These
-were not: each was written down with its truth, from its library's source or its kind's paper, and
-none was read before the work was done. What came out stands in ``docs/matrix_reading.md`` as it was.
+Most figures of a matrix are those of networks that the reader was mended on. These were not: each
+was written down with its truth, from its library's source or its kind's paper, and none was read
+before that work was done. What came out stands in ``docs/matrix_reading.md`` as it was.
 """
 
 from __future__ import annotations
