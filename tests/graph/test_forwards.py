@@ -31,6 +31,7 @@ class Small(nn.Module):
         self.up = nn.Conv2d(12, 4, 3, padding=1)
         self.out = nn.Conv2d(4, 2, 1)
         self.register_buffer("two", torch.tensor([2.0]))
+        self.register_buffer("sizes", torch.tensor([[1, 1, 3, 3], [1, 1, 2, 2]]))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         top = F.relu(self.top(x))
@@ -72,6 +73,27 @@ def reads_a_buffer(model: Small, x: Tensor) -> Tensor:
     return model.decode(*model.encode(x), scale=float(model.two[0]))
 
 
+def reads_a_row(model: Small, x: Tensor) -> Tensor:
+    first, second = (float(s) for s in model.sizes[1, 2:])
+    total = int(model.sizes[1].sum() - 2)
+    return model.decode(*model.encode(x), scale=first if first == second else total)
+
+
+def reads_a_list(model: Small, x: Tensor) -> Tensor:
+    return model.decode(*model.encode(x), scale=float(model.sizes.tolist()[1][-1]))
+
+
+def samples(model: Small, x: Tensor) -> Tensor:
+    top, deep = model.encode(x)
+    spread = F.softplus(deep)
+    deep = torch.distributions.Normal(deep, spread).rsample()
+    gate = torch.distributions.Bernoulli(logits=top).mean
+    mask = model.decode(top * gate, deep)
+    return torch.distributions.Independent(
+        torch.distributions.Normal(mask, torch.exp(mask.clamp(max=1))), 1
+    ).rsample()
+
+
 def halved(model: Small, x: Tensor) -> Tensor:
     half = F.interpolate(x, scale_factor=0.5)
     return F.interpolate(model.decode(*model.encode(half)), scale_factor=2.0)
@@ -86,7 +108,17 @@ def ceiled(model: Small, x: Tensor) -> Tensor:
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
 @pytest.mark.parametrize(
     "around",
-    [under_autocast, frozen_encoder, checkpointed, reads_a_buffer, halved, ceiled],
+    [
+        under_autocast,
+        frozen_encoder,
+        checkpointed,
+        reads_a_buffer,
+        reads_a_row,
+        reads_a_list,
+        samples,
+        halved,
+        ceiled,
+    ],
     ids=lambda f: f.__name__,
 )
 def test_what_a_forward_does_around_its_layers_is_read(around: Callable[..., Tensor]) -> None:
@@ -98,7 +130,11 @@ def test_what_a_forward_does_around_its_layers_is_read(around: Callable[..., Ten
     graph = rebuild(structure)
     for size in (16, 20):
         x = torch.randn(3, 3, size, size)
-        torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+        made = []
+        for module in (model, graph):
+            torch.manual_seed(0)
+            made.append(module(x))
+        torch.testing.assert_close(made[1], made[0], rtol=0, atol=0)
     reached = []
     for module in (model, graph):
         model.zero_grad()
@@ -156,6 +192,28 @@ def test_reading_values_is_refused_with_the_line(kind: str, given: Tensor | None
 
 def test_the_remedy_for_reading_values_works() -> None:
     assert places(read_structure(Small(values("guarded")))) == PLACES
+
+
+def test_distributions_check_their_arguments_again_after_a_reading() -> None:
+    def unchecked() -> bool:
+        try:
+            torch.distributions.Normal(torch.zeros(1), -torch.ones(1))
+        except ValueError:
+            return False
+        return True
+
+    found: list[bool] = []
+
+    def watched(model: Small, x: Tensor) -> Tensor:
+        thread = threading.Thread(target=lambda: found.append(unchecked()))
+        thread.start()
+        thread.join()
+        return samples(model, x)
+
+    read_structure(Small(watched), IMAGE)
+    assert found
+    assert not any(found)  # in another thread, meanwhile
+    assert not unchecked()
 
 
 def test_compiled_parts_are_read_as_they_were_written() -> None:

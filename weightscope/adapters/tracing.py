@@ -12,6 +12,7 @@ import torch
 import torch.fx.config
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -156,7 +157,8 @@ def as_exported() -> AbstractContextManager[None]:
     return _TRIAL.on()
 
 
-_THREADS: set[int] = set()
+_TRACING: set[int] = set()
+"""Threads in which a forward runs without numbers."""
 
 
 @contextmanager
@@ -164,7 +166,7 @@ def _passing_checkpoints() -> Iterator[None]:
     original = CheckpointFunction.apply
 
     def apply(run: Any, preserve_rng_state: bool, *args: Any) -> Any:
-        if threading.get_ident() in _THREADS:
+        if threading.get_ident() in _TRACING:
             return run(*args)
         return original(run, preserve_rng_state, *args)  # type: ignore[no-untyped-call]
 
@@ -175,19 +177,45 @@ def _passing_checkpoints() -> Iterator[None]:
         del CheckpointFunction.apply
 
 
-_CHECKPOINTS = _Shared(_passing_checkpoints)
+class _Validates:
+    """The class attribute by which a distribution checks the values of its arguments."""
+
+    def __init__(self, otherwise: bool) -> None:
+        self.otherwise = otherwise
+
+    def __get__(self, distribution: object, kind: type | None = None) -> bool:
+        return threading.get_ident() not in _TRACING and self.otherwise
 
 
 @contextmanager
-def plain_checkpoints() -> Iterator[None]:
-    """Call checkpointed functions directly, in this thread: they run without autograd otherwise."""
+def _unvalidated() -> Iterator[None]:
+    setting = _Validates(Distribution._validate_args)
+    Distribution._validate_args = setting  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if vars(Distribution)["_validate_args"] is setting:  # not set anew meanwhile
+            Distribution._validate_args = setting.otherwise
+
+
+_CHECKPOINTS = _Shared(_passing_checkpoints)
+_VALIDATION = _Shared(_unvalidated)
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Let a forward run on tensors without numbers, in this thread.
+
+    Checkpointed functions are called directly, since they run without autograd otherwise;
+    distributions do not check the values of their arguments.
+    """
     mine = threading.get_ident()
-    with _CHECKPOINTS.on():
-        _THREADS.add(mine)
+    with _CHECKPOINTS.on(), _VALIDATION.on():
+        _TRACING.add(mine)
         try:
             yield
         finally:
-            _THREADS.discard(mine)
+            _TRACING.discard(mine)
 
 
 @contextmanager
@@ -229,6 +257,17 @@ def hold_constants(fake: nn.Module, constants: list[Tensor | None]) -> None:
     for stand_in, constant in zip([*fake.parameters(), *fake.buffers()], constants, strict=True):
         if isinstance(stand_in, FakeTensor) and constant is not None:
             stand_in.constant = constant
+            # of what is computed from constants the mode keeps single numbers only: no rows or items
+            vars(stand_in.fake_mode)["may_turn_const"] = _is_small
+
+
+def _is_small(result: Tensor) -> bool:
+    return (
+        result.numel() <= _LARGEST_CONSTANT
+        and result.layout is torch.strided
+        and result.device.type != "meta"
+        and not isinstance(result, FakeTensor)
+    )
 
 
 _POOLS = (torch.max_pool1d, nn.functional.max_pool1d)

@@ -34,9 +34,9 @@ from weightscope.adapters.tracing import (
     free_pools,
     hold_constants,
     lean,
-    plain_checkpoints,
     quiet,
     unsolved_constraints,
+    without_numbers,
 )
 from weightscope.calls import random_state
 from weightscope.errors import StructureError
@@ -196,7 +196,7 @@ class _Tracer:
 
     def run(self) -> Capture:
         with _EXPORTING, ExitStack() as hooks, random_state(), lean():
-            for context in (plain_checkpoints(), eagerly(), quiet(EXPORT_LOGGER)):
+            for context in (without_numbers(), eagerly(), quiet(EXPORT_LOGGER)):
                 hooks.enter_context(context)
             # the last is asked first: windows that are sizes, then those that are numbers
             for context in (free_pools(), FreeWindows()):

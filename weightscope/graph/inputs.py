@@ -21,8 +21,8 @@ from weightscope.adapters.tracing import (
     constants_of,
     eagerly,
     hold_constants,
-    plain_checkpoints,
     quiet,
+    without_numbers,
 )
 from weightscope.calls import random_state, say, shapes
 from weightscope.errors import ForwardError, InputError, WeightscopeError
@@ -337,7 +337,7 @@ class Trial:
         with ExitStack() as stack:
             # it logs a traceback for every size that does not fit
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
-            for context in (eagerly(), as_exported(), plain_checkpoints()):
+            for context in (eagerly(), as_exported(), without_numbers()):
                 stack.enter_context(context)
             stack.enter_context(random_state())
             hold_constants(self.model, [_clone(c) for c in self.constants])

@@ -37,8 +37,7 @@ def reads_values(error: BaseException, model: nn.Module) -> StructureError | Non
         f"the forward of {type(model).__name__} reads values of tensors{_where(error)}. weightscope"
         " runs it on tensors that have sizes but no values, so what is done with them cannot follow"
         " the input. Take that line out of the forward, or do it only"
-        " `if not torch.compiler.is_compiling():` (for a torch.distributions object pass"
-        " validate_args=False)."
+        " `if not torch.compiler.is_compiling():`."
     )
 
 
