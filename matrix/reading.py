@@ -1,7 +1,7 @@
-"""The command of `make reading`: read the networks that the matrix has not built yet.
+"""The command of `make reading`: read every network of the matrix, and build it without numbers.
 
-    python -m matrix.reading              all of them
-    python -m matrix.reading hand ENet    only those whose name contains one of the words
+    python -m matrix.reading              those that have no row yet
+    python -m matrix.reading hand ENet    those whose name contains one of the words, anew
     python -m matrix.reading --page       write the page from the rows that are kept
 
 Each is read, its graph is run beside it, and every legal depth is built without numbers. The rows
@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from matrix.kinds import KINDS
-from matrix.more import MORE
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import is_right, reading_page, refused_rightly
 from matrix.records import Row
@@ -38,10 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args(arguments)
     ROWS.mkdir(exist_ok=True)
-    names = [name for name in NETWORKS if name in KINDS or name in MORE]
+    names = list(NETWORKS)
     if not options.page:
         for name in names:
-            if any(word in name for word in options.words) or not options.words:
+            named = any(word in name for word in options.words)
+            if named or not (options.words or _row(name).exists()):
                 _read(name)
     kept = [json.loads(path.read_text()) for path in sorted(ROWS.glob("*.json"))]
     rows = {values["name"]: Row.from_json(values) for values in kept}
@@ -65,8 +64,7 @@ def _read(name: str) -> None:
     except Exception as error:  # noqa: BLE001 - what should not happen is a result
         row = Row(name, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     row = replace(row, commit=_commit())
-    plain = "".join(letter if letter.isalnum() else "-" for letter in name)
-    with written_atomically(ROWS / f"{plain}.json") as temporary:
+    with written_atomically(_row(name)) as temporary:
         temporary.write_text(json.dumps(row.to_json(), indent=1) + "\n")
     right = is_right(row) or refused_rightly(row, TRUTHS[name])
     wrong = [*row.disagreements, *row.graph_failures, *(f for d in row.depths for f in d.failures)]
@@ -76,6 +74,11 @@ def _read(name: str) -> None:
         sep="\n   ",
         flush=True,
     )
+
+
+def _row(name: str) -> Path:
+    plain = "".join(letter if letter.isalnum() else "-" for letter in name)
+    return ROWS / f"{plain}.json"
 
 
 def _commit() -> str:

@@ -27,7 +27,15 @@ MAY_IMPORT = {
     "cost": {"errors", "calls", "graph"},
     "receptive_field": {"errors", "calls", "graph", "cost"},
     "probing": {"errors", "calls", "batches", "graph"},
-    "utilization": {"errors", "calls", "batches", "graph", "statistics", "probing"},
+    "utilization": {
+        "errors",
+        "calls",
+        "batches",
+        "wrappers",
+        "graph",
+        "statistics",
+        "probing",
+    },
     "watching": {"errors", "files", "statistics", "utilization", "wrappers"},
     "truncation": {
         "errors",

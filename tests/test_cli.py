@@ -24,6 +24,14 @@ from mpseg_models import create_model
 def small():
     return create_model("half_unet", width=4, seed=0)
 
+class ChannelsLast(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inside = small()
+
+    def forward(self, x):
+        return self.inside(x.movedim(-1, 1)).movedim(1, -1)
+
 def broken():
     raise RuntimeError("no such backbone")
 
@@ -322,3 +330,16 @@ def test_a_shape_without_a_batch_is_explained(capsys):
     with pytest.raises(SystemExit):
         main(["analyze", "mynetworks:small", "--input", "64x64"])
     assert "images x channels x sizes" in capsys.readouterr().err
+
+
+def test_a_layout_reaches_reading_and_images(folder, capsys):
+    np.save(folder / "one.npy", np.random.default_rng(0).random((3, 32, 32), np.float32))
+    network, layout = "mynetworks:ChannelsLast", ("--layout", "NHWC")
+    assert main(["analyze", network, "--images", ".", *layout]) == 0
+    assert "1 x 256 x 256 x 3" in " ".join(capsys.readouterr().out.split())
+    assert main(["field", network, *layout]) == 0
+    assert main(["cut", network, "--keep", "1", "--out", "cut.safetensors", *layout]) == 0
+    module = ws.load(folder / "cut.safetensors", sys.modules["mynetworks"].ChannelsLast).module
+    assert module(torch.rand(1, 32, 32, 3)).shape == (1, 32, 32, 1)
+    said = failure(capsys, "analyze", network, "--layout", "rows")
+    assert "layout='rows' is not understood" in said

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from tests.networks import UNet
+from weightscope import ablate, analyze, load, save
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.wrappers import unwrap
@@ -84,3 +87,26 @@ def test_a_wrapped_network_is_read_under_its_own_names() -> None:
     assert structure.model is model
     assert "out" in structure.stage_of
     assert structure.notes == ("read inside DataParallel; names are those of the inside",)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, ModelEmaV3, Task])
+def test_a_wrapped_network_is_ablated_as_its_inside(wrap: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = UNet((4, 6))
+    images = torch.rand(4, 3, 16, 16)
+    batches = [(images, images[:, :2])]
+    found = [ablate(m, batches, "mse", progress=False) for m in (model, wrap(model))]
+    assert found[0].equals(found[1])
+
+
+def test_a_variant_of_a_wrapped_network_is_saved_and_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = UNet((4, 6))
+    variant = analyze(AveragedModel(model), response=False).proposals[0].build()
+    image = torch.rand(1, 3, 16, 16)
+    wanted = variant.module.eval()(image)
+    trained = replace(variant, module=nn.DataParallel(variant.module))
+    for saved, name in ((variant, "plain"), (trained, "wrapped")):
+        path = save(saved, tmp_path / f"{name}.safetensors")
+        loaded = load(path, lambda: nn.DataParallel(UNet((4, 6))))
+        assert torch.equal(loaded.module.eval()(image), wanted)

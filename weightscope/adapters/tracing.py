@@ -257,7 +257,7 @@ def hold_constants(fake: nn.Module, constants: list[Tensor | None]) -> None:
     for stand_in, constant in zip([*fake.parameters(), *fake.buffers()], constants, strict=True):
         if isinstance(stand_in, FakeTensor) and constant is not None:
             stand_in.constant = constant
-            # of what is computed from constants the mode keeps single numbers only: no rows or items
+            # of what is computed from constants the mode by itself keeps single numbers only
             vars(stand_in.fake_mode)["may_turn_const"] = _is_small
 
 

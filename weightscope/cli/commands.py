@@ -82,7 +82,8 @@ def _analyze(options: argparse.Namespace) -> None:
         model,
         example_inputs=example_of(options),
         initial=state_of(model, options.initial) if options.initial else None,
-        images=images_in(options.images) if options.images else None,
+        images=images_in(options.images, options.layout) if options.images else None,
+        layout=options.layout,
         progress=sys.stderr.isatty(),
     )
     print(analysis)
@@ -118,7 +119,9 @@ def _cut(options: argparse.Namespace) -> None:
 
     check_target(options.out)
     model = built_model(options)
-    analysis = analyze(model, example_inputs=example_of(options), response=False)
+    analysis = analyze(
+        model, example_inputs=example_of(options), layout=options.layout, response=False
+    )
     found = {p.keep_levels: p for p in analysis.proposals}
     if options.keep not in found:
         raise InputError(
@@ -154,7 +157,7 @@ def _field(options: argparse.Namespace) -> None:
     from weightscope.printing import aligned_columns, printable
     from weightscope.receptive_field import network_receptive_field, receptive_fields
 
-    structure = read_structure(built_model(options), example_of(options))
+    structure = read_structure(built_model(options), example_of(options), layout=options.layout)
     fields = receptive_fields(structure)
     print(
         printable(

@@ -43,6 +43,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="shape of the input tensor, batch first, such as 1x3x512x512 (default: found by "
         "trying)",
     )
+    parser.add_argument(
+        "--layout",
+        metavar="AXES",
+        help="axes of the image input, one letter each, such as NHWC, NHW or NTCHW (default: "
+        "batch, channels, sizes, or what the first convolution shows)",
+    )
 
 
 def shape(text: str) -> tuple[int, ...]:
@@ -174,8 +180,12 @@ def state_of(model: nn.Module, path: str) -> dict[str, Tensor]:
     return dict(fit_weights(model, read_weights(path)))
 
 
-def images_in(folder: str) -> Iterator[Tensor]:
+def images_in(folder: str, layout: str | None = None) -> Iterator[Tensor]:
     """The images of a folder as batches of one: pictures in 0..1, arrays (.npy) as they are.
+
+    Args:
+        folder: Where they lie.
+        layout: What the network takes; images are (channels, rows, columns) and brought to it.
 
     Raises:
         InputError: There is no image, or one cannot be read.
@@ -184,6 +194,9 @@ def images_in(folder: str) -> Iterator[Tensor]:
     import numpy as np
     import torch
 
+    from weightscope.graph.layouts import arranged, parse_layout
+
+    axes = parse_layout(layout) if layout else ""
     place = Path(folder)
     paths = sorted(p for p in place.glob("*") if p.suffix.lower() in (*PICTURES, ".npy"))
     if not paths:
@@ -197,7 +210,7 @@ def images_in(folder: str) -> Iterator[Tensor]:
             raise
         except Exception as error:  # whatever a damaged image makes its reader raise
             raise InputError(f"{path} cannot be read as an image: {error}") from error
-        yield torch.as_tensor(array)[None]
+        yield arranged(torch.as_tensor(array)[None], axes)
 
 
 def _picture(path: Path) -> Any:

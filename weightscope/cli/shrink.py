@@ -65,7 +65,8 @@ def _shrink(options: argparse.Namespace) -> None:
     found = shrink(
         built_model(options),
         example_inputs=example_of(options),
-        images=None if options.images is None else _images(options.images),
+        layout=options.layout,
+        images=None if options.images is None else _images(options.images, options.layout),
         batches=None if options.batches is None else _called(options.batches),
         metric=options.metric,
         tolerance=options.tolerance,
@@ -91,9 +92,9 @@ def _shrink(options: argparse.Namespace) -> None:
         save(found.chosen.variant, options.out)
 
 
-def _images(name: str) -> Any:
+def _images(name: str, layout: str | None) -> Any:
     """Images of a folder, or what a loader gives."""
-    return images_in(name) if ":" not in name or os.path.isdir(name) else _called(name)
+    return images_in(name, layout) if ":" not in name or os.path.isdir(name) else _called(name)
 
 
 def _called(name: str) -> Any:

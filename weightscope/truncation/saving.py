@@ -37,7 +37,8 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     Nothing is pickled. The file is written completely or not at all.
 
     Args:
-        variant: From ``Proposal.build``; its module may have been trained since.
+        variant: From ``Proposal.build``; its module may have been trained since, and wrapped
+            (``dataclasses.replace(variant, module=...)``).
         path: Where to write.
 
     Returns:
@@ -57,7 +58,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
-    for name, value in variant.module.state_dict().items():
+    for name, value in unwrap(variant.module).model.state_dict().items():
         if not isinstance(value, Tensor):
             raise RecipeError(f"{name!r} in the state of the network is no tensor; remove it")
         identity = (value.data_ptr(), tuple(value.shape), value.stride())

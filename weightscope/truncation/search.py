@@ -24,6 +24,7 @@ from weightscope.truncation.recovery import BATCH, Recovery
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
 from weightscope.utilization.judging import Judge, judge_by
+from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,6 +196,7 @@ def shrink(
     max_latency: float | None = None,
     max_bytes: float | None = None,
     example_inputs: Any = None,
+    layout: str | None = None,
     steps: int = 200,
     repeats: int = 10,
     seed: int = 0,
@@ -221,6 +223,7 @@ def shrink(
         max_latency: Longest median time of a forward on the example input, in seconds.
         max_bytes: Largest size of parameters and buffers.
         example_inputs: What to read the network with; by default the first image.
+        layout: What the axes of the images are, as for ``analyze``.
         steps: Of each recovery.
         repeats: Timed forwards of each network.
         seed: Of everything random.
@@ -242,6 +245,7 @@ def shrink(
         >>> list(found.frame.columns[:3])
         ['keep_levels', 'parameters', 'macs']
     """
+    model = unwrap(model).model
     budgets = (max_macs, max_parameters, max_latency, max_bytes)
     limits = _limits(tolerance, *budgets)
     if (batches is None) != (metric is None):
@@ -250,7 +254,7 @@ def shrink(
     kept = _images(images, pairs)
     if example_inputs is None:
         example_inputs = _example(kept, pairs, model)
-    structure = read_structure(model, example_inputs)
+    structure = read_structure(model, example_inputs, layout=layout)
     costs = count_costs(model, structure.inputs)
     proposals = propose(structure, assess(structure, measure_model(model)), costs)
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))

@@ -26,6 +26,7 @@ from weightscope.graph.running import (
 from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.utilization.judging import Metric, judge_by
 from weightscope.utilization.metrics import FloatArray, resampled
+from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -319,6 +320,7 @@ def ablate(
     keys: Keys | None = None,
     fill: Fill = "mean",
     example_inputs: Any = None,
+    layout: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
@@ -343,6 +345,7 @@ def ablate(
             ``("image", "mask")``.
         fill: ``"mean"``, ``"zero"`` or ``"shuffle"``.
         example_inputs: What to read the network with; by default the first image of the batches.
+        layout: What the axes of the images are, as for ``analyze``.
         resamples: Bootstrap resamples.
         seed: Of bootstrap and shuffling.
         progress: Show a bar.
@@ -367,10 +370,11 @@ def ablate(
     """
     from weightscope.graph import read_structure
 
+    model = unwrap(model).model
     pairs = read_batches(batches, model, keys)
     if example_inputs is None:
         example_inputs = to_device(first_image(pairs), model)
-    structure = read_structure(model, example_inputs)
+    structure = read_structure(model, example_inputs, layout=layout)
     result = ablate_levels(
         structure,
         pairs,

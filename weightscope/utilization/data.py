@@ -206,15 +206,13 @@ def measure_importance(
     Raises:
         InputError: The loss is no finite scalar tensor that depends on the weights.
     """
-    model, prefix = unwrapped(structure.model)
+    model = structure.model
     watched = {
         name: parameter.detach().requires_grad_()
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
     }
-    stage_of = {
-        name: structure.stage_of.get((prefix + name).rpartition(".")[0]) for name in watched
-    }
+    stage_of = {name: structure.stage_of.get(name.rpartition(".")[0]) for name in watched}
     rows: list[dict[str, float]] = []
     kept = unchanged(loss) if isinstance(loss, nn.Module) else nullcontext()
     with undisturbed(model), kept, torch.enable_grad():
@@ -238,13 +236,6 @@ def measure_importance(
         stage.name: Importance(*_mean_and_margin([row[stage.name] for row in rows]))
         for stage in structure.stages
     }
-
-
-def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
-    """The module that a parallel wrapper calls, and what its names begin with in the wrapper."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return model.module, "module."
-    return model, ""
 
 
 def _loss_of(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any, index: int) -> Tensor:
