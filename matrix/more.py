@@ -387,9 +387,10 @@ def _torchvision(architecture: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from torchvision import models
 
-        found = getattr(models, architecture, None) or getattr(models.segmentation, architecture)
-        factory: Callable[..., nn.Module] = found
-        return factory(weights=None, num_classes=2)
+        if hasattr(models, architecture):
+            return getattr(models, architecture)(weights=None, num_classes=2)
+        factory: Callable[..., nn.Module] = getattr(models.segmentation, architecture)
+        return factory(weights=None, weights_backbone=None, num_classes=2)
 
     return build
 

@@ -341,5 +341,6 @@ def test_a_layout_reaches_reading_and_images(folder, capsys):
     assert main(["cut", network, "--keep", "1", "--out", "cut.safetensors", *layout]) == 0
     module = ws.load(folder / "cut.safetensors", sys.modules["mynetworks"].ChannelsLast).module
     assert module(torch.rand(1, 32, 32, 3)).shape == (1, 32, 32, 1)
+    capsys.readouterr()
     said = failure(capsys, "analyze", network, "--layout", "rows")
     assert "layout='rows' is not understood" in said
