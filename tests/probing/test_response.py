@@ -13,14 +13,17 @@ import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
 from weightscope.probing.inputs import read_images, synthetic_inputs
-from weightscope.probing.response import change_by_cut, measure_response
+from weightscope.probing.response import certainty, change_by_cut, measure_response
 from weightscope.probing.stimuli import dead_leaves
 
 
 class Mixed(nn.Module):
-    """Adds to the input ``share`` times what comes back from half resolution."""
+    """Adds to the input ``share`` times what comes back from half resolution.
 
-    def __init__(self, share: float, channels: int = 1) -> None:
+    With a negative ``gain`` its outputs are logits of what is dark, not the input restored.
+    """
+
+    def __init__(self, share: float, channels: int = 1, gain: float = -4.0) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 1, bias=False)
         self.below = nn.Conv2d(channels, channels, 1, bias=False)
@@ -28,6 +31,7 @@ class Mixed(nn.Module):
         with torch.no_grad():
             for layer in (self.first, self.below, self.last):
                 layer.weight.copy_(torch.eye(channels)[..., None, None])
+            self.last.weight.mul_(gain)
         self.share = share
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -56,14 +60,89 @@ def test_figures_are_those_computed_by_hand():
     model, images = Mixed(0.5), torch.randn(5, 1, 16, 16)
     structure = structure_of(model)
     (record,) = measure_response(structure, [[images[:2], images[2:]]], "images").cuts
-    whole = model(images)
-    back = F.avg_pool2d(images, 2)
-    cut = 0.5 * images + 0.5 * back.mean()
-    correlation = np.corrcoef(whole.detach().flatten(), cut.flatten())[0, 1]
+    whole = model(images).detach()
+    cut = -4 * (0.5 * images + 0.5 * F.avg_pool2d(images, 2).mean())
     assert record.flips == pytest.approx(float(((whole > 0) != (cut > 0)).float().mean()))
-    assert record.change == pytest.approx(1 - correlation, rel=1e-5)
+    assert record.change == pytest.approx(by_hand(whole, cut, images), rel=1e-5)
     kappa = cohen_kappa_score((whole > 0).flatten(), (cut > 0).flatten())
     assert record.value == pytest.approx(1 - kappa)
+
+
+def by_hand(whole, cut, images):
+    """The root of 1 - Lin's concordance of what both add to the line of the input."""
+    w, c, x = (t.double().flatten().numpy() for t in (whole, cut, images))
+    slope, offset = np.polyfit(x, w, 1)
+    w, c = w - slope * x - offset, c - slope * x - offset
+    concordance = (
+        2 * np.cov(w, c, bias=True)[0, 1] / (w.var() + c.var() + (w.mean() - c.mean()) ** 2)
+    )
+    return (1 - concordance) ** 0.5
+
+
+@pytest.mark.parametrize("gain", [1.0, 200.0])
+def test_what_restores_its_input_is_measured_by_its_numbers(gain):
+    torch.manual_seed(0)
+    model, images = Mixed(0.2, gain=gain), torch.randn(5, 1, 16, 16)
+    (record,) = measure_response(structure_of(model), [[images]], "images").cuts
+    cut = gain * (0.8 * images + 0.2 * F.avg_pool2d(images, 2).mean())
+    assert math.isnan(record.flips)
+    assert record.value == record.change
+    assert record.value == pytest.approx(by_hand(model(images).detach(), cut, images), rel=1e-4)
+
+
+def test_numbers_near_zero_are_no_decisions():
+    torch.manual_seed(0)
+    images = torch.randn(5, 1, 16, 16)
+    values = [
+        measure_response(structure_of(Mixed(0.5, gain=gain)), [[images]], "images").cuts[0]
+        for gain in (-0.1, -0.2, -4.0)
+    ]
+    assert [math.isnan(v.flips) for v in values] == [True, True, False]
+    assert values[0].value == pytest.approx(values[1].value, rel=1e-4)
+
+
+def test_probabilities_respond_as_their_logits_do():
+    class Probable(Mixed):
+        def forward(self, x):
+            return super().forward(x).sigmoid()
+
+    torch.manual_seed(0)
+    images = torch.randn(5, 1, 16, 16)
+    found = [
+        measure_response(structure_of(kind(0.5)), [[images]], "images").cuts[0]
+        for kind in (Mixed, Probable)
+    ]
+    assert found[0].flips == found[1].flips > 0.0
+    assert found[0].value == pytest.approx(found[1].value)
+
+
+def test_probabilities_of_several_classes_respond_as_their_logits_do():
+    class Probable(Mixed):
+        def __init__(self, share):
+            super().__init__(share, channels=3)
+
+        def forward(self, x):
+            return super().forward(x).softmax(1)
+
+    torch.manual_seed(0)
+    images = torch.randn(5, 3, 16, 16)
+    models = Mixed(0.5, channels=3), Probable(0.5)
+    found = [measure_response(structure_of(m, 3), [[images]], "images").cuts[0] for m in models]
+    assert found[0].flips == found[1].flips > 0.0
+
+
+def test_certainty_is_none_at_equal_odds_and_whole_where_nothing_else_is_possible():
+    logits = torch.tensor([[[-50.0, 50.0]], [[-1e-6, 1e-6]]])
+    assert certainty(logits).tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
+    several = torch.zeros(1, 4, 8)
+    several[:, 0] = -1e-9
+    assert certainty(several).tolist() == pytest.approx([0.0], abs=1e-5)
+    several[:, 2] = 60.0
+    assert certainty(several).tolist() == pytest.approx([1.0])
+    odds = torch.tensor([[[0.9], [0.1]]])
+    assert certainty(odds).tolist() == pytest.approx([0.8])
+    assert certainty(odds.log()).tolist() == pytest.approx([0.8])
+    assert certainty(torch.full((2, 3, 5), 70.0)).tolist() == [0.0, 0.0]  # an image in 0..255
 
 
 def test_several_channels_flip_where_the_largest_one_changes():
@@ -71,7 +150,7 @@ def test_several_channels_flip_where_the_largest_one_changes():
     model, images = Mixed(0.5, channels=3), torch.randn(4, 3, 16, 16)
     (record,) = measure_response(structure_of(model, 3), [[images]], "images").cuts
     back = F.avg_pool2d(images, 2).mean((0, 2, 3), keepdim=True)
-    cut = 0.5 * images + 0.5 * back
+    cut = -4 * (0.5 * images + 0.5 * back)
     flips = (model(images).argmax(1) != cut.argmax(1)).float().mean()
     assert record.flips == pytest.approx(float(flips))
     kappa = cohen_kappa_score(model(images).argmax(1).flatten(), cut.argmax(1).flatten())
@@ -164,9 +243,8 @@ def test_analyze_takes_images_and_can_leave_the_response_out():
     assert {"response", "images"} <= set(found.scores["grade"])
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_where_decisions_never_change_the_change_speaks_alone(value):
-    images = value * 10 + torch.rand(4, 1, 16, 16)  # all positive, or at least not negative
+def test_where_decisions_are_all_alike_the_numbers_speak():
+    images = 10 + torch.rand(4, 1, 16, 16)
     (record,) = measure_response(structure_of(Mixed(0.5)), [[images]], "images").cuts
     assert math.isnan(record.flips)
     assert record.value == pytest.approx(record.change)

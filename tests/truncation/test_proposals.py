@@ -33,7 +33,7 @@ def test_the_largest_set_of_unused_levels_comes_first(structures):
     assert list(found) == [2, 3, 1]
     assert found[2].evidence == (
         "supported: all 2 removed stages are judged unused (evidence: response)"
-        "; the output changes by 10.0% without recovery"
+        "; the output responds with 0.1 (1: nothing of it is left) without recovery"
     )
     assert found[1].evidence.startswith("spoken against:")
     assert "encoder 1 used" in found[1].evidence
@@ -50,7 +50,7 @@ def test_the_deepest_cut_that_more_speaks_for_than_against_comes_next(structures
         ),
     )
     assert list(found)[:2] == [2, 3]
-    assert found[3].evidence.startswith("not decided: bottleneck undecided; the output changes")
+    assert found[3].evidence.startswith("not decided: bottleneck undecided; the output responds")
 
 
 def test_other_depths_are_ordered_by_expected_loss_over_what_they_save(structures):

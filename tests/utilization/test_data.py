@@ -1,5 +1,7 @@
 """Importance and activations on a network small enough to work out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.utilization import AblationResult, DataEvidence, LevelAblation, gather_data
-from weightscope.utilization.data import measure_importance
+from weightscope.utilization.data import Importance, measure_importance
 
 
 class Small(nn.Module):
@@ -113,11 +115,12 @@ def test_skill_by_loss_needs_the_right_targets(structure):
 def test_a_loss_alone_is_ablated_and_a_metric_comes_first(structure):
     by_loss = gather_data(structure, pairs(), loss=loss).ablation
     by_metric = gather_data(structure, pairs(), loss=loss, metric="f1").ablation
-    assert (by_loss.metric, by_metric.metric) == ("loss", "f1")
-    expected = sum(
-        loss(structure.model(x[i : i + 1]), y[i : i + 1]).item() for x, y in pairs() for i in (0, 1)
-    )
-    assert by_loss.quality == pytest.approx(expected / 10, rel=1e-5)
+    assert (by_loss.metric, by_metric.metric) == ("loss, recalibrated", "f1")
+    regression = [(x, 3 * x) for x, _ in pairs()]
+    by_loss = gather_data(structure, regression, loss=F.mse_loss).ablation
+    expected = np.mean([F.mse_loss(structure.model(x), y).item() for x, y in regression])
+    assert by_loss.metric == "mse_loss"
+    assert by_loss.quality == pytest.approx(expected, rel=1e-5)
 
 
 def test_ablation_decides_where_there_is_a_cut(structure):
@@ -170,6 +173,41 @@ def test_few_images_decide_nothing():
         assert (score.verdict, score.low, score.high) == ("undecided", 0.0, 1.0)
         assert score.why == "9 images decide nothing, 10 or more are needed"
     assert made({1: 0.5, 2: 0.0}, images=10).score("2").verdict == "unused"
+
+
+def test_a_skill_that_is_not_sure_decides_nothing_and_denies_nothing():
+    evidence = made({1: 0.5, 2: 0.0})
+    unsure = replace(evidence.ablation, skill_low=-0.01)
+    assert (unsure.undecided, unsure.skilled) == (True, False)
+    importances = {str(i): Importance(1.0, 0.0) for i in range(4)}
+    evidence = replace(evidence, ablation=unsure, skilled=None, importances=importances)
+    for name in "012":
+        score = evidence.score(name)
+        assert score.verdict == "undecided"
+        assert score.why == (
+            "the network is better than the best trivial answer (f1 1 against 0), but 50 images "
+            "are too few to be sure of it"
+        )
+
+
+@pytest.mark.parametrize(("skill", "how"), [(0.03, "hardly better"), (-0.1, "no better")])
+def test_a_skill_that_is_not_there_is_compared_with_the_best_trivial_answer(skill, how):
+    ablation = made({1: 0.0}, skill=skill).ablation
+    assert (ablation.undecided, ablation.skilled, ablation.doubt) == (False, False, "")
+    assert ablation.comparison == (
+        f"{how} than the best trivial answer (f1 1 against {1 - skill:.3g})"
+    )
+
+
+def test_a_recalibrated_loss_calls_used_what_a_metric_would_not_forgive():
+    def verdict(drop, recalibrated):
+        evidence = made({1: 0.5, 2: drop})
+        ablation = replace(evidence.ablation, recalibrated=recalibrated)
+        return replace(evidence, ablation=ablation).score("2").verdict
+
+    assert [verdict(0.08, r) for r in (False, True)] == ["used", "undecided"]
+    assert [verdict(0.12, r) for r in (False, True)] == ["used", "used"]
+    assert [verdict(0.01, r) for r in (False, True)] == ["unused", "unused"]
 
 
 def test_one_batch_leaves_importance_undecided(structure):

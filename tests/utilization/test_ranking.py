@@ -1,6 +1,7 @@
 """The verdict on stages and networks: what is recognised, what stays undecided, who disagrees."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,14 @@ from torch import nn
 from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
 from weightscope.statistics.records import ModelStatistics
-from weightscope.utilization import DataEvidence, Displacement, Importance, Score, assess
+from weightscope.utilization import (
+    AblationResult,
+    DataEvidence,
+    Displacement,
+    Importance,
+    Score,
+    assess,
+)
 from weightscope.utilization.ranking import join_grades
 
 
@@ -93,6 +101,65 @@ def test_what_shows_no_training_is_not_called_untrained():
     assert {v.verdict for v in found.verdicts} == {"undecided"}
     assert "untrained" not in found.conclusion
     assert "initial=" in found.conclusion
+
+
+def judged(quality, chance, low, images=40, **importances):
+    """Data of a network with a metric, beside the skill that is sure."""
+    ablation = AblationResult((), quality, chance, low, images, "f1")
+    skilled = None if ablation.undecided else ablation.skilled
+    return replace(data(skilled=skilled, **importances), ablation=ablation)
+
+
+def test_random_features_with_some_skill_are_untrained_all_the_same():
+    model = Normed()
+    evidence = judged(0.46, 0.32, 0.1, **{str(i): 1.0 for i in range(6)})
+    assert evidence.skilled
+    found = assess(stages_of(model), measure_model(model), data=evidence)
+    assert found.state == "untrained"
+    assert {v.verdict for v in found.verdicts} == {"undecided"}
+    assert found.conclusion.endswith(
+        "Its random features are better than the best trivial answer (f1 0.46 against 0.32)."
+    )
+    with torch.no_grad():  # any stage that something changed lets the data speak
+        model.layers[2].weight.mul_(1.01)
+        model.layers[2].bias.mul_(1.01)
+    assert assess(stages_of(model), measure_model(model), data=evidence).state == "trained"
+
+
+def test_a_stage_without_a_trace_of_its_start_lets_the_data_speak():
+    class Plain(Normed):
+        def __init__(self):
+            super().__init__()
+            self.layers[3] = nn.Linear(90, 90, bias=False)
+            nn.init.normal_(self.layers[3].weight, std=90**-0.5)
+
+    model = Plain()
+    del model.norms
+    evidence = judged(0.9, 0.3, 0.5, **{str(i): 1.0 for i in range(6)})
+    assert assess(stages_of(model), measure_model(model), data=evidence).state == "trained"
+
+
+def test_a_skill_that_few_images_do_not_surely_show_is_not_denied(layers):
+    structure, statistics, _ = layers(a=0.05, b=0.0)
+    found = assess(structure, statistics, data=judged(0.46, 0.32, -0.1, a=1.0, b=0.001))
+    assert found.state == "trained"
+    assert {v.verdict for v in found.verdicts} == {"undecided"}
+    assert (
+        "The network is better than the best trivial answer (f1 0.46 against 0.32), but 40 images "
+        "are too few to be sure of it: give more."
+    ) in found.conclusion
+    few = assess(structure, statistics, data=judged(0.46, 0.32, -0.1, images=9, a=1.0, b=0.001))
+    assert "9 images decide nothing, 10 or more are needed: give more." in few.conclusion
+
+
+def test_a_network_without_skill_is_compared_with_the_best_trivial_answer(layers):
+    structure, statistics, _ = layers(a=0.05, b=0.0)
+    found = assess(structure, statistics, data=judged(0.3, 0.32, -0.1, a=1.0, b=0.001))
+    assert found.state == "unskilled"
+    assert found.conclusion.startswith(
+        "On the batches given the network is no better than the best trivial answer (f1 0.3 "
+        "against 0.32): nothing can be concluded"
+    )
 
 
 def test_constants_that_moved_prove_training():

@@ -33,8 +33,16 @@ MATCHED_IMAGES = 4
 """Images that are matched to batch norms, at half the size: every step costs two passes."""
 
 SAME = 1e-3
-"""Share of the positions below which the rarer decisions are too few to tell anything: a restored
-image whose values are all positive, or a saturated output."""
+"""Share of the positions below which the rarer decisions are too few to tell anything."""
+
+CERTAIN = 0.3
+"""Certainty (0 at equal probabilities, 1 at none but one) above which outputs are decisions. On the
+networks of the evidence study that may choose, regressions read as logits have at most 0.24,
+classifiers at least 0.33, but for one that was hardly trained."""
+
+FOLLOWS = 0.8
+"""Correlation with the input, channel by channel, above which an output restores its input and is
+no decision: certainty cannot tell where images are in large units."""
 
 RESAMPLES = 500
 """Bootstrap resamples over images: enough for the 95 % interval of a figure that is compared with
@@ -51,8 +59,9 @@ class CutResponse:
         low: Lower end of its 95 % bootstrap interval over images.
         high: Upper end of it.
         flips: Share of output positions whose decision changes: the sign of a single channel, the
-            largest of several. NaN where the decision is the same everywhere.
-        change: 1 - correlation of the output with that of the whole network, mean over channels.
+            largest of several. NaN where the outputs are numbers, not decisions.
+        change: Change of the numbers: the root of 1 - Lin's concordance of what the whole and the
+            cut network add to the straight line of the input.
     """
 
     keep_levels: int
@@ -165,28 +174,34 @@ class Figures:
     """What one kind of image shows under each weighting of its images.
 
     Attributes:
-        lost: Share of the agreement beyond chance that is lost; nan where no decision is made.
+        lost: Share of the agreement beyond chance that is lost; nan where all decisions are alike.
         flips: Share of the positions whose decision changes.
-        change: 1 - correlation of the outputs, mean over channels.
+        change: See `CutResponse`.
+        certainty: Of the whole network's decisions.
+        follows: Least correlation of a channel of the output with that of the input.
     """
 
     lost: Floats
     flips: Floats
     change: Floats
+    certainty: float
+    follows: float
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     """Take the kind of image that responds least, in every resample."""
-    decided = [kind.lost for kind in kinds if not np.isnan(kind.lost[0])]
-    values = np.min(decided or [np.clip(kind.change, 0.0, None) for kind in kinds], axis=0)
+    certain = max(kind.certainty for kind in kinds) > CERTAIN
+    restores = min(kind.follows for kind in kinds) > FOLLOWS
+    decided = [k for k in kinds if certain and not restores and not np.isnan(k.lost[0])]
+    values = np.min([k.lost for k in decided] or [k.change for k in kinds], axis=0)
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return CutResponse(
         keep_levels,
         float(values[0]),
         min(float(low), float(values[0])),
         max(float(high), float(values[0])),
-        float(np.mean([kind.flips[0] for kind in kinds])) if decided else math.nan,
-        float(np.mean([kind.change[0] for kind in kinds])),
+        float(np.mean([kind.flips[0] for kind in decided])) if decided else math.nan,
+        float(np.min([kind.change[0] for kind in kinds])),
     )
 
 
@@ -198,31 +213,46 @@ class Change:
         flips: Number of positions whose decision changed, (images,).
         before: Number of positions of each decision of the whole network, (images, decisions).
         after: The same of the cut network.
-        sums: Of 1, w, c, w^2, c^2 and w c over positions, (images, channels, 6), where w is the
-            output of the whole network and c that of the cut one.
+        certainty: Of the whole network, (images,).
+        sums: Of 1, w, c, x, w^2, c^2, x^2, w c, w x and c x over positions, (images, channels, 10),
+            where w is the output of the whole network, c that of the cut one, and x the input, or 0
+            where it has another shape.
     """
 
     flips: Floats
     before: Floats
     after: Floats
+    certainty: Floats
     sums: Floats
 
     def figures(self, weights: Floats) -> Figures:
         """Figures for each weighting of the images, (weightings, images)."""
-        n, w, c, ww, cc, wc = np.moveaxis(np.tensordot(weights, self.sums, 1), -1, 0)
-        var_w, var_c = ww / n - (w / n) ** 2, cc / n - (c / n) ** 2
-        covariance = wc / n - w * c / n**2
-        # a channel that does not vary cannot change; one that no longer does has lost everything
-        change = 1 - covariance / np.sqrt(np.maximum(var_w * var_c, 1e-30))
-        change = np.where(var_w <= 1e-24 * (1 + (w / n) ** 2), 0.0, change).mean(1)
+        n, *moments = np.moveaxis(np.tensordot(weights, self.sums, 1), -1, 0)
+        w, c, x, ww, cc, xx, wc, wx, cx = (moment / n for moment in moments)
+        var_w, var_c, var_x = (np.maximum(d, 0.0) for d in (ww - w * w, cc - c * c, xx - x * x))
+        cov_w, cov_c = wx - w * x, cx - c * x
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.where(var_x > 0, cov_w / var_x, 0.0)
+            follows = np.where(var_x * var_w > 0, cov_w / np.sqrt(var_w * var_x), 0.0)
+        own = var_w + var_c - 2 * slope * (cov_w + cov_c) + 2 * slope**2 * var_x
+        chance = (np.maximum(own, 0.0) + (w - c) ** 2).sum(1)
+        moved = np.maximum(ww - 2 * wc + cc, 0.0).sum(1)
         before, after = weights @ self.before, weights @ self.after
         total = before.sum(1)
         flips = weights @ self.flips / total
-        chance = 1 - (before * after).sum(1) / total**2
-        decides = self.before.sum(0).max() < (1 - SAME) * self.before.sum()
+        by_chance = 1 - (before * after).sum(1) / total**2
+        alike = self.before.sum(0).max() >= (1 - SAME) * self.before.sum()
         with np.errstate(divide="ignore", invalid="ignore"):
-            lost = np.where(chance > 0, flips / chance, 0.0) if decides else flips * np.nan
-        return Figures(lost, flips, change)
+            lost = np.where(by_chance > 0, flips / by_chance, 0.0)
+            # what does not vary cannot change: rounding is no movement
+            change = np.where(moved > 1e-12 * (ww.sum(1) + 1e-30), np.sqrt(moved / chance), 0.0)
+        return Figures(
+            flips * np.nan if alike else lost,
+            flips,
+            change,
+            float(self.certainty.mean()),
+            float(follows[0].min()),
+        )
 
 
 def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Change]:
@@ -240,40 +270,67 @@ def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Cha
     for inputs in batches:
         # the values of one batch only are held, so that memory does not grow with the images
         outputs, values = kept[0] if kept else runs.whole(inputs)
+        image = next(x for x in pytree.tree_leaves(inputs) if is_image(x, structure.inputs.rank))
         for cut in structure.cuts:
             without = runs.without(cut, values, lambda site, value: means[site.node].replace(value))
-            rows[cut.keep_levels].append(compare(outputs, without))
+            rows[cut.keep_levels].append(compare(outputs, without, image))
     return {keep: _concatenated(changes) for keep, changes in rows.items() if changes}
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
-    names = ("flips", "before", "after", "sums")
+    names = ("flips", "before", "after", "certainty", "sums")
     return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 
-def compare(whole: Any, cut: Any) -> Change:
+def compare(whole: Any, cut: Any, image: Tensor) -> Change:
     """Compare what the whole network returned for a batch with what it returned without a level."""
     w, c = predictions(whole)[0], predictions(cut)[0]
     images, channels = len(w), w.shape[1]
-    flat_w, flat_c = (t.double().reshape(images, channels, -1) for t in (w, c))
-    columns = (
-        torch.ones_like(flat_w),
-        flat_w,
-        flat_c,
-        flat_w.square(),
-        flat_c.square(),
-        flat_w * flat_c,
-    )
+    x = image.to(w) if image.shape == w.shape else torch.zeros_like(w)
+    w, c, x = (t.double().reshape(images, channels, -1) for t in (w, c, x))
+    columns = (torch.ones_like(w), w, c, x, w * w, c * c, x * x, w * c, w * x, c * x)
     sums = torch.stack([column.sum(-1) for column in columns], -1)
-    before, after = (_decisions(flat) for flat in (flat_w, flat_c))
+    middle = 0.5 if channels == 1 and is_share(w) else 0.0
+    before, after = (_decisions(t, middle) for t in (w, c))
     flips = (before != after).double().sum(-1)
-    found = (flips, _counted(before, channels), _counted(after, channels), sums)
+    counted = (_counted(decisions, channels) for decisions in (before, after))
+    found = (flips, *counted, certainty(w), sums)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 
 
-def _decisions(flat: Tensor) -> Tensor:
-    """The sign of a single channel, the largest of several: (images, positions)."""
-    return (flat[:, 0] > 0).long() if flat.shape[1] == 1 else flat.argmax(1)
+def is_share(outputs: Tensor) -> bool:
+    """Whether outputs (images, channels, positions) are probabilities already.
+
+    A single channel within 0..1, or several of which each position's sum is 1.
+    """
+    within = bool(((outputs >= 0) & (outputs <= 1)).all())
+    return within and (outputs.shape[1] == 1 or bool(((outputs.sum(1) - 1).abs() < 1e-3).all()))
+
+
+def certainty(outputs: Tensor) -> Tensor:
+    """How sure outputs are if read as logits or probabilities: 0 at equal odds, 1 at none.
+
+    Args:
+        outputs: (images, channels, positions).
+
+    Returns:
+        (images,): the mean probability of the decision, less what it is at equal odds, as a share
+        of what is left above it. 0 for numbers that are never negative and no probabilities.
+    """
+    images, channels, _ = outputs.shape
+    kinds = max(channels, 2)
+    if is_share(outputs):
+        shares = outputs if channels > 1 else torch.maximum(outputs, 1 - outputs)
+    elif not bool((outputs < 0).any()):
+        return outputs.new_zeros(images)
+    else:
+        shares = outputs.softmax(1) if channels > 1 else outputs.abs().sigmoid()
+    return (shares.amax(1).mean(-1) - 1 / kinds) * kinds / (kinds - 1)
+
+
+def _decisions(outputs: Tensor, middle: float) -> Tensor:
+    """Whether a single channel is above the middle, the largest of several: (images, positions)."""
+    return (outputs[:, 0] > middle).long() if outputs.shape[1] == 1 else outputs.argmax(1)
 
 
 def _counted(decisions: Tensor, channels: int) -> Tensor:

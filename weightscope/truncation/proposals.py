@@ -198,7 +198,7 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
         states = {
             "untrained": "the network is untrained",
             "broken": "weights are NaN or infinite",
-            "unskilled": "on the given batches the network is at chance",
+            "unskilled": "on the given batches it is not better than the best trivial answer",
             "unknown": "nothing shows that the network was trained",
         }
         return f"nothing supports it: {states[assessment.state]}"
@@ -229,7 +229,7 @@ def _expected(verdicts: Sequence[StageVerdict]) -> str:
     most = max(measured, key=lambda v: v.loss)
     if most.evidence == "data":
         return f"; {max(most.loss, 0.0):.1%} of the skill is lost without recovery"
-    return f"; the output changes by {most.loss:.1%} without recovery"
+    return f"; the output responds with {most.loss:.2g} (1: nothing of it is left) without recovery"
 
 
 def _names(verdicts: Sequence[StageVerdict]) -> str:

@@ -24,7 +24,7 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.utilization.judging import Metric, judge_by
+from weightscope.utilization.judging import Judge, Metric, judge_by
 from weightscope.utilization.metrics import FloatArray, resampled
 from weightscope.wrappers import unwrap
 
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 Fill = Literal["mean", "zero", "shuffle"]
 
 MINIMUM_SKILL = 0.05
-"""F1 and its kin must exceed the best constant by this much before a network counts as skilled:
-random features of an untrained one have a little skill too. A loss needs no such floor, since an
-untrained network is worse than the best constant."""
+"""F1 and its kin must exceed the best constant by this much before a network counts as skilled, and
+a recalibrated loss must explain this share of the constant's: random features of an untrained one
+have a little skill too. A loss as it is needs no such floor, since an untrained network is worse
+than the best constant."""
 
 CONFIDENCE = 0.95
 """Coverage of every interval of a drop."""
@@ -86,6 +87,7 @@ class AblationResult:
         metric: Name of the quality.
         floor: Skill that does not count yet.
         larger_is_better: False for a loss or an error.
+        recalibrated: Whether quality is a loss after a scale and an offset of each output channel.
     """
 
     levels: tuple[LevelAblation, ...]
@@ -96,6 +98,7 @@ class AblationResult:
     metric: str
     floor: float = MINIMUM_SKILL
     larger_is_better: bool = True
+    recalibrated: bool = False
 
     @property
     def skill(self) -> float:
@@ -112,6 +115,33 @@ class AblationResult:
     def skilled(self) -> bool:
         """Whether it surely has any skill."""
         return self.skill_low > 0.0 and self.skill > self.floor
+
+    @property
+    def undecided(self) -> bool:
+        """Whether more images could show a skill that these do not surely show."""
+        return not self.enough or (self.skill > self.floor and not self.skilled)
+
+    @property
+    def comparison(self) -> str:
+        """Its quality beside that of the best trivial answer, in words."""
+        how = "better" if self.skill > self.floor else "hardly better"
+        how = how if self.skill > 0.0 else "no better"
+        return (
+            f"{how} than the best trivial answer ({self.metric} {self.quality:.3g} against "
+            f"{self.chance:.3g})"
+        )
+
+    @property
+    def doubt(self) -> str:
+        """Why these images decide nothing, in words; empty where they do."""
+        if not self.enough:
+            return f"{self.images} images decide nothing, {MINIMUM_IMAGES} or more are needed"
+        if not self.undecided:
+            return ""
+        return (
+            f"the network is {self.comparison}, but {self.images} images are too few to be sure of "
+            "it"
+        )
 
     def frame(self) -> pd.DataFrame:
         """One row per cut, as `ablate` returns them."""
@@ -141,6 +171,7 @@ def ablate_levels(
     *,
     larger_is_better: bool | None = None,
     ignore_index: int | None = None,
+    recalibrate: bool = False,
     fill: Fill = "mean",
     resamples: int = 1000,
     seed: int = 0,
@@ -154,6 +185,7 @@ def ablate_levels(
         metric: A built-in name, or a callable, see `judge_by`.
         larger_is_better: Of a callable; None where it is told from its values.
         ignore_index: Value of targets that does not count, for the built-in metrics.
+        recalibrate: See `judge_by`.
         fill: Put each exit's mean over images and positions (one number per channel) in its place,
             zeros, or the activation of another image of the batch.
         resamples: Bootstrap resamples over images.
@@ -175,6 +207,7 @@ def ablate_levels(
         device=device_of(model),
         larger_is_better=larger_is_better,
         ignore_index=ignore_index,
+        recalibrate=recalibrate,
     )
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
     means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
@@ -213,9 +246,17 @@ def ablate_levels(
         skill_low=surely_above(sign * (full - trivial), whole.images),
         images=whole.images,
         metric=judge.name,
-        floor=MINIMUM_SKILL if judge.bounded else 0.0,
+        floor=_floor(judge, float(trivial[0])),
         larger_is_better=larger,
+        recalibrated=judge.recalibrated,
     )
+
+
+def _floor(judge: Judge, trivial: float) -> float:
+    """Skill that does not count yet, given the quality of the best trivial answer."""
+    if judge.recalibrated:
+        return MINIMUM_SKILL * abs(trivial)
+    return MINIMUM_SKILL if judge.bounded else 0.0
 
 
 def refuse_broken_weights(model: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,6 @@ from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
 from weightscope.utilization.ablation import (
     CONFIDENCE,
-    MINIMUM_IMAGES,
     AblationResult,
     LevelAblation,
     ablate_levels,
@@ -39,6 +38,11 @@ from weightscope.utilization.scores import utilization
 
 NEGLIGIBLE_LOSS = 0.05
 """Share of the network's skill whose loss is the border between used and unused."""
+
+LOSS_THAT_COUNTS = 0.1
+"""The same by a recalibrated loss, from which on a stage is used: between the two a metric may
+forgive what the loss sees (5 to 8 % of the loss were 1 to 3 % of the F1 on the networks of the
+evidence study that may choose)."""
 
 NEGLIGIBLE_IMPORTANCE = 0.15
 """Share of the largest stage's Taylor importance that is the border between used and unused."""
@@ -67,7 +71,8 @@ class DataEvidence:
     Attributes:
         importances: Taylor importance of each stage, by stage name; empty without a loss.
         ablation: Quality lost at each cut, by the metric or else by the loss; None without either.
-        skilled: Whether the network is surely better than chance; None if that was not measured.
+        skilled: Whether the network is better than the best trivial answer; None if that was not
+            measured, or if there are too few images to tell.
         levels: Level of each stage, by stage name.
     """
 
@@ -91,28 +96,29 @@ class DataEvidence:
             return _score_ablation(self.ablation, least, level)
         largest = max((i.value for i in self.importances.values()), default=0.0)
         if stage in self.importances and largest > 0.0:
-            return _score_importance(self.importances[stage], largest)
+            score = _score_importance(self.importances[stage], largest)
+            doubt = "" if self.ablation is None else self.ablation.doubt
+            return replace(score, verdict="undecided", why=doubt) if doubt else score
         nan = float("nan")
         why = "no cut removes it" if self.ablation is not None else "no gradient reaches it"
         return Score("data", nan, nan, nan, "undecided", why)
 
 
-def _verdict(low: float, high: float) -> Verdict:
-    """Used above one half, unused below, undecided where the interval holds it."""
+def _verdict(low: float, high: float, used: float = 0.5) -> Verdict:
+    """Used above a border, unused below one half, undecided where the interval holds either."""
     if high < 0.5:
         return "unused"
-    return "used" if low > 0.5 else "undecided"
+    return "used" if low > used else "undecided"
 
 
 def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> Score:
     """Score a stage by the cut that removes it and least else."""
     nan = float("nan")
-    if not result.enough:
-        why = f"{result.images} images decide nothing, {MINIMUM_IMAGES} or more are needed"
+    if result.undecided:
         share = utilization(cut.drop / result.skill, NEGLIGIBLE_LOSS) if result.skill > 0 else nan
-        return Score("data", share, 0.0, 1.0, "undecided", why)
+        return Score("data", share, 0.0, 1.0, "undecided", result.doubt)
     if not result.skilled:
-        return Score("data", nan, nan, nan, "undecided", "the network has no skill to lose")
+        return Score("data", nan, nan, nan, "undecided", f"the network is {result.comparison}")
     value, low, high = (
         utilization(loss / result.skill, NEGLIGIBLE_LOSS) for loss in (cut.drop, cut.low, cut.high)
     )
@@ -120,7 +126,8 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     share = max(cut.drop, 0.0) / result.skill
     change = f"{result.metric} {cut.quality:.3g} to {cut.ablated:.3g}"
     why = f"without levels {cut.keep_levels} and deeper {share:.1%} of the skill is lost ({change})"
-    verdict = _verdict(low, high)
+    border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
+    verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score("data", value, low, high, verdict, why, share)
@@ -182,12 +189,13 @@ def gather_data(
             judged_by,
             larger_is_better=False if metric is None else None,
             ignore_index=ignore_index,
+            recalibrate=metric is None,
             resamples=resamples,
             seed=seed,
             progress=progress,
         )
     levels = {stage.name: stage.level for stage in structure.stages}
-    skilled = result.skilled if result is not None and result.enough else None
+    skilled = None if result is None or result.undecided else result.skilled
     return DataEvidence(importances, result, skilled, levels)
 
 

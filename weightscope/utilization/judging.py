@@ -15,6 +15,7 @@ from weightscope.batches import Batch
 from weightscope.calls import only_tensor
 from weightscope.errors import InputError
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
+from weightscope.utilization.recalibration import RecalibratedMeter, are_classes
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
 from weightscope.utilization.trivial import OutputShapes, best_trivial
 from weightscope.utilization.values import (
@@ -52,10 +53,12 @@ class Judge(Protocol):
     Attributes:
         name: Of the metric.
         bounded: Whether the quality lies between 0 and 1 by definition.
+        recalibrated: Whether it is a loss after a scale and an offset of each output channel.
     """
 
     name: str
     bounded: bool
+    recalibrated: bool
 
     def kept(self) -> AbstractContextManager[None]:
         """While anything is judged: the metric is left as it was."""
@@ -90,6 +93,7 @@ def judge_by(
     device: torch.device,
     larger_is_better: bool | None = None,
     ignore_index: int | None = None,
+    recalibrate: bool = False,
 ) -> Judge:
     """Make ready to judge outputs for some batches.
 
@@ -101,6 +105,8 @@ def judge_by(
         device: Where the outputs will be.
         larger_is_better: Of a callable; None where it is told from its values.
         ignore_index: Value of targets that does not count.
+        recalibrate: Whether a loss of classes is taken after a scale and an offset of each output
+            channel, see `RecalibratedMeter`.
 
     Raises:
         InputError: The name is unknown, or ``ignore_index`` does not apply.
@@ -116,7 +122,10 @@ def judge_by(
     if not isinstance(metric, str):
         if not callable(metric):
             raise InputError(f"metric is {type(metric).__name__}, expected a name or a callable")
-        return _ValueJudge(ValueMetric(metric, larger_is_better), batches, device)
+        value = ValueMetric(metric, larger_is_better)
+        if recalibrate and are_classes(targets, dimensions):
+            return _RecalibratingJudge(value, batches, device, f"{value.name}, recalibrated")
+        return _ValueJudge(value, batches, device)
     if metric not in REGRESSION:
         known = ", ".join(map(repr, (*SEGMENTATION, *REGRESSION)))
         raise InputError(
@@ -138,7 +147,7 @@ def _range_of(targets: Sequence[Any]) -> float:
 class _ClassJudge:
     """Judges by a built-in metric of classes, whose best constant follows from the counts."""
 
-    bounded = True
+    bounded, recalibrated = True, False
 
     def __init__(self, reader: Segmentation) -> None:
         self.name = reader.metric
@@ -178,7 +187,7 @@ class _Constant:
 class _ValueJudge:
     """Judges by one value for each image, whose best trivial answer has to be looked for."""
 
-    bounded = False
+    bounded, recalibrated = False, False
 
     def __init__(
         self,
@@ -190,19 +199,20 @@ class _ValueJudge:
         self.name = metric.name if name is None else name
         self.metric, self.batches, self.device = metric, batches, device
         self.targets = [target for _, target in batches]
-        self._meter, self._outputs = self.meter(), OutputShapes()
+        self._outputs = OutputShapes()
+        self._meter = self.meter()
         self._others: list[float] = []
 
     def kept(self) -> AbstractContextManager[None]:
         return self.metric.kept()
 
-    def meter(self) -> ValueMeter:
+    def meter(self) -> ValueMeter | RecalibratedMeter:
         return ValueMeter(self.metric, self.targets, self.device)
 
     def add(self, output: Any) -> None:
         index = self._meter.batches
-        self._meter.add(output)
         self._outputs.add(output)
+        self._meter.add(output)
         others = pytree.tree_map(_of_another_image, self.targets[index])
         others = on_device(others, self.device)
         self._others += image_values(self.metric, output, others, f"batch {index}")
@@ -227,6 +237,15 @@ class _ValueJudge:
         values: FloatArray = np.array([self._meter.values, self._others])
         right, others = values[:, np.isfinite(values).all(0)].mean(1)
         return bool(right >= others)
+
+
+class _RecalibratingJudge(_ValueJudge):
+    """Judges by a loss of classes after a scale and an offset of each output channel."""
+
+    recalibrated = True
+
+    def meter(self) -> RecalibratedMeter:
+        return RecalibratedMeter(self.metric, self.targets, self.device, self._outputs)
 
 
 def _of_another_image(leaf: Any) -> Any:

@@ -68,7 +68,8 @@ def assess(
     spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
     recorded, notes = fitting_history(history, statistics)
     movements = pool_stages(kernels, recorded) if recorded else {}
-    state = judge_state(statistics, spreads, movements.values(), data)
+    untouched = looks_untouched(structure, statistics)
+    state = judge_state(statistics, spreads, movements.values(), data, untouched=untouched)
     network = NetworkMovement.of(movements.values())
     typical, dispersion = typical_movement(spreads), network_dispersion(spreads)
     shallowest = min((cut.keep_levels for cut in structure.cuts), default=math.inf)
@@ -82,7 +83,7 @@ def assess(
             scores = [replace(score, verdict="undecided") for score in scores]
         verdicts.append(join_grades(stage.name, scores, removable=stage.level >= shallowest))
     verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.utilization))
-    return Assessment(tuple(verdicts), state, conclude(verdicts, state, statistics), notes)
+    return Assessment(tuple(verdicts), state, conclude(verdicts, state, statistics, data), notes)
 
 
 def fitting_history(
@@ -163,11 +164,14 @@ def judge_state(
     spreads: Sequence[StageSpread],
     movements: Iterable[StageMovement] = (),
     data: DataEvidence | None = None,
+    *,
+    untouched: bool = False,
 ) -> State:
     """Tell whether the network as a whole bears any trace of having learned.
 
-    What was measured on data outranks the weights: a network with skill is trained whatever its
-    weights look like, one without is not. Of the weights, any of these proves training: norm scales
+    What was measured on data outranks the weights, with one exception: where every stage holds
+    numbers that are an initialiser's to the last bit, the network is untrained though its random
+    features have some skill. Of the weights, any of these proves training: norm scales
     and shifts that left the constants they start at; movement from a start that is known or was
     recorded; kernels that differ from their nulls by more than false alarms explain. That none is
     found does not prove the contrary: for that, tensors that any training moves must be still.
@@ -177,12 +181,17 @@ def judge_state(
         spreads: Of the stages.
         movements: What a history recorded of each stage.
         data: What batches showed.
+        untouched: See `looks_untouched`.
     """
     if statistics.nonfinite:
         return "broken"
+    movements = list(movements)
+    moved = statistics.moved_constants or any(m.moved > 0.0 for m in movements)
+    if untouched and not moved and not any(s.has_moved for s in spreads):
+        return "untrained"
     if data is not None and data.skilled is not None:
         return "trained" if data.skilled else "unskilled"
-    if statistics.moved_constants or any(m.moved > 0.0 for m in movements):
+    if moved:
         return "trained"
     known = [s for s in spreads if s.count]
     if shows_training(known):
@@ -190,6 +199,18 @@ def judge_state(
     if known and all(s.known for s in known):
         return "untrained"
     return "untrained" if statistics.is_fresh else "unknown"
+
+
+def looks_untouched(structure: Structure, statistics: ModelStatistics) -> bool:
+    """Whether every stage holds numbers that are as an initialiser makes them, to the last bit.
+
+    And no bias, norm scale or shift anywhere that is not, see `ModelStatistics.is_fresh`.
+    """
+    still = set(statistics.still)
+    layers = {p.layer for p in statistics.parameters if p.parameter in still}
+    owning = {p.layer for p in statistics.parameters}
+    stages = [stage for stage in structure.stages if not owning.isdisjoint(stage.layers)]
+    return statistics.is_fresh and all(not layers.isdisjoint(stage.layers) for stage in stages)
 
 
 def shows_training(spreads: Sequence[StageSpread]) -> bool:
@@ -238,8 +259,14 @@ def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) 
     )
 
 
-def conclude(verdicts: Sequence[StageVerdict], state: State, statistics: ModelStatistics) -> str:
+def conclude(
+    verdicts: Sequence[StageVerdict],
+    state: State,
+    statistics: ModelStatistics,
+    data: DataEvidence | None = None,
+) -> str:
     """Say in words what follows, and no more than that."""
+    ablation = None if data is None else data.ablation
     if state == "broken":
         bad = statistics.nonfinite
         names = ", ".join(list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
@@ -250,14 +277,22 @@ def conclude(verdicts: Sequence[StageVerdict], state: State, statistics: ModelSt
     if state == "untrained":
         still = len(statistics.still)
         also = f", {still} tensors to the last bit" if still else ""
-        return f"Every layer looks as it was initialised{also}: an untrained network, {_NOTHING}."
-    if state == "unskilled":
-        return f"On the batches given the network is no better than chance: {_NOTHING}."
+        text = f"Every layer looks as it was initialised{also}: an untrained network, {_NOTHING}."
+        if ablation is not None and ablation.skilled:
+            text += f" Its random features are {ablation.comparison}."
+        return text
+    if state == "unskilled" and ablation is not None:
+        return f"On the batches given the network is {ablation.comparison}: {_NOTHING}."
+    doubt = "" if ablation is None else ablation.doubt
+    doubt = f" {doubt[0].upper()}{doubt[1:]}: give more." if doubt else ""
     if state == "unknown":
         return (
             "Nothing in the weights shows that the network was trained, and nothing shows that it "
-            f"was not: {_NOTHING}. Give initial= (the weights at the start), or batches= with "
-            "loss= or metric=."
+            f"was not: {_NOTHING}."
+            + (
+                doubt
+                or " Give initial= (the weights at the start), or batches= with loss= or metric=."
+            )
         )
     named = {
         verdict: [v.stage for v in verdicts if v.verdict == verdict]
@@ -268,7 +303,7 @@ def conclude(verdicts: Sequence[StageVerdict], state: State, statistics: ModelSt
         f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in named.items() if names
     ]
     text = f"By {', '.join(decided)}: " if decided else ""
-    text += "; ".join(parts) + "."
+    text += "; ".join(parts) + "." + doubt
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."
     if "response" in decided:

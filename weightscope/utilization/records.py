@@ -22,7 +22,7 @@ class Score:
         verdict: used, unused or undecided, from this grade alone.
         why: The measurement behind it in words.
         loss: What removing the stage's level and all below it takes away by this grade: the share
-            of the skill (data) or of the output's variation (images, response); nan where the
+            of the skill (data), or the response (images, response); nan where the
             grade does not measure that.
     """
 
@@ -65,9 +65,10 @@ class Assessment:
     Attributes:
         verdicts: One for each stage, the least used first.
         state: ``trained``; ``untrained`` (every layer looks as initialised, and what starts
-            constant still is); ``unskilled`` (on the batches given the network is no better than
-            chance); ``broken`` (weights are NaN or infinite); ``unknown`` (nothing shows training,
-            and nothing shows that there was none). Only ``trained`` comes with decided verdicts.
+            constant still is); ``unskilled`` (on the batches given the network is not better than
+            the best trivial answer); ``broken`` (weights are NaN or infinite); ``unknown`` (nothing
+            shows training, and nothing shows that there was none). Only ``trained`` comes with
+            decided verdicts.
         conclusion: What follows, in words.
         notes: What of the evidence given could not be used, and why.
     """

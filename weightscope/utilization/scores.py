@@ -324,10 +324,9 @@ def score_response(response: Response, level: int) -> Score:
     cut = removing[-1]
     value, low, high = (utilization(m, RESPONSE_BORDER) for m in (cut.value, cut.low, cut.high))
     seen = "synthetic images" if grade == "response" else f"{response.images} images"
-    what = (
-        "of the decisions change" if math.isfinite(cut.flips) else "of the output's variation goes"
-    )
-    why = f"{cut.value:.1%} {what} on {seen} without levels {cut.keep_levels} and deeper"
+    decided = math.isfinite(cut.flips)
+    what = f"{cut.flips:.1%} of the decisions change" if decided else "the numbers change"
+    why = f"response {cut.value:.2g}: {what} on {seen} without levels {cut.keep_levels} and deeper"
     verdict: Verdict = "undecided"
     if cut.high < SILENT:
         verdict = "unused"
