@@ -105,6 +105,14 @@ class Analysis:
         """The verdict in words: what the evidence supports, and no more."""
         return " ".join((self.assessment.conclusion, *self.assessment.notes))
 
+    @property
+    def whole(self) -> Variant:
+        """The network itself as a variant with all levels: to thin it without a cut, and to save
+        and recover the result as a cut one."""
+        from weightscope.truncation import whole
+
+        return whole(self.structure)
+
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the whole analysis as one self-contained page.
 

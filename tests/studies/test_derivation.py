@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mpseg_models import create_model, get_config
-from mpseg_models.blocks import DoubleConv, MultiResBlock
+from mpseg_models.blocks import DoubleConv, MultiResBlock, branch_widths
 from weightscope.analysis import analyze
 from weightscope.cost import count_costs
 
@@ -91,3 +91,56 @@ def test_cutting_the_full_network_gives_the_reduced_one(name):
 @pytest.mark.parametrize("name", REDUCED)
 def test_the_same_at_the_papers_widths(name):
     check(name, width=get_config(name).width)
+
+
+# --- thinner as well ---------------------------------------------------------------------------
+
+
+def thinner_widths(config):
+    """The layers of a MultiResUNet and their widths in the reduced network."""
+    widths = {}
+    for level, channels in enumerate(config.encoder):
+        for branch, width in enumerate(branch_widths(channels), 1):
+            widths[f"encoder.{level}.conv{branch}"] = width
+        for unit in range(config.respath[level]):
+            widths[f"skips.{level}.units.{unit}.conv3x3"] = channels
+    for level, channels in enumerate(config.decoder):
+        for branch, width in enumerate(branch_widths(channels), 1):
+            widths[f"decoder.{level}.conv{branch}"] = width
+    return widths
+
+
+def check_thinner(name, width, wide):
+    """The paper's wide network, cut and thinned, has the layers of its reduced one."""
+    config = get_config(name, width=width)
+    reduced = create_model(name, width=width, seed=0)
+    original = get_config("multiresunet", width=wide)
+    levels = len(config.encoder)
+    # table 4 fits the reduced networks with three repeats in every ResPath
+    full = create_model("multiresunet", width=wide, respath=(3,) * len(original.encoder), seed=0)
+    wider = original.encoder[levels - 1]  # the paper's reduced networks do not widen below the cut
+    assert config.bottleneck == config.encoder[-1]
+    proposal = next(p for p in analyze(full, response=False).proposals if p.keep_levels == levels)
+    cut = proposal.build(
+        lambda entering, leaving, dimensions: MultiResBlock(entering, wider), exit_channels=wider
+    )
+    widths = thinner_widths(config)
+    for branch, channels in enumerate(branch_widths(config.bottleneck), 1):
+        widths[f"new_bottleneck.trunk.conv{branch}"] = channels
+    small = cut.thin(widths)
+    ours, theirs = layer_table(small.module, 64), layer_table(reduced, 64)
+    assert in_forward_order_but_for_skips(ours) == in_forward_order_but_for_skips(theirs)
+    image = torch.zeros(1, 3, 64, 64)
+    costs, expected = count_costs(small.module, image), count_costs(reduced, image)
+    assert (costs.parameters, costs.macs) == (expected.parameters, expected.macs)
+
+
+@pytest.mark.parametrize("name", ["half_multiresunet", "quarter_multiresunet"])
+def test_cutting_and_thinning_the_wide_network_gives_the_reduced_one(name):
+    check_thinner(name, width=12, wide=18)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["half_multiresunet", "quarter_multiresunet"])
+def test_the_same_from_52_to_32_channels(name):
+    check_thinner(name, width=32, wide=52)

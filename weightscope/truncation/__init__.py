@@ -1,6 +1,7 @@
 """What to cut: ranking -> proposals -> smaller module."""
 
 from weightscope.truncation.bottleneck import Bottleneck, BottleneckFactory, Light
+from weightscope.truncation.building import whole
 from weightscope.truncation.checks import Verification, verify
 from weightscope.truncation.plan import Plan
 from weightscope.truncation.proposals import Proposal, propose
@@ -28,4 +29,5 @@ __all__ = [
     "save",
     "shrink",
     "verify",
+    "whole",
 ]

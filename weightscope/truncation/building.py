@@ -18,7 +18,7 @@ from weightscope.calls import random_state
 from weightscope.cost import Costs, count_costs
 from weightscope.cost.counting import what_failed
 from weightscope.errors import TruncationError, WeightscopeError
-from weightscope.graph import runnable
+from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field, propagate
@@ -58,6 +58,8 @@ def build(
     Raises:
         TruncationError: The plan cannot be built, or what was built does not run.
     """
+    if plan.bottleneck == "none":
+        return _thinned(_whole(structure, plan, numbers), plan)
     cut = find_cut(structure, plan.keep_levels)
     if len(plan.exit_channels) != len(cut.exits):
         raise TruncationError(
@@ -81,14 +83,72 @@ def build(
         seen = _receptive_field(structure, cut, bottleneck, dropped_outputs)
     else:
         costs, seen = like.costs, like.receptive_field
-    return Variant(
+    built = Variant(
         module=copy.deepcopy(module) if numbers else module,
         plan=plan,
         **_keys(structure.model, module, recuts),
+        thinned=(),
         dropped_outputs=dropped_outputs,
         costs=costs,
         receptive_field=seen,
         structure=structure,
+    )
+    return _thinned(built, plan)
+
+
+def whole(structure: Structure) -> Variant:
+    """The network itself as a variant, to be thinned, recovered and saved like a cut one."""
+    return build(structure, Plan(structure.depth, "none", None, ()))
+
+
+def _whole(structure: Structure, plan: Plan, numbers: bool) -> Variant:
+    """All levels, over copies of the original's tensors."""
+    if plan.keep_levels != structure.depth:
+        raise TruncationError(
+            f"the plan keeps {plan.keep_levels} levels and the network has {structure.depth}"
+        )
+    module = rebuild(structure, _owner(structure.model, numbers))
+    return Variant(
+        module=copy.deepcopy(module) if numbers else module,
+        plan=plan,
+        **_keys(structure.model, module, ()),
+        thinned=(),
+        dropped_outputs=(),
+        costs=count(structure, module),
+        receptive_field=network_receptive_field(structure.program),
+        structure=structure,
+    )
+
+
+def _thinned(built: Variant, plan: Plan) -> Variant:
+    """The same network with the channels that the plan keeps."""
+    return apply_thinning(built, plan.thinned, plan) if plan.thinned else built
+
+
+def apply_thinning(built: Variant, recuts: Sequence[Recut], plan: Plan) -> Variant:
+    """Take channels out of a copy of a built network.
+
+    Args:
+        built: The network.
+        recuts: The channels that stay, in each of its tensors that loses some.
+        plan: The plan of the result.
+
+    Raises:
+        TruncationError: A tensor is not there, or the result does not run.
+    """
+    module = copy.deepcopy(built.module)
+    with random_state():
+        for path, changes in group(recuts).items():
+            recut_layer(module, path, changes)
+    tensors = module.state_dict().keys() & {r.tensor for r in recuts}
+    touched = aliases(module, tensors) | set(built.thinned)
+    return replace(
+        built,
+        module=module,
+        plan=plan,
+        kept=tuple(key for key in built.kept if key not in touched),
+        thinned=tuple(key for key in module.state_dict() if key in touched),
+        costs=count(built.structure, module),
     )
 
 

@@ -22,7 +22,7 @@ from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
-from weightscope.truncation.channels import aliases, plan_recuts
+from weightscope.truncation.channels import Recut, aliases, plan_recuts
 from weightscope.truncation.cutting import cut_graph, read_crossing
 from weightscope.truncation.plan import find_cut
 from weightscope.truncation.saving import load, save
@@ -142,6 +142,8 @@ class _Replay(nn.Module):
 
 def _surgery(variant: Variant) -> str:
     structure = variant.structure
+    if variant.plan.bottleneck == "none":
+        return ""  # nothing is cut
     cut = find_cut(structure, variant.plan.keep_levels)
     left: dict[str, Tensor] = {}
 
@@ -180,13 +182,11 @@ def _kept(variant: Variant) -> str:
     for name in variant.kept:
         if not torch.equal(before[name], after[name]):
             return f"{name} is listed as kept and differs"
-    cut = find_cut(variant.structure, variant.plan.keep_levels)
-    recuts = plan_recuts(variant.structure, cut, variant.plan.exit_channels)
-    for tensor in {recut.tensor for recut in recuts}:
+    for tensor, parts in _recuts(variant).items():
         names = aliases(variant.structure.model, {tensor})
-        new = next(after[name] for name in variant.recut if name in names)
+        new = next(after[name] for name in after if name in names)
         old = before[tensor]
-        for part in (recut for recut in recuts if recut.tensor == tensor):
+        for part in parts:
             pairs = [(i, s) for i, s in enumerate(part.source) if s >= 0]
             kept_new, kept_old = torch.tensor(pairs, device=old.device).long().reshape(-1, 2).T
             new = new.index_select(part.dimension, kept_new)
@@ -196,9 +196,29 @@ def _kept(variant: Variant) -> str:
     return ""
 
 
+def _recuts(variant: Variant) -> dict[str, list[Recut]]:
+    """What became of the original's tensors that were re-cut or thinned, by tensor."""
+    plan, before = variant.plan, variant.structure.model.state_dict()
+    found: dict[tuple[str, int], Recut] = {}
+    if plan.bottleneck != "none":
+        cut = find_cut(variant.structure, plan.keep_levels)
+        recuts = plan_recuts(variant.structure, cut, plan.exit_channels)
+        found = {(r.tensor, r.dimension): r for r in recuts}
+    for r in plan.thinned:
+        earlier = found.get((r.tensor, r.dimension))
+        if r.tensor in before:
+            source = r.source if earlier is None else tuple(earlier.source[i] for i in r.source)
+            found[r.tensor, r.dimension] = Recut(r.tensor, r.dimension, source)
+    grouped: dict[str, list[Recut]] = {}
+    for recut in found.values():
+        grouped.setdefault(recut.tensor, []).append(recut)
+    return grouped
+
+
 def _listed(variant: Variant) -> str:
     before, after = set(variant.structure.model.state_dict()), set(variant.module.state_dict())
-    kept, new, dropped = set(variant.kept), set(variant.reinitialized), set(variant.dropped)
+    kept = {*variant.kept, *variant.thinned}
+    new, dropped = set(variant.reinitialized), set(variant.dropped)
     wrong = {
         "of the original is in no list": before - kept - new - dropped,
         "of the variant is in no list": after - kept - new,

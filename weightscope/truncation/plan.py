@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from weightscope.errors import InputError, RecipeError, TruncationError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
+from weightscope.truncation.channels import Recut
 
-FORMAT = 2
-"""Version of the recipe. Format 1 said the same and is still read."""
+FORMAT = 3
+"""Newest version of the recipe. Earlier ones say the same without ``thinned`` and are read; a recipe
+that is not thinned is written as format 2, so that earlier versions read it too."""
 
 Choice = Literal["light", "pool"]
-Kind = Literal["light", "pool", "custom"]
+Kind = Literal["light", "pool", "custom", "none"]
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,23 @@ class Plan:
 
     Attributes:
         keep_levels: Number of the original's own levels that stay.
-        bottleneck: What takes the place of the others: ``light``, ``pool`` or ``custom``.
+        bottleneck: What takes the place of the others: ``light``, ``pool`` or ``custom``; ``none``
+            where all levels stay.
         width: Channels of the light bottleneck; None for the other kinds.
         exit_channels: Channels of each tensor that leaves the bottleneck.
+        thinned: The channels that stay, in each tensor of the cut network that lost some.
     """
 
     keep_levels: int
     bottleneck: Kind
     width: int | None
     exit_channels: tuple[int, ...]
+    thinned: tuple[Recut, ...] = ()
+
+    @property
+    def format(self) -> int:
+        """The oldest version of the recipe that can say this."""
+        return 3 if self.thinned or self.bottleneck == "none" else 2
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values that JSON can hold."""
@@ -45,6 +56,7 @@ class Plan:
             "bottleneck": self.bottleneck,
             "width": self.width,
             "exit_channels": list(self.exit_channels),
+            "thinned": [[r.tensor, r.dimension, list(r.source)] for r in self.thinned],
         }
 
     @classmethod
@@ -55,25 +67,48 @@ class Plan:
             RecipeError: A value is missing or of another kind.
         """
         channels = values.get("exit_channels")
+        thinned = values.get("thinned", [])
         plan = cls(
             keep_levels=values.get("keep_levels", 0),
             bottleneck=values.get("bottleneck", ""),
             width=values.get("width"),
             exit_channels=tuple(channels) if isinstance(channels, list | tuple) else (),
+            thinned=tuple(map(_read_recut, thinned)) if isinstance(thinned, list) else (),
         )
         numbers = [plan.keep_levels, *plan.exit_channels]
         numbers += [] if plan.width is None else [plan.width]
         if (
-            plan.bottleneck not in ("light", "pool", "custom")
+            plan.bottleneck not in ("light", "pool", "custom", "none")
             or (plan.bottleneck == "light") != (plan.width is not None)
-            or not plan.exit_channels
+            or (plan.bottleneck == "none") != (not plan.exit_channels)
             or any(type(n) is not int or n < 1 for n in numbers)
+            or not isinstance(thinned, list)
         ):
             raise RecipeError(
                 f"the recipe does not say how the network was cut: it holds {plan}; save the "
                 "variant again with this version of weightscope"
             )
         return plan
+
+
+def _read_recut(row: Any) -> Recut:
+    """One row of ``thinned``: a tensor, a dimension, and indices that rise.
+
+    Raises:
+        RecipeError: It is something else.
+    """
+    match row:
+        case [str(tensor), int(dimension), [int(first), *rest]] if (
+            type(dimension) is int
+            and dimension >= 0 <= first
+            and all(type(i) is int for i in (first, *rest))
+            and all(a < b for a, b in pairwise([first, *rest]))
+        ):
+            return Recut(tensor, dimension, (first, *rest))
+    raise RecipeError(
+        "the recipe does not say which channels stay; save the variant again with this version of "
+        "weightscope"
+    )
 
 
 def make_plan(
@@ -141,6 +176,13 @@ def find_cut(structure: Structure, keep_levels: int) -> Cut:
     reasons = {refusal.keep_levels: refusal.reason for refusal in structure.refusals}
     reason = reasons.get(keep_levels, f"the network has {structure.depth}")
     raise TruncationError(f"keeping {keep_levels} levels is refused: {reason}")
+
+
+def exits_of(structure: Structure, plan: Plan) -> tuple[str, ...]:
+    """Names of the tensors that a plan's bottleneck returns; none where all levels stay."""
+    if plan.bottleneck == "none":
+        return ()
+    return tuple(site.node for site in find_cut(structure, plan.keep_levels).exits)
 
 
 # --- the original, as far as a recipe must know it --------------------------------------------

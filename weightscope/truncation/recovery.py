@@ -20,9 +20,10 @@ from weightscope.calls import call_arguments, device_of, forward_errors, to_devi
 from weightscope.errors import InputError
 from weightscope.files import written_atomically
 from weightscope.graph.running import GraphRun
-from weightscope.graph.structure import Cut, Structure
+from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
 from weightscope.truncation.bottleneck import Bottleneck
+from weightscope.truncation.plan import Plan, exits_of
 from weightscope.truncation.start import ridge_start
 
 BATCH = 4
@@ -182,9 +183,8 @@ def _enough(batches: Iterable[Any], wanted: int) -> Iterator[Any]:
 class _Teacher:
     """The original: its answers, and what left the part that was removed."""
 
-    def __init__(self, structure: Structure, cut: Cut) -> None:
-        self.model = structure.model
-        self.exits = [site.node for site in cut.exits]
+    def __init__(self, structure: Structure, exits: Sequence[str]) -> None:
+        self.model, self.exits = structure.model, exits
         self.left: dict[str, Tensor] = {}
         self.run = GraphRun(structure, {name: self._keeper(name) for name in self.exits})
 
@@ -389,7 +389,7 @@ class _State:
 
 def recover(
     structure: Structure,
-    cut: Cut,
+    plan: Plan,
     module: nn.Module,
     new: Sequence[str],
     gone: Sequence[int],
@@ -419,7 +419,7 @@ def recover(
         stack.enter_context(_put_back_on_failure(module))
         stack.enter_context(_in_float32(module))
         torch.manual_seed(seed)
-        course = _Course(structure, cut, module, new, gone, pool, labelled, loss, steps, seed)
+        course = _Course(structure, plan, module, new, gone, pool, labelled, loss, steps, seed)
         state = course.run(None if resume is None else Path(resume), progress)
         after = course.agreement()
     return Recovery(
@@ -457,7 +457,7 @@ class _Course:
     def __init__(
         self,
         structure: Structure,
-        cut: Cut,
+        plan: Plan,
         module: nn.Module,
         new: Sequence[str],
         gone: Sequence[int],
@@ -473,10 +473,15 @@ class _Course:
         self.labelled = list(labelled or ())[: count - held_back]
         self.unseen = list(labelled or ())[count - held_back :]
         self.loss, self.unit = loss, cast("float | None", None)
-        self.teacher, self.student = _Teacher(structure, cut), _Student(module, new)
+        self.teacher, self.student = (
+            _Teacher(structure, exits_of(structure, plan)),
+            _Student(module, new),
+        )
         self.like = _likeness(self.teacher, pool, gone)
-        children = [child for child in module.children() if isinstance(child, Bottleneck)]
-        self.bottleneck = children[0] if children else None
+        self.bottleneck = next(
+            ((n, m) for n, m in module.named_children() if isinstance(m, Bottleneck)), None
+        )
+        self.thinned = {(r.tensor, r.dimension): r.source for r in plan.thinned}
         self.new_steps = round(NEW_SHARE * steps) if self.student.new else 0
         self.optimizer = torch.optim.Adam(
             [{"params": group} for group in (self.student.new, self.student.kept) if group]
@@ -559,9 +564,9 @@ class _Course:
 
     def _ridge(self) -> None:
         """Set the new bottleneck by regression, where that is possible."""
-        bottleneck = self.bottleneck
-        if bottleneck is None:
+        if self.bottleneck is None:
             return
+        name, bottleneck = self.bottleneck
         entering: list[Tensor] = []
         called: list[Any] = []
         leaving: list[list[Tensor]] = []
@@ -580,7 +585,7 @@ class _Course:
         if len({x.shape[2:] for x in entering}) > 1:  # images of several sizes
             entering, leaving, called = entering[:1], leaving[:1], called[:1]
         exits = [torch.cat([_float(t) for t in parts]) for parts in zip(*leaving, strict=True)]
-        ridge_start(bottleneck, torch.cat(entering), exits, called[0][3])
+        ridge_start(name, bottleneck, torch.cat(entering), exits, called[0][3], self.thinned)
 
     # --- looking at what was held back ---------------------------------------------------------
 

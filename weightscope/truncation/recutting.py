@@ -20,6 +20,9 @@ def recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recu
     distribution with the old tensor's mean and spread.
     """
     layer = owner.get_submodule(path)
+    if "num_features" in changes:  # an instance normalisation without tensors
+        layer.num_features = len(changes["num_features"][0].source)  # type: ignore[assignment]
+        return
     twin = copy.deepcopy(layer)
     olds = {leaf: cast(Tensor, getattr(layer, leaf)) for leaf in changes}
     for leaf, old in olds.items():
@@ -32,7 +35,8 @@ def recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recu
         setattr(twin, leaf, _like(old, new))
     _fit(twin)
     reset = getattr(twin, "reset_parameters", None)
-    if callable(reset) and not any(old.is_meta for old in olds.values()):
+    fresh = any(-1 in part.source for parts in changes.values() for part in parts)
+    if callable(reset) and fresh and not any(old.is_meta for old in olds.values()):
         reset()
     for leaf, old in olds.items():
         new = cast(Tensor, getattr(twin, leaf)).detach()
@@ -58,6 +62,10 @@ def _spread(tensor: Tensor) -> float:
 
 def _with_kept(old: Tensor, new: Tensor, parts: Sequence[Recut]) -> Tensor:
     """The new tensor with the old one's slices where they are kept."""
+    if all(i >= 0 for part in parts for i in part.source):
+        for part in parts:
+            old = old.index_select(part.dimension, torch.tensor(part.source, device=old.device))
+        return old
     result = new.clone()
     index_new: list[Tensor] = [torch.arange(s) for s in new.shape]
     index_old: list[Tensor] = [torch.arange(s) for s in old.shape]
@@ -76,14 +84,14 @@ def _fit(layer: nn.Module) -> None:
     tensors = [*parameters(layer).values(), *buffers(layer).values()]
     width = next((t.shape[0] for t in tensors if t is not None and t.dim()), 0)
     if isinstance(layer, Convolution):
-        if layer.transposed:
-            layer.in_channels = layer.weight.shape[0]
-        elif layer.groups == 1:
-            layer.in_channels = layer.weight.shape[1]
+        first, second = layer.weight.shape[:2]
+        if layer.groups > 1:
+            layer.in_channels = layer.out_channels = layer.groups = first
         else:
-            layer.in_channels = layer.out_channels = layer.groups = layer.weight.shape[0]
+            entering, leaving = (first, second) if layer.transposed else (second, first)
+            layer.in_channels, layer.out_channels = entering, leaving
     elif isinstance(layer, nn.Linear):
-        layer.in_features = layer.weight.shape[1]
+        layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, Norm):
         layer.num_features = width
     elif isinstance(layer, nn.GroupNorm):

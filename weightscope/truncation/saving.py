@@ -225,7 +225,7 @@ def _check_budget(
     """Refuse a recipe whose network or inputs would be out of all proportion to the file."""
     widest = max((max(t.shape, default=0) for t in tensors if isinstance(t, Tensor)), default=0)
     elements = _elements(recipe["inputs"])
-    if max(plan.width or 0, *plan.exit_channels) > widest or elements > _LARGEST_INPUT:
+    if max((plan.width or 0, *plan.exit_channels)) > widest or elements > _LARGEST_INPUT:
         raise RecipeError(
             f"{str(path)!r} asks for {plan} and for inputs of {elements:,} numbers, which does not "
             "fit the tensors that it holds; save the variant again"

@@ -6,7 +6,7 @@ and Recht 2007) are regressed, with a ridge penalty, on the tensors that left th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -23,7 +23,12 @@ LARGEST = 8192
 
 
 def ridge_start(
-    bottleneck: Bottleneck, entering: Tensor, leaving: Sequence[Tensor], sizes: Sequence[list[int]]
+    name: str,
+    bottleneck: Bottleneck,
+    entering: Tensor,
+    leaving: Sequence[Tensor],
+    sizes: Sequence[list[int]],
+    thinned: Mapping[tuple[str, int], Sequence[int]],
 ) -> None:
     """Set the weights of a light bottleneck by regression.
 
@@ -31,10 +36,12 @@ def ridge_start(
     there are too many unknowns.
 
     Args:
+        name: Of the bottleneck in its network.
         bottleneck: Its trunk's normalisations get the statistics of the given images.
         entering: What the trunk takes, (B, C, *S).
         leaving: What left the removed part, one tensor for each exit, in its own layout.
         sizes: Spatial sizes of each exit.
+        thinned: As in ``Plan``: the channels that stay, by tensor and dimension.
     """
     trunk = bottleneck.trunk
     if not isinstance(trunk, Light):
@@ -43,15 +50,15 @@ def ridge_start(
     width = cast(Tensor, second.weight).shape[0]
     if width * 3**bottleneck.dimensions > LARGEST:
         return
-    goals = [
-        to_image(tensor.detach(), site.layout, size)
-        for tensor, site, size in zip(leaving, bottleneck.exits, sizes, strict=True)
-    ]
     heads = list(bottleneck.heads)
-    channels = [site.channels for site in bottleneck.exits]
-    if any(goal.shape[1] < count for goal, count in zip(goals, channels, strict=True)):
-        return
-    goals = [goal[:, :count] for goal, count in zip(goals, channels, strict=True)]
+    goals = []
+    for i, (tensor, site, size) in enumerate(zip(leaving, bottleneck.exits, sizes, strict=True)):
+        goal = to_image(tensor.detach(), site.layout, size)
+        if goal.shape[1] < site.channels:
+            return
+        last_layer = "trunk.4" if isinstance(heads[i], nn.Identity) else f"heads.{i}"
+        kept = thinned.get((f"{name}.{last_layer}.weight", 0), range(site.channels))
+        goals.append(goal[:, list(kept)])
     direct = [
         goal
         for goal, head, site in zip(goals, heads, bottleneck.exits, strict=True)

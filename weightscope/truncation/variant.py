@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -13,8 +13,10 @@ from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memor
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
 from weightscope.showing import as_table, one_line
-from weightscope.truncation.plan import FORMAT, Plan, describe, find_cut
+from weightscope.truncation.plan import Plan, describe
 from weightscope.truncation.recovery import Recovery, recover
+
+Ranking = Literal["magnitude", "random"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Variant:
             ``dropped_outputs``.
         plan: What rebuilds it from the original's code.
         kept: State dict keys whose tensors are the original's.
+        thinned: Keys of tensors that lost channels and keep the others as they were.
         recut: Keys of tensors that keep some of the original's slices; the others are fresh.
         reinitialized: Keys of tensors that are new, or re-cut, and need training.
         dropped: Keys of the original that are gone.
@@ -55,6 +58,7 @@ class Variant:
     module: nn.Module
     plan: Plan
     kept: tuple[str, ...]
+    thinned: tuple[str, ...]
     recut: tuple[str, ...]
     reinitialized: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -78,6 +82,7 @@ class Variant:
             "MACs": f"{self.costs.macs:,}",
             "sees": self.receptive_field,
             "tensors kept": len(self.kept),
+            **({"thinned": len(self.thinned)} if self.thinned else {}),
             "new": len(self.reinitialized),
             "dropped": len(self.dropped),
         }
@@ -85,7 +90,44 @@ class Variant:
     @property
     def recipe(self) -> Mapping[str, Any]:
         """What ``save`` writes beside the tensors: the plan, and how the original was read."""
-        return {"format": FORMAT, **describe(self.structure), **self.plan.to_json()}
+        return {"format": self.plan.format, **describe(self.structure), **self.plan.to_json()}
+
+    def thin(
+        self,
+        keep: float | Mapping[str, int] | None = None,
+        *,
+        max_macs: float | None = None,
+        by: Ranking = "magnitude",
+        seed: int = 0,
+    ) -> Variant:
+        """Make the network thinner: channels go, with all that is coupled with them.
+
+        What is coupled is read with Torch-Pruning's dependency graph (Fang et al. 2023, *DepGraph*;
+        the extra ``prune``), and checked: without normalisations over several channels the result
+        answers as this network does when nobody listens to the channels that went. Channels that
+        reach an output, a grouped convolution or a layer of an unknown kind stay. What stays keeps
+        its numbers; ``recover`` teaches the result.
+
+        Args:
+            keep: Share of the channels that stays, the same in every layer and at least one; or
+                the numbers of channels of some layers by name, the others staying as they are.
+            max_macs: Instead of ``keep``: the largest share within this budget of
+                multiply-accumulates on the example input.
+            by: What goes first: channels of small ``magnitude``, or ``random`` ones.
+            seed: Of the random order.
+
+        Returns:
+            A new variant; this one stays as it is.
+
+        Raises:
+            MissingExtraError: Torch-Pruning is not installed.
+            InputError: An argument cannot be used.
+            TruncationError: The channels of this network cannot be followed, or the budget not be
+                reached.
+        """
+        from weightscope.truncation.thinning import thin
+
+        return thin(self, keep, max_macs=max_macs, by=by, seed=seed)
 
     def measure(self, *, repeats: int = 10) -> Measurement:
         """Time the original and the variant, and measure their peak memory.
@@ -143,7 +185,7 @@ class Variant:
         """
         return recover(
             self.structure,
-            find_cut(self.structure, self.plan.keep_levels),
+            self.plan,
             self.module,
             self.reinitialized,
             self.dropped_outputs,

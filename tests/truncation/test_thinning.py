@@ -1,0 +1,232 @@
+"""Thinner: channels go with all that is coupled with them, and nothing else changes."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from toys import TOYS, Plain, Pyramid, image
+
+import weightscope as ws
+from weightscope.cost import count_costs
+from weightscope.errors import (
+    InputError,
+    MissingExtraError,
+    RecipeError,
+    TruncationError,
+    UnknownLayerError,
+)
+from weightscope.graph import read_structure
+from weightscope.truncation import load, save, verify, whole
+from weightscope.truncation.plan import Plan
+
+
+class Residual(nn.Module):
+    """Sums, a transposed convolution, a depthwise one, and norms with and without tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.same = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.norm = nn.InstanceNorm2d(6)
+        self.down = nn.Conv2d(6, 8, 2, stride=2)
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.PReLU(8))
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.scale = nn.Parameter(torch.rand(1, 6, 1, 1))
+        self.mix = nn.Linear(12, 4)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        a = self.stem(x)
+        a = a + self.norm(self.same(a)).relu()
+        b = self.down(a)
+        y = torch.cat([a, self.up(b + self.deep(b)) * self.scale], 1)
+        y = self.mix(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(y.relu())
+
+
+class Grouped(nn.Module):
+    """Group normalisation over one layer's channels, and over a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 8)
+        self.b = nn.Conv2d(8, 4, 3, padding=1)
+        self.c = nn.Conv2d(4, 8, 3, padding=1)
+        self.joined = nn.GroupNorm(3, 12)
+        self.head = nn.Conv2d(12, 1, 1)
+
+    def forward(self, x):
+        b = self.b(self.norm(self.a(x)).relu())
+        c = F.interpolate(self.c(F.max_pool2d(b, 2)), scale_factor=2)
+        return self.head(self.joined(torch.cat([b, c], 1)))
+
+
+def as_variant(factory, example):
+    torch.manual_seed(0)
+    model = factory().eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):  # statistics that tell one channel from another
+            nn.init.normal_(part.running_mean)
+            nn.init.uniform_(part.running_var, 0.5, 2.0)
+    return whole(read_structure(model, example))
+
+
+def test_all_levels_as_a_variant_answer_as_the_network():
+    variant = as_variant(Plain, image(2, 1, 32, 32))
+    model = variant.structure.model
+    assert torch.equal(variant.module(image(1, 1, 40, 24)), model(image(1, 1, 40, 24)))
+    assert set(variant.kept) == set(model.state_dict())
+    assert variant.costs.macs == count_costs(model, image(2, 1, 32, 32)).macs
+    assert variant.receptive_field == ws.analyze(model, response=False).whole.receptive_field
+    assert verify(variant, factory=Plain, export=False).failures == ()
+
+
+@pytest.mark.parametrize(
+    ("factory", "example"),
+    [(Plain, image(2, 1, 32, 32)), (Residual, image(2, 1, 16, 16)), (Pyramid, TOYS["pyramid"][1])],
+)
+def test_the_thinner_network_is_the_whole_one_that_does_not_listen(factory, example):
+    variant = as_variant(factory, example)
+    thinner = variant.thin(0.5, by="random", seed=3)
+    assert thinner.costs.macs < 0.45 * variant.costs.macs
+    assert thinner.plan.thinned
+    deaf = factory().eval()
+    deaf.load_state_dict(variant.structure.model.state_dict())
+    state = dict(deaf.named_parameters())
+    for recut in thinner.plan.thinned:
+        mixes = isinstance(deaf.get_submodule(recut.tensor.rpartition(".")[0]), nn.Linear) or (
+            recut.tensor in state and state[recut.tensor].dim() == 4
+        )
+        module = deaf.get_submodule(recut.tensor.rpartition(".")[0])
+        inside = 0 if isinstance(module, nn.ConvTranspose2d) else 1
+        if mixes and recut.dimension == inside and getattr(module, "groups", 1) == 1:
+            tensor = state[recut.tensor]
+            gone = [i for i in range(tensor.shape[inside]) if i not in recut.source]
+            with torch.no_grad():
+                tensor.index_fill_(inside, torch.tensor(gone), 0.0)
+    wide, thin = (torch.utils._pytree.tree_leaves(m(example)) for m in (deaf, thinner.module))
+    whole_ = torch.utils._pytree.tree_leaves(variant.module(example))
+    for a, b, c in zip(wide, thin, whole_, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(a, c, rtol=1e-2)
+
+
+@pytest.mark.parametrize("by", ["magnitude", "random"])
+def test_cut_thinned_twice_trained_saved_and_loaded(by, proposals, tmp_path):
+    small = proposals("plain")[2].build()
+    before = {k: v.clone() for k, v in small.module.state_dict().items()}
+    thinner = small.thin(0.75, by=by).thin(0.7, by=by)
+    assert all(torch.equal(v, before[k]) for k, v in small.module.state_dict().items())
+    assert verify(thinner, factory=Plain, export=False).failures == ()
+    assert set(thinner.thinned) & set(thinner.reinitialized)  # of the new bottleneck too
+    images = torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    course = thinner.recover(images, steps=3, progress=False)
+    assert course.after.explained >= course.before.explained
+    loaded = load(save(thinner, tmp_path / "thin.safetensors"), Plain)
+    assert loaded.plan == thinner.plan
+    assert loaded.thinned == thinner.thinned
+    assert loaded.costs.macs == thinner.costs.macs
+    assert torch.equal(loaded.module.eval()(images), thinner.module.eval()(images))
+
+
+def test_a_whole_network_is_thinned_saved_and_loaded_without_the_library(tmp_path, monkeypatch):
+    thinner = as_variant(Residual, image(2, 1, 16, 16)).thin(0.5)
+    path = save(thinner, tmp_path / "thin.safetensors")
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    loaded = load(path, Residual)
+    assert torch.equal(
+        loaded.module.eval()(image(2, 1, 16, 16)), thinner.module(image(2, 1, 16, 16))
+    )
+    with pytest.raises(MissingExtraError, match=r"weightscope\[prune\]"):
+        loaded.thin(0.5)
+
+
+def test_the_smallest_norm_goes_first():
+    variant = as_variant(Plain, image(2, 1, 32, 32))
+    layer = variant.module.get_submodule("down.0.0")
+    with torch.no_grad():
+        layer.weight[2].mul_(1e-3)
+    thinner = variant.thin({"down.0.0": 3})
+    sources = {(r.tensor, r.dimension): r.source for r in thinner.plan.thinned}
+    assert sources["down.0.0.weight", 0] == (0, 1, 3)
+    assert sources["down.0.1.running_var", 0] == (0, 1, 3)
+    assert sources["down.0.3.weight", 1] == (0, 1, 3)
+    assert len(sources) == 7  # also the bias of the layer, and three more of its norm
+
+
+def test_each_group_of_a_normalisation_loses_the_same():
+    variant = as_variant(Grouped, image(2, 1, 16, 16))
+    thinner = variant.thin(0.5, by="random")
+    sources = {(r.tensor, r.dimension): r.source for r in thinner.plan.thinned}
+    assert [i // 2 for i in sources["a.weight", 0]] == [0, 1, 2, 3]
+    assert thinner.module.get_submodule("norm").num_groups == 4
+    # what the second norm sees as parts of a concatenation stays
+    assert {tensor for tensor, _ in sources} == {
+        "a.weight", "a.bias", "norm.weight", "norm.bias", "b.weight"
+    }  # fmt: skip
+
+
+def test_a_budget_is_reached_from_below():
+    variant = as_variant(Plain, image(2, 1, 32, 32))
+    for share in (0.8, 0.5, 0.2):
+        thinner = variant.thin(max_macs=share * variant.costs.macs)
+        assert 0.6 * share < thinner.costs.macs / variant.costs.macs <= share
+    with pytest.raises(TruncationError, match="max_macs=100 cannot be reached"):
+        variant.thin(max_macs=100)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({}, InputError, "either keep= or max_macs="),
+        ({"keep": 0.5, "max_macs": 3}, InputError, "either keep= or max_macs="),
+        ({"keep": 0.0}, InputError, "keep=0.0 must be a share"),
+        ({"keep": float("nan")}, InputError, "keep=nan must be a share"),
+        ({"keep": 0.5, "by": "beauty"}, InputError, "by='beauty'"),
+        ({"keep": {"down.0.9": 2}}, UnknownLayerError, "no layer 'down.0.9'; did you mean 'down"),
+        ({"keep": {"head": 1}}, InputError, "channels of 'head' must stay"),
+        ({"keep": {"down.0.0": 5}}, InputError, "has 4 channels"),
+        ({"keep": {"down.0.0": 0}}, InputError, "has 4 channels"),
+    ],
+)
+def test_errors_name_the_argument(given, error, text):
+    variant = as_variant(Plain, image(2, 1, 32, 32))
+    with pytest.raises(error, match=text):
+        variant.thin(**given)
+
+
+def test_a_recipe_with_other_channels_is_refused():
+    plan = Plan(2, "pool", None, (4,)).to_json()
+    for row in (["w", 0, [1, 1]], ["w", 0, [-1]], ["w", 0, []], ["w", True, [0]], [1, 0, [0]], 5):
+        with pytest.raises(RecipeError, match="which channels stay"):
+            Plan.from_json(plan | {"thinned": [row]})
+    with pytest.raises(RecipeError, match="does not say how"):
+        Plan.from_json(plan | {"thinned": 5})
+
+
+def test_a_wrong_graph_is_noticed(monkeypatch):
+    from weightscope.truncation import thinning
+
+    variant = as_variant(Plain, image(2, 1, 32, 32))
+    right = thinning.read_couplings
+
+    def wrong(module, inputs):
+        """As if channels went elsewhere than they do."""
+        found = []
+        for coupling in right(module, inputs):
+            parts = [
+                replace(p, places=tuple((c, (i + 1) % len(p.places)) for c, i in p.places))
+                if not p.makes
+                else p
+                for p in coupling.parts
+            ]
+            found.append(replace(coupling, parts=tuple(parts)))
+        return tuple(found)
+
+    monkeypatch.setattr(thinning, "read_couplings", wrong)
+    with pytest.raises(TruncationError, match="followed wrongly"):
+        variant.thin(0.5)

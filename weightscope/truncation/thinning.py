@@ -1,0 +1,319 @@
+"""A thinner network: channels go, with all that is coupled with them."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from weightscope.adapters import pytree
+from weightscope.calls import undisturbed
+from weightscope.errors import InputError, TruncationError, UnknownLayerError
+from weightscope.truncation.building import apply_thinning
+from weightscope.truncation.channels import Recut
+from weightscope.truncation.couplings import Coupling, read_couplings
+from weightscope.truncation.variant import Ranking, Variant
+
+HALVINGS = 10
+"""Of the share of channels, on the way to a budget: its last step is a thousandth."""
+
+ALIKE = 1e-3
+"""Largest difference, relative to the largest output, between the thinner network and the one in
+which nobody listens to the channels that went: rounding of float32 gives 1e-5 to 1e-4."""
+
+Gone = Sequence[set[int]]
+"""For each coupling the channels that go."""
+
+
+def thin(
+    variant: Variant,
+    keep: float | Mapping[str, int] | None,
+    *,
+    max_macs: float | None,
+    by: Ranking,
+    seed: int,
+) -> Variant:
+    """Take channels out of a variant; see ``Variant.thin``."""
+    if (keep is None) == (max_macs is None):
+        raise InputError("give either keep= or max_macs=")
+    if by not in ("magnitude", "random"):
+        raise InputError(f"by={by!r}; expected 'magnitude' or 'random'")
+    if not isinstance(keep, Mapping | None) and not 0 < keep <= 1:
+        raise InputError(f"keep={keep} must be a share above 0 and at most 1, or widths by layer")
+    couplings = read_couplings(variant.module, variant.structure.inputs)
+    if not couplings:
+        raise TruncationError(
+            "no channel of this network can go: all of them reach an output, or a layer that "
+            "cannot change; it can be made shallower, not thinner"
+        )
+    scores = rank(variant.module, couplings, by, seed)
+    if isinstance(keep, Mapping):
+        gone = _by_width(variant.module, couplings, scores, keep)
+    elif keep is not None:
+        gone = _by_share(couplings, scores, keep)
+    else:
+        gone = _within(variant, couplings, scores, cast(float, max_macs))
+    try:
+        thinner = _without(variant, couplings, gone)
+    except TruncationError as reason:
+        raise _wrong(str(reason)) from reason
+    _check(variant, thinner, couplings, gone)
+    return thinner
+
+
+def _wrong(how: str) -> TruncationError:
+    return TruncationError(
+        f"the channels of this network were followed wrongly ({how}); it can be made shallower, not"
+        " thinner"
+    )
+
+
+# --- which channels go ------------------------------------------------------------------------
+
+
+def rank(
+    module: nn.Module, couplings: Sequence[Coupling], by: Ranking, seed: int
+) -> list[list[float]]:
+    """How much each channel of each coupling is worth: what has least goes first.
+
+    ``magnitude`` is the squared norm of a channel's slice of each weight, relative to the mean of
+    all channels, averaged over the weights (Fang et al. 2023, *DepGraph*).
+    """
+    if by == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.rand(c.channels, generator=generator).tolist() for c in couplings]
+    state = module.state_dict(keep_vars=True)
+    return [_norms(coupling, state) for coupling in couplings]
+
+
+def _norms(coupling: Coupling, state: Mapping[str, Tensor]) -> list[float]:
+    total = torch.zeros(coupling.channels, dtype=torch.float64)
+    for part in coupling.parts:
+        tensor = state.get(part.tensor)
+        if tensor is None or tensor.dim() < 2:
+            continue  # a bias or a norm's scale is of another kind than a weight
+        moved = tensor.detach().movedim(part.dimension, 0).flatten(1).double().square().sum(1).cpu()
+        own = torch.zeros(coupling.channels, dtype=torch.float64)
+        channels, indices = (torch.tensor(column) for column in zip(*part.places, strict=True))
+        own.index_add_(0, channels, moved[indices])
+        total += own / own.mean().clamp_min(1e-30)
+    return cast(list[float], total.tolist())
+
+
+def _by_share(
+    couplings: Sequence[Coupling], scores: Sequence[Sequence[float]], share: float
+) -> Gone:
+    """Of every coupling the same share goes; one channel always stays."""
+    found = []
+    for coupling, score in zip(couplings, scores, strict=True):
+        size = coupling.channels // coupling.chunks
+        count = size - max(1, round(share * size))
+        found.append(
+            {
+                channel
+                for first in range(0, coupling.channels, size)
+                for channel in _lowest(range(first, first + size), score, count)
+            }
+        )
+    return found
+
+
+def _lowest(channels: Iterable[int], score: Sequence[float], count: int) -> list[int]:
+    return sorted(channels, key=lambda channel: score[channel])[:count]
+
+
+def _within(
+    variant: Variant,
+    couplings: Sequence[Coupling],
+    scores: Sequence[Sequence[float]],
+    max_macs: float,
+) -> Gone:
+    """What goes at the largest share of channels whose MACs are within a budget.
+
+    The share is found by prediction; what is built is counted.
+
+    Raises:
+        TruncationError: One channel everywhere is above the budget.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        tried = (low + high) / 2
+        recuts = _recuts(variant.module, couplings, _by_share(couplings, scores, tried))
+        if _predicted_macs(variant, recuts) <= max_macs:
+            low = tried
+        else:
+            high = tried
+    while True:
+        gone = _by_share(couplings, scores, low)
+        macs = _without(variant, couplings, gone).costs.macs
+        if macs <= max_macs:
+            return gone
+        if low == 0.0:
+            raise TruncationError(
+                f"max_macs={max_macs:,.0f} cannot be reached by thinning: with one channel in every"
+                f" layer that can lose some it still costs {macs:,}"
+            )
+        low = low * 0.95 if low > 0.01 else 0.0
+
+
+def _predicted_macs(variant: Variant, recuts: Sequence[Recut]) -> float:
+    """MACs of layers follow the sizes of their weights; all other MACs stay."""
+    layers = variant.costs.layers
+    ratios: dict[str, float] = {}
+    for recut in recuts:
+        layer, _, leaf = recut.tensor.rpartition(".")
+        if leaf == "weight" and layer in layers:
+            size = size_of(variant.module, recut.tensor, recut.dimension)
+            ratios[layer] = ratios.get(layer, 1.0) * len(recut.source) / size
+    saved = sum(layers[layer].macs * (1 - ratio) for layer, ratio in ratios.items())
+    return variant.costs.macs - saved
+
+
+def _by_width(
+    module: nn.Module,
+    couplings: Sequence[Coupling],
+    scores: Sequence[Sequence[float]],
+    widths: Mapping[str, int],
+) -> Gone:
+    """Named layers get the given numbers of channels, and what is coupled with them too.
+
+    Raises:
+        UnknownLayerError: A name that the network does not have.
+        InputError: A width that cannot be reached.
+    """
+    made = _made(module, couplings)
+    for layer in widths:
+        if layer not in made:
+            raise _unknown(module, layer, made)
+    gone: list[set[int]] = [set() for _ in couplings]
+    settled: list[set[int]] = [set() for _ in couplings]
+    for layer in sorted(widths, key=lambda name: len(made[name][1])):
+        width, channels = made[layer]
+        away = width - widths[layer] - sum(c in gone[k] for k, c in channels)
+        free = [(k, c) for k, c in channels if c not in settled[k] and c not in gone[k]]
+        if widths[layer] < 1 or not 0 <= away <= len(free):
+            raise InputError(
+                f"keep: {layer!r} has {width} channels, of which {len(free)} can still go, and "
+                f"shall have {widths[layer]}; the widths of the layers that it is coupled with must"
+                " fit"
+            )
+        for k, c in sorted(free, key=lambda place: scores[place[0]][place[1]])[:away]:
+            gone[k].add(c)
+        for k, c in channels:
+            settled[k].add(c)
+    for coupling, lost in zip(couplings, gone, strict=True):
+        size = coupling.channels // coupling.chunks
+        counts = {sum(c // size == i for c in lost) for i in range(coupling.chunks)}
+        if len(counts) > 1:
+            raise InputError(
+                f"keep: the channels of {coupling.layer!r} are normalised in {coupling.chunks} "
+                "groups, each of which must lose the same; leave the layer out or give a share"
+            )
+    return gone
+
+
+def _made(
+    module: nn.Module, couplings: Sequence[Coupling]
+) -> dict[str, tuple[int, list[tuple[int, int]]]]:
+    """For each layer that makes channels: their number, and which of them can go."""
+    found: dict[str, tuple[int, list[tuple[int, int]]]] = {}
+    state = module.state_dict()
+    for k, coupling in enumerate(couplings):
+        for part in coupling.parts:
+            tensor = state.get(part.tensor)
+            if part.makes and tensor is not None and tensor.dim() > 1:
+                _, channels = found.setdefault(part.layer, (tensor.shape[part.dimension], []))
+                channels += [(k, channel) for channel, _ in part.places]
+    return found
+
+
+def _unknown(module: nn.Module, layer: str, made: Mapping[str, Any]) -> InputError:
+    if layer in dict(module.named_modules()):
+        return InputError(f"keep: the channels of {layer!r} must stay; leave it out")
+    near = difflib.get_close_matches(layer, made, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UnknownLayerError(f"keep: the network has no layer {layer!r}{hint}")
+
+
+# --- taking them out --------------------------------------------------------------------------
+
+
+def _without(variant: Variant, couplings: Sequence[Coupling], gone: Gone) -> Variant:
+    recuts = _recuts(variant.module, couplings, gone)
+    before = {(r.tensor, r.dimension): r.source for r in variant.plan.thinned}
+    for recut in recuts:
+        place = recut.tensor, recut.dimension
+        old = before.get(place)
+        before[place] = recut.source if old is None else tuple(old[i] for i in recut.source)
+    thinned = tuple(Recut(tensor, d, source) for (tensor, d), source in sorted(before.items()))
+    return apply_thinning(variant, recuts, replace(variant.plan, thinned=thinned))
+
+
+def _recuts(module: nn.Module, couplings: Sequence[Coupling], gone: Gone) -> tuple[Recut, ...]:
+    """What stays of each tensor that loses channels."""
+    lost: dict[tuple[str, int], set[int]] = {}
+    for coupling, channels in zip(couplings, gone, strict=True):
+        for part in coupling.parts if channels else ():
+            indices = lost.setdefault((part.tensor, part.dimension), set())
+            indices.update(index for channel, index in part.places if channel in channels)
+    return tuple(
+        Recut(tensor, d, tuple(i for i in range(size_of(module, tensor, d)) if i not in indices))
+        for (tensor, d), indices in lost.items()
+    )
+
+
+def size_of(module: nn.Module, tensor: str, dimension: int) -> int:
+    """The size of a tensor, or the width of a layer without tensors."""
+    path, _, leaf = tensor.rpartition(".")
+    value = getattr(module.get_submodule(path), leaf)
+    return value if isinstance(value, int) else int(value.shape[dimension])
+
+
+def _check(variant: Variant, thinner: Variant, couplings: Sequence[Coupling], gone: Gone) -> None:
+    """Compare the thinner network with the one in which nobody listens to what went.
+
+    Behind a normalisation over several channels the two differ rightly, and only shapes are
+    compared.
+
+    Raises:
+        TruncationError: The dependency graph has read the network wrongly.
+    """
+    deaf = copy.deepcopy(variant.module)
+    tensors = deaf.state_dict(keep_vars=True)
+    across = False
+    with torch.no_grad():
+        for coupling, channels in zip(couplings, gone, strict=True):
+            for part in coupling.parts if channels else ():
+                layer = deaf.get_submodule(part.layer)
+                across |= isinstance(layer, nn.GroupNorm | nn.LayerNorm)
+                if not part.makes:
+                    tensor = tensors[part.tensor]
+                    indices = [index for channel, index in part.places if channel in channels]
+                    where = torch.tensor(indices, dtype=torch.long, device=tensor.device)
+                    tensor.index_fill_(part.dimension, where, 0.0)
+    difference = _difference(variant, deaf, thinner.module, shapes_only=across)
+    if difference:
+        raise _wrong(difference)
+
+
+def _difference(variant: Variant, a: nn.Module, b: nn.Module, *, shapes_only: bool) -> str:
+    """How the outputs of two networks differ on the example inputs, in words."""
+    inputs = variant.structure.inputs
+    found = []
+    for module in (a, b):
+        with undisturbed(module), torch.no_grad():
+            outputs = module(*inputs.args, **inputs.kwargs)
+        found.append([x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)])
+    for x, y in zip(*found, strict=True):
+        if x.shape != y.shape:
+            return f"an output of shape {tuple(x.shape)} became {tuple(y.shape)}"
+        if not shapes_only and x.is_floating_point():
+            far = float((x - y).abs().max()) / max(float(x.abs().max()), 1e-30)
+            if far > ALIKE * max(1.0, torch.finfo(x.dtype).eps / 1e-5):
+                return f"outputs differ by {far:.2g} of the largest"
+    return ""
