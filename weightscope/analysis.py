@@ -20,7 +20,7 @@ from weightscope.probing import Response, respond_to_images, respond_to_syntheti
 from weightscope.receptive_field import Pixels, receptive_fields
 from weightscope.showing import one_line
 from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
-from weightscope.truncation import Proposal, propose
+from weightscope.truncation import Proposal, Variant, propose, whole
 from weightscope.utilization import Assessment, DataEvidence, assess, gather_data
 from weightscope.wrappers import unwrap
 
@@ -107,10 +107,7 @@ class Analysis:
 
     @property
     def whole(self) -> Variant:
-        """The network itself as a variant with all levels: to thin it without a cut, and to save
-        and recover the result as a cut one."""
-        from weightscope.truncation import whole
-
+        """The network itself as a variant with all levels, to be thinned without a cut."""
         return whole(self.structure)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:

@@ -18,8 +18,8 @@ from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut
 
 FORMAT = 3
-"""Newest version of the recipe. Earlier ones say the same without ``thinned`` and are read; a recipe
-that is not thinned is written as format 2, so that earlier versions read it too."""
+"""Newest version of the recipe. Earlier ones say the same without ``thinned`` and are read. What is
+not thinned is written as format 2, so that earlier versions read it too."""
 
 Choice = Literal["light", "pool"]
 Kind = Literal["light", "pool", "custom", "none"]

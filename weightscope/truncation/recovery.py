@@ -24,7 +24,7 @@ from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.plan import Plan, exits_of
-from weightscope.truncation.start import ridge_start
+from weightscope.truncation.start import kept_channels, ridge_start
 
 BATCH = 4
 """Images of one step: small batches give many steps for the same compute."""
@@ -481,7 +481,7 @@ class _Course:
         self.bottleneck = next(
             ((n, m) for n, m in module.named_children() if isinstance(m, Bottleneck)), None
         )
-        self.thinned = {(r.tensor, r.dimension): r.source for r in plan.thinned}
+        self.thinned = plan.thinned
         self.new_steps = round(NEW_SHARE * steps) if self.student.new else 0
         self.optimizer = torch.optim.Adam(
             [{"params": group} for group in (self.student.new, self.student.kept) if group]
@@ -585,7 +585,8 @@ class _Course:
         if len({x.shape[2:] for x in entering}) > 1:  # images of several sizes
             entering, leaving, called = entering[:1], leaving[:1], called[:1]
         exits = [torch.cat([_float(t) for t in parts]) for parts in zip(*leaving, strict=True)]
-        ridge_start(name, bottleneck, torch.cat(entering), exits, called[0][3], self.thinned)
+        kept = kept_channels(name, bottleneck, self.thinned)
+        ridge_start(bottleneck, torch.cat(entering), exits, called[0][3], kept)
 
     # --- looking at what was held back ---------------------------------------------------------
 

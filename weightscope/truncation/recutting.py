@@ -23,8 +23,25 @@ def recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recu
     if "num_features" in changes:  # an instance normalisation without tensors
         layer.num_features = len(changes["num_features"][0].source)  # type: ignore[assignment]
         return
-    twin = copy.deepcopy(layer)
     olds = {leaf: cast(Tensor, getattr(layer, leaf)) for leaf in changes}
+    twin = _fresh_twin(layer, olds, changes)
+    for leaf, old in olds.items():
+        new = cast(Tensor, getattr(twin, leaf)).detach()
+        if not old.is_meta:
+            new = _with_kept(old.detach(), new, changes[leaf])
+        replacement = _like(old, new)
+        for module in owner.modules():
+            for name, value in [*parameters(module).items(), *buffers(module).items()]:
+                if value is old:
+                    setattr(module, name, replacement)
+                    _fit(module)
+
+
+def _fresh_twin(
+    layer: nn.Module, olds: Mapping[str, Tensor], changes: Mapping[str, Sequence[Recut]]
+) -> nn.Module:
+    """A copy of a layer with tensors of the new shapes, initialised where slices are fresh."""
+    twin = copy.deepcopy(layer)
     for leaf, old in olds.items():
         shape = list(old.shape)
         for part in changes[leaf]:
@@ -38,16 +55,7 @@ def recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recu
     fresh = any(-1 in part.source for parts in changes.values() for part in parts)
     if callable(reset) and fresh and not any(old.is_meta for old in olds.values()):
         reset()
-    for leaf, old in olds.items():
-        new = cast(Tensor, getattr(twin, leaf)).detach()
-        if not old.is_meta:
-            new = _with_kept(old.detach(), new, changes[leaf])
-        replacement = _like(old, new)
-        for module in owner.modules():
-            for name, value in [*parameters(module).items(), *buffers(module).items()]:
-                if value is old:
-                    setattr(module, name, replacement)
-                    _fit(module)
+    return twin
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:

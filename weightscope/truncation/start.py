@@ -6,7 +6,7 @@ and Recht 2007) are regressed, with a ridge penalty, on the tensors that left th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weightscope.truncation.bottleneck import Bottleneck, Light, to_image
+from weightscope.truncation.channels import Recut
 
 RIDGE = 1e-2
 """Penalty relative to the mean variance of the features."""
@@ -22,13 +23,34 @@ LARGEST = 8192
 """Unknowns per output beyond which the equations are not solved: they take half a gigabyte."""
 
 
+def kept_channels(
+    name: str, bottleneck: Bottleneck, thinned: Sequence[Recut]
+) -> tuple[Sequence[int], ...]:
+    """Which channels each exit of a bottleneck still has.
+
+    Args:
+        name: Of the bottleneck in its network.
+        bottleneck: With the light trunk.
+        thinned: As in ``Plan``.
+    """
+    kept = {recut.tensor: recut.source for recut in thinned if recut.dimension == 0}
+    return tuple(
+        kept.get(
+            f"{name}.trunk.4.weight"
+            if isinstance(head, nn.Identity)
+            else f"{name}.heads.{i}.weight",
+            range(site.channels),
+        )
+        for i, (head, site) in enumerate(zip(bottleneck.heads, bottleneck.exits, strict=True))
+    )
+
+
 def ridge_start(
-    name: str,
     bottleneck: Bottleneck,
     entering: Tensor,
     leaving: Sequence[Tensor],
     sizes: Sequence[list[int]],
-    thinned: Mapping[tuple[str, int], Sequence[int]],
+    kept: Sequence[Sequence[int]],
 ) -> None:
     """Set the weights of a light bottleneck by regression.
 
@@ -36,12 +58,11 @@ def ridge_start(
     there are too many unknowns.
 
     Args:
-        name: Of the bottleneck in its network.
         bottleneck: Its trunk's normalisations get the statistics of the given images.
         entering: What the trunk takes, (B, C, *S).
         leaving: What left the removed part, one tensor for each exit, in its own layout.
         sizes: Spatial sizes of each exit.
-        thinned: As in ``Plan``: the channels that stay, by tensor and dimension.
+        kept: Which channels each exit still has.
     """
     trunk = bottleneck.trunk
     if not isinstance(trunk, Light):
@@ -50,15 +71,14 @@ def ridge_start(
     width = cast(Tensor, second.weight).shape[0]
     if width * 3**bottleneck.dimensions > LARGEST:
         return
+    goals = [
+        to_image(tensor.detach(), site.layout, size)
+        for tensor, site, size in zip(leaving, bottleneck.exits, sizes, strict=True)
+    ]
+    if any(goal.shape[1] <= max(channels) for goal, channels in zip(goals, kept, strict=True)):
+        return
+    goals = [goal[:, list(channels)] for goal, channels in zip(goals, kept, strict=True)]
     heads = list(bottleneck.heads)
-    goals = []
-    for i, (tensor, site, size) in enumerate(zip(leaving, bottleneck.exits, sizes, strict=True)):
-        goal = to_image(tensor.detach(), site.layout, size)
-        if goal.shape[1] < site.channels:
-            return
-        last_layer = "trunk.4" if isinstance(heads[i], nn.Identity) else f"heads.{i}"
-        kept = thinned.get((f"{name}.{last_layer}.weight", 0), range(site.channels))
-        goals.append(goal[:, list(kept)])
     direct = [
         goal
         for goal, head, site in zip(goals, heads, bottleneck.exits, strict=True)
