@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow cluster fuzz check format docs bench mutants matrix reading evidence calibration clean dist lowest
+.PHONY: help study study-cpu test slow browser cluster fuzz check format docs bench mutants matrix reading evidence calibration clean dist lowest
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -14,6 +14,7 @@ help:
 	@echo "make test    run the test suite"
 	@echo "make check   lint, formatting, types, docs"
 	@echo "make slow    the exhaustive tests"
+	@echo "make browser  the report in a headless Chromium"
 	@echo "make fuzz    hostile files for MINUTES (5), drawn from SEED (0)"
 	@echo "make mutants break central formulas one by one; some test must fail for each"
 	@echo "make cluster the study's runner on a Dask cluster of several processes"
@@ -52,6 +53,11 @@ slow: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -W ignore -m fuzz --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0)
+
+# The report in a headless Chromium: one on the path, or playwright's own.
+browser: $(VENV)/.test
+	$(INSTALL) --editable '.[browser]'
+	$(BIN)/python -m pytest -m browser tests/browser
 
 cluster: $(VENV)/.test
 	$(BIN)/python -m pytest -m cluster
