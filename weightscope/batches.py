@@ -250,10 +250,13 @@ def _tensors(tree: Any, index: int) -> Any:
 def _as_inputs(inputs: Any, index: int, model: nn.Module) -> Any:
     """Inputs in the number type of the model."""
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    complex_kind = next((p.dtype for p in model.parameters() if p.is_complex()), None)
 
     def convert(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
+        if value.is_complex():
+            return value.to(complex_kind or value.dtype)
         if value.is_floating_point():
             return value.to(kind)
         if value.dim() < 3 or value.dtype == torch.bool:  # steps of a diffusion, masks

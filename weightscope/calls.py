@@ -50,6 +50,11 @@ def only_tensor(output: Any) -> Tensor:
     raise InputError(f"expected a tensor, received {type(output).__name__} without any")
 
 
+def is_complex(tree: Any) -> bool:
+    """Whether a tensor in it holds complex numbers."""
+    return any(isinstance(v, Tensor) and v.is_complex() for v in pytree.tree_leaves(tree))
+
+
 def say(error: BaseException) -> str:
     """The kind and the text of a foreign error, at most a few lines long."""
     text = f"{type(error).__name__}: {error}".strip().rstrip(".:")

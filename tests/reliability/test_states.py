@@ -47,8 +47,6 @@ def test_some_interrupts(tmp_path):
 @pytest.mark.parametrize("outcome", ["success", "failure", "interrupt"])
 def test_every_model_and_call(kind, call, outcome, tmp_path):
     if outcome != "interrupt":
-        if kind == "complex" and call in ("analyze with batches", "ablate"):
-            pytest.xfail("the minimum of a complex output is asked for")
         check(kind, call, outcome, tmp_path)
         return
     calls = count_calls(kind, call, tmp_path)

@@ -14,7 +14,14 @@ from tqdm import tqdm
 
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, Keys, first_image, read_batches
-from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
+from weightscope.calls import (
+    call_arguments,
+    device_of,
+    forward_errors,
+    is_complex,
+    to_device,
+    undisturbed,
+)
 from weightscope.errors import InputError
 from weightscope.graph.running import (
     CutRuns,
@@ -226,6 +233,7 @@ def ablate_levels(
         for index, (inputs, _) in enumerate(batches):
             with forward_errors(model, inputs, f"batch {index}"):
                 output, values = runs.whole(inputs)
+            _check_outputs(output, index, model)
             judge.add(output)
             for cut, filler, meter in zip(structure.cuts, fills, left, strict=True):
                 meter.add(runs.without(cut, values, filler))
@@ -287,6 +295,16 @@ def check_images(inputs: Any, index: int, structure: Structure) -> None:
         raise InputError(
             f"the images of batch {index} have {expected - 1} dimensions, expected {expected} "
             "(images, channels, sizes); give single images a batch dimension, image[None]"
+        )
+
+
+def _check_outputs(output: Any, index: int, model: nn.Module) -> None:
+    """Refuse outputs that have no order: what a cut costs could not be told from them."""
+    if is_complex(output):
+        raise InputError(
+            f"{type(model).__name__} returned complex numbers for batch {index}, which cannot be "
+            "judged; let the model return real ones, such as output.abs() or "
+            "torch.view_as_real(output)"
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weightscope.adapters import pytree
 from weightscope.batches import Batch
-from weightscope.calls import only_tensor
+from weightscope.calls import is_complex, only_tensor
 from weightscope.errors import InputError
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
 from weightscope.utilization.recalibration import RecalibratedMeter, are_classes
@@ -112,6 +112,11 @@ def judge_by(
         InputError: The name is unknown, or ``ignore_index`` does not apply.
     """
     targets = [target for _, target in batches]
+    if isinstance(metric, str) and any(map(is_complex, targets)):
+        raise InputError(
+            f"the targets are complex and metric {metric!r} is of real numbers; give real targets, "
+            "such as target.abs(), or a callable metric(outputs, targets)"
+        )
     if isinstance(metric, str) and metric in SEGMENTATION:
         return _ClassJudge(Segmentation(metric, targets, dimensions, ignore_index))
     if ignore_index is not None:
