@@ -93,7 +93,7 @@ def predict_photo(model: Zoo, photo: NDArray[np.uint8], tile: int = TILE) -> NDA
     image = pad_to_multiple(image, model.multiple)
     margin = -(-reach(model) // model.multiple) * model.multiple
     core = max(model.multiple, (tile - 2 * margin) // model.multiple * model.multiple)
-    logits = torch.empty(image.shape[-2:])
+    logits = torch.empty(image.shape[-2:], device="cpu", dtype=torch.float32)
     for top in range(0, image.shape[-2], core):
         for left in range(0, image.shape[-1], core):
             y, x = max(0, top - margin), max(0, left - margin)

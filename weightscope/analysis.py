@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.batches import first_image, read_batches
 from weightscope.calls import to_device
 from weightscope.cost import Costs, count_costs
@@ -157,6 +158,7 @@ class Analysis:
         )
 
 
+@outside_modes()
 def analyze(
     model: nn.Module,
     *,
@@ -261,7 +263,7 @@ def _start_of(history: History, model: nn.Module) -> dict[str, Tensor] | None:
         warnings.warn(
             f"the file that watch() stored the starting weights in is gone ({error.__cause__}); "
             "the analysis goes on without them",
-            stacklevel=3,
+            stacklevel=4,  # one frame is of the decorator
         )
         return None
     return {n: t for n, t in start.items() if shapes.get(n) == t.shape} or None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from weightscope.adapters import pytree
-from weightscope.calls import call_arguments, random_state
+from weightscope.calls import call_arguments, plain, random_state
 from weightscope.errors import InputError
 from weightscope.graph.inputs import check_model
 
@@ -241,7 +241,7 @@ def _tensors(tree: Any, index: int) -> Any:
             wide = native.dtype.kind == "u" and native.dtype.itemsize > 1
             return torch.from_numpy(native.astype(np.int64) if wide else native)
         if isinstance(value, Tensor):
-            return value.detach().as_subclass(Tensor)
+            return plain(value.detach().as_subclass(Tensor))
         return value
 
     return pytree.tree_map(convert, tree)
@@ -266,12 +266,12 @@ def _as_inputs(inputs: Any, index: int, model: nn.Module) -> Any:
                 f"batch 0 holds images of {value.dtype} from {int(value.min())} to "
                 f"{int(value.max())}, which the model gets as they are; scale them in the loader "
                 "if it was trained on others",
-                stacklevel=4,
+                stacklevel=5,  # one frame is of the public function's decorator
             )
         return value.to(kind)
 
-    plain = dict(inputs) if isinstance(inputs, Mapping) else inputs
-    return pytree.tree_map(convert, _tensors(plain, index))
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    return pytree.tree_map(convert, _tensors(inputs, index))
 
 
 def _as_targets(targets: Any, index: int) -> Any:

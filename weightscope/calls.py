@@ -36,6 +36,16 @@ def to_device(tree: Any, model: nn.Module) -> Any:
     return pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
 
 
+def plain(tree: Any) -> Any:
+    """The same with copies of the tensors that were made in inference mode.
+
+    Nothing can be differentiated through those, not even for the sake of a trace.
+    """
+    return pytree.tree_map(
+        lambda v: v.clone() if isinstance(v, Tensor) and v.is_inference() else v, tree
+    )
+
+
 def only_tensor(output: Any) -> Tensor:
     """The prediction in what a model returned: a tensor, or the first one in a container."""
     if isinstance(output, Tensor):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.errors import InputError, MissingExtraError
 from weightscope.files import write_csv, write_tensors, written_atomically
 from weightscope.showing import as_table, one_line
@@ -139,6 +140,7 @@ class History:
         snapshots: Recorded distributions, in order.
     """
 
+    @outside_modes()
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, every: int, store: Path | None
     ) -> None:
@@ -178,6 +180,7 @@ class History:
             "optimiser": type(self._optimizer).__name__,
         }
 
+    @outside_modes()
     def displacements(self) -> tuple[Displacement, ...]:
         """Movement of every parameter since the start, beside its walk on pure noise."""
         if self._closed is not None:
@@ -197,6 +200,7 @@ class History:
             for name, weights in self._parameters.items()
         )
 
+    @outside_modes()
     def initial(self) -> dict[str, Tensor]:
         """The weights at the start of the training, by parameter name."""
         if self._store is None:
@@ -301,6 +305,7 @@ class History:
             global_step=s.step,
         )
 
+    @outside_modes()
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on after an interruption; `torch.save` it with the model's."""
         return {
@@ -321,6 +326,7 @@ class History:
             ],
         }
 
+    @outside_modes()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where an earlier history stopped.
 
@@ -359,6 +365,7 @@ class History:
             return
         write_tensors(initial, self._store)
 
+    @outside_modes()
     def _after_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         """Count one optimiser step; called by the optimiser itself."""
         self.steps += 1

@@ -1,18 +1,22 @@
 """What a public call may not change: a picture of a model and of the process, and models to try."""
 
+import copy
 import logging
 import os
 import random
 import sys
 import warnings
 from contextlib import contextmanager, suppress
+from functools import cache
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils._pytree import tree_map
 
 import weightscope as ws
+from weightscope.receptive_field import effective_receptive_field
 
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
@@ -98,11 +102,13 @@ class Small(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.drop = nn.Dropout(0.1)
         self.b = nn.Conv2d(width, width, 3, padding=1)
+        self.c = nn.Conv2d(width, 8 * width, 3, padding=1)  # wide enough that a cut saves something
+        self.d = nn.Conv2d(8 * width, width, 3, padding=1)
         self.head = nn.Conv2d(2 * width, 1, 1)
 
     def forward(self, x):
         x = self.drop(self.norm(self.a(x)))
-        deep = self.b(nn.functional.max_pool2d(x, 2))
+        deep = self.d(self.c(self.b(nn.functional.max_pool2d(x, 2))))
         return self.head(torch.cat([x, nn.functional.interpolate(deep, scale_factor=2.0)], 1))
 
 
@@ -193,9 +199,12 @@ KINDS = {
 
 
 def _batches(model):
-    dtype = next(
-        (p.dtype for p in model.parameters() if not nn.parameter.is_lazy(p)), torch.float32
-    )
+    kinds = (p.dtype for p in model.parameters() if not nn.parameter.is_lazy(p))
+    return _data(next(kinds, torch.float32))
+
+
+@cache
+def _data(dtype):
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, 1, 16, 16, generator=generator).to(dtype)
     return [(image, (torch.rand(2, 1, 16, 16, generator=generator) > 0.7).float())] * 2
@@ -205,36 +214,104 @@ def _loss(output, target):
     return nn.functional.binary_cross_entropy_with_logits(output.float(), target)
 
 
-def _build(model, folder):
-    for proposal in ws.analyze(model, example_inputs=_batches(model)[0][0]).proposals:
-        if proposal.refusal is None:
-            ws.save(proposal.build(), folder / "v.safetensors")
+def _images(model):
+    return [image for image, _ in _batches(model)]
+
+
+def _analyze(model, **options):
+    return ws.analyze(model, example_inputs=_images(model)[0], **options)
+
+
+def _told(analysis):
+    """What an analysis says, without times and addresses."""
+    frames = analysis.layers, analysis.stages, analysis.scores, analysis.histograms
+    return [frame.to_csv() for frame in frames], analysis.conclusion
+
+
+def _small(model):
+    torch.manual_seed(1)  # of the new weights
+    (proposal,) = [p for p in _analyze(model, response=False).proposals if p.refusal is None]
+    return proposal.build()
+
+
+def _save(model, folder):
+    variant = _small(model)
+    ws.save(variant, folder / "v.safetensors")
+    return variant.recipe, variant.module
+
+
+def _load(model, folder):
+    ws.save(_small(model), folder / "v.safetensors")
+    return ws.load(folder / "v.safetensors", lambda: copy.deepcopy(model)).module
+
+
+def _recover(model, folder):
+    variant = _small(model)
+    course = variant.recover(_images(model) * 3, steps=2, progress=False)
+    return course, variant.module
+
+
+def _shrink(model, folder):
+    search = ws.shrink(
+        model, images=_images(model) * 3, example_inputs=_images(model)[0], steps=2, repeats=1,
+        resume=folder / "courses", progress=False,
+    )  # fmt: skip
+    return search.frame.drop(columns="latency").to_csv()
 
 
 def _watch(model, folder):
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
     with ws.watch(model, optimizer, every=1, store=folder / "start.safetensors") as history:
-        history.displacements()
+        optimizer.step()
+        told = history.displacements()
         history.to_csv(folder / "h.csv")
         history.load_state_dict(history.state_dict())
+    return repr(told), (folder / "h.csv").read_text()
+
+
+def _write(model, folder):
+    if (folder / "x").exists():  # written outside of the modes that are tried
+        return
+    state = {f"model.{n}": v for n, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    torch.save({"state_dict": state}, folder / "x")
+
+
+def _scan(model, folder):
+    _write(model, folder)
+    return [(p.parameter, repr(p.summary.mean)) for p in ws.scan(folder / "x").parameters]
 
 
 def _fit(model, folder):
-    state = {f"model.{n}": v for n, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
-    torch.save({"state_dict": state}, folder / "x")
-    ws.scan(folder / "x")
-    ws.fit_weights(model, ws.read_weights(folder / "x"))
+    _write(model, folder)
+    return dict(ws.fit_weights(model, ws.read_weights(folder / "x")))
+
+
+def _report(model, folder):
+    return _analyze(model, response=False).to_html(folder / "page.html").read_text()
+
+
+def _field(model, folder):
+    field = effective_receptive_field(model, _images(model)[0])
+    return field.extent, field.gradient
 
 
 CALLS = {
-    "analyze": lambda model, folder: ws.analyze(model, example_inputs=_batches(model)[0][0]),
-    "analyze with batches": lambda model, folder: ws.analyze(
-        model, example_inputs=_batches(model)[0][0], batches=_batches(model), loss=_loss
+    "analyze": lambda model, folder: _told(_analyze(model, images=_images(model))),
+    "analyze with batches": lambda model, folder: _told(
+        _analyze(model, batches=_batches(model), loss=_loss)
     ),
-    "ablate": lambda model, folder: ws.ablate(model, _batches(model), "f1", progress=False),
-    "build and save": _build,
+    "ablate": lambda model, folder: ws.ablate(
+        model, _batches(model), "f1", progress=False
+    ).to_csv(),
+    "build and save": _save,
+    "load": _load,
+    "recover": _recover,
+    "shrink": _shrink,
     "watch": _watch,
     "fit weights": _fit,
+    "scan": _scan,
+    "report": _report,
+    "receptive field": _field,
 }
 
 
@@ -292,6 +369,20 @@ class Interrupt:
 
     def __exit__(self, *_):
         sys.settrace(None)
+
+
+def call(name, model, folder):
+    """What a public call returns, to be compared when all modes are left."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries that are imported
+        return CALLS[name](model, folder)
+
+
+def comparable(result):
+    """The same with bytes for tensors."""
+    states = tree_map(lambda v: v.state_dict() if isinstance(v, nn.Module) else v, result)
+    return tree_map(lambda v: _numbers(v) if isinstance(v, torch.Tensor) else v, states)
 
 
 def try_call(kind, call, outcome, folder, interrupt_at=None):

@@ -1,19 +1,29 @@
-"""Torch's modes that belong to the caller, such as a default device or fake tensors."""
+"""Torch's modes that belong to the caller, such as fake tensors, autocast or inference mode."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+
 
 @contextmanager
 def outside_modes() -> Iterator[None]:
-    """Run a block as outside of the caller's ``torch.device``, default device and FakeTensorMode.
+    """Run a block, or a decorated function, as outside of modes of the caller's thread.
 
-    They belong to a thread and catch every operator in it, also those that only measure.
+    They catch every operator in it, also those that only measure: ``FakeTensorMode``,
+    ``no_grad``, ``inference_mode`` and autocast. A default device stays, because the model's
+    forward may count on it; what the library makes says its device. The default dtype belongs to
+    the whole process and stays too.
     """
-    with torch._C.DisableTorchFunction(), _disable_current_modes():
+    with ExitStack() as stack:
+        stack.enter_context(_disable_current_modes())
+        stack.enter_context(torch.inference_mode(False))  # gradients are on again too
+        for kind in _AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         yield

@@ -73,7 +73,7 @@ class Stored:
             CheckpointError: The file does not have it any more.
         """
         if not self.elements or self.source is None:
-            return torch.empty(self.shape, dtype=self.dtype)
+            return torch.empty(self.shape, device="cpu", dtype=self.dtype)
         return self.numbers(0, self.span).as_strided(self.shape, self.strides)
 
     def numbers(self, start: int, stop: int) -> torch.Tensor:

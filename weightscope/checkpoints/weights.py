@@ -44,6 +44,7 @@ class Weights(Mapping[str, Tensor]):
     _names: Mapping[str, str]
     others: tuple[str, ...] = ()
 
+    @outside_modes()
     def __getitem__(self, name: str) -> Tensor:
         """Read one tensor.
 
@@ -55,8 +56,7 @@ class Weights(Mapping[str, Tensor]):
             raise CheckpointError(
                 f"{self.checkpoint.path}: {quoted(name)} cannot be read: {stored.reason}"
             )
-        with outside_modes():
-            return stored.tensor()
+        return stored.tensor()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -80,6 +80,7 @@ class Weights(Mapping[str, Tensor]):
         return self.checkpoint.tensors[self._names[name]].stored.shape
 
 
+@outside_modes()
 def read_weights(path: str | os.PathLike[str], *, prefix: str | None = None) -> Weights:
     """Find the weights of a network in a checkpoint, whatever wrote it; nothing in it is executed.
 
@@ -136,6 +137,7 @@ def _usual_prefix(checkpoint: Checkpoint) -> str:
     return prefix
 
 
+@outside_modes()
 def fit_weights(model: nn.Module, weights: Weights, *, prefix: str | None = None) -> Weights:
     """The weights of a checkpoint by the names of a model, or why they do not fit.
 

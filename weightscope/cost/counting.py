@@ -23,6 +23,7 @@ from weightscope.adapters.dispatch import (
     TorchDispatchMode,
     storage_of,
 )
+from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.schemas import is_operator, packet
 from weightscope.calls import random_state
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
@@ -97,6 +98,7 @@ def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+@outside_modes()
 def count_costs(
     model: nn.Module, inputs: Inputs, *, rules: Mapping[Any, Rule] = MAC_RULES
 ) -> Costs:

@@ -24,7 +24,7 @@ from weightscope.adapters.tracing import (
     quiet,
     without_numbers,
 )
-from weightscope.calls import random_state, say, shapes
+from weightscope.calls import plain, random_state, say, shapes
 from weightscope.errors import ForwardError, InputError, WeightscopeError
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.layouts import (
@@ -142,6 +142,12 @@ def check_model(model: object) -> nn.Module:
                 f"{name} of {type(model).__name__} is not initialised yet (a lazy module); run the"
                 " model once on an example before passing it"
             )
+        if parameter.is_inference():
+            raise InputError(
+                f"{name} of {type(model).__name__} was made in inference mode, so that nothing can"
+                " be differentiated through it; make or copy the model outside of"
+                " torch.inference_mode()"
+            )
         if parameter.is_meta:
             raise InputError(
                 f"{name} of {type(model).__name__} lies on the meta device and has no values; load"
@@ -169,11 +175,13 @@ def find_inputs(
     """
     letters = None if layout is None else parse_layout(layout)
     if isinstance(example_inputs, ExampleInputs):
-        yield _laid_out(trial, example_inputs, letters or example_inputs.layout or None)
+        call = plain((example_inputs.args, dict(example_inputs.kwargs)))
+        example = replace(example_inputs, args=call[0], kwargs=call[1])
+        yield _laid_out(trial, example, letters or example_inputs.layout or None)
     elif example_inputs is None:
         yield from _search(trial, letters) if letters is not None else _search_any_layout(trial)
     else:
-        args, kwargs = _as_call(example_inputs)
+        args, kwargs = plain(_as_call(example_inputs))
         dimensions = _dimensions((args, kwargs))
         check_rank(letters or "", [v.dim() for v in _leaves((args, kwargs))])
         error = trial.error(args, kwargs)
@@ -656,5 +664,5 @@ def _noise(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Ten
     """A picture of noise from a generator of its own, on the model's device and of its type."""
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     generator = torch.Generator().manual_seed(seed)
-    picture = torch.randn(shape, generator=generator)
+    picture = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
     return picture if like is None else picture.to(like.device, like.dtype)

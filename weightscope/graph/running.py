@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from weightscope.adapters import pytree
@@ -172,6 +171,6 @@ class MeanActivation:
 
     def replace(self, value: Tensor) -> Tensor:
         """The mean in the shape and type of ``value``."""
-        mean = torch.as_tensor(self.total / self.count).to(value.dtype)
+        mean = (self.total / self.count).to(value.dtype)  # type: ignore[union-attr]
         last = value.movedim(self.axis, -1)
         return mean.expand_as(last).movedim(-1, self.axis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def dead_leaves(
     """
     generator = torch.Generator().manual_seed(seed)
     batch = torch.stack([_leaves(channels, sizes, generator, colour) for _ in range(images)])
-    noise = torch.randn(batch.shape, generator=generator)
+    noise = torch.randn(batch.shape, generator=generator, device="cpu", dtype=torch.float32)
     return standardised(standardised(batch) + GRAIN * noise)
 
 
@@ -66,13 +67,15 @@ def _leaves(
     channels: int, sizes: Sequence[int], generator: torch.Generator, colour: bool
 ) -> Tensor:
     """One image, painted from the back to the front."""
-    image = torch.zeros(channels, *sizes)
+    image = torch.zeros(channels, *sizes, device="cpu", dtype=torch.float32)
     largest = max(min(sizes) / 2, 2 * SMALLEST)
     dims = len(sizes)
     radii = _radii(_count(sizes, largest), dims, largest, generator)
-    centres = torch.rand(len(radii), dims, generator=generator) * torch.tensor(sizes).float()
-    grey = torch.randn(len(radii), 1, generator=generator).expand(-1, channels)
-    own = torch.randn(len(radii), channels, generator=generator)
+    draw = partial(torch.randn, generator=generator, device="cpu", dtype=torch.float32)
+    centres = torch.rand(len(radii), dims, generator=generator, device="cpu", dtype=torch.float32)
+    centres *= torch.tensor(sizes, device="cpu", dtype=torch.float32)
+    grey = draw(len(radii), 1).expand(-1, channels)
+    own = draw(len(radii), channels)
     values = SHARED**0.5 * grey + (1 - SHARED) ** 0.5 * own if colour else grey
     for radius, centre, value in zip(radii.tolist(), centres.tolist(), values, strict=True):
         box, inside = _ball(radius, centre, sizes)
@@ -95,7 +98,7 @@ def _count(sizes: Sequence[int], largest: float) -> int:
 def _radii(count: int, dims: int, largest: float, generator: torch.Generator) -> Tensor:
     """Radii with the density ``r^-(dims + 1)`` by inversion of its distribution function."""
     low = (SMALLEST / largest) ** dims
-    uniform = torch.rand(count, generator=generator)
+    uniform = torch.rand(count, generator=generator, device="cpu", dtype=torch.float32)
     return SMALLEST / (uniform * (1 - low) + low) ** (1 / dims)
 
 
@@ -103,11 +106,11 @@ def _ball(
     radius: float, centre: Sequence[float], sizes: Sequence[int]
 ) -> tuple[tuple[slice, ...], Tensor]:
     """The box around a ball within the image, and which of its positions lie inside the ball."""
-    box, square = [], torch.zeros(())
+    box, square = [], torch.zeros((), device="cpu", dtype=torch.float32)
     for axis, (middle, size) in enumerate(zip(centre, sizes, strict=True)):
         start, stop = max(0, math.floor(middle - radius)), min(size, math.ceil(middle + radius) + 1)
         box.append(slice(start, stop))
-        offset = (torch.arange(start, stop) - middle).square()
+        offset = (torch.arange(start, stop, device="cpu", dtype=torch.float32) - middle).square()
         square = square + offset.view(-1, *[1] * (len(sizes) - axis - 1))
     return tuple(box), square < radius**2
 

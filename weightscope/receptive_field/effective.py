@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.adapters.modes import outside_modes
 from weightscope.calls import random_state
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
@@ -35,6 +36,7 @@ class EffectiveField:
     gradient: Tensor
 
 
+@outside_modes()
 def effective_receptive_field(model: nn.Module, inputs: Inputs) -> EffectiveField:
     """Measure the effective receptive field of the output's centre.
 
@@ -82,7 +84,7 @@ def _extent(field: Tensor, dimension: int, share: float = 0.95) -> int:
     total = float(profile.sum())
     if total == 0:
         return 0
-    positions = torch.arange(len(profile), dtype=torch.float64)
+    positions = torch.arange(len(profile), device=profile.device, dtype=torch.float64)
     centre = round(float((profile * positions).sum()) / total)
     for reach in range(len(profile)):
         low, high = max(0, centre - reach), centre + reach + 1

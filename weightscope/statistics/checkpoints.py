@@ -26,6 +26,7 @@ from weightscope.summaries.tensor_summary import TensorSummary
 from weightscope.summaries.threads import Run, number_of_threads, run_all
 
 
+@outside_modes()
 def scan(
     path: str | os.PathLike[str],
     *,
@@ -52,8 +53,7 @@ def scan(
         CheckpointError: If the file is missing, empty, truncated, contradicts itself, would run
             code, is no checkpoint, or is changed while it is read.
     """
-    with outside_modes():
-        return _scan(open_checkpoint(path), fast, number_of_threads(threads), progress)
+    return _scan(open_checkpoint(path), fast, number_of_threads(threads), progress)
 
 
 def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> ModelStatistics:
@@ -79,7 +79,9 @@ def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> M
 
     measured = run_all(full, lambda name: found[name].elements, work, threads, progress)
     summaries = dict(zip(full, measured, strict=True))
-    nothing = summarize(torch.empty(0), threads=1)  # of all the empty ones
+    nothing = summarize(
+        torch.empty(0, device="cpu", dtype=torch.float32), threads=1
+    )  # of all the empty ones
     for source in {stored.source for stored in found.values() if stored.source}:
         source.check()
     records = tuple(
@@ -108,7 +110,7 @@ def _unreadable(stored: Stored) -> str:
         return stored.reason
     if stored.overlaps:
         return "a view whose elements overlap; save a copy, as tensor.contiguous() gives it"
-    return unreadable(torch.empty(0, dtype=stored.dtype))
+    return unreadable(torch.empty(0, device="cpu", dtype=stored.dtype))
 
 
 def _record(

@@ -10,6 +10,7 @@ from math import nan, sqrt
 import torch
 from torch import nn
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.modules import BatchNorm
 from weightscope.errors import InputError
 from weightscope.statistics.choosing import Evidence, choose_nulls
@@ -33,6 +34,7 @@ RELATIVE_THRESHOLD = 0.1
 _BLOCK = 1 << 20
 
 
+@outside_modes()
 def measure_model(
     model: nn.Module,
     *,

@@ -63,7 +63,7 @@ def _singular_values(blocks: torch.Tensor) -> tuple[torch.Tensor, str]:
     wide = blocks.shape[1] <= blocks.shape[2]
     sides = blocks if wide else blocks.transpose(1, 2)
     try:
-        squares = torch.full((1,), 0.0)
+        squares = torch.zeros(1, device="cpu", dtype=torch.float32)
         if sides.shape[1] > _SMALL and sides.dtype is torch.float32:
             squares = torch.linalg.eigvalsh((sides @ sides.transpose(1, 2)).double())
         if float(squares.min()) <= _BLURRED * float(squares.max()):

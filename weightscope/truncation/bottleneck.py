@@ -25,6 +25,8 @@ BottleneckFactory = Callable[[int, int, int], nn.Module]
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+# new weights are drawn in it, whatever the default dtype is
+_DTYPE = torch.float32
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -40,11 +42,11 @@ class Light(nn.Sequential):
     def __init__(self, in_channels: int, width: int, dimensions: int) -> None:
         convolution, norm = CONVOLUTIONS[dimensions], _NORMS[dimensions]
         super().__init__(
-            convolution(in_channels, width, 3, padding=1, bias=False),
-            norm(width),
+            convolution(in_channels, width, 3, padding=1, bias=False, dtype=_DTYPE),
+            norm(width, dtype=_DTYPE),
             nn.ReLU(),
-            convolution(width, width, 3, padding=1, bias=False),
-            norm(width),
+            convolution(width, width, 3, padding=1, bias=False, dtype=_DTYPE),
+            norm(width, dtype=_DTYPE),
             nn.ReLU(),
         )
 
@@ -111,7 +113,9 @@ class Bottleneck(nn.Module):
         self.trunk = trunk
         convolution = CONVOLUTIONS[dimensions]
         self.heads = nn.ModuleList(
-            nn.Identity() if site.channels == channels else convolution(channels, site.channels, 1)
+            nn.Identity()
+            if site.channels == channels
+            else convolution(channels, site.channels, 1, dtype=_DTYPE)
             for site in self.exits
         )
 
@@ -178,7 +182,7 @@ def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:
         return views
     if isinstance(trunk, Light):
         return tuple(window(v, 5, padding=2) for v in views)
-    like = next((p for p in trunk.parameters()), torch.empty(0))
+    like = next((p for p in trunk.parameters()), torch.empty(0, device="cpu", dtype=torch.float32))
     x = torch.zeros(2, channels, *[16] * len(views), device=like.device, dtype=like.dtype)
     free = {d: Dim.AUTO for d in range(x.dim()) if d != 1}
     twin = copy.deepcopy(trunk).eval()
@@ -215,9 +219,9 @@ def output_channels(trunk: nn.Module, in_channels: int, dimensions: int) -> int:
     Raises:
         TruncationError: The trunk does not run, or returns another shape.
     """
-    like = next((p for p in trunk.parameters()), torch.empty(0))
+    like = next((p for p in trunk.parameters()), torch.empty(0, device="cpu", dtype=torch.float32))
     shape = (2, in_channels, *[16] * dimensions)
-    x = torch.zeros(shape, dtype=like.dtype)
+    x = torch.zeros(shape, device=like.device, dtype=like.dtype)
     try:
         made = count_costs(_Named(trunk), x).layers["trunk"].output_shape
     except Exception as reason:

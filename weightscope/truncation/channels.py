@@ -253,7 +253,7 @@ class _Follower:
 
     def _permute(self, node: fx.Node) -> None:
         given = self._only(node, 0)
-        order = torch.empty([1] * _tensor(node).dim())
+        order = torch.empty([1] * _tensor(node).dim(), device="cpu")
         marked = order.expand([i + 2 for i in range(order.dim())])
         moved = cast(Any, node.target)(marked, *node.args[1:], **node.kwargs)
         self.channels[node] = _Channels(list(moved.shape).index(given.dimension + 2), given.source)

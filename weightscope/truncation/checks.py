@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.regions import without_autograd
 from weightscope.calls import random_state, undisturbed
 from weightscope.cost import count_costs, split_inputs
@@ -67,6 +68,7 @@ class Verification:
         return tuple(check for check in self.checks if not check.passed)
 
 
+@outside_modes()
 def verify(
     variant: Variant,
     *,

@@ -234,7 +234,7 @@ def decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
-        return torch.zeros(value["tensor"], dtype=getattr(torch, value["dtype"]))
+        return torch.zeros(value["tensor"], device="cpu", dtype=getattr(torch, value["dtype"]))
     if "tuple" in value:
         return tuple(decode(v) for v in value["tuple"])
     return {key: decode(v) for key, v in value["dict"]}

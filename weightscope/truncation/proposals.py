@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.cost import Costs
 from weightscope.cost.counting import what_failed
 from weightscope.errors import WeightscopeError
@@ -106,6 +107,7 @@ class Proposal:
         """Keys of the original that go."""
         return () if self.draft is None else self.draft.dropped
 
+    @outside_modes()
     def build(
         self,
         bottleneck: Choice | nn.Module | BottleneckFactory = "light",

@@ -114,10 +114,10 @@ class _Pool:
     def draw(self, step: int, seed: int) -> Any:
         """The images of one step; they depend on the step alone, so that a course can go on."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        pick = int(torch.randint(len(self.training), (1,), generator=generator))
+        pick = int(torch.randint(len(self.training), (1,), generator=generator, device="cpu"))
         batch = self.training[pick][0]
         rows = [row for b, row in self.training if b == batch]
-        order = torch.randperm(len(rows), generator=generator)[:BATCH]
+        order = torch.randperm(len(rows), generator=generator, device="cpu")[:BATCH]
         return _rows(self.batches[batch], [rows[i] for i in order.tolist()])
 
     def parts(self, which: Sequence[tuple[int, int]], limit: int | None = None) -> Iterator[Any]:
@@ -158,7 +158,8 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
             f"images= holds {len(places)} images; recovery needs at least 2, one of them to see "
             "when there is no more gain: give a tensor (images, channels, sizes...) or batches"
         )
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(places), generator=generator, device="cpu").tolist()
     held = set(order[: max(1, round(HELD_BACK * len(places)))])
     return _Pool(
         tuple(batches),
@@ -550,7 +551,7 @@ class _Course:
         """The user's loss on some labelled images of one batch that is trained on."""
         batch = self.labelled[step % len(self.labelled)]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        rows = torch.randperm(_length(batch), generator=generator)[:BATCH].tolist()
+        rows = torch.randperm(_length(batch), generator=generator, device="cpu")[:BATCH].tolist()
         return self._loss_of(_rows(batch, rows))
 
     def _loss_of(self, batch: tuple[Any, Any]) -> Tensor:

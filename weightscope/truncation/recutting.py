@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -74,13 +75,14 @@ def _with_kept(old: Tensor, new: Tensor, parts: Sequence[Recut]) -> Tensor:
         for part in parts:
             old = old.index_select(part.dimension, torch.tensor(part.source, device=old.device))
         return old
+    indices = partial(torch.tensor, device="cpu", dtype=torch.long)
     result = new.clone()
-    index_new: list[Tensor] = [torch.arange(s) for s in new.shape]
-    index_old: list[Tensor] = [torch.arange(s) for s in old.shape]
+    index_new: list[Tensor] = [torch.arange(s, device="cpu") for s in new.shape]
+    index_old: list[Tensor] = [torch.arange(s, device="cpu") for s in old.shape]
     for part in parts:
         pairs = [(i, s) for i, s in enumerate(part.source) if s >= 0]
-        index_new[part.dimension] = torch.tensor([i for i, _ in pairs], dtype=torch.long)
-        index_old[part.dimension] = torch.tensor([s for _, s in pairs], dtype=torch.long)
+        index_new[part.dimension] = indices([i for i, _ in pairs])
+        index_old[part.dimension] = indices([s for _, s in pairs])
     result[torch.meshgrid(*index_new, indexing="ij")] = old[
         torch.meshgrid(*index_old, indexing="ij")
     ]

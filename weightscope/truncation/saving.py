@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.adapters.modes import outside_modes
 from weightscope.errors import RecipeError, WeightscopeError
 from weightscope.files import write_tensors
 from weightscope.graph import read_structure
@@ -31,6 +32,7 @@ _MOST_AXES = 8
 _RECIPE, _DIGEST = "weightscope_recipe", "weightscope_sha256"
 
 
+@outside_modes()
 def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     """Write a variant as one safetensors file: its tensors, and its recipe in the metadata.
 
@@ -74,6 +76,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+@outside_modes()
 def load(
     path: str | os.PathLike[str],
     model_factory: Callable[[], nn.Module],

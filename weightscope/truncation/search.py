@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.batches import Batch, first_image, read_batches
 from weightscope.calls import call_arguments, device_of, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
@@ -184,6 +185,7 @@ def _beats(one: Candidate, other: Candidate) -> bool:
     )
 
 
+@outside_modes()
 def shrink(
     model: nn.Module,
     *,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
@@ -88,6 +89,7 @@ class Variant:
         }
 
     @property
+    @outside_modes()
     def recipe(self) -> Mapping[str, Any]:
         """What ``save`` writes beside the tensors: the plan, and how the original was read."""
         return {"format": self.plan.format, **describe(self.structure), **self.plan.to_json()}
@@ -129,6 +131,7 @@ class Variant:
 
         return thin(self, keep, max_macs=max_macs, by=by, seed=seed)
 
+    @outside_modes()
     def measure(self, *, repeats: int = 10) -> Measurement:
         """Time the original and the variant, and measure their peak memory.
 
@@ -144,6 +147,7 @@ class Variant:
             peak_memory_after=measure_peak_memory(self.module, inputs),
         )
 
+    @outside_modes()
     def recover(
         self,
         images: Iterable[Any] | None = None,

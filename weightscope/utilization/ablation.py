@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from weightscope.adapters import pytree
+from weightscope.adapters.modes import outside_modes
 from weightscope.batches import Batch, Keys, first_image, read_batches
 from weightscope.calls import (
     call_arguments,
@@ -167,7 +168,7 @@ def shuffled_images(value: Tensor, generator: torch.Generator) -> Tensor:
     images = len(value)
     if images < 2:
         raise InputError("fill='shuffle' needs batches of two images or more")
-    order = torch.randperm(images, generator=generator)
+    order = torch.randperm(images, generator=generator, device="cpu")
     return value[order[(torch.argsort(order) + 1) % images]]
 
 
@@ -370,6 +371,7 @@ def _record(
     )
 
 
+@outside_modes()
 def ablate(
     model: nn.Module,
     batches: Iterable[Any],

@@ -233,7 +233,7 @@ class SegmentationMeter:
             for score, truth, valid in zip(
                 _probabilities(pixels.scores), pixels.truths, pixels.valid, strict=True
             ):
-                classes = torch.arange(len(score))[:, None]
+                classes = torch.arange(len(score), device="cpu")[:, None]
                 self._add_image(score, truth == classes, valid.expand_as(score))
         else:
             self._counts.append(_confusion(pixels))
@@ -273,7 +273,7 @@ def _confusion(pixels: Pixels) -> Tensor:
     """Pixels of each class that were hit, called so, and are so: (images, 3, classes)."""
     images, classes = pixels.scores.shape[:2]
     decided = pixels.scores.argmax(1)
-    first = torch.arange(images)[:, None] * classes
+    first = torch.arange(images, device="cpu")[:, None] * classes
 
     def count(numbers: Tensor, which: Tensor) -> Tensor:
         return torch.bincount(

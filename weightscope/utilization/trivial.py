@@ -104,7 +104,8 @@ class ChannelRange:
     @property
     def mean(self) -> Tensor:
         """Mean of each channel."""
-        return torch.as_tensor(self.total) / self.count
+        assert isinstance(self.total, Tensor)
+        return self.total / self.count
 
     @property
     def bounded(self) -> bool:
@@ -208,15 +209,18 @@ class Images:
         for batch, chosen in self._chosen():
             made = split_images(self.outputs.constant(batch, constant))
             true = split_images(self.targets(batch))
-            losses += [
-                torch.as_tensor(self.metric(made[i], true[i])).double().mean() for i in chosen
-            ]
+            losses += [as_number(self.metric(made[i], true[i])).double().mean() for i in chosen]
         return -self.sign * torch.stack(losses).nanmean()
 
     def _chosen(self) -> Iterator[tuple[int, list[int]]]:
         """The picked images of each batch."""
         for batch in dict.fromkeys(batch for batch, _ in self.picked):
             yield batch, [image for b, image in self.picked if b == batch]
+
+
+def as_number(value: Any) -> Tensor:
+    """What a metric returned, as a tensor; one that it returned stays where it is."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
 
 
 def fitted_constant(images: Images) -> FloatArray | None:
@@ -266,7 +270,10 @@ def starts(images: Images) -> Iterator[Constant]:
         yield {position: -certain}
     elif channels <= CLASSES:
         for channel in range(channels):
-            yield {position: certain + 2 * SATURATED * torch.eye(channels).to(certain)[channel]}
+            yield {
+                position: certain
+                + 2 * SATURATED * torch.eye(channels, device="cpu").to(certain)[channel]
+            }
 
 
 def _target_middles(images: Images, position: int) -> Iterator[Tensor]:
@@ -325,7 +332,7 @@ def _by_simplex(images: Images, start: Constant) -> Constant:
         return start
 
     def unpacked(numbers: FloatArray) -> Constant:
-        parts = torch.split(torch.as_tensor(numbers), sizes)
+        parts = torch.split(torch.as_tensor(numbers, device="cpu"), sizes)
         return {i: part.to(v) for (i, v), part in zip(start.items(), parts, strict=True)}
 
     def loss(numbers: FloatArray) -> float:
@@ -367,12 +374,12 @@ def input_itself(images: Images) -> FloatArray | None:
 
 def line(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Slope and offset of the least squares line over all values of some pairs (x, y)."""
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(5, device="cpu", dtype=torch.float64)
     for pair in pairs:
         x, y = (part.detach().cpu().double().flatten() for part in pair)
         known = torch.isfinite(x) & torch.isfinite(y)
         x, y = x[known], y[known]
-        sums += torch.stack([torch.tensor(float(len(x))).double(), x.sum(), y.sum(), x @ x, x @ y])
+        sums += torch.stack([torch.ones_like(x).sum(), x.sum(), y.sum(), x @ x, x @ y])
     count, sx, sy, xx, xy = sums.tolist()
     spread = xx - sx * sx / count
     slope = (xy - sx * sy / count) / spread if spread > 0 else 0.0

@@ -139,7 +139,7 @@ def _decided(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _number(value: Any, name: str) -> float:
     """A number for one image, from what a metric returned for it."""
     if isinstance(value, Tensor | np.ndarray | float | int | np.number):
-        numbers = torch.as_tensor(value).detach().double().flatten()
+        numbers = torch.as_tensor(value, device="cpu").detach().double().flatten()
         known = numbers[torch.isfinite(numbers)]
         return float(known.mean()) if len(known) else float("nan")
     raise InputError(
