@@ -48,6 +48,7 @@ def mutant(room: str, file: str, old: str, new: str, test: str, words: str = "")
 
 
 summaries, statistics = partial(mutant, "summaries"), partial(mutant, "statistics")
+utilization = partial(mutant, "utilization")
 
 
 MUTANTS = [
@@ -84,6 +85,50 @@ MUTANTS = [
                "distributions_they_name"),
     statistics("spectrum", "(values / largest).square()", "(values / largest).abs()", "spectrum",
                "equals_svd"),
+    statistics("choosing", "SPLIT * apart < whole[1]", "apart < 0.0", "choosing"),
+    statistics("choosing", "> LEFT * max(size, 1)", "> 0.0", "nulls"),
+    statistics("fresh", "for d in range(-2, 3)", "for d in range(1)", "fresh"),
+    summaries("order", "(cells[~looked] << 16)", "((cells[~looked] + 1) << 16)", "summary",
+              "any_scale or given_edges"),
+    summaries("counting", "(self.counts - zeros)[wanted]", "self.counts[wanted]", "summary",
+              "fast"),
+    utilization("data", "least = max(removing", "least = min(removing", "data"),
+    utilization("data", "if high < 0.5:", "if low < 0.5:", "data"),
+    utilization("ablation", "widening(SURE, images)", "widening(CONFIDENCE, images)", "ablation"),
+    utilization("ablation", "self.images >= MINIMUM_IMAGES", "self.images > MINIMUM_IMAGES",
+                "ablation"),
+    utilization("ablation", "widening(0.5 + CONFIDENCE / 2.0", "widening(CONFIDENCE", "ablation"),
+    utilization("ablation", "self.skill_low > 0.0 and self.skill > self.floor",
+                "self.skill_low > 0.0", "ablation"),
+    utilization("scores", "max(measured, 0.0) ** 2, unused**2", "max(measured, 0.0), unused",
+                "scores"),
+    utilization("scores", "[s for s in known if s.error < 0.05 * s.initial**2] or known", "known",
+                "scores"),
+    utilization("scores", "cut = removing[-1]", "cut = removing[0]", "scores"),
+    utilization("scores", "observed * each / (null.kurtosis + 2.0)", "observed * each / 2.0",
+                "scores"),
+    utilization("scores", "utilization(math.sqrt(dispersion), 1.0)", "1.0", "scores"),
+    utilization("scores", "spread.movement(sign * MARGIN, sign)", "spread.movement(sign * MARGIN)",
+                "scores"),
+    utilization("scores", "self.movement() > UNTOUCHED * self.initial", "self.movement() > 0.0",
+                "scores"),
+    utilization("scores", "(math.sqrt(share) if salient", "(share if salient", "scores"),
+    utilization("displacement", "for d in usable]) / walk", "for d in usable])", "scores"),
+    utilization("metrics", "f1 / (2.0 - f1)", "f1", "metrics"),
+    utilization("metrics", "2 * hits / _positive(decided + true, true)",
+                "2 * hits / _positive(decided, true)", "metrics"),
+    mutant("graph", "levels", "LEVEL_RATIO = 1.5", "LEVEL_RATIO = 2.5", "levels"),
+    mutant("graph", "levels", "LEVEL_RATIO = 1.5", "LEVEL_RATIO = 1.01", "levels"),
+    mutant("truncation", "saving", 'f"{name} {tensor.dtype}', 'f"{tensor.dtype}', "recipes"),
+    mutant("truncation", "start", "around - at @ slope", "around", "recovery", "start"),
+    Mutant("weightscope/cost/rules.py", "query.shape[-1] + value.shape[-1]",
+           "2 * query.shape[-1]", ("tests/test_cost.py", "-k", "attention")),
+    Mutant("weightscope/cost/rules.py", "given if transposed else out", "out",
+           ("tests/test_cost.py", "-k", "not slow")),
+    Mutant("weightscope/receptive_field/spans.py", "i * stride - padding + j", "i * stride + j",
+           ("tests/test_receptive_field.py",)),
+    Mutant("weightscope/receptive_field/spans.py", "(i + half) * ratio - half", "i * ratio",
+           ("tests/test_receptive_field.py",)),
 ]  # fmt: skip
 
 

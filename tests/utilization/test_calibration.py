@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mpseg_models
-from studies.calibration import INITIALIZERS, initialise
+from studies.evidence_protocol.untrained import INITIALIZERS, initialise
 from weightscope.graph import Stage
 from weightscope.statistics import measure_model
 from weightscope.utilization import assess
