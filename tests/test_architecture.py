@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 # What each room may import of the others. A room may always import itself.
 MAY_IMPORT = {
     "errors": set(),
+    "thresholds": set(),
     "showing": set(),
     "files": {"errors"},
     "adapters": set(),
@@ -75,8 +76,8 @@ MAY_IMPORT["__main__"] = MAY_IMPORT["cli"] | {"cli"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]
 MAY_IMPORT = {
     name: allowed
-    if name in {"errors", "files", "adapters", "showing"}
-    else allowed | {"files", "adapters", "showing"}
+    if name in {"errors", "files", "adapters", "showing", "thresholds"}
+    else allowed | {"files", "adapters", "showing", "thresholds"}
     for name, allowed in MAY_IMPORT.items()
 }
 PLOTTING = {"matplotlib", "seaborn", "jinja2"}

@@ -21,9 +21,8 @@ from weightscope.graph.capture import Call, Capture
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.structure import ExampleInputs
+from weightscope.thresholds import LEVEL_RATIO
 
-# two levels differ by at least this ratio in their number of positions
-LEVEL_RATIO = 1.5
 # sizes are read off where padding and cropping by a few pixels no longer count
 _PROBE_SCALES = (16, 32)
 

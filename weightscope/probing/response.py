@@ -22,6 +22,7 @@ from weightscope.graph.running import CutRuns, MeanActivation, channel_axis
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
 from weightscope.probing.stimuli import dead_leaves, matched_images
+from weightscope.thresholds import CERTAIN, FOLLOWS, RAREST_DECISION
 
 Source = Literal["response", "images"]
 Floats = NDArray[np.float64]
@@ -32,17 +33,6 @@ IMAGES = 6
 MATCHED_IMAGES = 4
 """Images that are matched to batch norms, at half the size: every step costs two passes."""
 
-SAME = 1e-3
-"""Share of the positions below which the rarer decisions are too few to tell anything."""
-
-CERTAIN = 0.3
-"""Certainty (0 at equal probabilities, 1 at none but one) above which outputs are decisions. On the
-networks of the evidence study that may choose, regressions read as logits have at most 0.24,
-classifiers at least 0.33, but for one that was hardly trained."""
-
-FOLLOWS = 0.8
-"""Correlation with the input, channel by channel, above which an output restores its input and is
-no decision: certainty cannot tell where images are in large units."""
 
 RESAMPLES = 500
 """Bootstrap resamples over images: enough for the 95 % interval of a figure that is compared with
@@ -241,7 +231,7 @@ class Change:
         total = before.sum(1)
         flips = weights @ self.flips / total
         by_chance = 1 - (before * after).sum(1) / total**2
-        alike = self.before.sum(0).max() >= (1 - SAME) * self.before.sum()
+        alike = self.before.sum(0).max() >= (1 - RAREST_DECISION) * self.before.sum()
         with np.errstate(divide="ignore", invalid="ignore"):
             lost = np.where(by_chance > 0, flips / by_chance, 0.0)
             # what does not vary cannot change: rounding is no movement

@@ -23,7 +23,7 @@ from weightscope.printing import human, input_size, interval, per_dimension, sha
 from weightscope.receptive_field import unknown_operators
 from weightscope.report.drawings import Bar, bar, draw_histograms
 from weightscope.report.reasons import reason_undecided, reason_unjudged
-from weightscope.utilization.scores import RESPONDS, SILENT
+from weightscope.thresholds import RESPONDS, SILENT
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from weightscope.utilization.scores import RESPONDS, RESPONSE_BORDER, SILENT, utilization
+from weightscope.thresholds import RESPONDS, RESPONSE_BORDER, SILENT
+from weightscope.utilization.scores import utilization
 
 if TYPE_CHECKING:
     from weightscope.utilization import StageVerdict

@@ -25,38 +25,24 @@ import numpy as np
 from weightscope.statistics.distances import as_drawn, critical_ks, ks_distance
 from weightscope.statistics.rules import Null, Source
 from weightscope.summaries.tensor_summary import Floats, TensorSummary
-
-LEFT = 0.5
-"""Weights are explained together when more than this share of them follows no rule any more."""
-
-FILLING = 500
-"""Weights from which on a sample that fills the edges of a rule exactly was drawn by it."""
-
-FEWEST = 4
-"""Kernels needed before a rule can be told by their spreads."""
-
-SMALLEST = 500
-"""Kernels with fewer weights know their own spread too badly."""
-
-SPLIT = 2.0
-"""Parts of a network have rules of their own where that explains them this much better."""
-
-ALIKE = 0.1
-"""Rules whose misfit is larger than the best one's by no more than this would do as well."""
+from weightscope.thresholds import (
+    ALIKE,
+    DECAY_COST,
+    FEWEST_KERNELS,
+    FILLING,
+    LEFT,
+    SHAPE_COST,
+    SHAPE_SEEN,
+    SMALLEST_KERNEL,
+    SPLIT,
+    SURELY_NARROWER,
+)
 
 # a spread agrees with a rule's within so many standard errors of a normal sample's; a glance that
 # saves the exact comparison of shapes
 _GLANCE = 28.0
-# standard errors by which a kernel is surely narrower than a rule
-_SURELY = 4.0
 _SHRINKAGES = np.linspace(1.0, 0.1, 19)
 _MOVEMENTS = np.concatenate([[0.0], np.geomspace(1e-3, 10.0, 33)])
-# what a gap of 1 in kurtosis (of 2 at most), and a shrinkage to nothing, cost beside a spread that
-# is wrong by a factor of e
-_SHAPE = 0.1
-_DECAY = 0.1
-# the share of a bounded rule's kurtosis that must be left for its decay to be believed
-_SEEN = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +211,7 @@ def _surely_narrower(summary: TensorSummary, std: float) -> bool:
     if not summary.finite or not summary.kurtosis > -2.0:
         return False
     error = sqrt((summary.kurtosis + 2.0) / (4.0 * summary.finite))  # of a standard deviation
-    return summary.std < std * (1.0 - _SURELY * error)
+    return summary.std < std * (1.0 - SURELY_NARROWER * error)
 
 
 def _favourite(votes: Counter[tuple[str, str]], kind: str) -> str | None:
@@ -255,7 +241,7 @@ def infer_rules(kernels: Sequence[Evidence]) -> Mapping[str, tuple[str, ...]]:
     known = [
         k
         for k in kernels
-        if k.summary.finite >= SMALLEST
+        if k.summary.finite >= SMALLEST_KERNEL
         and k.summary.std > 0.0
         and isfinite(k.summary.std)
         and isfinite(k.summary.kurtosis)
@@ -282,7 +268,7 @@ def explain(kernels: Sequence[Evidence]) -> tuple[tuple[str, ...], float] | None
     The misfit is the mean of ``|log(w^2 / (a^2 s^2 + d))| / 2`` plus a tenth of the gap in
     kurtosis (at most 2), plus a tenth of ``1 - a``.
     """
-    if len(kernels) < FEWEST:
+    if len(kernels) < FEWEST_KERNELS:
         return None
     labels = [label for label in kernels[0].rules if all(label in k.rules for k in kernels)]
     squares = np.array([k.summary.std**2 for k in kernels])
@@ -316,7 +302,7 @@ def _misfit(squares: Floats, kurtosis: Floats, start: Floats, shape: float) -> t
     left = shape * (kept / expected) ** 2
     gap = np.minimum(np.abs(kurtosis - left), 2.0).mean(2)
     decay = 1.0 - _SHRINKAGES[:, None]
-    misfit = spread + _SHAPE * gap + _DECAY * decay
-    seen = np.median(kurtosis) <= _SEEN * np.median(left, axis=2)
-    shows = (decay == 0.0) | (seen & (np.median(left, axis=2) < _SEEN * shape))
+    misfit = spread + SHAPE_COST * gap + DECAY_COST * decay
+    seen = np.median(kurtosis) <= SHAPE_SEEN * np.median(left, axis=2)
+    shows = (decay == 0.0) | (seen & (np.median(left, axis=2) < SHAPE_SEEN * shape))
     return float(misfit[np.broadcast_to(shows, misfit.shape)].min()), float(misfit.min())

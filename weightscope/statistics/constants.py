@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from weightscope.thresholds import DRAWN_SCALES, NEVER_DRAWN
+
 if TYPE_CHECKING:
     from weightscope.statistics.records import ParameterStatistics
-
-# DCGAN, pix2pix and CycleGAN draw the scales of norm layers from N(1, 0.02^2): the one initialiser
-# in common use that does not start them constant
-_DRAWN_STD = 0.02
-# so improbable a sum of squares that none of a thousand drawn scales has it in a thousand networks
-_NEVER = 1e-7
 
 
 def starts_constant(parameter: ParameterStatistics) -> bool:
@@ -44,8 +40,8 @@ def has_moved(parameter: ParameterStatistics) -> bool:
     from scipy.special import chdtr, chdtrc
 
     n = summary.finite
-    squares = n * (summary.std**2 + (summary.mean - 1.0) ** 2) / _DRAWN_STD**2
-    return bool(min(chdtr(n, squares), chdtrc(n, squares)) < _NEVER)
+    squares = n * (summary.std**2 + (summary.mean - 1.0) ** 2) / DRAWN_SCALES**2
+    return bool(min(chdtr(n, squares), chdtrc(n, squares)) < NEVER_DRAWN)
 
 
 def find_constants(

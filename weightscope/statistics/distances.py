@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import copysign, inf, isfinite, log, nan, pi, sqrt
+from math import copysign, inf, isfinite, nan, pi, sqrt
 
 import numpy as np
 
 from weightscope.statistics.movement import Movement
 from weightscope.statistics.rules import Null
 from weightscope.summaries.tensor_summary import EmpiricalCDF, TensorSummary
-
-# P(sqrt(n) KS > 2.2253) = 0.0001 under the null (Kolmogorov's limit distribution); a network has a
-# hundred kernels, and none of them shall be called changed by chance
-CRITICAL_KS = 2.2253
-
-EDGE_SURELY = log(10_000.0)
-"""Expected weights near an edge that are never all missing (one time in ten thousand)."""
-
-SPREAD_SURELY = 4.0
-"""Standard errors that the variance of weights is never away from that of their rule."""
-
-TELLING = {"uniform": 2_000, "truncated normal": 12_000}
-"""Weights from which on the KS distance tells a normal sample from a bounded one of its spread."""
+from weightscope.thresholds import CRITICAL_KS, EDGE_SURELY, SPREAD_SURELY
 
 
 @dataclass(frozen=True)

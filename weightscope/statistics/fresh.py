@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from weightscope.thresholds import FRESH_VALUES
+
 _STEPS = 2.0**24  # values of torch's uniform generator for float32
 _LOOKED_AT = 1024
-_ENOUGH = 24  # a trained value is a possible draw in one case of two: 2^-24 for all of these
 
 
 def find_fresh(model: nn.Module) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def is_draw(tensor: Tensor, bound: float) -> bool:
         tensor: Of any shape; other formats than float32 and fewer than 24 values are never told.
         bound: The end of the interval, as it was computed before rounding to float32.
     """
-    if tensor.dtype != torch.float32 or tensor.numel() < _ENOUGH or tensor.is_meta:
+    if tensor.dtype != torch.float32 or tensor.numel() < FRESH_VALUES or tensor.is_meta:
         return False
     values = tensor.detach().flatten()[:_LOOKED_AT].cpu().numpy()
     if not np.abs(values).max() <= np.float32(bound) or values.min() == values.max():

@@ -15,7 +15,7 @@ from weightscope.adapters.modules import BatchNorm
 from weightscope.errors import InputError
 from weightscope.statistics.choosing import Evidence, choose_nulls
 from weightscope.statistics.constants import find_constants
-from weightscope.statistics.distances import TELLING, compare, edge_of
+from weightscope.statistics.distances import compare, edge_of
 from weightscope.statistics.fresh import find_fresh
 from weightscope.statistics.movement import Movement, measure_movement
 from weightscope.statistics.records import ModelStatistics, ParameterStatistics, Spectrum
@@ -28,6 +28,7 @@ from weightscope.summaries.summary import (
 )
 from weightscope.summaries.tensor_summary import TensorSummary
 from weightscope.summaries.threads import Run, run_all
+from weightscope.thresholds import TELLING
 
 Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
 RELATIVE_THRESHOLD = 0.1

@@ -16,6 +16,7 @@ from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
 from weightscope.showing import as_table, one_line
+from weightscope.thresholds import SAVES_TOO_LITTLE
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build, draft
 from weightscope.truncation.plan import Choice, find_cut, make_plan
@@ -23,9 +24,6 @@ from weightscope.truncation.variant import Variant
 
 if TYPE_CHECKING:
     from weightscope.utilization import Assessment, StageVerdict
-
-SAVES_TOO_LITTLE = 0.01
-"""A depth that saves a smaller share of both parameters and MACs than this is refused."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -247,23 +245,23 @@ def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cu
     except Exception as reason:  # noqa: BLE001 - a foreign network must not stop the analysis
         text = f"this depth could not be tried out: {what_failed(reason)}"
         return _refused(structure, costs, cut.keep_levels, text)
-    saved = [
-        1 - drafted.costs.parameters / max(1, costs.parameters),
-        1 - drafted.costs.macs / max(1, costs.macs),
-    ]
-    refusal = None
-    if max(saved) < SAVES_TOO_LITTLE:
-        refusal = (
-            f"saves too little: {saved[0]:.1%} of the parameters and {saved[1]:.1%} of the MACs"
-        )
     return Proposal(
         keep_levels=cut.keep_levels,
         evidence=_evidence(structure, assessment, cut.keep_levels),
-        refusal=refusal,
+        refusal=saves_too_little(drafted.costs, costs),
         structure=structure,
         costs=costs,
         draft=drafted,
     )
+
+
+def saves_too_little(costs: Costs, whole: Costs) -> str | None:
+    """Why a smaller network is not worth building; None where it is."""
+    parameters = 1 - costs.parameters / max(1, whole.parameters)
+    macs = 1 - costs.macs / max(1, whole.macs)
+    if max(parameters, macs) >= SAVES_TOO_LITTLE:
+        return None
+    return f"saves too little: {parameters:.1%} of the parameters and {macs:.1%} of the MACs"
 
 
 def _refused(structure: Structure, costs: Costs, keep_levels: int, reason: str) -> Proposal:

@@ -32,6 +32,7 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
 from weightscope.utilization.judging import Judge, Metric, judge_by
 from weightscope.utilization.metrics import FloatArray, resampled
 from weightscope.wrappers import unwrap
@@ -40,25 +41,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Fill = Literal["mean", "zero", "shuffle"]
-
-MINIMUM_SKILL = 0.05
-"""F1 and its kin must exceed the best constant by this much before a network counts as skilled, and
-a recalibrated loss must explain this share of the constant's: random features of an untrained one
-have a little skill too. A loss as it is needs no such floor, since an untrained network is worse
-than the best constant."""
-
-CONFIDENCE = 0.95
-"""Coverage of every interval of a drop."""
-
-SURE = 0.999
-"""Confidence with which a network must beat the best trivial answer to count as skilled: all
-verdicts hang on that one decision."""
-
-MINIMUM_IMAGES = 10
-"""Images below which nothing is decided. Without knowing how quality is distributed over images, n
-of them that all agree are surer than ``1 - 2^-n`` of nothing (the sign test), and 2^-10 is the
-first below 1 - `SURE`. Whatever a bootstrap of fewer claims rests on a normal distribution that so
-few cannot show."""
 
 
 @dataclass(frozen=True)

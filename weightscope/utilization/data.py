@@ -25,8 +25,13 @@ from weightscope.calls import (
 )
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
-from weightscope.utilization.ablation import (
+from weightscope.thresholds import (
     CONFIDENCE,
+    LOSS_THAT_COUNTS,
+    NEGLIGIBLE_IMPORTANCE,
+    NEGLIGIBLE_LOSS,
+)
+from weightscope.utilization.ablation import (
     AblationResult,
     LevelAblation,
     ablate_levels,
@@ -35,17 +40,6 @@ from weightscope.utilization.ablation import (
 from weightscope.utilization.judging import Metric
 from weightscope.utilization.records import Score, Verdict
 from weightscope.utilization.scores import utilization
-
-NEGLIGIBLE_LOSS = 0.05
-"""Share of the network's skill whose loss is the border between used and unused."""
-
-LOSS_THAT_COUNTS = 0.1
-"""The same by a recalibrated loss, from which on a stage is used: between the two a metric may
-forgive what the loss sees (5 to 8 % of the loss were 1 to 3 % of the F1 on the networks of the
-evidence study that may choose)."""
-
-NEGLIGIBLE_IMPORTANCE = 0.15
-"""Share of the largest stage's Taylor importance that is the border between used and unused."""
 
 
 @dataclass(frozen=True)

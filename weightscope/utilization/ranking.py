@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from weightscope.graph.structure import Structure
 from weightscope.statistics import ModelStatistics, ParameterStatistics
+from weightscope.thresholds import AS_RECORDED, MARGIN
 from weightscope.utilization.displacement import (
     Displacement,
     MovementRecord,
@@ -18,7 +19,6 @@ from weightscope.utilization.displacement import (
 )
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
-    MARGIN,
     NetworkMovement,
     StageSpread,
     measure_spread,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from weightscope.probing.response import Response
     from weightscope.utilization.data import DataEvidence
 
-ALIKE = 0.1
 CHANGED = "changed after the recorded training"
 _NOTHING = "nothing can be concluded about which stages are used"
 
@@ -154,8 +153,9 @@ def is_as_recorded(kernel: ParameterStatistics, recorded: Displacement) -> bool:
     movement = None if kernel.comparison is None else kernel.comparison.movement
     if movement is None:
         return True
-    return math.isclose(movement.moved, recorded.moved, rel_tol=ALIKE, abs_tol=1e-12) and (
-        math.isnan(recorded.shrinkage) or abs(movement.shrinkage - recorded.shrinkage) <= ALIKE
+    return math.isclose(movement.moved, recorded.moved, rel_tol=AS_RECORDED, abs_tol=1e-12) and (
+        math.isnan(recorded.shrinkage)
+        or abs(movement.shrinkage - recorded.shrinkage) <= AS_RECORDED
     )
 
 

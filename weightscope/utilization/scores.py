@@ -13,35 +13,18 @@ from dataclasses import dataclass
 from weightscope.graph.structure import Stage
 from weightscope.probing.response import Response
 from weightscope.statistics import ModelStatistics, ParameterStatistics
+from weightscope.thresholds import (
+    MARGIN,
+    PRECISE,
+    RESPONDS,
+    RESPONSE_BORDER,
+    SALIENT_BORDER,
+    SILENT,
+    UNTOUCHED,
+    WALK_BORDER,
+)
 from weightscope.utilization.displacement import StageMovement
 from weightscope.utilization.records import Score, Verdict
-
-MARGIN = 2.0
-"""Half-width of an interval, in standard errors."""
-
-UNTOUCHED = 1e-4
-"""A stage whose movement since a known start is below this share of its initial spread has not
-moved: rounding alone moves weights that decay so far."""
-
-WALK_BORDER = 0.7
-"""Live movement, as a share of the noise walk, at which history without saliency ranks a stage in
-the middle."""
-
-SALIENT_BORDER = 0.4
-"""The same by history with saliency: live movement times the root of its share."""
-
-
-SILENT = 0.05
-"""Below it a response is none. Form and borders were chosen on the networks of the evidence study
-that may choose (``studies/evidence_protocol/jobs.py``); this one was lowered from 0.1 when five
-used cuts of both halves, four of them of regressions, were found to respond with 0.05 to 0.08."""
-
-RESPONDS = 0.25
-"""Above it a response is one."""
-
-RESPONSE_BORDER = 0.158
-"""Response that speaks for neither side: the geometric middle of 0.1 and 0.25, the borders first
-chosen. Proposals are ordered by it; lowered with `SILENT` it ordered them worse."""
 
 
 def utilization(measured: float, unused: float) -> float:
@@ -196,13 +179,13 @@ def network_dispersion(spreads: Sequence[StageSpread]) -> float:
 def typical_movement(spreads: Sequence[StageSpread]) -> float:
     """Rms movement over the stages of a network, each counting once; 0 if none surely moved.
 
-    Small stages, such as a head of a few weights, whose mean square is known to worse than a
-    twentieth, are left out if there are others; nan if no stage has a null.
+    Small stages, such as a head of a few weights, whose mean square is known to worse than
+    `PRECISE`, are left out if there are others; nan if no stage has a null.
     """
     known = [s for s in spreads if s.count]
     if not any((s.distinguishable or s.known) and s.movement(-MARGIN) > 0.0 for s in known):
         return 0.0 if known else float("nan")
-    measured = [s for s in known if s.error < 0.05 * s.initial**2] or known
+    measured = [s for s in known if s.error < PRECISE * s.initial**2] or known
     return math.sqrt(sum(s.movement() ** 2 for s in measured) / len(measured))
 
 

@@ -1,0 +1,156 @@
+"""Every number that a verdict hangs on.
+
+``docs/decisions/thresholds.md`` says where each comes from, ``tests/test_thresholds.py`` tries each
+from both sides.
+"""
+
+from math import log
+
+# Data: what was measured on batches
+
+MINIMUM_SKILL = 0.05
+"""F1 and its kin must exceed the best constant by this much before a network counts as skilled, and
+a recalibrated loss must explain this share of the constant's: random features of an untrained
+one have a little skill too. A loss as it is needs no such floor, since an untrained network is
+worse than the best constant."""
+
+CONFIDENCE = 0.95
+"""Coverage of every interval of a drop."""
+
+SURE = 0.999
+"""Confidence with which a network must beat the best trivial answer to count as skilled: all
+verdicts hang on that one decision."""
+
+MINIMUM_IMAGES = 10
+"""Images below which nothing is decided. Without knowing how quality is distributed over images, n
+of them that all agree are surer than ``1 - 2^-n`` of nothing (the sign test), and 2^-10 is the
+first below 1 - `SURE`. Whatever a bootstrap of fewer claims rests on a normal distribution that
+so few cannot show."""
+
+NEGLIGIBLE_LOSS = 0.05
+"""Share of the network's skill whose loss is the border between used and unused."""
+
+LOSS_THAT_COUNTS = 0.1
+"""The same by a recalibrated loss, from which on a stage is used: between the two a metric may
+forgive what the loss sees (5 to 8 % of the loss were 1 to 3 % of the F1 on the networks of the
+evidence study that may choose)."""
+
+NEGLIGIBLE_IMPORTANCE = 0.15
+"""Share of the largest stage's Taylor importance that is the border between used and unused."""
+
+# Response: what the output does when a level falls silent
+
+SILENT = 0.05
+"""Below it a response is none. Form and borders were chosen on the networks of the evidence study
+that may choose (``studies/evidence_protocol/jobs.py``); this one was lowered from 0.1 when five
+used cuts of both halves, four of them of regressions, were found to respond with 0.05 to 0.08."""
+
+RESPONDS = 0.25
+"""Above it a response is one."""
+
+RESPONSE_BORDER = 0.158
+"""Response that speaks for neither side: the geometric middle of 0.1 and 0.25, the borders first
+chosen. Proposals are ordered by it; lowered with `SILENT` it ordered them worse."""
+
+RAREST_DECISION = 1e-3
+"""Share of the positions below which the rarer decisions are too few to tell anything."""
+
+CERTAIN = 0.3
+"""Certainty (0 at equal probabilities, 1 at none but one) above which outputs are decisions. On the
+networks of the evidence study that may choose, regressions read as logits have at most 0.24,
+classifiers at least 0.33, but for one that was hardly trained."""
+
+FOLLOWS = 0.8
+"""Correlation with the input, channel by channel, above which an output restores its input and is
+no decision: certainty cannot tell where images are in large units."""
+
+# History: how far the weights went while one watched
+
+WALK_BORDER = 0.7
+"""Live movement, as a share of the noise walk, at which history without saliency ranks a stage in
+the middle."""
+
+SALIENT_BORDER = 0.4
+"""The same by history with saliency: live movement times the root of its share."""
+
+AS_RECORDED = 0.1
+"""A kernel whose movement or shrinkage differs from the recorded one by a larger share was changed
+after the training."""
+
+# Weights: how far they are from their initialisation
+
+MARGIN = 2.0
+"""Half-width of an interval, in standard errors."""
+
+PRECISE = 0.05
+"""A stage counts for the typical movement where its mean square is known to this share of the
+initial one."""
+
+UNTOUCHED = 1e-4
+"""A stage whose movement since a known start is below this share of its initial spread has not
+moved: the rounding of weights that only decay moves them less far."""
+
+CRITICAL_KS = 2.2253
+"""P(sqrt(n) KS > 2.2253) = 0.0001 under the null (Kolmogorov's limit distribution); a network has a
+hundred kernels, and none of them shall be called changed by chance."""
+
+EDGE_SURELY = log(10_000.0)
+"""Expected weights near an edge that are never all missing (one time in ten thousand)."""
+
+SPREAD_SURELY = 4.0
+"""Standard errors that the variance of weights is never away from that of their rule."""
+
+TELLING = {"uniform": 2_000, "truncated normal": 12_000}
+"""Weights from which on the KS distance tells a normal sample from a bounded one of its spread."""
+
+DRAWN_SCALES = 0.02
+"""DCGAN, pix2pix and CycleGAN draw the scales of norm layers from N(1, 0.02^2): the one initialiser
+in common use that does not start them constant."""
+
+NEVER_DRAWN = 1e-7
+"""So improbable a sum of squares that none of a thousand drawn scales has it in a thousand
+networks."""
+
+FRESH_VALUES = 24
+"""A trained value is a possible draw in one case of two: 2^-24 for all of these."""
+
+# The rule that a network began with
+
+LEFT = 0.5
+"""Weights are explained together when more than this share of them follows no rule any more."""
+
+FILLING = 500
+"""Weights from which on a sample that fills the edges of a rule exactly was drawn by it."""
+
+FEWEST_KERNELS = 4
+"""Kernels needed before a rule can be told by their spreads."""
+
+SMALLEST_KERNEL = 500
+"""Kernels with fewer weights know their own spread too badly."""
+
+SPLIT = 2.0
+"""Parts of a network have rules of their own where that explains them this much better."""
+
+ALIKE = 0.1
+"""Rules whose misfit is larger than the best one's by no more than this would do as well."""
+
+SURELY_NARROWER = 4.0
+"""Standard errors by which a kernel is surely narrower than a rule."""
+
+SHAPE_COST = 0.1
+"""What a gap of 1 in kurtosis (of 2 at most) costs, beside a spread that is wrong by a factor of
+e."""
+
+DECAY_COST = 0.1
+"""What a shrinkage to nothing costs beside it."""
+
+SHAPE_SEEN = 0.5
+"""The share of a bounded rule's kurtosis that must be left for its decay to be believed."""
+
+# Structure and proposals
+
+LEVEL_RATIO = 1.5
+"""Two levels differ by at least this ratio in their number of positions."""
+
+SAVES_TOO_LITTLE = 0.01
+"""A depth that saves a smaller share of both parameters and MACs than this is refused."""
