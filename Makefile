@@ -1,6 +1,7 @@
 # Two commands do all the set-up and all the work: `make study` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+DIST_VENV ?= .venv-dist
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
@@ -109,13 +110,13 @@ clean:
 
 # The wheel and the sdist, built, checked, and the wheel installed in an environment of its own.
 dist: $(BIN)/python
-	rm -rf dist .venv-dist
+	rm -rf dist $(DIST_VENV)
 	$(BIN)/python -m pip install --quiet build twine
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
-	$(PYTHON) -m venv .venv-dist
-	.venv-dist/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
-	cd dist && ../.venv-dist/bin/python -m weightscope --version
+	$(PYTHON) -m venv $(DIST_VENV)
+	$(DIST_VENV)/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd / && $(abspath $(DIST_VENV))/bin/weightscope --version
 
 # The oldest versions that pyproject.toml allows. numpy and scipy as torch 2.9 and Python 3.11 take them.
 lowest:

@@ -1,6 +1,7 @@
 """The five segmentation networks of Lee & Jhang (Sensors 2021, 21, 7030), rebuilt."""
 
 from mpseg_models.multiresunet import MultiResUNet, MultiResUNetConfig
+from mpseg_models.photographs import load_samples
 from mpseg_models.registry import create_model, get_config, list_models
 from mpseg_models.unet import UNet, UNetConfig
 from mpseg_models.weights import Card, get_card, list_weights, read_weights, save_weights
@@ -16,6 +17,7 @@ __all__ = [
     "get_config",
     "list_models",
     "list_weights",
+    "load_samples",
     "read_weights",
     "save_weights",
 ]

@@ -67,7 +67,9 @@ def is_complex(tree: Any) -> bool:
 
 def say(error: BaseException) -> str:
     """The kind and the text of a foreign error, at most a few lines long."""
-    text = f"{type(error).__name__}: {error}".strip().rstrip(".:")
+    # a traced graph appends which of its nodes failed, and advice about torch's own logs
+    own, _, _ = str(error).partition("\n\nWhile executing %")
+    text = f"{type(error).__name__}: {own}".strip().rstrip(".:")
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
@@ -93,7 +95,8 @@ def forward_errors(model: nn.Module, inputs: Any, where: str) -> Iterator[None]:
     except Exception as error:
         raise ForwardError(
             f"the forward of {type(model).__name__} raised on {where} ({shapes(inputs)}): "
-            f"{say(error)}. The inputs of a batch must be what the model takes."
+            f"{say(error)}. The inputs of a batch must be what the model takes: as many channels, "
+            "and sizes that its poolings divide (crop or resize the images)."
         ) from error
 
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from weightscope.cli.models import add_model, built_model, example_of, images_in, state_of
+from weightscope.cli.models import add_model, built_model, example_of, state_of
+from weightscope.cli.pictures import DATA_HELP, IMAGES_HELP, add_crop, images_in, labelled_in
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError
 from weightscope.files import write_csv
@@ -50,11 +51,12 @@ def add_analyze(commands: Any) -> None:
     )
     add_model(analyze)
     analyze.add_argument("--initial", metavar="FILE", help="checkpoint from before the training")
+    analyze.add_argument("--images", metavar="DIR", help=IMAGES_HELP)
+    analyze.add_argument("--data", metavar="DIR", help=f"{DATA_HELP}; with --metric")
+    analyze.add_argument("--metric", metavar="NAME", help="quality on --data: f1, iou, dice, ...")
+    add_crop(analyze)
     analyze.add_argument(
-        "--images",
-        metavar="DIR",
-        help="folder of unlabelled images to measure the response on: pictures are read into 0..1, "
-        ".npy arrays (channels, rows, columns) as they are",
+        "--ignore-index", metavar="N", type=int, help="value in the masks that does not count"
     )
     for name, what in (
         ("html", "the analysis as one web page"),
@@ -77,12 +79,17 @@ def _analyze(options: argparse.Namespace) -> None:
         check_target(path)
     if options.html:
         importlib.import_module("weightscope.report")
+    if (options.data is None) != (options.metric is None):
+        raise InputError("--data and --metric go together: --data DIR --metric f1")
     model = built_model(options)
     analysis = analyze(
         model,
         example_inputs=example_of(options),
-        initial=state_of(model, options.initial) if options.initial else None,
-        images=images_in(options.images, options.layout) if options.images else None,
+        initial=state_of(model, options.initial, options.prefix) if options.initial else None,
+        images=images_in(options.images, model, options.crop, options.layout) if options.images else None,
+        batches=labelled_in(options.data, model, options.crop, options.layout) if options.data else None,
+        metric=options.metric,
+        ignore_index=options.ignore_index,
         layout=options.layout,
         progress=sys.stderr.isatty(),
     )
@@ -120,7 +127,7 @@ def _cut(options: argparse.Namespace) -> None:
     check_target(options.out)
     model = built_model(options)
     analysis = analyze(
-        model, example_inputs=example_of(options), layout=options.layout, response=False
+        model, example_inputs=example_of(options), response=False, layout=options.layout
     )
     found = {p.keep_levels: p for p in analysis.proposals}
     if options.keep not in found:

@@ -1,4 +1,4 @@
-"""The model that a command is about: built by a factory, its weights loaded, its images read."""
+"""The model that a command is about: built by a factory, its weights loaded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightscope.errors import InputError, MissingExtraError, WeightscopeError
+from weightscope.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +34,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "are read as Python reads them, anything else is text",
     )
     parser.add_argument("--weights", metavar="FILE", help="checkpoint to load (default: as built)")
+    parser.add_argument(
+        "--prefix",
+        help="what stands before the names of this network in the checkpoints, such as "
+        "ema.module., where several networks lie in one (default: the one that fits)",
+    )
     parser.add_argument(
         "--input",
         metavar="SHAPE",
@@ -80,7 +83,7 @@ def built_model(options: argparse.Namespace) -> nn.Module:
     """
     model = build(options.factory, options.arguments)
     if options.weights:
-        load(model, options.weights)
+        load(model, options.weights, options.prefix)
     return model
 
 
@@ -154,7 +157,7 @@ def module_of(name: str) -> Any:
     return module
 
 
-def load(model: nn.Module, path: str) -> None:
+def load(model: nn.Module, path: str, prefix: str | None) -> None:
     """Load the weights in a checkpoint that fit the model, and say what was taken off their names.
 
     Raises:
@@ -163,13 +166,13 @@ def load(model: nn.Module, path: str) -> None:
     from weightscope.checkpoints import fit_weights, read_weights
     from weightscope.printing import printable
 
-    weights = fit_weights(model, read_weights(path))
+    weights = fit_weights(model, read_weights(path), prefix=prefix)
     model.load_state_dict(weights)
     if weights.prefix or weights.others:
         print(printable(f"{path}: {len(weights)} tensors, {weights.note}"), file=sys.stderr)
 
 
-def state_of(model: nn.Module, path: str) -> dict[str, Tensor]:
+def state_of(model: nn.Module, path: str, prefix: str | None) -> dict[str, Tensor]:
     """The weights in a checkpoint of the same network, under the model's names.
 
     Raises:
@@ -177,54 +180,4 @@ def state_of(model: nn.Module, path: str) -> dict[str, Tensor]:
     """
     from weightscope.checkpoints import fit_weights, read_weights
 
-    return dict(fit_weights(model, read_weights(path)))
-
-
-def images_in(folder: str, layout: str | None = None) -> Iterator[Tensor]:
-    """The images of a folder as batches of one: pictures in 0..1, arrays (.npy) as they are.
-
-    Args:
-        folder: Where they lie.
-        layout: What the network takes; images are (channels, rows, columns) and brought to it.
-
-    Raises:
-        InputError: There is no image, or one cannot be read.
-        MissingExtraError: There are pictures, and Pillow is not installed.
-    """
-    import numpy as np
-    import torch
-
-    from weightscope.graph.layouts import arranged, parse_layout
-
-    axes = parse_layout(layout) if layout else ""
-    place = Path(folder)
-    paths = sorted(p for p in place.glob("*") if p.suffix.lower() in (*PICTURES, ".npy"))
-    if not paths:
-        raise InputError(
-            f"{folder} holds no image; expected a folder of {', '.join(PICTURES)} or .npy files"
-        )
-    for path in paths:
-        try:
-            array = np.load(path) if path.suffix.lower() == ".npy" else _picture(path)
-        except WeightscopeError:
-            raise
-        except Exception as error:  # whatever a damaged image makes its reader raise
-            raise InputError(f"{path} cannot be read as an image: {error}") from error
-        yield arranged(torch.as_tensor(array)[None], axes)
-
-
-def _picture(path: Path) -> Any:
-    """Channels, rows and columns of a picture in 0..1."""
-    import numpy as np
-
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures need Pillow; install it (pip install pillow), or give .npy files"
-        ) from error
-    with Image.open(path) as image:
-        array = np.asarray(image)
-    full = float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 1.0
-    array = array.astype(np.float32) / full
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return dict(fit_weights(model, read_weights(path), prefix=prefix))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weightscope.cli.models import add_model, built_model, example_of, images_in, module_of
+from weightscope.cli.models import add_model, built_model, example_of, module_of
+from weightscope.cli.pictures import add_crop, images_in, labelled_in
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError, TruncationError
 from weightscope.files import write_csv
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def add_shrink(commands: Any) -> None:
@@ -26,14 +30,18 @@ def add_shrink(commands: Any) -> None:
         "--images",
         metavar="DIR",
         help="folder of unlabelled images, or MODULE:LOADER, a callable that gives batches of what "
-        "the forward takes",
+        "the forward takes (default: the labelled ones)",
     )
+    parser.add_argument(
+        "--data", metavar="DIR", help="labelled images to measure quality on: DIR/images, DIR/masks"
+    )
+    add_crop(parser)
     parser.add_argument(
         "--batches",
         metavar="MODULE:LOADER",
-        help="a callable that gives (inputs, targets) pairs to measure quality on",
+        help="the same from a callable that gives (inputs, targets) pairs",
     )
-    parser.add_argument("--metric", help="f1, iou, accuracy, mse, ...: quality on --batches")
+    parser.add_argument("--metric", help="f1, iou, accuracy, mse, ...: quality on --data or --batches")
     parser.add_argument("--tolerance", type=float, help="quality that may be lost (0.02)")
     parser.add_argument("--max-macs", type=float, help="multiply-accumulates of one forward")
     parser.add_argument("--max-parameters", type=float, help="number of parameters")
@@ -62,12 +70,14 @@ def _shrink(options: argparse.Namespace) -> None:
 
     for path in filter(None, (options.out, options.csv)):
         check_target(path)  # what would fail at the end shall fail before the work
+    if options.data and options.batches:
+        raise InputError("--data and --batches both name labelled images; give one of them")
+    model = built_model(options)
     found = shrink(
-        built_model(options),
+        model,
         example_inputs=example_of(options),
-        layout=options.layout,
-        images=None if options.images is None else _images(options.images, options.layout),
-        batches=None if options.batches is None else _called(options.batches),
+        images=None if options.images is None else _images(options, model),
+        batches=_batches(options, model),
         metric=options.metric,
         tolerance=options.tolerance,
         max_macs=options.max_macs,
@@ -92,9 +102,19 @@ def _shrink(options: argparse.Namespace) -> None:
         save(found.chosen.variant, options.out)
 
 
-def _images(name: str, layout: str | None) -> Any:
+def _images(options: argparse.Namespace, model: nn.Module) -> Any:
     """Images of a folder, or what a loader gives."""
-    return images_in(name, layout) if ":" not in name or os.path.isdir(name) else _called(name)
+    name = options.images
+    if ":" in name and not os.path.isdir(name):
+        return _called(name)
+    return images_in(name, model, options.crop, options.layout)
+
+
+def _batches(options: argparse.Namespace, model: nn.Module) -> Any:
+    """Labelled images of a folder, what a loader gives, or None."""
+    if options.data:
+        return labelled_in(options.data, model, options.crop, options.layout)
+    return _called(options.batches) if options.batches else None
 
 
 def _called(name: str) -> Any:
