@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent / "samples"
 def load_samples(name: str = "sand") -> tuple[Tensor, Tensor]:
     """Load labelled photographs that come along: twelve of drawn sand with a few bits of plastic.
 
-    No network of the zoo was trained on them. They are for trying things, not for judging a network.
+    No network of the zoo was trained on them. They are for trying things, not for judging.
 
     Args:
         name: ``"sand"`` is all there is.

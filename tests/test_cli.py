@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import mpseg_models
 import weightscope as ws
 from mpseg_models import create_model
 from weightscope.cli import main
@@ -261,6 +262,16 @@ def test_a_factory_takes_named_arguments_from_a_file(folder, capsys):
     assert "no file gone.py" in failure(capsys, "analyze", "gone.py:make")
 
 
+def test_json_fits_the_schema_of_the_docs(folder, capsys):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(__file__).parents[1] / "docs" / "analysis.schema.json").read_text())
+    assert main(["analyze", "mynetworks:small", "--json", "a.json"]) == 0
+    found = json.loads((folder / "a.json").read_text())
+    jsonschema.validate(found, schema)
+    for table in ("stages", "layers", "scores", "proposals"):
+        assert found[table], table  # an empty table would fit any schema of its rows
+
+
 def test_json_has_a_version_and_the_tables(folder, capsys):
     assert main(["analyze", "mynetworks:small", "--json", "a.json", "--markdown", "a.md"]) == 0
     found = json.loads((folder / "a.json").read_text())
@@ -324,6 +335,37 @@ def test_images_of_a_folder_are_measured(folder, capsys):
     assert "images" in {score["grade"] for score in scores}
     capsys.readouterr()
     assert "holds no image" in failure(capsys, "analyze", "mynetworks:small", "--images", ".")
+
+
+def test_labelled_images_of_a_folder_are_measured(capsys):
+    samples = Path(mpseg_models.__file__).parent / "samples" / "sand"
+    arguments = ["analyze", "mynetworks:small", "--data", str(samples), "--crop", "32"]
+    assert main([*arguments, "--metric", "f1", "--json", "a.json"]) == 0
+    assert json.loads(Path("a.json").read_text())["state"] == "unskilled"
+    capsys.readouterr()
+    assert "--data DIR --metric f1" in failure(capsys, *arguments)
+
+
+def test_the_prefix_chooses_among_networks_in_one_file(folder, capsys):
+    raw, average = (create_model("half_unet", width=4, seed=seed) for seed in (1, 2))
+    tensors = {f"net.{n}": t for n, t in raw.state_dict().items()}
+    tensors |= {f"ema.{n}": t for n, t in average.state_dict().items()}
+    torch.save(tensors, folder / "both.pt")
+    for prefix, network in (("net.", raw), ("ema.", average)):
+        arguments = ["cut", "mynetworks:small", "--weights", "both.pt", "--prefix", prefix]
+        assert main([*arguments, "--keep", "2", "--out", "small.safetensors"]) == 0
+        small = ws.load("small.safetensors", lambda: create_model("half_unet", width=4))
+        assert torch.equal(small.module.head.weight, network.head.weight)
+        Path("small.safetensors").unlink()
+    capsys.readouterr()
+    refused = failure(capsys, *arguments[:-1], "gone.", "--keep", "2", "--out", "small.safetensors")
+    assert "both.pt does not fit" in refused
+
+
+def test_the_layout_can_be_said(capsys):
+    assert main(["analyze", "mynetworks:small", "--layout", "NCHW"]) == 0
+    capsys.readouterr()
+    assert "layout" in failure(capsys, "analyze", "mynetworks:small", "--layout", "NXYZ")
 
 
 def test_a_shape_without_a_batch_is_explained(capsys):

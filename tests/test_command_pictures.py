@@ -84,7 +84,7 @@ def test_the_middle_is_cropped_of_images_and_masks_alike(tmp_path):
     ((image, mask),) = labelled_in(str(tmp_path), TAKES[1], crop=2)
     assert torch.equal(mask[0], torch.from_numpy(GREY[2:4, 1:3].astype(np.int64)))
     assert torch.equal(image[0, 0], torch.from_numpy(GREY[2:4, 1:3]) / 255)
-    with pytest.raises(InputError, match="--crop 5 does not fit into .*a.png of 6 x 4 pixels"):
+    with pytest.raises(InputError, match=r"--crop 5 does not fit into .*a\.png of 6 x 4 pixels"):
         list(images_in(str(tmp_path / "images"), TAKES[1], crop=5))
 
 

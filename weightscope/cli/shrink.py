@@ -41,7 +41,9 @@ def add_shrink(commands: Any) -> None:
         metavar="MODULE:LOADER",
         help="the same from a callable that gives (inputs, targets) pairs",
     )
-    parser.add_argument("--metric", help="f1, iou, accuracy, mse, ...: quality on --data or --batches")
+    parser.add_argument(
+        "--metric", help="f1, iou, accuracy, mse, ...: quality on --data or --batches"
+    )
     parser.add_argument("--tolerance", type=float, help="quality that may be lost (0.02)")
     parser.add_argument("--max-macs", type=float, help="multiply-accumulates of one forward")
     parser.add_argument("--max-parameters", type=float, help="number of parameters")
