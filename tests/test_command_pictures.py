@@ -88,6 +88,14 @@ def test_the_middle_is_cropped_of_images_and_masks_alike(tmp_path):
         list(images_in(str(tmp_path / "images"), TAKES[1], crop=5))
 
 
+def test_images_and_masks_of_yes_and_no_are_brought_to_the_layout(tmp_path):
+    saved(tmp_path / "images", "a.png", COLOURS)
+    saved(tmp_path / "masks", "a.png", (GREY > 99) * np.uint8(255))
+    ((image, mask),) = labelled_in(str(tmp_path), TAKES[3], layout="NHWC")
+    assert torch.equal(image[0], torch.from_numpy(COLOURS) / 255)
+    assert torch.equal(mask[0, ..., 0] > 0, torch.from_numpy(GREY > 99))
+
+
 YES = np.array([[0, 255], [255, 0]], np.uint8)
 CLASSES = np.array([[0, 1], [2, 255]], np.uint8)
 

@@ -86,8 +86,12 @@ def _analyze(options: argparse.Namespace) -> None:
         model,
         example_inputs=example_of(options),
         initial=state_of(model, options.initial, options.prefix) if options.initial else None,
-        images=images_in(options.images, model, options.crop, options.layout) if options.images else None,
-        batches=labelled_in(options.data, model, options.crop, options.layout) if options.data else None,
+        images=images_in(options.images, model, options.crop, options.layout)
+        if options.images
+        else None,
+        batches=labelled_in(options.data, model, options.crop, options.layout)
+        if options.data
+        else None,
         metric=options.metric,
         ignore_index=options.ignore_index,
         layout=options.layout,

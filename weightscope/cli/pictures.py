@@ -100,7 +100,8 @@ def labelled_in(
             )
         target = mask[None].astype(np.float32) / _WHITE if yes_and_no else mask.astype(np.int64)
         found = arranged(_tensor(_middle(image, crop, path)), axes)
-        yield found, _tensor(_middle(target, crop, path))
+        wanted = _tensor(_middle(target, crop, path))
+        yield found, arranged(wanted, axes) if yes_and_no else wanted
 
 
 def _files(folder: Path) -> list[Path]:

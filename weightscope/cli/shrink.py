@@ -78,6 +78,7 @@ def _shrink(options: argparse.Namespace) -> None:
     found = shrink(
         model,
         example_inputs=example_of(options),
+        layout=options.layout,
         images=None if options.images is None else _images(options, model),
         batches=_batches(options, model),
         metric=options.metric,
