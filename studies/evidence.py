@@ -51,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to score")
-    parser.add_argument("--half", choices=("choose", "judge"), help="score only these networks")
+    parser.add_argument(
+        "--half", choices=("choose", "judge", "new"), help="score only these networks"
+    )
     parser.add_argument("--version", help="of the scores to judge; default: the present code's")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, or its file")

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from studies.evidence_protocol.jobs import HALVES, Half
 from studies.evidence_protocol.judge import GRADES, skilled
 from studies.evidence_protocol.truth import NEGLIGIBLE
 from weightscope.files import written_atomically
 
-BLUE, GREY, ORANGE = "#2b6cb0", "#8a8f98", "#d97706"
+COLOURS: dict[Half, str] = {"new": "#2b6cb0", "judge": "#d97706", "choose": "#8a8f98"}
+BLUE = COLOURS["new"]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -21,30 +23,31 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 
-def draw_aucs(halves: dict[str, pd.DataFrame]) -> Figure:
-    """AUC of every grade with its interval, pooled and within depth, on both halves."""
-    judged = halves["judge"]
+def draw_aucs(halves: dict[Half, pd.DataFrame]) -> Figure:
+    """AUC of every grade with its interval, pooled and within depth, on every set of networks."""
+    judged = next(iter(halves.values()))
     order = judged.sort_values("within")["grade"].tolist()
     titles = judged.set_index("grade")["title"]
     figure = Figure(figsize=(9, 0.42 * len(order) + 1.2))
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (key, title) in zip(axes, {"auc": "pooled", "within": "within depth"}.items(),
                                   strict=True):  # fmt: skip
-        for name, colour, shift in (("choose", GREY, -0.14), ("judge", BLUE, 0.14)):
-            rows = halves[name].set_index("grade")
+        for place, (name, grades) in enumerate(halves.items()):
+            rows, colour = grades.set_index("grade"), COLOURS[name]
+            shift = 0.24 * ((len(halves) - 1) / 2 - place)
             for i, grade in enumerate(order):
                 if grade in rows.index:
                     row = rows.loc[grade]
                     ends = [row[f"{key}_low"], row[f"{key}_high"]]
                     axis.plot(ends, [i + shift] * 2, color=colour, lw=2, alpha=0.6)
                     axis.plot(row[key], i + shift, "o", color=colour, ms=5,
-                              label=name if i == 0 else None)  # fmt: skip
+                              label=HALVES[name] if i == 0 else None)  # fmt: skip
         axis.axvline(0.5, color="black", lw=0.8, ls=":")
         axis.set_xlim(0.2, 1.02)
         axis.set_title(f"AUC, {title}", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(order)), [titles[g].replace("`", "") for g in order], fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2, fontsize=8,
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, fontsize=8,
                   bbox_to_anchor=(0.5, -0.06))  # fmt: skip
     return figure
 
@@ -57,16 +60,16 @@ def draw_scatter(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(2.6 * len(keys) + 0.6, 3.2))
     axes = np.atleast_1d(figure.subplots(1, len(keys), sharey=True))
     for axis, key in zip(axes, keys, strict=True):
-        for half, marker, colour in (("choose", "o", GREY), ("judge", "o", BLUE)):
+        for half in reversed(HALVES):
             own = part[(part["half"] == half) & part[key].notna()]
-            axis.scatter(own[key], own["lost"].clip(-0.2, 1.3), s=14, marker=marker, color=colour,
-                         alpha=0.5, label=half)  # fmt: skip
+            axis.scatter(own[key], own["lost"].clip(-0.2, 1.3), s=14, color=COLOURS[half],
+                         alpha=0.5, label=HALVES[half])  # fmt: skip
         axis.axhline(NEGLIGIBLE, color="black", lw=0.8, ls=":")
         axis.set_title(key, fontsize=9)
         axis.set_xlabel("score")
         axis.set_xlim(-0.03, 1.03)
     axes[0].set_ylabel("share of skill lost")
-    figure.legend(*axes[-1].get_legend_handles_labels(), fontsize=8, ncols=2, loc="upper center",
+    figure.legend(*axes[-1].get_legend_handles_labels(), fontsize=8, ncols=3, loc="upper center",
                   bbox_to_anchor=(0.5, -0.03))  # fmt: skip
     return figure
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.tasks import TASKS
 
-Half = Literal["choose", "judge"]
+Half = Literal["choose", "judge", "new"]
 
 HELD_OUT = {
     "design": ("multiresunet", "pyramid", "layer", "instance"),
@@ -22,6 +22,17 @@ HELD_OUT = {
 }
 """Circumstances that no form and no border was chosen on. A network with any of them judges, the
 others choose. Fixed before the first network was scored."""
+
+HALVES: dict[Half, str] = {
+    "new": "new networks",
+    "judge": "judging half of the first networks",
+    "choose": "choosing half of the first networks",
+}
+"""Sets of networks with their titles, those that chose least first."""
+
+NEW = 64
+"""From this index on networks were trained after every form and border had been settled, on the
+scores of those before: they chose nothing, whatever their circumstances."""
 
 RATES = {
     "adam": (3e-4, 1e-2),
@@ -104,7 +115,9 @@ class Job:
 
     @property
     def half(self) -> Half:
-        """Whether this network may choose forms and borders, or judges them."""
+        """Whether this network may choose forms and borders, judged earlier ones, or is new."""
+        if self.index >= NEW:
+            return "new"
         return "judge" if self.held_out else "choose"
 
     @property

@@ -15,6 +15,7 @@ from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.tasks import TASKS
 from studies.evidence_protocol.training import training
 from studies.evidence_protocol.truth import NEGLIGIBLE
+from weightscope.utilization.scores import RESPONSE_BORDER
 
 GRADES = {
     "response": ("model", "response", "the model alone: `response`"),
@@ -25,6 +26,9 @@ GRADES = {
     "metric": ("metric", "data", "labelled images, a metric: `data`"),
 }
 """Key -> (what `analyze` was given, the grade that is read, its title)."""
+
+SIGNS = {"signs": ("signs", "response", "the model alone, all outputs taken for decisions")}
+"""What the response of regressions was before it had a form of its own."""
 
 BASELINES = {
     "deepest": "deepest first",
@@ -85,7 +89,7 @@ def judge_cut(found: dict[str, Any], reduction: int, job: Job) -> dict[str, Any]
         if way == "model":
             masses = [s["near_zero"] for s in removed if s.get("near_zero") is not None]
             row["near_zero"] = -min(masses) if masses else np.nan
-        for key, (given, grade, _) in GRADES.items():
+        for key, (given, grade, _) in (GRADES | SIGNS).items():
             if given == way:
                 scores = [s["scores"][grade] for s in removed if grade in s["scores"]]
                 values = [s["score"] for s in scores if np.isfinite(s["score"])]
@@ -216,6 +220,55 @@ def cause(cut: pd.Series[Any], key: str, verdict: str) -> str:
     return ""
 
 
+def refutations(table: pd.DataFrame) -> pd.DataFrame:
+    """What would have refuted forms and borders, as docs/decisions/response.md wrote it down.
+
+    Args:
+        table: From `score_table`, of networks that chose nothing.
+
+    Returns:
+        One row for each claim: what was found, and whether the claim failed.
+    """
+    part = skilled(table)
+    clear = part[(part["lost_low"] > NEGLIGIBLE) | (part["lost_high"] < NEGLIGIBLE)]
+    idle = ~clear["used"].astype(bool)
+    rows = []
+    for key in ("response", "images"):
+        if f"{key}_verdict" not in clear:
+            continue
+        verdict = clear[f"{key}_verdict"]
+        wrong, called = int(((verdict == "unused") & ~idle).sum()), int((verdict == "unused").sum())
+        rows.append({"claim": f"unused, {key}", "failed": wrong > 0,
+                     "found": f"{wrong} of {called} are used"})  # fmt: skip
+        wrong, called = int(((verdict == "used") & idle).sum()), int((verdict == "used").sum())
+        rows.append({"claim": f"used, {key}", "failed": wrong > 0.05 * called,
+                     "found": f"{wrong} of {called} are idle"})  # fmt: skip
+    known = clear[clear["response"].notna()]
+    if len(known):
+        value = RESPONSE_BORDER * np.sqrt(known["response"] / (1 - known["response"]).clip(1e-9))
+        sides = {
+            border: int(((value > border) != known["used"].astype(bool)).sum())
+            for border in (RESPONSE_BORDER, *np.round(np.arange(0.08, 0.251, 0.01), 2))
+        }
+        best = min(sides, key=lambda border: sides[border])
+        more = sides[RESPONSE_BORDER] - sides[best]
+        found = (
+            f"{sides[RESPONSE_BORDER]} of {len(known)} on the wrong side, {sides[best]} at {best:g}"
+        )
+        rows.append({"claim": "the middle", "failed": more > 0.05 * len(known), "found": found})
+    numbers = part[part["task"].map(lambda task: TASKS[task].kind == "regression")]
+    if len(numbers) and "signs" in numbers:
+        ours, before = grade_row(numbers, "response"), grade_row(numbers, "signs")
+        wrong = numbers[(numbers["response_verdict"] == "unused") & numbers["used"]]
+        rows.append({
+            "claim": "the form of numbers",
+            "failed": not ours["auc"] > before["auc"] or len(wrong) > 0,
+            "found": f"AUC {ours['auc']:.2f} on {len(numbers)} cuts, of signs {before['auc']:.2f}; "
+            f"{len(wrong)} used cuts called unused",
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=["claim", "found", "failed"])
+
+
 def idle_table(table: pd.DataFrame) -> pd.DataFrame:
     """Networks that learned nothing: cuts, and how many each grade calls used or unused."""
     rows = []
@@ -247,6 +300,8 @@ def network_table(
         free = own[~own["used"]]["reduction"]
         wanted = int(free.min()) if len(free) and job.labels == "true" else 0
         for way, said in read_scores(job, folder, version).items():
+            if way in SIGNS:
+                continue
             proposals = [p for p in said.get("proposals", ()) if p["refusal"] is None]
             first = proposals[0]["reduction"] if proposals else 0
             costs = own.set_index("reduction")["lost"].to_dict()

@@ -7,9 +7,11 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -25,13 +27,18 @@ from studies.evidence_protocol.training import (
     make_optimizer,
     training,
 )
+from weightscope import probing
 from weightscope.files import written_atomically
 
 BATCH = 20
 METRICS = {"binary": "f1", "classes": "accuracy", "regression": "mse"}
-WAYS = ("model", "images", "history", "metric", "loss")
+WAYS = ("model", "images", "history", "metric", "loss", "signs")
 """What the library is given: nothing, unlabelled images, the watched training, labelled images
-judged by a metric, labelled images judged by the loss of the training."""
+judged by a metric, labelled images judged by the loss of the training. ``signs``: nothing, and the
+outputs of regressions are taken for decisions too, as was done before the form of numbers."""
+
+AS_DECISIONS = {"CERTAIN": -1.0, "FOLLOWS": 1.01}
+"""Borders of `weightscope.probing.response` that no output is below, and none above."""
 
 
 @lru_cache(maxsize=1)
@@ -41,6 +48,11 @@ def code_version() -> str:
     for path in sorted(Path(ws.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
+
+
+def patched(borders: dict[str, float]) -> AbstractContextManager[object]:
+    """Other borders of the response for a while."""
+    return mock.patch.multiple(probing.response, **borders) if borders else nullcontext()
 
 
 def restore_history(job: Job, folder: Path) -> ws.watching.History:
@@ -67,6 +79,7 @@ def arguments(job: Job, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]
         "history": lambda: {"history": restore_history(job, folder)},
         "metric": lambda: {"batches": batches, "metric": METRICS[kind]},
         "loss": lambda: {"batches": batches, "loss": make_loss(TASKS[job.task], pool)},
+        "signs": dict,
     }
 
 
@@ -118,6 +131,8 @@ def score(job: Job, folder: Path, ways: tuple[str, ...] = WAYS) -> dict[str, Any
     Stored beside the network, one file for each version of the library's code; ways that the file
     holds already are not asked again.
     """
+    if TASKS[job.task].kind != "regression":
+        ways = tuple(way for way in ways if way != "signs")
     path = folder / training(job).address / f"scores-{code_version()}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if all(way in found for way in ways):
@@ -126,9 +141,10 @@ def score(job: Job, folder: Path, ways: tuple[str, ...] = WAYS) -> dict[str, Any
     for way in ways:
         if way in found:
             continue
+        borders = AS_DECISIONS if way == "signs" else {}
         model: nn.Module = load_network(job, folder)
         begun = time.process_time()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), patched(borders):
             warnings.simplefilter("ignore")
             try:
                 found[way] = record(ws.analyze(model, **given[way]()))

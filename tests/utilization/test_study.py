@@ -12,8 +12,8 @@ from torch import nn
 
 from studies.evidence_protocol.compare import auc, auc_within_depth, truth_table
 from studies.evidence_protocol.designs import DESIGNS
-from studies.evidence_protocol.jobs import HELD_OUT, Job, jobs
-from studies.evidence_protocol.judge import grade_row, judge_cut, skilled, together
+from studies.evidence_protocol.jobs import HELD_OUT, NEW, Job, jobs
+from studies.evidence_protocol.judge import grade_row, judge_cut, refutations, skilled, together
 from studies.evidence_protocol.responses import figures, leaves, matched
 from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
 from studies.evidence_protocol.truth import Skill, measure_truth, without_levels
@@ -48,7 +48,8 @@ def test_a_prefix_of_the_list_is_the_list_of_fewer():
 def test_choosing_networks_know_no_held_out_circumstance():
     listed = jobs(200)
     choosing = [job for job in listed if job.half == "choose"]
-    assert len(choosing) == 100
+    assert len(choosing) == 32
+    assert {job.half for job in listed[NEW:]} == {"new"}
     for circumstance, values in HELD_OUT.items():
         assert not {getattr(job, circumstance) for job in choosing} & set(values)
         assert set(values) <= {getattr(job, circumstance) for job in listed}
@@ -196,6 +197,25 @@ def test_wrong_verdicts_are_shares_of_all_cuts():
     assert row["decided"] == 0.75
     assert row["right"] == pytest.approx(2 / 3)
     assert row["wrong_unused"] == 0.25
+
+
+def test_refutations_count_clear_cuts_only():
+    table = pd.DataFrame({
+        "labels": "true", "skilled": True, "reduction": 4, "task": "radius", "name": "a",
+        "lost_low": [0.1, 0.1, 0.0, 0.0, 0.0], "lost_high": [0.3, 0.3, 0.01, 0.01, 0.2],
+        "used": [True, True, False, False, True], "response": [0.9, 0.6, 0.1, 0.2, 0.0],
+        "signs": [0.9, 0.1, 0.1, 0.2, 0.0],
+        "response_verdict": ["used", "undecided", "unused", "unused", "unused"],
+        "images_verdict": ["used", "unused", "used", "unused", "unused"],
+    })  # fmt: skip
+    found = refutations(table).set_index("claim")
+    assert found["failed"].to_dict() == {
+        "unused, response": False, "used, response": False, "unused, images": True,
+        "used, images": True, "the middle": False, "the form of numbers": True,
+    }  # fmt: skip
+    assert found.loc["unused, images", "found"] == "1 of 2 are used"
+    clear = refutations(table[:4]).set_index("claim")
+    assert not clear.loc["the form of numbers", "failed"]
 
 
 @pytest.mark.slow
