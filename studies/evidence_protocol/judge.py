@@ -15,7 +15,7 @@ from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.tasks import TASKS
 from studies.evidence_protocol.training import training
 from studies.evidence_protocol.truth import NEGLIGIBLE
-from weightscope.utilization.scores import RESPONSE_BORDER
+from weightscope.thresholds import RESPONSE_BORDER
 
 GRADES = {
     "response": ("model", "response", "the model alone: `response`"),
