@@ -33,6 +33,9 @@ from weightscope.analysis import Analysis
 from weightscope.files import written_atomically
 from weightscope.receptive_field import network_receptive_field
 
+EXAMPLE = "quarter_multiresunet"
+"""The network whose whole report is committed; the study writes the others beside its page."""
+
 CLAIMED_FIELDS = {"multiresunet": 38_000, "half_multiresunet": 200, "quarter_multiresunet": 20}
 """Receptive fields that the paper gives in section 3, in pixels."""
 
@@ -390,10 +393,23 @@ strongest grade decides.
 
 > {analysis.conclusion}
 
-The [whole report on {label}](report-{name}.html)."""
+{whole_report(name, label)}"""
         )
     parts.append(_near_zero(story))
     return "\n\n".join(parts)
+
+
+def report_path(name: str) -> str:
+    """Where the whole report on a network goes, seen from the page."""
+    return f"report-{name}.html" if name == EXAMPLE else f"reports/{name}.html"
+
+
+def whole_report(name: str, label: str) -> str:
+    """Where the reader finds it; but for one example, reports are not committed."""
+    path = report_path(name)
+    if name == EXAMPLE:
+        return f"The [whole report on {label}]({path})."
+    return f"The study writes the whole report on {label} to `{path}`, beside this page."
 
 
 def _wholes(story: Story) -> list[str]:
@@ -510,10 +526,10 @@ gives the same layers, parameters and MACs as the zoo's network (tested in \
 
 > {analysis.conclusion}
 
-The [whole report on {label}](report-{name}.html)."""
+{whole_report(name, label)}"""
         )
     if "half_unet" in story.shown:
-        parts.append("Half U-net: [report](report-half_unet.html).")
+        parts.append(whole_report("half_unet", "Half U-net"))
     return "\n\n".join(parts)
 
 

@@ -306,7 +306,9 @@ def write(
     write_tables(setup.out, story)
     draw_figures(setup.out, story)
     for name, (trained, analysis) in shown.items():
-        analysis.to_html(setup.out / f"report-{name}.html")
+        report = setup.out / page.report_path(name)
+        report.parent.mkdir(exist_ok=True)
+        analysis.to_html(report)
         if setup.photographs is not None:
             save_own(setup, trained)
     return page.write_page(setup.out / "index.md", story)
