@@ -153,7 +153,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-        multiple: What both sizes shall be divisible by.
+        multiple: What both sizes must be divisible by.
 
     Returns:
         (B, C, H', W') with H' >= H and W' >= W.
@@ -163,7 +163,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 def initialize(model: nn.Module, seed: int | None) -> None:
-    """Draw every kernel anew from Glorot's uniform distribution and set biases to zero.
+    """Draw every kernel from Glorot's uniform distribution and set biases to zero.
 
     This is the default of the framework the paper was made with, not of PyTorch: kernels are
     uniform on +-sqrt(6 / (fan_in + fan_out)).

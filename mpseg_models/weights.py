@@ -147,7 +147,7 @@ def _find(network: str, weights: str) -> Path:
     if found != digests[key]:
         raise ValueError(
             f"{str(path)!r} is damaged: SHA-256 {found[:12]}, expected {digests[key][:12]}; "
-            "install the package anew"
+            "install the package again"
         )
     return path
 

@@ -191,7 +191,7 @@ def analyze(
             then exact. None for the start that `history` recorded, if there is one.
         history: What `watch` recorded during training.
         response: Whether to measure how the output responds, on synthetic images, when each level
-            falls silent: some ten forward passes.
+            is replaced by its mean: some ten forward passes.
         images: Unlabelled inputs, batch by batch, to measure the same on; read once.
         batches: Evidence from data, as a loader yields it; see `ablate`. At least ten images.
         loss: ``loss(outputs, targets)``, a scalar tensor; with `batches`, for gradients, and for
@@ -203,7 +203,7 @@ def analyze(
         stages: What you know better about the stages than the dataflow tells.
         layout: What the axes of the image input are, one letter each (``"NHWC"``, ``"NHW"``,
             ``"NTCHW"`` for clips), where they are read wrongly.
-        spectra: Also compute stable rank and kin.
+        spectra: Also compute the largest singular value, the stable and the effective rank.
         progress: Show progress bars.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How a user's model is called: its arguments, on state that is put back afterwards."""
+"""How a user's model is called: its arguments, on state that is restored afterwards."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def random_state(model: nn.Module | None = None) -> Iterator[None]:
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Put back the tensors beside the parameters and the attributes that calls of it changed."""
+    """Restore the attributes and the tensors other than parameters that calls of it changed."""
     with _attributes(module), _tensors(module):
         yield
 
@@ -190,7 +190,7 @@ def _refill(container: Any, contents: Any) -> None:
 
 @contextmanager
 def _tensors(model: nn.Module) -> Iterator[None]:
-    """Put back the values of the tensors that modules hold beside their parameters."""
+    """Restore the values of the tensors that modules hold in addition to their parameters."""
     held = [value for module in model.modules() for value in vars(module).values()]
     tensors = [v for v in [*model.buffers(), *held] if isinstance(v, Tensor)]
     values = [

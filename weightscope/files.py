@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to, and move it there on success.
+    """Give a temporary path next to ``path`` to write to, and move it there on success.
 
     The temporary file is synced and renamed when the block ends, and removed when the block
     raises, so ``path`` never holds half a file. A symbolic link is followed, not replaced.
 
     Args:
-        path: Where the finished file shall be.
+        path: Where the finished file goes.
 
     Yields:
         A path in the same folder that does not exist yet.
@@ -98,7 +98,7 @@ def write_tensors(
     Args:
         tensors: By name; none may share memory.
         path: The file, replaced atomically.
-        metadata: Texts to write beside them.
+        metadata: Texts to write with them.
 
     Raises:
         InputError: If the file cannot be written.

@@ -106,7 +106,7 @@ def parameters_frame(structure: Structure | None, statistics: ModelStatistics) -
 
 
 def histograms_frame(structure: Structure | None, statistics: ModelStatistics) -> pd.DataFrame:
-    """The histogram of each layer's weight beside that of its initialisation null.
+    """The histogram of each layer's weight and that of its initialisation null.
 
     Args:
         structure: Gives the order of the layers; None for a bare checkpoint.

@@ -9,10 +9,10 @@ from math import log
 # Data: what was measured on batches
 
 MINIMUM_SKILL = 0.05
-"""F1 and its kin must exceed the best constant by this much before a network counts as skilled, and
-a recalibrated loss must explain this share of the constant's: random features of an untrained
-one have a little skill too. A loss as it is needs no such floor, since an untrained network is
-worse than the best constant."""
+"""F1, IoU and other shares must exceed the best constant by this much before a network counts as
+skilled, and a recalibrated loss must explain this share of the constant's: random features of an
+untrained one have a little skill too. A loss as it is needs no such floor, since an untrained
+network is worse than the best constant."""
 
 CONFIDENCE = 0.95
 """Coverage of every interval of a drop."""
@@ -38,7 +38,7 @@ evidence study that may choose)."""
 NEGLIGIBLE_IMPORTANCE = 0.15
 """Share of the largest stage's Taylor importance that is the border between used and unused."""
 
-# Response: what the output does when a level falls silent
+# Response: how the output changes when a level is replaced by its mean
 
 SILENT = 0.05
 """Below it a response is none. Form and borders were chosen on the networks of the evidence study
@@ -58,7 +58,7 @@ RAREST_DECISION = 1e-3
 CERTAIN = 0.3
 """Certainty (0 at equal probabilities, 1 at none but one) above which outputs are decisions. On the
 networks of the evidence study that may choose, regressions read as logits have at most 0.24,
-classifiers at least 0.33, but for one that was hardly trained."""
+classifiers at least 0.33, except one that was hardly trained."""
 
 FOLLOWS = 0.8
 """Correlation with the input, channel by channel, above which an output restores its input and is
@@ -92,7 +92,7 @@ moved: the rounding of weights that only decay moves them less far."""
 
 CRITICAL_KS = 2.2253
 """P(sqrt(n) KS > 2.2253) = 0.0001 under the null (Kolmogorov's limit distribution); a network has a
-hundred kernels, and none of them shall be called changed by chance."""
+hundred kernels, and none of them should be called changed by chance."""
 
 EDGE_SURELY = log(10_000.0)
 """Expected weights near an edge that are never all missing (one time in ten thousand)."""
@@ -123,7 +123,7 @@ FILLING = 500
 """Weights from which on a sample that fills the edges of a rule exactly was drawn by it."""
 
 FEWEST_KERNELS = 4
-"""Kernels needed before a rule can be told by their spreads."""
+"""Kernels whose spreads are needed to find a rule."""
 
 SMALLEST_KERNEL = 500
 """Kernels with fewer weights know their own spread too badly."""
@@ -138,11 +138,11 @@ SURELY_NARROWER = 4.0
 """Standard errors by which a kernel is surely narrower than a rule."""
 
 SHAPE_COST = 0.1
-"""What a gap of 1 in kurtosis (of 2 at most) costs, beside a spread that is wrong by a factor of
-e."""
+"""What a gap of 1 in kurtosis (of 2 at most) costs, where a spread that is wrong by a factor of e
+costs 1."""
 
 DECAY_COST = 0.1
-"""What a shrinkage to nothing costs beside it."""
+"""What a shrinkage to nothing costs on the same scale."""
 
 SHAPE_SEEN = 0.5
 """The share of a bounded rule's kurtosis that must be left for its decay to be believed."""

@@ -182,7 +182,7 @@ class History:
 
     @outside_modes()
     def displacements(self) -> tuple[Displacement, ...]:
-        """Movement of every parameter since the start, beside its walk on pure noise."""
+        """Movement of every parameter since the start, with its expected walk on pure noise."""
         if self._closed is not None:
             return self._closed
         strengths = self._folded()

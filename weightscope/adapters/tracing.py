@@ -194,7 +194,7 @@ def _unvalidated() -> Iterator[None]:
     try:
         yield
     finally:
-        if vars(Distribution)["_validate_args"] is setting:  # not set anew meanwhile
+        if vars(Distribution)["_validate_args"] is setting:  # not changed in the meantime
             Distribution._validate_args = setting.otherwise
 
 

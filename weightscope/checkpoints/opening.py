@@ -15,7 +15,7 @@ from weightscope.checkpoints.stored import Stored
 from weightscope.checkpoints.torch_files import read_archive, read_old_format
 from weightscope.errors import CheckpointError
 
-# longer ones are nobody's; without a limit, deep nesting would cost memory in its square
+# no checkpoint has longer ones; without a limit, deep nesting would cost memory in its square
 LONGEST_NAME = 4096
 # Views may share numbers, but reading must not cost many times what the file holds.
 MOST_VIEWS = 16

@@ -363,7 +363,7 @@ class _Machine:
 
 
 def _refuse_code(made_by: Name) -> None:
-    """Refuse the standard library, but for what only holds values."""
+    """Refuse names of the standard library, except those that only hold values."""
     top = made_by.module.partition(".")[0]
     if top in _BUILTIN_MODULES:
         allowed: Collection[str] | None = _BUILTINS

@@ -85,7 +85,7 @@ def read_weights(path: str | os.PathLike[str], *, prefix: str | None = None) -> 
     """Find the weights of a network in a checkpoint, whatever wrote it; nothing in it is executed.
 
     They may lie under a usual name (``state_dict`` of Lightning, ``network_weights`` of nnU-Net,
-    ``model``, ``net``, ``model_state_dict``, ...), beside an optimiser's state or an average of the
+    ``model``, ``net``, ``model_state_dict``, ...), next to an optimiser's state or averaged
     weights, and their names may begin with what DistributedDataParallel (``module.``) and
     ``torch.compile`` (``_orig_mod.``) put before them. The attribute ``prefix`` says what was taken
     off. `fit_weights` goes on from there with the model's own names.

@@ -73,7 +73,7 @@ def _analyze(options: argparse.Namespace) -> None:
     from weightscope.exports import as_json, as_markdown
     from weightscope.files import write_text
 
-    # What would fail at the end shall fail before the work.
+    # What would fail at the end should fail before the work.
     targets = (options.html, options.csv, options.json, options.markdown)
     for path in filter(None, targets):
         check_target(path)

@@ -71,7 +71,7 @@ def _shrink(options: argparse.Namespace) -> None:
     from weightscope.truncation import save, shrink
 
     for path in filter(None, (options.out, options.csv)):
-        check_target(path)  # what would fail at the end shall fail before the work
+        check_target(path)  # what would fail at the end should fail before the work
     if options.data and options.batches:
         raise InputError("--data and --batches both name labelled images; give one of them")
     model = built_model(options)

@@ -258,7 +258,7 @@ class _Positions:
             or value.numel() == value.shape[0] * value.shape[channel]
             or (pooled and row.view != "resize" and not row.raises)
         ):
-            return GLOBAL  # at fixed sizes a global branch can only be told by its operators
+            return GLOBAL  # at fixed sizes only its operators show that a branch is global
         before, after = (
             p.numel(value) / p.size(value.shape[channel]) for p in (self.small, self.large)
         )

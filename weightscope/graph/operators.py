@@ -12,9 +12,8 @@ A row says, for every operator of one name, with how its result relates to its i
 - ``macs``: what it costs when it runs (``cost/rules.py`` has the formulas).
 
 Names are those of the operators' schemas, without the underscore of those that work in place. What
-torch tags as pointwise needs no row. An operator without a row is nobody's guess: its level is its
-input's, its view is unknown, it refuses a change of channels, and its cost is reported as not
-counted.
+torch tags as pointwise needs no row. An operator without a row has the level of its input and an
+unknown view, refuses a change of channels, and is reported as not counted.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ def override(
 
 
 def _readers(weight: fx.Node, places: Mapping[fx.Node, Place]) -> set[fx.Node]:
-    """The placed operations that read a weight, as it is or computed anew."""
+    """The placed operations that read a weight, as it is or computed from others."""
     found: set[fx.Node] = set()
     waiting = list(weight.users)
     while waiting:

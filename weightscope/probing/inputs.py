@@ -39,7 +39,7 @@ def synthetic_inputs(
         paint: Makes the images.
         images: How many; the example's number where the network takes no other.
         seed: Of the painter; every image input has one of its own.
-        scale: Of their sizes, beside what `scaling` finds right.
+        scale: Factor on their sizes, in addition to what `scaling` finds right.
 
     Returns:
         Positional arguments as a tuple, or keyword arguments as a dict.

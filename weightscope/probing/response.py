@@ -80,7 +80,7 @@ class Response:
 
 
 def respond_to_synthetic(structure: Structure) -> Response:
-    """Measure the response on images that nobody took; what fails is said in the record.
+    """Measure the response on synthetic images; a failure is recorded, not raised.
 
     Dead leaves for every network; where there are batch norms, images matched to their statistics
     beside. A foreign network that does not run on them must not stop the analysis.

@@ -1,4 +1,4 @@
-"""Images that nobody took: what a network is shown when there is no data."""
+"""Synthetic images, which a network is shown when there is no data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ channels are strongly correlated."""
 
 
 MATCHING_STEPS = 12
-"""Adam steps of matching: most of what 40 steps reach, at a cost that every analysis can bear."""
+"""Adam steps of matching: most of what 40 steps reach, at a cost that suits every analysis."""
 
 MATCHING_RATE = 0.1
 """Learning rate of matching, in standard deviations of the image."""

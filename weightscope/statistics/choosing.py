@@ -217,7 +217,7 @@ def _surely_narrower(summary: TensorSummary, std: float) -> bool:
 def _favourite(votes: Counter[tuple[str, str]], kind: str) -> str | None:
     """The rule with most weights behind it, among layers of this kind if any has more for it.
 
-    A rule with as many weights against it as for it is nobody's.
+    A rule with as many weights against it as for it is not taken.
     """
     ours = {rule: count for (k, rule), count in votes.items() if k == kind and count > 0}
     everyones = {rule: count for (k, rule), count in votes.items() if k == "" and count > 0}
@@ -253,12 +253,12 @@ def infer_rules(kernels: Sequence[Evidence]) -> Mapping[str, tuple[str, ...]]:
     for kernel in known:
         parts.setdefault(kernel.part, []).append(kernel)
     fitted = {part: explain(own) for part, own in parts.items()}
-    told = {part: best for part, best in fitted.items() if best is not None}
-    if told:
-        count = sum(len(parts[part]) for part in told)
-        apart = sum(len(parts[part]) * cost for part, (_, cost) in told.items()) / count
+    explained = {part: best for part, best in fitted.items() if best is not None}
+    if explained:
+        count = sum(len(parts[part]) for part in explained)
+        apart = sum(len(parts[part]) * cost for part, (_, cost) in explained.items()) / count
         if SPLIT * apart < whole[1]:
-            return {part: labels for part, (labels, _) in told.items()}
+            return {part: labels for part, (labels, _) in explained.items()}
     return dict.fromkeys((k.part for k in kernels), whole[0])
 
 

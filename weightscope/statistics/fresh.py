@@ -41,7 +41,7 @@ def is_draw(tensor: Tensor, bound: float) -> bool:
     """Whether every value looked at is one that torch draws from U(-bound, bound) in float32.
 
     Args:
-        tensor: Of any shape; other formats than float32 and fewer than 24 values are never told.
+        tensor: Of any shape; False for other formats than float32 and for fewer than 24 values.
         bound: The end of the interval, as it was computed before rounding to float32.
     """
     if tensor.dtype != torch.float32 or tensor.numel() < FRESH_VALUES or tensor.is_meta:

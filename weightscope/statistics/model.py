@@ -46,7 +46,7 @@ def measure_model(
     buffers: bool = False,
     progress: bool = False,
 ) -> ModelStatistics:
-    """Statistics of every parameter, with its null beside it.
+    """Statistics of every parameter, each with its null.
 
     Args:
         model: Any module; it is not changed.

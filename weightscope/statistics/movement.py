@@ -22,7 +22,7 @@ class Movement:
         count: Number of weights.
         moved: Rms of ``delta``, in units of the weights.
         shrinkage: Projection of the weights on their start: 1 without decay, about 0 where they
-            were drawn anew; nan if the start is zero.
+            were drawn again; nan if the start is zero.
     """
 
     count: int

@@ -1,4 +1,4 @@
-"""The records of what a model's weights say, each complete at birth."""
+"""The records of what a model's weights say."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Spectrum:
 
 @dataclass(frozen=True, eq=False)
 class ParameterStatistics:
-    """One parameter of a model: where it sits, what its numbers say, and its null beside it.
+    """One parameter of a model: where it sits, what its numbers say, and its null.
 
     Attributes:
         layer: Qualified name of the module that owns it; ``""`` for the model itself.

@@ -77,7 +77,7 @@ def measure_filters(flat: torch.Tensor, layout: FilterLayout) -> tuple[Floats, F
     """L2 norm and mean of each filter of a tensor of any format; None without filters.
 
     Every float64 filter is scaled by a power of two of its own, so that no square leaves the range
-    of float64, nor vanishes beside a larger filter's.
+    of float64, nor vanishes next to a larger filter's.
 
     Args:
         flat: The elements in the order of memory, on the CPU.

@@ -30,7 +30,7 @@ _SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
 _PROBABILITIES = np.array(PROBABILITIES)
 _NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
 _BEYOND = 2.0**128  # where the next float32 would be
-_PARTS = 256  # of a cell that nobody looked into
+_PARTS = 256  # parts of a cell that was not looked into
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The records of what one tensor's numbers look like, each complete at birth."""
+"""The records of what one tensor's numbers look like."""
 
 from __future__ import annotations
 

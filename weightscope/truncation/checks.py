@@ -96,7 +96,7 @@ def verify(
         variant: From ``Proposal.build``.
         sizes: More inputs: tensors, tuples of arguments or dicts of keyword arguments.
         export: Whether to try ``torch.export``, the slowest check.
-        factory: Makes the original anew; with it, saving and loading is tried.
+        factory: Makes the original again; with it, saving and loading is tried.
         bottleneck: What ``Proposal.build`` was given, for loading.
 
     Returns:

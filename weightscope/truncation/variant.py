@@ -42,7 +42,7 @@ class Variant:
     """A smaller network that runs, and where each of its tensors comes from.
 
     Attributes:
-        module: The network. It takes what the original took and returns what it returned, but for
+        module: The network. It takes what the original took and returns what it returned, except
             ``dropped_outputs``.
         plan: What rebuilds it from the original's code.
         kept: State dict keys whose tensors are the original's.
@@ -91,7 +91,7 @@ class Variant:
     @property
     @outside_modes()
     def recipe(self) -> Mapping[str, Any]:
-        """What ``save`` writes beside the tensors: the plan, and how the original was read."""
+        """What ``save`` writes with the tensors: the plan, and how the original was read."""
         return {"format": self.plan.format, **describe(self.structure), **self.plan.to_json()}
 
     def thin(

@@ -113,7 +113,7 @@ class AblationResult:
 
     @property
     def comparison(self) -> str:
-        """Its quality beside that of the best trivial answer, in words."""
+        """Its quality compared with that of the best trivial answer, in words."""
         how = "better" if self.skill > self.floor else "hardly better"
         how = how if self.skill > 0.0 else "no better"
         return (
@@ -173,7 +173,7 @@ def ablate_levels(
         structure: The network and its cuts.
         batches: ``(inputs, targets)`` pairs, see `read_batches`.
         metric: A built-in name, or a callable, see `judge_by`.
-        larger_is_better: Of a callable; None where it is told from its values.
+        larger_is_better: Of a callable; None where its values show it.
         ignore_index: Value of targets that does not count, for the built-in metrics.
         recalibrate: See `judge_by`.
         fill: Put each exit's mean over images and positions (one number per channel) in its place,
@@ -282,7 +282,7 @@ def check_images(inputs: Any, index: int, structure: Structure) -> None:
 
 
 def _check_outputs(output: Any, index: int, model: nn.Module) -> None:
-    """Refuse outputs that have no order: what a cut costs could not be told from them."""
+    """Refuse outputs that have no order: the cost of a cut could not be measured by them."""
     if is_complex(output):
         raise InputError(
             f"{type(model).__name__} returned complex numbers for batch {index}, which cannot be "

@@ -103,7 +103,7 @@ def judge_by(
         batches: All inputs and targets, in the order in which outputs will come.
         dimensions: Number of spatial dimensions of the images.
         device: Where the outputs will be.
-        larger_is_better: Of a callable; None where it is told from its values.
+        larger_is_better: Of a callable; None where its values show it.
         ignore_index: Value of targets that does not count.
         recalibrate: Whether a loss of classes is taken after a scale and an offset of each output
             channel, see `RecalibratedMeter`.

@@ -147,7 +147,7 @@ def pool_stages(
 def is_as_recorded(kernel: ParameterStatistics, recorded: Displacement) -> bool:
     """Whether a kernel with a known start moved from it as recorded, to a tenth.
 
-    Averaged weights or another number format pass; weights that were put back, drawn anew or
+    Averaged weights or another number format pass; weights that were restored, drawn again or
     scaled after the training do not.
     """
     movement = None if kernel.comparison is None else kernel.comparison.movement
@@ -167,7 +167,7 @@ def judge_state(
     *,
     untouched: bool = False,
 ) -> State:
-    """Tell whether the network as a whole bears any trace of having learned.
+    """Say whether the network as a whole shows any trace of having learned.
 
     What was measured on data outranks the weights, with one exception: where every stage holds
     numbers that are an initialiser's to the last bit, the network is untrained though its random

@@ -35,7 +35,7 @@ def utilization(measured: float, unused: float) -> float:
         unused: What a stage that does nothing shows by the same measurement (``n > 0``).
 
     Returns:
-        0 for ``m = 0``, 0.5 where the stage cannot be told from an unused one, towards 1 the more
+        0 for ``m = 0``, 0.5 where the stage looks like an unused one, towards 1 the more
         it stands out; nan if either is not a number or ``n`` is 0.
 
     Example:

@@ -29,7 +29,7 @@ class ValueMetric:
     Args:
         metric: ``metric(outputs, targets)``: a function, a loss, or a metric object of torchmetrics
             or MONAI. It is left as it was.
-        larger_is_better: None where that has to be told from the values.
+        larger_is_better: None where the values have to show it.
     """
 
     def __init__(self, metric: Evaluate, larger_is_better: bool | None = None) -> None:
@@ -45,7 +45,7 @@ class ValueMetric:
         self._whole = _takes_whole_numbers(metric)
 
     def kept(self) -> AbstractContextManager[None]:
-        """While the metric is in use: a module that counts is put back afterwards."""
+        """While the metric is in use: the state of a module that counts is restored afterwards."""
         return unchanged(self._metric) if isinstance(self._metric, nn.Module) else nullcontext()
 
     def __call__(self, outputs: Any, targets: Any) -> Any:
