@@ -153,6 +153,27 @@ def test_only_the_adapters_touch_private_parts(path: Path) -> None:
         assert sorted(set(private_parts(path))) == []
 
 
+MADE = {
+    "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace", "ones",
+    "rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "zeros",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", modules("weightscope"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_made_says_its_device(path: Path) -> None:
+    """The caller may have another default device, which the model's forward may count on."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        of_torch = (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "torch"
+            and node.func.attr in MADE
+        )
+        if of_torch and room(path) != "cli":
+            assert "device" in {k.arg for k in node.keywords}, f"{path}:{node.lineno}"
+
+
 def test_the_zoo_stands_alone() -> None:
     for path in modules("mpseg_models"):
         for name, _ in imported(path):

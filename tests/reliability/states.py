@@ -251,6 +251,11 @@ def _recover(model, folder):
     return course, variant.module
 
 
+def _thin(model, folder):
+    variant = _small(model)
+    return variant.thin(0.5).module
+
+
 def _shrink(model, folder):
     search = ws.shrink(
         model, images=_images(model) * 3, example_inputs=_images(model)[0], steps=2, repeats=1,
@@ -306,6 +311,7 @@ CALLS = {
     "build and save": _save,
     "load": _load,
     "recover": _recover,
+    "thin": _thin,
     "shrink": _shrink,
     "watch": _watch,
     "fit weights": _fit,

@@ -86,20 +86,23 @@ def rank(
     """
     if by == "random":
         generator = torch.Generator().manual_seed(seed)
-        return [torch.rand(c.channels, generator=generator).tolist() for c in couplings]
+        return [
+            torch.rand(c.channels, generator=generator, device="cpu", dtype=torch.float32).tolist()
+            for c in couplings
+        ]
     state = module.state_dict(keep_vars=True)
     return [_norms(coupling, state) for coupling in couplings]
 
 
 def _norms(coupling: Coupling, state: Mapping[str, Tensor]) -> list[float]:
-    total = torch.zeros(coupling.channels, dtype=torch.float64)
+    total = torch.zeros(coupling.channels, device="cpu", dtype=torch.float64)
     for part in coupling.parts:
         tensor = state.get(part.tensor)
         if tensor is None or tensor.dim() < 2:
             continue  # a bias or a norm's scale is of another kind than a weight
         moved = tensor.detach().movedim(part.dimension, 0).flatten(1).double().square().sum(1).cpu()
-        own = torch.zeros(coupling.channels, dtype=torch.float64)
-        channels, indices = (torch.tensor(column) for column in zip(*part.places, strict=True))
+        own = torch.zeros_like(total)
+        channels, indices = torch.tensor(part.places, device="cpu").unbind(1)
         own.index_add_(0, channels, moved[indices])
         total += own / own.mean().clamp_min(1e-30)
     return cast(list[float], total.tolist())

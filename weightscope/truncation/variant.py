@@ -94,6 +94,7 @@ class Variant:
         """What ``save`` writes with the tensors: the plan, and how the original was read."""
         return {"format": self.plan.format, **describe(self.structure), **self.plan.to_json()}
 
+    @outside_modes()
     def thin(
         self,
         keep: float | Mapping[str, int] | None = None,

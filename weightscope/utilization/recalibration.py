@@ -18,7 +18,13 @@ from weightscope.adapters import pytree
 from weightscope.batches import split_images
 from weightscope.calls import only_tensor
 from weightscope.utilization.metrics import ImageValues
-from weightscope.utilization.trivial import FITTED, OutputShapes, by_channel, is_prediction
+from weightscope.utilization.trivial import (
+    FITTED,
+    OutputShapes,
+    as_number,
+    by_channel,
+    is_prediction,
+)
 from weightscope.utilization.values import ValueMetric, on_device
 
 FOLDS = 2
@@ -138,7 +144,7 @@ class RecalibratedMeter:
             values = [
                 self.metric(self._calibrated(output, fit), target) for output, target in pairs
             ]
-            return torch.stack([torch.as_tensor(v).double().mean() for v in values]).nanmean()
+            return torch.stack([as_number(v).double().mean() for v in values]).nanmean()
 
         def closure() -> Tensor:
             optimizer.zero_grad()
