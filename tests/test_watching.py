@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -232,6 +233,60 @@ def test_a_finished_history_reads_the_same_when_it_is_loaded_again(name):
         loaded.load_state_dict(history.state_dict())
     pairs = zip(loaded.displacements(), history.displacements(), strict=True)
     assert all(same_displacement(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_states_of_earlier_versions_are_read(version):
+    def earlier(state):
+        # as written then: the walk since the last tick folded in, nothing pending
+        old = {k: v for k, v in state.items() if k != "pending"} | {"version": version}
+        if version == 1:
+            dropped = ("saliency",)
+            old["snapshots"] = [
+                {k: v for k, v in s.items() if k not in dropped} for s in state["snapshots"]
+            ]
+        return old
+
+    model = make_model()
+    optimizer = make_optimizer(model)
+    with watch(model, optimizer, every=4) as history:
+        train(model, optimizer, 8)  # ends on a tick: nothing was pending
+    state = history.state_dict()
+    assert state["pending"] == [[1.0, 0.0]] * len(optimizer.param_groups)
+    with watch(model, make_optimizer(model), every=4) as loaded:
+        loaded.load_state_dict(earlier(state))
+        found = loaded.displacements()
+        again = loaded.state_dict()
+    for old, new in zip(found, history.displacements(), strict=True):
+        assert same_displacement(replace(old, saliency=0.0), replace(new, saliency=0.0))
+        assert math.isnan(old.saliency) == (version == 1 or math.isnan(new.saliency))
+    assert again["version"] == 3
+    with watch(model, optimizer, every=4) as resumed:
+        resumed.load_state_dict(earlier(state))
+        train(model, optimizer, 4)
+    assert resumed.steps == 12
+    before = {d.parameter: d.walk for d in history.displacements()}
+    assert all(d.walk > before[d.parameter] for d in resumed.displacements())
+
+
+def test_a_damaged_state_of_an_earlier_version_is_named():
+    model = make_model()
+    with watch(model, make_optimizer(model)) as history:
+        state = history.state_dict() | {"version": 1, "snapshots": [3]}
+    with (
+        watch(model, make_optimizer(model)) as history,
+        pytest.raises(InputError, match="damaged"),
+    ):
+        history.load_state_dict(state)
+
+
+@pytest.mark.parametrize("version", [0, 4, None, "2", 2.5, [3]])
+def test_states_of_other_versions_are_refused(version):
+    model = make_model()
+    with watch(model, make_optimizer(model)) as history:
+        state = history.state_dict() | {"version": version}
+        with pytest.raises(InputError, match=r"history state has version .*, expected 1 to 3"):
+            history.load_state_dict(state)
 
 
 def test_a_state_of_another_model_is_refused():

@@ -41,16 +41,15 @@ NEGLIGIBLE_IMPORTANCE = 0.15
 # Response: how the output changes when a level is replaced by its mean
 
 SILENT = 0.05
-"""Below it a response is none. Form and borders were chosen on the networks of the evidence study
-that may choose (``studies/evidence_protocol/jobs.py``); this one was lowered from 0.1 when five
-used cuts of both halves, four of them of regressions, were found to respond with 0.05 to 0.08."""
+"""Below it a response is none: half of the largest border that calls no used cut unused on the
+networks of the evidence study that may choose (``docs/decisions/response.md``)."""
 
 RESPONDS = 0.25
-"""Above it a response is one."""
+"""Above it a response is one: the least border above which no cut lies that is surely idle."""
 
 RESPONSE_BORDER = 0.158
-"""Response that speaks for neither side: the geometric middle of 0.1 and 0.25, the borders first
-chosen. Proposals are ordered by it; lowered with `SILENT` it ordered them worse."""
+"""Response that speaks for neither side, the geometric middle of 0.1 and 0.25: on the same networks
+any value from 0.08 to 0.22 does about as well. Proposals are ordered by it."""
 
 RAREST_DECISION = 1e-3
 """Share of the positions below which the rarer decisions are too few to tell anything."""

@@ -328,19 +328,19 @@ class History:
 
     @outside_modes()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where an earlier history stopped.
+        """Go on where an earlier history stopped; states of all earlier versions are read.
 
         Raises:
             InputError: It belongs to another model or version, or was damaged; nothing is changed.
         """
         version = state.get("version") if isinstance(state, Mapping) else None
-        if version != VERSION:
+        if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise InputError(
-                f"history state has version {version!r}, expected {VERSION}; "
-                "it was not written by this version's History.state_dict()"
+                f"history state has version {version!r}, expected 1 to {VERSION}; give what "
+                "History.state_dict() made, by this version of weightscope or an earlier one"
             )
         try:
-            read = _HistoryState.read(state)
+            read = _HistoryState.read(_upgraded(state, version))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"history state is damaged ({type(error).__name__}: {error}); give one that "
@@ -485,6 +485,20 @@ class _HistoryState:
             [_read_walk(*pair) for pair in state["pending"]],
             [_read_snapshot(entry, steps, initial) for entry in state["snapshots"]],
         )
+
+
+def _upgraded(state: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """A state as this version writes it.
+
+    Version 1 knew no saliency. Up to version 2 the walk since the last tick was folded into the
+    variances before a state was written, so that nothing is pending.
+    """
+    upgraded = dict(state)
+    if version < 2:
+        upgraded["snapshots"] = [{"saliency": math.nan, **entry} for entry in state["snapshots"]]
+    if version < 3:
+        upgraded["pending"] = []
+    return upgraded
 
 
 def _whole(value: Any, what: str, most: float = math.inf) -> int:

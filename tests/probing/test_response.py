@@ -271,3 +271,13 @@ def test_a_kind_on_which_nothing_is_decided_is_left_out():
     alone = measure_response(structure, [[images]], "images").cuts[0]
     both = measure_response(structure, [[images], [bright]], "images").cuts[0]
     assert both.value == alone.value
+
+
+def test_a_draw_of_images_that_decide_nothing_leaves_the_interval_alone():
+    torch.manual_seed(0)
+    structure = structure_of(Mixed(1.0))
+    dark = torch.full((4, 1, 32, 32), 1.0) + 0.01 * torch.rand(4, 1, 32, 32)
+    dark[0] = torch.randn(1, 32, 32)  # one image of four decides anything
+    record = measure_response(structure, [[dark]], "images").cuts[0]
+    assert record.value > 0.9
+    assert record.low > 0.9

@@ -183,7 +183,8 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     certain = max(kind.certainty for kind in kinds) > CERTAIN
     restores = min(kind.follows for kind in kinds) > FOLLOWS
     decided = [k for k in kinds if certain and not restores and not np.isnan(k.lost[0])]
-    values = np.min([k.lost for k in decided] or [k.change for k in kinds], axis=0)
+    rows = np.array([k.lost for k in decided] or [k.change for k in kinds])
+    values = np.fmin.reduce(rows)  # a draw that tells nothing of one kind leaves the others
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return CutResponse(
         keep_levels,
@@ -233,7 +234,8 @@ class Change:
         by_chance = 1 - (before * after).sum(1) / total**2
         alike = self.before.sum(0).max() >= (1 - RAREST_DECISION) * self.before.sum()
         with np.errstate(divide="ignore", invalid="ignore"):
-            lost = np.where(by_chance > 0, flips / by_chance, 0.0)
+            # a draw of images on which both networks decide one thing alone tells nothing
+            lost = np.where(by_chance > 0, flips / by_chance, np.nan)
             # what does not vary cannot change: rounding is no movement
             change = np.where(moved > 1e-12 * (ww.sum(1) + 1e-30), np.sqrt(moved / chance), 0.0)
         return Figures(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _STATES: dict[State, str] = {
     "broken": "weights are NaN or infinite",
     "untrained": "the network looks untrained",
-    "unskilled": "the network is no better than chance",
+    "unskilled": "the network is not better than the best trivial answer",
     "unknown": "it is not known whether the network was trained",
 }
 _RANKING = "this ranks stages and decides nothing; images= or batches= would measure what it does"
