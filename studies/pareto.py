@@ -1,110 +1,386 @@
-"""Cut, recovered without labels, measured: how much of the lost skill comes back, at what cost.
+"""Smaller networks at equal MACs: cut, thinned, pruned by others, or trained from scratch.
 
-``python studies/pareto.py --out runs/pareto --archives runs/evidence/archives`` trains the networks
-of ``JOBS`` with the tasks of the evidence study, cuts them at every depth and recovers each by
-matching 600 images, a twentieth of the images of the training. One row per cut in ``cuts.csv``.
+``python studies/pareto.py --networks runs/evidence/runs`` takes trained networks of the evidence
+study (folders with ``job.json`` and ``final.safetensors``), one job of the runner each. Each is
+made as small as one of its cuts in six ways; all but the last learn on the same unlabelled images
+with the same recovery:
+
+- ``cut``: the cut, recovered. Within one network this is deepest-first too: there is one cut of
+  each depth.
+- ``cut and thinned``: one level more is kept, recovered for half of the steps, then thinned to the
+  same MACs and recovered for the other half.
+- ``magnitude``, ``Taylor``: Torch-Pruning's own pruner on the whole network, by group magnitude, or
+  by first-order Taylor with the gradients of 80 labelled images.
+- ``random``: channels drawn at random from the whole network.
+- ``scratch``: the cut network with fresh weights, trained on labels for the same MACs as the
+  recovery, its original's forwards included.
+
+Qualities are skills on 80 test images (above the best answer that needs no network), with 95 %
+intervals of 500 resamples of these images, the same for all networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-import weightscope as ws
-from studies.evidence_protocol import training
-from studies.evidence_protocol.jobs import Job
-from studies.evidence_protocol.tasks import TASKS, Pool
-from studies.evidence_protocol.truth import Skill, answers
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-STEPS, RECOVERY = 1500, 150
-DESIGNS = (
-    ("batch", "discs"),
-    ("unet", "patch"),
-    ("residual", "mosaic"),
-    ("batch", "rings_middle"),
-    ("unet", "nuclei"),
-    ("group", "rings_large"),
-    ("unet", "particles"),
-    ("plain", "distance"),
-    ("smp_unet", "mosaic"),
+from studies import runner  # noqa: E402
+from studies.evidence_protocol import training  # noqa: E402
+from studies.evidence_protocol.jobs import Job  # noqa: E402
+from studies.evidence_protocol.tasks import TASKS, Pool  # noqa: E402
+from studies.evidence_protocol.truth import Skill, answers  # noqa: E402
+from weightscope import analyze  # noqa: E402
+from weightscope.cost import count_costs, measure_latency, measure_peak_memory  # noqa: E402
+from weightscope.truncation import Proposal, Recovery  # noqa: E402
+from weightscope.truncation.couplings import read_couplings  # noqa: E402
+from weightscope.truncation.recovery import recover  # noqa: E402
+
+STEPS, BATCH = 150, 4
+"""Of each recovery: 600 images, as many as the first cuts were recovered with."""
+
+SHARE = 0.5
+"""The cut whose share of the MACs is nearest to this one is the budget of a network."""
+
+RESAMPLES = 500
+
+NETWORKS = (
+    "018-smp_unet-particles-adam-83498b8b",
+    "1003-batch-rings_middle",
+    "086-unet-patch-adamw-e40c0896",
+    "061-group-nuclei-sgd-cd3ae734",
+    "032-residual-particles-adamw-f3215b7b",
+    "056-group-rings_large-adam-31d34358",
+    "047-instance-patch-adamw-e6e51e23",
+    "075-gated-nuclei-adam-4af3a6a2",
 )
-JOBS = tuple(
-    Job(
-        index=1000 + index, design=design, task=task, optimizer="adam", rate=2e-3,
-        schedule="cosine", start="scratch", earlier="", labels="true", width=8, levels=4,
-        steps=STEPS, standard=True, ema=False, early=False, size=48,
-    )
-    for index, (design, task) in enumerate(DESIGNS)
-)  # fmt: skip
+"""Skilled networks of four tasks, tiny first; none of them chose anything in the recovery. The
+second is trained longer than those of the evidence study: 1500 steps of 8 images."""
 
 
-def trained(job: Job, folder: Path, archives: Path) -> nn.Module:
-    """The network of a job: read from the folder, or trained and put there."""
-    path, model = folder / f"{job.index}.safetensors", training.build(job)
-    if path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    torch.manual_seed(job.index)
-    pool = training.load_pool(job, "train", archives)
-    optimizer = training.make_optimizer(job, model)
-    schedule = training.make_schedule(job, optimizer)
-    loss = training.make_loss(TASKS[job.task], pool)
-    training.fit(model, optimizer, schedule, loss, pool, job.steps, job.index, "true")
-    training.save_weights(model, path)
-    return model.eval()
+@dataclass(frozen=True)
+class Settings:
+    """One comparison.
+
+    Attributes:
+        network: Folder of the trained network.
+        steps: Of each recovery.
+        seed: Of everything random.
+    """
+
+    network: str
+    steps: int = STEPS
+    seed: int = 0
 
 
-def skill(model: nn.Module, task: str, test: Pool) -> float:
-    """Quality above the best trivial answer."""
-    judge, every = Skill(TASKS[task].kind, test), np.ones((1, len(test.images)))
-    found = judge.quality(judge.sums(answers(model.eval(), test.images)), every)
-    return float(found[0] - judge.trivial(every)[0])
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A trained network with its images and one of its cuts."""
+
+    settings: Settings
+    job: Job
+    model: nn.Module
+    train: Pool
+    proposals: Mapping[int, Proposal]
+    keep: int
+
+    @property
+    def structure(self) -> Any:
+        return self.proposals[self.keep].structure
+
+    @property
+    def budget(self) -> int:
+        return self.proposals[self.keep].macs
+
+    def course(self, variant: Any, steps: int) -> Recovery:
+        """Recover a variant in place."""
+        found: Recovery = variant.recover(
+            self.train.images, steps=steps, seed=self.settings.seed, progress=False
+        )
+        return found
 
 
-def main() -> None:
-    """Train, cut, recover, measure; rows that are there already stay."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/pareto"))
-    parser.add_argument("--archives", type=Path, default=Path("runs/evidence/archives"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
+def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
+    """Make one network small in every way and measure the results."""
+    torch.manual_seed(settings.seed)
+    folder, archives = _found(settings.network)
+    job = Job(**json.loads((folder / "job.json").read_text())["job"])
+    model = training.build(job)
+    model.load_state_dict(load_file(folder / "final.safetensors"))
+    train = training.load_pool(job, "train", archives)
+    test = training.load_pool(job, "test", archives)
+    analysis = analyze(model.eval(), example_inputs=train.images[:4], response=False)
+    legal = {p.keep_levels: p for p in analysis.proposals if p.refusal is None}
+    keep = min(legal, key=lambda k: abs(legal[k].macs / analysis.costs.macs - SHARE))
+    case = _Case(settings, job, model, train, legal, keep)
+    modules: dict[str, nn.Module] = {"whole": model}
+    failures: dict[str, str] = {}
+    for name, make in WAYS.items():
+        try:
+            torch.manual_seed(settings.seed)
+            modules[name] = make(case).eval()
+        except Exception as reason:  # noqa: BLE001 - a way that fails on a network is a result
+            failures[name] = f"{type(reason).__name__}: {reason}".splitlines()[0][:200]
+        place.tell(f"{name}: {failures.get(name, 'done')}")
+    rows = _measure(case, modules, test)
+    return {
+        "network": settings.network,
+        "task": job.task,
+        "levels": analysis.structure.depth,
+        "keep": keep,
+        "rows": rows,
+        "failures": failures,
+        "threads": torch.get_num_threads(),
+    }
+
+
+PLACES: list[Path] = []
+"""Where trained networks lie; the last one holds the images of the real tasks."""
+
+
+def _found(name: str) -> tuple[Path, Path]:
+    for place in PLACES:
+        if (place / name / "job.json").exists():
+            return place / name, PLACES[-1]
+    raise FileNotFoundError(f"{name} is in none of {[str(p) for p in PLACES]}")
+
+
+# --- the ways ---------------------------------------------------------------------------------
+
+
+def _cut(case: _Case) -> nn.Module:
+    variant = case.proposals[case.keep].build()
+    case.course(variant, case.settings.steps)
+    return variant.module
+
+
+def _cut_and_thinned(case: _Case) -> nn.Module:
+    deeper = [keep for keep in case.proposals if keep > case.keep]
+    if not deeper:
+        raise ValueError("the cut keeps as much as any cut")
+    variant = case.proposals[min(deeper)].build()
+    case.course(variant, case.settings.steps // 2)
+    variant = variant.thin(max_macs=case.budget)
+    case.course(variant, case.settings.steps - case.settings.steps // 2)
+    return variant.module
+
+
+def _random(case: _Case) -> nn.Module:
+    from weightscope.truncation import whole
+
+    variant = whole(case.structure).thin(max_macs=case.budget, by="random", seed=case.settings.seed)
+    case.course(variant, case.settings.steps)
+    return variant.module
+
+
+def _pruned(case: _Case, importance: Any, graded: bool) -> nn.Module:
+    """Torch-Pruning's pruner at the lowest ratio that is within the budget, then recovery."""
+    import torch_pruning
+
+    inputs = case.structure.inputs
+    made = {
+        part.layer
+        for coupling in read_couplings(case.model, inputs)
+        for part in coupling.parts
+        if part.makes
+    }
+
+    def prune(ratio: float) -> nn.Module:
+        twin = copy.deepcopy(case.model)
+        if graded:
+            _add_gradients(case, twin)
+        layers = dict(twin.named_modules())
+        ends = [
+            m
+            for name, m in layers.items()
+            if isinstance(m, nn.Conv2d | nn.Linear | nn.ConvTranspose2d) and name not in made
+        ]
+        torch_pruning.pruner.BasePruner(
+            twin, inputs.args[0], importance, pruning_ratio=ratio, ignored_layers=ends,
+            in_channel_groups={}, out_channel_groups={}, num_heads={},
+        ).step()  # fmt: skip
+        return twin
+
+    low, high = 0.0, 0.95
+    for _ in range(6):
+        middle = (low + high) / 2
+        within = count_costs(prune(middle), inputs).macs <= case.budget
+        low, high = (low, middle) if within else (middle, high)
+    module = prune(high).requires_grad_(True)
+    module.zero_grad()
+    from weightscope.truncation import whole
+
+    recover(
+        case.structure, whole(case.structure).plan, module, (), (), case.train.images,
+        steps=case.settings.steps, batches=None, loss=None, progress=False,
+        seed=case.settings.seed, resume=None,
+    )  # fmt: skip
+    return module
+
+
+def _add_gradients(case: _Case, model: nn.Module) -> None:
+    loss = training.make_loss(TASKS[case.job.task], case.train)
+    model.requires_grad_(True)
+    for first in range(0, 80, 8):
+        rows = slice(first, first + 8)
+        loss(model(case.train.images[rows]), case.train.targets[rows]).backward()
+
+
+def _magnitude(case: _Case) -> nn.Module:
+    import torch_pruning
+
+    return _pruned(case, torch_pruning.importance.GroupMagnitudeImportance(p=2), graded=False)
+
+
+def _taylor(case: _Case) -> nn.Module:
+    import torch_pruning
+
+    return _pruned(case, torch_pruning.importance.GroupTaylorImportance(), graded=True)
+
+
+def _scratch(case: _Case) -> nn.Module:
+    module = case.proposals[case.keep].build().module.requires_grad_(True)
+    for part in module.modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    ratio = case.proposals[case.keep].costs.macs / case.budget
+    steps = round(case.settings.steps * (ratio + 3) / 3)
+    optimizer = torch.optim.Adam(module.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loss = training.make_loss(TASKS[case.job.task], case.train)
+    generator = torch.Generator().manual_seed(case.settings.seed)
+    module.train()
+    for _ in range(steps):
+        picked = torch.randint(len(case.train.images), (BATCH,), generator=generator)
+        optimizer.zero_grad()
+        loss(module(case.train.images[picked]), case.train.targets[picked]).backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return module
+
+
+WAYS: dict[str, Callable[[_Case], nn.Module]] = {
+    "cut": _cut,
+    "cut and thinned": _cut_and_thinned,
+    "magnitude": _magnitude,
+    "Taylor": _taylor,
+    "random": _random,
+    "scratch": _scratch,
+}
+
+
+# --- what they are worth ----------------------------------------------------------------------
+
+
+def _measure(case: _Case, modules: Mapping[str, nn.Module], test: Pool) -> list[dict[str, Any]]:
+    inputs = case.structure.inputs
+    times = measure_latency(list(modules.values()), inputs, repeats=15)
+    skills = {name: _skills(case.job.task, module, test) for name, module in modules.items()}
     rows = []
-    for job in JOBS:
-        model = trained(job, options.out, options.archives)
-        images = training.load_pool(job, "train", options.archives).images
-        test = training.load_pool(job, "test", options.archives)
-        whole = skill(model, job.task, test)
-        for proposal in ws.analyze(model, example_inputs=images[:2]).proposals:
-            if proposal.refusal is not None:
-                continue
-            torch.manual_seed(0)
-            small = proposal.build()
-            cut = skill(small.module, job.task, test)
-            course = small.recover(images, steps=RECOVERY, progress=False)
-            recovered = skill(small.module, job.task, test)
-            rows.append(
-                {
-                    "design": job.design,
-                    "task": job.task,
-                    "keep_levels": proposal.keep_levels,
-                    "whole": whole,
-                    "cut": cut,
-                    "recovered": recovered,
-                    "regained": (recovered - cut) / (whole - cut) if whole != cut else np.nan,
-                    "macs": proposal.macs / proposal.costs.macs,
-                    "parameters": proposal.parameters / proposal.costs.parameters,
-                    "start": course.start,
-                    "steps": course.steps,
-                }
-            )
-            pd.DataFrame(rows).to_csv(options.out / "cuts.csv", index=False)
+    for (name, module), latency in zip(modules.items(), times, strict=True):
+        costs, (one, many) = count_costs(module, inputs), skills[name]
+        behind = many - skills["cut"][1] if "cut" in skills else np.full(len(many), np.nan)
+        low, high = np.quantile(many, (0.025, 0.975))
+        worse, better = np.quantile(behind, (0.025, 0.975))
+        rows.append(
+            {
+                "way": name,
+                "skill": one,
+                "low": low,
+                "high": high,
+                "over_cut_low": worse,
+                "over_cut_high": better,
+                "macs": costs.macs,
+                "parameters": costs.parameters,
+                "latency": latency.median,
+                "peak_memory": measure_peak_memory(module, inputs),
+            }
+        )
+    return [{k: v if isinstance(v, str) else float(v) for k, v in row.items()} for row in rows]
+
+
+def _skills(task: str, module: nn.Module, test: Pool) -> tuple[float, NDArray[np.float64]]:
+    """Skill on the test images, and on resamples of them."""
+    judge, count = Skill(TASKS[task].kind, test), len(test.images)
+    outputs: Tensor = answers(module, test.images)
+    sums = judge.sums(outputs)
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+
+    def skill(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return judge.quality(sums, weights) - judge.trivial(weights)
+
+    return float(skill(np.ones((1, count)))[0]), skill(draws.astype(float))
+
+
+# --- the study --------------------------------------------------------------------------------
+
+
+def study(networks: Sequence[str], steps: int) -> list[runner.Job]:
+    """One job for each network."""
+    return [
+        runner.Job(
+            name=f"pareto-{network}",
+            work=compare,
+            settings=Settings(network, steps),
+            code=("studies.pareto", "weightscope.truncation.recovery"),
+        )
+        for network in networks
+    ]
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row for each network and way, costs as shares of the whole network's."""
+    rows = []
+    for result in results:
+        whole = result["rows"][0]
+        for row in result["rows"]:
+            shares = {
+                k: row[k] / whole[k] for k in ("macs", "parameters", "latency", "peak_memory")
+            }
+            about = {k: result[k] for k in ("network", "task", "levels", "keep")}
+            rows.append(about | row | shares)
+        rows += [
+            {"network": result["network"], "task": result["task"], "way": way, "failure": why}
+            for way, why in result["failures"].items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compare; finished networks are found again, and the table is written after each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--networks", type=Path, nargs="+", default=[ROOT / "runs/evidence/runs"])
+    parser.add_argument("--archives", type=Path, default=ROOT / "runs" / "evidence" / "archives")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pareto")
+    parser.add_argument("--table", type=Path, default=ROOT / "docs/studies/pareto/methods.csv")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--only", nargs="+", default=NETWORKS, help="names of folders")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    PLACES[:] = [*options.networks, options.archives]
+    listed, store = study(options.only, options.steps), runner.Store(options.out)
+    for job in listed:
+        runner.run([job], store)
+        done = runner.finished(listed, store)
+        frame = table([done[j.name].result for j in listed if j.name in done])
+        frame.to_csv(options.table, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":
