@@ -13,14 +13,17 @@ from mpseg_models import create_model
 from weightscope.cli import main
 from weightscope.cost import Latency
 from weightscope.errors import InputError
-from weightscope.truncation import Candidate, Limits, Search
+from weightscope.truncation import Candidate, Limits, Search, whole
 
 IMAGES = torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 def candidate(keep, macs, lost, refusal="", variant=None, seconds=1.0):
     latency = Latency(seconds, seconds, seconds, 2, "cpu", 1)
-    return Candidate(keep, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, lost, refusal, variant)
+    return Candidate(
+        keep, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, lost, refusal, variant,
+        0.7 - lost, "",
+    )  # fmt: skip
 
 
 def search(**limits):
@@ -86,8 +89,16 @@ def test_without_labels_quality_is_the_agreement(tmp_path):
     assert torch.equal(torch.get_rng_state(), random)
     again = ws.shrink(model, images=IMAGES, steps=3, progress=False, repeats=2, resume=tmp_path)
     assert [c.quality for c in again.candidates] == [c.quality for c in found.candidates]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["keep_1.pt", "keep_2.pt"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "keep_1.pt", "keep_2.pt", "random_1.pt", "random_2.pt"
+    }  # fmt: skip
     assert "2 depths, 3 steps of 4 images" in found.budget
+    assert not any(c.random_refusal for c in found.candidates)
+    rival = whole(found.candidates[1].variant.structure).thin(
+        max_macs=found.candidates[1].macs, by="random"
+    )
+    recovered = rival.recover(IMAGES, steps=3, progress=False)
+    assert found.candidates[1].random == recovered.after.explained
     saved = ws.save(found.candidates[1].variant, tmp_path / "small.safetensors")
     loaded = ws.load(saved, Plain).module.eval()
     assert torch.equal(loaded(IMAGES), found.candidates[1].variant.module.eval()(IMAGES))
@@ -106,7 +117,9 @@ def test_with_labels_quality_is_the_metric(metric):
     targets = (IMAGES[:, 0] > 0).long() if metric is hit_rate else answers
     value = hit_rate if metric is hit_rate else torch.nn.functional.mse_loss
     batches = list(zip(IMAGES.split(6), targets.split(6), strict=True))
-    found = ws.shrink(model, batches=batches, metric=metric, steps=2, progress=False, repeats=2)
+    found = ws.shrink(
+        model, batches=batches, metric=metric, steps=2, progress=False, repeats=2, random=False
+    )
     assert found.whole.quality == pytest.approx(float(value(answers, targets)))
     for small in found.candidates:
         with torch.no_grad():
@@ -116,10 +129,23 @@ def test_with_labels_quality_is_the_metric(metric):
         assert (small.lost > 0) == worse  # more of an error is worse
 
 
+def test_random_channels_are_left_out_where_the_extra_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    found = ws.shrink(Plain(), images=IMAGES, steps=1, progress=False, repeats=2)
+    assert all(math.isnan(c.random) for c in found.candidates)
+    assert "random channels were not tried: thinner networks need Torch-Pruning" in str(found)
+
+
 def test_refused_depths_are_listed(tmp_path):
     torch.manual_seed(0)
     found = ws.shrink(
-        Tokens(), images=image(4, 1, 16, 16), steps=1, progress=False, repeats=2, tolerance=1e9
+        Tokens(),
+        images=image(4, 1, 16, 16),
+        steps=1,
+        progress=False,
+        repeats=2,
+        tolerance=1e9,
+        random=False,
     )
     assert found.candidates[-1].refusal
     assert found.chosen.keep_levels == 2
@@ -167,7 +193,15 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_command_writes_the_chosen_network(folder, capsys):
-    asked = ["shrink", "small_nets:net", "--images", "small_nets:images", "--steps", "1"]
+    asked = [
+        "shrink",
+        "small_nets:net",
+        "--images",
+        "small_nets:images",
+        "--steps",
+        "1",
+        "--no-random",
+    ]
     assert main([*asked, "--tolerance", "9", "--out", "small.safetensors", "--csv", "t.csv"]) == 0
     printed = capsys.readouterr().out
     assert "steps of 4 images each" in printed

@@ -50,6 +50,9 @@ def add_shrink(commands: Any) -> None:
     parser.add_argument("--max-latency", type=float, help="seconds of one forward here")
     parser.add_argument("--max-bytes", type=float, help="bytes of parameters and buffers")
     parser.add_argument("--steps", type=int, default=200, help="steps of each recovery (200)")
+    parser.add_argument(
+        "--no-random", action="store_true", help="leave out random channel removal (half the work)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     parser.add_argument(
         "--resume", metavar="FOLDER", help="keep the recoveries here, and go on from there"
@@ -88,6 +91,7 @@ def _shrink(options: argparse.Namespace) -> None:
         max_latency=options.max_latency,
         max_bytes=options.max_bytes,
         steps=options.steps,
+        random=not options.no_random,
         seed=options.seed,
         resume=options.resume,
         progress=sys.stderr.isatty(),

@@ -314,7 +314,8 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes: MACs as a share of the whole network's, quality after recovery (filled) and just
-        cut (hollow); a line joins what no other network beats.
+        cut (hollow); crosses: random channels removed instead, at the same MACs; a line joins what
+        no other network beats.
     """
     whole, built = frame.iloc[0], frame[frame["quality"].notna()]
     ax = _axes(ax, 6.0, 4.0)
@@ -326,11 +327,14 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         if row["cut"] < row["quality"]:
             ax.plot([at, at], [row["cut"], row["quality"]], color=color, linewidth=1, alpha=0.4)
         ax.plot(at, row["cut"], "o", markersize=7, color=color, markerfacecolor="white")
+        if row["keep_levels"] != whole["keep_levels"]:
+            ax.plot(at, row["random"], "x", markersize=7, color=NULL_COLOR)
         ax.plot(at, row["quality"], "o", markersize=7, color=color)
         ax.annotate(
             _kept(row["keep_levels"]),
             (at, row["quality"]),
-            xytext=(0, 7),
+            # the whole network's label goes below: the cut that removes least lies close by
+            xytext=(0, -15 if row["keep_levels"] == whole["keep_levels"] else 7),
             textcoords="offset points",
             ha="center",
             fontsize=8,
@@ -352,6 +356,7 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             label="just cut",
         ),
         Line2D([], [], marker="o", linestyle="", color=_COLORS[2], label="chosen"),
+        Line2D([], [], marker="x", linestyle="", color=NULL_COLOR, label="random channels"),
     )
     _legend_above(ax, styles)
     sns.despine(ax=ax)

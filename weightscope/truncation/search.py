@@ -16,10 +16,11 @@ from weightscope.adapters.modes import outside_modes
 from weightscope.batches import Batch, first_image, read_batches
 from weightscope.calls import call_arguments, device_of, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
-from weightscope.errors import InputError
+from weightscope.errors import InputError, MissingExtraError, TruncationError
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.statistics import measure_model
+from weightscope.truncation.building import whole
 from weightscope.truncation.proposals import Proposal, propose
 from weightscope.truncation.recovery import BATCH, Recovery
 from weightscope.truncation.variant import Variant
@@ -29,6 +30,8 @@ from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_Recover = Callable[[Variant, str], Recovery]
 
 TOLERANCE = 0.02
 """Quality that may be lost where neither a tolerance nor a budget is given."""
@@ -50,6 +53,9 @@ class Candidate:
             as a share of the skill over the best trivial answer.
         refusal: Why there is nothing to measure, else empty.
         variant: The recovered network; None for the whole one and for refused depths.
+        random: Quality, after the same recovery, of the whole network without as many channels,
+            drawn at random, as bring it to the same MACs; nan where it was not measured.
+        random_refusal: Why it was not measured, else empty.
     """
 
     keep_levels: int
@@ -62,6 +68,8 @@ class Candidate:
     lost: float
     refusal: str
     variant: Variant | None
+    random: float
+    random_refusal: str
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,9 @@ class Search:
         """One row for each network, the whole one first, then by MACs; refused depths last.
 
         Columns: keep_levels, parameters, macs, bytes, latency (median seconds), cut, quality, lost,
-        pareto (no other network is as cheap in MACs and as good), chosen, why (the limits that it
-        breaks, or why it was refused).
+        random (quality of random channel removal at the same MACs, recovered alike), pareto (no
+        other network is as cheap in MACs and as good), chosen, why (the limits that it breaks, or
+        why it was refused).
         """
         import pandas as pd
 
@@ -157,6 +166,7 @@ class Search:
                     "cut": c.cut,
                     "quality": c.quality,
                     "lost": c.lost,
+                    "random": c.random,
                     "pareto": not c.refusal and not any(_beats(d, c) for d in [self.whole, *built]),
                     "chosen": c is chosen,
                     "why": c.refusal or "; ".join(self.limits.broken(c)),
@@ -175,8 +185,11 @@ class Search:
             f"{chosen.parameters / max(1, self.whole.parameters):.0%} of the parameters, "
             f"{self.metric} {chosen.quality:.3f} of {self.whole.quality:.3f}"
         )
-        shown = self.frame.drop(columns=["bytes"]).round({"cut": 3, "quality": 3, "lost": 3})
-        return f"{shown.to_string(index=False)}\n{words}"
+        qualities = ("cut", "quality", "lost", "random")
+        shown = self.frame.drop(columns=["bytes"]).round(dict.fromkeys(qualities, 3))
+        reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
+        unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
+        return "\n".join([shown.to_string(index=False), words, *unknown])
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:
@@ -201,6 +214,7 @@ def shrink(
     layout: str | None = None,
     steps: int = 200,
     repeats: int = 10,
+    random: bool = True,
     seed: int = 0,
     progress: bool = True,
     resume: str | os.PathLike[str] | None = None,
@@ -208,8 +222,9 @@ def shrink(
     """Find the smallest network within a tolerance or a budget.
 
     Every depth is cut, recovered by matching the whole network's outputs on unlabelled images, and
-    measured: quality, parameters, MACs, and latency in turns with the whole network. The model
-    stays as it is.
+    measured: quality, parameters, MACs, and latency in turns with the whole network. Beside each
+    depth stands what the whole network keeps when, instead of levels, channels drawn at random go
+    until the MACs are the same: a depth that is not better is no finding. The model stays as it is.
 
     Args:
         model: A trained encoder-decoder.
@@ -228,6 +243,8 @@ def shrink(
         layout: What the axes of the images are, as for ``analyze``.
         steps: Of each recovery.
         repeats: Timed forwards of each network.
+        random: Whether to measure random channel removal too, which doubles the work; it needs the
+            extra ``prune`` and is left out, with a word, where that is not installed.
         seed: Of everything random.
         progress: Show the budget and a bar for each recovery.
         resume: Folder to keep the recoveries in. A search that was broken off goes on from there.
@@ -260,7 +277,7 @@ def shrink(
     costs = count_costs(model, structure.inputs)
     proposals = propose(structure, assess(structure, measure_model(model)), costs)
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
-    budget = _budget(proposals, costs, steps)
+    budget = _budget(proposals, costs, steps, random)
     if progress:
         from tqdm import tqdm
 
@@ -270,14 +287,16 @@ def shrink(
         folder.mkdir(parents=True, exist_ok=True)
     measure = _Agreement() if pairs is None else _Metric(structure, pairs, metric)
 
-    def recover(variant: Variant, keep_levels: int) -> Recovery:
-        file = None if folder is None else folder / f"keep_{keep_levels}.pt"
+    def recover(variant: Variant, name: str) -> Recovery:
+        file = None if folder is None else folder / f"{name}.pt"
         return variant.recover(kept, steps=steps, seed=seed, progress=progress, resume=file)
 
     found = [
         _try(p, measure, recover, seed) if p.refusal is None else _refused(p) for p in proposals
     ]
-    whole = Candidate(
+    if random:
+        found = [_beside_random(structure, c, measure, recover, seed) for c in found]
+    itself = Candidate(
         keep_levels=structure.depth,
         parameters=costs.parameters,
         macs=costs.macs,
@@ -288,8 +307,10 @@ def shrink(
         lost=0.0,
         refusal="",
         variant=None,
+        random=measure.whole,
+        random_refusal="",
     )
-    timed = _timed(structure, [whole, *found], repeats)
+    timed = _timed(structure, [itself, *found], repeats)
     return Search(
         metric=measure.name,
         limits=limits,
@@ -323,7 +344,7 @@ def _images(images: Iterable[Any] | None, pairs: Sequence[Batch] | None) -> list
 def _try(
     proposal: Proposal,
     measure: _Agreement | _Metric,
-    recover: Callable[[Variant, int], Recovery],
+    recover: _Recover,
     seed: int,
 ) -> Candidate:
     """Cut at one depth, recover, and measure before and after."""
@@ -333,12 +354,7 @@ def _try(
         variant = proposal.build()
     finally:
         torch.set_rng_state(torch_state)
-    before = measure.quality(variant)
-    recovery = recover(variant, proposal.keep_levels)
-    if isinstance(measure, _Agreement):
-        before, after = recovery.before.explained, recovery.after.explained
-    else:
-        after = measure.quality(variant)
+    before, after = _recovered(variant, f"keep_{proposal.keep_levels}", measure, recover)
     return Candidate(
         keep_levels=proposal.keep_levels,
         parameters=proposal.parameters,
@@ -350,7 +366,38 @@ def _try(
         lost=measure.lost(after),
         refusal="",
         variant=variant,
+        random=float("nan"),
+        random_refusal="",
     )
+
+
+def _recovered(
+    variant: Variant, name: str, measure: _Agreement | _Metric, recover: _Recover
+) -> tuple[float, float]:
+    """Recover a variant in place; its quality before and after."""
+    before = measure.quality(variant)
+    recovery = recover(variant, name)
+    if isinstance(measure, _Agreement):
+        return recovery.before.explained, recovery.after.explained
+    return before, measure.quality(variant)
+
+
+def _beside_random(
+    structure: Structure,
+    candidate: Candidate,
+    measure: _Agreement | _Metric,
+    recover: _Recover,
+    seed: int,
+) -> Candidate:
+    """The same candidate with what random channel removal keeps at its MACs."""
+    if candidate.refusal:
+        return candidate
+    try:
+        rival = whole(structure).thin(max_macs=candidate.macs, by="random", seed=seed)
+    except (TruncationError, MissingExtraError) as reason:
+        return replace(candidate, random_refusal=str(reason))
+    _, quality = _recovered(rival, f"random_{candidate.keep_levels}", measure, recover)
+    return replace(candidate, random=quality)
 
 
 def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Module) -> Any:
@@ -362,13 +409,14 @@ def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Mod
     return None  # a tuple may hold labels too
 
 
-def _budget(proposals: Sequence[Proposal], costs: Costs, steps: int) -> str:
+def _budget(proposals: Sequence[Proposal], costs: Costs, steps: int, random: bool) -> str:
     """What the recoveries will cost: a backward pass is counted as two forwards."""
     legal = [p for p in proposals if p.refusal is None]
     forwards = BATCH * steps * sum(costs.macs + 3 * p.macs for p in legal) / max(1, costs.macs)
+    twice = ", each beside random channels at the same MACs" if random else ""
     return (
-        f"{len(legal)} depths, {steps} steps of {BATCH} images each: about as much as "
-        f"{forwards:,.0f} forwards of the whole network on one image"
+        f"{len(legal)} depths, {steps} steps of {BATCH} images each{twice}: about as much as "
+        f"{(1 + random) * forwards:,.0f} forwards of the whole network on one image"
     )
 
 
@@ -385,6 +433,8 @@ def _refused(proposal: Proposal) -> Candidate:
         lost=nan,
         refusal=str(proposal.refusal),
         variant=None,
+        random=nan,
+        random_refusal="",
     )
 
 
