@@ -25,6 +25,7 @@ EXPORT_LOGGER = "torch._export.non_strict_utils"
 # block. The limits lie between, and count nothing that a slow or busy machine could change.
 MOST_QUESTIONS = 120
 LARGEST_QUESTION = 150
+_NOTES = "do_not_emit_stack_traces"
 # numbers that a forward reads out of its own tensors are few: sizes, scales, flags
 _LARGEST_CONSTANT = 256
 
@@ -33,18 +34,21 @@ _LARGEST_CONSTANT = 256
 def lean() -> Iterator[None]:
     """Trace without what costs more than it gives.
 
-    The tracer notes where in Python each node was made (a tenth of its time), and keeps a cache of
-    fake results that does not pay where sizes are symbolic.
+    The tracer notes where in Python each node was made (a tenth of its time; torch 2.9 has no
+    switch for it), and keeps a cache of fake results that does not pay where sizes are symbolic.
     """
     import torch._dynamo
 
-    notes = torch.fx.config.do_not_emit_stack_traces
-    torch.fx.config.do_not_emit_stack_traces = True
+    config: Any = torch.fx.config
+    notes = getattr(config, _NOTES, None)
     try:
+        if notes is not None:
+            setattr(config, _NOTES, True)
         with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
             yield
     finally:
-        torch.fx.config.do_not_emit_stack_traces = notes
+        if notes is not None:
+            setattr(config, _NOTES, notes)
 
 
 @contextmanager
