@@ -213,7 +213,7 @@ def test_weights_from_which_a_bounded_rule_is_told(outputs, told):
     assert thresholds.TELLING["truncated normal"] == 12_000
 
 
-@pytest.mark.parametrize(("chance", "moved"), [(1.5e-7, False), (0.5e-7, True)])
+@pytest.mark.parametrize(("chance", "moved"), [(1.05e-7, False), (0.95e-7, True)])
 def test_scales_that_were_drawn(chance, moved):
     n = 64
     std = 0.02 * math.sqrt(special.chdtri(n, chance) / n)
