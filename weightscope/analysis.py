@@ -174,6 +174,7 @@ def analyze(
     keys: tuple[Any, Any] | None = None,
     stages: Mapping[str, Any] | None = None,
     layout: str | None = None,
+    part: str | None = None,
     spectra: bool = False,
     progress: bool = False,
 ) -> Analysis:
@@ -203,6 +204,8 @@ def analyze(
         stages: What you know better about the stages than the dataflow tells.
         layout: What the axes of the image input are, one letter each (``"NHWC"``, ``"NHW"``,
             ``"NTCHW"`` for clips), where they are read wrongly.
+        part: Name of a module that is a network of its own among others (one U-net of a cascade;
+            ``structure.parts`` names them), to analyse and cut that one alone.
         spectra: Also compute the largest singular value, the stable and the effective rank.
         progress: Show progress bars.
 
@@ -224,7 +227,7 @@ def analyze(
     pairs = None if batches is None else read_batches(batches, model, keys)
     if pairs is not None and example_inputs is None:
         example_inputs = to_device(first_image(pairs), model)
-    structure = read_structure(given, example_inputs, stages, layout)
+    structure = read_structure(given, example_inputs, stages, layout, part)
     statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
     costs = count_costs(model, structure.inputs)
     data = (

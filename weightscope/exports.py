@@ -35,7 +35,7 @@ def as_json(analysis: Analysis) -> str:
         "model": type(analysis.structure.model).__name__,
         "state": analysis.assessment.state,
         "conclusion": analysis.assessment.conclusion,
-        "notes": list(analysis.assessment.notes),
+        "notes": [*analysis.structure.notes, *analysis.assessment.notes],
         **{name: _rows(frame) for name, frame in _frames(analysis).items()},
     }
     return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"

@@ -95,6 +95,7 @@ def _analyze(options: argparse.Namespace) -> None:
         metric=options.metric,
         ignore_index=options.ignore_index,
         layout=options.layout,
+        part=options.part,
         progress=sys.stderr.isatty(),
     )
     print(analysis)
@@ -131,7 +132,11 @@ def _cut(options: argparse.Namespace) -> None:
     check_target(options.out)
     model = built_model(options)
     analysis = analyze(
-        model, example_inputs=example_of(options), response=False, layout=options.layout
+        model,
+        example_inputs=example_of(options),
+        layout=options.layout,
+        part=options.part,
+        response=False,
     )
     found = {p.keep_levels: p for p in analysis.proposals}
     if options.keep not in found:
@@ -168,7 +173,9 @@ def _field(options: argparse.Namespace) -> None:
     from weightscope.printing import aligned_columns, printable
     from weightscope.receptive_field import network_receptive_field, receptive_fields
 
-    structure = read_structure(built_model(options), example_of(options), layout=options.layout)
+    structure = read_structure(
+        built_model(options), example_of(options), layout=options.layout, part=options.part
+    )
     fields = receptive_fields(structure)
     print(
         printable(

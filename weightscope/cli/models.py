@@ -52,6 +52,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="axes of the image input, one letter each, such as NHWC, NHW or NTCHW (default: "
         "batch, channels, sizes, or what the first convolution shows)",
     )
+    parser.add_argument(
+        "--part",
+        metavar="MODULE",
+        help="a module that is a network of its own among others, to read and cut that one alone",
+    )
 
 
 def shape(text: str) -> tuple[int, ...]:

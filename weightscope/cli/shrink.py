@@ -82,6 +82,7 @@ def _shrink(options: argparse.Namespace) -> None:
         model,
         example_inputs=example_of(options),
         layout=options.layout,
+        part=options.part,
         images=None if options.images is None else _images(options, model),
         batches=_batches(options, model),
         metric=options.metric,

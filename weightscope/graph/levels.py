@@ -45,12 +45,15 @@ class Levels:
         reductions: Reduction of each level, one figure for each spatial dimension.
         sizes: Spatial size at each level, at the example input.
         empty: Whether some result has no elements at a large input, though it has at the example's.
+        parts: The levels of each module that goes down and comes back up on its own, counted from
+            its ends, by the module's name.
     """
 
     level: Mapping[fx.Node, int]
     reductions: tuple[tuple[float, ...], ...]
     sizes: tuple[tuple[int, ...], ...]
     empty: bool
+    parts: Mapping[str, Levels]
 
 
 def image_inputs(capture: Capture) -> list[fx.Node]:
@@ -136,14 +139,39 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     clusters = _cluster(factor.values())
     level = {node: clusters[value] for node, value in factor.items()}
     level = _without_pyramids(capture, level)
-    level = _without_excursions(capture, level)
-    order = {old: new for new, old in enumerate(sorted(set(level.values())))}
-    level = {node: order[old] for node, old in level.items()}
-    level = _where_it_is_used(capture, level, pooled)
-    reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
-    return Levels(
-        level, reductions, _sizes_at_the_example(images[0], reductions), _some_empty(level, large)
-    )
+
+    def counted(level: Mapping[fx.Node, int], parts: Mapping[str, Levels]) -> Levels:
+        order = {old: new for new, old in enumerate(sorted(set(level.values())))}
+        level = {node: order[old] for node, old in level.items()}
+        level = _where_it_is_used(capture, level, pooled)
+        reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
+        sizes = _sizes_at_the_example(images[0], reductions)
+        return Levels(level, reductions, sizes, _some_empty(level, large), parts)
+
+    parts = {name: counted(inside, {}) for name, inside in _parts(capture, level).items()}
+    return counted(_without_excursions(capture, level), parts)
+
+
+def _parts(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[fx.Node, int]]:
+    """Levels inside each module that is a network of its own, with what its calls are given.
+
+    Such a module enters and leaves at one level, goes deeper inside, comes back by an operation
+    that raises, and is not alone in going that deep. Of modules within each other the outermost
+    counts.
+    """
+    found: dict[str, dict[fx.Node, int]] = {}
+    for call in sorted(capture.calls, key=lambda call: call.first - call.last):
+        stray = _stray(call, capture, level)
+        if stray is None or any(call.module.startswith(f"{name}.") for name in found):
+            continue
+        inside, own = stray
+        if any(level[n] > own and facts(operator_of(n)).kernel for n in inside) and any(
+            facts(operator_of(n)).raises for n in inside
+        ):
+            given = [root(n) for n in call.entries.values() if root(n) in level]
+            nodes = found.setdefault(call.module, {})
+            nodes.update((n, level[n]) for n in (*inside, *given))
+    return found
 
 
 def _factors(

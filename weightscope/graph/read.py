@@ -22,7 +22,14 @@ from weightscope.graph.cuts import read_cuts
 from weightscope.graph.inputs import Trial, check_model, find_inputs, two_images
 from weightscope.graph.levels import follows_the_input, plausible, read_levels
 from weightscope.graph.nodes import tensor_of
-from weightscope.graph.stages import layer_places, override, place, require_shape, stages
+from weightscope.graph.stages import (
+    inside_part,
+    layer_places,
+    override,
+    place,
+    require_shape,
+    stages,
+)
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.wrappers import unwrap
 
@@ -33,6 +40,7 @@ def read_structure(
     example_inputs: Any = None,
     stages: Mapping[str, str | Iterable[str]] | None = None,
     layout: str | None = None,
+    part: str | None = None,
 ) -> Structure:
     """Read a network as a dataflow graph with levels and stages.
 
@@ -45,16 +53,20 @@ def read_structure(
         layout: What the axes of the image input are, one letter each: ``"NHWC"`` for batch, height,
             width, channels; ``"NHW"``; ``"NTCHW"`` for clips. Read from the first convolution where
             it is None.
+        part: Name of a module that is a network of its own among others (one U-net of a cascade,
+            ``Structure.parts``): levels, stages and cuts are then those of this part, counted from
+            its ends, and a cut leaves the others as they are.
 
     Raises:
         InputError: The model, ``example_inputs`` or ``stages`` cannot be used.
+        UnknownLayerError: ``part`` is no such module.
         ForwardError: The forward raises, or no example input was found.
         StructureError: The network has no encoder-decoder shape, or cannot be read.
     """
     unwrapped = unwrap(model)
     model = check_model(unwrapped.model)
     with _told(model):
-        return _read(model, example_inputs, stages, layout, unwrapped.note)
+        return _read(model, example_inputs, stages, layout, part, unwrapped.note)
 
 
 @contextmanager
@@ -77,6 +89,7 @@ def _read(
     example_inputs: Any,
     stages: Mapping[str, str | Iterable[str]] | None,
     layout: str | None,
+    part: str | None,
     wrapped: str,
 ) -> Structure:
     trial = Trial(model)
@@ -85,11 +98,17 @@ def _read(
     if not plausible(captured, levels, inputs) or not _follows(trial, captured, inputs):
         captured = capture(model, two_images(trial, inputs), fixed=True)
         levels = read_levels(captured, inputs)
-    placement = place(captured, levels, model)
+    whole = placement = place(captured, levels, model)
+    parts = tuple(levels.parts)
+    if part:
+        placement = inside_part(captured, whole, levels, model, part)
+        levels = levels.parts[part]
     if stages:
         placement = override(captured, placement, stages, model, len(levels.reductions))
-    require_shape(captured, placement, levels)
-    layers, dead = layer_places(captured, placement, model)
+    if not part:
+        require_shape(captured, placement, levels)
+    layers, _ = layer_places(captured, placement, model)
+    _, dead = layer_places(captured, whole, model)
     coarse = coarsen(captured, placement, model, inputs)
     cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
     pair = two_images(trial, inputs)
@@ -101,6 +120,7 @@ def _read(
         wrapped,
         _fixed_note(trial, captured, inputs),
         _modes_note(trial, modes_agree, pair),
+        _parts_note(parts, part),
     )
     return Structure(
         model=model,
@@ -118,6 +138,8 @@ def _read(
         sizes=captured.sizes,
         notes=tuple(note for note in notes if note),
         modes_agree=modes_agree is not False,
+        parts=parts,
+        part=part or "",
     )
 
 
@@ -148,6 +170,19 @@ def _modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> 
             " returns and trains that alone"
         )
     return ""
+
+
+def _parts_note(parts: Sequence[str], part: str | None) -> str:
+    if part:
+        return f"levels, stages and cuts are those of {part}; what is around it stays"
+    if not parts:
+        return ""
+    shown = ", ".join(parts[:_PARTS_SHOWN]) + (" and others" if len(parts) > _PARTS_SHOWN else "")
+    many = len(parts) > 1
+    return (
+        f"{shown} {'go' if many else 'goes'} down and {'come' if many else 'comes'} back up on"
+        f" {'their' if many else 'its'} own; part={parts[0]!r} reads and cuts that one alone"
+    )
 
 
 def _follows(trial: Trial, captured: Capture, inputs: ExampleInputs) -> bool:
@@ -224,6 +259,7 @@ def _at_another_size(inputs: ExampleInputs) -> ExampleInputs:
 
 _stages = stages
 _SIZES_TO_CAPTURE = 2
+_PARTS_SHOWN = 6
 
 
 def _captured(

@@ -56,9 +56,17 @@ def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
     something deeper that has none either. skip: neither. head: the last kernels before the outputs
     and what follows them, unless these kernels upsample or lie in the encoder.
     """
-    level = levels.level
-    deepest = len(levels.reductions) - 1
     live = _live(capture)
+    parameters = parameter_nodes(capture.program, model)
+    places = _by_ancestry(capture, levels.level)
+    for node in _head(capture, places, parameters, live):
+        places[node] = Place(places[node].level, "head")
+    return Placement(places, parameters, live)
+
+
+def _by_ancestry(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, Place]:
+    """Places without a head: what is deeper before and after each operation tells its role."""
+    deepest = max(level.values())
     above: dict[fx.Node, int] = {}
     for node in capture.nodes:
         above[node] = max(
@@ -72,7 +80,6 @@ def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
             if u in level and above[u] <= level[u]
         ]
         feeds_deeper[node] = max(down, default=-1)
-    parameters = parameter_nodes(capture.program, model)
     places: dict[fx.Node, Place] = {}
     for node, where in level.items():
         role: Role = "skip"
@@ -83,9 +90,7 @@ def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
         elif feeds_deeper[node] > where or node.op == "placeholder":
             role = "encoder"
         places[node] = Place(where, role)
-    for node in _head(capture, places, parameters, live):
-        places[node] = Place(places[node].level, "head")
-    return Placement(places, parameters, live)
+    return places
 
 
 def require_shape(capture: Capture, placement: Placement, levels: Levels) -> None:
@@ -180,6 +185,34 @@ def _head(
         elif any(n in head for n in node.all_input_nodes):
             head.add(node)
     return head
+
+
+def inside_part(
+    capture: Capture, whole: Placement, levels: Levels, model: nn.Module, part: str
+) -> Placement:
+    """Give the operations of one part their role among themselves; all others have none.
+
+    Raises:
+        UnknownLayerError: No module of that name is a network of its own.
+    """
+    if part not in levels.parts:
+        names = ", ".join(map(repr, levels.parts)) or "no module does"
+        raise UnknownLayerError(
+            f"part={part!r} is no module that goes down and comes back up on its own, beside others"
+            f" as deep; of this {type(model).__name__}: {names}"
+        )
+    places = {
+        node: Place(where.level, "head") if whole.places[node].role == "head" else where
+        for node, where in _by_ancestry(capture, levels.parts[part].level).items()
+    }
+    order = {node: index for index, node in enumerate(capture.nodes)}
+    spans = [(call.first, call.last) for call in capture.calls if call.module == part]
+    own = {
+        weight: name
+        for weight, name in whole.parameters.items()
+        if any(first <= order[user] <= last for first, last in spans for user in weight.users)
+    }
+    return Placement(places, own, whole.live)
 
 
 def layer_places(

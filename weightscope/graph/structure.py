@@ -161,6 +161,8 @@ class Structure:
             fixed, a train mode that could not be tried.
         modes_agree: False where the forward returns another structure in train mode than in eval
             mode (deep supervision); the graph then holds what it does in eval mode.
+        parts: Names of the modules that are networks of their own among others.
+        part: The one whose levels, stages and cuts these are; empty for the whole network.
     """
 
     model: nn.Module
@@ -178,6 +180,8 @@ class Structure:
     sizes: Sizes
     notes: tuple[str, ...]
     modes_agree: bool
+    parts: tuple[str, ...]
+    part: str
 
     def __repr__(self) -> str:
         return one_line("Structure", self._facts())
@@ -188,7 +192,7 @@ class Structure:
 
     def _facts(self) -> dict[str, object]:
         return {
-            "of": type(self.model).__name__,
+            "of": f"{type(self.model).__name__}{f', {self.part}' if self.part else ''}",
             "levels": self.depth,
             "stages": len(self.stages),
             "legal cuts": ", ".join(str(cut.keep_levels) for cut in self.cuts) or "none",

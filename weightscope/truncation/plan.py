@@ -197,6 +197,7 @@ def describe(structure: Structure) -> dict[str, Any]:
         "dimensions": structure.inputs.dimensions,
         "layout": structure.inputs.layout,
         "sizes": structure.sizes,
+        "part": structure.part,
         "notes": list(structure.notes),
         "stages": {stage.name: list(stage.layers) for stage in structure.stages},
     }

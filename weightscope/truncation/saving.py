@@ -140,7 +140,8 @@ def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(home), (args, kwargs))
     layout = parse_layout(recipe["layout"]) if recipe.get("layout") else ""
     inputs = ExampleInputs(args, kwargs, recipe["dimensions"], guessed=False, layout=layout)
-    structure = read_structure(model, inputs)
+    part = recipe.get("part")
+    structure = read_structure(model, inputs, part=part)
     if structure.sizes != recipe.get("sizes", structure.sizes):
         raise RecipeError(
             f"the network was read with {recipe['sizes']} sizes and is now read with "
@@ -150,7 +151,7 @@ def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
     stages = {stage.name: list(stage.layers) for stage in structure.stages}
     if stages == recipe["stages"]:
         return structure
-    return read_structure(model, inputs, stages=recipe["stages"])
+    return read_structure(model, inputs, stages=recipe["stages"], part=part)
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -205,6 +206,7 @@ def _checked(
         or not (isinstance(recipe.get("inputs"), list) and len(recipe["inputs"]) == 2)
         or recipe.get("dimensions") not in (1, 2, 3)
         or not isinstance(recipe.get("layout", ""), str)
+        or not isinstance(recipe.get("part", ""), str)
         or not _is_mapping_to(recipe.get("stages"), _is_list_of_names)
         or not _is_mapping_to(recipe.get("aliases"), lambda v: isinstance(v, str) and v in tensors)
     ):

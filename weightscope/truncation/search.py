@@ -212,6 +212,7 @@ def shrink(
     max_bytes: float | None = None,
     example_inputs: Any = None,
     layout: str | None = None,
+    part: str | None = None,
     steps: int = 200,
     repeats: int = 10,
     random: bool = True,
@@ -241,6 +242,7 @@ def shrink(
         max_bytes: Largest size of parameters and buffers.
         example_inputs: What to read the network with; by default the first image.
         layout: What the axes of the images are, as for ``analyze``.
+        part: The part that is cut, as for ``analyze``.
         steps: Of each recovery.
         repeats: Timed forwards of each network.
         random: Whether to measure random channel removal too, which doubles the work; it needs the
@@ -273,7 +275,7 @@ def shrink(
     kept = _images(images, pairs)
     if example_inputs is None:
         example_inputs = _example(kept, pairs, model)
-    structure = read_structure(model, example_inputs, layout=layout)
+    structure = read_structure(model, example_inputs, layout=layout, part=part)
     costs = count_costs(model, structure.inputs)
     proposals = propose(structure, assess(structure, measure_model(model)), costs)
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))

@@ -364,6 +364,7 @@ def ablate(
     fill: Fill = "mean",
     example_inputs: Any = None,
     layout: str | None = None,
+    part: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
@@ -389,6 +390,7 @@ def ablate(
         fill: ``"mean"``, ``"zero"`` or ``"shuffle"``.
         example_inputs: What to read the network with; by default the first image of the batches.
         layout: What the axes of the images are, as for ``analyze``.
+        part: The part that levels are removed of, as for ``analyze``.
         resamples: Bootstrap resamples.
         seed: Of bootstrap and shuffling.
         progress: Show a bar.
@@ -417,7 +419,7 @@ def ablate(
     pairs = read_batches(batches, model, keys)
     if example_inputs is None:
         example_inputs = to_device(first_image(pairs), model)
-    structure = read_structure(model, example_inputs, layout=layout)
+    structure = read_structure(model, example_inputs, layout=layout, part=part)
     result = ablate_levels(
         structure,
         pairs,

@@ -1,0 +1,122 @@
+"""Networks made of several: each part is named, and is read and cut on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import weightscope as ws
+from matrix.kinds import RSU, U2Net, UNet, WNet, conv
+from weightscope.errors import UnknownLayerError
+from weightscope.graph import Structure, read_structure
+from weightscope.truncation import verify
+
+OWN = {
+    "encoder 0": ("top",),
+    "encoder 1": ("middle",),
+    "bottleneck": ("deep",),
+    "decoder 1": ("up1",),
+    "decoder 0": ("up0", "out"),
+}
+
+
+def modules(structure: Structure) -> dict[str, tuple[str, ...]]:
+    """The children of the part that lie in each stage."""
+    part = structure.part
+    return {
+        stage.name: tuple(
+            dict.fromkeys(layer.removeprefix(f"{part}.").split(".")[0] for layer in stage.layers)
+        )
+        for stage in structure.stages
+    }
+
+
+class Hourglasses(nn.Module):
+    """Two in a row; nothing with weights follows the return of either inside it."""
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.skip, self.low = conv(4, 4), conv(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            low = self.low(F.max_pool2d(x, 2))
+            return self.skip(x) + F.interpolate(low, scale_factor=2.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = conv(3, 4, 2), nn.Conv2d(4, 2, 1)
+        self.first, self.second = self.One(), self.One()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.second(self.first(self.stem(x))))
+
+
+def test_a_cascade_names_its_parts() -> None:
+    structure = read_structure(WNet())
+    assert structure.parts == ("first", "second")
+    assert structure.part == ""
+    assert any("part='first' reads and cuts that one alone" in n for n in structure.notes)
+
+
+@pytest.mark.parametrize("part", ["first", "second"])
+def test_each_network_of_a_cascade_has_levels_of_its_own(part: str) -> None:
+    structure = read_structure(WNet(), part=part)
+    last = {"decoder 0": ("up0",), "head": ("out",)} if part == "second" else {}
+    assert modules(structure) == OWN | last
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    assert structure.dead_parameters == ()
+
+
+def test_the_levels_of_a_part_are_counted_from_its_ends() -> None:
+    structure = read_structure(Hourglasses(), part="second")
+    assert structure.reductions == ((2.0, 2.0), (4.0, 4.0))
+    assert modules(structure) == {"skip 0": ("skip",), "bottleneck": ("low",)}
+    # what follows it in the whole network is head enough
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+def test_blocks_that_are_u_nets_are_parts() -> None:
+    structure = read_structure(U2Net())
+    assert structure.parts == ("top", "middle", "up1", "up0")
+    assert modules(read_structure(U2Net(), part="middle")) == {
+        "encoder 0": ("enter", "inner"),
+        "bottleneck": ("low",),
+        "decoder 0": ("join",),
+    }
+
+
+@pytest.mark.parametrize("model", [UNet(), nn.Sequential(RSU(3, 4), nn.Conv2d(4, 1, 1))])
+def test_one_network_has_no_parts(model: nn.Module) -> None:
+    assert read_structure(model).parts == ()
+
+
+def test_a_wrong_part_is_told_the_right_ones() -> None:
+    with pytest.raises(UnknownLayerError, match="of this UNet: no module does"):
+        read_structure(UNet(), part="deep")
+    with pytest.raises(UnknownLayerError, match="'first', 'second'"):
+        read_structure(WNet(), part="first.top")
+
+
+def test_a_part_is_analysed_cut_saved_and_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = WNet()
+    analysis = ws.analyze(model, example_inputs=torch.rand(1, 3, 32, 32), part="second")
+    assert set(analysis.stages.stage) == {*OWN, "head"}
+    assert {cut.keep_levels for cut in analysis.response.cuts} == {1, 2}
+    assert "part='second'" not in str(analysis)
+    proposal = next(p for p in analysis.proposals if p.keep_levels == 1)
+    variant = proposal.build()
+    assert all(name.startswith("second.") for name in variant.dropped)
+    assert verify(variant).failures == ()
+    image = torch.rand(2, 3, 48, 32)
+    whole, cut = model.eval()(image), variant.module.eval()(image)
+    assert torch.equal(whole[0], cut[0])  # the first network is as it was
+    assert whole[1].shape == cut[1].shape
+    loaded = ws.load(ws.save(variant, tmp_path / "w.safetensors"), WNet)
+    assert torch.equal(loaded.module.eval()(image)[1], cut[1])
+    assert loaded.structure.part == "second"
