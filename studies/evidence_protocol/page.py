@@ -12,6 +12,7 @@ from studies.evidence_protocol import judge
 from studies.evidence_protocol.compare import response_table, truth_table
 from studies.evidence_protocol.figures import draw_aucs, draw_losses, draw_scatter, save
 from studies.evidence_protocol.jobs import HALVES, HELD_OUT, NEW, Half, Job
+from studies.evidence_protocol.sentences import sentence_table
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
 from weightscope.files import written_atomically
 
@@ -64,6 +65,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
     truth = truth_table(listed, folder)
     table = judge.score_table(listed, folder, version, truth)
     networks = judge.network_table(listed, folder, version, truth)
+    sentences = sentence_table(listed, folder, version, truth)
     present = [half for half in HALVES if (table["half"] == half).any()]
     halves = {half: judge.grade_table(table[table["half"] == half]) for half in present}
     judging = present[0]
@@ -76,6 +78,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         "circumstances": circumstances,
         "wrong": wrong,
         "networks": networks,
+        "sentences": sentences[sentences["false"] != ""],
     }.items():
         write_csv(frame, target / f"{name}.csv")
     save(draw_aucs(halves), target / "auc.png")
@@ -137,6 +140,8 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
                  ("labels", "title", "networks", "cuts", "used", "unused")}),
         "",
         *state_text(networks),
+        "",
+        *sentence_text(sentences),
         "",
         "## By circumstance",
         "",
@@ -465,6 +470,25 @@ def state_text(networks: pd.DataFrame) -> list[str]:
     lines += [f"{len(false)} of these statements are false."]
     lines += [f"- {r['name']}, {r['way']}: {r['conclusion']}" for _, r in false.iterrows()]
     return lines
+
+
+def sentence_text(sentences: pd.DataFrame) -> list[str]:
+    """How many sentences of the conclusions are false, by what was given, and which."""
+    rows = []
+    for (half, way), own in sentences.groupby(["half", "way"]):
+        wrong = own[own["false"] != ""]
+        clear = int((~wrong["open"].astype(bool)).sum())
+        rows.append({"half": half, "way": way, "all": len(own), "false": len(wrong),
+                     "clear": clear})  # fmt: skip
+    columns = {"half": ("half", "{}"), "way": ("given", "{}"), "all": ("sentences", "{}"),
+               "false": ("false", "{}"), "clear": ("by a clear truth", "{}")}  # fmt: skip
+    lines = ["## Every sentence of every conclusion", "",
+             "A sentence that names stages is false if one of them is named wrongly.", "",
+             markdown(pd.DataFrame(rows, columns=list(columns)), columns), ""]  # fmt: skip
+    wrong = sentences[(sentences["false"] != "") & ~sentences["open"].astype(bool)]
+    return lines + [
+        f"- {s['name']}, {s['way']}: *{s['text']}* {s['false']}." for _, s in wrong.iterrows()
+    ]
 
 
 def circumstance_text(circumstances: pd.DataFrame) -> str:

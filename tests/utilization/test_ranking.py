@@ -329,4 +329,8 @@ def test_conclusion_names_every_stage_and_what_synthetic_images_cannot_say(layer
     structure, statistics, _ = layers(a=0.05, b=0.0, c=0.032)
     conclusion = assess(structure, statistics, response=response(0.5, 0.05, 0.0)).conclusion
     assert conclusion.startswith("By response: 1 unused (c); 1 used (a); 1 undecided (b).")
-    assert "not whether the output is right" in conclusion
+    assert "not whether the output is right; images= or batches= say more" in conclusion
+    own = response(0.5, 0.05, 0.0, source="images")
+    conclusion = assess(structure, statistics, images=own).conclusion
+    assert conclusion.endswith("not whether the output is right; batches= say more.")
+    assert "synthetic" not in conclusion

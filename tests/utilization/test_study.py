@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,12 @@ from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.jobs import HELD_OUT, NEW, Job, jobs
 from studies.evidence_protocol.judge import grade_row, judge_cut, refutations, skilled, together
 from studies.evidence_protocol.responses import figures, leaves, matched
+from studies.evidence_protocol.sentences import sentences
 from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
 from studies.evidence_protocol.truth import Skill, measure_truth, without_levels
+from weightscope.utilization import AblationResult, DataEvidence
+from weightscope.utilization.ranking import conclude
+from weightscope.utilization.records import StageVerdict
 
 TINY = Job(
     index=0, design="plain", task="discs", optimizer="adam", rate=1e-2, schedule="cosine",
@@ -240,3 +245,78 @@ def test_a_network_is_trained_stored_and_scored_once(tmp_path):
     write_responses(listed, tmp_path, tmp_path / "page")
     write_page(listed, tmp_path, code_version(), tmp_path / "page")
     assert "## Wrong verdicts" in (tmp_path / "page" / "index.md").read_text()
+
+
+def said_of(conclusion, **verdicts):
+    stages = [
+        {"stage": name, "reduction": reduction, "verdict": verdict}
+        for name, (reduction, verdict) in verdicts.items()
+    ]
+    return {"conclusion": conclusion, "stages": stages}
+
+
+def true_cuts(*lost, skill=0.5):
+    return pd.DataFrame([
+        {"reduction": 2 * 2**i, "lost": x, "lost_low": x - 0.02, "lost_high": x + 0.02,
+         "used": x > 0.05, "skill": skill}
+        for i, x in enumerate(lost)
+    ])  # fmt: skip
+
+
+NOTHING = "nothing can be concluded about which stages are used"
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "false"),
+    [
+        ("By data: 1 unused (a); 1 used (b).", "true", []),
+        ("By data: 1 used (a); 1 unused (b).", "true", ["without a 0.0% of the skill go; "
+                                                        "without b 50.0% of the skill go"]),
+        ("By data: 1 unused (head).", "true", ["no cut removes head"]),
+        ("By data: 1 used (a).", "none", ["it was never trained"]),
+        ("1 undecided (a).", "none", []),
+        (f"Every layer looks as it was initialised: an untrained network, {NOTHING}.", "true",
+         ["it was trained"]),
+        (f"Every layer looks as it was initialised, 7 tensors to the last bit: an untrained "
+         f"network, {NOTHING}. Its random features are better than the best trivial answer "
+         "(f1 0.46 against 0.32).", "none", []),
+        (f"On the batches given the network is no better than the best trivial answer (mse 2 "
+         f"against 1.5): {NOTHING}.", "shuffled", []),
+        (f"On the batches given the network is no better than the best trivial answer (f1 0.5 "
+         f"against 0.4): {NOTHING}.", "shuffled", ["the figures say that it is better"]),
+        (f"On the batches given the network is hardly better than the best trivial answer "
+         f"(f1 0.5 against 0.49): {NOTHING}.", "true", ["other images show its skill"]),
+        ("1 undecided (a). The network is better than the best trivial answer (<lambda>, "
+         "recalibrated 0.25 against 0.341), but 40 images are too few to be sure of it: give more. "
+         "Nothing here can be removed on this evidence.", "true", ["some stage is called unused"]),
+        ("9 images decide nothing, 10 or more are needed: give more.", "true", []),
+        ("19 images decide nothing, 10 or more are needed: give more.", "true", ["that is enough"]),
+        ("The network is wonderful.", "true", ["no rule knows this sentence"]),
+    ],
+)  # fmt: skip
+def test_every_sentence_of_a_conclusion_is_checked(text, labels, false):
+    said = said_of(text, a=(4, "unused"), b=(2, "used"), head=(1, "used"))
+    found = sentences(said, labels, true_cuts(0.5, 0.0))
+    assert [s.false for s in found if s.false] == false
+    assert " ".join(s.text for s in found) == text
+
+
+@pytest.mark.parametrize("state", ["trained", "untrained", "unskilled", "broken", "unknown"])
+@pytest.mark.parametrize("skill", [None, -0.1, 0.02, 0.3])
+@pytest.mark.parametrize("grade", ["data", "images", "response"])
+def test_the_rules_know_every_sentence_of_the_library(state, skill, grade):
+    statistics = SimpleNamespace(nonfinite={"a.weight": 3}, still=("a.bias",))
+    ablation = AblationResult((), 0.9, 0.9 - (skill or 0), -1.0, 40, "f1")
+    data = None if skill is None else DataEvidence({}, ablation, None, {})
+    verdicts = [StageVerdict("a", 0.1, verdict, grade, "", ()) for verdict in ("used", "undecided")]
+    if state == "unskilled" and skill is None:
+        return  # without data nothing is said of skill
+    said = said_of(conclude(verdicts, state, statistics, data), a=(2, "used"))
+    found = sentences(said, "shuffled", true_cuts(0.5))
+    assert all(s.kind for s in found), found
+
+
+def test_a_sentence_is_open_where_the_truth_is():
+    said = said_of("By data: 1 unused (a).", a=(2, "unused"))
+    assert [s.open for s in sentences(said, "true", true_cuts(0.06))] == [True]
+    assert [s.open for s in sentences(said, "true", true_cuts(0.2))] == [False]

@@ -306,6 +306,11 @@ def conclude(
     text += "; ".join(parts) + "." + doubt
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."
+    if "images" in decided:
+        text += (
+            " Images without labels say on what the output depends, not whether the output is right;"
+            " batches= say more."
+        )
     if "response" in decided:
         text += (
             " Response says on what the output depends on synthetic images, not whether the output"

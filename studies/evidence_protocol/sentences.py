@@ -1,0 +1,177 @@
+"""Is every sentence true that the library says of a network as a whole?
+
+Each conclusion is read sentence by sentence by rules that know all of them; a sentence that no rule
+knows is reported too, so that a new one cannot pass unchecked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from studies.evidence_protocol.jobs import Job
+from studies.evidence_protocol.judge import SIGNS, read_scores
+from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
+
+NOTHING = "nothing can be concluded about which stages are used"
+COMPARED = r"\((?P<metric>.+?) (?P<network>\S+) against (?P<trivial>\S+)\)"
+LARGER_IS_BETTER = ("f1", "accuracy")
+RULES = {
+    "broken": rf"\d+ weights are NaN or infinite \(.*?\): {NOTHING}\. Load weights from before the "
+    r"training diverged\.",
+    "untrained": r"Every layer looks as it was initialised(, \d+ tensors to the last bit)?: an "
+    rf"untrained network, {NOTHING}\.",
+    "random": rf"Its random features are better than the best trivial answer {COMPARED}\.",
+    "unskilled": r"On the batches given the network is (?P<how>no|hardly) better than the best "
+    rf"trivial answer {COMPARED}: {NOTHING}\.",
+    "unknown": "Nothing in the weights shows that the network was trained, and nothing shows that "
+    rf"it was not: {NOTHING}\.",
+    "verdicts": r"(By [a-z, ]+: )?(?P<named>(\d+ (unused|used|undecided) \([^)]*\)(; )?)+)\.",
+    "unsure": rf"The network is better than the best trivial answer {COMPARED}, but \d+ images are "
+    r"too few to be sure of it: give more\.",
+    "few": r"(?P<have>\d+) images decide nothing, (?P<need>\d+) or more are needed: give more\.",
+    "removable": r"Nothing here can be removed on this evidence\.",
+    "advice": r"Give initial= \(the weights at the start\), or batches= with loss= or metric=\.",
+    "reach": "Response says on what the output depends on synthetic images, not whether the output "
+    r"is right; images= or batches= say more\.",
+    "own images": "Images without labels say on what the output depends, not whether the output is "
+    r"right; batches= say more\.",
+    "history": r"history= (says nothing of some kernels|holds no parameter|was recorded under).*",
+}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of a conclusion.
+
+    Attributes:
+        kind: Key of `RULES`; empty where none knows it.
+        text: As it was said.
+        false: What is wrong with it; empty where nothing is.
+        open: Whether the truth itself may lie on either side, by its interval.
+    """
+
+    kind: str
+    text: str
+    false: str = ""
+    open: bool = False
+
+
+def sentences(said: dict[str, Any], labels: str, truth: pd.DataFrame) -> list[Sentence]:
+    """Read one conclusion and check each sentence.
+
+    Args:
+        said: What `scoring.record` kept.
+        labels: ``true``, ``shuffled`` or ``none``.
+        truth: The rows of this network in `compare.truth_table`.
+    """
+    found, rest = [], said["conclusion"].strip()
+    while rest:
+        for kind, rule in RULES.items():
+            match = re.match(rule, rest)
+            if match:
+                false, unclear = _wrong(kind, match, said, labels, truth)
+                found.append(Sentence(kind, match[0], false, unclear))
+                rest = rest[match.end() :].strip()
+                break
+        else:
+            found.append(Sentence("", rest, "no rule knows this sentence"))
+            break
+    return found
+
+
+def _wrong(
+    kind: str, match: re.Match[str], said: dict[str, Any], labels: str, truth: pd.DataFrame
+) -> tuple[str, bool]:
+    """What is wrong with a sentence, and whether the truth is open."""
+    learned = labels == "true" and bool((truth["skill"] > SKILLED).all())
+    if kind == "verdicts" and learned:
+        wrong = list(_wrongly_named(match["named"], said, truth))
+        text = "; ".join(text for text, _ in wrong)
+        return text, bool(wrong) and all(unclear for _, unclear in wrong)
+    if kind == "unskilled" and learned:
+        return "other images show its skill", False
+    false = {
+        "broken": "all weights are finite",
+        "untrained": "it was trained" if labels != "none" else "",
+        "verdicts": _judged_untrained(match) if labels == "none" else "",
+        "random": _not_better(match),
+        "unsure": _not_better(match),
+        "unskilled": _better(match),
+        "few": _enough(match),
+        "removable": _condemned(said),
+    }
+    return false.get(kind, ""), False
+
+
+def _judged_untrained(match: re.Match[str]) -> str:
+    decided = "named" in match.groupdict() and re.search(r"\d+ (unused|used) ", match["named"])
+    return "it was never trained" if decided else ""
+
+
+def _not_better(match: re.Match[str]) -> str:
+    compared = "network" in match.groupdict()
+    return "the figures say that it is not" if compared and not _is_better(match) else ""
+
+
+def _better(match: re.Match[str]) -> str:
+    denied = match.groupdict().get("how") == "no"
+    return "the figures say that it is better" if denied and _is_better(match) else ""
+
+
+def _enough(match: re.Match[str]) -> str:
+    found = match.groupdict()
+    return "that is enough" if "have" in found and int(found["have"]) >= int(found["need"]) else ""
+
+
+def _condemned(said: dict[str, Any]) -> str:
+    some = any(s["verdict"] == "unused" for s in said["stages"])
+    return "some stage is called unused" if some else ""
+
+
+def _is_better(match: re.Match[str]) -> bool:
+    """Whether the figures of a comparison show a network that is better."""
+    network, trivial = float(match["network"]), float(match["trivial"])
+    return network > trivial if match["metric"] in LARGER_IS_BETTER else network < trivial
+
+
+def _wrongly_named(
+    named: str, said: dict[str, Any], truth: pd.DataFrame
+) -> Iterator[tuple[str, bool]]:
+    """Stages called used or unused that are not, and whether their truth is open."""
+    reductions = {s["stage"]: s["reduction"] for s in said["stages"]}
+    cuts = truth.set_index("reduction")
+    for verdict, names in re.findall(r"\d+ (unused|used) \(([^)]*)\)", named):
+        for name in names.split(", "):
+            reduction = reductions[name]
+            if reduction not in cuts.index:
+                if verdict == "unused":
+                    yield f"no cut removes {name}", False
+                continue
+            cut = cuts.loc[reduction]
+            if bool(cut["used"]) != (verdict == "used"):
+                unclear = cut["lost_low"] <= NEGLIGIBLE <= cut["lost_high"]
+                yield f"without {name} {cut['lost']:.1%} of the skill go", bool(unclear)
+
+
+def sentence_table(
+    listed: Sequence[Job], folder: Path, version: str, truth: pd.DataFrame
+) -> pd.DataFrame:
+    """One row for each sentence of each conclusion: name, half, way, kind, text, false, open."""
+    rows = []
+    for job in listed:
+        own = truth[truth["name"] == job.name]
+        for way, said in read_scores(job, folder, version).items():
+            if way in SIGNS or own.empty or "conclusion" not in said:
+                continue
+            rows += [
+                {"name": job.name, "half": job.half, "way": way} | vars(sentence)
+                for sentence in sentences(said, job.labels, own)
+            ]
+    columns = ["name", "half", "way", "kind", "text", "false", "open"]
+    return pd.DataFrame(rows, columns=columns)
