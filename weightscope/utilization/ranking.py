@@ -308,8 +308,8 @@ def conclude(
         text += " Nothing here can be removed on this evidence."
     if "images" in decided:
         text += (
-            " Images without labels say on what the output depends, not whether the output is right;"
-            " batches= say more."
+            " Images without labels say on what the output depends, not whether the output is"
+            " right; batches= say more."
         )
     if "response" in decided:
         text += (
