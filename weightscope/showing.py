@@ -29,6 +29,20 @@ def as_table(name: str, facts: Mapping[str, object]) -> str:
     return f"<div><strong>{html.escape(name)}</strong><table>{rows}</table></div>"
 
 
+class OnOneScreen:
+    """A record that shows its main facts, in a console and in a notebook."""
+
+    def _facts(self) -> Mapping[str, object]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return one_line(type(self).__name__, self._facts())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_table(type(self).__name__, self._facts())
+
+
 def _short(value: object) -> str:
     text = " ".join(str(value).split())
     # a terminal obeys control characters in the names that models and files hold

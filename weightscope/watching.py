@@ -20,7 +20,7 @@ from torch.optim import SGD, Adam, Optimizer
 from weightscope.adapters.modes import outside_modes
 from weightscope.errors import InputError, MissingExtraError
 from weightscope.files import write_csv, write_tensors, written_atomically
-from weightscope.showing import as_table, one_line
+from weightscope.showing import OnOneScreen
 from weightscope.statistics import summarize
 from weightscope.utilization.displacement import Displacement, measure_displacement
 from weightscope.wrappers import unwrap
@@ -128,7 +128,7 @@ class _Strengths:
     gradient: dict[str, float]
 
 
-class History:
+class History(OnOneScreen):
     """What was recorded of one training; `watch` makes it.
 
     While the training runs, `displacements` reads the weights as they are; afterwards it returns
@@ -164,13 +164,6 @@ class History:
             self._remember(step_rule(optimizer, group))
         self._closed: tuple[Displacement, ...] | None = None
         self._snapshot()
-
-    def __repr__(self) -> str:
-        return one_line("History", self._facts())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return as_table("History", self._facts())
 
     def _facts(self) -> dict[str, object]:
         return {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from weightscope.showing import as_table, one_line
+from weightscope.showing import OnOneScreen
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Structure:
+class Structure(OnOneScreen):
     """A network read as a dataflow graph with levels and stages.
 
     Attributes:
@@ -182,13 +182,6 @@ class Structure:
     modes_agree: bool
     parts: tuple[str, ...]
     part: str
-
-    def __repr__(self) -> str:
-        return one_line("Structure", self._facts())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return as_table("Structure", self._facts())
 
     def _facts(self) -> dict[str, object]:
         return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
 
-from weightscope.showing import as_table, one_line
+from weightscope.showing import OnOneScreen
 from weightscope.statistics.distances import NullComparison
 from weightscope.statistics.rules import Null
 from weightscope.summaries.tensor_summary import TensorSummary
@@ -90,7 +90,7 @@ class SkippedParameter:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ModelStatistics:
+class ModelStatistics(OnOneScreen):
     """The statistics of every parameter of a model, in the order of ``named_parameters()``.
 
     Attributes:
@@ -110,13 +110,6 @@ class ModelStatistics:
     constants: tuple[str, ...] = ()
     moved_constants: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return one_line("ModelStatistics", self._facts())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return as_table("ModelStatistics", self._facts())
 
     def _facts(self) -> dict[str, object]:
         return {

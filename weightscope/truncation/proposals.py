@@ -15,7 +15,7 @@ from weightscope.cost.counting import what_failed
 from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
-from weightscope.showing import as_table, one_line
+from weightscope.showing import OnOneScreen
 from weightscope.thresholds import SAVES_TOO_LITTLE
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build, draft
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Proposal:
+class Proposal(OnOneScreen):
     """A network with fewer levels, and what it would cost with the light bottleneck.
 
     Attributes:
@@ -45,13 +45,6 @@ class Proposal:
     structure: Structure = field(repr=False)
     costs: Costs = field(repr=False)
     draft: Variant | None = field(repr=False)
-
-    def __repr__(self) -> str:
-        return one_line("Proposal", self._facts())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return as_table("Proposal", self._facts())
 
     def _facts(self) -> dict[str, object]:
         return {

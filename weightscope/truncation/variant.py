@@ -13,7 +13,7 @@ from weightscope.adapters.modes import outside_modes
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
-from weightscope.showing import as_table, one_line
+from weightscope.showing import OnOneScreen
 from weightscope.truncation.plan import Plan, describe
 from weightscope.truncation.recovery import Recovery, recover
 
@@ -38,7 +38,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Variant:
+class Variant(OnOneScreen):
     """A smaller network that runs, and where each of its tensors comes from.
 
     Attributes:
@@ -67,13 +67,6 @@ class Variant:
     costs: Costs = field(repr=False)
     receptive_field: Pixels
     structure: Structure = field(repr=False)
-
-    def __repr__(self) -> str:
-        return one_line("Variant", self._facts())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return as_table("Variant", self._facts())
 
     def _facts(self) -> dict[str, object]:
         return {
