@@ -184,6 +184,19 @@ def test_every_room_is_in_the_table() -> None:
     assert {room(path) for path in modules("weightscope")} == set(MAY_IMPORT)
 
 
+def test_the_page_names_every_file_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    for folder in (ROOT / "weightscope").iterdir():
+        if folder.is_dir() and folder.name != "__pycache__":
+            files = {file.stem for file in folder.glob("*.py")} - {"__init__"}
+            named = {
+                word for word in rows[f"{folder.name}/"].split("`")[1::2] if word.isidentifier()
+            }
+            named = {word for word in named if word.islower()} - {"weightscope"}
+            assert named == files, folder.name
+
+
 def test_heavy_libraries_wait_until_they_are_needed() -> None:
     code = (
         "import sys, json, torch; before = set(sys.modules); import weightscope;"
