@@ -549,3 +549,6 @@ BY_HAND: Mapping[str, Kind] = {
     ),
 }
 """Networks written by hand, by name."""
+
+HELD_BACK: Mapping[str, Entry | Kind] = {**LIBRARIES, **BY_HAND}
+"""All of them, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from matrix.records import Depth, Row
 from matrix.truth import Truth
@@ -89,26 +89,25 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-def reading_page(rows: Sequence[Row], missing: Sequence[str], truths: Mapping[str, Truth]) -> str:
+def reading_page(
+    rows: Sequence[Row],
+    missing: Sequence[str],
+    truths: Mapping[str, Truth],
+    held_back: Collection[str],
+) -> str:
     """The page of the networks that are read, and built without numbers only.
 
     Args:
         rows: One for each network that was read.
         missing: Names of the networks that were not.
         truths: The truth about each, by name.
+        held_back: Names of those that were read only when the work was done.
     """
-    right = [row for row in rows if is_right(row)]
-    refused = [row for row in rows if refused_rightly(row, truths[row.name])]
-    good = len({row.name for row in (*right, *refused)})
-    cuttable = [row for row in rows if row.outcome == "captured" and truths[row.name].legal]
-    working = sum(every_depth_works(row, truths[row.name]) for row in cuttable)
+    summary = _read_rightly([row for row in rows if row.name not in held_back], truths, "")
+    kept = [row for row in rows if row.name in held_back]
+    if kept:
+        summary += _read_rightly(kept, truths, "Held back until the work was done: ")
     timed = [row.seconds for row in rows if row.outcome == "captured"]
-    summary = [
-        f"- {len(rows)} networks; {good} ({_percent(good, len(rows))}) rightly read or rightly"
-        f" refused ({len(refused)} of them refused).",
-        f"- {len(cuttable)} can be cut; every legal depth of {working}"
-        f" ({_percent(working, len(cuttable))}) is built without numbers.",
-    ]
     if timed:
         summary.append(
             f"- Structure and costs: median {statistics.median(timed):.1f} s of processor time a"
@@ -132,12 +131,26 @@ def reading_page(rows: Sequence[Row], missing: Sequence[str], truths: Mapping[st
         _READING,
         "## In short",
         "\n".join(summary),
-        "## Every network",
-        _table(("network", "outcome", "depths built without numbers", "s", "commit"), table),
         "## Where it disagrees with the truth",
         *_disagreements(rows, truths),
+        "## Every network",
+        _table(("network", "outcome", "depths built without numbers", "s", "commit"), table),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _read_rightly(rows: Sequence[Row], truths: Mapping[str, Truth], what: str) -> list[str]:
+    """How many of some networks are read rightly, and built."""
+    right = [row for row in rows if is_right(row)]
+    refused = [row for row in rows if refused_rightly(row, truths[row.name])]
+    good = len({row.name for row in (*right, *refused)})
+    cuttable = [row for row in rows if row.outcome == "captured" and truths[row.name].legal]
+    working = sum(every_depth_works(row, truths[row.name]) for row in cuttable)
+    return [
+        f"- {what}{len(rows)} networks; {good} ({_percent(good, len(rows))}) rightly read or"
+        f" rightly refused ({len(refused)} of them refused). {len(cuttable)} can be cut; every"
+        f" legal depth of {working} ({_percent(working, len(cuttable))}) is built without numbers.",
+    ]
 
 
 def _outcome(row: Row, truth: Truth) -> str:
@@ -149,14 +162,16 @@ def _outcome(row: Row, truth: Truth) -> str:
 
 
 _READING = """\
-This page is written by `make reading`; do not edit it. These networks go beyond the matrix: other
-kinds, written by hand as their papers describe them (`matrix/kinds.py`), and more networks of the
-libraries (`matrix/more.py`). What is right about each was written down and committed before it was
-first read. Each was read with nothing but the model, except those whose layout must be seen on an
-example; its graph was run beside it in both modes, at two batch sizes and two image sizes, and had
-to give the same outputs bit by bit; every legal depth was built and counted on tensors without
-numbers. They were not trained, saved and loaded as those of the [matrix](matrix.md) are. *s* is
-processor seconds; *commit* is the one that a network was read on."""
+This page is written by `make reading`; do not edit it. It holds the networks of the
+[matrix](matrix.md) and those that go beyond it: other kinds, written by hand as their papers
+describe them (`matrix/kinds.py`), more networks of the libraries (`matrix/more.py`), and twenty
+that were read only when the work on the reader was done (`matrix/held_back.py`). What is right
+about each was written down and committed before it was first read. Each was read with nothing but
+the model, except those whose layout must be seen on an example; its graph was run beside it in both
+modes, at two batch sizes and two image sizes, and had to give the same outputs bit by bit; every
+legal depth was built and counted on tensors without numbers. Here nothing is trained, saved and
+loaded; the matrix does that. *s* is processor seconds, on a machine with other work on the same
+cores; *commit* is the one that a network was read on."""
 
 _INTRODUCTION = """\
 This page is written by `make matrix`; do not edit it. Each network is built by its own library with

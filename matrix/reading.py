@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from matrix.held_back import HELD_BACK
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import is_right, reading_page, refused_rightly
 from matrix.records import Row
@@ -27,6 +28,17 @@ from weightscope.files import written_atomically
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "matrix" / "rows"
 PAGE = ROOT / "docs" / "matrix_reading.md"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+COMMIT = _commit()
+"""Of the code that this process runs, whatever is committed meanwhile."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with written_atomically(PAGE) as temporary:
         temporary.write_text(
             reading_page(
-                [rows[n] for n in names if n in rows], [n for n in names if n not in rows], TRUTHS
+                [rows[n] for n in names if n in rows],
+                [n for n in names if n not in rows],
+                TRUTHS,
+                HELD_BACK,
             )
         )
     print(f"wrote {PAGE.relative_to(ROOT)}")
@@ -63,7 +78,7 @@ def _read(name: str) -> None:
         row = read_only(NETWORKS[name], TRUTHS[name])
     except Exception as error:  # noqa: BLE001 - what should not happen is a result
         row = Row(name, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
-    row = replace(row, commit=_commit())
+    row = replace(row, commit=COMMIT)
     with written_atomically(_row(name)) as temporary:
         temporary.write_text(json.dumps(row.to_json(), indent=1) + "\n")
     right = is_right(row) or refused_rightly(row, TRUTHS[name])
@@ -79,13 +94,6 @@ def _read(name: str) -> None:
 def _row(name: str) -> Path:
     plain = "".join(letter if letter.isalnum() else "-" for letter in name)
     return ROWS / f"{plain}.json"
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    )
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":
