@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "errors": set(),
     "thresholds": set(),
     "showing": set(),
+    "progress": set(),
     "files": {"errors"},
     "adapters": set(),
     "calls": {"errors"},
@@ -76,8 +77,8 @@ MAY_IMPORT["__main__"] = MAY_IMPORT["cli"] | {"cli"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]
 MAY_IMPORT = {
     name: allowed
-    if name in {"errors", "files", "adapters", "showing", "thresholds"}
-    else allowed | {"files", "adapters", "showing", "thresholds"}
+    if name in {"errors", "files", "adapters", "showing", "progress", "thresholds"}
+    else allowed | {"files", "adapters", "showing", "progress", "thresholds"}
     for name, allowed in MAY_IMPORT.items()
 }
 PLOTTING = {"matplotlib", "seaborn", "jinja2"}

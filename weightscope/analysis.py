@@ -18,6 +18,7 @@ from weightscope.cost import Costs, count_costs
 from weightscope.errors import InputError
 from weightscope.graph import Structure, read_structure
 from weightscope.probing import Response, respond_to_images, respond_to_synthetic
+from weightscope.progress import steps
 from weightscope.receptive_field import Pixels, receptive_fields
 from weightscope.showing import one_line
 from weightscope.statistics import ModelStatistics, SkippedParameter, measure_model
@@ -227,32 +228,41 @@ def analyze(
     pairs = None if batches is None else read_batches(batches, model, keys)
     if pairs is not None and example_inputs is None:
         example_inputs = to_device(first_image(pairs), model)
-    structure = read_structure(given, example_inputs, stages, layout, part)
-    statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
-    costs = count_costs(model, structure.inputs)
-    data = (
-        None
-        if pairs is None
-        else gather_data(
-            structure, pairs, loss, metric, ignore_index=ignore_index, progress=progress
+    count = 4 + bool(response) + (images is not None) + (pairs is not None)
+    with steps(count, "analyze", shown=progress) as begin:
+        begin("levels and stages")
+        structure = read_structure(given, example_inputs, stages, layout, part)
+        begin("weights")
+        statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
+        begin("costs")
+        costs = count_costs(model, structure.inputs)
+        data, synthetic, own = None, None, None
+        if pairs is not None:
+            begin("data")
+            data = gather_data(
+                structure, pairs, loss, metric, ignore_index=ignore_index, progress=progress
+            )
+        if response:
+            begin("response")
+            synthetic = respond_to_synthetic(structure) if structure.cuts else None
+        if images is not None:
+            begin("images")
+            own = respond_to_images(structure, images) if structure.cuts else None
+        begin("verdicts and proposals")
+        assessment = assess(
+            structure, statistics, history=history, response=synthetic, images=own, data=data
         )
-    )
-    synthetic = respond_to_synthetic(structure) if response and structure.cuts else None
-    own = respond_to_images(structure, images) if images is not None and structure.cuts else None
-    assessment = assess(
-        structure, statistics, history=history, response=synthetic, images=own, data=data
-    )
-    return Analysis(
-        structure=structure,
-        statistics=statistics,
-        costs=costs,
-        receptive_fields=receptive_fields(structure),
-        assessment=assessment,
-        proposals=propose(structure, assessment, costs),
-        data=data,
-        response=synthetic,
-        images=own,
-    )
+        return Analysis(
+            structure=structure,
+            statistics=statistics,
+            costs=costs,
+            receptive_fields=receptive_fields(structure),
+            assessment=assessment,
+            proposals=propose(structure, assessment, costs),
+            data=data,
+            response=synthetic,
+            images=own,
+        )
 
 
 def _start_of(history: History, model: nn.Module) -> dict[str, Tensor] | None:

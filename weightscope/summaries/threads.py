@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from weightscope.errors import InputError
+from weightscope.progress import bar
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
@@ -76,7 +77,8 @@ def run_all(
     largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])
     huge = [i for i in largest_first if sizes[i] >= _HUGE and threads > 1]
     found: dict[int, Result] = {}
-    with _workers(threads) as run, _bar(sum(sizes), progress) as advance:
+    counted = bar(sum(sizes), "weights", shown=progress, unit="weights", scale=True)
+    with _workers(threads) as run, counted as advance:
         for i in huge:
             found[i] = work(items[i], run)
             advance(sizes[i])
@@ -98,16 +100,3 @@ def _workers(threads: int) -> Iterator[Run]:
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
-    if not shown:
-        yield lambda _: None
-        return
-    from tqdm.auto import tqdm
-
-    # without the thread that watches over bars, which would outlive this one
-    kind = type("Bar", (tqdm,), {"monitor_interval": 0})
-    with kind(total=total, unit="weights", unit_scale=True) as bar:
-        yield bar.update

@@ -22,6 +22,7 @@ from weightscope.files import written_atomically
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
+from weightscope.progress import bar
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.plan import Plan, exits_of
 from weightscope.truncation.start import kept_channels, ridge_start
@@ -490,17 +491,13 @@ class _Course:
 
     def run(self, path: Path | None, progress: bool) -> _State:
         """Go through the steps, or through those that are left."""
-        from tqdm import tqdm
-
         state = self._read(path) or self._begin()
         every = max(1, math.ceil(self.steps / CHECKS))
-        with tqdm(
-            total=self.steps, initial=state.step, disable=not progress, desc="recover"
-        ) as bar:
+        with bar(self.steps, "recover", shown=progress, unit="step", initial=state.step) as advance:
             while state.step < self.steps and not self._gain_has_ended(state):
                 self._step(state.step)
                 state.step += 1
-                bar.update()
+                advance(1)
                 if state.step % every == 0 or state.step == self.steps:
                     self._check(state)
                     self._write(path, state)

@@ -19,6 +19,7 @@ from weightscope.cost import Costs, Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError, TruncationError
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
+from weightscope.progress import steps as steps_shown
 from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.proposals import Proposal, propose
@@ -281,7 +282,7 @@ def shrink(
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
     budget = _budget(proposals, costs, steps, random)
     if progress:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         tqdm.write(budget)
     folder = None if resume is None else Path(resume)
@@ -293,11 +294,14 @@ def shrink(
         file = None if folder is None else folder / f"{name}.pt"
         return variant.recover(kept, steps=steps, seed=seed, progress=progress, resume=file)
 
-    found = [
-        _try(p, measure, recover, seed) if p.refusal is None else _refused(p) for p in proposals
-    ]
-    if random:
-        found = [_beside_random(structure, c, measure, recover, seed) for c in found]
+    found = []
+    with steps_shown(len(proposals), "shrink", shown=progress) as begin:
+        for p in proposals:
+            begin(f"levels kept {p.keep_levels}")
+            tried = _refused(p) if p.refusal is not None else _try(p, measure, recover, seed)
+            if random:
+                tried = _beside_random(structure, tried, measure, recover, seed)
+            found.append(tried)
     itself = Candidate(
         keep_levels=structure.depth,
         parameters=costs.parameters,

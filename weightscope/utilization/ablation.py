@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import outside_modes
@@ -32,6 +31,7 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.progress import bar
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
 from weightscope.utilization.judging import Judge, Metric, judge_by
 from weightscope.utilization.metrics import FloatArray, resampled
@@ -203,15 +203,15 @@ def ablate_levels(
     means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
     runs = CutRuns(structure)
     left = [judge.meter() for _ in structure.cuts]
-    bar = tqdm(total=2 * len(batches), desc="ablation", disable=not progress)
-    with undisturbed(model), judge.kept(), torch.no_grad(), bar:
+    counted = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
+    with undisturbed(model), judge.kept(), torch.no_grad(), counted as advance:
         needed = needed_for(structure.graph, sites)
         averaging = GraphRun(structure, {node: mean.add for node, mean in means.items()}, needed)
         for index, (inputs, _) in enumerate(batches):
             check_images(inputs, index, structure)
             with forward_errors(model, inputs, f"batch {index}"):
                 averaging.predict(inputs)
-            bar.update()
+            advance(1)
         fills = [_filler(fill, means, seed) for _ in structure.cuts]
         for index, (inputs, _) in enumerate(batches):
             with forward_errors(model, inputs, f"batch {index}"):
@@ -220,7 +220,7 @@ def ablate_levels(
             judge.add(output)
             for cut, filler, meter in zip(structure.cuts, fills, left, strict=True):
                 meter.add(runs.without(cut, values, filler))
-            bar.update()
+            advance(1)
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
     drawn = resampled(whole.images, resamples, seed)

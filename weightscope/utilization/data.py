@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from weightscope.adapters import pytree
 from weightscope.batches import Batch
@@ -25,6 +24,7 @@ from weightscope.calls import (
 )
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
+from weightscope.progress import bar
 from weightscope.thresholds import (
     CONFIDENCE,
     LOSS_THAT_COUNTS,
@@ -217,10 +217,9 @@ def measure_importance(
     stage_of = {name: structure.stage_of.get(name.rpartition(".")[0]) for name in watched}
     rows: list[dict[str, float]] = []
     kept = unchanged(loss) if isinstance(loss, nn.Module) else nullcontext()
-    with undisturbed(model), kept, torch.enable_grad():
-        for index, (inputs, targets) in enumerate(
-            tqdm(batches, desc="importance", disable=not progress)
-        ):
+    counted = bar(len(batches), "importance", shown=progress, unit="batch")
+    with undisturbed(model), kept, torch.enable_grad(), counted as advance:
+        for index, (inputs, targets) in enumerate(batches):
             args, kwargs = call_arguments(to_device(inputs, model))
             with forward_errors(model, inputs, f"batch {index}"):
                 outputs = torch.func.functional_call(model, watched, args, kwargs)
@@ -234,6 +233,7 @@ def measure_importance(
                 if stage is not None and gradient is not None:
                     row[stage.name] += float((weight.detach() * gradient).abs().sum())
             rows.append(row)
+            advance(1)
     return {
         stage.name: Importance(*_mean_and_margin([row[stage.name] for row in rows]))
         for stage in structure.stages
