@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow browser cluster fuzz check format docs bench mutants matrix reading evidence calibration clean dist lowest
+.PHONY: help study study-cpu test slow browser cluster fuzz states check format docs bench mutants matrix reading evidence calibration clean dist lowest
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -17,6 +17,7 @@ help:
 	@echo "make slow    the exhaustive tests"
 	@echo "make browser  the report in a headless Chromium"
 	@echo "make fuzz    hostile files for MINUTES (5), drawn from SEED (0)"
+	@echo "make states  every kind of model, call and outcome, and INTERRUPTS (200) drawn from SEED (0)"
 	@echo "make mutants break central formulas one by one; some test must fail for each"
 	@echo "make cluster the study's runner on a Dask cluster of several processes"
 	@echo "make bench   benchmarks: ratios against peers"
@@ -59,6 +60,9 @@ fuzz: $(VENV)/.test
 browser: $(VENV)/.test
 	$(INSTALL) --editable '.[browser]'
 	$(BIN)/python -m pytest -m browser tests/browser
+
+states: $(VENV)/.test
+	$(BIN)/python -W ignore -m fuzz.states --interrupts $(or $(INTERRUPTS),200) --seed $(or $(SEED),0)
 
 cluster: $(VENV)/.test
 	$(BIN)/python -m pytest -m cluster

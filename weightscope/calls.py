@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,20 @@ def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, list | tuple) else ((inputs,), {})
+
+
+def checked_arguments(inputs: Any, what: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """`call_arguments` of what a user gave.
+
+    Raises:
+        InputError: It is none of these three.
+    """
+    if not isinstance(inputs, Tensor | Mapping | tuple | list):
+        raise InputError(
+            f"{what} must be a tensor, a tuple of positional arguments or a dict of keyword"
+            f" arguments, not {type(inputs).__name__}"
+        )
+    return call_arguments(inputs)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -66,9 +81,12 @@ def is_complex(tree: Any) -> bool:
 
 
 def say(error: BaseException) -> str:
-    """The kind and the text of a foreign error, at most a few lines long."""
+    """The kind and the text of a foreign error, or the line that raised it where it has no text."""
     # a traced graph appends which of its nodes failed, and advice about torch's own logs
-    own, _, _ = str(error).partition("\n\nWhile executing %")
+    own = str(error).partition("\n\nWhile executing %")[0].strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    if not own and frames:
+        own = f"{frames[-1].line} (line {frames[-1].lineno} of {frames[-1].filename})"
     text = f"{type(error).__name__}: {own}".strip().rstrip(".:")
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from states import CALLS, KINDS, _batches, _loss, call, comparable
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from fuzz.states import CALLS, KINDS, _batches, _loss, call, comparable
 from weightscope import InputError, analyze
 
 

@@ -5,8 +5,8 @@ import warnings
 from contextlib import suppress
 
 import pytest
-from states import CALLS, KINDS, count_calls, try_call
 
+from fuzz.states import CALLS, KINDS, count_calls, try_call
 from weightscope import WeightscopeError
 
 

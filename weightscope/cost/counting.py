@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import traceback
 import types
 import warnings
 from collections import Counter, defaultdict
@@ -25,7 +24,7 @@ from weightscope.adapters.dispatch import (
 )
 from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.schemas import is_operator, packet
-from weightscope.calls import random_state
+from weightscope.calls import checked_arguments, random_state, say
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph.structure import ExampleInputs
@@ -86,16 +85,7 @@ def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     if isinstance(inputs, ExampleInputs):
         return tuple(inputs.args), dict(inputs.kwargs)
-    if isinstance(inputs, torch.Tensor):
-        return (inputs,), {}
-    if isinstance(inputs, tuple):
-        return inputs, {}
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    raise InputError(
-        f"inputs are a {type(inputs).__name__}; give a tensor, a tuple of arguments or a dict of "
-        "keyword arguments"
-    )
+    return checked_arguments(inputs, "inputs")
 
 
 @outside_modes()
@@ -137,7 +127,7 @@ def count_costs(
         if _on_meta(model):
             raise ForwardError(
                 f"the forward of {type(model).__name__} fails on tensors without numbers, and its "
-                f"parameters are on the meta device: {what_failed(reason)}. Give a model with real "
+                f"parameters are on the meta device: {say(reason)}. Give a model with real "
                 "parameters."
             ) from reason
     try:
@@ -145,7 +135,7 @@ def count_costs(
     except Exception as reason:
         raise ForwardError(
             f"the forward of {type(model).__name__} raises on inputs of shapes "
-            f"{_shapes(args, kwargs)}: {what_failed(reason)}. Pass inputs that the model accepts."
+            f"{_shapes(args, kwargs)}: {say(reason)}. Pass inputs that the model accepts."
         ) from reason
 
 
@@ -267,15 +257,6 @@ def _own_parameters(model: nn.Module) -> dict[str, int]:
     for name, parameter in model.named_parameters():
         counts[name.rpartition(".")[0]] += parameter.numel()
     return counts
-
-
-def what_failed(error: BaseException) -> str:
-    """An error's kind and text, or the line of code that raised it where it has no text."""
-    text = str(error).strip()
-    frames = traceback.extract_tb(error.__traceback__)
-    if not text and frames:
-        text = f"{frames[-1].line} (line {frames[-1].lineno} of {frames[-1].filename})"
-    return f"{type(error).__name__}: {text}"
 
 
 def _on_meta(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import StorageWeakRef, TorchDispatchMode, storage_of
 from weightscope.adapters.modes import outside_modes
-from weightscope.calls import random_state
+from weightscope.calls import forward_errors, random_state
 from weightscope.cost.counting import Inputs, split_inputs
 from weightscope.errors import InputError
 
@@ -62,6 +62,7 @@ def measure_latency(
 
     Raises:
         InputError: ``repeats`` is below 2.
+        ForwardError: A forward raises.
     """
     if repeats < 2:
         raise InputError(f"repeats is {repeats}; quartiles need at least 2")
@@ -72,10 +73,11 @@ def measure_latency(
     with random_state(), torch.no_grad():
         for turn in range(warmup + repeats):
             for twin, seconds in zip(twins, times, strict=True):
-                _synchronize(device)
-                start = time.perf_counter()
-                twin(*args, **kwargs)
-                _synchronize(device)
+                with forward_errors(twin, (args, kwargs), "the inputs"):
+                    _synchronize(device)
+                    start = time.perf_counter()
+                    twin(*args, **kwargs)
+                    _synchronize(device)
                 if turn >= warmup:
                     seconds.append(time.perf_counter() - start)
     return tuple(_latency(seconds, device) for seconds in times)
@@ -105,7 +107,7 @@ def measure_peak_memory(model: nn.Module, inputs: Inputs) -> int:
     args, kwargs = split_inputs(inputs)
     twin = copy.deepcopy(model).eval()
     device = _device(twin, args, kwargs)
-    with random_state(), torch.no_grad():
+    with random_state(), torch.no_grad(), forward_errors(twin, (args, kwargs), "the inputs"):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)

@@ -24,7 +24,7 @@ from weightscope.adapters.tracing import (
     quiet,
     without_numbers,
 )
-from weightscope.calls import plain, random_state, say, shapes
+from weightscope.calls import checked_arguments, plain, random_state, say, shapes
 from weightscope.errors import ForwardError, InputError, WeightscopeError
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.layouts import (
@@ -181,7 +181,7 @@ def find_inputs(
     elif example_inputs is None:
         yield from _search(trial, letters) if letters is not None else _search_any_layout(trial)
     else:
-        args, kwargs = plain(_as_call(example_inputs))
+        args, kwargs = plain(checked_arguments(example_inputs, "example_inputs"))
         dimensions = _dimensions((args, kwargs))
         check_rank(letters or "", [v.dim() for v in _leaves((args, kwargs))])
         error = trial.error(args, kwargs)
@@ -224,19 +224,6 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
     if trial.error(args, kwargs) is not None:
         return inputs
     return replace(inputs, args=args, kwargs=kwargs)
-
-
-def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, torch.Tensor):
-        return (example,), {}
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    if isinstance(example, tuple | list):
-        return tuple(example), {}
-    raise InputError(
-        "example_inputs must be a tensor, a tuple of positional arguments or a dict of keyword"
-        f" arguments, not {type(example).__name__}"
-    )
 
 
 def _dimensions(call: Any) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import outside_modes
-from weightscope.calls import random_state
+from weightscope.calls import forward_errors, random_state
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
 
@@ -58,7 +58,9 @@ def effective_receptive_field(model: nn.Module, inputs: Inputs) -> EffectiveFiel
     image.requires_grad_()
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.enable_grad(), random_state():
-        output = _image(pytree.tree_leaves(twin(*args, **kwargs)), "output")
+        with forward_errors(model, (args, kwargs), "the inputs"):
+            outputs = twin(*args, **kwargs)
+        output = _image(pytree.tree_leaves(outputs), "output")
         centre = tuple(size // 2 for size in output.shape[2:])
         target = output.movedim((0, 1), (-2, -1))[centre].abs().sum()
         if not target.requires_grad:

@@ -14,9 +14,8 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, parameters
 from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
-from weightscope.calls import random_state
+from weightscope.calls import random_state, say
 from weightscope.cost import Costs, count_costs
-from weightscope.cost.counting import what_failed
 from weightscope.errors import TruncationError, WeightscopeError
 from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
@@ -306,7 +305,7 @@ def count(structure: Structure, module: nn.Module, *, recut: bool = False) -> Co
     try:
         return count_costs(module, structure.inputs)
     except WeightscopeError as reason:
-        cause = what_failed(reason.__cause__ or reason).splitlines()[0]
+        cause = say(reason.__cause__ or reason).splitlines()[0]
         hint = (
             "; a layer insists on the number of channels that it had: leave exit_channels at its"
             " default"

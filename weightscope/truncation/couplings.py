@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import Convolution, Norm, buffers, parameters
+from weightscope.calls import random_state
 from weightscope.errors import MissingExtraError, TruncationError
 from weightscope.graph.structure import ExampleInputs
 
@@ -81,7 +82,7 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
         return [x.sum() for x in found if isinstance(x, Tensor) and x.requires_grad]
 
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), random_state(twin):
             graph = pruning.DependencyGraph().build_dependency(
                 twin, example_inputs=None, forward_fn=sums, verbose=False
             )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from weightscope.adapters.modes import outside_modes
+from weightscope.calls import say
 from weightscope.cost import Costs
-from weightscope.cost.counting import what_failed
 from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
@@ -236,7 +236,7 @@ def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cu
     except WeightscopeError as reason:
         return _refused(structure, costs, cut.keep_levels, str(reason))
     except Exception as reason:  # noqa: BLE001 - a foreign network must not stop the analysis
-        text = f"this depth could not be tried out: {what_failed(reason)}"
+        text = f"this depth could not be tried out: {say(reason)}"
         return _refused(structure, costs, cut.keep_levels, text)
     return Proposal(
         keep_levels=cut.keep_levels,

@@ -1,15 +1,30 @@
-"""What a public call may not change: a picture of a model and of the process, and models to try."""
+"""What a public call may not change: models, calls and outcomes, and pictures before and after.
 
+    python -m fuzz.states --interrupts 200 --seed 0
+
+tries every kind of model with every public call, on success and on failure, and raises so many
+interrupts at drawn places. Exits with 1 where anything is different afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
 import copy
 import logging
+import math
 import os
 import random
 import sys
+import tempfile
+import time
 import warnings
+from collections import Counter
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -229,9 +244,10 @@ def _told(analysis):
 
 
 def _small(model):
-    torch.manual_seed(1)  # of the new weights
-    (proposal,) = [p for p in _analyze(model, response=False).proposals if p.refusal is None]
-    return proposal.build()
+    proposals = _analyze(model, response=False).proposals
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # of the new weights
+        return proposals[0].build()
 
 
 def _save(model, folder):
@@ -332,19 +348,22 @@ def success(model):
 
 @contextmanager
 def failure(model, at=2):
-    """Let the model's forward raise at one of its calls."""
-    calls = 0
+    """Let the model's forward, its copies' included, raise from one of its calls on.
+
+    Yields:
+        A list as long as there were calls.
+    """
+    calls = []
 
     def stop(*_):
-        nonlocal calls
-        calls += 1
-        if calls >= at:
+        calls.append(len(calls) + 1)
+        if calls[-1] >= at:
             raise ValueError("the model's own failure")
 
     original = next((m for m in model.modules() if isinstance(m, Small)), model)
     handle = original.register_forward_pre_hook(stop)
     try:
-        yield
+        yield calls
     finally:
         handle.remove()
 
@@ -391,8 +410,27 @@ def comparable(result):
     return tree_map(lambda v: _numbers(v) if isinstance(v, torch.Tensor) else v, states)
 
 
-def try_call(kind, call, outcome, folder, interrupt_at=None):
-    """What is different after a call, and how it ended."""
+def count_forwards(kind, call, folder):
+    """How often a public call runs the model's forward."""
+    torch.manual_seed(0)
+    model = KINDS[kind]()
+    with warnings.catch_warnings(), failure(model, math.inf) as calls, suppress(Exception):
+        warnings.simplefilter("ignore")
+        CALLS[call](model, folder)
+    return len(calls)
+
+
+def try_call(kind, call, outcome, folder, interrupt_at=None, fail_at=2):
+    """What is different after a call, and how it ended.
+
+    Args:
+        kind: Of model.
+        call: Which public call.
+        outcome: ``success`` or ``failure``.
+        folder: For its files.
+        interrupt_at: At which call of the library's functions to interrupt it.
+        fail_at: At which of its calls the forward raises.
+    """
     torch.manual_seed(0)
     model = KINDS[kind]()
     if kind == "lazy" and call == "watch":
@@ -403,7 +441,7 @@ def try_call(kind, call, outcome, folder, interrupt_at=None):
         before = picture_of_model(model), picture_of_process()
         watched = Interrupt(interrupt_at) if interrupt_at else success(model)
         try:
-            with (failure if outcome == "failure" else success)(model), watched:
+            with failure(model, fail_at) if outcome == "failure" else success(model), watched:
                 CALLS[call](model, folder)
         except ws.WeightscopeError as error:
             ended = type(error).__name__
@@ -412,7 +450,27 @@ def try_call(kind, call, outcome, folder, interrupt_at=None):
         except Exception as error:
             ended = f"leaked {type(error).__name__}: {str(error)[:100]}"
         after = picture_of_model(model), picture_of_process()
-    return [d for b, a in zip(before, after, strict=True) for d in differences(b, a)], ended
+    changed = [d for b, a in zip(before, after, strict=True) for d in differences(b, a)]
+    return changed + broken_files(folder), ended
+
+
+def broken_files(folder):
+    """Files that a call left behind half written, or beside their place."""
+    found = [f"left behind: {path.name}" for path in folder.rglob(".*")]
+    for path in folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        try:
+            if path.suffix == ".safetensors":
+                safetensors.torch.load(content)
+            elif path.suffix == ".pt":
+                torch.load(path, weights_only=True)
+            elif path.suffix == ".html":
+                assert content.rstrip().endswith(b"</html>")
+            elif path.suffix == ".csv":
+                assert content.endswith(b"\n")
+        except Exception as error:
+            found.append(f"half written: {path.name} ({type(error).__name__})")
+    return found
 
 
 def count_calls(kind, call, folder):
@@ -423,3 +481,89 @@ def count_calls(kind, call, folder):
         warnings.simplefilter("ignore")
         CALLS[call](model, folder)
     return watched.calls
+
+
+def _in_a_folder(function, *arguments):
+    with tempfile.TemporaryDirectory() as name:
+        return function(*arguments[:3], Path(name), *arguments[3:])
+
+
+def _counted(count, kind, call):
+    with tempfile.TemporaryDirectory() as name:
+        return count(kind, call, Path(name))
+
+
+def warm_up():
+    """Let libraries be imported, which add filters of warnings of their own, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for call in CALLS.values():
+            with tempfile.TemporaryDirectory() as name, suppress(ws.WeightscopeError):
+                call(KINDS["plain"](), Path(name))
+
+
+def table(kinds, calls):
+    """Outcomes of every kind of model with every call; what is different is printed."""
+    counts = Counter()
+    for kind in kinds:
+        row = []
+        for call in calls:
+            last = _counted(count_forwards, kind, call)
+            for outcome, *at in (("success",), ("failure", None, 2), ("failure", None, last)):
+                changed, ended = _in_a_folder(try_call, kind, call, outcome, *at)
+                counts[outcome, ended.split(":")[0]] += 1
+                counts["different"] += bool(changed)
+                counts["leaked"] += ended.startswith("leaked")
+                row.append("DIFFERENT" if changed else ended.split(":")[0])
+                if changed or ended.startswith("leaked"):
+                    print(f"{kind}, {call}, {outcome} {at}: {ended}; {changed}", flush=True)
+        outcomes = ("/".join(row[i : i + 3]) for i in range(0, len(row), 3))
+        print(kind.ljust(18), *outcomes, flush=True)
+    return counts
+
+
+def interrupts(number, seed, kinds, calls, go_on=lambda: True):
+    """Interrupts at drawn calls of the library's functions."""
+    rng, counts, sizes = random.Random(seed), Counter(), {}
+    while counts["tried"] < number and go_on():
+        kind, call = rng.choice(kinds), rng.choice(calls)
+        if (kind, call) not in sizes:
+            sizes[kind, call] = _counted(count_calls, kind, call)
+        if not sizes[kind, call]:
+            continue
+        at = rng.randrange(sizes[kind, call]) + 1
+        changed, ended = _in_a_folder(try_call, kind, call, "success", at)
+        counts["tried"] += 1
+        counts[call] += 1
+        counts[ended.split(":")[0]] += 1
+        counts["different"] += bool(changed)
+        counts["leaked"] += ended.startswith("leaked")
+        if changed or ended.startswith("leaked"):
+            print(f"{kind}, {call}, interrupted at {at}: {ended}; {changed}", flush=True)
+    return counts
+
+
+def main():
+    """Run, print what was found, and say whether anything was different."""
+    parser = argparse.ArgumentParser(prog="fuzz.states")
+    parser.add_argument("--interrupts", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="for the interrupts")
+    parser.add_argument("--no-table", action="store_true")
+    options = parser.parse_args()
+    kinds, calls = list(KINDS), list(CALLS)
+    warm_up()
+    found = Counter()
+    if not options.no_table:
+        found = table(kinds, calls)
+        print("kinds x calls x outcomes:", dict(found), flush=True)
+    end = time.monotonic() + 60 * options.minutes
+    raised = interrupts(
+        options.interrupts, options.seed, kinds, calls, lambda: time.monotonic() < end
+    )
+    print(f"interrupts, seed {options.seed}:", dict(raised))
+    return int(any(c[what] for c in (found, raised) for what in ("different", "leaked")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
