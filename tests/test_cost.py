@@ -278,7 +278,7 @@ def test_hooks_that_belong_to_the_model_still_work():
 def test_errors_name_the_input_and_the_remedy():
     with pytest.raises(InputError, match="received a str"):
         count_costs("unet", torch.ones(1))
-    with pytest.raises(InputError, match="inputs must be a tensor, a tuple .* not int"):
+    with pytest.raises(InputError, match=r"inputs must be a tensor, a tuple .* not int"):
         count_costs(nn.Linear(4, 4), 1)
     with pytest.raises(ForwardError, match=r"shapes \[\(1, 5\)\]"):
         count_costs(nn.Linear(4, 4), torch.randn(1, 5))
