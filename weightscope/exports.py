@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from weightscope.analysis import Analysis
+    from weightscope.findings import Findings
 
 FORMAT = 1
 """Version of the JSON: it grows when a key changes its meaning or goes, not when one joins."""
 
 
-def as_json(analysis: Analysis) -> str:
+def as_json(analysis: Findings) -> str:
     """The analysis as JSON text.
 
     Keys: ``format`` (1), ``weightscope`` (version), ``model`` (name of its class), ``state``,
@@ -41,7 +41,7 @@ def as_json(analysis: Analysis) -> str:
     return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def _frames(analysis: Analysis) -> dict[str, pd.DataFrame]:
+def _frames(analysis: Findings) -> dict[str, pd.DataFrame]:
     """The tables by their names in the JSON."""
     return {
         "stages": stages_frame(
@@ -70,7 +70,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def as_markdown(analysis: Analysis) -> str:
+def as_markdown(analysis: Findings) -> str:
     """The verdict, the stages and the smaller networks as Markdown tables."""
     frames = _frames(analysis)
     stages = ["stage", "parameters", "macs", "utilization", "verdict", "evidence", "why"]
@@ -86,7 +86,7 @@ def as_markdown(analysis: Analysis) -> str:
     )
 
 
-def as_notebook(analysis: Analysis) -> str:
+def as_notebook(analysis: Findings) -> str:
     """The verdict, the stages and the smaller networks as HTML; all text is escaped."""
     stages = ["stage", "parameters", "macs", "utilization", "verdict", "evidence", "why"]
     proposals = ["keep_levels", "parameters_share", "macs_share", "evidence", "refusal"]

@@ -28,7 +28,7 @@ from weightscope.thresholds import RESPONDS, SILENT
 if TYPE_CHECKING:
     import pandas as pd
 
-    from weightscope.analysis import Analysis
+    from weightscope.findings import Findings
     from weightscope.probing import Response
     from weightscope.utilization import Assessment, Importance
 
@@ -62,7 +62,7 @@ class Cell:
     key: float | str
 
 
-def write_html(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
+def write_html(analysis: Findings, path: str | os.PathLike[str]) -> Path:
     """Write the analysis as one self-contained page.
 
     Args:
@@ -81,7 +81,7 @@ def write_html(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def render_html(analysis: Analysis) -> str:
+def render_html(analysis: Findings) -> str:
     """The page as text.
 
     Every name that comes from the model is escaped, pictures are drawn from numbers alone, and the
