@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow browser cluster fuzz states check format docs bench mutants matrix reading evidence calibration clean dist lowest
+.PHONY: help study study-cpu test slow browser trackers cluster fuzz states check format docs bench mutants matrix reading evidence calibration clean dist lowest
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -16,6 +16,7 @@ help:
 	@echo "make check   lint, formatting, types, docs"
 	@echo "make slow    the exhaustive tests"
 	@echo "make browser  the report in a headless Chromium"
+	@echo "make trackers  histograms in Weights & Biases and MLflow, offline"
 	@echo "make fuzz    hostile files for MINUTES (5), drawn from SEED (0)"
 	@echo "make states  every kind of model, call and outcome, and INTERRUPTS (200) drawn from SEED (0)"
 	@echo "make mutants break central formulas one by one; some test must fail for each"
@@ -63,6 +64,14 @@ browser: $(VENV)/.test
 
 states: $(VENV)/.test
 	$(BIN)/python -W ignore -m fuzz.states --interrupts $(or $(INTERRUPTS),200) --seed $(or $(SEED),0)
+
+# Of the pinned versions one is newer than MLflow takes, so this has an environment of its own.
+trackers:
+	$(PYTHON) -m venv .venv-trackers
+	grep -v '^importlib' constraints.txt > .venv-trackers/constraints.txt
+	.venv-trackers/bin/python -m pip install --quiet --constraint .venv-trackers/constraints.txt \
+	  --editable '.[trackers]' pytest lightning transformers accelerate
+	.venv-trackers/bin/python -m pytest tests/test_trackers.py
 
 cluster: $(VENV)/.test
 	$(BIN)/python -m pytest -m cluster

@@ -41,7 +41,7 @@ def test_snapshot(benchmark):
         step()
 
         def snapshot():
-            history._flush()
+            history._folded()
             history._snapshot()
 
         benchmark.pedantic(snapshot, rounds=5, warmup_rounds=1)
@@ -64,7 +64,7 @@ def test_share_of_a_training_step(benchmark):
         step()
         plain = median(step, 15)
         hook = median(lambda: history._after_step(optimizer, (), {}), 200)
-        snapshot = median(lambda: (history._flush(), history._snapshot()), 5)
+        snapshot = median(lambda: (history._folded(), history._snapshot()), 5)
     benchmark.extra_info["share_of_step"] = (hook * (STEPS - 1) + snapshot) / (plain * STEPS)
     benchmark.extra_info["step_ms"] = plain * 1e3
     benchmark.extra_info["hook_us"] = hook * 1e6
