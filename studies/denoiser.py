@@ -2,8 +2,8 @@
 
 ``python studies/denoiser.py`` trains a small denoiser like DRUNet (Zhang et al. 2021): an image and
 a map of its noise go in; residual blocks without normalisation, strided and transposed
-convolutions, added skips. Photos are those of the evidence study. Then every level is ablated at each
-noise level, and every depth is cut and recovered without clean images.
+convolutions, added skips. Photos are those of the evidence study. Then every level is ablated at
+each noise level, and every depth is cut and recovered without clean images.
 """
 
 from __future__ import annotations
