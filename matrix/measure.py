@@ -18,7 +18,8 @@ from matrix.exercise import graph_failures, same, variant_failures
 from matrix.networks import Network
 from matrix.records import Depth, Row
 from matrix.truth import Truth
-from weightscope.cost import Costs, count_costs, fvcore_macs
+from studies.second_count import fvcore_macs
+from weightscope.cost import Costs, count_costs
 from weightscope.errors import WeightscopeError
 from weightscope.graph import ExampleInputs, Structure, read_structure, rebuild
 from weightscope.statistics import measure_model

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from studies.second_count import fvcore_macs
 from weightscope.cost import (
     MAC_RULES,
     count_costs,
-    fvcore_macs,
     measure_latency,
     measure_peak_memory,
 )

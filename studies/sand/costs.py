@@ -11,7 +11,8 @@ import torch
 
 from mpseg_models import MultiResUNetConfig, create_model, get_config
 from mpseg_models.registry import Config
-from weightscope.cost import MAC_RULES, count_costs, fvcore_macs
+from studies.second_count import fvcore_macs
+from weightscope.cost import MAC_RULES, count_costs
 
 SIZE = 512
 """Side of the input for which table 4 is given."""

@@ -13,7 +13,6 @@ from weightscope.cost.counting import (
     Inputs,
     LayerCost,
     count_costs,
-    fvcore_macs,
     split_inputs,
 )
 from weightscope.cost.measuring import Latency, measure_latency, measure_peak_memory
@@ -27,7 +26,6 @@ __all__ = [
     "LayerCost",
     "Rule",
     "count_costs",
-    "fvcore_macs",
     "measure_latency",
     "measure_peak_memory",
     "split_inputs",
