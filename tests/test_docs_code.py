@@ -88,6 +88,7 @@ def users_folder(folder: Path) -> Iterator[None]:
     shutil.copytree(SAMPLES, folder / "data")
     shutil.copytree(SAMPLES / "images", folder / "photos")
     path, modules = sys.path.copy(), set(sys.modules)
+    sys.path.insert(0, str(folder))  # as it is for who works there
     try:
         with contextlib.chdir(folder):
             yield

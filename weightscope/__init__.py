@@ -22,6 +22,7 @@ from weightscope.errors import (
     UnknownLayerError,
     WeightscopeError,
 )
+from weightscope.histories import RecordedHistory, read_history, save_history
 from weightscope.statistics import scan
 from weightscope.truncation import load, save, shrink
 from weightscope.utilization import ablate
@@ -36,6 +37,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "RecipeError",
+    "RecordedHistory",
     "StructureError",
     "TruncationError",
     "UnknownLayerError",
@@ -46,8 +48,10 @@ __all__ = [
     "analyze",
     "fit_weights",
     "load",
+    "read_history",
     "read_weights",
     "save",
+    "save_history",
     "scan",
     "shrink",
     "watch",

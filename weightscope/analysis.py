@@ -26,6 +26,7 @@ from weightscope.wrappers import unwrap
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from weightscope.histories import RecordedHistory
     from weightscope.watching import History
 
 
@@ -82,7 +83,7 @@ def analyze(
     *,
     example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
     initial: Mapping[str, Tensor] | Callable[[], nn.Module] | None = None,
-    history: History | None = None,
+    history: History | RecordedHistory | None = None,
     response: bool = True,
     images: Iterable[Any] | None = None,
     batches: Iterable[Any] | None = None,
@@ -108,7 +109,7 @@ def analyze(
         initial: The weights at the start of training, as a state dict or as a callable that builds
             the freshly initialised model. Makes the initialisation null and the movement since
             then exact. None for the start that `history` recorded, if there is one.
-        history: What `watch` recorded during training.
+        history: What `watch` recorded during training, or `read_history` read.
         response: Whether to measure how the output responds, on synthetic images, when each level
             is replaced by its mean: some ten forward passes.
         images: Unlabelled inputs, batch by batch, to measure the same on; read once.
@@ -182,7 +183,7 @@ def analyze(
         )
 
 
-def _start_of(history: History, model: nn.Module) -> dict[str, Tensor] | None:
+def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str, Tensor] | None:
     """The recorded start of the parameters that the model has under the same name and shape."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     try:

@@ -7,13 +7,16 @@ import importlib
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.models import add_model, built_model, example_of, state_of
 from weightscope.cli.pictures import DATA_HELP, IMAGES_HELP, add_crop, images_in, labelled_in
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError
 from weightscope.files import write_csv
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def add_scan(commands: Any) -> None:
@@ -51,6 +54,9 @@ def add_analyze(commands: Any) -> None:
     )
     add_model(analyze)
     analyze.add_argument("--initial", metavar="FILE", help="checkpoint from before the training")
+    analyze.add_argument(
+        "--history", metavar="FILE", help="course of the training, from weightscope.save_history"
+    )
     analyze.add_argument("--images", metavar="DIR", help=IMAGES_HELP)
     analyze.add_argument("--data", metavar="DIR", help=f"{DATA_HELP}; with --metric")
     analyze.add_argument("--metric", metavar="NAME", help="quality on --data: f1, iou, dice, ...")
@@ -85,13 +91,7 @@ def _analyze(options: argparse.Namespace) -> None:
     analysis = analyze(
         model,
         example_inputs=example_of(options),
-        initial=state_of(model, options.initial, options.prefix) if options.initial else None,
-        images=images_in(options.images, model, options.crop, options.layout)
-        if options.images
-        else None,
-        batches=labelled_in(options.data, model, options.crop, options.layout)
-        if options.data
-        else None,
+        **_evidence(options, model),
         metric=options.metric,
         ignore_index=options.ignore_index,
         layout=options.layout,
@@ -107,6 +107,22 @@ def _analyze(options: argparse.Namespace) -> None:
         write_text(options.markdown, as_markdown(analysis))
     if options.html:
         analysis.to_html(options.html)
+
+
+def _evidence(options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
+    """What the options name beside the model, as `analyze` takes it."""
+    from weightscope.histories import read_history
+
+    found: dict[str, Any] = {}
+    if options.initial:
+        found["initial"] = state_of(model, options.initial, options.prefix)
+    if options.history:
+        found["history"] = read_history(options.history)
+    if options.images:
+        found["images"] = images_in(options.images, model, options.crop, options.layout)
+    if options.data:
+        found["batches"] = labelled_in(options.data, model, options.crop, options.layout)
+    return found
 
 
 def add_cut(commands: Any) -> None:

@@ -1,0 +1,91 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import weightscope as ws
+from mpseg_models import create_model
+from weightscope.errors import CheckpointError
+from weightscope.histories import _KEY
+
+
+@pytest.fixture(scope="module")
+def watched():
+    """A network after four steps, and its history."""
+    torch.manual_seed(0)
+    model = create_model("half_unet", width=4, seed=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with ws.watch(model, optimizer, every=2) as history:
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.rand(2, 3, 16, 16)).square().mean().backward()
+            optimizer.step()
+    return model, history
+
+
+def test_a_saved_history_says_what_the_watched_one_says(watched, tmp_path):
+    model, history = watched
+    ws.save_history(history, tmp_path / "h.safetensors")
+    read = ws.read_history(tmp_path / "h.safetensors")
+    assert read.steps == history.steps == 4
+    assert repr(read.displacements()) == repr(history.displacements())  # nan equals itself there
+    assert all(torch.equal(read.initial()[n], t) for n, t in history.initial().items())
+    found, wanted = (ws.analyze(model, history=h, response=False) for h in (read, history))
+    assert found.scores.equals(wanted.scores)
+    assert "history" in set(found.scores["grade"])
+    assert len(repr(read)) < 400
+
+
+def spoiled(file, change):
+    metadata = {"version": 1, "steps": 0, "displacements": []}
+    change(metadata)
+    save_file({"w": torch.zeros(1)}, file, {_KEY: json.dumps(metadata)})
+
+
+RECORD = {"parameter": "w", "count": 1, "moved": 0.0, "shrinkage": 1.0, "walk": 0.0} | {
+    "faded_walk": 0.0
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(version=2),
+        lambda m: m.pop("steps"),
+        lambda m: m.update(displacements=[{"parameter": "w"}]),
+        lambda m: m.update(displacements=[{**RECORD, "moved": -1.0}]),
+        lambda m: m.update(displacements=[{**RECORD, "moved": float("inf")}]),
+        lambda m: m.update(displacements=[{**RECORD, "parameter": 3}]),
+        lambda m: m.update(displacements=3),
+    ],
+)
+def test_what_no_training_gives_is_refused(tmp_path, change):
+    spoiled(tmp_path / "h.safetensors", change)
+    with pytest.raises(CheckpointError, match=r"h\.safetensors cannot be used"):
+        ws.read_history(tmp_path / "h.safetensors")
+
+
+def test_another_file_is_refused_by_name(watched, tmp_path):
+    save_file(watched[0].state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="is no history"):
+        ws.read_history(tmp_path / "w.safetensors")
+    (tmp_path / "text").write_text("text")
+    for name in ("text", "gone"):
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read as a history"):
+            ws.read_history(tmp_path / name)
+
+
+def test_the_command_reads_it(watched, tmp_path, monkeypatch, capsys):
+    from weightscope.cli import main
+
+    model, history = watched
+    monkeypatch.chdir(tmp_path)
+    ws.save_history(history, "h.safetensors")
+    torch.save(model.state_dict(), "w.pt")
+    arguments = ["analyze", "mpseg_models:create_model", "half_unet", "width=4"]
+    arguments += ["--weights", "w.pt", "--history", "h.safetensors", "--json", "a.json"]
+    assert main(arguments) == 0
+    scores = json.loads((tmp_path / "a.json").read_text())["scores"]
+    assert "history" in {score["grade"] for score in scores}
+    assert load_file("h.safetensors").keys() == dict(model.named_parameters()).keys()
