@@ -289,6 +289,7 @@ def test_fast_counts_zeros_among_subnormal_numbers_of_their_cell():
     patterns[:25_000] = 0
     summary = measure(torch.from_numpy(patterns.view(np.float32)), "compiled", fast=True)
     assert summary.zero == 25_000
+    assert summary.histogram.counts.sum() == 60_000
 
 
 @pytest.mark.parametrize("way", WAYS)
