@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow browser trackers cluster fuzz states check format docs bench mutants matrix reading evidence calibration clean dist lowest
+.PHONY: help study study-cpu test slow browser trackers coverage cluster fuzz states check format docs bench mutants matrix reading evidence calibration clean dist lowest
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -17,6 +17,7 @@ help:
 	@echo "make slow    the exhaustive tests"
 	@echo "make browser  the report in a headless Chromium"
 	@echo "make trackers  histograms in Weights & Biases and MLflow, offline"
+	@echo "make coverage  the tests again, counting which lines they run"
 	@echo "make fuzz    hostile files for MINUTES (5), drawn from SEED (0)"
 	@echo "make states  every kind of model, call and outcome, and INTERRUPTS (200) drawn from SEED (0)"
 	@echo "make mutants break central formulas one by one; some test must fail for each"
@@ -72,6 +73,10 @@ trackers:
 	.venv-trackers/bin/python -m pip install --quiet --constraint .venv-trackers/constraints.txt \
 	  --editable '.[trackers]' pytest lightning transformers accelerate
 	.venv-trackers/bin/python -m pytest tests/test_trackers.py
+
+# Twice as long as the tests alone, so not a part of them; the floor is in pyproject.toml.
+coverage: $(VENV)/.test
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 cluster: $(VENV)/.test
 	$(BIN)/python -m pytest -m cluster
