@@ -223,3 +223,11 @@ def test_a_guessed_argument_beside_the_image(tmp_path):
     picture = image(2, 1, 32, 32)
     steps = torch.tensor([3, 5])
     assert torch.equal(loaded.module.eval()(picture, steps), variant.module.eval()(picture, steps))
+
+
+def test_the_digest_knows_names_shapes_and_formats():
+    one = torch.ones(2, 3)
+    same = {saving._digest("", {name: tensor}) for name, tensor in (
+        ("a", one), ("b", one), ("a", one.T.contiguous()), ("a", one.int()),
+    )}  # fmt: skip
+    assert len(same) == 4

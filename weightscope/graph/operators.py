@@ -156,6 +156,7 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
         Operator(_FIRST, view="same", channels="prelu", macs="free"),
     ),
     # --- activation and dropout that torch does not tag as pointwise -----------------------------
+    ("leaky_relu", POINTWISE),  # torch 2.9 does not
     (
         "hardswish type_as to _to_copy contiguous alias lift_fresh_copy lift_fresh real",
         POINTWISE,
