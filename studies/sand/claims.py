@@ -89,6 +89,9 @@ def later_stages(name: str, analysed: Mapping[str, Mapping[str, Any]], shown: Sh
         f"without levels 2 and deeper F1 falls by {lost.drop:+.3f} ({lost.low:+.3f} to "
         f"{lost.high:+.3f}); judged unused in {agree} of {len(folds)} folds"
     )
+    fewer = [keep for keep in folds if keep is not None and keep > 2]
+    if fewer:
+        measured += f", levels {max(fewer)} and deeper in {len(fewer)} more"
     if lost.high < IDLE:
         return Claim(paper, measured, BEARS_OUT)
     return Claim(paper, measured, CONTRADICTS if lost.low > IDLE else CANNOT_TELL)
