@@ -65,7 +65,7 @@ def against(benchmark):
     def record(**row):
         benchmark.extra_info["row"] = {"load": os.getloadavg()[0], **row}
 
-    measure.record = record
+    measure.record, measure.benchmark = record, benchmark
     return measure
 
 

@@ -113,6 +113,10 @@ networks."""
 FRESH_VALUES = 24
 """A trained value is a possible draw in one case of two: 2^-24 for all of these."""
 
+UNTOLD = 0.01
+"""Share of the weights, a head for example, in whose stages nothing need tell that a network is
+untrained to the last bit, if everything else does."""
+
 # The rule that a network began with
 
 LEFT = 0.5

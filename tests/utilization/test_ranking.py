@@ -126,6 +126,39 @@ def test_random_features_with_some_skill_are_untrained_all_the_same():
     assert assess(stages_of(model), measure_model(model), data=evidence).state == "trained"
 
 
+class Narrow(nn.Module):
+    """Stages with norms and biases of a few channels; a head of its own size, drawn normally."""
+
+    def __init__(self, head):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 3) for _ in range(5))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(5))
+        self.layers.append(nn.Conv2d(8, head, 1))
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight)
+
+
+def stages_with_norms(model):
+    stages = [
+        SimpleNamespace(name=str(i), layers=(f"layers.{i}", f"norms.{i}"), role="encoder", level=i)
+        for i in range(len(model.layers))
+    ]
+    return SimpleNamespace(stages=tuple(stages), cuts=(SimpleNamespace(keep_levels=1),))
+
+
+@pytest.mark.parametrize(("head", "state"), [(1, "untrained"), (8, "trained")])
+def test_biases_too_few_to_tell_do_not_hide_that_nothing_moved(head, state):
+    model = Narrow(head)
+    evidence = judged(0.46, 0.32, 0.1, **{str(i): 1.0 for i in range(6)})
+    statistics = measure_model(model)
+    assert not statistics.is_fresh  # nothing tells of eight numbers that are not constant
+    assert assess(stages_with_norms(model), statistics, data=evidence).state == state
+    with torch.no_grad():
+        model.norms[2].weight[0] = 1.1
+    assert assess(stages_with_norms(model), measure_model(model), data=evidence).state == "trained"
+
+
 def test_a_stage_without_a_trace_of_its_start_lets_the_data_speak():
     class Plain(Normed):
         def __init__(self):

@@ -169,11 +169,15 @@ def _mismatch_into(terms: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ..
 
     def hook(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-        values = inputs[0].transpose(0, 1).flatten(1)
+        x = inputs[0]
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        middle = x.mean(axes, keepdim=True)
+        # torch.var takes several times as long, a tenth of the whole matching
+        spread = (x - middle).square().sum(axes) / (x.numel() / x.shape[1] - 1)
         scale = variance + getattr(norm, "eps", 0.0)
-        off = (values.mean(1) - mean).square() / scale
+        off = (middle.flatten() - mean).square() / scale
         # a dead channel has no variance: the floor keeps its logarithm finite
-        wide = (values.var(1) / scale + 1e-3).log().square()
+        wide = (spread / scale + 1e-3).log().square()
         terms.append((off + wide).mean())
 
     return hook

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from weightscope.graph.structure import Structure
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.thresholds import AS_RECORDED, MARGIN
+from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, MARGIN, UNTOLD
 from weightscope.utilization.displacement import (
     Displacement,
     MovementRecord,
@@ -202,15 +202,31 @@ def judge_state(
 
 
 def looks_untouched(structure: Structure, statistics: ModelStatistics) -> bool:
-    """Whether every stage holds numbers that are as an initialiser makes them, to the last bit.
+    """Whether the stages hold numbers that are as an initialiser makes them, to the last bit.
 
-    And no bias, norm scale or shift anywhere that is not, see `ModelStatistics.is_fresh`.
+    No bias, norm scale or shift that could tell may be otherwise (`ModelStatistics.is_fresh` wants
+    this of those too that are too few to tell). Stages in which nothing tells, a head of a few
+    weights, may hold a share of `UNTOLD` of all weights.
     """
     still = set(statistics.still)
+    drawn = {p.layer for p in statistics.parameters if p.is_kernel}  # their biases are, too
+    telling = [
+        p
+        for p in statistics.parameters
+        if not p.is_kernel
+        and (p.parameter in still or p.count >= FRESH_VALUES or p.layer not in drawn)
+    ]
+    if not telling or any(p.parameter not in still for p in telling):
+        return False
     layers = {p.layer for p in statistics.parameters if p.parameter in still}
-    owning = {p.layer for p in statistics.parameters}
-    stages = [stage for stage in structure.stages if not owning.isdisjoint(stage.layers)]
-    return statistics.is_fresh and all(not layers.isdisjoint(stage.layers) for stage in stages)
+    untold = {
+        layer
+        for stage in structure.stages
+        if layers.isdisjoint(stage.layers)
+        for layer in stage.layers
+    }
+    total = sum(p.count for p in statistics.parameters)
+    return sum(p.count for p in statistics.parameters if p.layer in untold) <= UNTOLD * total
 
 
 def shows_training(spreads: Sequence[StageSpread]) -> bool:
