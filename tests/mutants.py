@@ -142,9 +142,9 @@ MUTANTS = [
     Mutant("weightscope/cost/rules.py", "given if transposed else out", "out",
            ("tests/test_cost.py", "-k", "layer_by_hand")),
     Mutant("weightscope/receptive_field/spans.py", "i * stride - padding + j", "i * stride + j",
-           ("tests/test_receptive_field.py",)),
+           ("tests/test_receptive_field.py", "-k", "places_that")),
     Mutant("weightscope/receptive_field/spans.py", "(i + half) * ratio - half", "i * ratio",
-           ("tests/test_receptive_field.py",)),
+           ("tests/test_receptive_field.py", "-k", "places_that")),
 ]  # fmt: skip
 
 

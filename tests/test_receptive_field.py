@@ -1,5 +1,7 @@
 """Receptive fields against published figures, hand arithmetic and the support of gradients."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from weightscope.receptive_field import (
     network_receptive_field,
     propagate,
     receptive_fields,
+    spans,
 )
 
 
@@ -225,3 +228,10 @@ def test_effective_field_errors():
 
     with pytest.raises(InputError, match="no gradient"):
         effective_receptive_field(Detached(), torch.ones(1, 1, 2, 2))
+
+
+def test_places_that_windows_and_interpolation_read():
+    assert spans.window(spans.PIXEL, 3, padding=1).at(0) == (-1, 1)
+    assert spans.window(spans.PIXEL, 3, stride=2, padding=0, dilation=2).at(1) == (2, 6)
+    assert spans.interpolated(spans.PIXEL, Fraction(1, 2)).at(0) == (-1, 0)
+    assert spans.interpolated(spans.PIXEL, Fraction(1, 2)).at(1) == (0, 1)
