@@ -13,6 +13,7 @@ from torch import fx, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.graph.coarsen import Coarse
+from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 
 
@@ -74,7 +75,7 @@ def _cut(
     sizes: Sequence[tuple[int, ...]],
 ) -> Cut | str:
     """One cut, or why it cannot be."""
-    depth = _split(coarse, keep)
+    depth = _split(coarse, keep, dimensions, sizes)
     refused = _no_way_back(depth) or _no_head(depth, model)
     if refused:
         return refused
@@ -104,10 +105,21 @@ def _cut(
 _LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"
 
 
-def _split(coarse: Coarse, keep: int) -> _Depth:
+def _split(coarse: Coarse, keep: int, dimensions: int, sizes: Sequence[tuple[int, ...]]) -> _Depth:
     nodes = list(coarse.graph.nodes)
     removed = _removed(coarse, keep)
     removed -= _kept_with_indices(nodes, removed)
+    reshapes = [
+        node
+        for node in reversed(nodes)
+        if operator_of(node) in _RESHAPES and site(node, coarse.places, dimensions, sizes) is None
+    ]
+    for node in reshapes:  # what enters before pixels become channels
+        if node.users and all(user in removed for user in node.users):
+            removed.add(node)
+    for node in reshapes:  # what leaves before channels become pixels
+        if any(user not in removed for user in node.users):
+            removed.discard(node)
     below: set[fx.Node] = set()
     for node in nodes:
         if any(n in removed or n in below for n in node.all_input_nodes):
@@ -140,6 +152,10 @@ def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[f
     return stays
 
 
+# with several axes for one side of the image
+_RESHAPES = tuple(
+    f"aten::{name}" for name in ("reshape", "view", "permute", "transpose", "contiguous", "clone")
+)
 _ITEMS = (operator.getitem, pytree.tree_leaves)
 
 

@@ -166,7 +166,7 @@ def _parts(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[fx.
             continue
         inside, own = stray
         if any(level[n] > own and facts(operator_of(n)).kernel for n in inside) and any(
-            facts(operator_of(n)).raises for n in inside
+            raises(n) for n in inside
         ):
             given = [root(n) for n in call.entries.values() if root(n) in level]
             nodes = found.setdefault(call.module, {})
@@ -211,8 +211,16 @@ def _where_it_is_used(
 
 
 def _makes_positions(node: fx.Node) -> bool:
+    return raises(node) and facts(operator_of(node)).view != "resize"
+
+
+def raises(node: fx.Node) -> bool:
+    """Whether an operation comes back up; a transposed convolution does where it strides."""
     row = facts(operator_of(node))
-    return row.raises and row.view != "resize"
+    if not row.raises or row.view != "convolution":
+        return row.raises
+    strides = argument(node, "stride")
+    return any(s != 1 for s in (strides if isinstance(strides, list | tuple) else (strides,)))
 
 
 def _sizes_at_the_example(
@@ -278,13 +286,14 @@ class _Positions:
         value = first_tensor(node)
         row = facts(operator_of(node))
         unknown = GLOBAL if pooled else None
-        if value is None or row.layout is None or value.dim() < 3:
+        layout = row.layout or self._layout(node, value)
+        if value is None or layout is None or value.dim() < 3:
             return unknown
-        channel = 1 if row.layout == "channels_first" else value.dim() - 1
+        channel = 1 if layout == "channels_first" else value.dim() - 1
         if self.growth == 1 and (
             row.view == "adaptive"
             or value.numel() == value.shape[0] * value.shape[channel]
-            or (pooled and row.view != "resize" and not row.raises)
+            or (pooled and row.view != "resize" and not raises(node))
         ):
             return GLOBAL  # at fixed sizes only its operators show that a branch is global
         before, after = (
@@ -295,6 +304,25 @@ class _Positions:
         if after / before < 0.9 * self.growth:
             return GLOBAL
         return self.positions * self.batch / after
+
+    def _layout(self, node: fx.Node, value: torch.Tensor | None) -> str | None:
+        """Channels first, where all that a node is given comes out with the axes of an image.
+
+        Pixels that a reshape makes channels of, or the other way round, change the level so.
+        """
+        if value is None or value.dim() != self.dimensions + 2 or self.growth == 1:
+            return None
+        given = [tensor_of(n) for n in node.all_input_nodes if not is_size(n)]
+        if len(given) != 1 or given[0] is None or given[0].dim() == value.dim():
+            return None
+        small, large = self.small.shape(value), self.large.shape(value)
+        if self.large.numel(given[0]) != math.prod(large) or 0 in small:
+            return None
+        step = self.growth ** (1 / self.dimensions)
+        grown = [after / before for before, after in zip(small, large, strict=True)]
+        like_an_image = all(abs(g / step - 1) < 0.1 for g in grown[2:])
+        fixed = grown[:2] == [1, 1] and large[0] == self.batch
+        return "channels_first" if like_an_image and fixed else None
 
     def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
         """Input size / feature size for each dimension, where it can be read."""
@@ -389,8 +417,7 @@ def _without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[
         nets = [
             (inside, own)
             for inside, own in strays
-            if any(level[n] == deepest for n in inside)
-            and any(facts(operator_of(n)).raises for n in inside)
+            if any(level[n] == deepest for n in inside) and any(raises(n) for n in inside)
         ]
         if nets:
             flat = _flattened(level, [stray for stray in strays if stray not in nets])

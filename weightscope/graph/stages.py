@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from weightscope.errors import InputError, StructureError, UnknownLayerError
 from weightscope.graph.capture import Capture
-from weightscope.graph.levels import Levels
+from weightscope.graph.levels import Levels, raises
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.structure import Place, Role, Stage
@@ -180,7 +180,7 @@ def _head(
         if node not in places or node in followed or node not in live:
             continue
         if node in kernels:
-            if not facts(operator_of(node)).raises and places[node].role != "encoder":
+            if not raises(node) and places[node].role != "encoder":
                 head.add(node)
         elif any(n in head for n in node.all_input_nodes):
             head.add(node)
