@@ -251,3 +251,44 @@ def test_a_decoder_may_write_into_a_fresh_tensor(stacked: bool) -> None:
     assert structure.dead_parameters == ()
     # 3x3, a pool of 2 and 3x3 at jump 2 see 8; three neighbours lie in two cells of 2
     assert receptive_fields(structure)["decoder 0"] == (10, 10)
+
+
+class Reshaped(nn.Module):
+    """Four pixels become channels by a reshape, and the other way round; residual blocks between.
+
+    Its head is a transposed convolution that does not stride.
+    """
+
+    class Block(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.norm = nn.InstanceNorm2d(channels, affine=True)
+            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv(self.norm(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.Conv2d(3, 4, 3, padding=1)
+        self.deep, self.up = self.Block(16), self.Block(8)
+        self.out = nn.ConvTranspose2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x)
+        batch, channels, height, width = top.shape
+        rows, columns = height // 2, width // 2
+        pixels = top.view(batch, channels, rows, 2, columns, 2).permute(0, 1, 3, 5, 2, 4)
+        deep = self.deep(pixels.reshape(batch, 4 * channels, rows, columns))
+        pixels = deep.view(batch, channels, 2, 2, rows, columns).permute(0, 1, 4, 2, 5, 3)
+        back = pixels.reshape(batch, channels, 2 * rows, 2 * columns)
+        return self.out(self.up(torch.cat([back, top], 1)))
+
+
+def test_pixels_that_a_reshape_makes_channels_of_change_the_level() -> None:
+    structure = read_structure(Reshaped(), torch.randn(2, 3, 32, 32))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    where = {layer.split(".")[0]: stage.name for layer, stage in structure.stage_of.items()}
+    assert where == {"top": "encoder 0", "deep": "bottleneck", "up": "decoder 0", "out": "head"}
+    (cut,) = structure.cuts
+    assert [site.channels for site in (*cut.entries, *cut.exits)] == [4, 16]
