@@ -18,16 +18,17 @@ from pathlib import Path
 
 import torch
 
-from fuzz import inputs, judge
+from fuzz import inputs, judge, returned
 from weightscope import scan
 
 KEPT = Path("build/fuzz")
+KINDS = inputs.KINDS | returned.KINDS
 
 
 def fuzz(
     seed: int,
     go_on: Callable[[int], bool],
-    kinds: tuple[str, ...] = tuple(inputs.KINDS),
+    kinds: tuple[str, ...] = tuple(KINDS),
     first: int = 0,
     examples: dict[str, list[str]] | None = None,
 ) -> Mapping[str, Counter[str]]:
@@ -49,7 +50,7 @@ def fuzz(
         while go_on(number):
             for kind in kinds:
                 rng = random.Random(f"{seed} {kind} {first + number}")
-                files = inputs.KINDS[kind](rng)
+                files = KINDS[kind](rng)
                 outcome, said = judge.judge(kind, files, folder)
                 judge.clear(folder)
                 counts[kind][outcome] += 1
@@ -85,7 +86,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--kinds", default="", help="only kinds that begin with this")
     options = parser.parse_args()
-    kinds = tuple(kind for kind in inputs.KINDS if kind.startswith(options.kinds))
+    kinds = tuple(kind for kind in KINDS if kind.startswith(options.kinds))
     end = time.monotonic() + 60 * options.minutes
     counts = fuzz(options.seed, lambda _: time.monotonic() < end, kinds, options.first)
     outcomes = [*judge.RIGHT, *judge.WRONG]

@@ -94,6 +94,7 @@ def picture_of_process():
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "logging": logging.getLogger("torch._export.non_strict_utils").level,
+        "onednn": torch.backends.mkldnn.enabled,
         "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
     }
 

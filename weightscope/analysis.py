@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.batches import first_image, read_batches
 from weightscope.calls import to_device
 from weightscope.cost import count_costs
@@ -77,7 +77,7 @@ class Analysis(Findings):
         )
 
 
-@outside_modes()
+@alone()
 def analyze(
     model: nn.Module,
     *,

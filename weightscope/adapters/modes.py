@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
+
+_turn = threading.RLock()
+
+
+def _afresh() -> None:
+    """A child has none of the threads that its parent's lock may wait for."""
+    global _turn
+    _turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_afresh)
 
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
@@ -26,4 +40,15 @@ def outside_modes() -> Iterator[None]:
         for kind in _AUTOCAST:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """The same for what runs a model: threads take turns.
+
+    A trace replaces ``Module.__call__`` and turns oneDNN off for the whole process, and the random
+    state is the whole process's too.
+    """
+    with _turn, outside_modes():
         yield

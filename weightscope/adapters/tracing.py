@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -28,6 +29,18 @@ LARGEST_QUESTION = 150
 _NOTES = "do_not_emit_stack_traces"
 # numbers that a forward reads out of its own tensors are few: sizes, scales, flags
 _LARGEST_CONSTANT = 256
+
+
+# torch.export keeps settings of the whole process while it traces, and turns oneDNN off: two
+# threads that put it back in the order in which they came would leave it off. A fork waits, since
+# its child would wait for a thread that it does not have.
+EXPORTING = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=EXPORTING.acquire,
+        after_in_parent=EXPORTING.release,
+        after_in_child=EXPORTING.release,
+    )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from weightscope.adapters.dispatch import (
     TorchDispatchMode,
     storage_of,
 )
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.adapters.schemas import is_operator, packet
 from weightscope.calls import checked_arguments, random_state, say
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
@@ -87,7 +87,7 @@ def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return checked_arguments(inputs, "inputs")
 
 
-@outside_modes()
+@alone()
 def count_costs(
     model: nn.Module, inputs: Inputs, *, rules: Mapping[Any, Rule] = MAC_RULES
 ) -> Costs:

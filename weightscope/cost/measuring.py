@@ -14,7 +14,7 @@ from torch import nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import StorageWeakRef, TorchDispatchMode, storage_of
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.calls import forward_errors, random_state
 from weightscope.cost.counting import Inputs, split_inputs
 from weightscope.errors import InputError
@@ -41,7 +41,7 @@ class Latency:
     threads: int
 
 
-@outside_modes()
+@alone()
 def measure_latency(
     models: Sequence[nn.Module], inputs: Inputs, *, repeats: int = 10, warmup: int = 2
 ) -> tuple[Latency, ...]:
@@ -88,7 +88,7 @@ def _latency(seconds: Sequence[float], device: torch.device) -> Latency:
     return Latency(median, low, high, len(seconds), str(device), torch.get_num_threads())
 
 
-@outside_modes()
+@alone()
 def measure_peak_memory(model: nn.Module, inputs: Inputs) -> int:
     """Measure the most memory that the tensors of one real forward hold at once, in bytes.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from weightscope.adapters.boundary import BOUNDARY, marked
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
+    EXPORTING,
     Budget,
     TooComplexError,
     as_pools_of_signals,
@@ -44,9 +44,6 @@ from weightscope.graph.pools import FreeWindows
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import reads_values
 from weightscope.graph.writes import order_writes
-
-# torch.export keeps process-wide state while it traces
-_EXPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,7 @@ class _Tracer:
         return self.records[self.open[-1]].module if self.open else "the model's own forward"
 
     def run(self) -> Capture:
-        with _EXPORTING, ExitStack() as hooks, random_state(), lean():
+        with EXPORTING, ExitStack() as hooks, random_state(), lean():
             for context in (without_numbers(), eagerly(), quiet(EXPORT_LOGGER)):
                 hooks.enter_context(context)
             # the last is asked first: windows that are sizes, then those that are numbers

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
 from weightscope.calls import say
 from weightscope.errors import StructureError, WeightscopeError
@@ -34,7 +34,7 @@ from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.wrappers import unwrap
 
 
-@outside_modes()
+@alone()
 def read_structure(
     model: nn.Module,
     example_inputs: Any = None,

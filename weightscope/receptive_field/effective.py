@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.calls import forward_errors, random_state
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
@@ -36,7 +36,7 @@ class EffectiveField:
     gradient: Tensor
 
 
-@outside_modes()
+@alone()
 def effective_receptive_field(model: nn.Module, inputs: Inputs) -> EffectiveField:
     """Measure the effective receptive field of the output's centre.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+from weightscope.adapters.tracing import EXPORTING
 from weightscope.cost import count_costs
 from weightscope.errors import TruncationError
 from weightscope.graph.structure import Layout
@@ -186,7 +187,8 @@ def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:
     x = torch.zeros(2, channels, *[16] * len(views), device=like.device, dtype=like.dtype)
     free = {d: Dim.AUTO for d in range(x.dim()) if d != 1}
     twin = copy.deepcopy(trunk).eval()
-    program = torch.export.export(twin, (x,), strict=False, dynamic_shapes=(free,))
+    with EXPORTING:
+        program = torch.export.export(twin, (x,), strict=False, dynamic_shapes=(free,))
     (name,) = program.graph_signature.user_inputs
     found = propagate(program, {cast(str, name): views})
     return union([found[n] for n in program.graph.output_node().all_input_nodes if n in found])

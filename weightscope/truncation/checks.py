@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import without_autograd
+from weightscope.adapters.tracing import EXPORTING
 from weightscope.calls import random_state, undisturbed
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
@@ -68,7 +69,7 @@ class Verification:
         return tuple(check for check in self.checks if not check.passed)
 
 
-@outside_modes()
+@alone()
 def verify(
     variant: Variant,
     *,
@@ -342,5 +343,6 @@ def _loaded(
 def _exported(variant: Variant) -> Callable[..., Any]:
     inputs = variant.structure.inputs
     module = copy.deepcopy(variant.module).eval()
-    program = torch.export.export(module, tuple(inputs.args), dict(inputs.kwargs), strict=False)
+    with EXPORTING:
+        program = torch.export.export(module, tuple(inputs.args), dict(inputs.kwargs), strict=False)
     return program.module()

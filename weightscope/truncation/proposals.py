@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.calls import say
 from weightscope.cost import Costs
 from weightscope.errors import WeightscopeError
@@ -98,7 +98,7 @@ class Proposal(OnOneScreen):
         """Keys of the original that go."""
         return () if self.draft is None else self.draft.dropped
 
-    @outside_modes()
+    @alone()
     def build(
         self,
         bottleneck: Choice | nn.Module | BottleneckFactory = "light",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone, outside_modes
 from weightscope.errors import RecipeError, WeightscopeError
 from weightscope.files import write_tensors
 from weightscope.graph import read_structure
@@ -76,7 +76,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-@outside_modes()
+@alone()
 def load(
     path: str | os.PathLike[str],
     model_factory: Callable[[], nn.Module],

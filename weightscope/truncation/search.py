@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.batches import Batch, first_image, read_batches
 from weightscope.calls import call_arguments, device_of, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
@@ -199,7 +199,7 @@ def _beats(one: Candidate, other: Candidate) -> bool:
     )
 
 
-@outside_modes()
+@alone()
 def shrink(
     model: nn.Module,
     *,

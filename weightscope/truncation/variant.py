@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone, outside_modes
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
@@ -87,7 +87,7 @@ class Variant(OnOneScreen):
         """What ``save`` writes with the tensors: the plan, and how the original was read."""
         return {"format": self.plan.format, **describe(self.structure), **self.plan.to_json()}
 
-    @outside_modes()
+    @alone()
     def thin(
         self,
         keep: float | Mapping[str, int] | None = None,
@@ -125,7 +125,7 @@ class Variant(OnOneScreen):
 
         return thin(self, keep, max_macs=max_macs, by=by, seed=seed)
 
-    @outside_modes()
+    @alone()
     def measure(self, *, repeats: int = 10) -> Measurement:
         """Time the original and the variant, and measure their peak memory.
 
@@ -141,7 +141,7 @@ class Variant(OnOneScreen):
             peak_memory_after=measure_peak_memory(self.module, inputs),
         )
 
-    @outside_modes()
+    @alone()
     def recover(
         self,
         images: Iterable[Any] | None = None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.modes import outside_modes
+from weightscope.adapters.modes import alone
 from weightscope.batches import Batch, Keys, first_image, read_batches
 from weightscope.calls import (
     call_arguments,
@@ -353,7 +353,7 @@ def _record(
     )
 
 
-@outside_modes()
+@alone()
 def ablate(
     model: nn.Module,
     batches: Iterable[Any],
