@@ -3,20 +3,30 @@
 import pytest
 import torch
 
-from fuzz import inputs, judge
+from fuzz import inputs, judge, returned
 from fuzz.__main__ import fuzz
 
 
 @pytest.mark.filterwarnings("ignore")  # of the reference, about what is in the files
 def test_a_short_run():
-    counts = fuzz(seed=0, go_on=lambda rounds: rounds < 60)
+    counts = fuzz(0, lambda rounds: rounds < 60, tuple(inputs.KINDS))
     assert set(counts) == set(inputs.KINDS)
     for kind, outcomes in counts.items():
         assert outcomes.total() == 60
         assert not any(outcomes[wrong] for wrong in judge.WRONG), kind
         assert outcomes["refused"] > 0
     assert sum(outcomes["read"] for outcomes in counts.values()) > 30
-    assert fuzz(seed=0, go_on=lambda rounds: rounds < 3) == fuzz(0, lambda rounds: rounds < 3)
+    for kinds in (tuple(inputs.KINDS), ("histories",)):
+        assert fuzz(0, lambda n: n < 3, kinds) == fuzz(0, lambda n: n < 3, kinds)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_library_wrote_itself():
+    counts = fuzz(0, lambda rounds: rounds < 8, tuple(returned.KINDS))
+    for kind, outcomes in counts.items():
+        assert outcomes.total() == 8
+        assert outcomes["refused"] > 0
+        assert not any(outcomes[wrong] for wrong in judge.WRONG), kind
 
 
 def test_the_judge_finds_what_is_wrong(tmp_path, monkeypatch):
