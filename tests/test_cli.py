@@ -341,7 +341,7 @@ def test_labelled_images_of_a_folder_are_measured(capsys):
     samples = Path(mpseg_models.__file__).parent / "samples" / "sand"
     arguments = ["analyze", "mynetworks:small", "--data", str(samples), "--crop", "32"]
     assert main([*arguments, "--metric", "f1", "--json", "a.json"]) == 0
-    assert json.loads(Path("a.json").read_text())["state"] == "unskilled"
+    assert json.loads(Path("a.json").read_text())["state"] == "untrained"
     capsys.readouterr()
     assert "--data DIR --metric f1" in failure(capsys, *arguments)
 

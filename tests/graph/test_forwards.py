@@ -194,7 +194,12 @@ def test_the_remedy_for_reading_values_works() -> None:
     assert places(read_structure(Small(values("guarded")))) == PLACES
 
 
-def test_distributions_check_their_arguments_again_after_a_reading() -> None:
+def test_distributions_check_their_arguments_again_after_a_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # torch.compile turns the checks off for the whole process, and another test may have used it
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+
     def unchecked() -> bool:
         try:
             torch.distributions.Normal(torch.zeros(1), -torch.ones(1))

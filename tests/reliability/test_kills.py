@@ -8,9 +8,9 @@ import time
 import pytest
 import torch
 from safetensors import safe_open
-from states import Small
 
 import weightscope as ws
+from fuzz.states import Small
 from weightscope.files import write_csv
 from weightscope.truncation import saving
 
