@@ -205,6 +205,20 @@ def test_images_are_read_as_loaders_yield_them(batch):
     assert respond_to_images(structure, [batch]).images == 2
 
 
+def test_outputs_that_are_not_finite_tell_nothing():
+    broken = nn.Sequential(Mixed(0.5), nn.BatchNorm2d(1)).eval()
+    broken[1].running_mean.fill_(math.nan)
+    found = respond_to_synthetic(structure_of(broken))
+    assert found.cuts == ()
+    assert "nan or infinite" in found.failure
+    verdicts = ws.analyze(broken, example_inputs=torch.zeros(1, 1, 32, 32)).assessment.verdicts
+    assert {v.verdict for v in verdicts} == {"undecided"}
+    images = torch.randn(12, 1, 16, 16)
+    images[3, 0, 0, 0] = math.nan
+    with pytest.raises(ws.InputError, match="nan or infinite"):
+        respond_to_images(structure_of(Mixed(0.5)), [images])
+
+
 @pytest.mark.parametrize("images", [[], [torch.zeros(3)], [{"label": torch.zeros(2)}], ["a.png"]])
 def test_what_holds_no_image_is_refused_by_name(images):
     with pytest.raises(ws.InputError, match="images="):

@@ -39,7 +39,7 @@ def data(skilled=True, **importances):
 
 def response(*values, source="response"):
     cuts = tuple(CutResponse(keep, v, v, v, v, v) for keep, v in enumerate(values))
-    return Response(source, cuts, 8)
+    return Response(source, cuts, 10)
 
 
 def test_stages_come_from_the_least_to_the_most_used(layers):

@@ -233,7 +233,7 @@ def test_history_without_a_null_says_why():
 
 def response(*cuts, source="response", failure=""):
     records = tuple(CutResponse(keep, v, low, high, v, v) for keep, v, low, high in cuts)
-    return Response(source, records, 8, failure)
+    return Response(source, records, 10, failure)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +270,7 @@ def test_a_response_that_could_not_be_measured_says_why():
 def test_synthetic_images_do_not_speak_for_the_users_own():
     assert "your own images" in score_response(response((1, 0.0, 0.0, 0.0)), 1).why
     own = score_response(response((1, 0.0, 0.0, 0.0), source="images"), 1)
+    assert own.verdict == "unused"
     assert "your own images" not in own.why
     assert own.grade == "images"
 
@@ -280,3 +281,12 @@ def test_doubt_about_the_start_widens_the_interval():
     doubted = score_weights(replace(spread, doubt=0.3), 0.6, 3.0)
     assert doubted.utilization == sure.utilization
     assert doubted.low < sure.low < sure.high < doubted.high
+
+
+@pytest.mark.parametrize("value", [0.0, 0.9])
+def test_fewer_than_ten_images_decide_nothing(value):
+    """An interval of so few is narrow, or has no width, whatever other images would show."""
+    few = replace(response((1, value, value, value), source="images"), images=9)
+    assert score_response(few, 1).verdict == "undecided"
+    assert "fewer than 10 images" in score_response(few, 1).why
+    assert score_response(replace(few, source="response"), 1).verdict != "undecided"

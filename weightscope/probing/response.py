@@ -34,6 +34,11 @@ MATCHED_IMAGES = 4
 """Images that are matched to batch norms, at half the size: every step costs two passes."""
 
 
+NOT_FINITE = (
+    "the outputs hold nan or infinite values; look for them in the images, in buffers such as the "
+    "running statistics of norms, and for numbers that overflow"
+)
+
 RESAMPLES = 500
 """Bootstrap resamples over images: enough for the 95 % interval of a figure that is compared with
 borders a factor of two apart."""
@@ -116,7 +121,7 @@ def respond_to_images(structure: Structure, images: Iterable[Any]) -> Response:
     """Measure the response on the user's own images.
 
     Raises:
-        InputError: The images cannot be read.
+        InputError: The images cannot be read, or the outputs for them are not finite.
         ForwardError: The forward raises on them.
     """
     batches = read_images(structure, images)
@@ -138,7 +143,7 @@ def measure_response(
         seed: Of the bootstrap.
 
     Raises:
-        InputError: There is no image, or the outputs have no image-like tensor.
+        InputError: There is no image, or the outputs have no image-like tensor or are not finite.
     """
     generator = np.random.default_rng(seed)
     found: list[dict[int, Figures]] = []
@@ -277,6 +282,8 @@ def _concatenated(changes: Sequence[Change]) -> Change:
 def compare(whole: Any, cut: Any, image: Tensor) -> Change:
     """Compare what the whole network returned for a batch with what it returned without a level."""
     w, c = predictions(whole)[0], predictions(cut)[0]
+    if not all(bool(torch.isfinite(t).all()) for t in (w, c)):
+        raise InputError(NOT_FINITE)
     images, channels = len(w), w.shape[1]
     x = image.to(w) if image.shape == w.shape else torch.zeros_like(w)
     w, c, x = (t.double().reshape(images, channels, -1) for t in (w, c, x))

@@ -82,6 +82,8 @@ class RecalibratedMeter:
     ) -> None:
         self.metric, self.targets, self.device, self.shapes = metric, targets, device, shapes
         self.batches = 0
+        self._generator = np.random.default_rng(0)
+        self._folds: list[int] = []
         self._held: list[tuple[Any, Any]] = []
         self._fits: list[Fit] = []
         self.values: list[float] = []
@@ -107,17 +109,28 @@ class RecalibratedMeter:
         """Judge what is held, and hold it no longer."""
         if not self._held:
             return
+        while len(self._folds) < len(self.values) + len(self._held):
+            # drawn: images may come in turns, of which a fold by turns would see one kind only
+            self._folds += self._generator.permutation(FOLDS).tolist()
         if not self._fits:
+            pairs = list(zip(self._held, self._folds, strict=False))
             self._fits = [
-                self._fitted([pair for i, pair in enumerate(self._held) if i % FOLDS != fold])
-                for fold in range(FOLDS)
+                self._fitted([pair for pair, own in pairs if own != fold]) for fold in range(FOLDS)
             ]
-        with torch.no_grad():
-            for output, target in self._held:
-                fit = self._fits[len(self.values) % FOLDS]
-                calibrated = self._calibrated(output, fit)
-                self.values.append(self.metric.value(calibrated, target, "the batches"))
+            untouched: list[Fit] = [{} for _ in range(FOLDS)]
+            if np.nanmean(self._judged(self._fits)) > np.nanmean(self._judged(untouched)):
+                self._fits = untouched  # what was fitted does not carry over to other images
+        self.values += self._judged(self._fits)
         self._held = []
+
+    def _judged(self, fits: Sequence[Fit]) -> list[float]:
+        """The loss of every image that is held, after the fit of its fold."""
+        folds = self._folds[len(self.values) :]
+        with torch.no_grad():
+            return [
+                self.metric.value(self._calibrated(output, fits[fold]), target, "the batches")
+                for (output, target), fold in zip(self._held, folds, strict=False)
+            ]
 
     def _fitted(self, pairs: Sequence[tuple[Any, Any]]) -> Fit:
         """The scale and offset with the least mean loss on some images; none if that fails."""

@@ -15,6 +15,7 @@ from weightscope.probing.response import Response
 from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.thresholds import (
     MARGIN,
+    MINIMUM_IMAGES,
     PRECISE,
     RESPONDS,
     RESPONSE_BORDER,
@@ -292,7 +293,7 @@ def score_response(response: Response, level: int) -> Score:
 
     ``m`` is the response of the deepest cut that removes the stage, ``n`` is `RESPONSE_BORDER`.
     The stage is used where the whole interval lies above `RESPONDS`, unused where it lies below
-    `SILENT`.
+    `SILENT`. Fewer than `MINIMUM_IMAGES` of the user's images decide nothing.
 
     Args:
         response: Of every cut, on synthetic images or on the user's own.
@@ -311,7 +312,9 @@ def score_response(response: Response, level: int) -> Score:
     what = f"{cut.flips:.1%} of the decisions change" if decided else "the numbers change"
     why = f"response {cut.value:.2g}: {what} on {seen} without levels {cut.keep_levels} and deeper"
     verdict: Verdict = "undecided"
-    if cut.high < SILENT:
+    if grade == "images" and response.images < MINIMUM_IMAGES:
+        why += f"; fewer than {MINIMUM_IMAGES} images decide nothing"
+    elif cut.high < SILENT:
         verdict = "unused"
         if grade == "response":
             why += "; what only your own images would excite cannot be seen on these"
