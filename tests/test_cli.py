@@ -51,7 +51,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "mynetworks.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    monkeypatch.delitem(sys.modules, "mynetworks", raising=False)
+    # put down first, so that what a test imports is taken away after it
+    monkeypatch.setitem(sys.modules, "mynetworks", None)
+    monkeypatch.delitem(sys.modules, "mynetworks")
     return tmp_path
 
 
