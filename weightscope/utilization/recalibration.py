@@ -112,15 +112,18 @@ class RecalibratedMeter:
         while len(self._folds) < len(self.values) + len(self._held):
             # drawn: images may come in turns, of which a fold by turns would see one kind only
             self._folds += self._generator.permutation(FOLDS).tolist()
-        if not self._fits:
+        if self._fits:
+            values = self._judged(self._fits)
+        else:
             pairs = list(zip(self._held, self._folds, strict=False))
-            self._fits = [
+            fitted = [
                 self._fitted([pair for pair, own in pairs if own != fold]) for fold in range(FOLDS)
             ]
-            untouched: list[Fit] = [{} for _ in range(FOLDS)]
-            if np.nanmean(self._judged(self._fits)) > np.nanmean(self._judged(untouched)):
-                self._fits = untouched  # what was fitted does not carry over to other images
-        self.values += self._judged(self._fits)
+            none: list[Fit] = [{} for _ in range(FOLDS)]
+            # a fit that does not carry over to other images is worse than none
+            tried = [(fits, self._judged(fits)) for fits in (fitted, none)]
+            self._fits, values = min(tried, key=lambda one: float(np.nansum(one[1])))
+        self.values += values
         self._held = []
 
     def _judged(self, fits: Sequence[Fit]) -> list[float]:
