@@ -25,8 +25,14 @@ from studies.runner import Place, Store
 
 COUNTS: dict[Part, int] = {"train": 160, "validation": 40, "test": 80}
 BATCH = 8
+CODE = tuple(
+    f"studies.evidence_protocol.{name}"
+    for name in ("designs", "jobs", "sources", "tasks", "training", "truth")
+)
+"""Modules that decide what a training comes to."""
+
 VERSION = 1
-"""Of what a training computes: raise it with any change that a trained network would show."""
+"""Of what these modules compute; results of another version are not taken for these."""
 DEAD = -10.0
 """Shift of the deepest stage of a ``dead`` start: far below what any input lifts above 0."""
 
@@ -214,6 +220,7 @@ def training(job: Job) -> runner.Job:
         job,
         needs=(ARCHIVES,) if {job.task, job.earlier} & set(REAL) else (),
         files=("final.safetensors", "history.pt"),
+        code=CODE,
         version=VERSION,
         bytes=2e6,
     )
