@@ -2,9 +2,11 @@
 
     python -m matrix.run                  all networks that are not measured yet
     python -m matrix.run smp FPN          only those whose name contains all the words
+    python -m matrix.run --page           write the page from the rows that are kept
 
-A network that was measured with the same code is not measured again; delete `runs/matrix/` for a
-fresh start. The page names the networks that are not measured yet.
+The rows are kept in `matrix/measured/`, with the commit that they were measured on. A network that
+was measured with the same code of weightscope is not measured again; delete its row where its own
+factory has changed. The page names the networks that are not measured yet.
 """
 
 from __future__ import annotations
@@ -12,21 +14,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
+from matrix.reading import COMMIT
 from matrix.records import Row
 from weightscope.files import written_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = ROOT / "runs" / "matrix"
+ROWS = ROOT / "matrix" / "measured"
 PAGE = ROOT / "docs" / "matrix.md"
 LIBRARIES = (
     "torch",
@@ -39,7 +44,16 @@ LIBRARIES = (
     "diffusers",
     "fvcore",
 )
-CODE = ("weightscope/graph", "weightscope/truncation", "weightscope/cost", "matrix")
+CODE = (
+    "weightscope/graph",
+    "weightscope/adapters",
+    "weightscope/truncation",
+    "weightscope/cost",
+    "matrix/measure.py",
+    "matrix/exercise.py",
+    "matrix/compare.py",
+)
+"""What a row depends on, beside the network's own code and truth."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,53 +61,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m matrix.run", description=__doc__)
     parser.add_argument("words", nargs="*", help="parts of a network's name")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one network")
-    parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args(arguments)
     ROWS.mkdir(parents=True, exist_ok=True)
-    if options.one:
-        from matrix.measure import measure  # needs torch's whole export machinery
-
-        _keep(measure(NETWORKS[options.one], TRUTHS[options.one]))
-        return 0
-    names = [name for name in NETWORKS if all(word in name for word in options.words)]
-    for number, name in enumerate(names, start=1):
-        row = _row(name) or _supervise(name, options.limit)
-        print(f"[{number}/{len(names)}] {name}: {_short(row)}", flush=True)
-    rows = {name: _row(name) for name in NETWORKS}
+    names = [name for name in in_turn(NETWORKS) if all(word in name for word in options.words)]
+    if not options.page:
+        for number, name in enumerate(names, start=1):
+            row = _row(name) or _supervise(name, options.limit)
+            print(f"[{number}/{len(names)}] {name}: {_short(row)}", flush=True)
+    rows = {name: _row(name, of_any_code=True) for name in NETWORKS}
     missing = [name for name, row in rows.items() if row is None]
     _write([row for row in rows.values() if row is not None], missing)
     print(f"wrote {PAGE.relative_to(ROOT)}; {len(missing)} networks are not measured yet")
     return 1 if missing else 0
 
 
+def in_turn(names: Iterable[str]) -> list[str]:
+    """Networks of every library and architecture in turn, so that an early end leaves none out."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        words = name.split()
+        groups.setdefault(words[0] if words[0] == "by" else " ".join(words[:2]), []).append(name)
+    turns = itertools.zip_longest(*groups.values())
+    return [name for turn in turns for name in turn if name is not None]
+
+
 def _supervise(name: str, limit: float) -> Row:
-    """Measure one network in a process of its own; its end, however it comes, leaves a row."""
-    command = [sys.executable, "-m", "matrix.run", "--one", name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    """Measure one network in a process of its own; its end, however it comes, leaves a row.
+
+    The process is a copy of this one, so that the libraries are loaded once.
+    """
+    import torch
+
+    import matrix.measure  # noqa: F401 - torch's whole export machinery, for all copies
+
+    torch.set_num_threads(1)
+    child = multiprocessing.get_context("fork").Process(target=_measure, args=(name,))
+    child.start()
+    child.join(limit)
+    if child.is_alive():
+        child.kill()
+        child.join()
+        return _keep(Row(name, "failed", f"not done after {limit:.0f} s", commit=COMMIT))
+    row = _row(name)
+    return row or _keep(Row(name, "failed", f"exit status {child.exitcode}", commit=COMMIT))
+
+
+def _measure(name: str) -> None:
+    from matrix.measure import measure
+
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, timeout=limit, capture_output=True, text=True
-        )
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        problem = said[-1] if done.returncode else ""
-    except subprocess.TimeoutExpired:
-        problem = f"not done after {limit:.0f} s"
-    row = None if problem else _row(name)
-    return row or _keep(Row(name, "failed", problem or "the code changed meanwhile"))
+        row = measure(NETWORKS[name], TRUTHS[name])
+    except Exception as error:  # noqa: BLE001 - what should not happen is a result
+        row = Row(name, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    _keep(replace(row, commit=COMMIT))
 
 
 def _keep(row: Row) -> Row:
     with written_atomically(_path(row.name)) as temporary:
-        temporary.write_text(json.dumps({"of": _digest(row.name), "row": row.to_json()}, indent=1))
+        temporary.write_text(
+            json.dumps({"of": _digest(row.name), "row": row.to_json()}, indent=1) + "\n"
+        )
     return row
 
 
-def _row(name: str) -> Row | None:
+def _row(name: str, of_any_code: bool = False) -> Row | None:
     """Return a network's row if it was measured with the present code, versions and truth."""
     if not _path(name).exists():
         return None
     kept = json.loads(_path(name).read_text())
-    return Row.from_json(kept["row"]) if kept["of"] == _digest(name) else None
+    return Row.from_json(kept["row"]) if of_any_code or kept["of"] == _digest(name) else None
 
 
 def _path(name: str) -> Path:
@@ -105,10 +142,9 @@ def _digest(name: str) -> str:
     """Return a digest of what a network's row depends on."""
     digest = hashlib.sha256(f"{TRUTHS[name]}{_versions()}".encode())
     for place in CODE:
-        folder = ROOT / place
-        for file in sorted(folder.rglob("*.py")):
-            if file.name not in ("page.py", "run.py", "truth.py"):
-                digest.update(file.read_bytes())
+        path = ROOT / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.fx.config
 from torch import Tensor, fx, nn
+from torch._decomp import decompositions
+from torch._prims_common import get_computation_dtype, suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
@@ -215,8 +217,85 @@ def _unvalidated() -> Iterator[None]:
             Distribution._validate_args = setting.otherwise
 
 
+def _norm_shapes(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    functional: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What a batch norm returns, without its arithmetic."""
+    channels = input.shape[1]
+    for given in (weight, bias, running_mean, running_var):
+        if given is not None and given.shape[0] != channels:
+            raise RuntimeError(f"batch norm of {given.shape[0]} channels is given {channels}")
+    on_cpu = input.device.type == "cpu"
+    dtype = input.dtype if on_cpu else get_computation_dtype(input.dtype)
+    saved = [
+        input.new_empty((channels if training or not on_cpu else 0,), dtype=dtype) for _ in range(2)
+    ]
+    running = [
+        given if given is None or not functional else torch.empty_like(given)
+        for given in (running_mean, running_var)
+    ]
+    return torch.empty_like(input), saved[0], saved[1], running[0], running[1]
+
+
+def _linear_shapes(input: Tensor, output_size: Any, align_corners: bool, scales: Any) -> Tensor:
+    return _resized(input, output_size)
+
+
+def _nearest_shapes(input: Tensor, output_size: Any, scales: Any, exact: bool = False) -> Tensor:
+    return _resized(input, output_size)
+
+
+def _resized(input: Tensor, output_size: Any) -> Tensor:
+    return torch.empty(
+        (*input.shape[:2], *output_size),
+        dtype=input.dtype,
+        device=input.device,
+        memory_format=suggest_memory_format(input),
+    )
+
+
+_SHAPES = {
+    "native_batch_norm_helper": _norm_shapes,
+    "_upsample_linear": _linear_shapes,
+    "_upsample_nearest": _nearest_shapes,
+}
+
+
+@contextmanager
+def _by_shape() -> Iterator[None]:
+    """Shapes of what torch by itself takes apart into ten and more operations to know them.
+
+    Normalising and resizing took half the time of a reading.
+    """
+    originals = {name: getattr(decompositions, name) for name in _SHAPES}
+
+    def shaped(name: str) -> Any:
+        def called(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+            mine = threading.get_ident() in _TRACING and input.is_floating_point()
+            return (_SHAPES if mine else originals)[name](input, *args, **kwargs)
+
+        return called
+
+    for name in _SHAPES:
+        setattr(decompositions, name, shaped(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(decompositions, name, original)
+
+
 _CHECKPOINTS = _Shared(_passing_checkpoints)
 _VALIDATION = _Shared(_unvalidated)
+_DECOMPOSED = _Shared(_by_shape)
 
 
 @contextmanager
@@ -224,10 +303,11 @@ def without_numbers() -> Iterator[None]:
     """Let a forward run on tensors without numbers, in this thread.
 
     Checkpointed functions are called directly, since they run without autograd otherwise;
-    distributions do not check the values of their arguments.
+    distributions do not check the values of their arguments; of what normalises and resizes only
+    the shape is computed.
     """
     mine = threading.get_ident()
-    with _CHECKPOINTS.on(), _VALIDATION.on():
+    with _CHECKPOINTS.on(), _VALIDATION.on(), _DECOMPOSED.on():
         _TRACING.add(mine)
         try:
             yield

@@ -406,22 +406,21 @@ def _without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[
     """Give a call that enters and leaves at one level that level, where its inside strays.
 
     Reduced attention, window padding and the small U-Nets of a U-2-Net leave their block's level
-    for a moment; a nested U-Net, which alone reaches its depth, does not. Where two U-Nets in a row
-    would both count as excursions and nothing remained at the deepest level, neither does.
+    for a moment; a nested U-Net, which alone reaches its depth, does not. Where U-Nets in a row
+    would all count as excursions and nothing remained at the deepest level, those that reach it do
+    not; nor do the shallower ones beside them, where all that goes down is in such U-Nets.
     """
     strays = [stray for call in capture.calls if (stray := _stray(call, capture, level))]
     strays.sort(key=lambda stray: len(stray[0]))  # the outermost call has the last word
     flat = _flattened(level, strays)
     deepest = max(level.values())
-    if deepest not in flat.values():
-        nets = [
-            (inside, own)
-            for inside, own in strays
-            if any(level[n] == deepest for n in inside) and any(raises(n) for n in inside)
-        ]
-        if nets:
-            flat = _flattened(level, [stray for stray in strays if stray not in nets])
-    return flat
+    if deepest in flat.values():
+        return flat
+    nets = [stray for stray in strays if any(raises(n) for n in stray[0])]
+    inside = {node for nodes, _ in nets for node in nodes}
+    if any(level[n] and n not in inside and facts(operator_of(n)).kernel for n in level):
+        nets = [net for net in nets if any(level[n] == deepest for n in net[0])]
+    return _flattened(level, [stray for stray in strays if stray not in nets])
 
 
 def _stray(
