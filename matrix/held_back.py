@@ -22,7 +22,9 @@ _ALL = (1, 2, 3, 4, 5)
 
 
 # MONAI -------------------------------------------------------------------------------------------
-def _monai(architecture: str, *arguments: Any, module: str = "", **settings: Any) -> Any:
+def monai_net(architecture: str, *arguments: Any, module: str = "", **settings: Any) -> Any:
+    """A factory of one of MONAI's networks."""
+
     def build() -> nn.Module:
         import importlib
 
@@ -270,7 +272,7 @@ _NO_DECODER = Truth((), {}, (), refusal=("head", "decoder"))
 LIBRARIES: Mapping[str, Entry] = {
     "monai MedNeXt 2-D": Entry(
         "monai",
-        _monai(
+        monai_net(
             "MedNeXt",
             2,
             8,
@@ -285,25 +287,25 @@ LIBRARIES: Mapping[str, Entry] = {
     ),
     "monai QuickNAT": Entry(
         "monai",
-        _monai("Quicknat", num_classes=2, num_channels=1, num_filters=8),
+        monai_net("Quicknat", num_classes=2, num_channels=1, num_filters=8),
         Truth(HALVES[:5], _QUICKNAT, (1, 2, 3, 4)),
         {"channels": 1},
     ),
     "monai FlexibleUNet resnet10": Entry(
         "monai",
-        _monai("FlexibleUNet", 1, 2, "resnet10", decoder_channels=(32, 24, 16, 8, 8)),
+        monai_net("FlexibleUNet", 1, 2, "resnet10", decoder_channels=(32, 24, 16, 8, 8)),
         Truth(HALVES, _FLEXIBLE, _ALL),
         {"channels": 1},
     ),
     "monai AutoEncoder 2-D": Entry(
         "monai",
-        _monai("AutoEncoder", 2, 1, 1, (4, 8, 16), (2, 2, 2)),
+        monai_net("AutoEncoder", 2, 1, 1, (4, 8, 16), (2, 2, 2)),
         Truth(HALVES[:4], _AUTOENCODER, (1, 2, 3)),
         {"channels": 1},
     ),
     "monai Restormer 2-D": Entry(
         "monai",
-        _monai(
+        monai_net(
             "Restormer",
             2,
             1,
@@ -319,7 +321,7 @@ LIBRARIES: Mapping[str, Entry] = {
     ),
     "monai SegResNetDS 2-D": Entry(
         "monai",
-        _monai("SegResNetDS", 2, 8, 1, 2, blocks_down=(1, 1, 1), dsdepth=2),
+        monai_net("SegResNetDS", 2, 8, 1, 2, blocks_down=(1, 1, 1), dsdepth=2),
         Truth((1, 2, 4), _SEGRESNET_DS, (1, 2), refusal=("train", "eval")),
         {"channels": 1},
     ),

@@ -77,11 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def in_turn(names: Iterable[str]) -> list[str]:
-    """Networks of every library and architecture in turn, so that an early end leaves none out."""
+    """Networks of every library's architecture in turn, and one of each kind written by hand.
+
+    So an early end leaves no library and no kind out.
+    """
     groups: dict[str, list[str]] = {}
     for name in names:
-        words = name.split()
-        groups.setdefault(words[0] if words[0] == "by" else " ".join(words[:2]), []).append(name)
+        by_hand = name.startswith("by hand")
+        groups.setdefault(name if by_hand else " ".join(name.split()[:2]), []).append(name)
     turns = itertools.zip_longest(*groups.values())
     return [name for turn in turns for name in turn if name is not None]
 
