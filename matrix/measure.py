@@ -140,6 +140,12 @@ def _dead(structure: Structure) -> int:
 def _depths(network: Network, structure: Structure, costs: Costs) -> tuple[Depth, ...]:
     """Build every depth that can be cut, also where it would save too little to be proposed."""
     model = structure.model
+    if structure.sizes == "symbolic" and not network.given:
+        # what is built runs at a size of the matrix: the guessed one is up to 16 times as large
+        args, kwargs = network.inputs(1)
+        example = replace(structure.inputs, args=args, kwargs=kwargs, guessed=False)
+        structure = replace(structure, inputs=example)
+        costs = count_costs(model, structure.inputs)
     proposals = propose(structure, assess(structure, measure_model(model, fast=True)), costs)
     can_be_cut = {cut.keep_levels for cut in structure.cuts}
     first = next((p.keep_levels for p in proposals if p.keep_levels in can_be_cut), 0)

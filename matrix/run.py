@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
 from matrix.reading import COMMIT
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args(arguments)
     ROWS.mkdir(parents=True, exist_ok=True)
-    names = [name for name in in_turn(NETWORKS) if all(word in name for word in options.words)]
+    known = in_turn(name for name in NETWORKS if name not in HELD_BACK_AGAIN)
+    names = [n for n in (*known, *HELD_BACK_AGAIN) if all(word in n for word in options.words)]
     if not options.page:
         for number, name in enumerate(names, start=1):
             row = _row(name) or _supervise(name, options.limit)
