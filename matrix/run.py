@@ -79,14 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def in_turn(names: Iterable[str]) -> list[str]:
-    """Networks of every library's architecture in turn, and one of each kind written by hand.
+    """Networks of every library in turn, and all those written by hand in the first round.
 
     So an early end leaves no library and no kind out.
     """
     groups: dict[str, list[str]] = {}
     for name in names:
         by_hand = name.startswith("by hand")
-        groups.setdefault(name if by_hand else " ".join(name.split()[:2]), []).append(name)
+        groups.setdefault(name if by_hand else name.split()[0], []).append(name)
     turns = itertools.zip_longest(*groups.values())
     return [name for turn in turns for name in turn if name is not None]
 
