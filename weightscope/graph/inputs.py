@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode
@@ -300,6 +302,34 @@ class Trial:
             return None
         return [*found, ("", shapes_of(result))]
 
+    def works_alike(self, inputs: ExampleInputs, whole: Collection[str]) -> bool:
+        """Whether the forwards call the same functions in both modes, the same number of times.
+
+        Args:
+            inputs: How the model is called.
+            whole: Names of modules that are called as they are, whatever they do in train mode.
+        """
+        asking = {
+            name
+            for name, module in self.model.named_modules()
+            if _asks_for_its_mode(type(module))
+            and not any(name == w or name.startswith(f"{w}.") for w in whole)
+        }
+        if not asking:
+            return True
+        counts = []
+        for training in (False, True):
+            counter = _Functions(asking)
+            with ExitStack() as stack:
+                for name, module in self.model.named_modules():
+                    enter, leave = counter.hooks(name)
+                    stack.callback(module.register_forward_pre_hook(enter).remove)
+                    stack.callback(module.register_forward_hook(leave).remove)
+                with counter:
+                    self._run(inputs.args, inputs.kwargs, training=training)
+            counts.append(counter.counts)
+        return counts[0] == counts[1]
+
     def called_in_train_mode(self, inputs: ExampleInputs) -> frozenset[str]:
         """Names of the modules that a forward in train mode calls."""
         called: set[str] = set()
@@ -343,6 +373,43 @@ class Trial:
                     return self.model(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
                 return error
+
+
+class _Functions(TorchFunctionMode):
+    """Counts the functions that some modules' own forwards call."""
+
+    def __init__(self, owners: Collection[str]) -> None:
+        super().__init__()
+        self.owners = owners
+        self.inside: list[str] = []
+        self.counts: Counter[str] = Counter()
+
+    def hooks(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        """What to do before and after each call of a module."""
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self.inside.append(name)
+
+        def leave(module: nn.Module, args: Any, result: Any) -> None:
+            while self.inside.pop() != name:
+                pass  # calls that the model abandoned by an exception of its own
+
+        return enter, leave
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.inside and self.inside[-1] in self.owners:
+            self.counts[getattr(func, "__name__", str(func))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def _asks_for_its_mode(kind: type[nn.Module]) -> bool:
+    """Whether a module's own methods look at ``training``; torch's layers are known."""
+    if kind.__module__.startswith("torch.nn."):
+        return False
+    own = [c for c in kind.__mro__ if not c.__module__.startswith("torch.nn.")]
+    methods = [m for c in own for m in vars(c).values() if inspect.isfunction(m)]
+    return any("training" in m.__code__.co_names for m in methods)
 
 
 def _clone(constant: torch.Tensor | None) -> torch.Tensor | None:
@@ -605,12 +672,18 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     ]
     small = [kind for kind in found if kind[1] <= 4]
     guesses = [(dimensions, 3), (dimensions, 1)]
-    return list(dict.fromkeys([*found[:1], *declared, *small[:2], *guesses, *found[1:3]]))
+    # real and imaginary parts, or two images, that the forward takes apart
+    pairs = [(d, 2 * channels) for d, channels in found[:1]]
+    return list(dict.fromkeys([*found[:1], *declared, *small[:2], *guesses, *pairs, *found[1:3]]))
 
 
 def _weight(module: nn.Module) -> torch.Tensor | None:
     """A module's kernel as it is stored: a parametrization computes it, and may change on that."""
-    stored = dict(module.named_parameters(recurse=False)).get("weight")
+    own = dict(module.named_parameters(recurse=False))
+    # normalised in the old way, a kernel is stored under another name
+    stored = next(
+        (own[name] for name in ("weight", "weight_v", "weight_orig") if name in own), None
+    )
     if stored is None and parametrize.is_parametrized(module, "weight"):
         of_weight = module.get_submodule("parametrizations.weight")
         originals = list(of_weight.parameters(recurse=False))

@@ -94,7 +94,7 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
         of = dict(zip(layout, image, strict=True))
         if (
             of.get("C", 1) == channels
-            and of["N"] * of.get("T", 1) == batch
+            and batch in (of["N"] * of.get("T", 1), of["N"])  # all frames at once, or one by one
             and all(map(_alike, (of[letter] for letter in space), sizes))
         ):
             return "" if layout == "NC" + space else layout

@@ -272,6 +272,7 @@ class _Positions:
         channels = 1 if channel is None else large.size(shape[channel])
         # images and, in a clip, their frames
         self.batch = large.numel(image.meta["val"]) // (self.positions * channels)
+        self.images = large.size(shape[0])
 
     def of_image(self, image: fx.Node) -> float:
         return self.positions / math.prod(map(self.large.size, _space(image)))
@@ -303,7 +304,11 @@ class _Positions:
             return unknown
         if after / before < 0.9 * self.growth:
             return GLOBAL
-        return self.positions * self.batch / after
+        # the frames of a clip may be taken one by one
+        alone = (
+            value.dim() == self.dimensions + 2 and self.large.size(value.shape[0]) == self.images
+        )
+        return self.positions * (self.images if alone else self.batch) / after
 
     def _layout(self, node: fx.Node, value: torch.Tensor | None) -> str | None:
         """Channels first, where all that a node is given comes out with the axes of an image.

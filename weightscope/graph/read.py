@@ -113,6 +113,9 @@ def _read(
     cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
     pair = two_images(trial, inputs)
     modes_agree = trial.modes_agree(pair)
+    if modes_agree:
+        whole = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
+        modes_agree = trial.works_alike(pair, whole)
     for node, where in placement.places.items():
         node.meta["place"] = where
     _without_boundaries(captured)
@@ -165,9 +168,9 @@ def _modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> 
         )
     if modes_agree is False:
         return (
-            "in train mode the forward returns something else than in eval mode (deep supervision,"
-            " a loss); what is read, cut and built is what it does in eval mode, so a variant"
-            " returns and trains that alone"
+            "in train mode the forward does something else than in eval mode (deep supervision, a"
+            " loss, noise); what is read, cut and built is what it does in eval mode, so a variant"
+            " does and trains that alone"
         )
     return ""
 
