@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 import operator
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
+from torch._decomp import decompositions
 
 from tests.networks import UNet
 from weightscope.adapters import boundary, dispatch, modules, pytree, schemas, symbols, tracing
@@ -177,3 +179,46 @@ def test_sizes_follow_the_input() -> None:
     assert [symbols.hint(size) for size in made.shape] == [2, 3, 8]
     probe = symbols.Probe({symbols.key(given.shape[2]): 100})
     assert probe.shape(made) == (2, 3, 50)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("training", [False, True])
+def test_norms_without_arithmetic_return_what_torch_says(
+    dtype: torch.dtype, training: bool
+) -> None:
+    x = torch.randn(3, 4, 8, 6).to(dtype, memory_format=torch.channels_last)
+    own = [torch.rand(4, dtype=dtype) for _ in range(4)]
+    arguments = (x, *own, training, 0.1, 1e-5, False)
+    for got, right in zip(
+        tracing._norm_shapes(*arguments),
+        decompositions.native_batch_norm_helper(*arguments),
+        strict=True,
+    ):
+        assert got is not None
+        assert right is not None
+        assert (got.shape, got.stride()) == (right.shape, right.stride())
+    with pytest.raises(RuntimeError, match="4 channels is given 5"):
+        tracing._norm_shapes(torch.zeros(3, 5, 2), *own, training, 0.1, 1e-5, False)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_resizing_without_arithmetic_returns_what_torch_returns(mode: str) -> None:
+    x = torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last)
+    right = nn.functional.interpolate(x, (10, 9), mode=mode)
+    got = tracing._resized(x, (10, 9))
+    assert (got.shape, got.stride(), got.dtype) == (right.shape, right.stride(), right.dtype)
+
+
+def test_only_the_thread_that_reads_goes_without_arithmetic() -> None:
+    x, found = torch.zeros(1, 2, 4, 4), []
+    before = decompositions._upsample_nearest
+
+    def other() -> None:
+        found.append(decompositions._upsample_nearest(x + 1, [8, 8], [None, None]))
+
+    with tracing.without_numbers():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert torch.equal(found[0], torch.ones(1, 2, 8, 8))
+    assert decompositions._upsample_nearest is before

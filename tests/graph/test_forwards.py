@@ -356,3 +356,50 @@ def test_pooled_signals_keep_their_length_free() -> None:
     for length in (64, 45):
         x = torch.randn(2, 1, length)
         torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+
+
+class Restless(Small):
+    """While training, its own forward adds noise, or drops features by a function of torch."""
+
+    def __init__(self, noise: bool) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, deep = self.encode(x)
+        if not self.noise:
+            deep = F.dropout(deep, 0.5, self.training)
+        elif self.training:
+            deep = deep + torch.randn_like(deep)
+        return self.decode(top, deep)
+
+
+def test_a_forward_that_does_more_while_training_says_so() -> None:
+    noisy, dropping = (read_structure(Restless(noise), IMAGE) for noise in (True, False))
+    assert (noisy.modes_agree, dropping.modes_agree) == (False, True)
+    assert "does something else than in eval mode" in noisy.notes[0]
+    assert not dropping.notes
+    with torch.random.fork_rng(devices=()):
+        graph = rebuild(dropping).train()
+        torch.manual_seed(0)
+        expected = dropping.model.train()(IMAGE)
+        torch.manual_seed(0)
+        assert torch.equal(graph(IMAGE), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_kernels_normalised_in_the_old_way_show_their_channels() -> None:
+    model = Small()
+    model.top = nn.utils.weight_norm(nn.Conv2d(5, 4, 3, padding=1))
+    assert read_structure(model).inputs.args[0].shape[1] == 5
+
+
+def test_images_that_the_forward_takes_apart_in_pairs() -> None:
+    assert read_structure(Small(_pair)).inputs.args[0].shape[1] == 6
+
+
+def _pair(model: Small, x: Tensor) -> Tensor:
+    if x.shape[1] % 2:
+        raise ValueError("two images are wanted")
+    first, second = x.chunk(2, 1)
+    return model.decode(*model.encode(first - second))

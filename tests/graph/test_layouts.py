@@ -134,3 +134,20 @@ def test_layouts_by_hand() -> None:
     assert infer_layout((2, 3, 4, 64, 64), ((8, 3, 64, 64), 2)) == "NCTHW"
     assert infer_layout((2, 4, 64, 64), ((2, 16, 32, 32), 2)) == ""  # folded before it
     assert infer_layout((2, 4, 64, 64), None) == ""
+
+
+class FrameByFrame(Net):
+    """A clip whose frames are taken one by one, as a recurrent network takes them."""
+
+    def __init__(self) -> None:
+        super().__init__("NCHW")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.images(frame) for frame in x.unbind(1)], 1)
+
+
+def test_frames_one_by_one() -> None:
+    structure = read_structure(FrameByFrame(), torch.randn(2, 3, 3, 32, 32))
+    assert structure.inputs.layout == "NTCHW"
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

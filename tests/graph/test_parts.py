@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import weightscope as ws
+from matrix.held_back import CoarseToFine
 from matrix.kinds import RSU, U2Net, UNet, WNet, conv
 from weightscope.errors import UnknownLayerError
 from weightscope.graph import Structure, read_structure
@@ -120,3 +121,11 @@ def test_a_part_is_analysed_cut_saved_and_loaded(tmp_path: Path) -> None:
     loaded = ws.load(ws.save(variant, tmp_path / "w.safetensors"), WNet)
     assert torch.equal(loaded.module.eval()(image)[1], cut[1])
     assert loaded.structure.part == "second"
+
+
+def test_u_nets_in_a_row_keep_their_levels_where_one_is_deeper() -> None:
+    structure = read_structure(CoarseToFine(), torch.zeros(2, 3, 32, 32))
+    got = {layer: stage.name for layer, stage in structure.stage_of.items()}
+    assert got["coarse.deep.0"] == "bottleneck"
+    assert (got["fine.top.0"], got["fine.middle.0"]) == ("decoder 0", "decoder 1")
+    assert (got["fine.deep.0"], got["fine.up0.0"]) == ("decoder 2", "decoder 0")

@@ -239,7 +239,9 @@ class _Builder:
                 source = signature.inputs_to_lifted_tensor_constants[node.name]
                 value = self.capture.program.constants[source]
                 if not isinstance(value, torch.Tensor):
-                    raise StructureError(f"the forward uses {source}, which is no tensor")
+                    raise StructureError(
+                        f"the forward uses {source}, which is no tensor; keep it out of the forward"
+                    )
                 self.constants[name] = value.detach()
                 self.owned[node] = name
 
@@ -268,7 +270,7 @@ class _Builder:
             return new
         raise StructureError(
             f"{fine.name} is computed inside {_owner(fine)} and needed outside it, by no argument"
-            " or result; the network cannot be taken apart there"
+            " or result; let that module return it, or take it as an argument"
         )
 
     def _size(self, value: Any) -> Any:
@@ -277,8 +279,8 @@ class _Builder:
         if isinstance(value, torch.SymInt | torch.SymFloat):
             if not self.sizes.can_write(value):
                 raise StructureError(
-                    f"a size ({value}) follows the values of a tensor, not the input's size; such a"
-                    " network cannot be taken apart"
+                    f"a size ({value}) follows the values of a tensor, not the input's size; do"
+                    " with a mask what the forward does by picking, or pick outside of it"
                 )
             return self.sizes.write(value)
         return value

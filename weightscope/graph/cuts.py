@@ -80,6 +80,13 @@ def _cut(
     if refused:
         return refused
     entries = _entries(depth, coarse, dimensions, sizes)
+    crossing = next((n for n in _crossing(depth) if n.meta["val"].is_complex()), None)
+    if crossing is not None:
+        return (
+            f"{crossing.name} crosses this level as complex numbers, which no bottleneck here takes"
+            " and returns; let the real and the imaginary part cross as channels"
+            " (torch.cat([z.real, z.imag], 1))"
+        )
     if not entries:
         return (
             "no tensor with a readable layout enters what lies below this level; " + _LAYOUT_REMEDY
@@ -105,6 +112,13 @@ def _cut(
 _LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"
 
 
+def _crossing(depth: _Depth) -> list[fx.Node]:
+    """What leaves the removed part, and what it needs that depends on the image alone."""
+    entering = [n for node in depth.removed for n in node.all_input_nodes]
+    kept = [n for n in entering if n not in depth.removed and n not in depth.below]
+    return [n for n in (*depth.exits, *kept) if makes_tensor(n) and n.op != "get_attr"]
+
+
 def _split(coarse: Coarse, keep: int, dimensions: int, sizes: Sequence[tuple[int, ...]]) -> _Depth:
     nodes = list(coarse.graph.nodes)
     removed = _removed(coarse, keep)
@@ -114,7 +128,8 @@ def _split(coarse: Coarse, keep: int, dimensions: int, sizes: Sequence[tuple[int
         for node in reversed(nodes)
         if operator_of(node) in _RESHAPES and site(node, coarse.places, dimensions, sizes) is None
     ]
-    for node in reshapes:  # what enters before pixels become channels
+    complexes = [n for n in reversed(nodes) if makes_tensor(n) and n.meta["val"].is_complex()]
+    for node in (*reshapes, *complexes):  # before pixels become channels, numbers become complex
         if node.users and all(user in removed for user in node.users):
             removed.add(node)
     for node in reshapes:  # what leaves before channels become pixels
@@ -139,7 +154,7 @@ def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[f
         for node in nodes
         if node in removed
         and makes_tensor(node)
-        and not node.meta["val"].is_floating_point()
+        and not (node.meta["val"].is_floating_point() or node.meta["val"].is_complex())
         and any(user not in removed for user in node.users)
     ]
     while waiting:
@@ -164,14 +179,17 @@ def _no_way_back(depth: _Depth) -> str:
         return "nothing lies deeper"
     kept_outputs = [n for n in depth.output.all_input_nodes if n not in depth.removed]
     if not depth.exits or not any(n in depth.below for n in kept_outputs):
-        return "no path leads back up: every output is computed below this level"
+        return "no path leads back up: every output is computed below this level; keep more levels"
     return ""
 
 
 def _no_head(depth: _Depth, model: nn.Module) -> str:
     stays = depth.below - depth.removed - {depth.output}
     if not any(_has_weights(n, model) for n in stays):
-        return "the network's head lies below this level; nothing with weights remains after it"
+        return (
+            "the network's head lies below this level; nothing with weights remains after it; keep"
+            " more levels"
+        )
     return ""
 
 

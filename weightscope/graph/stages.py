@@ -106,7 +106,7 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
     if deepest == 0:
         raise StructureError(
             "every operation lies at the input's resolution (one level), so there is no"
-            " encoder-decoder shape to read; a network that goes down and comes back is needed"
+            " encoder-decoder shape to read. Pass a network that goes down and comes back up"
         )
     images = [n for n in capture.nodes if n.op == "placeholder" and n in levels.level]
     if all(levels.level[image] == deepest for image in images):
@@ -122,7 +122,8 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
         if {p.level for p in lies if p.role == "head"} > {len(levels.reductions) - 1}:
             raise StructureError(
                 "the prediction is made at the deepest level and only resized after it (reductions"
-                f" {reductions}): there is no decoder with weights to keep"
+                f" {reductions}): there is no decoder with weights to keep. Give it one: layers"
+                " with weights after the first resize"
             )
         raise StructureError(
             "nothing comes back up from a deeper level: the network only goes down (reductions"

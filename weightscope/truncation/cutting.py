@@ -86,7 +86,8 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
                 return tuple(sizes)
     raise TruncationError(
         f"the positions of {site.node}, a sequence of {hint(tokens)} tokens, cannot be arranged as "
-        "an image: no operation at its level shows the height and width"
+        "an image: no operation at its level shows the height and width. Arrange them as an image"
+        " in the forward before they leave"
     )
 
 
