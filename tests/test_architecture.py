@@ -38,8 +38,8 @@ MAY_IMPORT = {
         "statistics",
         "probing",
     },
-    "watching": {"errors", "files", "statistics", "utilization", "wrappers"},
-    "histories": {"errors", "utilization", "watching"},
+    "watching": {"errors", "files", "checkpoints", "statistics", "utilization", "wrappers"},
+    "histories": {"errors", "checkpoints", "utilization", "watching"},
     "truncation": {
         "errors",
         "probing",
@@ -47,6 +47,7 @@ MAY_IMPORT = {
         "batches",
         "wrappers",
         "graph",
+        "checkpoints",
         "statistics",
         "cost",
         "receptive_field",

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from weightscope.adapters.modes import alone
+from weightscope.adapters.modes import alone, outside_modes
 from weightscope.batches import Batch, first_image, read_batches
-from weightscope.calls import call_arguments, device_of, to_device, undisturbed
+from weightscope.calls import call_arguments, device_of, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError, TruncationError
 from weightscope.graph import read_structure
@@ -199,7 +199,7 @@ def _beats(one: Candidate, other: Candidate) -> bool:
     )
 
 
-@alone()
+@outside_modes()
 def shrink(
     model: nn.Module,
     *,
@@ -276,9 +276,10 @@ def shrink(
     kept = _images(images, pairs)
     if example_inputs is None:
         example_inputs = _example(kept, pairs, model)
-    structure = read_structure(model, example_inputs, layout=layout, part=part)
-    costs = count_costs(model, structure.inputs)
-    proposals = propose(structure, assess(structure, measure_model(model)), costs)
+    with alone():
+        structure = read_structure(model, example_inputs, layout=layout, part=part)
+        costs = count_costs(model, structure.inputs)
+        proposals = propose(structure, assess(structure, measure_model(model)), costs)
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
     budget = _budget(proposals, costs, steps, random)
     if progress:
@@ -354,12 +355,9 @@ def _try(
     seed: int,
 ) -> Candidate:
     """Cut at one depth, recover, and measure before and after."""
-    torch_state = torch.get_rng_state()
-    try:
+    with alone(), random_state():
         torch.manual_seed(seed)  # of the new weights
         variant = proposal.build()
-    finally:
-        torch.set_rng_state(torch_state)
     before, after = _recovered(variant, f"keep_{proposal.keep_levels}", measure, recover)
     return Candidate(
         keep_levels=proposal.keep_levels,
@@ -486,7 +484,7 @@ class _Metric:
             device=device_of(structure.model),
         )
         self.name = self.judge.name
-        with undisturbed(structure.model), torch.no_grad(), self.judge.kept():
+        with alone(), undisturbed(structure.model), torch.no_grad(), self.judge.kept():
             for inputs, _ in pairs:
                 self.judge.add(self._run(structure.model, inputs))
             self.whole = _value(self.judge.whole())
@@ -497,7 +495,7 @@ class _Metric:
     def quality(self, variant: Variant) -> float:
         """Quality of a network on all batches."""
         meter = self.judge.meter()
-        with undisturbed(variant.module), torch.no_grad(), self.judge.kept():
+        with alone(), undisturbed(variant.module), torch.no_grad(), self.judge.kept():
             for inputs, _ in self.pairs:
                 meter.add(self._run(variant.module, inputs))
         return _value(meter.quality())

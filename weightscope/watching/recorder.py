@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weightscope.adapters.modes import outside_modes
-from weightscope.errors import InputError
+from weightscope.checkpoints import load_tensors
+from weightscope.errors import CheckpointError, InputError
 from weightscope.files import write_csv, write_tensors
 from weightscope.showing import OnOneScreen
 from weightscope.utilization.displacement import Displacement, measure_displacement
@@ -101,12 +102,9 @@ class History(OnOneScreen):
         """The weights at the start of the training, by parameter name."""
         if self._store is None:
             return self._initial
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
-            return load_file(self._store)
-        except (OSError, SafetensorError) as error:
+            return load_tensors(self._store)[0]
+        except CheckpointError as error:
             raise InputError(
                 f"cannot read the weights at the start from {str(self._store)!r}: {error}; keep "
                 "the file as long as the history"
