@@ -29,6 +29,7 @@ def add_scan(commands: Any) -> None:
     )
     scan.add_argument("file", help="a checkpoint, an index of one, or a folder that holds one")
     scan.add_argument("--csv", metavar="FILE", help="also write the figures as CSV")
+    scan.add_argument("--html", metavar="FILE", help="also write them as one web page")
     scan.set_defaults(run=_scan)
 
 
@@ -37,12 +38,19 @@ def _scan(options: argparse.Namespace) -> None:
     from weightscope.printing import checkpoint_table
     from weightscope.statistics import scan
 
-    if options.csv:
-        check_target(options.csv)
-    statistics = scan(options.file)
-    print(checkpoint_table(Path(options.file).name, statistics))
+    for path in filter(None, (options.csv, options.html)):
+        check_target(path)  # what would fail at the end should fail before the work
+    if options.html:
+        importlib.import_module("weightscope.report")
+    statistics = scan(options.file, progress=sys.stderr.isatty())
+    name = Path(options.file).resolve().name
+    print(checkpoint_table(name, statistics))
     if options.csv:
         write_csv(parameters_frame(None, statistics), options.csv)
+    if options.html:
+        from weightscope.report import render_checkpoint, write_page
+
+        write_page(render_checkpoint(name, statistics), options.html)
 
 
 def add_analyze(commands: Any) -> None:
