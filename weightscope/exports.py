@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.frames import layers_frame, proposals_frame, stages_frame
 from weightscope.printing import aligned_columns, share
+from weightscope.showing import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +143,7 @@ def comparison(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str
     )
     only = [_missing(first, second, "first"), _missing(second, first, "second")]
     still = sum(same == 1.0 for (_, _, same), _ in shown)
-    lines = [f"{len(common)} tensors in both, {still} of them equal to the last bit"]
+    lines = [f"{counted(len(common), 'tensor')} in both, {still} of them equal to the last bit"]
     return "\n\n".join([*lines, table, *filter(None, only)])
 
 

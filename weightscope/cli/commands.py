@@ -14,6 +14,7 @@ from weightscope.cli.pictures import DATA_HELP, IMAGES_HELP, add_crop, images_in
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError
 from weightscope.files import write_csv
+from weightscope.showing import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,7 +176,8 @@ def _cut(options: argparse.Namespace) -> None:
         printable(
             f"{options.out}: {human(variant.costs.parameters)} of {human(before.parameters)} "
             f"parameters, {human(variant.costs.macs)} of {human(before.macs)} MACs; "
-            f"{len(variant.kept)} tensors kept, {len(variant.reinitialized)} new ones to be trained"
+            f"{counted(len(variant.kept), 'tensor')} kept, "
+            f"{len(variant.reinitialized)} new to be trained"
         )
     )
 

@@ -26,6 +26,7 @@ from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
 from weightscope.progress import bar
+from weightscope.showing import counted
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.plan import Plan, exits_of
 from weightscope.truncation.start import kept_channels, ridge_start
@@ -159,8 +160,9 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
     places = [(i, row) for i, batch in enumerate(batches) for row in range(_length(batch))]
     if len(places) < 2:
         raise InputError(
-            f"images= holds {len(places)} images; recovery needs at least 2, one of them to see "
-            "when there is no more gain: give a tensor (images, channels, sizes...) or batches"
+            f"images= holds {counted(len(places), 'image')}; recovery needs at least 2, one of "
+            "them to see when there is no more gain: give a tensor (images, channels, sizes...) or "
+            "batches"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(places), generator=generator, device="cpu").tolist()
