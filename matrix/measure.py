@@ -140,7 +140,7 @@ def _dead(structure: Structure) -> int:
 def _depths(network: Network, structure: Structure, costs: Costs) -> tuple[Depth, ...]:
     """Build every depth that can be cut, also where it would save too little to be proposed."""
     model = structure.model
-    proposals = propose(structure, assess(structure, measure_model(model, fast=True)), costs)
+    proposals = propose(structure, assess(structure, measure_model(model)), costs)
     can_be_cut = {cut.keep_levels for cut in structure.cuts}
     first = next((p.keep_levels for p in proposals if p.keep_levels in can_be_cut), 0)
     return tuple(

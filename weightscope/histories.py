@@ -12,8 +12,8 @@ from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints import load_tensors
 from weightscope.errors import CheckpointError
 from weightscope.files import write_tensors
+from weightscope.movement import Displacement
 from weightscope.showing import OnOneScreen
-from weightscope.utilization.displacement import Displacement
 
 if TYPE_CHECKING:
     from torch import Tensor

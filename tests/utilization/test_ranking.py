@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from weightscope.movement import Displacement
 from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
 from weightscope.statistics.records import ModelStatistics
 from weightscope.utilization import (
     AblationResult,
     DataEvidence,
-    Displacement,
     Importance,
     Score,
     assess,

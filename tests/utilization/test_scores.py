@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weightscope.movement import Displacement, pool
 from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
-from weightscope.utilization import Displacement, utilization
-from weightscope.utilization.displacement import pool
+from weightscope.utilization import utilization
 from weightscope.utilization.scores import (
     RESPONDS,
     RESPONSE_BORDER,

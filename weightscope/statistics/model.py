@@ -13,11 +13,11 @@ from torch import nn
 from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.modules import BatchNorm
 from weightscope.errors import InputError
+from weightscope.movement import Movement, measure_movement
 from weightscope.statistics.choosing import Evidence, choose_nulls
 from weightscope.statistics.constants import find_constants
 from weightscope.statistics.distances import compare, edge_of
 from weightscope.statistics.fresh import find_fresh
-from weightscope.statistics.movement import Movement, measure_movement
 from weightscope.statistics.records import ModelStatistics, ParameterStatistics, Spectrum
 from weightscope.statistics.rules import Null, given_null
 from weightscope.statistics.tensors import ParameterPlace, find_parameters
@@ -41,7 +41,6 @@ def measure_model(
     *,
     initial: Initial | None = None,
     spectra: bool = False,
-    fast: bool = False,
     threads: int | None = None,
     buffers: bool = False,
     progress: bool = False,
@@ -54,7 +53,6 @@ def measure_model(
             or the model as it was built; makes every null exact. None: the null is chosen by the
             evidence of the weights, and says so.
         spectra: Whether to compute the singular values of kernels.
-        fast: See ``summarize``.
         threads: Number of threads; None for ``torch.get_num_threads()``.
         buffers: Whether to measure floating-point buffers too.
         progress: Whether to show a progress bar.
@@ -73,7 +71,7 @@ def measure_model(
     starts = _initial_tensors(initial, places)
 
     def measure(place: ParameterPlace, run: Run) -> _Figures:
-        return _measure(place, starts.get(place.name), fast, run)
+        return _measure(place, starts.get(place.name), run)
 
     found = run_all(places, lambda place: place.tensor.numel(), measure, threads, progress)
     nulls = _nulls(places, found)
@@ -97,12 +95,12 @@ class _Figures:
     movement: Movement | None
 
 
-def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run: Run) -> _Figures:
+def _measure(place: ParameterPlace, start: torch.Tensor | None, run: Run) -> _Figures:
     before, movement = None, None
     spreads = {null.std for null in place.candidates}
     if start is not None:
         # the start in the same way as the weights, so that what did not change has no distance
-        before = summarize_with(run, start, filter_axis=place.filter_axis, fast=fast)
+        before = summarize_with(run, start, filter_axis=place.filter_axis)
         if not before.finite:
             raise InputError(
                 f"initial= holds no finite number in {place.name!r}; give the state dict this "
@@ -112,7 +110,7 @@ def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run:
         movement = measure_movement(place.tensor, start)
     relative = [RELATIVE_THRESHOLD * std for std in sorted(spreads)]
     thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
-    summary = summarize_with(run, place.tensor, thresholds, place.filter_axis, fast=fast)
+    summary = summarize_with(run, place.tensor, thresholds, place.filter_axis)
     return _Figures(summary, before, movement)
 
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from weightscope.graph.structure import Structure
-from weightscope.showing import counted
-from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, MARGIN, UNTOLD
-from weightscope.utilization.displacement import (
+from weightscope.movement import (
     Displacement,
     MovementRecord,
     StageMovement,
     pool,
 )
+from weightscope.showing import counted
+from weightscope.statistics import ModelStatistics, ParameterStatistics
+from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, MARGIN, UNTOLD
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     NetworkMovement,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from weightscope.graph.structure import Stage
+from weightscope.movement import StageMovement
 from weightscope.probing.response import CutResponse, Response
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
@@ -25,7 +26,6 @@ from weightscope.thresholds import (
     UNTOUCHED,
     WALK_BORDER,
 )
-from weightscope.utilization.displacement import StageMovement
 from weightscope.utilization.records import Score, Verdict
 
 

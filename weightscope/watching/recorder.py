@@ -17,8 +17,8 @@ from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints import load_tensors
 from weightscope.errors import CheckpointError, InputError
 from weightscope.files import write_csv, write_tensors
+from weightscope.movement import Displacement, measure_displacement
 from weightscope.showing import OnOneScreen
-from weightscope.utilization.displacement import Displacement, measure_displacement
 from weightscope.watching import exports
 from weightscope.watching.rules import StepRule, Strengths, Walk, step_rule
 from weightscope.watching.snapshots import Snapshot, late_saliencies, take
