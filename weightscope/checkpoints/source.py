@@ -97,8 +97,13 @@ class Source:
         """Bytes ``begin`` to ``begin + size``, in memory of their own, shape (size,).
 
         Raises:
-            CheckpointError: The file does not have them any more.
+            CheckpointError: The file does not have them, or not any more.
         """
+        if not 0 <= begin <= begin + size <= self.size:
+            raise CheckpointError(
+                f"{self.path} is truncated or damaged: it places something at byte {begin:,} of "
+                f"{self.size:,}; copy or download it again"
+            )
         bytes_ = np.empty(size, np.uint8)
         view, done = memoryview(bytes_.data), 0
         try:
