@@ -21,7 +21,7 @@ from weightscope.adapters.modules import BatchNorm
 from weightscope.batches import each_batch, read_batches
 from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
 from weightscope.errors import InputError
-from weightscope.files import written_atomically
+from weightscope.files import write_pickle
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
@@ -679,8 +679,7 @@ class _Course:
             "optimizer": self.optimizer.state_dict(),
             "unit": self.unit,
         }
-        with written_atomically(path) as temporary:
-            torch.save(content, temporary)
+        write_pickle(content, path)
 
     def _read(self, path: Path | None) -> _State | None:
         if path is None or not path.exists():

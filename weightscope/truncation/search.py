@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from weightscope.batches import Batch, first_image, read_batches
 from weightscope.calls import call_arguments, device_of, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError, TruncationError
+from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.progress import steps as steps_shown
@@ -286,9 +286,7 @@ def shrink(
         from tqdm.auto import tqdm
 
         tqdm.write(budget)
-    folder = None if resume is None else Path(resume)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = None if resume is None else make_folder(resume)
     measure = _Agreement() if pairs is None else _Metric(structure, pairs, metric)
 
     def recover(variant: Variant, name: str) -> Recovery:
