@@ -313,7 +313,10 @@ def _command(model, folder):
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         ended = [
-            main_of_command(["scan", str(folder / "x"), "--csv", str(folder / "x.csv")]),
+            main_of_command(
+                ["scan", str(folder / "x"), "--csv", str(folder / "x.csv")]
+                + ["--html", str(folder / "x.html")]
+            ),
             main_of_command(["compare", str(folder / "x"), str(folder / "x")]),
         ]
     return ended, said.getvalue()
