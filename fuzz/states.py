@@ -310,14 +310,11 @@ def _measure(model, folder):
 
 def _command(model, folder):
     _write(model, folder)
-    said = io.StringIO()
+    said, file = io.StringIO(), str(folder / "x")
     with contextlib.redirect_stdout(said):
         ended = [
-            main_of_command(
-                ["scan", str(folder / "x"), "--csv", str(folder / "x.csv")]
-                + ["--html", str(folder / "x.html")]
-            ),
-            main_of_command(["compare", str(folder / "x"), str(folder / "x")]),
+            main_of_command(["scan", file, "--csv", f"{file}.csv", "--html", f"{file}.html"]),
+            main_of_command(["compare", file, file]),
         ]
     return ended, said.getvalue()
 
