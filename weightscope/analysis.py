@@ -120,7 +120,8 @@ def analyze(
             lost when each level is removed; see `ablate`.
         ignore_index: Value of targets that does not count, for the built-in metrics of classes.
         keys: Where inputs and targets are in a batch, such as ``("image", "mask")``.
-        stages: What you know better about the stages than the dataflow tells.
+        stages: Where the stages of modules are read wrongly: prefixes of module names for each
+            stage name (``{"skip 0": "lateral", "head": ["out", "aux"]}``).
         layout: What the axes of the image input are, one letter each (``"NHWC"``, ``"NHW"``,
             ``"NTCHW"`` for clips), where they are read wrongly.
         part: Name of a module that is a network of its own among others (one U-net of a cascade;

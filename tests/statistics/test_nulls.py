@@ -7,8 +7,8 @@ from float64_reference import finite_values
 from scipy import stats
 from torch import nn
 
-from weightscope.statistics import compare, fit_null, measure_model, summarize
-from weightscope.statistics.choosing import followed_rules, sharpest_rule
+from weightscope.statistics import compare, measure_model, summarize
+from weightscope.statistics.choosing import Evidence, choose_nulls, followed_rules, sharpest_rule
 from weightscope.statistics.distances import as_drawn, critical_ks
 from weightscope.statistics.rules import KernelShape, Null
 
@@ -38,8 +38,9 @@ def test_every_initializer_is_recognized(label):
     torch.manual_seed(1)
     weights = torch.empty(SHAPE)
     INITIALIZERS[label](weights)
-    null = fit_null(summarize(weights), KernelShape.of(SHAPE).rules.values())
-    expected = {null.label: null for null in KernelShape.of(SHAPE).rules.values()}[label]
+    rules = KernelShape.of(SHAPE).rules
+    [null] = choose_nulls([Evidence("", "conv2d", True, summarize(weights), rules, 2.0**-23)])
+    expected = rules[label]
     assert (null.source, null.family, null.std) == ("matched", expected.family, expected.std)
     assert null.std == pytest.approx(float(weights.std()), rel=0.01)
     assert null.plausible == (null.std, null.std)

@@ -43,8 +43,9 @@ def scan(
         progress: Whether to show a progress bar.
 
     Returns:
-        One record for each tensor, without a null (a file does not say what its tensors are), what
-        was skipped and why, and the share of elements measured. Numbers that a file holds once and
+        One record for each tensor, what was skipped and why, and the share of elements measured.
+        There is no comparison with the weights before training (no null), because a file does not
+        say what its tensors are. Numbers that a file holds once and
         names twice are measured once, as are those that a view repeats.
 
     Raises:

@@ -224,14 +224,16 @@ def shrink(
     """Find the smallest network within a tolerance or a budget.
 
     Every depth is cut, recovered by matching the whole network's outputs on unlabelled images, and
-    measured: quality, parameters, MACs, and latency in turns with the whole network. Beside each
-    depth stands what the whole network keeps when, instead of levels, channels drawn at random go
-    until the MACs are the same: a depth that is not better is no finding. The model stays as it is.
+    measured: quality, parameters, MACs, and latency, timed alternately with the whole network. For
+    comparison, channels drawn at random are removed from the whole network until it has as many
+    MACs as the depth: a depth that does not keep more quality is no finding. The model is not
+    changed.
 
     Args:
         model: A trained encoder-decoder.
         images: Unlabelled images for recovery, as for ``Variant.recover``; by default the inputs of
-            ``batches``, which then choose and teach: the qualities are a little too good.
+            ``batches``, which then serve for recovery and for the measurement: the qualities come
+            out a little too high.
         batches: ``(inputs, targets)`` pairs to measure quality on, as for ``ablate``.
         metric: As for ``ablate``. Without it, quality is the agreement with the whole network on
             the images that recovery held back.
@@ -244,11 +246,11 @@ def shrink(
         example_inputs: What to read the network with; by default the first image.
         layout: What the axes of the images are, as for ``analyze``.
         part: The part that is cut, as for ``analyze``.
-        steps: Of each recovery.
+        steps: Training steps of each recovery.
         repeats: Timed forwards of each network.
         random: Whether to measure random channel removal too, which doubles the work; it needs the
             extra ``prune`` and is left out, with a word, where that is not installed.
-        seed: Of everything random.
+        seed: Of everything that is drawn at random.
         progress: Show the budget and a bar for each recovery.
         resume: Folder to keep the recoveries in. A search that was broken off goes on from there.
 

@@ -388,8 +388,8 @@ def ablate(
     """Measure what each level of a network is worth, by inference alone.
 
     For every depth at which the network can be cut, all tensors that come back from below the cut
-    are replaced, and the quality lost is reported with a 95 % bootstrap interval over images. A
-    metric at the best threshold chooses it anew without the levels. The
+    are replaced, and the quality lost is reported with a 95 % bootstrap interval over images. Where
+    a metric is taken at its best threshold, that threshold is found again for each network. The
     model, its modes, buffers and the random state are left as they were.
 
     Args:

@@ -274,9 +274,11 @@ def watch(
 
     Args:
         model: The model, before its first step (or resumed: load the history's state then).
-        optimizer: The optimiser that trains it. Adam, AdamW and SGD have a noise walk; of others
-            (RMSprop, Lion, ...) the start, the histograms and the saliency are recorded, but the
-            history ranks no stage, and a warning says so at the start.
+        optimizer: The optimiser that trains it. Of Adam, AdamW and SGD it is known how far
+            gradients of pure noise would carry a weight (the noise walk), which the movement is
+            compared with. Of others (RMSprop, Lion, ...) the start, the histograms and the saliency
+            (``sum |w * dL/dw|``) are recorded, but the history ranks no stage, and a warning says
+            so at the start.
         every: Steps between histograms.
         store: File for the starting weights (safetensors); without it they stay in memory.
 
