@@ -190,10 +190,11 @@ def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str,
     try:
         start = history.initial()
     except InputError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
+        unreadable = error.__cause__  # the checkpoint's error, whose cause is that of the file
+        if unreadable is None or not isinstance(unreadable.__cause__, FileNotFoundError):
             raise
         warnings.warn(
-            f"the file that watch() stored the starting weights in is gone ({error.__cause__}); "
+            f"the file that watch() stored the starting weights in is gone ({unreadable}); "
             "the analysis goes on without them",
             stacklevel=4,  # one frame is of the decorator
         )
