@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.frames import layers_frame, proposals_frame, stages_frame
 from weightscope.printing import aligned_columns, share
 from weightscope.showing import counted
@@ -121,6 +122,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split())
 
 
+@outside_modes()
 def comparison(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str:
     """What moved between two checkpoints of one network, tensor by tensor, most first.
 
