@@ -46,11 +46,11 @@ def reference(tensor):
     }
 
 
-def ours(*, numba=True, fast=False):
+def ours(*, numba=True):
     def measure(tensor):
         kernels = counting.load() if numba else False
         with patch.object(counting, "_kernels", kernels):
-            s = summarize(tensor, fast=fast, threads=1)
+            s = summarize(tensor, threads=1)
         return dict(
             zip(
                 FIGURES,
@@ -106,7 +106,6 @@ def with_scipy(tensor):
 METHODS = {
     "weightscope": ours(),
     "weightscope without numba": ours(numba=False),
-    "weightscope, fast": ours(fast=True),
     "torch, one operator each": with_torch,
     "scipy.stats.describe, numpy": with_scipy,
 }

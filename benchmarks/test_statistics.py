@@ -66,11 +66,11 @@ def giant():
     return large(1e9)
 
 
-def summarizing(model, threads, *, fast=False):
+def summarizing(model, threads):
     places, _, _ = find_parameters(model)
 
     def work(place, run):
-        return room.summarize_with(run, place.tensor, filter_axis=place.filter_axis, fast=fast)
+        return room.summarize_with(run, place.tensor, filter_axis=place.filter_axis)
 
     return lambda: run_all(places, lambda place: place.tensor.numel(), work, threads)
 
@@ -81,14 +81,14 @@ def summing(model):
 
 
 @on_one_and_all
-@pytest.mark.parametrize("mode", ["exact", "fast", "without numba"])
+@pytest.mark.parametrize("mode", ["exact", "without numba"])
 def test_one_pass(against, network, threads, mode, monkeypatch):
     size, model = network
-    goals = {"exact": 9 if "U-Net" in size else 8, "fast": None, "without numba": 60}
+    goals = {"exact": 9 if "U-Net" in size else 8, "without numba": 60}
     if mode == "without numba":
         monkeypatch.setattr(counting, "_kernels", False)
     rounds = 7 if mode == "without numba" else 31 if "U-Net" in size else 9
-    against(summarizing(model, threads, fast=mode == "fast"), summing(model),
+    against(summarizing(model, threads), summing(model),
             what=f"{mode}, {size}", versus="torch.sum", goal=goals[mode] if threads == 1 else None,
             rounds=rounds)  # fmt: skip
 

@@ -9,7 +9,9 @@ interrupts at drawn places. Exits with 1 where anything is different afterwards.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import logging
 import math
 import os
@@ -31,6 +33,7 @@ from torch.nn.utils import parametrizations
 from torch.utils._pytree import tree_map
 
 import weightscope as ws
+from weightscope.cli import main as main_of_command
 from weightscope.receptive_field import effective_receptive_field
 
 _HOOKS = (
@@ -291,6 +294,31 @@ def _watch(model, folder):
     return repr(told), (folder / "h.csv").read_text()
 
 
+def _history(model, folder):
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    with ws.watch(model, optimizer, every=1) as history:
+        optimizer.step()
+    ws.save_history(history, folder / "h.safetensors")
+    known = ws.read_history(folder / "h.safetensors")
+    return repr(known.displacements()), known.initial()
+
+
+def _measure(model, folder):
+    measured = _small(model).measure(repeats=2)
+    return measured.peak_memory_before, measured.peak_memory_after
+
+
+def _command(model, folder):
+    _write(model, folder)
+    said, file = io.StringIO(), str(folder / "x")
+    with contextlib.redirect_stdout(said):
+        ended = [
+            main_of_command(["scan", file, "--csv", f"{file}.csv", "--html", f"{file}.html"]),
+            main_of_command(["compare", file, file]),
+        ]
+    return ended, said.getvalue()
+
+
 def _write(model, folder):
     if (folder / "x").exists():  # written outside of the modes that are tried
         return
@@ -335,6 +363,9 @@ CALLS = {
     "scan": _scan,
     "report": _report,
     "receptive field": _field,
+    "history": _history,
+    "measure": _measure,
+    "command": _command,
 }
 
 
@@ -434,7 +465,7 @@ def try_call(kind, call, outcome, folder, interrupt_at=None, fail_at=2):
     """
     torch.manual_seed(0)
     model = KINDS[kind]()
-    if kind == "lazy" and call == "watch":
+    if kind == "lazy" and call in ("watch", "history"):
         return [], "no optimiser takes it"
     ended = "returned"
     with warnings.catch_warnings():
@@ -551,8 +582,11 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="for the interrupts")
     parser.add_argument("--no-table", action="store_true")
+    parser.add_argument(
+        "--kinds", default="", help="of models, separated by commas; all by default"
+    )
     options = parser.parse_args()
-    kinds, calls = list(KINDS), list(CALLS)
+    kinds, calls = options.kinds.split(",") if options.kinds else list(KINDS), list(CALLS)
     warm_up()
     found = Counter()
     if not options.no_table:

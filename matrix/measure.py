@@ -148,7 +148,7 @@ def _depths(network: Network, structure: Structure, costs: Costs) -> tuple[Depth
         example = replace(structure.inputs, args=args, kwargs=kwargs, guessed=False)
         structure = replace(structure, inputs=example)
         costs = count_costs(model, structure.inputs)
-    proposals = propose(structure, assess(structure, measure_model(model, fast=True)), costs)
+    proposals = propose(structure, assess(structure, measure_model(model)), costs)
     can_be_cut = {cut.keep_levels for cut in structure.cuts}
     first = next((p.keep_levels for p in proposals if p.keep_levels in can_be_cut), 0)
     return tuple(

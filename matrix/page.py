@@ -286,7 +286,7 @@ def _disagreements(rows: Sequence[Row], truths: Mapping[str, Truth]) -> list[str
             continue
         found = [*row.disagreements, *row.graph_failures]
         found += [
-            f"keep {depth.keep_levels} levels: {text}"
+            f"levels kept {depth.keep_levels}: {text}"
             for depth in row.depths
             for text in depth.failures
         ]

@@ -14,15 +14,12 @@ from weightscope.summaries.order import PROBABILITIES
 WAYS = ["compiled", "sorted"]
 
 
-def measure(tensor, way, *, thresholds=(0.0, 1e-3, 1e-2, 0.5), bins=128, axis=None, threads=1,
-            fast=False):  # fmt: skip
+def measure(tensor, way, *, thresholds=(0.0, 1e-3, 1e-2, 0.5), axis=None, threads=1):
     """Summarize one tensor in the way asked for."""
     kernels = counting.load() if way == "compiled" else False
     assert kernels is not False or way != "compiled", "numba does not work here"
     with patch.object(counting, "_kernels", kernels):
-        return summarize(
-            tensor, thresholds=thresholds, bins=bins, filter_axis=axis, fast=fast, threads=threads
-        )
+        return summarize(tensor, thresholds=thresholds, filter_axis=axis, threads=threads)
 
 
 def finite_values(tensor: torch.Tensor) -> NDArray[np.float64]:

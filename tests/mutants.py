@@ -57,13 +57,20 @@ def threshold(file: str, old: str, new: str, words: str) -> Mutant:
     return Mutant(f"weightscope/utilization/{file}.py", old, new, tests)
 
 
+def movement(old: str, new: str, words: str = "") -> Mutant:
+    """A mutant of how far weights went."""
+    tests = ("tests/test_movement.py", *(("-k", words) if words else ()))
+    return Mutant("weightscope/movement.py", old, new, tests)
+
+
 MUTANTS = [
     statistics("distances", "root + 0.12 + 0.11 / root", "root", "nulls", "critical"),
     statistics("distances", "unit = pi / 2.0", "unit = pi", "nulls", "beyond_the_edge"),
     statistics("distances", "SPREAD_SURELY * error\n", "100.0 * error\n", "nulls", "mean_square"),
     statistics("distances", "doubt = max(", "doubt = min(", "choosing", "how_well"),
-    statistics("movement", "square / (n - 1)", "square / n", "nulls", "degree_of_freedom"),
-    statistics("movement", "w - shrinkage * w0", "w - w0", "nulls", "degree_of_freedom"),
+    movement("square / (n - 1)", "square / n", "degree_of_freedom"),
+    movement("w - shrinkage * w0", "w - w0", "degree_of_freedom"),
+    movement("for d in usable]) / walk", "for d in usable])"),
     statistics("choosing", "misfit = spread + SHAPE_COST * gap + DECAY_COST * decay",
                "misfit = spread + SHAPE_COST * gap", "choosing"),
     statistics("choosing", "shows = (decay == 0.0) |", "shows = (decay >= 0.0) |", "choosing",
@@ -81,8 +88,8 @@ MUTANTS = [
     summaries("moments", "means = (bases - base) + offsets", "means = offsets", "summary",
                "far_from_zero"),
     summaries("order", "np.minimum(lower + 1, count - 1)", "lower", "summary", "any_small"),
-    summaries("order", "(wide < borders) | (closed & (wide == borders))", "wide < borders",
-               "summary", "any_small"),
+    summaries("order", "np.nextafter(limits, np.inf)", "limits", "summary", "any_small"),
+    summaries("order", "near < borders", "near > borders", "summary", "any_small"),
     summaries("filters", "part = part * scales[:, None]", "scales = np.ones_like(scales)",
                "summary", "float64_norms"),
     summaries("kernels", "if m2 * _FAR < n", "if m2 * 0.0 < -n", "summary", "far_from_zero"),
@@ -96,9 +103,9 @@ MUTANTS = [
     Mutant("weightscope/statistics/choosing.py", "> LEFT * max(size, 1)", "> 0.0",
            ("tests/test_thresholds.py", "-k", "share_of_weights")),
     summaries("order", "(cells[~looked] << 16)", "((cells[~looked] + 1) << 16)", "summary",
-              "any_scale or given_edges"),
-    summaries("counting", "(self.counts - zeros)[wanted]", "self.counts[wanted]", "summary",
-              "fast"),
+              "any_scale or given_thresholds"),
+    summaries("counting", "& (self.counts > zeros)", "& (self.counts < zeros)", "summary",
+              "any_scale"),
     utilization("data", "least = max(removing", "least = min(removing", "data"),
     threshold("data", "if high < 0.5:",
               "if low < 0.5:", "negligible"),
@@ -125,8 +132,6 @@ MUTANTS = [
               "self.movement() > 0.0", "untouched"),
     utilization("scores", "(math.sqrt(share) if salient", "(share if salient", "scores",
                 "mattered"),
-    utilization("displacement", "for d in usable]) / walk", "for d in usable])",
-                "displacement"),
     utilization("metrics", "f1 / (2.0 - f1)", "f1", "segmentation"),
     utilization("metrics", "2 * hits / _positive(decided + true, true)",
                 "2 * hits / _positive(decided, true)", "segmentation"),
@@ -136,7 +141,7 @@ MUTANTS = [
            ("tests/test_thresholds.py", "-k", "ratio_of_two")),
     mutant("truncation", "saving", 'f"{name} {tensor.dtype}', 'f"{tensor.dtype}', "recipes",
            "digest"),
-    mutant("truncation", "start", "around - at @ slope", "around", "recovery", "start"),
+    mutant("truncation", "start", "around - at @ slope", "around", "recovery", "ridge_regression"),
     Mutant("weightscope/cost/rules.py", "query.shape[-1] + value.shape[-1]",
            "2 * query.shape[-1]", ("tests/test_cost.py", "-k", "another_width")),
     Mutant("weightscope/cost/rules.py", "given if transposed else out", "out",

@@ -199,3 +199,12 @@ def test_inputs_by_position_and_by_name():
 def test_inputs_that_cannot_be_read_are_named(images, text):
     with pytest.raises(InputError, match=text):
         read_inputs(images, MODEL)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_without_a_batch_dimension_are_named_with_the_remedy(channels):
+    model = nn.Conv2d(channels, 1, 3)
+    samples = [(torch.zeros(channels, 8, 8), torch.zeros(1, 8, 8))] * 12
+    with pytest.raises(InputError, match=r"batch 0 is one sample.*DataLoader.*image\[None\]"):
+        read_batches(samples, model)
+    assert read_batches([(x[None], y[None]) for x, y in samples], model)[0][0].dim() == 4

@@ -210,6 +210,16 @@ def test_scan_lists_every_tensor_and_defuses_the_csv(folder, capsys):
     assert names == {"'=cmd()", "conv.weight"}
 
 
+def test_scan_writes_a_page(folder, capsys):
+    save_file({"conv.weight": torch.randn(2, 2)}, folder / "my weights.safetensors")
+    assert main(["scan", "my weights.safetensors", "--html", "page.html"]) == 0
+    page = (folder / "page.html").read_text()
+    assert "<h1>my weights.safetensors</h1>" in page
+    assert "conv.weight" in page
+    assert main(["scan", "my weights.safetensors", "--html", "my weights.safetensors"]) == 2
+    assert "is a file of weights" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["analyze"], ["scan", "a", "b"]])
 def test_wrong_usage_ends_with_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def test_what_a_page_shows_runs(page, tmp_path):
     for block, printed in found:
         if block["printed"] is not None:
             assert words(printed) == words(block["printed"]), block["code"]
+
+
+def test_a_package_index_gets_no_link_into_the_repository():
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]
+    text = (ROOT / "README.md").read_text()
+    for rule in hooks["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    assert "](" not in text.replace("](http", "")
+    assert "a gallery of questions" in text
 
 
 def test_every_command_in_the_docs_is_on_a_page_that_runs():

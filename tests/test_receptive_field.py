@@ -216,6 +216,11 @@ def test_effective_field_is_inside_the_theoretical_one():
     assert not x.requires_grad
 
 
+def test_effective_field_of_a_lazy_model():
+    with pytest.raises(InputError, match="not initialised yet"):
+        effective_receptive_field(nn.LazyConv2d(4, 3), torch.zeros(1, 1, 8, 8))
+
+
 def test_effective_field_errors():
     with pytest.raises(InputError, match="image-like input"):
         effective_receptive_field(nn.Linear(2, 2), torch.ones(1, 2))

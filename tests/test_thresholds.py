@@ -14,6 +14,7 @@ from scipy import special, stats
 
 from weightscope import thresholds
 from weightscope.graph.levels import _cluster
+from weightscope.movement import Displacement, StageMovement
 from weightscope.probing.response import Change, Figures, _joined
 from weightscope.statistics.choosing import (
     Evidence,
@@ -33,7 +34,6 @@ from weightscope.summaries import summarize
 from weightscope.truncation.proposals import saves_too_little
 from weightscope.utilization.ablation import AblationResult, LevelAblation, interval, surely_above
 from weightscope.utilization.data import DataEvidence, Importance
-from weightscope.utilization.displacement import Displacement, StageMovement
 from weightscope.utilization.ranking import is_as_recorded
 from weightscope.utilization.scores import (
     NetworkMovement,

@@ -120,7 +120,8 @@ def analyze(
             lost when each level is removed; see `ablate`.
         ignore_index: Value of targets that does not count, for the built-in metrics of classes.
         keys: Where inputs and targets are in a batch, such as ``("image", "mask")``.
-        stages: What you know better about the stages than the dataflow tells.
+        stages: Where the stages of modules are read wrongly: prefixes of module names for each
+            stage name (``{"skip 0": "lateral", "head": ["out", "aux"]}``).
         layout: What the axes of the image input are, one letter each (``"NHWC"``, ``"NHW"``,
             ``"NTCHW"`` for clips), where they are read wrongly.
         part: Name of a module that is a network of its own among others (one U-net of a cascade;
@@ -189,10 +190,11 @@ def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str,
     try:
         start = history.initial()
     except InputError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
+        unreadable = error.__cause__  # the checkpoint's error, whose cause is that of the file
+        if unreadable is None or not isinstance(unreadable.__cause__, FileNotFoundError):
             raise
         warnings.warn(
-            f"the file that watch() stored the starting weights in is gone ({error.__cause__}); "
+            f"the file that watch() stored the starting weights in is gone ({unreadable}); "
             "the analysis goes on without them",
             stacklevel=4,  # one frame is of the decorator
         )

@@ -16,6 +16,7 @@ from weightscope.adapters import pytree
 from weightscope.calls import call_arguments, plain, random_state
 from weightscope.errors import InputError
 from weightscope.graph.inputs import check_model
+from weightscope.showing import counted
 
 Batch = tuple[Any, Any]
 Keys = tuple[Any, Any]
@@ -61,6 +62,8 @@ def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = N
         for index, batch in enumerate(each_batch(batches)):
             inputs, targets = _split(batch, index, keys, model)
             pair = _as_inputs(inputs, index, model), _as_targets(targets, index)
+            if not isinstance(batches, Dataset):
+                _refuse_sample(pair[0], index, model)
             _check_images(pair, index)
             pairs.append(pair)
     if not pairs:
@@ -293,6 +296,22 @@ def _images(tree: Any) -> int | None:
     return None if not leaves else len(max(leaves, key=Tensor.dim))
 
 
+def _refuse_sample(inputs: Any, index: int, model: nn.Module) -> None:
+    """Refuse one image without its batch dimension, whose channels would be taken for images."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    first = next((m for m in model.modules() if isinstance(m, kinds)), None)
+    leaves = [v for v in pytree.tree_leaves(call_arguments(inputs)) if isinstance(v, Tensor)]
+    if first is None or not leaves:
+        return
+    image = max(leaves, key=Tensor.dim)
+    if image.dim() == len(first.kernel_size) + 1 and len(image) == first.in_channels:
+        raise InputError(
+            f"batch {index} is one sample: its image has shape {tuple(image.shape)}, without a "
+            "batch dimension; give batches, such as DataLoader(dataset, batch_size=8), or "
+            "(image[None], target[None])"
+        )
+
+
 def _check_images(pair: Batch, index: int) -> None:
     """Refuse a batch without images, or with another number of targets."""
     images, targets = _images(call_arguments(pair[0])), _images(pair[1])
@@ -300,6 +319,6 @@ def _check_images(pair: Batch, index: int) -> None:
         raise InputError(f"batch {index} holds no images; give tensors or arrays")
     if targets is not None and targets != images:
         raise InputError(
-            f"batch {index} holds {images} images and {targets} targets; give one target for each "
-            "image, with the same batch dimension"
+            f"batch {index} holds {counted(images, 'image')} and {counted(targets, 'target')}; "
+            "give one target for each image, with the same batch dimension"
         )

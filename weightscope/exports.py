@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from weightscope.adapters.modes import outside_modes
 from weightscope.frames import layers_frame, proposals_frame, stages_frame
 from weightscope.printing import aligned_columns, share
+from weightscope.showing import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,6 +122,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split())
 
 
+@outside_modes()
 def comparison(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str:
     """What moved between two checkpoints of one network, tensor by tensor, most first.
 
@@ -142,7 +145,7 @@ def comparison(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str
     )
     only = [_missing(first, second, "first"), _missing(second, first, "second")]
     still = sum(same == 1.0 for (_, _, same), _ in shown)
-    lines = [f"{len(common)} tensors in both, {still} of them equal to the last bit"]
+    lines = [f"{counted(len(common), 'tensor')} in both, {still} of them equal to the last bit"]
     return "\n\n".join([*lines, table, *filter(None, only)])
 
 

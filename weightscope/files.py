@@ -114,6 +114,38 @@ def write_tensors(
             raise OSError(str(error)) from error
 
 
+def write_pickle(content: Any, path: str | os.PathLike[str]) -> None:
+    """Write a nest of plain values and tensors with `torch.save`.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    import torch
+
+    with written_atomically(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what it makes of a full disk and of a folder that is closed
+            raise OSError(f"torch could not write all of it ({str(error)[:200]})") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, made where there is none.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+    try:
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, TypeError, ValueError) as error:  # no name, or not of a folder
+        raise InputError(
+            f"cannot make the folder {str(path)!r}: {getattr(error, 'strerror', None) or error}; "
+            "give a folder that you may write to"
+        ) from error
+    return folder
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write text as UTF-8, the file replaced atomically.
 

@@ -8,10 +8,12 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from weightscope.adapters.modes import outside_modes
+from weightscope.checkpoints import load_tensors
 from weightscope.errors import CheckpointError
 from weightscope.files import write_tensors
+from weightscope.movement import Displacement
 from weightscope.showing import OnOneScreen
-from weightscope.utilization.displacement import Displacement
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +73,7 @@ def save_history(history: History, path: str | os.PathLike[str]) -> None:
     write_tensors(history.initial(), path, {_KEY: json.dumps(known)})
 
 
+@outside_modes()
 def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
     """Read what `save_history` wrote; nothing in the file is executed.
 
@@ -86,22 +89,16 @@ def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
         >>> ws.read_history(tempfile.gettempdir() + "/history.safetensors").steps
         0
     """
-    from safetensors import SafetensorError, safe_open
-
     given = os.fspath(path)
     try:
-        with safe_open(given, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise CheckpointError(
-                    f"{given} is no history; give what weightscope.save_history wrote"
-                )
-            initial = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        initial, metadata = load_tensors(given)
+    except CheckpointError as error:
         raise CheckpointError(
             f"{given} cannot be read as a history ({error}); give what weightscope.save_history "
             "wrote"
         ) from error
+    if _KEY not in metadata:
+        raise CheckpointError(f"{given} is no history; give what weightscope.save_history wrote")
     try:
         known = json.loads(metadata[_KEY])
         if known["version"] != VERSION:

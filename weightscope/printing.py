@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.frames import proposals_frame, stages_frame
 from weightscope.receptive_field import unknown_operators
+from weightscope.showing import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,7 @@ def checkpoint_table(name: str, statistics: ModelStatistics) -> str:
     notes = [(tensor.parameter, tensor.warning) for tensor in tensors]
     notes += [(skipped.name, f"skipped: {skipped.reason}") for skipped in statistics.skipped]
     blocks = [
-        f"{name}: {human(total)} numbers in {len(tensors)} tensors",
+        f"{name}: {human(total)} numbers in {counted(len(tensors), 'tensor')}",
         aligned_columns(columns) if tensors else "",
         _reasons(notes),
     ]
@@ -201,7 +202,7 @@ def _headline(structure: Structure, costs: Costs) -> str:
     guessed = " (size guessed)" if structure.inputs.guessed else ""
     return wrapped(
         f"{type(structure.model).__name__}: {human(costs.parameters)} parameters in"
-        f" {layers} layers, {structure.depth} levels,"
+        f" {counted(layers, 'layer')}, {counted(structure.depth, 'level')},"
         f" {human(costs.macs)} MACs at {input_size(structure)}{guessed}"
     )
 
@@ -301,13 +302,14 @@ def _omissions(structure: Structure, statistics: ModelStatistics, costs: Costs) 
     lines = []
     if statistics.skipped:
         lines.append(
-            f"Not analysed: {len(statistics.skipped)} parameter tensors"
+            f"Not analysed: {counted(len(statistics.skipped), 'parameter tensor')}"
             f" (coverage {100 * statistics.coverage:.2f} %); see analysis.skipped."
         )
     if structure.dead_parameters:
+        dead = structure.dead_parameters
         lines.append(
-            f"Never reached by a forward: {len(structure.dead_parameters)} parameter tensors,"
-            f" {structure.dead_parameters[0]} among them."
+            f"Never reached by a forward: {counted(len(dead), 'parameter tensor')}"
+            f" ({dead[0]}{', ...' * (len(dead) > 1)})."
         )
     if costs.unsupported:
         names = ", ".join(f"{name} ({count})" for name, count in costs.unsupported.items())

@@ -29,6 +29,16 @@ def as_table(name: str, facts: Mapping[str, object]) -> str:
     return f"<div><strong>{html.escape(name)}</strong><table>{rows}</table></div>"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, in the singular for one.
+
+    Example:
+        >>> counted(1, "image"), counted(0, "image"), counted(12_345, "tensor")
+        ('1 image', '0 images', '12345 tensors')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class OnOneScreen:
     """A record that shows its main facts, in a console and in a notebook."""
 

@@ -63,6 +63,20 @@ FOLLOWS = 0.8
 """Correlation with the input, channel by channel, above which an output restores its input and is
 no decision: certainty cannot tell where images are in large units."""
 
+LARGEST_LOGIT = 200.0
+"""Root mean square above which outputs are numbers in large units, no logits: a probability of
+1 - e^-200 is none that training reaches; classifiers of the evidence study have at most 112 on
+synthetic images."""
+
+FOLLOWING = 0.1
+"""Share of the mean square of the answers that must be their variance between images at one
+position; below it synthetic images hardly reach the network, and "unused" needs a second look at a
+higher contrast."""
+
+SATURATED = 0.99
+"""Certainty above which the answers are saturated, and "unused" needs a second look at a lower
+contrast."""
+
 # History: how far the weights went while one watched
 
 WALK_BORDER = 0.7

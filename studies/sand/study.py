@@ -59,7 +59,7 @@ ANALYSIS_CODE = ("studies.sand.records",)
 
 DEMONSTRATION = """\
 This is a demonstration of a few minutes: small networks, little data, one fold. Its page shows how
-the study works; what the study found so far is in docs/studies/microplastic-cpu/index.md."""
+the study works; what the study found so far is in docs/studies/microplastic/index.md."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 import weightscope as ws
 from mpseg_models import create_model
+from weightscope.report import render_checkpoint, write_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the browser extra: playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the browser extra")
@@ -66,6 +67,9 @@ def written(analysed, tmp_path_factory):
     with torch.no_grad():
         next(broken.parameters()).view(-1)[0] = float("nan")
     ws.analyze(broken).to_html(folder / "broken.html")
+    tensors = {**broken.state_dict(), HOSTILE: torch.ones(2, 2), "unread": torch.zeros(2).cfloat()}
+    torch.save(tensors, folder / "weights.pt")
+    write_page(render_checkpoint(HOSTILE, ws.scan(folder / "weights.pt")), folder / "scan.html")
     return folder
 
 
@@ -97,7 +101,7 @@ def luminance(page, selector, what):
 
 
 @pytest.mark.parametrize(("width", "style"), LOOKS)
-@pytest.mark.parametrize("name", ["whole", "broken"])
+@pytest.mark.parametrize("name", ["whole", "broken", "scan"])
 def test_the_page_fits_is_accessible_and_follows_the_style(opened, name, width, style):
     page = opened(name, width, style)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -126,6 +130,17 @@ def test_on_a_phone_the_verdict_is_beside_the_name_and_the_bars_are_seen(opened,
         box = bar.bounding_box()
         assert box["width"] >= 60
         assert box["x"] + box["width"] <= PHONE
+
+
+@pytest.mark.parametrize("name", ["whole", "scan"])
+def test_on_a_phone_no_name_lies_over_its_neighbour(opened, name):
+    rows = opened(name, PHONE).locator(".sortable tbody tr")
+    reaches = rows.evaluate_all(
+        """rows => rows.map(row => { const text = document.createRange();
+        text.selectNodeContents(row.cells[0]);
+        return text.getBoundingClientRect().right - row.cells[1].getBoundingClientRect().left })"""
+    )
+    assert max(reaches) <= 0
 
 
 def test_a_heading_sorts_both_ways(opened):
@@ -167,3 +182,12 @@ def test_paper_keeps_every_column_and_the_bars(opened, analysed, style, tmp_path
     assert words >= {f"{distance:.3g}" for distance in shown} | {"frozen", "undecided"}
     streams = "".join(p.get_contents().get_data().decode("latin-1") for p in pages)
     assert re.search(r"\.043\d* \.372\d* \.580\d* rg", streams)  # the colour of a bar
+
+
+def test_paper_keeps_every_column_of_a_file(opened):
+    page = opened("scan", PAPER)
+    page.emulate_media(media="print")
+    edges = page.locator("th, td, svg").evaluate_all(
+        "cells => cells.map(cell => cell.getBoundingClientRect().right)"
+    )
+    assert max(edges) <= PAPER

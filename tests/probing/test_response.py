@@ -13,8 +13,15 @@ import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
 from weightscope.probing.inputs import read_images, synthetic_inputs
-from weightscope.probing.response import certainty, change_by_cut, measure_response
+from weightscope.probing.response import (
+    certainty,
+    change_by_cut,
+    measure_response,
+    other_contrasts,
+)
 from weightscope.probing.stimuli import dead_leaves
+from weightscope.utilization.records import Score
+from weightscope.utilization.scores import score_response
 
 
 class Mixed(nn.Module):
@@ -295,3 +302,70 @@ def test_a_draw_of_images_that_decide_nothing_leaves_the_interval_alone():
     record = measure_response(structure, [[dark]], "images").cuts[0]
     assert record.value > 0.9
     assert record.low > 0.9
+
+
+class Rescaled(Mixed):
+    """Multiplies its images; half resolution speaks only where they are bright, up to a limit."""
+
+    def __init__(self, factor: float, share: float = 1.0) -> None:
+        super().__init__(share)
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(self.factor * x)
+        back = (self.below(F.avg_pool2d(x, 2)) - 0.3).clamp(0.0, 2.0)
+        return self.last(0.3 * x + self.share * F.interpolate(back, scale_factor=2.0) - 0.4)
+
+
+def spoken(model: nn.Module) -> Score:
+    return score_response(respond_to_synthetic(structure_of(model)), 1)
+
+
+@pytest.mark.parametrize("factor", [0.01, 100.0])
+def test_images_that_do_not_reach_a_network_or_saturate_it_do_not_accuse(factor):
+    own = [dead_leaves(12, 1, (32, 32), seed=9) / factor]
+    structure = structure_of(Rescaled(factor))
+    assert respond_to_images(structure, own).cuts[0].low > 0.1
+    found = spoken(Rescaled(factor))
+    assert found.verdict == "undecided"
+    assert "at another contrast" in found.why
+    assert "give images=" in found.why
+
+
+@pytest.mark.parametrize("factor", [0.01, 1.0, 100.0])
+def test_what_is_silent_at_every_contrast_is_unused(factor):
+    assert spoken(Rescaled(factor, share=0.0)).verdict == "unused"
+
+
+def test_a_second_look_is_taken_where_answers_hardly_follow_the_images_or_are_saturated():
+    torch.manual_seed(0)
+    varied = 4 * torch.randn(6, 1, 16, 16)
+    assert other_contrasts(varied) == ()
+    assert other_contrasts(varied[:1].expand(6, -1, -1, -1) - 3) == (100.0,)
+    assert other_contrasts(varied / 100 - 3) == (100.0,)
+    assert other_contrasts(torch.zeros(6, 1, 16, 16)) == (100.0, 0.01)
+    assert other_contrasts(40 * varied) == (0.01,)
+    assert other_contrasts(4000 * varied) == (0.01,)
+
+
+@pytest.mark.parametrize(("spread", "numbers"), [(150.0, False), (1500.0, True)])
+def test_numbers_in_large_units_are_no_decisions(spread, numbers):
+    class Depth(Mixed):
+        """In millimetres around a mean, so of both signs."""
+
+        def forward(self, x):
+            return spread * super().forward(x)
+
+    torch.manual_seed(0)
+    images = [torch.randn(5, 1, 16, 16)]
+    (record,) = measure_response(structure_of(Depth(0.5, gain=-1.5)), [images], "images").cuts
+    assert math.isnan(record.flips) == numbers
+    assert (record.value == record.change) == numbers
+
+
+def test_nothing_that_changes_is_said_so():
+    assert "response 0: no decision changes on synthetic images" in spoken(Rescaled(1.0, 0.0)).why
+    structure = structure_of(Mixed(0.0, gain=1.0))
+    image = dead_leaves(1, 1, (32, 32), seed=0)
+    why = score_response(respond_to_images(structure, [image]), 1).why
+    assert "response 0: no number changes on 1 image without levels 1 and deeper" in why

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from weightscope.probing.stimuli import _ball, _count, _radii, dead_leaves, matched_images
+from weightscope.probing.stimuli import (
+    _ball,
+    _count,
+    _radii,
+    dead_leaves,
+    matched_images,
+    suited_contrast,
+)
 
 
 @pytest.mark.parametrize("sizes", [(256,), (48, 64), (16, 12, 20)])
@@ -105,6 +112,18 @@ def test_matched_images_come_nearer_to_what_the_norms_saw():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_norms_that_saw_far_weaker_images_lower_the_contrast():
+    model, images = Normed(), [dead_leaves(3, 2, (24, 24), seed=99)]
+    for factor, contrast in ((0.01, 1.0), (1.0, 1.0), (10.0, 1.0), (300.0, 0.01)):
+
+        def forward(free, factor=factor):
+            return model(factor * free[0])
+
+        assert suited_contrast(model, images, forward) == contrast
+    assert suited_contrast(nn.Conv2d(1, 1, 1), images, lambda free: free) == 1.0
+    assert suited_contrast(model, images, lambda free: free) == 1.0  # no norm is reached
 
 
 def test_without_batch_norms_nothing_is_matched():

@@ -92,6 +92,19 @@ def test_directories_that_contradict_the_records(tmp_path):
     refused(path, "truncated or damaged")
 
 
+@pytest.mark.parametrize("place", [1, 1 << 20, (1 << 63) - 1, (1 << 64) - 1])
+def test_directories_that_lie_before_the_file(tmp_path, place):
+    """All records are then said to lie at negative places, which no descriptor takes."""
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.ones(3)}, path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\x06\x06") + 48
+    place += int.from_bytes(data[at : at + 8], "little") if place < 1 << 63 else 0
+    data[at : at + 8] = place.to_bytes(8, "little")
+    path.write_bytes(data)
+    refused(path, "truncated or damaged")
+
+
 @pytest.mark.parametrize("cut", [1, 30, 300, 398])
 def test_the_old_format_is_read_in_pieces_and_checked(tmp_path, cut):
     path = tmp_path / "old.pt"

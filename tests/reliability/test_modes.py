@@ -58,7 +58,7 @@ MODES = {
     "deterministic": deterministic,
     "anomaly": lambda: torch.autograd.set_detect_anomaly(True),
 }
-QUICK = {"scan", "watch", "fit weights", "receptive field"}
+QUICK = {"scan", "watch", "history", "fit weights", "receptive field", "command"}
 
 
 def check(name, mode, tmp_path):

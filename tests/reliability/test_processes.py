@@ -23,6 +23,7 @@ from fuzz.states import (
     picture_of_process,
 )
 from weightscope import ablate
+from weightscope.adapters import modes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,23 +106,92 @@ def test_four_threads_at_once():
     assert found == expected
 
 
-def test_a_forked_child_does_not_wait_for_threads_of_its_parent():
-    script = """
+HELD = """
 import os, threading
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
 from weightscope.adapters.modes import alone
-held, done = threading.Event(), threading.Event()
+held, done, call = threading.Event(), threading.Event(), nn.Module.__call__
 def hold():
     with alone():
+        nn.Module.__call__ = lambda *_: None  # as a trace does
         held.set()
         done.wait()
-threading.Thread(target=hold).start()
+        nn.Module.__call__ = call
+class Images:
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        with alone():
+            return nn.Linear(1, 1)(torch.ones(1)).detach() * 0 + index
+threading.Thread(target=hold, daemon=True).start()
 held.wait()
+"""
+CHILD = """
 child = os.fork()
 if not child:
     with alone():
-        os._exit(7)
+        os._exit(7 if nn.Module.__call__ is call else 8)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-done.set()
 """
-    run = [sys.executable, "-W", "ignore", "-c", script]
-    assert subprocess.run(run, capture_output=True, text=True, timeout=300).stdout == "7\n"
+WORKERS = """
+print([int(x) for x in DataLoader(Images(), batch_size=None, num_workers=2)])
+"""
+AFTER = """
+with alone():
+    pass
+"""
+
+
+@pytest.mark.parametrize(("script", "said"), [
+    (CHILD, "7"), (WORKERS, "[0, 1, 2, 3]"), ("done.set()" + AFTER + WORKERS, "[0, 1, 2, 3]"),
+])  # fmt: skip
+def test_a_forked_child_does_not_wait_for_threads_of_its_parent(script, said):
+    """Nor does it keep what they had changed for the time of a trace."""
+    run = [sys.executable, "-W", "ignore", "-c", HELD + script + "done.set()"]
+    assert subprocess.run(run, capture_output=True, text=True, timeout=300).stdout == f"{said}\n"
+
+
+def test_a_recovery_gives_way_to_other_threads():
+    """Between two steps, not at its end."""
+    network = model()
+    variant = _analyze(network, response=False).proposals[0].build()
+    turns, threads = [], []
+
+    def other():
+        with modes.alone():
+            turns.append("other")
+
+    def loss(output, target):
+        if not threads:
+            threads.append(threading.Thread(target=other))
+            threads[0].start()
+            while not modes._turns.queue.locked():  # until it waits for its turn
+                pass
+        turns.append("step")
+        return _loss(output, target)
+
+    variant.recover(batches=_batches(network), loss=loss, steps=4, progress=False)
+    threads[0].join()
+    assert "other" in turns[:-1]
+    assert turns.count("other") == 1
+
+
+def test_threads_take_turns_in_their_order():
+    turns, threads = [], []
+
+    def take(number):
+        with modes.alone():
+            turns.append(number)
+
+    with modes.alone(), modes.alone():  # one's own turn is not waited for
+        for number in range(2):
+            threads.append(threading.Thread(target=take, args=(number,)))
+            threads[-1].start()
+            while not modes._turns.queue.locked():
+                pass
+    with modes.alone():  # the first has waited longer
+        assert turns[0] == 0
+    for thread in threads:
+        thread.join()

@@ -14,7 +14,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from weightscope import InputError, RecipeError, analyze, load, save, watch
+from weightscope import (
+    CheckpointError,
+    InputError,
+    RecipeError,
+    analyze,
+    load,
+    read_history,
+    save,
+    save_history,
+    watch,
+)
+from weightscope.checkpoints import safetensors_files
 from weightscope.files import write_csv, write_tensors, written_atomically
 from weightscope.truncation import saving
 
@@ -181,6 +192,33 @@ def test_hostile_recipes_are_refused_before_anything_is_built(saved, tmp_path, c
 
 def test_the_forger_forges(saved, tmp_path):
     assert load(forge(saved, tmp_path / "v.safetensors", lambda text: text), Small).module
+
+
+# --- files that are changed while they are read -------------------------------------------------
+
+
+def test_what_the_library_wrote_is_cut_while_it_is_read(saved, tmp_path, monkeypatch):
+    """A mapped file that is cut would end the process (SIGBUS)."""
+    variant = tmp_path / "v.safetensors"
+    variant.write_bytes(saved.read_bytes())
+    model, optimizer, _ = train(0)
+    with watch(model, optimizer, store=tmp_path / "start.safetensors") as history:
+        pass
+    save_history(history, tmp_path / "h.safetensors")
+    find = safetensors_files._tensors
+
+    def cut(source):
+        found = find(source)
+        os.truncate(source.path, source.size - 8)
+        return found
+
+    monkeypatch.setattr(safetensors_files, "_tensors", cut)
+    with pytest.raises(RecipeError, match="was changed while it was read"):
+        load(variant, Small)
+    with pytest.raises(InputError, match=r"start\.safetensors.*was changed while it was read"):
+        history.initial()
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        read_history(tmp_path / "h.safetensors")
 
 
 # --- places to write to -------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from weightscope.statistics import measure_model
-from weightscope.statistics.fresh import find_fresh, is_draw
+from weightscope.statistics.fresh import is_draw
 
 
 def layer(kind, seed=0):
@@ -21,16 +21,23 @@ def layer(kind, seed=0):
     }[kind]()
 
 
+def find_fresh(model):
+    return measure_model(model).fresh
+
+
 @pytest.mark.parametrize("kind", ["linear", "conv", "transposed", "grouped", "3-D"])
 @pytest.mark.parametrize("seed", range(3))
 def test_what_torch_drew_by_default_is_recognised(kind, seed):
     assert find_fresh(layer(kind, seed)) == ("weight", "bias")
 
 
-@pytest.mark.parametrize("init", ["xavier_uniform_", "kaiming_uniform_"])
-def test_other_uniform_rules_are_recognised(init):
+@pytest.mark.parametrize(("init", "options"), [
+    ("xavier_uniform_", {}), ("kaiming_uniform_", {}), ("kaiming_uniform_", {"mode": "fan_out"}),
+    ("kaiming_uniform_", {"nonlinearity": "linear"}),
+])  # fmt: skip
+def test_other_uniform_rules_are_recognised(init, options):
     model = layer("conv")
-    getattr(nn.init, init)(model.weight)
+    getattr(nn.init, init)(model.weight, **options)
     assert "weight" in find_fresh(model)
 
 

@@ -163,21 +163,11 @@ def test_the_model_is_left_alone(model):
     model.train()
     before = copy.deepcopy(model.state_dict())
     state = torch.get_rng_state()
-    measure_model(model, spectra=True, buffers=True, initial=lambda: copy.deepcopy(model))
+    measure_model(model, spectra=True, initial=lambda: copy.deepcopy(model))
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(state, torch.get_rng_state())
     assert all(module.training for module in model.modules())
-
-
-def test_buffers_on_request(model):
-    statistics = measure_model(model, buffers=True)
-    found = {p.parameter: p for p in statistics.parameters}
-    assert found["batch_norm.running_var"].kind == "buffer"
-    assert found["batch_norm.running_var"].null is None
-    skipped = {s.name: s.reason for s in statistics.skipped}
-    assert "integers" in skipped["batch_norm.num_batches_tracked"]
-    assert statistics.coverage == 1.0
 
 
 def test_skipped_tensors_are_named_and_lower_the_coverage():

@@ -7,10 +7,9 @@ from float64_reference import finite_values
 from scipy import stats
 from torch import nn
 
-from weightscope.statistics import compare, fit_null, measure_model, summarize
-from weightscope.statistics.choosing import followed_rules, sharpest_rule
+from weightscope.statistics import compare, measure_model, summarize
+from weightscope.statistics.choosing import Evidence, choose_nulls, followed_rules, sharpest_rule
 from weightscope.statistics.distances import as_drawn, critical_ks
-from weightscope.statistics.movement import measure_movement
 from weightscope.statistics.rules import KernelShape, Null
 
 SHAPE = (96, 64, 3, 3)
@@ -39,8 +38,9 @@ def test_every_initializer_is_recognized(label):
     torch.manual_seed(1)
     weights = torch.empty(SHAPE)
     INITIALIZERS[label](weights)
-    null = fit_null(summarize(weights), KernelShape.of(SHAPE).rules.values())
-    expected = {null.label: null for null in KernelShape.of(SHAPE).rules.values()}[label]
+    rules = KernelShape.of(SHAPE).rules
+    [null] = choose_nulls([Evidence("", "conv2d", True, summarize(weights), rules, 2.0**-23)])
+    expected = rules[label]
     assert (null.source, null.family, null.std) == ("matched", expected.family, expected.std)
     assert null.std == pytest.approx(float(weights.std()), rel=0.01)
     assert null.plausible == (null.std, null.std)
@@ -321,38 +321,12 @@ def test_rounding_does_not_pass_for_movement(dtype):
     assert not comparison.distinguishable
 
 
-@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
-def test_movement_goes_through_blocks_and_formats():
-    torch.manual_seed(15)
-    w0, delta = torch.randn(200_000), torch.randn(200_000)
-    found = measure_movement(0.7 * w0 + 0.1 * delta, w0)
-    a = float((0.7 * w0 + 0.1 * delta).double() @ w0.double() / (w0.double() @ w0.double()))
-    rest = (0.7 * w0 + 0.1 * delta).double() - a * w0.double()
-    assert found.count == 200_000
-    assert found.shrinkage == pytest.approx(a, rel=1e-12)
-    assert found.moved == pytest.approx(float((rest @ rest / 199_999) ** 0.5), rel=1e-9)
-    assert measure_movement(w0, w0).moved == 0.0
-    quantized = torch.quantize_per_tensor(w0, 0.05, 0, torch.qint8)
-    assert measure_movement(quantized, quantized).shrinkage == pytest.approx(1.0)
-    assert measure_movement(torch.ones(0), torch.ones(0)).moved == 0.0
-
-
 @pytest.mark.parametrize("count", [20, 100, 10_000])
 def test_critical_distances_of_small_samples(count):
     """Kolmogorov's limit with Stephens' correction is within a percent of the exact one."""
     exact = stats.kstwo.isf(1e-4, count)
     assert critical_ks(count) == pytest.approx(exact, rel=0.01)
     assert critical_ks(count, count) == pytest.approx(critical_ks(count // 2), rel=0.02)
-
-
-def test_movement_has_one_degree_of_freedom_less_than_weights():
-    start, final = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.5, 3.0, 4.0])
-    split = measure_movement(final, start)
-    assert (split.count, split.shrinkage) == (3, 0.5)
-    assert split.moved == pytest.approx((25 / 2) ** 0.5)
-    from_zero = measure_movement(final, torch.zeros(3))
-    assert from_zero.moved == pytest.approx((25.25 / 3) ** 0.5)
-    assert np.isnan(from_zero.shrinkage)
 
 
 def test_the_mean_square_shows_what_the_distribution_function_hides():

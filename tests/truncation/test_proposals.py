@@ -133,3 +133,11 @@ def test_frames_of_a_film():
     for proposal in propose(structure, assessment(), costs):
         if proposal.refusal is None:
             assert verify(proposal.build(), export=False).failures == ()
+
+
+def test_a_loss_that_leaves_something_out_says_what(structures):
+    given = assessment("trained", **UNUSED_BELOW_2)
+    for verdict in given.verdicts:
+        verdict.evidence, verdict.caveat = "data", "at the old one"
+    found = ranked(structures, given)
+    assert found[2].evidence.endswith("of the skill is lost without recovery (at the old one)")

@@ -12,6 +12,7 @@ from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
 from weightscope.truncation import load, propose, save
 from weightscope.truncation import recovery as room
+from weightscope.truncation import start as ridge
 
 
 def needs_its_levels(factory=Plain, example=None, seed=0):
@@ -164,6 +165,13 @@ def test_a_recovered_variant_is_saved_and_loaded(proposals_in_need, tmp_path):
     variant.recover(IMAGES, steps=5, progress=False)
     loaded = load(save(variant, tmp_path / "small.safetensors"), Plain)
     assert torch.equal(loaded.module.eval()(IMAGES), variant.module.eval()(IMAGES))
+
+
+def test_the_ridge_regression_finds_slope_and_offset_of_data_far_from_zero():
+    x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) + 5.0
+    y = x @ torch.tensor([[2.0, 0.0], [0.0, -1.0], [1.0, 1.0]]) + torch.tensor([1.0, -4.0])
+    slope, offset = ridge._ridge(x, y)
+    torch.testing.assert_close(x @ slope + offset, y, rtol=0.0, atol=0.1)
 
 
 def test_the_random_start_stays_where_the_regression_is_worse(proposals_in_need, monkeypatch):

@@ -206,6 +206,7 @@ def assessment(state="untrained", **verdicts):
                 verdict=verdict,
                 utilization=utilization,
                 evidence="response",
+                caveat="",
                 why="",
                 scores=(),
                 loss=utilization,

@@ -182,6 +182,16 @@ def test_shuffling_never_leaves_an_image_its_own():
         assert not (shuffled == value).any()
 
 
+def test_the_old_threshold_stands_beside_the_new_one():
+    images, mask = scenes()
+    structure = read_structure(TwoPaths(1.0, 4.0), images)
+    (record,) = ablate_levels(structure, batches(images, mask), "f1").levels
+    assert record.ablated > 0.99  # what goes is a shift, for which a new threshold makes up
+    assert record.unadjusted == 0.0
+    (record,) = ablate_levels(structure, batches(images, mask), "average_precision").levels
+    assert np.isnan(record.unadjusted)
+
+
 def test_zero_is_the_best_constant(structures):
     result = ablate_levels(structures["shallow"], batches(*scenes(images=40), size=20), "f1")
     share = float(scenes(images=40)[1].mean())

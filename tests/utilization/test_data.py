@@ -243,3 +243,16 @@ def test_the_margin_of_importance_is_students(structure):
 def test_a_bad_loss_is_named(structure, bad, text):
     with pytest.raises(InputError, match=text):
         gather_data(structure, pairs(1), loss=bad)
+
+
+def test_a_threshold_that_is_chosen_anew_is_said_with_the_figure_at_the_old_one():
+    evidence = made({1: 0.02, 2: 0.0})
+    first, *others = evidence.ablation.levels
+    levels = (replace(first, unadjusted=0.38), *others)
+    evidence = replace(evidence, ablation=replace(evidence.ablation, levels=levels))
+    score = evidence.score("1")
+    assert score.caveat == "the threshold is chosen anew, at the old one f1 is 0.38"
+    assert score.why.endswith(f"(f1 1 to 0.98; {score.caveat})")
+    assert evidence.score("2").caveat == ""
+    same = replace(evidence.ablation, levels=(replace(first, unadjusted=0.98), *others))
+    assert replace(evidence, ablation=same).score("1").caveat == ""

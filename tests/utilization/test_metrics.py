@@ -6,7 +6,7 @@ import torch
 from judged import measure_quality
 
 from weightscope.errors import InputError
-from weightscope.utilization.metrics import BINS, resampled
+from weightscope.utilization.metrics import BINS, best_thresholds, quality_at, resampled
 
 
 def every_pixel_once(quality):
@@ -116,3 +116,30 @@ def test_resamples_draw_every_image_about_equally_often():
 def test_what_does_not_fit_is_refused(metric, outputs, targets, text):
     with pytest.raises(InputError, match=text):
         measure_quality(metric, [outputs], [targets])
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("f1", 2 / 3), ("iou", 0.5), ("accuracy", 0.75)])
+def test_quality_at_the_threshold_of_other_outputs(metric, expected):
+    truth = [torch.tensor([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 2, 2)]
+    whole = measure_quality(metric, [torch.tensor([0.1, 0.2, 4.0, 5.0]).reshape(1, 1, 2, 2)], truth)
+    cut = measure_quality(metric, [torch.tensor([0.1, 0.2, 3.0, 4.5]).reshape(1, 1, 2, 2)], truth)
+    chosen = best_thresholds(whole)
+    assert chosen == (4.0,)
+    assert quality_at(whole, chosen) == 1.0
+    assert cut.of(np.ones((1, 1)))[0] == 1.0
+    assert quality_at(cut, chosen) == pytest.approx(expected)
+    assert np.isnan(quality_at(cut, ()))
+
+
+def test_labels_have_a_threshold_each_and_other_metrics_none():
+    torch.manual_seed(0)
+    outputs, truth = torch.randn(3, 2, 8, 8), torch.zeros(3, 2, 8, 8)
+    truth[:, :, :2] = 1.0
+    labels = measure_quality("f1", [outputs], [truth])
+    chosen = best_thresholds(labels)
+    assert len(chosen) == 2
+    assert quality_at(labels, chosen) == pytest.approx(float(labels.of(np.ones((1, 3)))[0]))
+    for metric, channels in (("average_precision", 1), ("mse", 1), ("f1", 3)):
+        target = truth[:, 0].long() if channels == 3 else truth[:, :1]
+        found = measure_quality(metric, [torch.randn(3, channels, 8, 8)], [target])
+        assert best_thresholds(found) == ()

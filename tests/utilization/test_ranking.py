@@ -4,17 +4,18 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from weightscope.movement import Displacement
 from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
 from weightscope.statistics.records import ModelStatistics
 from weightscope.utilization import (
     AblationResult,
     DataEvidence,
-    Displacement,
     Importance,
     Score,
     assess,
@@ -215,6 +216,16 @@ def test_weights_that_are_no_numbers_are_said_first():
     assert found.conclusion.startswith("92 weights are NaN or infinite (")
     assert "layers.2.weight" in found.conclusion
     assert {v.verdict for v in found.verdicts} == {"undecided"}
+    assert {v.why for v in found.verdicts} == {"weights are NaN or infinite"}
+    assert all(np.isnan(v.utilization) for v in found.verdicts)
+
+
+def test_one_broken_weight_is_one():
+    model = Normed()
+    with torch.no_grad():
+        model.norms[0].bias[0] = float("inf")
+    found = assess(stages_of(model), measure_model(model))
+    assert found.conclusion.startswith("1 weight is NaN or infinite (")
 
 
 def test_a_network_without_skill_decides_nothing(layers):

@@ -1,11 +1,14 @@
 """Targets in every layout, and the built-in metrics against scikit-learn's."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from judged import measure_quality
 from sklearn import metrics as oracle
+from torch import nn
 
 from weightscope.errors import InputError
 from weightscope.utilization.judging import judge_by
@@ -205,3 +208,11 @@ def test_three_dimensions_and_one():
         truth = torch.rand(2, *sizes) > 0.5
         scores = truth[:, None] + 0.1 * torch.rand(2, 1, *sizes)
         assert value("f1", scores, truth) == 1.0
+
+
+def test_a_loss_that_ignores_by_itself_takes_no_other_word_for_it():
+    outputs, target = torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    assert value(loss, outputs, target, ignore_index=255) == pytest.approx(math.log(3))
+    with pytest.raises(InputError, match="leaves out 255: build it with ignore_index=1"):
+        value(loss, outputs, target, ignore_index=1)

@@ -8,15 +8,50 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-_turn = threading.RLock()
+
+class _Turns:
+    """Threads take turns in the order in which they asked; within its own a thread asks no more.
+
+    A plain lock is mostly taken again by the thread that has just left it.
+    """
+
+    def __init__(self) -> None:
+        self.queue, self.turn = threading.Lock(), threading.Lock()
+        self.holder = 0
+        self.call = nn.Module.__call__
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        if self.holder == threading.get_ident():
+            yield
+            return
+        held = False
+        try:
+            with self.queue:  # who waits for the turn is the only one to wait for it
+                held = self.turn.acquire()
+            self.holder, self.call = threading.get_ident(), nn.Module.__call__
+            yield
+        finally:
+            if held:
+                self.holder = 0
+                self.turn.release()
+
+
+_turns = _Turns()
 
 
 def _afresh() -> None:
-    """A child has none of the threads that its parent's lock may wait for."""
-    global _turn
-    _turn = threading.RLock()
+    """A child has none of the threads of its parent, and so none that would undo what it changed.
+
+    A trace that another thread was at had replaced the call of all modules.
+    """
+    global _turns
+    if _turns.holder not in (0, threading.get_ident()):
+        nn.Module.__call__ = _turns.call  # type: ignore[method-assign]
+    _turns = _Turns()
 
 
 if hasattr(os, "register_at_fork"):
@@ -50,5 +85,5 @@ def alone() -> Iterator[None]:
     A trace replaces ``Module.__call__`` and turns oneDNN off for the whole process, and the random
     state is the whole process's too.
     """
-    with _turn, outside_modes():
+    with _turns.take(), outside_modes():
         yield

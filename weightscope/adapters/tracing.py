@@ -262,7 +262,7 @@ def _resized(input: Tensor, output_size: Any) -> Tensor:
     )
 
 
-_SHAPES = {
+_SHAPES: dict[str, Any] = {
     "native_batch_norm_helper": _norm_shapes,
     "_upsample_linear": _linear_shapes,
     "_upsample_nearest": _nearest_shapes,
@@ -275,7 +275,7 @@ def _by_shape() -> Iterator[None]:
 
     Normalising and resizing took half the time of a reading.
     """
-    originals = {name: getattr(decompositions, name) for name in _SHAPES}
+    originals: dict[str, Any] = {name: getattr(decompositions, name) for name in _SHAPES}
 
     def shaped(name: str) -> Any:
         def called(input: Tensor, *args: Any, **kwargs: Any) -> Any:

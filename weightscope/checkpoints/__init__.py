@@ -1,7 +1,16 @@
 """Files of weights: what is in them, and whether it fits a model. Nothing in them is executed."""
 
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
+from weightscope.checkpoints.safetensors_files import load_tensors
 from weightscope.checkpoints.stored import Stored
 from weightscope.checkpoints.weights import Weights, fit_weights, read_weights
 
-__all__ = ["Checkpoint", "Stored", "Weights", "fit_weights", "open_checkpoint", "read_weights"]
+__all__ = [
+    "Checkpoint",
+    "Stored",
+    "Weights",
+    "fit_weights",
+    "load_tensors",
+    "open_checkpoint",
+    "read_weights",
+]

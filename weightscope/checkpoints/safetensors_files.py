@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from weightscope.checkpoints.source import Source, quoted
+from weightscope.checkpoints.source import Source, path_of, quoted
 from weightscope.checkpoints.stored import Stored, absurd, contiguous, elements_of
 from weightscope.errors import CheckpointError
 
@@ -44,6 +45,30 @@ def read_safetensors(source: Source) -> Mapping[str, Stored]:
     Raises:
         CheckpointError: It is truncated, or contradicts itself.
     """
+    return _tensors(source)[0]
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors of a safetensors file, read as `scan` reads it, and the texts beside them.
+
+    Raises:
+        CheckpointError: It is missing, damaged, no such file, or changed while it was read.
+        InputError: ``path`` is no path.
+    """
+    source = Source.open(path_of(path))
+    stored, texts = _tensors(source)
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise CheckpointError(f"{source.path}: what is written beside its tensors is no text")
+    unknown = next((name for name, tensor in stored.items() if tensor.reason), None)
+    if unknown is not None:
+        raise CheckpointError(f"{source.path}: {quoted(unknown)}: {stored[unknown].reason}")
+    tensors = {name: tensor.tensor() for name, tensor in stored.items()}
+    source.check()
+    return tensors, texts
+
+
+def _tensors(source: Source) -> tuple[dict[str, Stored], Any]:
+    """What a file holds, and what its header says beside it."""
     length = int.from_bytes(source.text(0, 8), "little") if source.size >= 8 else LARGEST_HEADER
     data = 8 + length
     if data > source.size or length > LARGEST_HEADER:
@@ -52,14 +77,14 @@ def read_safetensors(source: Source) -> Mapping[str, Stored]:
             f"has {source.size:,}; copy or download it again"
         )
     header = read_json(source.text(8, length), source.path)
-    header.pop("__metadata__", None)
+    texts = header.pop("__metadata__", {})
     ends: list[tuple[int, int, str]] = []
     tensors = {}
     for name, entry in header.items():
         tensors[name], end = _claim(name, entry, data, source)
         ends.append((tensors[name].begin - data, end, name))
     _check_layout(ends, source.size - data, source.path)
-    return tensors
+    return tensors, texts
 
 
 def _claim(name: str, entry: Any, data: int, source: Source) -> tuple[Stored, int]:

@@ -18,6 +18,9 @@ from weightscope.errors import CheckpointError, InputError
 
 Bytes = NDArray[np.uint8]
 
+# from here on the system's own reading ahead (128 KiB where it is not told otherwise) is little
+_LARGE = 1 << 20
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -97,8 +100,16 @@ class Source:
         """Bytes ``begin`` to ``begin + size``, in memory of their own, shape (size,).
 
         Raises:
-            CheckpointError: The file does not have them any more.
+            CheckpointError: The file does not have them, or not any more.
         """
+        if not 0 <= begin <= begin + size <= self.size:
+            raise CheckpointError(
+                f"{self.path} is truncated or damaged: it places something at byte {begin:,} of "
+                f"{self.size:,}; copy or download it again"
+            )
+        if size >= _LARGE and hasattr(os, "posix_fadvise"):
+            # while this range is measured the disk brings the next ones, of one thread or two
+            os.posix_fadvise(self._descriptor, begin + size, 2 * size, os.POSIX_FADV_WILLNEED)
         bytes_ = np.empty(size, np.uint8)
         view, done = memoryview(bytes_.data), 0
         try:

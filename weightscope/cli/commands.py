@@ -14,6 +14,7 @@ from weightscope.cli.pictures import DATA_HELP, IMAGES_HELP, add_crop, images_in
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError
 from weightscope.files import write_csv
+from weightscope.showing import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +30,7 @@ def add_scan(commands: Any) -> None:
     )
     scan.add_argument("file", help="a checkpoint, an index of one, or a folder that holds one")
     scan.add_argument("--csv", metavar="FILE", help="also write the figures as CSV")
+    scan.add_argument("--html", metavar="FILE", help="also write them as one web page")
     scan.set_defaults(run=_scan)
 
 
@@ -37,12 +39,19 @@ def _scan(options: argparse.Namespace) -> None:
     from weightscope.printing import checkpoint_table
     from weightscope.statistics import scan
 
-    if options.csv:
-        check_target(options.csv)
-    statistics = scan(options.file)
-    print(checkpoint_table(Path(options.file).name, statistics))
+    for path in filter(None, (options.csv, options.html)):
+        check_target(path)  # what would fail at the end should fail before the work
+    if options.html:
+        importlib.import_module("weightscope.report")
+    statistics = scan(options.file, progress=sys.stderr.isatty())
+    name = Path(options.file).resolve().name
+    print(checkpoint_table(name, statistics))
     if options.csv:
         write_csv(parameters_frame(None, statistics), options.csv)
+    if options.html:
+        from weightscope.report import render_checkpoint, write_page
+
+        write_page(render_checkpoint(name, statistics), options.html)
 
 
 def add_analyze(commands: Any) -> None:
@@ -167,7 +176,8 @@ def _cut(options: argparse.Namespace) -> None:
         printable(
             f"{options.out}: {human(variant.costs.parameters)} of {human(before.parameters)} "
             f"parameters, {human(variant.costs.macs)} of {human(before.macs)} MACs; "
-            f"{len(variant.kept)} tensors kept, {len(variant.reinitialized)} new ones to be trained"
+            f"{counted(len(variant.kept), 'tensor')} kept, "
+            f"{len(variant.reinitialized)} new to be trained"
         )
     )
 

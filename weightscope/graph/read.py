@@ -114,8 +114,8 @@ def _read(
     pair = two_images(trial, inputs)
     modes_agree = trial.modes_agree(pair)
     if modes_agree:
-        whole = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
-        modes_agree = trial.works_alike(pair, whole)
+        called = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
+        modes_agree = trial.works_alike(pair, called)
     for node, where in placement.places.items():
         node.meta["place"] = where
     _without_boundaries(captured)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.calls import call_arguments, forward_errors, say, undisturbed
@@ -21,8 +21,16 @@ from weightscope.errors import InputError
 from weightscope.graph.running import CutRuns, MeanActivation, channel_axis
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
-from weightscope.probing.stimuli import dead_leaves, matched_images
-from weightscope.thresholds import CERTAIN, FOLLOWS, RAREST_DECISION
+from weightscope.probing.stimuli import dead_leaves, matched_images, suited_contrast
+from weightscope.thresholds import (
+    CERTAIN,
+    FOLLOWING,
+    FOLLOWS,
+    LARGEST_LOGIT,
+    RAREST_DECISION,
+    SATURATED,
+    SILENT,
+)
 
 Source = Literal["response", "images"]
 Floats = NDArray[np.float64]
@@ -30,7 +38,7 @@ Floats = NDArray[np.float64]
 IMAGES = 6
 """Dead-leaves images: more of them would narrow the interval, and cost time in every analysis."""
 
-MATCHED_IMAGES = 4
+MATCHED_IMAGES = 3
 """Images that are matched to batch norms, at half the size: every step costs two passes."""
 
 
@@ -38,6 +46,10 @@ NOT_FINITE = (
     "the outputs hold nan or infinite values; look for them in the images, in buffers such as the "
     "running statistics of norms, and for numbers that overflow"
 )
+
+STRONGER, WEAKER = 100.0, 0.01
+"""Contrasts of the second look, as factors: networks that scale their inputs mostly divide by 255
+or multiply by it."""
 
 RESAMPLES = 500
 """Bootstrap resamples over images: enough for the 95 % interval of a figure that is compared with
@@ -57,6 +69,8 @@ class CutResponse:
             largest of several. NaN where the outputs are numbers, not decisions.
         change: Change of the numbers: the root of 1 - Lin's concordance of what the whole and the
             cut network add to the straight line of the input.
+        elsewhere: The response to synthetic images of another contrast, where those of contrast 1
+            hardly reach the network or saturate it; nan where nothing called for that.
     """
 
     keep_levels: int
@@ -65,6 +79,7 @@ class CutResponse:
     high: float
     flips: float
     change: float
+    elsewhere: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -91,30 +106,97 @@ def respond_to_synthetic(structure: Structure) -> Response:
     beside. A foreign network that does not run on them must not stop the analysis.
     """
     try:
-        leaves = synthetic_inputs(structure, dead_leaves, IMAGES, seed=1)
-        kinds = [[leaves], *_matched(structure)]
-        return measure_response(structure, kinds, "response")
+        with undisturbed(structure.model):
+            small = Stimuli.paint(structure, MATCHED_IMAGES, seed=2, scale=0.5)
+            contrast = suited_contrast(structure.model, small.images, small.forward)
+            small = small.scaled(contrast)
+            matched = matched_images(structure.model, small.images, small.forward)
+        large = Stimuli.paint(structure, IMAGES, seed=1).scaled(contrast)
+        kinds = [[large.inputs]] + ([] if matched is None else [[small.inserted(matched)]])
+        answers: list[Tensor] = []
+        found = measure_response(structure, kinds, "response", answers=answers)
+        others = other_contrasts(answers[0])
+        if not others or all(cut.high >= SILENT for cut in found.cuts):
+            return found
+        batches = [[small.scaled(factor).inputs] for factor in others]
+        elsewhere = [measure_response(structure, [batch], "response").cuts for batch in batches]
+        cuts = [
+            replace(cut, elsewhere=max(one.value for one in same))
+            for cut, *same in zip(found.cuts, *elsewhere, strict=True)
+        ]
+        return replace(found, cuts=tuple(cuts))
     except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
         return Response("response", (), 0, failure=say(error))
 
 
-def _matched(structure: Structure) -> list[list[Any]]:
-    """Smaller dead leaves matched to the network's batch norms; none without."""
-    inputs = synthetic_inputs(structure, dead_leaves, MATCHED_IMAGES, seed=2, scale=0.5)
-    leaves, spec = pytree.tree_flatten(inputs)
-    places = [i for i, x in enumerate(leaves) if is_image(x, structure.inputs.rank)]
+def other_contrasts(answers: Tensor) -> tuple[float, ...]:
+    """At what contrasts to ask again whether a level is silent, as factors.
 
-    def inserted(images: Sequence[Tensor]) -> Any:
-        changed = dict(zip(places, images, strict=True))
-        return pytree.tree_unflatten([changed.get(i, x) for i, x in enumerate(leaves)], spec)
+    Args:
+        answers: Of the whole network, (images, channels, *sizes).
 
-    def forward(images: Sequence[Tensor]) -> object:
-        args, kwargs = call_arguments(inserted(images))
-        return structure.model(*args, **kwargs)
+    Returns:
+        `STRONGER` where the answers hardly follow the images, `WEAKER` where they are saturated.
+    """
+    answers = answers.double()
+    size = float(answers.square().mean())
+    # what is the same for all images comes from biases and padding
+    follows = len(answers) > 1 and float(answers.var(0).mean()) >= FOLLOWING * size > 0.0
+    # numbers in large units may be so because the images have too much contrast
+    sure = size > LARGEST_LOGIT**2 or float(certainty(answers.flatten(2)).mean()) > SATURATED
+    return (STRONGER,) * (not follows) + (WEAKER,) * sure
 
-    with undisturbed(structure.model):
-        images = matched_images(structure.model, [leaves[i] for i in places], forward)
-    return [] if images is None else [[inserted(images)]]
+
+@dataclass(frozen=True)
+class Stimuli:
+    """Synthetic images among whatever else a network is called with.
+
+    Attributes:
+        model: The network.
+        leaves: All inputs, flat.
+        spec: How they are nested.
+        places: Which of them are images.
+    """
+
+    model: nn.Module
+    leaves: Sequence[Any]
+    spec: Any
+    places: Sequence[int]
+
+    @classmethod
+    def paint(cls, structure: Structure, count: int, *, seed: int, scale: float = 1.0) -> Stimuli:
+        """Dead leaves, see `synthetic_inputs`."""
+        inputs = synthetic_inputs(structure, dead_leaves, count, seed=seed, scale=scale)
+        leaves, spec = pytree.tree_flatten(inputs)
+        places = [i for i, x in enumerate(leaves) if is_image(x, structure.inputs.rank)]
+        return cls(structure.model, leaves, spec, places)
+
+    @property
+    def images(self) -> list[Tensor]:
+        """The images alone."""
+        return [self.leaves[i] for i in self.places]
+
+    @property
+    def inputs(self) -> Any:
+        """What to call the network with."""
+        return pytree.tree_unflatten(list(self.leaves), self.spec)
+
+    def inserted(self, images: Sequence[Tensor]) -> Any:
+        """What to call the network with for other images of the same shapes."""
+        changed = dict(zip(self.places, images, strict=True))
+        return pytree.tree_unflatten(
+            [changed.get(i, x) for i, x in enumerate(self.leaves)], self.spec
+        )
+
+    def scaled(self, factor: float) -> Stimuli:
+        """The same at another contrast."""
+        leaves = [factor * x if i in self.places else x for i, x in enumerate(self.leaves)]
+        return replace(self, leaves=leaves)
+
+    def forward(self, images: Sequence[Tensor]) -> object:
+        """Call the network with other images."""
+        args, kwargs = call_arguments(self.inserted(images))
+        return self.model(*args, **kwargs)
 
 
 def respond_to_images(structure: Structure, images: Iterable[Any]) -> Response:
@@ -130,7 +212,12 @@ def respond_to_images(structure: Structure, images: Iterable[Any]) -> Response:
 
 
 def measure_response(
-    structure: Structure, kinds: Sequence[Sequence[Any]], source: Source, *, seed: int = 0
+    structure: Structure,
+    kinds: Sequence[Sequence[Any]],
+    source: Source,
+    *,
+    seed: int = 0,
+    answers: list[Tensor] | None = None,
 ) -> Response:
     """Measure the response of every cut.
 
@@ -141,6 +228,7 @@ def measure_response(
             that responds least decides.
         source: What to call the result.
         seed: Of the bootstrap.
+        answers: Where to put what the whole network answers to each batch, if anywhere.
 
     Raises:
         InputError: There is no image, or the outputs have no image-like tensor or are not finite.
@@ -150,7 +238,7 @@ def measure_response(
     images = 0
     with undisturbed(structure.model), torch.no_grad():
         for batches in kinds:
-            changes = change_by_cut(structure, batches)
+            changes = change_by_cut(structure, batches, answers)
             count = len(next(iter(changes.values())).flips) if changes else 0
             images += count
             weights = np.vstack(
@@ -252,7 +340,9 @@ class Change:
         )
 
 
-def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Change]:
+def change_by_cut(
+    structure: Structure, batches: Sequence[Any], answers: list[Tensor] | None = None
+) -> dict[int, Change]:
     """Run the network whole and with each cut's exits replaced by their means over all images."""
     runs = CutRuns(structure)
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
@@ -267,6 +357,8 @@ def change_by_cut(structure: Structure, batches: Sequence[Any]) -> dict[int, Cha
     for inputs in batches:
         # the values of one batch only are held, so that memory does not grow with the images
         outputs, values = kept[0] if kept else runs.whole(inputs)
+        if answers is not None:
+            answers.append(predictions(outputs)[0])
         image = next(x for x in pytree.tree_leaves(inputs) if is_image(x, structure.inputs.rank))
         for cut in structure.cuts:
             without = runs.without(cut, values, lambda site, value: means[site.node].replace(value))
@@ -314,10 +406,13 @@ def certainty(outputs: Tensor) -> Tensor:
 
     Returns:
         (images,): the mean probability of the decision, less what it is at equal odds, as a share
-        of what is left above it. 0 for numbers that are never negative and no probabilities.
+        of what is left above it. 0 for numbers that are never negative and no probabilities, and
+        for numbers too large to be logits.
     """
     images, channels, _ = outputs.shape
     kinds = max(channels, 2)
+    if not is_share(outputs) and float(outputs.square().mean()) > LARGEST_LOGIT**2:
+        return outputs.new_zeros(images)
     if is_share(outputs):
         shares = outputs if channels > 1 else torch.maximum(outputs, 1 - outputs)
     elif not bool((outputs < 0).any()):

@@ -19,6 +19,7 @@ from weightscope.adapters.modes import alone
 from weightscope.calls import forward_errors, random_state
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
+from weightscope.graph.inputs import check_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +52,11 @@ def effective_receptive_field(model: nn.Module, inputs: Inputs) -> EffectiveFiel
         The extent and the gradient's map.
 
     Raises:
-        InputError: There is no image-like input or output, or no gradient connects them.
+        InputError: There is no image-like input or output, no gradient connects them, or the
+            parameters have no values yet.
     """
+    if next(model.parameters(), None) is not None:  # the numbers of a pooling are its code
+        check_model(model)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), split_inputs(inputs))
     image = _image(pytree.tree_leaves((args, kwargs)), "input")
     image.requires_grad_()

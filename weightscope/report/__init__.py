@@ -11,7 +11,9 @@ if _missing:
         "pip install 'weightscope[report]'"
     )
 
+from weightscope.report.checkpoint import render_checkpoint  # noqa: E402
 from weightscope.report.html import render_html, write_html  # noqa: E402
+from weightscope.report.pages import write_page  # noqa: E402
 from weightscope.report.plots import (  # noqa: E402
     plot_ablation,
     plot_layer_histograms,
@@ -32,6 +34,8 @@ __all__ = [
     "plot_spread_ratio",
     "plot_stage_histograms",
     "plot_utilization",
+    "render_checkpoint",
     "render_html",
     "write_html",
+    "write_page",
 ]

@@ -11,9 +11,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def with_null(histograms: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
-    """Layers whose weights were drawn at random; all of them where none is known to be."""
-    random = set(layers.loc[layers["std_initial"] > 0, "layer"])
+def with_null(
+    histograms: pd.DataFrame, layers: pd.DataFrame, unit: str = "std_initial"
+) -> list[str]:
+    """Layers whose weights were drawn at random; all of them where none is known to be.
+
+    With another column as the unit: those of which it is positive.
+    """
+    random = set(layers.loc[layers[unit] > 0, "layer"])
     names = [str(name) for name in histograms["layer"].unique()]
     return [name for name in names if name in random] or names
 

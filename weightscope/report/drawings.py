@@ -115,21 +115,26 @@ class DrawnHistograms:
     plain: float
 
 
-def draw_histograms(histograms: pd.DataFrame, layers: pd.DataFrame) -> DrawnHistograms:
-    """Draw each layer's weights once; two views show them relative to the start, and as they are.
+def draw_histograms(
+    histograms: pd.DataFrame, layers: pd.DataFrame, unit: str = "std_initial"
+) -> DrawnHistograms:
+    """Draw each layer's weights once; two views show them in a unit of their own, and as they are.
 
     Args:
         histograms: `Analysis.histograms`.
-        layers: `Analysis.layers`, for stage, initial std and spread ratio.
+        layers: `Analysis.layers`, for stage, spread ratio and the unit.
+        unit: The column with the unit of each layer; where it is not positive, nothing is drawn.
     """
+    if histograms.empty:
+        return DrawnHistograms((), 1.0, 1.0)
     tables = {str(name): rows for name, rows in histograms.groupby("layer", sort=False)}
     facts = {
         str(row["layer"]): row
-        for row in layers[["layer", "stage", "std_initial", "spread_ratio"]].to_dict("records")
+        for row in layers[["layer", "stage", unit, "spread_ratio"]].to_dict("records")
     }
-    names = [name for name in with_null(histograms, layers) if name in tables]
+    names = [name for name in with_null(histograms, layers, unit) if name in tables]
     drawn = {name: densities(tables[name]) for name in names}
-    units = {name: _positive(facts[name]["std_initial"]) for name in names}
+    units = {name: _positive(facts[name][unit]) for name in names}
     reaches = {
         name: max(extent(edges, density), extent(edges, null))
         for name, (edges, density, null) in drawn.items()

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
-
-from weightscope.files import written_atomically
 from weightscope.frames import proposals_frame
-from weightscope.printing import human, input_size, interval, per_dimension, share
+from weightscope.printing import human, input_size, interval
 from weightscope.receptive_field import unknown_operators
 from weightscope.report.drawings import Bar, bar, draw_histograms
+from weightscope.report.pages import Cell, figure, part, render, words, write_page
 from weightscope.report.reasons import reason_undecided, reason_unjudged
 from weightscope.thresholds import RESPONDS, SILENT
 
@@ -54,14 +46,6 @@ _SHARES = {"near_zero_1e-2", "near_zero_relative", "dead_filters"}
 _GRADES = ("data", "images", "response", "history", "weights")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a sortable table: what it shows and what it sorts by."""
-
-    text: str
-    key: float | str
-
-
 def write_html(analysis: Findings, path: str | os.PathLike[str]) -> Path:
     """Write the analysis as one self-contained page.
 
@@ -75,17 +59,13 @@ def write_html(analysis: Findings, path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: The file cannot be written (missing folder, no permission, full disk).
     """
-    page = render_html(analysis)
-    with written_atomically(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return Path(path)
+    return write_page(render_html(analysis), path)
 
 
 def render_html(analysis: Findings) -> str:
     """The page as text.
 
-    Every name that comes from the model is escaped, pictures are drawn from numbers alone, and the
-    page's own policy forbids any script but its one, by its hash, and any connection.
+    Every name that comes from the model is escaped, and pictures are drawn from numbers alone.
 
     Args:
         analysis: What `weightscope.analyze` returned.
@@ -93,17 +73,12 @@ def render_html(analysis: Findings) -> str:
     Returns:
         A complete HTML document.
     """
-    here = files("weightscope.report")
-    script = (here / "table.js").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(
-        human=human, share=share, per_dimension=per_dimension, percent=_percent
-    )
     structure, costs, stages = analysis.structure, analysis.costs, analysis.stages
     assessment, data = analysis.assessment, analysis.data
     met = {score.grade for verdict in assessment.verdicts for score in verdict.scores}
     grades = [grade for grade in _GRADES if grade in met]
-    return environment.from_string((here / "template.html").read_text(encoding="utf-8")).render(
+    return render(
+        "analysis.html",
         name=type(structure.model).__name__,
         size=input_size(structure),
         guessed=structure.inputs.guessed,
@@ -139,9 +114,6 @@ def render_html(analysis: Findings) -> str:
         coverage=analysis.statistics.coverage,
         dead=structure.dead_parameters,
         unknown=unknown_operators(structure),
-        versions=_versions(),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -238,23 +210,15 @@ def _layer_rows(layers: pd.DataFrame) -> list[list[Cell]]:
 
 def _cell(column: Any, value: Any) -> Cell:
     if column == "requires_grad":
-        text = "yes" if value else "frozen"
-        return Cell(text, text)
+        return words("yes" if value else "frozen")
     if isinstance(value, tuple):
-        text = " x ".join(map(str, value))
-        return Cell(text, text)
+        return words(" x ".join(map(str, value)))
     if isinstance(value, str):
-        return Cell(value, value)
+        return words(value)
     number = float(value)
     if column in ("parameters", "macs"):
         return Cell(human(number), number)
-    if number != number:
-        return Cell("-", float("-inf"))
-    return Cell(_percent(number) if column in _SHARES else f"{number:.3g}", number)
-
-
-def _percent(part: float) -> str:
-    return "-" if part != part else f"{100 * part:.3g} %"
+    return part(number) if column in _SHARES else figure(number)
 
 
 def _scores_by_stage(
@@ -273,13 +237,4 @@ def _scores_by_stage(
             for score in verdict.scores
         }
         for verdict in assessment.verdicts
-    }
-
-
-def _versions() -> dict[str, str]:
-    names = ("weightscope", "torch", "numpy", "pandas")
-    return {
-        **{name: version(name) for name in names},
-        "Python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }

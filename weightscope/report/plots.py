@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from weightscope.report.densities import densities, extent, with_null
+from weightscope.showing import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +147,7 @@ def plot_stage_histograms(
     if listed:
         _legend_of_names(ax, listed, colors)
     elif names:
-        note = f"{len(names)} layers, first dark, last light"
+        note = f"{counted(len(names), 'layer')}, first dark, last light"
         ax.text(0.99, 0.99, note, transform=ax.transAxes, ha="right", va="top", fontsize=7)
     ax.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
     sns.despine(ax=ax)

@@ -1,7 +1,6 @@
 """What the weights say: tensor -> numbers."""
 
 from weightscope.statistics.checkpoints import scan
-from weightscope.statistics.choosing import fit_null
 from weightscope.statistics.distances import NullComparison, compare
 from weightscope.statistics.model import measure_model
 from weightscope.statistics.records import (
@@ -24,7 +23,6 @@ __all__ = [
     "Spectrum",
     "TensorSummary",
     "compare",
-    "fit_null",
     "measure_model",
     "scan",
     "summarize",

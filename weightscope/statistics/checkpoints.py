@@ -30,7 +30,6 @@ from weightscope.summaries.threads import Run, number_of_threads, run_all
 def scan(
     path: str | os.PathLike[str],
     *,
-    fast: bool = False,
     threads: int | None = None,
     progress: bool = False,
 ) -> ModelStatistics:
@@ -40,23 +39,23 @@ def scan(
         path: A safetensors file, the index of a sharded one, what ``torch.save`` wrote, or a folder
             that ``save_pretrained`` wrote. The content decides, not the name. Tensors in nested
             dictionaries are named by their path, ``"model.conv.weight"``.
-        fast: See ``summarize``.
         threads: Number of threads; None for ``torch.get_num_threads()``.
         progress: Whether to show a progress bar.
 
     Returns:
-        One record for each tensor, without a null (a file does not say what its tensors are), what
-        was skipped and why, and the share of elements measured. Numbers that a file holds once and
+        One record for each tensor, what was skipped and why, and the share of elements measured.
+        There is no comparison with the weights before training (no null), because a file does not
+        say what its tensors are. Numbers that a file holds once and
         names twice are measured once, as are those that a view repeats.
 
     Raises:
         CheckpointError: If the file is missing, empty, truncated, contradicts itself, would run
             code, is no checkpoint, or is changed while it is read.
     """
-    return _scan(open_checkpoint(path), fast, number_of_threads(threads), progress)
+    return _scan(open_checkpoint(path), number_of_threads(threads), progress)
 
 
-def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> ModelStatistics:
+def _scan(checkpoint: Checkpoint, threads: int, progress: bool) -> ModelStatistics:
     skipped = [SkippedParameter(name, reason) for name, reason in checkpoint.skipped.items()]
     found = {}
     shared: dict[str, list[str]] = {}
@@ -75,7 +74,7 @@ def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> M
     full = [name for name, stored in found.items() if stored.elements]
 
     def work(name: str, run: Run) -> TensorSummary:
-        return _summarize(run, found[name], fast)
+        return _summarize(run, found[name])
 
     measured = run_all(full, lambda name: found[name].elements, work, threads, progress)
     summaries = dict(zip(full, measured, strict=True))
@@ -97,12 +96,12 @@ def _scan(checkpoint: Checkpoint, fast: bool, threads: int, progress: bool) -> M
     return ModelStatistics(records, tuple(skipped), covered / total if total else 1.0)
 
 
-def _summarize(run: Run, stored: Stored, fast: bool) -> TensorSummary:
+def _summarize(run: Run, stored: Stored) -> TensorSummary:
     if stored.elements < stored.span:  # it has gaps
-        return summarize_with(run, stored.tensor(), fast=fast)
+        return summarize_with(run, stored.tensor())
     assert stored.dtype is not None
     numbers = Numbers(stored.dtype, stored.elements, stored.numbers)
-    return summarize_numbers(run, numbers, FilterLayout.of((), None), fast=fast)
+    return summarize_numbers(run, numbers, FilterLayout.of((), None))
 
 
 def _unreadable(stored: Stored) -> str:

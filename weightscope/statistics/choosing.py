@@ -66,43 +66,22 @@ class Evidence:
     rounding: float
 
 
-def fit_null(
-    summary: TensorSummary, candidates: Iterable[Null], *, preferred: str | None = None
-) -> Null:
-    """Choose the null of one parameter by the evidence of its own weights.
-
-    A candidate that the weights still follow (see ``followed_rules``) is taken, the rule that other
-    kernels follow before the nearest one; where none is followed, the rule of the other kernels;
-    else the first candidate, the rule of the layer's type. A trained tensor alone cannot tell how
-    it began, and ``Null.source`` says which of these it was.
-
-    Args:
-        summary: Statistics of the weights.
-        candidates: Nulls at the layer's shape, the default first.
-        preferred: Label of the rule that other kernels of the model follow.
-    """
-    rules = {null.label: null for null in candidates}
-    return _choose(rules, followed_rules(summary, rules.values()), preferred)
-
-
-def choose_nulls(tensors: Sequence[Evidence]) -> list[Null | None]:
-    """The null of each tensor; None where it has no candidates.
+def choose_nulls(tensors: Sequence[Evidence]) -> list[Null]:
+    """The null of each tensor.
 
     Kernels that left their rule have the one of those that did not, or the one that explains all of
     them together.
     """
     followed = [followed_rules(t.summary, t.rules.values()) for t in tensors]
-    kernels = [(t, f) for t, f in zip(tensors, followed, strict=True) if t.is_kernel and t.rules]
+    kernels = [(t, f) for t, f in zip(tensors, followed, strict=True) if t.is_kernel]
     votes = _vote(kernels)
     explained: Mapping[str, tuple[str, ...]] = {}
     size = sum(t.summary.count for t, _ in kernels)
     if sum(t.summary.count for t, labels in kernels if not labels) > LEFT * max(size, 1):
         explained = infer_rules([t for t, _ in kernels])
-    nulls: list[Null | None] = []
+    nulls: list[Null] = []
     for t, labels in zip(tensors, followed, strict=True):
-        if not t.rules:
-            nulls.append(None)
-        elif not t.is_kernel:
+        if not t.is_kernel:
             nulls.append(_choose(t.rules, labels, None))
         else:
             alike = tuple(label for label in explained.get(t.part, ()) if label in t.rules)

@@ -8,7 +8,7 @@ from math import copysign, inf, isfinite, nan, pi, sqrt
 
 import numpy as np
 
-from weightscope.statistics.movement import Movement
+from weightscope.movement import Movement
 from weightscope.statistics.rules import Null
 from weightscope.summaries.tensor_summary import EmpiricalCDF, TensorSummary
 from weightscope.thresholds import CRITICAL_KS, EDGE_SURELY, SPREAD_SURELY

@@ -7,34 +7,39 @@ cannot.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
+from weightscope.statistics.tensors import PYTORCH_DEFAULT, ParameterPlace
 from weightscope.thresholds import FRESH_VALUES
 
 _STEPS = 2.0**24  # values of torch's uniform generator for float32
 _LOOKED_AT = 1024
 
 
-def find_fresh(model: nn.Module) -> tuple[str, ...]:
+def find_fresh(places: Iterable[ParameterPlace]) -> tuple[str, ...]:
     """Names of the parameters that are as torch's uniform initialisers drew them, bit by bit.
 
-    The rules tried are PyTorch's default of kernels and biases (``b = 1 / sqrt(fan_in)``), He's and
-    LeCun's uniform (``sqrt(6 / fan_in)``, ``sqrt(3 / fan_in)``) and Glorot's (``sqrt(6 / (fan_in +
-    fan_out))``). Normal draws leave no such trace, nor do other number formats: a tensor that is
-    not named may be fresh all the same.
+    The rules tried are the uniform ones among the candidates of each parameter: PyTorch's default
+    and, of kernels, Glorot's, He's and He's for linear layers (``sqrt(3 / fan_in)``). Normal draws
+    leave no such trace, nor do other number formats: a tensor that is not named may be fresh all
+    the same.
     """
     return tuple(
-        name
-        for name, tensor, bounds in _candidates(model)
-        if any(is_draw(tensor, bound) for bound in bounds)
+        place.parameter
+        for place in places
+        if any(is_draw(place.tensor, bound) for bound in _bounds(place))
     )
+
+
+def _bounds(place: ParameterPlace) -> list[float]:
+    edges = {rule.label: rule.edge for rule in place.candidates if rule.family == "uniform"}
+    linear = [3.0**0.5 * edges[PYTORCH_DEFAULT]] if place.is_kernel else []
+    return [*edges.values(), *linear]
 
 
 def is_draw(tensor: Tensor, bound: float) -> bool:
@@ -66,22 +71,3 @@ def _drawn(
     once = (share * float(width) + float(low)).astype(np.float32)
     found: NDArray[np.bool_] = (twice == values) | (once == values)
     return found
-
-
-def _candidates(model: nn.Module) -> Iterator[tuple[str, Tensor, tuple[float, ...]]]:
-    """Kernels and biases with the bounds of the uniform rules that may have drawn them."""
-    for prefix, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        kernel = own.get("weight")
-        if kernel is None or is_lazy(kernel) or kernel.dim() < 2:
-            continue
-        area = math.prod(kernel.shape[2:])
-        fan_in, fan_out = kernel.shape[1] * area, kernel.shape[0] * area
-        if not fan_in:
-            continue
-        default = fan_in**-0.5
-        others = (math.sqrt(6 / fan_in), math.sqrt(3 / fan_in), math.sqrt(6 / (fan_in + fan_out)))
-        dot = f"{prefix}." if prefix else ""
-        yield f"{dot}weight", kernel, (default, *others)
-        if own.get("bias") is not None:
-            yield f"{dot}bias", own["bias"], (default,)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from math import nan, sqrt
+from math import sqrt
 
 import torch
 from torch import nn
@@ -13,12 +13,12 @@ from torch import nn
 from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.modules import BatchNorm
 from weightscope.errors import InputError
+from weightscope.movement import Movement, measure_movement
 from weightscope.statistics.choosing import Evidence, choose_nulls
 from weightscope.statistics.constants import find_constants
 from weightscope.statistics.distances import compare, edge_of
 from weightscope.statistics.fresh import find_fresh
-from weightscope.statistics.movement import Movement, measure_movement
-from weightscope.statistics.records import ModelStatistics, ParameterStatistics, Spectrum
+from weightscope.statistics.records import ModelStatistics, Parameter, ParameterStatistics, Spectrum
 from weightscope.statistics.rules import Null, given_null
 from weightscope.statistics.tensors import ParameterPlace, find_parameters
 from weightscope.summaries.summary import (
@@ -41,9 +41,7 @@ def measure_model(
     *,
     initial: Initial | None = None,
     spectra: bool = False,
-    fast: bool = False,
     threads: int | None = None,
-    buffers: bool = False,
     progress: bool = False,
 ) -> ModelStatistics:
     """Statistics of every parameter, each with its null.
@@ -54,9 +52,7 @@ def measure_model(
             or the model as it was built; makes every null exact. None: the null is chosen by the
             evidence of the weights, and says so.
         spectra: Whether to compute the singular values of kernels.
-        fast: See ``summarize``.
         threads: Number of threads; None for ``torch.get_num_threads()``.
-        buffers: Whether to measure floating-point buffers too.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -67,13 +63,13 @@ def measure_model(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    places, skipped, total = find_parameters(model, buffers=buffers)
+    places, skipped, total = find_parameters(model)
     if not places and not skipped:
         raise InputError(f"{type(model).__name__} has no parameters to measure")
     starts = _initial_tensors(initial, places)
 
     def measure(place: ParameterPlace, run: Run) -> _Figures:
-        return _measure(place, starts.get(place.name), fast, run)
+        return _measure(place, starts.get(place.parameter), run)
 
     found = run_all(places, lambda place: place.tensor.numel(), measure, threads, progress)
     nulls = _nulls(places, found)
@@ -85,7 +81,7 @@ def measure_model(
     covered = sum(place.elements for place in places)
     coverage = covered / total if total else 1.0
     constants, moved = find_constants(records)
-    return ModelStatistics(records, skipped, coverage, constants, moved, find_fresh(model))
+    return ModelStatistics(records, skipped, coverage, constants, moved, find_fresh(places))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +93,22 @@ class _Figures:
     movement: Movement | None
 
 
-def _measure(place: ParameterPlace, start: torch.Tensor | None, fast: bool, run: Run) -> _Figures:
+def _measure(place: ParameterPlace, start: torch.Tensor | None, run: Run) -> _Figures:
     before, movement = None, None
     spreads = {null.std for null in place.candidates}
     if start is not None:
         # the start in the same way as the weights, so that what did not change has no distance
-        before = summarize_with(run, start, filter_axis=place.filter_axis, fast=fast)
+        before = summarize_with(run, start, filter_axis=place.filter_axis)
         if not before.finite:
             raise InputError(
-                f"initial= holds no finite number in {place.name!r}; give the state dict this "
+                f"initial= holds no finite number in {place.parameter!r}; give the state dict this "
                 "model started from"
             )
         spreads = {before.std}
         movement = measure_movement(place.tensor, start)
     relative = [RELATIVE_THRESHOLD * std for std in sorted(spreads)]
     thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
-    summary = summarize_with(run, place.tensor, thresholds, place.filter_axis, fast=fast)
+    summary = summarize_with(run, place.tensor, thresholds, place.filter_axis)
     return _Figures(summary, before, movement)
 
 
@@ -123,8 +119,8 @@ def _initial_tensors(
         return {}
     state = initial() if callable(initial) else initial
     if isinstance(state, nn.Module):
-        found, _, _ = find_parameters(state, buffers=True)
-        state = {place.name: place.tensor for place in found}
+        found, _, _ = find_parameters(state)
+        state = {place.parameter: place.tensor for place in found}
     if not isinstance(state, Mapping):
         raise InputError(
             f"initial= must be a state dict, or a callable that returns one or a model; "
@@ -132,36 +128,33 @@ def _initial_tensors(
         )
     tensors = {}
     for place in places:
-        start = state.get(place.name)
+        start = state.get(place.parameter)
         if not isinstance(start, torch.Tensor):
             continue
         if start.shape != place.tensor.shape:
             raise InputError(
-                f"initial= has {place.name!r} with shape {tuple(start.shape)}, "
+                f"initial= has {place.parameter!r} with shape {tuple(start.shape)}, "
                 f"the model has {tuple(place.tensor.shape)}; give the state this model started from"
             )
-        tensors[place.name] = start
+        tensors[place.parameter] = start
     if not tensors:
         raise InputError(
-            f"initial= names none of the model's parameters (such as {places[0].name!r}); "
+            f"initial= names none of the model's parameters (such as {places[0].parameter!r}); "
             "give the state dict this model started from"
         )
     return {name: start for name, start in tensors.items() if start.numel()}
 
 
-def _nulls(places: Sequence[ParameterPlace], found: Sequence[_Figures]) -> list[Null | None]:
+def _nulls(places: Sequence[ParameterPlace], found: Sequence[_Figures]) -> list[Null]:
     """The nulls: given starts where there are any, else what the weights themselves tell."""
-    unknown = [i for i, m in enumerate(found) if m.before is None]
-    chosen = choose_nulls([_evidence(places[i], found[i].summary) for i in unknown])
-    nulls = [None if m.before is None else given_null(m.before) for m in found]
-    for i, null in zip(unknown, chosen, strict=True):
-        nulls[i] = null
-    return nulls
+    pairs = zip(places, found, strict=True)
+    chosen = iter(choose_nulls([_evidence(p, m.summary) for p, m in pairs if m.before is None]))
+    return [next(chosen) if m.before is None else given_null(m.before) for m in found]
 
 
 def _evidence(place: ParameterPlace, summary: TensorSummary) -> Evidence:
     return Evidence(
-        part=place.name.partition(".")[0],
+        part=place.parameter.partition(".")[0],
         kind=place.kind.split()[0],
         is_kernel=place.is_kernel,
         summary=summary,
@@ -173,41 +166,22 @@ def _evidence(place: ParameterPlace, summary: TensorSummary) -> Evidence:
 def _record(
     place: ParameterPlace,
     measured: _Figures,
-    null: Null | None,
+    null: Null,
     folded: float | None,
     spectrum: Spectrum | None,
 ) -> ParameterStatistics:
     summary = measured.summary
-    relative = nan if null is None else summary.near_zero.get(RELATIVE_THRESHOLD * null.std, nan)
-    standard = {t: summary.near_zero[t] for t in THRESHOLDS}
-    shown = replace(summary, near_zero=standard)
-    comparison = None
-    if null is not None:
-        comparison = compare(
-            shown,
-            null,
-            movement=measured.movement,
-            beyond=_count_beyond(place, summary, null),
-        )
-    fan_in, fan_out = place.fans
+    shown = replace(summary, near_zero={t: summary.near_zero[t] for t in THRESHOLDS})
+    beyond = _count_beyond(place, summary, null)
     return ParameterStatistics(
-        layer=place.layer,
-        parameter=place.name,
-        kind=place.kind,
-        dtype=str(place.tensor.dtype).removeprefix("torch."),
-        shape=tuple(place.tensor.shape),
-        fan_in=fan_in,
-        fan_out=fan_out,
+        **{field.name: getattr(place, field.name) for field in fields(Parameter)},
         count=summary.count,
-        is_kernel=place.is_kernel,
-        requires_grad=place.requires_grad,
-        shared_with=place.shared_with,
         summary=shown,
         null=null,
-        comparison=comparison,
-        near_zero_relative=relative,
+        comparison=compare(shown, null, movement=measured.movement, beyond=beyond),
+        near_zero_relative=summary.near_zero[RELATIVE_THRESHOLD * null.std],
         spectrum=spectrum,
-        folded_std=folded if place.name.endswith("weight") and place.is_kernel else None,
+        folded_std=folded if place.parameter.endswith("weight") and place.is_kernel else None,
         warning=warning_about(summary, is_kernel=place.is_kernel),
     )
 

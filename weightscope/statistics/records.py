@@ -31,26 +31,45 @@ class Spectrum:
     method: str
 
 
-@dataclass(frozen=True, eq=False)
-class ParameterStatistics:
-    """One parameter of a model: where it sits, what its numbers say, and its null.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Parameter:
+    """One distinct tensor: where it sits and what it is.
 
     Attributes:
         layer: Qualified name of the module that owns it; ``""`` for the model itself.
         parameter: Full name, as in ``model.named_parameters()``; for a parametrized tensor the
             name under which the layer uses it.
         kind: What the owner is: ``conv2d``, ``conv_transpose2d``, ``linear``, ``embedding``,
-            ``norm``, ``attention``, ``recurrent``, ``buffer`` or ``parameter``, with ``grouped``,
+            ``norm``, ``attention``, ``recurrent`` or ``parameter``, with ``grouped``,
             ``depthwise`` or ``parametrized`` behind it where that holds; ``tensor`` in a file.
         dtype: Its number format, ``"float32"``.
         shape: Shape of the tensor.
+        shared_with: Full names of the other places that hold the same tensor.
         fan_in: Inputs that one output of the kernel reads; 0 where there is no kernel.
         fan_out: Outputs that one input of the kernel reaches; 0 where there is no kernel.
-        count: Number of elements.
         is_kernel: Whether it multiplies features (convolution, linear, attention projection).
         requires_grad: Whether training moves it; of a parametrized tensor, whether it moves any
             parameter behind it; None in a file, which does not say.
-        shared_with: Full names of the other places that hold the same tensor.
+    """
+
+    layer: str
+    parameter: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    shared_with: tuple[str, ...] = ()
+    fan_in: int = 0
+    fan_out: int = 0
+    is_kernel: bool = False
+    requires_grad: bool | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ParameterStatistics(Parameter):
+    """One parameter of a model: what its numbers say, and its null.
+
+    Attributes:
+        count: Number of elements.
         summary: The statistics.
         null: How it looked before training, as far as that can be known.
         comparison: Its distance from that null.
@@ -61,19 +80,9 @@ class ParameterStatistics:
         warning: What a reader must know (NaN, constants, dead filters), or ``""``.
     """
 
-    layer: str
-    parameter: str
-    kind: str
-    dtype: str
-    shape: tuple[int, ...]
     count: int
     summary: TensorSummary
     warning: str
-    shared_with: tuple[str, ...] = ()
-    fan_in: int = 0
-    fan_out: int = 0
-    is_kernel: bool = False
-    requires_grad: bool | None = None
     null: Null | None = None
     comparison: NullComparison | None = None
     near_zero_relative: float = nan

@@ -155,45 +155,37 @@ class KernelShape:
         """Every rule in common use at this shape, by label; the first is PyTorch's default."""
         fin, fout = max(self.fan_in, 1), max(self.fan_out, 1)
         rules = [
-            _rule("uniform", "PyTorch default (uniform)", sqrt(1 / (3 * fin))),
-            _rule("uniform", "Glorot uniform", sqrt(2 / (fin + fout))),
-            _rule("normal", "Glorot normal", sqrt(2 / (fin + fout))),
-            _rule("normal", "He normal (fan in)", sqrt(2 / fin)),
-            _rule("normal", "He normal (fan out)", sqrt(2 / fout)),
-            _rule("uniform", "He uniform (fan in)", sqrt(2 / fin)),
-            _rule("uniform", "He uniform (fan out)", sqrt(2 / fout)),
-            _rule("truncated normal", "He normal, cut at 2 std (fan in)", sqrt(2 / fin)),
-            _rule("truncated normal", "Glorot normal, cut at 2 std", sqrt(2 / (fin + fout))),
-            _rule("normal", "LeCun normal", sqrt(1 / fin)),
-            _rule("truncated normal", "LeCun normal, cut at 2 std", sqrt(1 / fin)),
-            _rule("normal", "orthogonal", sqrt(1 / max(self.longest, 1))),
-            _rule("normal", "normal, std 0.02", 0.02),
-            _rule("normal", "normal, std 0.01", 0.01),
-            _rule("truncated normal", "normal, std 0.02, cut at 2 std", 0.02 * _CUT_STD),
+            Null("uniform", "PyTorch default (uniform)", sqrt(1 / (3 * fin))),
+            Null("uniform", "Glorot uniform", sqrt(2 / (fin + fout))),
+            Null("normal", "Glorot normal", sqrt(2 / (fin + fout))),
+            Null("normal", "He normal (fan in)", sqrt(2 / fin)),
+            Null("normal", "He normal (fan out)", sqrt(2 / fout)),
+            Null("uniform", "He uniform (fan in)", sqrt(2 / fin)),
+            Null("uniform", "He uniform (fan out)", sqrt(2 / fout)),
+            Null("truncated normal", "He normal, cut at 2 std (fan in)", sqrt(2 / fin)),
+            Null("truncated normal", "Glorot normal, cut at 2 std", sqrt(2 / (fin + fout))),
+            Null("normal", "LeCun normal", sqrt(1 / fin)),
+            Null("truncated normal", "LeCun normal, cut at 2 std", sqrt(1 / fin)),
+            Null("normal", "orthogonal", sqrt(1 / max(self.longest, 1))),
+            Null("normal", "normal, std 0.02", 0.02),
+            Null("normal", "normal, std 0.01", 0.01),
+            Null("truncated normal", "normal, std 0.02, cut at 2 std", 0.02 * _CUT_STD),
         ]
         if self.groups > 1:
             spread = sqrt(2 * self.groups / fout)
-            rules.append(_rule("normal", "He normal (fan out of a group)", spread))
+            rules.append(Null("normal", "He normal (fan out of a group)", spread))
         return {rule.label: rule for rule in rules}
-
-
-def _rule(family: Family, label: str, std: float) -> Null:
-    return Null(family, label, std)
-
-
-def constant_null(value: float, label: str) -> Null:
-    """A parameter that starts at one value everywhere."""
-    return Null("constant", label, 0.0, mean=value)
 
 
 def given_null(initial: TensorSummary) -> Null:
     """The null of a parameter whose initial values are known."""
-    if initial.std == 0.0:
-        return Null(
-            "constant", "given initial weights", 0.0, "given", mean=initial.mean,
-            masses=initial.near_zero,
-        )  # fmt: skip
+    constant = initial.std == 0.0
     return Null(
-        "empirical", "given initial weights", initial.std, "given",
-        mean=initial.mean, sample=initial.cdf, masses=initial.near_zero,
-    )  # fmt: skip
+        family="constant" if constant else "empirical",
+        label="given initial weights",
+        std=initial.std,
+        source="given",
+        mean=initial.mean,
+        sample=None if constant else initial.cdf,
+        masses=initial.near_zero,
+    )

@@ -17,8 +17,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from weightscope.adapters import modules
-from weightscope.statistics.records import SkippedParameter
-from weightscope.statistics.rules import KernelShape, Null, constant_null
+from weightscope.statistics.records import Parameter, SkippedParameter
+from weightscope.statistics.rules import KernelShape, Null
 from weightscope.summaries.summary import unreadable
 
 _NORMS = (
@@ -31,101 +31,86 @@ _NORMS = (
 PYTORCH_DEFAULT = "PyTorch default (uniform)"
 
 
-@dataclass(frozen=True, eq=False)
-class ParameterPlace:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ParameterPlace(Parameter):
     """One distinct tensor of a model and where it is used.
 
     Attributes:
-        layer: Qualified name of the owning module.
-        name: Full name of the tensor.
-        kind: See ``ParameterStatistics.kind``.
         tensor: The tensor; for a parametrized one what the layer computes from its parameters.
-        elements: Elements of the parameters behind it (0 for a buffer).
-        requires_grad: Whether training moves it, or any of the parameters behind it.
-        shared_with: Full names of the other places that hold it.
-        is_kernel: Whether it multiplies features.
+        elements: Elements of the parameters behind it.
         filter_axis: Axis of the output filters of a kernel; None elsewhere.
         groups: Groups of a convolution; 1 elsewhere.
         transposed: Whether axis 0 counts inputs.
         candidates: Nulls to choose from, the default of the layer's type first.
     """
 
-    layer: str
-    name: str
-    kind: str
     tensor: torch.Tensor
     elements: int
-    requires_grad: bool
-    shared_with: tuple[str, ...]
-    is_kernel: bool
     filter_axis: int | None
     groups: int
     transposed: bool
     candidates: tuple[Null, ...]
 
-    @property
-    def fans(self) -> tuple[int, int]:
-        """Inputs that one output reads, outputs that one input reaches; (0, 0) for no kernel."""
-        if not self.is_kernel:
-            return 0, 0
-        shape = tuple(self.tensor.shape)
-        if self.transposed:
-            rest = prod(shape[2:])
-            return shape[0] // self.groups * rest, shape[1] * rest
-        rest = prod(shape[2:])
-        return shape[1] * rest, shape[0] // self.groups * rest
-
 
 @dataclass(frozen=True)
 class _Found:
+    """A tensor as one module holds it, the parameters behind it and the weight beside it."""
+
     layer: str
     owner: nn.Module
     attribute: str
     tensor: torch.Tensor
-    elements: int
-    requires_grad: bool
-    kind: str
+    behind: tuple[torch.Tensor, ...]
     weight: torch.Tensor | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer}.{self.attribute}" if self.layer else self.attribute
+
+    @property
+    def elements(self) -> int:
+        return sum(0 if isinstance(p, UninitializedParameter) else p.numel() for p in self.behind)
+
+    @property
+    def kind(self) -> str:
+        own = any(self.tensor is parameter for parameter in self.behind)
+        return kind_of(self.owner) + ("" if own else " parametrized")
 
 
 def find_parameters(
-    model: nn.Module, *, buffers: bool = False
+    model: nn.Module,
 ) -> tuple[tuple[ParameterPlace, ...], tuple[SkippedParameter, ...], int]:
     """Every distinct parameter of the model, in the order of ``named_parameters()``.
 
     Args:
         model: Any module; it is not changed.
-        buffers: Whether to add the floating-point buffers.
 
     Returns:
         The tensors with numbers, those without (with the reason), and the number of elements of all
         parameters.
     """
     groups: dict[object, list[_Found]] = {}
-    for found in _all_tensors(model, buffers):
+    for found in _all_tensors(model):
         groups.setdefault(_identity(found.tensor), []).append(found)
     places: list[ParameterPlace] = []
     skipped: list[SkippedParameter] = []
     total = 0
     for same in groups.values():
         first = same[0]
-        name = _join(first.layer, first.attribute)
         total += first.elements
         reason = unreadable(first.tensor)
         if reason:
-            skipped.append(SkippedParameter(name, reason))
+            skipped.append(SkippedParameter(first.name, reason))
             continue
-        shared = tuple(_join(other.layer, other.attribute) for other in same[1:])
-        places.append(_describe(first, name, shared))
+        places.append(_describe(first, tuple(other.name for other in same[1:])))
     return tuple(places), tuple(skipped), total
 
 
-def _all_tensors(model: nn.Module, buffers: bool) -> Iterator[_Found]:
+def _all_tensors(model: nn.Module) -> Iterator[_Found]:
     replaced: set[int] = set()
     for layer, module in model.named_modules(remove_duplicate=False):
         if id(module) in replaced:
             continue
-        kind = kind_of(module)
         own: dict[str, Any] = modules.parameters(module)
         normed = dict(_normed_by_hooks(module))
         sources = {source for _, names in normed.values() for source in names}
@@ -137,16 +122,9 @@ def _all_tensors(model: nn.Module, buffers: bool) -> Iterator[_Found]:
         weight = own.get("weight") if computed is None else computed
         for name, parameter in own.items():
             if parameter is not None and name not in sources:
-                elements = 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
-                moves = parameter.requires_grad
-                yield _Found(layer, module, name, parameter, elements, moves, kind, weight)
+                yield _Found(layer, module, name, parameter, (parameter,), weight)
         for name, (tensor, behind) in parametrized.items():
-            elements, moves = sum(p.numel() for p in behind), any(p.requires_grad for p in behind)
-            words = f"{kind} parametrized"
-            yield _Found(layer, module, name, tensor, elements, moves, words, weight)
-        for name, buffer in modules.buffers(module).items() if buffers else ():
-            if buffer is not None:
-                yield _Found(layer, module, name, buffer, 0, False, "buffer", weight)
+            yield _Found(layer, module, name, tensor, behind, weight)
 
 
 def _parametrized(
@@ -217,24 +195,31 @@ def _is_transposed_linear(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
-def _describe(found: _Found, name: str, shared: tuple[str, ...]) -> ParameterPlace:
+def _describe(found: _Found, shared: tuple[str, ...]) -> ParameterPlace:
     module, tensor, kind = found.owner, found.tensor, found.kind
     base = kind.split()[0]
-    is_kernel = tensor.dim() >= 2 and base not in ("embedding", "norm", "buffer")
+    is_kernel = tensor.dim() >= 2 and base not in ("embedding", "norm")
     transposed = is_kernel and (
         bool(getattr(module, "transposed", False)) or _is_transposed_linear(module)
     )
     groups = module.groups if isinstance(module, modules.Convolution) else 1
     has_filters = is_kernel or (base == "embedding" and tensor.dim() == 2)
+    # inputs that one output reads, outputs that one input reaches
+    fans = (tensor.shape[1], tensor.shape[0] // groups) if is_kernel else (0, 0)
+    fan_in, fan_out = (n * prod(tensor.shape[2:]) for n in (fans[::-1] if transposed else fans))
     return ParameterPlace(
         layer=found.layer,
-        name=name,
+        parameter=found.name,
         kind=kind,
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        shape=tuple(tensor.shape),
+        shared_with=shared,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        is_kernel=is_kernel,
+        requires_grad=any(p.requires_grad for p in found.behind),
         tensor=tensor,
         elements=found.elements,
-        requires_grad=found.requires_grad,
-        shared_with=shared,
-        is_kernel=is_kernel,
         filter_axis=(1 if transposed else 0) if has_filters else None,
         groups=groups,
         transposed=transposed,
@@ -243,8 +228,6 @@ def _describe(found: _Found, name: str, shared: tuple[str, ...]) -> ParameterPla
 
 
 def _candidates(found: _Found, base: str, is_kernel: bool, groups: int) -> tuple[Null, ...]:
-    if base == "buffer":
-        return ()
     shape = tuple(found.tensor.shape)
     if is_kernel:
         kernel = KernelShape.of(shape, groups)
@@ -258,7 +241,7 @@ def _candidates(found: _Found, base: str, is_kernel: bool, groups: int) -> tuple
             Null("normal", "PyTorch default (standard normal)", 1.0),
             Null("normal", "normal, std 0.02", 0.02),
         )
-    zeros, ones = constant_null(0.0, "zeros"), constant_null(1.0, "ones")
+    zeros, ones = Null("constant", "zeros", 0.0), Null("constant", "ones", 0.0, mean=1.0)
     if base == "norm":
         return (ones, zeros) if found.attribute == "weight" else (zeros, ones)
     weight = found.weight
@@ -279,7 +262,3 @@ def _pytorch_default(found: _Found, shape: KernelShape) -> Null:
     elif isinstance(found.owner, nn.RNNBase | nn.RNNCellBase):
         inputs = found.owner.hidden_size
     return Null("uniform", PYTORCH_DEFAULT, (3 * max(inputs, 1)) ** -0.5)
-
-
-def _join(layer: str, attribute: str) -> str:
-    return f"{layer}.{attribute}" if layer else attribute

@@ -30,7 +30,6 @@ from weightscope.summaries.order import (
     Questions,
     ends_of,
     order_of_counted,
-    spread,
     unanswered,
     values_of,
 )
@@ -39,10 +38,9 @@ from weightscope.summaries.threads import Run, ranges
 
 _CELLS = 1 << 16
 _ZERO_CELL = 1 << 15
-# a cell with more values than it has keys is counted key by key: that takes less memory
+# a cell with more values than it has keys is counted key by key in a table of 256 KiB, which takes
+# less memory; a few dozen cells are wanted at most
 _CROWDED = 1 << 16
-# tables of such cells, 256 KiB each; where more are needed, the tensor is sorted instead
-_MOST_TABLES = 64
 # elements of a block, see ``kernels``
 _BLOCK = 1 << 12
 
@@ -155,12 +153,12 @@ class _Part:
     smallest: int
     largest: int
     filters: tuple[int, Floats, Floats]
-    cells: NDArray[np.int64]
-    counts: Counts
 
 
-def _measure(numbers: Numbers, layout: FilterLayout, span: tuple[int, int]) -> _Part:
-    """The first pass over one range."""
+def _measure(
+    numbers: Numbers, layout: FilterLayout, span: tuple[int, int]
+) -> tuple[_Part, NDArray[np.uint32]]:
+    """The first pass over one range, and how many numbers are in each cell."""
     low, high = span
     first, slots = layout.span(low, high)
     sums, squares = np.zeros((2, slots))
@@ -170,53 +168,59 @@ def _measure(numbers: Numbers, layout: FilterLayout, span: tuple[int, int]) -> _
         numbers.read(low, high).numpy(), low, layout.kind, layout.length, first, sums, squares,
         table, rows,
     )  # fmt: skip
-    filled = np.flatnonzero(table)
-    return _Part(
-        merge(rows[:blocks]), nans, infs, zeros, smallest, largest, (first, sums, squares),
-        filled - _ZERO_CELL, table[filled].astype(np.int64),
-    )  # fmt: skip
+    row = merge(rows[:blocks].T)
+    return _Part(row, nans, infs, zeros, smallest, largest, (first, sums, squares)), table
+
+
+def count_cells(numbers: Numbers, layout: FilterLayout, run: Run) -> tuple[Measured, CellCounts]:
+    """Measure a float32 tensor, range by range, and count its cells."""
+    totals = np.zeros(_CELLS, np.int64)
+    parts = []
+    for part, table in run(partial(_measure, numbers, layout), ranges(numbers.size)):
+        parts.append(part)
+        totals += table
+    filled = np.flatnonzero(totals)
+    keys = np.array([min(p.smallest for p in parts), max(p.largest for p in parts)])
+    minimum, maximum = values_of(keys).tolist() if filled.size else (nan, nan)
+    measured = Measured(
+        row=merge(np.array([part.row for part in parts]).T),
+        scale=1.0,
+        nan=sum(part.nan for part in parts),
+        inf=sum(part.inf for part in parts),
+        minimum=minimum,
+        maximum=maximum,
+        filters=layout.norms_and_means([part.filters for part in parts]),
+    )
+    zeros = sum(part.zero for part in parts)
+    return measured, CellCounts(zeros, filled - _ZERO_CELL, totals[filled])
 
 
 @dataclass(frozen=True, eq=False)
 class CellCounts:
-    """A float32 tensor of which the cells were counted.
+    """The cells of a float32 tensor, counted.
 
     Attributes:
-        numbers: The tensor.
-        measured: What is known of it apart from order.
         zeros: Number of zeros.
         cells: The cells that hold values, ascending: the high halves of their keys.
         counts: Number of values in each.
     """
 
-    numbers: Numbers
-    measured: Measured
     zeros: int
     cells: NDArray[np.int64]
     counts: Counts
 
-    def order(self, asked: Questions, run: Run, *, fast: bool) -> Order | None:
-        """The order of the values, exact where that is asked and not ``fast``.
-
-        None where too many crowded cells would have to be looked into.
-        """
+    def look(self, numbers: Numbers, asked: Questions, run: Run) -> Order:
+        """The order of the values, exact where that is asked, after a second look at them."""
         zeros = np.where(self.cells == 0, self.zeros, 0)
         # a cell of nothing but zeros holds no secret: they stand at its lower end
         wanted = unanswered(self.cells, self.counts, asked) & (self.counts > zeros)
-        crowded = wanted & (self.counts > _CROWDED)
-        if fast:
-            keys, occurs = spread(self.cells[wanted], (self.counts - zeros)[wanted])
-            place = keys.searchsorted(0)
-            keys = np.insert(keys, place, 0)
-            occurs = np.insert(occurs, place, zeros[wanted].sum())
-        elif crowded.sum() > _MOST_TABLES:
-            return None
-        else:
-            keys, occurs = self._look_into(wanted & ~crowded, crowded, run)
+        keys, occurs = self._look_into(wanted, numbers, run)
         return order_of_counted(self.cells, self.counts, wanted, keys, occurs)
 
-    def _look_into(self, listed: Flags, crowded: Flags, run: Run) -> tuple[Keys, Counts]:
+    def _look_into(self, wanted: Flags, numbers: Numbers, run: Run) -> tuple[Keys, Counts]:
         """The keys inside these cells, ascending, and how often each occurs."""
+        crowded = wanted & (self.counts > _CROWDED)
+        listed = wanted & ~crowded
         cells, ends = self.cells[listed], ends_of(self.counts[listed])
         tabled = self.cells[crowded]
         if not cells.size and not tabled.size:
@@ -224,7 +228,7 @@ class CellCounts:
         look_into = load().look_into
 
         def look(span: tuple[int, int]) -> tuple[list[NDArray[np.uint16]], NDArray[np.uint32]]:
-            patterns = self.numbers.read(*span).numpy().view(np.int32)
+            patterns = numbers.read(*span).numpy().view(np.int32)
             lows = np.empty(ends[-1], np.uint16)
             tables = np.zeros((tabled.size, _CELLS), np.uint32)
             filled = look_into(
@@ -234,7 +238,7 @@ class CellCounts:
 
         counts = np.zeros((tabled.size, _CELLS), np.int64)
         found: list[list[NDArray[np.uint16]]] = []
-        for lows, tables in run(look, ranges(self.numbers.size)):
+        for lows, tables in run(look, ranges(numbers.size)):
             found.append(lows)
             counts += tables
         keys = np.repeat((cells << 16).astype(np.int32), self.counts[listed])
@@ -250,31 +254,3 @@ class CellCounts:
             order = keys.argsort()
             keys, occurs = keys[order], occurs[order]
         return keys, occurs
-
-
-def count_cells(numbers: Numbers, layout: FilterLayout, run: Run) -> CellCounts:
-    """Measure a float32 tensor, range by range, and count its cells."""
-    parts = list(run(partial(_measure, numbers, layout), ranges(numbers.size)))
-    cells, counts = parts[0].cells, parts[0].counts
-    if len(parts) > 1:
-        totals = np.zeros(_CELLS, np.int64)
-        for part in parts:
-            totals[part.cells + _ZERO_CELL] += part.counts
-        filled = np.flatnonzero(totals)
-        cells, counts = filled - _ZERO_CELL, totals[filled]
-    some = [part for part in parts if part.cells.size]
-    ends = np.array(
-        [min([p.smallest for p in some]), max([p.largest for p in some])] if some else []
-    )
-    minimum, maximum = values_of(ends).tolist() if some else (nan, nan)
-    measured = Measured(
-        row=merge(np.array([part.row for part in some])),
-        scale=1.0,
-        nan=sum(part.nan for part in parts),
-        inf=sum(part.inf for part in parts),
-        minimum=minimum,
-        maximum=maximum,
-        filters=layout.norms_and_means([part.filters for part in parts]),
-    )
-    zeros = sum(part.zero for part in parts)
-    return CellCounts(numbers, measured, zeros, cells, counts)

@@ -46,23 +46,23 @@ class Measured:
         return int(self.row[0])
 
 
-def merge(rows: Floats) -> Floats:
+def merge(blocks: Floats) -> Floats:
     """The moments of all blocks together.
 
     With ``d`` the mean of a block less the mean of all, ``m3 = sum(m3_i + 3 d m2_i + n d^3)``, and
     the others likewise: powers of ``(w - mean_i) + d``.
 
     Args:
-        rows: Of each block, shape (blocks, 7).
+        blocks: A column for each block, shape (7, blocks).
 
     Returns:
-        The row of all of them.
+        The row of all of them, shape (7,).
     """
-    if len(rows) == 0:
-        return np.zeros(len(COLUMNS))
-    count, bases, offsets, m2, m3, m4, absolute = rows.T
+    count, bases, offsets, m2, m3, m4, absolute = blocks
     n = count.sum()
-    base = bases[0]
+    if not n:
+        return np.zeros(len(COLUMNS))
+    base = bases[bases.size // 2]
     means = (bases - base) + offsets
     offset = (count * means).sum() / n
     d = means - offset
@@ -80,32 +80,16 @@ def merge(rows: Floats) -> Floats:
     )
 
 
-def moments_of(values: Floats, counts: Counts | None = None) -> Floats:
-    """The moments of finite values, of which the fourth powers stay in the range of float64.
+def moments_of(values: Floats, counts: Counts | float = 1.0) -> Floats:
+    """The moments of finite values, each of which is a block of equal numbers.
 
     Args:
-        values: Not empty.
-        counts: How many elements each stands for; None for one each.
+        values: Their fourth powers stay in the range of float64.
+        counts: How many elements each stands for.
     """
-    count = values.size if counts is None else int(counts.sum())
-    weights = () if counts is None else (counts.astype(np.float64),)
-    base = float(values[values.size // 2])  # exact differences to numbers near it
-    d = values - base
-    offset = _sum(d, *weights) / count
-    d -= offset
-    rest = _sum(d, *weights) / count  # what rounding left over
-    d -= rest
-    square = d * d
-    m2, m3, m4 = (_sum(square, *more, *weights) for more in ((), (d,), (square,)))
-    absolute = _sum(np.abs(values, out=d), *weights)
-    return np.array([count, base, offset + rest, m2, m3, m4, absolute])
-
-
-def _sum(*factors: Floats) -> float:
-    """Sum of the products; by einsum, which makes no temporary arrays and starts no threads."""
-    if len(factors) == 1:
-        return float(factors[0].sum())
-    return float(np.einsum(",".join("i" * len(factors)) + "->", *factors))
+    blocks = np.zeros((len(COLUMNS), values.size))
+    blocks[0], blocks[1], blocks[6] = counts, values, counts * np.abs(values)
+    return merge(blocks)
 
 
 def standardize(

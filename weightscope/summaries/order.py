@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightscope.errors import InputError
 from weightscope.summaries.tensor_summary import Counts, EmpiricalCDF, Floats
 
 Flags = NDArray[np.bool_]
@@ -24,13 +23,11 @@ Keys = NDArray[np.int32]
 
 PROBABILITIES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 128
-MOST_BINS = 512
 CDF_POINTS = 1024
 _SHARES = np.linspace(0.0, 1.0, CDF_POINTS)
 _PROBABILITIES = np.array(PROBABILITIES)
 _NOTHING = EmpiricalCDF(np.empty(0), np.empty(0), np.empty(0), 0)
 _BEYOND = 2.0**128  # where the next float32 would be
-_PARTS = 256  # parts of a cell that was not looked into
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +37,16 @@ class Questions:
     Attributes:
         ranks: The values that have these ranks, for the quantiles: the two neighbours of each.
         edges: Edges of the histogram.
-        borders: Values are counted below each: the negative thresholds, the thresholds, zero twice,
-            the edges.
-        closed: Whether values equal to a border are counted with it: of the thresholds, the second
-            zero, the last edge.
+        borders: Values are counted below each: minus each limit, the next number after each limit,
+            the edges. The limits are 0 and the thresholds of the near-zero mass.
     """
 
     ranks: Counts
     edges: Floats
     borders: Floats
-    closed: Flags
 
 
-def ask(
-    count: int, minimum: float, maximum: float, thresholds: Sequence[float], bins: int | Floats
-) -> Questions:
+def ask(count: int, minimum: float, maximum: float, thresholds: Sequence[float]) -> Questions:
     """The questions that a summary answers.
 
     Args:
@@ -62,46 +54,25 @@ def ask(
         minimum: The smallest of them; NaN without any.
         maximum: The largest one.
         thresholds: Of the near-zero mass.
-        bins: Number of symmetric bins, or edges.
     """
-    edges = symmetric_edges(bins, minimum, maximum) if isinstance(bins, int) else bins
-    k = len(thresholds)
-    borders = np.zeros(2 * k + 2 + edges.size)
-    borders[k : 2 * k] = thresholds
-    borders[:k] = -borders[k : 2 * k]
-    borders[2 * k + 2 :] = edges
-    closed = np.zeros(borders.size, np.bool_)
-    closed[k : 2 * k] = closed[2 * k + 1] = closed[-1] = True
+    edges = symmetric_edges(minimum, maximum)
+    limits = np.array([0.0, *thresholds])
+    with np.errstate(under="ignore"):
+        borders = np.concatenate([-limits, np.nextafter(limits, np.inf), edges])
     if not count:
-        return Questions(np.zeros(0, np.int64), edges, borders, closed)
+        return Questions(np.zeros(0, np.int64), edges, borders)
     lower = ((count - 1) * _PROBABILITIES).astype(np.int64)
     ranks = np.stack([lower, np.minimum(lower + 1, count - 1)], axis=1).ravel()
-    return Questions(ranks, edges, borders, closed)
+    return Questions(ranks, edges, borders)
 
 
-def read_bins(bins: int | Sequence[float]) -> int | Floats:
-    """The number of symmetric bins, or a copy of the edges asked for.
-
-    Raises:
-        InputError: If ``bins`` is no even number from 2 to MOST_BINS and no ascending edges.
-    """
-    if isinstance(bins, int):
-        if bins % 2 or not 2 <= bins <= MOST_BINS:
-            raise InputError(f"bins={bins}: an even number from 2 to {MOST_BINS} is needed")
-        return bins
-    edges = np.array(bins, dtype=np.float64)
-    if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
-        raise InputError("bins must be at least two ascending edges, or an even number")
-    return edges
-
-
-def symmetric_edges(bins: int, minimum: float, maximum: float) -> Floats:
-    """Edges of at most ``bins`` bins, symmetric about 0, whose width is a power of two.
+def symmetric_edges(minimum: float, maximum: float) -> Floats:
+    """Edges of at most ``BINS`` bins, symmetric about 0, whose width is a power of two.
 
     Such edges are multiples of one power of two with at most 8 significant bits: they lie between
-    cells, and the histograms of two layers nest.
+    cells, and the histograms of two layers nest. All values lie below the last one.
     """
-    half = bins // 2
+    half = BINS // 2
     peak = max(-minimum, maximum)
     if not isfinite(peak) or peak == 0.0:
         return np.arange(-half, half + 1) / np.float64(half)
@@ -151,10 +122,10 @@ class Order:
         places = ranks if self.ends is None else self.ends[1:].searchsorted(ranks, "right")
         return self.values[places].astype(np.float64)
 
-    def before(self, borders: Floats, closed: Flags) -> Counts:
-        """Number of elements < each border, or <= where ``closed``."""
+    def before(self, borders: Floats) -> Counts:
+        """Number of elements < each border."""
         # in the format of the values, which would all be converted to another one
-        places = self.values.searchsorted(_first_counted_out(borders, closed, self.values.dtype))
+        places = self.values.searchsorted(_rounded_up(borders, self.values.dtype))
         counts: Counts = places if self.ends is None else self.ends[places]
         return counts
 
@@ -225,17 +196,9 @@ def unanswered(cells: Counts, counts: Counts, asked: Questions) -> Flags:
     """Which filled cells to look into before the questions have exact answers."""
     wanted = np.zeros(cells.size, np.bool_)
     wanted[ends_of(counts).searchsorted(asked.ranks, "right") - 1] = True
-    first = _first_counted_out(asked.borders, asked.closed, np.dtype(np.float32))
-    keys = keys_of(first).astype(np.int64)
+    keys = keys_of(_rounded_up(asked.borders, np.dtype(np.float32))).astype(np.int64)
     wanted |= np.isin(cells, keys[(keys & 0xFFFF) != 0] >> 16)
     return wanted
-
-
-def spread(cells: Counts, counts: Counts) -> tuple[Keys, Counts]:
-    """Keys as if the values of these cells lay evenly in them, and how many stand at each."""
-    keys = (cells[:, None] << 16) + (np.arange(_PARTS) * 2 + 1) * (0x8000 // _PARTS)
-    occurs = np.diff(counts[:, None] * np.arange(_PARTS + 1) // _PARTS)
-    return keys.ravel().astype(np.int32), occurs.ravel()
 
 
 def keys_of(values: NDArray[Any]) -> Keys:
@@ -248,15 +211,11 @@ def keys_of(values: NDArray[Any]) -> Keys:
     return keys
 
 
-def _first_counted_out(
-    borders: Floats, closed: Flags, dtype: np.dtype[np.floating]
-) -> NDArray[np.floating]:
-    """The smallest number of a format that is >= each border, or > it where ``closed``."""
+def _rounded_up(borders: Floats, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
+    """The smallest number of a format that is >= each border."""
     with np.errstate(over="ignore", under="ignore"):
         near = borders.astype(dtype)
-        wide = near.astype(np.float64)
-        up = (wide < borders) | (closed & (wide == borders))
-        return np.where(up, np.nextafter(near, dtype.type(np.inf)), near)
+        return np.where(near < borders, np.nextafter(near, dtype.type(np.inf)), near)
 
 
 def values_of(keys: NDArray[np.integer]) -> NDArray[np.float32]:

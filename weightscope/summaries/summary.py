@@ -17,11 +17,17 @@ from numpy.typing import NDArray
 
 from weightscope.errors import InputError
 from weightscope.summaries import counting
-from weightscope.summaries.counting import Numbers
+from weightscope.summaries.counting import CellCounts, Numbers, count_cells
 from weightscope.summaries.filters import FilterLayout, measure_filters
-from weightscope.summaries.moments import Measured, merge, moments_of, scale_for, standardize
+from weightscope.summaries.moments import (
+    COLUMNS,
+    Measured,
+    merge,
+    moments_of,
+    scale_for,
+    standardize,
+)
 from weightscope.summaries.order import (
-    BINS,
     PROBABILITIES,
     Order,
     Questions,
@@ -29,7 +35,6 @@ from weightscope.summaries.order import (
     order_of_listed,
     order_of_sorted,
     quantiles_of,
-    read_bins,
 )
 from weightscope.summaries.tensor_summary import Floats, Histogram, TensorSummary
 from weightscope.summaries.threads import Run, run_all
@@ -55,9 +60,7 @@ def summarize(
     tensor: torch.Tensor,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    bins: int | Sequence[float] = BINS,
     filter_axis: int | None = None,
-    fast: bool = False,
     threads: int | None = None,
 ) -> TensorSummary:
     """Counts, moments, quantiles, near-zero mass, histogram and filter norms of one tensor.
@@ -69,12 +72,7 @@ def summarize(
     Args:
         tensor: Weights of any floating-point dtype, on any device but meta.
         thresholds: Absolute values t of the near-zero mass, the share of ``|w| <= t``.
-        bins: An even number: at most so many bins, symmetric about 0, whose width is a power of two
-            in units of the weights. Or ascending edges, read as numpy.histogram reads them.
         filter_axis: Axis that counts the output filters; None for no filter norms.
-        fast: Allow quantiles and shares that are interpolated in bins of relative width 2^-7,
-            where that is quicker: a quantile q is off by at most 2^-7 |q|, a share by the share of
-            one bin. Moments, extremes, counts and default bins stay exact.
         threads: Number of threads; None for ``torch.get_num_threads()``. The result is the same
             for any number.
 
@@ -88,11 +86,9 @@ def summarize(
         >>> summarize(torch.tensor([-1.0, 0.0, 3.0])).mean_abs
         1.3333333333333333
     """
-    edges = read_bins(bins)
-    check(tensor, thresholds, filter_axis)
 
     def work(tensor: torch.Tensor, run: Run) -> TensorSummary:
-        return summarize_with(run, tensor, thresholds, filter_axis, bins=edges, fast=fast)
+        return summarize_with(run, tensor, thresholds, filter_axis)
 
     return run_all([tensor], torch.Tensor.numel, work, threads)[0]
 
@@ -102,24 +98,15 @@ def summarize_with(
     tensor: torch.Tensor,
     thresholds: Sequence[float] = THRESHOLDS,
     filter_axis: int | None = None,
-    *,
-    bins: int | Floats = BINS,
-    fast: bool = False,
 ) -> TensorSummary:
     """``summarize``, whose arguments these are, with parts that ``run`` runs (``run_all``)."""
-    check(tensor, thresholds, filter_axis)
+    _check(tensor, thresholds, filter_axis)
     flat, layout = _in_order_of_memory(tensor.detach(), filter_axis)
-    return summarize_numbers(run, Numbers.of(flat), layout, thresholds, bins, fast=fast)
+    return summarize_numbers(run, Numbers.of(flat), layout, thresholds)
 
 
 def summarize_numbers(
-    run: Run,
-    numbers: Numbers,
-    layout: FilterLayout,
-    thresholds: Sequence[float] = THRESHOLDS,
-    bins: int | Floats = BINS,
-    *,
-    fast: bool = False,
+    run: Run, numbers: Numbers, layout: FilterLayout, thresholds: Sequence[float] = THRESHOLDS
 ) -> TensorSummary:
     """``summarize`` of numbers in a line, of a format that ``unreadable`` does not name.
 
@@ -128,26 +115,21 @@ def summarize_numbers(
         numbers: The numbers; unless they are sorted, no more than a range at a time is read.
         layout: How the filters lie in them.
         thresholds: See ``summarize``.
-        bins: See ``order.read_bins``.
-        fast: See ``summarize``.
     """
-    cells = None
+    order: Order | CellCounts
     if numbers.dtype in _LISTED:
         measured, order = _list(numbers, layout, run)
     elif numbers.dtype is torch.float32 and numbers.size > SORTED and counting.load():
-        cells = counting.count_cells(numbers, layout, run)
-        measured, order = cells.measured, None
+        measured, order = count_cells(numbers, layout, run)
     else:
         measured, order = _sort(numbers.whole(), layout)
-    asked = ask(measured.finite, measured.minimum, measured.maximum, thresholds, bins)
-    if cells is not None:
-        order = cells.order(asked, run, fast=fast)
-    return _summary(
-        numbers.size, thresholds, measured, order or _sorted(numbers.whole().numpy()), asked
-    )
+    asked = ask(measured.finite, measured.minimum, measured.maximum, thresholds)
+    if isinstance(order, CellCounts):
+        order = order.look(numbers, asked, run)
+    return _summary(numbers.size, thresholds, measured, order, asked)
 
 
-def check(tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None) -> None:
+def _check(tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None) -> None:
     """Refuse what cannot be measured.
 
     Raises:
@@ -204,8 +186,9 @@ def _in_order_of_memory(
 
 def _sort(flat: torch.Tensor, layout: FilterLayout) -> tuple[Measured, Order]:
     array = flat.numpy()
-    order = _sorted(array)
-    values: NDArray[np.floating] = order.values
+    values = np.sort(array)  # NaN last
+    ends = values.searchsorted(np.array([-np.inf, np.inf], values.dtype), "right")
+    values = values[ends[0] : values[: ends[1]].searchsorted(np.inf)]
     n = values.size
     minimum, maximum = _extremes(values)
     scale = scale_for(max(-minimum, maximum)) if n else 1.0
@@ -213,20 +196,14 @@ def _sort(flat: torch.Tensor, layout: FilterLayout) -> tuple[Measured, Order]:
     rows = [moments_of(block * scale if scale != 1.0 else block) for block in blocks]
     nans = int(np.isnan(array).sum()) if n < array.size else 0
     return Measured(
-        row=merge(np.array(rows)),
+        row=merge(np.array(rows).reshape(-1, len(COLUMNS)).T),
         scale=scale,
         nan=nans,
         inf=array.size - n - nans,
         minimum=minimum,
         maximum=maximum,
         filters=measure_filters(flat, layout),
-    ), order
-
-
-def _sorted(array: NDArray[np.floating]) -> Order:
-    values = np.sort(array)  # NaN last
-    ends = values.searchsorted(np.array([-np.inf, np.inf], values.dtype), "right")
-    return order_of_sorted(values[ends[0] : values[: ends[1]].searchsorted(np.inf)])
+    ), order_of_sorted(values)
 
 
 @cache
@@ -253,9 +230,8 @@ def _list(numbers: Numbers, layout: FilterLayout, run: Run) -> tuple[Measured, O
     listed = values[ascending][some]
     order = order_of_listed(listed, counted[some], borders[some])
     minimum, maximum = _extremes(listed)
-    row = moments_of(listed, counted[some]) if listed.size else merge(np.zeros((0, 7)))
     return Measured(
-        row=row,
+        row=moments_of(listed, counted[some]),
         scale=1.0,
         nan=int(counts[np.isnan(values)].sum()),
         inf=int(counts[np.isinf(values)].sum()),
@@ -275,10 +251,9 @@ def _summary(
     size: int, thresholds: Sequence[float], measured: Measured, order: Order, asked: Questions
 ) -> TensorSummary:
     n = measured.finite
-    before = order.before(asked.borders, asked.closed)
-    k = len(thresholds)
-    ends = before[: 2 * k + 2].tolist()
-    near = [(ends[k + i] - ends[i]) / n if n else nan for i in range(k)]
+    before = order.before(asked.borders)
+    k = 1 + len(thresholds)
+    zero, *near = (before[k : 2 * k] - before[:k]).tolist()
     mean, std, mean_abs, skewness, kurtosis = standardize(
         measured.row, measured.minimum, measured.maximum, measured.scale
     )
@@ -288,7 +263,7 @@ def _summary(
         finite=n,
         nan=measured.nan,
         inf=measured.inf,
-        zero=ends[2 * k + 1] - ends[2 * k],
+        zero=zero,
         minimum=measured.minimum,
         maximum=measured.maximum,
         mean=mean,
@@ -297,8 +272,8 @@ def _summary(
         skewness=skewness,
         kurtosis=kurtosis,
         quantiles=dict(zip(PROBABILITIES, quantiles_of(order.at(asked.ranks), n), strict=True)),
-        near_zero=dict(zip(thresholds, near, strict=True)),
-        histogram=Histogram(asked.edges, before[2 * k + 3 :] - before[2 * k + 2 : -1]),
+        near_zero={t: m / n if n else nan for t, m in zip(thresholds, near, strict=True)},
+        histogram=Histogram(asked.edges, np.diff(before[2 * k :])),
         filter_norms=norms,
         filter_means=means,
         dead_filters=nan if norms is None else _share_of_zeros(norms),

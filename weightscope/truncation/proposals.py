@@ -221,7 +221,8 @@ def _expected(verdicts: Sequence[StageVerdict]) -> str:
         return ""
     most = max(measured, key=lambda v: v.loss)
     if most.evidence == "data":
-        return f"; {max(most.loss, 0.0):.1%} of the skill is lost without recovery"
+        caveat = f" ({most.caveat})" if most.caveat else ""
+        return f"; {max(most.loss, 0.0):.1%} of the skill is lost without recovery{caveat}"
     return f"; the output responds with {most.loss:.2g} (1: nothing of it is left) without recovery"
 
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 import os
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.adapters.modes import alone
 from weightscope.adapters.modules import BatchNorm
 from weightscope.batches import each_batch, read_batches
 from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
 from weightscope.errors import InputError
-from weightscope.files import written_atomically
+from weightscope.files import write_pickle
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
 from weightscope.progress import bar
+from weightscope.showing import counted
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.plan import Plan, exits_of
 from weightscope.truncation.start import kept_channels, ridge_start
@@ -156,8 +160,9 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
     places = [(i, row) for i, batch in enumerate(batches) for row in range(_length(batch))]
     if len(places) < 2:
         raise InputError(
-            f"images= holds {len(places)} images; recovery needs at least 2, one of them to see "
-            "when there is no more gain: give a tensor (images, channels, sizes...) or batches"
+            f"images= holds {counted(len(places), 'image')}; recovery needs at least 2, one of "
+            "them to see when there is no more gain: give a tensor (images, channels, sizes...) or "
+            "batches"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(places), generator=generator, device="cpu").tolist()
@@ -416,14 +421,12 @@ def recover(
     if images is None:
         raise InputError("recovery needs images=: unlabelled ones will do")
     pool = make_pool(read_images(structure, _enough(images, wanted)), seed)
-    with ExitStack() as stack:
-        stack.enter_context(undisturbed(structure.model))
-        stack.enter_context(_put_back_on_failure(module))
-        stack.enter_context(_in_float32(module))
-        torch.manual_seed(seed)
-        course = _Course(structure, plan, module, new, gone, pool, labelled, loss, steps, seed)
+    with _put_back_on_failure(module), _in_float32(module):
+        with _turn(structure.model, seed, 0):
+            course = _Course(structure, plan, module, new, gone, pool, labelled, loss, steps, seed)
         state = course.run(None if resume is None else Path(resume), progress)
-        after = course.agreement()
+        with _turn(structure.model, seed, steps):
+            after = course.agreement()
     return Recovery(
         before=state.before,
         after=after,
@@ -432,6 +435,20 @@ def recover(
         steps=state.step,
         images=len(pool.training) + len(pool.held_back),
     )
+
+
+@contextmanager
+def _turn(original: nn.Module, seed: int, step: int) -> Iterator[None]:
+    """A part of the course during which no other thread runs a model.
+
+    Networks and losses that draw do so from the seed and the step, as all of the course does.
+    """
+    with alone(), undisturbed(original):
+        number = (seed * 1_000_003 + step) % 2**32
+        torch.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
+        yield
 
 
 @contextmanager
@@ -491,18 +508,26 @@ class _Course:
 
     def run(self, path: Path | None, progress: bool) -> _State:
         """Go through the steps, or through those that are left."""
-        state = self._read(path) or self._begin()
+        state = self._read(path)
+        if state is None:
+            with self._turn(0):
+                state = self._begin()
         every = max(1, math.ceil(self.steps / CHECKS))
         with bar(self.steps, "recover", shown=progress, unit="step", initial=state.step) as advance:
             while state.step < self.steps and not self._gain_has_ended(state):
-                self._step(state.step)
+                with self._turn(state.step):
+                    self._step(state.step)
                 state.step += 1
                 advance(1)
                 if state.step % every == 0 or state.step == self.steps:
-                    self._check(state)
+                    with self._turn(state.step):
+                        self._check(state)
                     self._write(path, state)
         self.module.load_state_dict(state.best)
         return state
+
+    def _turn(self, step: int) -> AbstractContextManager[None]:
+        return _turn(self.teacher.model, self.seed, step)
 
     def _begin(self) -> _State:
         """The best of three starts: as built, with settled statistics, by regression."""
@@ -654,8 +679,7 @@ class _Course:
             "optimizer": self.optimizer.state_dict(),
             "unit": self.unit,
         }
-        with written_atomically(path) as temporary:
-            torch.save(content, temporary)
+        write_pickle(content, path)
 
     def _read(self, path: Path | None) -> _State | None:
         if path is None or not path.exists():

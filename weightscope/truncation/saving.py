@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
-from weightscope.errors import RecipeError, WeightscopeError
+from weightscope.checkpoints import load_tensors
+from weightscope.errors import CheckpointError, RecipeError, WeightscopeError
 from weightscope.files import write_tensors
 from weightscope.graph import read_structure
 from weightscope.graph.layouts import parse_layout
@@ -156,8 +157,6 @@ def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file and check that it is whole and unaltered."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         is_file = os.path.isfile(path)
     except (TypeError, ValueError):  # no path, or a name that no file can have
@@ -167,10 +166,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
             f"there is no file {str(path)!r}; give a path that weightscope.save wrote"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as reason:
+        tensors, metadata = load_tensors(path)
+    except CheckpointError as reason:
         raise RecipeError(
             f"{str(path)!r} is no safetensors file or is damaged: {reason}"
         ) from reason

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from weightscope.adapters.modes import alone
+from weightscope.adapters.modes import alone, outside_modes
 from weightscope.batches import Batch, first_image, read_batches
-from weightscope.calls import call_arguments, device_of, to_device, undisturbed
+from weightscope.calls import call_arguments, device_of, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError, TruncationError
+from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.progress import steps as steps_shown
@@ -199,7 +199,7 @@ def _beats(one: Candidate, other: Candidate) -> bool:
     )
 
 
-@alone()
+@outside_modes()
 def shrink(
     model: nn.Module,
     *,
@@ -224,14 +224,16 @@ def shrink(
     """Find the smallest network within a tolerance or a budget.
 
     Every depth is cut, recovered by matching the whole network's outputs on unlabelled images, and
-    measured: quality, parameters, MACs, and latency in turns with the whole network. Beside each
-    depth stands what the whole network keeps when, instead of levels, channels drawn at random go
-    until the MACs are the same: a depth that is not better is no finding. The model stays as it is.
+    measured: quality, parameters, MACs, and latency, timed alternately with the whole network. For
+    comparison, channels drawn at random are removed from the whole network until it has as many
+    MACs as the depth: a depth that does not keep more quality is no finding. The model is not
+    changed.
 
     Args:
         model: A trained encoder-decoder.
         images: Unlabelled images for recovery, as for ``Variant.recover``; by default the inputs of
-            ``batches``, which then choose and teach: the qualities are a little too good.
+            ``batches``, which then serve for recovery and for the measurement: the qualities come
+            out a little too high.
         batches: ``(inputs, targets)`` pairs to measure quality on, as for ``ablate``.
         metric: As for ``ablate``. Without it, quality is the agreement with the whole network on
             the images that recovery held back.
@@ -244,11 +246,11 @@ def shrink(
         example_inputs: What to read the network with; by default the first image.
         layout: What the axes of the images are, as for ``analyze``.
         part: The part that is cut, as for ``analyze``.
-        steps: Of each recovery.
+        steps: Training steps of each recovery.
         repeats: Timed forwards of each network.
         random: Whether to measure random channel removal too, which doubles the work; it needs the
             extra ``prune`` and is left out, with a word, where that is not installed.
-        seed: Of everything random.
+        seed: Of everything that is drawn at random.
         progress: Show the budget and a bar for each recovery.
         resume: Folder to keep the recoveries in. A search that was broken off goes on from there.
 
@@ -276,18 +278,17 @@ def shrink(
     kept = _images(images, pairs)
     if example_inputs is None:
         example_inputs = _example(kept, pairs, model)
-    structure = read_structure(model, example_inputs, layout=layout, part=part)
-    costs = count_costs(model, structure.inputs)
-    proposals = propose(structure, assess(structure, measure_model(model)), costs)
+    with alone():
+        structure = read_structure(model, example_inputs, layout=layout, part=part)
+        costs = count_costs(model, structure.inputs)
+        proposals = propose(structure, assess(structure, measure_model(model)), costs)
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
     budget = _budget(proposals, costs, steps, random)
     if progress:
         from tqdm.auto import tqdm
 
         tqdm.write(budget)
-    folder = None if resume is None else Path(resume)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = None if resume is None else make_folder(resume)
     measure = _Agreement() if pairs is None else _Metric(structure, pairs, metric)
 
     def recover(variant: Variant, name: str) -> Recovery:
@@ -354,12 +355,9 @@ def _try(
     seed: int,
 ) -> Candidate:
     """Cut at one depth, recover, and measure before and after."""
-    torch_state = torch.get_rng_state()
-    try:
+    with alone(), random_state():
         torch.manual_seed(seed)  # of the new weights
         variant = proposal.build()
-    finally:
-        torch.set_rng_state(torch_state)
     before, after = _recovered(variant, f"keep_{proposal.keep_levels}", measure, recover)
     return Candidate(
         keep_levels=proposal.keep_levels,
@@ -486,7 +484,7 @@ class _Metric:
             device=device_of(structure.model),
         )
         self.name = self.judge.name
-        with undisturbed(structure.model), torch.no_grad(), self.judge.kept():
+        with alone(), undisturbed(structure.model), torch.no_grad(), self.judge.kept():
             for inputs, _ in pairs:
                 self.judge.add(self._run(structure.model, inputs))
             self.whole = _value(self.judge.whole())
@@ -497,7 +495,7 @@ class _Metric:
     def quality(self, variant: Variant) -> float:
         """Quality of a network on all batches."""
         meter = self.judge.meter()
-        with undisturbed(variant.module), torch.no_grad(), self.judge.kept():
+        with alone(), undisturbed(variant.module), torch.no_grad(), self.judge.kept():
             for inputs, _ in self.pairs:
                 meter.add(self._run(variant.module, inputs))
         return _value(meter.quality())

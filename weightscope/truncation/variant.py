@@ -141,7 +141,7 @@ class Variant(OnOneScreen):
             peak_memory_after=measure_peak_memory(self.module, inputs),
         )
 
-    @alone()
+    @outside_modes()
     def recover(
         self,
         images: Iterable[Any] | None = None,

@@ -2,7 +2,6 @@
 
 from weightscope.utilization.ablation import AblationResult, LevelAblation, ablate, ablate_levels
 from weightscope.utilization.data import DataEvidence, Importance, gather_data
-from weightscope.utilization.displacement import Displacement, MovementRecord, measure_displacement
 from weightscope.utilization.ranking import assess
 from weightscope.utilization.records import Assessment, Score, StageVerdict
 from weightscope.utilization.scores import utilization
@@ -11,16 +10,13 @@ __all__ = [
     "AblationResult",
     "Assessment",
     "DataEvidence",
-    "Displacement",
     "Importance",
     "LevelAblation",
-    "MovementRecord",
     "Score",
     "StageVerdict",
     "ablate",
     "ablate_levels",
     "assess",
     "gather_data",
-    "measure_displacement",
     "utilization",
 ]

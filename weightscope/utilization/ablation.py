@@ -34,7 +34,12 @@ from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.progress import bar
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
 from weightscope.utilization.judging import Judge, Metric, judge_by
-from weightscope.utilization.metrics import FloatArray, resampled
+from weightscope.utilization.metrics import (
+    FloatArray,
+    best_thresholds,
+    quality_at,
+    resampled,
+)
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
@@ -54,6 +59,9 @@ class LevelAblation:
         drop: Quality lost: ``quality - ablated``, or ``ablated - quality`` of a loss or an error.
         low: Lower end of the interval of ``drop`` over images.
         high: Upper end of it.
+        unadjusted: Quality without the levels at the threshold that is best for the whole network,
+            where ``ablated`` is at the one that is best without them; nan where the metric has no
+            threshold.
     """
 
     keep_levels: int
@@ -62,6 +70,7 @@ class LevelAblation:
     drop: float
     low: float
     high: float
+    unadjusted: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,8 @@ class AblationResult:
     def doubt(self) -> str:
         """Why these images decide nothing, in words; empty where they do."""
         if not self.enough:
-            return f"{self.images} images decide nothing, {MINIMUM_IMAGES} or more are needed"
+            too_few = "1 image decides" if self.images == 1 else f"{self.images} images decide"
+            return f"{too_few} nothing, {MINIMUM_IMAGES} or more are needed"
         if not self.undecided:
             return ""
         return (
@@ -226,10 +236,10 @@ def ablate_levels(
     drawn = resampled(whole.images, resamples, seed)
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
-    full, trivial = whole.of(weights), chance.of(weights)
+    full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
     return AblationResult(
         levels=tuple(
-            _record(cut, full, quality.of(weights), sign, whole.images)
+            _record(cut, full, quality.of(weights), sign, whole.images, quality_at(quality, best))
             for cut, quality in zip(structure.cuts, ablated, strict=True)
         ),
         quality=float(full[0]),
@@ -338,7 +348,12 @@ def interval(samples: FloatArray, images: int) -> tuple[float, float]:
 
 
 def _record(
-    cut: Cut, full: FloatArray, ablated: FloatArray, sign: float, images: int
+    cut: Cut,
+    full: FloatArray,
+    ablated: FloatArray,
+    sign: float,
+    images: int,
+    unadjusted: float,
 ) -> LevelAblation:
     """Compare whole and ablated quality on the images and on their resamples."""
     drops = sign * (full - ablated)
@@ -350,6 +365,7 @@ def _record(
         drop=float(drops[0]),
         low=low,
         high=high,
+        unadjusted=unadjusted,
     )
 
 
@@ -372,7 +388,8 @@ def ablate(
     """Measure what each level of a network is worth, by inference alone.
 
     For every depth at which the network can be cut, all tensors that come back from below the cut
-    are replaced, and the quality lost is reported with a 95 % bootstrap interval over images. The
+    are replaced, and the quality lost is reported with a 95 % bootstrap interval over images. Where
+    a metric is taken at its best threshold, that threshold is found again for each network. The
     model, its modes, buffers and the random state are left as they were.
 
     Args:

@@ -119,12 +119,22 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     exact = cut.keep_levels == level
     share = max(cut.drop, 0.0) / result.skill
     change = f"{result.metric} {cut.quality:.3g} to {cut.ablated:.3g}"
-    why = f"without levels {cut.keep_levels} and deeper {share:.1%} of the skill is lost ({change})"
+    caveat = _threshold_caveat(result, cut)
+    why = f"without levels {cut.keep_levels} and deeper {share:.1%} of the skill is lost ({change}"
+    why += f"; {caveat})" if caveat else ")"
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
-    return Score("data", value, low, high, verdict, why, share)
+    return Score("data", value, low, high, verdict, why, share, caveat)
+
+
+def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:
+    """What the quality would be with the whole network's threshold, where that tells."""
+    figure = f"{cut.unadjusted:.3g}"
+    if math.isnan(cut.unadjusted) or figure == f"{cut.ablated:.3g}":
+        return ""
+    return f"the threshold is chosen anew, at the old one {result.metric} is {figure}"
 
 
 def _score_importance(importance: Importance, largest: float) -> Score:

@@ -119,11 +119,19 @@ def judge_by(
         )
     if isinstance(metric, str) and metric in SEGMENTATION:
         return _ClassJudge(Segmentation(metric, targets, dimensions, ignore_index))
-    if ignore_index is not None:
-        raise InputError(
-            f"ignore_index= is for the metrics {', '.join(map(repr, SEGMENTATION))}; a loss or "
-            "another callable leaves values out by itself"
+    own = getattr(metric, "ignore_index", None)
+    if ignore_index is not None and ignore_index != own:
+        names = ", ".join(map(repr, SEGMENTATION))
+        text = (
+            f"ignore_index={ignore_index} is for the metrics {names}; a loss or another callable "
+            "leaves values out by itself"
         )
+        if isinstance(own, int):
+            text += (
+                f", and this {type(metric).__name__} leaves out {own}: build it with "
+                f"ignore_index={ignore_index}, and leave the argument out or give metric= too"
+            )
+        raise InputError(text)
     if not isinstance(metric, str):
         if not callable(metric):
             raise InputError(f"metric is {type(metric).__name__}, expected a name or a callable")

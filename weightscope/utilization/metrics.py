@@ -95,7 +95,7 @@ class PixelCounts:
     ) -> None:
         self.images = len(scores)
         self.kind = kind
-        pooled = thresholds(scores, truths)
+        self.thresholds = pooled = thresholds(scores, truths)
         shape = (self.images, len(pooled))
         self.foreground, self.background = np.zeros(shape), np.zeros(shape)
         for i, (score, truth) in enumerate(zip(scores, truths, strict=True)):
@@ -105,16 +105,22 @@ class PixelCounts:
 
     def of(self, weights: FloatArray) -> FloatArray:
         """F1, IoU or accuracy at the best threshold, or average precision."""
-        foreground, background = weights @ self.foreground, weights @ self.background
         if self.kind == "average_precision":
-            return average_precision(foreground, background)
+            return average_precision(weights @ self.foreground, weights @ self.background)
+        best: FloatArray = self.curve(weights).max(-1)
+        return best
+
+    def curve(self, weights: FloatArray) -> FloatArray:
+        """F1, IoU or accuracy at each threshold, and where nothing is called: (..., bins + 1)."""
+        none = np.zeros((*weights.shape[:-1], 1))
+        foreground = np.concatenate([weights @ self.foreground, none], -1)
+        background = np.concatenate([weights @ self.background, none], -1)
         if self.kind == "accuracy":
-            all_background = background.sum(-1, keepdims=True)
-            right = called(foreground) + all_background - called(background)
-            most = np.maximum(right.max(-1), all_background[:, 0])
-            accuracy: FloatArray = most / _some(foreground.sum(-1) + all_background[:, 0])
+            total = background.sum(-1, keepdims=True)
+            right = called(foreground) + total - called(background)
+            accuracy: FloatArray = right / _some(foreground.sum(-1, keepdims=True) + total)
             return accuracy
-        f1: FloatArray = f1_curve(foreground, background).max(-1)
+        f1 = f1_curve(foreground, background)
         return f1 if self.kind == "f1" else f1 / (2.0 - f1)
 
     def constant(self, weights: FloatArray) -> FloatArray:
@@ -125,6 +131,29 @@ class PixelCounts:
             return most
         share = np.where(total > 0, total / _some(total + rest), np.nan)
         return 2 * share / (1.0 + share) if self.kind == "f1" else share
+
+
+def best_thresholds(quality: Quality) -> tuple[float, ...]:
+    """The thresholds that all images choose, one for each channel; none where none is chosen."""
+    if isinstance(quality, MeanOverClasses):
+        return tuple(t for one in quality.classes for t in best_thresholds(one))
+    if not isinstance(quality, PixelCounts) or quality.kind == "average_precision":
+        return ()
+    best = int(np.argmax(quality.curve(np.ones(quality.images))))
+    return (float(np.append(quality.thresholds, np.inf)[best]),)
+
+
+def quality_at(quality: Quality, chosen: Sequence[float]) -> float:
+    """The quality of all images at given thresholds; nan where it has none."""
+    if not chosen:
+        return float("nan")
+    if isinstance(quality, MeanOverClasses):
+        return float(
+            np.mean([quality_at(o, [t]) for o, t in zip(quality.classes, chosen, strict=True)])
+        )
+    assert isinstance(quality, PixelCounts)
+    place = int(np.searchsorted(quality.thresholds, chosen[0], side="left"))
+    return float(quality.curve(np.ones(quality.images))[place])
 
 
 def _some(total: FloatArray) -> FloatArray:

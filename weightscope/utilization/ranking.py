@@ -9,14 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from weightscope.graph.structure import Structure
-from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, MARGIN, UNTOLD
-from weightscope.utilization.displacement import (
+from weightscope.movement import (
     Displacement,
     MovementRecord,
     StageMovement,
     pool,
 )
+from weightscope.showing import counted
+from weightscope.statistics import ModelStatistics, ParameterStatistics
+from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, MARGIN, UNTOLD
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     NetworkMovement,
@@ -78,7 +79,10 @@ def assess(
         scores += [score_response(r, stage.level) for r in (images, response) if r is not None]
         scores += [score_history(movements[stage.name], network)] if movements else []
         scores += [score_weights(spread, typical, dispersion)]
-        if state != "trained":
+        if state == "broken":
+            nan, why = math.nan, "weights are NaN or infinite"
+            scores = [Score(s.grade, nan, nan, nan, "undecided", why) for s in scores]
+        elif state != "trained":
             scores = [replace(score, verdict="undecided") for score in scores]
         verdicts.append(join_grades(stage.name, scores, removable=stage.level >= shallowest))
     verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.utilization))
@@ -272,6 +276,7 @@ def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) 
         why=why,
         scores=tuple(scores),
         loss=best.loss,
+        caveat=best.caveat,
     )
 
 
@@ -286,13 +291,14 @@ def conclude(
     if state == "broken":
         bad = statistics.nonfinite
         names = ", ".join(list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
+        total = sum(bad.values())
         return (
-            f"{sum(bad.values())} weights are NaN or infinite ({names}): {_NOTHING}. Load weights "
-            "from before the training diverged."
+            f"{counted(total, 'weight')} {'is' if total == 1 else 'are'} NaN or infinite "
+            f"({names}): {_NOTHING}. Load weights from before the training diverged."
         )
     if state == "untrained":
         still = len(statistics.still)
-        also = f", {still} tensors to the last bit" if still else ""
+        also = f", {counted(still, 'tensor')} to the last bit" if still else ""
         text = f"Every layer looks as it was initialised{also}: an untrained network, {_NOTHING}."
         if ablation is not None and ablation.skilled:
             text += f" Its random features are {ablation.comparison}."

@@ -24,6 +24,7 @@ class Score:
         loss: What removing the stage's level and all below it takes away by this grade: the share
             of the skill (data), or the response (images, response); nan where the
             grade does not measure that.
+        caveat: What that figure leaves out, in words; else empty.
     """
 
     grade: Grade
@@ -33,6 +34,7 @@ class Score:
     verdict: Verdict
     why: str
     loss: float = float("nan")
+    caveat: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class StageVerdict:
         why: The reason, and where other grades disagree.
         scores: The score of each available grade, the strongest first.
         loss: That of the grade it rests on, see `Score`.
+        caveat: The same.
     """
 
     stage: str
@@ -56,6 +59,7 @@ class StageVerdict:
     why: str
     scores: tuple[Score, ...]
     loss: float = float("nan")
+    caveat: str = ""
 
 
 @dataclass(frozen=True)

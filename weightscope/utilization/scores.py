@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from weightscope.graph.structure import Stage
-from weightscope.probing.response import Response
+from weightscope.movement import StageMovement
+from weightscope.probing.response import CutResponse, Response
+from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.thresholds import (
     MARGIN,
@@ -24,7 +26,6 @@ from weightscope.thresholds import (
     UNTOUCHED,
     WALK_BORDER,
 )
-from weightscope.utilization.displacement import StageMovement
 from weightscope.utilization.records import Score, Verdict
 
 
@@ -222,8 +223,9 @@ def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Sco
         utilization(learned * spread.movement(sign * MARGIN, sign), typical) for sign in (0, -1, 1)
     )
     if spread.movement(MARGIN) == 0.0:
-        # narrower than its start: what moved is hidden by what decayed
-        return Score("weights", 0.0, 0.0, 1.0, "undecided", f"{ratio}: decay hides what moved")
+        # decay would do that, and so would another start than the one it is compared with
+        why = f"{ratio}: narrower than that start, so that movement does not show"
+        return Score("weights", 0.0, 0.0, 1.0, "undecided", why)
     why = f"{ratio}, moved about {spread.movement() / typical:.2f} of what is typical here"
     return Score("weights", value, low, high, "undecided", why)
 
@@ -307,13 +309,17 @@ def score_response(response: Response, level: int) -> Score:
         return Score(grade, nan, nan, nan, "undecided", "no cut removes it")
     cut = removing[-1]
     value, low, high = (utilization(m, RESPONSE_BORDER) for m in (cut.value, cut.low, cut.high))
-    seen = "synthetic images" if grade == "response" else f"{response.images} images"
-    decided = math.isfinite(cut.flips)
-    what = f"{cut.flips:.1%} of the decisions change" if decided else "the numbers change"
+    seen = "synthetic images" if grade == "response" else counted(response.images, "image")
+    what = _what_changes(cut)
     why = f"response {cut.value:.2g}: {what} on {seen} without levels {cut.keep_levels} and deeper"
     verdict: Verdict = "undecided"
     if grade == "images" and response.images < MINIMUM_IMAGES:
         why += f"; fewer than {MINIMUM_IMAGES} images decide nothing"
+    elif cut.high < SILENT and cut.elsewhere > RESPONSE_BORDER:
+        why += (
+            f"; but {cut.elsewhere:.2g} at another contrast, and such images hardly reach this "
+            "network or saturate it; give images="
+        )
     elif cut.high < SILENT:
         verdict = "unused"
         if grade == "response":
@@ -323,3 +329,10 @@ def score_response(response: Response, level: int) -> Score:
         if cut.keep_levels < level:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score(grade, value, low, high, verdict, why, cut.value)
+
+
+def _what_changes(cut: CutResponse) -> str:
+    """What changes without a level, in words."""
+    if not math.isfinite(cut.flips):
+        return "the numbers change" if cut.value > 0.0 else "no number changes"
+    return f"{cut.flips:.1%} of the decisions change" if cut.flips > 0.0 else "no decision changes"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from weightscope.errors import MissingExtraError
-from weightscope.files import written_atomically
+from weightscope.files import write_pickle
 from weightscope.watching.recorder import History, watch
 
 _LIGHTNING = ("lightning.pytorch", "pytorch_lightning")
@@ -113,8 +113,7 @@ def trainer_callback(every: int = 100) -> Any:
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = _checkpoint(args, state)
             if self.history is not None and folder.is_dir():
-                with written_atomically(folder / FILE) as temporary:
-                    torch.save(self.history.state_dict(), temporary)
+                write_pickle(self.history.state_dict(), folder / FILE)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._stack.close()

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weightscope.adapters.modes import outside_modes
-from weightscope.errors import InputError
+from weightscope.checkpoints import load_tensors
+from weightscope.errors import CheckpointError, InputError
 from weightscope.files import write_csv, write_tensors
+from weightscope.movement import Displacement, measure_displacement
 from weightscope.showing import OnOneScreen
-from weightscope.utilization.displacement import Displacement, measure_displacement
 from weightscope.watching import exports
 from weightscope.watching.rules import StepRule, Strengths, Walk, step_rule
 from weightscope.watching.snapshots import Snapshot, late_saliencies, take
@@ -101,12 +102,9 @@ class History(OnOneScreen):
         """The weights at the start of the training, by parameter name."""
         if self._store is None:
             return self._initial
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
-            return load_file(self._store)
-        except (OSError, SafetensorError) as error:
+            return load_tensors(self._store)[0]
+        except CheckpointError as error:
             raise InputError(
                 f"cannot read the weights at the start from {str(self._store)!r}: {error}; keep "
                 "the file as long as the history"
@@ -276,9 +274,11 @@ def watch(
 
     Args:
         model: The model, before its first step (or resumed: load the history's state then).
-        optimizer: The optimiser that trains it. Adam, AdamW and SGD have a noise walk; of others
-            (RMSprop, Lion, ...) the start, the histograms and the saliency are recorded, but the
-            history ranks no stage, and a warning says so at the start.
+        optimizer: The optimiser that trains it. Of Adam, AdamW and SGD it is known how far
+            gradients of pure noise would carry a weight (the noise walk), which the movement is
+            compared with. Of others (RMSprop, Lion, ...) the start, the histograms and the saliency
+            (``sum |w * dL/dw|``) are recorded, but the history ranks no stage, and a warning says
+            so at the start.
         every: Steps between histograms.
         store: File for the starting weights (safetensors); without it they stay in memory.
 

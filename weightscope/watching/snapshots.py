@@ -54,7 +54,7 @@ def take(parameter: str, weights: Tensor, step: int) -> Snapshot:
         weights: The parameter, with its gradient.
         step: Optimiser steps done.
     """
-    summary = summarize(weights.detach(), fast=True)
+    summary = summarize(weights.detach())
     return Snapshot(
         step=step,
         parameter=parameter,

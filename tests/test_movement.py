@@ -2,12 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from weightscope.errors import InputError
-from weightscope.utilization import Displacement, measure_displacement
-from weightscope.utilization.displacement import pool
+from weightscope.movement import Displacement, measure_displacement, measure_movement, pool
 
 
 def test_pure_decay_is_shrinkage_and_no_movement():
@@ -85,3 +85,29 @@ def test_frozen_and_unknown_kernels_are_left_out_and_named():
     assert pooled.ratio == 0.5
     assert pooled.notes == ("x", "not trained: no optimiser held it")
     assert math.isnan(pool(moved, ("b", "c")).live)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
+def test_movement_goes_through_blocks_and_formats():
+    torch.manual_seed(15)
+    w0, delta = torch.randn(200_000), torch.randn(200_000)
+    found = measure_movement(0.7 * w0 + 0.1 * delta, w0)
+    a = float((0.7 * w0 + 0.1 * delta).double() @ w0.double() / (w0.double() @ w0.double()))
+    rest = (0.7 * w0 + 0.1 * delta).double() - a * w0.double()
+    assert found.count == 200_000
+    assert found.shrinkage == pytest.approx(a, rel=1e-12)
+    assert found.moved == pytest.approx(float((rest @ rest / 199_999) ** 0.5), rel=1e-9)
+    assert measure_movement(w0, w0).moved == 0.0
+    quantized = torch.quantize_per_tensor(w0, 0.05, 0, torch.qint8)
+    assert measure_movement(quantized, quantized).shrinkage == pytest.approx(1.0)
+    assert measure_movement(torch.ones(0), torch.ones(0)).moved == 0.0
+
+
+def test_movement_has_one_degree_of_freedom_less_than_weights():
+    start, final = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.5, 3.0, 4.0])
+    split = measure_movement(final, start)
+    assert (split.count, split.shrinkage) == (3, 0.5)
+    assert split.moved == pytest.approx((25 / 2) ** 0.5)
+    from_zero = measure_movement(final, torch.zeros(3))
+    assert from_zero.moved == pytest.approx((25.25 / 3) ** 0.5)
+    assert np.isnan(from_zero.shrinkage)

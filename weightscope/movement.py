@@ -1,22 +1,75 @@
-"""How far the weights went, and how far an optimiser would have carried them on pure noise.
+"""How far weights went from where they started, and how far noise would have carried them.
 
-The final weights of one parameter are split as ``w = shrinkage * w0 + delta`` with ``delta``
-orthogonal to the initial weights ``w0``, so that weight decay (which only scales ``w0``) does not
-count as movement. ``walk`` is the rms of ``delta`` expected if every gradient had been independent
-noise; ``docs/evidence.md`` derives it for Adam, AdamW and SGD with momentum.
+The weights ``w`` of one parameter are split as ``w = shrinkage * w0 + delta`` with ``delta``
+orthogonal to the start ``w0``: weight decay only scales ``w0`` and does not count as movement.
+``walk`` is the rms of ``delta`` expected if every gradient had been independent noise;
+``docs/evidence.md`` derives it for Adam, AdamW and SGD with momentum.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan, sqrt
 from typing import Protocol
 
 from torch import Tensor
 
 from weightscope.errors import InputError
-from weightscope.statistics.movement import measure_movement
+
+# torch's operators stay in one thread up to here; a device wants more at a time
+_BLOCK, _DEVICE_BLOCK = 1 << 15, 1 << 22
+
+
+@dataclass(frozen=True)
+class Movement:
+    """The split ``w = shrinkage * w0 + delta`` with ``delta`` orthogonal to the start ``w0``.
+
+    Attributes:
+        count: Number of weights.
+        moved: Rms of ``delta``, in units of the weights.
+        shrinkage: Projection of the weights on their start: 1 without decay, about 0 where they
+            were drawn again; nan if the start is zero.
+    """
+
+    count: int
+    moved: float
+    shrinkage: float
+
+
+def measure_movement(final: Tensor, initial: Tensor) -> Movement:
+    """Split a tensor's movement into shrinkage and what is orthogonal to its start.
+
+    Args:
+        final: Weights now.
+        initial: Weights at the start, of the same shape.
+
+    Returns:
+        The split, in float64, block by block.
+    """
+    n = final.numel()
+    product = energy = 0.0
+    for w, w0 in _blocks(final, initial):
+        product += float(w @ w0)
+        energy += float(w0 @ w0)
+    if n < 2 or energy == 0.0:
+        square = sum(float((w - w0) @ (w - w0)) for w, w0 in _blocks(final, initial))
+        return Movement(n, sqrt(square / n) if n else 0.0, nan)
+    shrinkage = product / energy
+    square = 0.0
+    for w, w0 in _blocks(final, initial):
+        delta = w - shrinkage * w0
+        square += float(delta @ delta)
+    return Movement(n, sqrt(square / (n - 1)), shrinkage)
+
+
+def _blocks(final: Tensor, initial: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    w, w0 = (t.dequantize() if t.is_quantized else t for t in (final.detach(), initial.detach()))
+    w, w0 = w.reshape(-1), w0.reshape(-1)
+    step = _BLOCK if w.device.type == "cpu" else _DEVICE_BLOCK
+    for start in range(0, w.numel(), step):
+        part = slice(start, start + step)
+        yield w[part].double(), w0[part].to(w.device).double()
 
 
 @dataclass(frozen=True)
@@ -34,6 +87,8 @@ class Displacement:
             while watching: smaller than ``walk`` where gradients faded during the training. Nan
             where it is not known.
         note: Why ``walk`` is nan, else empty.
+        saliency: First-order importance late in the training, where gradients were sampled.
+        normalised: Whether the optimiser divides gradients by their rms.
     """
 
     parameter: str
@@ -43,7 +98,7 @@ class Displacement:
     walk: float
     faded_walk: float
     note: str = ""
-    saliency: float = float("nan")
+    saliency: float = nan
     normalised: bool = True
 
 
@@ -60,10 +115,10 @@ def measure_displacement(
     final: Tensor,
     initial: Tensor,
     walk: float,
-    faded_walk: float = float("nan"),
+    faded_walk: float = nan,
     note: str = "",
     *,
-    saliency: float = float("nan"),
+    saliency: float = nan,
     normalised: bool = True,
 ) -> Displacement:
     """Split the movement of one parameter into shrinkage and what is orthogonal to its start.
@@ -123,7 +178,7 @@ class StageMovement:
     @property
     def length(self) -> float:
         """Expected length of the noise walk in the space of all the stage's weights."""
-        return self.walk * math.sqrt(self.count)
+        return self.walk * sqrt(self.count)
 
     @property
     def ratio(self) -> float:
@@ -139,12 +194,11 @@ class StageMovement:
 def pool(displacements: Mapping[str, Displacement], kernels: tuple[str, ...]) -> StageMovement:
     """Pool the kernels of one stage; those whose walk is unknown or zero are left out."""
     found = [displacements[name] for name in kernels if name in displacements]
-    usable = [d for d in found if d.walk > 0.0 and math.isfinite(d.moved)]
+    usable = [d for d in found if d.walk > 0.0 and isfinite(d.moved)]
     notes = tuple(sorted({d.note for d in found if d.note}))
     if any(d.walk == 0.0 for d in found):
         notes += ("not trained: no optimiser held it",)
     if not usable:
-        nan = float("nan")
         return StageMovement(0, nan, nan, nan, True, nan, nan, nan, notes)
     moved = _rms([(d.count, d.moved) for d in usable])
     walk = _rms([(d.count, d.walk) for d in usable])
@@ -167,10 +221,10 @@ def pool(displacements: Mapping[str, Displacement], kernels: tuple[str, ...]) ->
 def _rms(counted: Sequence[tuple[int, float]]) -> float:
     """Root of the mean square of values that stand for so many weights each."""
     total = sum(count for count, _ in counted)
-    return math.sqrt(sum(count * value**2 for count, value in counted) / total)
+    return sqrt(sum(count * value**2 for count, value in counted) / total)
 
 
 def _faded(displacement: Displacement) -> float:
     """The faded walk, or the steady one where no gradients were sampled."""
-    known = math.isfinite(displacement.faded_walk)
+    known = isfinite(displacement.faded_walk)
     return displacement.faded_walk if known else displacement.walk

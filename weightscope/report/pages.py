@@ -1,0 +1,101 @@
+"""What every page is: one file in the style of `page.html` that runs no script but its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from weightscope.files import written_atomically
+from weightscope.printing import human, per_dimension, share
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a sortable table: what it shows and what it sorts by."""
+
+    text: str
+    key: float | str
+
+
+def words(text: str) -> Cell:
+    """A cell that is no number."""
+    return Cell(text, text)
+
+
+def figure(number: float) -> Cell:
+    """A number with three digits, or a dash that sorts below all numbers."""
+    return Cell(f"{number:.3g}", number) if number == number else Cell("-", float("-inf"))
+
+
+def part(number: float) -> Cell:
+    """A share as a percentage."""
+    return Cell(percent(number), number) if number == number else Cell("-", float("-inf"))
+
+
+def percent(number: float) -> str:
+    """A share with three digits.
+
+    Example:
+        >>> percent(0.12345), percent(float("nan"))
+        ('12.3 %', '-')
+    """
+    return "-" if number != number else f"{100 * number:.3g} %"
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this folder; every value is escaped.
+
+    The page's own policy forbids any script but its one, by its hash, and any connection.
+
+    Args:
+        template: Name of the file.
+        values: What it shows; a name that is missing is an error.
+    """
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        loader=FunctionLoader(_text),
+    )
+    environment.filters.update(human=human, share=share, per_dimension=per_dimension)
+    environment.filters["percent"] = percent
+    script = _text("table.js")
+    return environment.get_template(template).render(
+        versions=_versions(),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **values,
+    )
+
+
+def write_page(page: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page, replacing the file atomically.
+
+    Raises:
+        InputError: The file cannot be written (missing folder, no permission, full disk).
+    """
+    with written_atomically(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def _text(name: str) -> str:
+    return (files("weightscope.report") / name).read_text(encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    names = ("weightscope", "torch", "numpy", "pandas")
+    return {
+        **{name: version(name) for name in names},
+        "Python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
