@@ -402,7 +402,6 @@ class _Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@functools.cache
 def _asks_for_its_mode(kind: type[nn.Module]) -> bool:
     """Whether a module's own methods look at ``training``; torch's layers are known."""
     if kind.__module__.startswith("torch.nn."):
