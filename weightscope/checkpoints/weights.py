@@ -233,10 +233,10 @@ def pair_weights(first: Weights, second: Weights) -> tuple[Weights, Weights]:
 
     Example:
         >>> import tempfile, torch
-        >>> folder = tempfile.mkdtemp()
-        >>> torch.save({"state_dict": {"model.weight": torch.ones(2)}}, folder + "/last.ckpt")
-        >>> torch.save({"weight": torch.ones(2)}, folder + "/best.pt")
-        >>> pair = pair_weights(read_weights(folder + "/last.ckpt"), read_weights(folder + "/best.pt"))
+        >>> last, best = (tempfile.mkdtemp() + "/weights.pt" for _ in range(2))
+        >>> torch.save({"state_dict": {"model.weight": torch.ones(2)}}, last)
+        >>> torch.save({"weight": torch.ones(2)}, best)
+        >>> pair = pair_weights(read_weights(last), read_weights(best))
         >>> [list(weights) for weights in pair]
         [['weight'], ['weight']]
     """
