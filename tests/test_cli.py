@@ -357,7 +357,7 @@ def test_compare_takes_one_network_of_several(folder, capsys):
     prefixes = ["--prefix", "state_dict.net.", "--prefix", "state_dict.ema."]
     assert main(["compare", "b.pt", "b.pt", *prefixes]) == 0
     out = capsys.readouterr().out
-    assert "1 tensors in both, 0 of them equal" in out
+    assert "1 tensor in both, 0 of them equal" in out
     assert "alone or of another shape in the first: v" in out
     assert "begins with 'x.'" in failure(capsys, "compare", "b.pt", "b.pt", "--prefix", "x.")
     assert "there are two files" in failure(capsys, "compare", "b.pt", "b.pt", *prefixes, *prefixes)
