@@ -24,7 +24,8 @@ HALVINGS = 10
 
 ALIKE = 1e-3
 """Largest difference, relative to the largest output, between the thinner network and the one in
-which the weights that read the removed channels are zero: rounding of float32 gives 1e-5 to 1e-4."""
+which the weights that read the removed channels are zero. Rounding of float32 gives 1e-5 to
+1e-4."""
 
 Gone = Sequence[set[int]]
 """For each coupling the channels that go."""
