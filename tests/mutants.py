@@ -79,6 +79,7 @@ MUTANTS = [
     statistics("choosing", "votes[kind, label] -= kernel", "votes[kind, label] += kernel",
                "nulls", "nobodys"),
     statistics("choosing", "unproved[x] <= misfits[best] + ALIKE", "False", "choosing"),
+    statistics("fresh", "3.0**0.5 * edges", "edges", "fresh", "other_uniform"),
     statistics("constants", "squares = n * (summary.std**2 +", "squares = n * (0.0 *",
                "constants", "shift or drawn"),
     Mutant("weightscope/thresholds.py", "NEVER_DRAWN = 1e-7", "NEVER_DRAWN = 0.05",

@@ -197,6 +197,10 @@ def test_a_history_without_its_file_still_counts(watched: Any) -> None:
         ({"batches": [1]}, "needs loss="),
         ({"example_inputs": torch.zeros(1, 3, 63, 64)}, "multiples of 4"),
         ({"initial": {}}, "initial="),
+        ({"initial": {"module.a": torch.zeros(1)}}, "they begin with 'module.a': .*fit_weights"),
+        ({"initial": "start.pt"}, "got str; weightscope.read_weights reads a file"),
+        ({"history": "history.json"}, r"history= is a str; .*read_history"),
+        ({"images": [torch.zeros(3, 32, 32)]}, r"a single image as image\[None\]"),
         ({"stages": {"encoder 9": ["nowhere"]}}, "nowhere|encoder 9"),
     ],
 )
@@ -211,3 +215,11 @@ def test_the_report_is_one_file(analysis: ws.Analysis, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     assert "nothing can be concluded" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_an_image_without_a_batch_is_told_what_is_missing() -> None:
+    with pytest.raises(ws.ForwardError, match=r"a single one as image\[None\]"):
+        ws.analyze(
+            torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)),
+            example_inputs=torch.zeros(3, 32, 32),
+        )

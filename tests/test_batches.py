@@ -139,12 +139,20 @@ def test_reading_a_loader_draws_nothing():
         ([{"a": X}], {"keys": ("a", "b")}, "batch 0 has no 'b'; it is a dict with 'a'"),
         ([(X, Y)], {"keys": (0, 2)}, "batch 0 has no 2; it is a tuple of 2 with 2 parts"),
         ([(X, Y)], {"keys": "image"}, "keys= is 'image', expected two"),
-        ([(X, Y[:2])], {}, "batch 0 holds 4 images and 2 targets"),
+        (
+            [(X, Y[:2])],
+            {},
+            "batch 0 holds 4 images and 2 targets",
+        ),
         ([(X, Y), (X[:0], Y[:0])], {}, "batch 1 holds no images"),
         ([("a.png", Y)], {}, "batch 0 holds no images"),
         ([(X, np.array(["a"] * 4))], {}, "batch 0 holds an array of <U1"),
         ([(X, X, Y)], {"model": Pair()}, r"takes 2 inputs; .* keys=\(\(0, 1\), 2\)"),
-        ([(X, Y)], {"model": nn.Conv2d}, "expected a torch.nn.Module"),
+        ([(X, Y)], {"model": nn.Conv2d}, "received the class Conv2d; call it"),
+        ([(X, Y)], {"model": MODEL.state_dict()}, "OrderedDict; build the network and load"),
+        ([(X, Y)], {"model": "net.pt"}, r"the path 'net\.pt'; build the network.*fit_weights"),
+        ("photos", {}, "expected batches of images, got 'photos'; read the files first"),
+        (3, {}, "expected batches of images, got 3"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_remedy(batches, options, text):
@@ -194,7 +202,11 @@ def test_inputs_by_position_and_by_name():
 
 @pytest.mark.parametrize(
     ("images", "text"),
-    [([], "images= is empty"), ([{"photo": X}], "batch 0 of images= is a mapping with 'photo'")],
+    [
+        ([], "images= is empty"),
+        ("photos", "expected batches of images, got 'photos'"),
+        ([{"photo": X}], "batch 0 of images= is a mapping with 'photo'"),
+    ],
 )
 def test_inputs_that_cannot_be_read_are_named(images, text):
     with pytest.raises(InputError, match=text):

@@ -335,6 +335,40 @@ def test_compare_says_what_moved(folder, capsys):
     assert "1 alone or of another shape in the first: gone" in out
 
 
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("model.", ""), ("", "module."), ("model._orig_mod.", "module."), ("model.net.", "net.")],
+)
+def test_compare_takes_off_what_stands_before_the_names(folder, capsys, one, two):
+    tensors = {"a.weight": torch.ones(2, 3), "b.weight": torch.ones(3), "c.bias": torch.ones(1)}
+    torch.save({"state_dict": {one + n: t for n, t in tensors.items()}}, folder / "1.pt")
+    torch.save({two + n: 2 * t for n, t in tensors.items()}, folder / "2.pt")
+    assert main(["compare", "1.pt", "2.pt"]) == 0
+    said = capsys.readouterr()
+    assert "3 tensors in both, 0 of them equal" in said.out
+    assert "taken off" in said.err
+
+
+def test_compare_takes_one_network_of_several(folder, capsys):
+    raw, average = {"w": torch.ones(2), "v": torch.ones(3)}, {"w": torch.zeros(2)}
+    torch.save(
+        {"state_dict": {"net.w": raw["w"], "net.v": raw["v"], "ema.w": average["w"]}}, "b.pt"
+    )
+    prefixes = ["--prefix", "state_dict.net.", "--prefix", "state_dict.ema."]
+    assert main(["compare", "b.pt", "b.pt", *prefixes]) == 0
+    out = capsys.readouterr().out
+    assert "1 tensor in both, 0 of them equal" in out
+    assert "alone or of another shape in the first: v" in out
+    assert "begins with 'x.'" in failure(capsys, "compare", "b.pt", "b.pt", "--prefix", "x.")
+    assert "there are two files" in failure(capsys, "compare", "b.pt", "b.pt", *prefixes, *prefixes)
+
+
+def test_files_of_two_networks_are_not_compared(folder, capsys):
+    torch.save({"a": torch.ones(2)}, folder / "1.pt")
+    torch.save({"b": torch.ones(2)}, folder / "2.pt")
+    assert "no tensor of 1.pt has a name of 2.pt" in failure(capsys, "compare", "1.pt", "2.pt")
+
+
 def test_images_of_a_folder_are_measured(folder, capsys):
     (folder / "photos").mkdir()
     for i in range(2):

@@ -141,6 +141,11 @@ def analyze(
         raise InputError("loss= and metric= need batches= of (inputs, targets) pairs")
     if batches is not None and loss is None and metric is None:
         raise InputError("batches= needs loss= (for gradients), metric= (for ablation), or both")
+    if history is not None and not callable(getattr(history, "initial", None)):
+        raise InputError(
+            f"history= is a {type(history).__name__}; give what watch() recorded, or what "
+            "read_history(path) reads"
+        )
     given, model = model, unwrap(model).model
     if initial is None and history is not None:
         initial = _start_of(history, model)

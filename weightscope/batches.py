@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -88,8 +89,6 @@ def read_inputs(
     Raises:
         InputError: There is no batch, or a mapping without a usual name for its images.
     """
-    if isinstance(batches, Tensor | np.ndarray | Mapping):
-        batches = [batches]
     check_model(model)
     with random_state(model):
         read = [
@@ -151,10 +150,21 @@ def _is_one_batch(batches: Any) -> bool:
 
 
 def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, a single tensor, or the samples of a dataset with a batch dimension."""
-    if isinstance(batches, Tensor):
+    """The batches, a single one, or the samples of a dataset with a batch dimension.
+
+    Raises:
+        InputError: A path was given, or nothing that can be gone through.
+    """
+    if isinstance(batches, Tensor | np.ndarray | Mapping):
         yield batches
         return
+    if isinstance(batches, str | bytes | os.PathLike) or not (
+        hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    ):
+        raise InputError(
+            f"expected batches of images, got {batches!r:.100}; read the files first: give a "
+            "DataLoader, a dataset, a tensor (images, channels, sizes...) or a list of these"
+        )
     if not isinstance(batches, Dataset):
         yield from batches
         return

@@ -93,6 +93,23 @@ def test_missing_damaged_and_foreign_files(saved, tmp_path):
         load(tmp_path / "plain.safetensors", Plain)
 
 
+def test_what_is_no_variant_and_no_factory_is_named(saved, tmp_path):
+    variant, path = saved
+    for other in (variant.module, variant.structure, None):
+        with pytest.raises(InputError, match=r"expected a Variant, got .*proposal\.build"):
+            save(other, tmp_path / "other.safetensors")
+    for factory in (Plain(), "plain", None):
+        with pytest.raises(InputError, match="give a function without arguments"):
+            load(path, factory)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_a_checkpoint_in_place_of_a_variant_is_named(tmp_path):
+    torch.save(Plain().state_dict(), tmp_path / "last.pt")
+    with pytest.raises(RecipeError, match="it is a checkpoint; fit_weights"):
+        load(tmp_path / "last.pt", Plain)
+
+
 def test_altered_tensors_and_recipes(saved):
     path = saved[1]
 

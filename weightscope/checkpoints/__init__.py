@@ -3,7 +3,7 @@
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
 from weightscope.checkpoints.safetensors_files import load_tensors
 from weightscope.checkpoints.stored import Stored
-from weightscope.checkpoints.weights import Weights, fit_weights, read_weights
+from weightscope.checkpoints.weights import Weights, fit_weights, pair_weights, read_weights
 
 __all__ = [
     "Checkpoint",
@@ -12,5 +12,6 @@ __all__ = [
     "fit_weights",
     "load_tensors",
     "open_checkpoint",
+    "pair_weights",
     "read_weights",
 ]

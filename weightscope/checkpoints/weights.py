@@ -220,6 +220,58 @@ def fit_weights(model: nn.Module, weights: Weights, *, prefix: str | None = None
     )
 
 
+def pair_weights(first: Weights, second: Weights) -> tuple[Weights, Weights]:
+    """Two checkpoints of one network by the names that they share, whatever stands before those.
+
+    Args:
+        first: From `read_weights`.
+        second: The same of another file.
+
+    Returns:
+        Both with so much taken off their names that as many tensors as possible are in both with
+        one name and one shape; as they were where nothing helps.
+
+    Example:
+        >>> import tempfile, torch
+        >>> last, best = (tempfile.mkdtemp() + "/weights.pt" for _ in range(2))
+        >>> torch.save({"state_dict": {"model.weight": torch.ones(2)}}, last)
+        >>> torch.save({"weight": torch.ones(2)}, best)
+        >>> pair = pair_weights(read_weights(last), read_weights(best))
+        >>> [list(weights) for weights in pair]
+        [['weight'], ['weight']]
+    """
+    pairs = []
+    for one, two in ((first, second), (_without_shared(first), _without_shared(second))):
+        pairs += [(one, two), (_like(one, two), two), (one, _like(two, one))]
+    return max(pairs, key=lambda pair: _in_common(*pair))
+
+
+def _without_shared(weights: Weights) -> Weights:
+    """What all names begin with taken off."""
+    prefix, names = weights.prefix, list(weights)
+    while names and all(n.startswith(names[0].partition(".")[0] + ".") for n in names):
+        start = names[0].partition(".")[0] + "."
+        prefix, names = prefix + start, [name.removeprefix(start) for name in names]
+    return _beginning_with(weights, prefix)
+
+
+def _like(weights: Weights, other: Weights) -> Weights:
+    """The tensors of a file that are named like those of another one."""
+    expected = {name: other.shape(name) for name in other}
+    shapes = {name: named.stored.shape for name, named in weights.checkpoint.tensors.items()}
+    best = next(iter(_prefixes_that_fit(expected, shapes)), weights.prefix)
+    return _beginning_with(weights, best)
+
+
+def _beginning_with(weights: Weights, prefix: str) -> Weights:
+    names = {n[len(prefix) :]: n for n in weights.checkpoint.tensors if n.startswith(prefix)}
+    return Weights(prefix, weights.checkpoint, names)
+
+
+def _in_common(first: Weights, second: Weights) -> int:
+    return sum(name in second and first.shape(name) == second.shape(name) for name in first)
+
+
 def _unwrapped(names: Sequence[str]) -> dict[str, str]:
     """Names without what wrappers put before them."""
     bare = {name: name.replace(_COMPILED, "") for name in names}

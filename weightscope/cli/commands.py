@@ -243,12 +243,34 @@ def add_compare(commands: Any) -> None:
     )
     compare.add_argument("first", help="the earlier checkpoint")
     compare.add_argument("second", help="the later one")
+    compare.add_argument(
+        "--prefix",
+        action="append",
+        help="what stands before the names of the network in the files; given twice, in the first "
+        "and in the second (default: what leaves the most names in common)",
+    )
     compare.set_defaults(run=_compare)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from weightscope.checkpoints import read_weights
+    from weightscope.checkpoints import pair_weights, read_weights
     from weightscope.exports import comparison
     from weightscope.printing import printable
 
-    print(printable(comparison(read_weights(options.first), read_weights(options.second))))
+    prefixes = options.prefix or [None]
+    if len(prefixes) > 2:
+        raise InputError(f"--prefix was given {len(prefixes)} times; there are two files")
+    first = read_weights(options.first, prefix=prefixes[0])
+    second = read_weights(options.second, prefix=prefixes[-1])
+    if not options.prefix:
+        first, second = pair_weights(first, second)
+    if not first.keys() & second.keys():
+        raise InputError(
+            f"no tensor of {options.first} has a name of {options.second}: "
+            f"{next(iter(first))!r} and {next(iter(second))!r}; give two checkpoints of one "
+            "network, and --prefix twice where something else stands before their names"
+        )
+    for path, weights in ((options.first, first), (options.second, second)):
+        if weights.prefix:
+            print(printable(f"{path}: {len(weights)} tensors, {weights.note}"), file=sys.stderr)
+    print(printable(comparison(first, second)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -121,6 +122,23 @@ _TRIALS_BESIDE = 30  # failures among the sizes between
 _TRIALS_TO_TRAIN = 12  # sizes after which none is looked for that runs in train mode too
 
 
+def _kind(model: object) -> str:
+    """What was given in a model's place, and how it becomes one."""
+    if isinstance(model, type):
+        return f"the class {model.__name__}; call it: {model.__name__}(...)"
+    if isinstance(model, str | os.PathLike):
+        return (
+            f"the path {os.fspath(model)!r}; build the network and load the file into it: "
+            "model.load_state_dict(weightscope.fit_weights(model, weightscope.read_weights(path)))"
+        )
+    if isinstance(model, Mapping):
+        return (
+            f"a {type(model).__name__}; build the network and load the state into it: "
+            "model.load_state_dict(...)"
+        )
+    return type(model).__name__
+
+
 def check_model(model: object) -> nn.Module:
     """Refuse what is no model with values in its parameters.
 
@@ -128,8 +146,7 @@ def check_model(model: object) -> nn.Module:
         InputError: Not a Module, no parameters, or parameters without values.
     """
     if not isinstance(model, nn.Module):
-        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise InputError(f"expected a torch.nn.Module (an instance), received {kind}")
+        raise InputError(f"expected a torch.nn.Module (an instance), received {_kind(model)}")
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(
@@ -193,10 +210,20 @@ def find_inputs(
             given = shapes((args, kwargs))
             raise ForwardError(
                 f"the forward of {trial.name} raised on example_inputs ({given}): {say(error)}."
-                " Pass example_inputs= as the forward takes them."
+                f" Pass example_inputs= as the forward takes them{_unbatched(trial, dimensions)}."
             ) from error
         example = ExampleInputs(args, kwargs, dimensions, guessed=False)
         yield _laid_out(trial, example, letters)
+
+
+def _unbatched(trial: Trial, dimensions: int) -> str:
+    """A hint where an example has one axis less than a batch for the model's convolutions."""
+    kinds = enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), 1)
+    modules = list(trial.original.modules())
+    wanted = [d for d, kind in kinds if any(isinstance(module, kind) for module in modules)]
+    if wanted and dimensions == wanted[0] - 1:
+        return ", with the images of a batch first: a single one as image[None]"
+    return ""
 
 
 def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> ExampleInputs:

@@ -93,7 +93,7 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
             raise InputError(
                 f"batch {index} of images= ({shapes(batch) or type(batch).__name__}) holds no image"
                 f" of {inputs.rank} dimensions (images, channels, sizes...); yield what "
-                "the model's forward takes"
+                "the model's forward takes, a single image as image[None]"
             )
     return batches
 

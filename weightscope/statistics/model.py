@@ -124,7 +124,7 @@ def _initial_tensors(
     if not isinstance(state, Mapping):
         raise InputError(
             f"initial= must be a state dict, or a callable that returns one or a model; "
-            f"got {type(state).__name__}"
+            f"got {type(state).__name__}; weightscope.read_weights reads a file"
         )
     tensors = {}
     for place in places:
@@ -140,7 +140,10 @@ def _initial_tensors(
     if not tensors:
         raise InputError(
             f"initial= names none of the model's parameters (such as {places[0].parameter!r}); "
-            "give the state dict this model started from"
+            f"they begin with {', '.join(map(repr, list(state)[:2])) or 'nothing'}: "
+            "give the state dict that this model started from, by its own names; "
+            "weightscope.fit_weights(model, weightscope.read_weights(path)) takes off what stands "
+            "before them in a file"
         )
     return {name: start for name, start in tensors.items() if start.numel()}
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
-from weightscope.checkpoints import load_tensors
-from weightscope.errors import CheckpointError, RecipeError, WeightscopeError
+from weightscope.checkpoints import load_tensors, open_checkpoint
+from weightscope.errors import CheckpointError, InputError, RecipeError, WeightscopeError
 from weightscope.files import write_tensors
 from weightscope.graph import read_structure
 from weightscope.graph.layouts import parse_layout
@@ -50,8 +50,13 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     Raises:
         RecipeError: The network was called with something that JSON cannot hold, or keeps state
             that is no tensor.
-        InputError: The file cannot be written.
+        InputError: It is no variant, or the file cannot be written.
     """
+    if not isinstance(variant, Variant):
+        raise InputError(
+            f"expected a Variant, got {type(variant).__name__}; give what proposal.build() "
+            "returns, not its module"
+        )
     recipe = dict(variant.recipe)
     if "unsaved" in json.dumps(recipe["inputs"]):
         raise RecipeError(
@@ -100,7 +105,13 @@ def load(
     Raises:
         RecipeError: The file is missing, damaged, altered or of a newer format, or the factory
             makes another network.
+        InputError: ``model_factory`` is no function.
     """
+    if isinstance(model_factory, nn.Module) or not callable(model_factory):
+        raise InputError(
+            f"model_factory is a {type(model_factory).__name__}; give a function without arguments "
+            "that builds the original network, such as lambda: Network(...)"
+        )
     recipe, tensors = _read(path)
     model = unwrap(model_factory()).model
     if not isinstance(model, nn.Module):
@@ -169,7 +180,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
         tensors, metadata = load_tensors(path)
     except CheckpointError as reason:
         raise RecipeError(
-            f"{str(path)!r} is no safetensors file or is damaged: {reason}"
+            f"{str(path)!r} is no file that weightscope.save wrote, or is damaged: "
+            f"{_guessed(path, reason)}"
         ) from reason
     if _RECIPE not in metadata:
         raise RecipeError(
@@ -179,6 +191,15 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     if metadata.get(_DIGEST) != _digest(text, tensors):
         raise RecipeError(f"{str(path)!r} was altered after it was saved: its digest does not fit")
     return _checked(path, text, tensors), tensors
+
+
+def _guessed(path: str | os.PathLike[str], reason: CheckpointError) -> str:
+    """What a file is that holds no recipe: a checkpoint of torch.save, or what is wrong with it."""
+    try:
+        open_checkpoint(path)
+    except CheckpointError:
+        return str(reason)
+    return "it is a checkpoint; fit_weights(model, read_weights(path)) loads those"
 
 
 def _checked(

@@ -24,7 +24,8 @@ HALVINGS = 10
 
 ALIKE = 1e-3
 """Largest difference, relative to the largest output, between the thinner network and the one in
-which nobody listens to the channels that went: rounding of float32 gives 1e-5 to 1e-4."""
+which the weights that read the removed channels are zero. Rounding of float32 gives 1e-5 to
+1e-4."""
 
 Gone = Sequence[set[int]]
 """For each coupling the channels that go."""
@@ -278,7 +279,7 @@ def size_of(module: nn.Module, tensor: str, dimension: int) -> int:
 
 
 def _check(variant: Variant, thinner: Variant, couplings: Sequence[Coupling], gone: Gone) -> None:
-    """Compare the thinner network with the one in which nobody listens to what went.
+    """Compare the thinner network with one whose weights that read removed channels are zero.
 
     Behind a normalisation over several channels the two differ rightly, and only shapes are
     compared.

@@ -26,7 +26,7 @@ class Measurement:
 
     Attributes:
         latency_before: Of the original.
-        latency_after: Of the variant, timed in turns with the original.
+        latency_after: Of the variant, timed alternately with the original.
         peak_memory_before: Bytes; see ``weightscope.cost.measure_peak_memory``.
         peak_memory_after: Bytes.
     """
@@ -96,21 +96,21 @@ class Variant(OnOneScreen):
         by: Ranking = "magnitude",
         seed: int = 0,
     ) -> Variant:
-        """Make the network thinner: channels go, with all that is coupled with them.
+        """Make the network thinner: remove channels, with all that is coupled with them.
 
         What is coupled is read with Torch-Pruning's dependency graph (Fang et al. 2023, *DepGraph*;
         the extra ``prune``), and checked: without normalisations over several channels the result
-        answers as this network does when nobody listens to the channels that went. Channels that
-        reach an output, a grouped convolution or a layer of an unknown kind stay. What stays keeps
-        its numbers; ``recover`` teaches the result.
+        gives the outputs that this network gives when the weights that read the removed channels
+        are zero. Channels that reach an output, a grouped convolution or a layer of an unknown kind
+        stay. The weights that remain keep their values; ``recover`` trains the result.
 
         Args:
             keep: Share of the channels that stays, the same in every layer and at least one; or
                 the numbers of channels of some layers by name, the others staying as they are.
             max_macs: Instead of ``keep``: the largest share within this budget of
                 multiply-accumulates on the example input.
-            by: What goes first: channels of small ``magnitude``, or ``random`` ones.
-            seed: Of the random order.
+            by: What is removed first: channels of small ``magnitude``, or ``random`` ones.
+            seed: Seed of the random order.
 
         Returns:
             A new variant; this one stays as it is.
@@ -130,7 +130,7 @@ class Variant(OnOneScreen):
         """Time the original and the variant, and measure their peak memory.
 
         Args:
-            repeats: Timed forwards of each, in turns.
+            repeats: Timed forwards of each, alternately.
         """
         original, inputs = self.structure.model, self.structure.inputs
         before, after = measure_latency([original, self.module], inputs, repeats=repeats)
@@ -158,21 +158,23 @@ class Variant(OnOneScreen):
         The new bottleneck starts from a regression on what the removed part returned. Then the new
         weights alone, and at last all weights at a lower rate, are trained to give the original's
         outputs (logits and the probabilities that follow from them). A part of the images is held
-        back: the weights that match best on it stay, and the course ends when they stop gaining.
+        back: the weights that match best on it are kept, and training ends when they improve no
+        more.
 
-        ``module`` is changed in place. The original is not; when something fails or is interrupted
-        the variant too is as it was. Images are kept in memory, four a step are enough.
+        ``module`` is changed in place. The original is not changed, and when something fails or is
+        interrupted, nor is the variant. Images are kept in memory, four a step are enough.
 
         Args:
             images: Unlabelled images like those that the network is used on: a tensor (images,
                 channels, *sizes), or batches of what the forward takes. Of labelled batches the
                 inputs are taken.
             steps: Steps of four images; more help where the held-back loss still falls at the end.
-            batches: ``(inputs, targets)`` pairs, to mix the true answers in.
+            batches: ``(inputs, targets)`` pairs, whose true targets are learned too.
             loss: ``loss(outputs, targets)``, a scalar tensor, for these.
             progress: Show a progress bar.
-            seed: Of everything random.
-            resume: File to keep the course in. A course that was broken off goes on from there.
+            seed: Seed of everything that is drawn at random.
+            resume: File that holds the state of the training. A training that was interrupted goes
+                on from there.
 
         Returns:
             The course, and the agreement with the original before and after.
