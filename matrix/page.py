@@ -93,7 +93,7 @@ def reading_page(
     rows: Sequence[Row],
     missing: Sequence[str],
     truths: Mapping[str, Truth],
-    held_back: Collection[str],
+    held_back: Mapping[str, Collection[str]],
 ) -> str:
     """The page of the networks that are read, and built without numbers only.
 
@@ -101,12 +101,15 @@ def reading_page(
         rows: One for each network that was read.
         missing: Names of the networks that were not.
         truths: The truth about each, by name.
-        held_back: Names of those that were read only when the work was done.
+        held_back: Names of those that were read only when some work was done, by a label.
     """
-    summary = _read_rightly([row for row in rows if row.name not in held_back], truths, "")
-    kept = [row for row in rows if row.name in held_back]
-    if kept:
-        summary += _read_rightly(kept, truths, "Held back until the work was done: ")
+    summary = []
+    for label, names in held_back.items():
+        kept = [row for row in rows if row.name in names]
+        summary += _read_rightly(kept, truths, f"{label}: ") if kept else []
+    apart = {name for names in held_back.values() for name in names}
+    others = [row for row in rows if row.name not in apart]
+    summary += _read_rightly(others, truths, "The others, which the reader was mended on: ")
     timed = [row.seconds for row in rows if row.outcome == "captured"]
     if timed:
         summary.append(
@@ -164,17 +167,23 @@ def _outcome(row: Row, truth: Truth) -> str:
 _READING = """\
 This page is written by `make reading`; do not edit it. It holds the networks of the
 [matrix](matrix.md) and those that go beyond it: other kinds, written by hand as their papers
-describe them (`matrix/kinds.py`), more networks of the libraries (`matrix/more.py`), and twenty
-that were read only when the work on the reader was done (`matrix/held_back.py`). What is right
-about each was written down and committed before it was first read. Each was read with nothing but
-the model, except those whose layout must be seen on an example; its graph was run beside it in both
-modes, at two batch sizes and two image sizes, and had to give the same outputs bit by bit; every
-legal depth was built and counted on tensors without numbers. Here nothing is trained, saved and
-loaded; the matrix does that. *s* is processor seconds, on a machine with other work on the same
-cores; *commit* is the one that a network was read on. Of the three that were held back and read
-wrongly, MedNeXt (a transposed head that does not stride) and Restormer (pixels made channels by a
-reshape) were mended afterwards and stand here as they were first read; in "coarse to fine" the
-whole second network counts as a block of its level, as the rule says and its truth does not."""
+describe them (`matrix/kinds.py`), more networks of the libraries (`matrix/more.py`), and twice
+twenty that were read only when the work on the reader was done (`matrix/held_back.py`,
+`matrix/held_back_again.py`); these stand here as they were first read. What is right about each was
+written down and committed before it was first read. Each was read with nothing but the model,
+except those whose layout must be seen on an example; its graph was run beside it in both modes, at
+two batch sizes and two image sizes, and had to give the same outputs bit by bit; every legal depth
+was built and counted on tensors without numbers. Here nothing is trained, saved and loaded; the
+matrix does that. *s* is processor seconds, on a machine with other work on the same cores; *commit*
+is the one that a network was read on.
+
+Mended afterwards, of the first twenty: MedNeXt (a transposed head that does not stride), Restormer
+(pixels made channels by a reshape), "coarse to fine" (U-nets in a row of unequal depth). Of the
+second twenty: the convolutional LSTM (frames taken one by one), Oobleck (old-style normalisation of
+weights hid the first layer), stochastic depth (a forward that does more in train mode says so now)
+and the channels of "complex numbers", whose cut stays refused. "State space" is wrong itself: its
+sums overflow, and outputs that are no numbers cannot be compared; its structure was read
+rightly."""
 
 _INTRODUCTION = """\
 This page is written by `make matrix`; do not edit it. Each network is built by its own library with
@@ -194,7 +203,8 @@ built*: built and working / legal by the
 truth; working means forward in train and eval at other batch and spatial sizes with the original's
 output shapes, a gradient for every parameter, kept tensors bit-equal under their old names,
 predicted parameters, MACs and activation bytes equal to the counted ones, a deep copy, and, at one
-depth of each network, `save`, `load` and `torch.export`. *MACs left*: of the original, at the
+depth of each network, `save`, `load` and `torch.export`. What is built runs at the sizes of the
+matrix, not at the guessed one. *MACs left*: of the original, at the
 shallowest and at the deepest working cut (levels kept), with the default bottleneck. *s*: processor
 seconds for reading the structure and counting the costs."""
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from matrix.held_back import HELD_BACK
+from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import is_right, reading_page, refused_rightly
 from matrix.records import Row
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [rows[n] for n in names if n in rows],
                 [n for n in names if n not in rows],
                 TRUTHS,
-                HELD_BACK,
+                {"Held back, first": HELD_BACK, "Held back, second": HELD_BACK_AGAIN},
             )
         )
     print(f"wrote {PAGE.relative_to(ROOT)}")
