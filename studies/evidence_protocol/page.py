@@ -290,7 +290,10 @@ def protocol(table: pd.DataFrame, truth: pd.DataFrame, version: str) -> list[str
         "networks that chose nothing. Raw figures of the first 13 networks of both halves together "
         "had been seen once before, and nothing was chosen from them. The form of regressions (one "
         "minus Lin's concordance) and the recalibration of losses were chosen on the choosing half "
-        f"later. Networks from index {NEW} on were trained after that; they judge.",
+        f"later. Networks from index {NEW} on were trained after that; they judge. Three matched "
+        "images instead of four, and the second look at silent levels where images do not suit a "
+        "network, were settled after these had been scored once; with them the model alone decides "
+        "one cut of the skilled new networks less, and no verdict turns to its opposite.",
         "",
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",

@@ -22,9 +22,9 @@ NOTHING = "nothing can be concluded about which stages are used"
 COMPARED = r"\((?P<metric>.+?) (?P<network>\S+) against (?P<trivial>\S+)\)"
 LARGER_IS_BETTER = ("f1", "accuracy")
 RULES = {
-    "broken": rf"\d+ weights are NaN or infinite \(.*?\): {NOTHING}\. Load weights from before the "
-    r"training diverged\.",
-    "untrained": r"Every layer looks as it was initialised(, \d+ tensors to the last bit)?: an "
+    "broken": rf"\d+ weights? (?:is|are) NaN or infinite \(.*?\): {NOTHING}\. Load weights from "
+    r"before the training diverged\.",
+    "untrained": r"Every layer looks as it was initialised(, \d+ tensors? to the last bit)?: an "
     rf"untrained network, {NOTHING}\.",
     "random": rf"Its random features are better than the best trivial answer {COMPARED}\.",
     "unskilled": r"On the batches given the network is (?P<how>no|hardly) better than the best "
@@ -34,7 +34,7 @@ RULES = {
     "verdicts": r"(By [a-z, ]+: )?(?P<named>(\d+ (unused|used|undecided) \([^)]*\)(; )?)+)\.",
     "unsure": rf"The network is better than the best trivial answer {COMPARED}, but \d+ images are "
     r"too few to be sure of it: give more\.",
-    "few": r"(?P<have>\d+) images decide nothing, (?P<need>\d+) or more are needed: give more\.",
+    "few": r"(?P<have>\d+) images? decides? nothing, (?P<need>\d+) or more are needed: give more\.",
     "removable": r"Nothing here can be removed on this evidence\.",
     "advice": r"Give initial= \(the weights at the start\), or batches= with loss= or metric=\.",
     "reach": "Response says on what the output depends on synthetic images, not whether the output "
