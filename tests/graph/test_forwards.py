@@ -16,8 +16,12 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from weightscope.adapters import tracing
+from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.truncation import verify
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import find_cut, make_plan
 
 
 class Small(nn.Module):
@@ -403,3 +407,19 @@ def _pair(model: Small, x: Tensor) -> Tensor:
         raise ValueError("two images are wanted")
     first, second = x.chunk(2, 1)
     return model.decode(*model.encode(first - second))
+
+
+class DeeplySupervised(Small):
+    """Returns a second prediction while training."""
+
+    def forward(self, x: Tensor) -> Any:
+        top, deep = self.encode(x)
+        y = self.decode(top, deep)
+        return [y, self.out(deep[:, :4])] if self.training else [y]
+
+
+def test_a_variant_of_what_trains_otherwise_is_held_to_its_eval_mode() -> None:
+    structure = read_structure(DeeplySupervised(), IMAGE)
+    costs = count_costs(structure.model, structure.inputs)
+    variant = build(structure, make_plan(find_cut(structure, 1), "pool"), costs)
+    assert not verify(variant, export=False).failures

@@ -252,9 +252,10 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
         _twice(variant.structure),
         *map(split_inputs, sizes),
     ]
+    alike = variant.structure.modes_agree  # else a variant does in both modes what eval mode does
     for training in (True, False):
         module = copy.deepcopy(variant.module).train(training)
-        original = copy.deepcopy(variant.structure.model).train(training)
+        original = copy.deepcopy(variant.structure.model).train(training and alike)
         for args, kwargs in calls:
             try:
                 wrong = _run(module, original, args, kwargs, variant.dropped_outputs)
