@@ -437,3 +437,13 @@ def test_lightning_callback_records_and_resumes(tmp_path):
     _, resumed = fit(2, tmp_path / "one.ckpt")
     assert resumed.history.steps == 6
     assert all(d.walk > 0 for d in resumed.history.displacements())
+
+
+def test_a_lazy_model_is_refused():
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.raises(InputError, match=r"0\.weight of Sequential is not initialised yet"),
+        watch(model, optimizer),
+    ):
+        pass

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from weightscope.adapters.modes import outside_modes
@@ -286,7 +287,8 @@ def watch(
         The history, which grows with every step.
 
     Raises:
-        InputError: ``every`` is not positive, or the optimiser trains no parameter of the model.
+        InputError: ``every`` is not positive, the optimiser trains no parameter of the model, or
+            the parameters have no values yet.
 
     Example:
         >>> import torch, weightscope as ws
@@ -305,6 +307,12 @@ def watch(
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
         raise InputError(
             "the optimizer holds no parameter of this model; give the pair that trains together"
+        )
+    lazy = next((name for name, p in model.named_parameters() if is_lazy(p)), None)
+    if lazy is not None:
+        raise InputError(
+            f"{lazy} of {type(model).__name__} is not initialised yet (a lazy module); run the"
+            " model once on an example before watching it"
         )
     history = History(model, optimizer, every, None if store is None else Path(store))
     if history.note:
