@@ -106,7 +106,7 @@ def _drafts(_: Network, structure: Structure, costs: Costs) -> tuple[Depth, ...]
         start, failed = time.process_time(), ""
         parameters = macs = NOTHING
         try:
-            counted = draft(structure, make_plan(find_cut(structure, keep)), costs).costs
+            counted = draft(structure, make_plan(structure, find_cut(structure, keep)), costs).costs
             parameters = counted.parameters / costs.parameters
             macs = counted.macs / costs.macs
         except WeightscopeError as error:

@@ -51,7 +51,7 @@ from weightscope.truncation import Proposal, Recovery  # noqa: E402
 from weightscope.truncation.couplings import read_couplings  # noqa: E402
 from weightscope.truncation.recovery import recover  # noqa: E402
 
-STEPS, BATCH = 150, 4
+STEPS, BATCH = 300, 2
 """Of each recovery: 600 images, as many as the first cuts were recovered with."""
 
 SHARE = 0.5

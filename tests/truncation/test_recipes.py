@@ -142,7 +142,7 @@ def set_format(number):
 
 def test_a_newer_format(saved):
     rewrite(saved[1], set_format(99))
-    with pytest.raises(RecipeError, match="format 99, this version reads up to 3; update"):
+    with pytest.raises(RecipeError, match="format 99, this version reads up to 4; update"):
         load(saved[1], Plain)
 
 

@@ -96,7 +96,7 @@ def test_a_course_that_was_broken_off_goes_on(proposals_in_need, tmp_path, monke
     path = tmp_path / "course.pt"
     torch.manual_seed(0)
     whole = proposals_in_need[1].build()
-    expected = whole.recover(IMAGES, steps=20, progress=False)
+    expected = whole.recover(IMAGES, steps=40, progress=False)
     torch.manual_seed(0)
     broken = proposals_in_need[1].build()
     start = copy.deepcopy(broken.module.state_dict())
@@ -109,19 +109,54 @@ def test_a_course_that_was_broken_off_goes_on(proposals_in_need, tmp_path, monke
 
     monkeypatch.setattr(room._Course, "_step", stop)
     with pytest.raises(KeyboardInterrupt):
-        broken.recover(IMAGES, steps=20, progress=False, resume=path)
+        broken.recover(IMAGES, steps=40, progress=False, resume=path)
     assert all(torch.equal(v, start[k]) for k, v in broken.module.state_dict().items())
     assert all(p.requires_grad for p in broken.module.parameters())
     monkeypatch.setattr(room._Course, "_step", step)
-    assert broken.recover(IMAGES, steps=20, progress=False, resume=path) == expected
+    assert broken.recover(IMAGES, steps=40, progress=False, resume=path) == expected
     assert all(
         torch.equal(v, whole.module.state_dict()[k]) for k, v in broken.module.state_dict().items()
     )
     with pytest.raises(InputError, match="belongs to another recovery"):
-        broken.recover(IMAGES, steps=21, progress=False, resume=path)
+        broken.recover(IMAGES, steps=41, progress=False, resume=path)
     path.write_bytes(b"not a course")
     with pytest.raises(InputError, match="cannot be read as a broken-off recovery"):
-        broken.recover(IMAGES, steps=20, progress=False, resume=path)
+        broken.recover(IMAGES, steps=40, progress=False, resume=path)
+
+
+def test_the_original_answers_each_image_once_and_kept_answers_change_nothing(
+    proposals_in_need, monkeypatch
+):
+    asked, states = [], []
+    answers = room._Teacher.answers
+
+    def counted(self, inputs):
+        asked[-1] += len(inputs)
+        return answers(self, inputs)
+
+    monkeypatch.setattr(room._Teacher, "answers", counted)
+    for size in (room.ANSWER_BYTES, 0):
+        monkeypatch.setattr(room, "ANSWER_BYTES", size)
+        torch.manual_seed(0)
+        variant = proposals_in_need[1].build()
+        asked.append(0)
+        variant.recover(IMAGES[:12], steps=12, progress=False)
+        states.append(torch.cat([v.flatten() for v in variant.module.state_dict().values()]))
+    assert asked[0] == 12 + 10  # all of them, and those of the closed-form start once more
+    assert asked[1] > 2 * asked[0]
+    assert torch.equal(*states)
+
+
+def test_few_images_are_held_back_and_each_other_one_has_its_turn():
+    pool = room.make_pool([torch.zeros(300, 1), torch.zeros(101, 1)], seed=0)
+    held = [row for part in pool.held_back for row in part.rows]
+    assert len(held) == room.MOST_HELD_BACK
+    assert pool.images == 401
+    count = len(pool.training)
+    for turn in (0, 1):
+        drawn = {pool.draw(turn * count + step, seed=0) for step in range(count)}
+        assert drawn == set(pool.training)
+    assert max(len(part.rows) for part in pool.training) == room.BATCH
 
 
 def test_labels_are_mixed_in(proposals_in_need):
@@ -145,7 +180,7 @@ def test_labels_are_mixed_in(proposals_in_need):
 
 def test_outputs_of_any_structure_and_those_that_are_gone():
     variant = needs_its_levels(Pyramid)[1].build()
-    found = variant.recover([IMAGES[:8], (IMAGES[8:20], "a label")], steps=3, progress=False)
+    found = variant.recover([IMAGES[:8], (IMAGES[8:20], "a label")], steps=6, progress=False)
     assert variant.dropped_outputs == (1,)
     assert found.images == 20
     assert found.after.explained >= found.before.explained

@@ -49,7 +49,7 @@ def add_shrink(commands: Any) -> None:
     parser.add_argument("--max-parameters", type=float, help="number of parameters")
     parser.add_argument("--max-latency", type=float, help="seconds of one forward here")
     parser.add_argument("--max-bytes", type=float, help="bytes of parameters and buffers")
-    parser.add_argument("--steps", type=int, default=200, help="steps of each recovery (200)")
+    parser.add_argument("--steps", type=int, default=400, help="steps of each recovery (400)")
     parser.add_argument(
         "--no-random", action="store_true", help="leave out random channel removal (half the work)"
     )

@@ -38,18 +38,20 @@ class Light(nn.Sequential):
         in_channels: Channels of the input.
         width: Channels of both convolutions.
         dimensions: Number of spatial dimensions.
+        reach: Dilation of the second convolution.
     """
 
-    def __init__(self, in_channels: int, width: int, dimensions: int) -> None:
+    def __init__(self, in_channels: int, width: int, dimensions: int, reach: int = 1) -> None:
         convolution, norm = CONVOLUTIONS[dimensions], _NORMS[dimensions]
         super().__init__(
             convolution(in_channels, width, 3, padding=1, bias=False, dtype=_DTYPE),
             norm(width, dtype=_DTYPE),
             nn.ReLU(),
-            convolution(width, width, 3, padding=1, bias=False, dtype=_DTYPE),
+            convolution(width, width, 3, padding=reach, dilation=reach, bias=False, dtype=_DTYPE),
             norm(width, dtype=_DTYPE),
             nn.ReLU(),
         )
+        self.reach = reach
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,10 @@ def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:
     if isinstance(trunk, nn.Identity):
         return views
     if isinstance(trunk, Light):
-        return tuple(window(v, 5, padding=2) for v in views)
+        reach = trunk.reach
+        return tuple(
+            window(window(v, 3, padding=1), 3, dilation=reach, padding=reach) for v in views
+        )
     like = next((p for p in trunk.parameters()), torch.empty(0, device="cpu", dtype=torch.float32))
     x = torch.zeros(2, channels, *[16] * len(views), device=like.device, dtype=like.dtype)
     free = {d: Dim.AUTO for d in range(x.dim()) if d != 1}

@@ -201,7 +201,7 @@ def _trunk(
     if plan.bottleneck == "pool":
         return nn.Identity(), entering
     if plan.width is not None:
-        return Light(entering, plan.width, dimensions), plan.width
+        return Light(entering, plan.width, dimensions, plan.reach), plan.width
     if given is None:
         raise TruncationError("this plan has a custom bottleneck; pass the module or its factory")
     leaving = plan.exit_channels[_finest(crossing)]

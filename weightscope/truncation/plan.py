@@ -17,9 +17,14 @@ from weightscope.graph.structure import Cut, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut
 
-FORMAT = 3
-"""Newest version of the recipe. Earlier ones say the same without ``thinned`` and are read. What is
-not thinned is written as format 2, so that earlier versions read it too."""
+FORMAT = 4
+"""Newest version of the recipe. Earlier ones say the same without ``thinned`` (since 3) and
+``reach`` (since 4) and are read. What needs neither is written as format 2, so that earlier
+versions read it too."""
+
+FARTHEST = 4
+"""Largest reach that is chosen: with 8 a kernel of 3 would leave more than half of the positions
+between its taps unseen by the convolution before it, which sees 3."""
 
 Choice = Literal["light", "pool"]
 Kind = Literal["light", "pool", "custom", "none"]
@@ -35,6 +40,7 @@ class Plan:
             where all levels stay.
         width: Channels of the light bottleneck; None for the other kinds.
         exit_channels: Channels of each tensor that leaves the bottleneck.
+        reach: Dilation of the second convolution of the light bottleneck.
         thinned: The channels that stay, in each tensor of the cut network that lost some.
     """
 
@@ -43,10 +49,13 @@ class Plan:
     width: int | None
     exit_channels: tuple[int, ...]
     thinned: tuple[Recut, ...] = ()
+    reach: int = 1
 
     @property
     def format(self) -> int:
         """The oldest version of the recipe that can say this."""
+        if self.reach > 1:
+            return 4
         return 3 if self.thinned or self.bottleneck == "none" else 2
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +65,7 @@ class Plan:
             "bottleneck": self.bottleneck,
             "width": self.width,
             "exit_channels": list(self.exit_channels),
+            "reach": self.reach,
             "thinned": [[r.tensor, r.dimension, list(r.source)] for r in self.thinned],
         }
 
@@ -74,13 +84,15 @@ class Plan:
             width=values.get("width"),
             exit_channels=tuple(channels) if isinstance(channels, list | tuple) else (),
             thinned=tuple(map(_read_recut, thinned)) if isinstance(thinned, list) else (),
+            reach=values.get("reach", 1),
         )
-        numbers = [plan.keep_levels, *plan.exit_channels]
+        numbers = [plan.keep_levels, plan.reach, *plan.exit_channels]
         numbers += [] if plan.width is None else [plan.width]
         if (
             plan.bottleneck not in ("light", "pool", "custom", "none")
             or (plan.bottleneck == "light") != (plan.width is not None)
             or (plan.bottleneck == "none") != (not plan.exit_channels)
+            or (plan.bottleneck != "light" and plan.reach != 1)
             or any(type(n) is not int or n < 1 for n in numbers)
             or not isinstance(thinned, list)
         ):
@@ -112,22 +124,28 @@ def _read_recut(row: Any) -> Recut:
 
 
 def make_plan(
+    structure: Structure,
     cut: Cut,
     bottleneck: Choice | nn.Module | BottleneckFactory = "light",
     width: int | None = None,
     exit_channels: int | Sequence[int] | None = None,
+    reach: int | None = None,
 ) -> Plan:
     """Turn the options of a build into a plan.
 
     Args:
+        structure: The network.
         cut: Where to cut.
         bottleneck: As in ``Proposal.build``.
         width: As in ``Proposal.build``; None leaves the width of the light bottleneck open.
         exit_channels: As in ``Proposal.build``.
+        reach: As in ``Proposal.build``.
 
     Raises:
         InputError: Options that contradict each other.
     """
+    if reach is not None and (bottleneck != "light" or reach < 1):
+        raise InputError(f"reach={reach} is for the light bottleneck, and at least 1")
     if width is not None and (bottleneck != "light" or width < 1):
         raise InputError(f"width={width} is for the light bottleneck, and at least 1")
     if bottleneck == "pool" and exit_channels is not None:
@@ -148,8 +166,20 @@ def make_plan(
         return Plan(cut.keep_levels, "pool", None, (entering,) * len(cut.exits))
     leaving = _exit_channels(cut, exit_channels)
     if bottleneck == "light":
-        return Plan(cut.keep_levels, "light", width, leaving)
+        if reach is None:
+            reach = reach_of_removed(structure, cut)
+        return Plan(cut.keep_levels, "light", width, leaving, reach=reach)
     return Plan(cut.keep_levels, "custom", None, leaving)
+
+
+def reach_of_removed(structure: Structure, cut: Cut) -> int:
+    """How many positions of the finest removed level one step at the deepest level is, at most 4.
+
+    A 3x3 convolution with this dilation reaches as far as one at the deepest level.
+    """
+    finest, deepest = structure.reductions[cut.keep_levels], structure.reductions[-1]
+    steps = max(b / a for a, b in zip(finest, deepest, strict=True))
+    return max(1, min(FARTHEST, round(steps)))
 
 
 def _exit_channels(cut: Cut, wanted: int | Sequence[int] | None) -> tuple[int, ...]:

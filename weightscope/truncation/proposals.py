@@ -105,6 +105,7 @@ class Proposal(OnOneScreen):
         *,
         width: int | None = None,
         exit_channels: int | Sequence[int] | None = None,
+        reach: int | None = None,
     ) -> Variant:
         """Build the network; the original is not changed, its kept tensors are copied.
 
@@ -120,15 +121,19 @@ class Proposal(OnOneScreen):
             exit_channels: Channels of the tensors that leave the bottleneck, one number or one for
                 each exit; by default as many as before. Kept layers that read them are re-cut:
                 slices that stay keep their numbers, new ones are initialised afresh.
+            reach: Dilation of the second convolution of the light bottleneck, which costs nothing;
+                by default how much coarser the deepest removed level is than the finest one, at
+                most 4. With 1 the receptive field is the smallest.
 
         Raises:
             TruncationError: This depth is refused, or these options cannot be built.
             InputError: Options that contradict each other.
         """
-        if self.draft is not None and (bottleneck, width, exit_channels) == ("light", None, None):
+        options = (width, exit_channels, reach)
+        if self.draft is not None and bottleneck == "light" and options == (None, None, None):
             return build(self.structure, self.draft.plan, like=self.draft)
         cut = find_cut(self.structure, self.keep_levels)
-        plan = make_plan(cut, bottleneck, width, exit_channels)
+        plan = make_plan(self.structure, cut, bottleneck, width, exit_channels, reach)
         if plan.bottleneck == "light" and plan.width is None:
             plan = draft(self.structure, plan, self.costs).plan
         return build(self.structure, plan, None if isinstance(bottleneck, str) else bottleneck)
@@ -233,7 +238,7 @@ def _names(verdicts: Sequence[StageVerdict]) -> str:
 def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cut) -> Proposal:
     """Build the light variant without numbers, and count it."""
     try:
-        drafted = draft(structure, make_plan(cut), costs)
+        drafted = draft(structure, make_plan(structure, cut), costs)
     except WeightscopeError as reason:
         return _refused(structure, costs, cut.keep_levels, str(reason))
     except Exception as reason:  # noqa: BLE001 - a foreign network must not stop the analysis

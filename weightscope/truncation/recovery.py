@@ -31,23 +31,39 @@ from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.plan import Plan, exits_of
 from weightscope.truncation.start import kept_channels, ridge_start
 
-BATCH = 4
-"""Images of one step: small batches give many steps for the same compute."""
+BATCH = 2
+"""Images of one step: small batches give many steps for the same compute. Half as many images and
+twice the steps regained more on all five cuts on which both were tried."""
 
-NEW_SHARE = 0.3
+NEW_SHARE = 0.1
 """Share of the steps in which only the new weights are trained; then all are."""
 
-NEW_RATE, ALL_RATE = 2e-3, 1e-3
-"""Learning rates of Adam for the new weights and then for all, each falling to a twentieth along a
-half cosine. Half of ``ALL_RATE``, with half of the steps for the new weights, regained less on all
-four cuts (two networks) on which both were tried; twice the rate more on two and far less on one.
-"""
+NEW_RATE, ALL_RATE, LAST_RATE = 2e-3, 3e-3, 0.3
+"""Learning rates of Adam for the new weights and then for all, each falling to a share of itself
+along a half cosine. It need not fall further, for what counts is the average of the weights."""
 
-HELD_BACK = 0.2
-"""Share of the images that is never trained on and says whether there is still a gain."""
+WIDE = 144
+"""Inputs of a filter from which on the rate falls as their number grows: a step of Adam changes
+every weight by as much, and so the sum of many weights by more (Yang et al. 2022, *Tensor programs
+V*). 144 are the inputs of a 3x3 filter on 16 channels; the rates were chosen on networks with so
+many and fewer."""
 
-CHECKS, PATIENCE = 10, 4
+WARM_UP = 0.05
+"""Share of the steps in which the rate for all weights rises from nothing."""
+
+AVERAGE = 0.97
+"""Decay of the running average of the weights, less in the first steps. The average is the result:
+the weights themselves follow the noise of small batches."""
+
+HELD_BACK, MOST_HELD_BACK = 0.2, 32
+"""Share of the images that is never trained on and says whether there is still a gain; and how many
+are enough, for they are looked at again and again."""
+
+CHECKS, PATIENCE = 10, 5
 """How often the held-back images are asked, and how many checks in a row may bring no gain."""
+
+ANSWER_BYTES = 1 << 29
+"""The original's answers are kept up to this size, so that each is computed once."""
 
 START_IMAGES = 32
 """Images from which the closed-form start is computed: 32 of 64 px give 32k positions even at the
@@ -108,30 +124,57 @@ class Recovery:
     images: int
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some images of one batch."""
+
+    batch: int
+    rows: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class _Pool:
-    """Images in memory: batches as the forward takes them, and which rows are for what."""
+    """Images in memory: batches as the forward takes them, and which rows are for what.
+
+    Attributes:
+        batches: As they were given.
+        training: What one step takes.
+        start: What the closed-form start is computed from.
+        held_back: What is never trained on.
+    """
 
     batches: tuple[Any, ...]
-    training: tuple[tuple[int, int], ...]
-    held_back: tuple[tuple[int, int], ...]
+    training: tuple[_Part, ...]
+    start: tuple[_Part, ...]
+    held_back: tuple[_Part, ...]
 
-    def draw(self, step: int, seed: int) -> Any:
-        """The images of one step; they depend on the step alone, so that a course can go on."""
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        pick = int(torch.randint(len(self.training), (1,), generator=generator, device="cpu"))
-        batch = self.training[pick][0]
-        rows = [row for b, row in self.training if b == batch]
-        order = torch.randperm(len(rows), generator=generator, device="cpu")[:BATCH]
-        return _rows(self.batches[batch], [rows[i] for i in order.tolist()])
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return sum(len(part.rows) for part in (*self.training, *self.held_back))
 
-    def parts(self, which: Sequence[tuple[int, int]], limit: int | None = None) -> Iterator[Any]:
-        """Some images in batches of at most 16."""
-        chosen = list(which)[:limit]
-        for index, batch in enumerate(self.batches):
-            rows = [row for b, row in chosen if b == index]
-            for first in range(0, len(rows), 16):
-                yield _rows(batch, rows[first : first + 16])
+    def draw(self, step: int, seed: int) -> _Part:
+        """What one step takes: it depends on the step alone, so that a course can go on."""
+        turn, place = divmod(step, len(self.training))
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + turn)
+        order = torch.randperm(len(self.training), generator=generator, device="cpu")
+        return self.training[int(order[place])]
+
+    def inputs(self, part: _Part) -> Any:
+        """The images themselves."""
+        return _rows(self.batches[part.batch], part.rows)
+
+
+def _parts(places: Sequence[tuple[int, int]], size: int) -> tuple[_Part, ...]:
+    """Places of images in parts of at most some size, each of one batch."""
+    rows: dict[int, list[int]] = {}
+    for batch, row in places:
+        rows.setdefault(batch, []).append(row)
+    return tuple(
+        _Part(batch, tuple(own[first : first + size]))
+        for batch, own in rows.items()
+        for first in range(0, len(own), size)
+    )
 
 
 def _length(batch: Any) -> int:
@@ -166,11 +209,13 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(places), generator=generator, device="cpu").tolist()
-    held = set(order[: max(1, round(HELD_BACK * len(places)))])
+    held = max(1, min(MOST_HELD_BACK, round(HELD_BACK * len(places))))
+    shuffled = [places[i] for i in order]
     return _Pool(
         tuple(batches),
-        tuple(p for i, p in enumerate(places) if i not in held),
-        tuple(p for i, p in enumerate(places) if i in held),
+        training=_parts(shuffled[held:], BATCH),
+        start=_parts(shuffled[held:][:START_IMAGES], 16),
+        held_back=_parts(shuffled[:held], 16),
     )
 
 
@@ -209,6 +254,26 @@ class _Teacher:
             return [_float(x) for x in flat(self.run.predict(inputs))]
 
 
+class _Goals:
+    """The original's answers to parts of the images, kept while there is room."""
+
+    def __init__(self, teacher: _Teacher, pool: _Pool) -> None:
+        self.teacher, self.pool = teacher, pool
+        self.kept: dict[_Part, list[Any]] = {}
+        self.room = ANSWER_BYTES
+
+    def of(self, part: _Part) -> list[Any]:
+        """Flat outputs of the original; the same numbers whether they are kept or not."""
+        if part in self.kept:
+            return self.kept[part]
+        found = self.teacher.answers(self.pool.inputs(part))
+        size = sum(x.numel() * x.element_size() for x in found if isinstance(x, Tensor))
+        if size <= self.room:
+            self.room -= size
+            self.kept[part] = found
+        return found
+
+
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -224,7 +289,7 @@ def _is_answer(x: Any) -> bool:
 class _Student:
     """The smaller network while it learns, in evaluation mode throughout.
 
-    Its normalisations keep their statistics, the new ones those of the start: with four images a
+    Its normalisations keep their statistics, the new ones those of the start: with few images a
     step the statistics of a step are noise, and without it as much or more was regained.
     """
 
@@ -349,13 +414,13 @@ def _chances(logits: Tensor) -> Tensor:
     return logits.sigmoid()
 
 
-def _likeness(teacher: _Teacher, pool: _Pool, gone: Sequence[int]) -> _Likeness:
+def _likeness(goals: _Goals, gone: Sequence[int]) -> _Likeness:
     """Read off the held-back images on what scale the original's outputs vary.
 
     Raises:
         InputError: No output of the smaller network is a tensor of floating-point numbers.
     """
-    answers = [teacher.answers(part) for part in pool.parts(pool.held_back)]
+    answers = [goals.of(part) for part in goals.pool.held_back]
     positions = tuple(i for i, x in enumerate(answers[0]) if _is_answer(x) and i not in gone)
     if not positions:
         raise InputError(
@@ -433,7 +498,7 @@ def recover(
         course=tuple(state.course),
         start=state.start,
         steps=state.step,
-        images=len(pool.training) + len(pool.held_back),
+        images=pool.images,
     )
 
 
@@ -496,15 +561,16 @@ class _Course:
             _Teacher(structure, exits_of(structure, plan)),
             _Student(module, new),
         )
-        self.like = _likeness(self.teacher, pool, gone)
+        self.goals = _Goals(self.teacher, pool)
+        self.like = _likeness(self.goals, gone)
         self.bottleneck = next(
             ((n, m) for n, m in module.named_children() if isinstance(m, Bottleneck)), None
         )
         self.thinned = plan.thinned
         self.new_steps = round(NEW_SHARE * steps) if self.student.new else 0
-        self.optimizer = torch.optim.Adam(
-            [{"params": group} for group in (self.student.new, self.student.kept) if group]
-        )
+        self.trained = [*self.student.new, *self.student.kept]
+        self.average = [p.detach().clone() for p in self.trained]
+        self.optimizer = torch.optim.Adam(_groups(self.trained))
 
     def run(self, path: Path | None, progress: bool) -> _State:
         """Go through the steps, or through those that are left."""
@@ -533,9 +599,9 @@ class _Course:
         """The best of three starts: as built, with settled statistics, by regression."""
         before = self.agreement()
         first, best, start = self._look(0, "start"), self._copy(), "random"
-        training = self.pool.parts(self.pool.training, START_IMAGES)
+        images = [self.pool.inputs(part) for part in self.pool.start]
         starts: list[tuple[str, Callable[[], None]]] = [
-            ("random", lambda: self.student.settle(training)),
+            ("random", lambda: self.student.settle(images)),
             ("ridge", self._ridge),
         ]
         for name, prepare in starts:
@@ -544,30 +610,35 @@ class _Course:
             if found.loss < first.loss:
                 first, best, start = found, self._copy(), name
         self.module.load_state_dict(best)
+        self.average = [p.detach().clone() for p in self.trained]
         return _State(0, start, before, [first], best)
 
     def _step(self, step: int) -> None:
         new_only = step < self.new_steps
-        done, span = (
-            (step, self.new_steps)
-            if new_only
-            else (step - self.new_steps, self.steps - self.new_steps)
-        )
-        rate = (NEW_RATE if new_only else ALL_RATE) * (
-            0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done / span))
-        )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["share"] * self._rate(step)
         for parameter in self.student.kept:  # no gradient through what is not trained
             parameter.requires_grad_(not new_only)
-        inputs = self.pool.draw(step, self.seed)
-        goal = self.teacher.answers(inputs)
+        part = self.pool.draw(step, self.seed)
+        inputs, goal = self.pool.inputs(part), self.goals.of(part)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.like.loss(flat(self.student.predict(inputs)), goal)
         if self.labelled:
             loss = loss + self._labelled_loss(step)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        decay = min(AVERAGE, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for mean, parameter in zip(self.average, self.trained, strict=True):
+                mean.lerp_(parameter, 1 - decay)
+
+    def _rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        if step < self.new_steps:
+            return NEW_RATE * _falling(step / self.new_steps)
+        done, span = step - self.new_steps, self.steps - self.new_steps
+        rising = min(1.0, (done + 1) / max(1.0, WARM_UP * self.steps))
+        return ALL_RATE * rising * _falling(done / span)
 
     def _labelled_loss(self, step: int) -> Tensor:
         """The user's loss on some labelled images of one batch that is trained on."""
@@ -598,9 +669,10 @@ class _Course:
             bottleneck.trunk.register_forward_pre_hook(lambda _, args: entering.append(args[0])),
         ]
         try:
-            for part in self.pool.parts(self.pool.training, START_IMAGES):
-                self.teacher.answers(part)
-                self.student.answers(part)
+            for part in self.pool.start:
+                inputs = self.pool.inputs(part)
+                self.teacher.answers(inputs)
+                self.student.answers(inputs)
                 leaving.append([self.teacher.left[name] for name in self.teacher.exits])
         finally:
             for hook in hooks:
@@ -626,8 +698,9 @@ class _Course:
         )
 
     def _held_back(self) -> Iterator[tuple[int, list[Any], list[Any]]]:
-        for part in self.pool.parts(self.pool.held_back):
-            yield _length(part), self.student.answers(part), self.teacher.answers(part)
+        for part in self.pool.held_back:
+            found = self.student.answers(self.pool.inputs(part))
+            yield len(part.rows), found, self.goals.of(part)
 
     def _look(self, step: int, trained: str) -> Check:
         parts = [
@@ -644,10 +717,21 @@ class _Course:
 
     def _check(self, state: _State) -> None:
         trained = "new" if state.step <= self.new_steps else "all"
-        check = self._look(state.step, trained)
-        if check.loss < min(c.loss for c in state.course):
-            state.best = self._copy()
+        with self._averaged():
+            check = self._look(state.step, trained)
+            if check.loss < min(c.loss for c in state.course):
+                state.best = self._copy()
         state.course.append(check)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The network with the running average of its weights."""
+        own = [p.detach().clone() for p in self.trained]
+        try:
+            _set(self.trained, self.average)
+            yield
+        finally:
+            _set(self.trained, own)
 
     def _gain_has_ended(self, state: _State) -> bool:
         losses = [c.loss for c in state.course]
@@ -676,6 +760,7 @@ class _Course:
             "course": [asdict(check) for check in state.course],
             "best": state.best,
             "now": self._copy(),
+            "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "unit": self.unit,
         }
@@ -692,6 +777,7 @@ class _Course:
                     "another network; remove it or give another path as resume="
                 )
             self.module.load_state_dict(content["now"])
+            _set(self.average, content["average"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.unit = content["unit"]
             course = [Check(**check) for check in content["course"]]
@@ -704,3 +790,23 @@ class _Course:
                 f"{str(path)!r} cannot be read as a broken-off recovery ({reason}); remove it or "
                 "give another path as resume="
             ) from reason
+
+
+def _groups(parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """Groups for an optimiser, each with the share of the learning rate that its width allows."""
+    groups: dict[float, list[Tensor]] = {}
+    for parameter in parameters:
+        inputs = parameter[0].numel() if parameter.dim() > 1 else 1
+        groups.setdefault(min(1.0, WIDE / inputs), []).append(parameter)
+    return [{"params": own, "share": share} for share, own in groups.items()]
+
+
+def _falling(done: float) -> float:
+    """Share of the first learning rate that is left when a share of the steps is done."""
+    return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def _set(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)

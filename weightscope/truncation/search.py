@@ -214,7 +214,7 @@ def shrink(
     example_inputs: Any = None,
     layout: str | None = None,
     part: str | None = None,
-    steps: int = 200,
+    steps: int = 400,
     repeats: int = 10,
     random: bool = True,
     seed: int = 0,

@@ -89,7 +89,7 @@ def ridge_start(
         _settle(norm, inner)
         features = F.relu(norm(inner))
         if direct:
-            _regress_convolution(second, last, features, direct[0])
+            _regress_convolution(second, last, features, direct[0], trunk.reach)
         else:
             _settle(last, second(features))
         made = F.relu(last(second(features)))
@@ -105,12 +105,14 @@ def _settle(norm: nn.Module, x: Tensor) -> None:
     cast(Tensor, norm.running_var).copy_(variance)
 
 
-def _regress_convolution(layer: nn.Module, norm: nn.Module, x: Tensor, goal: Tensor) -> None:
+def _regress_convolution(
+    layer: nn.Module, norm: nn.Module, x: Tensor, goal: Tensor, reach: int
+) -> None:
     """Fit a 3x3 convolution without bias; the normalisation behind it hands its result on."""
     dims = x.dim() - 2
-    windows = F.pad(x, [1, 1] * dims)
+    windows = F.pad(x, [reach, reach] * dims)
     for axis in range(dims):
-        windows = windows.unfold(2 + axis, 3, 1)
+        windows = windows.unfold(2 + axis, 2 * reach + 1, 1)[..., ::reach]
     # (B, C, *S, 3...) -> (B * S, C * 3...)
     order = [0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims)]
     table = windows.permute(order).flatten(0, dims).flatten(1)

@@ -146,7 +146,7 @@ class Variant(OnOneScreen):
         self,
         images: Iterable[Any] | None = None,
         *,
-        steps: int = 200,
+        steps: int = 400,
         batches: Iterable[Any] | None = None,
         loss: Callable[[Any, Any], Tensor] | None = None,
         progress: bool = True,
@@ -156,19 +156,20 @@ class Variant(OnOneScreen):
         """Teach the smaller network to answer as the original does; no labels are needed.
 
         The new bottleneck starts from a regression on what the removed part returned. Then the new
-        weights alone, and at last all weights at a lower rate, are trained to give the original's
-        outputs (logits and the probabilities that follow from them). A part of the images is held
-        back: the weights that match best on it are kept, and training ends when they improve no
-        more.
+        weights alone, and soon all weights, are trained to give the original's outputs (logits and
+        the probabilities that follow from them). A part of the images is held back: the running
+        average of the weights that matches best on it is kept, and training ends when it improves
+        no more.
 
         ``module`` is changed in place. The original is not changed, and when something fails or is
-        interrupted, nor is the variant. Images are kept in memory, four a step are enough.
+        interrupted, nor is the variant. Images are kept in memory, and the original's answers to
+        them up to 512 MB.
 
         Args:
             images: Unlabelled images like those that the network is used on: a tensor (images,
                 channels, *sizes), or batches of what the forward takes. Of labelled batches the
                 inputs are taken.
-            steps: Steps of four images; more help where the held-back loss still falls at the end.
+            steps: Steps of two images; more help where the held-back loss still falls at the end.
             batches: ``(inputs, targets)`` pairs, whose true targets are learned too.
             loss: ``loss(outputs, targets)``, a scalar tensor, for these.
             progress: Show a progress bar.
