@@ -232,7 +232,7 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
     ("given", "error", "text"),
     [
         ({}, InputError, "needs images="),
-        ({"images": IMAGES[:1]}, InputError, "holds 1 images; recovery needs at least 2"),
+        ({"images": IMAGES[:1]}, InputError, "holds 1 image; recovery needs at least 2"),
         ({"images": IMAGES, "steps": -1}, InputError, "must not be negative"),
         ({"images": IMAGES, "batches": []}, InputError, "belong together"),
         ({"batches": [], "loss": nn.functional.mse_loss}, InputError, "batches= is empty"),
