@@ -92,7 +92,7 @@ def test_without_labels_quality_is_the_agreement(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {
         "keep_1.pt", "keep_2.pt", "random_1.pt", "random_2.pt"
     }  # fmt: skip
-    assert "2 depths, 3 steps of 4 images" in found.budget
+    assert "2 depths, 3 steps of 2 images" in found.budget
     assert not any(c.random_refusal for c in found.candidates)
     rival = whole(found.candidates[1].variant.structure).thin(
         max_macs=found.candidates[1].macs, by="random"
@@ -204,7 +204,7 @@ def test_the_command_writes_the_chosen_network(folder, capsys):
     ]
     assert main([*asked, "--tolerance", "9", "--out", "small.safetensors", "--csv", "t.csv"]) == 0
     printed = capsys.readouterr().out
-    assert "steps of 4 images each" in printed
+    assert "steps of 2 images each" in printed
     assert "chosen: 1 of 3 levels" in printed
     assert len((folder / "t.csv").read_text().splitlines()) == 4
     loaded = ws.load("small.safetensors", lambda: create_model("half_unet", width=4))
