@@ -115,6 +115,21 @@ class Cut:
     training: TrainingSettings
 
 
+@dataclass(frozen=True)
+class RandomChannels:
+    """A trained network without channels drawn at random, trained on.
+
+    Attributes:
+        whole: How the whole network was trained.
+        keep_levels: Levels that the cut network keeps whose multiply-accumulates this one has.
+        training: How what is left is trained.
+    """
+
+    whole: Fit
+    keep_levels: int
+    training: TrainingSettings
+
+
 def draw(settings: Drawing, place: Place) -> dict[str, Any]:
     """Draw photographs and cut them into tiles."""
     shapes = [(settings.size, settings.size)] * settings.photos
@@ -136,6 +151,13 @@ def cut(settings: Cut, place: Place) -> dict[str, Any]:
     return _train_and_test(model, settings.whole, settings.training, place)
 
 
+def thin_out(settings: RandomChannels, place: Place) -> dict[str, Any]:
+    """Take channels out of a trained network at random and train what is left."""
+    (whole,) = (folder for name, folder in place.needs.items() if name != "tiles")
+    model = build_thinned(settings, load_trained(settings.whole.config, whole))
+    return _train_and_test(model, settings.whole, settings.training, place)
+
+
 def build(config: Config) -> nn.Module:
     """Create a network of the zoo with its initial weights."""
     return UNet(config) if isinstance(config, UNetConfig) else MultiResUNet(config)
@@ -153,6 +175,17 @@ def build_cut(settings: Cut, whole: nn.Module) -> nn.Module:
     if settings.redrawn:
         initialize(model, seed)
     return model
+
+
+def build_thinned(settings: RandomChannels, whole: nn.Module) -> nn.Module:
+    """Build the network without channels, as cheap as the cut one."""
+    from weightscope.analysis import analyze
+
+    analysis = analyze(whole.eval(), response=False)
+    (rival,) = (p for p in analysis.proposals if p.keep_levels == settings.keep_levels)
+    seed = settings.whole.config.seed or 0
+    thinned = analysis.whole.thin(max_macs=rival.macs, by="random", seed=seed)
+    return copy.deepcopy(thinned.module)
 
 
 def load_trained(config: Config, folder: Path) -> nn.Module:

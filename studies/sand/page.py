@@ -39,6 +39,9 @@ EXAMPLE = "quarter_multiresunet"
 CLAIMED_FIELDS = {"multiresunet": 38_000, "half_multiresunet": 200, "quarter_multiresunet": 20}
 """Receptive fields that the paper gives in section 3, in pixels."""
 
+RIVALS = ("cut", "cut, weights redrawn", "random channels")
+"""What is made of a whole network, as the tables call it."""
+
 Examined = Mapping[str, tuple[Trained, Analysis]]
 
 
@@ -150,20 +153,39 @@ def _summary(story: Story) -> str:
     """The findings in a few lines, each taken from the numbers of this run."""
     lines = []
     for derivation in story.derived:
-        name, whole = derivation.trained.label, derivation.trained.metrics
+        name = derivation.trained.label
         grades = "; ".join(
             f"{grade}: {_levels(derivation.supported[grade])}" for grade in derivation.supported
         )
         lines.append(f"- {name}, levels to keep by each grade of evidence alone: {grades}.")
         share = derivation.tuned.parameters / _parameters(derivation.trained)
+        cut, redrawn, thinned = (_rival(derivation, how) for how in RIVALS)
+        means = _mean_f1(story, [name, cut, redrawn, thinned])
+        folds = len({result.fold for result in story.results if result.label == cut})
         lines.append(
             f"- {name} cut to {_count(derivation.proposal.keep_levels)} keeps {share:.1%} of the "
-            f"parameters. Test F1 at the best threshold: {whole.best_f1:.3f} whole, "
-            f"{derivation.tuned.metrics.best_f1:.3f} cut and tuned, "
-            f"{derivation.redrawn.metrics.best_f1:.3f} with the same cut and equally long training "
-            "but all weights drawn anew."
+            f"parameters. Test F1 at the best threshold, mean of "
+            f"{folds} {'fold' if folds == 1 else 'folds'}: {means[name]:.3f} whole, "
+            f"{means[cut]:.3f} cut and tuned, {means[redrawn]:.3f} with the same cut and equally "
+            f"long training but all weights drawn anew, {means[thinned]:.3f} with channels drawn "
+            "at random taken out instead, to the same multiply-accumulates."
         )
     return "\n".join(lines)
+
+
+def _rival(derivation: Derivation, how: str) -> str:
+    """The label of a network that was made from the whole one."""
+    return f"{derivation.trained.label}, {how}"
+
+
+def _mean_f1(story: Story, labels: Sequence[str]) -> dict[str, float]:
+    """Mean of the best-threshold F1 over the folds that all of the networks finished."""
+    groups = by_network(story.results)
+    folds = set.intersection(*({r.fold for r in groups[label]} for label in labels))
+    return {
+        label: float(np.mean([r.metrics.best_f1 for r in groups[label] if r.fold in folds]))
+        for label in labels
+    }
 
 
 def _levels(keep: int | None) -> str:
@@ -467,11 +489,14 @@ negative where it does better without."""
 {_support(derivation)}
 
 The cut keeps {_count(keep)} of the network's own with trained weights and puts a light \
-bottleneck (two 3x3 convolutions) one level below. Tuned for {story.preset.tuning} epochs \
-it reaches a test F1 of {derivation.tuned.metrics.best_f1:.3f}; the whole network has \
-{derivation.trained.metrics.best_f1:.3f} after {story.preset.epochs} epochs. The same \
-truncated network with every weight drawn anew and the same short training reaches \
-{derivation.redrawn.metrics.best_f1:.3f}: {_worth(derivation)} \
+bottleneck (two 3x3 convolutions) one level below. Beside it stand the same cut with every weight \
+drawn anew, and the whole network without channels drawn at random, as many as bring it to the \
+multiply-accumulates of the cut; each is trained for {story.preset.tuning} epochs, the whole \
+network for {story.preset.epochs}. Compared as above, over the folds that have both:
+
+{markdown(_rivals(story, derivation), ("verdict",))}
+
+{_depths(story, name)}\
 All levels at which the network can be cut are in the [table of proposals](proposals-{name}.csv)."""
         )
     return "\n\n".join(parts)
@@ -496,13 +521,21 @@ def _count(levels: int) -> str:
     return f"{levels} level{'' if levels == 1 else 's'}"
 
 
-def _worth(derivation: Derivation) -> str:
-    gain = derivation.tuned.metrics.best_f1 - derivation.redrawn.metrics.best_f1
-    if gain > 0.05:
-        return "the trained weights that were kept are worth that much."
-    if gain < -0.05:
-        return "the trained weights that were kept stood in the way."
-    return "a difference too small for one run to tell whether the kept weights matter."
+def _rivals(story: Story, derivation: Derivation) -> pd.DataFrame:
+    """The cut network against the whole one and against what else costs as little."""
+    groups = by_network(story.results)
+    cut, redrawn, thinned = (groups[_rival(derivation, how)] for how in RIVALS)
+    whole = groups[derivation.trained.label]
+    return comparison_table([compare(cut, other) for other in (whole, redrawn, thinned)])
+
+
+def _depths(story: Story, name: str) -> str:
+    """How deep the cuts of all folds went, where they differ."""
+    keeps = [r["keep_levels"] for job, r in story.analysed.items() if job.startswith(f"{name}-")]
+    if len(set(keeps)) < 2:
+        return ""
+    counts = ", ".join(f"{keeps.count(keep)} times {_count(keep)}" for keep in sorted(set(keeps)))
+    return f"Every fold was cut where its own analysis says: {counts}. "
 
 
 def _reduced(story: Story) -> str:

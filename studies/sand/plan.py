@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -20,10 +21,12 @@ from studies.sand.fitting import (
     Cut,
     Drawing,
     Fit,
+    RandomChannels,
     build,
     cut,
     draw,
     fit,
+    thin_out,
 )
 from studies.sand.photos import CODE as READING_CODE
 from studies.sand.photos import Reading, Survey, read
@@ -251,16 +254,45 @@ def training_jobs(preset: Preset, seed: int, tiles: Job) -> dict[tuple[str, int]
     }
 
 
-def cut_jobs(whole: Job, keep_levels: int, preset: Preset, tiles: Job) -> tuple[Job, Job]:
-    """A trained network cut and trained on, with its weights and with weights drawn anew."""
-    settings: Fit = whole.settings
-    made = []
-    for redrawn in (False, True):
-        training = preset.training(settings.training.seed, preset.tuning)
-        cutting = Cut(settings, keep_levels, redrawn, training)
-        name = f"{settings.network}-{'redrawn' if redrawn else 'keep'}{keep_levels}-{settings.fold}"
-        made.append(_job(name, cut, cutting, (tiles, whole), preset))
-    return made[0], made[1]
+@dataclass(frozen=True)
+class CutJobs:
+    """What is trained on after a network was analysed.
+
+    Attributes:
+        tuned: The cut network with the weights that it kept.
+        redrawn: The same with all weights drawn anew.
+        thinned: The whole network without channels drawn at random, as many as bring it to the
+            multiply-accumulates of the cut.
+    """
+
+    tuned: Job
+    redrawn: Job
+    thinned: Job
+
+    @property
+    def labelled(self) -> tuple[tuple[Job, str], ...]:
+        """Each with what the tables add to the network's name."""
+        return (
+            (self.tuned, "cut"),
+            (self.redrawn, "cut, weights redrawn"),
+            (self.thinned, "random channels"),
+        )
+
+
+def cut_jobs(whole: Job, keep_levels: int, preset: Preset, tiles: Job) -> CutJobs:
+    """A trained network cut, and its rivals, all trained on for equally long."""
+    fit: Fit = whole.settings
+    training = preset.training(fit.training.seed, preset.tuning)
+
+    def job(name: str, work: Callable[..., Any], settings: Cut | RandomChannels) -> Job:
+        name = f"{fit.network}-{name}{keep_levels}-{fit.fold}"
+        return _job(name, work, settings, (tiles, whole), preset)
+
+    return CutJobs(
+        tuned=job("keep", cut, Cut(fit, keep_levels, False, training)),
+        redrawn=job("redrawn", cut, Cut(fit, keep_levels, True, training)),
+        thinned=job("random", thin_out, RandomChannels(fit, keep_levels, training)),
+    )
 
 
 def fit_settings(network: Network, preset: Preset, fold: int, seed: int) -> Fit:
@@ -291,7 +323,11 @@ def _differs(network: Network, preset: Preset) -> bool:
 
 
 def _job(
-    name: str, work: object, settings: Fit | Cut, needs: tuple[Job, ...], preset: Preset
+    name: str,
+    work: Callable[..., Any],
+    settings: Fit | Cut | RandomChannels,
+    needs: tuple[Job, ...],
+    preset: Preset,
 ) -> Job:
     whole = settings if isinstance(settings, Fit) else settings.whole
     # three forward passes' worth a step, and two for validation and test
@@ -299,7 +335,7 @@ def _job(
     macs, parameters = network_costs(whole.config, preset.tile)
     return Job(
         name=name,
-        work=work,  # type: ignore[arg-type]
+        work=work,
         settings=settings,
         needs=needs,
         files=("weights.safetensors", "checkpoint.pt"),

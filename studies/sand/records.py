@@ -60,6 +60,8 @@ class Derivation:
         proposal: The cut that was made.
         tuned: The truncated network with the kept weights, trained on for a few epochs.
         redrawn: The same network with all weights drawn anew, trained just as long.
+        thinned: The full network without channels drawn at random, at the multiply-accumulates of
+            the truncated one, trained just as long.
     """
 
     trained: Trained
@@ -68,6 +70,7 @@ class Derivation:
     proposal: Proposal
     tuned: Result
     redrawn: Result
+    thinned: Result
 
     @property
     def justified(self) -> bool:

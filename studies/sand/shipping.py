@@ -118,9 +118,9 @@ def keep_results(preset: Preset, seed: int, store: Store, into: Path) -> int:
         job
         for analysis in analyses
         if (folder := store.find(analysis)) is not None
-        for job in cut_jobs(
+        for job, _ in cut_jobs(
             analysis.needs[1], read_result(folder)["result"]["keep_levels"], preset, tiles
-        )
+        ).labelled
     ]
     count = 0
     for job in (tiles, *trainings, *analyses, *cuts):

@@ -24,6 +24,7 @@ from studies.sand.plan import (
     EXTRAS,
     NETWORKS,
     PRESETS,
+    CutJobs,
     Preset,
     cut_jobs,
     network_config,
@@ -114,7 +115,7 @@ def study(options: argparse.Namespace) -> Path | None:
     if options.dry_run:
         for job in pending(jobs, setup.store):
             print(f"  {job.name:32s} {job.flops / 1e12:10.3f} TFLOP {job.bytes / 1e6:8.1f} MB")
-        print(f"  and in every fold, for {' and '.join(WHOLE)}: an analysis, two short trainings")
+        print(f"  and in every fold, for {' and '.join(WHOLE)}: an analysis, three short trainings")
         return None
 
     def do(jobs: Sequence[Job]) -> dict[str, Finished]:
@@ -135,7 +136,7 @@ def study(options: argparse.Namespace) -> Path | None:
         for job in wholes
         if analyses[job.name].name in analysed
     }
-    done |= do([tiles, *(job for pair in cuts.values() for job in pair)])
+    done |= do([tiles, *(job for made in cuts.values() for job, _ in made.labelled)])
     say("Tables, figures, reports")
     written = write(setup, tiles, trainings, analysed, cuts, done)
     say(f"Done: {written}")
@@ -238,7 +239,7 @@ def write(
     tile_job: Job,
     trainings: Mapping[tuple[str, int], Job],
     analysed: Mapping[str, Finished],
-    cuts: Mapping[str, tuple[Job, Job]],
+    cuts: Mapping[str, CutJobs],
     done: Mapping[str, Finished],
 ) -> Path:
     """Write tables, figures, reports and the page from what has finished."""
@@ -250,8 +251,8 @@ def write(
     }
     cut_results = {
         job.name: result(job, f"{labels[job.settings.whole.network]}, {how}", done[job.name])
-        for pair in cuts.values()
-        for job, how in zip(pair, ("cut", "cut, weights redrawn"), strict=True)
+        for made in cuts.values()
+        for job, how in made.labelled
         if job.name in done
     }
     order = {label: place for place, label in enumerate(tables.NAMES.values())}
@@ -277,16 +278,17 @@ def write(
         if name not in shown:
             continue
         trained, analysis = shown[name]
-        pair = cuts.get(f"{name}-{trained.settings.fold}", ())
-        if pair and all(job.name in cut_results for job in pair):
+        made = cuts.get(f"{name}-{trained.settings.fold}")
+        if made and all(job.name in cut_results for job, _ in made.labelled):
             derived.append(
                 Derivation(
                     trained=trained,
                     analysis=analysis,
                     supported={grade: levels_supported(analysis, grade) for grade in GRADES},
                     proposal=chosen_cut(analysis),
-                    tuned=cut_results[pair[0].name],
-                    redrawn=cut_results[pair[1].name],
+                    tuned=cut_results[made.tuned.name],
+                    redrawn=cut_results[made.redrawn.name],
+                    thinned=cut_results[made.thinned.name],
                 )
             )
     story = page.Story(

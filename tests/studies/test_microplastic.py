@@ -46,6 +46,7 @@ def test_the_whole_study_writes_a_page_whose_files_exist(tiny, capsys):
     assert "**A demonstration**" in page
     assert "synthetic" in page
     assert "nan" not in page
+    assert "U-net, cut - U-net, random channels" in page
     first = capsys.readouterr().out
     assert first.startswith("This is a demonstration")
     assert run(tiny, "--write-only") == 0
