@@ -4,7 +4,7 @@
 are taken), cuts each at every depth, and recovers every cut that lost more than a twentieth of the
 skill. The steps are as many as fit into ``SHARE`` of the MACs of the training: the original's
 forwards, the steps and the looks at held-back images are all counted, a backward pass as two
-forwards. ``--images synthetic`` recovers on images that nobody took instead.
+forwards. ``--images synthetic`` recovers on dead leaves, as many as there are images, instead.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from studies.evidence_protocol.jobs import Job  # noqa: E402
 from studies.evidence_protocol.tasks import TASKS, Pool  # noqa: E402
 from studies.evidence_protocol.truth import Skill, answers  # noqa: E402
 from weightscope import analyze  # noqa: E402
+from weightscope.analysis import Analysis  # noqa: E402
+from weightscope.probing.inputs import synthetic_inputs  # noqa: E402
+from weightscope.probing.stimuli import dead_leaves  # noqa: E402
 from weightscope.truncation import recovery  # noqa: E402
 
 SHARE, STEPS = 0.048, 1500
@@ -109,7 +112,7 @@ def rows(key: tuple[int, str, str], folder: Path, archives: Path, images: str) -
         cut, macs = _skill(job, variant.module, test), proposal.macs / analysis.costs.macs
         if whole - cut <= LOST * whole:
             continue
-        given = learn.images if images == "given" else None
+        given = learn.images if images == "given" else synthetic(analysis, len(learn.images))
         course = variant.recover(
             given, steps=steps_within(SHARE, macs, len(learn.images)), progress=False
         )
@@ -122,6 +125,13 @@ def rows(key: tuple[int, str, str], folder: Path, archives: Path, images: str) -
             "regained": (recovered - cut) / (whole - cut), "explained": course.after.explained,
         })  # fmt: skip
     return found
+
+
+def synthetic(analysis: Analysis, count: int) -> torch.Tensor:
+    """Draw dead leaves, as the response is measured on; shape (count, ...) of one input."""
+    drawn = synthetic_inputs(analysis.structure, dead_leaves, count, seed=0)
+    (images,) = (value for value in drawn if isinstance(value, torch.Tensor))
+    return images
 
 
 def _skill(job: Job, module: nn.Module, test: Pool) -> float:

@@ -1,5 +1,9 @@
 """Running a network without its cuts, against replacing the same tensors in the whole graph."""
 
+import copy
+import io
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +12,7 @@ from torch import nn
 import mpseg_models
 from weightscope.calls import undisturbed
 from weightscope.graph import read_structure
+from weightscope.graph.rebuild import rebuild
 from weightscope.graph.running import CutRuns, GraphRun, MeanActivation, channel_axis, needed_for
 
 
@@ -92,3 +97,16 @@ def test_means_need_no_decoder():
         assert run.predict(images) is None
     assert mean.count == images[:, 0].numel() / 4 ** len(structure.cuts)
     assert not seen
+
+
+def test_a_rebuilt_network_is_copied_with_what_points_back_to_it_and_says_how_to_keep_it():
+    module = rebuild(read_structure(MODELS["unet"](), torch.rand(1, 3, 64, 64)))
+    module.owner = [module]
+    twin, shallow = copy.deepcopy(module), copy.copy(module)
+    assert twin.owner[0] is twin
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(twin(images), module(images))
+    assert next(shallow.parameters()) is next(module.parameters())
+    assert next(twin.parameters()) is not next(module.parameters())
+    with pytest.raises(pickle.PicklingError, match=r"weightscope\.save"):
+        torch.save(nn.Sequential(module), io.BytesIO())

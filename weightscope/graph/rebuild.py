@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -52,7 +54,8 @@ def runnable(
         output_spec: How the graph's flat outputs fold back.
 
     Returns:
-        A module in the mode of ``owner``. It can be deep-copied and exported, not pickled.
+        A module in the mode of ``owner``. It can be copied and exported; pickling it raises
+        ``pickle.PicklingError``, which names what to do instead.
     """
     switched = with_switches(graph)
     code = switched.python_code("self")
@@ -69,7 +72,7 @@ def runnable(
             return pytree.tree_unflatten(run(self, *args, **kwargs), output_spec)
 
     forward.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
-    kind = type(f"{type(owner).__name__}Graph", (nn.Module,), {"forward": forward})
+    kind = type(f"{type(owner).__name__}Graph", (_Rebuilt,), {"forward": forward})
     module: nn.Module = kind()
     for name, child in modules.children(owner).items():
         module.add_module(name, child)
@@ -81,6 +84,28 @@ def runnable(
         module.register_buffer(name, constant, persistent=False)
     module.training = owner.training
     return module
+
+
+class _Rebuilt(nn.Module):
+    """A module whose forward was made from a graph: copied like any, but no pickle can name it."""
+
+    def __copy__(self) -> nn.Module:
+        made: nn.Module = type(self).__new__(type(self))
+        made.__setstate__(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        made: nn.Module = type(self).__new__(type(self))
+        memo[id(self)] = made  # before its parts, which may point back to it
+        made.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise pickle.PicklingError(
+            "a rebuilt network cannot be pickled, because its forward is made from a graph; "
+            "weightscope.save(variant, path) and weightscope.load(path, factory) keep and rebuild "
+            "it, and torch.save(module.state_dict(), path) keeps its weights alone"
+        )
 
 
 def _fixed_sizes(graph: fx.Graph) -> dict[str, dict[int, int]]:

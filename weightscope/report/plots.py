@@ -331,11 +331,12 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         if row["keep_levels"] != whole["keep_levels"]:
             ax.plot(at, row["random"], "x", markersize=7, color=NULL_COLOR)
         ax.plot(at, row["quality"], "o", markersize=7, color=color)
+        # the cut that removes least lies close by the whole network, whose label goes above
+        above = row["keep_levels"] == whole["keep_levels"]
         ax.annotate(
             _kept(row["keep_levels"]),
-            (at, row["quality"]),
-            # the whole network's label goes below: the cut that removes least lies close by
-            xytext=(0, -15 if row["keep_levels"] == whole["keep_levels"] else 7),
+            (at, row["quality"] if above else min(row["cut"], row["quality"])),
+            xytext=(0, 7 if above else -15),
             textcoords="offset points",
             ha="center",
             fontsize=8,
