@@ -1,6 +1,8 @@
 """A cut network learns to answer as the original: with and without labels, resumed, on failure."""
 
 import copy
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,7 +33,14 @@ def needs_its_levels(factory=Plain, example=None, seed=0):
 
 @pytest.fixture(scope="module")
 def proposals_in_need():
-    return needs_its_levels()
+    proposals = needs_its_levels()
+    model = proposals[1].structure.model
+    with torch.no_grad():  # a classifier: of the raw head all answers are one class, and unsure
+        bias = model.head.bias
+        bias -= model(IMAGES).mean((0, 2, 3))
+        for parameter in model.head.parameters():
+            parameter *= 200
+    return proposals
 
 
 IMAGES = torch.randn(48, 1, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -127,23 +136,32 @@ def test_a_course_that_was_broken_off_goes_on(proposals_in_need, tmp_path, monke
 def test_the_original_answers_each_image_once_and_kept_answers_change_nothing(
     proposals_in_need, monkeypatch
 ):
-    asked, states = [], []
-    answers = room._Teacher.answers
+    asked, taken, states = [], [], []
+    answers, predict = room._Teacher.answers, room._Student.predict
 
     def counted(self, inputs):
         asked[-1] += len(inputs)
         return answers(self, inputs)
 
+    def learning(self, inputs):
+        taken[-1] += len(inputs) * (3 if torch.is_grad_enabled() else 1)
+        return predict(self, inputs)
+
     monkeypatch.setattr(room._Teacher, "answers", counted)
+    monkeypatch.setattr(room._Student, "predict", learning)
+    monkeypatch.setattr(room, "PATIENCE", 100)  # go through all steps
     for size in (room.ANSWER_BYTES, 0):
         monkeypatch.setattr(room, "ANSWER_BYTES", size)
         torch.manual_seed(0)
         variant = proposals_in_need[1].build()
         asked.append(0)
+        taken.append(0)
         variant.recover(IMAGES[:12], steps=12, progress=False)
         states.append(torch.cat([v.flatten() for v in variant.module.state_dict().values()]))
     assert asked[0] == 12 + 10  # all of them, and those of the closed-form start once more
     assert asked[1] > 2 * asked[0]
+    structure = proposals_in_need[1].structure
+    assert room.forwards(structure, IMAGES[:12], steps=12) == (asked[0], taken[0])
     assert torch.equal(*states)
 
 
@@ -157,6 +175,51 @@ def test_few_images_are_held_back_and_each_other_one_has_its_turn():
         drawn = {pool.draw(turn * count + step, seed=0) for step in range(count)}
         assert drawn == set(pool.training)
     assert max(len(part.rows) for part in pool.training) == room.BATCH
+
+
+def likeness(outputs, inputs):
+    pool = room.make_pool([inputs], seed=0)
+    goals = SimpleNamespace(pool=pool, of=lambda part: [outputs[list(part.rows)]])
+    return room._likeness(goals, ())
+
+
+DRAWN = torch.Generator().manual_seed(2)
+COLOURS = torch.rand(20, 3, 16, 16, generator=DRAWN) * 1.2 - 0.1
+NOISE = torch.randn(20, 3, 16, 16, generator=DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs"),
+    [
+        (COLOURS, COLOURS + 0.2 * NOISE),
+        (COLOURS, IMAGES[:20]),
+        (255 * COLOURS, 255 * COLOURS + 50 * NOISE),  # follows its input
+        (255 * COLOURS, {"noise": IMAGES[:20], "image": 255 * COLOURS + 50 * NOISE}),
+        (9 + NOISE, IMAGES[:20]),  # never negative
+        (1000 * NOISE, IMAGES[:20]),  # too large for logits
+        (0.1 * NOISE[:, :1], NOISE),
+        (0.1 * NOISE[:, 0, 0, 0], NOISE),
+    ],
+)
+def test_no_channel_of_a_regression_is_a_class(outputs, inputs):
+    like, other = likeness(outputs, inputs), outputs * 0.9
+    plain = (other - outputs).square().mean() / like.variances[0]
+    assert torch.equal(like.loss([other], [outputs]), plain)
+    assert math.isnan(like.decided_alike([other], [outputs]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_classes_the_probabilities_are_matched_too(channels):
+    outputs = 4 * NOISE[:, :channels]
+    like, other = likeness(outputs, IMAGES[:20]), outputs * 0.9
+    a, b = (t.softmax(1) if channels > 1 else t.sigmoid() for t in (other, outputs))
+    plain = (other - outputs).square().mean() / like.variances[0]
+    sure = (a - b).square().mean() / like.chances[0]
+    torch.testing.assert_close(like.loss([other], [outputs]), plain + sure)
+    assert like.decided_alike([other], [outputs]) == 1.0
+    shares = likeness(b, IMAGES[:20])  # probabilities already
+    assert torch.equal(shares.loss([a], [b]), (a - b).square().mean() / shares.variances[0])
+    assert shares.decided_alike([a], [b]) == 1.0
 
 
 def test_labels_are_mixed_in(proposals_in_need):

@@ -273,9 +273,8 @@ class Figures:
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     """Take the kind of image that responds least, in every resample."""
-    certain = max(kind.certainty for kind in kinds) > CERTAIN
-    restores = min(kind.follows for kind in kinds) > FOLLOWS
-    decided = [k for k in kinds if certain and not restores and not np.isnan(k.lost[0])]
+    deciding = _deciding(max(kind.certainty for kind in kinds), min(kind.follows for kind in kinds))
+    decided = [k for k in kinds if deciding and not np.isnan(k.lost[0])]
     rows = np.array([k.lost for k in decided] or [k.change for k in kinds])
     values = np.fmin.reduce(rows)  # a draw that tells nothing of one kind leaves the others
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
@@ -387,6 +386,30 @@ def compare(whole: Any, cut: Any, image: Tensor) -> Change:
     counted = (_counted(decisions, channels) for decisions in (before, after))
     found = (flips, *counted, certainty(w), sums)
     return Change(*(tensor.cpu().numpy() for tensor in found))
+
+
+def decides(outputs: Sequence[Tensor], images: Sequence[Tensor | None]) -> bool:
+    """Whether outputs are decisions (classes), not numbers (a regression), as the response has it.
+
+    Args:
+        outputs: Of each batch, (images, channels, *sizes).
+        images: For each batch an input of the same shape, or None where there is none.
+
+    Raises:
+        InputError: Outputs of an input's shape are not finite.
+    """
+    sure = torch.cat([certainty(t.reshape(*t.shape[:2], -1)) for t in outputs])
+    pairs = [(t, image) for t, image in zip(outputs, images, strict=True) if image is not None]
+    follows = 0.0
+    if pairs:
+        change = _concatenated([compare(t, t, image) for t, image in pairs])
+        follows = change.figures(np.ones((1, len(change.flips)))).follows
+    return _deciding(float(sure.mean()), follows)
+
+
+def _deciding(sure: float, follows: float) -> bool:
+    """Whether outputs are decisions, by their certainty and how far they follow the input."""
+    return sure > CERTAIN and not follows > FOLLOWS
 
 
 def is_share(outputs: Tensor) -> bool:

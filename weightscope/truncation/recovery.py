@@ -25,6 +25,7 @@ from weightscope.files import write_pickle
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
+from weightscope.probing.response import decides
 from weightscope.progress import bar
 from weightscope.showing import counted
 from weightscope.truncation.bottleneck import Bottleneck
@@ -79,6 +80,7 @@ class Agreement:
             the outputs; 1: equal, 0: no better than a constant.
         decisions: Share of positions with the same decision: the same largest channel, or the same
             side of the threshold (0 for logits, 0.5 for probabilities) where there is one channel.
+            NaN where the outputs are numbers (a regression), not decisions.
     """
 
     explained: float
@@ -209,7 +211,7 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(places), generator=generator, device="cpu").tolist()
-    held = max(1, min(MOST_HELD_BACK, round(HELD_BACK * len(places))))
+    held = _held_back(len(places))
     shuffled = [places[i] for i in order]
     return _Pool(
         tuple(batches),
@@ -217,6 +219,42 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
         start=_parts(shuffled[held:][:START_IMAGES], 16),
         held_back=_parts(shuffled[:held], 16),
     )
+
+
+def forwards(structure: Structure, images: Iterable[Any], steps: int) -> tuple[int, int]:
+    """Forwards on one image that a recovery takes at most: of the original, of the smaller network.
+
+    A backward pass is counted as two forwards. The original's answers are taken to be kept.
+
+    Args:
+        structure: The original.
+        images: As for ``Variant.recover``.
+        steps: As for ``Variant.recover``.
+
+    Raises:
+        InputError: The images cannot be read.
+    """
+    read = read_images(structure, _enough(images, _wanted(steps)))
+    count = sum(_length(batch) for batch in read)
+    held = _held_back(count)
+    start = min(START_IMAGES, count - held)
+    looks = 5 + math.ceil(steps / _between_checks(steps))  # five: three starts, before and after
+    original = held + start + min(BATCH * steps, count - held)
+    return original, 3 * BATCH * steps + 2 * start + looks * held
+
+
+def _between_checks(steps: int) -> int:
+    """Steps from one check to the next."""
+    return max(1, math.ceil(steps / CHECKS))
+
+
+def _wanted(steps: int) -> int:
+    """Images for a number of steps, with those that are held back."""
+    return math.ceil(max(steps, 1) * BATCH / (1 - HELD_BACK))
+
+
+def _held_back(images: int) -> int:
+    return max(1, min(MOST_HELD_BACK, round(HELD_BACK * images)))
 
 
 def _enough(batches: Iterable[Any], wanted: int) -> Iterator[Any]:
@@ -371,10 +409,11 @@ class _Likeness:
 
     positions: tuple[int, ...]
     variances: tuple[float, ...]
-    chances: tuple[float, ...]  # variance of the probabilities; 0: the outputs are probabilities
+    deciding: tuple[bool, ...]  # False: numbers (a regression), in which no channel is a class
+    chances: tuple[float, ...]  # variance of the probabilities of logits, else 0
 
     def loss(self, found: Sequence[Any], goal: Sequence[Any]) -> Tensor:
-        """Share of the variance of logits and of probabilities that is not matched."""
+        """Share of the variance that is not matched; of logits that of the probabilities too."""
         total = []
         for position, variance, chance in zip(
             self.positions, self.variances, self.chances, strict=True
@@ -394,9 +433,11 @@ class _Likeness:
         return sum(parts) / len(parts)
 
     def decided_alike(self, found: Sequence[Any], goal: Sequence[Any]) -> float:
-        """Share of positions with the same decision, averaged over the outputs."""
+        """Share of positions with the same decision, averaged over the outputs that decide."""
         parts = []
-        for i, chance in zip(self.positions, self.chances, strict=True):
+        for i, deciding, chance in zip(self.positions, self.deciding, self.chances, strict=True):
+            if not deciding:
+                continue
             a, b = found[i].float(), goal[i]
             if a.dim() > 1 and a.shape[1] > 1:
                 same = a.argmax(1) == b.argmax(1)
@@ -404,7 +445,7 @@ class _Likeness:
                 border = 0.0 if chance else 0.5
                 same = (a > border) == (b > border)
             parts.append(float(same.float().mean()))
-        return sum(parts) / len(parts)
+        return sum(parts) / len(parts) if parts else math.nan
 
 
 def _chances(logits: Tensor) -> Tensor:
@@ -427,14 +468,28 @@ def _likeness(goals: _Goals, gone: Sequence[int]) -> _Likeness:
             "no output that the smaller network still computes is a tensor of floating-point "
             "numbers; there is nothing to match"
         )
-    variances, chances = [], []
+    inputs = [pytree.tree_leaves(goals.pool.inputs(part)) for part in goals.pool.held_back]
+    variances, deciding, chances = [], [], []
     for i in positions:
         values = [answer[i] for answer in answers]
         variances.append(_variance(values))
         low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
         known = low >= 0.0 and high <= 1.0
-        chances.append(0.0 if known else _variance([_chances(v) for v in values]))
-    return _Likeness(positions, tuple(variances), tuple(chances))
+        deciding.append(
+            decides(
+                [v if v.dim() > 1 else v[:, None] for v in values],
+                [_alike(v, leaves) for v, leaves in zip(values, inputs, strict=True)],
+            )
+        )
+        logits = deciding[-1] and not known
+        chances.append(_variance([_chances(v) for v in values]) if logits else 0.0)
+    return _Likeness(positions, tuple(variances), tuple(deciding), tuple(chances))
+
+
+def _alike(output: Tensor, inputs: Sequence[Any]) -> Tensor | None:
+    """The first input that an image-like output could be a restored form of."""
+    fit = (x for x in inputs if _is_answer(x) and x.dim() > 2 and x.shape == output.shape)
+    return next(fit, None)
 
 
 def _variance(parts: Sequence[Tensor]) -> float:
@@ -479,7 +534,7 @@ def recover(
         raise InputError(f"steps={steps} must not be negative")
     if (batches is None) != (loss is None):
         raise InputError("batches= of (inputs, targets) and loss= belong together; give both")
-    wanted = math.ceil(max(steps, 1) * BATCH / (1 - HELD_BACK))
+    wanted = _wanted(steps)
     labelled = None if batches is None else read_batches(_enough(batches, wanted), structure.model)
     if images is None and labelled is not None:
         images = [inputs for inputs, _ in labelled]
@@ -578,7 +633,7 @@ class _Course:
         if state is None:
             with self._turn(0):
                 state = self._begin()
-        every = max(1, math.ceil(self.steps / CHECKS))
+        every = _between_checks(self.steps)
         with bar(self.steps, "recover", shown=progress, unit="step", initial=state.step) as advance:
             while state.step < self.steps and not self._gain_has_ended(state):
                 with self._turn(state.step):

@@ -23,7 +23,7 @@ from weightscope.progress import steps as steps_shown
 from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.proposals import Proposal, propose
-from weightscope.truncation.recovery import BATCH, Recovery
+from weightscope.truncation.recovery import BATCH, Recovery, forwards
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
 from weightscope.utilization.judging import Judge, judge_by
@@ -283,7 +283,7 @@ def shrink(
         costs = count_costs(model, structure.inputs)
         proposals = propose(structure, assess(structure, measure_model(model)), costs)
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
-    budget = _budget(proposals, costs, steps, random)
+    budget = _budget(structure, proposals, costs, kept, steps, random)
     if progress:
         from tqdm.auto import tqdm
 
@@ -413,14 +413,22 @@ def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Mod
     return None  # a tuple may hold labels too
 
 
-def _budget(proposals: Sequence[Proposal], costs: Costs, steps: int, random: bool) -> str:
-    """What the recoveries will cost: a backward pass is counted as two forwards."""
+def _budget(
+    structure: Structure,
+    proposals: Sequence[Proposal],
+    costs: Costs,
+    images: Sequence[Any],
+    steps: int,
+    random: bool,
+) -> str:
+    """What the recoveries will cost at most, in forwards; see ``forwards``."""
     legal = [p for p in proposals if p.refusal is None]
-    forwards = BATCH * steps * sum(costs.macs + 3 * p.macs for p in legal) / max(1, costs.macs)
+    original, smaller = forwards(structure, images, steps)
+    total = sum(original + smaller * p.macs / max(1, costs.macs) for p in legal)
     twice = ", each beside random channels at the same MACs" if random else ""
     return (
         f"{len(legal)} depths, {steps} steps of {BATCH} images each{twice}: about as much as "
-        f"{(1 + random) * forwards:,.0f} forwards of the whole network on one image"
+        f"{(1 + random) * total:,.0f} forwards of the whole network on one image"
     )
 
 

@@ -156,10 +156,10 @@ class Variant(OnOneScreen):
         """Teach the smaller network to answer as the original does; no labels are needed.
 
         The new bottleneck starts from a regression on what the removed part returned. Then the new
-        weights alone, and soon all weights, are trained to give the original's outputs (logits and
-        the probabilities that follow from them). A part of the images is held back: the running
-        average of the weights that matches best on it is kept, and training ends when it improves
-        no more.
+        weights alone, and soon all weights, are trained to give the original's outputs (of classes
+        the logits and the probabilities that follow from them, of a regression the numbers). A part
+        of the images is held back: the running average of the weights that matches best on it is
+        kept, and training ends when it improves no more.
 
         ``module`` is changed in place. The original is not changed, and when something fails or is
         interrupted, nor is the variant. Images are kept in memory, and the original's answers to
