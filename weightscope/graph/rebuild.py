@@ -91,13 +91,13 @@ class _Rebuilt(nn.Module):
 
     def __copy__(self) -> nn.Module:
         made: nn.Module = type(self).__new__(type(self))
-        made.__setstate__(self.__dict__)
+        made.__setstate__(self.__dict__)  # type: ignore[no-untyped-call]
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         made: nn.Module = type(self).__new__(type(self))
         memo[id(self)] = made  # before its parts, which may point back to it
-        made.__setstate__(copy.deepcopy(self.__dict__, memo))
+        made.__setstate__(copy.deepcopy(self.__dict__, memo))  # type: ignore[no-untyped-call]
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
