@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "batches": {"errors", "calls", "graph"},
     "checkpoints": {"errors"},
     "summaries": {"errors"},
-    "statistics": {"errors", "checkpoints", "movement", "summaries"},
+    "statistics": {"errors", "calls", "checkpoints", "movement", "summaries"},
     "cost": {"errors", "calls", "graph"},
     "receptive_field": {"errors", "calls", "graph", "cost"},
     "probing": {"errors", "calls", "batches", "graph"},

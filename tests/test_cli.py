@@ -432,3 +432,14 @@ def test_a_layout_reaches_reading_and_images(folder, capsys):
     capsys.readouterr()
     said = failure(capsys, "analyze", network, "--layout", "rows")
     assert "layout='rows' is not understood" in said
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"), [(">&-", 0), (">&- 2>&-", 0), ("2>/dev/full", 2), ("2>&-", 2)]
+)
+def test_closed_and_full_streams_leave_the_exit_code(folder, redirection, code):
+    save_file({"t": torch.zeros(1)}, folder / "w.safetensors")
+    name = "missing" if code else "w.safetensors"
+    command = f"{sys.executable} -m weightscope scan {name} {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (code, "", "")

@@ -421,5 +421,5 @@ class DeeplySupervised(Small):
 def test_a_variant_of_what_trains_otherwise_is_held_to_its_eval_mode() -> None:
     structure = read_structure(DeeplySupervised(), IMAGE)
     costs = count_costs(structure.model, structure.inputs)
-    variant = build(structure, make_plan(find_cut(structure, 1), "pool"), costs)
+    variant = build(structure, make_plan(structure, find_cut(structure, 1), "pool"), costs)
     assert not verify(variant, export=False).failures

@@ -194,7 +194,7 @@ def reason(structure: Structure) -> str:
 
 
 def cut(structure: Structure) -> nn.Module:
-    plan = make_plan(find_cut(structure, 1), "pool")
+    plan = make_plan(structure, find_cut(structure, 1), "pool")
     return build(structure, plan, count_costs(structure.model, structure.inputs)).module
 
 

@@ -228,7 +228,7 @@ class DependsOnValues(nn.Module):
 @pytest.mark.parametrize(
     ("model", "error", "words"),
     [
-        ("unet", InputError, "received str"),
+        ("unet", InputError, "received the path 'unet'"),
         (UNet, InputError, "the class UNet"),
         (nn.ReLU(), InputError, "ReLU has no parameters"),
         (UNet().to("meta"), InputError, "meta device"),

@@ -39,7 +39,7 @@ def test_stages_are_ranked_and_add_up_to_the_total(text):
 
 def test_refusals_and_omissions_are_said(text):
     assert "levels kept 2: nothing lies deeper" in text
-    assert "Not analysed: 1 parameter tensors (coverage 99.00 %)" in text
+    assert "Not analysed: 1 parameter tensor (coverage 99.00 %)" in text
     assert "unused.weight" in text
 
 

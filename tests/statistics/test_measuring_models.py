@@ -324,3 +324,14 @@ def test_an_empty_parameter_has_no_start():
     assert empty.null is None or empty.null.source != "given"
     only_empty = nn.ParameterList([torch.zeros(0)])
     assert measure_model(only_empty, initial=only_empty.state_dict()).coverage == 1.0
+
+
+def test_a_start_may_be_a_network_or_what_draws_one_and_the_random_state_stays():
+    model, fresh = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    random = torch.get_rng_state()
+    drawn = measure_model(model, initial=lambda: nn.Conv2d(3, 4, 3))
+    assert torch.equal(torch.get_rng_state(), random)
+    given = measure_model(model, initial=fresh)
+    by_state = measure_model(model, initial=fresh.state_dict())
+    assert drawn.parameters[0].comparison is not None
+    assert given.parameters[0].comparison == by_state.parameters[0].comparison

@@ -248,3 +248,14 @@ def test_the_digest_knows_names_shapes_and_formats():
         ("a", one), ("b", one), ("a", one.T.contiguous()), ("a", one.int()),
     )}  # fmt: skip
     assert len(same) == 4
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_factory_draws_without_moving_the_random_state(fits, saved):
+    random = torch.get_rng_state()
+    if fits:
+        load(saved[1], TOYS["plain"][0])
+    else:
+        with pytest.raises(RecipeError):
+            load(saved[1], TOYS["signal"][0])
+    assert torch.equal(torch.get_rng_state(), random)

@@ -198,7 +198,7 @@ def test_values_without_meaning_are_refused_by_name(outputs, targets, options, t
 
 
 def test_ignoring_is_for_classes():
-    with pytest.raises(InputError, match="ignore_index= is for the metrics 'f1'"):
+    with pytest.raises(InputError, match="ignore_index=255 is for the metrics 'f1'"):
         value("mse", torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4), ignore_index=255)
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import TextIO
 
 from weightscope.cli.commands import add_analyze, add_compare, add_cut, add_field, add_scan
 from weightscope.cli.shrink import add_shrink
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 where an input cannot be used, 130 where it was interrupted.
     """
+    # the caller may have closed them, and Python has None in their place
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -40,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # as shells say it: 128 and the number of the signal
     except BrokenPipeError:
-        _drop_output()  # the reader (head, less) has seen enough
+        _drop(sys.stdout)  # the reader (head, less) has seen enough
     except OSError as error:
-        _drop_output()
+        _drop(sys.stdout)
         return _fail(f"cannot write the output: {error.strerror or error}; free some space")
     return 0
 
@@ -50,13 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(reason: str) -> int:
     from weightscope.printing import printable
 
-    print(printable(f"weightscope: error: {reason}"), file=sys.stderr)
+    try:
+        print(printable(f"weightscope: error: {reason}"), file=sys.stderr, flush=True)
+    except OSError:  # the exit code says it alone
+        _drop(sys.stderr)
     return 2
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """Throw away what could not be written, or Python would try again at its exit and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager

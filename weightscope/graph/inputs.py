@@ -118,7 +118,7 @@ _LIKELIEST = 8  # sizes that are tried before other channels are
 _MAX_SHAPES = 80
 _MAX_CALLS_A_SHAPE = 12
 _TRIALS_FOR_MORE = 6  # failures after which no second size is looked for
-_TRIALS_BESIDE = 30  # failures among the sizes between
+_TRIALS_BESIDE = 40  # failures among the sizes between: eight sizes of five numbers of channels
 _TRIALS_TO_TRAIN = 12  # sizes after which none is looked for that runs in train mode too
 
 

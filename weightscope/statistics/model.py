@@ -12,6 +12,7 @@ from torch import nn
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.modules import BatchNorm
+from weightscope.calls import random_state
 from weightscope.errors import InputError
 from weightscope.movement import Movement, measure_movement
 from weightscope.statistics.choosing import Evidence, choose_nulls
@@ -30,7 +31,9 @@ from weightscope.summaries.tensor_summary import TensorSummary
 from weightscope.summaries.threads import Run, run_all
 from weightscope.thresholds import TELLING
 
-Initial = Mapping[str, torch.Tensor] | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
+Initial = (
+    Mapping[str, torch.Tensor] | nn.Module | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
+)
 RELATIVE_THRESHOLD = 0.1
 _BLOCK = 1 << 20
 
@@ -117,7 +120,11 @@ def _initial_tensors(
 ) -> dict[str, torch.Tensor]:
     if initial is None:
         return {}
-    state = initial() if callable(initial) else initial
+    if callable(initial) and not isinstance(initial, nn.Module):
+        with random_state():  # the user's fresh network draws
+            state = initial()
+    else:
+        state = initial
     if isinstance(state, nn.Module):
         found, _, _ = find_parameters(state)
         state = {place.parameter: place.tensor for place in found}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
+from weightscope.calls import random_state
 from weightscope.checkpoints import load_tensors, open_checkpoint
 from weightscope.errors import CheckpointError, InputError, RecipeError, WeightscopeError
 from weightscope.files import write_tensors
@@ -113,7 +114,8 @@ def load(
             "that builds the original network, such as lambda: Network(...)"
         )
     recipe, tensors = _read(path)
-    model = unwrap(model_factory()).model
+    with random_state():  # the user's factory draws weights that are not kept
+        model = unwrap(model_factory()).model
     if not isinstance(model, nn.Module):
         raise RecipeError(
             f"model_factory returned a {type(model).__name__}; expected a torch.nn.Module"

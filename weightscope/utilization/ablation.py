@@ -60,7 +60,7 @@ class LevelAblation:
         low: Lower end of the interval of ``drop`` over images.
         high: Upper end of it.
         unadjusted: Quality without the levels at the threshold that is best for the whole network,
-            where ``ablated`` is at the one that is best without them; nan where the metric has no
+            where ``ablated`` is at the one that is best without them; None where the metric has no
             threshold.
     """
 
@@ -70,7 +70,7 @@ class LevelAblation:
     drop: float
     low: float
     high: float
-    unadjusted: float = math.nan
+    unadjusted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -353,7 +353,7 @@ def _record(
     ablated: FloatArray,
     sign: float,
     images: int,
-    unadjusted: float,
+    unadjusted: float | None,
 ) -> LevelAblation:
     """Compare whole and ablated quality on the images and on their resamples."""
     drops = sign * (full - ablated)

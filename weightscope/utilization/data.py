@@ -131,8 +131,10 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
 
 def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:
     """What the quality would be with the whole network's threshold, where that tells."""
+    if cut.unadjusted is None:
+        return ""
     figure = f"{cut.unadjusted:.3g}"
-    if math.isnan(cut.unadjusted) or figure == f"{cut.ablated:.3g}":
+    if figure == f"{cut.ablated:.3g}":
         return ""
     return f"the threshold is chosen anew, at the old one {result.metric} is {figure}"
 

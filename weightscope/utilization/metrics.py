@@ -143,16 +143,19 @@ def best_thresholds(quality: Quality) -> tuple[float, ...]:
     return (float(np.append(quality.thresholds, np.inf)[best]),)
 
 
-def quality_at(quality: Quality, chosen: Sequence[float]) -> float:
-    """The quality of all images at given thresholds; nan where it has none."""
+def quality_at(quality: Quality, chosen: Sequence[float]) -> float | None:
+    """The quality of all images at given thresholds; None where it has none."""
     if not chosen:
-        return float("nan")
+        return None
     if isinstance(quality, MeanOverClasses):
-        return float(
-            np.mean([quality_at(o, [t]) for o, t in zip(quality.classes, chosen, strict=True)])
-        )
+        one_each = zip(quality.classes, chosen, strict=True)
+        return float(np.mean([_at_threshold(one, threshold) for one, threshold in one_each]))
+    return _at_threshold(quality, chosen[0])
+
+
+def _at_threshold(quality: Quality, threshold: float) -> float:
     assert isinstance(quality, PixelCounts)
-    place = int(np.searchsorted(quality.thresholds, chosen[0], side="left"))
+    place = int(np.searchsorted(quality.thresholds, threshold, side="left"))
     return float(quality.curve(np.ones(quality.images))[place])
 
 
