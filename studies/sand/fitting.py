@@ -171,7 +171,8 @@ def build_cut(settings: Cut, whole: nn.Module) -> nn.Module:
     proposals = analyze(whole.eval()).proposals
     (proposal,) = (p for p in proposals if p.keep_levels == settings.keep_levels)
     torch.manual_seed(seed)
-    model = copy.deepcopy(proposal.build().module)
+    # not dilated, as the bottlenecks of the paper's reduced networks
+    model = copy.deepcopy(proposal.build(reach=1).module)
     if settings.redrawn:
         initialize(model, seed)
     return model
