@@ -128,7 +128,7 @@ def test_quality_at_the_threshold_of_other_outputs(metric, expected):
     assert quality_at(whole, chosen) == 1.0
     assert cut.of(np.ones((1, 1)))[0] == 1.0
     assert quality_at(cut, chosen) == pytest.approx(expected)
-    assert np.isnan(quality_at(cut, ()))
+    assert quality_at(cut, ()) is None
 
 
 def test_labels_have_a_threshold_each_and_other_metrics_none():
