@@ -296,6 +296,12 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
     [
         ({}, InputError, "needs images="),
         ({"images": IMAGES[:1]}, InputError, "holds 1 image; recovery needs at least 2"),
+        (
+            {"images": IMAGES.index_fill(0, torch.tensor(3), math.nan)},
+            InputError,
+            "hold.* nan or inf",
+        ),
+        ({"images": [IMAGES[:4], IMAGES[:4] / 0.0]}, InputError, "in batch 1 "),
         ({"images": IMAGES, "steps": -1}, InputError, "must not be negative"),
         ({"images": IMAGES, "batches": []}, InputError, "belong together"),
         ({"batches": [], "loss": nn.functional.mse_loss}, InputError, "batches= is empty"),

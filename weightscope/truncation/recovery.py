@@ -200,8 +200,15 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
         seed: Which are held back.
 
     Raises:
-        InputError: There are fewer than two images.
+        InputError: There are fewer than two images, or one holds nan or infinite values.
     """
+    for number, batch in enumerate(batches):
+        tensors = (t for t in pytree.tree_leaves(batch) if isinstance(t, Tensor))
+        if not all(bool(torch.isfinite(t).all()) for t in tensors):
+            raise InputError(
+                f"images= holds nan or infinite values in batch {number} (counted from 0); leave "
+                "such images out, or replace the values: a network cannot learn from them"
+            )
     places = [(i, row) for i, batch in enumerate(batches) for row in range(_length(batch))]
     if len(places) < 2:
         raise InputError(
