@@ -71,8 +71,10 @@ def test_another_file_is_refused_by_name(watched, tmp_path):
     with pytest.raises(CheckpointError, match="is no history"):
         ws.read_history(tmp_path / "w.safetensors")
     (tmp_path / "text").write_text("text")
-    for name in ("text", "gone"):
-        with pytest.raises(CheckpointError, match=f"{name} cannot be read as a history"):
+    torch.save(watched[0].state_dict(), tmp_path / "last.ckpt")
+    for name, reason in (("text", "damaged"), ("gone", ""), ("last.ckpt", "as torch.save writes")):
+        match = f"{name} cannot be read as a history.*{reason}"
+        with pytest.raises(CheckpointError, match=match):
             ws.read_history(tmp_path / name)
 
 

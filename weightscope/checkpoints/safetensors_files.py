@@ -56,6 +56,11 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
         InputError: ``path`` is no path.
     """
     source = Source.open(path_of(path))
+    if source.size >= 4 and source.text(0, 4) == b"PK\x03\x04":  # an archive, as torch.save writes
+        raise CheckpointError(
+            f"{source.path} is an archive, as torch.save writes checkpoints; expected a file of "
+            "safetensors that weightscope wrote"
+        )
     stored, texts = _tensors(source)
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise CheckpointError(f"{source.path}: what is written beside its tensors is no text")
