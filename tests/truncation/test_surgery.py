@@ -281,3 +281,22 @@ def test_zoo_at_every_depth(name, how):
         variant = proposal.build(how)
         assert verify(variant, sizes=[torch.randn(1, 3, 96, 32)]).failures == ()
         assert how == "pool" or variant.costs.macs == proposal.macs
+
+
+def test_a_container_may_leave_out_the_output_that_goes_with_the_deep_levels():
+    """The codebook's loss comes from the removed part; diffusers' container drops what is None."""
+    diffusers = pytest.importorskip("diffusers")
+    model = diffusers.VQModel(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        num_vq_embeddings=8,
+    ).eval()
+    structure = read_structure(model, torch.rand(1, 3, 32, 32))
+    costs = count_costs(model, structure.inputs)
+    (variant,) = [p.build() for p in propose(structure, assessment(), costs) if p.refusal is None]
+    assert variant.dropped_outputs == (1,)
+    assert list(variant.module(torch.rand(2, 3, 32, 32))) == ["sample"]
+    failed = {check.name: check.detail for check in verify(variant).failures}
+    assert failed == {}

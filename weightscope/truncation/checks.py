@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,12 +161,10 @@ def _surgery(variant: Variant) -> str:
         graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
         owner = copy.deepcopy(throwaway_copy(structure.model)).eval()
         owner.add_module("replay", _Replay([left[name] for name in names]))
-        # in a list: a container of the network's own may leave out what was dropped
-        flat = pytree.tree_flatten([0] * len(expected))[1]
-        replayed = runnable(owner, graph, structure.constants, flat)
-        found = replayed(*structure.inputs.args, **structure.inputs.kwargs)
-    for position, (a, b) in enumerate(zip(expected, found, strict=True)):
-        if position not in dropped and isinstance(a, Tensor) and not torch.equal(a, b):
+        replayed = runnable(owner, graph, structure.constants, structure.output_spec)
+        found = _leaves(replayed(*structure.inputs.args, **structure.inputs.kwargs))
+    for position, a, b in _paired(expected, found, dropped):
+        if isinstance(a, Tensor) and not torch.equal(a, b):
             return f"output {position} differs by {float((a - b).abs().max()):.3g}"
     return ""
 
@@ -277,8 +275,8 @@ def _run(module: nn.Module, original: nn.Module, args: Any, kwargs: Any, gone: A
     _loss(outputs).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         expected = _leaves(original(*args, **kwargs))
-    for position, (a, b) in enumerate(zip(expected, _leaves(outputs), strict=True)):
-        if isinstance(a, Tensor) and position not in gone and a.shape != b.shape:
+    for position, a, b in _paired(expected, _leaves(outputs), gone):
+        if isinstance(a, Tensor) and a.shape != b.shape:
             return f"output {position} has shape {tuple(b.shape)}, the original {tuple(a.shape)}"
     return ""
 
@@ -297,6 +295,20 @@ def _twice(structure: Structure) -> Call:
 
 def _leaves(tree: Any) -> list[Any]:
     return pytree.tree_leaves(tree, is_leaf=lambda x: x is None)
+
+
+def _paired(
+    expected: Sequence[Any], found: Sequence[Any], gone: Collection[int]
+) -> list[tuple[int, Any, Any]]:
+    """The outputs that were not dropped, by their place in the original's, beside the original's.
+
+    What was dropped is None in its place, or missing where the network's own container of outputs
+    leaves None out, as those of diffusers and transformers do.
+    """
+    places = [place for place in range(len(expected)) if place not in gone]
+    if len(found) == len(expected):
+        found = [found[place] for place in places]
+    return [(place, expected[place], leaf) for place, leaf in zip(places, found, strict=True)]
 
 
 def _tensors(tree: Any) -> list[Tensor]:
