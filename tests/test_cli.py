@@ -443,3 +443,12 @@ def test_closed_and_full_streams_leave_the_exit_code(folder, redirection, code):
     command = f"{sys.executable} -m weightscope scan {name} {redirection}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout) == (code, "", "")
+
+
+def test_streams_that_the_caller_closed_stay_closed(folder, monkeypatch):
+    save_file({"t": torch.zeros(1)}, folder / "w.safetensors")
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["scan", "w.safetensors"]) == 0
+    assert main(["scan", "missing"]) == 2
+    assert (sys.stdout, sys.stderr) == (None, None)
