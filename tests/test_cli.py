@@ -1,4 +1,7 @@
+import argparse
+import ast
 import csv
+import inspect
 import json
 import pickle
 import re
@@ -15,8 +18,10 @@ from safetensors.torch import save_file
 import mpseg_models
 import weightscope as ws
 from mpseg_models import create_model
-from weightscope.cli import main
+from weightscope.cli import _parser, main
+from weightscope.cli.arguments import _IN_PYTHON, write_keyword
 from weightscope.cli.models import value_of
+from weightscope.truncation.proposals import Proposal
 
 NETWORK = """
 import torch
@@ -452,3 +457,85 @@ def test_streams_that_the_caller_closed_stay_closed(folder, monkeypatch):
     assert main(["scan", "w.safetensors"]) == 0
     assert main(["scan", "missing"]) == 2
     assert (sys.stdout, sys.stderr) == (None, None)
+
+
+KEYWORD = re.compile(r"keyword\(\s*['\"](\w+)['\"]")
+KEYWORDS = sorted(
+    {
+        name
+        for path in Path(ws.__file__).parent.rglob("*.py")
+        for name in KEYWORD.findall(path.read_text())
+    }
+)
+
+
+def options_of(command):
+    """The options of a subcommand, and what its namespace holds."""
+    actions = next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    parser = actions.choices[command]
+    names = {name for action in parser._actions for name in action.option_strings}
+    return names, argparse.Namespace(**{action.dest: None for action in parser._actions})
+
+
+@pytest.mark.parametrize("command", ["analyze", "cut", "shrink", "scan", "compare", "field"])
+@pytest.mark.parametrize("keyword", KEYWORDS)
+def test_every_argument_a_message_names_is_an_option_or_one_of_python(command, keyword):
+    options, namespace = options_of(command)
+    said = write_keyword(namespace, keyword, "")
+    if said.startswith("--"):
+        assert said in options
+    elif said != "FACTORY":
+        assert said.endswith(" in Python")
+        if keyword in _IN_PYTHON:
+            call = Proposal.build if _IN_PYTHON[keyword] == "Proposal.build" else ws.analyze
+            assert keyword in inspect.signature(call).parameters
+
+
+def texts(path):
+    """The strings of a file but its docstrings."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Expr(value=ast.Constant()):
+                node.value.value = ""
+            case ast.Constant(value=str(text)):
+                yield text
+
+
+def test_no_message_writes_an_argument_as_python_only():
+    bare = re.compile(rf"(?<![\w.])(?:{'|'.join(KEYWORDS)})=(?=[ ,;:.)]|$)")
+    for path in Path(ws.__file__).parent.rglob("*.py"):
+        found = [text for text in texts(path) if bare.search(text)]
+        # how to build a loss of the user's own
+        assert [text for text in found if ": build it with ignore_index=" not in text] == [], path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["analyze", "mynetworks:small", "--input", "2x3x8x8x8"],
+        ["analyze", "mynetworks:small", "--layout", "NXYZ"],
+        ["analyze", "mynetworks:small", "--part", "nothing"],
+        ["analyze", "mynetworks:small", "--data", "pairs", "--metric", "fl"],
+        ["analyze", "mynetworks:small", "--data", "pairs", "--metric", "mse", "--ignore-index=3"],
+        ["analyze", "mynetworks:small"],
+        ["cut", "mynetworks:classifier", "--keep", "2", "--out", "a.safetensors"],
+        ["field", "mynetworks:small", "--input", "2x3x8x8x8"],
+        ["shrink", "mynetworks:small", "--images", "pairs/images", "--steps", "-1"],
+        ["shrink", "mynetworks:small", "--data", "pairs"],
+        ["shrink", "mynetworks:small"],
+        ["shrink", "mynetworks:small", "--images", "pairs/images", "--tolerance", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_every_remedy_is_an_option(folder, capsys, arguments):
+    rng = np.random.default_rng(0)
+    for kind, shape in (("images", (32, 32, 3)), ("masks", (32, 32))):
+        (folder / "pairs" / kind).mkdir(parents=True)
+        for name in "ab":
+            pixels = rng.integers(0, 2 if kind == "masks" else 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "pairs" / kind / f"{name}.png")
+    main(arguments)
+    said = "".join(capsys.readouterr())
+    options, _ = options_of(arguments[0])
+    assert set(re.findall(r"--[a-z][a-z-]*", said)) <= options
+    assert not re.findall(r"\b[a-z_]+=(?!.* in Python)", said)

@@ -12,7 +12,7 @@ from weightscope.adapters.modes import alone
 from weightscope.batches import first_image, read_batches
 from weightscope.calls import to_device
 from weightscope.cost import count_costs
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.findings import Findings
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
@@ -138,13 +138,19 @@ def analyze(
         StructureError: If the network has no readable encoder-decoder shape.
     """
     if batches is None and (loss is not None or metric is not None):
-        raise InputError("loss= and metric= need batches= of (inputs, targets) pairs")
+        raise InputError(
+            f"{keyword('loss')} and {keyword('metric')} need {keyword('batches')} of (inputs, "
+            "targets) pairs"
+        )
     if batches is not None and loss is None and metric is None:
-        raise InputError("batches= needs loss= (for gradients), metric= (for ablation), or both")
+        raise InputError(
+            f"{keyword('batches')} needs {keyword('loss')} (for gradients), {keyword('metric')} "
+            "(for ablation), or both"
+        )
     if history is not None and not callable(getattr(history, "initial", None)):
         raise InputError(
-            f"history= is a {type(history).__name__}; give what watch() recorded, or what "
-            "read_history(path) reads"
+            f"{keyword('history')} is a {type(history).__name__}; give what watch() recorded, or "
+            "what read_history(path) reads"
         )
     given, model = model, unwrap(model).model
     if initial is None and history is not None:

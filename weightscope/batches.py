@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from weightscope.adapters import pytree
 from weightscope.calls import call_arguments, plain, random_state
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.graph.inputs import check_model
 from weightscope.showing import counted
 
@@ -50,12 +50,13 @@ def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = N
     """
     if isinstance(batches, Tensor | Mapping) or _is_one_batch(batches):
         raise InputError(
-            "batches= is a single batch; put it in a list, [(images, targets)], or give a loader"
+            f"{keyword('batches')} is a single batch; put it in a list, [(images, targets)], or "
+            "give a loader"
         )
     if keys is not None and (not isinstance(keys, tuple | list) or len(keys) != 2):
         raise InputError(
-            f"keys= is {keys!r}, expected two: where the inputs and where the targets are in a "
-            "batch, such as ('image', 'mask') or (0, 2)"
+            f"{keyword('keys')} is {keys!r}, expected two: where the inputs and where the targets "
+            "are in a batch, such as ('image', 'mask') or (0, 2)"
         )
     check_model(model)
     pairs: list[Batch] = []
@@ -68,7 +69,7 @@ def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = N
             _check_images(pair, index)
             pairs.append(pair)
     if not pairs:
-        raise InputError("batches= is empty; give at least one pair (inputs, targets)")
+        raise InputError(f"{keyword('batches')} is empty; give at least one pair (inputs, targets)")
     return pairs
 
 
@@ -96,7 +97,7 @@ def read_inputs(
             for index, batch in enumerate(each_batch(batches))
         ]
     if not read:
-        raise InputError("images= is empty; give at least one batch of images")
+        raise InputError(f"{keyword('images')} is empty; give at least one batch of images")
     return read
 
 
@@ -108,7 +109,8 @@ def _inputs_alone(batch: Any, index: int, count: int, names: Sequence[str]) -> A
         if own or len(found) == 1:
             return own or batch[found[0]]
         raise InputError(
-            f"batch {index} of images= is a mapping with {_names(batch)}; yield the images alone"
+            f"batch {index} of {keyword('images')} is a mapping with {_names(batch)}; yield the "
+            "images alone"
         )
     if isinstance(batch, list | tuple) and batch:
         return batch[0] if count == 1 else tuple(batch[:count])
@@ -185,19 +187,20 @@ def _split(batch: Any, index: int, keys: Keys | None, model: nn.Module) -> Batch
         if [len(names) for names in found] != [1, 1]:
             raise InputError(
                 f"batch {index} is a mapping with {_names(batch)}; say which are the inputs and "
-                f"which the targets, such as keys=({_two(batch)})"
+                f"which the targets, such as {keyword('keys', f'({_two(batch)})')}"
             )
         return batch[found[0][0]], batch[found[1][0]]
     if not isinstance(batch, list | tuple) or len(batch) < 2:
         raise InputError(
             f"batch {index} is a {_kind(batch)}, expected a pair (inputs, targets); wrap the "
-            "loader in a generator that yields such pairs, or say where they are by keys="
+            "loader in a generator that yields such pairs, or say where they are by "
+            f"{keyword('keys')}"
         )
     if len(batch) > 2 and _required(model) > 1:
         raise InputError(
             f"batch {index} has {len(batch)} parts and {type(model).__name__} takes "
             f"{_required(model)} inputs; say which are the inputs and which the targets, such as "
-            "keys=((0, 1), 2)"
+            f"{keyword('keys', ((0, 1), 2))}"
         )
     return batch[0], batch[1]
 

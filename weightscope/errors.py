@@ -13,6 +13,36 @@
     └── MissingExtraError     an optional dependency is not installed (also an ImportError)
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+def _in_python(name: str, value: str) -> str:
+    return f"{name}={value}"
+
+
+_write: ContextVar[Callable[[str, str], str]] = ContextVar("_write", default=_in_python)
+
+
+def keyword(name: str, value: object = "") -> str:
+    """A keyword argument as its caller writes it: ``images=``, or ``--images`` at the command.
+
+    Every text that names an argument takes its name from here, so that readers meet what they can
+    write themselves.
+    """
+    return _write.get()(name, str(value))
+
+
+@contextmanager
+def keywords_written(write: Callable[[str, str], str]) -> Iterator[None]:
+    """Inside, `keyword` writes as ``write(name, value)`` does."""
+    token = _write.set(write)
+    try:
+        yield
+    finally:
+        _write.reset(token)
+
 
 class WeightscopeError(Exception):
     """Base of every error raised on purpose; its text names the input and the remedy."""

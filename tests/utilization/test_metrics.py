@@ -99,7 +99,7 @@ def test_resamples_draw_every_image_about_equally_often():
     ("metric", "outputs", "targets", "text"),
     [
         ("auc", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), "unknown metric 'auc'"),
-        (3, torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), "metric is int"),
+        (3, torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), "metric= is int"),
         ("f1", torch.zeros(1, 5, 2, 2), torch.ones(1, 3, 2, 2), r"\(1, 5, 2, 2\) and targets"),
         ("f1", torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 3, 3), "one class number for each pixel"),
         (

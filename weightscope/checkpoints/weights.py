@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
 from weightscope.checkpoints.source import quoted
-from weightscope.errors import CheckpointError, InputError
+from weightscope.errors import CheckpointError, InputError, keyword
 
 # keys under which training code commonly keeps the network, the most telling first
 _USUAL = (
@@ -72,7 +72,8 @@ class Weights(Mapping[str, Tensor]):
         """What was taken off the names, in words."""
         note = f"{self.prefix!r} taken off their names" if self.prefix else "named as in the file"
         if self.others:
-            note += f"; {', '.join(map(quoted, self.others))} would fit too (prefix= takes them)"
+            others = ", ".join(map(quoted, self.others))
+            note += f"; {others} would fit too ({keyword('prefix')} takes them)"
         return note
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -8,12 +8,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TextIO
 
+from weightscope.cli.arguments import write_keyword
 from weightscope.cli.commands import add_analyze, add_compare, add_cut, add_field, add_scan
 from weightscope.cli.shrink import add_shrink
-from weightscope.errors import WeightscopeError
+from weightscope.errors import WeightscopeError, keywords_written
 
 _DESCRIPTION = """\
 Which levels of a trained encoder-decoder network do any work, and the smaller network without the
@@ -38,7 +40,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        with _any_terminal():
+        with _any_terminal(), keywords_written(partial(write_keyword, options)):
             options.run(options)
             sys.stdout.flush()
     except WeightscopeError as error:

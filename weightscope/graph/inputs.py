@@ -28,7 +28,7 @@ from weightscope.adapters.tracing import (
     without_numbers,
 )
 from weightscope.calls import checked_arguments, plain, random_state, say, shapes
-from weightscope.errors import ForwardError, InputError, WeightscopeError
+from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.layouts import (
     FirstConvolution,
@@ -209,8 +209,9 @@ def find_inputs(
                 raise read from error
             given = shapes((args, kwargs))
             raise ForwardError(
-                f"the forward of {trial.name} raised on example_inputs ({given}): {say(error)}."
-                f" Pass example_inputs= as the forward takes them{_unbatched(trial, dimensions)}."
+                f"the forward of {trial.name} raised on {keyword('example_inputs')} ({given}): "
+                f"{say(error)}. Pass {keyword('example_inputs')} as the forward takes "
+                f"them{_unbatched(trial, dimensions)}."
             ) from error
         example = ExampleInputs(args, kwargs, dimensions, guessed=False)
         yield _laid_out(trial, example, letters)
@@ -260,8 +261,8 @@ def _dimensions(call: Any) -> int:
     rank = next((r for r in ranks if r > 2), None)
     if rank is None:
         raise InputError(
-            "example_inputs hold no image: a tensor (batch, channels, sizes...) of at least three"
-            " dimensions is needed"
+            f"{keyword('example_inputs')} holds no image: a tensor (batch, channels, sizes...) of "
+            "at least three dimensions is needed"
         )
     return rank - 2
 
@@ -569,8 +570,9 @@ def _nothing_found(
     met = say(errors[0]) if errors else "nothing"
     found = ForwardError(
         f"no example input was found that {trial.name} takes; tried images of {shown}. The first"
-        f" trial raised {met}.{needs} Pass example_inputs= (a tensor, a tuple of arguments or a"
-        " dict of keyword arguments), or layout= where the axes are not batch, channels, sizes."
+        f" trial raised {met}.{needs} Pass {keyword('example_inputs')} (a tensor, a tuple of"
+        f" arguments or a dict of keyword arguments), or {keyword('layout')} where the axes are"
+        " not batch, channels, sizes."
     )
     found.__cause__ = errors[0] if errors else None
     return found

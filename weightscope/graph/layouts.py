@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import SPATIAL
 
 _LETTERS = {1: "L", 2: "HW", 3: "DHW"}
@@ -29,11 +29,12 @@ def parse_layout(layout: str) -> str:
     known = all(letter in f"NCT{SPATIAL}" for letter in letters)
     if not known or len(set(letters)) < len(letters) or "N" not in letters or len(spatial) > 3:
         raise InputError(
-            f"layout={layout!r} is not understood; give one letter for each axis of the image: N"
-            " batch, C channels, T frames, D depth, H height, W width, L length, as in 'NHWC'"
+            f"{keyword('layout', repr(layout))} is not understood; give one letter for each axis "
+            "of the image: N batch, C channels, T frames, D depth, H height, W width, L length, "
+            "as in 'NHWC'"
         )
     if not spatial:
-        raise InputError(f"layout={layout!r} names no spatial axis (D, H, W or L)")
+        raise InputError(f"{keyword('layout', repr(layout))} names no spatial axis (D, H, W or L)")
     return "" if letters == f"NC{_LETTERS[len(spatial)]}" else letters
 
 
@@ -120,8 +121,8 @@ def check_rank(layout: str, ranks: Sequence[int]) -> None:
     if layout and len(layout) not in ranks:
         shown = ", ".join(str(rank) for rank in ranks)
         raise InputError(
-            f"layout={layout!r} names {len(layout)} axes, but the tensors of example_inputs have"
-            f" {shown or 'none'}"
+            f"{keyword('layout', repr(layout))} names {len(layout)} axes, but the tensors of "
+            f"{keyword('example_inputs')} have {shown or 'none'}"
         )
 
 

@@ -16,7 +16,7 @@ from torch import fx
 
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import Probe, hint, is_symbolic, key
-from weightscope.errors import StructureError
+from weightscope.errors import StructureError, keyword
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
 from weightscope.graph.operators import facts
@@ -131,7 +131,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     if not images:
         raise StructureError(
             f"no input of the forward is a tensor (batch, channels, *{inputs.dimensions} sizes);"
-            " pass example_inputs= with one"
+            f" pass {keyword('example_inputs')} with one"
         )
     small, large = (_probe(capture, images, scale) for scale in _PROBE_SCALES)
     reader = _Positions(images[0], inputs.channels, small, large)

@@ -15,7 +15,7 @@ from weightscope.adapters.boundary import BOUNDARY
 from weightscope.adapters.modes import alone
 from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
 from weightscope.calls import say
-from weightscope.errors import StructureError, WeightscopeError
+from weightscope.errors import StructureError, WeightscopeError, keyword
 from weightscope.graph.capture import Capture, capture
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
@@ -78,9 +78,10 @@ def _told(model: nn.Module) -> Iterator[None]:
         raise
     except Exception as error:
         raise StructureError(
-            f"{type(model).__name__} could not be read: {say(error)}. If another size runs, pass it"
-            " as example_inputs=; otherwise pass the part of the network that goes down and comes"
-            " back up. Please report the network, so that the next version reads it."
+            f"{type(model).__name__} could not be read: {say(error)}. If another size runs, pass"
+            f" it as {keyword('example_inputs')}; otherwise pass the part of the network that goes"
+            " down and comes back up. Please report the network, so that the next version reads"
+            " it."
         ) from error
 
 
@@ -162,9 +163,10 @@ def _modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> 
     if modes_agree is None:
         error = trial.error(pair.args, pair.kwargs, training=True)
         return (
-            f"in train mode the forward raises at this size ({say(error) if error else 'unknown'});"
-            " what lives in training only is not seen, so no parameter is called dead. Pass"
-            " example_inputs= of a size and batch that it trains on"
+            "in train mode the forward raises at this size"
+            f" ({say(error) if error else 'unknown'}); what lives in training only is not seen, so"
+            f" no parameter is called dead. Pass {keyword('example_inputs')} of a size and batch"
+            " that it trains on"
         )
     if modes_agree is False:
         return (
@@ -184,7 +186,8 @@ def _parts_note(parts: Sequence[str], part: str | None) -> str:
     many = len(parts) > 1
     return (
         f"{shown} {'go' if many else 'goes'} down and {'come' if many else 'comes'} back up on"
-        f" {'their' if many else 'its'} own; part={parts[0]!r} reads and cuts that one alone"
+        f" {'their' if many else 'its'} own; {keyword('part', repr(parts[0]))} reads and cuts that"
+        " one alone"
     )
 
 
@@ -236,8 +239,8 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
         return ""
     size = "x".join(str(_image(inputs).shape[axis]) for axis in inputs.space)
     return (
-        f"read at {size} only: the forward turns sizes into numbers. A variant refuses other sizes;"
-        " pass example_inputs= of the size that you use"
+        f"read at {size} only: the forward turns sizes into numbers. A variant refuses other"
+        f" sizes; pass {keyword('example_inputs')} of the size that you use"
     )
 
 

@@ -16,7 +16,7 @@ from weightscope.adapters import modules, pytree
 from weightscope.adapters.pytree import TreeSpec
 from weightscope.adapters.regions import left_on_failure, with_switches
 from weightscope.adapters.symbols import hint, is_symbolic
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import Structure
 
 
@@ -137,5 +137,5 @@ def _refuse_other_sizes(
             raise InputError(
                 f"{name} is {got}, and this network was read at"
                 f" {'x'.join(map(str, sizes.values()))} and computes with that size; analyse the"
-                " original with example_inputs= of the size that you use"
+                f" original with {keyword('example_inputs')} of the size that you use"
             )

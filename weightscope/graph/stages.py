@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from weightscope.errors import InputError, StructureError, UnknownLayerError
+from weightscope.errors import InputError, StructureError, UnknownLayerError, keyword
 from weightscope.graph.capture import Capture
 from weightscope.graph.levels import Levels, raises
 from weightscope.graph.nodes import operator_of, tensor_of
@@ -114,7 +114,7 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
             "nothing lies below the input's own resolution; the network only comes up from it"
             f" (reductions {_written(levels.reductions)}), as a super-resolution network or a bare"
             " decoder does. Pass the whole encoder-decoder; where the axes of its input are not"
-            " batch, channels, sizes, say them with layout= ('NHWC')."
+            f" batch, channels, sizes, say them with {keyword('layout')} ('NHWC')."
         )
     lies = {p for node, p in placement.places.items() if node in placement.live}
     if not any(p.role == "decoder" for p in lies):
@@ -128,7 +128,7 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
         raise StructureError(
             "nothing comes back up from a deeper level: the network only goes down (reductions"
             f" {reductions}), as a classifier or a bare encoder does. Pass the whole"
-            " encoder-decoder, or name its parts with stages=."
+            f" encoder-decoder, or name its parts with {keyword('stages')}."
         )
 
 
@@ -199,8 +199,8 @@ def inside_part(
     if part not in levels.parts:
         names = ", ".join(map(repr, levels.parts)) or "no module does"
         raise UnknownLayerError(
-            f"part={part!r} is no module that goes down and comes back up on its own, beside others"
-            f" as deep; of this {type(model).__name__}: {names}"
+            f"{keyword('part', repr(part))} is no module that goes down and comes back up on its "
+            f"own, beside others as deep; of this {type(model).__name__}: {names}"
         )
     places = {
         node: Place(where.level, "head") if whole.places[node].role == "head" else where
@@ -351,7 +351,7 @@ def override(
         for node in _readers(weight, places):
             places[node] = Place(places[node].level if level is None else level, role)
     for prefix in claims.keys() - reached:
-        raise InputError(f"stages= names {prefix!r}, but no forward reaches it")
+        raise InputError(f"{keyword('stages')} names {prefix!r}, but no forward reaches it")
     return Placement(places, placement.parameters, placement.live)
 
 
@@ -386,10 +386,11 @@ def _claims(
                 near = difflib.get_close_matches(prefix, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise UnknownLayerError(
-                    f"stages= names {prefix!r}, no module or parameter of the model{hint}"
+                    f"{keyword('stages')} names {prefix!r}, no module or parameter of the "
+                    f"model{hint}"
                 )
             if prefix in claims and claims[prefix] != (role, level):
-                raise InputError(f"stages= puts {prefix!r} in two stages")
+                raise InputError(f"{keyword('stages')} puts {prefix!r} in two stages")
             claims[prefix] = (role, level)
     return claims
 
@@ -398,8 +399,8 @@ def _parse(stage: str, depth: int) -> tuple[Role, int | None]:
     match = re.fullmatch(r"(encoder|decoder|skip) (\d+)|(bottleneck)|(head)", stage)
     if match is None:
         raise InputError(
-            f"stages= has {stage!r}; expected 'encoder N', 'decoder N', 'skip N', 'bottleneck' or"
-            " 'head', with N = 0 at full resolution"
+            f"{keyword('stages')} has {stage!r}; expected 'encoder N', 'decoder N', 'skip N', "
+            "'bottleneck' or 'head', with N = 0 at full resolution"
         )
     if match[3]:
         return "bottleneck", depth - 1
@@ -408,7 +409,7 @@ def _parse(stage: str, depth: int) -> tuple[Role, int | None]:
     level = int(match[2])
     if level >= depth:
         raise UnknownLayerError(
-            f"stages= has {stage!r}, but the network has the levels 0 to {depth - 1}"
+            f"{keyword('stages')} has {stage!r}, but the network has the levels 0 to {depth - 1}"
         )
     roles: dict[str, Role] = {"encoder": "encoder", "decoder": "decoder", "skip": "skip"}
     return roles[match[1]], level

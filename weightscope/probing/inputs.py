@@ -11,7 +11,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.batches import read_inputs
 from weightscope.calls import shapes
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.graph.layouts import arranged, frames_of
 from weightscope.graph.structure import Structure
 
@@ -91,9 +91,9 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
     for index, batch in enumerate(batches):
         if not any(is_image(x, inputs.rank) for x in pytree.tree_leaves(batch)):
             raise InputError(
-                f"batch {index} of images= ({shapes(batch) or type(batch).__name__}) holds no image"
-                f" of {inputs.rank} dimensions (images, channels, sizes...); yield what "
-                "the model's forward takes, a single image as image[None]"
+                f"batch {index} of {keyword('images')} ({shapes(batch) or type(batch).__name__}) "
+                f"holds no image of {inputs.rank} dimensions (images, channels, sizes...); yield "
+                "what the model's forward takes, a single image as image[None]"
             )
     return batches
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.calls import call_arguments, forward_errors, say, undisturbed
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.graph.running import CutRuns, MeanActivation, channel_axis
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
@@ -207,7 +207,7 @@ def respond_to_images(structure: Structure, images: Iterable[Any]) -> Response:
         ForwardError: The forward raises on them.
     """
     batches = read_images(structure, images)
-    with forward_errors(structure.model, batches, "images="):
+    with forward_errors(structure.model, batches, keyword("images")):
         return measure_response(structure, [batches], "images")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from weightscope.errors import keyword
 from weightscope.thresholds import RESPONDS, RESPONSE_BORDER, SILENT
 from weightscope.utilization.scores import utilization
 
@@ -18,7 +19,6 @@ _STATES: dict[State, str] = {
     "unskilled": "the network is not better than the best trivial answer",
     "unknown": "it is not known whether the network was trained",
 }
-_RANKING = "this ranks stages and decides nothing; images= or batches= would measure what it does"
 _BETWEEN = (
     f"between the borders: below {SILENT:.0%} with its whole interval it would be unused, above "
     f"{RESPONDS:.0%} used"
@@ -40,7 +40,10 @@ def reason_undecided(verdict: StageVerdict) -> str:
     if verdict.verdict != "undecided":
         return ""
     if verdict.evidence in ("weights", "history"):
-        return _RANKING
+        return (
+            f"this ranks stages and decides nothing; {keyword('images')} or {keyword('batches')} "
+            "would measure what it does"
+        )
     score = next((s for s in verdict.scores if s.grade == verdict.evidence), None)
     if score is None or not math.isfinite(score.utilization):
         return ""

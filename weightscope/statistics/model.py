@@ -13,7 +13,7 @@ from torch import nn
 from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.modules import BatchNorm
 from weightscope.calls import random_state
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.movement import Movement, measure_movement
 from weightscope.statistics.choosing import Evidence, choose_nulls
 from weightscope.statistics.constants import find_constants
@@ -104,8 +104,8 @@ def _measure(place: ParameterPlace, start: torch.Tensor | None, run: Run) -> _Fi
         before = summarize_with(run, start, filter_axis=place.filter_axis)
         if not before.finite:
             raise InputError(
-                f"initial= holds no finite number in {place.parameter!r}; give the state dict this "
-                "model started from"
+                f"{keyword('initial')} holds no finite number in {place.parameter!r}; give the "
+                "state dict this model started from"
             )
         spreads = {before.std}
         movement = measure_movement(place.tensor, start)
@@ -130,8 +130,8 @@ def _initial_tensors(
         state = {place.parameter: place.tensor for place in found}
     if not isinstance(state, Mapping):
         raise InputError(
-            f"initial= must be a state dict, or a callable that returns one or a model; "
-            f"got {type(state).__name__}; weightscope.read_weights reads a file"
+            f"{keyword('initial')} must be a state dict, or a callable that returns one or a "
+            f"model; got {type(state).__name__}; weightscope.read_weights reads a file"
         )
     tensors = {}
     for place in places:
@@ -140,17 +140,18 @@ def _initial_tensors(
             continue
         if start.shape != place.tensor.shape:
             raise InputError(
-                f"initial= has {place.parameter!r} with shape {tuple(start.shape)}, "
-                f"the model has {tuple(place.tensor.shape)}; give the state this model started from"
+                f"{keyword('initial')} has {place.parameter!r} with shape {tuple(start.shape)}, "
+                f"the model has {tuple(place.tensor.shape)}; give the state this model started "
+                "from"
             )
         tensors[place.parameter] = start
     if not tensors:
         raise InputError(
-            f"initial= names none of the model's parameters (such as {places[0].parameter!r}); "
-            f"they begin with {', '.join(map(repr, list(state)[:2])) or 'nothing'}: "
-            "give the state dict that this model started from, by its own names; "
-            "weightscope.fit_weights(model, weightscope.read_weights(path)) takes off what stands "
-            "before them in a file"
+            f"{keyword('initial')} names none of the model's parameters (such as "
+            f"{places[0].parameter!r}); they begin with "
+            f"{', '.join(map(repr, list(state)[:2])) or 'nothing'}: give the state dict that this "
+            "model started from, by its own names; weightscope.fit_weights(model, "
+            "weightscope.read_weights(path)) takes off what stands before them in a file"
         )
     return {name: start for name, start in tensors.items() if start.numel()}
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.summaries import counting
 from weightscope.summaries.counting import CellCounts, Numbers, count_cells
 from weightscope.summaries.filters import FilterLayout, measure_filters
@@ -139,9 +139,9 @@ def _check(tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None) 
     if reason:
         raise InputError(f"a tensor of shape {tuple(tensor.shape)} cannot be measured: {reason}")
     if axis is not None and not -tensor.dim() <= axis < tensor.dim():
-        raise InputError(f"filter_axis={axis}: the tensor has {tensor.dim()} axes")
+        raise InputError(f"{keyword('filter_axis', axis)}: the tensor has {tensor.dim()} axes")
     if not all(t >= 0 for t in thresholds):
-        raise InputError(f"thresholds={tuple(thresholds)}: each must be a number >= 0")
+        raise InputError(f"{keyword('thresholds', tuple(thresholds))}: each must be a number >= 0")
 
 
 def unreadable(tensor: torch.Tensor) -> str:

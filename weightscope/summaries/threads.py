@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.progress import bar
 
 Item = TypeVar("Item")
@@ -46,7 +46,7 @@ def number_of_threads(threads: int | None) -> int:
     if threads is None:
         return torch.get_num_threads()
     if threads < 1:
-        raise InputError(f"threads={threads}: at least 1 is needed")
+        raise InputError(f"{keyword('threads', threads)}: at least 1 is needed")
     return threads
 
 

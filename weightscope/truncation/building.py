@@ -16,7 +16,7 @@ from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
 from weightscope.calls import random_state, say
 from weightscope.cost import Costs, count_costs
-from weightscope.errors import TruncationError, WeightscopeError
+from weightscope.errors import TruncationError, WeightscopeError, keyword
 from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import Cut, Structure
@@ -362,8 +362,9 @@ def draft(structure: Structure, plan: Plan, costs: Costs) -> Variant:
         width = min(width - 1, width * 3 // 4)
         if width < 1:
             raise TruncationError(
-                "saves too little: what lies below is hardly larger than the narrowest bottleneck "
-                "with weights; bottleneck='pool' or width= can still be built"
+                "saves too little: what lies below is hardly larger than the narrowest "
+                f"bottleneck with weights; {keyword('bottleneck', repr('pool'))} or "
+                f"{keyword('width')} can still be built"
             )
         own = bottleneck_costs(structure, cut, crossing, replace(plan, width=width))
     if width == widest.plan.width:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weightscope.errors import InputError, RecipeError, TruncationError
+from weightscope.errors import InputError, RecipeError, TruncationError, keyword
 from weightscope.graph.structure import Cut, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut
@@ -145,9 +145,9 @@ def make_plan(
         InputError: Options that contradict each other.
     """
     if reach is not None and (bottleneck != "light" or reach < 1):
-        raise InputError(f"reach={reach} is for the light bottleneck, and at least 1")
+        raise InputError(f"{keyword('reach', reach)} is for the light bottleneck, and at least 1")
     if width is not None and (bottleneck != "light" or width < 1):
-        raise InputError(f"width={width} is for the light bottleneck, and at least 1")
+        raise InputError(f"{keyword('width', width)} is for the light bottleneck, and at least 1")
     if bottleneck == "pool" and exit_channels is not None:
         raise InputError(
             "exit_channels is for a bottleneck with weights; 'pool' hands on what enters"

@@ -20,7 +20,7 @@ from weightscope.adapters.modes import alone
 from weightscope.adapters.modules import BatchNorm
 from weightscope.batches import each_batch, read_batches
 from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.files import write_pickle
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
@@ -206,15 +206,16 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
         tensors = (t for t in pytree.tree_leaves(batch) if isinstance(t, Tensor))
         if not all(bool(torch.isfinite(t).all()) for t in tensors):
             raise InputError(
-                f"images= holds nan or infinite values in batch {number} (counted from 0); leave "
-                "such images out, or replace the values: a network cannot learn from them"
+                f"{keyword('images')} holds nan or infinite values in batch {number} (counted "
+                "from 0); leave such images out, or replace the values: a network cannot learn "
+                "from them"
             )
     places = [(i, row) for i, batch in enumerate(batches) for row in range(_length(batch))]
     if len(places) < 2:
         raise InputError(
-            f"images= holds {counted(len(places), 'image')}; recovery needs at least 2, one of "
-            "them to see when there is no more gain: give a tensor (images, channels, sizes...) or "
-            "batches"
+            f"{keyword('images')} holds {counted(len(places), 'image')}; recovery needs at least "
+            "2, one of them to see when there is no more gain: give a tensor (images, channels, "
+            "sizes...) or batches"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(places), generator=generator, device="cpu").tolist()
@@ -295,7 +296,7 @@ class _Teacher:
     @torch.no_grad()
     def answers(self, inputs: Any) -> list[Any]:
         """Flat outputs."""
-        with forward_errors(self.model, inputs, "a batch of images="):
+        with forward_errors(self.model, inputs, f"a batch of {keyword('images')}"):
             return [_float(x) for x in flat(self.run.predict(inputs))]
 
 
@@ -538,15 +539,18 @@ def recover(
 ) -> Recovery:
     """Train a smaller network to answer as the original does; see ``Variant.recover``."""
     if steps < 0:
-        raise InputError(f"steps={steps} must not be negative")
+        raise InputError(f"{keyword('steps', steps)} must not be negative")
     if (batches is None) != (loss is None):
-        raise InputError("batches= of (inputs, targets) and loss= belong together; give both")
+        raise InputError(
+            f"{keyword('batches')} of (inputs, targets) and {keyword('loss')} belong together; "
+            "give both"
+        )
     wanted = _wanted(steps)
     labelled = None if batches is None else read_batches(_enough(batches, wanted), structure.model)
     if images is None and labelled is not None:
         images = [inputs for inputs, _ in labelled]
     if images is None:
-        raise InputError("recovery needs images=: unlabelled ones will do")
+        raise InputError(f"recovery needs {keyword('images')}: unlabelled ones will do")
     pool = make_pool(read_images(structure, _enough(images, wanted)), seed)
     with _put_back_on_failure(module), _in_float32(module):
         with _turn(structure.model, seed, 0):
@@ -835,8 +839,9 @@ class _Course:
             content = torch.load(path, map_location=device_of(self.module), weights_only=True)
             if content["name"] != self._name():
                 raise InputError(
-                    f"{str(path)!r} belongs to another recovery: other images, steps=, seed= or "
-                    "another network; remove it or give another path as resume="
+                    f"{str(path)!r} belongs to another recovery: other images, "
+                    f"{keyword('steps')}, {keyword('seed')} or another network; remove it or give "
+                    f"another path as {keyword('resume')}"
                 )
             self.module.load_state_dict(content["now"])
             _set(self.average, content["average"])
@@ -850,7 +855,7 @@ class _Course:
         except Exception as reason:  # a damaged file can break the reader anywhere
             raise InputError(
                 f"{str(path)!r} cannot be read as a broken-off recovery ({reason}); remove it or "
-                "give another path as resume="
+                f"give another path as {keyword('resume')}"
             ) from reason
 
 

@@ -17,7 +17,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.calls import random_state
 from weightscope.checkpoints import load_tensors, open_checkpoint
-from weightscope.errors import CheckpointError, InputError, RecipeError, WeightscopeError
+from weightscope.errors import CheckpointError, InputError, RecipeError, WeightscopeError, keyword
 from weightscope.files import write_tensors
 from weightscope.graph import read_structure
 from weightscope.graph.layouts import parse_layout
@@ -61,8 +61,8 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     recipe = dict(variant.recipe)
     if "unsaved" in json.dumps(recipe["inputs"]):
         raise RecipeError(
-            "the network was read with arguments that a recipe cannot hold; pass example_inputs= of"
-            " tensors, numbers, texts, lists, tuples and dicts"
+            "the network was read with arguments that a recipe cannot hold; pass "
+            f"{keyword('example_inputs')} of tensors, numbers, texts, lists, tuples and dicts"
         )
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -110,27 +110,29 @@ def load(
     """
     if isinstance(model_factory, nn.Module) or not callable(model_factory):
         raise InputError(
-            f"model_factory is a {type(model_factory).__name__}; give a function without arguments "
-            "that builds the original network, such as lambda: Network(...)"
+            f"{keyword('model_factory')} is a {type(model_factory).__name__}; give a function "
+            "without arguments that builds the original network, such as lambda: Network(...)"
         )
     recipe, tensors = _read(path)
     with random_state():  # the user's factory draws weights that are not kept
         model = unwrap(model_factory()).model
     if not isinstance(model, nn.Module):
         raise RecipeError(
-            f"model_factory returned a {type(model).__name__}; expected a torch.nn.Module"
+            f"{keyword('model_factory')} returned a {type(model).__name__}; expected a "
+            "torch.nn.Module"
         )
     if fingerprint(model) != recipe["original"]:
         raise RecipeError(
             f"{str(path)!r} was cut from a {recipe['model']} whose state has other names, shapes "
-            f"or types than the {type(model).__name__} that model_factory makes; give the factory "
-            "of the original"
+            f"or types than the {type(model).__name__} that {keyword('model_factory')} makes; "
+            "give the factory of the original"
         )
     plan = Plan.from_json(recipe)
     _check_budget(path, recipe, plan, [*tensors.values(), *model.state_dict().values()])
     if plan.bottleneck == "custom" and bottleneck is None:
         raise RecipeError(
-            f"{str(path)!r} was built with a bottleneck of your own; pass it again as bottleneck="
+            f"{str(path)!r} was built with a bottleneck of your own; pass it again as "
+            f"{keyword('bottleneck')}"
         )
     try:
         variant = build(_structure(model, recipe), plan, bottleneck)
@@ -140,9 +142,9 @@ def load(
         WeightscopeError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError
     ) as reason:  # fmt: skip
         raise RecipeError(
-            f"{str(path)!r} does not rebuild from the {type(model).__name__} that model_factory "
-            f"makes: {reason}. Give the factory of the original, or save the variant again with "
-            "this version of weightscope."
+            f"{str(path)!r} does not rebuild from the {type(model).__name__} that "
+            f"{keyword('model_factory')} makes: {reason}. Give the factory of the original, or "
+            "save the variant again with this version of weightscope."
         ) from reason
     return variant
 

@@ -15,7 +15,7 @@ from weightscope.adapters.modes import alone, outside_modes
 from weightscope.batches import Batch, first_image, read_batches
 from weightscope.calls import call_arguments, device_of, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
-from weightscope.errors import InputError, MissingExtraError, TruncationError
+from weightscope.errors import InputError, MissingExtraError, TruncationError, keyword
 from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
@@ -273,7 +273,10 @@ def shrink(
     budgets = (max_macs, max_parameters, max_latency, max_bytes)
     limits = _limits(tolerance, *budgets)
     if (batches is None) != (metric is None):
-        raise InputError("batches= of (inputs, targets) and metric= belong together; give both")
+        raise InputError(
+            f"{keyword('batches')} of (inputs, targets) and {keyword('metric')} belong together; "
+            "give both"
+        )
     pairs = None if batches is None else read_batches(batches, model)
     kept = _images(images, pairs)
     if example_inputs is None:
@@ -331,7 +334,7 @@ def _limits(tolerance: float | None, *budgets: float | None) -> Limits:
     """The limits asked for; where none is, the default tolerance."""
     for limit, value in zip(fields(Limits), (tolerance, *budgets), strict=True):
         if value is not None and not value >= 0:
-            raise InputError(f"{limit.name}={value} must not be negative")
+            raise InputError(f"{keyword(limit.name, value)} must not be negative")
     if tolerance is None and all(limit is None for limit in budgets):
         tolerance = TOLERANCE
     return Limits(tolerance, *budgets)
@@ -340,11 +343,14 @@ def _limits(tolerance: float | None, *budgets: float | None) -> Limits:
 def _images(images: Iterable[Any] | None, pairs: Sequence[Batch] | None) -> list[Any]:
     """What teaches in the recoveries: the images, or the inputs of the batches."""
     if images is None and pairs is None:
-        raise InputError("give images= for the recovery, or batches= with metric=")
+        raise InputError(
+            f"give {keyword('images')} for the recovery, or {keyword('batches')} with "
+            f"{keyword('metric')}"
+        )
     given = [inputs for inputs, _ in pairs or ()] if images is None else images
     kept = [given] if isinstance(given, torch.Tensor) else list(given)
     if not kept:
-        raise InputError("images= is empty; give at least one batch of images")
+        raise InputError(f"{keyword('images')} is empty; give at least one batch of images")
     return kept
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.calls import undisturbed
-from weightscope.errors import InputError, TruncationError, UnknownLayerError
+from weightscope.errors import InputError, TruncationError, UnknownLayerError, keyword
 from weightscope.truncation.building import apply_thinning
 from weightscope.truncation.channels import Recut
 from weightscope.truncation.couplings import Coupling, read_couplings
@@ -41,11 +41,13 @@ def thin(
 ) -> Variant:
     """Take channels out of a variant; see ``Variant.thin``."""
     if (keep is None) == (max_macs is None):
-        raise InputError("give either keep= or max_macs=")
+        raise InputError(f"give either {keyword('keep')} or {keyword('max_macs')}")
     if by not in ("magnitude", "random"):
-        raise InputError(f"by={by!r}; expected 'magnitude' or 'random'")
+        raise InputError(f"{keyword('by', repr(by))}; expected 'magnitude' or 'random'")
     if not isinstance(keep, Mapping | None) and not 0 < keep <= 1:
-        raise InputError(f"keep={keep} must be a share above 0 and at most 1, or widths by layer")
+        raise InputError(
+            f"{keyword('keep', keep)} must be a share above 0 and at most 1, or widths by layer"
+        )
     couplings = read_couplings(variant.module, variant.structure.inputs)
     if not couplings:
         raise TruncationError(
@@ -159,8 +161,8 @@ def _within(
             return gone
         if low == 0.0:
             raise TruncationError(
-                f"max_macs={max_macs:,.0f} cannot be reached by thinning: with one channel in every"
-                f" layer that can lose some it still costs {macs:,}"
+                f"{keyword('max_macs', f'{max_macs:,.0f}')} cannot be reached by thinning: with "
+                f"one channel in every layer that can lose some it still costs {macs:,}"
             )
         low = low * 0.95 if low > 0.01 else 0.0
 

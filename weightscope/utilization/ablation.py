@@ -22,7 +22,7 @@ from weightscope.calls import (
     to_device,
     undisturbed,
 )
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.graph.running import (
     CutRuns,
     GraphRun,
@@ -159,7 +159,7 @@ def shuffled_images(value: Tensor, generator: torch.Generator) -> Tensor:
     """Give every image of a batch the activation of another one."""
     images = len(value)
     if images < 2:
-        raise InputError("fill='shuffle' needs batches of two images or more")
+        raise InputError(f"{keyword('fill', repr('shuffle'))} needs batches of two images or more")
     order = torch.randperm(images, generator=generator, device="cpu")
     return value[order[(torch.argsort(order) + 1) % images]]
 
@@ -275,8 +275,9 @@ def refuse_broken_weights(model: nn.Module) -> None:
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise InputError(
-            f"{', '.join(broken[:3])}{more} of {type(model).__name__} hold nan or infinite values, "
-            "so that no batch says anything; repair the weights, or analyse them without batches="
+            f"{', '.join(broken[:3])}{more} of {type(model).__name__} hold nan or infinite "
+            "values, so that no batch says anything; repair the weights, or analyse them without "
+            f"{keyword('batches')}"
         )
 
 

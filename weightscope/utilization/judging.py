@@ -13,7 +13,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.batches import Batch
 from weightscope.calls import is_complex, only_tensor
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
 from weightscope.utilization.recalibration import RecalibratedMeter, are_classes
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
@@ -115,7 +115,7 @@ def judge_by(
     if isinstance(metric, str) and any(map(is_complex, targets)):
         raise InputError(
             f"the targets are complex and metric {metric!r} is of real numbers; give real targets, "
-            "such as target.abs(), or a callable metric(outputs, targets)"
+            "such as target.abs(), or in Python a callable metric(outputs, targets)"
         )
     if isinstance(metric, str) and metric in SEGMENTATION:
         return _ClassJudge(Segmentation(metric, targets, dimensions, ignore_index))
@@ -123,18 +123,21 @@ def judge_by(
     if ignore_index is not None and ignore_index != own:
         names = ", ".join(map(repr, SEGMENTATION))
         text = (
-            f"ignore_index={ignore_index} is for the metrics {names}; a loss or another callable "
-            "leaves values out by itself"
+            f"{keyword('ignore_index', ignore_index)} is for the metrics {names}; a loss or "
+            "another callable leaves values out by itself"
         )
         if isinstance(own, int):
             text += (
                 f", and this {type(metric).__name__} leaves out {own}: build it with "
-                f"ignore_index={ignore_index}, and leave the argument out or give metric= too"
+                f"ignore_index={ignore_index}, and leave the argument out or give "
+                f"{keyword('metric')} too"
             )
         raise InputError(text)
     if not isinstance(metric, str):
         if not callable(metric):
-            raise InputError(f"metric is {type(metric).__name__}, expected a name or a callable")
+            raise InputError(
+                f"{keyword('metric')} is {type(metric).__name__}, expected a name or a callable"
+            )
         value = ValueMetric(metric, larger_is_better)
         if recalibrate and are_classes(targets, dimensions):
             return _RecalibratingJudge(value, batches, device, f"{value.name}, recalibrated")
@@ -142,7 +145,7 @@ def judge_by(
     if metric not in REGRESSION:
         known = ", ".join(map(repr, (*SEGMENTATION, *REGRESSION)))
         raise InputError(
-            f"unknown metric {metric!r}; choose one of {known}, or give a callable "
+            f"unknown metric {metric!r}; choose one of {known}, or in Python give a callable "
             "metric(outputs, targets)"
         )
     function: Evaluate = mean_absolute_error if metric == "mae" else mean_squared_error

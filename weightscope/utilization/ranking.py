@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from weightscope.errors import keyword
 from weightscope.graph.structure import Structure
 from weightscope.movement import (
     Displacement,
@@ -102,17 +103,19 @@ def fitting_history(
     moved = {d.parameter: d for d in history.displacements()}
     kernels = {p.parameter for p in statistics.parameters if p.is_kernel}
     if not moved:
-        return {}, ("history= holds no parameter: it says nothing",)
+        return {}, (f"{keyword('history')} holds no parameter: it says nothing",)
     fitting = max(_renamed(moved, kernels), key=lambda names: len(names.keys() & kernels))
     found = {name: d for name, d in fitting.items() if name in kernels}
     if kernels and not found:
         have, want = next(iter(moved)), min(kernels)
         return {}, (
-            f"history= was recorded under other names ({have}, where this model has {want}): it "
-            "was left out; watch the network that is analysed",
+            f"{keyword('history')} was recorded under other names ({have}, where this model has "
+            f"{want}): it was left out; watch the network that is analysed",
         )
     without = {d.note for d in found.values() if d.note}
-    return fitting, tuple(f"history= says nothing of some kernels: {note}" for note in without)
+    return fitting, tuple(
+        f"{keyword('history')} says nothing of some kernels: {note}" for note in without
+    )
 
 
 def _renamed(
@@ -313,7 +316,8 @@ def conclude(
             f"was not: {_NOTHING}."
             + (
                 doubt
-                or " Give initial= (the weights at the start), or batches= with loss= or metric=."
+                or f" Give {keyword('initial')} (the weights at the start), or"
+                f" {keyword('batches')} with {keyword('loss')} or {keyword('metric')}."
             )
         )
     named = {
@@ -331,11 +335,11 @@ def conclude(
     if "images" in decided:
         text += (
             " Images without labels say on what the output depends, not whether the output is"
-            " right; batches= say more."
+            f" right; {keyword('batches')} say more."
         )
     if "response" in decided:
         text += (
-            " Response says on what the output depends on synthetic images, not whether the output"
-            " is right; images= or batches= say more."
+            " Response says on what the output depends on synthetic images, not whether the"
+            f" output is right; {keyword('images')} or {keyword('batches')} say more."
         )
     return text

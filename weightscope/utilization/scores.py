@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from weightscope.errors import keyword
 from weightscope.graph.structure import Stage
 from weightscope.movement import StageMovement
 from weightscope.probing.response import CutResponse, Response
@@ -318,7 +319,7 @@ def score_response(response: Response, level: int) -> Score:
     elif cut.high < SILENT and cut.elsewhere > RESPONSE_BORDER:
         why += (
             f"; but {cut.elsewhere:.2g} at another contrast, and such images hardly reach this "
-            "network or saturate it; give images="
+            f"network or saturate it; give {keyword('images')}"
         )
     elif cut.high < SILENT:
         verdict = "unused"

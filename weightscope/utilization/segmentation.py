@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weightscope.calls import only_tensor
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.utilization.metrics import (
     Confusion,
     Counted,
@@ -163,8 +163,8 @@ class Segmentation:
             return self._of_classes(scores, numbers, counts)
         if self._names_a_class(target):
             raise InputError(
-                f"ignore_index={self.ignore_index} is a value of labels that do not exclude each "
-                "other; mark what does not count by another value, such as 255"
+                f"{keyword('ignore_index', self.ignore_index)} is a value of labels that do not "
+                "exclude each other; mark what does not count by another value, such as 255"
             )
         return Pixels(scores.flatten(2), (target > 0.5).flatten(2), valid.flatten(2))
 
@@ -199,7 +199,11 @@ class Segmentation:
             return
         found = sorted({float(v) for v in torch.unique(values[strange])[:5]})
         named = ", ".join(f"{value:g}" for value in found)
-        remedy = f"declare it by ignore_index={found[-1]:g}" if len(found) == 1 else "map them"
+        remedy = (
+            f"declare it by {keyword('ignore_index', f'{found[-1]:g}')}"
+            if len(found) == 1
+            else "map them"
+        )
         if largest == 1 and found == [255.0]:
             remedy += " if it does not count, or divide masks of 0 and 255 by 255"
         raise InputError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightscope.errors import InputError, MissingExtraError
+from weightscope.errors import InputError, MissingExtraError, keyword
 from weightscope.files import write_csv, written_atomically
 from weightscope.watching.snapshots import Snapshot
 
@@ -110,8 +110,8 @@ def log_to_run(snapshots: Sequence[Snapshot], run: Any) -> None:
     tracker = trackers.get(type(run).__module__.partition(".")[0])
     if tracker is None:
         raise InputError(
-            f"run= is {type(run).__module__}.{type(run).__qualname__}; give what wandb.init() or "
-            "mlflow.start_run() returned"
+            f"{keyword('run')} is {type(run).__module__}.{type(run).__qualname__}; give what "
+            "wandb.init() or mlflow.start_run() returned"
         )
     tracker(snapshots, run)
 

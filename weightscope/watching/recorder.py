@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints import load_tensors
-from weightscope.errors import CheckpointError, InputError
+from weightscope.errors import CheckpointError, InputError, keyword
 from weightscope.files import write_csv, write_tensors
 from weightscope.movement import Displacement, measure_displacement
 from weightscope.showing import OnOneScreen
@@ -301,7 +301,9 @@ def watch(
         (1, 0.1)
     """
     if every < 1:
-        raise InputError(f"every={every}: give the number of steps between snapshots, 1 or more")
+        raise InputError(
+            f"{keyword('every', every)}: give the number of steps between snapshots, 1 or more"
+        )
     model, optimizer = unwrap(model).model, _inner(optimizer)
     own = {id(p) for p in model.parameters()}
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
