@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PACKAGES := weightscope mpseg_models
 CODE := $(PACKAGES) studies tests benchmarks matrix fuzz docs/pictures.py
 
-.PHONY: help study study-cpu test slow browser trackers coverage cluster fuzz states check format docs bench mutants matrix reading evidence calibration clean dist lowest
+.PHONY: help study study-cpu test slow browser trackers coverage cluster cuda fuzz states check format docs bench mutants matrix reading evidence calibration clean dist lowest
 
 help:
 	@echo "make study   the worked study as a demonstration of minutes; page in build/"
@@ -21,6 +21,7 @@ help:
 	@echo "make fuzz    hostile files for MINUTES (5), drawn from SEED (0)"
 	@echo "make states  every kind of model, call and outcome, and INTERRUPTS (200) drawn from SEED (0)"
 	@echo "make mutants break central formulas one by one; some test must fail for each"
+	@echo "make cuda    the same answers on a graphics card"
 	@echo "make cluster the study's runner on a Dask cluster of several processes"
 	@echo "make bench   benchmarks: ratios against peers"
 	@echo "make matrix  third-party networks, in an environment of their own"
@@ -80,6 +81,10 @@ coverage: $(VENV)/.test
 
 cluster: $(VENV)/.test
 	$(BIN)/python -m pytest -m cluster
+
+# Of whatever Python has a torch that sees the card: the pinned torch of the environment does not.
+cuda:
+	$(PYTHON) -m pytest -m cuda tests/test_cuda.py
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check $(CODE)

@@ -63,8 +63,9 @@ def augment(
     theta[:, 1, 1] = torch.cos(angle) * flip[:, 1]
     theta[:, 0, 2] = 2 * uniform(augmentation.shift)
     theta[:, 1, 2] = 2 * uniform(augmentation.shift)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    mean = fill.view(1, 3, 1, 1)
+    # drawn on the processor, so that every machine draws the same; moved where the images are
+    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    mean = fill.to(images.device).view(1, 3, 1, 1)
     moved = F.grid_sample(images - mean, grid, mode="bilinear", align_corners=False) + mean
     truth = F.grid_sample(masks, grid, mode="nearest", align_corners=False)
     return moved, truth
