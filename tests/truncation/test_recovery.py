@@ -101,7 +101,9 @@ def test_one_seed_gives_one_result(proposals_in_need):
     assert not torch.equal(states[0], states[2])
 
 
-def test_a_course_that_was_broken_off_goes_on(proposals_in_need, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rate", [1e-3, 0.03])  # with the second it falls back
+def test_a_course_that_was_broken_off_goes_on(rate, proposals_in_need, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "ALL_RATE", rate)
     path = tmp_path / "course.pt"
     torch.manual_seed(0)
     whole = proposals_in_need[1].build()
@@ -111,10 +113,10 @@ def test_a_course_that_was_broken_off_goes_on(proposals_in_need, tmp_path, monke
     start = copy.deepcopy(broken.module.state_dict())
     step = room._Course._step
 
-    def stop(self, number):
+    def stop(self, number, eased):
         if number == 13:
             raise KeyboardInterrupt
-        step(self, number)
+        step(self, number, eased)
 
     monkeypatch.setattr(room._Course, "_step", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -131,6 +133,26 @@ def test_a_course_that_was_broken_off_goes_on(proposals_in_need, tmp_path, monke
     path.write_bytes(b"not a course")
     with pytest.raises(InputError, match="cannot be read as a broken-off recovery"):
         broken.recover(IMAGES, steps=40, progress=False, resume=path)
+
+
+def test_a_rate_that_is_too_high_falls_until_there_is_a_gain(proposals_in_need, monkeypatch):
+    monkeypatch.setattr(room, "ALL_RATE", 0.03)
+    rates, step = [], room._Course._step
+
+    def note(self, number, eased):
+        rates.append(eased)
+        step(self, number, eased)
+
+    monkeypatch.setattr(room._Course, "_step", note)
+    torch.manual_seed(0)
+    found = proposals_in_need[1].build().recover(IMAGES, steps=60, progress=False)
+    shares = [1 - check.explained for check in found.course]
+    assert shares[2] > 100 * shares[0]  # it was too high
+    assert rates[0] == 1
+    assert rates[-1] < 1 / 2
+    assert rates == sorted(rates, reverse=True)
+    assert found.steps == 60
+    assert shares[-1] < 0.8 * shares[0]
 
 
 def test_the_original_answers_each_image_once_and_kept_answers_change_nothing(

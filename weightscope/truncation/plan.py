@@ -23,8 +23,8 @@ FORMAT = 4
 versions read it too."""
 
 FARTHEST = 4
-"""Largest reach that is chosen: with 8 a kernel of 3 would leave more than half of the positions
-between its taps unseen by the convolution before it, which sees 3."""
+"""Largest reach that is chosen. 2 and 4 were compared on five cuts of four networks: with 4 one
+regained .13 more of its skill, the others from .03 less to .02 more. Further was never tried."""
 
 Choice = Literal["light", "pool"]
 Kind = Literal["light", "pool", "custom", "none"]
