@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from toys import Plain, assessment
 
 from weightscope.cost import count_costs
@@ -100,6 +101,29 @@ def test_the_budget_is_taken_on_the_example_inputs_not_on_the_traced_ones():
             crossing = read_crossing(structure, cut)
             assert bottleneck_costs(structure, cut, crossing, variant.plan).macs == spent
     assert widths[0] == widths[1] == widths[2]
+
+
+class Padded(nn.Module):
+    """Pads by three before the kernel of the deepest level, as networks from TensorFlow do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.middle = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.deep, self.out = nn.Conv2d(16, 64, 5, stride=2), nn.Conv2d(64 + 16, 2, 1)
+
+    def forward(self, x):
+        middle = self.middle(F.max_pool2d(F.relu(self.top(x)), 4))
+        deep = F.relu(self.deep(F.pad(F.relu(middle), (1, 2, 1, 2))))
+        deep = F.interpolate(deep, size=middle.shape[2:])
+        return self.out(F.interpolate(torch.cat([deep, middle], 1), size=x.shape[2:]))
+
+
+@pytest.mark.parametrize("side", [16, 32, 64, 256])
+def test_the_size_that_a_network_was_read_at_does_not_decide(side):
+    """At 16 pixels what enters is 7 wide and what leaves is 2: padding counts as much as stride."""
+    structure = read_structure(Padded(), torch.zeros(1, 1, side, side))
+    crossing = read_crossing(structure, find_cut(structure, 2))
+    assert [entry.kernel for entry in crossing.entries] == [(2, 2)]
 
 
 def test_width_is_taken_as_given(proposals):

@@ -300,3 +300,23 @@ def test_a_container_may_leave_out_the_output_that_goes_with_the_deep_levels():
     assert list(variant.module(torch.rand(2, 3, 32, 32))) == ["sample"]
     failed = {check.name: check.detail for check in verify(variant).failures}
     assert failed == {}
+
+
+class Gated(Plain):
+    """A gate from means of the image, normalised over the batch: one image does not train."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Sigmoid())
+
+    def forward(self, x):
+        return super().forward(x) * self.gate(x.mean((2, 3)))[:, :, None, None]
+
+
+def test_a_call_that_the_original_refuses_is_no_failure_of_the_variant():
+    image = torch.randn(1, 1, 16, 16)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        Gated().train()(image)
+    variant = proposals_of(Gated(), image)[-1].build()
+    runs = next(c for c in verify(variant, export=False).checks if c.name == "runs")
+    assert runs.passed, runs.detail

@@ -44,9 +44,8 @@ def read_crossing(structure: Structure, cut: Cut) -> Crossing:
     """Read the sizes at which tensors cross a cut, and plan how entries are brought to them."""
     entry_sizes = tuple(_sizes(structure, site) for site in cut.entries)
     exit_sizes = tuple(_sizes(structure, site) for site in cut.exits)
-    finest = min(range(len(cut.exits)), key=lambda i: -prod(hint(s) for s in exit_sizes[i]))
-    size = exit_sizes[finest]
     probes = _probes([s for sizes in (*entry_sizes, *exit_sizes) for s in sizes])
+    size = max(exit_sizes, key=lambda sizes: prod(map(probes[-1].size, sizes)))
     return Crossing(
         entries=tuple(
             _entry(site, sizes, size, probes)
@@ -57,7 +56,7 @@ def read_crossing(structure: Structure, cut: Cut) -> Crossing:
                 channels=site.channels,
                 layout=site.layout,
                 exact=all(_same(a, b, probes) for a, b in zip(sizes, size, strict=True)),
-                scale=tuple(hint(a) / hint(b) for a, b in zip(sizes, size, strict=True)),
+                scale=tuple(_ratio(a, b, probes) for a, b in zip(sizes, size, strict=True)),
             )
             for site, sizes in zip(cut.exits, exit_sizes, strict=True)
         ),
@@ -92,17 +91,18 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
 
 
 def _probes(sizes: Sequence[Any]) -> tuple[Probe, ...]:
-    """Sizes of the input at which sizes are compared: the example's, multiples, odd ones."""
-    symbols = {
-        name: hint(size)
-        for size in sizes
-        if isinstance(size, torch.SymInt)
-        for name in free_symbols([size])
-    }
-    return tuple(
-        Probe(dict.fromkeys(symbols, 64 * scale + shift))
-        for scale, shift in ((1, 0), (2, 0), (3, 0), (2, 1), (3, -1), (5, 7), (4, 18), (3, 12))
-    )
+    """Sizes of the input at which sizes are compared: multiples, odd ones, and a large one last."""
+    symbols = free_symbols(sizes)
+    shifts = ((1, 0), (2, 0), (3, 0), (2, 1), (3, -1), (5, 7), (4, 18), (3, 12), (64, 0))
+    return tuple(Probe(dict.fromkeys(symbols, 64 * scale + shift)) for scale, shift in shifts)
+
+
+def _ratio(a: Any, b: Any, probes: Sequence[Probe]) -> float:
+    """How much larger one size is than another, at a size where padding no longer counts.
+
+    The example's own size must not decide: a variant is built and loaded on different ones.
+    """
+    return probes[-1].size(a) / probes[-1].size(b)
 
 
 def _same(a: Any, b: Any, probes: Sequence[Probe]) -> bool:
@@ -114,7 +114,7 @@ def _same(a: Any, b: Any, probes: Sequence[Probe]) -> bool:
 def _entry(
     site: Site, sizes: tuple[Any, ...], target: tuple[Any, ...], probes: Sequence[Probe]
 ) -> Entry:
-    kernel = tuple(max(1, round(hint(a) / hint(b))) for a, b in zip(sizes, target, strict=True))
+    kernel = tuple(max(1, round(_ratio(a, b, probes))) for a, b in zip(sizes, target, strict=True))
     for ceil in (False, True):
         if all(
             (probe.size(a) + (k - 1 if ceil else 0)) // k == probe.size(b)
