@@ -459,6 +459,35 @@ def test_streams_that_the_caller_closed_stay_closed(folder, monkeypatch):
     assert (sys.stdout, sys.stderr) == (None, None)
 
 
+def test_a_cut_network_is_rebuilt_by_its_recipe(folder, capsys):
+    torch.save(create_model("half_unet", width=4).state_dict(), "whole.pt")
+    whole = ["mynetworks:small", "--weights", "whole.pt"]
+    half = ["mynetworks:small", "--weights", "half.safetensors"]
+    assert main(["cut", *whole, "--keep", "2", "--out", "half.safetensors"]) == 0
+    capsys.readouterr()
+    assert main(["analyze", *half, "--json", "half.json"]) == 0
+    assert "half.safetensors: a UNet cut to 2 of 3 levels" in capsys.readouterr().err
+    module = ws.load("half.safetensors", lambda: create_model("half_unet", width=4)).module
+    found = json.loads((folder / "half.json").read_text())
+    assert sum(s["parameters"] for s in found["stages"]) == sum(
+        p.numel() for p in module.parameters()
+    )
+    assert main(["field", *half]) == 0
+    assert main(["compare", "whole.pt", "half.safetensors"]) == 0
+    capsys.readouterr()
+    assert main(["cut", *half, "--keep", "1", "--out", "again.safetensors"]) == 0
+    said = capsys.readouterr().err
+    rebuild = said[said.index("weightscope.load(") : said.rindex(" rebuilds")]
+    factory = {"factory": lambda: create_model("half_unet", width=4), "weightscope": ws}
+    assert eval(rebuild, factory).plan.keep_levels == 1
+    assert "is a cut network: weightscope.load" in failure(
+        capsys, "analyze", *whole[:1], "--initial", "half.safetensors"
+    )
+    assert "give the factory" in failure(
+        capsys, "field", "mynetworks:needs", "unet", "--weights", "half.safetensors"
+    )
+
+
 KEYWORD = re.compile(r"keyword\(\s*['\"](\w+)['\"]")
 KEYWORDS = sorted(
     {

@@ -152,7 +152,7 @@ def stages_frame(
     receptive_fields: Mapping[str, tuple[int | float | None, ...]],
     assessment: Assessment,
 ) -> pd.DataFrame:
-    """One row per stage, from the least to the most used.
+    """One row per stage, from the least to the most used, those not measured last.
 
     Args:
         structure: The stages.

@@ -233,6 +233,8 @@ def _stage_table(stages: pd.DataFrame, costs: Costs) -> str:
     if len(grades) > 1:
         columns["evidence"] = [*stages["evidence"], *blank]
     title = "Stages, from the least to the most used"
+    if stages["utilization"].isna().any():
+        title += ", those not measured last"
     if len(grades) == 1:
         title += f" (evidence: {grades[0]})"
     # In three dimensions the figures grow long; the frame keeps what the terminal cannot hold.

@@ -52,6 +52,16 @@ def test_stages_come_from_the_least_to_the_most_used(layers):
     assert all(v.evidence == "weights" for v in assessment.verdicts)
 
 
+def test_a_stage_whose_movement_does_not_show_is_not_the_least_used(layers, measure_by_rule):
+    structure, _, model = layers(a=0.05, b=0.0, c=0.032)
+    with torch.no_grad():
+        model.b.weight.mul_(0.5)
+    assessment = assess(structure, measure_by_rule(model))
+    assert [v.stage for v in assessment.verdicts] == ["c", "a", "b"]
+    assert math.isnan(assessment.verdicts[-1].utilization)
+    assert "movement does not show" in assessment.verdicts[-1].why
+
+
 class Normed(nn.Module):
     """Layers with a norm behind each, as initialised."""
 

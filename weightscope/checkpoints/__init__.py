@@ -1,15 +1,17 @@
 """Files of weights: what is in them, and whether it fits a model. Nothing in them is executed."""
 
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
-from weightscope.checkpoints.safetensors_files import load_tensors
+from weightscope.checkpoints.safetensors_files import RECIPE, holds_recipe, load_tensors
 from weightscope.checkpoints.stored import Stored
 from weightscope.checkpoints.weights import Weights, fit_weights, pair_weights, read_weights
 
 __all__ = [
+    "RECIPE",
     "Checkpoint",
     "Stored",
     "Weights",
     "fit_weights",
+    "holds_recipe",
     "load_tensors",
     "open_checkpoint",
     "pair_weights",

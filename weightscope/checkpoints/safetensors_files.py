@@ -48,6 +48,22 @@ def read_safetensors(source: Source) -> Mapping[str, Stored]:
     return _tensors(source)[0]
 
 
+RECIPE = "weightscope_recipe"
+"""Under this a file says how the cut network in it is rebuilt."""
+
+
+def holds_recipe(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a cut network that `weightscope.save` wrote; it may be any file."""
+    try:
+        source = Source.open(path_of(path))
+        if source.size < 9 or source.text(8, 1) != b"{":
+            return False
+        texts = _header(source)[1]
+    except CheckpointError:
+        return False
+    return isinstance(texts, dict) and RECIPE in texts
+
+
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """All tensors of a safetensors file, read as `scan` reads it, and the texts beside them.
 
@@ -74,6 +90,18 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
 
 def _tensors(source: Source) -> tuple[dict[str, Stored], Any]:
     """What a file holds, and what its header says beside it."""
+    header, texts, data = _header(source)
+    ends: list[tuple[int, int, str]] = []
+    tensors = {}
+    for name, entry in header.items():
+        tensors[name], end = _claim(name, entry, data, source)
+        ends.append((tensors[name].begin - data, end, name))
+    _check_layout(ends, source.size - data, source.path)
+    return tensors, texts
+
+
+def _header(source: Source) -> tuple[dict[str, Any], Any, int]:
+    """What the header says of each tensor and beside them, and where the data begin."""
     length = int.from_bytes(source.text(0, 8), "little") if source.size >= 8 else LARGEST_HEADER
     data = 8 + length
     if data > source.size or length > LARGEST_HEADER:
@@ -83,13 +111,7 @@ def _tensors(source: Source) -> tuple[dict[str, Stored], Any]:
         )
     header = read_json(source.text(8, length), source.path)
     texts = header.pop("__metadata__", {})
-    ends: list[tuple[int, int, str]] = []
-    tensors = {}
-    for name, entry in header.items():
-        tensors[name], end = _claim(name, entry, data, source)
-        ends.append((tensors[name].begin - data, end, name))
-    _check_layout(ends, source.size - data, source.path)
-    return tensors, texts
+    return header, texts, data
 
 
 def _claim(name: str, entry: Any, data: int, source: Source) -> tuple[Stored, int]:

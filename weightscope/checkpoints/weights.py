@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
+from weightscope.checkpoints.safetensors_files import holds_recipe
 from weightscope.checkpoints.source import quoted
 from weightscope.errors import CheckpointError, InputError, keyword
 
@@ -350,7 +351,9 @@ def _mismatch(
         if examples
     ]
     without = f" with {quoted(prefix)} taken off" if prefix else ""
-    if other and not missing and not unexpected:
+    if holds_recipe(path):
+        remedy = "it is a cut network: weightscope.load(path, model_factory) rebuilds it"
+    elif other and not missing and not unexpected:
         few = len(other) <= max(_EXAMPLES, len(expected) // 10)
         remedy = (
             "build the model with the "

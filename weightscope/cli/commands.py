@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightscope.cli.models import add_model, built_model, example_of, state_of
+from weightscope.cli.models import add_model, built_model, example_of, save_cut, state_of
 from weightscope.cli.pictures import DATA_HELP, IMAGES_HELP, add_crop, images_in, labelled_in
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError
@@ -152,7 +152,6 @@ def add_cut(commands: Any) -> None:
 def _cut(options: argparse.Namespace) -> None:
     from weightscope.analysis import analyze
     from weightscope.printing import human, printable
-    from weightscope.truncation import save
 
     check_target(options.out)
     model = built_model(options)
@@ -170,7 +169,7 @@ def _cut(options: argparse.Namespace) -> None:
             f"asked to keep {', '.join(map(str, sorted(found))) or 'no fewer'}"
         )
     variant = found[options.keep].build()
-    save(variant, options.out)
+    save_cut(variant, options)
     before = analysis.costs
     print(
         printable(

@@ -17,6 +17,8 @@ from weightscope.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from weightscope.truncation import Variant
+
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that builds a model."""
@@ -86,10 +88,44 @@ def built_model(options: argparse.Namespace) -> nn.Module:
         InputError: It cannot be built.
         CheckpointError: The weights cannot be read, or do not fit.
     """
+    from weightscope.checkpoints import holds_recipe
+
+    if options.weights and holds_recipe(options.weights):
+        return _cut_network(options)
     model = build(options.factory, options.arguments)
     if options.weights:
         load(model, options.weights, options.prefix)
     return model
+
+
+def _cut_network(options: argparse.Namespace) -> nn.Module:
+    """What ``cut`` and ``shrink`` wrote, rebuilt from the original that ``FACTORY`` makes."""
+    from weightscope.printing import printable
+    from weightscope.truncation import load
+
+    variant = load(options.weights, lambda: build(options.factory, options.arguments))
+    note = (
+        f"{options.weights}: a {type(variant.structure.model).__name__} cut to "
+        f"{variant.plan.keep_levels} of {variant.structure.depth} levels, rebuilt by its recipe"
+    )
+    print(printable(note), file=sys.stderr)
+    return variant.module
+
+
+def save_cut(variant: Variant, options: argparse.Namespace) -> None:
+    """Write a cut network to ``--out``; where it is a cut of a cut one, say what it hangs on."""
+    from weightscope.checkpoints import holds_recipe
+    from weightscope.printing import printable
+    from weightscope.truncation import save
+
+    save(variant, options.out)
+    if options.weights and holds_recipe(options.weights):
+        note = (
+            f"{options.out} is cut from the network in {options.weights}; keep both: "
+            f"weightscope.load({options.out!r}, lambda: weightscope.load({options.weights!r}, "
+            "factory).module) rebuilds it"
+        )
+        print(printable(note), file=sys.stderr)
 
 
 def build(factory: str, arguments: Sequence[str]) -> nn.Module:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from weightscope.cli.models import add_model, built_model, example_of, module_of
+from weightscope.cli.models import add_model, built_model, example_of, module_of, save_cut
 from weightscope.cli.pictures import add_crop, images_in, labelled_in
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError, TruncationError
@@ -71,7 +71,7 @@ def _shrink(options: argparse.Namespace) -> None:
         InputError: An option cannot be used.
         TruncationError: No smaller network is within the limits, and ``--out`` asks for one.
     """
-    from weightscope.truncation import save, shrink
+    from weightscope.truncation import shrink
 
     for path in filter(None, (options.out, options.csv)):
         check_target(path)  # what would fail at the end should fail before the work
@@ -107,7 +107,7 @@ def _shrink(options: argparse.Namespace) -> None:
                 f"no smaller network is within the limits, so {options.out} was not written; "
                 "loosen --tolerance or the budget, or give more --steps"
             )
-        save(found.chosen.variant, options.out)
+        save_cut(found.chosen.variant, options)
 
 
 def _images(options: argparse.Namespace, model: nn.Module) -> Any:

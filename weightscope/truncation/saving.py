@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.calls import random_state
-from weightscope.checkpoints import load_tensors, open_checkpoint
+from weightscope.checkpoints import RECIPE, load_tensors, open_checkpoint
 from weightscope.errors import CheckpointError, InputError, RecipeError, WeightscopeError, keyword
 from weightscope.files import write_tensors
 from weightscope.graph import read_structure
@@ -31,7 +31,7 @@ from weightscope.wrappers import unwrap
 # numbers in the example inputs of a recipe, which are made before anything is known to fit
 _LARGEST_INPUT = 1 << 26
 _MOST_AXES = 8
-_RECIPE, _DIGEST = "weightscope_recipe", "weightscope_sha256"
+_DIGEST = "weightscope_sha256"
 
 
 @outside_modes()
@@ -78,7 +78,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
         tensors[name] = value.detach().cpu().contiguous().clone()
     recipe["aliases"] = aliases
     text = json.dumps(recipe, sort_keys=True)
-    metadata = {_RECIPE: text, _DIGEST: _digest(text, tensors)}
+    metadata = {RECIPE: text, _DIGEST: _digest(text, tensors)}
     write_tensors(tensors, path, metadata)
     return Path(path)
 
@@ -187,11 +187,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
             f"{str(path)!r} is no file that weightscope.save wrote, or is damaged: "
             f"{_guessed(path, reason)}"
         ) from reason
-    if _RECIPE not in metadata:
+    if RECIPE not in metadata:
         raise RecipeError(
             f"{str(path)!r} holds tensors but no recipe; give a file that weightscope.save wrote"
         )
-    text = metadata[_RECIPE]
+    text = metadata[RECIPE]
     if metadata.get(_DIGEST) != _digest(text, tensors):
         raise RecipeError(f"{str(path)!r} was altered after it was saved: its digest does not fit")
     return _checked(path, text, tensors), tensors

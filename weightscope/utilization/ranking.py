@@ -271,9 +271,11 @@ def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) 
     verdict = best.verdict
     if verdict == "unused" and not removable:
         verdict, why = "undecided", f"{why}; no cut removes it, so this cannot be checked"
+    # weights whose movement does not show are not those of the least used stage
+    silent = best.grade == "weights" and (best.low, best.high) == (0.0, 1.0)
     return StageVerdict(
         stage=stage,
-        utilization=best.utilization,
+        utilization=math.nan if silent else best.utilization,
         verdict=verdict,
         evidence=best.grade,
         why=why,

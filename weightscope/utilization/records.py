@@ -43,7 +43,8 @@ class StageVerdict:
 
     Attributes:
         stage: Name of the stage.
-        utilization: That of the strongest grade that could measure it; nan if none could.
+        utilization: That of the strongest grade that could measure it; nan if none could, or if
+            only weights could and their movement does not show.
         verdict: used, unused or undecided.
         evidence: The grade it rests on.
         why: The reason, and where other grades disagree.
@@ -67,7 +68,7 @@ class Assessment:
     """Which stages a network uses.
 
     Attributes:
-        verdicts: One for each stage, the least used first.
+        verdicts: One for each stage, the least used first, those not measured last.
         state: ``trained``; ``untrained`` (every layer looks as initialised, and what starts
             constant still is); ``unskilled`` (on the batches given the network is not better than
             the best trivial answer); ``broken`` (weights are NaN or infinite); ``unknown`` (nothing
