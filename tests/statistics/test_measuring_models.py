@@ -247,6 +247,11 @@ def test_progress_bar_counts_weights(capsys):
         (nn.Linear(2, 2), {"other": torch.zeros(1)}, "names none"),
         (nn.Linear(2, 2), {"weight": torch.zeros(3, 2)}, r"shape \(3, 2\)"),
         (nn.Linear(2, 2), lambda: 3, "got int"),
+        (
+            nn.Sequential(nn.Linear(2, 2)),
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)).state_dict(),
+            "has '1.weight', '2.weight', which Sequential does not have: .* larger network",
+        ),
     ],
 )
 def test_wrong_arguments(model, initial, words):

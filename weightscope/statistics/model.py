@@ -69,7 +69,7 @@ def measure_model(
     places, skipped, total = find_parameters(model)
     if not places and not skipped:
         raise InputError(f"{type(model).__name__} has no parameters to measure")
-    starts = _initial_tensors(initial, places)
+    starts = _initial_tensors(initial, model, places)
 
     def measure(place: ParameterPlace, run: Run) -> _Figures:
         return _measure(place, starts.get(place.parameter), run)
@@ -116,7 +116,7 @@ def _measure(place: ParameterPlace, start: torch.Tensor | None, run: Run) -> _Fi
 
 
 def _initial_tensors(
-    initial: Initial | None, places: tuple[ParameterPlace, ...]
+    initial: Initial | None, model: nn.Module, places: tuple[ParameterPlace, ...]
 ) -> dict[str, torch.Tensor]:
     if initial is None:
         return {}
@@ -152,6 +152,17 @@ def _initial_tensors(
             f"{', '.join(map(repr, list(state)[:2])) or 'nothing'}: give the state dict that this "
             "model started from, by its own names; weightscope.fit_weights(model, "
             "weightscope.read_weights(path)) takes off what stands before them in a file"
+        )
+    known = model.state_dict().keys() | {place.parameter for place in places}
+    unknown = [n for n, t in state.items() if isinstance(t, torch.Tensor) and n not in known]
+    # a buffer or a bias may have come and gone; a kernel is a layer of another network
+    unknown = [name for name in unknown if state[name].dim() > 1]
+    if unknown:
+        raise InputError(
+            f"{keyword('initial')} has {', '.join(map(repr, unknown[:2]))}"
+            f"{', ...' if len(unknown) > 2 else ''}, which {type(model).__name__} does not have: "
+            "it is of a larger network; give the state that this model started from, without what "
+            "the model lost since"
         )
     return {name: start for name, start in tensors.items() if start.numel()}
 
