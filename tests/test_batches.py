@@ -133,7 +133,7 @@ def test_reading_a_loader_draws_nothing():
         ({"image": X, "mask": Y}, {}, "single batch"),
         ([X], {}, "batch 0 is a Tensor, expected a pair"),
         ([(X,)], {}, "batch 0 is a tuple of 1"),
-        ([(X, Y), None], {}, "batch 1 is a NoneType"),
+        ([(X, Y), None], {}, "batch 1 is None"),
         ([{"photo": X, "truth": Y}], {}, r"'photo', 'truth'.*keys=\('photo', 'truth'\)"),
         ([{"image": X, "mask": Y, "label": Y}], {}, "which are the inputs"),
         ([{"a": X}], {"keys": ("a", "b")}, "batch 0 has no 'b'; it is a dict with 'a'"),

@@ -128,7 +128,11 @@ def test_code_in_a_checkpoint_is_never_run(folder, capsys, command):
     [
         ("mynetworks", "write MODULE:FACTORY"),
         ("nowhere:small", "No module named 'nowhere'"),
-        ("mynetworks:big", "has no attribute 'big'"),
+        ("mynetworks:big", "there is no 'big'\n"),
+        ("mynetworks:smal", "there is no 'smal'; did you mean 'small'?"),
+        ("mynetwork:small", "No module named 'mynetwork'; did you mean 'mynetworks'"),
+        ("mynetwork.py:small", "no file mynetwork.py; did you mean 'mynetworks.py'?"),
+        ("mynetworks:torch.nn.Conv3e", "did you mean 'Conv3d' or"),
         ("mynetworks:broken", "RuntimeError: no such backbone"),
         ("mynetworks:needs", "missing 1 required positional argument"),
         ("mynetworks:number", "'int' object is not callable"),
@@ -436,7 +440,7 @@ def test_a_layout_reaches_reading_and_images(folder, capsys):
     assert module(torch.rand(1, 32, 32, 3)).shape == (1, 32, 32, 1)
     capsys.readouterr()
     said = failure(capsys, "analyze", network, "--layout", "rows")
-    assert "layout='rows' is not understood" in said
+    assert "--layout 'rows' is not understood" in said
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from weightscope.adapters.modes import alone
 from weightscope.batches import first_image, read_batches
 from weightscope.calls import to_device
 from weightscope.cost import count_costs
-from weightscope.errors import InputError, keyword
+from weightscope.errors import InputError, keyword, kind
 from weightscope.findings import Findings
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
@@ -149,7 +149,7 @@ def analyze(
         )
     if history is not None and not callable(getattr(history, "initial", None)):
         raise InputError(
-            f"{keyword('history')} is a {type(history).__name__}; give what watch() recorded, or "
+            f"{keyword('history')} is {kind(history)}; give what watch() recorded, or "
             "what read_history(path) reads"
         )
     given, model = model, unwrap(model).model

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from weightscope.adapters import pytree
 from weightscope.calls import call_arguments, plain, random_state
-from weightscope.errors import InputError, keyword
+from weightscope.errors import InputError, keyword, kind
 from weightscope.graph.inputs import check_model
 from weightscope.showing import counted
 
@@ -192,7 +192,7 @@ def _split(batch: Any, index: int, keys: Keys | None, model: nn.Module) -> Batch
         return batch[found[0][0]], batch[found[1][0]]
     if not isinstance(batch, list | tuple) or len(batch) < 2:
         raise InputError(
-            f"batch {index} is a {_kind(batch)}, expected a pair (inputs, targets); wrap the "
+            f"batch {index} is {_kind(batch)}, expected a pair (inputs, targets); wrap the "
             "loader in a generator that yields such pairs, or say where they are by "
             f"{keyword('keys')}"
         )
@@ -215,7 +215,7 @@ def _at(batch: Any, key: Any, index: int) -> Any:
         if isinstance(key, str) and hasattr(batch, key):
             return getattr(batch, key)
         raise InputError(
-            f"batch {index} has no {key!r}; it is a {_kind(batch)} with {_names(batch)}"
+            f"batch {index} has no {key!r}; it is {_kind(batch)} with {_names(batch)}"
         ) from None
 
 
@@ -232,7 +232,7 @@ def _two(batch: Mapping[Any, Any]) -> str:
 
 
 def _kind(batch: Any) -> str:
-    return f"tuple of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
+    return f"a tuple of {len(batch)}" if isinstance(batch, tuple | list) else kind(batch)
 
 
 def _required(model: nn.Module) -> int:

@@ -34,6 +34,19 @@ def keyword(name: str, value: object = "") -> str:
     return _write.get()(name, str(value))
 
 
+def kind(value: object) -> str:
+    """The type of a value for a message.
+
+    Example:
+        >>> kind(3), kind("a"), kind(None)
+        ('an int', 'a str', 'None')
+    """
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
+
+
 @contextmanager
 def keywords_written(write: Callable[[str, str], str]) -> Iterator[None]:
     """Inside, `keyword` writes as ``write(name, value)`` does."""

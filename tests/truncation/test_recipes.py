@@ -76,7 +76,7 @@ def test_another_factory(saved):
         load(saved[1], lambda: Plain(width=6))
     with pytest.raises(RecipeError, match="than the Signal"):
         load(saved[1], Signal)
-    with pytest.raises(RecipeError, match="returned a int"):
+    with pytest.raises(RecipeError, match="returned an int"):
         load(saved[1], lambda: 3)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightscope.errors import InputError
+from weightscope.errors import InputError, kind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,7 +107,7 @@ def _cut_network(options: argparse.Namespace) -> nn.Module:
 
     variant = load(options.weights, lambda: build(options.factory, options.arguments))
     note = (
-        f"{options.weights}: a {type(variant.structure.model).__name__} cut to "
+        f"{options.weights}: {kind(variant.structure.model)} cut to "
         f"{variant.plan.keep_levels} of {variant.structure.depth} levels, rebuilt by its recipe"
     )
     print(printable(note), file=sys.stderr)
@@ -144,10 +146,8 @@ def build(factory: str, arguments: Sequence[str]) -> nn.Module:
         )
     values = [value_of(a) for a in arguments if not _is_named(a)]
     named = {k: value_of(v) for k, _, v in (a.partition("=") for a in arguments if _is_named(a))}
+    found = object_at(name, path)
     try:
-        found: Any = module_of(name)
-        for part in path.split("."):
-            found = getattr(found, part)
         model = found if isinstance(found, nn.Module) else found(*values, **named)
     except Exception as error:  # the user's own code may raise anything
         shown = [*map(repr, values), *(f"{k}={v!r}" for k, v in named.items())]
@@ -157,10 +157,42 @@ def build(factory: str, arguments: Sequence[str]) -> nn.Module:
         ) from error
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"{factory} gave a {type(model).__name__}, expected a torch.nn.Module; "
+            f"{factory} gave {kind(model)}, expected a torch.nn.Module; "
             "name a function that returns the model"
         )
     return model
+
+
+def object_at(module: str, path: str) -> Any:
+    """What a module or a file holds under a dotted name.
+
+    Raises:
+        InputError: There is no such module or name, or importing it fails; names like it are said.
+    """
+    try:
+        found: Any = module_of(module)
+    except Exception as error:  # the user's own code may raise anything
+        near = ""
+        if isinstance(error, FileNotFoundError):
+            near = _near(module, map(str, Path(module).parent.glob("*.py")))
+        elif getattr(error, "name", None) == module:
+            near = _near(module, (known.name for known in pkgutil.iter_modules()))
+        raise InputError(
+            f"cannot find {module}:{path}: {type(error).__name__}: {error}{near}"
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            public = (name for name in dir(found) if not name.startswith("_"))
+            raise InputError(
+                f"cannot find {module}:{path}: there is no {part!r}{_near(part, public)}"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(names))
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def _is_named(argument: str) -> bool:

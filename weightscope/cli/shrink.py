@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from weightscope.cli.models import add_model, built_model, example_of, module_of, save_cut
+from weightscope.cli.models import add_model, built_model, example_of, object_at, save_cut
 from weightscope.cli.pictures import add_crop, images_in, labelled_in
 from weightscope.cli.targets import check_target
 from weightscope.errors import InputError, TruncationError
@@ -134,10 +134,8 @@ def _called(name: str) -> Any:
     module, _, path = name.rpartition(":")
     if not module or not path:
         raise InputError(f"{name!r} names no loader; write MODULE:LOADER, such as mydata:images")
+    found = object_at(module, path)
     try:
-        found: Any = module_of(module)
-        for part in path.split("."):
-            found = getattr(found, part)
         return found() if callable(found) else found
     except Exception as error:  # the user's own code may raise anything
         raise InputError(

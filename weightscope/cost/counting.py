@@ -25,7 +25,7 @@ from weightscope.adapters.modes import alone
 from weightscope.adapters.schemas import is_operator, packet
 from weightscope.calls import checked_arguments, random_state, say
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
-from weightscope.errors import ForwardError, InputError
+from weightscope.errors import ForwardError, InputError, kind
 from weightscope.graph.structure import ExampleInputs
 
 Inputs: TypeAlias = "ExampleInputs | torch.Tensor | tuple[Any, ...] | Mapping[str, Any]"
@@ -116,7 +116,7 @@ def count_costs(
         (21600, 224)
     """
     if not isinstance(model, nn.Module):
-        raise InputError(f"expected a torch.nn.Module, received a {type(model).__name__}")
+        raise InputError(f"expected a torch.nn.Module, received {kind(model)}")
     args, kwargs = split_inputs(inputs)
     try:
         return _count(*_fake_copy(model, args, kwargs), rules)

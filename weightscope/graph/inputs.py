@@ -28,7 +28,7 @@ from weightscope.adapters.tracing import (
     without_numbers,
 )
 from weightscope.calls import checked_arguments, plain, random_state, say, shapes
-from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword
+from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword, kind
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.layouts import (
     FirstConvolution,
@@ -133,7 +133,7 @@ def _kind(model: object) -> str:
         )
     if isinstance(model, Mapping):
         return (
-            f"a {type(model).__name__}; build the network and load the state into it: "
+            f"{kind(model)}; build the network and load the state into it: "
             "model.load_state_dict(...)"
         )
     return type(model).__name__

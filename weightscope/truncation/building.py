@@ -16,7 +16,7 @@ from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
 from weightscope.calls import random_state, say
 from weightscope.cost import Costs, count_costs
-from weightscope.errors import TruncationError, WeightscopeError, keyword
+from weightscope.errors import TruncationError, WeightscopeError, keyword, kind
 from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.structure import Cut, Structure
@@ -212,7 +212,7 @@ def _trunk(
     )
     if not isinstance(made, nn.Module):
         raise TruncationError(
-            f"the bottleneck factory returned a {type(made).__name__}, not a torch.nn.Module"
+            f"the bottleneck factory returned {kind(made)}, not a torch.nn.Module"
         )
     return made, output_channels(made, entering, dimensions)
 

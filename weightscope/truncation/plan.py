@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weightscope.errors import InputError, RecipeError, TruncationError, keyword
+from weightscope.errors import InputError, RecipeError, TruncationError, keyword, kind
 from weightscope.graph.structure import Cut, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut
@@ -158,7 +158,7 @@ def make_plan(
         )
     if not isinstance(bottleneck, str) and not callable(bottleneck):
         raise InputError(
-            f"bottleneck is a {type(bottleneck).__name__}; expected 'light', 'pool', a module or a "
+            f"bottleneck is {kind(bottleneck)}; expected 'light', 'pool', a module or a "
             "factory called with (in_channels, out_channels, dimensions)"
         )
     if bottleneck == "pool":

@@ -17,7 +17,14 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.calls import random_state
 from weightscope.checkpoints import RECIPE, load_tensors, open_checkpoint
-from weightscope.errors import CheckpointError, InputError, RecipeError, WeightscopeError, keyword
+from weightscope.errors import (
+    CheckpointError,
+    InputError,
+    RecipeError,
+    WeightscopeError,
+    keyword,
+    kind,
+)
 from weightscope.files import write_tensors
 from weightscope.graph import read_structure
 from weightscope.graph.layouts import parse_layout
@@ -110,7 +117,7 @@ def load(
     """
     if isinstance(model_factory, nn.Module) or not callable(model_factory):
         raise InputError(
-            f"{keyword('model_factory')} is a {type(model_factory).__name__}; give a function "
+            f"{keyword('model_factory')} is {kind(model_factory)}; give a function "
             "without arguments that builds the original network, such as lambda: Network(...)"
         )
     recipe, tensors = _read(path)
@@ -118,8 +125,7 @@ def load(
         model = unwrap(model_factory()).model
     if not isinstance(model, nn.Module):
         raise RecipeError(
-            f"{keyword('model_factory')} returned a {type(model).__name__}; expected a "
-            "torch.nn.Module"
+            f"{keyword('model_factory')} returned {kind(model)}; expected a torch.nn.Module"
         )
     if fingerprint(model) != recipe["original"]:
         raise RecipeError(
