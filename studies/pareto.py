@@ -1,9 +1,8 @@
 """Smaller networks at equal MACs: cut, thinned, pruned by others, or trained from scratch.
 
-``python studies/pareto.py --networks runs/evidence/runs`` takes trained networks of the evidence
-study (folders with ``job.json`` and ``final.safetensors``), one job of the runner each. Each is
-made as small as one of its cuts in six ways; all but the last learn on the same unlabelled images
-with the same recovery:
+``python studies/pareto.py --workers 4`` trains networks (`studies.small`: four tasks, three
+designs, three seeds), one job of the runner each, and makes each as small as one of its cuts in six
+ways, another job each; all but the last learn on the same unlabelled images with the same recovery:
 
 - ``cut``: the cut, recovered. Within one network this is deepest-first too: there is one cut of
   each depth.
@@ -23,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,17 +32,16 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from studies import runner  # noqa: E402
+from studies import runner, small  # noqa: E402
 from studies.evidence_protocol import training  # noqa: E402
-from studies.evidence_protocol.jobs import Job  # noqa: E402
 from studies.evidence_protocol.tasks import TASKS, Pool  # noqa: E402
 from studies.evidence_protocol.truth import Skill, answers  # noqa: E402
+from studies.small import Network  # noqa: E402
 from weightscope import analyze  # noqa: E402
 from weightscope.cost import count_costs, measure_latency, measure_peak_memory  # noqa: E402
 from weightscope.truncation import Proposal, Recovery  # noqa: E402
@@ -59,18 +56,14 @@ SHARE = 0.5
 
 RESAMPLES = 500
 
-NETWORKS = (
-    "018-smp_unet-particles-adam-83498b8b",
-    "1003-batch-rings_middle",
-    "086-unet-patch-adamw-e40c0896",
-    "061-group-nuclei-sgd-cd3ae734",
-    "032-residual-particles-adamw-f3215b7b",
-    "056-group-rings_large-adam-31d34358",
-    "047-instance-patch-adamw-e6e51e23",
-    "075-gated-nuclei-adam-4af3a6a2",
+NETWORKS = tuple(
+    Network(design, task, seed)
+    for seed in (2001, 2002, 2003)
+    for task in ("particles", "rings_middle", "patch", "nuclei")
+    for design in ("unet", "smp_unet", "nnunet")
 )
-"""Skilled networks of four tasks, tiny first; none of them chose anything in the recovery. The
-second is trained longer than those of the evidence study: 1500 steps of 8 images."""
+"""Tiny things, closed outlines, real textures, real nuclei; the zoo's U-net, SMP's on a ResNet, and
+nnU-Net's. None of them chose anything in the recovery."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +71,17 @@ class Settings:
     """One comparison.
 
     Attributes:
-        network: Folder of the trained network.
+        network: Which.
         steps: Of each recovery.
-        seed: Of everything random.
     """
 
-    network: str
+    network: Network
     steps: int = STEPS
-    seed: int = 0
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        return self.network.seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +89,6 @@ class _Case:
     """A trained network with its images and one of its cuts."""
 
     settings: Settings
-    job: Job
     model: nn.Module
     train: Pool
     proposals: Mapping[int, Proposal]
@@ -118,16 +113,12 @@ class _Case:
 def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
     """Make one network small in every way and measure the results."""
     torch.manual_seed(settings.seed)
-    folder, archives = _found(settings.network)
-    job = Job(**json.loads((folder / "job.json").read_text())["job"])
-    model = training.build(job)
-    model.load_state_dict(load_file(folder / "final.safetensors"))
-    train = training.load_pool(job, "train", archives)
-    test = training.load_pool(job, "test", archives)
-    analysis = analyze(model.eval(), example_inputs=train.images[:4], response=False)
+    network, model = settings.network, small.load(settings.network, place)
+    train, test = (network.pool(part, small.images(place)) for part in ("train", "test"))
+    analysis = analyze(model, example_inputs=train.images[:4], response=False)
     legal = {p.keep_levels: p for p in analysis.proposals if p.refusal is None}
     keep = min(legal, key=lambda k: abs(legal[k].macs / analysis.costs.macs - SHARE))
-    case = _Case(settings, job, model, train, legal, keep)
+    case = _Case(settings, model, train, legal, keep)
     modules: dict[str, nn.Module] = {"whole": model}
     failures: dict[str, str] = {}
     for name, make in WAYS.items():
@@ -139,25 +130,15 @@ def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
         place.tell(f"{name}: {failures.get(name, 'done')}")
     rows = _measure(case, modules, test)
     return {
-        "network": settings.network,
-        "task": job.task,
+        "network": network.design,
+        "task": network.task,
+        "seed": network.seed,
         "levels": analysis.structure.depth,
         "keep": keep,
         "rows": rows,
         "failures": failures,
         "threads": torch.get_num_threads(),
     }
-
-
-PLACES: list[Path] = []
-"""Where trained networks lie; the last one holds the images of the real tasks."""
-
-
-def _found(name: str) -> tuple[Path, Path]:
-    for place in PLACES:
-        if (place / name / "job.json").exists():
-            return place / name, PLACES[-1]
-    raise FileNotFoundError(f"{name} is in none of {[str(p) for p in PLACES]}")
 
 
 # --- the ways ---------------------------------------------------------------------------------
@@ -234,7 +215,7 @@ def _pruned(case: _Case, importance: Any, graded: bool) -> nn.Module:
 
 
 def _add_gradients(case: _Case, model: nn.Module) -> None:
-    loss = training.make_loss(TASKS[case.job.task], case.train)
+    loss = training.make_loss(TASKS[case.settings.network.task], case.train)
     model.requires_grad_(True)
     for first in range(0, 80, 8):
         rows = slice(first, first + 8)
@@ -263,7 +244,7 @@ def _scratch(case: _Case) -> nn.Module:
     steps = round(case.settings.steps * (ratio + 3) / 3)
     optimizer = torch.optim.Adam(module.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    loss = training.make_loss(TASKS[case.job.task], case.train)
+    loss = training.make_loss(TASKS[case.settings.network.task], case.train)
     generator = torch.Generator().manual_seed(case.settings.seed)
     module.train()
     for _ in range(steps):
@@ -291,8 +272,10 @@ WAYS: dict[str, Callable[[_Case], nn.Module]] = {
 
 def _measure(case: _Case, modules: Mapping[str, nn.Module], test: Pool) -> list[dict[str, Any]]:
     inputs = case.structure.inputs
-    times = measure_latency(list(modules.values()), inputs, repeats=15)
-    skills = {name: _skills(case.job.task, module, test) for name, module in modules.items()}
+    times = measure_latency(list(modules.values()), inputs, repeats=31)
+    skills = {
+        name: _skills(case.settings.network.task, module, test) for name, module in modules.items()
+    }
     rows = []
     for (name, module), latency in zip(modules.items(), times, strict=True):
         costs, (one, many) = count_costs(module, inputs), skills[name]
@@ -332,14 +315,15 @@ def _skills(task: str, module: nn.Module, test: Pool) -> tuple[float, NDArray[np
 # --- the study --------------------------------------------------------------------------------
 
 
-def study(networks: Sequence[str], steps: int) -> list[runner.Job]:
-    """One job for each network."""
+def study(networks: Sequence[Network], steps: int) -> list[runner.Job]:
+    """Two jobs for each network: its training and the comparison."""
     return [
         runner.Job(
-            name=f"pareto-{network}",
+            name=f"pareto-{network.name}",
             work=compare,
             settings=Settings(network, steps),
-            code=("studies.pareto", "weightscope.truncation.recovery"),
+            needs=(small.trained(network), *small.trained(network).needs),
+            code=("studies.pareto", "weightscope.truncation"),
         )
         for network in networks
     ]
@@ -350,37 +334,63 @@ def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     rows = []
     for result in results:
         whole = result["rows"][0]
+        about = {k: result[k] for k in ("network", "task", "seed", "levels", "keep")}
         for row in result["rows"]:
             shares = {
                 k: row[k] / whole[k] for k in ("macs", "parameters", "latency", "peak_memory")
             }
-            about = {k: result[k] for k in ("network", "task", "levels", "keep")}
             rows.append(about | row | shares)
-        rows += [
-            {"network": result["network"], "task": result["task"], "way": way, "failure": why}
-            for way, why in result["failures"].items()
-        ]
+        rows += [about | {"way": way, "failure": why} for way, why in result["failures"].items()]
+    return pd.DataFrame(rows)
+
+
+def against(frame: pd.DataFrame) -> pd.DataFrame:
+    """For each other way: on how many networks the cut is not worse, faster, both.
+
+    Not worse: the 95 % interval of the other way's skill minus the cut's does not lie above 0.
+
+    Args:
+        frame: What `table` returns.
+    """
+    rows = []
+    cuts = frame[frame.way == "cut"].set_index(["network", "task", "seed"])
+    for way in [w for w in WAYS if w != "cut"]:
+        own = frame[(frame.way == way) & frame.skill.notna()].set_index(cuts.index.names)
+        shared = own.index.intersection(cuts.index)
+        own, cut = own.loc[shared], cuts.loc[shared]
+        alike, faster = own.over_cut_low <= 0, cut.latency < own.latency
+        rows.append({
+            "way": way, "networks": len(shared), "better": int((own.over_cut_high < 0).sum()),
+            "not worse": int(alike.sum()), "faster": int(faster.sum()),
+            "both": int((alike & faster).sum()),
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compare; finished networks are found again, and the table is written after each."""
+    """Compare; what is finished is found again, and the tables hold it, also on interruption."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--networks", type=Path, nargs="+", default=[ROOT / "runs/evidence/runs"])
-    parser.add_argument("--archives", type=Path, default=ROOT / "runs" / "evidence" / "archives")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pareto")
-    parser.add_argument("--table", type=Path, default=ROOT / "docs/studies/pareto/methods.csv")
+    parser.add_argument(
+        "--known", type=Path, default=ROOT / "runs" / "evidence", help="where the images may lie"
+    )
+    parser.add_argument("--tables", type=Path, default=ROOT / "docs/studies/pareto")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--only", nargs="+", default=NETWORKS, help="names of folders")
+    parser.add_argument("--workers", type=int, default=1, help="jobs at a time")
+    parser.add_argument("--only", nargs="+", metavar="DESIGN-TASK-SEED", help="these networks")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    PLACES[:] = [*options.networks, options.archives]
-    listed, store = study(options.only, options.steps), runner.Store(options.out)
-    for job in listed:
-        runner.run([job], store)
+    networks = [n for n in NETWORKS if not options.only or n.name in options.only]
+    listed, store = study(networks, options.steps), runner.Store(options.out, (options.known,))
+    try:
+        runner.run(listed, store, workers=options.workers)
+    finally:
         done = runner.finished(listed, store)
         frame = table([done[j.name].result for j in listed if j.name in done])
-        frame.to_csv(options.table, index=False, float_format="%.4g")
+        if len(frame):
+            options.tables.mkdir(parents=True, exist_ok=True)
+            frame.to_csv(options.tables / "methods.csv", index=False, float_format="%.4g")
+            against(frame).to_csv(options.tables / "peers.csv", index=False)
 
 
 if __name__ == "__main__":

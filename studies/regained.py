@@ -1,7 +1,7 @@
 """How much of what a cut lost does recovery without labels regain, for a twentieth of the compute?
 
-``python studies/regained.py`` trains small networks (1500 steps of 8 images; those that are there
-are taken), cuts each at every depth, and recovers every cut that lost more than a twentieth of the
+``python studies/regained.py --workers 4`` trains small networks (`studies.small`), cuts each at
+every depth, and recovers every cut that lost more than a twentieth of the
 skill. The steps are as many as fit into ``SHARE`` of the MACs of the training: the original's
 forwards, the steps and the looks at held-back images are all counted, a backward pass as two
 forwards. ``--images synthetic`` recovers on dead leaves, as many as there are images, instead.
@@ -10,77 +10,70 @@ forwards. ``--images synthetic`` recovers on dead leaves, as many as there are i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from studies import runner, small  # noqa: E402
 from studies.evidence_protocol import training  # noqa: E402
-from studies.evidence_protocol.jobs import Job  # noqa: E402
 from studies.evidence_protocol.tasks import TASKS, Pool  # noqa: E402
 from studies.evidence_protocol.truth import Skill, answers  # noqa: E402
+from studies.small import STEPS, Network  # noqa: E402
 from weightscope import analyze  # noqa: E402
 from weightscope.analysis import Analysis  # noqa: E402
 from weightscope.probing.inputs import synthetic_inputs  # noqa: E402
 from weightscope.probing.stimuli import dead_leaves  # noqa: E402
 from weightscope.truncation import recovery  # noqa: E402
 
-SHARE, STEPS = 0.048, 1500
-"""Of the training's MACs; and steps of each training."""
+SHARE = 0.048
+"""Of the training's MACs."""
 
 LOST = 0.05
 """Cuts that lose a smaller share of the skill are left out: there is nothing to regain."""
 
+SEEDS = (3001, 3002, 3003)
+
 NETWORKS = {
-    (1000, "batch", "discs"): "chose",
-    (1001, "unet", "patch"): "chose",
-    (1002, "residual", "mosaic"): "chose",
-    (1003, "batch", "rings_middle"): "judges",
-    (1010, "group", "rings_large"): "chose",
-    (1011, "plain", "distance"): "judges",
-    (1012, "instance", "patch"): "judges",
-    (1013, "batch", "denoise"): "judges",
-    (1014, "unet", "mosaic"): "judges",
-    (1015, "gated", "discs"): "judges",
-    (1016, "layer", "rings_middle"): "judges",
-    (1017, "tokens", "radius"): "judges",
+    ("batch", "discs"): "chose",
+    ("unet", "patch"): "chose",
+    ("residual", "mosaic"): "chose",
+    ("group", "rings_large"): "chose",
+    ("batch", "rings_middle"): "judges",
+    ("plain", "distance"): "judges",
+    ("instance", "patch"): "judges",
+    ("batch", "denoise"): "judges",
+    ("unet", "mosaic"): "judges",
+    ("gated", "discs"): "judges",
+    ("layer", "rings_middle"): "judges",
+    ("tokens", "radius"): "judges",
+    ("nnunet", "patch"): "judges",
+    ("nnunet", "rings_middle"): "judges",
+    ("nnunet", "mosaic"): "judges",
 }
-"""Seed, design, task; and whether the network chose anything in the recovery."""
+"""Design and task; and whether a network of both, of another seed, chose anything in the
+recovery."""
 
 
-def network(key: tuple[int, str, str], folder: Path, archives: Path) -> tuple[Job, nn.Module]:
-    """A trained network, from its folder if it is there."""
-    index, design, task = key
-    job = Job(
-        index=index, design=design, task=task, optimizer="adam", rate=2e-3, schedule="cosine",
-        start="scratch", earlier="", labels="true", width=8, levels=4, steps=STEPS, standard=True,
-        ema=False, early=False, size=48,
-    )  # fmt: skip
-    place, model = folder / f"{index}-{design}-{task}", training.build(job)
-    if not (place / "job.json").exists():
-        torch.manual_seed(index)
-        pool = training.load_pool(job, "train", archives)
-        optimizer = training.make_optimizer(job, model)
-        schedule, loss = (
-            training.make_schedule(job, optimizer),
-            training.make_loss(TASKS[task], pool),
-        )
-        training.fit(model, optimizer, schedule, loss, pool, STEPS, index, "true")
-        place.mkdir(parents=True, exist_ok=True)
-        training.save_weights(model, place / "final.safetensors")
-        (place / "job.json").write_text(json.dumps({"job": asdict(job)}))
-    model.load_state_dict(load_file(place / "final.safetensors"))
-    return job, model.eval()
+@dataclass(frozen=True)
+class Settings:
+    """One recovery of every cut of one network.
+
+    Attributes:
+        network: Which.
+        images: ``given`` or ``synthetic``.
+    """
+
+    network: Network
+    images: str
 
 
 def steps_within(share: float, macs: float, images: int) -> int:
@@ -98,33 +91,36 @@ def steps_within(share: float, macs: float, images: int) -> int:
     return int((budget - looks - begun) / (recovery.BATCH * 3 * macs))
 
 
-def rows(key: tuple[int, str, str], folder: Path, archives: Path, images: str) -> list[Any]:
-    """Every cut of one network that loses enough."""
-    job, model = network(key, folder, archives)
-    learn, test = (training.load_pool(job, part, archives) for part in ("train", "test"))
-    whole, found = _skill(job, model, test), []
+def regain(settings: Settings, place: runner.Place) -> dict[str, Any]:
+    """Recover every cut of one network that loses enough."""
+    network, model = settings.network, small.load(settings.network, place)
+    learn, test = (network.pool(part, small.images(place)) for part in ("train", "test"))
+    whole, found = _skill(network, model, test), []
     analysis = analyze(model, example_inputs=learn.images[:4], response=False)
     for proposal in sorted(analysis.proposals, key=lambda p: -p.keep_levels):
         if proposal.refusal is not None:
             continue
-        torch.manual_seed(0)
+        torch.manual_seed(network.seed)
         variant = proposal.build()
-        cut, macs = _skill(job, variant.module, test), proposal.macs / analysis.costs.macs
+        cut, macs = _skill(network, variant.module, test), proposal.macs / analysis.costs.macs
         if whole - cut <= LOST * whole:
             continue
-        given = learn.images if images == "given" else synthetic(analysis, len(learn.images))
+        count = len(learn.images)
+        given = learn.images if settings.images == "given" else synthetic(analysis, count)
         course = variant.recover(
-            given, steps=steps_within(SHARE, macs, len(learn.images)), progress=False
+            given, steps=steps_within(SHARE, macs, count), seed=network.seed, progress=False
         )
-        recovered = _skill(job, variant.module, test)
+        recovered = _skill(network, variant.module, test)
         found.append({
-            "network": job.design, "task": job.task, "role": NETWORKS[key],
+            "network": network.design, "task": network.task, "seed": network.seed,
+            "role": NETWORKS[network.design, network.task],
             "keep": proposal.keep_levels, "macs": macs, "reach": variant.plan.reach,
             "parameters": proposal.parameters / analysis.costs.parameters, "steps": course.steps,
             "whole": whole, "cut": cut, "recovered": recovered,
             "regained": (recovered - cut) / (whole - cut), "explained": course.after.explained,
         })  # fmt: skip
-    return found
+        place.tell(f"keep {proposal.keep_levels}: {found[-1]['regained']:.2f} regained")
+    return {"rows": found}
 
 
 def synthetic(analysis: Analysis, count: int) -> torch.Tensor:
@@ -134,29 +130,48 @@ def synthetic(analysis: Analysis, count: int) -> torch.Tensor:
     return images
 
 
-def _skill(job: Job, module: nn.Module, test: Pool) -> float:
-    judge, one = Skill(TASKS[job.task].kind, test), np.ones((1, len(test.images)))
+def _skill(network: Network, module: nn.Module, test: Pool) -> float:
+    judge, one = Skill(TASKS[network.task].kind, test), np.ones((1, len(test.images)))
     quality = judge.quality(judge.sums(answers(module.eval(), test.images)), one)
     return float((quality - judge.trivial(one))[0])
 
 
+def study(images: str) -> list[runner.Job]:
+    """Two jobs for each network: its training and the recovery of its cuts."""
+    networks = [Network(*key, seed) for seed in SEEDS for key in NETWORKS]
+    return [
+        runner.Job(
+            name=f"regained-{images}-{network.name}",
+            work=regain,
+            settings=Settings(network, images),
+            needs=(small.trained(network), *small.trained(network).needs),
+            code=("studies.regained", "weightscope.truncation"),
+        )
+        for network in networks
+    ]
+
+
 def main() -> None:
-    """Recover every cut; the table is written after each network, finished ones are taken."""
+    """Recover every cut; what is finished is found again, also after an interruption."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--archives", type=Path, default=ROOT / "runs" / "evidence" / "archives")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pareto")
+    parser.add_argument(
+        "--known", type=Path, default=ROOT / "runs" / "evidence", help="where the images may lie"
+    )
     parser.add_argument("--table", type=Path, default=ROOT / "docs/studies/pareto/regained.csv")
     parser.add_argument("--images", choices=("given", "synthetic"), default="given")
+    parser.add_argument("--workers", type=int, default=1, help="jobs at a time")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found: list[Any] = []
-    for key in NETWORKS:
-        kept = options.out / f"regained-{options.images}-{key[0]}.json"
-        if not kept.exists():
-            made = rows(key, options.out, options.archives, options.images)
-            kept.write_text(json.dumps(made))
-        found += json.loads(kept.read_text())
-        pd.DataFrame(found).to_csv(options.table, index=False, float_format="%.4g")
+    listed, store = study(options.images), runner.Store(options.out, (options.known,))
+    try:
+        runner.run(listed, store, workers=options.workers)
+    finally:
+        done = runner.finished(listed, store)
+        found = [row for j in listed if j.name in done for row in done[j.name].result["rows"]]
+        if found:
+            options.table.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(found).to_csv(options.table, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

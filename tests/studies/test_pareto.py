@@ -19,7 +19,7 @@ def row(way, skill, macs):
 
 def test_costs_are_shares_of_the_whole_network_and_failures_are_rows():
     result = {
-        "network": "a", "task": "rings", "levels": 4, "keep": 2,
+        "network": "a", "task": "rings", "seed": 1, "levels": 4, "keep": 2,
         "rows": [row("whole", 0.8, 200.0), row("cut", 0.7, 50.0)],
         "failures": {"random": "TruncationError: no"},
     }  # fmt: skip
