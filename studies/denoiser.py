@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from studies.evidence_protocol.tasks import TASKS, make_pool  # noqa: E402
 from weightscope import ablate, analyze  # noqa: E402
 
-SIZE, WIDTH, STEPS, BATCH, RECOVERY = 48, 12, 1500, 8, 200
+SIZE, WIDTH, STEPS, BATCH, RECOVERY = 48, 12, 1500, 8, 400
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 

@@ -92,7 +92,9 @@ def train(network: Network, place: runner.Place) -> dict[str, Any]:
     loss = training.make_loss(TASKS[network.task], pool)
     schedule = training.make_schedule(job, optimizer)
     last = training.fit(model, optimizer, schedule, loss, pool, STEPS, network.seed, "true")
-    save_model(model, str(place.folder / "final.safetensors"))  # nnU-Net's has two names for a tensor
+    save_model(
+        model, str(place.folder / "final.safetensors")
+    )  # nnU-Net's has two names for a tensor
     return {"network": asdict(network), "loss": last}
 
 

@@ -53,11 +53,11 @@ suffice, the rate falls back."""
 WARM_UP = 0.05
 """Share of the steps in which the rate for all weights rises from nothing."""
 
-FALL_BACK, RISEN = 1 / 3, 2.0
-"""Where a check has so many times the lowest unexplained share of the checks before it, the course
-goes on from its best weights with this share of the rate: networks without normalisation do not
-bear the rate of the others. Of networks that bear it, the first checks rose by up to 1.4 and made
-up for it."""
+FALL_BACK, RISEN, VAIN = 1 / 3, 2.0, 3
+"""Where a check has so many times the lowest unexplained share of the checks before it, or so many
+checks in a row bring no gain, the course goes on from its best weights with this share of the rate:
+networks without normalisation do not bear the rate of the others. On networks that bear it, up to
+two checks rose, by up to 1.4 times, and the next made up for it."""
 
 AVERAGE = 0.97
 """Decay of the running average of the weights, less in the first steps. The average is the result:
@@ -69,6 +69,10 @@ are enough, for they are looked at again and again."""
 
 CHECKS, PATIENCE = 10, 5
 """How often the held-back images are asked, and how many checks in a row may bring no gain."""
+
+LEAST_SHARE = 1e-6
+"""Is added to the unexplained share of an image before its root is taken, whose slope is endless at
+0: a thousandth of the spread counts as matched."""
 
 ANSWER_BYTES = 1 << 29
 """The original's answers are kept up to this size, so that each is computed once."""
@@ -428,12 +432,20 @@ class _Likeness:
     chances: tuple[float, ...]  # variance of the probabilities of logits, else 0
 
     def loss(self, found: Sequence[Any], goal: Sequence[Any]) -> Tensor:
-        """Share of the variance that is not matched; of logits that of the probabilities too."""
+        """Share of the variance that is not matched; of logits that of the probabilities too.
+
+        Of numbers (a regression) the root of this share in each image.
+        """
         total = []
-        for position, variance, chance in zip(
-            self.positions, self.variances, self.chances, strict=True
+        for position, variance, deciding, chance in zip(
+            self.positions, self.variances, self.deciding, self.chances, strict=True
         ):
             a, b = found[position].float(), goal[position]
+            if not deciding:
+                images = len(b) if b.dim() else 1
+                shares = (a - b).square().reshape(images, -1).mean(1) / variance
+                total.append((shares + LEAST_SHARE).sqrt().mean())
+                continue
             total.append((a - b).square().mean() / variance)
             if chance:
                 total.append((_chances(a) - _chances(b)).square().mean() / chance)
@@ -794,12 +806,13 @@ class _Course:
         before = list(state.course)
         with self._averaged():
             check = self._look(state.step, trained)
-            gain = check.loss < min(c.loss for c in before)
-            if gain:
+            if check.loss < min(c.loss for c in before):
                 state.best = self._copy()
         state.course.append(check)
+        best = min(state.course, key=lambda c: c.loss)
+        vain = sum(c.trained == "all" and c.step > best.step for c in state.course)
         least = min(1 - c.explained for c in before)
-        if trained == "all" and not gain and 1 - check.explained > RISEN * least:
+        if vain == VAIN or (vain and 1 - check.explained > RISEN * least):
             self._fall_back(state)
 
     def _fall_back(self, state: _State) -> None:
