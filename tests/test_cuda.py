@@ -47,7 +47,8 @@ def state_of(model):
 
 def assert_untouched(model, before):
     for name, tensor in model.state_dict().items():
-        assert tensor.device.type == DEVICE and torch.equal(tensor, before[name]), name
+        assert tensor.device.type == DEVICE, name
+        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -213,8 +214,8 @@ def test_three_dimensional_and_token_networks_of_a_library():
     assert {p.device.type for p in smaller(analysis).module.parameters()} == {DEVICE}
 
 
-def test_weights_on_two_devices_are_an_error_that_says_so():
+def test_weights_on_two_devices_are_told():
     model = create_model("half_unet", width=4)
     next(model.children()).to(DEVICE)
-    with pytest.raises(ws.WeightscopeError, match=r"device|cuda"):
-        ws.analyze(model, example_inputs=torch.zeros(1, 3, 64, 64))
+    analysis = ws.analyze(model, example_inputs=torch.zeros(1, 3, 64, 64))
+    assert "device" in analysis.response.failure

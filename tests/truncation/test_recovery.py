@@ -370,3 +370,11 @@ def test_a_diffusion_network_is_cut_recovered_and_saved(tmp_path):
     with torch.no_grad():
         expected = variant.module.eval()(*example)
         assert torch.equal(loaded.module.eval()(*example)["sample"], expected["sample"])
+
+
+def test_a_start_from_features_of_fewer_bits(monkeypatch, proposals_in_need):
+    """On a graphics card the networks run in bfloat16, and the regression in float32."""
+    monkeypatch.setattr(room, "_mixed_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
+    found = proposals_in_need[1].build().recover(IMAGES, steps=20, progress=False)
+    assert found.start == "ridge"
+    assert found.after.explained > found.before.explained

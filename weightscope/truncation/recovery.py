@@ -767,7 +767,7 @@ class _Course:
             entering, leaving, called = entering[:1], leaving[:1], called[:1]
         exits = [torch.cat([_float(t) for t in parts]) for parts in zip(*leaving, strict=True)]
         kept = kept_channels(name, bottleneck, self.thinned)
-        ridge_start(bottleneck, torch.cat(entering), exits, called[0][3], kept)
+        ridge_start(bottleneck, _float(torch.cat(entering)), exits, called[0][3], kept)
 
     # --- looking at what was held back ---------------------------------------------------------
 
