@@ -183,6 +183,9 @@ def _pruned(case: _Case, importance: Any, graded: bool) -> nn.Module:
 
     def prune(ratio: float) -> nn.Module:
         twin = copy.deepcopy(case.model)
+        hasty = [m for m in twin.modules() if getattr(m, "inplace", False)]
+        for part in hasty:  # what is written into a view its graph cannot follow
+            part.inplace = False
         if graded:
             _add_gradients(case, twin)
         layers = dict(twin.named_modules())
@@ -195,6 +198,8 @@ def _pruned(case: _Case, importance: Any, graded: bool) -> nn.Module:
             twin, inputs.args[0], importance, pruning_ratio=ratio, ignored_layers=ends,
             in_channel_groups={}, out_channel_groups={}, num_heads={},
         ).step()  # fmt: skip
+        for part in hasty:
+            part.inplace = True
         return twin
 
     low, high = 0.0, 0.95

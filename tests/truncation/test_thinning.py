@@ -47,6 +47,26 @@ class Residual(nn.Module):
         return self.head(y.relu())
 
 
+class Hasty(nn.Module):
+    """Activations that write into the view which an instance normalisation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = self.block(1, 6), self.block(6, 8)
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.c = self.block(12, 6)
+        self.head = nn.Conv2d(6, 2, 1)
+
+    @staticmethod
+    def block(a, b):
+        norm = nn.InstanceNorm2d(b, affine=True)
+        return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm, nn.LeakyReLU(inplace=True))
+
+    def forward(self, x):
+        a = self.a(x)
+        return self.head(self.c(torch.cat([a, self.up(self.b(F.max_pool2d(a, 2)))], 1)))
+
+
 class Grouped(nn.Module):
     """Group normalisation over one layer's channels, and over a concatenation."""
 
@@ -87,7 +107,12 @@ def test_all_levels_as_a_variant_answer_as_the_network():
 
 @pytest.mark.parametrize(
     ("factory", "example"),
-    [(Plain, image(2, 1, 32, 32)), (Residual, image(2, 1, 16, 16)), (Pyramid, TOYS["pyramid"][1])],
+    [
+        (Plain, image(2, 1, 32, 32)),
+        (Residual, image(2, 1, 16, 16)),
+        (Hasty, image(2, 1, 16, 16)),
+        (Pyramid, TOYS["pyramid"][1]),
+    ],
 )
 def test_the_thinner_network_is_the_whole_one_that_does_not_listen(factory, example):
     variant = as_variant(factory, example)

@@ -72,6 +72,9 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
     """
     pruning = _library()
     twin = copy.deepcopy(module).eval().requires_grad_(True)
+    for part in twin.modules():  # what is written into a view the graph cannot follow
+        if getattr(part, "inplace", False) is True:
+            part.inplace = False  # type: ignore[assignment]
     names = {part: name for name, part in twin.named_modules()}
     owned = {id(p): name for name, p in twin.named_parameters()}
     shared = _shared(twin)
