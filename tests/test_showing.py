@@ -30,7 +30,15 @@ def shown():
     with ws.watch(model, optimizer) as history:
         pass
     analysis = ws.analyze(model, response=False)
+    search = ws.shrink(
+        create_model("half_unet", width=4), images=torch.rand(4, 3, 32, 32), steps=1, random=False
+    )
     return {
+        "search": search,
+        "recovery": search.candidates[0].variant.recover(torch.rand(4, 3, 32, 32), steps=1),
+        "costs": analysis.costs,
+        "assessment": analysis.assessment,
+        "parameter": analysis.statistics.parameters[0],
         "analysis": analysis,
         "proposal": analysis.proposals[0],
         "variant": analysis.proposals[0].build(),
@@ -40,7 +48,10 @@ def shown():
     }
 
 
-NAMES = ["analysis", "proposal", "variant", "statistics", "structure", "history"]
+NAMES = [
+    *("analysis", "proposal", "variant", "statistics", "structure", "history"),
+    *("search", "recovery", "costs", "assessment", "parameter"),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,3 +81,27 @@ def test_the_notebook_shows_verdict_stages_and_proposals(shown):
 def test_long_facts_are_cut():
     assert len(one_line("X", {"fact": "y" * 1000})) < 250
     assert "&lt;b&gt;" in as_table("X", {"fact": "<b>"})
+
+
+def reached(record, known):
+    """Every record of the library that a reader comes to by attributes."""
+    if id(record) in known or not type(record).__module__.startswith("weightscope"):
+        return
+    known[id(record)] = record
+    yield record
+    for name in dir(record):
+        value = None if name.startswith("_") else getattr(record, name)
+        for inner in value[:1] if isinstance(value, tuple) else (value,):
+            yield from reached(inner, known)
+
+
+def test_no_record_behind_them_is_longer_than_a_screen(shown):
+    known = {}
+    longest = {
+        type(record).__name__: len(repr(record))
+        for value in shown.values()
+        for record in reached(value, known)
+    }
+    assert len(longest) > 15
+    # 2,000 characters: 25 rows of 80
+    assert {name: length for name, length in longest.items() if length > 2000} == {}

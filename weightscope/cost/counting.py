@@ -27,6 +27,7 @@ from weightscope.calls import checked_arguments, random_state, say
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError, kind
 from weightscope.graph.structure import ExampleInputs
+from weightscope.showing import OnOneScreen
 
 Inputs: TypeAlias = "ExampleInputs | torch.Tensor | tuple[Any, ...] | Mapping[str, Any]"
 
@@ -51,8 +52,8 @@ class LayerCost:
     output_shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Costs:
+@dataclass(frozen=True, repr=False)
+class Costs(OnOneScreen):
     """Costs of one forward in evaluation mode.
 
     Attributes:
@@ -71,6 +72,15 @@ class Costs:
     parameters: int
     activation_bytes: int
     unsupported: Mapping[str, int]
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "layers": len(self.layers),
+            "parameters": f"{self.parameters:,}",
+            "MACs": f"{self.macs:,}",
+            "bytes of activations": f"{self.activation_bytes:,}",
+            **({"without a rule": ", ".join(self.unsupported)} if self.unsupported else {}),
+        }
 
 
 def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -64,8 +64,8 @@ class Parameter:
     requires_grad: bool | None = None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ParameterStatistics(Parameter):
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ParameterStatistics(OnOneScreen, Parameter):
     """One parameter of a model: what its numbers say, and its null.
 
     Attributes:
@@ -88,6 +88,16 @@ class ParameterStatistics(Parameter):
     near_zero_relative: float = nan
     spectrum: Spectrum | None = None
     folded_std: float | None = None
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "of": self.parameter,
+            "numbers": f"{self.count:,}",
+            "mean": f"{self.summary.mean:.3g}",
+            "std": f"{self.summary.std:.3g}",
+            "null": self.null and self.null.source,
+            **({"warning": self.warning} if self.warning else {}),
+        }
 
 
 @dataclass(frozen=True)

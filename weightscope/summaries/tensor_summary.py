@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,8 +22,8 @@ class Histogram:
         counts: Finite values in each bin, shape (bins,).
     """
 
-    edges: Floats
-    counts: Counts
+    edges: Floats = field(repr=False)
+    counts: Counts = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,9 @@ class EmpiricalCDF:
         count: Number of values behind the shares.
     """
 
-    points: Floats
-    below: Floats
-    through: Floats
+    points: Floats = field(repr=False)
+    below: Floats = field(repr=False)
+    through: Floats = field(repr=False)
     count: int
 
     def __call__(self, values: Floats) -> Floats:
@@ -106,8 +106,8 @@ class TensorSummary:
     kurtosis: float
     quantiles: Mapping[float, float]
     near_zero: Mapping[float, float]
-    histogram: Histogram
-    filter_norms: Floats | None
-    filter_means: Floats | None
+    histogram: Histogram = field(repr=False)
+    filter_norms: Floats | None = field(repr=False)
+    filter_means: Floats | None = field(repr=False)
     dead_filters: float
-    cdf: EmpiricalCDF
+    cdf: EmpiricalCDF = field(repr=False)

@@ -27,7 +27,7 @@ from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
 from weightscope.probing.response import decides
 from weightscope.progress import bar
-from weightscope.showing import counted
+from weightscope.showing import OnOneScreen, counted
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.plan import Plan, exits_of
 from weightscope.truncation.start import kept_channels, ridge_start
@@ -115,8 +115,8 @@ class Check:
     explained: float
 
 
-@dataclass(frozen=True)
-class Recovery:
+@dataclass(frozen=True, repr=False)
+class Recovery(OnOneScreen):
     """The course of a recovery. The variant holds the weights of the best check.
 
     Attributes:
@@ -135,6 +135,19 @@ class Recovery:
     start: str
     steps: int
     images: int
+
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {
+            "explained": f"{self.before.explained:.3f} to {self.after.explained:.3f}",
+            "decisions": f"{self.before.decisions:.3f} to {self.after.decisions:.3f}",
+            "start": self.start,
+            "steps": self.steps,
+            "checks": len(self.course),
+            "images": self.images,
+        }
+        if self.after.decisions != self.after.decisions:
+            del facts["decisions"]
+        return facts
 
 
 @dataclass(frozen=True)

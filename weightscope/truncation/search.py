@@ -20,6 +20,7 @@ from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.progress import steps as steps_shown
+from weightscope.showing import OnOneScreen
 from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.proposals import Proposal, propose
@@ -108,8 +109,8 @@ class Limits:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Search:
+@dataclass(frozen=True, eq=False, repr=False)
+class Search(OnOneScreen):
     """Quality over cost of every depth of one network.
 
     Attributes:
@@ -175,6 +176,19 @@ class Search:
                 for c in ordered
             ]
         )
+
+    def _facts(self) -> dict[str, object]:
+        chosen = self.chosen
+        return {
+            "of": f"{len(self.candidates)} depths",
+            "metric": self.metric,
+            "chosen": "none" if chosen is None else f"{chosen.keep_levels} levels",
+            "quality": f"{(chosen or self.whole).quality:.3f} of {self.whole.quality:.3f}",
+            "see": ".frame and print()",
+        }
+
+    def _repr_html_(self) -> str:
+        return f"{super()._repr_html_()}{self.frame.to_html(index=False)}"
 
     def __str__(self) -> str:
         chosen = self.chosen

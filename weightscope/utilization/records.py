@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from weightscope.showing import OnOneScreen
+
 Grade = Literal["weights", "history", "response", "images", "data"]
 Verdict = Literal["used", "unused", "undecided"]
 State = Literal["trained", "untrained", "unskilled", "broken", "unknown"]
@@ -63,8 +65,8 @@ class StageVerdict:
     caveat: str = ""
 
 
-@dataclass(frozen=True)
-class Assessment:
+@dataclass(frozen=True, repr=False)
+class Assessment(OnOneScreen):
     """Which stages a network uses.
 
     Attributes:
@@ -82,3 +84,11 @@ class Assessment:
     state: State
     conclusion: str
     notes: tuple[str, ...] = ()
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "state": self.state,
+            "stages": len(self.verdicts),
+            "conclusion": self.conclusion,
+            **({"notes": len(self.notes)} if self.notes else {}),
+        }
