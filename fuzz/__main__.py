@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from fuzz import inputs, judge, returned
+from fuzz import bombs, inputs, judge, returned
 from weightscope import scan
 
 KEPT = Path("build/fuzz")
-KINDS = inputs.KINDS | returned.KINDS
+KINDS = inputs.KINDS | bombs.KINDS | returned.KINDS
 
 
 def fuzz(

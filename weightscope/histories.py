@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import outside_modes
-from weightscope.checkpoints import load_tensors
+from weightscope.checkpoints import load_tensors, parse_json
 from weightscope.errors import CheckpointError
 from weightscope.files import write_tensors
 from weightscope.movement import Displacement
@@ -100,7 +100,7 @@ def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
     if _KEY not in metadata:
         raise CheckpointError(f"{given} is no history; give what weightscope.save_history wrote")
     try:
-        known = json.loads(metadata[_KEY])
+        known = parse_json(metadata[_KEY])
         if known["version"] != VERSION:
             raise ValueError(f"it is of version {known['version']!r}, expected {VERSION}")
         records = tuple(_checked(Displacement(**record)) for record in known["displacements"])

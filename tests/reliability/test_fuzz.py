@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from fuzz import inputs, judge, returned
+from fuzz import bombs, inputs, judge, returned
 from fuzz.__main__ import fuzz
+from weightscope import CheckpointError
 
 
 @pytest.mark.filterwarnings("ignore")  # of the reference, about what is in the files
@@ -18,6 +19,14 @@ def test_a_short_run():
     assert sum(outcomes["read"] for outcomes in counts.values()) > 30
     for kinds in (tuple(inputs.KINDS), ("histories",)):
         assert fuzz(0, lambda n: n < 3, kinds) == fuzz(0, lambda n: n < 3, kinds)
+
+
+def test_bombs():
+    counts = fuzz(0, lambda rounds: rounds < 6, tuple(bombs.KINDS))
+    for kind, outcomes in counts.items():
+        assert outcomes.total() == 6
+        assert not any(outcomes[wrong] for wrong in judge.WRONG), kind
+        assert outcomes["refused"] > 0
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -46,3 +55,12 @@ def test_the_judge_finds_what_is_wrong(tmp_path, monkeypatch):
         patch.setattr(judge, "LONGEST", 0.01)
         patch.setattr(judge, "scan", lambda path, threads: max(iter(lambda: 0, 1)))
         assert judge.judge("safetensors", whole, tmp_path)[0] == "slow"
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "MOST_MEMORY", 32 << 20)
+        patch.setattr(judge, "scan", refuse_with_much)
+        for _ in range(2):  # a peak hides no later one
+            assert judge.judge("safetensors", whole, tmp_path)[0] == "too much memory"
+
+
+def refuse_with_much(path, threads):
+    raise CheckpointError(str(len(bytearray(64 << 20))))

@@ -329,6 +329,51 @@ def test_archives_folders_and_indexes_are_named(tmp_path):
     refused(tmp_path / "dcp", r"distributed checkpoint.*dcp_to_torch")
 
 
+def test_links_of_shards_stay_in_their_folder(tmp_path):
+    outside, folder = tmp_path / "outside.safetensors", tmp_path / "folder"
+    save_file({"a": torch.ones(3)}, outside)
+    folder.mkdir()
+    (folder / "index.json").write_text(json.dumps({"weight_map": {"a": "m"}}))
+    (folder / "m").symlink_to(outside)
+    refused(folder / "index.json", "'m' is a link to a file outside of its folder; put")
+    (folder / "m").unlink()
+    (folder / "inside").write_bytes(outside.read_bytes())
+    (folder / "m").symlink_to("inside")
+    assert list(found(folder / "index.json")) == ["a"]
+    (tmp_path / "link").symlink_to(folder)
+    assert list(found(tmp_path / "link" / "index.json")) == ["a"]
+    (folder / "whole").symlink_to(outside)  # whoever names a file may name a link
+    assert list(found(folder / "whole")) == ["a"]
+
+
+@pytest.mark.parametrize("below", [".", "text_encoder"])
+def test_the_cache_of_hugging_face_links_its_shards(tmp_path, below):
+    """Of a repository: ``snapshots/REVISION/FILE`` is a link to ``blobs/DIGEST``."""
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b/snapshots/1f"
+    blobs.mkdir(parents=True)
+    (snapshot / below).mkdir(parents=True)
+    save_file({"a": torch.ones(3)}, blobs / "0d")
+    (blobs / "0e").write_text(json.dumps({"weight_map": {"a": "m.safetensors"}}))
+    for name, blob in {"m.safetensors": "0d", "model.safetensors.index.json": "0e"}.items():
+        (snapshot / below / name).symlink_to(os.path.relpath(blobs / blob, snapshot / below))
+    assert list(found(snapshot / below / "model.safetensors.index.json")) == ["a"]
+    assert list(found(snapshot / below)) == ["a"]
+    (snapshot / below / "m.safetensors").unlink()
+    save_file({"a": torch.ones(3)}, tmp_path / "other")
+    (snapshot / below / "m.safetensors").symlink_to(tmp_path / "other")
+    refused(snapshot / below, "is a link to a file outside")
+
+
+def test_the_old_format_names_its_numbers_by_texts(tmp_path):
+    """Hashing a deep tuple would end the process."""
+    deep = b")" + b"\x85" * 100_000
+    for key in (deep, b"K\x07"):
+        program = b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + key + b"NK\x01tQ."
+        start = b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {}))
+        (tmp_path / "x").write_bytes(start + program)
+        refused(tmp_path / "x", "the numbers of a tensor in it have no name")
+
+
 def test_tensors_of_other_kinds_are_skipped_by_name(tmp_path):
     with pytest.warns(UserWarning, match="nested"):
         nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])

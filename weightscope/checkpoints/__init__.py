@@ -1,7 +1,12 @@
 """Files of weights: what is in them, and whether it fits a model. Nothing in them is executed."""
 
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
-from weightscope.checkpoints.safetensors_files import RECIPE, holds_recipe, load_tensors
+from weightscope.checkpoints.safetensors_files import (
+    RECIPE,
+    holds_recipe,
+    load_tensors,
+    parse_json,
+)
 from weightscope.checkpoints.stored import Stored
 from weightscope.checkpoints.weights import Weights, fit_weights, pair_weights, read_weights
 
@@ -15,5 +20,6 @@ __all__ = [
     "load_tensors",
     "open_checkpoint",
     "pair_weights",
+    "parse_json",
     "read_weights",
 ]

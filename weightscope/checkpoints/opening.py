@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from weightscope.checkpoints.limits import (
+    LARGEST_HEADER,
+    LONGEST_NAME,
+    MOST_CONTAINERS,
+    MOST_LETTERS,
+    MOST_TENSORS,
+    MOST_VIEWS,
+)
 from weightscope.checkpoints.pickles import Inert, Name
-from weightscope.checkpoints.safetensors_files import LARGEST_HEADER, read_json, read_safetensors
+from weightscope.checkpoints.safetensors_files import read_json, read_safetensors
 from weightscope.checkpoints.source import Source, path_of, quoted
 from weightscope.checkpoints.stored import Stored
 from weightscope.checkpoints.torch_files import read_archive, read_old_format
 from weightscope.errors import CheckpointError
 
-# no checkpoint has longer ones; without a limit, deep nesting would cost memory in its square
-LONGEST_NAME = 4096
-# Views may share numbers, but reading must not cost many times what the file holds.
-MOST_VIEWS = 16
 _SAMPLE = 4096
 _TRUSTED = "where you trust it, load it with the code that wrote it"
 _SAVE = "save model.state_dict() with torch.save or safetensors"
@@ -44,7 +49,7 @@ _SAVED_AS = re.compile(
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Named:
     """A tensor in a file under its full name.
 
@@ -161,6 +166,11 @@ def _sharded(source: Source) -> tuple[dict[str, Named], dict[str, str]]:
             )
         if file not in shards:
             shard = Source.open(os.path.join(os.path.dirname(path), file))
+            if not _belongs(os.path.dirname(path), file):
+                raise CheckpointError(
+                    f"{path}: {quoted(file)} is a link to a file outside of its folder; put the "
+                    "file itself there, or give that file"
+                )
             start = shard.text(0, min(shard.size, _SAMPLE))
             if _is_json(start):
                 raise CheckpointError(
@@ -175,6 +185,19 @@ def _sharded(source: Source) -> tuple[dict[str, Named], dict[str, str]]:
             )
         tensors[name] = shards[file][name]
     return tensors, skipped
+
+
+def _belongs(folder: str, file: str) -> bool:
+    """Whether a file lies in the folder, or where the cache of Hugging Face keeps its files.
+
+    There ``snapshots/REVISION/...`` holds links to files in ``blobs`` beside ``snapshots``.
+    """
+    places = [os.path.realpath(folder)]
+    above, _, below = os.path.abspath(folder).rpartition(f"{os.sep}snapshots{os.sep}")
+    if below:
+        places.append(os.path.realpath(os.path.join(above, "blobs")))
+    real = os.path.realpath(os.path.join(folder, file))
+    return any(real.startswith(place.rstrip(os.sep) + os.sep) for place in places)
 
 
 def _file_in(folder: str) -> str:
@@ -237,16 +260,25 @@ def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str
     names = _Unique()
     visited: dict[int, str] = {}
     known: dict[Any, str] = {}
-    waiting: list[tuple[str, str, Any]] = [("", "", content)]
+    containers = letters = 0
+    waiting: list[Iterator[tuple[str, str, Any]]] = [iter([("", "", content)])]
     while waiting:
-        name, container, node = waiting.pop()
+        name, container, node = next(waiting[-1], ("", "", None))
+        if node is None:
+            waiting.pop()
+            continue
+        containers += not isinstance(node, Stored)
+        letters += len(name)
+        if containers > MOST_CONTAINERS or len(found) > MOST_TENSORS or letters > MOST_LETTERS:
+            raise CheckpointError(
+                f"{source.path} is no checkpoint of sane size: it holds more than "
+                f"{MOST_TENSORS:,} tensors, {MOST_CONTAINERS:,} dictionaries and lists, or "
+                f"{MOST_LETTERS >> 20} MiB of names; save model.state_dict() alone"
+            )
         if isinstance(node, Stored):
             unique = names(name if node is not content else "tensor")
             first = known.setdefault(node.identity, unique)
             found[unique] = Named(node, container, first if first != unique else "")
-            continue
-        children = _children(node)
-        if children is None or (isinstance(node, tuple | list | dict) and not node):
             continue
         if id(node) in visited:
             if not isinstance(node, tuple):
@@ -264,7 +296,7 @@ def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str
             raise CheckpointError(
                 f"{source.path} nests its content too deeply to be a checkpoint; {_SAVE}"
             )
-        waiting += [(prefix + _key(key), name, child) for key, child in reversed(children)]
+        waiting.append(_parts(node, prefix, name))
     _check_views([named.stored for named in found.values() if not named.same_as], source)
     return found, skipped
 
@@ -276,23 +308,31 @@ class _Unique:
         self._times: dict[str, int] = {}
 
     def __call__(self, name: str) -> str:
-        name = name[: 2 * LONGEST_NAME]
-        times = self._times.get(name, 0)
-        self._times[name] = times + 1
-        # {"a.b": x, "a": {"b": y}}: both are a.b
-        return self(f"{name} ({times + 1})") if times else name
+        while True:
+            times = self._times.get(name, 0)
+            self._times[name] = times + 1
+            if not times:
+                return name
+            name = f"{name} ({times + 1})"  # {"a.b": x, "a": {"b": y}}: both are a.b
 
 
-def _children(node: Any) -> list[tuple[Any, Any]] | None:
-    """Keys and values inside a container; None for what is none."""
+def _parts(node: Any, prefix: str, name: str) -> Iterator[tuple[str, str, Any]]:
+    """Tensors and containers inside a container: name, name of the container, and what it is."""
+    for key, child in _children(node):
+        if isinstance(child, Stored | Inert) or (isinstance(child, dict | list | tuple) and child):
+            yield prefix + _key(key), name, child
+
+
+def _children(node: Any) -> Iterable[tuple[Any, Any]]:
+    """Keys and values inside a container."""
     if isinstance(node, dict):
-        return list(node.items())
+        return node.items()
     if isinstance(node, list | tuple):
-        return list(enumerate(node))
+        return enumerate(node)
     if isinstance(node, Inert):
-        inside = [*node.pairs.items(), *enumerate(node.items)]
-        return inside + (list(node.state.items()) if isinstance(node.state, dict) else [])
-    return None
+        state = node.state.items() if isinstance(node.state, dict) else ()
+        return chain(node.pairs.items(), enumerate(node.items), state)
+    return ()
 
 
 def _module_in(node: Any) -> str:
@@ -306,8 +346,8 @@ def _module_in(node: Any) -> str:
 def _key(key: Any) -> str:
     if isinstance(key, bytes):
         return key[:LONGEST_NAME].decode("latin-1")
-    if isinstance(key, int) and abs(key) >> 64:
-        return "<a large number>"
+    if isinstance(key, tuple):  # of what is no text
+        return "<a large number>" if key[0].startswith("0x") else key[0]
     return str(key)
 
 

@@ -7,19 +7,26 @@ name (`Inert`). Nothing is imported and nothing is called, so there is no list o
 
 from __future__ import annotations
 
-import pickletools
+import io
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from weightscope.checkpoints.limits import (
+    MOST_BEGUN,
+    MOST_BUILT,
+    MOST_STEPS,
+    TooMuchError,
+)
 from weightscope.checkpoints.source import Source
-from weightscope.checkpoints.stored import Stored, absurd, contiguous, span_of
+from weightscope.checkpoints.steps import STEPS, Argument
+from weightscope.checkpoints.stored import MOST_AXES, Stored, absurd, contiguous, span_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Name:
     """A class or function that a pickle names."""
 
@@ -30,7 +37,7 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Inert:
     """An object that is not built: what it would be made of.
 
@@ -49,7 +56,7 @@ class Inert:
     items: list[Any] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """Numbers in a file, of which tensors are views.
 
@@ -64,19 +71,6 @@ class Storage:
     count: int
     begin: int
     source: Source
-
-
-class Stream(Protocol):
-    """Bytes to read one after the other; ``read`` of more than there is gives what there is."""
-
-    def read(self, n: int, /) -> bytes:
-        """The next bytes."""
-
-    def readline(self) -> bytes:
-        """The bytes up to the next line break."""
-
-    def tell(self) -> int:
-        """Bytes read."""
 
 
 class CodeError(ValueError):
@@ -123,10 +117,29 @@ _BUILTINS = {
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list",
     "object", "range", "set", "slice", "str", "tuple", "type", "long", "unicode", "xrange",
 }  # fmt: skip
-_SIMPLE = (str, int, float, bool, bytes, type(None))
+# Bytes that a step takes for good, about, with its place on the stack, of which lists, tuples and
+# dictionaries are made; what grows with its argument is added where it is made.
+_PLACE = 8
+_NUMBER, _TEXT, _LIST, _TUPLE, _DICT, _FIRST_PAIR, _PAIR = 40, 64, 88, 64, 72, 130, 60
+_NAME, _STORAGE, _TENSOR, _SIZE, _INERT = 200, 72, 100, 4, 220
+_TAKES = {
+    "NONE": _PLACE, "NEWTRUE": _PLACE, "NEWFALSE": _PLACE, "BININT1": _PLACE, "GET": _PLACE,
+    "BINGET": _PLACE, "LONG_BINGET": _PLACE, "DUP": _PLACE, "EMPTY_TUPLE": _PLACE,
+    "INT": _NUMBER, "BININT": _NUMBER, "BININT2": _NUMBER, "LONG": _NUMBER, "LONG1": _NUMBER,
+    "LONG4": _NUMBER, "FLOAT": _NUMBER, "BINFLOAT": _NUMBER, "STRING": _TEXT, "BINSTRING": _TEXT,
+    "SHORT_BINSTRING": _TEXT, "BINBYTES": _TEXT, "SHORT_BINBYTES": _TEXT, "BINBYTES8": _TEXT,
+    "BYTEARRAY8": _TEXT, "UNICODE": _TEXT, "BINUNICODE": _TEXT, "SHORT_BINUNICODE": _TEXT,
+    "BINUNICODE8": _TEXT, "EMPTY_LIST": _LIST, "EMPTY_SET": _LIST, "LIST": _LIST,
+    "FROZENSET": _LIST, "TUPLE": _TUPLE, "TUPLE1": _TUPLE, "TUPLE2": _TUPLE, "TUPLE3": _TUPLE,
+    "EMPTY_DICT": _DICT, "DICT": _DICT, "GLOBAL": _NAME, "STACK_GLOBAL": _NAME, "INST": _NAME,
+    "BINPERSID": _STORAGE,
+}  # fmt: skip
+_NOTHING = object()
+_LONGEST_NAME = 500
+_MOST_ARGUMENTS = 20
 
 
-def unpickle(stream: Stream, locate: Locate) -> Any:
+def unpickle(stream: io.BufferedReader, locate: Locate) -> Any:
     """What the next pickle of a stream describes.
 
     Args:
@@ -138,9 +151,10 @@ def unpickle(stream: Stream, locate: Locate) -> Any:
 
     Raises:
         CodeError: It would run code.
+        TooMuchError: It describes more than any checkpoint holds.
         ValueError: It is none, or ends too early.
     """
-    return _Machine(locate).run(pickletools.genops(stream))  # type: ignore[arg-type]
+    return _Machine(locate).run(stream)
 
 
 class _Machine:
@@ -150,25 +164,60 @@ class _Machine:
         self._locate = locate
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: list[Any] = []
+        self._left = MOST_BUILT
 
-    def run(self, program: Iterator[tuple[Any, Any, Any]]) -> Any:
+    def run(self, stream: io.BufferedReader) -> Any:
         """Run it to its STOP."""
+        steps = {code: self._step(*step) for code, step in STEPS.items()}
+        read = stream.read
         try:
-            for opcode, argument, _ in program:
-                if opcode.name == "STOP":
+            for _ in range(MOST_STEPS):
+                code = read(1)
+                if code == b".":
                     return self._stack.pop()
-                if opcode.name in _PUSHES:
-                    self._stack.append(argument)
-                else:
-                    getattr(self, "_" + opcode.name.lower())(argument)
+                if code not in steps:
+                    raise ValueError("it ends too early" if not code else "a step in it is none")
+                perform, argument, takes = steps[code]
+                self._left -= takes
+                perform(argument(stream) if argument else None)
+                if self._left < 0:
+                    self._check_left()
         except (IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"it is no pickle of tensors ({type(error).__name__})") from error
-        raise ValueError("it ends too early")
+        raise TooMuchError(f"it has more than {MOST_STEPS:,} steps")
+
+    def _step(
+        self, name: str, argument: Argument | None
+    ) -> tuple[Callable[[Any], None], Argument | None, int]:
+        """What a step does, reads and takes."""
+        takes = _TAKES.get(name, 0)
+        if name in _SHORT:
+            return self._push, argument, takes
+        if name in _LONG:
+            return self._push_long, argument, takes
+        return getattr(self, f"_{name.lower()}", self._unknown), argument, takes
+
+    def _unknown(self, _: Any) -> None:
+        raise ValueError("a step in it is none that torch.save writes")
 
     # the stack
 
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _push_long(self, value: Any) -> None:
+        if isinstance(value, str):
+            self._left -= len(value) if value.isascii() else 4 * len(value)
+        elif isinstance(value, bytes):
+            self._left -= len(value)
+        elif isinstance(value, int):
+            self._left -= value.bit_length() // 8
+        self._stack.append(value)
+
     def _mark(self, _: Any) -> None:
+        if len(self._below) == MOST_BEGUN:
+            raise TooMuchError(f"more than {MOST_BEGUN:,} things in it are begun at a time")
         self._below.append(self._stack)
         self._stack = []
 
@@ -197,6 +246,13 @@ class _Machine:
     # memory
 
     def _put(self, place: int) -> None:
+        # A list, as every pickler numbers its places in order: in a dictionary, numbers that
+        # somebody chose could have equal hashes, and each would cost as much as all before it.
+        gap = place - len(self._memo) + 1
+        self._left -= _PLACE * max(gap, 0)
+        if place < 0 or self._left < 0:
+            raise ValueError("it numbers its parts as no pickler does")
+        self._memo += [_NOTHING] * gap
         self._memo[place] = self._stack[-1]
 
     _binput = _long_binput = _put
@@ -205,6 +261,8 @@ class _Machine:
         self._put(len(self._memo))
 
     def _get(self, place: int) -> None:
+        if place < 0 or self._memo[place] is _NOTHING:
+            raise ValueError("it asks for a part that it does not have")
         self._stack.append(self._memo[place])
 
     _binget = _long_binget = _get
@@ -254,17 +312,17 @@ class _Machine:
 
     def _dict(self, _: Any) -> None:
         pairs: dict[Any, Any] = {}
-        _fill(pairs, self._since_mark())
+        self._fill(pairs, self._since_mark())
         self._stack.append(pairs)
 
     def _setitem(self, _: Any) -> None:
         pair = self._stack[-2:]
         del self._stack[-2:]
-        _fill(self._stack[-1], pair)
+        self._fill(self._stack[-1], pair)
 
     def _setitems(self, _: Any) -> None:
         pairs = self._since_mark()
-        _fill(self._stack[-1], pairs)
+        self._fill(self._stack[-1], pairs)
 
     def _append(self, _: Any) -> None:
         item = self._stack.pop()
@@ -280,13 +338,13 @@ class _Machine:
 
     def _global(self, text: str) -> None:
         module, _, name = text.partition(" ")
-        self._stack.append(Name(module, name))
+        self._stack.append(_name(module, name))
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError("a name in it is no text")
-        self._stack.append(Name(module, name))
+        self._stack.append(_name(module, name))
 
     def _persid(self, _: Any) -> None:
         raise ValueError("it refers to something outside of it")
@@ -329,8 +387,8 @@ class _Machine:
 
     def _inst(self, text: str) -> None:
         module, _, name = text.partition(" ")
-        arguments = self._since_mark()
-        self._stack.append(self._made(Name(module, name), tuple(arguments)))
+        arguments = tuple(self._since_mark())
+        self._stack.append(self._made(_name(module, name), arguments))
 
     def _obj(self, _: Any) -> None:
         made_by, *arguments = self._since_mark()
@@ -348,18 +406,58 @@ class _Machine:
         if not isinstance(arguments, tuple):
             raise ValueError(f"{made_by} would be called with no list of arguments")
         if made_by.module == "torch._utils" and made_by.name in _TENSORS:
+            if len(arguments) > _MOST_ARGUMENTS:
+                raise ValueError(f"{made_by} would be called with too many arguments")
+            sizes = sum(min(len(a), MOST_AXES) for a in arguments if isinstance(a, tuple))
+            self._left -= _TENSOR + _SIZE * sizes
             return _TENSORS[made_by.name](*arguments)
         if made_by.module == "torch._tensor" and made_by.name.startswith("_rebuild_from_type"):
             return self._made(arguments[0], arguments[2])
         _refuse_code(made_by)
         top = made_by.module.partition(".")[0]
         if top in ("collections", *_BUILTIN_MODULES) and made_by.name in _DICTS:
-            return _dictionary(arguments)
+            return self._dictionary(arguments)
         if top in _BUILTIN_MODULES and made_by.name in ("set", "frozenset", "list"):
+            self._left -= _LIST + _PLACE * (len(arguments[0]) if arguments else 0)
+            self._check_left()
             return list(arguments[0]) if arguments else []
+        self._left -= _INERT
+        if made_by.module == "functools" and arguments and isinstance(arguments[0], Name):
+            _refuse_code(arguments[0])  # a partial is there to be called
         if made_by.name in ("_reconstructor", "__newobj__") and arguments:
             return self._made(arguments[0], ())
         return Inert(made_by, arguments)
+
+    def _dictionary(self, arguments: tuple[Any, ...]) -> dict[Any, Any]:
+        given = arguments[-1] if arguments else None
+        self._left -= _DICT
+        found: dict[Any, Any] = {}
+        if isinstance(given, dict):
+            self._left -= _FIRST_PAIR + _PAIR * len(given)
+            self._check_left()
+            found.update(given)
+        elif isinstance(given, list | tuple):
+            self._left -= _PAIR * len(given)
+            self._check_left()
+            self._fill(found, [part for pair in given for part in (pair[0], pair[1])])
+        return found
+
+    def _fill(self, target: Any, flat: list[Any]) -> None:
+        """Put keys and values, one after the other, into a dictionary or what stands for one."""
+        pairs = target.pairs if isinstance(target, Inert) else target
+        if not isinstance(pairs, dict) or len(flat) % 2:
+            raise ValueError("an entry in it belongs to no dictionary")
+        self._left -= (0 if pairs else _FIRST_PAIR) + _PAIR // 2 * len(flat)
+        for key, value in zip(flat[::2], flat[1::2], strict=True):
+            kept = _hashable(key, len(pairs))
+            if isinstance(kept, tuple):
+                self._left -= 2 * _TEXT + len(kept[0])
+                self._check_left()
+            pairs[kept] = value
+
+    def _check_left(self) -> None:
+        if self._left < 0:
+            raise TooMuchError(f"it describes more than {MOST_BUILT >> 20} MiB of things")
 
 
 def _refuse_code(made_by: Name) -> None:
@@ -375,21 +473,32 @@ def _refuse_code(made_by: Name) -> None:
         raise CodeError(str(made_by))
 
 
-_PUSHES = frozenset({
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-    "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+_SHORT = frozenset({"BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"})
+_LONG = frozenset({
+    "INT", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES",
+    "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
+    "BINUNICODE8",
 })  # fmt: skip
 
 
-def _fill(target: Any, flat: list[Any]) -> None:
-    """Put keys and values, one after the other, into a dictionary or what stands for one."""
-    pairs = target.pairs if isinstance(target, Inert) else target
-    if not isinstance(pairs, dict) or len(flat) % 2:
-        raise ValueError("an entry in it belongs to no dictionary")
-    for key, value in zip(flat[::2], flat[1::2], strict=True):
-        # A key that is no text or number gets one: hashing deeply nested ones ends the process.
-        pairs[key if isinstance(key, _SIMPLE) else f"<{type(key).__name__} {len(pairs)}>"] = value
+def _name(module: str, name: str) -> Name:
+    return Name(module[:_LONGEST_NAME], name[:_LONGEST_NAME])
+
+
+def _hashable(key: Any, place: int) -> Any:
+    """What stands for a key of a pickle.
+
+    Its hash must not be for the file to choose: numbers of equal hashes make a dictionary slow, and
+    deeply nested ones end the process. Hashes of texts are secret.
+
+    Returns:
+        The key, if it is a text; the text of a number, in a tuple; else its kind and its place.
+    """
+    if isinstance(key, str | bytes) or key is None:
+        return key
+    if isinstance(key, int | float) and key == key:
+        return (hex(key) if isinstance(key, int) and abs(key) >> 64 else repr(key),)
+    return (f"<{type(key).__name__} {place}>",)
 
 
 def _extend(target: Any, more: list[Any]) -> None:
@@ -397,16 +506,6 @@ def _extend(target: Any, more: list[Any]) -> None:
     if not isinstance(items, list):
         raise ValueError("an entry in it belongs to no list")
     items.extend(more)
-
-
-def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    given = arguments[-1] if arguments else None
-    found: dict[Any, Any] = {}
-    if isinstance(given, dict):
-        found.update(given)
-    elif isinstance(given, list | tuple):
-        _fill(found, [part for pair in given for part in (pair[0], pair[1])])
-    return found
 
 
 def _part(storage: Storage, offset: Any, count: Any) -> Storage:
@@ -472,7 +571,7 @@ def _meta_tensor(dtype: Any, shape: Any, *_: Any) -> Stored:
 def _sparse_tensor(layout: Any, data: Any) -> Stored:
     name = layout.arguments[0] if isinstance(layout, Inert) else layout
     shape = data[2] if name == "torch.sparse_coo" else data[3]
-    return _foreign(shape, f"stored as {name}; densify it with .to_dense()")
+    return _foreign(shape, f"stored as {_text(name)}; densify it with .to_dense()")
 
 
 def _nested_tensor(buffer: Any, *_: Any) -> Stored:
@@ -482,7 +581,12 @@ def _nested_tensor(buffer: Any, *_: Any) -> Stored:
 
 
 def _subclass(kind: Any, dtype: Any, shape: Any, *_: Any) -> Stored:
-    return _foreign(shape, f"a {kind}, which is not read; save a plain tensor")
+    return _foreign(shape, f"a {_text(kind)}, which is not read; save a plain tensor")
+
+
+def _text(what: Any) -> str:
+    """A name for a message; the text of anything else in a pickle may be endless."""
+    return str(what)[:_LONGEST_NAME] if isinstance(what, str | Name) else "something else"
 
 
 def _device_tensor(data: Any, *_: Any) -> Any:

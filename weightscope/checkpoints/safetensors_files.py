@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from weightscope.checkpoints.limits import LARGEST_HEADER, MOST_DESCRIBED, TooMuchError
 from weightscope.checkpoints.source import Source, path_of, quoted
 from weightscope.checkpoints.stored import Stored, absurd, contiguous, elements_of
 from weightscope.errors import CheckpointError
 
-LARGEST_HEADER = 100_000_000
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -37,6 +37,9 @@ _DTYPES = {
 }
 # formats that torch has no tensors of
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+# Bytes that Python takes for what stands beside each mark of JSON, about; marks inside of names are
+# counted as well, which only few have.
+_TAKES = {"{": 70, "[": 70, ":": 70, ",": 40, '"': 17}
 
 
 def read_safetensors(source: Source) -> Mapping[str, Stored]:
@@ -165,15 +168,33 @@ def read_json(text: bytes, path: str) -> dict[str, Any]:
     """A JSON object in which no name occurs twice.
 
     Raises:
-        CheckpointError: It is none.
+        CheckpointError: It is none, or describes more than any checkpoint holds.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_without_duplicates)
+        content = parse_json(text.decode())
+    except TooMuchError as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of sane size: {error}; save model.state_dict() alone"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is not readable JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: the header is JSON but lists no tensors")
     return content
+
+
+def parse_json(text: str) -> Any:
+    """What a text describes, if it is in proportion and no name in it occurs twice.
+
+    Raises:
+        TooMuchError: It would take more memory than any checkpoint needs.
+        ValueError: It is no JSON.
+    """
+    takes = sum(size * text.count(mark) for mark, size in _TAKES.items())
+    width = 1 if text.isascii() else 4
+    if takes > MOST_DESCRIBED or width * len(text) > LARGEST_HEADER:
+        raise TooMuchError(f"{len(text):,} letters of JSON describe more than any checkpoint holds")
+    return json.loads(text, object_pairs_hook=_without_duplicates)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

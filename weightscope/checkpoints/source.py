@@ -5,11 +5,12 @@ It is not mapped into memory: whoever cuts a mapped file ends every process that
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,9 +112,18 @@ class Source:
             # while this range is measured the disk brings the next ones, of one thread or two
             os.posix_fadvise(self._descriptor, begin + size, 2 * size, os.POSIX_FADV_WILLNEED)
         bytes_ = np.empty(size, np.uint8)
-        view, done = memoryview(bytes_.data), 0
+        self.fill(memoryview(bytes_.data), begin)
+        return bytes_
+
+    def fill(self, view: memoryview, begin: int) -> None:
+        """Read the bytes from ``begin`` on into memory that is there.
+
+        Raises:
+            CheckpointError: The file does not have them any more.
+        """
+        done = 0
         try:
-            while done < size:
+            while done < len(view):
                 count = self._read_into(view[done:], begin + done)
                 if not count:
                     raise self._changed()
@@ -122,15 +132,14 @@ class Source:
             raise CheckpointError(
                 f"cannot read {self.path}: {error.strerror or error}; check the disk"
             ) from error
-        return bytes_
 
     def text(self, begin: int, size: int) -> bytes:
         """The same as ``bytes``."""
         return self.read(begin, size).tobytes()
 
-    def file(self) -> BinaryIO:
-        """A file object of its own on the same file."""
-        return os.fdopen(os.dup(self._descriptor), "rb")
+    def stream(self, begin: int = 0, end: int | None = None) -> io.BufferedReader:
+        """The bytes from ``begin`` to ``end``, one after the other; ``tell`` counts from byte 0."""
+        return io.BufferedReader(_Part(self, begin, self.size if end is None else end))
 
     def check(self) -> None:
         """Refuse a file that was written to since it was opened.
@@ -155,3 +164,34 @@ class Source:
             some = os.read(self._descriptor, len(view))
         view[: len(some)] = some
         return len(some)
+
+
+class _Part(io.RawIOBase):
+    """A part of a file, as `io` wants it."""
+
+    def __init__(self, source: Source, begin: int, end: int) -> None:
+        self._source = source
+        self._at = begin
+        self._end = end
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
+        if start + offset < 0:
+            raise OSError("a place before the file")
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(min(len(buffer), self._end - self._at), 0)
+        self._source.fill(memoryview(buffer)[:count], self._at)
+        self._at += count
+        return count

@@ -15,7 +15,7 @@ LIMIT = 1 << 63
 MOST_AXES = 64
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Stored:
     """A tensor whose claims fit the file, or one that cannot be read, with the reason.
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
+from weightscope.checkpoints.limits import LARGEST_DIRECTORY, TooMuchError
 from weightscope.checkpoints.pickles import CodeError, Storage, unpickle
 from weightscope.checkpoints.source import Source, quoted
 from weightscope.errors import CheckpointError
 
-# A pickle lies in memory while it is read; real ones take some 100 bytes for each tensor.
-LARGEST_PICKLE = 256 << 20
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LOCAL_HEADER, _END = 30, 22
 _ENCRYPTED, _UTF_8, _FOLDER = 0x1, 0x800, 0x10
@@ -58,12 +57,7 @@ def read_archive(source: Source) -> Any:
         return Storage(dtype, count, record.begin, source)
 
     pickle = records[described[0]]
-    if pickle.size > LARGEST_PICKLE:
-        raise CheckpointError(
-            f"{source.path} describes its tensors in {pickle.size >> 20:,} MiB, of which at most "
-            f"{LARGEST_PICKLE >> 20} are read; save model.state_dict() alone"
-        )
-    return _described(source, io.BytesIO(source.text(pickle.begin, pickle.size)), locate)
+    return _described(source, source.stream(pickle.begin, pickle.begin + pickle.size), locate)
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def _refuse_programs(source: Source, names: Sequence[str]) -> None:
 def _records(source: Source) -> Mapping[str, _Record]:
     """The records of an archive, after all claims about where they lie were checked."""
     try:
-        with source.file() as file, zipfile.ZipFile(file) as archive:
+        with _Directory(source.stream().detach()) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             end = archive.start_dir
         _check_end(source, len(entries))
@@ -117,6 +111,15 @@ def _records(source: Source) -> Mapping[str, _Record]:
             )
         records[entry.filename] = record
     return records
+
+
+class _Directory(io.BufferedReader):
+    """A file for `zipfile`, which reads the directory at once, however long it is said to be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LARGEST_DIRECTORY:
+            raise ValueError(f"a directory of {size >> 20:,} MiB")
+        return super().read(size)
 
 
 def _record(source: Source, entry: zipfile.ZipInfo, following: int) -> _Record | None:
@@ -159,7 +162,7 @@ def read_old_format(source: Source) -> Any:
     Raises:
         CheckpointError: It is damaged, something else, or would run code.
     """
-    stream = _Stream(source)
+    stream = source.stream()
     nowhere = Storage(None, 0, 0, source)
     try:
         found = unpickle(stream, lambda *_: nowhere)
@@ -183,6 +186,8 @@ def read_old_format(source: Source) -> Any:
     sizes: dict[Any, tuple[torch.dtype | None, int]] = {}
 
     def note(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
+        if not isinstance(key, str):  # a number's hash, or a deep one, is for the file to choose
+            raise ValueError("the numbers of a tensor in it have no name")
         sizes[key] = dtype, count
         return Storage(dtype, count, 0, source)
 
@@ -195,7 +200,7 @@ def read_old_format(source: Source) -> Any:
             raise ValueError(f"the numbers {quoted(key)} are missing")
         return Storage(dtype, count, begins[key], source)
 
-    return _described(source, _Stream(source, start), locate)
+    return _described(source, source.stream(start), locate)
 
 
 def _begins(
@@ -214,7 +219,7 @@ def _begins(
     """
     begins: dict[Any, int] = {}
     for key in keys:
-        if not isinstance(key, str | int) or key not in sizes or key in begins:
+        if not isinstance(key, str) or key not in sizes or key in begins:
             raise CheckpointError(f"{source.path} is damaged: it lists its numbers wrongly")
         dtype, count = sizes[key]
         length = count * (1 if dtype is None else dtype.itemsize)
@@ -233,46 +238,15 @@ def _begins(
     return begins
 
 
-class _Stream:
-    """The start of a file as a stream; asked for more than there is, it gives what there is."""
-
-    _BLOCK = 1 << 16
-
-    def __init__(self, source: Source, begin: int = 0) -> None:
-        self._source = source
-        self._at = begin
-        self._held_at = begin
-        self._held = b""
-        self._end = min(source.size, begin + LARGEST_PICKLE)
-
-    def read(self, n: int, /) -> bytes:
-        """The next bytes."""
-        n = max(min(n, self._end - self._at), 0)
-        offset = self._at - self._held_at
-        if offset + n > len(self._held):
-            length = min(max(n, self._BLOCK), self._end - self._at)
-            self._held_at, offset = self._at, 0
-            self._held = self._source.text(self._at, length)
-        self._at += n
-        return self._held[offset : offset + n]
-
-    def readline(self) -> bytes:
-        """The bytes up to the next line break, of a line of sane length."""
-        begin = self._at
-        line, found, _ = self.read(self._BLOCK).partition(b"\n")
-        self._at = begin + len(line) + len(found)
-        return line + found
-
-    def tell(self) -> int:
-        """Bytes of the file before the next one."""
-        return self._at
-
-
 def _described(source: Source, stream: Any, locate: Any) -> Any:
     try:
         return unpickle(stream, locate)
     except CodeError as error:
         raise _runs_code(source, error) from error
+    except TooMuchError as error:
+        raise CheckpointError(
+            f"{source.path} is no checkpoint of sane size: {error}; save model.state_dict() alone"
+        ) from error
     except ValueError as error:
         raise CheckpointError(
             f"{source.path} is damaged or was not written by torch.save ({str(error)[:200]}); "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.calls import random_state
-from weightscope.checkpoints import RECIPE, load_tensors, open_checkpoint
+from weightscope.checkpoints import RECIPE, load_tensors, open_checkpoint, parse_json
 from weightscope.errors import (
     CheckpointError,
     InputError,
@@ -217,7 +217,7 @@ def _checked(
 ) -> dict[str, Any]:
     """A recipe that is of the kind that `save` writes; anybody can write a fitting digest."""
     try:
-        recipe = json.loads(text)
+        recipe = parse_json(text)
     except (ValueError, RecursionError):
         recipe = None
     version = recipe.get("format") if isinstance(recipe, dict) else None
@@ -279,9 +279,10 @@ def _elements(inputs: Any) -> int:
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        line = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        digest.update(line.encode("utf-8", "surrogatepass"))
         digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
