@@ -252,6 +252,13 @@ def test_headers_and_indexes_that_are_bombs(tmp_path):
             scan(path)
 
 
+def test_long_headers(tmp_path, monkeypatch):
+    save_file({"a": torch.ones(2)}, tmp_path / "x")
+    monkeypatch.setattr(safetensors_files, "LARGEST_HEADER", 50)
+    with pytest.raises(CheckpointError, match=r"its header has \d+ bytes; save model\.state_dict"):
+        scan(tmp_path / "x")
+
+
 def test_wide_letters_count_as_much_as_they_take(monkeypatch):
     monkeypatch.setattr(safetensors_files, "LARGEST_HEADER", 1000)
     safetensors_files.parse_json('"' + "x" * 900 + '"')

@@ -107,6 +107,11 @@ def _header(source: Source) -> tuple[dict[str, Any], Any, int]:
     """What the header says of each tensor and beside them, and where the data begin."""
     length = int.from_bytes(source.text(0, 8), "little") if source.size >= 8 else LARGEST_HEADER
     data = 8 + length
+    if LARGEST_HEADER < length <= source.size - 8:
+        raise CheckpointError(
+            f"{source.path} is no checkpoint of sane size: its header has {length:,} bytes; save "
+            "model.state_dict() alone, or in several files"
+        )
     if data > source.size or length > LARGEST_HEADER:
         raise CheckpointError(
             f"{source.path} is truncated or damaged: its header claims {length:,} bytes, the file "
