@@ -6,6 +6,8 @@ import math
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from weightscope.adapters import tracing
+from weightscope.adapters import pytree, tracing
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import Structure, read_structure, rebuild
@@ -423,3 +425,98 @@ def test_a_variant_of_what_trains_otherwise_is_held_to_its_eval_mode() -> None:
     costs = count_costs(structure.model, structure.inputs)
     variant = build(structure, make_plan(structure, find_cut(structure, 1), "pool"), costs)
     assert not verify(variant, export=False).failures
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a forward may return: no container that torch knows."""
+
+    mask: Tensor
+    levels: list[Tensor]
+    name: str = "mask"
+
+
+class Attributes(dict):  # type: ignore[type-arg]
+    """A dict whose keys are attributes; it has no attribute else, and says so as a dict does."""
+
+    __getattr__ = dict.__getitem__
+
+
+def namespace(mask: Tensor, levels: list[Tensor]) -> SimpleNamespace:
+    return SimpleNamespace(mask=mask, levels=levels)
+
+
+def distribution(mask: Tensor, levels: list[Tensor]) -> torch.distributions.Normal:
+    return torch.distributions.Normal(mask, torch.ones_like(mask))
+
+
+def attributes(mask: Tensor, levels: list[Tensor]) -> Attributes:
+    return Attributes(mask=mask, levels=levels)
+
+
+@pytest.mark.parametrize("made", [Prediction, namespace, attributes, distribution])
+def test_containers_that_torch_does_not_know_come_out_as_they_are(made: Callable[..., Any]) -> None:
+    def returns(model: Small, x: Tensor) -> Any:
+        top, deep = model.encode(x)
+        return made(model.decode(top, deep), [deep])
+
+    model = Small(returns).eval()
+    structure = read_structure(model, IMAGE)
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    found, expected = rebuild(structure)(IMAGE), model(IMAGE)
+    assert type(found) is type(expected)
+    for name in ("mask", "loc"):
+        if hasattr(type(found), name) or name in getattr(found, "__dict__", ()):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+    for a, b in zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True):
+        assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+    if made is not distribution:  # its checks read values, which no export bears
+        costs = count_costs(structure.model, structure.inputs)
+        variant = build(structure, make_plan(structure, find_cut(structure, 1), "pool"), costs)
+        assert not verify(variant).failures
+        assert type(variant.module(IMAGE)) is type(expected)
+
+
+def test_a_container_that_holds_itself_is_opened_once() -> None:
+    loop = SimpleNamespace(x=torch.ones(2))
+    loop.self = loop
+    leaves = pytree.tree_leaves(loop)
+    assert torch.equal(leaves[0], loop.x)
+    assert leaves[1] is loop
+
+
+def test_a_grid_of_as_many_steps_as_there_are_pixels_follows_the_image() -> None:
+    def with_places(model: Small, x: Tensor) -> Tensor:
+        rows, columns = (torch.linspace(-1, 1, n, device=x.device) for n in x.shape[2:])
+        centres = torch.linspace(0.5, x.shape[3] - 0.5, steps=x.shape[3], dtype=x.dtype)
+        grid = rows[:, None] * columns + centres / x.shape[3]
+        return model.decode(*model.encode(x + grid))
+
+    model = Small(with_places).eval()
+    structure = read_structure(model)
+    assert structure.sizes == "symbolic"
+    assert not structure.notes
+    graph = rebuild(structure)
+    for x in (torch.randn(1, 3, 24, 40), torch.randn(3, 3, 64, 32)):
+        assert torch.equal(graph(x), model(x))
+
+
+class Sharpened(nn.Module):
+    """A sharp gray image, and a coloured one of a quarter of its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Small()
+        self.net.top = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, sharp: Tensor, coloured: Tensor) -> Tensor:
+        large = F.interpolate(coloured, size=sharp.shape[2:])
+        return self.net(torch.cat([sharp, large], 1))
+
+
+def test_an_input_of_low_resolution_makes_no_decoder_of_what_reads_it() -> None:
+    inputs = (torch.randn(2, 1, 32, 32), torch.randn(2, 3, 16, 16))
+    structure = read_structure(Sharpened(), inputs)
+    assert places(structure) == {f"net.{name}": place for name, place in PLACES.items()}
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    assert not structure.parts

@@ -151,3 +151,32 @@ def test_frames_one_by_one() -> None:
     assert structure.inputs.layout == "NTCHW"
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Wave(nn.Module):
+    """Raw signals, one row of numbers each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv1d(1, 4, 5, padding=2), nn.Conv1d(4, 16, 5, 4, 2)
+        self.join, self.out = nn.Conv1d(20, 4, 5, padding=2), nn.Conv1d(4, 1, 1)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        top = F.relu(self.top(wave[:, None]))
+        deep = F.interpolate(F.relu(self.deep(top)), size=top.shape[-1])
+        return self.out(F.relu(self.join(torch.cat([deep, top], 1))))[:, 0]
+
+
+@pytest.mark.parametrize("example", [None, torch.randn(2, 128)])
+def test_signals_without_channels(example: Tensor | None) -> None:
+    structure = read_structure(Wave(), example)
+    assert structure.inputs.layout == "NL"
+    assert structure.reductions == ((1.0,), (4.0,))
+    assert [stage.name for stage in structure.stages] == [
+        "encoder 0", "bottleneck", "decoder 0", "head"
+    ]  # fmt: skip
+    assert receptive_fields(structure)["encoder 0"] == (5,)
+    found = ws.analyze(Wave(), example_inputs=example, images=torch.randn(4, 128))
+    assert found.proposals[0].build("pool").module(torch.randn(3, 64)).shape == (3, 64)
+    with pytest.raises(InputError, match=r"layout='NL'"):
+        read_structure(nn.Sequential(nn.Linear(8, 8)), torch.randn(2, 8))

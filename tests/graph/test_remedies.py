@@ -12,9 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightscope.cost import count_costs
-from weightscope.errors import ForwardError, InputError, StructureError, WeightscopeError
+from weightscope.errors import (
+    ForwardError,
+    InputError,
+    StructureError,
+    TruncationError,
+    WeightscopeError,
+)
 from weightscope.graph import Structure, read_structure, rebuild
-from weightscope.truncation.building import build
+from weightscope.truncation import verify
+from weightscope.truncation.building import build, draft
 from weightscope.truncation.plan import find_cut, make_plan
 
 Forward = Callable[["Net", Tensor], Any]
@@ -102,6 +109,25 @@ def fails(net: Net, x: Tensor) -> Tensor:
     return plain(net, x)
 
 
+def chooses(net: Net, x: Tensor) -> Tensor:
+    top, deep = encode(net, x)
+    return decode(net, top, torch.cond(deep.sum() > 0, lambda d: d * 2, lambda d: d + 0, (deep,)))
+
+
+def chooses_values(net: Net, x: Tensor) -> Tensor:
+    top, deep = encode(net, x)
+    return decode(net, top, torch.where(deep.sum() > 0, deep * 2, deep))
+
+
+def through_numpy(net: Net, x: Tensor) -> Tensor:
+    y = plain(net, x)
+    return y * torch.from_numpy(y.detach().numpy() > 0)
+
+
+def outside_of_traces(net: Net, x: Tensor) -> Tensor:
+    return plain(net, x) if torch.compiler.is_compiling() else through_numpy(net, x)
+
+
 def last_channels(net: Net, x: Tensor) -> Tensor:
     return plain(net, x.permute(0, 3, 1, 2))
 
@@ -115,6 +141,8 @@ def last_channels(net: Net, x: Tensor) -> Tensor:
         (predict_deep, "layers with weights after the first resize", predict_after, IMAGE),
         (enlarge, "Pass the whole encoder-decoder", plain, IMAGE),
         (picks, "Take that line out", masks, IMAGE),
+        (chooses, r"torch\.where", chooses_values, IMAGE),
+        (through_numpy, r"only `if not torch\.compiler\.is_compiling", outside_of_traces, IMAGE),
     ],
 )
 def test_a_forward_as_the_error_asks_for_it(
@@ -157,6 +185,44 @@ def test_weights_that_are_there() -> None:
     assert read_structure(net, IMAGE).cuts
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_module_that_a_script_was_made_from() -> None:
+    net = Net()
+    layer = net.deep
+    net.deep = torch.jit.trace(layer, torch.randn(1, 4, 8, 8))
+    with pytest.raises(InputError, match=r"load_state_dict\(script\.state_dict"):
+        read_structure(net, IMAGE)
+    script, net.deep = net.deep, nn.Conv2d(4, 32, 3, padding=1)
+    net.deep.load_state_dict(script.state_dict())
+    assert read_structure(net, IMAGE).cuts
+
+
+def test_a_network_and_not_its_class_nor_what_is_around_it() -> None:
+    with pytest.raises(InputError, match=r"call it: Net\(\.\.\.\)"):
+        read_structure(Net, IMAGE)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Pass the network that holds the weights"):
+        read_structure(nn.Sequential(nn.ReLU()), IMAGE)
+    with pytest.raises(InputError, match=r"load_state_dict"):
+        read_structure(Net().state_dict(), IMAGE)  # type: ignore[arg-type]
+    net = Net()
+    net.load_state_dict(Net().state_dict())
+    assert read_structure(net, IMAGE).cuts
+
+
+def test_a_part_by_one_of_the_names_that_the_error_shows() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Net(), Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(x + self.first(x)[:, :1])
+
+    with pytest.raises(WeightscopeError, match=r"'first', 'second'"):
+        read_structure(Twice(), IMAGE, part="third")
+    assert read_structure(Twice(), IMAGE, part="second").cuts
+
+
 def test_weights_made_outside_of_inference_mode() -> None:
     with torch.inference_mode():
         net = Net()
@@ -193,9 +259,11 @@ def reason(structure: Structure) -> str:
     return refusal.reason
 
 
-def cut(structure: Structure) -> nn.Module:
-    plan = make_plan(structure, find_cut(structure, 1), "pool")
-    return build(structure, plan, count_costs(structure.model, structure.inputs)).module
+def cut(structure: Structure, bottleneck: str = "pool") -> nn.Module:
+    costs = count_costs(structure.model, structure.inputs)
+    plan = make_plan(structure, find_cut(structure, 1), bottleneck)
+    plan = plan if bottleneck == "pool" else draft(structure, plan, costs).plan
+    return build(structure, plan, costs).module
 
 
 class Complex(nn.Module):
@@ -244,5 +312,87 @@ class Nested(nn.Module):
 def test_a_depth_that_holds_the_head() -> None:
     structure = read_structure(Nested(), IMAGE)
     assert [r.keep_levels for r in structure.refusals] == [1]
-    assert structure.refusals[0].reason.endswith("keep more levels")
+    assert "keep more levels" in structure.refusals[0].reason
     assert [c.keep_levels for c in structure.cuts] == [2]
+
+
+def shrinks(net: Net, x: Tensor) -> Tensor:
+    return F.max_pool2d(plain(net, x), 2)
+
+
+def returns_both(net: Net, x: Tensor) -> Any:
+    y = plain(net, x)
+    return F.max_pool2d(y, 2), y
+
+
+def test_an_output_at_a_level_that_stays() -> None:
+    refused = read_structure(Net(shrinks), IMAGE)
+    assert "let the forward also return a prediction" in reason(refused)
+    found = cut(read_structure(Net(returns_both), IMAGE))(IMAGE)
+    assert found[1].shape == (2, 2, 16, 16)
+
+
+class Tokens(nn.Module):
+    """Its deep part is a row of tokens; how they are an image, the forward shows or not."""
+
+    def __init__(self, shows: bool) -> None:
+        super().__init__()
+        self.shows = shows
+        self.top = nn.Conv2d(3, 4, 3, padding=1)
+        self.mix, self.rise = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        b, _, h, w = (top.shape[0], 4, top.shape[2] // 2, top.shape[3] // 2)
+        pixels = top.view(b, 4, h, 2, w, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w, 16)
+        tokens = F.relu(self.mix(pixels))
+        if self.shows:
+            tokens = tokens.transpose(1, 2).reshape(b, 32, h, w).flatten(2).transpose(1, 2)
+        deep = self.rise(tokens).view(b, h, w, 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return self.out(torch.cat([top, deep.reshape(top.shape)], 1))
+
+
+def test_tokens_arranged_as_an_image() -> None:
+    refused = read_structure(Tokens(shows=False), IMAGE)
+    with pytest.raises(TruncationError, match="Arrange them as an image in the forward"):
+        cut(refused, "light")
+    read = read_structure(Tokens(shows=True), IMAGE)
+    assert cut(read, "light")(IMAGE).shape == (2, 2, 16, 16)
+
+
+def adds_deep(net: Net, x: Tensor) -> Tensor:
+    top, deep = encode(net, x)
+    deep = F.interpolate(deep, scale_factor=2.0) + top.repeat(1, 8, 1, 1)
+    return net.out(F.relu(net.up(torch.cat([deep, top], 1))))
+
+
+def returns_deep(net: Net, x: Tensor) -> Any:
+    top, deep = encode(net, x)
+    deep = F.interpolate(deep, scale_factor=2.0)
+    return net.out(F.relu(net.up(torch.cat([deep, top], 1)))), deep
+
+
+@pytest.mark.parametrize("forward", [adds_deep, returns_deep])
+def test_channels_that_must_stay_as_many_as_they_are(forward: Forward) -> None:
+    structure = read_structure(Net(forward), IMAGE)
+    with pytest.raises(TruncationError, match="the light bottleneck with exit_channels at its"):
+        cut(structure)
+    costs = count_costs(structure.model, structure.inputs)
+    plan = draft(structure, make_plan(structure, find_cut(structure, 1)), costs).plan
+    assert not verify(build(structure, plan, costs), export=False).failures
+
+
+def test_a_depth_that_saves_too_little_by_the_other_bottleneck() -> None:
+    class Slim(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.deep, self.up = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 3, padding=1)
+
+    structure = read_structure(Slim(), IMAGE)
+    costs = count_costs(structure.model, structure.inputs)
+    with pytest.raises(TruncationError, match=r"bottleneck='pool' or width= can still be built"):
+        draft(structure, make_plan(structure, find_cut(structure, 1)), costs)
+    assert cut(structure)(IMAGE).shape == (2, 2, 16, 16)
+    plan = make_plan(structure, find_cut(structure, 1), width=1)
+    assert build(structure, plan, costs).module(IMAGE).shape == (2, 2, 16, 16)

@@ -1,25 +1,134 @@
-"""Nested tuples, lists, dicts and dataclasses as flat lists of leaves.
+"""Nested tuples, lists, dicts, dataclasses and other holders of tensors as flat lists of leaves.
 
 ``torch.export`` describes the arguments and results of a program in these terms, and torch has no
-public name for them yet.
+public name for them yet. Containers that torch does not know (a dataclass, a namespace, a dict with
+attributes, a distribution) are opened here, and come out again as what they were: torch's own way,
+to register a class, would change it for the whole process.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree
 from torch.utils._pytree import (
     GetAttrKey,
     KeyEntry,
     MappingKey,
     SequenceKey,
     TreeSpec,
-    tree_any,
-    tree_flatten,
-    tree_flatten_with_path,
-    tree_leaves,
-    tree_map,
-    tree_map_only,
     tree_unflatten,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A container that torch does not know: its class, and what it holds by name."""
+
+    kind: type
+    held: dict[Any, Any]
+
+
+def _names(opened: _Opened) -> tuple[list[Any], tuple[type, tuple[Any, ...]]]:
+    return list(opened.held.values()), (opened.kind, tuple(opened.held))
+
+
+def _named(opened: _Opened) -> tuple[list[Any], Any]:
+    keys: list[Any] = [(MappingKey(name), value) for name, value in opened.held.items()]
+    return keys, (opened.kind, tuple(opened.held))
+
+
+def _closed(values: Iterable[Any], context: Any) -> Any:
+    """The container as it was, with other values."""
+    kind, names = context
+    made = kind.__new__(kind)
+    for name, value in zip(names, values, strict=True):
+        if issubclass(kind, dict):
+            dict.__setitem__(made, name, value)
+        else:
+            object.__setattr__(made, name, value)  # also where it is frozen
+    return made
+
+
+_pytree.register_pytree_node(
+    _Opened,
+    _names,
+    _closed,
+    serialized_type_name="weightscope.adapters.pytree._Opened",
+    flatten_with_keys_fn=_named,
+)
+
+
+def opened(tree: Any, _inside: frozenset[int] = frozenset()) -> Any:
+    """The same, with every container that torch does not know as one that it does."""
+    leaves, spec = _pytree.tree_flatten(tree)
+    held = [None if id(leaf) in _inside else _held(leaf) for leaf in leaves]
+    if all(found is None for found in held):
+        return tree
+    made = [
+        leaf
+        if found is None
+        else _Opened(type(leaf), {k: opened(v, _inside | {id(leaf)}) for k, v in found.items()})
+        for leaf, found in zip(leaves, held, strict=True)
+    ]
+    return tree_unflatten(made, spec)
+
+
+def _held(value: Any) -> dict[Any, Any] | None:
+    """What a container holds; None for what is none, holds no tensor or cannot be made anew."""
+    if value is None or isinstance(value, Tensor | nn.Module | type | str | int | float):
+        return None
+    if isinstance(value, dict):
+        found = dict(value)
+    elif dataclasses.is_dataclass(value):
+        found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    else:
+        found = dict(getattr(value, "__dict__", {}))
+    values = _pytree.tree_leaves(list(found.values()))
+    if not any(isinstance(v, Tensor) for v in values):
+        return None
+    kind: Any = type(value)
+    try:
+        kind.__new__(kind)
+    except TypeError:  # it wants arguments
+        return None
+    return found
+
+
+def tree_flatten(
+    tree: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> tuple[list[Any], TreeSpec]:
+    """The leaves of a nested value, and how they fold back."""
+    return _pytree.tree_flatten(opened(tree), is_leaf=is_leaf)
+
+
+def tree_flatten_with_path(tree: Any) -> tuple[list[tuple[tuple[Any, ...], Any]], TreeSpec]:
+    """The same with the path of every leaf."""
+    return _pytree.tree_flatten_with_path(opened(tree))
+
+
+def tree_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+    """The leaves of a nested value."""
+    return _pytree.tree_leaves(opened(tree), is_leaf=is_leaf)
+
+
+def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply a function to every leaf."""
+    return _pytree.tree_map(function, opened(tree), *map(opened, others))
+
+
+def tree_map_only(kind: type, function: Callable[..., Any], tree: Any) -> Any:
+    """Apply a function to every leaf of a type."""
+    return _pytree.tree_map_only(kind, function, opened(tree))
+
+
+def tree_any(question: Callable[[Any], bool], tree: Any) -> bool:
+    """Whether some leaf answers a question with yes."""
+    return _pytree.tree_any(question, opened(tree))
+
 
 __all__ = [
     "GetAttrKey",
@@ -27,6 +136,7 @@ __all__ = [
     "MappingKey",
     "SequenceKey",
     "TreeSpec",
+    "opened",
     "tree_any",
     "tree_flatten",
     "tree_flatten_with_path",

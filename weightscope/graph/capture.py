@@ -40,7 +40,7 @@ from weightscope.adapters.tracing import (
 )
 from weightscope.calls import random_state
 from weightscope.errors import StructureError
-from weightscope.graph.pools import FreeWindows
+from weightscope.graph.pools import FreeSizes
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import reads_values
 from weightscope.graph.writes import order_writes
@@ -195,8 +195,8 @@ class _Tracer:
         with EXPORTING, ExitStack() as hooks, random_state(), lean():
             for context in (without_numbers(), eagerly(), quiet(EXPORT_LOGGER)):
                 hooks.enter_context(context)
-            # the last is asked first: windows that are sizes, then those that are numbers
-            for context in (free_pools(), FreeWindows()):
+            # the last is asked first: what is given sizes, then windows that are numbers
+            for context in (free_pools(), FreeSizes()):
                 hooks.enter_context(context)
             hooks.enter_context(unsolved_constraints())
             hooks.enter_context(warnings.catch_warnings())
@@ -204,6 +204,7 @@ class _Tracer:
             warnings.filterwarnings("ignore", message="The tensor attribute")
             begin = self.model.register_forward_pre_hook(self._begin(hooks), with_kwargs=True)
             hooks.callback(begin.remove)
+            hooks.callback(self.model.register_forward_hook(_open_results).remove)
             for name, module in self.model.named_modules():
                 if module is self.model:
                     continue
@@ -251,6 +252,10 @@ class _Tracer:
             return pytree.tree_unflatten(marked(flat, number, entry=False), spec)
 
         return enter, leave
+
+
+def _open_results(module: nn.Module, args: Any, result: Any) -> Any:
+    return pytree.opened(result)
 
 
 def _apart(inputs: ExampleInputs) -> tuple[Any, Any]:

@@ -179,7 +179,10 @@ def _no_way_back(depth: _Depth) -> str:
         return "nothing lies deeper"
     kept_outputs = [n for n in depth.output.all_input_nodes if n not in depth.removed]
     if not depth.exits or not any(n in depth.below for n in kept_outputs):
-        return "no path leads back up: every output is computed below this level; keep more levels"
+        return (
+            "no path leads back up: every output is computed below this level; keep more levels, or"
+            " let the forward also return a prediction from a level that stays"
+        )
     return ""
 
 
@@ -188,7 +191,7 @@ def _no_head(depth: _Depth, model: nn.Module) -> str:
     if not any(_has_weights(n, model) for n in stays):
         return (
             "the network's head lies below this level; nothing with weights remains after it; keep"
-            " more levels"
+            " more levels, or let layers with weights follow at a level that stays"
         )
     return ""
 

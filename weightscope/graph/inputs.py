@@ -41,7 +41,7 @@ from weightscope.graph.layouts import (
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.values import reads_values
 
-_OTHER_LAYOUTS = ("NHWC", "NHW")
+_OTHER_LAYOUTS = ("NHWC", "NHW", "NL")
 _TRIALS_OF_A_LAYOUT = 4
 # moderate sizes that many downsampling steps divide come first, odd demands last
 _SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {
@@ -173,7 +173,10 @@ def check_model(model: object) -> nn.Module:
                 " the weights, or use to_empty(device='cpu') and initialise them"
             )
     if not parameters:
-        raise InputError(f"{type(model).__name__} has no parameters; there is nothing to analyse")
+        raise InputError(
+            f"{type(model).__name__} has no parameters; there is nothing to analyse. Pass the"
+            " network that holds the weights"
+        )
     return model
 
 
@@ -230,9 +233,13 @@ def _unbatched(trial: Trial, dimensions: int) -> str:
 def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> ExampleInputs:
     """The inputs with their layout: the given one, or what the first convolution shows."""
     if layout is None:
-        image = next(v for v in _tensors(inputs) if v.dim() > 2)
+        ranked = _tensors(inputs)
+        image = next((v for v in ranked if v.dim() > 2), None)
+        image = next(v for v in ranked if v.dim() == 2) if image is None else image
         layout = infer_layout(image.shape, trial.first_convolution(inputs))
     dimensions = dimensions_of(layout) if layout else inputs.dimensions
+    if not dimensions:
+        raise _no_image()
     return replace(inputs, layout=layout, dimensions=dimensions)
 
 
@@ -257,14 +264,23 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
 
 
 def _dimensions(call: Any) -> int:
-    ranks = [v.dim() for v in pytree.tree_leaves(call) if isinstance(v, torch.Tensor)]
-    rank = next((r for r in ranks if r > 2), None)
+    """Number of spatial dimensions of an image as (batch, channels, *sizes).
+
+    0 where there are only tables, one of which may hold signals without channels.
+    """
+    ranks = [v.dim() for v in _leaves(call)]
+    rank = next((r for r in ranks if r > 2), 2 if 2 in ranks else None)
     if rank is None:
-        raise InputError(
-            f"{keyword('example_inputs')} holds no image: a tensor (batch, channels, sizes...) of "
-            "at least three dimensions is needed"
-        )
+        raise _no_image()
     return rank - 2
+
+
+def _no_image() -> InputError:
+    return InputError(
+        f"{keyword('example_inputs')} holds no image: a tensor (batch, channels, sizes...) of at "
+        f"least three dimensions is needed, or {keyword('layout', repr('NL'))} where it is a batch "
+        "of signals without channels"
+    )
 
 
 def _leaves(call: Any) -> list[torch.Tensor]:

@@ -439,8 +439,9 @@ def _stray(
         return None
     own = ends.pop()
     members = set(inside)
+    # an input of low resolution, only resized outside, does not make the call one of several
     if any(level[n] > own for n in inside) and not any(
-        level[n] > own for n in level if n not in members
+        level[n] > own and facts(operator_of(n)).kernel for n in level if n not in members
     ):
         return None
     return inside, own

@@ -1,8 +1,9 @@
-"""Pooling by windows that follow the image's size, kept as such while a network is traced.
+"""Windows and grids that follow the image's size, kept as such while a network is traced.
 
-``avg_pool2d(x, x.shape[-2:])`` pools the whole image. The operator takes its windows as numbers, so
-that the tracer would write the example's size into the graph, which then claims to hold at every
-size. Here such calls become operators of our own, whose windows are sizes like any other.
+``avg_pool2d(x, x.shape[-2:])`` pools the whole image, ``linspace(-1, 1, x.shape[-1])`` counts its
+columns. The operators take these sizes as numbers, so that the tracer would write the example's
+size into the graph, which then holds at no other. Here such calls become operators of our own,
+which take sizes like any other.
 """
 
 from __future__ import annotations
@@ -49,27 +50,68 @@ def maximum(x: Tensor, kernel_size: Sequence[int]) -> Tensor:
     return pool(x, tuple(kernel_size))
 
 
-PLAIN: Mapping[Any, Callable[..., Tensor]] = {AVERAGE: average, MAXIMUM: maximum}
-"""The function that runs in the place of each operator."""
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "linspace(Scalar start, Scalar end, SymInt steps, ScalarType? dtype, Device? device) -> Tensor"
+)
+LINSPACE = torch.ops.weightscope.linspace.default
 
+
+@torch.library.register_fake(  # type: ignore[untyped-decorator]
+    "weightscope::linspace", lib=_LIBRARY
+)
+def _steps_only(start: Any, end: Any, steps: Any, dtype: Any, device: Any) -> Tensor:
+    """What tracing needs of a grid."""
+    return torch.empty(steps, dtype=dtype, device=device)
+
+
+def linspace(start: Any, end: Any, steps: Any, dtype: Any, device: Any) -> Tensor:
+    """Evenly spaced numbers; what a coarse graph calls for ``LINSPACE``."""
+    return torch.linspace(start, end, steps, dtype=dtype, device=device)
+
+
+PLAIN: Mapping[Any, Callable[..., Tensor]] = {
+    AVERAGE: average,
+    MAXIMUM: maximum,
+    LINSPACE: linspace,
+}
+"""The function that runs in the place of each operator."""
 
 _REPLACED = ((_AVERAGES, AVERAGE), (_MAXIMA, MAXIMUM), (_HANDED_OVER, MAXIMUM))
 
 
-class FreeWindows(TorchFunctionMode):
-    """Traces poolings whose windows follow the image's size."""
+class FreeSizes(TorchFunctionMode):
+    """Traces poolings and grids whose windows and steps follow the image's size."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Replace a pooling without overlap and padding whose window is a size."""
+        """Replace a pooling without overlap and padding, or a grid, that is given a size."""
         kwargs = kwargs or {}
+        if func is torch.linspace and (grid := _grid(*args, **kwargs)) is not None:
+            return LINSPACE(*grid)
         for functions, operator in _REPLACED:
             if func in functions:
                 window = _window(functions.index(func) + 1, *args, **kwargs)
                 if window is not None:
                     return operator(args[0] if args else kwargs["input"], window)
         return func(*args, **kwargs)
+
+
+def _grid(
+    start: Any,
+    end: Any,
+    steps: Any = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: Any = None,
+    **others: Any,
+) -> tuple[Any, ...] | None:
+    """The arguments of a grid of numbers with as many steps as a size that is not fixed."""
+    ends_are_numbers = not any(isinstance(given, Tensor) for given in (start, end))
+    if not isinstance(steps, torch.SymInt) or not ends_are_numbers or any(others.values()):
+        return None
+    place = torch.get_default_device() if device is None else torch.device(device)
+    return start, end, steps, dtype or torch.get_default_dtype(), place
 
 
 def _window(

@@ -18,8 +18,10 @@ from weightscope.graph.operators import facts
 from weightscope.graph.structure import Place, Role, Stage
 
 HIDDEN_REGION = (
-    "the forward of {} switches autograd or autocast inside; such a region cannot be taken apart."
-    " Switch outside the model (requires_grad_(False) freezes a part just as well)"
+    "the forward of {} holds a region that cannot be taken apart (a branch of torch.cond, a loop as"
+    " one operator, or one that switches autograd or autocast). Choose between values with"
+    " torch.where instead; switch outside the model (requires_grad_(False) freezes a part just as"
+    " well)"
 )
 
 
@@ -65,13 +67,24 @@ def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
 
 
 def _by_ancestry(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, Place]:
-    """Places without a head: what is deeper before and after each operation tells its role."""
+    """Places without a head: what is deeper before and after each operation tells its role.
+
+    An input of low resolution, or the image shrunk and enlarged again, makes no decoder of what
+    reads it.
+    """
     deepest = max(level.values())
     above: dict[fx.Node, int] = {}
+    untouched: set[fx.Node] = set()  # inputs, and what no kernel has seen of them
     for node in capture.nodes:
-        above[node] = max(
-            (max(above[n], level.get(n, -1)) for n in node.all_input_nodes), default=-1
-        )
+        feeds = node.all_input_nodes
+        if (
+            node in level
+            and all(n in untouched for n in feeds if n in level)
+            and not facts(operator_of(node)).kernel
+        ):
+            untouched.add(node)
+        own = (-1 if n in untouched else level.get(n, -1) for n in feeds)
+        above[node] = max(map(max, own, map(above.__getitem__, feeds)), default=-1)
     feeds_deeper: dict[fx.Node, int] = {}
     for node in reversed(capture.nodes):
         down = [

@@ -457,12 +457,13 @@ def _counted(decisions: Tensor, channels: int) -> Tensor:
 
 
 def predictions(outputs: Any) -> list[Tensor]:
-    """The image-like tensors of floating-point numbers among what a model returned."""
-    found = [
-        t
-        for t in pytree.tree_leaves(outputs)
-        if isinstance(t, Tensor) and t.is_floating_point() and t.dim() >= 3
-    ]
+    """The image-like tensors of floating-point numbers among what a model returned.
+
+    Where there are only tables, those are signals without channels, and get one.
+    """
+    floats = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
+    floats = [t for t in floats if t.is_floating_point()]
+    found = [t for t in floats if t.dim() >= 3] or [t[:, None] for t in floats if t.dim() == 2]
     if not found:
         raise InputError("the network returns no image-like tensor of floating-point numbers")
     return found

@@ -126,9 +126,11 @@ def propagate(
 def _seed(node: fx.Node) -> Seen | None:
     """An image input: every value is one pixel."""
     value = node.meta.get("val")
-    if not isinstance(value, Tensor) or value.dim() < 3:
+    if not isinstance(value, Tensor):
         return None
     axes = node.meta.get("space") or range(2, value.dim())
+    if not axes:
+        return None
     return Seen((PIXEL,) * len(axes), tuple(axes), tuple(hint(value.shape[a]) for a in axes))
 
 

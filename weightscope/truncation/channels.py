@@ -64,12 +64,18 @@ def plan_recuts(structure: Structure, cut: Cut, channels: Sequence[int]) -> tupl
     coarse = {node.name: node for node in structure.graph.nodes}
     fine = {node.name: node for node in structure.program.graph.nodes}
     exits = {fine[coarse[s.node].meta["fine"]]: s for s in cut.exits}
-    follow = _Follower(structure, _kept(structure, cut, set(exits)))
+    outputs = _outputs(structure, cut)
+    follow = _Follower(structure, _kept(structure, outputs, set(exits)))
     for site, count in changed:
         node = fine[coarse[site.node].meta["fine"]]
         source = tuple(i if i < site.channels else -1 for i in range(count))
         follow.channels[node] = _Channels(_dimension(site, node), source)
-    return follow.run()
+    recuts = follow.run()
+    if any(node in follow.channels for node in outputs):
+        raise TruncationError(
+            f"the changed channels reach an output of the network unchanged; {_REMEDY}"
+        )
+    return recuts
 
 
 def _dimension(site: Site, node: fx.Node) -> int:
@@ -78,18 +84,27 @@ def _dimension(site: Site, node: fx.Node) -> int:
     return cast(Tensor, node.meta["val"]).dim() - 1
 
 
-def _kept(structure: Structure, cut: Cut, exits: set[fx.Node]) -> list[fx.Node]:
-    """Fine nodes above the cut, in order: ancestors of the kept outputs up to the exits."""
+_REMEDY = (
+    "let them keep it: the light bottleneck with exit_channels at its default returns as many"
+    " channels as what it replaces"
+)
+
+
+def _outputs(structure: Structure, cut: Cut) -> list[fx.Node]:
+    """Fine nodes of the outputs that a cut keeps."""
     coarse = structure.graph.output_node().args[0]
     names = structure.program.graph_signature.user_outputs
     results = cast(Any, structure.program.graph.output_node().args[0])
-    outputs = results[len(results) - len(names) :]
-    front = [
+    return [
         made
-        for made, node in zip(outputs, cast(Any, coarse), strict=True)
+        for made, node in zip(results[len(results) - len(names) :], cast(Any, coarse), strict=True)
         if isinstance(made, fx.Node) and isinstance(node, fx.Node) and node.name not in cut.removed
     ]
-    kept: set[fx.Node] = set()
+
+
+def _kept(structure: Structure, outputs: list[fx.Node], exits: set[fx.Node]) -> list[fx.Node]:
+    """Fine nodes above the cut, in order: ancestors of the kept outputs up to the exits."""
+    front, kept = list(outputs), set[fx.Node]()
     while front:
         node = front.pop()
         if node not in kept and node not in exits:
@@ -117,8 +132,6 @@ class _Follower:
         return tuple(self.recuts.values())
 
     def _step(self, node: fx.Node) -> None:
-        if node.op == "output":
-            raise TruncationError("the changed channels reach an output of the network unchanged")
         if is_size(node):
             return
         kind = facts(operator_of(node)).channels
@@ -315,7 +328,7 @@ class _Follower:
     def _refuse(self, node: fx.Node, reason: str = "cannot be re-cut") -> None:
         raise TruncationError(
             f"the exits cannot change their number of channels: {_named(node)} in "
-            f"{owner_of(node) or 'the forward'} {reason}. Leave exit_channels at its default."
+            f"{owner_of(node) or 'the forward'} {reason}; {_REMEDY}"
         )
 
 

@@ -365,6 +365,7 @@ def _loaded(
 def _exported(variant: Variant) -> Callable[..., Any]:
     inputs = variant.structure.inputs
     module = copy.deepcopy(variant.module).eval()
+    module.register_forward_hook(lambda module, args, result: pytree.opened(result))
     with EXPORTING:
         program = torch.export.export(module, tuple(inputs.args), dict(inputs.kwargs), strict=False)
     return program.module()
