@@ -14,7 +14,7 @@ from scipy import special, stats
 
 from weightscope import thresholds
 from weightscope.graph.levels import _cluster
-from weightscope.movement import Displacement, StageMovement
+from weightscope.movement import Displacement, StageMovement, measure_movement
 from weightscope.probing.response import Change, Figures, _joined
 from weightscope.statistics.choosing import (
     Evidence,
@@ -26,10 +26,11 @@ from weightscope.statistics.choosing import (
     sharpest_rule,
 )
 from weightscope.statistics.constants import has_moved
-from weightscope.statistics.distances import as_drawn, critical_ks
+from weightscope.statistics.distances import as_drawn, critical_ks, descends, thins_out
 from weightscope.statistics.fresh import is_draw
 from weightscope.statistics.model import measure_model
 from weightscope.statistics.rules import KernelShape, Null
+from weightscope.statistics.traces import Marks, have_spilled
 from weightscope.summaries import summarize
 from weightscope.truncation.proposals import saves_too_little
 from weightscope.utilization.ablation import AblationResult, LevelAblation, interval, surely_above
@@ -155,6 +156,50 @@ def test_as_recorded(moved, shrinkage, same):
 def test_margin(sigmas, moved):
     spread = StageSpread("s", 100, 1.1, 1.0, sigmas * 0.01, 0.01, True, 1.0, NAN)
     assert (typical_movement([spread]) > 0.0) is moved
+
+
+@pytest.mark.parametrize(("sigmas", "has"), [(4.6, False), (4.9, True), (-9.0, False)])
+def test_a_start_is_one_beyond_chance_in_a_million(sigmas, has):
+    n = 10_000
+    start, other = np.random.default_rng(0).standard_normal((2, n))
+    other -= start * (start @ other) / (start @ start)
+    weights = torch.from_numpy(other + sigmas / math.sqrt(n) * start)
+    start = torch.from_numpy(start)
+    found = descends(measure_movement(weights, start), summarize(weights), summarize(start))
+    assert found is has
+
+
+@pytest.mark.parametrize(("share", "few"), [(0.45, True), (0.55, False)])
+def test_weights_beyond_an_edge_are_few(share, few):
+    rule = Null("uniform", "rule", 1.0)
+    weights = torch.linspace(-1.1 * rule.edge, 1.1 * rule.edge, 1000)
+    assert thins_out(round(share * 1000 * (1 - 1 / 1.1)), summarize(weights), rule) is few
+
+
+@pytest.mark.parametrize(("kernels", "proof"), [(1, False), (2, True)])
+def test_kernels_that_spilled(kernels, proof):
+    spilled = SimpleNamespace(comparison=SimpleNamespace(spilled=True))
+    assert have_spilled([spilled] * kernels + [SimpleNamespace(comparison=None)]) is proof
+
+
+@pytest.mark.parametrize(("marks", "faint", "clear"), [
+    (Marks(0.09, 1.4, 0.019), True, False), (Marks(0.11, 1.4, 0.019), False, False),
+    (Marks(0.09, 1.6, 0.019), False, False), (Marks(0.09, 1.4, 0.021), False, False),
+    (Marks(0.19, 1.9, 0.019), False, False), (Marks(0.21, 1.4, 0.019), False, True),
+    (Marks(0.09, 2.1, 0.019), False, True),
+    (Marks(0.12, 1.4, 0.019, 0.49), False, False), (Marks(0.12, 1.4, 0.019, 0.51), False, True),
+])  # fmt: skip
+def test_marks_of_training(marks, faint, clear):
+    assert (marks.faint, marks.clear) == (faint, clear)
+
+
+@pytest.mark.parametrize(("mean", "proof"), [(0.24, ()), (0.26, ("weight", "bias"))])
+def test_scales_around_zero(mean, proof):
+    norm = torch.nn.BatchNorm2d(64)
+    torch.nn.init.normal_(norm.bias, 0.0, 0.1)
+    with torch.no_grad():
+        norm.weight.copy_(mean + torch.linspace(-0.1, 0.1, 64))
+    assert measure_model(norm).moved_constants == proof
 
 
 @pytest.mark.parametrize(("moved", "has"), [(0.9e-4, False), (1.1e-4, True)])

@@ -103,6 +103,18 @@ UNTOUCHED = 1e-4
 """A stage whose movement since a known start is below this share of its initial spread has not
 moved: the rounding of weights that only decay moves them less far."""
 
+SPILL = 0.5
+"""Share of the weights expected of a wider rule below which those beyond an edge are few: a wider
+rule has all of them, normal movement a seventh."""
+
+SPILLED_KERNELS = 2
+"""Kernels with a few weights beyond the edge of their rule that prove training."""
+
+UNRELATED = 1e-6
+"""Chance with which draws that have nothing to do with each other correlate as much: a kernel that
+exceeds it by less does not descend from the start that was given. A network has a hundred kernels,
+and one that seems to have moved would count as trained."""
+
 CRITICAL_KS = 2.2253
 """P(sqrt(n) KS > 2.2253) = 0.0001 under the null (Kolmogorov's limit distribution); a network has a
 hundred kernels, and none of them should be called changed by chance."""
@@ -120,9 +132,29 @@ DRAWN_SCALES = 0.02
 """DCGAN, pix2pix and CycleGAN draw the scales of norm layers from N(1, 0.02^2): the one initialiser
 in common use that does not start them constant."""
 
+DRAWN_AROUND_ZERO = 0.25
+"""Mean of the scales of a norm layer below which they may have been drawn like every other
+parameter, N(0, 0.02^2) for example; training leaves them above it, or shows in the kernels."""
+
 NEVER_DRAWN = 1e-7
 """So improbable a sum of squares that none of a thousand drawn scales has it in a thousand
-networks."""
+networks; the same for the means of filters."""
+
+FAINT_SHIFT, CLEAR_SHIFT = 0.1, 0.2
+"""Share of a kernel's spread by which its filters moved as a whole: below the first a network is
+hardly trained, above the second it is not. Small networks after 3 Adam steps of 3e-3 have at most
+0.10, after 30 at most 0.18 (``docs/decisions/response.md``)."""
+
+FAINT_DISPERSION, CLEAR_DISPERSION = 1.5, 2.0
+"""The same for the dispersion of the filters' energies, 1 by chance: at most 1.2 after 3 steps, 1.7
+after 30."""
+
+CLEAR_MOVED = 0.5
+"""Movement since a known start, as a share of its spread, above which a network is not hardly
+trained: at most 0.50 after 30 steps, 0.59 and more after 60."""
+
+FAINT_NORMS = 0.02
+"""The same for the movement of norm scales and shifts: 0.007 after 3 steps, 0.016 after 10."""
 
 FRESH_VALUES = 24
 """A trained value is a possible draw in one case of two: 2^-24 for all of these."""

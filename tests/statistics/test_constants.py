@@ -52,11 +52,23 @@ def test_one_step_of_training_is_proved():
     assert measure_model(model).moved_constants == ("norm.weight", "norm.bias")
 
 
-def test_scales_without_a_shift_prove_training_too():
-    model = Normed(nn.RMSNorm)
-    with torch.no_grad():
-        model.norm.weight += 0.1 * torch.randn(64)
-    assert measure_model(model).moved_constants == ("norm.weight",)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.RMSNorm])
+def test_scales_alone_may_have_been_drawn(norm):
+    model = Normed(norm)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    nn.init.uniform_(model.norm.weight, 0.9, 1.1)
+    assert measure_model(model).moved_constants == ()
+    assert measure_model(model, initial=start).moved_constants == ("norm.weight",)
+
+
+@pytest.mark.parametrize("draw", [
+    lambda p: nn.init.normal_(p, 0.0, 0.02), lambda p: nn.init.uniform_(p, -0.1, 0.1),
+])  # fmt: skip
+def test_one_draw_of_all_parameters_proves_nothing(draw):
+    model = Normed()
+    for parameter in model.parameters():
+        draw(parameter)
+    assert measure_model(model).moved_constants == ()
 
 
 def test_kernels_and_their_biases_prove_nothing():

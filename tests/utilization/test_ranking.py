@@ -209,7 +209,11 @@ def test_a_network_without_skill_is_compared_with_the_best_trivial_answer(layers
 def test_constants_that_moved_prove_training():
     model = Normed()
     with torch.no_grad():
-        model.norms[3].bias.normal_(0.0, 0.01)
+        model.norms[3].bias.normal_(0.0, 0.1)
+    alone = assess(stages_of(model), measure_model(model), response=response(0.5, 0.5, 0.0))
+    assert alone.state == "unknown"
+    with torch.no_grad():
+        model.norms[3].weight.normal_(1.0, 0.1)
     found = assess(stages_of(model), measure_model(model), response=response(0.5, 0.5, 0.0))
     assert found.state == "trained"
     verdicts = {v.stage: v.verdict for v in found.verdicts}
@@ -379,8 +383,17 @@ def test_a_network_without_nulls_is_unknown():
     assert math.isnan(assessment.verdicts[0].utilization)
 
 
+def turn_filters(model):
+    """Shift every filter as a whole, by three tenths of the spread, as training does."""
+    with torch.no_grad():
+        for layer in model.children():
+            layer.weight += 0.3 * layer.weight.std() * torch.randn(len(layer.weight), 1)
+
+
 def test_conclusion_names_every_stage_and_what_synthetic_images_cannot_say(layers):
-    structure, statistics, _ = layers(a=0.05, b=0.0, c=0.032)
+    structure, _, model = layers(a=0.05, b=0.0, c=0.032)
+    turn_filters(model)
+    statistics = measure_model(model, initial=model.start)
     conclusion = assess(structure, statistics, response=response(0.5, 0.05, 0.0)).conclusion
     assert conclusion.startswith("By response: 1 unused (c); 1 used (a); 1 undecided (b).")
     assert "not whether the output is right; images= or batches= say more" in conclusion
@@ -388,3 +401,114 @@ def test_conclusion_names_every_stage_and_what_synthetic_images_cannot_say(layer
     conclusion = assess(structure, statistics, images=own).conclusion
     assert conclusion.endswith("not whether the output is right; batches= say more.")
     assert "synthetic" not in conclusion
+
+
+@pytest.mark.parametrize(
+    ("values", "shift", "verdict"),
+    [
+        ((0.5, 0.0), 0.0, "undecided"),  # a few steps
+        ((0.2, 0.0), 0.15, "undecided"),  # some tens, and nothing responds
+        ((0.5, 0.0), 0.15, "unused"),
+        ((0.2, 0.0), 0.3, "unused"),  # however little responds
+    ],
+)
+def test_silent_levels_of_a_network_that_is_hardly_trained_are_not_condemned(
+    layers, values, shift, verdict
+):
+    structure, _, model = layers(a=0.01, b=0.01)
+    with torch.no_grad():
+        for layer in model.children():
+            layer.weight += shift * layer.weight.std() * torch.randn(len(layer.weight), 1)
+    statistics = measure_model(model, initial=model.start)
+    for source in ("response", "images"):
+        found = assess(structure, statistics, **{source: response(*values, source=source)})
+        assert found.state == "trained"
+        assert {v.stage: v.verdict for v in found.verdicts}["b"] == verdict
+        assert ("hardly trained" in found.conclusion) is (verdict == "undecided")
+    evidence = data(a=1.0, b=0.001)  # what the batches show is of the network as it is
+    found = assess(structure, statistics, response=response(*values), data=evidence)
+    assert {v.stage: v.verdict for v in found.verdicts}["b"] == "unused"
+    assert "hardly" not in found.conclusion
+
+
+def test_a_trained_encoder_under_a_fresh_decoder_decides_nothing():
+    model = Normed()
+    with torch.no_grad():
+        for index in (0, 1):
+            model.norms[index].weight.normal_(1.0, 0.1)
+            model.norms[index].bias.normal_(0.0, 0.1)
+    structure = stages_with_norms(model)
+    late = [2, 3, 4, 5]
+    for index in late:
+        structure.stages[index].role = "decoder"
+    found = assess(structure, measure_model(model), response=response(0.5, 0.5, 0.0))
+    assert found.state == "unfinished"
+    assert {v.verdict for v in found.verdicts} == {"undecided"}
+    assert "only the encoder was trained" in found.conclusion
+    with torch.no_grad():
+        model.norms[3].bias.normal_(0.0, 0.1)
+    found = assess(structure, measure_model(model), response=response(0.5, 0.5, 0.0))
+    assert found.state == "trained"
+
+
+@pytest.mark.parametrize(
+    ("give", "known"),
+    [
+        (lambda start: drawn_anew().state_dict(), False),  # another seed
+        (lambda start: drawn_anew, False),
+        (lambda start: start, True),
+        (lambda start: lambda: start, True),
+    ],
+)
+def test_a_start_that_no_kernel_descends_from_is_a_null_only(give, known):
+    model = drawn_anew()
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = assess(stages_of(model), measure_model(model, initial=give(start)))
+    assert found.state == "untrained"
+    assert bool(found.notes) is not known
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.weight.add_(0.3 * layer.weight.std() * torch.randn(90, 1))
+    statistics = measure_model(model, initial=give(start))
+    sources = {p.null.source for p in statistics.parameters if p.is_kernel}
+    assert sources == {"given" if known else "drawn"}
+    found = assess(stages_of(model), statistics)
+    assert found.state == "trained"
+    assert ("No kernel descends from initial=" in "".join(found.notes)) is not known
+
+
+def drawn_anew():
+    """Normed seeds its draw; this does not."""
+    torch.seed()
+    state = torch.get_rng_state()
+    model = Normed(norm=False)
+    torch.set_rng_state(state)
+    for layer in model.layers:
+        layer.reset_parameters()
+    return model
+
+
+INITIALISERS = {
+    "times 0.7": lambda p: p.mul_(0.7),
+    "times 1.05": lambda p: p.mul_(1.05),
+    "dirac": lambda p: nn.init.eye_(p) if p.dim() == 2 else p,
+    "orthogonal": lambda p: nn.init.orthogonal_(p) if p.dim() == 2 else p,
+    "normal": lambda p: nn.init.normal_(p, 0.0, 0.02),
+    "positive": lambda p: nn.init.uniform_(p, 0.0, 0.1),
+    "heavy tails": lambda p: p.copy_(torch.distributions.StudentT(2.0).sample(p.shape)),
+}
+
+
+@pytest.mark.parametrize("draw", INITIALISERS.values(), ids=INITIALISERS)
+@pytest.mark.parametrize("norm", [False, True])
+def test_no_initialiser_counts_as_training(draw, norm):
+    model = Normed(norm=norm)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            draw(parameter)
+    for initial in (None, Normed(norm=norm).state_dict()):
+        statistics = measure_model(model, initial=initial)
+        found = assess(stages_of(model), statistics, response=response(0.0, 0.5))
+        if initial is None:
+            assert found.state in ("untrained", "unknown")
+        assert "unused" not in {v.verdict for v in found.verdicts}

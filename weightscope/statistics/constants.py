@@ -1,16 +1,18 @@
 """Tensors that start constant, and those of them that are constant no longer.
 
 A network's kernels are drawn at random, so that a trained kernel may look like a fresh one. The
-scales and shifts of its norm layers start at one value each. Where one of them has several values,
-something trained it: this is proof, and no estimate.
+scales and shifts of its norm layers start at one value each, under nearly every initialiser. Some
+draw the scales, and none in use draws the shifts beside scales near 1: where both have several
+values, something trained them. This is proof, and no estimate.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weightscope.thresholds import DRAWN_SCALES, NEVER_DRAWN
+from weightscope.thresholds import DRAWN_AROUND_ZERO, DRAWN_SCALES, NEVER_DRAWN
 
 if TYPE_CHECKING:
     from weightscope.statistics.records import ParameterStatistics
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
 
 def starts_constant(parameter: ParameterStatistics) -> bool:
     """Whether a parameter starts at one value: known from ``initial=``, or a norm layer's."""
-    null = parameter.null
-    given = null is not None and null.source == "given" and null.family == "constant"
-    return given or (parameter.kind.split()[0] == "norm" and parameter.count > 1)
+    return _is_given(parameter) or (parameter.kind.split()[0] == "norm" and parameter.count > 1)
 
 
 def has_moved(parameter: ParameterStatistics) -> bool:
@@ -31,7 +31,7 @@ def has_moved(parameter: ParameterStatistics) -> bool:
     either side). The converse does not hold: a constant says nothing about the training.
     """
     summary, null = parameter.summary, parameter.null
-    if null is not None and null.source == "given" and null.family == "constant":
+    if null is not None and _is_given(parameter):
         return summary.finite > 0 and not summary.minimum == summary.maximum == null.mean
     if summary.finite < 2 or summary.minimum == summary.maximum:
         return False
@@ -47,7 +47,24 @@ def has_moved(parameter: ParameterStatistics) -> bool:
 def find_constants(
     parameters: Sequence[ParameterStatistics],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the parameters that start constant, and of those among them that have moved."""
+    """Names of the parameters that start constant, and of those among them that surely moved.
+
+    Where the start was not given, the scales and the shifts of a norm layer prove each other: one
+    of them alone may have been drawn, and so may both where the scales lie around 0.
+    """
     constant = [parameter for parameter in parameters if starts_constant(parameter)]
     moved = [parameter for parameter in constant if has_moved(parameter)]
-    return tuple(p.parameter for p in constant), tuple(p.parameter for p in moved)
+    together = Counter(p.layer for p in moved if not _is_given(p) and not _is_around_zero(p))
+    proved = [p for p in moved if _is_given(p) or together[p.layer] > 1]
+    return tuple(p.parameter for p in constant), tuple(p.parameter for p in proved)
+
+
+def _is_given(parameter: ParameterStatistics) -> bool:
+    null = parameter.null
+    return null is not None and null.source == "given" and null.family == "constant"
+
+
+def _is_around_zero(parameter: ParameterStatistics) -> bool:
+    """Whether these are scales that do not lie around 1, as when every parameter is drawn alike."""
+    scale = parameter.parameter.rpartition(".")[2] != "bias"
+    return scale and parameter.summary.mean < max(DRAWN_AROUND_ZERO, parameter.summary.std)

@@ -11,7 +11,7 @@ import numpy as np
 from weightscope.movement import Movement
 from weightscope.statistics.rules import Null
 from weightscope.summaries.tensor_summary import EmpiricalCDF, TensorSummary
-from weightscope.thresholds import CRITICAL_KS, EDGE_SURELY, SPREAD_SURELY
+from weightscope.thresholds import CRITICAL_KS, EDGE_SURELY, SPILL, SPREAD_SURELY, UNRELATED
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class NullComparison:
         near_zero_initial: Near-zero mass of the null by threshold.
         distinguishable: Whether the KS distance is larger than chance allows at this size
             (p < 0.0001), or a weight lies beyond the edge of a bounded rule.
+        spilled: Whether the kernel fills a bounded rule and a few weights lie beyond its edge,
+            fewer and fewer of them outwards, as movement leaves them and another scale does not.
         excess: Estimated mean squared movement since the start, in squared units of the weights, by
             the sharpest means there is: the given start, weights beyond the edge of a bounded rule,
             or ``std^2 - std_initial^2``, since independent movement adds to the variance.
@@ -44,6 +46,7 @@ class NullComparison:
     excess_spread: float
     near_zero_initial: Mapping[float, float]
     distinguishable: bool
+    spilled: bool
     excess: float
     error: float
     doubt: float
@@ -78,6 +81,8 @@ def compare(
         square = std**2 + summary.mean**2
         excess = square - null.std**2
         error = square * sqrt(max(kurtosis + 2.0, 0.1) / max(n, 1))
+        if other:  # the spread of another draw is no better known
+            error = sqrt(error**2 + null.std**4 * max(null.kurtosis + 2.0, 0.1) / other)
     low, high = null.plausible
     doubt = 0.0
     if movement is None and null.source in ("inferred", "assumed") and isfinite(high):
@@ -90,11 +95,54 @@ def compare(
         excess_spread=copysign(sqrt(abs(gap)), gap) if isfinite(gap) else nan,
         near_zero_initial={t: null.near_zero_mass(t) for t in summary.near_zero},
         distinguishable=bool(ks > critical_ks(n, other)) or beyond > 0,
+        spilled=thins_out(beyond, summary, null),
         excess=excess,
         error=error,
         doubt=doubt,
         movement=movement,
     )
+
+
+def thins_out(beyond: int, summary: TensorSummary, null: Null) -> bool:
+    """Whether the weights beyond an edge thin out, where a wider rule goes on evenly to its own.
+
+    Of a uniform rule that reaches as far as the largest weight, the share ``1 - edge / largest``
+    lies beyond the edge; where weights moved, about a seventh of that does.
+    """
+    largest = max(-summary.minimum, summary.maximum)
+    if not beyond or not largest > null.edge:
+        return False
+    return beyond < SPILL * summary.finite * (1.0 - null.edge / largest)
+
+
+def descends(movement: Movement, final: TensorSummary, initial: TensorSummary) -> bool:
+    """Whether weights surely began at a start: whether they correlate with it.
+
+    Draws that are independent of each other do not. The correlation ``r`` about the means of ``n``
+    weights is tested by Student's ``t = r sqrt((n - 2) / (1 - r^2))``. A constant start is taken
+    for the start: every draw of it is the same.
+
+    Args:
+        movement: Of these weights since that start.
+        final: Their summary.
+        initial: The start's.
+
+    Returns:
+        False where independent draws correlate as much more than once in a million times: this is
+        another draw, another training, or the training left nothing of it.
+    """
+    from scipy.special import stdtr
+
+    n = movement.count
+    if initial.std == 0.0 or (movement.moved == 0.0 and movement.shrinkage == 1.0):
+        return True
+    if n < 3 or not final.std > 0.0:
+        return False
+    product = movement.shrinkage * (initial.std**2 + initial.mean**2) - initial.mean * final.mean
+    r = product / (initial.std * final.std)
+    if abs(r) >= 1.0:
+        return r > 0.0
+    return bool(stdtr(n - 2, -r * sqrt((n - 2) / (1.0 - r**2))) < UNRELATED)
 
 
 def movement_beyond(beyond: int, crowd: float) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from weightscope.errors import InputError, keyword
 from weightscope.movement import Movement, measure_movement
 from weightscope.statistics.choosing import Evidence, choose_nulls
 from weightscope.statistics.constants import find_constants
-from weightscope.statistics.distances import compare, edge_of
+from weightscope.statistics.distances import compare, descends, edge_of
 from weightscope.statistics.fresh import find_fresh
 from weightscope.statistics.records import ModelStatistics, Parameter, ParameterStatistics, Spectrum
 from weightscope.statistics.rules import Null, given_null
@@ -52,8 +52,9 @@ def measure_model(
     Args:
         model: Any module; it is not changed.
         initial: The model's state dict before training, or a callable that returns that state dict
-            or the model as it was built; makes every null exact. None: the null is chosen by the
-            evidence of the weights, and says so.
+            or the model as it was built. Kernels that descend from it have an exact movement; for
+            the others it is a null distribution, and so is all that a callable draws anew when it
+            is called again. None: the null is chosen by the evidence of the weights, and says so.
         spectra: Whether to compute the singular values of kernels.
         threads: Number of threads; None for ``torch.get_num_threads()``.
         progress: Whether to show a progress bar.
@@ -69,12 +70,13 @@ def measure_model(
     places, skipped, total = find_parameters(model)
     if not places and not skipped:
         raise InputError(f"{type(model).__name__} has no parameters to measure")
-    starts = _initial_tensors(initial, model, places)
+    starts, drawn = _initial_tensors(initial, model, places)
 
     def measure(place: ParameterPlace, run: Run) -> _Figures:
-        return _measure(place, starts.get(place.parameter), run)
+        return _measure(place, starts.get(place.parameter), place.parameter in drawn, run)
 
     found = run_all(places, lambda place: place.tensor.numel(), measure, threads, progress)
+    found = _disowned(places, found)
     nulls = _nulls(places, found)
     folded = _folded_stds(model, places, found)
     records = tuple(
@@ -89,14 +91,17 @@ def measure_model(
 
 @dataclass(frozen=True, eq=False)
 class _Figures:
-    """What was measured of one parameter, and of its start where that was given."""
+    """What was measured of one parameter, and of its start where that was given.
+
+    Without a movement the start is only another draw of it.
+    """
 
     summary: TensorSummary
     before: TensorSummary | None
     movement: Movement | None
 
 
-def _measure(place: ParameterPlace, start: torch.Tensor | None, run: Run) -> _Figures:
+def _measure(place: ParameterPlace, start: torch.Tensor | None, drawn: bool, run: Run) -> _Figures:
     before, movement = None, None
     spreads = {null.std for null in place.candidates}
     if start is not None:
@@ -108,26 +113,44 @@ def _measure(place: ParameterPlace, start: torch.Tensor | None, run: Run) -> _Fi
                 "state dict this model started from"
             )
         spreads = {before.std}
-        movement = measure_movement(place.tensor, start)
     relative = [RELATIVE_THRESHOLD * std for std in sorted(spreads)]
     thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
     summary = summarize_with(run, place.tensor, thresholds, place.filter_axis)
+    if start is not None and before is not None and not drawn:
+        movement = measure_movement(place.tensor, start)
+        if place.is_kernel and not descends(movement, summary, before):
+            movement = None
     return _Figures(summary, before, movement)
+
+
+def _disowned(places: Sequence[ParameterPlace], found: list[_Figures]) -> list[_Figures]:
+    """Where no kernel descends from its start, no bias does: too few to tell it by themselves.
+
+    Constants of several numbers are what every draw has; a single number may be a draw.
+    """
+    kernels = [
+        m for p, m in zip(places, found, strict=True) if p.is_kernel and m.before and m.before.std
+    ]
+    if not kernels or any(m.movement is not None for m in kernels):
+        return found
+    return [
+        replace(m, movement=None) if m.before and (m.before.std or m.before.count == 1) else m
+        for m in found
+    ]
 
 
 def _initial_tensors(
     initial: Initial | None, model: nn.Module, places: tuple[ParameterPlace, ...]
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """The start of each parameter, and names of those that a callable draws anew at every call."""
     if initial is None:
-        return {}
+        return {}, set()
+    again: object = None
     if callable(initial) and not isinstance(initial, nn.Module):
         with random_state():  # the user's fresh network draws
-            state = initial()
+            state, again = _state_of(initial()), _state_of(initial())
     else:
-        state = initial
-    if isinstance(state, nn.Module):
-        found, _, _ = find_parameters(state)
-        state = {place.parameter: place.tensor for place in found}
+        state = _state_of(initial)
     if not isinstance(state, Mapping):
         raise InputError(
             f"{keyword('initial')} must be a state dict, or a callable that returns one or a "
@@ -164,14 +187,39 @@ def _initial_tensors(
             "it is of a larger network; give the state that this model started from, without what "
             "the model lost since"
         )
-    return {name: start for name, start in tensors.items() if start.numel()}
+    tensors = {name: start for name, start in tensors.items() if start.numel()}
+    second = again if isinstance(again, Mapping) else tensors
+    drawn = {name for name, start in tensors.items() if not _same(start, second.get(name))}
+    return tensors, drawn
+
+
+def _state_of(given: object) -> object:
+    """The tensors of a model by the names that its statistics have; anything else as it is."""
+    if not isinstance(given, nn.Module):
+        return given
+    found, _, _ = find_parameters(given)
+    return {place.parameter: place.tensor for place in found}
+
+
+def _same(first: torch.Tensor, second: object) -> bool:
+    """Whether two calls gave the same numbers."""
+    return first is second or (
+        isinstance(second, torch.Tensor)
+        and first.shape == second.shape
+        and torch.equal(first.detach(), second.detach())
+    )
 
 
 def _nulls(places: Sequence[ParameterPlace], found: Sequence[_Figures]) -> list[Null]:
     """The nulls: given starts where there are any, else what the weights themselves tell."""
     pairs = zip(places, found, strict=True)
     chosen = iter(choose_nulls([_evidence(p, m.summary) for p, m in pairs if m.before is None]))
-    return [next(chosen) if m.before is None else given_null(m.before) for m in found]
+    return [
+        next(chosen)
+        if m.before is None
+        else given_null(m.before, "drawn" if m.movement is None else "given")
+        for m in found
+    ]
 
 
 def _evidence(place: ParameterPlace, summary: TensorSummary) -> Evidence:

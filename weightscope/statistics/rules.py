@@ -13,7 +13,7 @@ import numpy as np
 from weightscope.summaries.tensor_summary import EmpiricalCDF, Floats, TensorSummary
 
 Family = Literal["normal", "uniform", "truncated normal", "constant", "empirical"]
-Source = Literal["given", "matched", "inferred", "assumed"]
+Source = Literal["given", "drawn", "matched", "inferred", "assumed"]
 
 # standard deviation of a standard normal cut at 2 standard deviations
 _CUT = 2.0
@@ -30,7 +30,9 @@ class Null:
         family: Shape of the distribution.
         label: The rule in words, ``"PyTorch default (uniform)"``.
         std: Its standard deviation, in units of the weights.
-        source: ``given``: taken from ``initial=``, exact. ``matched``: these very weights still
+        source: ``given``: taken from ``initial=``, where these very weights began. ``drawn``: the
+            same, but the weights do not descend from it: another draw by the rule of the start,
+            which knows the distribution and no movement. ``matched``: these very weights still
             follow it. ``inferred``: other kernels of the model still follow this rule, or
             it explains the spreads of all kernels together best.
             ``assumed``: nothing tells; the rule of the layer's own type.
@@ -177,14 +179,14 @@ class KernelShape:
         return {rule.label: rule for rule in rules}
 
 
-def given_null(initial: TensorSummary) -> Null:
-    """The null of a parameter whose initial values are known."""
+def given_null(initial: TensorSummary, source: Source = "given") -> Null:
+    """The null of a parameter whose initial values are known, or another draw of them."""
     constant = initial.std == 0.0
     return Null(
         family="constant" if constant else "empirical",
-        label="given initial weights",
+        label="given initial weights" if source == "given" else "another draw of the start",
         std=initial.std,
-        source="given",
+        source=source,
         mean=initial.mean,
         sample=None if constant else initial.cdf,
         masses=initial.near_zero,

@@ -195,6 +195,7 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
     if assessment.state != "trained":
         states = {
             "untrained": "the network is untrained",
+            "unfinished": "only its encoder was trained",
             "broken": "weights are NaN or infinite",
             "unskilled": "on the given batches it is not better than the best trivial answer",
             "unknown": "nothing shows that the network was trained",

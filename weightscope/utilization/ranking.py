@@ -18,7 +18,8 @@ from weightscope.movement import (
 )
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, MARGIN, UNTOLD
+from weightscope.statistics.traces import marks_of_training, shows_training
+from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, RESPONDS, UNTOLD
 from weightscope.utilization.records import Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     NetworkMovement,
@@ -66,18 +67,27 @@ def assess(
         A verdict for each stage, the state of the network, and a conclusion in words.
     """
     kernels = stage_kernels(structure.stages, statistics)
+    responses = [r for r in (images, response) if r is not None]
     spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
     recorded, notes = fitting_history(history, statistics)
     movements = pool_stages(kernels, recorded) if recorded else {}
-    untouched = looks_untouched(structure, statistics)
-    state = judge_state(statistics, spreads, movements.values(), data, untouched=untouched)
+    state = judge_state(
+        statistics,
+        spreads,
+        movements.values(),
+        data,
+        untouched=looks_untouched(structure, statistics),
+        late_untouched=looks_untouched(structure, statistics, but=("encoder", "bottleneck")),
+    )
+    skilled = data is not None and bool(data.skilled)
+    doubt = "" if skilled or state != "trained" else hardly_trained(statistics, responses)
     network = NetworkMovement.of(movements.values())
     typical, dispersion = typical_movement(spreads), network_dispersion(spreads)
     shallowest = min((cut.keep_levels for cut in structure.cuts), default=math.inf)
     verdicts = []
     for stage, spread in zip(structure.stages, spreads, strict=True):
         scores = [] if data is None else [data.score(stage.name)]
-        scores += [score_response(r, stage.level) for r in (images, response) if r is not None]
+        scores += [doubted(score_response(r, stage.level), doubt) for r in responses]
         scores += [score_history(movements[stage.name], network)] if movements else []
         scores += [score_weights(spread, typical, dispersion)]
         if state == "broken":
@@ -87,7 +97,54 @@ def assess(
             scores = [replace(score, verdict="undecided") for score in scores]
         verdicts.append(join_grades(stage.name, scores, removable=stage.level >= shallowest))
     verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.utilization))
-    return Assessment(tuple(verdicts), state, conclude(verdicts, state, statistics, data), notes)
+    conclusion = conclude(verdicts, state, statistics, data, doubt)
+    return Assessment(tuple(verdicts), state, conclusion, (*notes, *foreign_start(statistics)))
+
+
+def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -> str:
+    """Why a silent level need not be an unused one: the network may hardly have been trained.
+
+    An untrained network is silent in its depth too. Where the weights show no more than a few steps
+    of training, or some tens and no level responds, none is condemned.
+
+    Args:
+        statistics: Of the network's parameters.
+        responses: Of its output to each level.
+
+    Returns:
+        A clause; empty where the weights show more, or nothing was measured.
+    """
+    cuts = [cut for response in responses for cut in response.cuts]
+    marks = marks_of_training(statistics)
+    if not cuts or marks.clear:
+        return ""
+    if marks.faint:
+        return "its weights show no more training than a few steps leave"
+    if not any(cut.low > RESPONDS for cut in cuts):
+        return (
+            "no level responds, and its weights show no more training than some tens of steps leave"
+        )
+    return ""
+
+
+def doubted(score: Score, doubt: str) -> Score:
+    """A score that condemns nothing where there is a doubt."""
+    if not doubt or score.verdict != "unused":
+        return score
+    return replace(score, verdict="undecided", why=f"{score.why}; but {doubt}")
+
+
+def foreign_start(statistics: ModelStatistics) -> tuple[str, ...]:
+    """What must be said of a start that was given, if the weights did not begin there."""
+    kernels = [p for p in statistics.parameters if p.is_kernel and p.null is not None]
+    sources = {p.null.source for p in kernels if p.null is not None and p.null.std > 0.0}
+    if "drawn" not in sources or "given" in sources:
+        return ()
+    return (
+        "No kernel descends from initial=, which is another draw, another training, or a start of "
+        "which the training left nothing: it says how the weights were drawn, and not how far they "
+        "moved.",
+    )
 
 
 def fitting_history(
@@ -173,15 +230,16 @@ def judge_state(
     data: DataEvidence | None = None,
     *,
     untouched: bool = False,
+    late_untouched: bool = False,
 ) -> State:
     """Say whether the network as a whole shows any trace of having learned.
 
     What was measured on data outranks the weights, with one exception: where every stage holds
     numbers that are an initialiser's to the last bit, the network is untrained though its random
-    features have some skill. Of the weights, any of these proves training: norm scales
-    and shifts that left the constants they start at; movement from a start that is known or was
-    recorded; kernels that differ from their nulls by more than false alarms explain. That none is
-    found does not prove the contrary: for that, tensors that any training moves must be still.
+    features have some skill. Of the weights, movement from a start that is known or was
+    recorded proves training, and what `shows_training` finds, unless the weights between the
+    deepest level and the output are still: then only the encoder was trained, elsewhere. That none
+    is found does not prove the contrary: for that, tensors that any training moves must be still.
 
     Args:
         statistics: Of the network's parameters.
@@ -189,37 +247,43 @@ def judge_state(
         movements: What a history recorded of each stage.
         data: What batches showed.
         untouched: See `looks_untouched`.
+        late_untouched: The same of decoder, skips and head alone.
     """
     if statistics.nonfinite:
         return "broken"
-    movements = list(movements)
-    moved = statistics.moved_constants or any(m.moved > 0.0 for m in movements)
-    if untouched and not moved and not any(s.has_moved for s in spreads):
+    moved = any(m.moved > 0.0 for m in movements) or any(s.has_moved for s in spreads)
+    shown = shows_training(statistics)
+    if untouched and not moved and not shown:
         return "untrained"
     if data is not None and data.skilled is not None:
         return "trained" if data.skilled else "unskilled"
     if moved:
         return "trained"
+    if shown:
+        return "unfinished" if late_untouched else "trained"
     known = [s for s in spreads if s.count]
-    if shows_training(known):
-        return "trained"
     if known and all(s.known for s in known):
         return "untrained"
     return "untrained" if statistics.is_fresh else "unknown"
 
 
-def looks_untouched(structure: Structure, statistics: ModelStatistics) -> bool:
+def looks_untouched(
+    structure: Structure, statistics: ModelStatistics, but: Collection[str] = ()
+) -> bool:
     """Whether the stages hold numbers that are as an initialiser makes them, to the last bit.
 
     No bias, norm scale or shift that could tell may be otherwise (`ModelStatistics.is_fresh` wants
     this of those too that are too few to tell). Stages in which nothing tells, a head of a few
-    weights, may hold a share of `UNTOLD` of all weights.
+    weights, may hold a share of `UNTOLD` of all weights. Stages of the roles in `but` are left out.
     """
     still = set(statistics.still)
-    drawn = {p.layer for p in statistics.parameters if p.is_kernel}  # their biases are, too
+    stages = [stage for stage in structure.stages if stage.role not in but]
+    others = {layer for s in structure.stages if s.role in but for layer in s.layers}
+    parameters = [p for p in statistics.parameters if p.layer not in others]
+    drawn = {p.layer for p in parameters if p.is_kernel}  # their biases are, too
     telling = [
         p
-        for p in statistics.parameters
+        for p in parameters
         if not p.is_kernel
         and (p.parameter in still or p.count >= FRESH_VALUES or p.layer not in drawn)
     ]
@@ -227,26 +291,10 @@ def looks_untouched(structure: Structure, statistics: ModelStatistics) -> bool:
         return False
     layers = {p.layer for p in statistics.parameters if p.parameter in still}
     untold = {
-        layer
-        for stage in structure.stages
-        if layers.isdisjoint(stage.layers)
-        for layer in stage.layers
+        layer for stage in stages if layers.isdisjoint(stage.layers) for layer in stage.layers
     }
-    total = sum(p.count for p in statistics.parameters)
-    return sum(p.count for p in statistics.parameters if p.layer in untold) <= UNTOLD * total
-
-
-def shows_training(spreads: Sequence[StageSpread]) -> bool:
-    """Whether the weights moved, or differ from their nulls by more than false alarms explain.
-
-    Where starts are known, any movement beyond rounding shows it. Elsewhere, with a chance of 1 in
-    10,000 for each kernel, single alarms occur; so a single stage must also have changed its
-    spread.
-    """
-    if any(s.has_moved for s in spreads):
-        return True
-    alarmed = [s for s in spreads if s.distinguishable]
-    return len(alarmed) > 1 or any(abs(s.excess) > MARGIN * s.error for s in alarmed)
+    total = sum(p.count for p in parameters)
+    return sum(p.count for p in parameters if p.layer in untold) <= UNTOLD * total
 
 
 def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) -> StageVerdict:
@@ -290,8 +338,9 @@ def conclude(
     state: State,
     statistics: ModelStatistics,
     data: DataEvidence | None = None,
+    hardly: str = "",
 ) -> str:
-    """Say in words what follows, and no more than that."""
+    """Say in words what follows, and no more than that; `hardly`: from `hardly_trained`."""
     ablation = None if data is None else data.ablation
     if state == "broken":
         bad = statistics.nonfinite
@@ -312,6 +361,11 @@ def conclude(
         return f"On the batches given the network is {ablation.comparison}: {_NOTHING}."
     doubt = "" if ablation is None else ablation.doubt
     doubt = f" {doubt[0].upper()}{doubt[1:]}: give more." if doubt else ""
+    if state == "unfinished":
+        return (
+            "The weights between the deepest level and the output are as they were initialised, to "
+            f"the last bit; only the encoder was trained: {_NOTHING}.{doubt}"
+        )
     if state == "unknown":
         return (
             "Nothing in the weights shows that the network was trained, and nothing shows that it "
@@ -322,6 +376,11 @@ def conclude(
                 f" {keyword('batches')} with {keyword('loss')} or {keyword('metric')}."
             )
         )
+    return _what_follows(verdicts, doubt, hardly)
+
+
+def _what_follows(verdicts: Sequence[StageVerdict], doubt: str, hardly: str) -> str:
+    """The verdicts of a trained network, and what limits them."""
     named = {
         verdict: [v.stage for v in verdicts if v.verdict == verdict]
         for verdict in ("unused", "used", "undecided")
@@ -332,6 +391,11 @@ def conclude(
     ]
     text = f"By {', '.join(decided)}: " if decided else ""
     text += "; ".join(parts) + "." + doubt
+    if hardly and any(hardly in s.why for v in verdicts for s in v.scores):
+        text += (
+            f" Perhaps it is hardly trained: {hardly}. What silent levels would do after more "
+            "training cannot be told, so none is called unused; batches= say what they do now."
+        )
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."
     if "images" in decided:

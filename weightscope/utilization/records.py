@@ -9,7 +9,7 @@ from weightscope.showing import OnOneScreen
 
 Grade = Literal["weights", "history", "response", "images", "data"]
 Verdict = Literal["used", "unused", "undecided"]
-State = Literal["trained", "untrained", "unskilled", "broken", "unknown"]
+State = Literal["trained", "untrained", "unfinished", "unskilled", "broken", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Assessment(OnOneScreen):
 
     Attributes:
         verdicts: One for each stage, the least used first, those not measured last.
-        state: ``trained``; ``untrained`` (every layer looks as initialised, and what starts
+        state: ``trained``; ``unfinished`` (only the encoder was);
+            ``untrained`` (every layer looks as initialised, and what starts
             constant still is); ``unskilled`` (on the batches given the network is not better than
             the best trivial answer); ``broken`` (weights are NaN or infinite); ``unknown`` (nothing
             shows training, and nothing shows that there was none). Only ``trained`` comes with

@@ -16,6 +16,7 @@ from weightscope.movement import StageMovement
 from weightscope.probing.response import CutResponse, Response
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
+from weightscope.statistics.traces import energy_dispersion
 from weightscope.thresholds import (
     MARGIN,
     MINIMUM_IMAGES,
@@ -156,21 +157,11 @@ def measure_spread(stage: str, kernels: Sequence[ParameterStatistics]) -> StageS
 
 
 def filter_dispersion(kernel: ParameterStatistics) -> list[tuple[int, float]]:
-    """Number of filters of a kernel and the dispersion of their energies; empty if not known.
-
-    The mean square of ``n`` independent weights with excess kurtosis ``k`` has the relative
-    variance ``(k + 2) / n``, by which the observed one is divided.
-    """
-    lengths, null = kernel.summary.filter_norms, kernel.null
-    if lengths is None or lengths.size < 4 or null is None or null.std == 0.0:
+    """See `energy_dispersion`, by the kurtosis of the null."""
+    null = kernel.null
+    if null is None or null.std == 0.0:
         return []
-    energies = lengths**2
-    mean = float(energies.mean())
-    each = kernel.summary.count / lengths.size
-    if not (math.isfinite(mean) and mean > 0.0):
-        return []
-    observed = float(energies.var(ddof=1)) / mean**2
-    return [(lengths.size, observed * each / (null.kurtosis + 2.0))]
+    return energy_dispersion(kernel.summary, null.kurtosis)
 
 
 def network_dispersion(spreads: Sequence[StageSpread]) -> float:
