@@ -141,7 +141,7 @@ def foreign_start(statistics: ModelStatistics) -> tuple[str, ...]:
     if "drawn" not in sources or "given" in sources:
         return ()
     return (
-        "No kernel descends from initial=, which is another draw, another training, or a start of "
+        f"No kernel descends from {keyword('initial')}, which is another draw, another training, or a start of "
         "which the training left nothing: it says how the weights were drawn, and not how far they "
         "moved.",
     )
