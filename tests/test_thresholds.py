@@ -116,7 +116,14 @@ def test_borders_of_the_response():
 
 def shown(certainty, follows):
     values = np.array([0.3, 0.2, 0.4])
-    return _joined(1, [Figures(values, values, values + 0.1, certainty, follows)])
+    return _joined(
+        1,
+        [
+            Figures(
+                values, values, values + 0.1, certainty, follows, values[:, None], values[:, None]
+            )
+        ],
+    )
 
 
 @pytest.mark.parametrize(("certainty", "follows", "value"), [
@@ -129,7 +136,7 @@ def test_what_counts_as_a_decision(certainty, follows, value):
 @pytest.mark.parametrize(("rare", "decided"), [(9, False), (11, True)])
 def test_the_rarest_decision_that_tells_anything(rare, decided):
     counts = np.array([[10_000.0 - rare, rare]])
-    change = Change(np.array([5.0]), counts, counts, np.array([1.0]), np.ones((1, 1, 10)))
+    change = Change(np.array([5.0]), counts, counts, counts, np.array([1.0]), np.ones((1, 1, 10)))
     assert np.isfinite(change.figures(np.ones((1, 1))).lost).all() == decided
 
 

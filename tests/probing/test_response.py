@@ -11,11 +11,13 @@ from torch import nn
 
 import weightscope as ws
 from weightscope.graph import read_structure
-from weightscope.probing import respond_to_images, respond_to_synthetic
+from weightscope.probing import Response, respond_to_images, respond_to_synthetic
 from weightscope.probing.inputs import read_images, synthetic_inputs
 from weightscope.probing.response import (
+    _joined,
     certainty,
     change_by_cut,
+    compare,
     measure_response,
     other_contrasts,
 )
@@ -369,3 +371,49 @@ def test_nothing_that_changes_is_said_so():
     image = dead_leaves(1, 1, (32, 32), seed=0)
     why = score_response(respond_to_images(structure, [image]), 1).why
     assert "response 0: no number changes on 1 image without levels 1 and deeper" in why
+
+
+def found_without(whole, cut):
+    """The response of outputs (images, channels, height, width) to a cut."""
+    change = compare(whole, cut, torch.zeros(len(whole), 1, 1))
+    draws = np.random.default_rng(0).multinomial(len(whole), [1 / len(whole)] * len(whole), 200)
+    return _joined(1, [change.figures(np.vstack([np.ones(len(whole)), draws]))])
+
+
+@pytest.mark.parametrize("rare", [2, 0])
+def test_a_rare_decision_responds_by_itself(rare):
+    decisions = torch.randint(2, (12, 30, 30), generator=torch.Generator().manual_seed(0))
+    decisions[decisions == rare] = 2 if rare == 0 else rare
+    decisions[:, :3, :3] = rare  # 1 % of the positions
+    whole = 9.0 * F.one_hot(decisions, 3).movedim(-1, 1).float() - 4.0
+    gone = decisions.clone()
+    gone[:, :3, :3] = 1
+    cut = 9.0 * F.one_hot(gone, 3).movedim(-1, 1).float() - 4.0
+    found = found_without(whole, cut)
+    assert found.value == pytest.approx(0.02, abs=0.005)
+    assert (found.worst_part, found.worst) == (rare, pytest.approx(1.0))
+    score = score_response(Response("images", (found,), 12), 1)
+    assert score.verdict == "undecided"
+    assert f"decision {rare} of the output responds with 1" in score.why
+    same = found_without(whole, whole)
+    assert (same.value, same.worst) == (0.0, 0.0)
+    score = score_response(Response("images", (same,), 12), 1)
+    assert score.verdict == "unused"
+    assert "few pixels" in score.why
+
+
+def test_of_two_decisions_both_respond_as_the_whole_does():
+    whole = torch.randn(12, 1, 30, 30, generator=torch.Generator().manual_seed(0)) * 5
+    found = found_without(whole, whole + torch.randn(whole.shape))
+    assert found.worst == pytest.approx(found.value)
+
+
+def test_a_small_channel_of_numbers_responds_by_itself():
+    whole = torch.rand(12, 2, 30, 30, generator=torch.Generator().manual_seed(0))
+    whole[:, 1] *= 0.01
+    cut = whole.clone()
+    cut[:, 1] = cut[:, 1].mean()
+    found = found_without(whole, cut)
+    assert found.value < 0.05 < 0.9 < found.worst
+    assert found.worst_part == 1
+    assert "channel 1" in score_response(Response("images", (found,), 12), 1).why

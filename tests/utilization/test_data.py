@@ -1,5 +1,6 @@
 """Importance and activations on a network small enough to work out by hand."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
+from weightscope.probing import CutResponse, Response
 from weightscope.utilization import AblationResult, DataEvidence, LevelAblation, gather_data
 from weightscope.utilization.data import Importance, measure_importance
 
@@ -256,3 +258,18 @@ def test_a_threshold_that_is_chosen_anew_is_said_with_the_figure_at_the_old_one(
     assert evidence.score("2").caveat == ""
     same = replace(evidence.ablation, levels=(replace(first, unadjusted=0.98), *others))
     assert replace(evidence, ablation=same).score("1").caveat == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "worst", "verdict"),
+    [(0.02, 0.9, "undecided"), (0.02, 0.02, "unused"), (0.9, 0.9, "unused")],
+)
+def test_a_mean_over_pixels_does_not_condemn_what_a_rare_class_hangs_on(value, worst, verdict):
+    cut = LevelAblation(1, 0.01, 0.02, 0.01, 0.009, 0.011)
+    result = AblationResult((cut,), 0.01, 0.8, 0.7, 24, "loss", larger_is_better=False)
+    same = CutResponse(1, value, value, value, value, value, math.nan, worst, worst, 2)
+    seen = Response("images", (same,), 24)
+    score = DataEvidence({}, result, True, {"bottleneck": 1}, seen).score("bottleneck")
+    assert score.verdict == verdict
+    assert ("decision 2 of the output responds with 0.9" in score.why) is (verdict == "undecided")
+    assert ("few pixels" in score.why) is (verdict == "unused")

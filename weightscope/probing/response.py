@@ -71,6 +71,10 @@ class CutResponse:
             cut network add to the straight line of the input.
         elsewhere: The response to synthetic images of another contrast, where those of contrast 1
             hardly reach the network or saturate it; nan where nothing called for that.
+        worst: The response of the part of the output that responds most: of one decision against
+            all others, or of one channel of numbers. A rare class hardly shows in `value`.
+        worst_high: Upper end of its interval.
+        worst_part: Which channel that is; -1 where no part was measured.
     """
 
     keep_levels: int
@@ -80,6 +84,9 @@ class CutResponse:
     flips: float
     change: float
     elsewhere: float = math.nan
+    worst: float = math.nan
+    worst_high: float = math.nan
+    worst_part: int = -1
 
 
 @dataclass(frozen=True)
@@ -262,6 +269,9 @@ class Figures:
         change: See `CutResponse`.
         certainty: Of the whole network's decisions.
         follows: Least correlation of a channel of the output with that of the input.
+        parts: `lost` of each decision against all others, (weightings, decisions); nan for those
+            that the whole network hardly takes.
+        channels: `change` of each channel, (weightings, channels).
     """
 
     lost: Floats
@@ -269,6 +279,8 @@ class Figures:
     change: Floats
     certainty: float
     follows: float
+    parts: Floats
+    channels: Floats
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
@@ -278,6 +290,8 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     rows = np.array([k.lost for k in decided] or [k.change for k in kinds])
     values = np.fmin.reduce(rows)  # a draw that tells nothing of one kind leaves the others
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    parts = np.fmin.reduce([k.parts for k in decided] or [k.channels for k in kinds])
+    part, worst, worst_high = _most(parts)
     return CutResponse(
         keep_levels,
         float(values[0]),
@@ -285,7 +299,21 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         max(float(high), float(values[0])),
         float(np.mean([kind.flips[0] for kind in decided])) if decided else math.nan,
         float(np.min([kind.change[0] for kind in kinds])),
+        worst=worst,
+        worst_high=worst_high,
+        worst_part=part,
     )
+
+
+def _most(parts: Floats) -> tuple[int, float, float]:
+    """The part that responds most, its response and the upper end of that."""
+    known = np.flatnonzero(~np.isnan(parts[0]))
+    if not known.size:
+        return -1, math.nan, math.nan
+    highs = np.nanquantile(parts[:, known], 0.975, axis=0)
+    place = int(np.argmax(highs))
+    value = float(parts[0, known[place]])
+    return int(known[place]), value, max(float(highs[place]), value)
 
 
 @dataclass(frozen=True)
@@ -296,6 +324,7 @@ class Change:
         flips: Number of positions whose decision changed, (images,).
         before: Number of positions of each decision of the whole network, (images, decisions).
         after: The same of the cut network.
+        stayed: Number of positions at which both networks take a decision, (images, decisions).
         certainty: Of the whole network, (images,).
         sums: Of 1, w, c, x, w^2, c^2, x^2, w c, w x and c x over positions, (images, channels, 10),
             where w is the output of the whole network, c that of the cut one, and x the input, or 0
@@ -305,6 +334,7 @@ class Change:
     flips: Floats
     before: Floats
     after: Floats
+    stayed: Floats
     certainty: Floats
     sums: Floats
 
@@ -318,8 +348,8 @@ class Change:
             slope = np.where(var_x > 0, cov_w / var_x, 0.0)
             follows = np.where(var_x * var_w > 0, cov_w / np.sqrt(var_w * var_x), 0.0)
         own = var_w + var_c - 2 * slope * (cov_w + cov_c) + 2 * slope**2 * var_x
-        chance = (np.maximum(own, 0.0) + (w - c) ** 2).sum(1)
-        moved = np.maximum(ww - 2 * wc + cc, 0.0).sum(1)
+        chance = np.maximum(own, 0.0) + (w - c) ** 2
+        moved = np.maximum(ww - 2 * wc + cc, 0.0)
         before, after = weights @ self.before, weights @ self.after
         total = before.sum(1)
         flips = weights @ self.flips / total
@@ -329,13 +359,23 @@ class Change:
             # a draw of images on which both networks decide one thing alone tells nothing
             lost = np.where(by_chance > 0, flips / by_chance, np.nan)
             # what does not vary cannot change: rounding is no movement
-            change = np.where(moved > 1e-12 * (ww.sum(1) + 1e-30), np.sqrt(moved / chance), 0.0)
+            change = np.where(
+                moved.sum(1) > 1e-12 * (ww.sum(1) + 1e-30),
+                np.sqrt(moved.sum(1) / chance.sum(1)),
+                0.0,
+            )
+            channels = np.where(moved > 1e-12 * (ww + 1e-30), np.sqrt(moved / chance), 0.0)
+            share, then = before / total[:, None], after / total[:, None]
+            apart = share + then - 2 * weights @ self.stayed / total[:, None]
+            parts = apart / (share * (1 - then) + then * (1 - share))
         return Figures(
             flips * np.nan if alike else lost,
             flips,
             change,
             float(self.certainty.mean()),
             float(follows[0].min()),
+            np.where(self.before.sum(0) >= RAREST_DECISION * self.before.sum(), parts, np.nan),
+            channels,
         )
 
 
@@ -366,7 +406,7 @@ def change_by_cut(
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
-    names = ("flips", "before", "after", "certainty", "sums")
+    names = ("flips", "before", "after", "stayed", "certainty", "sums")
     return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 
@@ -383,7 +423,9 @@ def compare(whole: Any, cut: Any, image: Tensor) -> Change:
     middle = 0.5 if channels == 1 and is_share(w) else 0.0
     before, after = (_decisions(t, middle) for t in (w, c))
     flips = (before != after).double().sum(-1)
-    counted = (_counted(decisions, channels) for decisions in (before, after))
+    kinds = max(channels, 2)
+    both = torch.where(before == after, before, kinds)
+    counted = (_counted(decisions, kinds) for decisions in (before, after, both))
     found = (flips, *counted, certainty(w), sums)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 
@@ -450,10 +492,9 @@ def _decisions(outputs: Tensor, middle: float) -> Tensor:
     return (outputs[:, 0] > middle).long() if outputs.shape[1] == 1 else outputs.argmax(1)
 
 
-def _counted(decisions: Tensor, channels: int) -> Tensor:
-    """How many positions of each image decide for what: (images, decisions)."""
-    kinds = max(channels, 2)
-    return torch.stack([row.bincount(minlength=kinds) for row in decisions]).double()
+def _counted(decisions: Tensor, kinds: int) -> Tensor:
+    """How many positions of each image decide for what, others left out: (images, kinds)."""
+    return torch.stack([row.bincount(minlength=kinds)[:kinds] for row in decisions]).double()
 
 
 def predictions(outputs: Any) -> list[Tensor]:

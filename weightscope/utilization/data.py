@@ -24,12 +24,14 @@ from weightscope.calls import (
 )
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
+from weightscope.probing.response import Response, measure_response
 from weightscope.progress import bar
 from weightscope.thresholds import (
     CONFIDENCE,
     LOSS_THAT_COUNTS,
     NEGLIGIBLE_IMPORTANCE,
     NEGLIGIBLE_LOSS,
+    RESPONDS,
 )
 from weightscope.utilization.ablation import (
     AblationResult,
@@ -39,7 +41,7 @@ from weightscope.utilization.ablation import (
 )
 from weightscope.utilization.judging import Metric
 from weightscope.utilization.records import Score, Verdict
-from weightscope.utilization.scores import utilization
+from weightscope.utilization.scores import UNSEEN, describe_part, utilization
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,15 @@ class DataEvidence:
         skilled: Whether the network is better than the best trivial answer; None if that was not
             measured, or if there are too few images to tell.
         levels: Level of each stage, by stage name.
+        responses: Of the output on these images at each cut, where quality is a mean over pixels,
+            in which a rare class drowns; else None.
     """
 
     importances: Mapping[str, Importance]
     ablation: AblationResult | None
     skilled: bool | None
     levels: Mapping[str, int]
+    responses: Response | None = None
 
     def score(self, stage: str) -> Score:
         """Score one stage: by ablation where a cut removes it, else by its Taylor importance.
@@ -87,7 +92,8 @@ class DataEvidence:
         removing = [cut for cut in cuts if cut.keep_levels <= level]
         if self.ablation is not None and removing:
             least = max(removing, key=lambda cut: cut.keep_levels)
-            return _score_ablation(self.ablation, least, level)
+            score = _score_ablation(self.ablation, least, level)
+            return score if score.verdict != "unused" else self._doubted(score, least)
         largest = max((i.value for i in self.importances.values()), default=0.0)
         if stage in self.importances and largest > 0.0:
             score = _score_importance(self.importances[stage], largest)
@@ -96,6 +102,18 @@ class DataEvidence:
         nan = float("nan")
         why = "no cut removes it" if self.ablation is not None else "no gradient reaches it"
         return Score("data", nan, nan, nan, "undecided", why)
+
+    def _doubted(self, score: Score, cut: LevelAblation) -> Score:
+        """Condemn nothing by a mean over pixels that one class of several hangs on."""
+        if self.responses is None:
+            return score
+        same = next(c for c in self.responses.cuts if c.keep_levels == cut.keep_levels)
+        # of two decisions both respond as the whole does
+        if same.worst > max(RESPONDS, 1.01 * same.value) and math.isfinite(same.flips):
+            return replace(
+                score, verdict="undecided", why=f"{score.why}; but {describe_part(same)}"
+            )
+        return replace(score, why=f"{score.why}; {UNSEEN}")
 
 
 def _verdict(low: float, high: float, used: float = 0.5) -> Verdict:
@@ -202,7 +220,13 @@ def gather_data(
         )
     levels = {stage.name: stage.level for stage in structure.stages}
     skilled = None if result is None or result.undecided else result.skilled
-    return DataEvidence(importances, result, skilled, levels)
+    found = DataEvidence(importances, result, skilled, levels)
+    if metric is not None and metric != "accuracy":
+        return found
+    if all(found.score(stage).verdict != "unused" for stage in levels):
+        return found
+    responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
+    return replace(found, responses=responses)
 
 
 def measure_importance(

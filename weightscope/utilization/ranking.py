@@ -141,9 +141,9 @@ def foreign_start(statistics: ModelStatistics) -> tuple[str, ...]:
     if "drawn" not in sources or "given" in sources:
         return ()
     return (
-        f"No kernel descends from {keyword('initial')}, which is another draw, another training, or a start of "
-        "which the training left nothing: it says how the weights were drawn, and not how far they "
-        "moved.",
+        f"No kernel descends from {keyword('initial')}, which is another draw, another training, or"
+        " a start of which the training left nothing: it says how the weights were drawn, and not"
+        " how far they moved.",
     )
 
 
@@ -394,7 +394,9 @@ def _what_follows(verdicts: Sequence[StageVerdict], doubt: str, hardly: str) -> 
     if hardly and any(hardly in s.why for v in verdicts for s in v.scores):
         text += (
             f" Perhaps it is hardly trained: {hardly}. What silent levels would do after more "
-            "training cannot be told, so none is called unused; batches= say what they do now."
+            "training cannot be told, so none is called unused; "
+            f"{keyword('batches')} say what they "
+            "do now."
         )
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."

@@ -312,15 +312,28 @@ def score_response(response: Response, level: int) -> Score:
             f"; but {cut.elsewhere:.2g} at another contrast, and such images hardly reach this "
             f"network or saturate it; give {keyword('images')}"
         )
+    elif cut.high < SILENT and cut.worst_high > RESPONSE_BORDER:
+        why += f"; but {describe_part(cut)}"
     elif cut.high < SILENT:
         verdict = "unused"
+        why += f"; {UNSEEN}"
         if grade == "response":
-            why += "; what only your own images would excite cannot be seen on these"
+            why += ", nor what only your own images would excite"
     elif cut.low > RESPONDS:
         verdict = "used"
         if cut.keep_levels < level:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score(grade, value, low, high, verdict, why, cut.value)
+
+
+UNSEEN = "what matters in few pixels of one class cannot be seen by this"
+"""The limit of every measure that is a mean over positions."""
+
+
+def describe_part(cut: CutResponse) -> str:
+    """What happens to the part of the output that responds most, in words."""
+    of = "decision" if math.isfinite(cut.flips) else "channel"
+    return f"{of} {cut.worst_part} of the output responds with {cut.worst:.2g}, however rare it is"
 
 
 def _what_changes(cut: CutResponse) -> str:
