@@ -36,6 +36,7 @@ def tensor(layer, name, shape, *, kind, null=True, is_kernel=True, shared_with=(
             wasserstein_initial=0.2,
             near_zero_initial={1e-3: 0.01, 1e-2: 0.02},
             distinguishable=True,
+            spilled=False,
             excess=0.3,
             error=0.01,
             draw=None,
