@@ -218,4 +218,4 @@ def test_weights_on_two_devices_are_told():
     model = create_model("half_unet", width=4)
     next(model.children()).to(DEVICE)
     analysis = ws.analyze(model, example_inputs=torch.zeros(1, 3, 64, 64))
-    assert "device" in analysis.response.failure
+    assert "torch.cuda.FloatTensor" in analysis.response.failure

@@ -228,6 +228,7 @@ def _train_and_test(
         "parameters": costs.parameters,
         "macs": costs.macs,
         "steps": run.history.steps,
+        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "processor_seconds": run.processor_seconds,
         "test_processor_seconds": time.process_time() - clock,
         "threshold": validation.best_threshold,

@@ -354,6 +354,8 @@ photographs, not on the run: another seed can turn it.
 
 def _ranking(results: Sequence[Result]) -> pd.DataFrame:
     frame = results_frame(results)
+    on_card = frame["device"] != "cpu"  # its processor only fed it
+    frame["processor_seconds"] = frame["processor_seconds"].where(~on_card)
     means = frame.groupby("network", sort=False)[
         ["best_f1", "average_precision", "parameters", "macs", "epochs", "processor_seconds"]
     ].mean()
@@ -366,7 +368,7 @@ def _ranking(results: Sequence[Result]) -> pd.DataFrame:
         ("epochs", "{:.0f}"),
         ("processor_seconds", "{:.0f}"),
     ):
-        table[column] = table[column].map(pattern.format)
+        table[column] = [pattern.format(v) if v == v else "-" for v in table[column]]
     return table.rename(
         columns={
             "best_f1": "best F1",
@@ -593,12 +595,21 @@ made for larger objects (sec. 2). Its photographs are not public."""
 
 
 def _again(story: Story) -> str:
-    training = sum(result.processor_seconds for result in story.results) / 3600
+    here = [result for result in story.results if result.device == "cpu"]
+    hours = sum(result.processor_seconds for result in here) / 3600
+    cards = sorted({result.device for result in story.results} - {"cpu"})
+    elsewhere = (
+        f"; the other {len(story.results) - len(here)} were trained on {' and '.join(cards)} (the "
+        "column `device` of the results says which)"
+        if cards
+        else ""
+    )
     return f"""## Run it again
 
     {_command(story)}
 
-The trainings above took {training:.1f} hours of processor time. `--dry-run` says beforehand what \
+{len(here)} of the trainings above took {hours:.1f} hours of processor time{elsewhere}. \
+`--dry-run` says beforehand what \
 is left to do and how long it takes; `--data DIR` takes your own photographs from `DIR/images` and \
 masks of the same names from `DIR/masks`. All figures in full: [results](results.csv), \
 [table 4](table4.csv)."""

@@ -135,6 +135,7 @@ def result(job: Job, label: str, finished: Finished) -> Result:
         parameters=finished.result["parameters"],
         macs=finished.result["macs"],
         epochs=len(finished.result["epochs"]),
+        device=finished.result["device"],
         processor_seconds=finished.result["processor_seconds"],
         outcomes=at_threshold(finished, finished.result["threshold"]),
     )

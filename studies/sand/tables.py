@@ -46,6 +46,7 @@ class Result:
         parameters: Number of parameters at the preset's width.
         macs: Multiply-accumulates for one tile.
         epochs: Epochs of training, fine-tuning only for a truncated network.
+        device: ``cpu``, or the graphics card on which it was trained.
         processor_seconds: Processor time of that training.
         outcomes: Hits, false alarms and misses in each test photograph, in pixels, at the
             threshold that was best on the validation tiles.
@@ -57,6 +58,7 @@ class Result:
     parameters: int
     macs: int
     epochs: int
+    device: str
     processor_seconds: float
     outcomes: Mapping[int, tuple[int, int, int]]
 
@@ -72,6 +74,7 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
             "parameters": result.parameters,
             "macs": result.macs,
             "epochs": result.epochs,
+            "device": result.device,
             "processor_seconds": result.processor_seconds,
         }
         for result in results

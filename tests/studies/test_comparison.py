@@ -10,7 +10,7 @@ METRICS = Metrics(*[0.5] * 9)
 
 def result(label, fold, outcomes):
     numbered = {100 * fold + index: tuple(row) for index, row in enumerate(outcomes)}
-    return Result(label, fold, METRICS, 1, 1, 1, 1.0, numbered)
+    return Result(label, fold, METRICS, 1, 1, 1, "cpu", 1.0, numbered)
 
 
 def photographs(rng, hit_rate, count=40):

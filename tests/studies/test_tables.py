@@ -16,7 +16,7 @@ def metrics(**changes):
 
 
 def result(label, fold, **changes):
-    return tables.Result(label, fold, metrics(**changes), 100, 1000, 2, 3.0, {})
+    return tables.Result(label, fold, metrics(**changes), 100, 1000, 2, "cpu", 3.0, {})
 
 
 def test_quality_table_shows_every_case_the_average_and_the_paper():
