@@ -55,8 +55,8 @@ COMMITTED = ROOT / "studies" / "results" / "microplastic"
 WHOLE = ("unet", "multiresunet")
 """The networks that the paper cut."""
 
-
-ANALYSIS_CODE = ("studies.sand.records",)
+ANALYSIS_VERSION = 1
+"""Of `analyse`; what weightscope itself says follows its own version."""
 
 DEMONSTRATION = """\
 This is a demonstration of a few minutes: small networks, little data, one fold. Its page shows how
@@ -211,7 +211,7 @@ def analysis_job(training: Job, tiles: Job) -> Job:
         work=analyse,
         settings=Analysing(training.settings, weightscope.__version__),
         needs=(tiles, training),
-        code=ANALYSIS_CODE,
+        version=ANALYSIS_VERSION,
     )
 
 

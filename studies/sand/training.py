@@ -219,7 +219,7 @@ def _read(checkpoint: Path, settings: TrainingSettings) -> dict[str, Any] | None
         return None
     remedy = f"delete {str(checkpoint)!r} to train anew"
     try:
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
         trained_with = state["settings"]["settings"]
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         raise CheckpointError(f"{str(checkpoint)!r} is damaged ({error}); {remedy}") from error

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from studies.sand.claims import BEARS_OUT, CANNOT_TELL, CONTRADICTS, better
 from studies.sand.comparison import compare, comparison_table, f1
 from studies.sand.metrics import Metrics
-from studies.sand.tables import Result
+from studies.sand.plan import NARROW, QUARTER
+from studies.sand.tables import NAMES, Result
 
 METRICS = Metrics(*[0.5] * 9)
 
@@ -69,3 +71,23 @@ def test_one_fold_says_so_and_folds_of_one_network_alone_do_not_count():
     assert row["p over folds"] == ""
     with pytest.raises(ValueError, match="folds that both"):
         compare(a, [result("c", 4, photographs(rng, 0.5))])
+
+
+def test_a_smaller_network_that_is_wider_here_decides_nothing():
+    rng = np.random.default_rng(0)
+    half, whole, quarter = (NAMES[n] for n in ("half_multiresunet", "multiresunet", QUARTER))
+    rates = {half: 0.9, whole: 0.7, quarter: 0.8, NARROW.label: 0.6}
+    groups = {
+        label: [result(label, fold, photographs(rng, rate)) for fold in range(5)]
+        for label, rate in rates.items()
+    }
+    widths = {"half_multiresunet": 32, QUARTER: 32, "multiresunet": 16, NARROW.key: 16}
+    claim = better(groups, "half_multiresunet", "multiresunet", widths)
+    assert claim.verdict.startswith(CANNOT_TELL)
+    assert "32 channels in the first stage against 16" in claim.measured
+    claim = better(groups, QUARTER, "multiresunet", widths)
+    assert claim.verdict == CONTRADICTS  # of equal width, and worse
+    assert "both with 16 channels" in claim.measured
+    as_in_the_paper = widths | {"multiresunet": 52}
+    claim = better(groups, "half_multiresunet", "multiresunet", as_in_the_paper)
+    assert claim.verdict == BEARS_OUT
