@@ -141,7 +141,7 @@ def tradeoff_figure(results: pd.DataFrame, quality: str = "best_f1") -> Figure:
     figure = Figure(figsize=(8.5, 4.6), layout="constrained")
     axes = figure.subplots()
     colors = sns.color_palette("colorblind", len(means))
-    markers = "osD^vP*X<>"
+    markers = "osD^vP*X<>hdp8"  # more than colors: a color that comes again has another mark
     handles = []
     for index, (label, row) in enumerate(means.iterrows()):
         style: dict[str, Any] = {
@@ -154,7 +154,8 @@ def tradeoff_figure(results: pd.DataFrame, quality: str = "best_f1") -> Figure:
         handles.append(Line2D([], [], label=f"{label} ({row['parameters']:,.0f})", **style))
     axes.set_xscale("log")
     axes.set(xlabel="million MACs per tile", ylabel="test F1 at the best threshold")
-    axes.set_ylim(0, 1.15 * float(means[quality].max()))
+    low, high = float(means[quality].min()), float(means[quality].max())
+    axes.set_ylim(max(0.0, low - 0.5 * (high - low) - 0.02), high + 0.2 * (high - low) + 0.02)
     axes.legend(
         handles=handles,
         title="network (parameters)",
