@@ -271,14 +271,15 @@ def nnunet_builder(architecture: str, dimensions: int, **settings: Any) -> Calla
         from dynamic_network_architectures.architectures import unet
 
         factory: Callable[..., nn.Module] = getattr(unet, architecture)
+        norms = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
         per_stage = "n_conv_per_stage" if "Plain" in architecture else "n_blocks_per_stage"
         return factory(
             1,
-            conv_op={2: nn.Conv2d, 3: nn.Conv3d}[dimensions],
+            conv_op={1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dimensions],
             num_classes=2,
             n_conv_per_stage_decoder=1,
             conv_bias=True,
-            norm_op={2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dimensions],
+            norm_op=norms[dimensions],
             norm_op_kwargs={"affine": True},
             nonlin=nn.LeakyReLU,
             nonlin_kwargs={"inplace": True},

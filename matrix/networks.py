@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from matrix import handwritten, held_back, held_back_again
+from matrix import handwritten, held_back, held_back_again, held_back_third
 from matrix.kinds import KINDS
 from matrix.more import MORE, nnunet_builder
 from matrix.truth import TRUTH, Truth
@@ -459,9 +459,19 @@ for _name, _width in (
 ):
     _registry.add(f"zoo {_name}", "mpseg_models", _zoo(_name, _width))
 
-for _name, _kind in {**KINDS, **held_back.BY_HAND, **held_back_again.BY_HAND}.items():
+for _name, _kind in {
+    **KINDS,
+    **held_back.BY_HAND,
+    **held_back_again.BY_HAND,
+    **held_back_third.BY_HAND,
+}.items():
     _registry.add(_name, "", _kind.build, **_kind.settings)
-for _name, _entry in {**MORE, **held_back.LIBRARIES, **held_back_again.LIBRARIES}.items():
+for _name, _entry in {
+    **MORE,
+    **held_back.LIBRARIES,
+    **held_back_again.LIBRARIES,
+    **held_back_third.LIBRARIES,
+}.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
 NETWORKS: Mapping[str, Network] = _registry.networks
@@ -473,5 +483,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in MORE.items()},
     **{name: network.truth for name, network in held_back.HELD_BACK.items()},
     **{name: network.truth for name, network in held_back_again.HELD_BACK_AGAIN.items()},
+    **{name: network.truth for name, network in held_back_third.HELD_BACK_THIRD.items()},
 }
 """The truth about every network, by name."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from matrix.held_back import HELD_BACK
 from matrix.held_back_again import HELD_BACK_AGAIN
+from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import is_right, reading_page, refused_rightly
 from matrix.records import Row
@@ -63,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [rows[n] for n in names if n in rows],
                 [n for n in names if n not in rows],
                 TRUTHS,
-                {"Held back, first": HELD_BACK, "Held back, second": HELD_BACK_AGAIN},
+                {
+                    "Held back, third": HELD_BACK_THIRD,
+                    "Held back, second": HELD_BACK_AGAIN,
+                    "Held back, first": HELD_BACK,
+                },
             )
         )
     print(f"wrote {PAGE.relative_to(ROOT)}")

@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from matrix.held_back_again import HELD_BACK_AGAIN
+from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
 from matrix.reading import COMMIT
@@ -65,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args(arguments)
     ROWS.mkdir(parents=True, exist_ok=True)
-    known = in_turn(name for name in NETWORKS if name not in HELD_BACK_AGAIN)
-    names = [n for n in (*known, *HELD_BACK_AGAIN) if all(word in n for word in options.words)]
+    last = (*HELD_BACK_AGAIN, *HELD_BACK_THIRD)
+    known = in_turn(name for name in NETWORKS if name not in last)
+    names = [n for n in (*known, *last) if all(word in n for word in options.words)]
     if not options.page:
         for number, name in enumerate(names, start=1):
             row = _row(name) or _supervise(name, options.limit)
