@@ -16,7 +16,17 @@ from torch import fx, nn
 from torch._decomp import decompositions
 
 from tests.networks import UNet
-from weightscope.adapters import boundary, dispatch, modules, pytree, schemas, symbols, tracing
+from weightscope.adapters import (
+    boundary,
+    dispatch,
+    modes,
+    modules,
+    pytree,
+    regions,
+    schemas,
+    symbols,
+    tracing,
+)
 from weightscope.graph.capture import capture
 from weightscope.graph.structure import ExampleInputs
 
@@ -222,3 +232,158 @@ def test_only_the_thread_that_reads_goes_without_arithmetic() -> None:
         thread.join()
     assert torch.equal(found[0], torch.ones(1, 2, 8, 8))
     assert decompositions._upsample_nearest is before
+
+
+def switches(x: torch.Tensor) -> torch.Tensor:
+    """Two where autograd is on, three under autocast, six with both."""
+    factor = (1 + torch.is_grad_enabled()) * (1 + 2 * torch.is_autocast_enabled("cpu"))
+    return x * factor
+
+
+fx.wrap("switches")
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu"),
+        dispatch.FakeTensorMode,
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "fake tensors"],
+)
+@pytest.mark.parametrize("outside", [modes.outside_modes, modes.alone])
+def test_modes_of_the_caller_are_off_inside_and_on_after(mode: Any, outside: Any) -> None:
+    def seen() -> tuple[Any, ...]:
+        made = torch.ones(1, device="cpu")
+        return (
+            type(made) is torch.Tensor,
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled("cpu"),
+        )
+
+    with mode():
+        before = seen()
+        with outside():
+            assert seen() == (True, True, False, False)
+        assert seen() == before != (True, True, False, False)
+
+
+def test_threads_that_run_models_take_turns() -> None:
+    inside: list[int] = []
+
+    def run(number: int) -> None:
+        with modes.alone(), modes.alone():  # within its own turn a thread asks no more
+            inside.append(number)
+            assert inside == [number]
+            inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(20)))
+
+
+class Switching(torch.nn.Module):
+    """Regions beside and within each other, in one of which nothing is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x = self.first(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                y = self.second(x)
+        return x + y.float()
+
+
+def test_regions_are_written_back_and_noted() -> None:
+    program = torch.export.export(Switching(), (torch.ones(2, 4),))
+    wanted = program.module()(torch.ones(2, 4))
+    regions.write_back(program)
+    graph = program.graph
+    assert not [n for n in graph.nodes if "wrap_with" in str(n.target)]
+    kinds = {
+        tuple(kind for kind, *_ in regions.region_of(node))
+        for node in graph.nodes
+        if str(node.target).startswith("aten.linear")
+    }
+    assert kinds == {("grad",), ("grad", "autocast")}
+    state = [program.state_dict[n] for n in program.graph_signature.inputs_to_parameters.values()]
+    found = fx.GraphModule(nn.Module(), regions.with_switches(graph))(*state, torch.ones(2, 4))
+    assert torch.equal(found[0], wanted)
+
+
+def test_a_graph_switches_where_its_regions_say() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    nodes = [graph.call_function(switches, (x,)) for _ in range(4)]
+    graph.output(tuple(nodes))
+    off, cast = ("grad", False), ("autocast", "cpu", torch.bfloat16, True, True)
+    for node, region in zip(nodes, [(), (off,), (off, cast), (cast,)], strict=True):
+        node.meta["region"] = region
+    module = fx.GraphModule(nn.Module(), regions.with_switches(graph))
+    found = module(torch.ones(1))
+    assert [float(value) for value in found] == [2.0, 1.0, 3.0, 6.0]
+    assert torch.is_grad_enabled()
+    assert regions.with_switches(traced(UNet())) is not None
+    assert [regions.autocast_of(node) for node in nodes] == [(), (), (cast,), (cast,)]
+
+
+def test_a_failing_run_leaves_its_regions() -> None:
+    graph = fx.Graph()
+    node = graph.call_function(operator.truediv, (1, 0))
+    node.meta["region"] = (("grad", False),)
+    graph.output(node)
+    module = fx.GraphModule(nn.Module(), regions.with_switches(graph))
+    with pytest.raises(ZeroDivisionError), regions.left_on_failure():
+        module()
+    assert torch.is_grad_enabled()
+
+
+def test_sizes_are_written_into_a_graph() -> None:
+    graph = traced(UNet())
+    image = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    height = image.meta["val"].shape[2]
+    written = fx.Graph()
+    given = written.placeholder("height")
+    writer = symbols.SizeWriter(written, {symbols.key(height): given})
+    assert writer.can_write(height // 2 + 3)
+    assert not writer.can_write(image.meta["val"].shape[3])
+    assert writer.write(7) == 7
+    written.output((writer.write(height // 2 + 3), writer.write(height)))
+    run = fx.GraphModule(nn.Module(), written)
+    assert run(48) == (27, 48)
+    tensors = [n.meta["val"] for n in graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)]
+    assert symbols.holds_at(tensors, symbols.Probe({symbols.key(height): 64}))
+
+
+def test_pools_of_signals_keep_their_length_free() -> None:
+    x = torch.rand(2, 3, 17)
+    with tracing.free_pools():
+        for arguments in ((2,), (3, 2), ([3], [2], [1], [1], True)):
+            wanted = nn.functional.max_pool2d(
+                x.unsqueeze(-2),
+                *((1, a[0] if isinstance(a, list) else a) for a in arguments[:2]),
+                **({"padding": (0, 1), "ceil_mode": True} if len(arguments) > 2 else {}),
+            ).squeeze(-2)
+            assert torch.equal(torch.max_pool1d(x, *arguments), wanted)
+    assert torch.equal(torch.max_pool1d(x, 2), torch.max_pool1d(x, [2], [2]))
+
+
+def test_poolings_of_signals_are_written_back() -> None:
+    aten = torch.ops.aten
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    row = graph.call_function(aten.unsqueeze.default, (x, -2))
+    pooled = graph.call_function(
+        aten.max_pool2d.default, (row, [1, 3], [1, 2], [0, 1], [1, 1], True)
+    )
+    graph.output(graph.call_function(aten.squeeze.dim, (pooled, -2)))
+    before = fx.GraphModule(nn.Module(), graph)(torch.arange(17.0).view(1, 1, 17))
+    tracing.as_pools_of_signals(graph)
+    assert [n.target for n in graph.nodes if n.op == "call_function"] == [aten.max_pool1d.default]
+    after = fx.GraphModule(nn.Module(), graph)(torch.arange(17.0).view(1, 1, 17))
+    assert torch.equal(before, after)
