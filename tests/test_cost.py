@@ -108,6 +108,7 @@ def test_scaled_dot_product_attention():
 
 
 def test_agrees_with_fvcore_and_flop_counter_on_a_network():
+    pytest.importorskip("fvcore")
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
