@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 # What each room may import of the others. A room may always import itself.
 MAY_IMPORT = {
     "errors": set(),
+    "arguments": {"errors"},
     "thresholds": set(),
     "showing": set(),
     "progress": set(),
@@ -83,8 +84,8 @@ MAY_IMPORT["__main__"] = MAY_IMPORT["cli"] | {"cli"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"]
 MAY_IMPORT = {
     name: allowed
-    if name in {"errors", "files", "adapters", "showing", "progress", "thresholds"}
-    else allowed | {"files", "adapters", "showing", "progress", "thresholds"}
+    if name in {"errors", "arguments", "files", "adapters", "showing", "progress", "thresholds"}
+    else allowed | {"arguments", "files", "adapters", "showing", "progress", "thresholds"}
     for name, allowed in MAY_IMPORT.items()
 }
 PLOTTING = {"matplotlib", "seaborn", "jinja2"}

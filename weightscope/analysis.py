@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import alone
+from weightscope.arguments import PATH, checked
 from weightscope.batches import first_image, read_batches
 from weightscope.calls import to_device
 from weightscope.cost import count_costs
@@ -41,6 +42,7 @@ class Analysis(Findings):
         """The network itself as a variant with all levels, to be thinned without a cut."""
         return whole(self.structure)
 
+    @checked(path=PATH)
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the whole analysis as one self-contained page.
 
@@ -77,6 +79,7 @@ class Analysis(Findings):
         )
 
 
+@checked()
 @alone()
 def analyze(
     model: nn.Module,
@@ -207,7 +210,7 @@ def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str,
         warnings.warn(
             f"the file that watch() stored the starting weights in is gone ({unreadable}); "
             "the analysis goes on without them",
-            stacklevel=4,  # one frame is of the decorator
+            stacklevel=5,  # two frames are of the decorators
         )
         return None
     return {n: t for n, t in start.items() if shapes.get(n) == t.shape} or None

@@ -6,6 +6,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from weightscope.adapters import pytree
-from weightscope.calls import call_arguments, plain, random_state
+from weightscope.calls import call_arguments, named_errors, plain, random_state
 from weightscope.errors import InputError, keyword, kind
 from weightscope.graph.inputs import check_model
 from weightscope.showing import counted
@@ -22,6 +23,7 @@ from weightscope.showing import counted
 Batch = tuple[Any, Any]
 Keys = tuple[Any, Any]
 
+_END = object()
 _INPUTS = ("image", "images", "img", "imgs", "input", "inputs", "pixel_values", "x", "data")
 _TARGETS = (
     *("mask", "masks", "label", "labels", "target", "targets"),
@@ -155,8 +157,18 @@ def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
     """The batches, a single one, or the samples of a dataset with a batch dimension.
 
     Raises:
-        InputError: A path was given, or nothing that can be gone through.
+        InputError: A path was given, or nothing that can be gone through, or the loader raises.
     """
+    found = _each_batch(batches)
+    for number in count():
+        with named_errors(f"batch {number} (counted from 0) cannot be read: the loader"):
+            batch = next(found, _END)
+        if batch is _END:
+            return
+        yield batch
+
+
+def _each_batch(batches: Iterable[Any]) -> Iterator[Any]:
     if isinstance(batches, Tensor | np.ndarray | Mapping):
         yield batches
         return
@@ -282,7 +294,7 @@ def _as_inputs(inputs: Any, index: int, model: nn.Module) -> Any:
                 f"batch 0 holds images of {value.dtype} from {int(value.min())} to "
                 f"{int(value.max())}, which the model gets as they are; scale them in the loader "
                 "if it was trained on others",
-                stacklevel=5,  # one frame is of the public function's decorator
+                stacklevel=6,  # two frames are of the public function's decorators
             )
         return value.to(kind)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.errors import ForwardError, InputError
+from weightscope.errors import ForwardError, InputError, WeightscopeError
 
 _SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met
 
@@ -116,6 +116,17 @@ def forward_errors(model: nn.Module, inputs: Any, where: str) -> Iterator[None]:
             f"{say(error)}. The inputs of a batch must be what the model takes: as many channels, "
             "and sizes that its poolings divide (crop or resize the images)."
         ) from error
+
+
+@contextmanager
+def named_errors(what: str) -> Iterator[None]:
+    """Turn what the user's own function or loader raises into an `InputError` that names it."""
+    try:
+        yield
+    except WeightscopeError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} raised {say(error)}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import outside_modes
+from weightscope.arguments import PATH, Rule, checked
 from weightscope.checkpoints import load_tensors, parse_json
 from weightscope.errors import CheckpointError
 from weightscope.files import write_tensors
@@ -52,6 +53,9 @@ class RecordedHistory(OnOneScreen):
         return {"steps": self.steps, "parameters": len(self._displacements), "file": self.path}
 
 
+@checked(
+    history=Rule(lambda value: hasattr(value, "displacements"), "what watch recorded", False),
+)
 def save_history(history: History, path: str | os.PathLike[str]) -> None:
     """Write what `analyze` needs of a history: the start, and how far each parameter went.
 
@@ -73,6 +77,7 @@ def save_history(history: History, path: str | os.PathLike[str]) -> None:
     write_tensors(history.initial(), path, {_KEY: json.dumps(known)})
 
 
+@checked(path=PATH)
 @outside_modes()
 def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
     """Read what `save_history` wrote; nothing in the file is executed.
@@ -94,11 +99,11 @@ def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
         initial, metadata = load_tensors(given)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{given} cannot be read as a history ({error}); give what weightscope.save_history "
+            f"{given!r} cannot be read as a history ({error}); give what weightscope.save_history "
             "wrote"
         ) from error
     if _KEY not in metadata:
-        raise CheckpointError(f"{given} is no history; give what weightscope.save_history wrote")
+        raise CheckpointError(f"{given!r} is no history; give what weightscope.save_history wrote")
     try:
         known = parse_json(metadata[_KEY])
         if known["version"] != VERSION:
@@ -107,7 +112,7 @@ def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
         steps = int(known["steps"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{given} cannot be used ({error}); save the history again"
+            f"{given!r} cannot be used ({error}); save the history again"
         ) from error
     return RecordedHistory(given, steps, records, initial)
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from weightscope.adapters.modes import outside_modes
+from weightscope.arguments import checked, instance
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
 from weightscope.checkpoints.safetensors_files import holds_recipe
 from weightscope.checkpoints.source import quoted
-from weightscope.errors import CheckpointError, InputError, keyword
+from weightscope.errors import CheckpointError, InputError, UnknownLayerError, keyword
 
 # keys under which training code commonly keeps the network, the most telling first
 _USUAL = (
@@ -78,10 +79,20 @@ class Weights(Mapping[str, Tensor]):
         return note
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it."""
+        """Shape of a tensor, without reading it.
+
+        Raises:
+            UnknownLayerError: There is no tensor of this name.
+        """
+        if not isinstance(name, str) or name not in self._names:
+            raise UnknownLayerError(
+                f"name={quoted(name)}: {self.checkpoint.path} has no such tensor; list(weights) "
+                "gives the names"
+            )
         return self.checkpoint.tensors[self._names[name]].stored.shape
 
 
+@checked()
 @outside_modes()
 def read_weights(path: str | os.PathLike[str], *, prefix: str | None = None) -> Weights:
     """Find the weights of a network in a checkpoint, whatever wrote it; nothing in it is executed.
@@ -139,6 +150,7 @@ def _usual_prefix(checkpoint: Checkpoint) -> str:
     return prefix
 
 
+@checked(weights=instance(Weights, "what read_weights returns"))
 @outside_modes()
 def fit_weights(model: nn.Module, weights: Weights, *, prefix: str | None = None) -> Weights:
     """The weights of a checkpoint by the names of a model, or why they do not fit.

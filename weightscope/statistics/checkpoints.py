@@ -11,6 +11,7 @@ import os
 import torch
 
 from weightscope.adapters.modes import outside_modes
+from weightscope.arguments import checked
 from weightscope.checkpoints import Checkpoint, Stored, open_checkpoint
 from weightscope.statistics.records import ModelStatistics, ParameterStatistics, SkippedParameter
 from weightscope.summaries.counting import Numbers
@@ -26,6 +27,7 @@ from weightscope.summaries.tensor_summary import TensorSummary
 from weightscope.summaries.threads import Run, number_of_threads, run_all
 
 
+@checked()
 @outside_modes()
 def scan(
     path: str | os.PathLike[str],

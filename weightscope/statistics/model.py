@@ -12,7 +12,7 @@ from torch import nn
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.modules import BatchNorm
-from weightscope.calls import random_state
+from weightscope.calls import named_errors, random_state
 from weightscope.errors import InputError, keyword
 from weightscope.movement import Movement, measure_movement
 from weightscope.statistics.choosing import Evidence, choose_nulls
@@ -147,7 +147,8 @@ def _initial_tensors(
         return {}, set()
     again: object = None
     if callable(initial) and not isinstance(initial, nn.Module):
-        with random_state():  # the user's fresh network draws
+        # the user's fresh network draws
+        with random_state(), named_errors(f"the function given as {keyword('initial')}"):
             state, again = _state_of(initial()), _state_of(initial())
     else:
         state = _state_of(initial)

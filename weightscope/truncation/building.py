@@ -14,7 +14,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, parameters
 from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
-from weightscope.calls import random_state, say
+from weightscope.calls import named_errors, random_state, say
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import TruncationError, WeightscopeError, keyword, kind
 from weightscope.graph import rebuild, runnable
@@ -205,11 +205,12 @@ def _trunk(
     if given is None:
         raise TruncationError("this plan has a custom bottleneck; pass the module or its factory")
     leaving = plan.exit_channels[_finest(crossing)]
-    made = (
-        copy.deepcopy(given)
-        if isinstance(given, nn.Module)
-        else given(entering, leaving, dimensions)
-    )
+    with named_errors("the bottleneck factory, called with (channels, channels, dimensions),"):
+        made = (
+            copy.deepcopy(given)
+            if isinstance(given, nn.Module)
+            else given(entering, leaving, dimensions)
+        )
     if not isinstance(made, nn.Module):
         raise TruncationError(
             f"the bottleneck factory returned {kind(made)}, not a torch.nn.Module"

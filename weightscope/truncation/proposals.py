@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from weightscope.adapters.modes import alone
+from weightscope.arguments import checked
 from weightscope.calls import say
 from weightscope.cost import Costs
 from weightscope.errors import WeightscopeError
@@ -98,6 +99,7 @@ class Proposal(OnOneScreen):
         """Keys of the original that go."""
         return () if self.draft is None else self.draft.dropped
 
+    @checked()
     @alone()
     def build(
         self,

@@ -19,8 +19,15 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.adapters.modules import BatchNorm
 from weightscope.batches import each_batch, read_batches
-from weightscope.calls import call_arguments, device_of, forward_errors, to_device, undisturbed
-from weightscope.errors import InputError, keyword
+from weightscope.calls import (
+    call_arguments,
+    device_of,
+    forward_errors,
+    named_errors,
+    to_device,
+    undisturbed,
+)
+from weightscope.errors import InputError, keyword, kind
 from weightscope.files import write_pickle
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
@@ -750,7 +757,14 @@ class _Course:
         """The user's loss, of which the start has 1: so it weighs as much as the matching."""
         inputs, targets = batch
         loss = cast(Callable[[Any, Any], Tensor], self.loss)
-        value = loss(self.student.predict(inputs), to_device(targets, self.module))
+        outputs, wanted = self.student.predict(inputs), to_device(targets, self.module)
+        with named_errors(f"the function given as {keyword('loss')}"):
+            value = loss(outputs, wanted)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not bool(value.isfinite().all()):
+            raise InputError(
+                f"{keyword('loss')} returned {kind(value)} that is no finite scalar tensor; it is "
+                "called as loss(outputs, targets)"
+            )
         if self.unit is None:
             self.unit = max(abs(float(value.detach())), 1e-6)
         return value / self.unit

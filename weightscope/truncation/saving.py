@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
-from weightscope.calls import random_state
+from weightscope.arguments import checked
+from weightscope.calls import named_errors, random_state
 from weightscope.checkpoints import RECIPE, load_tensors, open_checkpoint, parse_json
 from weightscope.errors import (
     CheckpointError,
@@ -90,6 +91,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+@checked()
 @alone()
 def load(
     path: str | os.PathLike[str],
@@ -121,7 +123,8 @@ def load(
             "without arguments that builds the original network, such as lambda: Network(...)"
         )
     recipe, tensors = _read(path)
-    with random_state():  # the user's factory draws weights that are not kept
+    # the user's factory draws weights that are not kept
+    with random_state(), named_errors("model_factory, which is called without arguments,"):
         model = unwrap(model_factory()).model
     if not isinstance(model, nn.Module):
         raise RecipeError(
@@ -180,7 +183,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     """Read a file and check that it is whole and unaltered."""
     try:
         is_file = os.path.isfile(path)
-    except (TypeError, ValueError):  # no path, or a name that no file can have
+    except (TypeError, ValueError, OverflowError):  # no path, or a name that no file can have
         is_file = False
     if not is_file:
         raise RecipeError(

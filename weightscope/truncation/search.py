@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from weightscope.adapters.modes import alone, outside_modes
-from weightscope.batches import Batch, first_image, read_batches
+from weightscope.arguments import checked
+from weightscope.batches import Batch, each_batch, first_image, read_batches
 from weightscope.calls import call_arguments, device_of, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError, TruncationError, keyword
@@ -213,6 +214,7 @@ def _beats(one: Candidate, other: Candidate) -> bool:
     )
 
 
+@checked()
 @outside_modes()
 def shrink(
     model: nn.Module,
@@ -362,7 +364,7 @@ def _images(images: Iterable[Any] | None, pairs: Sequence[Batch] | None) -> list
             f"{keyword('metric')}"
         )
     given = [inputs for inputs, _ in pairs or ()] if images is None else images
-    kept = [given] if isinstance(given, torch.Tensor) else list(given)
+    kept = list(each_batch(given))
     if not kept:
         raise InputError(f"{keyword('images')} is empty; give at least one batch of images")
     return kept

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from weightscope.adapters.modes import alone, outside_modes
+from weightscope.arguments import checked
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
@@ -87,6 +88,7 @@ class Variant(OnOneScreen):
         """What ``save`` writes with the tensors: the plan, and how the original was read."""
         return {"format": self.plan.format, **describe(self.structure), **self.plan.to_json()}
 
+    @checked()
     @alone()
     def thin(
         self,
@@ -125,6 +127,7 @@ class Variant(OnOneScreen):
 
         return thin(self, keep, max_macs=max_macs, by=by, seed=seed)
 
+    @checked()
     @alone()
     def measure(self, *, repeats: int = 10) -> Measurement:
         """Time the original and the variant, and measure their peak memory.
@@ -141,6 +144,7 @@ class Variant(OnOneScreen):
             peak_memory_after=measure_peak_memory(self.module, inputs),
         )
 
+    @checked()
     @outside_modes()
     def recover(
         self,

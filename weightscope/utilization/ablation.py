@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
+from weightscope.arguments import checked
 from weightscope.batches import Batch, Keys, first_image, read_batches
 from weightscope.calls import (
     call_arguments,
@@ -370,6 +371,7 @@ def _record(
     )
 
 
+@checked()
 @alone()
 def ablate(
     model: nn.Module,

@@ -83,9 +83,9 @@ def write_events(snapshots: Iterable[Snapshot], folder: str | os.PathLike[str]) 
                     _add_event(writer, s)
             for file in sorted(Path(temporary).iterdir()):
                 shutil.move(file, target / file.name)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: names that no folder can have
         raise InputError(
-            f"cannot write into {str(folder)!r}: {error.strerror or error}; "
+            f"cannot write into {str(folder)!r}: {getattr(error, 'strerror', None) or error}; "
             "free some space or give a folder that you may write to"
         ) from error
 

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from weightscope.adapters.modes import outside_modes
+from weightscope.arguments import PATH, Rule, checked, instance
 from weightscope.checkpoints import load_tensors
 from weightscope.errors import CheckpointError, InputError, keyword
 from weightscope.files import write_csv, write_tensors
@@ -119,10 +120,12 @@ class History(OnOneScreen):
         """Histograms over time, one row per bin: step, parameter, bin_left, bin_right, count."""
         return exports.histograms_frame(self.snapshots)
 
+    @checked(path=PATH)
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `histograms` as a comma-separated table, atomically; see `write_csv`."""
         write_csv(self.histograms(), path)
 
+    @checked(path=PATH)
     def to_npz(self, path: str | os.PathLike[str]) -> None:
         """Write all histograms to one npz file, atomically.
 
@@ -131,6 +134,7 @@ class History(OnOneScreen):
         """
         exports.write_npz(self.snapshots, path)
 
+    @checked()
     def to_tensorboard(self, folder: str | os.PathLike[str]) -> None:
         """Write an event file with all histograms into ``folder``; it appears there complete.
 
@@ -162,6 +166,7 @@ class History(OnOneScreen):
             self.steps, self.initial(), self._strengths, self._pending, self.snapshots
         ).written()
 
+    @checked(state=instance(Mapping, "what state_dict() returned"))
     @outside_modes()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where an earlier history stopped; states of all earlier versions are read.
@@ -260,6 +265,10 @@ class History(OnOneScreen):
         self._closed = self.displacements()
 
 
+@checked(
+    model=instance(nn.Module, "the network that is trained"),
+    optimizer=Rule(lambda value: hasattr(value, "param_groups"), "a torch optimizer", False),
+)
 @contextmanager
 def watch(
     model: nn.Module,
