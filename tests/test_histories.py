@@ -62,7 +62,7 @@ RECORD = {"parameter": "w", "count": 1, "moved": 0.0, "shrinkage": 1.0, "walk": 
 )
 def test_what_no_training_gives_is_refused(tmp_path, change):
     spoiled(tmp_path / "h.safetensors", change)
-    with pytest.raises(CheckpointError, match=r"h\.safetensors cannot be used"):
+    with pytest.raises(CheckpointError, match=r"h\.safetensors' cannot be used"):
         ws.read_history(tmp_path / "h.safetensors")
 
 
@@ -73,7 +73,7 @@ def test_another_file_is_refused_by_name(watched, tmp_path):
     (tmp_path / "text").write_text("text")
     torch.save(watched[0].state_dict(), tmp_path / "last.ckpt")
     for name, reason in (("text", "damaged"), ("gone", ""), ("last.ckpt", "as torch.save writes")):
-        match = f"{name} cannot be read as a history.*{reason}"
+        match = f"{name}' cannot be read as a history.*{reason}"
         with pytest.raises(CheckpointError, match=match):
             ws.read_history(tmp_path / name)
 

@@ -75,7 +75,7 @@ _RULES = {
     "ignore_index": Rule(_whole().fits, "a whole number"),
     "images": _BATCHES,
     "keep": Rule(
-        lambda v: _is_number(v) or isinstance(v, Mapping),
+        lambda v: isinstance(v, Real | Mapping) and not isinstance(v, bool),
         "the share of channels that stays, or numbers of channels by name of a layer",
     ),
     "keys": Rule(
@@ -143,4 +143,4 @@ def _check(name: str, value: Any, rule: Rule) -> None:
         shown = f"{keyword(name, value)}" if isinstance(value, int | float) else ""
         if not shown or len(shown) > 60:
             shown = f"{keyword(name)} is {kind(value)}"
-        raise InputError(f"{shown}; give {rule.takes}{' or None' if rule.optional else ''}")
+        raise InputError(f"{shown}; give {rule.takes}{', or None' if rule.optional else ''}")

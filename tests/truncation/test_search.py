@@ -156,7 +156,7 @@ def test_refused_depths_are_listed(tmp_path):
     [
         ({}, "give images="),
         ({"images": IMAGES, "tolerance": -0.1}, "tolerance=-0.1 must not be negative"),
-        ({"images": IMAGES, "max_macs": math.nan}, "max_macs=nan must not be negative"),
+        ({"images": IMAGES, "max_macs": math.nan}, "max_macs=nan; give a number, or None"),
         ({"images": IMAGES, "metric": "f1"}, "belong together"),
         ({"images": []}, "images= is empty"),
     ],
