@@ -95,14 +95,14 @@ def regain(settings: Settings, place: runner.Place) -> dict[str, Any]:
     """Recover every cut of one network that loses enough."""
     network, model = settings.network, small.load(settings.network, place)
     learn, test = (network.pool(part, small.images(place)) for part in ("train", "test"))
-    whole, found = _skill(network, model, test), []
+    whole, found = skill(network, model, test), []
     analysis = analyze(model, example_inputs=learn.images[:4], response=False)
     for proposal in sorted(analysis.proposals, key=lambda p: -p.keep_levels):
         if proposal.refusal is not None:
             continue
         torch.manual_seed(network.seed)
         variant = proposal.build()
-        cut, macs = _skill(network, variant.module, test), proposal.macs / analysis.costs.macs
+        cut, macs = skill(network, variant.module, test), proposal.macs / analysis.costs.macs
         if whole - cut <= LOST * whole:
             continue
         count = len(learn.images)
@@ -110,7 +110,7 @@ def regain(settings: Settings, place: runner.Place) -> dict[str, Any]:
         course = variant.recover(
             given, steps=steps_within(SHARE, macs, count), seed=network.seed, progress=False
         )
-        recovered = _skill(network, variant.module, test)
+        recovered = skill(network, variant.module, test)
         found.append({
             "network": network.design, "task": network.task, "seed": network.seed,
             "role": NETWORKS[network.design, network.task],
@@ -130,7 +130,8 @@ def synthetic(analysis: Analysis, count: int) -> torch.Tensor:
     return images
 
 
-def _skill(network: Network, module: nn.Module, test: Pool) -> float:
+def skill(network: Network, module: nn.Module, test: Pool) -> float:
+    """Quality on test images above the best answer that needs no network."""
     judge, one = Skill(TASKS[network.task].kind, test), np.ones((1, len(test.images)))
     quality = judge.quality(judge.sums(answers(module.eval(), test.images)), one)
     return float((quality - judge.trivial(one))[0])

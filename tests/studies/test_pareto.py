@@ -2,7 +2,9 @@
 
 import math
 
-from studies.pareto import table
+import pandas as pd
+
+from studies.pareto import against, table
 
 
 def row(way, skill, macs):
@@ -29,3 +31,21 @@ def test_costs_are_shares_of_the_whole_network_and_failures_are_rows():
     assert list(found.skill.dropna()) == [0.8, 0.7, 0.8, 0.7]
     assert found.failure[2] == "TruncationError: no"
     assert math.isnan(found.skill[2])
+
+
+def test_only_an_interval_above_the_cut_is_worse():
+    about = {"network": "a", "task": "rings", "skill": 0.5}
+    rows = [
+        about
+        | {"seed": seed, "way": way, "latency": late, "over_cut_low": low, "over_cut_high": high}
+        for seed, way, late, low, high in (
+            (1, "cut", 0.5, 0.0, 0.0),
+            (2, "cut", 0.5, 0.0, 0.0),
+            (1, "random", 0.6, -0.1, 0.1),
+            (2, "random", 0.4, 0.1, 0.2),
+            (1, "Taylor", 0.6, -0.2, -0.1),
+        )
+    ]
+    found = against(pd.DataFrame(rows)).set_index("way")
+    assert list(found.loc["random"]) == [2, 0, 1, 1, 1]
+    assert list(found.loc["Taylor"]) == [1, 1, 1, 1, 1]

@@ -1,0 +1,92 @@
+"""Does the network that ``shrink`` chooses keep its promise on images that it never saw?
+
+``python studies/shrunk.py --workers 4`` takes the networks of `studies.regained`, lets ``shrink``
+choose within a tolerance of 0.02 on 40 validation images, and measures what was chosen on 80 test
+images. The promise is kept where no more than ``ALLOWED`` is lost there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from studies import runner, small  # noqa: E402
+from studies.evidence_protocol.tasks import TASKS  # noqa: E402
+from studies.regained import NETWORKS, SEEDS, skill  # noqa: E402
+from studies.small import Network  # noqa: E402
+from weightscope import shrink  # noqa: E402
+
+STEPS, ALLOWED = 300, 0.03
+"""Of each recovery; and the loss of quality on test images that is allowed."""
+
+METRICS = {"binary": "f1", "classes": "accuracy", "regression": "mse"}
+
+
+def choose(network: Network, place: runner.Place) -> dict[str, Any]:
+    """Shrink one network and measure what was chosen."""
+    model, kind = small.load(network, place), TASKS[network.task].kind
+    learn, validation, test = (
+        network.pool(part, small.images(place)) for part in ("train", "validation", "test")
+    )
+    found = shrink(
+        model, images=learn.images, batches=validation.batches(8), metric=METRICS[kind],
+        steps=STEPS, random=False, seed=network.seed, progress=False,
+    )  # fmt: skip
+    chosen = found.chosen or found.whole
+    whole = skill(network, model, test)
+    kept = whole if chosen.variant is None else skill(network, chosen.variant.module, test)
+    # a mean square error has no scale of its own: its loss is a share of the skill, as in `shrink`
+    lost = (whole - kept) / (whole if kind == "regression" else 1.0)
+    return {
+        "network": network.design, "task": network.task, "seed": network.seed,
+        "levels": found.whole.keep_levels, "keep": chosen.keep_levels,
+        "macs": chosen.macs / found.whole.macs,
+        "parameters": chosen.parameters / found.whole.parameters,
+        "lost": lost, "promised": chosen.lost, "kept": bool(lost <= ALLOWED),
+    }  # fmt: skip
+
+
+def study() -> list[runner.Job]:
+    """Two jobs for each network: its training and the search."""
+    return [
+        runner.Job(
+            f"shrunk-{network.name}", choose, network,
+            needs=(small.trained(network), *small.trained(network).needs),
+            code=("studies.shrunk", "weightscope.truncation"),
+        )
+        for network in (Network(*key, seed) for seed in SEEDS for key in NETWORKS)
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Search; what is finished is found again, also after an interruption."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pareto")
+    parser.add_argument(
+        "--known", type=Path, default=ROOT / "runs" / "evidence", help="where the images may lie"
+    )
+    parser.add_argument("--table", type=Path, default=ROOT / "docs/studies/pareto/shrunk.csv")
+    parser.add_argument("--workers", type=int, default=1, help="jobs at a time")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    listed, store = study(), runner.Store(options.out, (options.known,))
+    try:
+        runner.run(listed, store, workers=options.workers)
+    finally:
+        done = runner.finished(listed, store)
+        found = [done[job.name].result for job in listed if job.name in done]
+        if found:
+            options.table.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(found).to_csv(options.table, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
