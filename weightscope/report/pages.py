@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import platform
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from weightscope.files import written_atomically
 from weightscope.printing import human, per_dimension, share
+
+_OPTION = re.compile(r"--[a-z]+(-[a-z]+)*")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,16 @@ def percent(number: float) -> str:
     return "-" if number != number else f"{100 * number:.3g} %"
 
 
+def unbroken(text: str) -> Markup:
+    """A text, escaped, in which no option of the command is parted at the end of a line.
+
+    Example:
+        >>> print(unbroken("<b> or --images"))
+        &lt;b&gt; or <span class="nowrap">--images</span>
+    """
+    return Markup(_OPTION.sub(r'<span class="nowrap">\g<0></span>', str(escape(text))))
+
+
 def render(template: str, **values: Any) -> str:
     """Fill a template of this folder; every value is escaped.
 
@@ -67,7 +81,7 @@ def render(template: str, **values: Any) -> str:
         loader=FunctionLoader(_text),
     )
     environment.filters.update(human=human, share=share, per_dimension=per_dimension)
-    environment.filters["percent"] = percent
+    environment.filters.update(percent=percent, unbroken=unbroken)
     script = _text("table.js")
     return environment.get_template(template).render(
         versions=_versions(),
