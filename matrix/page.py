@@ -180,7 +180,8 @@ work on the same cores; *commit* is the one that a network was read on.
 The goal for networks held back is 93 %; none of the three twenties reached it. What failed of the
 third: an image and its mask in four channels, which are taken apart in the forward, were not
 guessed; kernels of its own for each image (batch and channels in one axis) were read as a level
-more; and a network that torch.fx made is read rightly and cannot be cut.
+more; and a network that torch.fx made was read rightly and could not be cut. All three were mended
+afterwards.
 
 Mended afterwards, of the first twenty: MedNeXt (a transposed head that does not stride), Restormer
 (pixels made channels by a reshape), "coarse to fine" (U-nets in a row of unequal depth). Of the

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
@@ -520,3 +520,59 @@ def test_an_input_of_low_resolution_makes_no_decoder_of_what_reads_it() -> None:
     assert places(structure) == {f"net.{name}": place for name, place in PLACES.items()}
     assert [cut.keep_levels for cut in structure.cuts] == [1]
     assert not structure.parts
+
+
+class OfItsOwn(nn.Module):
+    """A convolution with a kernel for each image, as one convolution of all in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 2)
+        self.weight = nn.Parameter(torch.randn(2, 8 * 4 * 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        kernels = (self.mix(x.mean((2, 3))) @ self.weight).view(-1, c, 3, 3)
+        y = F.conv2d(x.reshape(1, b * c, h, w), kernels, padding=1, groups=b)
+        return y.view(b, -1, h, w)
+
+
+def test_images_among_the_channels_lie_at_their_own_level() -> None:
+    model = Small()
+    model.deep = OfItsOwn()
+    structure = read_structure(model)
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert places(structure) == {**PLACES, "deep.mix": "bottleneck"}
+    costs = count_costs(structure.model, structure.inputs)
+    assert build(structure, make_plan(structure, find_cut(structure, 1), "pool"), costs)
+
+
+def test_an_image_and_its_mask_in_one_input() -> None:
+    def masked(model: Small, x: Tensor) -> Tensor:
+        seen = F.conv2d(x[:, 3:], torch.ones(1, 1, 3, 3), padding=1)
+        return model.decode(*model.encode(x[:, :3] * seen))
+
+    structure = read_structure(Small(masked))
+    assert structure.inputs.args[0].shape[1] == 4
+    assert places(structure) == PLACES
+
+
+def test_what_torch_fx_made_can_be_cut() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            top = F.relu(self.top(x))
+            return [top, F.relu(self.deep(F.max_pool2d(top, 2)))]
+
+    model = Small(lambda model, x: model.decode(*model.encoder(x)))
+    model.encoder = fx.symbolic_trace(Encoder())
+    del model.top, model.deep
+    structure = read_structure(model, IMAGE)
+    costs = count_costs(structure.model, structure.inputs)
+    variant = build(structure, make_plan(structure, find_cut(structure, 1), "pool"), costs)
+    assert not verify(variant, export=False).failures
+    assert "encoder.deep.weight" in variant.dropped
+    assert structure.stage_of["encoder.top"].name == "encoder 0"

@@ -716,8 +716,8 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     ]
     small = [kind for kind in found if kind[1] <= 4]
     guesses = [(dimensions, 3), (dimensions, 1)]
-    # real and imaginary parts, or two images, that the forward takes apart
-    pairs = [(d, 2 * channels) for d, channels in found[:1]]
+    # real and imaginary parts, two images, or an image and its mask, that the forward takes apart
+    pairs = [(d, count) for d, channels in found[:1] for count in (2 * channels, channels + 1)]
     return list(dict.fromkeys([*found[:1], *declared, *small[:2], *guesses, *pairs, *found[1:3]]))
 
 

@@ -304,11 +304,13 @@ class _Positions:
             return unknown
         if after / before < 0.9 * self.growth:
             return GLOBAL
-        # the frames of a clip may be taken one by one
-        alone = (
-            value.dim() == self.dimensions + 2 and self.large.size(value.shape[0]) == self.images
-        )
-        return self.positions * (self.images if alone else self.batch) / after
+        batch = self.batch
+        if value.dim() == self.dimensions + 2:
+            if is_symbolic(value.shape[channel]) and not is_symbolic(value.shape[0]):
+                batch = 1  # the images lie among the channels, where each has kernels of its own
+            elif self.large.size(value.shape[0]) == self.images:
+                batch = self.images  # the frames of a clip are taken one by one
+        return self.positions * batch / after
 
     def _layout(self, node: fx.Node, value: torch.Tensor | None) -> str | None:
         """Channels first, where all that a node is given comes out with the axes of an image.

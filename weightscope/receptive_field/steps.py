@@ -432,7 +432,7 @@ def _reshape(call: _Call) -> Seen:
         if call.node.target is not operator.getitem and name != "aten::stack":
             return replace(seen, axes=tuple(a if a is not None and a >= 0 else None for a in axes))
         return replace(seen, axes=(None,) * len(axes), folded=True)
-    moved = [None if axis is None else _same_place(before, after, axis) for axis in seen.axes]
+    moved = [_same_place(before, after, axis) for axis in seen.axes]
     reshaped = replace(seen, axes=tuple(moved), folded=seen.folded or None in moved)
     return _unfolded(call, reshaped) if reshaped.folded else reshaped
 
@@ -460,7 +460,9 @@ def _with_axes(
     return replace(seen, axes=tuple(moved(axis) for axis in seen.axes))
 
 
-def _same_place(before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
+def _same_place(before: Sequence[int], after: Sequence[int], axis: int | None) -> int | None:
+    if axis is None or axis >= len(before):
+        return None
     ahead = math.prod(before[:axis])
     for place, size in enumerate(after):
         if size == before[axis] and math.prod(after[:place]) == ahead:

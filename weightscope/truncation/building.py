@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.modules import buffers, children, parameters
+from weightscope.adapters.modules import buffers, children, is_persistent, parameters
 from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
 from weightscope.calls import named_errors, random_state, say
@@ -262,12 +262,30 @@ def _remove_unused(owner: nn.Module, graph: fx.Graph) -> None:
                 del children(module)[name]
             elif child is not None:
                 visit(child, path + ".")
+                if hasattr(child, "__deepcopy__") and id(child) not in whole:
+                    children(module)[name] = _holder(child)
         for tensors in (parameters(module), buffers(module)):
             for name in list(tensors):
                 if prefix + name not in reads:  # the name stays, or repr() of the module fails
                     cast(dict[str, Any], tensors)[name] = None
 
     visit(owner, "")
+
+
+def _holder(module: nn.Module) -> nn.Module:
+    """A module that only holds what another one does.
+
+    One that torch.fx made copies itself by running through its own graph, which misses what was
+    removed; in a variant nobody calls it.
+    """
+    holder = nn.Module().train(module.training)
+    for name, child in children(module).items():
+        holder.add_module(name, child)
+    for name, parameter in parameters(module).items():
+        holder.register_parameter(name, parameter)
+    for name, buffer in buffers(module).items():
+        holder.register_buffer(name, buffer, is_persistent(module, name))
+    return holder
 
 
 def _drop(owner: nn.Module, names: set[str]) -> None:
