@@ -134,7 +134,8 @@ in common use that does not start them constant."""
 
 DRAWN_AROUND_ZERO = 0.25
 """Mean of the scales of a norm layer below which they may have been drawn like every other
-parameter, N(0, 0.02^2) for example; training leaves them above it, or shows in the kernels."""
+parameter, N(0, 0.02^2) for example, and of its shifts above which they may; training leaves them
+on the other side, or shows in the kernels."""
 
 NEVER_DRAWN = 1e-7
 """So improbable a sum of squares that none of a thousand drawn scales has it in a thousand

@@ -417,3 +417,11 @@ def test_a_small_channel_of_numbers_responds_by_itself():
     assert found.value < 0.05 < 0.9 < found.worst
     assert found.worst_part == 1
     assert "channel 1" in score_response(Response("images", (found,), 12), 1).why
+
+
+def test_images_that_are_no_numbers_are_refused_by_name():
+    structure = read_structure(Mixed(0.5).eval(), torch.zeros(1, 1, 16, 16))
+    broken = torch.zeros(12, 1, 16, 16)
+    broken[3, 0, 2, 2] = math.nan
+    with pytest.raises(ws.InputError, match="batch 1 of images= holds nan or infinite"):
+        read_images(structure, [torch.zeros(12, 1, 16, 16), broken])

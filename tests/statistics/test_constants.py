@@ -63,6 +63,7 @@ def test_scales_alone_may_have_been_drawn(norm):
 
 @pytest.mark.parametrize("draw", [
     lambda p: nn.init.normal_(p, 0.0, 0.02), lambda p: nn.init.uniform_(p, -0.1, 0.1),
+    lambda p: nn.init.uniform_(p, 0.8, 1.2),
 ])  # fmt: skip
 def test_one_draw_of_all_parameters_proves_nothing(draw):
     model = Normed()

@@ -53,9 +53,14 @@ def test_the_deepest_cut_that_more_speaks_for_than_against_comes_next(structures
     assert found[3].evidence.startswith("not decided: bottleneck undecided; the output responds")
 
 
-def test_other_depths_are_ordered_by_expected_loss_over_what_they_save(structures):
+@pytest.mark.parametrize("verdict", ["undecided", "used"])
+def test_other_depths_are_ordered_by_expected_loss(structures, verdict):
     levels = {"encoder_1": 0.99, "encoder_2": 0.8, "bottleneck": 0.75}
-    found = ranked(structures, assessment("trained", **{k: ("used", v) for k, v in levels.items()}))
+    given = assessment("trained", **{k: (verdict, v) for k, v in levels.items()})
+    found = ranked(structures, given)
+    if verdict == "used":  # what is spoken against is not excused by what it would save
+        assert list(found) == [3, 2, 1]
+        return
     saved = {keep: found[keep].saved for keep in found}
     loss = {3: 0.75, 2: 0.8, 1: 0.99}
     assert 0 < saved[3] < saved[2] < saved[1]
@@ -141,3 +146,11 @@ def test_a_loss_that_leaves_something_out_says_what(structures):
         verdict.evidence, verdict.caveat = "data", "at the old one"
     found = ranked(structures, given)
     assert found[2].evidence.endswith("of the skill is lost without recovery (at the old one)")
+
+
+def test_a_cut_shows_its_own_figure_and_not_that_of_a_deeper_one(structures):
+    levels = {"encoder_1": 0.1, "encoder_2": 0.3, "bottleneck": 0.2}
+    given = assessment("trained", **{k: ("undecided", v) for k, v in levels.items()})
+    found = ranked(structures, given)
+    for keep, figure in ((1, "0.1"), (2, "0.3"), (3, "0.2")):
+        assert f"the output responds with {figure} (1" in found[keep].evidence

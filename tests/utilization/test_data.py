@@ -14,7 +14,12 @@ from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.probing import CutResponse, Response
 from weightscope.utilization import AblationResult, DataEvidence, LevelAblation, gather_data
-from weightscope.utilization.data import Importance, measure_importance
+from weightscope.utilization.data import (
+    Importance,
+    _loss_of,
+    measure_importance,
+    refuse_no_loss,
+)
 
 
 class Small(nn.Module):
@@ -273,3 +278,22 @@ def test_a_mean_over_pixels_does_not_condemn_what_a_rare_class_hangs_on(value, w
     assert score.verdict == verdict
     assert ("decision 2 of the output responds with 0.9" in score.why) is (verdict == "undecided")
     assert ("few pixels" in score.why) is (verdict == "unused")
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (nn.BCEWithLogitsLoss, r"give an object of it, BCEWithLogitsLoss\(\)"),
+        ("f1", "names are for metric="),
+        (3, "is a int; give a function"),
+    ],
+)
+def test_what_is_no_loss_is_refused_with_a_remedy(loss, said):
+    with pytest.raises(InputError, match=said):
+        refuse_no_loss(loss)
+
+
+def test_a_loss_that_cannot_take_the_outputs_is_told_how_to_pick():
+    outputs = {"out": torch.zeros(1, 1, 4, 4, requires_grad=True)}
+    with pytest.raises(InputError, match=r"loss\(outputs\['out'\], targets\)"):
+        _loss_of(nn.BCEWithLogitsLoss(), outputs, torch.zeros(1, 1, 4, 4), 0)

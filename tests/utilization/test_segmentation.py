@@ -216,3 +216,11 @@ def test_a_loss_that_ignores_by_itself_takes_no_other_word_for_it():
     assert value(loss, outputs, target, ignore_index=255) == pytest.approx(math.log(3))
     with pytest.raises(InputError, match="leaves out 255: build it with ignore_index=1"):
         value(loss, outputs, target, ignore_index=1)
+
+
+def test_targets_that_are_all_ignored_are_refused():
+    targets = torch.full((4, 8, 8), 255)
+    with pytest.raises(InputError, match="every value of the targets is ignore_index=255"):
+        judge_by(
+            "f1", [(None, targets)], dimensions=2, device=torch.device("cpu"), ignore_index=255
+        )

@@ -95,7 +95,17 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
                 f"holds no image of {inputs.rank} dimensions (images, channels, sizes...); yield "
                 "what the model's forward takes, a single image as image[None]"
             )
+        if not all(_is_finite(x) for x in pytree.tree_leaves(batch)):
+            raise InputError(
+                f"batch {index} of {keyword('images')} holds nan or infinite values; leave these "
+                "images out, or repair them (torch.nan_to_num)"
+            )
     return batches
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, Tensor) and value.is_floating_point()
+    return not number or bool(value.isfinite().all())
 
 
 def is_image(value: Any, rank: int) -> bool:

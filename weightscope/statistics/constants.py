@@ -50,11 +50,11 @@ def find_constants(
     """Names of the parameters that start constant, and of those among them that surely moved.
 
     Where the start was not given, the scales and the shifts of a norm layer prove each other: one
-    of them alone may have been drawn, and so may both where the scales lie around 0.
+    of them alone may have been drawn, and so may both where scales lie around 0 or shifts do not.
     """
     constant = [parameter for parameter in parameters if starts_constant(parameter)]
     moved = [parameter for parameter in constant if has_moved(parameter)]
-    together = Counter(p.layer for p in moved if not _is_given(p) and not _is_around_zero(p))
+    together = Counter(p.layer for p in moved if not _is_given(p) and not _is_far_off(p))
     proved = [p for p in moved if _is_given(p) or together[p.layer] > 1]
     return tuple(p.parameter for p in constant), tuple(p.parameter for p in proved)
 
@@ -64,7 +64,9 @@ def _is_given(parameter: ParameterStatistics) -> bool:
     return null is not None and null.source == "given" and null.family == "constant"
 
 
-def _is_around_zero(parameter: ParameterStatistics) -> bool:
-    """Whether these are scales that do not lie around 1, as when every parameter is drawn alike."""
-    scale = parameter.parameter.rpartition(".")[2] != "bias"
-    return scale and parameter.summary.mean < max(DRAWN_AROUND_ZERO, parameter.summary.std)
+def _is_far_off(parameter: ParameterStatistics) -> bool:
+    """Whether scales lie around 0, or shifts do not, as when vectors are drawn all alike."""
+    mean, off = parameter.summary.mean, max(DRAWN_AROUND_ZERO, parameter.summary.std)
+    if parameter.parameter.rpartition(".")[2] == "bias":
+        return abs(mean) > off
+    return mean < off

@@ -33,7 +33,9 @@ class Proposal(OnOneScreen):
 
     Attributes:
         keep_levels: Number of the original's own levels that stay.
-        evidence: What supports cutting here, of which grade, and what speaks against it.
+        evidence: What supports cutting here, of which grade, and what speaks against it. The loss
+            that it names is of the whole network with means in the place of what is removed; what
+            `build` returns has a fresh bottleneck there, and is worse until `recover` fits it.
         refusal: Why this depth cannot be built or is not worth it; None where it can.
         structure: The original.
         costs: Costs of the original.
@@ -146,7 +148,8 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
 
     First come the depths whose removed stages are all judged unused, the one that removes most
     before the others; then, in the same order, those that speak more for no use than for use at
-    every removed stage; then the others by their expected loss / what they save. Of a network
+    every removed stage; then those that are undecided by their expected loss / what they save;
+    then those that are spoken against by their expected loss. Of a network
     without verdicts the shallowest cut comes first. Refused depths come last, with the reason.
 
     Args:
@@ -164,23 +167,37 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
     verdicts = {
         p: removed_verdicts(structure, assessment, p.keep_levels) if trusted else () for p in good
     }
-    good.sort(key=lambda p: _rank(verdicts[p], p))
+    good.sort(key=lambda p: _rank(structure, verdicts[p], p))
     rest = [*refused, *(p for p in built if p.refusal is not None)]
     return (*good, *sorted(rest, key=lambda p: p.keep_levels))
 
 
-def _rank(verdicts: Sequence[StageVerdict], proposal: Proposal) -> tuple[float, ...]:
+def _rank(
+    structure: Structure, verdicts: Sequence[StageVerdict], proposal: Proposal
+) -> tuple[float, ...]:
     """Where a proposal stands: the smaller, the earlier."""
     if verdicts and all(v.verdict == "unused" for v in verdicts):
         return (0, proposal.keep_levels)
-    losses = [v.loss for v in verdicts]
+    own = _of_the_cut(structure, verdicts)
     if verdicts and all(
         v.utilization < 0.5 and not math.isnan(v.loss) and v.verdict != "used" for v in verdicts
     ):
         return (1, proposal.keep_levels)
-    if not losses or any(map(math.isnan, losses)):
+    if own is None or any(math.isnan(v.loss) for v in verdicts):
         return (2, math.inf, -proposal.keep_levels)
-    return (2, max(losses) / max(proposal.saved, 1e-9), -proposal.keep_levels)
+    if any(v.verdict == "used" for v in verdicts):
+        return (3, own.loss, -proposal.keep_levels)
+    return (2, own.loss / max(proposal.saved, 1e-9), -proposal.keep_levels)
+
+
+def _of_the_cut(structure: Structure, verdicts: Sequence[StageVerdict]) -> StageVerdict | None:
+    """The verdict whose figure is that of this very cut: on the shallowest stage that it removes.
+
+    The figures of deeper stages are those of deeper cuts.
+    """
+    levels = {stage.name: stage.level for stage in structure.stages}
+    measured = [v for v in verdicts if not math.isnan(v.loss)]
+    return min(measured, key=lambda v: (levels[v.stage], -v.loss), default=None)
 
 
 def removed_verdicts(
@@ -208,7 +225,7 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
     }
     grades = sorted({v.evidence for v in verdicts if v.verdict != "undecided"})
     resting = f" (evidence: {', '.join(grades)})" if grades else ""
-    resting += _expected(verdicts)
+    resting += _expected(_of_the_cut(structure, verdicts))
     if verdicts and len(groups["unused"]) == len(verdicts):
         what = (
             "the removed stage is"
@@ -222,12 +239,10 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
     return f"not decided: {'; '.join(parts) or 'no verdict on the removed stages'}{resting}"
 
 
-def _expected(verdicts: Sequence[StageVerdict]) -> str:
+def _expected(most: StageVerdict | None) -> str:
     """What the strongest measurement expects of a cut, before anything is trained again."""
-    measured = [v for v in verdicts if not math.isnan(v.loss)]
-    if not measured:
+    if most is None:
         return ""
-    most = max(measured, key=lambda v: v.loss)
     if most.evidence == "data":
         caveat = f" ({most.caveat})" if most.caveat else ""
         return f"; {max(most.loss, 0.0):.1%} of the skill is lost without recovery{caveat}"

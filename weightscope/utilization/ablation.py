@@ -148,8 +148,9 @@ class AblationResult:
         """One row per cut, as `ablate` returns them."""
         import pandas as pd
 
-        columns = ["keep_levels", "quality", "ablated", "drop", "low", "high"]
+        columns = ["keep_levels", "quality", "ablated", "drop", "low", "high", "unadjusted"]
         frame = pd.DataFrame([vars(level) for level in self.levels], columns=columns)
+        frame = frame.astype({"unadjusted": float})
         share = frame["drop"] / self.skill if self.skilled else float("nan")
         return frame.assign(
             share_lost=share, chance=self.chance, images=self.images, metric=self.metric
@@ -417,7 +418,8 @@ def ablate(
 
     Returns:
         One row per legal depth: keep_levels; quality, ablated (in the metric's own unit); drop (the
-        quality lost), low, high; share_lost (drop as a share of the skill, nan without skill);
+        quality lost), low, high; unadjusted (ablated at the whole network's threshold, nan where
+        none is searched); share_lost (drop as a share of the skill, nan without skill);
         chance (quality of the best constant, or of the input itself), images, metric, fill.
 
     Raises:

@@ -22,7 +22,7 @@ from weightscope.calls import (
     unchanged,
     undisturbed,
 )
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import Structure
 from weightscope.probing.response import Response, measure_response
 from weightscope.progress import bar
@@ -201,6 +201,7 @@ def gather_data(
         ForwardError: The model's forward raises on a batch.
     """
     refuse_broken_weights(structure.model)
+    refuse_no_loss(loss)
     importances: Mapping[str, Importance] = {}
     if loss is not None:
         importances = measure_importance(structure, batches, loss, progress=progress)
@@ -227,6 +228,27 @@ def gather_data(
         return found
     responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
     return replace(found, responses=responses)
+
+
+def refuse_no_loss(loss: object) -> None:
+    """Refuse what is no function of outputs and targets, with what to give instead.
+
+    Raises:
+        InputError: The loss is a name, a class, or cannot be called.
+    """
+    if isinstance(loss, type):
+        raise InputError(
+            f"{keyword('loss', loss.__name__)} is a class; give an object of it, {loss.__name__}()"
+        )
+    if isinstance(loss, str):
+        raise InputError(
+            f"{keyword('loss', repr(loss))} is a text; names are for {keyword('metric')}, a loss "
+            "is a function such as torch.nn.functional.cross_entropy"
+        )
+    if loss is not None and not callable(loss):
+        raise InputError(
+            f"{keyword('loss')} is a {type(loss).__name__}; give a function of outputs and targets"
+        )
 
 
 def measure_importance(
@@ -283,7 +305,8 @@ def _loss_of(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any, ind
     except Exception as error:
         raise InputError(
             f"the loss raised on batch {index} (outputs {shapes(outputs)}, targets "
-            f"{shapes(targets)}): {say(error)}. It is called as loss(outputs, targets)."
+            f"{shapes(targets)}): {say(error)}. It is called as loss(outputs, targets)"
+            f"{_how_to_pick(outputs)}."
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -300,6 +323,20 @@ def _loss_of(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any, ind
         )
         raise InputError(f"the loss of batch {index} is {float(value.detach())}: {cause}")
     return value
+
+
+def _how_to_pick(outputs: Any) -> str:
+    """How a loss gets at one of several outputs, in words; empty where there is one."""
+    if isinstance(outputs, Mapping) and outputs:
+        place = repr(next(iter(outputs)))
+    elif isinstance(outputs, list | tuple):
+        place = "0"
+    else:
+        return ""
+    return (
+        f"; the model returns a {type(outputs).__name__}, so give one that picks from it, such as "
+        f"lambda outputs, targets: loss(outputs[{place}], targets)"
+    )
 
 
 def _is_broken(tree: Any) -> bool:

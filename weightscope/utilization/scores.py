@@ -218,6 +218,9 @@ def score_weights(spread: StageSpread, typical: float, dispersion: float) -> Sco
         # decay would do that, and so would another start than the one it is compared with
         why = f"{ratio}: narrower than that start, so that movement does not show"
         return Score("weights", 0.0, 0.0, 1.0, "undecided", why)
+    if spread.movement() == 0.0:
+        why = f"{ratio}, so that movement does not show"
+        return Score("weights", value, low, high, "undecided", why)
     why = f"{ratio}, moved about {spread.movement() / typical:.2f} of what is typical here"
     return Score("weights", value, low, high, "undecided", why)
 

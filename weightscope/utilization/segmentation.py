@@ -74,6 +74,13 @@ class Segmentation:
         self.targets = targets
         self.dimensions = dimensions
         self.ignore_index = ignore_index
+        if ignore_index is not None and all(
+            bool((only_tensor(target) == ignore_index).all()) for target in targets
+        ):
+            raise InputError(
+                f"every value of the targets is {keyword('ignore_index', ignore_index)}: nothing "
+                "is left to judge; give targets that hold classes, or another value to leave out"
+            )
 
     @cached_property
     def one_hot(self) -> bool:
