@@ -245,6 +245,17 @@ def write(rows: list[dict[str, str]], path: Path) -> None:
         f"Of {len(trained)} networks after {STEPS} steps {len(silent)} show no proof of training, "
         f"so that nothing is decided: {'; '.join(silent) or 'none'}.",
         "",
+        "Taken for trained although untrained: "
+        + (
+            "; ".join(
+                f"{r['network']}, {r['trained']}"
+                for r in rows
+                if r["trained"].startswith("no") and r["state"] == "trained"
+            )
+            or "none"
+        )
+        + ".",
+        "",
         "`python studies/guards.py`. Eight networks whose designs, tasks and optimisers chose "
         "nothing; what counts as a failure stands in the command, and was written before it ran. "
         "Verdicts are of the stages that a cut removes; the note says what labelled images show "

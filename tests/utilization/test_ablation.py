@@ -152,6 +152,7 @@ def test_public_ablate_returns_one_row_per_depth():
     frame = ablate(TwoPaths(1.0, 1.0), iter(batches(*scenes())), "f1", progress=False)
     assert list(frame.columns) == [
         "keep_levels", "quality", "ablated", "drop", "low", "high",
+        "unadjusted",
         "share_lost", "chance", "images", "metric", "fill",
     ]  # fmt: skip
     skill = frame["quality"] - frame["chance"]
