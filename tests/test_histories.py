@@ -58,6 +58,12 @@ RECORD = {"parameter": "w", "count": 1, "moved": 0.0, "shrinkage": 1.0, "walk": 
         lambda m: m.update(displacements=[{**RECORD, "moved": float("inf")}]),
         lambda m: m.update(displacements=[{**RECORD, "parameter": 3}]),
         lambda m: m.update(displacements=3),
+        lambda m: m.update(displacements={}),
+        lambda m: m.update(displacements=[{**RECORD, "moved": 10**400}]),
+        lambda m: m.update(steps=-5),
+        lambda m: m.update(steps=True),
+        lambda m: m.update(steps=float("inf")),
+        lambda m: m.update(steps="3"),
     ],
 )
 def test_what_no_training_gives_is_refused(tmp_path, change):

@@ -109,8 +109,12 @@ def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
         if known["version"] != VERSION:
             raise ValueError(f"it is of version {known['version']!r}, expected {VERSION}")
         records = tuple(_checked(Displacement(**record)) for record in known["displacements"])
-        steps = int(known["steps"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        steps = known["steps"]
+        if type(steps) is not int or steps < 0 or not isinstance(known["displacements"], list):
+            raise ValueError("its steps are no number, or its parameters no list")
+    except (
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
         raise CheckpointError(
             f"{given!r} cannot be used ({error}); save the history again"
         ) from error

@@ -315,6 +315,8 @@ def test_other_files_are_named(tmp_path, content, words):
 
 
 def test_archives_folders_and_indexes_are_named(tmp_path):
+    zipfile.ZipFile(tmp_path / "empty", "w").close()
+    refused(tmp_path / "empty", "a zip archive that was not written by torch.save")
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.add(__file__, "x.py")
     refused(tmp_path / "x.tar", "tar archive")

@@ -15,10 +15,12 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from weightscope import CheckpointError, read_history, read_weights, scan
-from weightscope.checkpoints import limits, opening, pickles, safetensors_files, torch_files
+from weightscope import CheckpointError, WeightscopeError, load, read_history, read_weights, scan
+from weightscope.checkpoints import RECIPE, limits, opening, pickles, safetensors_files, torch_files
 from weightscope.checkpoints.pickles import CodeError, unpickle
+from weightscope.truncation import saving
 
 PART = 200
 """How much smaller the limits of memory are here."""
@@ -272,6 +274,26 @@ def test_bombs_inside_of_what_is_written_beside_tensors(tmp_path):
     header = f'{{"__metadata__":{{"weightscope_history":"{escaped}"}}}}'
     with pytest.raises(CheckpointError, match="more than any checkpoint"):
         read_history(with_header(tmp_path / "h", header.encode()))
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '{"a":' * 5000, "9" * 5000, "", "null"])
+@pytest.mark.parametrize(("read", "key"), [
+    (read_history, "weightscope_history"), (lambda path: load(path, nn.Identity), RECIPE),
+])  # fmt: skip
+def test_texts_beside_tensors_that_are_no_json(tmp_path, text, read, key):
+    tensors = {"a": torch.ones(1)}
+    texts = {key: text, "weightscope_sha256": saving._digest(text, tensors)}
+    save_file(tensors, tmp_path / "x", texts)
+    with pytest.raises(WeightscopeError, match=r"cannot be used|no recipe that"):
+        read(tmp_path / "x")
+
+
+def test_surrogates_beside_tensors(tmp_path):
+    """Safetensors writes none, but JSON can name them."""
+    claim = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = {"\ud800": claim, "__metadata__": {RECIPE: "\ud800", "weightscope_sha256": ""}}
+    with pytest.raises(WeightscopeError, match="its digest does not fit"):
+        load(with_header(tmp_path / "x", json.dumps(header).encode(), bytes(4)), nn.Identity)
 
 
 # --- archives ------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ def _records(source: Source) -> Mapping[str, _Record]:
             "or save it with torch.save again"
         )
     records: dict[str, _Record] = {}
+    if not entries:
+        return {}
     entries.sort(key=lambda entry: entry.header_offset)
     starts = [entry.header_offset for entry in entries]
     for entry, following in zip(entries, [*starts[1:], end], strict=True):

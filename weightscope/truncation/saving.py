@@ -131,9 +131,11 @@ def load(
             f"{keyword('model_factory')} returned {kind(model)}; expected a torch.nn.Module"
         )
     if fingerprint(model) != recipe["original"]:
+        name = recipe["model"]  # anybody may have written it
+        name = name if name.isidentifier() else ascii(name[:100])
         raise RecipeError(
-            f"{str(path)!r} was cut from a {recipe['model']} whose state has other names, shapes "
-            f"or types than the {type(model).__name__} that {keyword('model_factory')} makes; "
+            f"{str(path)!r} was cut from a {name} whose state has other names, shapes or "
+            f"types than the {type(model).__name__} that {keyword('model_factory')} makes; "
             "give the factory of the original"
         )
     plan = Plan.from_json(recipe)
