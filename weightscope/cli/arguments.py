@@ -22,7 +22,7 @@ def write_keyword(options: argparse.Namespace, name: str, value: str) -> str:
 
     Example:
         >>> options = argparse.Namespace(input=None, images=None)
-        >>> write_keyword(options, "example_inputs", ""), write_argument(options, "images", "x")
+        >>> write_keyword(options, "example_inputs", ""), write_keyword(options, "images", "x")
         ('--input', '--images x')
         >>> write_keyword(options, "stages", "")
         'stages= of weightscope.analyze in Python'
