@@ -298,8 +298,8 @@ def protocol(table: pd.DataFrame, truth: pd.DataFrame, version: str) -> list[str
         "Guards that came later are not in the figures of this page: silent levels of hardly "
         "trained networks, and levels that one rare decision hangs on, are no longer called "
         "unused. `guarded.csv` holds what the first withdraws: by the model alone 54 % of the cuts "
-        "of the new networks stay decided, by images 60 %. [Networks that chose nothing](guards.md) "
-        "judge them.",
+        "of the new networks stay decided, by images 60 %. "
+        "[Networks that chose nothing](guards.md) judge them.",
         "",
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",

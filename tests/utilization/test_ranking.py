@@ -13,6 +13,7 @@ from weightscope.movement import Displacement
 from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
 from weightscope.statistics.records import ModelStatistics
+from weightscope.statistics.traces import shows_training
 from weightscope.utilization import (
     AblationResult,
     DataEvidence,
@@ -512,3 +513,13 @@ def test_no_initialiser_counts_as_training(draw, norm):
         if initial is None:
             assert found.state in ("untrained", "unknown")
         assert "unused" not in {v.verdict for v in found.verdicts}
+
+
+def test_rounding_to_a_coarse_format_is_no_training():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(8))).bfloat16().float()
+    assert not shows_training(measure_model(model))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * parameter.std() * torch.randn_like(parameter)
+    assert shows_training(measure_model(model))

@@ -13,6 +13,9 @@ from weightscope.statistics.rules import Null
 from weightscope.summaries.tensor_summary import EmpiricalCDF, TensorSummary
 from weightscope.thresholds import CRITICAL_KS, EDGE_SURELY, SPILL, SPREAD_SURELY, UNRELATED
 
+COARSEST = 2.0**-7
+"""Relative precision of bfloat16, the coarsest format that weights are stored in."""
+
 
 @dataclass(frozen=True)
 class NullComparison:
@@ -110,7 +113,8 @@ def thins_out(beyond: int, summary: TensorSummary, null: Null) -> bool:
     lies beyond the edge; where weights moved, about a seventh of that does.
     """
     largest = max(-summary.minimum, summary.maximum)
-    if not beyond or not largest > null.edge:
+    # weights that were stored as bfloat16 for a while were rounded over the edge
+    if not beyond or not largest > null.edge * (1.0 + COARSEST):
         return False
     return beyond < SPILL * summary.finite * (1.0 - null.edge / largest)
 
