@@ -45,7 +45,9 @@ def test_the_cost_of_every_operator_that_the_matrix_runs_is_known(name: str) -> 
     if name.partition("::")[0] not in ("aten", "prim"):
         pytest.skip("from a library that is not installed here")
     found = overloads(name) + overloads(f"{name}_")
-    assert any(is_free(o) or MAC_RULES.get(o._overloadpacket) for o in found)
+    known = any(is_free(o) or MAC_RULES.get(o._overloadpacket) for o in found)
+    # no counter has a figure for a Fourier transform: it is named as not counted
+    assert known is not name.startswith("aten::_fft")
 
 
 def test_every_name_is_an_operator_of_torch() -> None:

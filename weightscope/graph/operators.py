@@ -193,7 +193,7 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ),
     (
         "grid_sampler grid_sampler_2d grid_sampler_3d",
-        Operator(_FIRST, raises=True, view="whole"),
+        Operator(_FIRST, raises=True, view="whole", macs="free"),
     ),
     ("pixel_shuffle", Operator(_FIRST, raises=True, view="shuffle", macs="free")),
     ("pixel_unshuffle", Operator(_FIRST, view="unshuffle", macs="free")),
@@ -269,7 +269,7 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ),
     ("fft_fftshift fft_ifftshift", Operator(view="whole")),
     ("_fft_c2c _fft_r2c _fft_c2r", Operator(view="whole")),
-    ("complex view_as_real view_as_complex imag", POINTWISE),
+    ("complex view_as_real view_as_complex imag log_sigmoid log_sigmoid_forward", POINTWISE),
     # --- what makes tensors from nothing, asks, or asserts ---------------------------------------
     (
         "arange bernoulli empty empty_like empty_permuted empty_strided eye fill full full_like"
