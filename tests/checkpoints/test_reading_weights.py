@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
 
+import weightscope.checkpoints.weights as weights_module
 from weightscope import fit_weights, read_weights, scan
 from weightscope.errors import CheckpointError, InputError
 
@@ -225,3 +226,22 @@ def test_a_file_that_was_changed_since(tmp_path):
     torch.save(OTHER, tmp_path / "new.pt")
     (tmp_path / "new.pt").replace(path)  # another file by the same name does not matter
     assert torch.equal(weights["head.weight"], STATE["head.weight"])
+
+
+class _Text(str):
+    """A name that counts how much of it is copied."""
+
+    copied = 0
+
+    def __getitem__(self, part):
+        found = super().__getitem__(part)
+        _Text.copied += len(found)
+        return found
+
+
+def test_names_of_any_length_are_read_once():
+    """Trying every end of a name would take the square of its length."""
+    name = _Text("a." * 5000 + "conv.weight")
+    fits = weights_module._prefixes_that_fit({"conv.weight": (2,)}, {name: (2,)})
+    assert fits == {"a." * 5000: 1}
+    assert _Text.copied < 3 * len(name)

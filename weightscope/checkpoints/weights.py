@@ -262,11 +262,8 @@ def pair_weights(first: Weights, second: Weights) -> tuple[Weights, Weights]:
 
 def _without_shared(weights: Weights) -> Weights:
     """What all names begin with taken off."""
-    prefix, names = weights.prefix, list(weights)
-    while names and all(n.startswith(names[0].partition(".")[0] + ".") for n in names):
-        start = names[0].partition(".")[0] + "."
-        prefix, names = prefix + start, [name.removeprefix(start) for name in names]
-    return _beginning_with(weights, prefix)
+    shared = os.path.commonprefix(list(weights))
+    return _beginning_with(weights, weights.prefix + shared[: shared.rfind(".") + 1])
 
 
 def _like(weights: Weights, other: Weights) -> Weights:
@@ -307,8 +304,11 @@ def _prefixes_that_fit(
     """What may stand before the model's names, the best first, with the tensors that then fit."""
     named: Counter[str] = Counter()
     shaped: Counter[str] = Counter()
+    longest = max(map(len, expected), default=0)
     for name, shape in shapes.items():
-        at = 0
+        # no longer end can be a name of the model; trying all would take the square of its length
+        more = len(name) - longest
+        at = 0 if more <= 0 else (name.find(".", more - 1) + 1 or -1)
         while at >= 0:
             wanted = expected.get(name[at:])
             if wanted is not None:
@@ -332,7 +332,10 @@ def _no_name_in_common(
         f"{path} does not fit {type(model).__name__}: no name is the same; the file has names like "
         f"{quoted(theirs)}, the model like {quoted(ours)}; "
     )
-    inner = next((n for n in expected if any(n.endswith("." + name) for name in shapes)), None)
+    inner = next(
+        (n for n in expected if any(n[i + 1 :] in shapes for i, c in enumerate(n) if c == ".")),
+        None,
+    )
     if inner:
         outer = next(inner[: -len(n)] for n in shapes if inner.endswith("." + n))
         return text + f"give the network inside, which the model holds as {quoted(outer[:-1])}"
