@@ -262,7 +262,8 @@ def pair_weights(first: Weights, second: Weights) -> tuple[Weights, Weights]:
 
 def _without_shared(weights: Weights) -> Weights:
     """What all names begin with taken off."""
-    shared = os.path.commonprefix(list(weights))
+    # letter by letter, up to a dot
+    shared = os.path.commonprefix(list(weights))  # noqa: RUF071
     return _beginning_with(weights, weights.prefix + shared[: shared.rfind(".") + 1])
 
 
