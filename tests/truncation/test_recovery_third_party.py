@@ -38,7 +38,12 @@ NAMES = (
 LISTED = [name for name in NAMES if name in NETWORKS and NETWORKS[name].installed]
 
 # Torch-Pruning follows their channels wrongly, and thinning says so; what else is thinned must stay
-WIDE = ("diffusers UNet2DModel", "diffusers UNet2DConditionModel")
+WIDE = (
+    "smp Segformer mit_b0",
+    "transformers Segformer",
+    "diffusers UNet2DModel",
+    "diffusers UNet2DConditionModel",
+)
 
 
 def read(network):

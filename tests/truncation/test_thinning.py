@@ -48,13 +48,13 @@ class Residual(nn.Module):
 
 
 class Hasty(nn.Module):
-    """Activations that write into the view which an instance normalisation returns."""
+    """What an instance normalisation returns is a view; it is written into, twice."""
 
     def __init__(self):
         super().__init__()
         self.a, self.b = self.block(1, 6), self.block(6, 8)
         self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
-        self.c = self.block(12, 6)
+        self.c, self.d = self.block(12, 6), self.block(6, 6)[:2]
         self.head = nn.Conv2d(6, 2, 1)
 
     @staticmethod
@@ -64,7 +64,25 @@ class Hasty(nn.Module):
 
     def forward(self, x):
         a = self.a(x)
-        return self.head(self.c(torch.cat([a, self.up(self.b(F.max_pool2d(a, 2)))], 1)))
+        c = self.c(torch.cat([a, self.up(self.b(F.max_pool2d(a, 2)))], 1))
+        d = self.d(c)
+        d += c
+        return self.head(d.relu())
+
+
+class Gate(nn.Module):
+    """One channel is spread over many."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.gate = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 1, 1)
+        self.b, self.up = nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.head = nn.Conv2d(10, 2, 1)
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        up = F.interpolate(self.up(self.b(F.max_pool2d(a, 2)).relu()), scale_factor=2)
+        return self.head(torch.cat([a * self.gate(a).sigmoid(), up], 1))
 
 
 class Grouped(nn.Module):
@@ -231,6 +249,12 @@ def test_a_recipe_with_other_channels_is_refused():
             Plan.from_json(plan | {"thinned": [row]})
     with pytest.raises(RecipeError, match="does not say how"):
         Plan.from_json(plan | {"thinned": 5})
+
+
+def test_what_one_channel_is_spread_over_stays():
+    thinner = as_variant(Gate, image(2, 1, 16, 16)).thin(0.5)
+    widths = {name: m.out_channels for name, m in thinner.module.named_modules() if name}
+    assert (widths["a"], widths["gate"], widths["b"]) == (6, 1, 4)
 
 
 def test_a_wrong_graph_is_noticed(monkeypatch):

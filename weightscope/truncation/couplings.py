@@ -72,9 +72,8 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
     """
     pruning = _library()
     twin = copy.deepcopy(module).eval().requires_grad_(True)
-    for part in twin.modules():  # what is written into a view the graph cannot follow
-        if getattr(part, "inplace", False) is True:
-            part.inplace = False  # type: ignore[assignment]
+    for part in twin.modules():
+        part.register_forward_hook(_no_view)
     names = {part: name for name, part in twin.named_modules()}
     owned = {id(p): name for name, p in twin.named_parameters()}
     shared = _shared(twin)
@@ -97,6 +96,11 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
         ) from reason
     found = (_coupling(group, graph, names, owned, shared) for group in groups)
     return tuple(coupling for coupling in found if coupling is not None)
+
+
+def _no_view(_: nn.Module, __: Any, output: Any) -> Any:
+    """A copy of a view: the graph cannot follow what is written into one."""
+    return output.clone() if isinstance(output, Tensor) and output._is_view() else output
 
 
 def _library() -> Any:
@@ -146,7 +150,7 @@ def _coupling(
             layer, tensors = names[target], _tensors(target, makes, shared)
         else:  # an operation without weights
             layer, tensors = "", None if type(target).__name__ == "_OutputOp" else ()
-        if tensors is None:
+        if tensors is None or _beyond(target, tensors, places):
             return None
         if isinstance(target, nn.GroupNorm) and 1 < target.num_groups < target.num_channels:
             if places != tuple((i, i) for i in range(target.num_channels)):
@@ -158,6 +162,19 @@ def _coupling(
     if channels % chunks:
         return None
     return Coupling(names[root], channels, chunks, tuple(parts.values()))
+
+
+def _beyond(
+    target: nn.Module | nn.Parameter,
+    tensors: Sequence[tuple[str, int]],
+    places: Sequence[tuple[int, int]],
+) -> bool:
+    """Whether the graph takes one channel that is spread over many for as many."""
+    sizes = []
+    for leaf, dimension in tensors:
+        found = target if isinstance(target, nn.Parameter) else getattr(target, leaf)
+        sizes.append(found.shape[dimension] if isinstance(found, Tensor) else found)
+    return any(index >= size for size in sizes for _, index in places)
 
 
 def _tensors(layer: nn.Module, makes: bool, shared: set[int]) -> list[tuple[str, int]] | None:
