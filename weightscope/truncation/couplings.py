@@ -73,7 +73,8 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
     pruning = _library()
     twin = copy.deepcopy(module).eval().requires_grad_(True)
     for part in twin.modules():
-        part.register_forward_hook(_no_view)
+        if isinstance(part, Norm):
+            part.register_forward_hook(_copied)
     names = {part: name for name, part in twin.named_modules()}
     owned = {id(p): name for name, p in twin.named_parameters()}
     shared = _shared(twin)
@@ -98,9 +99,9 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
     return tuple(coupling for coupling in found if coupling is not None)
 
 
-def _no_view(_: nn.Module, __: Any, output: Any) -> Any:
-    """A copy of a view: the graph cannot follow what is written into one."""
-    return output.clone() if isinstance(output, Tensor) and output._is_view() else output
+def _copied(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    """What an instance normalisation returns is a view; the graph cannot follow writing into it."""
+    return output.clone()
 
 
 def _library() -> Any:
