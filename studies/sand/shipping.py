@@ -44,8 +44,8 @@ LIMITS = (
 def ship(preset: Preset, seed: int, store: Store) -> list[Path]:
     """Write weights and digests of every network that has been trained; return the files.
 
-    Of each network the fold with the best recall-weighted F1 (sec. 4.5) is taken, among those whose
-    weights are at hand.
+    Of each network the first fold whose weights are at hand is taken, whatever its figures: the best
+    one, chosen by its test tiles, would flatter its card.
     """
     tiles_job = tile_job(preset, seed)
     jobs = training_jobs(preset, seed, tiles_job)
@@ -57,7 +57,7 @@ def ship(preset: Preset, seed: int, store: Store) -> list[Path]:
         whole = [n for n, job in own.items() if n in done and store.find(job, whole=True)]
         if not whole:
             continue
-        name = max(whole, key=lambda n: done[n].result["test"]["rw_f1"])
+        name = min(whole, key=lambda n: own[n].settings.fold)
         folds = {str(own[n].settings.fold): done[n].result["test"] for n in own if n in done}
         card, model = make_card(own[name], done[name], folds, tiles, preset, seed)
         path = FOLDER / "sand" / f"{network.zoo}.safetensors"
