@@ -160,7 +160,7 @@ def test_pool_has_no_weights(proposals):
     ("options", "error", "text"),
     [
         ({"bottleneck": "heavy"}, InputError, "expected 'light', 'pool'"),
-        ({"bottleneck": 3}, InputError, "bottleneck is a int"),
+        ({"bottleneck": 3}, InputError, "^bottleneck=3; give 'light'"),
         ({"bottleneck": "pool", "width": 3}, InputError, "width=3 is for the light"),
         ({"bottleneck": "pool", "exit_channels": 3}, InputError, "exit_channels is for"),
         ({"width": 0}, InputError, "at least 1"),

@@ -323,7 +323,7 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
             InputError,
             "hold.* nan or inf",
         ),
-        ({"images": [IMAGES[:4], IMAGES[:4] / 0.0]}, InputError, "in batch 1 "),
+        ({"images": [IMAGES[:4], IMAGES[:4] / 0.0]}, InputError, "^batch 1 of images= "),
         ({"images": IMAGES, "steps": -1}, InputError, "must not be negative"),
         ({"images": IMAGES, "batches": []}, InputError, "belong together"),
         ({"batches": [], "loss": nn.functional.mse_loss}, InputError, "batches= is empty"),

@@ -156,11 +156,6 @@ def make_plan(
         raise InputError(
             f"bottleneck is {bottleneck!r}; expected 'light', 'pool', a module or a factory"
         )
-    if not isinstance(bottleneck, str) and not callable(bottleneck):
-        raise InputError(
-            f"bottleneck is {kind(bottleneck)}; expected 'light', 'pool', a module or a "
-            "factory called with (in_channels, out_channels, dimensions)"
-        )
     if bottleneck == "pool":
         entering = sum(site.channels for site in cut.entries)
         return Plan(cut.keep_levels, "pool", None, (entering,) * len(cut.exits))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from weightscope.adapters.modes import alone
-from weightscope.arguments import checked
+from weightscope.arguments import Rule, checked
 from weightscope.calls import say
 from weightscope.cost import Costs
 from weightscope.errors import WeightscopeError
@@ -101,7 +101,13 @@ class Proposal(OnOneScreen):
         """Keys of the original that go."""
         return () if self.draft is None else self.draft.dropped
 
-    @checked()
+    @checked(
+        bottleneck=Rule(
+            lambda value: isinstance(value, str) or callable(value),
+            "'light', 'pool', a module, or a factory (channels, channels, dimensions)",
+            optional=False,
+        )
+    )
     @alone()
     def build(
         self,
