@@ -117,7 +117,7 @@ CALLS = {
         "name": "a.weight",
     }),
     "Proposal.build": (lambda **k: analysis().proposals[0].build(**k), lambda: {
-        "bottleneck": None, "reach": None,
+        "bottleneck": "light", "reach": None,
     }),
     "Variant.thin": (lambda **k: variant().thin(**k), lambda: {
         "keep": 0.5, "max_macs": None, "by": "magnitude", "seed": 0,

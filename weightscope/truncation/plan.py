@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weightscope.errors import InputError, RecipeError, TruncationError, keyword, kind
+from weightscope.errors import InputError, RecipeError, TruncationError, keyword
 from weightscope.graph.structure import Cut, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut
