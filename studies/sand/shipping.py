@@ -44,8 +44,8 @@ LIMITS = (
 def ship(preset: Preset, seed: int, store: Store) -> list[Path]:
     """Write weights and digests of every network that has been trained; return the files.
 
-    Of each network the first fold whose weights are at hand is taken, whatever its figures: the best
-    one, chosen by its test tiles, would flatter its card.
+    Of each network the first fold whose weights are at hand is taken, whatever its figures: the
+    best one, chosen by its test tiles, would flatter its card.
     """
     tiles_job = tile_job(preset, seed)
     jobs = training_jobs(preset, seed, tiles_job)
