@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +88,12 @@ def load_weights(network: str, weights: str) -> tuple[Card, dict[str, Tensor]]:
     Raises:
         ValueError: There are none of this name, the file is damaged, or it is of another network.
     """
+    if not isinstance(weights, str | os.PathLike):
+        raise ValueError(
+            f"weights={weights!r}; give a name in list_weights(), such as 'sand', or the path of a "
+            "file that save_weights wrote"
+        )
+    weights = os.fspath(weights)
     own = weights.endswith(".safetensors")
     card, tensors = read_weights(Path(weights) if own else _find(network, weights))
     if card.network != network:

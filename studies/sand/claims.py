@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from studies.sand.comparison import LEAST_FOLDS, Comparison, by_network, compare
+from studies.sand.comparison import LEAST_FOLDS, Comparison, as_p, by_network, compare
 from studies.sand.costs import PAPER
 from studies.sand.fitting import FOLDS
 from studies.sand.plan import NARROW, QUARTER, WIDE
@@ -96,14 +96,18 @@ def later_stages(name: str, analysed: Mapping[str, Mapping[str, Any]], shown: Sh
     folds = [r["joint"] for job, r in analysed.items() if job.startswith(f"{name}-")]
     agree = sum(keep is not None and keep <= 2 for keep in folds)
     measured = (
-        f"without levels 2 and deeper F1 falls by {lost.drop:+.3f} ({lost.low:+.3f} to "
-        f"{lost.high:+.3f}); judged unused in {agree} of {len(folds)} folds"
+        f"in the fold shown F1 falls by {lost.drop:.3f} ({lost.low:.3f} to {lost.high:.3f}) "
+        f"without levels 2 and deeper; these are judged unused in {agree} of {len(folds)} folds"
     )
     fewer = [keep for keep in folds if keep is not None and keep > 2]
     if fewer:
         measured += f", levels {max(fewer)} and deeper in {len(fewer)} more"
     if lost.high < IDLE:
         return Claim(paper, measured, BEARS_OUT)
+    if folds and fewer and len(fewer) + agree == len(folds):
+        rest = "the fold shown contradicts" if lost.low > IDLE else CANNOT_TELL
+        deep = f"levels {max(fewer)} and deeper are idle in every fold"
+        return Claim(paper, measured, f"in part: {deep}; of level 2 {rest}")
     return Claim(paper, measured, CONTRADICTS if lost.low > IDLE else CANNOT_TELL)
 
 
@@ -243,7 +247,7 @@ def _mass(state: Mapping[str, Tensor], layers: Sequence[str]) -> float:
 
 
 def _difference(found: Comparison) -> str:
-    p = "" if found.p_folds is None else f", p over folds {found.p_folds:.3f}"
+    p = "" if found.p_folds is None else f", p over folds {as_p(found.p_folds)}"
     return (
         f"F1 {found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f}), "
         f"{found.folds} {'fold' if found.folds == 1 else 'folds'}{p}"

@@ -102,6 +102,11 @@ def f1(outcomes: Sequence[Sequence[int]] | Outcomes) -> float:
     return float(2 * hits / total) if total else float("nan")
 
 
+def as_p(p: float) -> str:
+    """A p-value as tables print it."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """One row per pair of networks."""
     rows = [
@@ -110,7 +115,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
             "folds": str(c.folds),
             "photographs": str(c.photos),
             "difference of F1": f"{c.difference:+.3f} ({c.low:+.3f} to {c.high:+.3f})",
-            "p over folds": "" if c.p_folds is None else f"{c.p_folds:.3f}",
+            "p over folds": "" if c.p_folds is None else as_p(c.p_folds),
             "verdict": c.verdict,
         }
         for c in comparisons

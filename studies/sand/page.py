@@ -158,22 +158,33 @@ def _summary(story: Story) -> str:
             f"{grade}: {_levels(derivation.supported[grade])}" for grade in derivation.supported
         )
         lines.append(f"- {name}, levels to keep by each grade of evidence alone: {grades}.")
-        share = derivation.tuned.parameters / _parameters(derivation.trained)
         cut, redrawn, thinned = (_rival(derivation, how) for how in RIVALS)
         means = _mean_f1(story, [name, cut, redrawn, thinned])
-        folds = len({result.fold for result in story.results if result.label == cut})
+        own = [r for r in story.results if r.label == cut]
+        shares = sorted({r.parameters / _parameters(derivation.trained) for r in own})
+        kept = " or ".join(f"{share:.1%}" for share in shares)
+        counts = _depths(story, name) or (
+            f"Every fold was cut to {_count(derivation.proposal.keep_levels)}. "
+        )
         lines.append(
-            f"- {name} cut to {_count(derivation.proposal.keep_levels)} keeps {share:.1%} of the "
-            f"parameters. Test F1 at the best threshold, mean of "
-            f"{folds} {'fold' if folds == 1 else 'folds'}: {means[name]:.3f} whole, "
-            f"{means[cut]:.3f} cut and tuned, {means[redrawn]:.3f} with the same cut and equally "
-            f"long training but all weights drawn anew, {means[thinned]:.3f} with channels drawn "
-            "at random taken out instead, to the same multiply-accumulates."
+            f"- {name}: {counts}That keeps {kept} of the parameters. Test F1 at the best "
+            f"threshold, mean of {len(own)} {'fold' if len(own) == 1 else 'folds'}: "
+            f"{means[name]:.3f} whole, {means[cut]:.3f} cut and tuned, {means[thinned]:.3f} with "
+            "channels drawn at random taken out instead, to the same multiply-accumulates, "
+            f"{means[redrawn]:.3f} with the same cut and all weights drawn anew."
         )
     if lines:
         lines.append(
-            f"- The cut networks and their rivals were trained {story.preset.tuning} epochs longer "
-            "than the whole ones, which may be what they gain over them."
+            f"- The cut networks, and those without random channels, were trained "
+            f"{story.preset.tuning} epochs longer than the whole ones ({story.preset.epochs}), "
+            "which may be part of what they gain. With all weights drawn anew a network has "
+            f"{story.preset.tuning} epochs in all: how far the cut one is ahead is the worth of "
+            "what it kept, weights and epochs together."
+        )
+        lines.append(
+            "- *At the best threshold* means the threshold at which F1 is best on these test "
+            "tiles, for every network alike: an upper bound. Where networks are compared with "
+            "intervals, the threshold is the one that was best on the validation tiles."
         )
     return "\n".join(lines)
 
@@ -300,8 +311,8 @@ def _quality(story: Story) -> str:
         and np.mean([r.metrics.rw_iou for r in own]) >= 0.25
     )
     verdict = (
-        "By the paper's bar (r.w. F1 of 0.40, r.w. IoU of 0.25 at threshold 0.5) these are useful: "
-        f"{', '.join(useful)}."
+        "By the paper's bar (r.w. F1 of 0.40, r.w. IoU of 0.25 at threshold 0.5) these are useful, "
+        f"by the mean of the folds: {', '.join(useful)}."
         if useful
         else "No network reaches the paper's bar (r.w. F1 of 0.40, r.w. IoU of 0.25) at threshold "
         "0.5 in this preset."
@@ -373,7 +384,8 @@ def _order(story: Story) -> str:
 F1 at the threshold that was best on the validation tiles, pooled over all test photographs, with \
 a 95 % interval by a paired bootstrap over photographs, and a paired t-test over folds where there \
 are three or more. The interval of one fold says how far the difference depends on the \
-photographs, not on the run: another seed can turn it.
+photographs, not on the run: another seed can turn it. Where first stages differ in width (above), \
+better does not mean better for its depth.
 
 {markdown(rows, ("verdict",))}"""
 

@@ -69,7 +69,7 @@ PAPER_LOSS = Network(
     f"{QUARTER}-eq25", f"{NAMES[QUARTER]}, loss of eq. 25-29", QUARTER, paper_loss=True
 )
 NARROW = Network(f"{QUARTER}-narrow", f"{NAMES[QUARTER]}, narrow", QUARTER)
-WIDE = Network(f"{QUARTER}-wide", f"{NAMES[QUARTER]}, 4x the channels", QUARTER)
+WIDE = Network(f"{QUARTER}-wide", f"{NAMES[QUARTER]}, wide", QUARTER)
 EXTRAS = (PAPER_LOSS, NARROW, WIDE)
 
 

@@ -37,7 +37,9 @@ CHECKED = 2
 LIMITS = (
     "Trained on drawn photographs of sand, with particles of 3-10 px whose colour stands out. Its "
     "figures say nothing about real photographs, other scales, cameras or materials: test it on "
-    "masks of your own before you count with it."
+    "masks of your own before you count with it. Compression blurs such small particles: on the "
+    "twelve samples F1 of Half MultiResUNet falls from 0.51 to 0.46 as JPEG of quality 75 with "
+    "halved colours, and not at all at 95."
 )
 
 
