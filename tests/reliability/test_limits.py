@@ -363,3 +363,54 @@ def test_a_partial_is_a_name_and_one_of_the_systems_calls_is_refused(tmp_path):
             machine_reads(start + call % what + end)
     with pytest.raises(CodeError, match=r"the result of functools\.partial"):
         machine_reads(start + call % b"mine\nlayer" + b")R" + end)
+
+
+def calls(what):
+    """A program that calls what it names after a module with a text."""
+    texts = b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in what.split())
+    return b"\x80\x04}\x8c\1a" + texts + b"\x93\x8c\1b\x85Rs."
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "uuid os.system", "torch os.system", "numpy os.system", "torch._utils sys.exit",
+        "pathlib Path.unlink", "enum sys.exit", "collections _sys.exit", "builtins getattr",
+        "torch subprocess.Popen", "datetime Path.Inner", "torch._tensor _rebuild_from_type.a",
+    ],
+)  # fmt: skip
+def test_names_that_reach_through_a_harmless_module_are_refused(what):
+    with pytest.raises(CodeError, match=what.replace(" ", r"\.")):
+        machine_reads(calls(what))
+
+
+def test_classes_within_classes_of_somebody_are_names():
+    found = machine_reads(calls("mine.models UNet._Settings"))
+    assert found["a"].made_by == pickles.Name("mine.models", "UNet._Settings")
+
+
+class Schedule:
+    """Of a class within and a method, as a schedule of learning rates has them."""
+
+    class Kind:
+        pass
+
+    def cosine(self):
+        return 1
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_methods_and_classes_within_are_read_beside_tensors(tmp_path, protocol):
+    beside = {"kind": Schedule.Kind, "of one": Schedule().cosine, "of all": Schedule.cosine}
+    torch.save({"w": torch.ones(4), **beside}, tmp_path / "a.pt", pickle_protocol=protocol)
+    assert list(read_weights(tmp_path / "a.pt")) == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(b"torch\nos", b"system"), (b"numpy\n_sys", b"exit"), (b"a\nB", b"__c__")]
+)
+def test_attributes_of_modules_are_refused(owner, name):
+    text = b"X" + struct.pack("<I", len(name)) + name
+    program = START + b"}X\x01\x00\x00\x00acbuiltins\ngetattr\n(c" + owner + b"\n" + text + b"tRs."
+    with pytest.raises(CodeError):
+        machine_reads(program)

@@ -405,6 +405,7 @@ class _Machine:
             raise CodeError(f"the result of {getattr(made_by, 'made_by', 'a call')}")
         if not isinstance(arguments, tuple):
             raise ValueError(f"{made_by} would be called with no list of arguments")
+        _refuse_call(made_by, arguments)
         if made_by.module == "torch._utils" and made_by.name in _TENSORS:
             if len(arguments) > _MOST_ARGUMENTS:
                 raise ValueError(f"{made_by} would be called with too many arguments")
@@ -413,7 +414,6 @@ class _Machine:
             return _TENSORS[made_by.name](*arguments)
         if made_by.module == "torch._tensor" and made_by.name.startswith("_rebuild_from_type"):
             return self._made(arguments[0], arguments[2])
-        _refuse_code(made_by)
         top = made_by.module.partition(".")[0]
         if top in ("collections", *_BUILTIN_MODULES) and made_by.name in _DICTS:
             return self._dictionary(arguments)
@@ -422,8 +422,6 @@ class _Machine:
             self._check_left()
             return list(arguments[0]) if arguments else []
         self._left -= _INERT
-        if made_by.module == "functools" and arguments and isinstance(arguments[0], Name):
-            _refuse_code(arguments[0])  # a partial is there to be called
         if made_by.name in ("_reconstructor", "__newobj__") and arguments:
             return self._made(arguments[0], ())
         return Inert(made_by, arguments)
@@ -460,8 +458,23 @@ class _Machine:
             raise TooMuchError(f"it describes more than {MOST_BUILT >> 20} MiB of things")
 
 
+def _refuse_call(made_by: Name, arguments: tuple[Any, ...]) -> None:
+    _refuse_code(made_by)
+    if made_by.module == "functools" and arguments and isinstance(arguments[0], Name):
+        _refuse_code(arguments[0])  # a partial is there to be called
+    if made_by.module in _BUILTIN_MODULES and made_by.name == "getattr":
+        _refuse_attribute(made_by, arguments)
+
+
 def _refuse_code(made_by: Name) -> None:
-    """Refuse names of the standard library, except those that only hold values."""
+    """Refuse names of the standard library, except those that only hold values.
+
+    A name with a dot reaches through what its module holds, ``torch``'s ``os.system``: only a class
+    within a class of somebody else's is let through, known by the capitals.
+    """
+    within = made_by.name.split(".")
+    if len(within) > 1 and not all(part.lstrip("_")[:1].isupper() for part in within):
+        raise CodeError(str(made_by))
     top = made_by.module.partition(".")[0]
     if top in _BUILTIN_MODULES:
         allowed: Collection[str] | None = _BUILTINS
@@ -469,8 +482,22 @@ def _refuse_code(made_by: Name) -> None:
         allowed = _HARMLESS.get(made_by.module, ())
     else:
         return
-    if allowed is not None and made_by.name not in allowed:
+    if len(within) > 1 or (allowed is not None and made_by.name not in allowed):
         raise CodeError(str(made_by))
+
+
+def _refuse_attribute(made_by: Name, arguments: tuple[Any, ...]) -> None:
+    """Refuse `getattr`, except for a method or class of a class or object.
+
+    Pickles of old protocols refer to those so, the state of a learning rate schedule for one.
+    """
+    owner, name = arguments if len(arguments) == 2 else (None, None)
+    if not isinstance(owner, Name | Inert) or not isinstance(name, str) or name[:2] == "__":
+        raise CodeError(str(made_by))
+    if isinstance(owner, Name):
+        _refuse_code(owner)
+        if owner.name.lstrip("_") in sys.stdlib_module_names:  # a module that another one imported
+            raise CodeError(str(_name(str(owner), name)))
 
 
 _SHORT = frozenset({"BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"})
