@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from weightscope.calls import call_arguments, forward_errors, say, undisturbed
+from weightscope.calls import (
+    call_arguments,
+    evaluation_mode,
+    finished,
+    forward_errors,
+    say,
+    undisturbed,
+)
 from weightscope.errors import ForwardError
 
 
@@ -73,6 +80,74 @@ def test_nothing_of_a_forward_stays(error):
     assert all(buffers[name] is value for name, value in model.named_buffers())
     assert model.seen is containers[0]
     assert model.sizes is containers[1]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(random, "setstate"), (np.random, "set_state"), (torch, "set_rng_state"), (torch, "equal")],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_an_interrupt_while_things_are_put_back_leaves_nothing_behind(
+    monkeypatch, owner, name, late
+):
+    model, own, calls = Restless(), getattr(owner, name), []
+
+    def interrupted(*args):
+        calls.append(args)
+        if late:
+            own(*args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return own(*args)
+
+    def called():
+        with undisturbed(model):
+            model(torch.rand(2, 1, 5, 5))
+            monkeypatch.setattr(owner, name, interrupted)
+
+    before = everything(model)
+    with pytest.raises(KeyboardInterrupt):
+        called()
+    monkeypatch.undo()
+    assert len(calls) > 1
+    assert everything(model) == before
+
+
+def test_an_interrupt_while_modes_are_put_back_leaves_none_behind():
+    class Slow(nn.Linear):
+        sets = 0
+
+        def __setattr__(self, name, value):
+            if name == "training":
+                Slow.sets += 1
+                if Slow.sets == 2:  # put in evaluation mode, put back
+                    raise KeyboardInterrupt
+            super().__setattr__(name, value)
+
+    model = nn.Sequential(Slow(2, 2), nn.Linear(2, 2))
+    with pytest.raises(KeyboardInterrupt), evaluation_mode(model):
+        pass
+    assert [m.training for m in model.modules()] == [True] * 3
+
+
+def test_every_step_is_run_and_the_first_error_raised():
+    ran = []
+
+    def step(number, error=None):
+        ran.append(number)
+        if error is not None:
+            raise error
+
+    with pytest.raises(ValueError, match="one"):
+        finished(
+            lambda: step(0),
+            lambda: step(1, ValueError("one")),
+            lambda: step(2, KeyboardInterrupt()),
+            lambda: step(3),
+        )
+    assert ran[:2] == [0, 1]
+    assert set(ran[2:-1]) == {2}
+    assert ran[-1] == 3
 
 
 def test_a_buffer_that_changed_its_size_comes_back():

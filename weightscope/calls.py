@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.errors import ForwardError, InputError, WeightscopeError
 
+_MOST_TRIES = 10  # of a step that is interrupted again and again
 _SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met
 
 
@@ -129,6 +131,31 @@ def named_errors(what: str) -> Iterator[None]:
         raise InputError(f"{what} raised {say(error)}") from error
 
 
+def finished(*steps: Callable[[], object]) -> None:
+    """Run every step, whatever lands in it.
+
+    Args:
+        steps: What may run twice: an interrupted step is run again.
+
+    Raises:
+        BaseException: The first that a step raised or that landed in it, after the last step.
+    """
+    first: BaseException | None = None
+    tries = done = 0
+    while done < len(steps):
+        try:
+            while done < len(steps):
+                steps[done]()
+                tries, done = 0, done + 1
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            first = first or error
+            tries += 1
+            if isinstance(error, Exception) or tries == _MOST_TRIES:
+                tries, done = 0, done + 1
+    if first is not None:
+        raise first
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put every module in evaluation mode, and back in its own mode afterwards.
@@ -141,8 +168,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = False
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        finished(*(partial(setattr, module, "training", mode) for module, mode in modes))
 
 
 @contextmanager
@@ -174,11 +200,12 @@ def random_state(model: nn.Module | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        torch.set_rng_state(on_cpu)
-        for module, args, state in on_devices:
-            module.set_rng_state(state, *args)
+        finished(
+            partial(random.setstate, of_python),
+            partial(np.random.set_state, of_numpy),
+            partial(torch.set_rng_state, on_cpu),
+            *(partial(module.set_rng_state, state, *args) for module, args, state in on_devices),
+        )
 
 
 @contextmanager
@@ -201,17 +228,14 @@ def _attributes(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for own, attributes in before:
-            _refill(own, attributes)
-        for container, contents in held:
-            if isinstance(container, list):
-                container[:] = contents
-            else:
-                _refill(container, contents)
+        finished(*(partial(_refill, into, contents) for into, contents in [*before, *held]))
 
 
 def _refill(container: Any, contents: Any) -> None:
-    """Make a dictionary or a set hold what it held."""
+    """Make a list, a dictionary or a set hold what it held."""
+    if isinstance(container, list):
+        container[:] = contents
+        return
     for key in [key for key in container if key not in contents]:
         container.pop(key) if isinstance(container, dict) else container.remove(key)
     container.update(contents)
@@ -230,9 +254,13 @@ def _tensors(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for tensor, value in values:
-                if tensor.shape != value.shape:
-                    tensor.data = value
-                elif not torch.equal(tensor, value):  # what did not change may be read-only
-                    tensor.copy_(value)
+        finished(*(partial(_put_back, tensor, value) for tensor, value in values))
+
+
+@torch.no_grad()
+def _put_back(tensor: Tensor, value: Tensor) -> None:
+    """Give a tensor the values that it had."""
+    if tensor.shape != value.shape:
+        tensor.data = value
+    elif not torch.equal(tensor, value):  # what did not change may be read-only
+        tensor.copy_(value)
