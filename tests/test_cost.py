@@ -1,6 +1,7 @@
 """Costs against hand formulas and against two independent counters."""
 
 import copy
+import warnings
 from types import MappingProxyType
 
 import pytest
@@ -332,3 +333,16 @@ def test_attention_whose_values_have_another_width():
             return nn.functional.scaled_dot_product_attention(query, key, value)
 
     assert count_costs(Attend(), (query, key, value)).macs == by_hand
+
+
+def test_old_style_weight_normalisation_after_a_forward_is_measured():
+    """It leaves a tensor with a graph in the module, of which no plain deep copy can be made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1)), nn.ReLU())
+    image = torch.rand(1, 3, 16, 16)
+    model(image).sum().backward()
+    (latency,) = measure_latency([model], image, repeats=2)
+    assert latency.median > 0
+    assert measure_peak_memory(model, image) >= 4 * 4 * 16 * 16
+    assert not model[0].weight.is_leaf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import traceback
 from collections import OrderedDict
@@ -186,6 +187,21 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     with random_state(model), unchanged(model), evaluation_mode(model):
         yield
+
+
+def deep_copy(model: nn.Module) -> nn.Module:
+    """A deep copy with weights of its own, also of what a plain deep copy cannot be made of.
+
+    Old-style normalisation of weights leaves a tensor with a graph behind after a forward; the copy
+    has its value, and makes it again in its own forward.
+    """
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, memo)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import nn
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import StorageWeakRef, TorchDispatchMode, storage_of
 from weightscope.adapters.modes import alone
-from weightscope.calls import forward_errors, random_state
+from weightscope.calls import deep_copy, forward_errors, random_state
 from weightscope.cost.counting import Inputs, split_inputs
 from weightscope.errors import InputError
 
@@ -67,7 +66,7 @@ def measure_latency(
     if repeats < 2:
         raise InputError(f"repeats is {repeats}; quartiles need at least 2")
     args, kwargs = split_inputs(inputs)
-    twins = [copy.deepcopy(model).eval() for model in models]
+    twins = [deep_copy(model).eval() for model in models]
     device = _device(twins[0], args, kwargs)
     times: list[list[float]] = [[] for _ in twins]
     with random_state(), torch.no_grad():
@@ -105,7 +104,7 @@ def measure_peak_memory(model: nn.Module, inputs: Inputs) -> int:
         Bytes.
     """
     args, kwargs = split_inputs(inputs)
-    twin = copy.deepcopy(model).eval()
+    twin = deep_copy(model).eval()
     device = _device(twin, args, kwargs)
     with random_state(), torch.no_grad(), forward_errors(twin, (args, kwargs), "the inputs"):
         if device.type == "cuda":

@@ -6,7 +6,6 @@ Deep Convolutional Neural Networks", NIPS 2016, sec. 3).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
-from weightscope.calls import forward_errors, random_state
+from weightscope.calls import deep_copy, forward_errors, random_state
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
 from weightscope.graph.inputs import check_model
@@ -60,7 +59,7 @@ def effective_receptive_field(model: nn.Module, inputs: Inputs) -> EffectiveFiel
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), split_inputs(inputs))
     image = _image(pytree.tree_leaves((args, kwargs)), "input")
     image.requires_grad_()
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    twin = deep_copy(model).eval().requires_grad_(False)
     with torch.enable_grad(), random_state():
         with forward_errors(model, (args, kwargs), "the inputs"):
             outputs = twin(*args, **kwargs)

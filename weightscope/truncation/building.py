@@ -14,7 +14,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, is_persistent, parameters
 from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
-from weightscope.calls import named_errors, random_state, say
+from weightscope.calls import deep_copy, named_errors, random_state, say
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import TruncationError, WeightscopeError, keyword, kind
 from weightscope.graph import rebuild, runnable
@@ -83,7 +83,7 @@ def build(
     else:
         costs, seen = like.costs, like.receptive_field
     built = Variant(
-        module=copy.deepcopy(module) if numbers else module,
+        module=deep_copy(module) if numbers else module,
         plan=plan,
         **_keys(structure.model, module, recuts),
         thinned=(),
@@ -108,7 +108,7 @@ def _whole(structure: Structure, plan: Plan, numbers: bool) -> Variant:
         )
     module = rebuild(structure, _owner(structure.model, numbers))
     return Variant(
-        module=copy.deepcopy(module) if numbers else module,
+        module=deep_copy(module) if numbers else module,
         plan=plan,
         **_keys(structure.model, module, ()),
         thinned=(),
@@ -135,7 +135,7 @@ def apply_thinning(built: Variant, recuts: Sequence[Recut], plan: Plan) -> Varia
     Raises:
         TruncationError: A tensor is not there, or the result does not run.
     """
-    module = copy.deepcopy(built.module)
+    module = deep_copy(built.module)
     with random_state():
         for path, changes in group(recuts).items():
             recut_layer(module, path, changes)

@@ -17,7 +17,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import without_autograd
 from weightscope.adapters.tracing import EXPORTING
-from weightscope.calls import random_state, say, undisturbed
+from weightscope.calls import deep_copy, random_state, say, undisturbed
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
 from weightscope.graph.capture import throwaway_copy
@@ -111,7 +111,7 @@ def verify(
         "costs": lambda: _costs(variant),
         "runs": lambda: _runs(variant, sizes),
         "alive": lambda: _alive(variant),
-        "copies": lambda: _same_output(variant, copy.deepcopy(variant.module).eval()),
+        "copies": lambda: _same_output(variant, deep_copy(variant.module).eval()),
     }
     if factory is not None:
         tries["loads"] = lambda: _same_output(variant, _loaded(variant, factory, bottleneck))
@@ -233,7 +233,7 @@ def _listed(variant: Variant) -> str:
 
 
 def _costs(variant: Variant) -> str:
-    again = count_costs(copy.deepcopy(variant.module), variant.structure.inputs)
+    again = count_costs(deep_copy(variant.module), variant.structure.inputs)
     real = sum(p.numel() for p in variant.module.parameters())
     if real != again.parameters:
         return f"holds {real} parameters, counted {again.parameters}"
@@ -255,8 +255,8 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
     ]
     alike = variant.structure.modes_agree  # else a variant does in both modes what eval mode does
     for training in (True, False):
-        module = copy.deepcopy(variant.module).train(training)
-        original = copy.deepcopy(variant.structure.model).train(training and alike)
+        module = deep_copy(variant.module).train(training)
+        original = deep_copy(variant.structure.model).train(training and alike)
         mode, refused = "training" if training else "evaluation", 0
         for args, kwargs in calls:
             shapes = [tuple(t.shape) for t in _tensors((args, kwargs))]
@@ -328,7 +328,7 @@ def _loss(outputs: Any) -> Tensor:
 
 
 def _alive(variant: Variant) -> str:
-    module = copy.deepcopy(variant.module).train().requires_grad_(True)
+    module = deep_copy(variant.module).train().requires_grad_(True)
     args, kwargs = _twice(variant.structure)
     _loss(module(*args, **kwargs)).backward()  # type: ignore[no-untyped-call]
     still = without_autograd(variant.structure.graph)
@@ -343,7 +343,7 @@ def _alive(variant: Variant) -> str:
 def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = True) -> str:
     """Compare the outputs of a variant in evaluation mode with those of its like."""
     args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
-    module = copy.deepcopy(variant.module).eval()
+    module = deep_copy(variant.module).eval()
     with torch.no_grad():
         pairs = zip(_tensors(module(*args, **kwargs)), _tensors(twin(*args, **kwargs)), strict=True)
     for x, y in pairs:
@@ -364,7 +364,7 @@ def _loaded(
 
 def _exported(variant: Variant) -> Callable[..., Any]:
     inputs = variant.structure.inputs
-    module = copy.deepcopy(variant.module).eval()
+    module = deep_copy(variant.module).eval()
     module.register_forward_hook(lambda module, args, result: pytree.opened(result))
     with EXPORTING:
         program = torch.export.export(module, tuple(inputs.args), dict(inputs.kwargs), strict=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import Convolution, Norm, buffers, parameters
-from weightscope.calls import random_state
+from weightscope.calls import deep_copy, random_state
 from weightscope.errors import MissingExtraError, TruncationError
 from weightscope.graph.structure import ExampleInputs
 
@@ -71,7 +70,7 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
         TruncationError: Its dependency graph cannot be built.
     """
     pruning = _library()
-    twin = copy.deepcopy(module).eval().requires_grad_(True)
+    twin = deep_copy(module).eval().requires_grad_(True)
     for part in twin.modules():
         if isinstance(part, Norm):
             part.register_forward_hook(_copied)

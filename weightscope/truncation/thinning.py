@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.calls import undisturbed
+from weightscope.calls import deep_copy, undisturbed
 from weightscope.errors import InputError, TruncationError, UnknownLayerError, keyword
 from weightscope.truncation.building import apply_thinning
 from weightscope.truncation.channels import Recut
@@ -289,7 +288,7 @@ def _check(variant: Variant, thinner: Variant, couplings: Sequence[Coupling], go
     Raises:
         TruncationError: The dependency graph has read the network wrongly.
     """
-    deaf = copy.deepcopy(variant.module)
+    deaf = deep_copy(variant.module)
     tensors = deaf.state_dict(keep_vars=True)
     across = False
     with torch.no_grad():
