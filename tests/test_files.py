@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+import weightscope as ws
 from weightscope.errors import InputError
 from weightscope.files import written_atomically
 
@@ -48,6 +49,20 @@ def test_folders_are_refused_before_any_work_is_done(tmp_path):
         written_atomically(tmp_path / "missing" / "page.html"),
     ):
         pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [ws.read_weights, ws.scan, ws.read_history, lambda path: written_atomically(path).__enter__()],
+)
+def test_a_path_object_that_raises_is_named_with_its_error(call):
+    class Remote(os.PathLike):
+        def __fspath__(self):
+            raise LookupError("no such bucket")
+
+    with pytest.raises(InputError, match="a Remote, raised LookupError: no such bucket") as raised:
+        call(Remote())
+    assert isinstance(raised.value.__cause__, LookupError)
 
 
 def test_a_link_is_followed(tmp_path):

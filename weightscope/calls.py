@@ -148,7 +148,7 @@ def finished(*steps: Callable[[], object]) -> None:
             while done < len(steps):
                 steps[done]()
                 tries, done = 0, done + 1
-        except BaseException as error:  # noqa: BLE001 (raised below)
+        except BaseException as error:  # noqa: BLE001 - raised below
             first = first or error
             tries += 1
             if isinstance(error, Exception) or tries == _MOST_TRIES:

@@ -76,6 +76,11 @@ def writable_target(path: str | os.PathLike[str]) -> Path:
             f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}; "
             "give the path of a file"
         ) from error
+    except Exception as error:  # of the path object itself
+        raise InputError(
+            f"the path, a {type(path).__name__}, raised {type(error).__name__}: {error}; "
+            "give a text or a Path"
+        ) from error
     if is_folder:
         raise InputError(f"cannot write {str(path)!r}: it is a folder; give the path of a file")
     if exists and not is_file:  # a finished file would take the place of the device

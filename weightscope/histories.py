@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.arguments import PATH, Rule, checked
-from weightscope.checkpoints import load_tensors, parse_json
+from weightscope.checkpoints import load_tensors, parse_json, path_of
 from weightscope.errors import CheckpointError
 from weightscope.files import write_tensors
 from weightscope.movement import Displacement
@@ -94,7 +94,7 @@ def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
         >>> ws.read_history(tempfile.gettempdir() + "/history.safetensors").steps
         0
     """
-    given = os.fspath(path)
+    given = path_of(path)
     try:
         initial, metadata = load_tensors(given)
     except CheckpointError as error:

@@ -7,6 +7,7 @@ from weightscope.checkpoints.safetensors_files import (
     load_tensors,
     parse_json,
 )
+from weightscope.checkpoints.source import path_of
 from weightscope.checkpoints.stored import Stored
 from weightscope.checkpoints.weights import Weights, fit_weights, pair_weights, read_weights
 
@@ -21,5 +22,6 @@ __all__ = [
     "open_checkpoint",
     "pair_weights",
     "parse_json",
+    "path_of",
     "read_weights",
 ]

@@ -43,6 +43,11 @@ def path_of(path: Any) -> str:
         raise InputError(
             f"expected the path of a checkpoint, got {type(path).__name__}; give a text or a Path"
         ) from error
+    except Exception as error:
+        raise InputError(
+            f"the path, a {type(path).__name__}, raised {type(error).__name__}: {error}; "
+            "give a text or a Path"
+        ) from error
 
 
 def quoted(name: object) -> str:
