@@ -19,6 +19,7 @@ from matrix.networks import Network
 from matrix.records import Depth, Row
 from matrix.truth import Truth
 from studies.second_count import fvcore_macs
+from weightscope.calls import deep_copy
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import WeightscopeError
 from weightscope.graph import ExampleInputs, Structure, read_structure, rebuild
@@ -186,7 +187,7 @@ def _opinions(model: nn.Module, network: Network) -> tuple[int, int, int]:
     """Multiply-accumulates of the network at its usual size by three counters."""
     args, kwargs = network.inputs()
     ours = count_costs(model, ExampleInputs(args, kwargs, len(network.size), guessed=False)).macs
-    twin = copy.deepcopy(model).eval()
+    twin = deep_copy(model).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # it skips the CPU's fused kernel
         twin(*args, **kwargs)
