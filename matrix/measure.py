@@ -23,7 +23,6 @@ from weightscope.calls import deep_copy
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import WeightscopeError
 from weightscope.graph import ExampleInputs, Structure, read_structure, rebuild
-from weightscope.graph.capture import throwaway_copy
 from weightscope.statistics import measure_model
 from weightscope.truncation import Proposal, propose
 from weightscope.truncation.building import draft
@@ -121,8 +120,7 @@ def _drafts(_: Network, structure: Structure, costs: Costs) -> tuple[Depth, ...]
 
 def _graph_failures(structure: Structure, network: Network) -> tuple[str, ...]:
     """Compare the rebuilt graph with the network, both over copies."""
-    # of what old-style normalisation of weights leaves behind, a plain deep copy cannot be made
-    model = copy.deepcopy(throwaway_copy(structure.model))
+    model = deep_copy(structure.model)
     try:
         graph = rebuild(replace(structure, model=copy.deepcopy(model)))
     except WeightscopeError as error:

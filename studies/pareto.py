@@ -20,7 +20,6 @@ intervals of 500 resamples of these images, the same for all networks.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -323,14 +322,8 @@ def _skills(task: str, module: nn.Module, test: Pool) -> tuple[float, NDArray[np
 def study(networks: Sequence[Network], steps: int) -> list[runner.Job]:
     """Two jobs for each network: its training and the comparison."""
     return [
-        runner.Job(
-            name=f"pareto-{network.name}",
-            work=compare,
-            settings=Settings(network, steps),
-            needs=(small.trained(network), *small.trained(network).needs),
-            code=("studies.pareto", "weightscope.truncation"),
-        )
-        for network in networks
+        small.on_trained("pareto", n, compare, Settings(n, steps), "studies.pareto")
+        for n in networks
     ]
 
 
@@ -374,28 +367,20 @@ def against(frame: pd.DataFrame) -> pd.DataFrame:
 
 def main(arguments: list[str] | None = None) -> None:
     """Compare; what is finished is found again, and the tables hold it, also on interruption."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pareto")
-    parser.add_argument(
-        "--known", type=Path, default=ROOT / "runs" / "evidence", help="where the images may lie"
-    )
+    parser = small.parser(__doc__)
     parser.add_argument("--tables", type=Path, default=ROOT / "docs/studies/pareto")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--workers", type=int, default=1, help="jobs at a time")
     parser.add_argument("--only", nargs="+", metavar="DESIGN-TASK-SEED", help="these networks")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     networks = [n for n in NETWORKS if not options.only or n.name in options.only]
-    listed, store = study(networks, options.steps), runner.Store(options.out, (options.known,))
-    try:
-        runner.run(listed, store, workers=options.workers)
-    finally:
-        done = runner.finished(listed, store)
-        frame = table([done[j.name].result for j in listed if j.name in done])
-        if len(frame):
-            options.tables.mkdir(parents=True, exist_ok=True)
-            frame.to_csv(options.tables / "methods.csv", index=False, float_format="%.4g")
-            against(frame).to_csv(options.tables / "peers.csv", index=False)
+
+    def write(found: list[Mapping[str, Any]]) -> None:
+        frame = table(found)
+        options.tables.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(options.tables / "methods.csv", index=False, float_format="%.4g")
+        against(frame).to_csv(options.tables / "peers.csv", index=False)
+
+    small.carry_out(study(networks, options.steps), options, write)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ forwards. ``--images synthetic`` recovers on dead leaves, as many as there are i
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -141,38 +140,22 @@ def study(images: str) -> list[runner.Job]:
     """Two jobs for each network: its training and the recovery of its cuts."""
     networks = [Network(*key, seed) for seed in SEEDS for key in NETWORKS]
     return [
-        runner.Job(
-            name=f"regained-{images}-{network.name}",
-            work=regain,
-            settings=Settings(network, images),
-            needs=(small.trained(network), *small.trained(network).needs),
-            code=("studies.regained", "weightscope.truncation"),
-        )
-        for network in networks
+        small.on_trained(f"regained-{images}", n, regain, Settings(n, images), "studies.regained")
+        for n in networks
     ]
 
 
 def main() -> None:
     """Recover every cut; what is finished is found again, also after an interruption."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pareto")
-    parser.add_argument(
-        "--known", type=Path, default=ROOT / "runs" / "evidence", help="where the images may lie"
-    )
+    parser = small.parser(__doc__)
     parser.add_argument("--table", type=Path, default=ROOT / "docs/studies/pareto/regained.csv")
     parser.add_argument("--images", choices=("given", "synthetic"), default="given")
-    parser.add_argument("--workers", type=int, default=1, help="jobs at a time")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    listed, store = study(options.images), runner.Store(options.out, (options.known,))
-    try:
-        runner.run(listed, store, workers=options.workers)
-    finally:
-        done = runner.finished(listed, store)
-        found = [row for j in listed if j.name in done for row in done[j.name].result["rows"]]
-        if found:
-            options.table.parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(found).to_csv(options.table, index=False, float_format="%.4g")
+
+    def write(found: list[Mapping[str, Any]]) -> None:
+        small.write_table([row for result in found for row in result["rows"]], options.table)
+
+    small.carry_out(study(options.images), options, write)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,9 @@ images. The promise is kept where no more than ``ALLOWED`` is lost there.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -56,36 +52,16 @@ def choose(network: Network, place: runner.Place) -> dict[str, Any]:
 
 def study() -> list[runner.Job]:
     """Two jobs for each network: its training and the search."""
-    return [
-        runner.Job(
-            f"shrunk-{network.name}", choose, network,
-            needs=(small.trained(network), *small.trained(network).needs),
-            code=("studies.shrunk", "weightscope.truncation"),
-        )
-        for network in (Network(*key, seed) for seed in SEEDS for key in NETWORKS)
-    ]  # fmt: skip
+    networks = [Network(*key, seed) for seed in SEEDS for key in NETWORKS]
+    return [small.on_trained("shrunk", n, choose, n, "studies.shrunk") for n in networks]
 
 
 def main() -> None:
     """Search; what is finished is found again, also after an interruption."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pareto")
-    parser.add_argument(
-        "--known", type=Path, default=ROOT / "runs" / "evidence", help="where the images may lie"
-    )
+    parser = small.parser(__doc__)
     parser.add_argument("--table", type=Path, default=ROOT / "docs/studies/pareto/shrunk.csv")
-    parser.add_argument("--workers", type=int, default=1, help="jobs at a time")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    listed, store = study(), runner.Store(options.out, (options.known,))
-    try:
-        runner.run(listed, store, workers=options.workers)
-    finally:
-        done = runner.finished(listed, store)
-        found = [done[job.name].result for job in listed if job.name in done]
-        if found:
-            options.table.parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(found).to_csv(options.table, index=False, float_format="%.4g")
+    small.carry_out(study(), options, lambda found: small.write_table(found, options.table))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -16,6 +19,7 @@ from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.sources import ARCHIVES
 from studies.evidence_protocol.tasks import REAL, TASKS, Part, Pool
 
+ROOT = Path(__file__).resolve().parent.parent
 STEPS, WIDTH, LEVELS, SIZE = 1500, 8, 4, 48
 """Steps of 8 images; channels of the first level; levels; side of the images in pixels."""
 
@@ -108,3 +112,63 @@ def load(network: Network, place: runner.Place) -> nn.Module:
 def images(place: runner.Place) -> Path:
     """Where the images of the real tasks lie; drawn ones need none."""
     return place.needs.get(ARCHIVES.name, place.folder)
+
+
+def on_trained(
+    study: str,
+    network: Network,
+    work: Callable[[Any, runner.Place], Mapping[str, Any]],
+    settings: Any,
+    code: str,
+) -> runner.Job:
+    """A job of a study on a trained network.
+
+    Args:
+        study: Begins the job's name.
+        network: Whose training it needs.
+        work: What it does.
+        settings: Given to it.
+        code: Module that decides its result, beside what cuts and recovers.
+    """
+    training_job = trained(network)
+    return runner.Job(
+        name=f"{study}-{network.name}",
+        work=work,
+        settings=settings,
+        needs=(training_job, *training_job.needs),
+        code=(code, "weightscope.truncation"),
+    )
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line that these studies share."""
+    found = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    found.add_argument("--out", type=Path, default=ROOT / "runs" / "pareto")
+    found.add_argument(
+        "--known", type=Path, default=ROOT / "runs" / "evidence", help="where the images may lie"
+    )
+    found.add_argument("--workers", type=int, default=1, help="jobs at a time")
+    return found
+
+
+def carry_out(
+    jobs: Sequence[runner.Job],
+    options: argparse.Namespace,
+    write: Callable[[list[Mapping[str, Any]]], None],
+) -> None:
+    """Run what is not finished; write the results of all that is, also on an interruption."""
+    torch.set_num_threads(1)
+    store = runner.Store(options.out, (options.known,))
+    try:
+        runner.run(jobs, store, workers=options.workers)
+    finally:
+        done = runner.finished(jobs, store)
+        found = [done[job.name].result for job in jobs if job.name in done]
+        if found:
+            write(found)
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4g")

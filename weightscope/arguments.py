@@ -140,7 +140,7 @@ def _check(name: str, value: Any, rule: Rule) -> None:
     if value is None and rule.optional:
         return
     if value is None or not rule.fits(value):
-        shown = f"{keyword(name, value)}" if isinstance(value, int | float) else ""
+        shown = keyword(name, value) if isinstance(value, int | float) else ""
         if not shown or len(shown) > 60:
             shown = f"{keyword(name)} is {kind(value)}"
         raise InputError(f"{shown}; give {rule.takes}{', or None' if rule.optional else ''}")

@@ -189,19 +189,23 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def deep_copy(model: nn.Module) -> nn.Module:
-    """A deep copy with weights of its own, also of what a plain deep copy cannot be made of.
+def left_by_forwards(model: nn.Module) -> dict[int, Any]:
+    """A memo for ``copy.deepcopy``: values for the tensors that no deep copy can be made of.
 
-    Old-style normalisation of weights leaves a tensor with a graph behind after a forward; the copy
-    has its value, and makes it again in its own forward.
+    Old-style normalisation of weights leaves a tensor with a graph behind after a forward, and
+    makes it again in the next one.
     """
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone()
+    return {
+        id(value): value.detach()
         for module in model.modules()
         for value in vars(module).values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
+        if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, memo)
+
+
+def deep_copy(model: nn.Module) -> nn.Module:
+    """A deep copy with weights of its own, also of a model that has run."""
+    return copy.deepcopy(model, left_by_forwards(model))
 
 
 @contextmanager

@@ -13,15 +13,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from studies.sand.augmentation import augment
 from studies.sand.fitting import build
-from studies.sand.losses import weighted_cross_entropy
 from studies.sand.plan import (
     NETWORKS,
     PRESETS,
@@ -32,6 +31,7 @@ from studies.sand.plan import (
     network_costs,
 )
 from studies.sand.tables import markdown
+from studies.sand.training import training_step
 from weightscope.files import write_csv
 
 ARITHMETIC = ("float32", "TF32", "bfloat16")
@@ -50,18 +50,11 @@ def measure(network: Network, preset: Preset, arithmetic: str, steps: int) -> di
     tiles = torch.rand(shape, generator=generator).to(device)
     truth = (torch.rand(shape, generator=generator)[:, :1] < 0.01).float().to(device)
     fill = torch.full((3,), 0.5)
+    settings = replace(preset.training(0, preset.epochs), bf16=arithmetic == "bfloat16")
     torch.cuda.reset_peak_memory_stats()
 
     def step() -> None:
-        images, masks = augment(tiles, truth, fill, generator, preset.augmentation)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cuda", torch.bfloat16, enabled=arithmetic == "bfloat16"):
-            logits = model(images)
-        loss = weighted_cross_entropy(logits.float(), masks, preset.class_weight)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss.item()
+        training_step(model, optimizer, tiles, truth, settings, fill, generator)
 
     with _tf32(arithmetic == "TF32"):
         for _ in range(3):  # libraries choose their kernels

@@ -172,23 +172,46 @@ def _epoch(
     """Pass once over the training tiles; return the loss per pixel of every step."""
     order = np.random.default_rng([settings.seed, number]).permutation(split.train)
     generator = torch.Generator().manual_seed(settings.seed * 100_003 + number)
-    device = next(model.parameters()).device
     losses = []
     model.train()
     for images, masks in tiles.batches(order, settings.batch_size):
-        images, masks = images.to(device), masks.to(device)
-        if settings.augmentation is not None:
-            images, masks = augment(images, masks, fill, generator, settings.augmentation)
-        images = images.contiguous(memory_format=torch.channels_last)  # a sixth faster on CPUs
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            logits = model(images)
-        loss = weighted_cross_entropy(logits.float(), masks, settings.class_weight)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        losses.append(training_step(model, optimizer, images, masks, settings, fill, generator))
         schedule.step()
-        losses.append(loss.item() / masks[0].numel())
     return losses
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    settings: TrainingSettings,
+    fill: torch.Tensor,
+    generator: torch.Generator,
+) -> float:
+    """Train on one batch, on the model's device; return the loss per pixel.
+
+    Args:
+        model: Maps (B, 3, S, S) to logits (B, 1, S, S), in training mode.
+        optimizer: Of its parameters.
+        images: (B, 3, S, S) in 0..1.
+        masks: (B, 1, S, S) of 0 and 1.
+        settings: How to train.
+        fill: (3,) mean colour of the data set.
+        generator: Where the augmentation's randomness comes from.
+    """
+    device = next(model.parameters()).device
+    images, masks = images.to(device), masks.to(device)
+    if settings.augmentation is not None:
+        images, masks = augment(images, masks, fill, generator, settings.augmentation)
+    images = images.contiguous(memory_format=torch.channels_last)  # a sixth faster on CPUs
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+        logits = model(images)
+    loss = weighted_cross_entropy(logits.float(), masks, settings.class_weight)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item() / masks[0].numel()
 
 
 class _HasState(Protocol):

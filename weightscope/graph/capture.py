@@ -38,7 +38,7 @@ from weightscope.adapters.tracing import (
     unsolved_constraints,
     without_numbers,
 )
-from weightscope.calls import random_state
+from weightscope.calls import left_by_forwards, random_state
 from weightscope.errors import StructureError
 from weightscope.graph.pools import FreeSizes
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -110,12 +110,7 @@ def throwaway_copy(
     Raises:
         StructureError: The model cannot be copied.
     """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            # what old-style weight normalisation leaves behind after a forward
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach()
+    memo = left_by_forwards(model)
     for tensor in [*model.parameters(), *model.buffers()]:
         memo[id(tensor)] = tensor if tensors is None else tensors[id(tensor)]
     try:

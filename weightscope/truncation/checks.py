@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import tempfile
 from collections.abc import Callable, Collection, Sequence
@@ -20,7 +19,6 @@ from weightscope.adapters.tracing import EXPORTING
 from weightscope.calls import deep_copy, random_state, say, undisturbed
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
-from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
@@ -160,7 +158,7 @@ def _surgery(variant: Variant) -> str:
     with torch.no_grad(), undisturbed(structure.model):
         expected = recorder.run(*_in_order(structure))
         graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
-        owner = copy.deepcopy(throwaway_copy(structure.model)).eval()
+        owner = deep_copy(structure.model).eval()
         owner.add_module("replay", _Replay([left[name] for name in names]))
         replayed = runnable(owner, graph, structure.constants, structure.output_spec)
         found = _leaves(replayed(*structure.inputs.args, **structure.inputs.kwargs))
