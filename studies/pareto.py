@@ -47,6 +47,9 @@ from weightscope.truncation import Proposal, Recovery  # noqa: E402
 from weightscope.truncation.couplings import read_couplings  # noqa: E402
 from weightscope.truncation.recovery import recover  # noqa: E402
 
+CODE, VERSION = ("studies.pareto", "studies.small"), 1
+"""What decides a result beside the library; and the version, see `small.on_trained`."""
+
 STEPS, BATCH = 300, 2
 """Of each recovery: 600 images, as many as the first cuts were recovered with."""
 
@@ -321,10 +324,7 @@ def _skills(task: str, module: nn.Module, test: Pool) -> tuple[float, NDArray[np
 
 def study(networks: Sequence[Network], steps: int) -> list[runner.Job]:
     """Two jobs for each network: its training and the comparison."""
-    return [
-        small.on_trained("pareto", n, compare, Settings(n, steps), "studies.pareto")
-        for n in networks
-    ]
+    return [small.on_trained("pareto", n, compare, Settings(n, steps), VERSION) for n in networks]
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -33,6 +33,9 @@ from weightscope.probing.inputs import synthetic_inputs  # noqa: E402
 from weightscope.probing.stimuli import dead_leaves  # noqa: E402
 from weightscope.truncation import recovery  # noqa: E402
 
+CODE, VERSION = ("studies.regained", "studies.small"), 1
+"""What decides a result beside the library; and the version, see `small.on_trained`."""
+
 SHARE = 0.048
 """Of the training's MACs."""
 
@@ -140,7 +143,7 @@ def study(images: str) -> list[runner.Job]:
     """Two jobs for each network: its training and the recovery of its cuts."""
     networks = [Network(*key, seed) for seed in SEEDS for key in NETWORKS]
     return [
-        small.on_trained(f"regained-{images}", n, regain, Settings(n, images), "studies.regained")
+        small.on_trained(f"regained-{images}", n, regain, Settings(n, images), VERSION)
         for n in networks
     ]
 

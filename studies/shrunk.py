@@ -20,6 +20,9 @@ from studies.regained import NETWORKS, SEEDS, skill  # noqa: E402
 from studies.small import Network  # noqa: E402
 from weightscope import shrink  # noqa: E402
 
+CODE, VERSION = ("studies.shrunk", "studies.small"), 1
+"""What decides a result beside the library; and the version, see `small.on_trained`."""
+
 STEPS, ALLOWED = 300, 0.03
 """Of each recovery; and the loss of quality on test images that is allowed."""
 
@@ -53,7 +56,7 @@ def choose(network: Network, place: runner.Place) -> dict[str, Any]:
 def study() -> list[runner.Job]:
     """Two jobs for each network: its training and the search."""
     networks = [Network(*key, seed) for seed in SEEDS for key in NETWORKS]
-    return [small.on_trained("shrunk", n, choose, n, "studies.shrunk") for n in networks]
+    return [small.on_trained("shrunk", n, choose, n, VERSION) for n in networks]
 
 
 def main() -> None:

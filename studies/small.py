@@ -20,6 +20,9 @@ from studies.evidence_protocol.sources import ARCHIVES
 from studies.evidence_protocol.tasks import REAL, TASKS, Part, Pool
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "studies" / "results" / "small"
+"""Results of finished jobs, without the weights of the networks."""
+
 STEPS, WIDTH, LEVELS, SIZE = 1500, 8, 4, 48
 """Steps of 8 images; channels of the first level; levels; side of the images in pixels."""
 
@@ -119,16 +122,19 @@ def on_trained(
     network: Network,
     work: Callable[[Any, runner.Place], Mapping[str, Any]],
     settings: Any,
-    code: str,
+    version: int,
 ) -> runner.Job:
     """A job of a study on a trained network.
+
+    Its result does not go stale with every change of the library's code: a test holds what a small
+    recovery gives, and whoever changes that raises the versions of these studies.
 
     Args:
         study: Begins the job's name.
         network: Whose training it needs.
         work: What it does.
         settings: Given to it.
-        code: Module that decides its result, beside what cuts and recovers.
+        version: Of the study's own code, and of what cutting, recovery and thinning give.
     """
     training_job = trained(network)
     return runner.Job(
@@ -136,7 +142,7 @@ def on_trained(
         work=work,
         settings=settings,
         needs=(training_job, *training_job.needs),
-        code=(code, "weightscope.truncation"),
+        version=version,
     )
 
 
@@ -158,7 +164,7 @@ def carry_out(
 ) -> None:
     """Run what is not finished; write the results of all that is, also on an interruption."""
     torch.set_num_threads(1)
-    store = runner.Store(options.out, (options.known,))
+    store = runner.Store(options.out, (RESULTS, options.known))
     try:
         runner.run(jobs, store, workers=options.workers)
     finally:

@@ -7,7 +7,7 @@ import pytest
 import runner_jobs
 from runner_jobs import Number
 
-from studies import runner
+from studies import pareto, regained, runner, shrunk
 from studies.evidence_protocol import training
 from studies.runner import Job, JobError, Store, code_digest, estimate, pending, run
 from studies.sand import fitting
@@ -78,10 +78,17 @@ def test_address_depends_on_settings_work_needs_and_code(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the text of a tree differs by Python")
 @pytest.mark.parametrize(
-    ("module", "version", "digest"), [(fitting, 1, "7b377a8f2e06"), (training, 1, "2374d2db320f")]
+    ("module", "version", "digest"),
+    [
+        (fitting, 1, "7b377a8f2e06"),
+        (training, 1, "2374d2db320f"),
+        (regained, 1, "0a7d545f03b6"),
+        (shrunk, 1, "938a4d192f31"),
+        (pareto, 1, "00334ac2a3d5"),
+    ],
 )
-def test_the_version_of_trainings_follows_their_code(module, version, digest):
-    """Trainings take hours: raise VERSION if what they compute changed, else renew the digest."""
+def test_the_version_of_what_takes_hours_follows_its_code(module, version, digest):
+    """Raise VERSION if what they compute changed, else renew the digest."""
     assert (module.VERSION, code_digest(module.CODE)[:12]) == (version, digest)
 
 

@@ -1,0 +1,31 @@
+"""The small networks of the studies of recovery: what stands for the library in their results."""
+
+import pytest
+import torch
+
+from studies import regained, runner, small
+from weightscope import analyze
+
+
+def test_the_versions_of_the_studies_follow_what_recovery_gives():
+    """Raise VERSION of regained, shrunk and pareto where this changes: their results are stale."""
+    network = small.Network("unet", "rings_middle", 1)
+    model = network.build().eval()
+    images = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    analysis = analyze(model, example_inputs=images[:2], response=False)
+    (proposal,) = (p for p in analysis.proposals if p.keep_levels == 1)
+    torch.manual_seed(0)
+    variant = proposal.build()
+    course = variant.recover(images, steps=30, seed=1, progress=False)
+    missing = [1 - check.explained for check in course.course]
+    assert (course.start, variant.costs.macs) == ("ridge", 8_126_464)
+    assert missing == pytest.approx(
+        [0.0761, 0.331, 2.10, 0.0921, 0.0896, 0.0725, 0.0714, 0.0684, 0.0676, 0.0659, 0.0662],
+        rel=0.02,
+    )
+
+
+def test_committed_results_are_found():
+    jobs = regained.study("given")
+    done = runner.finished(jobs, runner.Store(small.RESULTS))
+    assert len(done) == len(list(small.RESULTS.glob("regained-given-*"))) >= 29
