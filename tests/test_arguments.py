@@ -97,7 +97,7 @@ CALLS = {
         "model": model(), "images": X, "batches": None, "metric": None, "tolerance": 0.5,
         "max_macs": None, "max_parameters": None, "max_latency": None, "max_bytes": None,
         "example_inputs": X[:1], "layout": None, "part": None, "steps": 1, "repeats": 1,
-        "random": False, "seed": 0, "progress": False, "resume": None,
+        "thin": None, "random": False, "seed": 0, "progress": False, "resume": None,
     }),
     "fit_weights": (ws.fit_weights, lambda: {
         "model": model(), "weights": ws.read_weights(saved()), "prefix": None,
@@ -151,7 +151,7 @@ TAKEN = {
     "layout": {"None"}, "part": {"None"}, "resamples": {"number"}, "seed": {"number", "huge"},
     "tolerance": {"None", "number", "huge"}, "max_macs": {"None", "number", "huge"},
     "max_parameters": {"None", "number", "huge"}, "max_latency": {"None", "number", "huge"},
-    "max_bytes": {"None", "number", "huge"}, "steps": {"number"}, "repeats": {"number"},
+    "max_bytes": {"None", "number", "huge"}, "thin": {"None"}, "steps": {"number"}, "repeats": {"number"},
     "resume": {"None", *PATHS}, "prefix": {"None", "text", "text with nul"},
     "bottleneck": {"None", "function", "type"}, "path": PATHS,
     "threads": {"None", "number"}, "every": {"number"}, "store": {"None", *PATHS},

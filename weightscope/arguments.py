@@ -103,6 +103,7 @@ _RULES = {
     "stages": Rule(lambda v: isinstance(v, Mapping), "a dictionary of stages and names of layers"),
     "steps": _whole(),
     "store": Rule(PATH.fits, PATH.takes),
+    "thin": Rule(_is_number, "the share of the MACs that stays, or None"),
     "threads": Rule(_whole().fits, "a whole number from 1"),
     "tolerance": Rule(_is_number, "a number such as 0.02"),
 }

@@ -12,16 +12,16 @@ import weightscope as ws
 from mpseg_models import create_model
 from weightscope.cli import main
 from weightscope.cost import Latency
-from weightscope.errors import InputError
+from weightscope.errors import InputError, MissingExtraError
 from weightscope.truncation import Candidate, Limits, Search, whole
 
 IMAGES = torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def candidate(keep, macs, lost, refusal="", variant=None, seconds=1.0):
+def candidate(keep, macs, lost, refusal="", variant=None, seconds=1.0, thinned=False):
     latency = Latency(seconds, seconds, seconds, 2, "cpu", 1)
     return Candidate(
-        keep, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, lost, refusal, variant,
+        keep, thinned, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, lost, refusal, variant,
         0.7 - lost, "",
     )  # fmt: skip
 
@@ -69,7 +69,18 @@ def test_the_frame_shows_every_depth_and_why_not():
     worse = replace(search(tolerance=0.02), candidates=(candidate(3, 900, 0.5), candidate(2, 5, 0)))
     assert list(worse.frame.pareto) == [False, False, True]  # as good as the whole, and cheaper
     assert "chosen: 2 of 4 levels" in str(worse)
-    assert "the whole one stays" in str(search(tolerance=0.0))
+    assert "the whole one stays (thin=0.5 tries thinner ones too)" in str(search(tolerance=0.0))
+
+
+def test_a_thinner_network_is_a_row_of_its_own_and_can_be_chosen():
+    found = search(max_macs=100)
+    thinner = (candidate(4, 90, 0.2, thinned=True), candidate(2, 80, 0.1, thinned=True))
+    found = replace(found, candidates=(thinner[0], *found.candidates, thinner[1]))
+    assert found.chosen is thinner[1]
+    assert "chosen: 2 of 4 levels, thinner, 8% of the MACs" in str(found)
+    assert list(found.frame.thinned) == [False] * 4 + [True] * 2 + [False]
+    nothing = replace(found, limits=replace(found.limits, max_macs=10))
+    assert str(nothing).endswith("the whole one stays")
 
 
 def test_without_labels_quality_is_the_agreement(tmp_path):
@@ -136,6 +147,60 @@ def test_random_channels_are_left_out_where_the_extra_is_missing(monkeypatch):
     assert "random channels were not tried: thinner networks need Torch-Pruning" in str(found)
 
 
+def macs_of(found):
+    return {(c.keep_levels, c.thinned): c.macs for c in found.candidates}
+
+
+def test_what_costs_more_than_the_budget_is_made_thinner(tmp_path):
+    torch.manual_seed(0)
+    model = Plain().eval()
+    asked = {"images": IMAGES, "steps": 2, "progress": False, "repeats": 2, "random": False}
+    depths = macs_of(ws.shrink(model, **asked))
+    budget = 0.6 * depths[1, False]  # no depth is within it
+    found = ws.shrink(model, **asked, max_macs=budget, resume=tmp_path)
+    macs = macs_of(found)
+    assert list(macs) == [(3, True), (2, False), (2, True), (1, False), (1, True)]
+    assert all(0.3 * budget < value <= budget for (_, thin), value in macs.items() if thin)
+    assert {(c.keep_levels, c.thinned) for c in found.candidates if found.limits.broken(c)} == {
+        (2, False), (1, False)
+    }  # fmt: skip
+    assert found.chosen.thinned
+    assert found.chosen.quality == max(c.quality for c in found.candidates if c.thinned)
+    assert "2 depths and 3 thinner networks, 2 steps" in found.budget
+    assert len(list(tmp_path.iterdir())) == 5
+    deep, thinner = (c.variant for c in found.candidates[1:3])
+    assert deep.thin(max_macs=budget).plan == thinner.plan  # made from the recovered depth
+    ws.save(thinner, tmp_path / "small.safetensors")
+    loaded = ws.load(tmp_path / "small.safetensors", Plain).module.eval()
+    assert torch.equal(loaded(IMAGES), thinner.module.eval()(IMAGES))
+    between = (depths[1, False] + depths[2, False]) / 2
+    assert list(macs_of(ws.shrink(model, **asked, max_macs=between))) == [
+        (3, True), (2, False), (2, True), (1, False)
+    ]  # fmt: skip
+    assert macs_of(ws.shrink(model, **asked, max_macs=budget, thin=1)) == depths
+
+
+def test_every_network_is_made_thinner_by_a_share():
+    found = ws.shrink(
+        Plain(), images=IMAGES, steps=1, progress=False, repeats=2, random=False, thin=0.5
+    )
+    macs = macs_of(found) | {(3, False): found.whole.macs}
+    for keep in (3, 2, 1):
+        assert 0.2 * macs[keep, False] < macs[keep, True] <= 0.5 * macs[keep, False]
+
+
+def test_without_the_extra_nothing_is_thinned_and_it_is_said_why(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    asked = {"images": IMAGES, "steps": 1, "progress": False, "repeats": 2, "random": False}
+    found = ws.shrink(Plain(), **asked, max_macs=1)
+    assert found.chosen is None
+    assert [c.refusal for c in found.candidates if c.thinned] == [
+        "thinner networks need Torch-Pruning; install weightscope[prune]"
+    ] * 3
+    with pytest.raises(MissingExtraError, match="install weightscope"):
+        ws.shrink(Plain(), **asked, thin=0.5)
+
+
 def test_refused_depths_are_listed(tmp_path):
     torch.manual_seed(0)
     found = ws.shrink(
@@ -158,6 +223,7 @@ def test_refused_depths_are_listed(tmp_path):
         ({"images": IMAGES, "tolerance": -0.1}, "tolerance=-0.1 must not be negative"),
         ({"images": IMAGES, "max_macs": math.nan}, "max_macs=nan; give a number, or None"),
         ({"images": IMAGES, "metric": "f1"}, "belong together"),
+        ({"images": IMAGES, "thin": 1.5}, "thin=1.5 must be a share above 0 and at most 1"),
         ({"images": []}, "images= is empty"),
     ],
 )
@@ -169,12 +235,15 @@ def test_errors_name_the_argument(given, text):
 def test_the_plot_shows_what_was_measured():
     from weightscope.report import plot_search
 
-    axes = plot_search(search(tolerance=0.02).frame)
+    found = search(tolerance=0.02)
+    thinner = candidate(2, 80, 0.1, thinned=True)
+    axes = plot_search(replace(found, candidates=(*found.candidates, thinner)).frame)
     assert {text.get_text() for text in axes.texts} == {
         "4 levels kept",
         "3 levels kept",
         "2 levels kept",
         "1 level kept",
+        "2 levels kept, thinner",
     }
 
 

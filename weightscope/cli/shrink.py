@@ -51,6 +51,11 @@ def add_shrink(commands: Any) -> None:
     parser.add_argument("--max-bytes", type=float, help="bytes of parameters and buffers")
     parser.add_argument("--steps", type=int, default=400, help="steps of each recovery (400)")
     parser.add_argument(
+        "--thin",
+        type=float,
+        help="share of the MACs to which each is made thinner too (default: down to --max-macs)",
+    )
+    parser.add_argument(
         "--no-random", action="store_true", help="leave out random channel removal (half the work)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
@@ -92,6 +97,7 @@ def _shrink(options: argparse.Namespace) -> None:
         max_latency=options.max_latency,
         max_bytes=options.max_bytes,
         steps=options.steps,
+        thin=options.thin,
         random=not options.no_random,
         seed=options.seed,
         resume=options.resume,
@@ -105,7 +111,7 @@ def _shrink(options: argparse.Namespace) -> None:
         if found.chosen is None or found.chosen.variant is None:
             raise TruncationError(
                 f"no smaller network is within the limits, so {options.out} was not written; "
-                "loosen --tolerance or the budget, or give more --steps"
+                "loosen --tolerance or the budget, or give more --steps or --thin"
             )
         save_cut(found.chosen.variant, options)
 

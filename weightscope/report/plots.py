@@ -310,35 +310,39 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Quality over cost of every network that a search measured.
 
     Args:
-        frame: `Search.frame`; refused depths are left out.
+        frame: `Search.frame`; refused networks are left out.
         ax: Where to draw; a new figure by default.
 
     Returns:
         The axes: MACs as a share of the whole network's, quality after recovery (filled) and just
-        cut (hollow); crosses: random channels removed instead, at the same MACs; a line joins what
-        no other network beats.
+        cut or thinned (hollow); crosses: random channels removed instead, at the same MACs; a line
+        joins what no other network beats.
     """
     whole, built = frame.iloc[0], frame[frame["quality"].notna()]
     ax = _axes(ax, 6.0, 4.0)
     share = built["macs"] / max(1, whole["macs"])
     front = built[built["pareto"]].sort_values("macs")
     ax.plot(front["macs"] / max(1, whole["macs"]), front["quality"], color="0.6", linewidth=1)
-    for at, row in zip(share, built.to_dict("records"), strict=True):
+    sides = 0
+    for number, (at, row) in enumerate(zip(share, built.to_dict("records"), strict=True)):
+        itself, thinner = number == 0, row["thinned"]
+        marker = "s" if thinner else "o"
+        sides += thinner
+        left = sides % 2 == 0 and at > 0.25  # by turns, for all may cost the same
         color = _COLORS[2] if row["chosen"] else _COLORS[0]
         if row["cut"] < row["quality"]:
             ax.plot([at, at], [row["cut"], row["quality"]], color=color, linewidth=1, alpha=0.4)
-        ax.plot(at, row["cut"], "o", markersize=7, color=color, markerfacecolor="white")
-        if row["keep_levels"] != whole["keep_levels"]:
+        ax.plot(at, row["cut"], marker, markersize=7, color=color, markerfacecolor="white")
+        if not itself:
             ax.plot(at, row["random"], "x", markersize=7, color=NULL_COLOR)
-        ax.plot(at, row["quality"], "o", markersize=7, color=color)
+        ax.plot(at, row["quality"], marker, markersize=7, color=color)
         # the cut that removes least lies close by the whole network, whose label goes above
-        above = row["keep_levels"] == whole["keep_levels"]
         ax.annotate(
-            _kept(row["keep_levels"]),
-            (at, row["quality"] if above else min(row["cut"], row["quality"])),
-            xytext=(0, 7 if above else -15),
+            _kept(row["keep_levels"]) + (", thinner" if thinner else ""),
+            (at, row["quality"] if itself or thinner else min(row["cut"], row["quality"])),
+            xytext=(-7 if left else 7, -3) if thinner else (0, 7 if itself else -15),
             textcoords="offset points",
-            ha="center",
+            ha=("right" if left else "left") if thinner else "center",
             fontsize=8,
         )
     ax.axhline(whole["quality"], color=NULL_COLOR, linewidth=0.8, linestyle=_DASHED)

@@ -69,7 +69,7 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
         MissingExtraError: Torch-Pruning is not installed.
         TruncationError: Its dependency graph cannot be built.
     """
-    pruning = _library()
+    pruning = library()
     twin = deep_copy(module).eval().requires_grad_(True)
     for part in twin.modules():
         if isinstance(part, Norm):
@@ -103,7 +103,12 @@ def _copied(_: nn.Module, __: Any, output: Tensor) -> Tensor:
     return output.clone()
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Torch-Pruning.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         import torch_pruning
     except ImportError as missing:

@@ -1,7 +1,8 @@
-"""The smallest network that keeps what the whole one can: every depth cut, recovered, measured."""
+"""The smallest network that keeps what the whole one can: cut or thinned, recovered, measured."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,9 +22,10 @@ from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.progress import steps as steps_shown
-from weightscope.showing import OnOneScreen
+from weightscope.showing import OnOneScreen, counted
 from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
+from weightscope.truncation.couplings import library
 from weightscope.truncation.proposals import Proposal, propose
 from weightscope.truncation.recovery import BATCH, Recovery, forwards
 from weightscope.truncation.variant import Variant
@@ -42,26 +44,28 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One network of a search: the whole one, a smaller one, or a depth that cannot be built.
+    """One network of a search: the whole one, a smaller one, or one that cannot be built.
 
     Attributes:
         keep_levels: Levels that stay; all of them in the whole network.
+        thinned: Whether it lost channels too.
         parameters: Number of parameters.
         macs: Multiply-accumulates of one forward on the example input.
         bytes: Size of parameters and buffers.
         latency: Measured in turns with the others; None where nothing was built.
-        cut: Quality just cut, before recovery; nan where nothing was built.
+        cut: Quality just cut or thinned, before recovery; nan where nothing was built.
         quality: Quality after recovery.
         lost: Quality lost against the whole network: in the unit of a metric between 0 and 1, else
             as a share of the skill over the best trivial answer.
         refusal: Why there is nothing to measure, else empty.
-        variant: The recovered network; None for the whole one and for refused depths.
+        variant: The recovered network; None for the whole one and for what was refused.
         random: Quality, after the same recovery, of the whole network without as many channels,
             drawn at random, as bring it to the same MACs; nan where it was not measured.
         random_refusal: Why it was not measured, else empty.
     """
 
     keep_levels: int
+    thinned: bool
     parameters: int
     macs: int
     bytes: int
@@ -112,7 +116,7 @@ class Limits:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Search(OnOneScreen):
-    """Quality over cost of every depth of one network.
+    """Quality over cost of smaller networks made from one.
 
     Attributes:
         metric: What ``quality`` is; ``agreement`` where no metric was given: the share of the
@@ -120,7 +124,8 @@ class Search(OnOneScreen):
         limits: What was asked for.
         budget: What the search was going to cost, in words.
         whole: The network itself.
-        candidates: One for each depth, the deepest first.
+        candidates: One for each depth, the deepest first, each before the thinner one that was made
+            from it; first of all the whole network made thinner.
     """
 
     metric: str
@@ -142,12 +147,12 @@ class Search(OnOneScreen):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row for each network, the whole one first, then by MACs; refused depths last.
+        """One row for each network, the whole one first, then by MACs; refused ones last.
 
-        Columns: keep_levels, parameters, macs, bytes, latency (median seconds), cut, quality, lost,
-        random (quality of random channel removal at the same MACs, recovered alike), pareto (no
-        other network is as cheap in MACs and as good), chosen, why (the limits that it breaks, or
-        why it was refused).
+        Columns: keep_levels, thinned, parameters, macs, bytes, latency (median seconds), cut,
+        quality, lost, random (quality of random channel removal at the same MACs, recovered alike),
+        pareto (no other network is as cheap in MACs and as good), chosen, why (the limits that it
+        breaks, or why it was refused).
         """
         import pandas as pd
 
@@ -162,6 +167,7 @@ class Search(OnOneScreen):
             [
                 {
                     "keep_levels": c.keep_levels,
+                    "thinned": c.thinned,
                     "parameters": c.parameters,
                     "macs": c.macs,
                     "bytes": c.bytes,
@@ -181,9 +187,9 @@ class Search(OnOneScreen):
     def _facts(self) -> dict[str, object]:
         chosen = self.chosen
         return {
-            "of": f"{len(self.candidates)} depths",
+            "of": counted(len(self.candidates), "network"),
             "metric": self.metric,
-            "chosen": "none" if chosen is None else f"{chosen.keep_levels} levels",
+            "chosen": "none" if chosen is None else _named(chosen),
             "quality": f"{(chosen or self.whole).quality:.3f} of {self.whole.quality:.3f}",
             "see": ".frame and print()",
         }
@@ -193,10 +199,12 @@ class Search(OnOneScreen):
 
     def __str__(self) -> str:
         chosen = self.chosen
+        thinner = any(c.thinned for c in self.candidates)
         words = (
             "no smaller network is within the limits; the whole one stays"
+            + ("" if thinner else f" ({keyword('thin', 0.5)} tries thinner ones too)")
             if chosen is None
-            else f"chosen: {chosen.keep_levels} of {self.whole.keep_levels} levels, "
+            else f"chosen: {_named(chosen, self.whole.keep_levels)}, "
             f"{chosen.macs / max(1, self.whole.macs):.0%} of the MACs, "
             f"{chosen.parameters / max(1, self.whole.parameters):.0%} of the parameters, "
             f"{self.metric} {chosen.quality:.3f} of {self.whole.quality:.3f}"
@@ -206,6 +214,13 @@ class Search(OnOneScreen):
         reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
         unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
         return "\n".join([shown.to_string(index=False), words, *unknown])
+
+
+def _named(candidate: Candidate, of: int | None = None) -> str:
+    levels = counted(candidate.keep_levels, "level")
+    if of is not None:
+        levels = f"{candidate.keep_levels} of {counted(of, 'level')}"
+    return f"{levels}, thinner" if candidate.thinned else levels
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:
@@ -232,6 +247,7 @@ def shrink(
     part: str | None = None,
     steps: int = 400,
     repeats: int = 10,
+    thin: float | None = None,
     random: bool = True,
     seed: int = 0,
     progress: bool = True,
@@ -242,8 +258,8 @@ def shrink(
     Every depth is cut, recovered by matching the whole network's outputs on unlabelled images, and
     measured: quality, parameters, MACs, and latency, timed alternately with the whole network. For
     comparison, channels drawn at random are removed from the whole network until it has as many
-    MACs as the depth: a depth that does not keep more quality is no finding. The model is not
-    changed.
+    MACs as the depth: a depth that does not keep more quality is no finding. What costs more than
+    ``max_macs`` is made thinner too, down to it, and recovered once more. The model is not changed.
 
     Args:
         model: A trained encoder-decoder.
@@ -264,6 +280,9 @@ def shrink(
         part: The part that is cut, as for ``analyze``.
         steps: Training steps of each recovery.
         repeats: Timed forwards of each network.
+        thin: Share of its MACs to which the whole network and every depth is made thinner too, by
+            ``Variant.thin`` (the extra ``prune``); 1: none is. By default what costs more than
+            ``max_macs``, where that is given.
         random: Whether to measure random channel removal too, which doubles the work; it needs the
             extra ``prune`` and is left out, with a word, where that is not installed.
         seed: Of everything that is drawn at random.
@@ -271,23 +290,28 @@ def shrink(
         resume: Folder to keep the recoveries in. A search that was broken off goes on from there.
 
     Returns:
-        Every depth with its quality and costs, refused ones with the reason, and the chosen one.
+        Every network with its quality and costs, refused ones with the reason, and the chosen one.
 
     Raises:
         InputError: Arguments that cannot be used.
         ForwardError: The model's forward raises.
         StructureError: The network has no readable encoder-decoder shape.
+        MissingExtraError: ``thin`` is given and Torch-Pruning is not installed.
 
     Example:
         >>> import torch, weightscope as ws, mpseg_models
         >>> model = mpseg_models.create_model("unet", width=4, seed=0)
         >>> found = ws.shrink(model, images=torch.rand(8, 3, 32, 32), steps=2, progress=False)
-        >>> list(found.frame.columns[:3])
-        ['keep_levels', 'parameters', 'macs']
+        >>> list(found.frame.columns[:4])
+        ['keep_levels', 'thinned', 'parameters', 'macs']
     """
     model = unwrap(model).model
     budgets = (max_macs, max_parameters, max_latency, max_bytes)
     limits = _limits(tolerance, *budgets)
+    if thin is not None:
+        if not 0 < thin <= 1:
+            raise InputError(f"{keyword('thin', thin)} must be a share above 0 and at most 1")
+        library()
     if (batches is None) != (metric is None):
         raise InputError(
             f"{keyword('batches')} of (inputs, targets) and {keyword('metric')} belong together; "
@@ -302,7 +326,14 @@ def shrink(
         costs = count_costs(model, structure.inputs)
         proposals = propose(structure, assess(structure, measure_model(model)), costs)
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
-    budget = _budget(structure, proposals, costs, kept, steps, random)
+    legal = [p for p in proposals if p.refusal is None]
+    goals = {
+        keep: goal
+        for keep, macs in [(structure.depth, costs.macs), *((p.keep_levels, p.macs) for p in legal)]
+        if (goal := max_macs if thin is None else thin * macs) is not None and goal < macs
+    }
+    recovered = [*(p.macs for p in legal), *goals.values()]
+    budget = _budget(structure, len(legal), recovered, costs, kept, steps, random)
     if progress:
         from tqdm.auto import tqdm
 
@@ -314,16 +345,14 @@ def shrink(
         file = None if folder is None else folder / f"{name}.pt"
         return variant.recover(kept, steps=steps, seed=seed, progress=progress, resume=file)
 
-    found = []
-    with steps_shown(len(proposals), "shrink", shown=progress) as begin:
-        for p in proposals:
-            begin(f"levels kept {p.keep_levels}")
-            tried = _refused(p) if p.refusal is not None else _try(p, measure, recover, seed)
-            if random:
-                tried = _beside_random(structure, tried, measure, recover, seed)
-            found.append(tried)
+    with steps_shown(len(proposals) + len(goals), "shrink", shown=progress) as begin:
+        trials = _Trials(structure, goals, measure, recover, begin, random, seed)
+        found = trials.thinned(whole(structure)) if structure.depth in goals else []
+        for proposal in proposals:
+            found += trials.of_depth(proposal)
     itself = Candidate(
         keep_levels=structure.depth,
+        thinned=False,
         parameters=costs.parameters,
         macs=costs.macs,
         bytes=_bytes(model),
@@ -370,60 +399,87 @@ def _images(images: Iterable[Any] | None, pairs: Sequence[Batch] | None) -> list
     return kept
 
 
-def _try(
-    proposal: Proposal,
-    measure: _Agreement | _Metric,
-    recover: _Recover,
-    seed: int,
-) -> Candidate:
-    """Cut at one depth, recover, and measure before and after."""
-    with alone(), random_state():
-        torch.manual_seed(seed)  # of the new weights
-        variant = proposal.build()
-    before, after = _recovered(variant, f"keep_{proposal.keep_levels}", measure, recover)
-    return Candidate(
-        keep_levels=proposal.keep_levels,
-        parameters=proposal.parameters,
-        macs=proposal.macs,
-        bytes=_bytes(variant.module),
-        latency=None,
-        cut=before,
-        quality=after,
-        lost=measure.lost(after),
-        refusal="",
-        variant=variant,
-        random=float("nan"),
-        random_refusal="",
-    )
+@dataclass(frozen=True, eq=False)
+class _Trials:
+    """Makes one network smaller in several ways, recovers and measures each.
 
+    Attributes:
+        structure: The whole network.
+        goals: MACs that a network which keeps so many levels is thinned to.
+        measure: What is a quality.
+        recover: Recovers a variant in place; the name is that of its file.
+        begin: Told what comes next.
+        random: Whether to remove random channels of the whole network beside each.
+        seed: Of the new weights and of the random channels.
+    """
 
-def _recovered(
-    variant: Variant, name: str, measure: _Agreement | _Metric, recover: _Recover
-) -> tuple[float, float]:
-    """Recover a variant in place; its quality before and after."""
-    before = measure.quality(variant)
-    recovery = recover(variant, name)
-    if isinstance(measure, _Agreement):
-        return recovery.before.explained, recovery.after.explained
-    return before, measure.quality(variant)
+    structure: Structure
+    goals: Mapping[int, float]
+    measure: _Agreement | _Metric
+    recover: _Recover
+    begin: Callable[[str], object]
+    random: bool
+    seed: int
 
+    def of_depth(self, proposal: Proposal) -> list[Candidate]:
+        """One depth, and the thinner network made from it."""
+        keep = proposal.keep_levels
+        self.begin(f"levels kept {keep}")
+        if proposal.refusal is not None:
+            return [_refused(keep, False, proposal.parameters, proposal.macs, proposal.refusal)]
+        with alone(), random_state():
+            torch.manual_seed(self.seed)  # of the new weights
+            variant = proposal.build()
+        return [self._tried(variant, f"{keep}"), *self.thinned(variant)]
 
-def _beside_random(
-    structure: Structure,
-    candidate: Candidate,
-    measure: _Agreement | _Metric,
-    recover: _Recover,
-    seed: int,
-) -> Candidate:
-    """The same candidate with what random channel removal keeps at its MACs."""
-    if candidate.refusal:
-        return candidate
-    try:
-        rival = whole(structure).thin(max_macs=candidate.macs, by="random", seed=seed)
-    except (TruncationError, MissingExtraError) as reason:
-        return replace(candidate, random_refusal=str(reason))
-    _, quality = _recovered(rival, f"random_{candidate.keep_levels}", measure, recover)
-    return replace(candidate, random=quality)
+    def thinned(self, variant: Variant) -> list[Candidate]:
+        """The same network with fewer channels, where there is a goal; it learns on from there."""
+        keep = variant.plan.keep_levels
+        goal = self.goals.get(keep)
+        if goal is None:
+            return []
+        self.begin(f"levels kept {keep}, thinner")
+        try:
+            thinner = variant.thin(max_macs=goal)
+        except (TruncationError, MissingExtraError) as reason:
+            return [_refused(keep, True, 0, round(goal), str(reason))]
+        return [self._tried(thinner, f"{keep}_to_{goal:.0f}")]
+
+    def _tried(self, variant: Variant, name: str) -> Candidate:
+        before, after = self._recovered(variant, f"keep_{name}")
+        rival, reason = self._random(variant.costs.macs, name) if self.random else (math.nan, "")
+        return Candidate(
+            keep_levels=variant.plan.keep_levels,
+            thinned=bool(variant.plan.thinned),
+            parameters=variant.costs.parameters,
+            macs=variant.costs.macs,
+            bytes=_bytes(variant.module),
+            latency=None,
+            cut=before,
+            quality=after,
+            lost=self.measure.lost(after),
+            refusal="",
+            variant=variant,
+            random=rival,
+            random_refusal=reason,
+        )
+
+    def _recovered(self, variant: Variant, name: str) -> tuple[float, float]:
+        """Recover a variant in place; its quality before and after."""
+        before = self.measure.quality(variant)
+        recovery = self.recover(variant, name)
+        if isinstance(self.measure, _Agreement):
+            return recovery.before.explained, recovery.after.explained
+        return before, self.measure.quality(variant)
+
+    def _random(self, macs: int, name: str) -> tuple[float, str]:
+        """What the whole network keeps without random channels; or why that is not known."""
+        try:
+            rival = whole(self.structure).thin(max_macs=macs, by="random", seed=self.seed)
+        except (TruncationError, MissingExtraError) as reason:
+            return math.nan, str(reason)
+        _, quality = self._recovered(rival, f"random_{name}")
+        return quality, ""
 
 
 def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Module) -> Any:
@@ -437,35 +493,38 @@ def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Mod
 
 def _budget(
     structure: Structure,
-    proposals: Sequence[Proposal],
+    depths: int,
+    macs: Sequence[float],
     costs: Costs,
     images: Sequence[Any],
     steps: int,
     random: bool,
 ) -> str:
-    """What the recoveries will cost at most, in forwards; see ``forwards``."""
-    legal = [p for p in proposals if p.refusal is None]
+    """What recoveries of networks of so many MACs cost at most; see ``forwards``."""
     original, smaller = forwards(structure, images, steps)
-    total = sum(original + smaller * p.macs / max(1, costs.macs) for p in legal)
+    total = sum(original + smaller * m / max(1, costs.macs) for m in macs)
+    thinner = counted(len(macs) - depths, "thinner network")
+    also = f" and {thinner}" if len(macs) > depths else ""
     twice = ", each beside random channels at the same MACs" if random else ""
     return (
-        f"{len(legal)} depths, {steps} steps of {BATCH} images each{twice}: about as much as "
-        f"{(1 + random) * total:,.0f} forwards of the whole network on one image"
+        f"{counted(depths, 'depth')}{also}, {steps} steps of {BATCH} images each{twice}: about as "
+        f"much as {(1 + random) * total:,.0f} forwards of the whole network on one image"
     )
 
 
-def _refused(proposal: Proposal) -> Candidate:
-    nan = float("nan")
+def _refused(keep: int, thinned: bool, parameters: int, macs: int, reason: str) -> Candidate:
+    nan = math.nan
     return Candidate(
-        keep_levels=proposal.keep_levels,
-        parameters=proposal.parameters,
-        macs=proposal.macs,
+        keep_levels=keep,
+        thinned=thinned,
+        parameters=parameters,
+        macs=macs,
         bytes=0,
         latency=None,
         cut=nan,
         quality=nan,
         lost=nan,
-        refusal=str(proposal.refusal),
+        refusal=str(reason),
         variant=None,
         random=nan,
         random_refusal="",
