@@ -149,7 +149,12 @@ def _call(*args: Any) -> Any:
 def _contents() -> tuple[Any, ...]:
     import argparse
     import datetime
+    import functools
+    import http
     import pathlib
+    import time
+    import uuid
+    import zoneinfo
 
     import numpy as np
 
@@ -175,6 +180,10 @@ def _contents() -> tuple[Any, ...]:
         {"same": state, "again": state},
         {"nested": nested}, {"deep": deep},
         {"unknown": _Unknown(torch.ones(2)), "w": torch.ones(3)},
+        {"w": torch.ones(3), "beside": [
+            time.gmtime(0), http.HTTPStatus.OK, zoneinfo.ZoneInfo("UTC"), uuid.UUID(int=3),
+            ValueError("x"), functools.partial(torch.nn.LayerNorm, eps=1e-6), range(3),
+        ]},
         {"meta": torch.empty(3, device="meta"), "w": torch.ones(1)},
         torch.ones(3),
         torch.nn.Linear(2, 2),
@@ -267,6 +276,7 @@ _STEPS = (
     b"ctorch._utils\n_rebuild_sparse_tensor\n", b"ctorch._tensor\n_rebuild_from_type_v2\n",
     b"cbuiltins\nset\n", b"cbuiltins\neval\n", b"ctorch._utils\n_rebuild_tensor_v3\n",
     b"ccopyreg\n_reconstructor\n", b"cmine\nThing\n", b"ctorch\nfloat16\n",
+    b"cfunctools\npartial\n", b"coperator\nmethodcaller\n", b"chttp\nHTTPStatus\n",
     b"cbuiltins\nbytearray\n", b"cbuiltins\ngetattr\n", b"ctorch\nUntypedStorage\n",
     b"X\x07\x00\x00\x00storage", b"X\x01\x00\x00\x000", b"X\x00\x00\x00\x00", b"X\xff\xff\xff\xff",
     b"K\x00", b"K\x02", b"K\xff", b"J\xff\xff\xff\xff", b"\x8a\x09" + b"\xff" * 8 + b"\x00",

@@ -2,14 +2,19 @@
 
 A few bytes of a file can ask for much: one byte of a pickle makes a list, two of JSON as well. The
 largest networks have some ten thousand tensors, and an optimiser's state makes them three times as
-many. Every limit here lets at least 200,000 pass and was chosen by what they take
-(`tests/reliability/test_limits.py`), with what junk of the same size takes beside it.
+many. Every limit here lets at least 200,000 pass, in the old format of torch 100,000, and was
+chosen by what they take (`tests/reliability/test_limits.py`), with what junk of the same size takes
+beside it.
 """
 
 from __future__ import annotations
 
 # steps of a pickle; a tensor takes 30 to 40
-MOST_STEPS = 12_500_000
+MOST_STEPS = 10_000_000
+# the same where a description is read twice, as in the format from before torch 1.6
+MOST_STEPS_TWICE = 5_000_000
+# in front of it
+MOST_STEPS_BEFORE = 1000
 # bytes, about, of all that a pickle builds; a tensor takes some 950
 MOST_BUILT = 224 << 20
 # begun and unfinished at the same time; Python's own pickler gives up before

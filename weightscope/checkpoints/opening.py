@@ -17,7 +17,8 @@ from weightscope.checkpoints.limits import (
     MOST_TENSORS,
     MOST_VIEWS,
 )
-from weightscope.checkpoints.pickles import Inert, Name
+from weightscope.checkpoints.names import Name
+from weightscope.checkpoints.pickles import Inert
 from weightscope.checkpoints.safetensors_files import read_json, read_safetensors
 from weightscope.checkpoints.source import Source, path_of, quoted
 from weightscope.checkpoints.stored import Stored
@@ -150,7 +151,7 @@ def _sharded(source: Source) -> tuple[dict[str, Named], dict[str, str]]:
     path = source.path
     if source.size > LARGEST_HEADER:
         raise CheckpointError(f"{path} is no index of a checkpoint: it is too long for one")
-    files = read_json(source.text(0, source.size), path).get("weight_map")
+    files = read_json(source, 0, source.size).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise CheckpointError(
             f"{path} is JSON but no index of a checkpoint: it has no weight_map; give the file of "

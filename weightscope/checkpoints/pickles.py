@@ -8,8 +8,7 @@ name (`Inert`). Nothing is imported and nothing is called, so there is no list o
 from __future__ import annotations
 
 import io
-import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,20 +20,16 @@ from weightscope.checkpoints.limits import (
     MOST_STEPS,
     TooMuchError,
 )
+from weightscope.checkpoints.names import (
+    LONGEST_NAME,
+    CodeError,
+    Name,
+    attribute,
+    refuse_call,
+)
 from weightscope.checkpoints.source import Source
 from weightscope.checkpoints.steps import STEPS, Argument
 from weightscope.checkpoints.stored import MOST_AXES, Stored, absurd, contiguous, span_of
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A class or function that a pickle names."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -73,10 +68,6 @@ class Storage:
     source: Source
 
 
-class CodeError(ValueError):
-    """A pickle that would run code; the text names it."""
-
-
 Locate = Callable[[Any, torch.dtype | None, int], Storage]
 """Finds the numbers of a storage by its key, number format and number of elements."""
 
@@ -99,52 +90,36 @@ _STORAGES = {
     "QUInt4x2Storage": torch.quint4x2,
     "QUInt2x4Storage": torch.quint2x4,
 }
-_DICTS = {"OrderedDict", "defaultdict", "Counter", "dict"}
-# What the standard library has for plain data. Anything else of it that a pickle wants to call or
-# make says that the file was written to run code where it is read carelessly.
-_HARMLESS = {
-    "__builtin__": None, "argparse": {"Namespace"}, "array": None, "collections": None,
-    "copy_reg": None, "copyreg": None, "_codecs": {"encode"}, "dataclasses": None,
-    "datetime": None, "decimal": None, "enum": None, "fractions": None, "functools": {"partial"},
-    "ipaddress": None, "logging": {"getLogger"}, "numbers": None, "pathlib": None,
-    "pathlib._local": None, "random": {"Random"}, "re": {"_compile"}, "string": None,
-    "types": {"SimpleNamespace", "MappingProxyType"}, "typing": None, "uuid": None,
-    "zoneinfo": None, "zoneinfo._common": None, "_collections": None, "_pydatetime": None,
-    "_pydecimal": None, "_decimal": None,
-}  # fmt: skip
-_BUILTIN_MODULES = ("builtins", "__builtin__")
-_BUILTINS = {
-    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list",
-    "object", "range", "set", "slice", "str", "tuple", "type", "long", "unicode", "xrange",
-}  # fmt: skip
 # Bytes that a step takes for good, about, with its place on the stack, of which lists, tuples and
 # dictionaries are made; what grows with its argument is added where it is made.
 _PLACE = 8
 _NUMBER, _TEXT, _LIST, _TUPLE, _DICT, _FIRST_PAIR, _PAIR = 40, 64, 88, 64, 72, 130, 60
+# what stands in a line of its own takes time rather than memory
+_LINE = 90
 _NAME, _STORAGE, _TENSOR, _SIZE, _INERT = 200, 72, 100, 4, 220
 _TAKES = {
-    "NONE": _PLACE, "NEWTRUE": _PLACE, "NEWFALSE": _PLACE, "BININT1": _PLACE, "GET": _PLACE,
-    "BINGET": _PLACE, "LONG_BINGET": _PLACE, "DUP": _PLACE, "EMPTY_TUPLE": _PLACE,
-    "INT": _NUMBER, "BININT": _NUMBER, "BININT2": _NUMBER, "LONG": _NUMBER, "LONG1": _NUMBER,
-    "LONG4": _NUMBER, "FLOAT": _NUMBER, "BINFLOAT": _NUMBER, "STRING": _TEXT, "BINSTRING": _TEXT,
+    "PUT": _LINE, "GET": _LINE, "NONE": _PLACE, "NEWTRUE": _PLACE, "NEWFALSE": _PLACE,
+    "BININT1": _PLACE, "BINGET": _PLACE, "LONG_BINGET": _PLACE, "DUP": _PLACE,
+    "EMPTY_TUPLE": _PLACE,
+    "INT": _LINE, "BININT": _NUMBER, "BININT2": _NUMBER, "LONG": _LINE, "LONG1": _NUMBER,
+    "LONG4": _NUMBER, "FLOAT": _LINE, "BINFLOAT": _NUMBER, "STRING": _LINE, "BINSTRING": _TEXT,
     "SHORT_BINSTRING": _TEXT, "BINBYTES": _TEXT, "SHORT_BINBYTES": _TEXT, "BINBYTES8": _TEXT,
-    "BYTEARRAY8": _TEXT, "UNICODE": _TEXT, "BINUNICODE": _TEXT, "SHORT_BINUNICODE": _TEXT,
+    "BYTEARRAY8": _TEXT, "UNICODE": _LINE, "BINUNICODE": _TEXT, "SHORT_BINUNICODE": _TEXT,
     "BINUNICODE8": _TEXT, "EMPTY_LIST": _LIST, "EMPTY_SET": _LIST, "LIST": _LIST,
     "FROZENSET": _LIST, "TUPLE": _TUPLE, "TUPLE1": _TUPLE, "TUPLE2": _TUPLE, "TUPLE3": _TUPLE,
-    "EMPTY_DICT": _DICT, "DICT": _DICT, "GLOBAL": _NAME, "STACK_GLOBAL": _NAME, "INST": _NAME,
-    "BINPERSID": _STORAGE,
+    "EMPTY_DICT": _DICT, "DICT": _DICT, "BINPERSID": _STORAGE,
 }  # fmt: skip
 _NOTHING = object()
-_LONGEST_NAME = 500
 _MOST_ARGUMENTS = 20
 
 
-def unpickle(stream: io.BufferedReader, locate: Locate) -> Any:
+def unpickle(stream: io.BufferedReader, locate: Locate, most_steps: int = MOST_STEPS) -> Any:
     """What the next pickle of a stream describes.
 
     Args:
         stream: Left behind the pickle.
         locate: Finds the numbers of a storage.
+        most_steps: How many it may have.
 
     Returns:
         Dictionaries, lists, tuples, texts and numbers, `Stored` tensors, and `Inert` for the rest.
@@ -154,7 +129,7 @@ def unpickle(stream: io.BufferedReader, locate: Locate) -> Any:
         TooMuchError: It describes more than any checkpoint holds.
         ValueError: It is none, or ends too early.
     """
-    return _Machine(locate).run(stream)
+    return _Machine(locate).run(stream, most_steps)
 
 
 class _Machine:
@@ -167,12 +142,12 @@ class _Machine:
         self._memo: list[Any] = []
         self._left = MOST_BUILT
 
-    def run(self, stream: io.BufferedReader) -> Any:
+    def run(self, stream: io.BufferedReader, most_steps: int) -> Any:
         """Run it to its STOP."""
         steps = {code: self._step(*step) for code, step in STEPS.items()}
         read = stream.read
         try:
-            for _ in range(MOST_STEPS):
+            for _ in range(most_steps):
                 code = read(1)
                 if code == b".":
                     return self._stack.pop()
@@ -185,7 +160,7 @@ class _Machine:
                     self._check_left()
         except (IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"it is no pickle of tensors ({type(error).__name__})") from error
-        raise TooMuchError(f"it has more than {MOST_STEPS:,} steps")
+        raise TooMuchError(f"it has more than {most_steps:,} steps")
 
     def _step(
         self, name: str, argument: Argument | None
@@ -258,7 +233,8 @@ class _Machine:
     _binput = _long_binput = _put
 
     def _memoize(self, _: Any) -> None:
-        self._put(len(self._memo))
+        self._left -= _PLACE
+        self._memo.append(self._stack[-1])
 
     def _get(self, place: int) -> None:
         if place < 0 or self._memo[place] is _NOTHING:
@@ -338,13 +314,20 @@ class _Machine:
 
     def _global(self, text: str) -> None:
         module, _, name = text.partition(" ")
-        self._stack.append(_name(module, name))
+        self._push_name(module, name)
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError("a name in it is no text")
-        self._stack.append(_name(module, name))
+        self._push_name(module, name)
+
+    def _push_name(self, module: str, name: str) -> None:
+        self._stack.append(self._weighed(Name.of(module, name)))
+
+    def _weighed(self, name: Name) -> Name:
+        self._left -= _NAME + 4 * (len(name.module) + len(name.name))
+        return name
 
     def _persid(self, _: Any) -> None:
         raise ValueError("it refers to something outside of it")
@@ -388,7 +371,7 @@ class _Machine:
     def _inst(self, text: str) -> None:
         module, _, name = text.partition(" ")
         arguments = tuple(self._since_mark())
-        self._stack.append(self._made(_name(module, name), arguments))
+        self._stack.append(self._made(self._weighed(Name.of(module, name)), arguments))
 
     def _obj(self, _: Any) -> None:
         made_by, *arguments = self._since_mark()
@@ -401,32 +384,49 @@ class _Machine:
 
     def _made(self, made_by: Any, arguments: Any) -> Any:
         """What a call would give."""
+        if isinstance(made_by, Inert) and not made_by.made_by.standard:
+            made_by = made_by.made_by  # a class that somebody's function would make
         if not isinstance(made_by, Name):
             raise CodeError(f"the result of {getattr(made_by, 'made_by', 'a call')}")
         if not isinstance(arguments, tuple):
             raise ValueError(f"{made_by} would be called with no list of arguments")
-        _refuse_call(made_by, arguments)
-        if made_by.module == "torch._utils" and made_by.name in _TENSORS:
-            if len(arguments) > _MOST_ARGUMENTS:
-                raise ValueError(f"{made_by} would be called with too many arguments")
-            sizes = sum(min(len(a), MOST_AXES) for a in arguments if isinstance(a, tuple))
-            self._left -= _TENSOR + _SIZE * sizes
-            return _TENSORS[made_by.name](*arguments)
-        if made_by.module == "torch._tensor" and made_by.name.startswith("_rebuild_from_type"):
-            return self._made(arguments[0], arguments[2])
-        top = made_by.module.partition(".")[0]
-        if top in ("collections", *_BUILTIN_MODULES) and made_by.name in _DICTS:
-            return self._dictionary(arguments)
-        if top in _BUILTIN_MODULES and made_by.name in ("set", "frozenset", "list"):
-            self._left -= _LIST + _PLACE * (len(arguments[0]) if arguments else 0)
-            self._check_left()
-            return list(arguments[0]) if arguments else []
+        refuse_call(made_by, arguments)
+        make = _MADE.get(str(made_by))
+        if make is not None:
+            return make(self, made_by, arguments)
         self._left -= _INERT
-        if made_by.name in ("_reconstructor", "__newobj__") and arguments:
-            return self._made(arguments[0], ())
         return Inert(made_by, arguments)
 
-    def _dictionary(self, arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    def _made_tensor(self, made_by: Name, arguments: tuple[Any, ...]) -> Any:
+        if len(arguments) > _MOST_ARGUMENTS:
+            raise ValueError(f"{made_by} would be called with too many arguments")
+        sizes = sum(min(len(a), MOST_AXES) for a in arguments if isinstance(a, tuple))
+        self._left -= _TENSOR + _SIZE * sizes
+        return _TENSORS[made_by.name](*arguments)
+
+    def _made_otherwise(self, _: Name, arguments: tuple[Any, ...]) -> Any:
+        """A tensor of a class of its own: made by the first argument from the third."""
+        return self._made(arguments[0], arguments[2])
+
+    def _made_bare(self, _: Name, arguments: tuple[Any, ...]) -> Any:
+        """An object of a class, as `object.__new__` makes it."""
+        return self._made(arguments[0], ())
+
+    def _made_attribute(self, made_by: Name, arguments: tuple[Any, ...]) -> Any:
+        if len(arguments) != 2:
+            raise CodeError(str(made_by))
+        found = attribute(*arguments)
+        if found is None:
+            self._left -= _INERT
+            return Inert(made_by, arguments)
+        return self._weighed(found)
+
+    def _made_list(self, _: Name, arguments: tuple[Any, ...]) -> list[Any]:
+        self._left -= _LIST + _PLACE * (len(arguments[0]) if arguments else 0)
+        self._check_left()
+        return list(arguments[0]) if arguments else []
+
+    def _made_dictionary(self, _: Name, arguments: tuple[Any, ...]) -> dict[Any, Any]:
         given = arguments[-1] if arguments else None
         self._left -= _DICT
         found: dict[Any, Any] = {}
@@ -458,58 +458,12 @@ class _Machine:
             raise TooMuchError(f"it describes more than {MOST_BUILT >> 20} MiB of things")
 
 
-def _refuse_call(made_by: Name, arguments: tuple[Any, ...]) -> None:
-    _refuse_code(made_by)
-    if made_by.module == "functools" and arguments and isinstance(arguments[0], Name):
-        _refuse_code(arguments[0])  # a partial is there to be called
-    if made_by.module in _BUILTIN_MODULES and made_by.name == "getattr":
-        _refuse_attribute(made_by, arguments)
-
-
-def _refuse_code(made_by: Name) -> None:
-    """Refuse names of the standard library, except those that only hold values.
-
-    A name with a dot reaches through what its module holds, ``torch``'s ``os.system``: only a class
-    within a class of somebody else's is let through, known by the capitals.
-    """
-    within = made_by.name.split(".")
-    if len(within) > 1 and not all(part.lstrip("_")[:1].isupper() for part in within):
-        raise CodeError(str(made_by))
-    top = made_by.module.partition(".")[0]
-    if top in _BUILTIN_MODULES:
-        allowed: Collection[str] | None = _BUILTINS
-    elif top in sys.stdlib_module_names or top in ("copy_reg", "nt", "posix"):
-        allowed = _HARMLESS.get(made_by.module, ())
-    else:
-        return
-    if len(within) > 1 or (allowed is not None and made_by.name not in allowed):
-        raise CodeError(str(made_by))
-
-
-def _refuse_attribute(made_by: Name, arguments: tuple[Any, ...]) -> None:
-    """Refuse `getattr`, except for a method or class of a class or object.
-
-    Pickles of old protocols refer to those so, the state of a learning rate schedule for one.
-    """
-    owner, name = arguments if len(arguments) == 2 else (None, None)
-    if not isinstance(owner, Name | Inert) or not isinstance(name, str) or name[:2] == "__":
-        raise CodeError(str(made_by))
-    if isinstance(owner, Name):
-        _refuse_code(owner)
-        if owner.name.lstrip("_") in sys.stdlib_module_names:  # a module that another one imported
-            raise CodeError(str(_name(str(owner), name)))
-
-
 _SHORT = frozenset({"BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"})
 _LONG = frozenset({
     "INT", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES",
     "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
     "BINUNICODE8",
 })  # fmt: skip
-
-
-def _name(module: str, name: str) -> Name:
-    return Name(module[:_LONGEST_NAME], name[:_LONGEST_NAME])
 
 
 def _hashable(key: Any, place: int) -> Any:
@@ -613,7 +567,7 @@ def _subclass(kind: Any, dtype: Any, shape: Any, *_: Any) -> Stored:
 
 def _text(what: Any) -> str:
     """A name for a message; the text of anything else in a pickle may be endless."""
-    return str(what)[:_LONGEST_NAME] if isinstance(what, str | Name) else "something else"
+    return str(what)[:LONGEST_NAME] if isinstance(what, str | Name) else "something else"
 
 
 def _device_tensor(data: Any, *_: Any) -> Any:
@@ -642,3 +596,19 @@ _TENSORS: dict[str, Callable[..., Any]] = {
     "_rebuild_xla_tensor": _device_tensor,
     "_rebuild_qtensor": _quantized,
 }
+_MADE: dict[str, Callable[[_Machine, Name, tuple[Any, ...]], Any]] = {
+    **{f"torch._utils.{name}": _Machine._made_tensor for name in _TENSORS},
+    "torch._tensor._rebuild_from_type": _Machine._made_otherwise,
+    "torch._tensor._rebuild_from_type_v2": _Machine._made_otherwise,
+    "copyreg._reconstructor": _Machine._made_bare,
+    "copyreg.__newobj__": _Machine._made_bare,
+    "collections.OrderedDict": _Machine._made_dictionary,
+    "collections.defaultdict": _Machine._made_dictionary,
+    "collections.Counter": _Machine._made_dictionary,
+    "builtins.dict": _Machine._made_dictionary,
+    "builtins.frozenset": _Machine._made_list,
+    "builtins.getattr": _Machine._made_attribute,
+    "builtins.list": _Machine._made_list,
+    "builtins.set": _Machine._made_list,
+}
+"""What is made in a way of its own, by its full name."""

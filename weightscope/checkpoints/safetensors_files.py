@@ -38,8 +38,16 @@ _DTYPES = {
 # formats that torch has no tensors of
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 # Bytes that Python takes for what stands beside each mark of JSON, about; marks inside of names are
-# counted as well, which only few have.
-_TAKES = {"{": 70, "[": 70, ":": 70, ",": 40, '"': 17}
+# counted as well, which only few have. Behind a colon it is a pair, until the dictionary is whole,
+# and a place in one that has just grown. The keys of a header are the same three objects each time.
+_TAKES = {
+    "{": 90, "[": 70, ":": 130, ",": 40, '"': 30, '"dtype":': -120, '"shape":': -120,
+    '"data_offsets":': -120,
+}  # fmt: skip
+
+
+# pairs whose own memory is worth freeing one by one
+_MANY = 10_000
 
 
 def read_safetensors(source: Source) -> Mapping[str, Stored]:
@@ -117,7 +125,7 @@ def _header(source: Source) -> tuple[dict[str, Any], Any, int]:
             f"{source.path} is truncated or damaged: its header claims {length:,} bytes, the file "
             f"has {source.size:,}; copy or download it again"
         )
-    header = read_json(source.text(8, length), source.path)
+    header = read_json(source, 8, length)
     texts = header.pop("__metadata__", {})
     return header, texts, data
 
@@ -169,14 +177,15 @@ def _check_layout(claims: list[tuple[int, int, str]], size: int, path: str) -> N
         raise CheckpointError(f"{path}: {size - reached:,} bytes behind the last tensor; damaged")
 
 
-def read_json(text: bytes, path: str) -> dict[str, Any]:
-    """A JSON object in which no name occurs twice.
+def read_json(source: Source, begin: int, size: int) -> dict[str, Any]:
+    """A JSON object in a file in which no name occurs twice.
 
     Raises:
         CheckpointError: It is none, or describes more than any checkpoint holds.
     """
+    path = source.path
     try:
-        content = parse_json(text.decode())
+        content = parse_json(_decoded(source, begin, size))
     except TooMuchError as error:
         raise CheckpointError(
             f"{path} is no checkpoint of sane size: {error}; save model.state_dict() alone"
@@ -188,6 +197,23 @@ def read_json(text: bytes, path: str) -> dict[str, Any]:
     return content
 
 
+def _decoded(source: Source, begin: int, size: int) -> str:
+    """A part of a file as text; its bytes are gone when this returns."""
+    found = source.text(begin, size)
+    _check_length(found)
+    return found.decode()
+
+
+def _check_length(text: str | bytes) -> None:
+    # one letter that is not of ASCII makes all of its text take up to four bytes each
+    if len(text) * (1 if text.isascii() else 4) > LARGEST_HEADER:
+        raise _too_much(text)
+
+
+def _too_much(text: str | bytes) -> TooMuchError:
+    return TooMuchError(f"{len(text):,} letters of JSON describe more than any checkpoint holds")
+
+
 def parse_json(text: str) -> Any:
     """What a text describes, if it is in proportion and no name in it occurs twice.
 
@@ -195,15 +221,25 @@ def parse_json(text: str) -> Any:
         TooMuchError: It would take more memory than any checkpoint needs.
         ValueError: It is no JSON.
     """
-    takes = sum(size * text.count(mark) for mark, size in _TAKES.items())
-    width = 1 if text.isascii() else 4
-    if takes > MOST_DESCRIBED or width * len(text) > LARGEST_HEADER:
-        raise TooMuchError(f"{len(text):,} letters of JSON describe more than any checkpoint holds")
+    _check_length(text)
+    wide = not text.isascii() or "\\u" in text  # a letter of ASCII may stand for one that is not
+    takes = (4 if wide else 1) * len(text)
+    takes += sum(size * text.count(mark) for mark, size in _TAKES.items())
+    if takes > MOST_DESCRIBED:
+        raise _too_much(text)
     return json.loads(text, object_pairs_hook=_without_duplicates)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
+    count = len(pairs)
+    if count < _MANY:
+        content = dict(pairs)
+    else:  # the pairs go while the dictionary grows, which takes as much
+        pairs.reverse()
+        content = {}
+        while pairs:
+            name, value = pairs.pop()
+            content[name] = value
+    if len(content) < count:
         raise ValueError("a name occurs twice")
     return content

@@ -11,8 +11,16 @@ from typing import Any
 
 import torch
 
-from weightscope.checkpoints.limits import LARGEST_DIRECTORY, TooMuchError
-from weightscope.checkpoints.pickles import CodeError, Storage, unpickle
+from weightscope.checkpoints.limits import (
+    LARGEST_DIRECTORY,
+    MOST_STEPS,
+    MOST_STEPS_BEFORE,
+    MOST_STEPS_TWICE,
+    MOST_TENSORS,
+    TooMuchError,
+)
+from weightscope.checkpoints.names import CodeError
+from weightscope.checkpoints.pickles import Storage, unpickle
 from weightscope.checkpoints.source import Source, quoted
 from weightscope.errors import CheckpointError
 
@@ -57,7 +65,8 @@ def read_archive(source: Source) -> Any:
         return Storage(dtype, count, record.begin, source)
 
     pickle = records[described[0]]
-    return _described(source, source.stream(pickle.begin, pickle.begin + pickle.size), locate)
+    program = source.stream(pickle.begin, pickle.begin + pickle.size)
+    return _described(source, program, locate, MOST_STEPS)
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,7 @@ def read_old_format(source: Source) -> Any:
     stream = source.stream()
     nowhere = Storage(None, 0, 0, source)
     try:
-        found = unpickle(stream, lambda *_: nowhere)
+        found = unpickle(stream, lambda *_: nowhere, MOST_STEPS_BEFORE)
     except CodeError as error:
         raise _runs_code(source, error) from error
     except ValueError:
@@ -177,8 +186,8 @@ def read_old_format(source: Source) -> Any:
             f"{source.path} is a pickle that was not written by torch.save; save "
             "model.state_dict() with torch.save, and give that file"
         )
-    _described(source, stream, lambda *_: nowhere)  # the version
-    machine = _described(source, stream, lambda *_: nowhere)
+    _described(source, stream, lambda *_: nowhere, MOST_STEPS_BEFORE)  # the version
+    machine = _described(source, stream, lambda *_: nowhere, MOST_STEPS_BEFORE)
     if isinstance(machine, dict) and machine.get("little_endian") is False:
         raise CheckpointError(
             f"{source.path} holds big-endian numbers; save it on a little-endian machine"
@@ -190,11 +199,13 @@ def read_old_format(source: Source) -> Any:
     def note(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
         if not isinstance(key, str):  # a number's hash, or a deep one, is for the file to choose
             raise ValueError("the numbers of a tensor in it have no name")
+        if len(sizes) > MOST_TENSORS:
+            raise TooMuchError(f"it has the numbers of more than {MOST_TENSORS:,} tensors")
         sizes[key] = dtype, count
         return Storage(dtype, count, 0, source)
 
-    _described(source, stream, note)
-    keys = _described(source, stream, lambda *_: nowhere)
+    _described(source, stream, note, MOST_STEPS_TWICE)
+    keys = _described(source, stream, lambda *_: nowhere, MOST_STEPS_TWICE // 4)
     begins = _begins(source, stream.tell(), keys if isinstance(keys, list) else [], sizes)
 
     def locate(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
@@ -202,7 +213,7 @@ def read_old_format(source: Source) -> Any:
             raise ValueError(f"the numbers {quoted(key)} are missing")
         return Storage(dtype, count, begins[key], source)
 
-    return _described(source, source.stream(start), locate)
+    return _described(source, source.stream(start), locate, MOST_STEPS_TWICE)
 
 
 def _begins(
@@ -240,9 +251,9 @@ def _begins(
     return begins
 
 
-def _described(source: Source, stream: Any, locate: Any) -> Any:
+def _described(source: Source, stream: Any, locate: Any, most_steps: int) -> Any:
     try:
-        return unpickle(stream, locate)
+        return unpickle(stream, locate, most_steps)
     except CodeError as error:
         raise _runs_code(source, error) from error
     except TooMuchError as error:
