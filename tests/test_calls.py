@@ -1,6 +1,7 @@
 """Whatever a forward draws, counts or breaks, the model and the process are as they were."""
 
 import random
+from collections import deque
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from weightscope.calls import (
     call_arguments,
+    deep_copy,
     evaluation_mode,
     finished,
     forward_errors,
@@ -33,6 +35,8 @@ class Restless(nn.Module):
         self.seen = ["start"]
         self.sizes = {"first": 1}
         self.kinds = {"start"}
+        self.frames = deque(["start"], maxlen=2)
+        self.nested = {"maps": [["start"]]}
 
     def forward(self, x):
         self.calls += 1
@@ -44,6 +48,8 @@ class Restless(nn.Module):
         self.sizes["first"] = 7
         self.kinds.discard("start")
         self.cache = x
+        self.frames.extend([x, x])
+        self.nested["maps"][0].append(x)
         self.norm.train()
         return self.norm(self.conv(x)) * random.random() * np.random.rand()
 
@@ -55,6 +61,7 @@ def everything(model):
         {name: value.tolist() for name, value in tensors.items()},
         [m.training for m in model.modules()],
         (model.count, list(model.seen), dict(model.sizes), set(model.kinds), sorted(vars(model))),
+        (list(model.frames), [list(maps) for maps in model.nested["maps"]]),
         torch.get_rng_state().tolist(),
         random.getstate(),
         [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
@@ -71,7 +78,7 @@ def test_nothing_of_a_forward_stays(error):
         with undisturbed(model):
             assert not any(m.training for m in model.modules())
             model(torch.rand(2, 1, 5, 5))
-            assert everything(model)[:3] != before[:3]
+            assert everything(model)[:4] != before[:4]
             if error is not None:
                 raise error
     except (RuntimeError, KeyboardInterrupt):
@@ -188,3 +195,14 @@ def test_inputs_become_arguments():
     assert call_arguments(x) == ((x,), {})
     assert call_arguments([x, 3]) == ((x, 3), {})
     assert call_arguments({"x": x}) == ((), {"x": x})
+
+
+def test_a_copy_shares_no_memory_with_what_a_forward_left():
+    model = nn.Conv2d(1, 2, 3)
+    left = model(torch.rand(1, 1, 5, 5))
+    model.last, model.maps, model.found = left, [left * 2], {"deep": (left * 3,)}
+    twin = deep_copy(model)
+    for tensor in (twin.last, twin.maps[0], twin.found["deep"][0]):
+        assert not tensor.requires_grad
+        tensor.zero_()
+    assert all(t.abs().sum() > 0 for t in (left, model.maps[0], model.found["deep"][0]))

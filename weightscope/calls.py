@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import traceback
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -193,14 +193,43 @@ def left_by_forwards(model: nn.Module) -> dict[int, Any]:
     """A memo for ``copy.deepcopy``: values for the tensors that no deep copy can be made of.
 
     Old-style normalisation of weights leaves a tensor with a graph behind after a forward, and
-    makes it again in the next one.
+    makes it again in the next one; other forwards keep features or a state.
     """
     return {
-        id(value): value.detach()
+        id(value): value.detach().clone()
         for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
+        for _, value in held_tensors(module)
+        if not value.is_leaf
     }
+
+
+def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in a module's attributes, and in the plain containers there, by the attribute.
+
+    Its parameters and buffers are not among them.
+    """
+    for name, value in vars(module).items():
+        if name not in _OF_TORCH and isinstance(value, Tensor | dict | list | tuple | set | deque):
+            for found in _inside(value):
+                if isinstance(found, Tensor):
+                    yield name, found
+
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """A value and, where it is a container of Python's own, all that it holds."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list | tuple | set | deque):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+        yield value
 
 
 def deep_copy(model: nn.Module) -> nn.Module:
@@ -238,34 +267,39 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def _attributes(model: nn.Module) -> Iterator[None]:
     """Put back the attributes of modules, and what plain containers among them hold."""
-    before = [(vars(module), dict(vars(module))) for module in model.modules()]
-    held = [
-        (value, value.copy())
-        for _, attributes in before
-        for value in attributes.values()
-        if type(value) in (dict, OrderedDict, list, set)
-    ]
+    put_back = as_they_are(model)
     try:
         yield
     finally:
-        finished(*(partial(_refill, into, contents) for into, contents in [*before, *held]))
+        finished(*put_back)
+
+
+def as_they_are(model: nn.Module) -> list[Callable[[], None]]:
+    """Steps that put back the attributes of modules, and what plain containers there hold now."""
+    plain_kinds = (dict, OrderedDict, defaultdict, list, set, deque)
+    attributes = (found for module in model.modules() for found in _inside(vars(module)))
+    containers = [found for found in attributes if type(found) in plain_kinds]
+    return [partial(_refill, into, copy.copy(into)) for into in containers]
 
 
 def _refill(container: Any, contents: Any) -> None:
-    """Make a list, a dictionary or a set hold what it held."""
+    """Make a list, a dictionary, a set or a queue hold what it held."""
     if isinstance(container, list):
         container[:] = contents
-        return
-    for key in [key for key in container if key not in contents]:
-        container.pop(key) if isinstance(container, dict) else container.remove(key)
-    container.update(contents)
+    elif isinstance(container, deque):
+        container.clear()
+        container.extend(contents)
+    else:
+        for key in [key for key in container if key not in contents]:
+            container.pop(key) if isinstance(container, dict) else container.remove(key)
+        container.update(contents)
 
 
 @contextmanager
 def _tensors(model: nn.Module) -> Iterator[None]:
     """Restore the values of the tensors that modules hold in addition to their parameters."""
-    held = [value for module in model.modules() for value in vars(module).values()]
-    tensors = [v for v in [*model.buffers(), *held] if isinstance(v, Tensor)]
+    held = [tensor for module in model.modules() for _, tensor in held_tensors(module)]
+    tensors = [*model.buffers(), *held]
     values = [
         (tensor, tensor.detach().clone())
         for tensor in dict.fromkeys(tensors)

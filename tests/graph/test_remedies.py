@@ -261,9 +261,8 @@ def reason(structure: Structure) -> str:
 
 def cut(structure: Structure, bottleneck: str = "pool") -> nn.Module:
     costs = count_costs(structure.model, structure.inputs)
-    plan = make_plan(structure, find_cut(structure, 1), bottleneck)
-    plan = plan if bottleneck == "pool" else draft(structure, plan, costs).plan
-    return build(structure, plan, costs).module
+    plan = draft(structure, make_plan(structure, find_cut(structure, 1), bottleneck), costs).plan
+    return build(structure, plan).module
 
 
 class Complex(nn.Module):
@@ -376,11 +375,11 @@ def returns_deep(net: Net, x: Tensor) -> Any:
 @pytest.mark.parametrize("forward", [adds_deep, returns_deep])
 def test_channels_that_must_stay_as_many_as_they_are(forward: Forward) -> None:
     structure = read_structure(Net(forward), IMAGE)
+    costs, found = count_costs(structure.model, structure.inputs), find_cut(structure, 1)
     with pytest.raises(TruncationError, match="the light bottleneck with exit_channels at its"):
-        cut(structure)
-    costs = count_costs(structure.model, structure.inputs)
-    plan = draft(structure, make_plan(structure, find_cut(structure, 1)), costs).plan
-    assert not verify(build(structure, plan, costs), export=False).failures
+        draft(structure, make_plan(structure, found, exit_channels=8), costs)
+    plan = draft(structure, make_plan(structure, found), costs).plan
+    assert not verify(build(structure, plan), export=False).failures
 
 
 def test_a_depth_that_saves_too_little_by_the_other_bottleneck() -> None:
@@ -395,4 +394,50 @@ def test_a_depth_that_saves_too_little_by_the_other_bottleneck() -> None:
         draft(structure, make_plan(structure, find_cut(structure, 1)), costs)
     assert cut(structure)(IMAGE).shape == (2, 2, 16, 16)
     plan = make_plan(structure, find_cut(structure, 1), width=1)
-    assert build(structure, plan, costs).module(IMAGE).shape == (2, 2, 16, 16)
+    assert build(structure, plan).module(IMAGE).shape == (2, 2, 16, 16)
+
+
+class Summed(Net):
+    """What comes back up is added to the first features, in place or to a copy of them."""
+
+    def __init__(self, copies: bool) -> None:
+        super().__init__()
+        self.copies = copies
+        self.side, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(36, 32, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x)
+        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
+        top = top.clone() if self.copies else top
+        top.add_(F.interpolate(deep, scale_factor=2.0)[:, :4])
+        side = F.max_pool2d(self.side(x), 2)
+        return decode(self, top, self.last(torch.cat([side, deep], 1)))
+
+
+def test_a_write_into_a_copy() -> None:
+    with pytest.raises(TruncationError, match=r"write into a copy \(clone\(\)\)"):
+        cut(read_structure(Summed(copies=False), IMAGE))
+    assert cut(read_structure(Summed(copies=True), IMAGE))(IMAGE).shape == (2, 2, 16, 16)
+
+
+class Groups(Net):
+    """Its deep features leave in groups of channels, one axis more than an image has, or not."""
+
+    def __init__(self, as_image: bool) -> None:
+        super().__init__()
+        self.as_image = as_image
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, deep = encode(self, x)
+        deep = F.relu(deep.unflatten(1, (2, 16)))
+        if self.as_image:
+            return decode(self, top, deep.flatten(1, 2))
+        deep = F.interpolate(deep, size=(16, *x.shape[2:])).flatten(1, 2)
+        return self.out(F.relu(self.up(torch.cat([deep, top], 1))))
+
+
+def test_features_that_leave_as_images() -> None:
+    refused = read_structure(Groups(as_image=False), IMAGE)
+    assert not refused.cuts
+    assert "let it leave and enter as (batch, channels, *sizes)" in refused.refusals[-1].reason
+    assert cut(read_structure(Groups(as_image=True), IMAGE))(IMAGE).shape == (2, 2, 16, 16)

@@ -1,5 +1,7 @@
 """Cut every toy at every depth and try everything that verify tries."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -150,6 +152,44 @@ def test_a_layer_that_insists_on_its_width_is_named():
     (proposal,) = proposals_of(Guarded(), torch.randn(2, 1, 16, 16))
     with pytest.raises(TruncationError, match=r"assert 9 == 12; a layer insists on"):
         proposal.build(exit_channels=5)
+    assert verify(proposal.build("pool"), export=False).failures == ()
+
+
+class Weighed(nn.Module):
+    """What the deep level returns meets the features in a way that a test says."""
+
+    def __init__(self, deep, meet):
+        super().__init__()
+        self.top, self.side = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+        self.deep = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(6, deep, 7, padding=3), nn.ReLU())
+        self.head, self.meet = nn.Conv2d(4, 1, 1), meet
+
+    def forward(self, x):
+        top = self.top(x)
+        deep = F.interpolate(self.deep(top), scale_factor=2)
+        return self.meet(self, self.side(top), deep)
+
+
+@pytest.mark.parametrize(
+    ("deep", "meet"),
+    [
+        (1, lambda net, side, deep: net.head(side * deep)),
+        (4, lambda net, side, deep: net.head(side + deep)),
+        (4, lambda net, side, deep: (net.head(side * deep.sigmoid()), deep)),
+        (8, lambda net, side, deep: net.head(side + deep.unflatten(1, (2, 4)).sum(1))),
+    ],
+    ids=["one channel weighs all", "addition", "also an output", "channels in two axes"],
+)
+def test_pooling_gives_back_the_channels_that_what_stays_insists_on(deep, meet):
+    (proposal,) = proposals_of(Weighed(deep, meet), torch.randn(2, 1, 16, 16))
+    variant = proposal.build("pool")
+    assert variant.plan.exit_channels == (deep,)
+    assert variant.recut == ()
+    assert {tuple(p.shape) for p in variant.module.new_bottleneck.parameters()} == {
+        (deep, 6, 1, 1),
+        (deep,),
+    }
+    assert verify(variant, export=False, factory=partial(Weighed, deep, meet)).failures == ()
 
 
 def test_outputs_below_the_cut_are_none(proposals):

@@ -23,7 +23,7 @@ from weightscope.adapters.dispatch import (
 )
 from weightscope.adapters.modes import alone
 from weightscope.adapters.schemas import is_operator, packet
-from weightscope.calls import checked_arguments, random_state, say
+from weightscope.calls import checked_arguments, deep_copy, held_tensors, random_state, say
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError, kind
 from weightscope.graph.structure import ExampleInputs
@@ -140,7 +140,7 @@ def count_costs(
                 "parameters."
             ) from reason
     try:
-        return _count(copy.deepcopy(model), args, kwargs, None, rules)
+        return _count(deep_copy(model), args, kwargs, None, rules)
     except Exception as reason:
         raise ForwardError(
             f"the forward of {type(model).__name__} raises on inputs of shapes "
@@ -296,7 +296,7 @@ def _fake_copy(
                     tensor.shape, tensor.stride(), dtype=tensor.dtype, device=home
                 )
             return nn.Parameter(new) if isinstance(tensor, nn.Parameter) else new
-        return mode.from_tensor(tensor)
+        return mode.from_tensor(tensor if tensor.is_leaf else tensor.detach())
 
     try:
         twin = copy.deepcopy(model, _replaced(model, fake))
@@ -313,10 +313,10 @@ def _replaced(model: nn.Module, fake: Callable[[torch.Tensor], torch.Tensor]) ->
     """What a deep copy takes instead of the model's tensors and hooks, by identity."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for values in (modules.parameters(module), modules.buffers(module), vars(module)):
-            for value in values.values():
-                if isinstance(value, torch.Tensor) and id(value) not in memo:
-                    memo[id(value)] = fake(value)
+        owned = (*modules.parameters(module).values(), *modules.buffers(module).values())
+        for value in (*owned, *(tensor for _, tensor in held_tensors(module))):
+            if value is not None and id(value) not in memo:
+                memo[id(value)] = fake(value)
         for hook in modules.forward_hooks(module):
             if _is_plain(hook):
                 memo[id(hook)] = _no_hook

@@ -63,7 +63,7 @@ def coarsen(
     else stays a function.
 
     Raises:
-        StructureError: A value inside a whole module is needed outside it.
+        StructureError: A size follows the values of a tensor, or a part cannot be seen.
     """
     whole = _whole_calls(capture, placement, model)
     return _Builder(capture, placement, model, inputs, whole).build()
@@ -262,16 +262,11 @@ class _Builder:
             return self._size(value)
         while fine not in self.made and fine.target is BOUNDARY:
             fine = fine.args[0]  # type: ignore[assignment]
-        if fine in self.made:
-            return self.made[fine]
         if fine in self.owned:
             new = self.graph.get_attr(self.owned[fine])
             new.meta["val"] = value
             return new
-        raise StructureError(
-            f"{fine.name} is computed inside {_owner(fine)} and needed outside it, by no argument"
-            " or result; let that module return it, or take it as an argument"
-        )
+        return self.made[fine]
 
     def _size(self, value: Any) -> Any:
         if isinstance(value, torch.Size | tuple):

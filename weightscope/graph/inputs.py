@@ -8,7 +8,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,16 @@ from weightscope.adapters.tracing import (
     quiet,
     without_numbers,
 )
-from weightscope.calls import checked_arguments, plain, random_state, say, shapes
+from weightscope.calls import (
+    as_they_are,
+    checked_arguments,
+    finished,
+    held_tensors,
+    plain,
+    random_state,
+    say,
+    shapes,
+)
 from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword, kind
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.layouts import (
@@ -38,6 +47,7 @@ from weightscope.graph.layouts import (
     infer_layout,
     parse_layout,
 )
+from weightscope.graph.memory import Descent
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.values import reads_values
 
@@ -307,6 +317,9 @@ class Trial:
         tensors = {id(t): self.mode.from_tensor(t) for t in [*model.parameters(), *model.buffers()]}
         self.model = throwaway_copy(model, tensors).eval()
         self._known: dict[Any, Any] = {}
+        self._fresh = as_they_are(self.model)
+        self._held = {id(tensor) for _, tensor in self._holds()}
+        self._leaves = False
 
     def error(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
@@ -384,6 +397,45 @@ class Trial:
             self._run(inputs.args, inputs.kwargs, training=True)
         return frozenset(called)
 
+    def left_behind(
+        self, inputs: ExampleInputs, whole: Collection[str]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What of its input a forward leaves in attributes, and what of that the next call uses.
+
+        Args:
+            inputs: How the model is called.
+            whole: Names of modules that are called as they are, whatever they leave in themselves.
+
+        Returns:
+            Names of attributes, all of them, and those that decide what a later call does.
+        """
+        if not self._leaves:
+            return (), ()
+        # copies: what is one object with what was left would be one tensor without numbers too
+        calls = [
+            self._fakes(pytree.tree_map(_cloned, (inputs.args, dict(inputs.kwargs))))
+            for _ in range(2)
+        ]
+        try:
+            first = Descent({"": _leaves(calls[0])})
+            self._call(*calls[0], watching=first)
+            left: dict[str, list[torch.Tensor]] = {}
+            for name, tensor in self._holds():
+                new = id(tensor) not in self._held and bool(first.of(tensor))
+                if new and not any(name.startswith(f"{path}.") for path in whole):
+                    left.setdefault(name, []).append(tensor)
+            second = Descent(left)
+            result = self._call(*calls[1], watching=second)
+            return tuple(left), tuple(sorted(second.of(pytree.opened(result))))
+        finally:
+            finished(*self._fresh)
+
+    def _holds(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Tensors in attributes of the modules, by the attribute's qualified name."""
+        for path, module in self.model.named_modules():
+            for name, tensor in held_tensors(module):
+                yield f"{path}.{name}" if path else name, tensor
+
     def _outcome(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
         """Shapes and structure of what the forward returns, or what it raises; tried once."""
         flat, spec = pytree.tree_flatten((args, dict(kwargs)))
@@ -399,10 +451,21 @@ class Trial:
     def _run(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
     ) -> Any:
-        def fake(value: Any) -> Any:
-            return self.mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+        """What one call of the model as it was given returns or raises."""
+        result = self._call(*self._fakes((args, dict(kwargs))), training=training)
+        if any(id(tensor) not in self._held for _, tensor in self._holds()):
+            self._leaves |= not training
+            finished(*self._fresh)
+        return result
 
-        args, kwargs = pytree.tree_map(fake, (args, dict(kwargs)))
+    def _fakes(self, call: Any) -> Any:
+        return pytree.tree_map(
+            lambda v: self.mode.from_tensor(v) if isinstance(v, torch.Tensor) else v, call
+        )
+
+    def _call(
+        self, args: Any, kwargs: Any, *, training: bool = False, watching: Descent | None = None
+    ) -> Any:
         with ExitStack() as stack:
             # it logs a traceback for every size that does not fit
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
@@ -413,7 +476,7 @@ class Trial:
             self.model.train(training)
             stack.callback(self.model.eval)
             try:
-                with torch.no_grad(), self.mode:
+                with torch.no_grad(), self.mode, watching or nullcontext():
                     return self.model(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
                 return error
@@ -457,6 +520,10 @@ def _asks_for_its_mode(kind: type[nn.Module]) -> bool:
 
 def _clone(constant: torch.Tensor | None) -> torch.Tensor | None:
     return None if constant is None else constant.clone()  # a forward may count in it
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _described(value: Any) -> Any:

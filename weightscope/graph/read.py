@@ -114,8 +114,8 @@ def _read(
     cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
     pair = two_images(trial, inputs)
     modes_agree = trial.modes_agree(pair)
+    called = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
     if modes_agree:
-        called = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
         modes_agree = trial.works_alike(pair, called)
     for node, where in placement.places.items():
         node.meta["place"] = where
@@ -124,6 +124,7 @@ def _read(
         wrapped,
         _fixed_note(trial, captured, inputs),
         _modes_note(trial, modes_agree, pair),
+        _memory_note(*trial.left_behind(pair, called)),
         _parts_note(parts, part),
     )
     return Structure(
@@ -177,17 +178,37 @@ def _modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> 
     return ""
 
 
+def _memory_note(left: Sequence[str], used: Sequence[str]) -> str:
+    """What to say of a forward that keeps what it computed in attributes of its modules."""
+    if used:
+        return (
+            f"what the forward returns depends on what earlier calls left in {_some(used)}; read,"
+            " cut and built is one call in the state that the model is in now, so a variant"
+            " remembers nothing. Hand that state to the forward as an argument and return it, and a"
+            " variant does too"
+        )
+    if left:
+        return (
+            f"the forward leaves tensors in {_some(left)}; a variant returns the same and leaves"
+            " none. Let the forward return what you need of them"
+        )
+    return ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" and others" if len(names) > _SHOWN else "")
+
+
 def _parts_note(parts: Sequence[str], part: str | None) -> str:
     if part:
         return f"levels, stages and cuts are those of {part}; what is around it stays"
     if not parts:
         return ""
-    shown = ", ".join(parts[:_PARTS_SHOWN]) + (" and others" if len(parts) > _PARTS_SHOWN else "")
     many = len(parts) > 1
     return (
-        f"{shown} {'go' if many else 'goes'} down and {'come' if many else 'comes'} back up on"
-        f" {'their' if many else 'its'} own; {keyword('part', repr(parts[0]))} reads and cuts that"
-        " one alone"
+        f"{_some(parts)} {'go' if many else 'goes'} down and {'come' if many else 'comes'} back up"
+        f" on {'their' if many else 'its'} own; {keyword('part', repr(parts[0]))} reads and cuts"
+        " that one alone"
     )
 
 
@@ -265,7 +286,7 @@ def _at_another_size(inputs: ExampleInputs) -> ExampleInputs:
 
 _stages = stages
 _SIZES_TO_CAPTURE = 2
-_PARTS_SHOWN = 6
+_SHOWN = 6
 
 
 def _captured(

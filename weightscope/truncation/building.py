@@ -356,9 +356,11 @@ def _receptive_field(
 
 
 def draft(structure: Structure, plan: Plan, costs: Costs) -> Variant:
-    """Build a plan without numbers; an open width becomes the widest within the budget.
+    """Build a plan without numbers, and decide what it leaves open.
 
-    The budget of the light bottleneck is half of the parameters and of the MACs that it replaces.
+    An open width of the light bottleneck becomes the widest within its budget: half of the
+    parameters and of the MACs that it replaces. Pooling hands on all channels that enter, or, where
+    what stays cannot take them, as many as before, by a 1x1 convolution for each exit.
 
     Args:
         structure: The original.
@@ -368,6 +370,8 @@ def draft(structure: Structure, plan: Plan, costs: Costs) -> Variant:
     Raises:
         TruncationError: The plan cannot be built, or even one channel is above the budget.
     """
+    if plan.bottleneck == "pool":
+        return _draft_of_pooling(structure, plan)
     if plan.bottleneck != "light" or plan.width is not None:
         return build(structure, plan, numbers=False)
     cut = find_cut(structure, plan.keep_levels)
@@ -389,6 +393,16 @@ def draft(structure: Structure, plan: Plan, costs: Costs) -> Variant:
     if width == widest.plan.width:
         return widest
     return build(structure, replace(plan, width=width), numbers=False)
+
+
+def _draft_of_pooling(structure: Structure, plan: Plan) -> Variant:
+    try:
+        return build(structure, plan, numbers=False)
+    except TruncationError:
+        before = tuple(s.channels for s in find_cut(structure, plan.keep_levels).exits)
+        if before == plan.exit_channels:
+            raise
+        return build(structure, replace(plan, exit_channels=before), numbers=False)
 
 
 def bottleneck_costs(structure: Structure, cut: Cut, crossing: Crossing, plan: Plan) -> Costs:

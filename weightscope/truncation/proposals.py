@@ -122,7 +122,8 @@ class Proposal(OnOneScreen):
         Args:
             bottleneck: ``"light"``: pooling, two 3x3 convolutions with batch normalisation and
                 ReLU, and a 1x1 convolution for each exit of another width. ``"pool"``: pooling
-                only; the kept layers that read it are re-cut. Or a module that maps
+                only; the kept layers that read it are re-cut, and where they cannot be, a 1x1
+                convolution for each exit gives it the channels that it had. Or a module that maps
                 (B, in_channels, *S) to (B, channels, *S), or a factory of one, called with
                 (in_channels, out_channels, dimensions).
             width: Channels of the light bottleneck; by default as many as its finest exit has,
@@ -144,7 +145,7 @@ class Proposal(OnOneScreen):
             return build(self.structure, self.draft.plan, like=self.draft)
         cut = find_cut(self.structure, self.keep_levels)
         plan = make_plan(self.structure, cut, bottleneck, width, exit_channels, reach)
-        if plan.bottleneck == "light" and plan.width is None:
+        if plan.bottleneck == "pool" or (plan.bottleneck == "light" and width is None):
             plan = draft(self.structure, plan, self.costs).plan
         return build(self.structure, plan, None if isinstance(bottleneck, str) else bottleneck)
 
