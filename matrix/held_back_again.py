@@ -450,7 +450,8 @@ class StateSpace(UNet):
         tokens = deep.flatten(2).transpose(1, 2)
         decay, new = self.enter(tokens).chunk(2, -1)
         log = torch.cumsum(F.logsigmoid(decay), 1)
-        state = torch.exp(log) * torch.cumsum(torch.exp(-log) * new, 1)
+        # sums of logarithms: the plain ones overflow where a row is long
+        state = torch.exp(log + torch.logcumsumexp(torch.log(F.softplus(new)) - log, 1))
         y = self.leave(state).transpose(1, 2).reshape(deep.shape)
         return top, middle, deep + y
 

@@ -187,9 +187,9 @@ Mended afterwards, of the first twenty: MedNeXt (a transposed head that does not
 (pixels made channels by a reshape), "coarse to fine" (U-nets in a row of unequal depth). Of the
 second twenty: the convolutional LSTM (frames taken one by one), Oobleck (old-style normalisation of
 weights hid the first layer), stochastic depth (a forward that does more in train mode says so now)
-and the channels of "complex numbers", whose cut stays refused. "State space" is wrong itself: its
-sums overflow, and outputs that are no numbers cannot be compared; its structure was read
-rightly."""
+and the channels and the cut of "complex numbers". "State space" was wrong itself: its sums
+overflowed, and outputs that are no numbers cannot be compared; its structure was read rightly, and
+it now sums logarithms."""
 
 _INTRODUCTION = """\
 This page is written by `make matrix`; do not edit it. Each network is built by its own library with

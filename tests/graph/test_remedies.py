@@ -265,34 +265,6 @@ def cut(structure: Structure, bottleneck: str = "pool") -> nn.Module:
     return build(structure, plan).module
 
 
-class Complex(nn.Module):
-    """The deep level computes with complex numbers; what crosses is complex, or is not."""
-
-    def __init__(self, real: bool) -> None:
-        super().__init__()
-        self.real = real
-        self.top = nn.Conv2d(3, 4, 3, padding=1)
-        self.deep = nn.Conv2d(4, 4, 3, 2, 1, dtype=torch.complex64)
-        self.rise = nn.ConvTranspose2d(4, 4, 2, 2, dtype=torch.complex64)
-        self.out = nn.Conv2d(12, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        top = self.top(x)
-        z = self.deep(torch.complex(top, top))
-        parts = torch.cat([z.real, z.imag], 1)
-        if not self.real:
-            z = self.rise(z)
-            return self.out(torch.cat([z.real, z.imag, top], 1))
-        return self.out(torch.cat([F.interpolate(parts, scale_factor=2.0), top], 1))
-
-
-def test_complex_numbers_that_cross_as_channels() -> None:
-    refused = read_structure(Complex(real=False), IMAGE)
-    assert "torch.cat([z.real, z.imag], 1)" in reason(refused)
-    read = read_structure(Complex(real=True), IMAGE)
-    assert cut(read)(IMAGE).shape == (2, 2, 16, 16)
-
-
 class Nested(nn.Module):
     """Its head lies at the first of two deeper levels."""
 

@@ -192,6 +192,48 @@ def test_pooling_gives_back_the_channels_that_what_stays_insists_on(deep, meet):
     assert verify(variant, export=False, factory=partial(Weighed, deep, meet)).failures == ()
 
 
+class Complex(nn.Module):
+    """Complex numbers from the deep level up, or at both."""
+
+    def __init__(self, enters, last):
+        super().__init__()
+        kind = {"dtype": torch.complex64}
+        self.enters, self.last = enters, last
+        self.top = nn.Conv2d(1, 4, 3, padding=1, **(kind if enters else {}))
+        self.deep = nn.Conv2d(4, 16, 3, 2, 1, **kind)
+        self.rise = nn.ConvTranspose2d(16, 4, 2, 2, **kind)
+        self.out = nn.Conv2d(8, 1, 1, **kind)
+
+    def forward(self, x):
+        top = self.top(torch.complex(x, -x) if self.enters else x)
+        deep = self.deep(top if self.enters else torch.complex(top, -top))
+        deep = deep.movedim(1, -1).tanh().movedim(-1, 1) if self.last else deep.tanh()
+        z = self.out(torch.cat([self.rise(deep), top.to(deep.dtype)], 1))
+        return torch.cat([z.real, z.imag], 1)
+
+
+@pytest.mark.parametrize("how", ["light", "pool", {"exit_channels": 5}])
+@pytest.mark.parametrize(("enters", "last"), [(True, False), (False, True)])
+def test_complex_numbers_cross_as_their_two_parts(enters, last, how):
+    (proposal,) = proposals_of(Complex(enters, last), torch.randn(2, 1, 16, 16))
+    variant = proposal.build(**how) if isinstance(how, dict) else proposal.build(how)
+    assert verify(variant, export=False, factory=partial(Complex, enters, last)).failures == ()
+    made = variant.module.new_bottleneck
+    assert made.exits[0].is_complex
+    assert {p.dtype for p in made.parameters()} <= {torch.float32}
+    if how == "pool":
+        assert variant.plan.exit_channels == (4,)  # or 8 real ones enter, the two parts
+        assert list(made.parameters()) == []
+
+
+def test_complex_parts_are_channels_on_both_sides_of_a_bottleneck():
+    (proposal,) = proposals_of(Complex(True, False), torch.randn(2, 1, 16, 16))
+    made = proposal.build("pool").module.new_bottleneck
+    z = torch.complex(torch.arange(16.0).reshape(1, 4, 2, 2), -torch.ones(1, 4, 2, 2))
+    (out,) = made([z], [[2, 2]], [1, 1], [[1, 1]])
+    assert torch.equal(out, torch.complex(z.real.amax((2, 3), True), -torch.ones(1, 4, 1, 1)))
+
+
 def test_outputs_below_the_cut_are_none(proposals):
     variant = proposals("pyramid")[1].build()
     out = variant.module(torch.randn(2, 1, 32, 32))

@@ -80,13 +80,6 @@ def _cut(
     if refused:
         return refused
     entries = _entries(depth, coarse, dimensions, sizes)
-    crossing = next((n for n in _crossing(depth) if n.meta["val"].is_complex()), None)
-    if crossing is not None:
-        return (
-            f"{crossing.name} crosses this level as complex numbers, which no bottleneck here takes"
-            " and returns; let the real and the imaginary part cross as channels"
-            " (torch.cat([z.real, z.imag], 1))"
-        )
     if not entries:
         return (
             "no tensor with a readable layout enters what lies below this level; " + _LAYOUT_REMEDY
@@ -110,13 +103,6 @@ def _cut(
 
 
 _LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"
-
-
-def _crossing(depth: _Depth) -> list[fx.Node]:
-    """What leaves the removed part, and what it needs that depends on the image alone."""
-    entering = [n for node in depth.removed for n in node.all_input_nodes]
-    kept = [n for n in entering if n not in depth.removed and n not in depth.below]
-    return [n for n in (*depth.exits, *kept) if makes_tensor(n) and n.op != "get_attr"]
 
 
 def _split(coarse: Coarse, keep: int, dimensions: int, sizes: Sequence[tuple[int, ...]]) -> _Depth:
@@ -154,7 +140,7 @@ def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[f
         for node in nodes
         if node in removed
         and makes_tensor(node)
-        and not (node.meta["val"].is_floating_point() or node.meta["val"].is_complex())
+        and not _holds_features(node)
         and any(user not in removed for user in node.users)
     ]
     while waiting:
@@ -209,7 +195,7 @@ def _entries(
         and n.name in coarse.places
         and any(u in depth.removed for u in n.users)
         and makes_tensor(n)
-        and n.meta["val"].is_floating_point()
+        and _holds_features(n)
     ]
     found = [s for n in feeding if (s := site(n, coarse.places, dimensions, sizes))]
     deepest = max((s.level for s in found), default=0)
@@ -219,6 +205,12 @@ def _entries(
 def makes_tensor(node: fx.Node) -> bool:
     """Whether a node makes one tensor."""
     return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _holds_features(node: fx.Node) -> bool:
+    """Whether a tensor holds real or complex numbers, and no indices or truths."""
+    value: torch.Tensor = node.meta["val"]
+    return value.is_floating_point() or value.is_complex()
 
 
 def _removed(coarse: Coarse, keep: int) -> set[fx.Node]:
@@ -259,7 +251,7 @@ def site(
     if read is None:
         return None
     layout, channels = read
-    return Site(node.name, channels, layout, level)
+    return Site(node.name, channels, layout, level, value.is_complex())
 
 
 def _layout(

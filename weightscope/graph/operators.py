@@ -269,7 +269,8 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ),
     ("fft_fftshift fft_ifftshift", Operator(view="whole")),
     ("_fft_c2c _fft_r2c _fft_c2r", Operator(view="whole")),
-    ("complex view_as_real view_as_complex imag log_sigmoid log_sigmoid_forward", POINTWISE),
+    ("complex imag log_sigmoid log_sigmoid_forward", POINTWISE),
+    ("view_as_real view_as_complex", Operator(view="same", macs="free")),
     # --- what makes tensors from nothing, asks, or asserts ---------------------------------------
     (
         "arange bernoulli empty empty_like empty_permuted empty_strided eye fill full full_like"

@@ -103,12 +103,19 @@ class Site:
         layout: ``channels_first`` (B, C, *S), ``channels_last`` (B, *S, C), ``tokens_last``
             (B, N, C) or ``tokens_first`` (B, C, N).
         level: Level at which it lies.
+        is_complex: Whether it holds complex numbers.
     """
 
     node: str
     channels: int
     layout: Layout
     level: int
+    is_complex: bool = False
+
+    @property
+    def real_channels(self) -> int:
+        """Channels of its real and imaginary parts together."""
+        return self.channels * (1 + self.is_complex)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Entry:
     """A tensor that enters the bottleneck.
 
     Attributes:
-        channels: Number of channels.
+        channels: Number of channels; of complex numbers those of both their parts.
         layout: Where its channels and positions lie.
         kernel: Window and stride of the max-pooling that brings it to the bottleneck's size.
         ceil: Whether the pooling rounds sizes up.
@@ -78,16 +78,18 @@ class Exit:
     """A tensor that the bottleneck returns.
 
     Attributes:
-        channels: Number of channels.
+        channels: Number of channels; of complex numbers those of both their parts.
         layout: Where its channels and positions lie.
         exact: Whether it always has the bottleneck's own size.
         scale: Its positions per position of the bottleneck, for each dimension.
+        is_complex: Whether its channels are the real parts of complex numbers, then the imaginary.
     """
 
     channels: int
     layout: Layout
     exact: bool
     scale: tuple[float, ...]
+    is_complex: bool = False
 
 
 class Bottleneck(nn.Module):
@@ -146,7 +148,7 @@ class Bottleneck(nn.Module):
         ]
         y = self.trunk(given[0] if len(given) == 1 else torch.cat(given, 1))
         return [
-            _from_image(head(y if site.exact else self._resized(y, sizes)), site.layout)
+            _from_image(head(y if site.exact else self._resized(y, sizes)), site)
             for head, site, sizes in zip(self.heads, self.exits, exit_sizes, strict=True)
         ]
 
@@ -200,7 +202,10 @@ def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:
 
 
 def to_image(x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
-    """Bring a tensor to (B, C, *S)."""
+    """Bring a tensor to real numbers (B, C, *S), of complex ones first all real parts."""
+    if x.is_complex():
+        parts = (to_image(part, layout, sizes) for part in torch.view_as_real(x).unbind(-1))
+        return torch.cat(list(parts), 1)
     if layout == "channels_first":
         return x
     if layout == "channels_last":
@@ -210,8 +215,11 @@ def to_image(x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1], *sizes)
 
 
-def _from_image(x: Tensor, layout: Layout) -> Tensor:
-    """Bring (B, C, *S) to a layout."""
+def _from_image(x: Tensor, site: Exit) -> Tensor:
+    """Bring (B, C, *S) to what leaves."""
+    if site.is_complex:
+        x = torch.complex(*x.chunk(2, 1))
+    layout = site.layout
     if layout == "channels_first":
         return x
     if layout == "channels_last":

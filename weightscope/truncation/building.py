@@ -175,19 +175,19 @@ def make_bottleneck(
     """
     nodes = {node.name: node for node in structure.graph.nodes}
     entering = cast(Tensor, nodes[cut.entries[0].node].meta["val"])
-    own = next(t for t in structure.model.parameters() if t.is_floating_point())
+    own = next(t for t in structure.model.parameters() if t.is_floating_point() or t.is_complex())
     home = own.device
     # under autocast the weights keep their own format
     dtype = own.dtype if autocast_of(nodes[cut.exits[0].node]) else entering.dtype
     dimensions = structure.inputs.dimensions
     exits = [
-        replace(site, channels=channels)
+        replace(site, channels=channels * (1 + site.is_complex))
         for site, channels in zip(crossing.exits, plan.exit_channels, strict=True)
     ]
     with random_state(), torch.device("cpu" if numbers else "meta"):
         inner, channels = _trunk(plan, crossing, dimensions, trunk)
         made = Bottleneck(dimensions, crossing.entries, exits, inner, channels)
-    return made.to(device=home if numbers else "meta", dtype=dtype)
+    return made.to(device=home if numbers else "meta", dtype=dtype.to_real())
 
 
 def _trunk(
@@ -204,7 +204,8 @@ def _trunk(
         return Light(entering, plan.width, dimensions, plan.reach), plan.width
     if given is None:
         raise TruncationError("this plan has a custom bottleneck; pass the module or its factory")
-    leaving = plan.exit_channels[_finest(crossing)]
+    finest = _finest(crossing)
+    leaving = plan.exit_channels[finest] * (1 + crossing.exits[finest].is_complex)
     with named_errors("the bottleneck factory, called with (channels, channels, dimensions),"):
         made = (
             copy.deepcopy(given)
@@ -411,8 +412,11 @@ def bottleneck_costs(structure: Structure, cut: Cut, crossing: Crossing, plan: P
     at = _example_sizes(structure)
     module = make_bottleneck(structure, cut, crossing, plan, numbers=False)
     values = [cast(Tensor, nodes[site.node].meta["val"]) for site in cut.entries]
-    dtype = next((p.dtype for p in module.parameters()), values[0].dtype)
-    tensors = [torch.empty(at.shape(v), dtype=dtype, device="meta") for v in values]
+    dtype = next((p.dtype for p in module.parameters()), values[0].dtype.to_real())
+    tensors = [
+        torch.empty(at.shape(v), dtype=v.dtype if v.is_complex() else dtype, device="meta")
+        for v in values
+    ]
     entry_sizes, (size,), exit_sizes = (
         [[at.size(s) for s in part] for part in parts]
         for parts in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)

@@ -53,8 +53,9 @@ def read_crossing(structure: Structure, cut: Cut) -> Crossing:
         ),
         exits=tuple(
             Exit(
-                channels=site.channels,
+                channels=site.real_channels,
                 layout=site.layout,
+                is_complex=site.is_complex,
                 exact=all(_same(a, b, probes) for a, b in zip(sizes, size, strict=True)),
                 scale=tuple(_ratio(a, b, probes) for a, b in zip(sizes, size, strict=True)),
             )
@@ -121,8 +122,8 @@ def _entry(
             for probe in probes
             for a, b, k in zip(sizes, target, kernel, strict=True)
         ):
-            return Entry(site.channels, site.layout, kernel, ceil, exact=True)
-    return Entry(site.channels, site.layout, kernel, ceil=True, exact=False)
+            return Entry(site.real_channels, site.layout, kernel, ceil, exact=True)
+    return Entry(site.real_channels, site.layout, kernel, ceil=True, exact=False)
 
 
 # --- the graph --------------------------------------------------------------------------------

@@ -157,8 +157,9 @@ def make_plan(
             f"bottleneck is {bottleneck!r}; expected 'light', 'pool', a module or a factory"
         )
     if bottleneck == "pool":
-        entering = sum(site.channels for site in cut.entries)
-        return Plan(cut.keep_levels, "pool", None, (entering,) * len(cut.exits))
+        entering = sum(site.real_channels for site in cut.entries)
+        leaving = tuple(max(1, entering // (1 + site.is_complex)) for site in cut.exits)
+        return Plan(cut.keep_levels, "pool", None, leaving)
     leaving = _exit_channels(cut, exit_channels)
     if bottleneck == "light":
         if reach is None:

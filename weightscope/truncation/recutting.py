@@ -49,7 +49,8 @@ def _fresh_twin(
             shape[part.dimension] = len(part.source)
         new = torch.empty(shape, dtype=old.dtype, device=old.device)
         if not old.is_meta:
-            new.normal_(float(old.detach().float().mean()), _spread(old))
+            parts = torch.view_as_real(new) if new.is_complex() else new
+            parts.normal_(float(_real(old).mean()), float(_real(old).std(unbiased=False)))
         setattr(twin, leaf, _like(old, new))
     _fit(twin)
     reset = getattr(twin, "reset_parameters", None)
@@ -65,8 +66,10 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
     return new
 
 
-def _spread(tensor: Tensor) -> float:
-    return float(tensor.detach().float().std(unbiased=False))
+def _real(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor, of complex ones both parts."""
+    tensor = tensor.detach()
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).float()
 
 
 def _with_kept(old: Tensor, new: Tensor, parts: Sequence[Recut]) -> Tensor:
