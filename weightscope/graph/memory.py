@@ -13,7 +13,7 @@ from weightscope.adapters.schemas import schema_name
 from weightscope.graph.operators import facts
 
 
-class Descent(TorchDispatchMode):
+class Descent(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what is computed from some tensors while it is on.
 
     Args:
@@ -21,7 +21,7 @@ class Descent(TorchDispatchMode):
     """
 
     def __init__(self, origins: Mapping[str, Iterable[torch.Tensor]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names: dict[int, frozenset[str]] = {}
         self._alive: list[torch.Tensor] = []  # or another tensor may get the memory
         for name, tensors in origins.items():
