@@ -19,7 +19,7 @@ from matrix.networks import Network
 from matrix.records import Depth, Row
 from matrix.truth import Truth
 from studies.second_count import fvcore_macs
-from weightscope.calls import deep_copy
+from weightscope.copies import deep_copy
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import WeightscopeError
 from weightscope.graph import ExampleInputs, Structure, read_structure, rebuild

@@ -189,20 +189,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def left_by_forwards(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``copy.deepcopy``: values for the tensors that no deep copy can be made of.
-
-    Old-style normalisation of weights leaves a tensor with a graph behind after a forward, and
-    makes it again in the next one; other forwards keep features or a state.
-    """
-    return {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for _, value in held_tensors(module)
-        if not value.is_leaf
-    }
-
-
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Tensors in a module's attributes, and in the plain containers there, by the attribute.
 
@@ -230,11 +216,6 @@ def _inside(value: Any) -> Iterator[Any]:
             seen.add(id(value))
             waiting.extend(value.values() if isinstance(value, dict) else value)
         yield value
-
-
-def deep_copy(model: nn.Module) -> nn.Module:
-    """A deep copy with weights of its own, also of a model that has run."""
-    return copy.deepcopy(model, left_by_forwards(model))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import types
 from collections import Counter, defaultdict
@@ -23,7 +22,8 @@ from weightscope.adapters.dispatch import (
 )
 from weightscope.adapters.modes import alone
 from weightscope.adapters.schemas import is_operator, packet
-from weightscope.calls import checked_arguments, deep_copy, held_tensors, random_state, say
+from weightscope.calls import checked_arguments, held_tensors, random_state, say
+from weightscope.copies import deep_copy
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError, kind
 from weightscope.graph.structure import ExampleInputs
@@ -299,7 +299,7 @@ def _fake_copy(
         return mode.from_tensor(tensor if tensor.is_leaf else tensor.detach())
 
     try:
-        twin = copy.deepcopy(model, _replaced(model, fake))
+        twin = deep_copy(model, _replaced(model, fake))
     except Exception as reason:
         raise InputError(
             f"{type(model).__name__} cannot be deep-copied: {reason}. Remove the attribute that "

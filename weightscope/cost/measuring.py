@@ -14,7 +14,8 @@ from torch import nn
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import StorageWeakRef, TorchDispatchMode, storage_of
 from weightscope.adapters.modes import alone
-from weightscope.calls import deep_copy, forward_errors, random_state
+from weightscope.calls import forward_errors, random_state
+from weightscope.copies import deep_copy
 from weightscope.cost.counting import Inputs, split_inputs
 from weightscope.errors import InputError
 

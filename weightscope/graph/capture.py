@@ -8,7 +8,6 @@ operators tell the span, the arguments and the results of every call.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -38,7 +37,8 @@ from weightscope.adapters.tracing import (
     unsolved_constraints,
     without_numbers,
 )
-from weightscope.calls import left_by_forwards, random_state
+from weightscope.calls import random_state
+from weightscope.copies import deep_copy
 from weightscope.errors import StructureError
 from weightscope.graph.pools import FreeSizes
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -110,11 +110,10 @@ def throwaway_copy(
     Raises:
         StructureError: The model cannot be copied.
     """
-    memo = left_by_forwards(model)
-    for tensor in [*model.parameters(), *model.buffers()]:
-        memo[id(tensor)] = tensor if tensors is None else tensors[id(tensor)]
+    given = [*model.parameters(), *model.buffers()]
+    memo = {id(t): t if tensors is None else tensors[id(t)] for t in given}
     try:
-        return copy.deepcopy(model, memo)
+        return deep_copy(model, memo)
     except Exception as error:
         raise StructureError(
             f"{type(model).__name__} cannot be deep-copied ({_first_line(error)});"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
-from weightscope.calls import deep_copy, forward_errors, random_state
+from weightscope.calls import forward_errors, random_state
+from weightscope.copies import deep_copy
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
 from weightscope.graph.inputs import check_model

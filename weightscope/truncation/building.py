@@ -14,7 +14,8 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, is_persistent, parameters
 from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
-from weightscope.calls import deep_copy, named_errors, random_state, say
+from weightscope.calls import named_errors, random_state, say
+from weightscope.copies import deep_copy
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import TruncationError, WeightscopeError, keyword, kind
 from weightscope.graph import rebuild, runnable

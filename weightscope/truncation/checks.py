@@ -16,7 +16,8 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import without_autograd
 from weightscope.adapters.tracing import EXPORTING
-from weightscope.calls import deep_copy, random_state, say, undisturbed
+from weightscope.calls import random_state, say, undisturbed
+from weightscope.copies import deep_copy
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
 from weightscope.graph.running import GraphRun

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import Convolution, Norm, buffers, parameters
-from weightscope.calls import deep_copy, random_state
+from weightscope.calls import random_state
+from weightscope.copies import deep_copy
 from weightscope.errors import MissingExtraError, TruncationError
 from weightscope.graph.structure import ExampleInputs
 

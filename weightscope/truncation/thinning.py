@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.calls import deep_copy, undisturbed
+from weightscope.calls import undisturbed
+from weightscope.copies import deep_copy
 from weightscope.errors import InputError, TruncationError, UnknownLayerError, keyword
 from weightscope.truncation.building import apply_thinning
 from weightscope.truncation.channels import Recut

@@ -1,0 +1,106 @@
+import copy
+
+import torch
+from torch import nn
+
+import weightscope as ws
+from weightscope.copies import deep_copy
+from weightscope.cost import count_costs
+
+
+class Hooked(nn.Module):
+    """Its forward reads what a hook kept: in a dictionary of its own, or in one beside it."""
+
+    def __init__(self, beside: dict | None = None):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.down = nn.Conv2d(8, 64, 3, padding=1)
+        self.up = nn.Conv2d(72, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 1, 1)
+        self.kept: dict = {}
+        kept = self.kept if beside is None else beside
+        self.read = lambda: kept["first"]
+
+        def keep(_, __, output):
+            kept["first"] = output
+
+        self.first.register_forward_hook(keep)
+
+    def forward(self, x):
+        deep = self.down(nn.functional.max_pool2d(self.first(x).relu(), 2)).relu()
+        deep = nn.functional.interpolate(deep, scale_factor=2)
+        return self.head(self.up(torch.cat([self.read(), deep], 1)).relu())
+
+
+def test_a_hook_of_the_copy_writes_into_the_copy():
+    for beside in (None, {}):
+        model = Hooked(beside)
+        twin = deep_copy(model)
+        x = torch.rand(1, 1, 8, 8)
+        assert torch.equal(twin(x), model(x))
+        where = model.kept if beside is None else beside
+        mine = where["first"]
+        twin(x + 1)
+        assert where["first"] is mine
+
+
+def test_a_network_that_is_held_by_its_hooks_is_read_and_cut():
+    beside: dict = {}
+    model = Hooked(beside)
+    analysis = ws.analyze(model)
+    assert not beside
+    assert analysis.structure.depth == 2
+    variant = analysis.proposals[0].build()
+    assert variant.module(torch.rand(1, 1, 16, 16)).shape == (1, 1, 16, 16)
+    assert count_costs(model, torch.rand(1, 1, 16, 16)).parameters
+    assert not beside
+
+
+def test_functions_of_one_closure_stay_together():
+    model = nn.Conv2d(1, 1, 1)
+    calls, seen = 0, []
+
+    def count(*_):
+        nonlocal calls
+        calls += 1
+        seen.append(model)
+
+    model.register_forward_hook(count)
+    model.calls = lambda: calls
+    twin = deep_copy(model)
+    twin(torch.rand(1, 1, 2, 2))
+    assert (model.calls(), twin.calls()) == (0, 1)
+    assert not seen
+    again = copy.deepcopy(twin)  # the usual copy shares them: that is why there is another
+    again(torch.rand(1, 1, 2, 2))
+    assert twin.calls() == 2
+
+
+def test_what_is_no_part_of_the_model_is_shared():
+    class Log:
+        pass
+
+    log, model = Log(), nn.Conv2d(1, 1, 1)
+    model.log = lambda: log
+    model.plain = max
+    assert deep_copy(model).log() is log
+
+
+def test_a_function_that_names_itself_and_a_name_that_is_not_bound():
+    model = nn.Conv2d(1, 1, 1)
+
+    def outer():
+        def again(n):
+            return n and again(n - 1)
+
+        def late():
+            return unbound
+
+        if model is None:
+            unbound = 1
+        return again, late
+
+    model.again, model.late = outer()
+    twin = deep_copy(model)
+    assert twin.again(3) == 0
+    assert twin.again is not model.again
