@@ -10,13 +10,13 @@ from torch import nn
 
 from weightscope.calls import (
     call_arguments,
-    deep_copy,
     evaluation_mode,
     finished,
     forward_errors,
     say,
     undisturbed,
 )
+from weightscope.copies import deep_copy
 from weightscope.errors import ForwardError
 
 

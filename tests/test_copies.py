@@ -47,7 +47,7 @@ def test_a_hook_of_the_copy_writes_into_the_copy():
 def test_a_network_that_is_held_by_its_hooks_is_read_and_cut():
     beside: dict = {}
     model = Hooked(beside)
-    analysis = ws.analyze(model)
+    analysis = ws.analyze(model, example_inputs=torch.rand(1, 1, 16, 16), response=False)
     assert not beside
     assert analysis.structure.depth == 2
     variant = analysis.proposals[0].build()
