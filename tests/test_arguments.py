@@ -82,7 +82,7 @@ CALLS = {
         "model": model(), "example_inputs": X[:1], "initial": None, "history": None,
         "response": False, "images": None, "batches": None, "loss": None, "metric": None,
         "ignore_index": None, "keys": None, "stages": None, "layout": None, "part": None,
-        "spectra": False, "progress": False,
+        "trained": False, "spectra": False, "progress": False,
     }),
     "analyze, batches": (ws.analyze, lambda: {
         "model": model(), "example_inputs": X[:1], "batches": PAIRS, "metric": "f1", "loss": None,
@@ -144,7 +144,7 @@ FLAG = {"None", "number", "negative", "nan", "huge"}
 PATHS = {"text", "bytes"}
 TAKEN = {
     "example_inputs": {"None"}, "initial": {"None", "dict"}, "history": {"None"},
-    "response": FLAG, "spectra": FLAG, "progress": FLAG, "random": FLAG,
+    "response": FLAG, "trained": FLAG, "spectra": FLAG, "progress": FLAG, "random": FLAG,
     "images": {"None", "tensor"}, "batches": {"None"}, "loss": {"None", "function", "type"},
     "metric": {"None", "function", "type"},
     "ignore_index": {"None", "number", "negative"}, "keys": {"None"}, "stages": {"None", "dict"},

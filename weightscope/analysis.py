@@ -94,6 +94,7 @@ def analyze(
     metric: Callable[[Any, Any], Any] | str | None = None,
     ignore_index: int | None = None,
     keys: tuple[Any, Any] | None = None,
+    trained: bool = False,
     stages: Mapping[str, Any] | None = None,
     layout: str | None = None,
     part: str | None = None,
@@ -123,6 +124,8 @@ def analyze(
             lost when each level is removed; see `ablate`.
         ignore_index: Value of targets that does not count, for the built-in metrics of classes.
         keys: Where inputs and targets are in a batch, such as ``("image", "mask")``.
+        trained: Say that the network was trained to its end. Needed only where its weights do not
+            show it; without that nothing, or nothing unused, is concluded of such a network.
         stages: Where the stages of modules are read wrongly: prefixes of module names for each
             stage name (``{"skip 0": "lateral", "head": ["out", "aux"]}``).
         layout: What the axes of the image input are, one letter each (``"NHWC"``, ``"NHW"``,
@@ -183,7 +186,13 @@ def analyze(
             own = respond_to_images(structure, images) if structure.cuts else None
         begin("verdicts and proposals")
         assessment = assess(
-            structure, statistics, history=history, response=synthetic, images=own, data=data
+            structure,
+            statistics,
+            history=history,
+            response=synthetic,
+            images=own,
+            data=data,
+            trained=trained,
         )
         return Analysis(
             structure=structure,

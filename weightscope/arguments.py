@@ -105,6 +105,7 @@ _RULES = {
     "store": Rule(PATH.fits, PATH.takes),
     "thin": Rule(_is_number, "the share of the MACs that stays, or None"),
     "threads": Rule(_whole().fits, "a whole number from 1"),
+    "trained": _FLAG,
     "tolerance": Rule(_is_number, "a number such as 0.02"),
 }
 

@@ -66,7 +66,10 @@ class Findings:
 
     @cached_property
     def stages(self) -> pd.DataFrame:
-        """One row per stage with its utilization and verdict, least used first."""
+        """One row per stage with its utilization and verdict, least used first.
+
+        What only history or weights rank comes after what was measured.
+        """
         from weightscope.frames import stages_frame
 
         return stages_frame(self.structure, self.costs, self.receptive_fields, self.assessment)

@@ -152,7 +152,9 @@ def stages_frame(
     receptive_fields: Mapping[str, tuple[int | float | None, ...]],
     assessment: Assessment,
 ) -> pd.DataFrame:
-    """One row per stage, from the least to the most used, those not measured last.
+    """One row per stage, from the least to the most used.
+
+    Then come those that only history or weights rank, in the same order, and those not measured.
 
     Args:
         structure: The stages.

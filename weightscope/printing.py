@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weightscope.frames import proposals_frame, stages_frame
 from weightscope.receptive_field import unknown_operators
 from weightscope.showing import counted
+from weightscope.utilization.records import RANKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,6 +234,10 @@ def _stage_table(stages: pd.DataFrame, costs: Costs) -> str:
     if len(grades) > 1:
         columns["evidence"] = [*stages["evidence"], *blank]
     title = "Stages, from the least to the most used"
+    ranking = [grade for grade in RANKING if grade in grades]
+    if ranking and len(grades) > len(ranking):
+        title += f", then those that only {' or '.join(ranking)} rank"
+        title += "s" if ranking == ["history"] else ""
     if stages["utilization"].isna().any():
         title += ", those not measured last"
     if len(grades) == 1:
@@ -243,7 +248,7 @@ def _stage_table(stages: pd.DataFrame, costs: Costs) -> str:
         if max(map(len, table.splitlines())) <= WIDTH:
             break
         del columns[surplus]
-    return f"{title}\n\n{aligned_columns(columns)}"
+    return f"{wrapped(title)}\n\n{aligned_columns(columns)}"
 
 
 def interval(value: float, low: float, high: float) -> str:

@@ -36,7 +36,14 @@ RULES = {
     r"too few to be sure of it: give more\.",
     "few": r"(?P<have>\d+) images? decides? nothing, (?P<need>\d+) or more are needed: give more\.",
     "removable": r"Nothing here can be removed on this evidence\.",
-    "advice": r"Give initial= \(the weights at the start\), or batches= with loss= or metric=\.",
+    "hardly": r"Perhaps it is hardly trained: (no level responds, and )?its weights show no more "
+    r"training than (a few|some tens of) steps leave\. What silent levels would do after more "
+    "training cannot be told, so none is called unused; batches= say what they do now, and "
+    r"trained=True that its training is over\.",
+    "advice": r"If you know that it was, say trained=True; else give initial= \(the weights at the "
+    r"start\), or batches= with loss= or metric=\.",
+    "unfinished": "The weights between the deepest level and the output are as they were "
+    rf"initialised, to the last bit; only the encoder was trained: {NOTHING}\.",
     "reach": "Response says on what the output depends on synthetic images, not whether the output "
     r"is right; images= or batches= say more\.",
     "own images": "Images without labels say on what the output depends, not whether the output is "
@@ -105,6 +112,8 @@ def _wrong(
         "unskilled": _better(match),
         "few": _enough(match),
         "removable": _condemned(said),
+        "hardly": _condemned(said),
+        "unfinished": "" if labels == "none" else "all of it was trained",
     }
     return false.get(kind, ""), False
 

@@ -33,7 +33,8 @@ def test_the_largest_set_of_unused_levels_comes_first(structures):
     assert list(found) == [2, 3, 1]
     assert found[2].evidence == (
         "supported: all 2 removed stages are judged unused (evidence: response)"
-        "; the output responds with 0.1 (1: nothing of it is left) without recovery"
+        "; with means in place of what is removed the output responds with 0.1 (1: nothing of it is"
+        " left)"
     )
     assert found[1].evidence.startswith("spoken against:")
     assert "encoder 1 used" in found[1].evidence
@@ -50,7 +51,7 @@ def test_the_deepest_cut_that_more_speaks_for_than_against_comes_next(structures
         ),
     )
     assert list(found)[:2] == [2, 3]
-    assert found[3].evidence.startswith("not decided: bottleneck undecided; the output responds")
+    assert found[3].evidence.startswith("not decided: bottleneck undecided; with means in")
 
 
 @pytest.mark.parametrize("verdict", ["undecided", "used"])
@@ -145,7 +146,13 @@ def test_a_loss_that_leaves_something_out_says_what(structures):
     for verdict in given.verdicts:
         verdict.evidence, verdict.caveat = "data", "at the old one"
     found = ranked(structures, given)
-    assert found[2].evidence.endswith("of the skill is lost without recovery (at the old one)")
+    assert found[2].evidence.endswith("of the skill is lost (at the old one)")
+    for verdict in given.verdicts:
+        verdict.loss = 2.4  # worse than the best trivial answer
+    found = ranked(structures, given)
+    assert found[2].evidence.endswith(
+        "; with means in place of what is removed all of the skill is lost (at the old one)"
+    )
 
 
 def test_a_cut_shows_its_own_figure_and_not_that_of_a_deeper_one(structures):

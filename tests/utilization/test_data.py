@@ -258,11 +258,19 @@ def test_a_threshold_that_is_chosen_anew_is_said_with_the_figure_at_the_old_one(
     levels = (replace(first, unadjusted=0.38), *others)
     evidence = replace(evidence, ablation=replace(evidence.ablation, levels=levels))
     score = evidence.score("1")
-    assert score.caveat == "the threshold is chosen anew, at the old one f1 is 0.38"
-    assert score.why.endswith(f"(f1 1 to 0.98; {score.caveat})")
+    assert score.caveat == "each at its best threshold; at that of the whole network f1 is 0.38"
+    assert score.why.endswith(f"(f1 1 to 0.98, {score.caveat})")
     assert evidence.score("2").caveat == ""
     same = replace(evidence.ablation, levels=(replace(first, unadjusted=0.98), *others))
     assert replace(evidence, ablation=same).score("1").caveat == ""
+
+
+def test_no_more_than_all_of_the_skill_is_lost():
+    score = made({1: 2.4, 2: 0.4}, skill=0.5).score("1")
+    assert "without levels 1 and deeper all of the skill is lost (f1 1 to -1.4, " in score.why
+    assert score.why.endswith("worse than the trivial 0.5)")
+    assert score.loss == pytest.approx(4.8)  # what ranks is not cut off
+    assert "80.0% of the skill is lost" in made({2: 0.4}, skill=0.5).score("2").why
 
 
 @pytest.mark.parametrize(

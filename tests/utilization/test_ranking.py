@@ -432,6 +432,48 @@ def test_silent_levels_of_a_network_that_is_hardly_trained_are_not_condemned(
     assert "hardly" not in found.conclusion
 
 
+def test_who_knows_that_a_network_was_trained_may_say_so(layers):
+    structure, _, model = layers(a=0.01, b=0.01)
+    measured = response(0.5, 0.0)
+    silent = assess(structure, measure_model(model), response=measured)
+    assert silent.state == "unknown"
+    assert "If you know that it was, say trained=True; else give initial=" in silent.conclusion
+    told = assess(structure, measure_model(model), response=measured, trained=True)
+    assert told.state == "trained"
+    assert {v.stage: v.verdict for v in told.verdicts} == {"a": "used", "b": "unused"}
+    assert told.notes == ("That it was trained says trained=True, not its weights.",)
+    known = measure_model(model, initial=model.start)  # hardly trained, as far as this tells
+    for said, verdict, notes in ((False, "undecided", 0), (True, "unused", 0)):
+        found = assess(structure, known, response=measured, trained=said)
+        assert (found.verdicts[0].verdict, len(found.notes)) == (verdict, notes)
+
+
+def test_what_the_weights_prove_is_not_talked_away():
+    model = Normed()
+    found = assess(
+        stages_of(model), measure_model(model), response=response(0.0, 0.5), trained=True
+    )
+    assert found.state == "untrained"
+    assert {v.verdict for v in found.verdicts} == {"undecided"}
+    assert found.notes == ("trained=True says otherwise: were its weights loaded?",)
+    evidence = data(False, **{str(i): 1.0 for i in range(6)})
+    with torch.no_grad():
+        model.norms[3].bias.normal_(0.0, 0.1)
+    found = assess(stages_of(model), measure_model(model), data=evidence, trained=True)
+    assert found.state == "unskilled"
+
+
+def test_what_only_weights_rank_comes_after_what_was_measured(layers):
+    structure, statistics, _ = layers(a=0.02, b=0.05, c=0.05)
+    measured = response(0.0, 0.9, 0.8)
+    measured = replace(measured, cuts=measured.cuts[1:])  # none removes a
+    structure.cuts = structure.cuts[1:]
+    found = assess(structure, statistics, response=measured)
+    assert [v.evidence for v in found.verdicts] == ["response", "response", "weights"]
+    least = found.verdicts[-1].utilization
+    assert least < min(v.utilization for v in found.verdicts[:-1])
+
+
 def test_a_trained_encoder_under_a_fresh_decoder_decides_nothing():
     model = Normed()
     with torch.no_grad():

@@ -8,7 +8,7 @@ from torch import nn
 
 from weightscope.graph import read_structure
 from weightscope.utilization import gather_data
-from weightscope.utilization.recalibration import FOLDS, RecalibratedMeter, are_classes
+from weightscope.utilization.recalibration import FOLDS, RecalibratedMeter
 from weightscope.utilization.trivial import OutputShapes
 from weightscope.utilization.values import ValueMetric
 
@@ -134,23 +134,6 @@ def test_a_loss_that_cannot_be_fitted_is_taken_as_it_is():
     assert losses([scores], [labels], stepped).mean() == pytest.approx(
         float(stepped(scores, labels)), rel=1e-5
     )
-
-
-@pytest.mark.parametrize(
-    ("targets", "classes"),
-    [
-        (torch.tensor([[[0, 3], [255, 1]]]), True),
-        (torch.tensor([[[[0.0, 1.0]]]]), True),
-        (torch.tensor([[[[True]]]]), True),
-        (F.one_hot(torch.tensor([[[0, 2]]])).movedim(-1, 1).float(), True),
-        (torch.tensor([[[[0.0, 0.5]]]]), False),
-        (torch.tensor([[[[0, 7]]]]), False),  # whole numbers with a channel: a regression
-        ((torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)), False),
-        ([], False),
-    ],
-)
-def test_targets_of_classes_are_told_from_numbers(targets, classes):
-    assert are_classes([targets], 2) == classes
 
 
 class Shifting(nn.Module):

@@ -32,6 +32,8 @@ def write_keyword(options: argparse.Namespace, name: str, value: str) -> str:
     own = _OPTIONS.get(name, name)
     if name == "batches" and (getattr(options, "data", None) or not hasattr(options, "batches")):
         own = "data"
+    if isinstance(getattr(options, own, None), bool):
+        return f"--{own.replace('_', '-')}"
     if hasattr(options, own):
         return f"--{own.replace('_', '-')} {value}".rstrip()
     call = f" of {_IN_PYTHON[name]}" if name in _IN_PYTHON else ""

@@ -73,6 +73,11 @@ def add_analyze(commands: Any) -> None:
     analyze.add_argument(
         "--ignore-index", metavar="N", type=int, help="value in the masks that does not count"
     )
+    analyze.add_argument(
+        "--trained",
+        action="store_true",
+        help="say that it was trained, where its weights do not show it",
+    )
     for name, what in (
         ("html", "the analysis as one web page"),
         ("markdown", "the tables as Markdown"),
@@ -103,6 +108,7 @@ def _analyze(options: argparse.Namespace) -> None:
         **_evidence(options, model),
         metric=options.metric,
         ignore_index=options.ignore_index,
+        trained=options.trained,
         layout=options.layout,
         part=options.part,
         progress=sys.stderr.isatty(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from weightscope.errors import keyword
 from weightscope.thresholds import RESPONDS, RESPONSE_BORDER, SILENT
+from weightscope.utilization.records import RANKING
 from weightscope.utilization.scores import utilization
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def reason_undecided(verdict: StageVerdict) -> str:
     """
     if verdict.verdict != "undecided":
         return ""
-    if verdict.evidence in ("weights", "history"):
+    if verdict.evidence in RANKING:
         return (
             f"this ranks stages and decides nothing; {keyword('images')} or {keyword('batches')} "
             "would measure what it does"

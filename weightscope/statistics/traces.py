@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from weightscope.statistics.records import ModelStatistics, ParameterStatistics
     from weightscope.summaries.tensor_summary import TensorSummary
 
+HEAVY_TAILS = 3.0
+"""Excess kurtosis from which on few weights make a filter's energy, and no variance tells."""
+
+FILTER_WEIGHTS = 16
+"""Weights from which on the energy of a filter is about normal."""
+
 LEAST_KURTOSIS = -1.7
 """That of numbers hardly more than two values wide, whose energies all are alike."""
 
@@ -34,12 +40,17 @@ LEAST_KURTOSIS = -1.7
 def shows_training(statistics: ModelStatistics) -> bool:
     """Whether the weights prove that something trained them, whatever they were drawn from.
 
-    Norm scales and shifts that left the constants they start at; filters whose means lie further
-    apart than independent weights let them; kernels that fill a bounded rule with a few weights
-    beyond its edge. That none is found proves nothing.
+    Norm scales and shifts that left the constants they start at; filters whose means, or whose
+    energies, lie further apart than independent weights let them; kernels that fill a bounded rule
+    with a few weights beyond its edge. That none is found proves nothing.
     """
     kernels = [p for p in statistics.parameters if p.is_kernel]
-    return bool(statistics.moved_constants) or are_coherent(kernels) or have_spilled(kernels)
+    return (
+        bool(statistics.moved_constants)
+        or are_coherent(kernels)
+        or are_dispersed(kernels)
+        or have_spilled(kernels)
+    )
 
 
 @dataclass(frozen=True)
@@ -162,6 +173,33 @@ def are_coherent(kernels: Iterable[ParameterStatistics]) -> bool:
     shifts = [filter_shifts(kernel) for kernel in kernels]
     freedom = sum(k for k, _, _ in shifts)
     squares = sum(square for _, square, _ in shifts)
+    return freedom > 0 and bool(chdtrc(freedom, squares) < NEVER_DRAWN)
+
+
+def are_dispersed(kernels: Iterable[ParameterStatistics]) -> bool:
+    """Whether the filters' energies lie further apart than independent weights let them.
+
+    However the weights were drawn, a kernel's own weights dealt to its filters at random give mean
+    squares (about the kernel's mean) of the relative variance ``(k + 2) / n``, where ``n`` is the
+    number of weights of a filter and ``k`` their excess kurtosis.
+    """
+    from scipy.special import chdtrc
+
+    freedom, squares = 0, 0.0
+    for kernel in kernels:
+        summary = kernel.summary
+        norms, means = summary.filter_norms, summary.filter_means
+        if norms is None or means is None or norms.size < 2:
+            continue
+        each = summary.count / norms.size
+        if each < FILTER_WEIGHTS or not LEAST_KURTOSIS < summary.kurtosis < HEAVY_TAILS:
+            continue
+        energies = norms**2 / each - 2.0 * summary.mean * means + summary.mean**2
+        variance = (summary.kurtosis + 2.0) / each * float(energies.mean()) ** 2
+        # the squares of few weights are skewed, and the variance of their means less sure
+        variance *= 1.0 + 6.0 / each
+        freedom += norms.size - 1
+        squares += float(((energies - energies.mean()) ** 2).sum()) / variance
     return freedom > 0 and bool(chdtrc(freedom, squares) < NEVER_DRAWN)
 
 

@@ -22,6 +22,7 @@ from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build, draft
 from weightscope.truncation.plan import Choice, find_cut, make_plan
 from weightscope.truncation.variant import Variant
+from weightscope.utilization.scores import skill_lost
 
 if TYPE_CHECKING:
     from weightscope.utilization import Assessment, StageVerdict
@@ -247,13 +248,13 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
 
 
 def _expected(most: StageVerdict | None) -> str:
-    """What the strongest measurement expects of a cut, before anything is trained again."""
+    """What the strongest measurement says of a cut; of means, not of the bottleneck of `build`."""
     if most is None:
         return ""
+    filled = "; with means in place of what is removed"
     if most.evidence == "data":
-        caveat = f" ({most.caveat})" if most.caveat else ""
-        return f"; {max(most.loss, 0.0):.1%} of the skill is lost without recovery{caveat}"
-    return f"; the output responds with {most.loss:.2g} (1: nothing of it is left) without recovery"
+        return f"{filled} {skill_lost(most.loss)}{f' ({most.caveat})' if most.caveat else ''}"
+    return f"{filled} the output responds with {most.loss:.2g} (1: nothing of it is left)"
 
 
 def _names(verdicts: Sequence[StageVerdict]) -> str:
@@ -285,7 +286,8 @@ def saves_too_little(costs: Costs, whole: Costs) -> str | None:
     macs = 1 - costs.macs / max(1, whole.macs)
     if max(parameters, macs) >= SAVES_TOO_LITTLE:
         return None
-    return f"saves too little: {parameters:.1%} of the parameters and {macs:.1%} of the MACs"
+    saved = [f"{max(share, 0.0):.1%}" for share in (parameters, macs)]
+    return f"saves too little: {saved[0]} of the parameters and {saved[1]} of the MACs"
 
 
 def _refused(structure: Structure, costs: Costs, keep_levels: int, reason: str) -> Proposal:

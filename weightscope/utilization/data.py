@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.batches import Batch
+from weightscope.batches import Batch, first_image, split_images
 from weightscope.calls import (
     call_arguments,
     forward_errors,
@@ -40,8 +40,9 @@ from weightscope.utilization.ablation import (
     refuse_broken_weights,
 )
 from weightscope.utilization.judging import Metric
+from weightscope.utilization.readings import are_classes, note_on_logits
 from weightscope.utilization.records import Score, Verdict
-from weightscope.utilization.scores import UNSEEN, describe_part, utilization
+from weightscope.utilization.scores import UNSEEN, describe_part, skill_lost, utilization
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class DataEvidence:
         levels: Level of each stage, by stage name.
         responses: Of the output on these images at each cut, where quality is a mean over pixels,
             in which a rare class drowns; else None.
+        notes: What must be known of what was given.
     """
 
     importances: Mapping[str, Importance]
@@ -79,6 +81,7 @@ class DataEvidence:
     skilled: bool | None
     levels: Mapping[str, int]
     responses: Response | None = None
+    notes: tuple[str, ...] = ()
 
     def score(self, stage: str) -> Score:
         """Score one stage: by ablation where a cut removes it, else by its Taylor importance.
@@ -137,9 +140,10 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     exact = cut.keep_levels == level
     share = max(cut.drop, 0.0) / result.skill
     change = f"{result.metric} {cut.quality:.3g} to {cut.ablated:.3g}"
+    change += f", worse than the trivial {result.chance:.3g}" if share > 1.0 else ""
     caveat = _threshold_caveat(result, cut)
-    why = f"without levels {cut.keep_levels} and deeper {share:.1%} of the skill is lost ({change}"
-    why += f"; {caveat})" if caveat else ")"
+    change += f", {caveat}" if caveat else ""
+    why = f"without levels {cut.keep_levels} and deeper {skill_lost(share)} ({change})"
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
     if not exact and verdict == "used":
@@ -154,7 +158,7 @@ def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:
     figure = f"{cut.unadjusted:.3g}"
     if figure == f"{cut.ablated:.3g}":
         return ""
-    return f"the threshold is chosen anew, at the old one {result.metric} is {figure}"
+    return f"each at its best threshold; at that of the whole network {result.metric} is {figure}"
 
 
 def _score_importance(importance: Importance, largest: float) -> Score:
@@ -203,8 +207,13 @@ def gather_data(
     refuse_broken_weights(structure.model)
     refuse_no_loss(loss)
     importances: Mapping[str, Importance] = {}
+    classes, note = False, ""
     if loss is not None:
         importances = measure_importance(structure, batches, loss, progress=progress)
+        answer = first_answer(structure, batches)
+        targets = [target for _, target in batches]
+        classes = are_classes(targets, structure.inputs.dimensions, answer)
+        note = note_on_logits(loss, answer, split_images(targets[0])[0])
     judged_by = loss if metric is None else metric
     result = None
     if judged_by is not None:
@@ -214,20 +223,30 @@ def gather_data(
             judged_by,
             larger_is_better=False if metric is None else None,
             ignore_index=ignore_index,
-            recalibrate=metric is None,
+            recalibrate=metric is None and classes,
             resamples=resamples,
             seed=seed,
             progress=progress,
         )
     levels = {stage.name: stage.level for stage in structure.stages}
     skilled = None if result is None or result.undecided else result.skilled
-    found = DataEvidence(importances, result, skilled, levels)
+    notes = (note,) if note else ()
+    found = DataEvidence(importances, result, skilled, levels, notes=notes)
     if metric is not None and metric != "accuracy":
         return found
     if all(found.score(stage).verdict != "unused" for stage in levels):
         return found
     responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
     return replace(found, responses=responses)
+
+
+def first_answer(structure: Structure, batches: Sequence[Batch]) -> Any:
+    """What the network returns for the first image of the batches."""
+    model = structure.model
+    inputs = to_device(first_image(batches), model)
+    args, kwargs = call_arguments(inputs)
+    with undisturbed(model), torch.no_grad(), forward_errors(model, inputs, "batch 0"):
+        return model(*args, **kwargs)
 
 
 def refuse_no_loss(loss: object) -> None:

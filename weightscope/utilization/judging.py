@@ -15,7 +15,7 @@ from weightscope.batches import Batch
 from weightscope.calls import is_complex, only_tensor
 from weightscope.errors import InputError, keyword
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
-from weightscope.utilization.recalibration import RecalibratedMeter, are_classes
+from weightscope.utilization.recalibration import RecalibratedMeter
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
 from weightscope.utilization.trivial import OutputShapes, best_trivial
 from weightscope.utilization.values import (
@@ -105,8 +105,8 @@ def judge_by(
         device: Where the outputs will be.
         larger_is_better: Of a callable; None where its values show it.
         ignore_index: Value of targets that does not count.
-        recalibrate: Whether a loss of classes is taken after a scale and an offset of each output
-            channel, see `RecalibratedMeter`.
+        recalibrate: Whether a callable, a loss of classes, is taken after a scale and an offset of
+            each output channel, see `RecalibratedMeter`.
 
     Raises:
         InputError: The name is unknown, or ``ignore_index`` does not apply.
@@ -139,7 +139,7 @@ def judge_by(
                 f"{keyword('metric')} is {type(metric).__name__}, expected a name or a callable"
             )
         value = ValueMetric(metric, larger_is_better)
-        if recalibrate and are_classes(targets, dimensions):
+        if recalibrate:
             return _RecalibratingJudge(value, batches, device, f"{value.name}, recalibrated")
         return _ValueJudge(value, batches, device)
     if metric not in REGRESSION:

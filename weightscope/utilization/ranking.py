@@ -20,7 +20,7 @@ from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.statistics.traces import marks_of_training, shows_training
 from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, RESPONDS, UNTOLD
-from weightscope.utilization.records import Assessment, Score, StageVerdict, State
+from weightscope.utilization.records import RANKING, Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     NetworkMovement,
     StageSpread,
@@ -49,11 +49,13 @@ def assess(
     response: Response | None = None,
     images: Response | None = None,
     data: DataEvidence | None = None,
+    trained: bool = False,
 ) -> Assessment:
     """Rank the stages of a network from the least to the most used.
 
     The strongest grade that could measure a stage decides: data before images before response.
-    History and weights only rank. Where another grade decided otherwise, ``why`` says so.
+    History and weights only rank, and what they alone rank comes after what was measured. Where
+    another grade decided otherwise, ``why`` says so.
 
     Args:
         structure: Stages of the network.
@@ -62,6 +64,7 @@ def assess(
         response: How its output responds to each level on synthetic images.
         images: The same on images of the user.
         data: What batches of data showed.
+        trained: Whether the user says that the network was trained, where its weights do not tell.
 
     Returns:
         A verdict for each stage, the state of the network, and a conclusion in words.
@@ -79,8 +82,10 @@ def assess(
         untouched=looks_untouched(structure, statistics),
         late_untouched=looks_untouched(structure, statistics, but=("encoder", "bottleneck")),
     )
-    skilled = data is not None and bool(data.skilled)
-    doubt = "" if skilled or state != "trained" else hardly_trained(statistics, responses)
+    told = trained and state == "unknown"
+    state = "trained" if told else state
+    certain = trained or (data is not None and bool(data.skilled))
+    doubt = "" if certain or state != "trained" else hardly_trained(statistics, responses)
     network = NetworkMovement.of(movements.values())
     typical, dispersion = typical_movement(spreads), network_dispersion(spreads)
     shallowest = min((cut.keep_levels for cut in structure.cuts), default=math.inf)
@@ -96,9 +101,14 @@ def assess(
         elif state != "trained":
             scores = [replace(score, verdict="undecided") for score in scores]
         verdicts.append(join_grades(stage.name, scores, removable=stage.level >= shallowest))
-    verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.utilization))
+    verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.evidence in RANKING, v.utilization))
     conclusion = conclude(verdicts, state, statistics, data, doubt)
-    return Assessment(tuple(verdicts), state, conclusion, (*notes, *foreign_start(statistics)))
+    notes = (*notes, *foreign_start(statistics), *(() if data is None else data.notes))
+    if told:
+        notes += (f"That it was trained says {keyword('trained', True)}, not its weights.",)
+    elif trained and state in ("untrained", "unfinished"):
+        notes += (f"{keyword('trained', True)} says otherwise: were its weights loaded?",)
+    return Assessment(tuple(verdicts), state, conclusion, notes)
 
 
 def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -> str:
@@ -372,8 +382,9 @@ def conclude(
             f"was not: {_NOTHING}."
             + (
                 doubt
-                or f" Give {keyword('initial')} (the weights at the start), or"
-                f" {keyword('batches')} with {keyword('loss')} or {keyword('metric')}."
+                or f" If you know that it was, say {keyword('trained', True)}; else give"
+                f" {keyword('initial')} (the weights at the start), or {keyword('batches')} with"
+                f" {keyword('loss')} or {keyword('metric')}."
             )
         )
     return _what_follows(verdicts, doubt, hardly)
@@ -396,7 +407,7 @@ def _what_follows(verdicts: Sequence[StageVerdict], doubt: str, hardly: str) -> 
             f" Perhaps it is hardly trained: {hardly}. What silent levels would do after more "
             "training cannot be told, so none is called unused; "
             f"{keyword('batches')} say what they "
-            "do now."
+            f"do now, and {keyword('trained', True)} that its training is over."
         )
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."

@@ -45,21 +45,6 @@ Fit = dict[int, tuple[Tensor, Tensor]]
 """Scale and offset of each channel, (channels, 1), of every tensor of predictions by position."""
 
 
-def are_classes(targets: Sequence[Any], dimensions: int) -> bool:
-    """Whether targets are classes: 0 and 1 only, or whole numbers without a channel.
-
-    Args:
-        targets: For each batch, a tensor or a container of tensors.
-        dimensions: Number of spatial dimensions of the images.
-    """
-    leaves = [leaf for leaf in pytree.tree_leaves(targets) if isinstance(leaf, Tensor)]
-    return bool(leaves) and all(
-        bool(((leaf == 0) | (leaf == 1)).all())
-        or (not leaf.is_floating_point() and leaf.dim() == dimensions + 1)
-        for leaf in leaves
-    )
-
-
 class RecalibratedMeter:
     """Collects the loss of every image after a scale and an offset fitted on other images.
 

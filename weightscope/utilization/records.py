@@ -9,6 +9,9 @@ from weightscope.showing import OnOneScreen
 
 Grade = Literal["weights", "history", "response", "images", "data"]
 Verdict = Literal["used", "unused", "undecided"]
+RANKING: tuple[Grade, ...] = ("history", "weights")
+"""Grades that rank stages and decide nothing."""
+
 State = Literal["trained", "untrained", "unfinished", "unskilled", "broken", "unknown"]
 
 
@@ -70,7 +73,8 @@ class Assessment(OnOneScreen):
     """Which stages a network uses.
 
     Attributes:
-        verdicts: One for each stage, the least used first, those not measured last.
+        verdicts: One for each stage, the least used first; then, in the same order, those that
+            only history or weights rank; last those not measured.
         state: ``trained``; ``unfinished`` (only the encoder was);
             ``untrained`` (every layer looks as initialised, and what starts
             constant still is); ``unskilled`` (on the batches given the network is not better than
@@ -78,7 +82,7 @@ class Assessment(OnOneScreen):
             shows training, and nothing shows that there was none). Only ``trained`` comes with
             decided verdicts.
         conclusion: What follows, in words.
-        notes: What of the evidence given could not be used, and why.
+        notes: What must be known of the evidence given: what could not be used, and why.
     """
 
     verdicts: tuple[StageVerdict, ...]

@@ -329,6 +329,17 @@ def score_response(response: Response, level: int) -> Score:
     return Score(grade, value, low, high, verdict, why, cut.value)
 
 
+def skill_lost(share: float) -> str:
+    """A share of the skill that is lost, in words.
+
+    Example:
+        >>> skill_lost(0.031), skill_lost(2.4), skill_lost(-0.01)
+        ('3.1% of the skill is lost', 'all of the skill is lost', '0.0% of the skill is lost')
+    """
+    lost = "all" if share > 1.0 else f"{max(share, 0.0):.1%}"
+    return f"{lost} of the skill is lost"
+
+
 UNSEEN = "what matters in few pixels of one class cannot be seen by this"
 """The limit of every measure that is a mean over positions."""
 

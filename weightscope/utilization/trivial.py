@@ -32,6 +32,9 @@ SATURATED = 8.0
 CLASSES = 16
 """Channels up to which each alone is tried as the certain class."""
 
+MARKS = (255, -1, -100)
+"""Whole numbers by which masks mark what does not count: of common data sets, and of torch."""
+
 
 @dataclass
 class OutputShapes:
@@ -289,11 +292,25 @@ def _target_middles(images: Images, position: int) -> Iterator[Tensor]:
     yield every.nanmedian(1).values
 
 
+def is_mask(target: Tensor) -> bool:
+    """Whether numbers are 0 and 1 alone; whole numbers may mark what does not count."""
+    marks = () if target.is_floating_point() else MARKS
+    known = (target == 0) | (target == 1)
+    for mark in marks:
+        known |= target == mark
+    return bool(known.all())
+
+
 def matching(tree: Any, shape: torch.Size) -> Tensor | None:
-    """The first tensor of floats that has a shape."""
-    for leaf in pytree.tree_leaves(tree):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape == shape:
+    """The tensor of numbers that has a shape, but perhaps for a channel of one; floats first."""
+    leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    for leaf in sorted(leaves, key=lambda leaf: not leaf.is_floating_point()):
+        if leaf.is_complex() or leaf.dtype == torch.bool:
+            continue
+        if leaf.shape == shape:
             return leaf
+        if (*leaf.shape[:1], 1, *leaf.shape[1:]) == tuple(shape):
+            return leaf[:, None]
     return None
 
 
@@ -362,8 +379,8 @@ def input_itself(images: Images) -> FloatArray | None:
         if target is None or value is None:
             return None
         made.append((value.to(output.dtype), target))
-    if all(bool(((target == 0) | (target == 1)).all()) for _, target in made):
-        return None  # a mask: brightness is no answer to it
+    if all(is_mask(target) for _, target in made):
+        return None  # brightness is no answer to it
     slope, offset = line(made)
     return images.values(
         lambda batch: pytree.tree_unflatten(

@@ -1,0 +1,158 @@
+"""What outputs and targets are: classes or numbers, logits or probabilities."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import weightscope as ws
+from weightscope.graph import read_structure
+from weightscope.utilization import gather_data
+from weightscope.utilization.readings import are_classes, note_on_logits, right_answer
+
+ONE, THREE = torch.zeros(1, 1, 2, 2), torch.zeros(1, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("targets", "answer", "classes"),
+    [
+        (torch.tensor([[[0, 3], [255, 1]]]), THREE, True),
+        (torch.tensor([[[0, 3], [255, 1]]]), ONE, False),  # counts, ranks, grey values
+        (torch.tensor([[[0, 3], [255, 1]]]), ONE[:, 0], False),
+        (torch.tensor([[[0, 3], [2, 1]]]), (ONE, THREE), True),
+        (torch.tensor([[[0, 3], [2, 1]]]), THREE.movedim(1, -1), True),
+        (torch.tensor([[[0, 1], [255, 1]]]), ONE, True),  # a mask with a mark
+        (torch.tensor([[[0, 1], [2, 1]]]), ONE, False),
+        (torch.tensor([[[0.0, 1.0], [255.0, 1.0]]]), ONE, False),
+        (torch.arange(16).view(1, 4, 4), ONE, False),  # at a coarser level
+        (torch.tensor([[[[0.0, 1.0]]]]), ONE, True),
+        (torch.tensor([[[[True]]]]), ONE, True),
+        (F.one_hot(torch.tensor([[[0, 2]]])).movedim(-1, 1).float(), THREE, True),
+        (torch.tensor([[[[0.0, 0.5]]]]), ONE, False),
+        (torch.tensor([[[[0, 7]]]]), ONE, False),
+        ((torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)), (ONE, ONE), False),
+        ([], ONE, False),
+    ],
+)
+def test_targets_of_classes_are_told_from_numbers(targets, answer, classes):
+    assert are_classes([targets], 2, answer) == classes
+
+
+def shares(channels):
+    """Probabilities of one label, or of several classes."""
+    made = torch.randn(1, channels, 8, 8, generator=torch.manual_seed(0))
+    return made.sigmoid() if channels == 1 else made.softmax(1)
+
+
+def truth(channels):
+    if channels == 1:
+        return (shares(1) > 0.6).float()
+    return shares(channels).argmax(1)
+
+
+def dice(outputs, targets):
+    return 1 - 2 * (outputs * targets).sum() / (outputs.sum() + targets.sum() + 1e-6)
+
+
+def smoothed(outputs, targets):
+    return F.binary_cross_entropy(outputs, 0.9 * targets + 0.05)
+
+
+def with_mark(loss):
+    """Half of the pixels do not count."""
+    return lambda outputs, targets: loss(outputs[..., :4], targets[..., :4])
+
+
+LOGITS = [
+    (1, nn.BCEWithLogitsLoss()),
+    (1, nn.BCEWithLogitsLoss(pos_weight=torch.tensor([20.0]))),
+    (1, lambda o, t: F.binary_cross_entropy_with_logits(o[:, 0], t[:, 0]) * 1e-3),
+    (1, lambda o, t: dice(o.sigmoid(), t)),
+    (1, lambda o, t: F.softplus(-o * (2 * t - 1)).square().mean()),
+    (3, nn.CrossEntropyLoss()),
+    (3, functools.partial(F.cross_entropy, label_smoothing=0.1)),
+    (3, with_mark(F.cross_entropy)),
+]
+SHARES = [
+    (1, nn.BCELoss()),
+    (1, nn.MSELoss()),
+    (1, nn.L1Loss()),
+    (1, dice),
+    (1, smoothed),
+    (1, lambda o, t: F.binary_cross_entropy_with_logits(o.logit(1e-6), t)),
+    (3, lambda o, t: F.nll_loss(o.clamp_min(1e-7).log(), t)),
+    (3, lambda o, t: F.mse_loss(o, F.one_hot(t, 3).movedim(-1, 1).float())),
+]
+
+
+@pytest.mark.parametrize(("channels", "loss"), LOGITS)
+def test_probabilities_that_a_loss_takes_for_logits_are_said(channels, loss):
+    note = note_on_logits(loss, shares(channels), truth(channels))
+    assert "takes them for logits" in note
+    assert "BCELoss" in note
+    assert not note_on_logits(loss, shares(channels).log(), truth(channels))
+
+
+@pytest.mark.parametrize(("channels", "loss"), SHARES)
+def test_nothing_is_said_of_a_loss_of_probabilities(channels, loss):
+    assert not note_on_logits(loss, shares(channels), truth(channels))
+
+
+def test_nothing_is_said_of_numbers_between_0_and_1():
+    assert not note_on_logits(F.mse_loss, shares(1), 0.5 * shares(1))
+    assert not note_on_logits(F.binary_cross_entropy_with_logits, shares(1), 0.5 * shares(1))
+
+
+def test_the_right_answer_in_the_shape_of_the_outputs():
+    classes = torch.tensor([[[0, 2], [255, 1]]])
+    right = right_answer(THREE, classes)
+    assert right.sum(1).tolist() == [[[1.0, 1.0], [0.0, 1.0]]]  # a mark is no class
+    assert right[0, 2, 0, 1] == 1.0
+    assert right_answer(ONE, classes) is None
+    assert torch.equal(right_answer(ONE, torch.ones(1, 2, 2)), torch.ones(1, 1, 2, 2))
+
+
+class Ended(nn.Module):
+    """Two levels and whatever ends the network."""
+
+    def __init__(self, end):
+        super().__init__()
+        torch.manual_seed(0)
+        self.top, self.deep = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1)
+        self.head, self.end = nn.Conv2d(8, 1, 1), end
+        with torch.no_grad():
+            self.top.weight.fill_(1.0)
+            self.head.weight.fill_(1.0)
+
+    def forward(self, x):
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.avg_pool2d(top, 2)), scale_factor=2.0)
+        return self.end(self.head(torch.cat([top, deep], 1)))
+
+
+def test_the_note_reaches_the_reader():
+    images = torch.randn(12, 1, 8, 8, generator=torch.manual_seed(1))
+    batches = [(images, (images > 0).float())]
+    loss = nn.BCEWithLogitsLoss()
+    ended, plain = (
+        ws.analyze(Ended(end), batches=batches, loss=loss, response=False)
+        for end in (nn.Sigmoid(), nn.Identity())
+    )
+    assert "loss= takes them for logits" in ended.conclusion
+    assert "takes them for logits" not in plain.conclusion
+
+
+def test_whole_numbers_are_a_regression_where_the_network_gives_one_number_each():
+    model = Ended(nn.Identity()).eval()
+    images = torch.randint(0, 256, (12, 1, 8, 8), generator=torch.manual_seed(1)).float()
+    structure = read_structure(model, images[:1])
+    for targets in (images.long(), images[:, 0].long(), images):
+        evidence = gather_data(
+            structure,
+            [(images, targets)],
+            loss=lambda o, t: F.mse_loss(o, t.reshape(o.shape).float()),
+        )
+        assert not evidence.ablation.recalibrated
+        assert evidence.ablation.chance == pytest.approx(0.0, abs=1e-3)  # the input itself

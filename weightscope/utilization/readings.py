@@ -1,0 +1,124 @@
+"""What a network's outputs and the targets are: classes or numbers, logits or probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightscope.adapters import pytree
+from weightscope.calls import unchanged
+from weightscope.errors import keyword
+from weightscope.utilization.trivial import ChannelRange, is_mask, is_prediction
+from weightscope.utilization.values import on_device
+
+STEEPNESS = (1.0, 4.0, 16.0)
+"""Logits of a right answer that are tried: labels that are smoothed want no large ones."""
+
+
+def are_classes(targets: Sequence[Any], dimensions: int, answer: Any) -> bool:
+    """Whether targets are classes: masks, or class numbers without a channel.
+
+    Whole numbers are class numbers only where the network answers with a channel for each class.
+    Where it gives one number for each of theirs, they are counts, ranks or grey values.
+
+    Args:
+        targets: For each batch, a tensor or a container of tensors.
+        dimensions: Number of spatial dimensions of the images.
+        answer: What the network returned for the first image.
+    """
+    leaves = [leaf for leaf in pytree.tree_leaves(targets) if isinstance(leaf, Tensor)]
+    axes = max((_extended(p) for p in _predictions(answer)), default=0)
+    return bool(leaves) and all(
+        is_mask(leaf)
+        or (
+            not leaf.is_floating_point() and leaf.dim() == dimensions + 1 and _extended(leaf) < axes
+        )
+        for leaf in leaves
+    )
+
+
+def note_on_logits(loss: Callable[[Any, Any], Tensor], answer: Any, targets: Any) -> str:
+    """What must be said where outputs are probabilities and the loss takes them for logits.
+
+    Asked of the loss itself, so that any function will do: by a loss of probabilities the right
+    answer, written as probabilities, costs nothing; by a loss of logits it costs a good part of
+    what the wrong answer does, and less if it is written as logits.
+
+    Args:
+        loss: ``loss(outputs, targets)``, a scalar tensor.
+        answer: What the network returned for an image.
+        targets: Of that image.
+
+    Returns:
+        A sentence; empty where nothing is wrong, or where the loss does not tell.
+    """
+    # not on a graphics card, where a loss that refuses its input ends the process
+    answer, targets = (on_device(tree, torch.device("cpu")) for tree in (answer, targets))
+    found = _predictions(answer)
+    if not found or not all(_are_shares(leaf) for leaf in found):
+        return ""
+    leaves, spec = pytree.tree_flatten(answer)
+    right = [right_answer(leaf, targets) if is_prediction(leaf) else None for leaf in leaves]
+    if any(r is None and is_prediction(leaf) for r, leaf in zip(right, leaves, strict=True)):
+        return ""
+
+    def cost(read: Callable[[Tensor], Tensor]) -> float:
+        made = [leaf if r is None else read(r) for leaf, r in zip(leaves, right, strict=True)]
+        return float(loss(pytree.tree_unflatten(made, spec), targets))
+
+    kept: AbstractContextManager[None] = (
+        unchanged(loss) if isinstance(loss, nn.Module) else nullcontext()
+    )
+    try:
+        with torch.no_grad(), kept:
+            as_shares, wrong = cost(lambda r: r), cost(lambda r: 1.0 - r)
+            if not as_shares > 0.01 * wrong:
+                return ""
+            as_logits = min(cost(lambda r, s=s: s * (2.0 * r - 1.0)) for s in STEEPNESS)  # type: ignore[misc]
+    except Exception:  # noqa: BLE001 - a foreign loss may refuse what is no answer of the network
+        return ""
+    if not 0.0 <= as_logits < 0.8 * as_shares:
+        return ""
+    return (
+        f"The outputs lie between 0 and 1 as probabilities do, and {keyword('loss')} takes them "
+        f"for logits: by it even the right answer costs {as_shares:.2g}. If the model ends in a "
+        "sigmoid or a softmax, give a loss of probabilities (torch.nn.BCELoss, or "
+        "torch.nn.NLLLoss of their logarithms), or a model that returns logits."
+    )
+
+
+def right_answer(output: Tensor, targets: Any) -> Tensor | None:
+    """The targets as probabilities in the shape of an output; None if they are no classes of it."""
+    for target in pytree.tree_leaves(targets):
+        if not isinstance(target, Tensor):
+            continue
+        if target.numel() == output.numel():
+            given = target.reshape(output.shape).to(output)
+            return given.clamp(0.0, 1.0) if is_mask(target) else None
+        channels = output.shape[1] if output.dim() > 1 else 1
+        if target.numel() * channels == output.numel() and not target.is_floating_point():
+            numbers = target.reshape(output.shape[0], 1, *output.shape[2:])
+            classes = torch.arange(channels, device="cpu").to(target.device)
+            return (numbers == classes.view(1, -1, *[1] * (output.dim() - 2))).to(output)
+    return None
+
+
+def _predictions(answer: Any) -> list[Tensor]:
+    """The tensors of an answer that predict something."""
+    return [leaf for leaf in pytree.tree_leaves(answer) if is_prediction(leaf)]
+
+
+def _extended(leaf: Tensor) -> int:
+    """Number of axes of an image along which there is more than one number."""
+    return sum(size > 1 for size in leaf.shape[1:])
+
+
+def _are_shares(leaf: Tensor) -> bool:
+    """Whether all numbers lie within 0 and 1."""
+    seen = ChannelRange()
+    seen.add(leaf)
+    return seen.within
