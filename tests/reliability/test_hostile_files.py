@@ -15,7 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from weightscope import CheckpointError, InputError, RecipeError, load, read_weights, scan
+from weightscope import (
+    CheckpointError,
+    InputError,
+    RecipeError,
+    load,
+    read_history,
+    read_weights,
+    scan,
+)
 from weightscope.statistics import checkpoints
 from weightscope.statistics import scan as statistics_scan
 
@@ -407,9 +415,37 @@ def test_what_is_no_path():
     for nothing in (3, None, ["a"]):
         with pytest.raises(InputError, match="expected the path of a checkpoint"):
             scan(nothing)
-    for nothing in (3, "a\0b", "x" * 300, None):
-        with pytest.raises(RecipeError, match="there is no file"):
+        with pytest.raises(InputError, match="expected the path of a checkpoint"):
             load(nothing, Inside)
+    for nowhere in ("a\0b", "x" * 300, "a\ud800", "", b"\xff"):
+        with pytest.raises(RecipeError, match="there is no file"):
+            load(nowhere, Inside)
+
+
+def test_what_is_no_variant_and_no_history_is_named(tmp_path):
+    """For what it is, as far as its first bytes say."""
+    os.mkfifo(tmp_path / "pipe")
+    zipfile.ZipFile(tmp_path / "empty archive", "w").close()
+    (tmp_path / "empty").touch()
+    (tmp_path / "page").write_text("<html>")
+    (tmp_path / "graph").write_bytes(b"\x08\x08\x12\x07pytorch\x1a\x052.0.0")
+    (tmp_path / "text").write_text("some notes")
+    (tmp_path / "index").write_text('{"weight_map": {"a": "b"}}')
+    torch.save({"w": torch.ones(1)}, tmp_path / "old", _use_new_zipfile_serialization=False)
+    torch.save(Inside(), tmp_path / "model")
+    for name, words in {
+        "pipe": "is a pipe; give the path of a file", ".": "is a folder", "/dev/null": "a device",
+        "empty archive": "is an empty zip archive; expected a safetensors file",
+        "empty": "is empty", "page": "is a web page", "graph": "is an ONNX graph", "text": "is no safetensors file",
+        "index": "is JSON, as the index", "model": "is an archive, as torch.save",
+    }.items():  # fmt: skip
+        for read in (lambda path: load(path, Inside), read_history):
+            with pytest.raises((RecipeError, CheckpointError), match=words):
+                read(tmp_path / name)
+    with pytest.raises(CheckpointError, match="is a pickle, as torch"):
+        read_history(tmp_path / "old")
+    with pytest.raises(RecipeError, match="it is a checkpoint; fit_weights"):
+        load(tmp_path / "old", Inside)
 
 
 # --- the caller's modes, and changes while reading ----------------------------------------------

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -133,6 +134,79 @@ def test_a_course_that_was_broken_off_goes_on(rate, proposals_in_need, tmp_path,
     path.write_bytes(b"not a course")
     with pytest.raises(InputError, match="cannot be read as a broken-off recovery"):
         broken.recover(IMAGES, steps=40, progress=False, resume=path)
+
+
+def interrupted(monkeypatch, owner, name):
+    """Let a function finish its first call and then raise as if somebody had pressed a key."""
+    function, times = getattr(owner, name), []
+
+    def call(*args, **kwargs):
+        result = function(*args, **kwargs)
+        times.append(0)
+        if len(times) == 1:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(owner, name, call)
+    return times
+
+
+@pytest.mark.parametrize(
+    ("half", "owner", "name"),
+    [
+        (False, room, "_give_gradient"), (False, nn.Module, "load_state_dict"),
+        (True, room, "_give_format"), (False, room._Student, "predict"),
+    ],
+)  # fmt: skip
+def test_what_lands_while_a_recovery_is_undone_leaves_nothing_behind(
+    proposals_in_need, monkeypatch, half, owner, name
+):
+    module = proposals_in_need[1].build().module
+    if half:
+        module.half()
+    state = copy.deepcopy(module.state_dict())
+    held = [(m, {**vars(m)}) for m in module.modules()]
+    tensors = [(p, p.grad, p.requires_grad, p.dtype) for p in module.parameters()]
+    variant = replace(proposals_in_need[1].build(), module=module)
+    interrupted(monkeypatch, owner, name)
+    with pytest.raises(KeyboardInterrupt):
+        variant.recover(IMAGES, steps=3, progress=False)
+    monkeypatch.undo()
+    after = module.state_dict()
+    assert all(torch.equal(v, after[k]) and v.dtype == after[k].dtype for k, v in state.items())
+    assert [(p, p.grad, p.requires_grad, p.dtype) for p in module.parameters()] == tensors
+    for part, before in held:
+        assert {k: v for k, v in vars(part).items() if k[0] != "_"} == {
+            k: v for k, v in before.items() if k[0] != "_"
+        }
+        assert not part._forward_pre_hooks
+
+
+def test_settling_puts_the_momenta_back(monkeypatch):
+    norm = nn.BatchNorm2d(2, momentum=0.3).eval()
+    student = room._Student(nn.Sequential(norm), [f"0.{name}" for name in norm.state_dict()])
+    student.settle([torch.randn(3, 2, 4, 4)])
+    assert (norm.momentum, norm.training) == (0.3, False)
+    interrupted(monkeypatch, room._Student, "predict")
+    with pytest.raises(KeyboardInterrupt):
+        student.settle([torch.randn(3, 2, 4, 4)])
+    assert (norm.momentum, norm.training) == (0.3, False)
+
+
+def test_a_broken_off_course_is_read_by_the_reader_that_runs_nothing(proposals_in_need, tmp_path):
+    path = tmp_path / "course.pt"
+    variant = proposals_in_need[1].build()
+    variant.recover(IMAGES, steps=1, progress=False, resume=path)
+    content = torch.load(path, weights_only=True)
+    for hostile in (
+        {**content, "unit": print},
+        {**content, "best": torch.ones(1).expand(10**12)},
+        {**content, "before": [[]] * 3_000_000},
+        [content],
+    ):
+        torch.save(hostile, path)
+        with pytest.raises(InputError, match="cannot be read as a broken-off recovery"):
+            variant.recover(IMAGES, steps=1, progress=False, resume=path)
 
 
 def test_a_rate_that_is_too_high_falls_until_there_is_a_gain(proposals_in_need, monkeypatch):

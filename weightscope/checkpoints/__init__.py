@@ -1,6 +1,7 @@
 """Files of weights: what is in them, and whether it fits a model. Nothing in them is executed."""
 
 from weightscope.checkpoints.opening import Checkpoint, open_checkpoint
+from weightscope.checkpoints.plain import load_plain
 from weightscope.checkpoints.safetensors_files import (
     RECIPE,
     holds_recipe,
@@ -18,6 +19,7 @@ __all__ = [
     "Weights",
     "fit_weights",
     "holds_recipe",
+    "load_plain",
     "load_tensors",
     "open_checkpoint",
     "pair_weights",

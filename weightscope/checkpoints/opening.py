@@ -18,6 +18,7 @@ from weightscope.checkpoints.limits import (
     MOST_VIEWS,
 )
 from weightscope.checkpoints.names import Name
+from weightscope.checkpoints.others import SAMPLE, SAVE, is_json, what_it_is
 from weightscope.checkpoints.pickles import Inert
 from weightscope.checkpoints.safetensors_files import read_json, read_safetensors
 from weightscope.checkpoints.source import Source, path_of, quoted
@@ -25,25 +26,7 @@ from weightscope.checkpoints.stored import Stored
 from weightscope.checkpoints.torch_files import read_archive, read_old_format
 from weightscope.errors import CheckpointError
 
-_SAMPLE = 4096
 _TRUSTED = "where you trust it, load it with the code that wrote it"
-_SAVE = "save model.state_dict() with torch.save or safetensors"
-# starts of files that people give by mistake: what they are, and what helps
-_OTHERS: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for",
-     "run git lfs pull in its repository"),
-    (b"\x89HDF", "an HDF5 file (Keras)", "convert the weights to torch"),
-    (b"\x93NUMPY", "a numpy array", "save the weights by name with safetensors.numpy.save_file"),
-    (b"GGUF", "a GGUF file", "give the safetensors file that it was made from"),
-    (b"\x1f\x8b", "compressed with gzip", "unpack it with gunzip"),
-    (b"BZh", "compressed with bzip2", "unpack it with bunzip2"),
-    (b"\xfd7zXZ", "compressed with xz", "unpack it with unxz"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it with unzstd"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
-    (b"Rar!", "a RAR archive", "unpack it"),
-    (b"\x89PNG", "a picture", "give the file of weights"),
-    (b"%PDF", "a PDF", "give the file of weights"),
-)  # fmt: skip
 _SAVED_AS = re.compile(
     r"(model|pytorch_model|diffusion_pytorch_model|adapter_model|open_clip_model)\b.*"
     r"\.(safetensors|bin|pt|pth)(\.index\.json)?"
@@ -100,20 +83,14 @@ def open_checkpoint(path: Any) -> Checkpoint:
         is_folder = False
     file = _file_in(given) if is_folder else given
     source = Source.open(file)
-    start = source.text(0, min(source.size, _SAMPLE))
-    if _is_json(start):
+    start = source.text(0, min(source.size, SAMPLE))
+    if is_json(start):
         tensors, skipped = _sharded(source)
     else:
         tensors, skipped = _flattened(_content(source, start), source)
     if not tensors:
         raise CheckpointError(_why_empty(source.path, skipped))
     return Checkpoint(source.path, tensors, skipped)
-
-
-def _is_json(start: bytes) -> bool:
-    # A header of safetensors begins with its length, which is far smaller than eight letters.
-    length = int.from_bytes(start[:8], "little")
-    return start.lstrip()[:1] == b"{" and (start[8:9] != b"{" or length > LARGEST_HEADER)
 
 
 def _content(source: Source, start: bytes) -> Any:
@@ -124,25 +101,12 @@ def _content(source: Source, start: bytes) -> Any:
         return read_archive(source)
     if start[:1] == b"\x80":
         return read_old_format(source)
-    raise CheckpointError(f"{source.path} {_what_it_is(start)}")
-
-
-def _what_it_is(start: bytes) -> str:
-    """What a file is that is no checkpoint, and what helps."""
-    for beginning, what, remedy in _OTHERS:
-        if start.startswith(beginning):
-            return f"is {what}; {remedy}"
-    text = start.lstrip()[:15].lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "is a web page, not the file behind it; download the file itself, or log in first"
-    if start[257:262] == b"ustar":
-        return "is a tar archive (of torch before 0.4, or packed); unpack it, or save it again"
-    # the first field of the protocol buffer is the version, the second who wrote it, or the graph
-    if start[:1] == b"\x08" and start[1:2] < b"\x40" and start[2:3] in (b"\x12", b"\x1a", b"\x3a"):
-        return f"is an ONNX graph; give the torch weights that it was exported from, or {_SAVE}"
-    return (
-        "is no checkpoint: it is neither a safetensors file, nor its index, nor written by "
-        f"torch.save; {_SAVE}"
+    known = what_it_is(start)
+    if known is not None:
+        raise CheckpointError(f"{source.path} is {known[0]}; {known[1]}")
+    raise CheckpointError(
+        f"{source.path} is no checkpoint: it is neither a safetensors file, nor its index, nor "
+        f"written by torch.save; {SAVE}"
     )
 
 
@@ -172,8 +136,8 @@ def _sharded(source: Source) -> tuple[dict[str, Named], dict[str, str]]:
                     f"{path}: {quoted(file)} is a link to a file outside of its folder; put the "
                     "file itself there, or give that file"
                 )
-            start = shard.text(0, min(shard.size, _SAMPLE))
-            if _is_json(start):
+            start = shard.text(0, min(shard.size, SAMPLE))
+            if is_json(start):
                 raise CheckpointError(
                     f"{path}: {quoted(file)} is an index too, or no checkpoint; an index names "
                     "files of tensors"
@@ -238,8 +202,8 @@ def _looks_right(folder: str, name: str) -> bool:
         source = Source.open(os.path.join(folder, name))
     except CheckpointError:
         return False
-    start = source.text(0, min(source.size, _SAMPLE))
-    if _is_json(start):
+    start = source.text(0, min(source.size, SAMPLE))
+    if is_json(start):
         return name.endswith(".index.json")
     return start[8:9] == b"{" or start[:2] == b"PK" or start[:1] == b"\x80"
 
@@ -248,7 +212,7 @@ def _why_empty(path: str, skipped: Mapping[str, str]) -> str:
     for name, reason in skipped.items():
         where = f" under {quoted(name)}" if name else ""
         return f"{path} holds no tensors by name, but{where} {reason}"
-    return f"{path} holds no tensors; is it a checkpoint? {_SAVE.capitalize()}"
+    return f"{path} holds no tensors; is it a checkpoint? {SAVE.capitalize()}"
 
 
 def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str, str]]:
@@ -289,13 +253,13 @@ def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str
         kind = _module_in(node)
         if kind:
             skipped[names(name)] = (
-                f"a pickled {kind}, a whole model with its code; {_TRUSTED}, and {_SAVE}"
+                f"a pickled {kind}, a whole model with its code; {_TRUSTED}, and {SAVE}"
             )
             continue
         prefix = f"{name}." if node is not content else ""
         if len(prefix) > LONGEST_NAME:
             raise CheckpointError(
-                f"{source.path} nests its content too deeply to be a checkpoint; {_SAVE}"
+                f"{source.path} nests its content too deeply to be a checkpoint; {SAVE}"
             )
         waiting.append(_parts(node, prefix, name))
     _check_views([named.stored for named in found.values() if not named.same_as], source)

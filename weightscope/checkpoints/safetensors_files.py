@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from weightscope.checkpoints.limits import LARGEST_HEADER, MOST_DESCRIBED, TooMuchError
+from weightscope.checkpoints.others import SAMPLE, checkpoint_like, is_json, what_it_is
 from weightscope.checkpoints.source import Source, path_of, quoted
 from weightscope.checkpoints.stored import Stored, absurd, contiguous, elements_of
 from weightscope.errors import CheckpointError
@@ -83,10 +84,12 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
         InputError: ``path`` is no path.
     """
     source = Source.open(path_of(path))
-    if source.size >= 4 and source.text(0, 4) == b"PK\x03\x04":  # an archive, as torch.save writes
+    start = source.text(0, min(source.size, SAMPLE))
+    if start[8:9] != b"{" or is_json(start):
+        known = what_it_is(start)
+        what = checkpoint_like(start) or (known[0] if known else "no safetensors file")
         raise CheckpointError(
-            f"{source.path} is an archive, as torch.save writes checkpoints; expected a file of "
-            "safetensors that weightscope wrote"
+            f"{source.path} is {what}; expected a safetensors file that weightscope wrote"
         )
     stored, texts = _tensors(source)
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):

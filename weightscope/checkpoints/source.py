@@ -94,7 +94,7 @@ class Source:
             raise CheckpointError(f"cannot read {path!r}: {reason}; check the path") from error
         if kind != stat.S_IFREG:
             what = _KINDS.get(kind, "no regular file")
-            raise CheckpointError(f"{path} is {what}; give the path of a file of weights")
+            raise CheckpointError(f"{path} is {what}; give the path of a file")
         if not source.size:
             raise CheckpointError(f"{path} is empty; copy or download it again")
         return source

@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,11 +24,13 @@ from weightscope.batches import each_batch, read_batches
 from weightscope.calls import (
     call_arguments,
     device_of,
+    finished,
     forward_errors,
     named_errors,
     to_device,
     undisturbed,
 )
+from weightscope.checkpoints import load_plain
 from weightscope.errors import InputError, keyword, kind
 from weightscope.files import write_pickle
 from weightscope.graph.running import GraphRun
@@ -397,13 +401,17 @@ class _Student:
             m for m in self.new_modules if isinstance(m, BatchNorm) and m.running_var is not None
         ]
         momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum, norm.training = None, True  # the mean over all batches
-        for part in parts if norms else ():
-            self.predict(part)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum, norm.training = momentum, False
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True  # the mean over all batches
+            for part in parts if norms else ():
+                self.predict(part)
+        finally:
+            finished(
+                *(partial(setattr, norm, "training", False) for norm in norms),
+                *(partial(setattr, n, "momentum", m) for n, m in zip(norms, momenta, strict=True)),
+            )
 
     def answers(self, inputs: Any) -> list[Any]:
         """Flat outputs in evaluation mode."""
@@ -430,13 +438,15 @@ def _in_float32(module: nn.Module) -> Iterator[None]:
     formats = [(t, t.dtype) for t in tensors if t.dtype in _HALVES]
     try:
         for tensor, _ in formats:
-            tensor.data = tensor.data.float()
-            tensor.grad = None
+            _give_format(tensor, torch.float32)
         yield
     finally:
-        for tensor, dtype in formats:
-            tensor.data = tensor.data.to(dtype)
-            tensor.grad = None
+        finished(*(partial(_give_format, tensor, dtype) for tensor, dtype in formats))
+
+
+def _give_format(tensor: Tensor, dtype: torch.dtype) -> None:
+    tensor.grad = None
+    tensor.data = tensor.data.to(dtype)
 
 
 # --- how alike two answers are ----------------------------------------------------------------
@@ -628,17 +638,21 @@ def _put_back_on_failure(module: nn.Module) -> Iterator[None]:
     before = {name: value.clone() for name, value in module.state_dict().items()}
     modes = [(m, m.training) for m in module.modules()]
     gradients = [(p, p.grad, p.requires_grad) for p in module.parameters()]
+    back = [
+        *(partial(setattr, part, "training", training) for part, training in modes),
+        *(partial(_give_gradient, *of_one) for of_one in gradients),
+    ]
     try:
         yield
+        finished(*back)
     except BaseException:
-        module.load_state_dict(before)
+        finished(partial(module.load_state_dict, before), *back)
         raise
-    finally:
-        for part, training in modes:
-            part.training = training
-        for parameter, gradient, required in gradients:
-            parameter.grad = gradient
-            parameter.requires_grad_(required)
+
+
+def _give_gradient(parameter: nn.Parameter, gradient: Tensor | None, required: bool) -> None:
+    parameter.grad = gradient
+    parameter.requires_grad_(required)
 
 
 class _Course:
@@ -788,8 +802,7 @@ class _Course:
                 self.student.answers(inputs)
                 leaving.append([self.teacher.left[name] for name in self.teacher.exits])
         finally:
-            for hook in hooks:
-                hook.remove()
+            finished(*(hook.remove for hook in hooks))
         if len({x.shape[2:] for x in entering}) > 1:  # images of several sizes
             entering, leaving, called = entering[:1], leaving[:1], called[:1]
         exits = [torch.cat([_float(t) for t in parts]) for parts in zip(*leaving, strict=True)]
@@ -873,7 +886,8 @@ class _Course:
         """What course this is: the same file must not go on with another one."""
         shapes = [[n, list(t.shape)] for n, t in self.module.state_dict().items()]
         scale = [round(v, 6) for v in self.like.variances]
-        return f"{self.steps} {self.seed} {shapes} {scale} {len(self.labelled)}"
+        text = f"{self.steps} {self.seed} {shapes} {scale} {len(self.labelled)}"
+        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _write(self, path: Path | None, state: _State) -> None:
         if path is None:
@@ -897,7 +911,7 @@ class _Course:
         if path is None or not path.exists():
             return None
         try:
-            content = torch.load(path, map_location=device_of(self.module), weights_only=True)
+            content = load_plain(path)
             if content["name"] != self._name():
                 raise InputError(
                     f"{str(path)!r} belongs to another recovery: other images, "

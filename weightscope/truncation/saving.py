@@ -17,7 +17,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
 from weightscope.calls import named_errors, random_state
-from weightscope.checkpoints import RECIPE, load_tensors, open_checkpoint, parse_json
+from weightscope.checkpoints import RECIPE, load_tensors, open_checkpoint, parse_json, path_of
 from weightscope.errors import (
     CheckpointError,
     InputError,
@@ -115,13 +115,14 @@ def load(
     Raises:
         RecipeError: The file is missing, damaged, altered or of a newer format, or the factory
             makes another network.
-        InputError: ``model_factory`` is no function.
+        InputError: ``model_factory`` is no function, or ``path`` no path.
     """
     if isinstance(model_factory, nn.Module) or not callable(model_factory):
         raise InputError(
             f"{keyword('model_factory')} is {kind(model_factory)}; give a function "
             "without arguments that builds the original network, such as lambda: Network(...)"
         )
+    path = path_of(path)
     recipe, tensors = _read(path)
     # the user's factory draws weights that are not kept
     with random_state(), named_errors("model_factory, which is called without arguments,"):
@@ -134,7 +135,7 @@ def load(
         name = recipe["model"]  # anybody may have written it
         name = name if name.isidentifier() else ascii(name[:100])
         raise RecipeError(
-            f"{str(path)!r} was cut from a {name} whose state has other names, shapes or "
+            f"{path!r} was cut from a {name} whose state has other names, shapes or "
             f"types than the {type(model).__name__} that {keyword('model_factory')} makes; "
             "give the factory of the original"
         )
@@ -142,7 +143,7 @@ def load(
     _check_budget(path, recipe, plan, [*tensors.values(), *model.state_dict().values()])
     if plan.bottleneck == "custom" and bottleneck is None:
         raise RecipeError(
-            f"{str(path)!r} was built with a bottleneck of your own; pass it again as "
+            f"{path!r} was built with a bottleneck of your own; pass it again as "
             f"{keyword('bottleneck')}"
         )
     try:
@@ -153,7 +154,7 @@ def load(
         WeightscopeError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError
     ) as reason:  # fmt: skip
         raise RecipeError(
-            f"{str(path)!r} does not rebuild from the {type(model).__name__} that "
+            f"{path!r} does not rebuild from the {type(model).__name__} that "
             f"{keyword('model_factory')} makes: {reason}. Give the factory of the original, or "
             "save the variant again with this version of weightscope."
         ) from reason
@@ -181,34 +182,29 @@ def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
     return read_structure(model, inputs, stages=recipe["stages"], part=part)
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file and check that it is whole and unaltered."""
-    try:
-        is_file = os.path.isfile(path)
-    except (TypeError, ValueError, OverflowError):  # no path, or a name that no file can have
-        is_file = False
-    if not is_file:
-        raise RecipeError(
-            f"there is no file {str(path)!r}; give a path that weightscope.save wrote"
-        )
+    if not os.path.exists(path):
+        raise RecipeError(f"there is no file {path!r}; give a path that weightscope.save wrote")
     try:
         tensors, metadata = load_tensors(path)
     except CheckpointError as reason:
         raise RecipeError(
-            f"{str(path)!r} is no file that weightscope.save wrote, or is damaged: "
+            f"{path!r} is no file that weightscope.save wrote, or is damaged: "
             f"{_guessed(path, reason)}"
         ) from reason
     if RECIPE not in metadata:
         raise RecipeError(
-            f"{str(path)!r} holds tensors but no recipe; give a file that weightscope.save wrote"
+            f"{path!r} holds tensors but no recipe; give a file that weightscope.save wrote, or "
+            "load it with fit_weights(model, read_weights(path))"
         )
     text = metadata[RECIPE]
     if metadata.get(_DIGEST) != _digest(text, tensors):
-        raise RecipeError(f"{str(path)!r} was altered after it was saved: its digest does not fit")
+        raise RecipeError(f"{path!r} was altered after it was saved: its digest does not fit")
     return _checked(path, text, tensors), tensors
 
 
-def _guessed(path: str | os.PathLike[str], reason: CheckpointError) -> str:
+def _guessed(path: str, reason: CheckpointError) -> str:
     """What a file is that holds no recipe: a checkpoint of torch.save, or what is wrong with it."""
     try:
         open_checkpoint(path)
@@ -217,9 +213,7 @@ def _guessed(path: str | os.PathLike[str], reason: CheckpointError) -> str:
     return "it is a checkpoint; fit_weights(model, read_weights(path)) loads those"
 
 
-def _checked(
-    path: str | os.PathLike[str], text: str, tensors: Mapping[str, Tensor]
-) -> dict[str, Any]:
+def _checked(path: str, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """A recipe that is of the kind that `save` writes; anybody can write a fitting digest."""
     try:
         recipe = parse_json(text)
@@ -228,8 +222,7 @@ def _checked(
     version = recipe.get("format") if isinstance(recipe, dict) else None
     if type(version) is int and version > FORMAT:
         raise RecipeError(
-            f"{str(path)!r} has format {version}, this version reads up to {FORMAT}; "
-            "update weightscope"
+            f"{path!r} has format {version}, this version reads up to {FORMAT}; update weightscope"
         )
     if (
         not isinstance(recipe, dict)
@@ -244,7 +237,7 @@ def _checked(
         or not _is_mapping_to(recipe.get("aliases"), lambda v: isinstance(v, str) and v in tensors)
     ):
         raise RecipeError(
-            f"{str(path)!r} holds no recipe that weightscope.save writes; save the variant again"
+            f"{path!r} holds no recipe that weightscope.save writes; save the variant again"
         )
     return recipe
 
@@ -257,15 +250,13 @@ def _is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _check_budget(
-    path: str | os.PathLike[str], recipe: Mapping[str, Any], plan: Plan, tensors: Sequence[Any]
-) -> None:
+def _check_budget(path: str, recipe: Mapping[str, Any], plan: Plan, tensors: Sequence[Any]) -> None:
     """Refuse a recipe whose network or inputs would be out of all proportion to the file."""
     widest = max((max(t.shape, default=0) for t in tensors if isinstance(t, Tensor)), default=0)
     elements = _elements(recipe["inputs"])
     if max((plan.width or 0, *plan.exit_channels)) > widest or elements > _LARGEST_INPUT:
         raise RecipeError(
-            f"{str(path)!r} asks for {plan} and for inputs of {elements:,} numbers, which does not "
+            f"{path!r} asks for {plan} and for inputs of {elements:,} numbers, which does not "
             "fit the tensors that it holds; save the variant again"
         )
 
