@@ -436,7 +436,8 @@ def test_what_is_no_variant_and_no_history_is_named(tmp_path):
     for name, words in {
         "pipe": "is a pipe; give the path of a file", ".": "is a folder", "/dev/null": "a device",
         "empty archive": "is an empty zip archive; expected a safetensors file",
-        "empty": "is empty", "page": "is a web page", "graph": "is an ONNX graph", "text": "is no safetensors file",
+        "empty": "is empty", "page": "is a web page", "graph": "is an ONNX graph",
+        "text": "is something else, or damaged; expected a safetensors file",
         "index": "is JSON, as the index", "model": "is an archive, as torch.save",
     }.items():  # fmt: skip
         for read in (lambda path: load(path, Inside), read_history):

@@ -87,7 +87,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     start = source.text(0, min(source.size, SAMPLE))
     if start[8:9] != b"{" or is_json(start):
         known = what_it_is(start)
-        what = checkpoint_like(start) or (known[0] if known else "no safetensors file")
+        what = checkpoint_like(start) or (known[0] if known else "something else, or damaged")
         raise CheckpointError(
             f"{source.path} is {what}; expected a safetensors file that weightscope wrote"
         )
