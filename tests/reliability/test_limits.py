@@ -94,7 +94,7 @@ BOMBS = {
     ),
     "numbers of tensors": (STORAGE + b"(", b"h\x00Q", b"l"),
     "tensors": (TENSOR + b"(", b"h\x01h\x02R", b"l"),
-    "memory": (b"Nr\xff\xff\xff\x7f", b"N", b""),
+    "memory": (b"N", b"\x94", b""),
 }  # fmt: skip
 
 
@@ -187,6 +187,18 @@ def test_nobody_chooses_places_in_memory(step):
         with pytest.raises(ValueError, match=r"numbers its parts|a part that it does not have"):
             machine_reads(START + b"N" + place + b".")
     assert machine_reads(START + b"Nq\x010h\x01.") is None  # Python 2 counted from 1
+
+
+def test_places_far_away_cost_nothing():
+    """Seven bytes asked for a list of 29 million places, twice."""
+    for place in (11_000, 2**24, 2**31 - 1):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match="numbers its parts"):
+                machine_reads(START + b"Nr" + struct.pack("<I", place) + b".")
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
 
 
 def test_keys_that_are_no_texts_lose_no_tensor(tmp_path):

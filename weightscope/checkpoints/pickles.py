@@ -110,6 +110,7 @@ _TAKES = {
     "EMPTY_DICT": _DICT, "DICT": _DICT, "BINPERSID": _STORAGE,
 }  # fmt: skip
 _NOTHING = object()
+_MOST_SKIPPED = 10_000  # places that a pickler leaves out
 _MOST_ARGUMENTS = 20
 
 
@@ -224,8 +225,8 @@ class _Machine:
         # A list, as every pickler numbers its places in order: in a dictionary, numbers that
         # somebody chose could have equal hashes, and each would cost as much as all before it.
         gap = place - len(self._memo) + 1
-        self._left -= _PLACE * max(gap, 0)
-        if place < 0 or self._left < 0:
+        self._left -= 2 * _PLACE * max(gap, 0)  # a list that grows takes some more
+        if place < 0 or gap > _MOST_SKIPPED or self._left < 0:
             raise ValueError("it numbers its parts as no pickler does")
         self._memo += [_NOTHING] * gap
         self._memo[place] = self._stack[-1]
@@ -233,7 +234,7 @@ class _Machine:
     _binput = _long_binput = _put
 
     def _memoize(self, _: Any) -> None:
-        self._left -= _PLACE
+        self._left -= 2 * _PLACE
         self._memo.append(self._stack[-1])
 
     def _get(self, place: int) -> None:
