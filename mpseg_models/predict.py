@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -142,14 +147,35 @@ def overlay(photo: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uin
     return marked
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a set of photographs.
+
+    Attributes:
+        particles: Of all photographs that were segmented.
+        failed: Why, for each of the others.
+        unusual: What is unusual about some of them, by name.
+    """
+
+    particles: tuple[Particle, ...]
+    failed: Mapping[Path, str]
+    unusual: tuple[str, ...]
+
+
 def predict_files(
-    model: nn.Module, photos: Sequence[Path], threshold: float, out: Path, tile: int = TILE
-) -> list[Particle]:
+    model: nn.Module,
+    photos: Sequence[Path],
+    threshold: float,
+    out: Path,
+    tile: int = TILE,
+    show: Callable[[str], None] = lambda text: None,
+) -> Outcome:
     """Segment photographs and write masks, overlays and tables.
 
-    Writes ``NAME-mask.png`` (255 where there is plastic), ``NAME-overlay.png`` for every
-    photograph, ``particles.csv`` with one row per particle and ``photographs.csv`` with one per
-    photograph.
+    Writes ``NAME-mask.png`` (255 where there is plastic) and ``NAME-overlay.png`` of every
+    photograph as it is done; at the end, also of an interrupted run, ``particles.csv`` with one row
+    per particle and ``photographs.csv`` with one per photograph. A photograph that cannot be read
+    does not end the run.
 
     Args:
         model: A network of the zoo that returns logits.
@@ -157,48 +183,106 @@ def predict_files(
         threshold: Probability above which a pixel is plastic.
         out: Folder, made where it is missing.
         tile: Side of a tile in pixels.
+        show: Called with a line after every photograph.
 
     Raises:
-        ValueError: A file is no readable image, or two have the same name.
+        ValueError: Two photographs have the same name, the folder cannot be written to, or
+            floating-point photographs have no scale in common.
     """
-    from PIL import Image
+    from mpseg_models.photos import find_whites, look, read_photo, unusual
 
-    from mpseg_models.photos import find_range, read_photo
-
-    names = [photo.stem for photo in photos]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    stems = [photo.stem for photo in photos]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ValueError(
             f"several photographs are called {', '.join(map(repr, twice))}; their masks would "
             "overwrite each other: rename them, or give them in separate calls"
         )
-    white = find_range(photos)
-    out.mkdir(parents=True, exist_ok=True)
-    found: list[Particle] = []
-    summary = []
+    _make_folder(out)
+    looks, failed = [], {}
     for path in photos:
-        photo = read_photo(path, white)
-        probability = predict_photo(model, photo, tile)  # type: ignore[arg-type]
-        mask = probability > threshold
-        Image.fromarray(mask.astype(np.uint8) * 255).save(out / f"{path.stem}-mask.png")
-        Image.fromarray(overlay(photo, mask)).save(out / f"{path.stem}-overlay.png")
-        own = find_particles(path.name, probability, threshold)
-        found += own
-        summary.append((path.name, *photo.shape[:2], len(own), int(mask.sum())))
-    names_of_columns = [field.name for field in fields(Particle)]
-    rows = [[getattr(particle, name) for name in names_of_columns] for particle in found]
-    _write_csv(out / "particles.csv", names_of_columns, rows)
-    columns = ["photo", "height", "width", "particles", "plastic_pixels"]
-    _write_csv(out / "photographs.csv", columns, summary)
-    return found
+        try:
+            looks.append(look(path))
+        except ValueError as error:
+            failed[path] = str(error)
+    whites = find_whites(looks)
+    particles: list[Particle] = []
+    summary = []
+    try:
+        for number, (seen, white) in enumerate(zip(looks, whites, strict=True), 1):
+            path = seen.path
+            try:
+                photo = read_photo(path, white)
+            except ValueError as error:  # changed or removed meanwhile
+                failed[path] = str(error)
+                continue
+            probability = predict_photo(model, photo, tile)  # type: ignore[arg-type]
+            mask = probability > threshold
+            _write_image(out / f"{path.stem}-mask.png", mask.astype(np.uint8) * 255)
+            _write_image(out / f"{path.stem}-overlay.png", overlay(photo, mask))
+            own = find_particles(path.name, probability, threshold)
+            particles += own
+            summary.append((path.name, *photo.shape[:2], len(own), int(mask.sum())))
+            show(f"{number} of {len(looks)}: {path.name!r}, {len(own)} particles")
+    finally:
+        columns = [field.name for field in fields(Particle)]
+        rows = [[getattr(particle, name) for name in columns] for particle in particles]
+        _write_csv(out / "particles.csv", columns, rows)
+        columns = ["photo", "height", "width", "particles", "plastic_pixels"]
+        _write_csv(out / "photographs.csv", columns, summary)
+    return Outcome(tuple(particles), failed, tuple(unusual(looks, whites)))
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder of results, and see that files can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        why = "it is, or lies below, a file" if _has_file(out) else error.strerror or error
+        raise ValueError(
+            f"cannot write to the folder {str(out)!r}: {why}; give another folder"
+        ) from error
+
+
+def _has_file(path: Path) -> bool:
+    return any(part.is_file() for part in (path, *path.parents))
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; it takes its place when it is complete."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {str(path)!r}: {error.strerror or error}; free some space or give "
+            "another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    with _replaced(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="png")
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with path.open("w", newline="") as file:
+    with _replaced(path) as temporary, _text(temporary) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:
             writer.writerow([_cell(value) for value in row])
+
+
+def _text(path: Path) -> TextIO:
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def _cell(value: object) -> object:

@@ -102,7 +102,10 @@ def load_weights(network: str, weights: str) -> tuple[Card, dict[str, Tensor]]:
 
 
 def save_weights(path: Path, card: Card, tensors: Mapping[str, Tensor]) -> str:
-    """Write weights in half precision with their card; return the file's SHA-256."""
+    """Write weights in half precision with their card; return the file's SHA-256.
+
+    Written to ``FILE.sha256`` as ``sha256sum`` does, `read_weights` checks it.
+    """
     from safetensors.torch import save
 
     half = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
@@ -114,13 +117,24 @@ def save_weights(path: Path, card: Card, tensors: Mapping[str, Tensor]) -> str:
 def read_weights(path: Path) -> tuple[Card, dict[str, Tensor]]:
     """Read a file of `save_weights`; tensors come back in single precision.
 
-    Nothing in the file is executed.
+    Nothing in the file is executed. Where ``FILE.sha256`` lies beside it, the digest must agree;
+    without one nothing says whether these are the weights that somebody else wrote.
 
     Raises:
-        ValueError: It is missing, damaged, or has no card.
+        ValueError: It is missing, damaged, not what its digest says, or has no card.
     """
     from safetensors import SafetensorError, safe_open
 
+    beside = _digest_file(path)
+    if path.is_file() and beside.is_file():
+        expected = beside.read_text(errors="replace").split(maxsplit=1)[:1]
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if expected != [found]:
+            raise ValueError(
+                f"{str(path)!r} is not the file that {beside.name!r} beside it describes (SHA-256 "
+                f"{found[:12]}); copy both again, or remove {beside.name!r} if you changed the "
+                "weights yourself"
+            )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -157,6 +171,10 @@ def _find(network: str, weights: str) -> Path:
             "install the package again"
         )
     return path
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _digests() -> dict[str, str]:

@@ -51,9 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command goes on after the last finished epoch", file=sys.stderr
-        )
+        more = "" if options.dry_run else "; the same command goes on after the last finished epoch"
+        print(f"\ninterrupted{more}", file=sys.stderr)
         return 130
     return 0
 
@@ -113,6 +112,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     photographs.add_argument(
         "--mask-color", metavar="#RRGGBB", help="colour of plastic in the masks"
+    )
+    photographs.add_argument(
+        "--mask-above", type=int, metavar="N", help="all larger values in the masks are plastic"
     )
     return parser.parse_args(arguments)
 

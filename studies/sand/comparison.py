@@ -15,6 +15,8 @@ DRAWS = 2000
 LEAST_FOLDS = 3
 """Folds from which a paired t-test is worth printing; with two it has one degree of freedom."""
 
+UNDECIDED = "cannot be told apart"
+
 Outcomes = NDArray[np.int64]
 
 
@@ -50,7 +52,7 @@ class Comparison:
         """Which one is better, or that it cannot be told."""
         sure = self.low > 0 or self.high < 0
         if not sure or (self.p_folds is not None and self.p_folds >= 0.05):
-            return "cannot be told apart"
+            return UNDECIDED
         where = " in these folds" if self.p_folds is None else ""
         return f"{self.first if self.difference > 0 else self.second} is better{where}"
 
@@ -100,6 +102,20 @@ def f1(outcomes: Sequence[Sequence[int]] | Outcomes) -> float:
     hits, alarms, misses = np.asarray(outcomes).sum(0)
     total = 2 * hits + alarms + misses
     return float(2 * hits / total) if total else float("nan")
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Correct p-values for their number, after Holm: the smallest times n, the next times n - 1.
+
+    Example:
+        >>> holm([0.04, 0.01, 0.03])
+        [0.06, 0.03, 0.06]
+    """
+    order = np.argsort(ps, kind="stable")
+    scaled = np.asarray(ps)[order] * np.arange(len(ps), 0, -1)
+    corrected = np.empty(len(ps))
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return [float(p) for p in corrected]
 
 
 def as_p(p: float) -> str:

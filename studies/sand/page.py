@@ -6,14 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from studies.sand.claims import claims_table
-from studies.sand.comparison import by_network, compare, comparison_table
+from studies.sand.claims import IDLE, claims_table
+from studies.sand.comparison import (
+    UNDECIDED,
+    Comparison,
+    by_network,
+    compare,
+    comparison_table,
+    holm,
+)
 from studies.sand.costs import NetworkCost
 from studies.sand.fitting import FOLDS, choose_tiles
 from studies.sand.plan import BY_WORTH, NARROW, NETWORKS, QUARTER, WIDE, Preset
@@ -53,6 +61,7 @@ class Story:
         preset: How large the study is.
         seed: Seed of everything random.
         photographs: Name of the user's folder; None for synthetic ones.
+        understood: What was understood of them.
         tiles: All tiles.
         costs: Table 4.
         results: Every finished network on its test tiles.
@@ -66,6 +75,7 @@ class Story:
     preset: Preset
     seed: int
     photographs: str | None
+    understood: str
     tiles: Tiles
     costs: Sequence[NetworkCost]
     results: Sequence[Result]
@@ -108,8 +118,11 @@ def _opening(story: Story) -> str:
         "are, and so is the question which levels a network uses."
         if story.photographs is None
         else f"The photographs are those of `{story.photographs}`; the "
-        "[contact sheet](contact-sheet.png) shows how they and their masks were read. The networks "
-        "(`NETWORK.safetensors` beside this page) segment others with "
+        "[contact sheet](contact-sheet.png) shows how they and their masks were read:\n\n"
+        f"{indent(story.understood, '    ')}\n\nIn the folder `segmented` lie masks, overlays and "
+        "tables of particles of all of them, by the network with the highest F1 below, at its own "
+        "threshold. It was trained on most of them: how good it is say the test tiles, not these "
+        "overlays. The networks (`NETWORK.safetensors` beside this page) segment others with "
         "`python -m mpseg_models predict PHOTO... --weights FILE --out DIR`."
     )
     parts = [
@@ -128,7 +141,8 @@ def _opening(story: Story) -> str:
 
 
 def _command(story: Story) -> str:
-    return f"python studies/microplastic.py --preset {story.preset.name} --seed {story.seed}"
+    own = "" if story.photographs is None else " --data DIR"
+    return f"python studies/microplastic.py --preset {story.preset.name} --seed {story.seed}{own}"
 
 
 def _state(story: Story) -> str:
@@ -218,8 +232,11 @@ def _claims(story: Story) -> str:
 
 {markdown(table, ("measured", "verdict"))}
 
-*Bears out* and *contradicts* need an interval that does not hold the other answer; everything \
-else *cannot be told*. All of it is about these photographs and these widths."""
+Levels are called idle where F1 falls by less than {IDLE} without them. Where networks are \
+compared, *bears out* and *contradicts* need an interval that does not hold the other answer, and \
+a p below 0.05; everything else *cannot be told*. Costs and receptive fields are computed; the \
+rows about weights are of the fold shown, one training each. All of it is about these photographs \
+and these widths."""
 
 
 def _sand(story: Story) -> str:
@@ -312,7 +329,7 @@ def _quality(story: Story) -> str:
     )
     verdict = (
         "By the paper's bar (r.w. F1 of 0.40, r.w. IoU of 0.25 at threshold 0.5) these are useful, "
-        f"by the mean of the folds: {', '.join(useful)}."
+        f"by the mean of the folds: {'; '.join(useful)}."
         if useful
         else "No network reaches the paper's bar (r.w. F1 of 0.40, r.w. IoU of 0.25) at threshold "
         "0.5 in this preset."
@@ -337,7 +354,7 @@ Test tiles, {runs}; the last columns are the paper's averages over five cases.
 
 {markdown(_ranking(story.results))}
 
-{_widths(story)}
+{_varied(story)}{_widths(story)}
 
 ![Test F1 at the best threshold over MACs per tile](tradeoff.png)
 
@@ -349,6 +366,18 @@ The test tiles with the most particles, each network at the threshold that was b
 validation tiles (fig. 10):
 
 ![Photo, truth and predictions of every network](predictions.png)"""
+
+
+def _varied(story: Story) -> str:
+    """Which rows are means over networks of several sizes."""
+    groups = by_network(story.results)
+    varied = [label for label, own in groups.items() if len({r.parameters for r in own}) > 1]
+    if not varied:
+        return ""
+    return (
+        f"Parameters and MACs of {'; '.join(varied)} are means: their folds were cut at different "
+        "depths. "
+    )
 
 
 def _widths(story: Story) -> str:
@@ -378,7 +407,7 @@ def _order(story: Story) -> str:
     mean = {label: np.mean([r.metrics.best_f1 for r in groups[label]]) for label in paper}
     order = sorted(paper, key=lambda label: -mean[label])
     pairs = [*pairwise(order), (order[0], order[-1])] if len(order) > 2 else [*pairwise(order)]
-    rows = comparison_table([compare(groups[a], groups[b]) for a, b in pairs])
+    found = [compare(groups[a], groups[b]) for a, b in pairs]
     return f"""### Which is better?
 
 F1 at the threshold that was best on the validation tiles, pooled over all test photographs, with \
@@ -387,7 +416,24 @@ are three or more. The interval of one fold says how far the difference depends 
 photographs, not on the run: another seed can turn it. Where first stages differ in width (above), \
 better does not mean better for its depth.
 
-{markdown(rows, ("verdict",))}"""
+{markdown(comparison_table(found), ("verdict",))}
+
+{_corrected(found)}"""
+
+
+def _corrected(found: Sequence[Comparison]) -> str:
+    """How many verdicts of a table outlast its length."""
+    tested = [c for c in found if c.p_folds is not None]
+    if not tested:
+        return ""
+    sure = [c for c in tested if c.verdict != UNDECIDED]
+    corrected = holm([c.p_folds for c in tested if c.p_folds is not None])
+    left = sum(p < 0.05 and c in sure for c, p in zip(tested, corrected, strict=True))
+    return (
+        "Each row stands for itself: p is not corrected for the number of rows, nor for the "
+        "photographs that the trainings of several folds share, which makes it too small. "
+        f"Corrected for the rows (Holm), {left} of {len(sure)} verdicts remain."
+    )
 
 
 def _ranking(results: Sequence[Result]) -> pd.DataFrame:
@@ -521,6 +567,7 @@ negative where it does better without."""
         name = derivation.trained.settings.network
         label = derivation.trained.label
         keep = derivation.proposal.keep_levels
+        rivals = _rivals(story, derivation)
         parts.append(
             f"""### {label}
 
@@ -534,7 +581,9 @@ drawn anew, and the whole network without channels drawn at random, as many as b
 multiply-accumulates of the cut; each is trained for {story.preset.tuning} epochs, the whole \
 network for {story.preset.epochs}. Compared as above, over the folds that have both:
 
-{markdown(_rivals(story, derivation), ("verdict",))}
+{markdown(comparison_table(rivals), ("verdict",))}
+
+{_corrected(rivals)}
 
 {_depths(story, name)}\
 All levels at which the network can be cut are in the [table of proposals](proposals-{name}.csv)."""
@@ -561,12 +610,12 @@ def _count(levels: int) -> str:
     return f"{levels} level{'' if levels == 1 else 's'}"
 
 
-def _rivals(story: Story, derivation: Derivation) -> pd.DataFrame:
+def _rivals(story: Story, derivation: Derivation) -> list[Comparison]:
     """The cut network against the whole one and against what else costs as little."""
     groups = by_network(story.results)
     cut, redrawn, thinned = (groups[_rival(derivation, how)] for how in RIVALS)
     whole = groups[derivation.trained.label]
-    return comparison_table([compare(cut, other) for other in (whole, redrawn, thinned)])
+    return [compare(cut, other) for other in (whole, redrawn, thinned)]
 
 
 def _depths(story: Story, name: str) -> str:
@@ -649,5 +698,5 @@ def _again(story: Story) -> str:
 {len(here)} of the trainings above took {hours:.1f} hours of processor time{elsewhere}. \
 `--dry-run` says beforehand what \
 is left to do and how long it takes; `--data DIR` takes your own photographs from `DIR/images` and \
-masks of the same names from `DIR/masks`. All figures in full: [results](results.csv), \
+their masks from `DIR/masks`. All figures in full: [results](results.csv), \
 [table 4](table4.csv)."""

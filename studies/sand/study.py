@@ -19,7 +19,8 @@ from studies.runner import Finished, Job, Place, Store, estimate, finished, pend
 from studies.sand import figures, page, tables
 from studies.sand.costs import network_cost
 from studies.sand.fitting import Fit, build, choose_tiles
-from studies.sand.photos import contact_sheet, digest_files, survey
+from studies.sand.masks import Named
+from studies.sand.photos import Survey, contact_sheet, digest_files, survey
 from studies.sand.plan import (
     EXTRAS,
     NETWORKS,
@@ -45,7 +46,8 @@ from studies.sand.records import (
 )
 from studies.sand.tiles import Photo, draw_photos, open_tiles
 from weightscope.analysis import Analysis
-from weightscope.files import write_csv
+from weightscope.errors import InputError
+from weightscope.files import write_csv, write_text, written_atomically
 from weightscope.frames import proposals_frame
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,6 +56,9 @@ COMMITTED = ROOT / "studies" / "results" / "microplastic"
 
 WHOLE = ("unet", "multiresunet")
 """The networks that the paper cut."""
+
+SEGMENTED = "segmented"
+"""Folder beside the page for masks, overlays and particles of the user's photographs."""
 
 ANALYSIS_VERSION = 1
 """Of `analyse`; what weightscope itself says follows its own version."""
@@ -86,6 +91,7 @@ class Setup:
         folds: How many of its folds are run.
         seed: Seed of everything random.
         photographs: Name of the user's folder of photographs; None for synthetic ones.
+        found: What was understood of them.
         out: Where the page goes.
         store: Where finished jobs lie.
     """
@@ -94,6 +100,7 @@ class Setup:
     folds: int
     seed: int
     photographs: str | None
+    found: Survey | None
     out: Path
     store: Store
 
@@ -147,13 +154,18 @@ def set_up(options: argparse.Namespace) -> tuple[Setup, Job]:
     """Understand the command line; return also the job that makes the tiles."""
     preset = PRESETS[options.preset]
     own = options.data is not None
+    found = None
     out = options.out or (
         ROOT / "docs" / "studies" / "microplastic"
         if preset.name == "cpu" and not own
         else ROOT / "build" / f"microplastic-{preset.name}"
     )
     if own:
-        found = survey(options.data, preset.tile, options.mask_value, options.mask_color)
+        found = survey(
+            options.data,
+            preset.tile,
+            Named(options.mask_value, options.mask_color, options.mask_above),
+        )
         out.mkdir(parents=True, exist_ok=True)
         sheet = contact_sheet(found, out / "contact-sheet.png")
         print(f"{found}\nLook at {sheet} before you trust it.")
@@ -164,7 +176,8 @@ def set_up(options: argparse.Namespace) -> tuple[Setup, Job]:
         preset=preset,
         folds=min(options.folds or preset.folds, preset.folds),
         seed=options.seed,
-        photographs=options.data.name if own else None,
+        photographs=options.data.resolve().name if own else None,
+        found=found,
         out=out,
         store=Store(options.runs, (COMMITTED,)),
     )
@@ -295,6 +308,7 @@ def write(
         preset=setup.preset,
         seed=setup.seed,
         photographs=setup.photographs,
+        understood="" if setup.found is None else str(setup.found),
         tiles=tiles,
         costs=[network_cost(name) for name in list_models()],
         results=results,
@@ -313,7 +327,24 @@ def write(
         analysis.to_html(report)
         if setup.photographs is not None:
             save_own(setup, trained)
+    if setup.found is not None:
+        best = max((trained for trained, _ in shown.values()), key=lambda t: t.metrics.best_f1)
+        say(f"Your photographs, segmented by {best.label}")
+        segment_own(setup.found, best, setup.out / SEGMENTED)
     return page.write_page(setup.out / "index.md", story)
+
+
+def segment_own(found: Survey, best: Trained, out: Path) -> None:
+    """Write masks, overlays and tables of the user's photographs."""
+    from mpseg_models.predict import predict_files
+
+    photos = [photo for photo, _ in found.pairs]
+    try:
+        outcome = predict_files(best.model, photos, best.threshold, out, show=print)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    for text in outcome.failed.values():
+        print(f"left out: {text}")
 
 
 def save_own(setup: Setup, trained: Trained) -> Path:
@@ -333,7 +364,9 @@ def save_own(setup: Setup, trained: Trained) -> Path:
         licence="yours",
         limits="its figures hold for photographs like those it was tested on",
     )
-    save_weights(path, card, trained.model.state_dict())
+    with written_atomically(path) as temporary:
+        digest = save_weights(temporary, card, trained.model.state_dict())
+    write_text(f"{path}.sha256", f"{digest}  {path.name}\n")
     return path
 
 

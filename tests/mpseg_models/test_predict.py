@@ -1,4 +1,5 @@
 import csv
+import hashlib
 
 import numpy as np
 import pytest
@@ -137,6 +138,8 @@ def test_the_command_writes_masks_overlays_and_tables(weights, tmp_path, capsys)
     out = tmp_path / "out"
     assert main(["predict", *map(str, photos), "--weights", str(weights), "--out", str(out)]) == 0
     said = capsys.readouterr().out
+    assert said.startswith("1 of 2: '=cmd.png', ")
+    assert "2 of 2: 'b.jpg', " in said
     assert "threshold 0.30" in said
     assert "Limits: a test" in said
     for name, shape in (("=cmd", (40, 30)), ("b", (50, 44))):
@@ -144,14 +147,110 @@ def test_the_command_writes_masks_overlays_and_tables(weights, tmp_path, capsys)
         assert mask.shape == shape
         assert set(np.unique(mask)) <= {0, 255}
         assert np.asarray(Image.open(out / f"{name}-overlay.png")).shape == (*shape, 3)
-    with (out / "photographs.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["photo"] for row in rows] == ["'=cmd.png", "b.jpg"]  # no formula
-    with (out / "particles.csv").open() as file:
-        particles = list(csv.DictReader(file))
-    assert len(particles) == sum(int(row["particles"]) for row in rows)
+    summary = rows(out / "photographs.csv")
+    assert [row["photo"] for row in summary] == ["'=cmd.png", "b.jpg"]  # no formula
+    particles = rows(out / "particles.csv")
+    assert len(particles) == sum(int(row["particles"]) for row in summary)
     area = sum(int(p["area"]) for p in particles if p["photo"] == "b.jpg")
-    assert area == int(rows[1]["plastic_pixels"])
+    assert area == int(summary[1]["plastic_pixels"])
+    assert len(list(out.iterdir())) == 6  # nothing half written is left
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_bad_photograph_does_not_end_the_run(weights, tmp_path, capsys):
+    photos = [photograph(tmp_path / f"{name}.png") for name in "abc"]
+    photos[1].write_bytes(photos[1].read_bytes()[:500])
+    out = tmp_path / "deep" / "out"
+    common = ["--weights", str(weights), "--out", str(out)]
+    assert main(["predict", *map(str, photos), str(tmp_path / "d.png"), *common]) == 1
+    said = capsys.readouterr()
+    assert "in 2 of 4 photographs" in said.out
+    assert [line[:7] for line in said.err.splitlines()] == ["error: "] * 2
+    assert "b.png' is not a readable image" in said.err
+    assert "there is no file" in said.err
+    assert [row["photo"] for row in rows(out / "photographs.csv")] == ["a.png", "c.png"]
+    assert (out / "c-mask.png").is_file()
+    assert not (out / "b-mask.png").exists()
+
+
+def test_an_interrupted_run_leaves_the_tables_of_what_was_done(
+    weights, tmp_path, capsys, monkeypatch
+):
+    import mpseg_models.predict as predict
+
+    photos = [photograph(tmp_path / f"{name}.png") for name in "abc"]
+    real = predict.find_particles
+
+    def interrupt(name, *rest):
+        if name == "b.png":
+            raise KeyboardInterrupt
+        return real(name, *rest)
+
+    monkeypatch.setattr(predict, "find_particles", interrupt)
+    out = tmp_path / "out"
+    common = ["--weights", str(weights), "--out", str(out)]
+    assert main(["predict", *map(str, photos), *common]) == 130
+    assert "what was done is in" in capsys.readouterr().err
+    assert [row["photo"] for row in rows(out / "photographs.csv")] == ["a.png"]
+
+
+def test_a_folder_stands_for_its_photographs(weights, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.PNG", "b.jpg", "._a.png"):
+        photograph(folder / name)
+    (folder / "notes.txt").write_text("no photograph")
+    common = ["--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main(["predict", str(folder), *common]) == 0
+    assert "in 2 of 2 photographs" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(tmp_path / "empty"), *common]) == 2
+    assert "has no photographs" in capsys.readouterr().err
+
+
+def test_unusual_photographs_are_named(weights, tmp_path, capsys):
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 30), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    photos = [photograph(tmp_path / "a.png"), tmp_path / "deep.png"]
+    common = ["--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main(["predict", *map(str, photos), *common]) == 0
+    warned = capsys.readouterr().err
+    assert "warning: photographs without colours: 'deep.png'" in warned
+    assert "with white at 4095: 'deep.png'" in warned
+    assert "a.png" not in warned
+
+
+@pytest.mark.parametrize("below", ["", "sub/folder"])
+def test_results_cannot_go_where_a_file_is(weights, tmp_path, capsys, below):
+    photo = photograph(tmp_path / "a.png")
+    common = ["--weights", str(weights), "--out", str(photo / below)]
+    assert main(["predict", str(photo), *common]) == 2
+    said = capsys.readouterr()
+    assert "it is, or lies below, a file; give another folder" in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_weights_are_checked_against_a_digest_beside_them(weights, tmp_path, capsys):
+    photo = str(photograph(tmp_path / "a.png"))
+    common = ["predict", photo, "--weights", str(weights), "--out", str(tmp_path / "out")]
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    beside = weights.with_name("own.safetensors.sha256")
+    beside.write_text(f"{digest}  own.safetensors\n")
+    assert main(common) == 0
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert main(common) == 2
+    assert "is not the file that 'own.safetensors.sha256'" in capsys.readouterr().err
+    beside.write_text("")
+    assert main(common) == 2
+    beside.unlink()
+    assert main(common) == 0
 
 
 @pytest.mark.parametrize(
@@ -160,6 +259,7 @@ def test_the_command_writes_masks_overlays_and_tables(weights, tmp_path, capsys)
         (["--weights", "sond"], "there are no weights 'sond'"),
         (["--weights", "missing.safetensors"], "no readable file of weights"),
         (["--threshold", "1.5"], "no probability"),
+        (["--tile", "0"], "no number of pixels"),
     ],
 )
 def test_bad_input_ends_with_one_line(weights, tmp_path, capsys, change, message):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from studies.sand.claims import BEARS_OUT, CANNOT_TELL, CONTRADICTS, better
-from studies.sand.comparison import compare, comparison_table, f1
+from studies.sand.claims import BEARS_OUT, CANNOT_TELL, CONTRADICTS, better, failures
+from studies.sand.comparison import compare, comparison_table, f1, holm
 from studies.sand.metrics import Metrics
 from studies.sand.plan import NARROW, QUARTER
 from studies.sand.tables import NAMES, Result
@@ -45,6 +45,25 @@ def test_no_difference_cannot_be_told_apart():
     rng = np.random.default_rng(1)
     a, b = ([result(n, f, photographs(rng, 0.7)) for f in range(5)] for n in "ab")
     assert compare(a, b).verdict == "cannot be told apart"
+
+
+def test_p_values_are_corrected_for_their_number():
+    # the worked example of Holm's step-down: 3 x 0.01, 2 x 0.03, then no smaller than that
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([0.2]) == [0.2]
+
+
+def test_no_failure_in_ten_trainings_does_not_say_that_there_is_none():
+    groups = {
+        NAMES[name]: [result(NAMES[name], fold, [(1, 1, 1)]) for fold in range(5)]
+        for name in ("unet", "half_unet")
+    }
+    claim = failures(groups)
+    assert claim.measured.startswith("0 of 10 trainings ended below")
+    assert "at most 26% do (95 %)" in claim.measured  # 1 - 0.05 ** (1 / 10)
+    assert claim.verdict.startswith(CANNOT_TELL)
+    assert failures({}).verdict == CANNOT_TELL
 
 
 def test_photographs_that_differ_do_not_count_as_folds_that_agree():

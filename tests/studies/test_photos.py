@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
+from studies.sand.masks import Named
 from studies.sand.photos import contact_sheet, digest_files, find_photos, read_photos, survey
 from weightscope.errors import InputError
 
@@ -93,30 +95,198 @@ classes = IDS.copy()
 classes[40:50, 40:60] = 2  # another class, larger
 
 
+layered = save(
+    np.dstack(
+        [rgb(classes == 1, (255, 0, 0)) + rgb(classes == 2, (0, 0, 255)), (classes > 0) * 255]
+    ).astype(np.uint8)
+)
+
+
 @pytest.mark.parametrize(
-    ("mask", "options"),
+    ("mask", "named"),
     [
-        (save(classes), {"mask_value": 1}),
-        (palette(classes, VOC), {"mask_value": 1}),
-        (palette(classes, VOC), {"mask_colour": "#800000"}),
+        (save(classes), Named(value=1)),
+        (palette(classes, VOC), Named(value=1)),
+        (palette(classes, VOC), Named(colour="#800000")),
         (
             save(rgb(classes == 1, (255, 0, 0)) + rgb(classes == 2, (0, 0, 255))),
-            {"mask_colour": "ff0000"},
+            Named(colour="ff0000"),
         ),
-        (save(1 - IDS), {"mask_value": 0}),
+        (save(1 - IDS), Named(value=0)),
         (
             save(np.where(classes == 1, 255, 128 * (classes == 2)).astype(np.uint8)),
-            {"mask_value": 255},
+            Named(value=255),
         ),
+        (save(np.where(classes == 1, 1, 255 * (classes == 2)).astype(np.uint8)), Named(value=1)),
+        (save(IDS * 200 + (classes == 2)), Named(above=100)),
+        (layered, Named(colour="#ff0000")),
     ],
 )
-def test_several_classes_ask_which_is_plastic(tmp_path, mask, options):
+def test_several_classes_ask_which_is_plastic(tmp_path, mask, named):
     root = folder(tmp_path, [(save(PHOTO), mask)])
-    if "mask_value" not in options or options["mask_value"] != 0:
-        with pytest.raises(InputError, match=r"more than two classes.*--mask-(value|color)"):
+    if named.value != 0:
+        with pytest.raises(
+            InputError, match=r"(two classes|several colours).*--mask-(value|color)"
+        ):
             survey(root, 32)
-    _, read = next(read_photos(survey(root, 32, **options)))
+    _, read = next(read_photos(survey(root, 32, named)))
     assert np.array_equal(read, IDS)
+
+
+# --- soft edges, compression, painted photographs
+
+
+SPOTS = [(20, 30, 3.0), (50, 20, 1.6), (48, 60, 5.2), (75, 75, 2.2), (30, 70, 9.5), (70, 45, 4.1)]
+
+
+def discs(detail, spots=SPOTS, side=96):
+    """Coverage of every pixel by discs, drawn at so many times the size, as programs do."""
+    axis = (np.arange(side * detail) + 0.5) / detail
+    drawn = np.zeros((side * detail,) * 2)
+    for row, column, radius in spots:
+        near = (axis[:, None] - row) ** 2 + (axis - column) ** 2
+        drawn = np.maximum(drawn, near <= radius**2)
+    return drawn.reshape(side, detail, side, detail).mean((1, 3))
+
+
+def blend(share, paint, ground):
+    share = share[..., None] if np.ndim(paint) else share
+    return np.round(share * np.asarray(paint) + (1 - share) * np.asarray(ground)).astype(np.uint8)
+
+
+def feathered(width):
+    return ndimage.gaussian_filter(discs(4), width)
+
+
+def on_layer(share, colour=(0, 200, 0)):
+    return np.dstack([np.broadcast_to(np.uint8(colour), (*share.shape, 3)), blend(share, 255, 0)])
+
+
+TEXTURE = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(96, 96, 3)), (1, 1, 0))
+SCENE = np.clip(150 + 90 * TEXTURE, 0, 255).astype(np.uint8)
+
+SOFT = {
+    "white, two samples": save(blend(discs(2), 255, 0)),
+    "white, eight samples": save(blend(discs(8), 255, 0)),
+    "grey paint": save(blend(discs(4), 200, 0)),
+    "red": save(blend(discs(4), (255, 0, 0), (0, 0, 0))),
+    "red on white": save(blend(discs(4), (220, 30, 30), (255, 255, 255))),
+    "red, floating-point": tiff(
+        np.dstack([discs(4), discs(4) * 0, discs(4) * 0]).astype(np.float32), photometric="rgb"
+    ),
+    "red, 16 bits": tiff(
+        np.dstack([discs(4) * 65535, discs(4) * 0, discs(4) * 0]).astype(np.uint16),
+        photometric="rgb",
+    ),
+    "on a layer": save(on_layer(discs(4))),
+    "16 bits": save((discs(4) * 65535).astype(np.uint16)),
+    "float": tiff(discs(4).astype(np.float32)),
+    "JPEG of quality 60": jpeg(blend(discs(4), 255, 0), quality=60),
+    "hard edges, JPEG": jpeg(blend(discs(1), 255, 0), quality=75),
+    "red, JPEG with halved colours": jpeg(blend(discs(4), (255, 0, 0), (0, 0, 0)), quality=80),
+    "lossy WebP": lambda path: Image.fromarray(blend(discs(4), (255, 0, 0), (0, 0, 0))).save(
+        path.with_suffix(".webp"), quality=75
+    ),
+    "PNG of a JPEG": lambda path: again(path, blend(discs(4), 255, 0)),
+}
+
+
+def again(path, array):
+    Image.fromarray(array).save(path.with_suffix(".jpg"), quality=75)
+    Image.open(path.with_suffix(".jpg")).save(path)
+    path.with_suffix(".jpg").unlink()
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_edges_count_from_the_middle_on(tmp_path, name):
+    found = survey(folder(tmp_path, [(save(SCENE), SOFT[name])]), 32)
+    _, mask = next(read_photos(found))
+    truth = discs(8) > 0.5
+    border = ndimage.binary_dilation(truth) ^ ndimage.binary_erosion(truth)
+    assert not (mask != truth)[~border].any()
+    assert (mask != truth).sum() <= 0.08 * truth.sum()
+    assert "at the middle" in str(found)
+
+
+def test_what_is_soft_is_said(tmp_path):
+    found = survey(folder(tmp_path, [(save(SCENE), save(blend(feathered(1.2), 255, 0)))]), 32)
+    said = str(found)
+    assert "neither ground nor full paint, and counts as plastic from the middle on" in said
+    assert "1 of " in said
+    assert "nowhere near the full 255" in said
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (blend(1 - discs(4), 255, 0), Named(value=0)),
+        (blend(discs(4), (0, 0, 0), (255, 255, 0)), Named(colour="#000000")),
+    ],
+)
+def test_soft_masks_the_other_way_round_can_be_named(tmp_path, mask, named):
+    found = survey(folder(tmp_path, [(save(SCENE), save(mask))]), 32, named)
+    assert found.plastic[0] == pytest.approx((discs(8) > 0.5).sum(), rel=0.05)
+
+
+big, small = discs(4, SPOTS[::2]), discs(4, SPOTS[1::2])
+tiny = discs(1, [(r + 0.5, c + 0.5, 0.8) for r in range(10, 90, 20) for c in range(10, 90, 20)])
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        blend(big, 255, 0) // 2 + blend(small, 255, 0),  # two classes with soft edges
+        blend(big, (255, 0, 0), (0, 0, 0)) + blend(small, (0, 0, 255), (0, 0, 0)),
+        blend(discs(4), 255, 0) // 2 + blend(ndimage.grey_erosion(discs(4), 5), 127, 0),  # a rim
+        np.maximum(blend(big, 255, 0), blend(tiny, 120, 0)),  # of no more than one pixel each
+        ndimage.label(discs(1))[0].astype(np.uint8) * 40,  # numbered particles
+        np.where(discs(1, SPOTS[:3]) > 0, 1, blend(discs(1, SPOTS[3:]), 255, 0)),  # 255: ignore
+        np.where(ndimage.label(discs(1))[0] == 1, 255, ndimage.label(discs(1))[0]),
+    ],
+)
+def test_other_classes_are_not_taken_for_soft_edges(tmp_path, mask):
+    root = folder(tmp_path, [(save(SCENE), save(mask.astype(np.uint8)))])
+    with pytest.raises(InputError, match="more than two classes"):
+        survey(root, 32)
+    if mask.ndim == 2:
+        assert survey(root, 32, Named(above=0)).plastic == ((mask > 0).sum(),)
+
+
+def test_compressed_classes_cannot_be_named_by_value(tmp_path):
+    mask = jpeg(blend(big, 128, 0) + blend(small, 255, 0), quality=70)
+    root = folder(tmp_path, [(save(SCENE), mask)])
+    with pytest.raises(InputError, match=r"lie close to it.*save them as PNG"):
+        survey(root, 32, Named(value=128))
+
+
+PAINTED = blend(discs(4), (255, 0, 0), SCENE)
+
+
+@pytest.mark.parametrize("write", [save(PAINTED), jpeg(PAINTED, quality=90, subsampling=0)])
+def test_painted_photographs_are_recognised_and_the_paint_is_named(tmp_path, write):
+    root = folder(tmp_path, [(save(SCENE), write)])
+    with pytest.raises(InputError, match=r"painted layer alone, or give --mask-color '#f[\da-f]0"):
+        survey(root, 32)
+    found = survey(root, 32, Named(colour="#ff0000"))
+    assert found.plastic[0] == pytest.approx((discs(8) > 0.5).sum(), rel=0.25)
+    assert "give or take 32" in str(found)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [SCENE, blend(discs(4) / 2, (255, 0, 0), SCENE), SCENE[..., 0]],
+    ids=["not painted", "half transparent", "grey"],
+)
+def test_photographs_without_one_paint_are_refused_too(tmp_path, mask):
+    with pytest.raises(InputError, match="save the painted layer alone") as error:
+        survey(folder(tmp_path, [(save(SCENE), save(mask))]), 32)
+    assert "--mask-color" not in str(error.value)
+
+
+def test_what_was_cut_out_of_the_photograph_is_a_mask(tmp_path):
+    cut_out = np.dstack([SCENE, blend(discs(4), 255, 0)])
+    found = survey(folder(tmp_path, [(save(SCENE), save(cut_out))]), 32)
+    assert found.plastic[0] == pytest.approx((discs(8) > 0.5).sum(), rel=0.05)
 
 
 RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
@@ -145,7 +315,7 @@ def test_photographs_of_every_depth_keep_their_brightness(tmp_path, name):
 def test_a_dark_photograph_stays_dark_among_others(tmp_path):
     bright, dark = (save((RAMP * top).astype(np.uint16)) for top in (65535, 3000))
     found = survey(folder(tmp_path, [(bright, white), (dark, white)]), 32)
-    assert found.white == 65535
+    assert found.whites == (65535, 65535)
     assert [image.max() for image, _ in read_photos(found)] == [255, 12]
 
 
@@ -173,11 +343,11 @@ def test_masks_without_plastic_are_refused_with_what_they_hold(tmp_path):
     with pytest.raises(InputError, match=r"no mask has any plastic.*they hold 0 \(100.00%\)"):
         survey(root, 32)
     with pytest.raises(InputError, match=r"no mask has any plastic \(value 7\)"):
-        survey(root, 32, mask_value=7)
-    with pytest.raises(InputError, match="not both"):
-        survey(root, 32, mask_value=7, mask_colour="#ff0000")
+        survey(root, 32, Named(value=7))
+    with pytest.raises(InputError, match="not several"):
+        survey(root, 32, Named(value=7, colour="#ff0000"))
     with pytest.raises(InputError, match="is no colour such as #ff0000"):
-        survey(root, 32, mask_colour="red")
+        survey(root, 32, Named(colour="red"))
 
 
 @pytest.mark.parametrize("empty", [save(IDS * 0), save(rgb(IDS * 0, (1, 1, 1)))])
@@ -201,7 +371,8 @@ def test_masks_of_different_kinds_are_refused(tmp_path):
 
 def test_masks_the_other_way_round_are_pointed_out(tmp_path):
     found = survey(folder(tmp_path, [(save(PHOTO), save((1 - IDS) * 255))]), 32)
-    assert "More than half is plastic" in str(found)
+    assert "more than half is plastic" in str(found)
+    assert survey(tmp_path, 32, Named(value=0)).plastic == (100,)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +407,29 @@ def test_changed_photographs_are_another_study(tmp_path):
     assert digest_files(survey(root, 32)) != before
 
 
+def test_unusual_photographs_and_copies_are_named(tmp_path):
+    grey = save(PHOTO[..., 0])
+    deep = tiff(np.dstack([RAMP * 4000] * 3).astype(np.uint16), photometric="rgb")
+    floats = tiff(np.dstack([RAMP, RAMP, 1 - RAMP]).astype(np.float32), photometric="rgb")
+    root = folder(tmp_path, [(p, white) for p in (save(PHOTO), grey, deep, floats, save(PHOTO))])
+    Image.fromarray(PHOTO).save(root / "images" / "p5.bmp")  # the same in another format
+    white(root / "masks" / "p5.png")
+    found = survey(root, 32)
+    assert found.whites == (255, 255, 4095, 1, 255, 255)
+    assert [photo.max() for photo, _ in read_photos(found)][2:4] == [249, 255]
+    said = str(found)
+    assert "Note: photographs without colours: 'p1.png', 'p2.tif'" in said
+    assert "more than 8 bits, brought to 8 bits with white at 4095: 'p2.tif'" in said
+    assert "floating-point values, brought to 8 bits with white at 1: 'p3.tif'" in said
+    assert "one picture under several names, 'p0.png', 'p4.png', 'p5.bmp'" in said
+
+
+def test_floats_of_two_scales_are_refused(tmp_path):
+    photos = [tiff((RAMP * top).astype(np.float32)) for top in (1, 255)]
+    with pytest.raises(InputError, match=r"up to 1, .*up to 255: what is white cannot be told"):
+        survey(folder(tmp_path, [(photo, white) for photo in photos]), 32)
+
+
 # --- names and sizes
 
 
@@ -245,7 +439,8 @@ def two(tmp_path):
 
 
 def test_photos_are_paired_with_masks(two):
-    pairs = find_photos(two, tile=32)
+    pairs, notes = find_photos(two, tile=32)
+    assert notes == ()
     assert [(p.name, m.name) for p, m in pairs] == [("p0.jpg", "p0.png"), ("p1.jpg", "p1.png")]
 
 
@@ -296,3 +491,35 @@ def test_image_that_breaks_off_is_named(two):
 def test_photo_smaller_than_a_tile_is_named(two):
     with pytest.raises(InputError, match=r"'p0\.jpg' is 50 x 40 px, smaller than a tile of 64 px"):
         find_photos(two, 64)
+
+
+def test_names_that_programs_make_are_paired_and_litter_is_left_out(tmp_path):
+    images, masks = tmp_path / "Photos", tmp_path / "MASKS"
+    for part in (images, masks):
+        part.mkdir()
+    made = {"IMG_1": "IMG_1_mask.png", "IMG_2": "mask-IMG_2.PNG", "a_mask": "a_mask.png"}
+    made |= {"IMG_3": "IMG_3.jpg.png", "IMG_4": "img_4 Mask.tif", "a": "a.bmp"}
+    for photo, mask in made.items():
+        Image.fromarray(PHOTO).save(images / f"{photo}.jpg")
+        Image.fromarray(IDS * 255).save(masks / mask)
+    for name in (".DS_Store", "Thumbs.db", "._IMG_1.jpg"):
+        (images / name).write_bytes(b"no picture")
+    pairs, notes = find_photos(tmp_path, 32)
+    assert {photo.stem: mask.name for photo, mask in pairs} == made
+    assert notes == ()
+    (images / "counts.csv").write_text("1,2")
+    (masks / "IMG_9.xcf").write_text("a project")
+    Image.fromarray(IDS).save(masks / "IMG_8_mask.png")
+    _, notes = find_photos(tmp_path, 32)
+    assert notes == (
+        "left out, of no kind that is read here: 'counts.csv', 'IMG_9.xcf'",
+        "masks without a photograph: 'IMG_8_mask.png'",
+    )
+    Image.fromarray(PHOTO).save(images / "IMG_9.jpg")
+    with pytest.raises(InputError, match=r"no mask .*IMG_9\.jpg.*there are .*'IMG_9\.xcf'"):
+        find_photos(tmp_path, 32)
+    (masks / "IMG_9.xcf").unlink()
+    for name in ("IMG_9.png", "IMG_9_mask.png"):
+        Image.fromarray(IDS).save(masks / name)
+    with pytest.raises(InputError, match="several files are called 'IMG_9'"):
+        find_photos(tmp_path, 32)
