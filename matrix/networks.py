@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from matrix import handwritten, held_back, held_back_again, held_back_third
+from matrix import (
+    handwritten,
+    held_back,
+    held_back_again,
+    held_back_fourth,
+    held_back_third,
+)
 from matrix.kinds import KINDS
 from matrix.more import MORE, nnunet_builder
 from matrix.truth import TRUTH, Truth
@@ -471,6 +477,7 @@ for _name, _entry in {
     **held_back.LIBRARIES,
     **held_back_again.LIBRARIES,
     **held_back_third.LIBRARIES,
+    **held_back_fourth.HELD_BACK_FOURTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -484,5 +491,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back.HELD_BACK.items()},
     **{name: network.truth for name, network in held_back_again.HELD_BACK_AGAIN.items()},
     **{name: network.truth for name, network in held_back_third.HELD_BACK_THIRD.items()},
+    **{name: network.truth for name, network in held_back_fourth.HELD_BACK_FOURTH.items()},
 }
 """The truth about every network, by name."""
