@@ -154,6 +154,8 @@ _TEMPORAL = {
     "quant_conv": "bottleneck",
     "decoder.conv_in": "bottleneck",
     "decoder.mid_block": "bottleneck",
+    # called between two layers of a block, of which there is one
+    "decoder.mid_block.attentions": "dead",
     "decoder.up_blocks.0": "bottleneck",
     "decoder.up_blocks.0.upsamplers": "decoder 0",
     "decoder.up_blocks.1": "decoder 0",

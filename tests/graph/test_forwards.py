@@ -315,6 +315,20 @@ def test_nothing_is_dead_where_train_mode_was_not_tried() -> None:
     assert any("in train mode the forward raises" in note for note in structure.notes)
 
 
+def test_a_network_that_fixes_its_sizes_is_read_at_the_one_that_it_declares() -> None:
+    def resized(model: Small, x: Tensor) -> Tensor:
+        size = [int(s // 8 * 8.0) for s in x.shape[2:]]
+        return F.interpolate(model.decode(*model.encode(x)), size=size)
+
+    model = Small(resized)
+    assert read_structure(model).inputs.args[0].shape[2:] == (256, 256)
+    model.image_size = 48
+    structure = read_structure(model)
+    assert structure.inputs.args[0].shape[2:] == (48, 48)
+    assert any("read at 48x48 only" in note for note in structure.notes)
+    assert read_structure(model, IMAGE).inputs.args[0].shape[2:] == (16, 16)
+
+
 def test_a_size_that_became_a_number_is_told_and_kept() -> None:
     def resized(model: Small, x: Tensor) -> Tensor:
         size = [int(s // 8 * 8.0) for s in x.shape[2:]]

@@ -820,6 +820,25 @@ def _declared_sizes(model: nn.Module, dimensions: int) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(found))[:3]
 
 
+def declared_inputs(
+    trial: Trial, inputs: ExampleInputs, layout: str | None = None
+) -> ExampleInputs | None:
+    """A call at a size that the model carries in an attribute, in place of one that was guessed.
+
+    None where it carries none, or was called at it.
+    """
+    sizes = _declared_sizes(trial.original, inputs.dimensions) if inputs.guessed else []
+    if not sizes or _size(inputs) in sizes:
+        return None
+    likeliest = itertools.islice(find_inputs(trial, None, layout), 1 + len(sizes))
+    return next((found for found in likeliest if _size(found) in sizes), None)
+
+
+def _size(inputs: ExampleInputs) -> tuple[int, ...]:
+    image = next(v for v in _tensors(inputs) if v.dim() == inputs.rank)
+    return tuple(image.shape[axis] for axis in inputs.space)
+
+
 def _attribute(holder: object, name: str) -> Any:
     """An attribute as it is stored: a property of a foreign class may warn or compute."""
     return getattr(holder, "__dict__", {}).get(name)

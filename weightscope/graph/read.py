@@ -19,7 +19,7 @@ from weightscope.errors import StructureError, WeightscopeError, keyword
 from weightscope.graph.capture import Capture, capture
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
-from weightscope.graph.inputs import Trial, check_model, find_inputs, two_images
+from weightscope.graph.inputs import Trial, check_model, declared_inputs, find_inputs, two_images
 from weightscope.graph.levels import follows_the_input, plausible, read_levels
 from weightscope.graph.nodes import tensor_of
 from weightscope.graph.stages import (
@@ -96,9 +96,13 @@ def _read(
     trial = Trial(model)
     inputs, captured = _captured(trial, example_inputs, layout)
     levels = read_levels(captured, inputs)
-    if not plausible(captured, levels, inputs) or not _follows(trial, captured, inputs):
-        captured = capture(model, two_images(trial, inputs), fixed=True)
-        levels = read_levels(captured, inputs)
+    fixed = not plausible(captured, levels, inputs) or not _follows(trial, captured, inputs)
+    if fixed or captured.sizes != "symbolic":
+        declared = declared_inputs(trial, inputs, layout)
+        if fixed or declared:
+            inputs = declared or inputs
+            captured = capture(model, two_images(trial, inputs), fixed=fixed)
+            levels = read_levels(captured, inputs)
     whole = placement = place(captured, levels, model)
     parts = tuple(levels.parts)
     if part:
