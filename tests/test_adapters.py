@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import operator
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,6 +31,7 @@ from weightscope.adapters import (
     symbols,
     tracing,
 )
+from weightscope.errors import InputError, UnsupportedTorchError
 from weightscope.graph.capture import capture
 from weightscope.graph.structure import ExampleInputs
 
@@ -387,3 +392,121 @@ def test_poolings_of_signals_are_written_back() -> None:
     assert [n.target for n in graph.nodes if n.op == "call_function"] == [aten.max_pool1d.default]
     after = fx.GraphModule(nn.Module(), graph)(torch.arange(17.0).view(1, 1, 17))
     assert torch.equal(before, after)
+
+
+# --- a torch that lacks a part --------------------------------------------------------------------
+
+
+def loaded_again(adapter: ModuleType, patch: pytest.MonkeyPatch) -> ModuleType:
+    """The adapter as this torch lets it be at this moment; the imported one stays as it is."""
+    assert adapter.__file__ is not None
+    spec = importlib.util.spec_from_file_location("loaded_again", adapter.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    patch.setitem(sys.modules, spec.name, module)  # dataclasses look for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+def without(path: str, name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    return lambda patch: patch.delattr(importlib.import_module(path), name)
+
+
+def without_region(patch: pytest.MonkeyPatch) -> None:
+    patch.delattr(torch.ops.higher_order, "wrap_with_autocast", raising=False)
+    patch.delitem(torch._ops._higher_order_ops, "wrap_with_autocast")
+
+
+def without_buffers(patch: pytest.MonkeyPatch) -> None:
+    start = nn.Module.__init__
+
+    def bare(module: nn.Module) -> None:
+        start(module)
+        del vars(module)["_buffers"]
+
+    patch.setattr(nn.Module, "__init__", bare)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "remove"),
+    [
+        (dispatch, without("torch._subclasses.fake_tensor", "FakeTensorMode")),
+        (dispatch, without("torch.utils._python_dispatch", "TorchDispatchMode")),
+        (pytree, without("torch.utils._pytree", "tree_unflatten")),
+        (pytree, without("torch.utils._pytree", "register_pytree_node")),
+        (schemas, lambda patch: patch.delattr(torch.ops.aten.relu.default, "_schema")),
+        (regions, without_region),
+        (modules, without_buffers),
+    ],
+)
+def test_a_part_that_nothing_replaces_is_named_with_a_remedy(
+    adapter: ModuleType,
+    remove: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove(monkeypatch)
+    with pytest.raises(UnsupportedTorchError) as found:
+        loaded_again(adapter, monkeypatch)
+    assert torch.__version__ in str(found.value)
+    assert "pip install 'torch==2.14.*'" in str(found.value)
+
+
+def test_a_torch_whose_sizes_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    without("torch.utils._sympy.interp", "sympy_interp")(monkeypatch)
+    with pytest.raises(UnsupportedTorchError, match="sympy_interp"):
+        symbols._interpret({}, None)
+
+
+def test_a_torch_without_settings_of_its_tracer_reads_the_same_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = described(traced(Joined()))
+    monkeypatch.setattr(boundary, "_DIRECT", False)
+    monkeypatch.setattr(tracing, "_KNOWS_SHAPES", False)
+    monkeypatch.setattr(tracing, "_module", lambda name: None)
+    assert described(traced(Joined())) == wanted
+
+
+def test_shapes_that_torch_computes_by_itself_are_left_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = decompositions._upsample_nearest
+    monkeypatch.setattr(tracing, "_KNOWS_SHAPES", False)
+    with tracing.without_numbers():
+        assert decompositions._upsample_nearest is before
+
+
+def test_switches_that_torch_lacks_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.compiler, "_is_exporting_flag")
+    monkeypatch.delattr(torch.distributions.Distribution, "_validate_args")
+    with tracing.as_exported(), tracing.without_numbers():
+        assert torch.compiler.is_compiling()
+    assert not torch.compiler.is_compiling()
+    assert not hasattr(torch.compiler, "_is_exporting_flag")
+    assert not hasattr(torch.distributions.Distribution, "_validate_args")
+
+
+def test_modes_that_torch_cannot_leave_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    without("torch.utils._python_dispatch", "_disable_current_modes")(monkeypatch)
+    again = loaded_again(modes, monkeypatch)
+    with torch.no_grad(), again.outside_modes():
+        assert torch.is_grad_enabled()
+    with (
+        dispatch.FakeTensorMode(),
+        pytest.raises(InputError, match="call it outside of FakeTensorMode"),
+        again.outside_modes(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["BatchNorm", "Norm", "Convolution"])
+def test_public_classes_stand_for_their_base_class(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without("torch.nn.modules.conv", "_ConvNd")(monkeypatch)
+    public, base = getattr(loaded_again(modules, monkeypatch), kind), getattr(modules, kind)
+    layers = [v for n, v in vars(nn).items() if isinstance(v, type) and not n.startswith("Lazy")]
+    named = {layer.__name__ for layer in layers if issubclass(layer, base)}
+    assert named == {layer.__name__ for layer in layers if issubclass(layer, public)}
+    assert len(named) >= 4

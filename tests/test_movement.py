@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from weightscope.errors import InputError
-from weightscope.movement import Displacement, measure_displacement, measure_movement, pool
+from weightscope.movement import (
+    Displacement,
+    measure_displacement,
+    measure_movement,
+    stage_movement,
+)
 
 
 def test_pure_decay_is_shrinkage_and_no_movement():
@@ -51,7 +56,7 @@ def record(name, moved, walk, count=10, note=""):
 
 def test_kernels_are_pooled_by_their_counts():
     moved = {d.parameter: d for d in (record("a", 1.0, 1.0, 30), record("b", 3.0, 1.0, 10))}
-    pooled = pool(moved, ("a", "b"))
+    pooled = stage_movement(moved, ("a", "b"))
     assert pooled.ratio == pytest.approx(math.sqrt((30 * 1 + 10 * 9) / 40))
     assert pooled.live == pooled.ratio
     assert (pooled.slowest * pooled.live, pooled.fastest * pooled.live) == pytest.approx((1.0, 3.0))
@@ -59,7 +64,7 @@ def test_kernels_are_pooled_by_their_counts():
 
 
 def test_without_sampled_gradients_all_movement_counts():
-    pooled = pool({"a": Displacement("a", 10, 1.0, 1.0, 2.0, math.nan)}, ("a",))
+    pooled = stage_movement({"a": Displacement("a", 10, 1.0, 1.0, 2.0, math.nan)}, ("a",))
     assert pooled.live == pooled.ratio == 0.5
 
 
@@ -67,9 +72,9 @@ def test_saliencies_of_the_kernels_add_up_and_one_unknown_makes_the_sum_unknown(
     kernels = {
         n: Displacement(n, 10, 1.0, 1.0, 1.0, 1.0, saliency=s) for n, s in (("a", 1.0), ("b", 2.0))
     }
-    assert pool(kernels, ("a", "b")).saliency == 3.0
+    assert stage_movement(kernels, ("a", "b")).saliency == 3.0
     kernels["c"] = Displacement("c", 10, 1.0, 1.0, 1.0, 1.0)
-    assert math.isnan(pool(kernels, ("a", "b", "c")).saliency)
+    assert math.isnan(stage_movement(kernels, ("a", "b", "c")).saliency)
 
 
 def test_frozen_and_unknown_kernels_are_left_out_and_named():
@@ -81,10 +86,10 @@ def test_frozen_and_unknown_kernels_are_left_out_and_named():
             record("c", 9.0, math.nan, note="x"),
         )
     }
-    pooled = pool(moved, ("a", "b", "c", "missing"))
+    pooled = stage_movement(moved, ("a", "b", "c", "missing"))
     assert pooled.ratio == 0.5
     assert pooled.notes == ("x", "not trained: no optimiser held it")
-    assert math.isnan(pool(moved, ("b", "c")).live)
+    assert math.isnan(stage_movement(moved, ("b", "c")).live)
 
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")

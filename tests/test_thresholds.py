@@ -30,8 +30,8 @@ from weightscope.statistics.distances import as_drawn, critical_ks, descends, th
 from weightscope.statistics.fresh import is_draw
 from weightscope.statistics.model import measure_model
 from weightscope.statistics.rules import KernelShape, Null
-from weightscope.statistics.traces import Marks, have_spilled
 from weightscope.summaries import summarize
+from weightscope.traces import Marks, have_spilled
 from weightscope.truncation.proposals import saves_too_little
 from weightscope.utilization.ablation import AblationResult, LevelAblation, interval, surely_above
 from weightscope.utilization.data import DataEvidence, Importance

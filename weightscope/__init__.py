@@ -20,6 +20,7 @@ from weightscope.errors import (
     StructureError,
     TruncationError,
     UnknownLayerError,
+    UnsupportedTorchError,
     WeightscopeError,
 )
 from weightscope.histories import RecordedHistory, read_history, save_history
@@ -41,6 +42,7 @@ __all__ = [
     "StructureError",
     "TruncationError",
     "UnknownLayerError",
+    "UnsupportedTorchError",
     "Weights",
     "WeightscopeError",
     "__version__",

@@ -10,7 +10,8 @@
     ├── TruncationError       a cut or a variant that cannot be built
     ├── CheckpointError       a file of weights that is damaged, unsafe or no checkpoint
     ├── RecipeError           a saved variant that does not fit its file or its model
-    └── MissingExtraError     an optional dependency is not installed (also an ImportError)
+    ├── MissingExtraError     an optional dependency is not installed (also an ImportError)
+    └── UnsupportedTorchError torch lacks a part that is needed (also an ImportError)
 """
 
 from collections.abc import Callable, Iterator
@@ -91,3 +92,7 @@ class RecipeError(WeightscopeError):
 
 class MissingExtraError(WeightscopeError, ImportError):
     """An optional dependency is not installed."""
+
+
+class UnsupportedTorchError(WeightscopeError, ImportError):
+    """This version of torch lacks a private part that the library cannot do without."""

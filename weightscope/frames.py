@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from weightscope.cost import Costs
     from weightscope.graph import Structure
-    from weightscope.statistics import Histogram, ModelStatistics, Null, ParameterStatistics
+    from weightscope.statistics import ModelStatistics, Null, ParameterStatistics
+    from weightscope.summaries import Histogram
     from weightscope.truncation import Proposal
     from weightscope.utilization import Assessment
 

@@ -150,7 +150,7 @@ def measure_displacement(
 
 @dataclass(frozen=True)
 class StageMovement:
-    """Movement of a stage's kernels, pooled over their weights.
+    """Movement of a stage's kernels, each weight counting once.
 
     Attributes:
         count: Number of weights.
@@ -191,8 +191,10 @@ class StageMovement:
         return self.ratio * self.strength
 
 
-def pool(displacements: Mapping[str, Displacement], kernels: tuple[str, ...]) -> StageMovement:
-    """Pool the kernels of one stage; those whose walk is unknown or zero are left out."""
+def stage_movement(
+    displacements: Mapping[str, Displacement], kernels: tuple[str, ...]
+) -> StageMovement:
+    """Movement of the kernels of one stage; those whose walk is unknown or zero are left out."""
     found = [displacements[name] for name in kernels if name in displacements]
     usable = [d for d in found if d.walk > 0.0 and isfinite(d.moved)]
     notes = tuple(sorted({d.note for d in found if d.note}))

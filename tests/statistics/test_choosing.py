@@ -6,9 +6,10 @@ import pytest
 import torch
 from scipy import stats
 
-from weightscope.statistics import measure_model, summarize
+from weightscope.statistics import measure_model
 from weightscope.statistics.choosing import Evidence, explain, infer_rules
 from weightscope.statistics.rules import KernelShape
+from weightscope.summaries import summarize
 
 SHAPES = [
     (16, 3, 7, 7), (16, 16, 3, 3), (32, 16, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (64, 32, 1, 1),

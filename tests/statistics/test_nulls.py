@@ -7,10 +7,11 @@ from float64_reference import finite_values
 from scipy import stats
 from torch import nn
 
-from weightscope.statistics import compare, measure_model, summarize
+from weightscope.statistics import compare, measure_model
 from weightscope.statistics.choosing import Evidence, choose_nulls, followed_rules, sharpest_rule
 from weightscope.statistics.distances import as_drawn, critical_ks
 from weightscope.statistics.rules import KernelShape, Null
+from weightscope.summaries import summarize
 
 SHAPE = (96, 64, 3, 3)
 INITIALIZERS = {

@@ -101,7 +101,7 @@ def run_python(code, **environment):
 def test_the_child_of_a_fork_can_measure_while_its_parent_does():
     code = """
 import os, threading, torch, warnings
-from weightscope.statistics import summarize
+from weightscope.summaries import summarize
 warnings.simplefilter("ignore", DeprecationWarning)  # a fork of a process with threads
 torch.set_num_threads(1)
 weights = torch.arange(200_000.0)
@@ -131,7 +131,7 @@ print(failed)
 def test_numba_that_is_installed_but_broken(broken, tmp_path):
     (tmp_path / "numba.py").write_text(broken)
     code = (
-        "import torch; from weightscope.statistics import summarize; "
+        "import torch; from weightscope.summaries import summarize; "
         "print(summarize(torch.arange(100_000.0)).quantiles[0.5])"
     )
     out, err = run_python(code, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")

@@ -13,7 +13,7 @@ from weightscope.movement import Displacement
 from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
 from weightscope.statistics.records import ModelStatistics
-from weightscope.statistics.traces import shows_training
+from weightscope.traces import shows_training
 from weightscope.utilization import (
     AblationResult,
     DataEvidence,

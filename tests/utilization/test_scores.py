@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightscope.movement import Displacement, pool
+from weightscope.movement import Displacement, stage_movement
 from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
 from weightscope.utilization import utilization
@@ -178,7 +178,9 @@ def test_a_stage_without_kernels_has_no_score():
 
 
 def moved(ratio, walk=1.0, **more):
-    return pool({"w": Displacement("w", 100, ratio * walk, 1.0, walk, walk, **more)}, ("w",))
+    return stage_movement(
+        {"w": Displacement("w", 100, ratio * walk, 1.0, walk, walk, **more)}, ("w",)
+    )
 
 
 def score_alone(movement):
@@ -193,7 +195,7 @@ def test_history_compares_with_the_noise_walk():
 
 
 def test_history_counts_movement_less_where_gradients_faded():
-    faded = pool({"w": Displacement("w", 100, 0.9, 1.0, 1.0, 0.4)}, ("w",))
+    faded = stage_movement({"w": Displacement("w", 100, 0.9, 1.0, 1.0, 0.4)}, ("w",))
     score = score_alone(faded)
     assert score.utilization == pytest.approx(0.36**2 / (0.36**2 + 0.7**2))
     assert "gradients faded to 0.40" in score.why

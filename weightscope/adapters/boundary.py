@@ -10,12 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 try:
     from torch._subclasses.fake_impls import fast_detach
     from torch._subclasses.fake_tensor import FakeTensor
-    from torch.fx.experimental.proxy_tensor import _ProxyTensor, get_proxy_slot, set_proxy_slot
+    from torch.fx.experimental.proxy_tensor import (
+        _ProxyTensor,
+        get_proxy_mode,
+        get_proxy_slot,
+        set_proxy_slot,
+    )
 
     _DIRECT = True
 except ImportError:  # another version of torch
@@ -64,8 +68,10 @@ def _mark(x: torch.Tensor, call: int, entry: bool, position: int) -> torch.Tenso
 
 def _recorded(x: torch.Tensor, arguments: tuple[Any, ...]) -> torch.Tensor | None:
     """An alias of ``x`` whose mark is in the graph; None where the tracer is not as expected."""
+    if not _DIRECT:
+        return None
     mode = get_proxy_mode()
-    if not _DIRECT or mode is None or not isinstance(x, FakeTensor):
+    if mode is None or not isinstance(x, FakeTensor):
         return None
     slot = get_proxy_slot(x, mode.tracer, None)
     if not isinstance(slot, _ProxyTensor):

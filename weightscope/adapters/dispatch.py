@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-)
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from weightscope.adapters.needed import needed
+
+with needed():
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensor,
+        FakeTensorMode,
+    )
+    from torch.utils._python_dispatch import TorchDispatchMode
 
 FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
 """Logs a traceback for every size that does not fit, also where that is expected."""
@@ -39,4 +43,4 @@ def storage_of(tensor: torch.Tensor) -> int:
         storage = tensor.untyped_storage()
     except NotImplementedError:  # sparse and other layouts have none
         return id(tensor)
-    return int(storage._cdata) if hasattr(storage, "_cdata") else StorageWeakRef(storage).cdata  # type: ignore[no-untyped-call]
+    return int(StorageWeakRef(storage).cdata)  # type: ignore[no-untyped-call]

@@ -9,7 +9,25 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _disable_current_modes
+
+from weightscope.errors import InputError
+
+
+@contextmanager
+def _refusing_modes() -> Iterator[None]:
+    """Refuse to run inside of a mode that makes other tensors, where torch cannot leave one."""
+    if type(torch.empty(0, device="cpu")) is not torch.Tensor:
+        raise InputError(
+            f"torch {torch.__version__} cannot leave the mode that this is called in; call it "
+            "outside of FakeTensorMode and its like"
+        )
+    yield
+
+
+try:
+    from torch.utils._python_dispatch import _disable_current_modes as _leaving_modes
+except ImportError:  # another version of torch
+    _leaving_modes = _refusing_modes
 
 
 class _Turns:
@@ -70,7 +88,7 @@ def outside_modes() -> Iterator[None]:
     the whole process and stays too.
     """
     with ExitStack() as stack:
-        stack.enter_context(_disable_current_modes())
+        stack.enter_context(_leaving_modes())
         stack.enter_context(torch.inference_mode(False))  # gradients are on again too
         for kind in _AUTOCAST:
             if torch.is_autocast_enabled(kind):

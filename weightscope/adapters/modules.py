@@ -6,13 +6,29 @@ needs these too.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
-from torch.nn.modules.batchnorm import _NormBase as Norm
-from torch.nn.modules.conv import _ConvNd as Convolution
+
+from weightscope.adapters.needed import needed
+
+try:
+    from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+    from torch.nn.modules.batchnorm import _NormBase as Norm
+    from torch.nn.modules.conv import _ConvNd as Convolution
+except ImportError:  # another version of torch: its public classes
+    BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm  # type: ignore
+    Norm = BatchNorm | nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d  # type: ignore
+    Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d  # type: ignore
+    Convolution |= nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d  # type: ignore
+
+with needed():  # what the functions below give
+    operator.attrgetter(
+        "_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "_forward_hooks",
+        "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+    )(nn.Module())  # fmt: skip
 
 __all__ = [
     "BatchNorm",

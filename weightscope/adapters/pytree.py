@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree
-from torch.utils._pytree import (
-    GetAttrKey,
-    KeyEntry,
-    MappingKey,
-    SequenceKey,
-    TreeSpec,
-    tree_unflatten,
-)
+
+from weightscope.adapters.needed import needed
+
+with needed():
+    from torch.utils import _pytree
+    from torch.utils._pytree import (
+        GetAttrKey,
+        KeyEntry,
+        MappingKey,
+        SequenceKey,
+        TreeSpec,
+        tree_unflatten,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +57,14 @@ def _closed(values: Iterable[Any], context: Any) -> Any:
     return made
 
 
-_pytree.register_pytree_node(
-    _Opened,
-    _names,
-    _closed,
-    serialized_type_name="weightscope.adapters.pytree._Opened",
-    flatten_with_keys_fn=_named,
-)
+with needed():
+    _pytree.register_pytree_node(
+        _Opened,
+        _names,
+        _closed,
+        serialized_type_name="weightscope.adapters.pytree._Opened",
+        flatten_with_keys_fn=_named,
+    )
 
 
 def opened(tree: Any, _inside: frozenset[int] = frozenset()) -> Any:
@@ -78,7 +83,7 @@ def opened(tree: Any, _inside: frozenset[int] = frozenset()) -> Any:
 
 
 def _held(value: Any) -> dict[Any, Any] | None:
-    """What a container holds; None for what is none, holds no tensor or cannot be made anew."""
+    """What a container holds; None for what is none, holds no tensor or cannot be made again."""
     if value is None or isinstance(value, Tensor | nn.Module | type | str | int | float):
         return None
     if isinstance(value, dict):

@@ -16,12 +16,15 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from weightscope.adapters.needed import needed
+
 Region = tuple[tuple[Any, ...], ...]
 """The switches around a node, the outermost first: ``("grad", on)`` or ``("autocast", device type,
 dtype, on, whether casts are cached)``."""
 
-_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
-_AUTOCAST = torch._higher_order_ops.wrap.wrap_with_autocast
+with needed():
+    _GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
+    _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 
 
 def region_of(node: fx.Node) -> Region:

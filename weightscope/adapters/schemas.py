@@ -8,10 +8,16 @@ from typing import Any
 
 import torch
 
+from weightscope.adapters.needed import needed
+
+_OPERATOR = type(torch.ops.aten.relu.default)
+with needed():  # what the functions below read
+    _SCHEMA = torch.ops.aten.relu.default._schema
+
 
 def is_operator(target: object) -> bool:
     """Whether the target of a call is an operator of the dispatcher (one overload of it)."""
-    return isinstance(target, torch._ops.OpOverload)
+    return isinstance(target, _OPERATOR)
 
 
 def schema_name(target: Any) -> str:
@@ -20,8 +26,14 @@ def schema_name(target: Any) -> str:
 
 
 def packet(target: Any) -> Any:
-    """The operator with all its overloads, of one of them."""
-    return getattr(target, "_overloadpacket", None)
+    """The operator with all its overloads, of one of them; None for a plain function."""
+    return _packet(schema_name(target))
+
+
+def _packet(name: str) -> Any:
+    """The operator of this name, ``"aten::add"``; None where there is none."""
+    namespace, _, plain = name.partition("::")
+    return getattr(getattr(torch.ops, namespace), plain, None) if plain else None
 
 
 def parameters(target: Any) -> Iterator[tuple[str, Any]]:
@@ -47,8 +59,7 @@ def returns_views_only(target: Any) -> bool:
 @functools.cache
 def is_pointwise(name: str) -> bool:
     """Whether torch tags an operator (``"aten::add"``) as working on each element alone."""
-    namespace, _, plain = name.partition("::")
-    found = getattr(getattr(torch.ops, namespace), plain, None) if plain else None
+    found = _packet(name)
     if found is None:
         return False
     return any(torch.Tag.pointwise in getattr(found, o).tags for o in found.overloads())

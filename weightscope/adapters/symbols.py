@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from weightscope.adapters.needed import needed
+
 Size = int | torch.SymInt
 
 
@@ -46,7 +48,8 @@ def free_symbols(values: Iterable[Any]) -> frozenset[str]:
 
 def _interpret(values: dict[Any, Any], expression: Any) -> Any:
     """Evaluate a sympy expression on numbers or on graph proxies."""
-    from torch.utils._sympy.interp import sympy_interp
+    with needed():
+        from torch.utils._sympy.interp import sympy_interp
 
     return sympy_interp(_arithmetic(), values, expression)
 
@@ -57,8 +60,8 @@ def _arithmetic() -> Any:
 
     torch's own table leaves divisions, truncations and roots to sympy, which knows no proxies.
     """
-    # sympy takes most of a second to import
-    from torch.utils._sympy.reference import PythonReferenceAnalysis
+    with needed():  # sympy takes most of a second to import
+        from torch.utils._sympy.reference import PythonReferenceAnalysis
 
     plain: dict[str, Callable[..., Any]] = {
         "int_truediv": operator.truediv,

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.fx.config
 from torch import Tensor, fx, nn
-from torch._decomp import decompositions
-from torch._prims_common import get_computation_dtype, suggest_memory_format
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
+
+from weightscope.adapters.dispatch import FakeTensor
+
+try:
+    from torch._decomp import decompositions
+    from torch._prims_common import suggest_memory_format
+
+    _KNOWS_SHAPES = True
+except ImportError:  # another version of torch, which computes what it needs
+    _KNOWS_SHAPES = False
 
 EXPORT_LOGGER = "torch._export.non_strict_utils"
 """Reports every call that the tracer meets and does not expect."""
@@ -28,7 +35,7 @@ EXPORT_LOGGER = "torch._export.non_strict_utils"
 # block. The limits lie between, and count nothing that a slow or busy machine could change.
 MOST_QUESTIONS = 120
 LARGEST_QUESTION = 150
-_NOTES = "do_not_emit_stack_traces"
+_NOTES, _CACHE = "do_not_emit_stack_traces", "fake_tensor_cache_enabled"
 # numbers that a forward reads out of its own tensors are few: sizes, scales, flags
 _LARGEST_CONSTANT = 256
 
@@ -51,19 +58,28 @@ def lean() -> Iterator[None]:
 
     The tracer notes where in Python each node was made (a tenth of its time; torch 2.9 has no
     switch for it), and keeps a cache of fake results that does not pay where sizes are symbolic.
+    A torch without these switches traces as it does by itself.
     """
-    import torch._dynamo
-
-    config: Any = torch.fx.config
+    config = _module("torch.fx.config")
     notes = getattr(config, _NOTES, None)
+    dynamo = _module("torch._dynamo.config")
+    uncached = hasattr(dynamo, _CACHE)
     try:
         if notes is not None:
             setattr(config, _NOTES, True)
-        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        with dynamo.patch({_CACHE: False}) if uncached else nullcontext():
             yield
     finally:
         if notes is not None:
             setattr(config, _NOTES, notes)
+
+
+def _module(name: str) -> Any:
+    """A module of torch that may be missing; then None."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 @contextmanager
@@ -104,7 +120,7 @@ class Budget:
     def watching(self, arguments: Any) -> Iterator[None]:
         """Watch the sizes of the tensors among a traced forward's arguments."""
         env = next((t.fake_mode.shape_env for t in arguments if isinstance(t, FakeTensor)), None)
-        if env is None:
+        if env is None or not hasattr(env, "evaluate_expr"):  # another version of torch
             yield
             return
         ask, seen = env.evaluate_expr, set()
@@ -152,13 +168,15 @@ class _Shared:
 @contextmanager
 def _as_exported() -> Iterator[None]:
     flags = ("_is_compiling_flag", "_is_exporting_flag")
-    before = [getattr(torch.compiler, flag) for flag in flags]
-    for flag in flags:
+    before = {
+        flag: getattr(torch.compiler, flag) for flag in flags if hasattr(torch.compiler, flag)
+    }
+    for flag in before:
         setattr(torch.compiler, flag, True)
     try:
         yield
     finally:
-        for flag, value in zip(flags, before, strict=True):
+        for flag, value in before.items():
             setattr(torch.compiler, flag, value)
 
 
@@ -208,6 +226,9 @@ class _Validates:
 
 @contextmanager
 def _unvalidated() -> Iterator[None]:
+    if not hasattr(Distribution, "_validate_args"):  # another version of torch
+        yield
+        return
     setting = _Validates(Distribution._validate_args)
     Distribution._validate_args = setting  # type: ignore[assignment]
     try:
@@ -234,7 +255,8 @@ def _norm_shapes(
         if given is not None and given.shape[0] != channels:
             raise RuntimeError(f"batch norm of {given.shape[0]} channels is given {channels}")
     on_cpu = input.device.type == "cpu"
-    dtype = input.dtype if on_cpu else get_computation_dtype(input.dtype)
+    coarse = not on_cpu and input.dtype in (torch.float16, torch.bfloat16)
+    dtype = torch.float32 if coarse else input.dtype
     saved = [
         input.new_empty((channels if training or not on_cpu else 0,), dtype=dtype) for _ in range(2)
     ]
@@ -275,7 +297,8 @@ def _by_shape() -> Iterator[None]:
 
     Normalising and resizing took half the time of a reading.
     """
-    originals: dict[str, Any] = {name: getattr(decompositions, name) for name in _SHAPES}
+    names = [n for n in _SHAPES if hasattr(decompositions, n)] if _KNOWS_SHAPES else []
+    originals: dict[str, Any] = {name: getattr(decompositions, name) for name in names}
 
     def shaped(name: str) -> Any:
         def called(input: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -284,7 +307,7 @@ def _by_shape() -> Iterator[None]:
 
         return called
 
-    for name in _SHAPES:
+    for name in originals:
         setattr(decompositions, name, shaped(name))
     try:
         yield
@@ -322,20 +345,23 @@ def unsolved_constraints() -> Iterator[None]:
     It does so for a message to the user that is not shown here, and cannot solve all of them. The
     guards themselves stay.
     """
-    from torch.fx.experimental.symbolic_shapes import DimConstraints  # imports sympy: slow
-
-    original, mine = DimConstraints.solve, threading.get_ident()
+    shapes = _module("torch.fx.experimental.symbolic_shapes")  # imports sympy: slow
+    solver: Any = getattr(shapes, "DimConstraints", None)
+    if not hasattr(solver, "solve"):  # another version of torch
+        yield
+        return
+    original, mine = solver.solve, threading.get_ident()
 
     def solve(constraints: Any, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != mine:
             return original(constraints, *args, **kwargs)
         return None
 
-    DimConstraints.solve = solve  # type: ignore[assignment, method-assign]
+    solver.solve = solve
     try:
         yield
     finally:
-        DimConstraints.solve = original  # type: ignore[method-assign]
+        solver.solve = original
 
 
 def constants_of(model: nn.Module) -> list[Tensor | None]:

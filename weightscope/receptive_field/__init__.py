@@ -1,8 +1,8 @@
 """How much of the input one output value can see, and does see."""
 
 from weightscope.receptive_field.effective import EffectiveField, effective_receptive_field
+from weightscope.receptive_field.seen import Views
 from weightscope.receptive_field.spans import Span, box, interpolated, window
-from weightscope.receptive_field.steps import Views
 from weightscope.receptive_field.theoretical import (
     Pixels,
     in_pixels,

@@ -21,8 +21,9 @@ from weightscope.adapters.symbols import hint
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.stages import parameter_nodes
 from weightscope.graph.structure import Structure
+from weightscope.receptive_field.seen import Seen, Views
 from weightscope.receptive_field.spans import PIXEL, WHOLE, Span, join
-from weightscope.receptive_field.steps import Seen, Views, is_unknown, step
+from weightscope.receptive_field.steps import is_unknown, step
 
 Pixels: TypeAlias = tuple[int | float | None, ...]
 """Extent in input pixels, one figure per spatial dimension; None: the whole input; nan: not known,

@@ -12,7 +12,7 @@ import torch
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.arguments import checked
-from weightscope.checkpoints import Checkpoint, Stored, open_checkpoint
+from weightscope.checkpoints import Stored, open_checkpoint
 from weightscope.statistics.records import ModelStatistics, ParameterStatistics, SkippedParameter
 from weightscope.summaries.counting import Numbers
 from weightscope.summaries.filters import FilterLayout
@@ -46,18 +46,14 @@ def scan(
 
     Returns:
         One record for each tensor, what was skipped and why, and the share of elements measured.
-        There is no comparison with the weights before training (no null), because a file does not
-        say what its tensors are. Numbers that a file holds once and
-        names twice are measured once, as are those that a view repeats.
+        There is no null, because a file does not say what its tensors are. Numbers that a file
+        holds once and names twice are measured once, as are those that a view repeats.
 
     Raises:
         CheckpointError: If the file is missing, empty, truncated, contradicts itself, would run
             code, is no checkpoint, or is changed while it is read.
     """
-    return _scan(open_checkpoint(path), number_of_threads(threads), progress)
-
-
-def _scan(checkpoint: Checkpoint, threads: int, progress: bool) -> ModelStatistics:
+    checkpoint, threads = open_checkpoint(path), number_of_threads(threads)
     skipped = [SkippedParameter(name, reason) for name, reason in checkpoint.skipped.items()]
     found = {}
     shared: dict[str, list[str]] = {}
@@ -80,9 +76,7 @@ def _scan(checkpoint: Checkpoint, threads: int, progress: bool) -> ModelStatisti
 
     measured = run_all(full, lambda name: found[name].elements, work, threads, progress)
     summaries = dict(zip(full, measured, strict=True))
-    nothing = summarize(
-        torch.empty(0, device="cpu", dtype=torch.float32), threads=1
-    )  # of all the empty ones
+    nothing = summarize(torch.empty(0, device="cpu", dtype=torch.float32))  # of all empty ones
     for source in {stored.source for stored in found.values() if stored.source}:
         source.check()
     records = tuple(

@@ -207,8 +207,8 @@ def _favourite(votes: Counter[tuple[str, str]], kind: str) -> str | None:
 def infer_rules(kernels: Sequence[Evidence]) -> Mapping[str, tuple[str, ...]]:
     """The rules that explain the spreads of a network's kernels, for each part of it.
 
-    One rule for all, unless parts of their own rules (such as a ResNet encoder under a decoder by
-    other hands) are explained `SPLIT` times better.
+    One rule for all, unless parts with rules of their own (such as a ResNet encoder under a decoder
+    from another library) are explained `SPLIT` times better.
 
     Args:
         kernels: All kernels of the network.

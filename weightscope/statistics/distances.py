@@ -67,7 +67,7 @@ def compare(
 
     Args:
         summary: Statistics of the weights.
-        null: The null.
+        null: Their null.
         movement: Since the given initial weights, if there are any.
         beyond: Number of weights beyond the null's edge; 0 where the null is not matched.
     """
@@ -207,17 +207,13 @@ def ks_distance(cdf: EmpiricalCDF, null: Null) -> float:
     if cdf.points.size == 0:
         return nan
     if null.sample is not None:
-        return _two_sample_ks(cdf, null.sample)
+        points = np.union1d(cdf.points, null.sample.points)
+        return float(np.abs(cdf(points) - null.sample(points)).max())
     before = after = null.cdf(cdf.points)
     if null.std == 0.0:
         after = (cdf.points >= null.mean).astype(np.float64)
     gaps = np.abs(cdf.below - before), np.abs(cdf.through - after)
     return float(max(gaps[0].max(), gaps[1].max()))
-
-
-def _two_sample_ks(a: EmpiricalCDF, b: EmpiricalCDF) -> float:
-    points = np.union1d(a.points, b.points)
-    return float(np.abs(a(points) - b(points)).max())
 
 
 def wasserstein_distance(cdf: EmpiricalCDF, null: Null) -> float:

@@ -52,8 +52,8 @@ def measure_model(
     Args:
         model: Any module; it is not changed.
         initial: The model's state dict before training, or a callable that returns that state dict
-            or the model as it was built. Kernels that descend from it have an exact movement; for
-            the others it is a null distribution, and so is all that a callable draws anew when it
+            or the model as it was built. Kernels that descend from it have an exact movement. For
+            the others it is a null distribution; so is what a callable draws differently when it
             is called again. None: the null is chosen by the evidence of the weights, and says so.
         spectra: Whether to compute the singular values of kernels.
         threads: Number of threads; None for ``torch.get_num_threads()``.
@@ -142,7 +142,7 @@ def _disowned(places: Sequence[ParameterPlace], found: list[_Figures]) -> list[_
 def _initial_tensors(
     initial: Initial | None, model: nn.Module, places: tuple[ParameterPlace, ...]
 ) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """The start of each parameter, and names of those that a callable draws anew at every call."""
+    """The start of each parameter, and names of those that a callable draws each time."""
     if initial is None:
         return {}, set()
     again: object = None

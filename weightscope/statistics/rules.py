@@ -19,6 +19,7 @@ Source = Literal["given", "drawn", "matched", "inferred", "assumed"]
 _CUT = 2.0
 _CUT_STD = 0.8796256610342398
 _BEYOND_CUT = 0.022750131948179195
+_WITHIN_CUT = 1.0 - 2.0 * _BEYOND_CUT
 _KURTOSIS = {"normal": 0.0, "uniform": -1.2, "truncated normal": -0.6344632}
 
 
@@ -67,8 +68,7 @@ class Null:
 
         if self.family == "normal":
             return np.asarray(ndtr(z))
-        within = 1.0 - 2.0 * _BEYOND_CUT
-        return np.clip((ndtr(z * _CUT_STD) - _BEYOND_CUT) / within, 0.0, 1.0)
+        return np.clip((ndtr(z * _CUT_STD) - _BEYOND_CUT) / _WITHIN_CUT, 0.0, 1.0)
 
     def quantile(self, probabilities: Floats | float) -> Floats:
         """The values below which these shares of the null lie."""
@@ -83,7 +83,7 @@ class Null:
 
         if self.family == "normal":
             return np.asarray(self.mean + self.std * ndtri(p))
-        z = ndtri(_BEYOND_CUT + p * (1.0 - 2.0 * _BEYOND_CUT)) / _CUT_STD
+        z = ndtri(_BEYOND_CUT + p * _WITHIN_CUT) / _CUT_STD
         return np.asarray(self.mean + self.std * z)
 
     @property
@@ -109,8 +109,7 @@ class Null:
         if self.family == "uniform":
             return 0.5 / self.edge
         if self.family == "truncated normal":
-            within = 1.0 - 2.0 * _BEYOND_CUT
-            return exp(-(_CUT**2) / 2.0) / sqrt(2.0 * pi) / within * _CUT / self.edge
+            return exp(-(_CUT**2) / 2.0) / sqrt(2.0 * pi) / _WITHIN_CUT * _CUT / self.edge
         return 0.0
 
     def near_zero_mass(self, threshold: float) -> float:

@@ -59,11 +59,10 @@ _kernels: Any = None
 def load() -> Any:
     """The compiled loops; False where numba is missing or does not work."""
     global _kernels
-    if _kernels is None:
-        with _loading:
-            if _kernels is None:
-                _kernels = _try_kernels()
-    return _kernels
+    with _loading:
+        if _kernels is None:
+            _kernels = _try_kernels()
+        return _kernels
 
 
 def _try_kernels() -> Any:
@@ -104,20 +103,12 @@ def _try(kernels: Any) -> None:
 class Numbers:
     """A tensor's numbers in a line, which are read range by range: it may lie in a file.
 
-    Attributes:
-        dtype: Their format.
-        size: How many there are.
-        read: Those from one place to before another, shape (stop - start,), on the CPU.
+    ``read(start, stop)`` gives those from one place to before another, on the CPU.
     """
 
     dtype: torch.dtype
     size: int
     read: Callable[[int, int], torch.Tensor]
-
-    @classmethod
-    def of(cls, flat: torch.Tensor) -> Numbers:
-        """Those of a tensor in memory, shape (n,)."""
-        return cls(flat.dtype, flat.numel(), lambda start, stop: flat[start:stop])
 
     def whole(self) -> torch.Tensor:
         """All of them."""
@@ -142,57 +133,44 @@ def count_patterns(numbers: Numbers, run: Run) -> Counts:
     return sum(run(count, ranges(numbers.size)), np.zeros(1 << 8 * bytes_, np.int64))
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What the first pass says about one range of elements."""
-
-    row: Floats
-    nan: int
-    inf: int
-    zero: int
-    smallest: int
-    largest: int
-    filters: tuple[int, Floats, Floats]
-
-
 def _measure(
     numbers: Numbers, layout: FilterLayout, span: tuple[int, int]
-) -> tuple[_Part, NDArray[np.uint32]]:
-    """The first pass over one range, and how many numbers are in each cell."""
+) -> tuple[Floats, list[int], tuple[int, Floats, Floats], NDArray[np.uint32]]:
+    """The first pass over one range: moments, what it counts, sums of filters, filled cells."""
     low, high = span
     first, slots = layout.span(low, high)
     sums, squares = np.zeros((2, slots))
     rows = np.empty((-(-(high - low) // _BLOCK), len(COLUMNS)))
     table = np.zeros(_CELLS, np.uint32)
-    blocks, nans, infs, zeros, smallest, largest = load().measure_range(
+    blocks, *counts = load().measure_range(
         numbers.read(low, high).numpy(), low, layout.kind, layout.length, first, sums, squares,
         table, rows,
     )  # fmt: skip
-    row = merge(rows[:blocks].T)
-    return _Part(row, nans, infs, zeros, smallest, largest, (first, sums, squares)), table
+    return merge(rows[:blocks].T), counts, (first, sums, squares), table
 
 
 def count_cells(numbers: Numbers, layout: FilterLayout, run: Run) -> tuple[Measured, CellCounts]:
     """Measure a float32 tensor, range by range, and count its cells."""
     totals = np.zeros(_CELLS, np.int64)
     parts = []
-    for part, table in run(partial(_measure, numbers, layout), ranges(numbers.size)):
+    for *part, table in run(partial(_measure, numbers, layout), ranges(numbers.size)):
         parts.append(part)
         totals += table
+    rows, counts, filters = zip(*parts, strict=True)
+    nans, infs, zeros, smallest, largest = zip(*counts, strict=True)
     filled = np.flatnonzero(totals)
-    keys = np.array([min(p.smallest for p in parts), max(p.largest for p in parts)])
+    keys = np.array([min(smallest), max(largest)])
     minimum, maximum = values_of(keys).tolist() if filled.size else (nan, nan)
     measured = Measured(
-        row=merge(np.array([part.row for part in parts]).T),
+        row=merge(np.array(rows).T),
         scale=1.0,
-        nan=sum(part.nan for part in parts),
-        inf=sum(part.inf for part in parts),
+        nan=sum(nans),
+        inf=sum(infs),
         minimum=minimum,
         maximum=maximum,
-        filters=layout.norms_and_means([part.filters for part in parts]),
+        filters=layout.norms_and_means(filters),
     )
-    zeros = sum(part.zero for part in parts)
-    return measured, CellCounts(zeros, filled - _ZERO_CELL, totals[filled])
+    return measured, CellCounts(sum(zeros), filled - _ZERO_CELL, totals[filled])
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +190,7 @@ class CellCounts:
     def look(self, numbers: Numbers, asked: Questions, run: Run) -> Order:
         """The order of the values, exact where that is asked, after a second look at them."""
         zeros = np.where(self.cells == 0, self.zeros, 0)
-        # a cell of nothing but zeros holds no secret: they stand at its lower end
+        # a cell of nothing but zeros needs no second look: they stand at its lower end
         wanted = unanswered(self.cells, self.counts, asked) & (self.counts > zeros)
         keys, occurs = self._look_into(wanted, numbers, run)
         return order_of_counted(self.cells, self.counts, wanted, keys, occurs)

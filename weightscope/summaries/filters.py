@@ -56,10 +56,9 @@ class FilterLayout:
     def norms_and_means(
         self, parts: Sequence[tuple[int, Floats, Floats]]
     ) -> tuple[Floats, Floats] | None:
-        """L2 norm and mean of each filter.
+        """L2 norm and mean of each filter from first slot, sums and sums of squares of each range.
 
-        Args:
-            parts: First slot, sums and sums of squares of each range, added in their order.
+        They are added in the order of the ranges.
         """
         if not self.filters:
             return None
@@ -77,11 +76,7 @@ def measure_filters(flat: torch.Tensor, layout: FilterLayout) -> tuple[Floats, F
     """L2 norm and mean of each filter of a tensor of any format; None without filters.
 
     Every float64 filter is scaled by a power of two of its own, so that no square leaves the range
-    of float64, nor vanishes next to a larger filter's.
-
-    Args:
-        flat: The elements in the order of memory, on the CPU.
-        layout: How the filters lie in them.
+    of float64, nor vanishes next to a larger filter's. The elements are in the order of memory.
     """
     if not layout.filters:
         return None

@@ -45,6 +45,22 @@ class Measured:
         """Number of finite values."""
         return int(self.row[0])
 
+    def standardized(self) -> dict[str, float]:
+        """The moments that a summary has; NaN where no value supports them."""
+        count, base, offset, m2, m3, m4, absolute = self.row.tolist()
+        known = dict.fromkeys(("mean", "std", "mean_abs", "skewness", "kurtosis"), nan)
+        if not count:
+            return known
+        constant = self.minimum == self.maximum
+        known["mean"] = self.minimum if constant else (base + offset) / self.scale
+        known["mean_abs"] = absolute / count / self.scale
+        variance = 0.0 if constant else m2 / count
+        known["std"] = sqrt(variance) / self.scale
+        if variance > 0.0:  # and values are not too close to each other for float64
+            known["skewness"] = m3 / count / (variance * sqrt(variance))
+            known["kurtosis"] = m4 / count / (variance * variance) - 3.0
+        return known
+
 
 def merge(blocks: Floats) -> Floats:
     """The moments of all blocks together.
@@ -81,43 +97,13 @@ def merge(blocks: Floats) -> Floats:
 
 
 def moments_of(values: Floats, counts: Counts | float = 1.0) -> Floats:
-    """The moments of finite values, each of which is a block of equal numbers.
+    """The moments of finite values, each of which stands for so many equal elements.
 
-    Args:
-        values: Their fourth powers stay in the range of float64.
-        counts: How many elements each stands for.
+    Their fourth powers stay in the range of float64.
     """
     blocks = np.zeros((len(COLUMNS), values.size))
     blocks[0], blocks[1], blocks[6] = counts, values, counts * np.abs(values)
     return merge(blocks)
-
-
-def standardize(
-    row: Floats, minimum: float, maximum: float, scale: float
-) -> tuple[float, float, float, float, float]:
-    """Mean, standard deviation, mean absolute value, skewness and excess kurtosis.
-
-    NaN where no value supports them: all without values, the last two for a constant.
-
-    Args:
-        row: Moments of the values times ``scale``.
-        minimum: The smallest value.
-        maximum: The largest one.
-        scale: A power of two.
-    """
-    count, base, offset, m2, m3, m4, absolute = row.tolist()
-    if not count:
-        return nan, nan, nan, nan, nan
-    mean_abs = absolute / count / scale
-    if minimum == maximum:
-        return minimum, 0.0, mean_abs, nan, nan
-    mean = (base + offset) / scale
-    variance = m2 / count
-    if variance == 0.0:  # too close to each other for float64
-        return mean, 0.0, mean_abs, nan, nan
-    std = sqrt(variance)
-    skewness = m3 / count / (variance * std)
-    return mean, std / scale, mean_abs, skewness, m4 / count / (variance * variance) - 3.0
 
 
 def scale_for(peak: float) -> float:

@@ -47,13 +47,9 @@ class Questions:
 
 
 def ask(count: int, minimum: float, maximum: float, thresholds: Sequence[float]) -> Questions:
-    """The questions that a summary answers.
+    """The questions about so many finite values between these extremes, which are NaN without any.
 
-    Args:
-        count: Number of finite values.
-        minimum: The smallest of them; NaN without any.
-        maximum: The largest one.
-        thresholds: Of the near-zero mass.
+    ``thresholds`` are those of the near-zero mass.
     """
     edges = symmetric_edges(minimum, maximum)
     limits = np.array([0.0, *thresholds])
@@ -86,12 +82,7 @@ def symmetric_edges(minimum: float, maximum: float) -> Floats:
 
 
 def quantiles_of(values: Floats, count: int) -> list[float]:
-    """The quantiles by linear interpolation between two ranks, rounded as numpy rounds them.
-
-    Args:
-        values: Those of the ranks.
-        count: Number of all values; without any the quantiles are NaN.
-    """
+    """The quantiles of ``count`` values from those of the asked ranks, rounded as numpy does it."""
     if not count:
         return [float("nan")] * len(PROBABILITIES)
     low, high = values[::2], values[1::2]
@@ -169,7 +160,7 @@ def order_of_counted(
     exact all the same.
 
     Args:
-        cells: The cells that hold values, ascending: the high halves of their keys.
+        cells: The cells that hold values, see ``counting.CellCounts``.
         counts: Number of values in each.
         looked: Which of them were looked into.
         keys: The keys inside those, ascending.
@@ -196,18 +187,16 @@ def unanswered(cells: Counts, counts: Counts, asked: Questions) -> Flags:
     """Which filled cells to look into before the questions have exact answers."""
     wanted = np.zeros(cells.size, np.bool_)
     wanted[ends_of(counts).searchsorted(asked.ranks, "right") - 1] = True
-    keys = keys_of(_rounded_up(asked.borders, np.dtype(np.float32))).astype(np.int64)
+    keys = _keys_of(_rounded_up(asked.borders, np.dtype(np.float32))).astype(np.int64)
     wanted |= np.isin(cells, keys[(keys & 0xFFFF) != 0] >> 16)
     return wanted
 
 
-def keys_of(values: NDArray[Any]) -> Keys:
-    """The keys of float32 values, or of their bit patterns."""
-    signed = values.view(np.int32)
-    signs = signed >> 31
-    keys: Keys = signed & 0x7FFFFFFF
-    keys ^= signs
-    keys -= signs
+def _keys_of(values: NDArray[Any]) -> Keys:
+    """The keys of float32 values."""
+    patterns = values.view(np.int32)
+    signs = patterns >> 31
+    keys: Keys = ((patterns & 0x7FFFFFFF) ^ signs) - signs
     return keys
 
 

@@ -19,14 +19,7 @@ from weightscope.errors import InputError, keyword
 from weightscope.summaries import counting
 from weightscope.summaries.counting import CellCounts, Numbers, count_cells
 from weightscope.summaries.filters import FilterLayout, measure_filters
-from weightscope.summaries.moments import (
-    COLUMNS,
-    Measured,
-    merge,
-    moments_of,
-    scale_for,
-    standardize,
-)
+from weightscope.summaries.moments import COLUMNS, Measured, merge, moments_of, scale_for
 from weightscope.summaries.order import (
     PROBABILITIES,
     Order,
@@ -102,7 +95,8 @@ def summarize_with(
     """``summarize``, whose arguments these are, with parts that ``run`` runs (``run_all``)."""
     _check(tensor, thresholds, filter_axis)
     flat, layout = _in_order_of_memory(tensor.detach(), filter_axis)
-    return summarize_numbers(run, Numbers.of(flat), layout, thresholds)
+    numbers = Numbers(flat.dtype, flat.numel(), lambda start, stop: flat[start:stop])
+    return summarize_numbers(run, numbers, layout, thresholds)
 
 
 def summarize_numbers(
@@ -130,11 +124,7 @@ def summarize_numbers(
 
 
 def _check(tensor: torch.Tensor, thresholds: Sequence[float], axis: int | None) -> None:
-    """Refuse what cannot be measured.
-
-    Raises:
-        InputError: Naming what is wrong.
-    """
+    """Refuse what cannot be measured, by an InputError that names what is wrong."""
     reason = unreadable(tensor)
     if reason:
         raise InputError(f"a tensor of shape {tuple(tensor.shape)} cannot be measured: {reason}")
@@ -254,9 +244,6 @@ def _summary(
     before = order.before(asked.borders)
     k = 1 + len(thresholds)
     zero, *near = (before[k : 2 * k] - before[:k]).tolist()
-    mean, std, mean_abs, skewness, kurtosis = standardize(
-        measured.row, measured.minimum, measured.maximum, measured.scale
-    )
     norms, means = measured.filters or (None, None)
     return TensorSummary(
         count=size,
@@ -266,11 +253,7 @@ def _summary(
         zero=zero,
         minimum=measured.minimum,
         maximum=measured.maximum,
-        mean=mean,
-        std=std,
-        mean_abs=mean_abs,
-        skewness=skewness,
-        kurtosis=kurtosis,
+        **measured.standardized(),
         quantiles=dict(zip(PROBABILITIES, quantiles_of(order.at(asked.ranks), n), strict=True)),
         near_zero={t: m / n if n else nan for t, m in zip(thresholds, near, strict=True)},
         histogram=Histogram(asked.edges, np.diff(before[2 * k :])),

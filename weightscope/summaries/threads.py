@@ -95,8 +95,8 @@ def _workers(threads: int) -> Iterator[Run]:
     if threads == 1:
         yield map
         return
-    pool = ThreadPoolExecutor(threads)
+    executor = ThreadPoolExecutor(threads)
     try:
-        yield pool.map
+        yield executor.map
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)

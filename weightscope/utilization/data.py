@@ -152,7 +152,7 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
 
 
 def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:
-    """What the quality would be with the whole network's threshold, where that tells."""
+    """What the quality would be with the whole network's threshold, where it differs."""
     if cut.unadjusted is None:
         return ""
     figure = f"{cut.unadjusted:.3g}"

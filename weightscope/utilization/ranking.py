@@ -14,12 +14,12 @@ from weightscope.movement import (
     Displacement,
     MovementRecord,
     StageMovement,
-    pool,
+    stage_movement,
 )
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.statistics.traces import marks_of_training, shows_training
 from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, RESPONDS, UNTOLD
+from weightscope.traces import marks_of_training, shows_training
 from weightscope.utilization.records import RANKING, Assessment, Score, StageVerdict, State
 from weightscope.utilization.scores import (
     NetworkMovement,
@@ -112,10 +112,10 @@ def assess(
 
 
 def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -> str:
-    """Why a silent level need not be an unused one: the network may hardly have been trained.
+    """Why a level without a response need not be unused: the network may hardly have been trained.
 
-    An untrained network is silent in its depth too. Where the weights show no more than a few steps
-    of training, or some tens and no level responds, none is condemned.
+    The deep levels of an untrained network do nothing either. Where the weights show no more than a
+    few steps of training, or some tens and no level responds, none is called unused.
 
     Args:
         statistics: Of the network's parameters.
@@ -138,7 +138,7 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
 
 
 def doubted(score: Score, doubt: str) -> Score:
-    """A score that condemns nothing where there is a doubt."""
+    """A score that calls nothing unused where there is a doubt."""
     if not doubt or score.verdict != "unused":
         return score
     return replace(score, verdict="undecided", why=f"{score.why}; but {doubt}")
@@ -213,7 +213,7 @@ def pool_stages(
         if record is not None and not is_as_recorded(kernel, record):
             moved[kernel.parameter] = replace(record, walk=math.nan, note=CHANGED)
     return {
-        stage: pool(moved, tuple(kernel.parameter for kernel in own))
+        stage: stage_movement(moved, tuple(kernel.parameter for kernel in own))
         for stage, own in kernels.items()
     }
 
@@ -310,8 +310,8 @@ def looks_untouched(
 def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) -> StageVerdict:
     """Let the strongest measurable grade decide, and name the grades that disagree.
 
-    No grade condemns what no cut removes: a head of few weights hardly moves and has little Taylor
-    importance, yet every output passes through it.
+    No grade calls unused what no cut removes: a head of few weights hardly moves and has little
+    Taylor importance, yet every output passes through it.
 
     Args:
         stage: Name of the stage.
@@ -405,7 +405,7 @@ def _what_follows(verdicts: Sequence[StageVerdict], doubt: str, hardly: str) -> 
     if hardly and any(hardly in s.why for v in verdicts for s in v.scores):
         text += (
             f" Perhaps it is hardly trained: {hardly}. What silent levels would do after more "
-            "training cannot be told, so none is called unused; "
+            "training cannot be known, so none is called unused; "
             f"{keyword('batches')} say what they "
             f"do now, and {keyword('trained', True)} that its training is over."
         )

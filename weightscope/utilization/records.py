@@ -1,4 +1,4 @@
-"""What the room hands on: scores, verdicts and the assessment of a network."""
+"""The records of utilization: scores, verdicts and the assessment of a network."""
 
 from __future__ import annotations
 

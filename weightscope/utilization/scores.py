@@ -16,7 +16,6 @@ from weightscope.movement import StageMovement
 from weightscope.probing.response import CutResponse, Response
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.statistics.traces import energy_dispersion
 from weightscope.thresholds import (
     MARGIN,
     MINIMUM_IMAGES,
@@ -28,6 +27,7 @@ from weightscope.thresholds import (
     UNTOUCHED,
     WALK_BORDER,
 )
+from weightscope.traces import energy_dispersion
 from weightscope.utilization.records import Score, Verdict
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from weightscope.statistics import summarize
+from weightscope.summaries import summarize
 
 LATE = 0.75
 """Saliency counts from this share of the steps on: what a stage was worth early matters little."""

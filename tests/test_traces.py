@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from weightscope.statistics import measure_model
-from weightscope.statistics.traces import are_coherent, are_dispersed, shows_training
+from weightscope.traces import are_coherent, are_dispersed, shows_training
 
 DRAWS = {
     "uniform": lambda p: p.uniform_(-1.0, 1.0),
