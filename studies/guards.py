@@ -5,7 +5,9 @@
 Designs, tasks and optimisers are none of the evidence study's. Written down before it ran: a
 failure is any stage called unused, by the model alone or on unlabelled images, of a network that is
 untrained (whatever its start) or had at most five steps. Of the trained ones the share of decided
-cuts is reported, and those that the F1 on labelled images contradicts.
+cuts is reported, and those that the F1 on labelled images contradicts. The borders of what is
+hardly trained are judged by the steps between: a stage that is called unused there and used at the
+end was condemned too early.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -28,9 +31,11 @@ from torch.nn import functional as F  # noqa: E402
 
 import weightscope as ws  # noqa: E402
 from weightscope.files import written_atomically  # noqa: E402
+from weightscope.statistics.traces import marks_of_training  # noqa: E402
 
 SIZE, IMAGES, BATCH, STEPS = 32, 64, 8, 120
 FEW = (1, 5)
+BETWEEN = (20, 60)
 
 
 class Net(nn.Module):
@@ -166,8 +171,8 @@ STARTS: dict[str, Callable[[nn.Parameter], object]] = {
 """Untrained networks as nobody draws them in the library's tables."""
 
 
-def verdicts(model: nn.Module, images: Tensor) -> tuple[str, list[str], list[str]]:
-    """State, and verdicts by the model alone and on images, of the stages that a cut removes."""
+def verdicts(model: nn.Module, images: Tensor) -> tuple[str, list[str], list[str], str]:
+    """State, verdicts by the model alone and on images of the stages that a cut removes, marks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = ws.analyze(model, images=[images])
@@ -178,7 +183,9 @@ def verdicts(model: nn.Module, images: Tensor) -> tuple[str, list[str], list[str
         grade: [next(s.verdict for s in v.scores if s.grade == grade) for v in own]
         for grade in ("response", "images")
     }
-    return found.assessment.state, by["response"], by["images"]
+    marks = marks_of_training(found.statistics)
+    shown = f"{marks.shift:.2f} / {marks.dispersion:.1f} / {marks.norms:.2f}"
+    return found.assessment.state, by["response"], by["images"], shown
 
 
 def train(case: Case, model: Net, steps: int, x: Tensor, y: Tensor) -> None:
@@ -193,17 +200,17 @@ def train(case: Case, model: Net, steps: int, x: Tensor, y: Tensor) -> None:
     model.eval()
 
 
-def row(name: str, what: str, model: nn.Module, images: Tensor, note: str = "") -> dict[str, str]:
+def row(name: str, what: str, model: nn.Module, images: Tensor, note: str = "") -> dict[str, Any]:
     """One line of the table."""
-    state, by_model, by_images = verdicts(model, images)
+    state, by_model, by_images, marks = verdicts(model, images)
     say = {k: f"{v.count('used')} used, {v.count('unused')} unused of {len(v)}"
            for k, v in (("model", by_model), ("images", by_images))}  # fmt: skip
     failed = "unused" in by_model + by_images
-    return {"network": name, "trained": what, "state": state, **say, "note": note,
-            "condemned": "yes" if failed else ""}  # fmt: skip
+    return {"network": name, "trained": what, "state": state, **say, "marks": marks, "note": note,
+            "condemned": failed, "verdicts": (by_model, by_images)}  # fmt: skip
 
 
-def measure(case: Case, index: int) -> Iterator[dict[str, str]]:
+def measure(case: Case, index: int) -> Iterator[dict[str, Any]]:
     """All states of one network."""
     x, y = case.task(IMAGES, index)
     xt, yt = case.task(24, 1000 + index)
@@ -215,7 +222,7 @@ def measure(case: Case, index: int) -> Iterator[dict[str, str]]:
         for parameter in model.parameters():
             draw(parameter)
     yield row(case.name, f"no ({start})", model, xt)
-    for steps in (*FEW, STEPS):
+    for steps in (*FEW, *BETWEEN, STEPS):
         torch.manual_seed(index)
         model = case.build()
         train(case, model, steps, x, y)
@@ -225,15 +232,37 @@ def measure(case: Case, index: int) -> Iterator[dict[str, str]]:
             lost = ", ".join(f"{k}: {s:.0%}" for k, s in zip(table.keep_levels, table.share_lost,
                                                              strict=True))  # fmt: skip
             note = f"F1 {table.quality[0]:.2f} ({table.chance[0]:.2f}); lost without {lost}"
-        yield row(case.name, f"{steps} steps", model, xt, note)
+        yield row(case.name, after(steps), model, xt, note)
 
 
-def write(rows: list[dict[str, str]], path: Path) -> None:
+def after(steps: int) -> str:
+    """How long a network was trained, in words."""
+    return "1 step" if steps == 1 else f"{steps} steps"
+
+
+def too_early(rows: list[dict[str, Any]]) -> tuple[int, dict[str, int]]:
+    """Verdicts *unused* between, and how many of them turn to *used* at the end, by network."""
+    unused, wrong = 0, {}
+    ends = {r["network"]: r["verdicts"] for r in rows if r["trained"] == after(STEPS)}
+    for r in rows:
+        if r["trained"] not in [after(steps) for steps in BETWEEN]:
+            continue
+        pairs = zip(r["verdicts"], ends[r["network"]], strict=True)
+        later = [z for now, end in pairs for y, z in zip(now, end, strict=True) if y == "unused"]
+        unused += len(later)
+        if "used" in later:
+            wrong[f"{r['network']}, {r['trained']}"] = later.count("used")
+    return unused, wrong
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
     """The page, failures first."""
-    early = [r for r in rows if not r["trained"].startswith(str(STEPS))]
+    few = [after(steps) for steps in FEW]
+    early = [r for r in rows if r["trained"] in few or r["trained"].startswith("no")]
     failed = [r for r in early if r["condemned"]]
-    columns = ("network", "trained", "state", "model", "images", "note")
-    trained = [r for r in rows if r["trained"].startswith(str(STEPS))]
+    columns = ("network", "trained", "state", "model", "images", "marks", "note")
+    trained = [r for r in rows if r["trained"] == after(STEPS)]
+    unused, wrong = too_early(rows)
     silent = [r["network"] for r in trained if r["state"] != "trained"]
     text = [
         "# Are untrained and hardly trained networks left alone?",
@@ -244,6 +273,10 @@ def write(rows: list[dict[str, str]], path: Path) -> None:
         *[f"- {r['network']}, {r['trained']}: {r['model']}; {r['images']}" for r in failed],
         f"Of {len(trained)} networks after {STEPS} steps {len(silent)} show no proof of training, "
         f"so that nothing is decided: {'; '.join(silent) or 'none'}.",
+        "",
+        f"Of {unused} verdicts *unused* after {' or '.join(map(str, BETWEEN))} steps "
+        f"{sum(wrong.values())} turn to *used* after {STEPS}"
+        f"{': ' + '; '.join(wrong) if wrong else ''}.",
         "",
         "Taken for trained although untrained: "
         + (
@@ -260,7 +293,8 @@ def write(rows: list[dict[str, str]], path: Path) -> None:
         "nothing; what counts as a failure stands in the command, and was written before it ran. "
         "Verdicts are of the stages that a cut removes; the note says what labelled images show "
         "(the quality of the best constant in brackets; share of the skill lost without levels k "
-        "and deeper).",
+        "and deeper). Marks: shift of the filters / dispersion of their energies / movement of the "
+        "norms.",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + " --- |" * len(columns),
@@ -278,7 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, default=page)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     for index, case in enumerate(CASES):
         for found in measure(case, index):
             rows.append(found)

@@ -256,7 +256,8 @@ def protocol(table: pd.DataFrame, truth: pd.DataFrame, version: str) -> list[str
     return [
         "`python studies/evidence.py train`, `respond`, `score` and `page`, or `make evidence`. "
         f"{table['name'].nunique()} networks were scored, by the library's code of digest "
-        f"`{version}` (of several, each kind of evidence by the first that measured it).",
+        f"`{version}`"
+        + (" (each kind of evidence by the first that measured it)." if "," in version else "."),
         "",
         f"{truth['name'].nunique()} small networks (6 or 8 channels at the first level, 4 or 5 "
         "levels, 48 or 64 px, 200 to 450 steps of 8 images), each under circumstances of its own: "
