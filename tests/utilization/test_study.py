@@ -19,6 +19,7 @@ from studies.evidence_protocol.responses import figures, leaves, matched
 from studies.evidence_protocol.sentences import sentences
 from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
 from studies.evidence_protocol.truth import Skill, measure_truth, without_levels
+from studies.guards import too_early
 from weightscope.utilization import AblationResult, DataEvidence
 from weightscope.utilization.ranking import conclude
 from weightscope.utilization.records import StageVerdict
@@ -320,3 +321,18 @@ def test_a_sentence_is_open_where_the_truth_is():
     said = said_of("By data: 1 unused (a).", a=(2, "unused"))
     assert [s.open for s in sentences(said, "true", true_cuts(0.06))] == [True]
     assert [s.open for s in sentences(said, "true", true_cuts(0.2))] == [False]
+
+
+def test_a_stage_that_is_used_at_the_end_was_condemned_too_early():
+    def row(trained, *verdicts, network="a"):
+        return {"network": network, "trained": trained, "verdicts": (list(verdicts), ["used"])}
+
+    rows = [
+        row("1 step", "unused", "unused", "unused"),
+        row("20 steps", "unused", "unused", "undecided"),
+        row("60 steps", "undecided", "unused", "used"),
+        row("120 steps", "used", "unused", "used"),
+        row("60 steps", "unused", network="b"),
+        row("120 steps", "undecided", network="b"),
+    ]
+    assert too_early(rows) == (4, {"a, 20 steps": 1})
