@@ -31,7 +31,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import weightscope as ws  # noqa: E402
 from weightscope.files import written_atomically  # noqa: E402
-from weightscope.statistics.traces import marks_of_training  # noqa: E402
+from weightscope.traces import marks_of_training  # noqa: E402
 
 SIZE, IMAGES, BATCH, STEPS = 32, 64, 8, 120
 FEW = (1, 5)
