@@ -83,7 +83,7 @@ def test_address_depends_on_settings_work_needs_and_code(tmp_path, monkeypatch):
         (fitting, 1, "7b377a8f2e06"),
         (training, 1, "2374d2db320f"),
         (regained, 1, "0a7d545f03b6"),
-        (shrunk, 1, "938a4d192f31"),
+        (shrunk, 2, "6a3e6683258b"),
         (pareto, 1, "00334ac2a3d5"),
     ],
 )

@@ -18,11 +18,13 @@ from weightscope.truncation import Candidate, Limits, Search, whole
 IMAGES = torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def candidate(keep, macs, lost, refusal="", variant=None, seconds=1.0, thinned=False):
+def candidate(
+    keep, macs, lost, refusal="", variant=None, seconds=1.0, thinned=False, error=math.nan
+):
     latency = Latency(seconds, seconds, seconds, 2, "cpu", 1)
     return Candidate(
-        keep, thinned, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, lost, refusal, variant,
-        0.7 - lost, "",
+        keep, thinned, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, lost, error, refusal,
+        variant, 0.7 - lost, "",
     )  # fmt: skip
 
 
@@ -83,6 +85,17 @@ def test_a_thinner_network_is_a_row_of_its_own_and_can_be_chosen():
     assert str(nothing).endswith("the whole one stays")
 
 
+def test_a_loss_that_is_not_known_well_is_not_within_the_tolerance():
+    found = search(tolerance=0.02)
+    sure, unsure = (replace(found.candidates[1], error=e) for e in (0.004, 0.006))
+    for second, chosen in ((sure, 2), (unsure, 3)):
+        candidates = (found.candidates[0], second, *found.candidates[2:])
+        assert replace(found, candidates=candidates).chosen.keep_levels == chosen
+    (why,) = found.limits.broken(unsure)
+    assert why == "tolerance (0.015 and a standard error): 0.021 > 0.02"
+    assert replace(found, limits=search(max_macs=600).limits).chosen.keep_levels == 2
+
+
 def test_without_labels_quality_is_the_agreement(tmp_path):
     torch.manual_seed(0)
     model = Plain().train()
@@ -138,6 +151,23 @@ def test_with_labels_quality_is_the_metric(metric):
         assert small.quality == pytest.approx(quality, rel=1e-3)
         worse = quality > 0 if metric == "mse" else quality < found.whole.quality
         assert (small.lost > 0) == worse  # more of an error is worse
+
+
+def test_the_error_of_a_loss_is_that_of_the_mean_over_images():
+    torch.manual_seed(0)
+    model = Plain().eval()
+    with torch.no_grad():
+        answers = model(IMAGES)
+    batches = [(IMAGES, answers)]
+    found = ws.shrink(
+        model, batches=batches, metric="mse", steps=1, progress=False, repeats=2, random=False
+    )
+    assert found.whole.error == 0
+    for small in found.candidates:
+        with torch.no_grad():
+            errors = (small.variant.module.eval()(IMAGES) - answers).square().mean((1, 2, 3))
+        expected = float(errors.std(correction=0)) / len(IMAGES) ** 0.5
+        assert small.error / small.lost == pytest.approx(expected / small.quality, rel=0.1)
 
 
 def test_random_channels_are_left_out_where_the_extra_is_missing(monkeypatch):

@@ -31,6 +31,7 @@ from weightscope.truncation.recovery import BATCH, Recovery, forwards
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
 from weightscope.utilization.judging import Judge, judge_by
+from weightscope.utilization.metrics import resampled
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ _Recover = Callable[[Variant, str], Recovery]
 
 TOLERANCE = 0.02
 """Quality that may be lost where neither a tolerance nor a budget is given."""
+
+RESAMPLES = 500
+"""Of the images, for the standard error of a loss of quality: it is then known to 3 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,8 @@ class Candidate:
         quality: Quality after recovery.
         lost: Quality lost against the whole network: in the unit of a metric between 0 and 1, else
             as a share of the skill over the best trivial answer.
+        error: Standard error of ``lost``, by resampling the images of ``batches``; nan without
+            them.
         refusal: Why there is nothing to measure, else empty.
         variant: The recovered network; None for the whole one and for what was refused.
         random: Quality, after the same recovery, of the whole network without as many channels,
@@ -73,6 +79,7 @@ class Candidate:
     cut: float
     quality: float
     lost: float
+    error: float
     refusal: str
     variant: Variant | None
     random: float
@@ -84,7 +91,7 @@ class Limits:
     """What the chosen network must satisfy; None: no limit.
 
     Attributes:
-        tolerance: Largest ``lost``.
+        tolerance: Largest ``lost``, its standard error added where that is known.
         max_macs: Multiply-accumulates on the example input.
         max_parameters: Number of parameters.
         max_latency: Median seconds of a forward on the example input, on this machine.
@@ -100,8 +107,11 @@ class Limits:
     def broken(self, candidate: Candidate) -> tuple[str, ...]:
         """Which limits a measured candidate breaks, in words."""
         latency = candidate.latency.median if candidate.latency else float("nan")
+        known = not math.isnan(candidate.error)
+        most = candidate.lost + (candidate.error if known else 0.0)
+        with_error = f" ({candidate.lost:.4g} and a standard error)" if known else ""
         pairs = {
-            "tolerance": (candidate.lost, self.tolerance),
+            f"tolerance{with_error}": (most, self.tolerance),
             "max_macs": (candidate.macs, self.max_macs),
             "max_parameters": (candidate.parameters, self.max_parameters),
             "max_latency": (latency, self.max_latency),
@@ -150,9 +160,9 @@ class Search(OnOneScreen):
         """One row for each network, the whole one first, then by MACs; refused ones last.
 
         Columns: keep_levels, thinned, parameters, macs, bytes, latency (median seconds), cut,
-        quality, lost, random (quality of random channel removal at the same MACs, recovered alike),
-        pareto (no other network is as cheap in MACs and as good), chosen, why (the limits that it
-        breaks, or why it was refused).
+        quality, lost, error (standard error of lost), random (quality of random channel removal at
+        the same MACs, recovered alike), pareto (no other network is as cheap in MACs and as good),
+        chosen, why (the limits that it breaks, or why it was refused).
         """
         import pandas as pd
 
@@ -175,6 +185,7 @@ class Search(OnOneScreen):
                     "cut": c.cut,
                     "quality": c.quality,
                     "lost": c.lost,
+                    "error": c.error,
                     "random": c.random,
                     "pareto": not c.refusal and not any(_beats(d, c) for d in [self.whole, *built]),
                     "chosen": c is chosen,
@@ -209,8 +220,12 @@ class Search(OnOneScreen):
             f"{chosen.parameters / max(1, self.whole.parameters):.0%} of the parameters, "
             f"{self.metric} {chosen.quality:.3f} of {self.whole.quality:.3f}"
         )
-        qualities = ("cut", "quality", "lost", "random")
-        shown = self.frame.drop(columns=["bytes"]).round(dict.fromkeys(qualities, 3))
+        qualities = ("cut", "quality", "lost", "error", "random")
+        shown = (
+            self.frame.drop(columns=["bytes"])
+            .dropna(axis=1, how="all")
+            .round(dict.fromkeys(qualities, 3))
+        )
         reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
         unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
         return "\n".join([shown.to_string(index=False), words, *unknown])
@@ -270,7 +285,9 @@ def shrink(
         metric: As for ``ablate``. Without it, quality is the agreement with the whole network on
             the images that recovery held back.
         tolerance: Quality that may be lost: in the unit of a metric between 0 and 1, else as a
-            share of the skill. 0.02 where no limit is given.
+            share of the skill. The standard error of the loss over the images of ``batches`` is
+            added, so that what is chosen keeps its promise on other images. 0.02 where no limit is
+            given.
         max_macs: Largest number of multiply-accumulates of a forward on the example input.
         max_parameters: Largest number of parameters.
         max_latency: Longest median time of a forward on the example input, in seconds.
@@ -360,6 +377,7 @@ def shrink(
         cut=measure.whole,
         quality=measure.whole,
         lost=0.0,
+        error=math.nan if pairs is None else 0.0,
         refusal="",
         variant=None,
         random=measure.whole,
@@ -446,7 +464,7 @@ class _Trials:
         return [self._tried(thinner, f"{keep}_to_{goal:.0f}")]
 
     def _tried(self, variant: Variant, name: str) -> Candidate:
-        before, after = self._recovered(variant, f"keep_{name}")
+        before, after, error = self._recovered(variant, f"keep_{name}")
         rival, reason = self._random(variant.costs.macs, name) if self.random else (math.nan, "")
         return Candidate(
             keep_levels=variant.plan.keep_levels,
@@ -458,19 +476,20 @@ class _Trials:
             cut=before,
             quality=after,
             lost=self.measure.lost(after),
+            error=error,
             refusal="",
             variant=variant,
             random=rival,
             random_refusal=reason,
         )
 
-    def _recovered(self, variant: Variant, name: str) -> tuple[float, float]:
-        """Recover a variant in place; its quality before and after."""
-        before = self.measure.quality(variant)
+    def _recovered(self, variant: Variant, name: str) -> tuple[float, float, float]:
+        """Recover a variant in place; its quality before and after, and the error of its loss."""
+        before, _ = self.measure.quality(variant)
         recovery = self.recover(variant, name)
         if isinstance(self.measure, _Agreement):
-            return recovery.before.explained, recovery.after.explained
-        return before, self.measure.quality(variant)
+            return recovery.before.explained, recovery.after.explained, math.nan
+        return before, *self.measure.quality(variant)
 
     def _random(self, macs: int, name: str) -> tuple[float, str]:
         """What the whole network keeps without random channels; or why that is not known."""
@@ -478,7 +497,7 @@ class _Trials:
             rival = whole(self.structure).thin(max_macs=macs, by="random", seed=self.seed)
         except (TruncationError, MissingExtraError) as reason:
             return math.nan, str(reason)
-        _, quality = self._recovered(rival, f"random_{name}")
+        _, quality, _ = self._recovered(rival, f"random_{name}")
         return quality, ""
 
 
@@ -524,6 +543,7 @@ def _refused(keep: int, thinned: bool, parameters: int, macs: int, reason: str) 
         cut=nan,
         quality=nan,
         lost=nan,
+        error=nan,
         refusal=str(reason),
         variant=None,
         random=nan,
@@ -552,9 +572,9 @@ class _Agreement:
 
     name, whole = "agreement", 1.0
 
-    def quality(self, variant: Variant) -> float:
+    def quality(self, variant: Variant) -> tuple[float, float]:
         """Known from the recovery alone."""
-        return float("nan")
+        return math.nan, math.nan
 
     def lost(self, quality: float) -> float:
         """What is not matched."""
@@ -576,18 +596,22 @@ class _Metric:
         with alone(), undisturbed(structure.model), torch.no_grad(), self.judge.kept():
             for inputs, _ in pairs:
                 self.judge.add(self._run(structure.model, inputs))
-            self.whole = _value(self.judge.whole())
+            whole = self.judge.whole()
             trivial = _value(self.judge.trivial())
+        self.drawn = resampled(whole.images, RESAMPLES, seed=0)
+        self.whole, self.wholes = _value(whole), whole.of(self.drawn)
         self.sign = 1.0 if self.judge.larger_is_better() else -1.0
         self.unit = 1.0 if self.judge.bounded else max(abs(self.whole - trivial), 1e-12)
 
-    def quality(self, variant: Variant) -> float:
-        """Quality of a network on all batches."""
+    def quality(self, variant: Variant) -> tuple[float, float]:
+        """Quality of a network on all batches, and the standard error of what it lost."""
         meter = self.judge.meter()
         with alone(), undisturbed(variant.module), torch.no_grad(), self.judge.kept():
             for inputs, _ in self.pairs:
                 meter.add(self._run(variant.module, inputs))
-        return _value(meter.quality())
+            found = meter.quality()
+        lost = self._lost(self.wholes, found.of(self.drawn))
+        return _value(found), float(np.nanstd(lost)) if found.images > 1 else math.nan
 
     def _run(self, module: nn.Module, inputs: Any) -> Any:
         args, kwargs = call_arguments(to_device(inputs, self.model))
@@ -595,7 +619,10 @@ class _Metric:
 
     def lost(self, quality: float) -> float:
         """Quality lost; negative where the smaller network is better."""
-        return self.sign * (self.whole - quality) / self.unit
+        return float(self._lost(self.whole, quality))
+
+    def _lost(self, whole: Any, quality: Any) -> Any:
+        return self.sign * (whole - quality) / self.unit
 
 
 def _value(quality: Any) -> float:
