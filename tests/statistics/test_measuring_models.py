@@ -288,7 +288,7 @@ def test_numba_without_a_folder_to_keep_code_in(tmp_path):
     home = tmp_path / "home"
     home.touch()
     code = (
-        "import torch, weightscope.statistics as s; from weightscope.summaries import kernels;"
+        "import torch, weightscope.summaries as s; from weightscope.summaries import kernels;"
         "print(kernels.__file__, s.summarize(torch.arange(100_000.0)).quantiles[0.5])"
     )
     places = {"HOME": home, "XDG_CACHE_HOME": home, "PYTHONPATH": tmp_path, "USERPROFILE": home}
