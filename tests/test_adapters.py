@@ -216,6 +216,22 @@ def test_norms_without_arithmetic_return_what_torch_says(
         tracing._norm_shapes(torch.zeros(3, 5, 2), *own, training, 0.1, 1e-5, False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dims", [3, (-2, -1), [1, 2, 3]])
+def test_normalising_without_arithmetic_returns_what_torch_says(
+    dtype: torch.dtype, dims: Any
+) -> None:
+    x = torch.randn(3, 4, 8, 6).to(dtype, memory_format=torch.channels_last)
+    made = zip(
+        tracing._normalized_shapes(x, dims, 1e-5),
+        torch._refs._normalize(x, dims, 1e-5),
+        strict=True,
+    )
+    for got, right in made:
+        assert (got.shape, got.dtype) == (right.shape, right.dtype)
+        assert got.stride() == right.stride() or 1 in got.shape
+
+
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_resizing_without_arithmetic_returns_what_torch_returns(mode: str) -> None:
     x = torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last)

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import CheckpointFunction
 from weightscope.adapters.dispatch import FakeTensor
 
 try:
-    from torch._decomp import decompositions
     from torch._prims_common import suggest_memory_format
 
     _KNOWS_SHAPES = True
@@ -67,7 +66,7 @@ def lean() -> Iterator[None]:
     try:
         if notes is not None:
             setattr(config, _NOTES, True)
-        with dynamo.patch({_CACHE: False}) if uncached else nullcontext():
+        with dynamo.patch({_CACHE: False}) if uncached else nullcontext(), _SUMMARIES.on():
             yield
     finally:
         if notes is not None:
@@ -284,10 +283,21 @@ def _resized(input: Tensor, output_size: Any) -> Tensor:
     )
 
 
-_SHAPES: dict[str, Any] = {
-    "native_batch_norm_helper": _norm_shapes,
-    "_upsample_linear": _linear_shapes,
-    "_upsample_nearest": _nearest_shapes,
+def _normalized_shapes(input: Tensor, dims: Any, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What normalising along some dimensions returns: the result, a mean and a deviation."""
+    along = {d % input.dim() for d in ([dims] if isinstance(dims, int) else dims)}
+    sizes = [1 if d in along else size for d, size in enumerate(input.shape)]
+    coarse = input.dtype in (torch.float16, torch.bfloat16)
+    dtype = torch.float32 if coarse else input.dtype
+    mean, deviation = (input.new_empty(sizes, dtype=dtype) for _ in range(2))
+    return torch.empty_like(input, dtype=dtype), mean, deviation
+
+
+_SHAPES: dict[tuple[str, str], Any] = {
+    ("torch._decomp.decompositions", "native_batch_norm_helper"): _norm_shapes,
+    ("torch._decomp.decompositions", "_upsample_linear"): _linear_shapes,
+    ("torch._decomp.decompositions", "_upsample_nearest"): _nearest_shapes,
+    ("torch._refs", "_normalize"): _normalized_shapes,
 }
 
 
@@ -297,26 +307,47 @@ def _by_shape() -> Iterator[None]:
 
     Normalising and resizing took half the time of a reading.
     """
-    names = [n for n in _SHAPES if hasattr(decompositions, n)] if _KNOWS_SHAPES else []
-    originals: dict[str, Any] = {name: getattr(decompositions, name) for name in names}
+    places = {(_module(room), name): shapes for (room, name), shapes in _SHAPES.items()}
+    places = {place: shapes for place, shapes in places.items() if hasattr(*place)}
+    originals = {place: getattr(*place) for place in places} if _KNOWS_SHAPES else {}
 
-    def shaped(name: str) -> Any:
+    def shaped(place: tuple[Any, str]) -> Any:
         def called(input: Tensor, *args: Any, **kwargs: Any) -> Any:
             mine = threading.get_ident() in _TRACING and input.is_floating_point()
-            return (_SHAPES if mine else originals)[name](input, *args, **kwargs)
+            return (places if mine else originals)[place](input, *args, **kwargs)
 
         return called
 
-    for name in originals:
-        setattr(decompositions, name, shaped(name))
+    for place in originals:
+        setattr(*place, shaped(place))
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(decompositions, name, original)
+        for place, original in originals.items():
+            setattr(*place, original)
+
+
+@contextmanager
+def _unsummarised() -> Iterator[None]:
+    """Keep the tracer from noting a summary beside every tensor, which took a tenth of its time."""
+    place = _module("torch.fx.experimental.proxy_tensor"), "_extract_tensor_metadata"
+    original: Any = getattr(*place, None)
+
+    def summary(*args: Any, **kwargs: Any) -> Any:
+        return None if threading.get_ident() in _TRACING else original(*args, **kwargs)
+
+    if original is None:  # another version of torch
+        yield
+        return
+    setattr(*place, summary)
+    try:
+        yield
+    finally:
+        setattr(*place, original)
 
 
 _CHECKPOINTS = _Shared(_passing_checkpoints)
+_SUMMARIES = _Shared(_unsummarised)
 _VALIDATION = _Shared(_unvalidated)
 _DECOMPOSED = _Shared(_by_shape)
 

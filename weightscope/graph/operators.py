@@ -202,7 +202,7 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ("channel_shuffle native_channel_shuffle", Operator(_FIRST, view="same", macs="free")),
     # --- moving values --------------------------------------------------------------------------
     ("cat concat concatenate", Operator(view="cat", channels="cat", macs="free")),
-    ("stack hstack vstack dstack meshgrid", Operator(view="same", macs="free")),
+    ("stack hstack vstack dstack meshgrid broadcast_tensors", Operator(view="same", macs="free")),
     (
         "permute transpose movedim swapaxes swapdims t numpy_T mT adjoint",
         Operator(view="permute", channels="permute", macs="free"),
@@ -247,10 +247,15 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     (
         "max min median mode prod logsumexp argmax argmin all any count_nonzero var_mean std_mean"
         " softmax log_softmax _softmax _log_softmax _safe_softmax cumsum cumprod cummax"
-        " cummin logcumsumexp topk sort argsort nanmean nansum",
+        " cummin logcumsumexp topk sort argsort nanmean nansum aminmax",
         Operator(view="along", macs="free"),
     ),
-    ("bincount _unique2 unique_dim nonzero", Operator(view="whole", macs="free")),
+    ("bincount histc _unique2 unique_dim nonzero", Operator(view="whole", macs="free")),
+    (
+        "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy"
+        " binary_cross_entropy_with_logits nll_loss_forward nll_loss2d_forward kl_div",
+        Operator(view="whole", macs="free"),
+    ),
     # --- attention, recurrence, transforms -----------------------------------------------------
     ("scaled_dot_product_attention", Operator(view="whole")),
     (
