@@ -18,10 +18,41 @@ import weightscope as ws
 from fuzz.states import Small
 from weightscope.arguments import _RULES
 
+
+def refuse(*_):
+    raise RuntimeError("mute")
+
+
+class Mute:
+    """Of nothing but errors."""
+
+    __repr__ = __str__ = __len__ = __iter__ = __bool__ = __call__ = __eq__ = __getitem__ = refuse
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name):
+        refuse()
+
+
+class MuteText(Mute):
+    """A path that cannot be told, from what is easily mistaken for one."""
+
+    __fspath__ = refuse
+
+
+class MuteNumber(int):
+    __repr__ = __str__ = __format__ = refuse
+
+
+class MuteError(ZeroDivisionError):
+    __repr__ = __str__ = refuse
+
+
 ODD = {
     "None": None, "number": 3, "negative": -1, "nan": float("nan"), "text": "a", "bytes": b"a",
     "list": [], "dict": {}, "object": object(), "function": lambda *a, **k: None, "type": int,
     "list of None": [None], "tensor": torch.ones(2), "huge": 10**30, "text with nul": "a\0b",
+    "mute": Mute(), "mute path": MuteText(), "mute number": MuteNumber(-7), "mute list": [Mute()],
+    "mute dict": {Mute(): Mute()}, "mute pair": (Mute(), Mute()),
 }  # fmt: skip
 X = torch.rand(4, 1, 16, 16)
 PAIRS = [(X, (X > 0.5).float())]
@@ -137,26 +168,28 @@ CALLS = {
     }),
 }  # fmt: skip
 
-FEW = {"None", "number", "text", "list", "object"}
+FEW = {"None", "number", "text", "list", "object", "mute", "mute path", "mute list", "mute dict"}
 """For arguments that are looked at late, after much was done."""
 
-FLAG = {"None", "number", "negative", "nan", "huge"}
+FLAG = {"None", "number", "negative", "nan", "huge", "mute number"}
 PATHS = {"text", "bytes"}
 TAKEN = {
     "example_inputs": {"None"}, "initial": {"None", "dict"}, "history": {"None"},
     "response": FLAG, "trained": FLAG, "spectra": FLAG, "progress": FLAG, "random": FLAG,
     "images": {"None", "tensor"}, "batches": {"None"}, "loss": {"None", "function", "type"},
     "metric": {"None", "function", "type"},
-    "ignore_index": {"None", "number", "negative"}, "keys": {"None"}, "stages": {"None", "dict"},
-    "layout": {"None"}, "part": {"None"}, "resamples": {"number"}, "seed": {"number", "huge"},
+    "ignore_index": {"None", "number", "negative", "mute number"},
+    "keys": {"None", "mute pair"}, "stages": {"None", "dict"}, "layout": {"None"},
+    "part": {"None"}, "resamples": {"number"}, "seed": {"number", "huge"},
     "tolerance": {"None", "number", "huge"}, "max_macs": {"None", "number", "huge"},
     "max_parameters": {"None", "number", "huge"}, "max_latency": {"None", "number", "huge"},
     "max_bytes": {"None", "number", "huge"}, "thin": {"None"}, "steps": {"number"},
     "repeats": {"number"},
     "resume": {"None", *PATHS}, "prefix": {"None", "text", "text with nul"},
-    "bottleneck": {"None", "function", "type"}, "path": PATHS,
+    "bottleneck": {"None", "function", "type", "mute", "mute path"}, "path": PATHS,
     "threads": {"None", "number"}, "every": {"number"}, "store": {"None", *PATHS},
-    "reach": {"None", "number"}, "keep": {"None", "dict"}, "folder": PATHS, "state": set(),
+    "reach": {"None", "number"}, "keep": {"None", "dict"}, "by": set(), "fill": set(),
+    "folder": PATHS, "state": set(),
 }  # fmt: skip
 """What each argument takes of ``ODD``, or says in words of its own in the call."""
 
@@ -164,7 +197,7 @@ ALSO = {
     "model": "torch.nn.Module|network", "model_factory": "torch.nn.Module", "batches": "batch 0",
     "images": "batch 0", "path": "file|folder|checkpoint", "resume": "cannot|file|folder",
     "max_macs": "max_macs|keep", "keep": "max_macs",
-    "variant": "Variant", "store": "cannot write", "prefix": "taken off",
+    "keys": "batch 0", "variant": "Variant", "store": "cannot write", "prefix": "taken off",
 }  # fmt: skip
 """Words that may stand for the name of an argument."""
 
@@ -237,6 +270,42 @@ def test_what_the_users_code_raises_is_named(call, words):
     with pytest.raises(ws.WeightscopeError, match=f"(?s){words}.*ZeroDivisionError: boo") as caught:
         call()
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("call", [
+    lambda fails: ws.load(saved(), fails),
+    lambda fails: ws.analyze(model(), example_inputs=X[:1], response=False, initial=fails),
+    lambda fails: ws.ablate(model(), PAIRS, fails, progress=False),
+    lambda fails: ws.analyze(model(), batches=PAIRS, loss=fails),
+    lambda fails: ws.ablate(model(), map(fails, PAIRS), "f1", progress=False),
+    lambda fails: ws.analyze(model(), images=map(fails, PAIRS)),
+    lambda fails: ws.analyze(nn.Sequential(Small(), Fails(fails)), example_inputs=X[:1]),
+    lambda fails: ws.scan(PathThat(fails)),
+    lambda fails: ws.save(variant(), PathThat(fails)),
+])  # fmt: skip
+def test_an_error_that_cannot_be_told_is_named_by_its_kind(call):
+    def mute(*_, **__):
+        raise MuteError
+
+    with pytest.raises(ws.WeightscopeError, match="MuteError"):
+        call(mute)
+
+
+class Fails(nn.Module):
+    def __init__(self, fails):
+        super().__init__()
+        self.fails = fails
+
+    def forward(self, x):
+        return self.fails(x)
+
+
+class PathThat:
+    def __init__(self, fails):
+        self.fails = fails
+
+    def __fspath__(self):
+        return self.fails()
 
 
 @pytest.mark.parametrize("value", [None, "a", float("nan"), torch.ones(2), torch.tensor(torch.inf)])

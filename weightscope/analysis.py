@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import alone
-from weightscope.arguments import PATH, checked
+from weightscope.arguments import PATH, Rule, checked, path_text
 from weightscope.batches import first_image, read_batches
 from weightscope.calls import to_device
 from weightscope.cost import count_costs
-from weightscope.errors import InputError, keyword, kind
+from weightscope.errors import InputError, keyword
 from weightscope.findings import Findings
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
@@ -58,7 +58,7 @@ class Analysis(Findings):
         """
         from weightscope.report import write_html
 
-        return write_html(self, Path(path))
+        return write_html(self, Path(path_text(path, "of a page to write")))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the verdict, the stages and the smaller networks."""
@@ -79,7 +79,12 @@ class Analysis(Findings):
         )
 
 
-@checked()
+@checked(
+    history=Rule(
+        lambda value: callable(value.initial),
+        "what watch() recorded, or what read_history(path) reads",
+    )
+)
 @alone()
 def analyze(
     model: nn.Module,
@@ -152,11 +157,6 @@ def analyze(
         raise InputError(
             f"{keyword('batches')} needs {keyword('loss')} (for gradients), {keyword('metric')} "
             "(for ablation), or both"
-        )
-    if history is not None and not callable(getattr(history, "initial", None)):
-        raise InputError(
-            f"{keyword('history')} is {kind(history)}; give what watch() recorded, or "
-            "what read_history(path) reads"
         )
     given, model = model, unwrap(model).model
     if initial is None and history is not None:

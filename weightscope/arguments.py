@@ -6,12 +6,13 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
-from weightscope.errors import InputError, keyword, kind
+from weightscope.errors import InputError, keyword, kind, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +36,45 @@ class Rule:
 def instance(types: type | tuple[type, ...], takes: str) -> Rule:
     """Objects of some classes, and not None."""
     return Rule(lambda value: isinstance(value, types), takes, optional=False)
+
+
+def having(attribute: str, takes: str) -> Rule:
+    """Objects with an attribute, and not None."""
+    return Rule(lambda value: hasattr(value, attribute), takes, optional=False)
+
+
+def attribute_of(value: object, name: str) -> Any:
+    """An attribute of what a user gave; None where it has none, or where that raises."""
+    with suppress(Exception):
+        return getattr(value, name, None)
+    return None
+
+
+def path_text(path: Any, what: str) -> str:
+    """A path as text.
+
+    Args:
+        path: What a caller gave.
+        what: The same in words, ``"of a checkpoint"``.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        return os.fsdecode(os.fspath(path))
+    except TypeError as error:
+        raise InputError(
+            f"expected the path {what}, got {type(path).__name__}; give a text or a Path"
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"the path {what}, {kind(path)}, raised {type(error).__name__}: {shown(error, str)}; "
+            "give a text or a Path"
+        ) from error
+
+
+def _are_names(values: Mapping[Any, Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _whole(least: int = -(2**63), most: int = 2**63 - 1) -> Rule:
@@ -70,12 +110,14 @@ PATH = Rule(lambda value: isinstance(value, str | os.PathLike), "a path: a text 
 _RULES = {
     "batches": _BATCHES,
     "bottleneck": Rule(callable, "a module, or a factory (channels, channels, dimensions)"),
+    "by": Rule(_TEXT.fits, "'magnitude' or 'random'", optional=False),
     "every": _whole(),
+    "fill": Rule(_TEXT.fits, "'mean', 'zero' or 'shuffle'", optional=False),
     "folder": PATH,
     "ignore_index": Rule(_whole().fits, "a whole number"),
     "images": _BATCHES,
     "keep": Rule(
-        lambda v: isinstance(v, Real | Mapping) and not isinstance(v, bool),
+        lambda v: _is_number(v) or (isinstance(v, Mapping) and _are_names(v)),
         "the share of channels that stays, or numbers of channels by name of a layer",
     ),
     "keys": Rule(
@@ -100,7 +142,10 @@ _RULES = {
     "resume": Rule(PATH.fits, PATH.takes),
     "seed": _whole(0),
     "spectra": _FLAG,
-    "stages": Rule(lambda v: isinstance(v, Mapping), "a dictionary of stages and names of layers"),
+    "stages": Rule(
+        lambda v: isinstance(v, Mapping) and _are_names(v),
+        "a dictionary of stages and names of layers",
+    ),
     "steps": _whole(),
     "store": Rule(PATH.fits, PATH.takes),
     "thin": Rule(_is_number, "the share of the MACs that stays, or None"),
@@ -141,8 +186,15 @@ def checked(**rules: Rule) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def _check(name: str, value: Any, rule: Rule) -> None:
     if value is None and rule.optional:
         return
-    if value is None or not rule.fits(value):
-        shown = keyword(name, value) if isinstance(value, int | float) else ""
-        if not shown or len(shown) > 60:
-            shown = f"{keyword(name)} is {kind(value)}"
-        raise InputError(f"{shown}; give {rule.takes}{', or None' if rule.optional else ''}")
+    if value is None or not _fits(rule, value):
+        given = keyword(name, value) if isinstance(value, int | float) else ""
+        if not given or len(given) > 60:
+            given = f"{keyword(name)} is {kind(value)}"
+        raise InputError(f"{given}; give {rule.takes}{', or None' if rule.optional else ''}")
+
+
+def _fits(rule: Rule, value: Any) -> bool:
+    try:
+        return rule.fits(value)
+    except Exception:  # noqa: BLE001 - what cannot be asked what it is will not do
+        return False

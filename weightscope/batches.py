@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from weightscope.adapters import pytree
 from weightscope.calls import call_arguments, named_errors, plain, random_state
-from weightscope.errors import InputError, keyword, kind
+from weightscope.errors import InputError, keyword, kind, shown
 from weightscope.graph.inputs import check_model
 from weightscope.showing import counted
 
@@ -57,8 +57,8 @@ def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = N
         )
     if keys is not None and (not isinstance(keys, tuple | list) or len(keys) != 2):
         raise InputError(
-            f"{keyword('keys')} is {keys!r}, expected two: where the inputs and where the targets "
-            "are in a batch, such as ('image', 'mask') or (0, 2)"
+            f"{keyword('keys')} is {shown(keys)}, expected two: where the inputs and where the "
+            "targets are in a batch, such as ('image', 'mask') or (0, 2)"
         )
     check_model(model)
     pairs: list[Batch] = []
@@ -227,14 +227,14 @@ def _at(batch: Any, key: Any, index: int) -> Any:
         if isinstance(key, str) and hasattr(batch, key):
             return getattr(batch, key)
         raise InputError(
-            f"batch {index} has no {key!r}; it is {_kind(batch)} with {_names(batch)}"
+            f"batch {index} has no {shown(key)}; it is {_kind(batch)} with {_names(batch)}"
         ) from None
 
 
 def _names(batch: Any) -> str:
     """What the parts of a batch are called."""
     if isinstance(batch, Mapping):
-        return ", ".join(map(repr, list(batch)[:20])) or "nothing in it"
+        return ", ".join(map(shown, list(batch)[:20])) or "nothing in it"
     return f"{len(batch)} parts" if isinstance(batch, tuple | list) else "no parts"
 
 

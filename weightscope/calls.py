@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.errors import ForwardError, InputError, WeightscopeError
+from weightscope.errors import ForwardError, InputError, WeightscopeError, shown
 
 _MOST_TRIES = 10  # of a step that is interrupted again and again
 _SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met
@@ -86,7 +86,7 @@ def is_complex(tree: Any) -> bool:
 def say(error: BaseException) -> str:
     """The kind and the text of a foreign error, or the line that raised it where it has no text."""
     # a traced graph appends which of its nodes failed, and advice about torch's own logs
-    own = str(error).partition("\n\nWhile executing %")[0].strip()
+    own = shown(error, str).partition("\n\nWhile executing %")[0].strip()
     frames = traceback.extract_tb(error.__traceback__)
     if not own and frames:
         own = f"{frames[-1].line} (line {frames[-1].lineno} of {frames[-1].filename})"
@@ -97,7 +97,7 @@ def say(error: BaseException) -> str:
 def shapes(tree: Any) -> str:
     """The sizes of the tensors among a call's arguments, and what else there is."""
     return ", ".join(
-        "x".join(map(str, v.shape)) if isinstance(v, Tensor) else repr(v)[:40]
+        "x".join(map(str, v.shape)) if isinstance(v, Tensor) else shown(v)[:40]
         for v in pytree.tree_leaves(tree)
     )
 

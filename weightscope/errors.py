@@ -17,6 +17,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 
 def _in_python(name: str, value: str) -> str:
@@ -32,7 +33,23 @@ def keyword(name: str, value: object = "") -> str:
     Every text that names an argument takes its name from here, so that readers meet what they can
     write themselves.
     """
-    return _write.get()(name, str(value))
+    return _write.get()(name, shown(value, str))
+
+
+def shown(value: object, write: Callable[[Any], object] = repr) -> str:
+    """A value that is not the library's own, for a message; its kind where it cannot be told.
+
+    Example:
+        >>> class Mute:
+        ...     def __repr__(self):
+        ...         raise RuntimeError
+        >>> shown("a"), shown(Mute()), shown(ValueError("b"), str)
+        ("'a'", '<a Mute>', 'b')
+    """
+    try:
+        return str(write(value))
+    except Exception:  # noqa: BLE001 - of somebody's own code
+        return f"<{kind(value)}>"
 
 
 def kind(value: object) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weightscope.arguments import path_text
 from weightscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         ['note.txt']
     """
     target = writable_target(path)
+    text = path_text(path, "of a file to write")
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         yield temporary
@@ -53,7 +55,7 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     except OSError as error:
         raise InputError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; "
+            f"cannot write {text!r}: {error.strerror or error}; "
             "free some space or give a path that you may write to"
         ) from error
     finally:
@@ -67,27 +69,23 @@ def writable_target(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: ``path`` is a folder or a device, or its folder does not exist.
     """
+    text = path_text(path, "of a file to write")
     try:
-        target = Path(path).expanduser().resolve()
+        target = Path(text).expanduser().resolve()
         is_file, exists, is_folder = target.is_file(), target.exists(), target.is_dir()
         has_folder = target.parent.is_dir()
-    except (OSError, RuntimeError, TypeError, ValueError) as error:  # no name, or not of a file
+    except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have
         raise InputError(
-            f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}; "
+            f"cannot write {text!r}: {getattr(error, 'strerror', None) or error}; "
             "give the path of a file"
         ) from error
-    except Exception as error:  # of the path object itself
-        raise InputError(
-            f"the path, a {type(path).__name__}, raised {type(error).__name__}: {error}; "
-            "give a text or a Path"
-        ) from error
     if is_folder:
-        raise InputError(f"cannot write {str(path)!r}: it is a folder; give the path of a file")
+        raise InputError(f"cannot write {text!r}: it is a folder; give the path of a file")
     if exists and not is_file:  # a finished file would take the place of the device
-        raise InputError(f"cannot write {str(path)!r}: it is no file; give the path of a file")
+        raise InputError(f"cannot write {text!r}: it is no file; give the path of a file")
     if not has_folder:
         raise InputError(
-            f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist; "
+            f"cannot write {text!r}: the folder {str(target.parent)!r} does not exist; "
             "create it first"
         )
     return target
@@ -140,12 +138,13 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: It cannot be made.
     """
+    text = path_text(path, "of a folder")
     try:
-        folder = Path(path)
+        folder = Path(text)
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, TypeError, ValueError) as error:  # no name, or not of a folder
+    except (OSError, ValueError) as error:  # a name that no folder can have
         raise InputError(
-            f"cannot make the folder {str(path)!r}: {getattr(error, 'strerror', None) or error}; "
+            f"cannot make the folder {text!r}: {getattr(error, 'strerror', None) or error}; "
             "give a folder that you may write to"
         ) from error
     return folder

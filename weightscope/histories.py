@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import outside_modes
-from weightscope.arguments import PATH, Rule, checked
+from weightscope.arguments import PATH, checked, having
 from weightscope.checkpoints import load_tensors, parse_json, path_of
 from weightscope.errors import CheckpointError
 from weightscope.files import write_tensors
@@ -54,7 +54,7 @@ class RecordedHistory(OnOneScreen):
 
 
 @checked(
-    history=Rule(lambda value: hasattr(value, "displacements"), "what watch recorded", False),
+    history=having("displacements", "what watch recorded"),
 )
 def save_history(history: History, path: str | os.PathLike[str]) -> None:
     """Write what `analyze` needs of a history: the start, and how far each parameter went.

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightscope.errors import CheckpointError, InputError
+from weightscope.arguments import path_text
+from weightscope.errors import CheckpointError
 
 Bytes = NDArray[np.uint8]
 
@@ -37,17 +38,7 @@ def path_of(path: Any) -> str:
     Raises:
         InputError: It is none.
     """
-    try:
-        return os.fsdecode(os.fspath(path))
-    except TypeError as error:
-        raise InputError(
-            f"expected the path of a checkpoint, got {type(path).__name__}; give a text or a Path"
-        ) from error
-    except Exception as error:
-        raise InputError(
-            f"the path, a {type(path).__name__}, raised {type(error).__name__}: {error}; "
-            "give a text or a Path"
-        ) from error
+    return path_text(path, "of a checkpoint")
 
 
 def quoted(name: object) -> str:

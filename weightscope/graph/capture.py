@@ -39,7 +39,7 @@ from weightscope.adapters.tracing import (
 )
 from weightscope.calls import random_state
 from weightscope.copies import deep_copy
-from weightscope.errors import StructureError
+from weightscope.errors import StructureError, shown
 from weightscope.graph.pools import FreeSizes
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import reads_values
@@ -162,7 +162,7 @@ def capture(
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
+    text = shown(error, str).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 

@@ -37,7 +37,7 @@ from weightscope.calls import (
     say,
     shapes,
 )
-from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword, kind
+from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword, kind, shown
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.layouts import (
     FirstConvolution,
@@ -138,7 +138,7 @@ def _kind(model: object) -> str:
         return f"the class {model.__name__}; call it: {model.__name__}(...)"
     if isinstance(model, str | os.PathLike):
         return (
-            f"the path {os.fspath(model)!r}; build the network and load the file into it: "
+            f"the path {shown(model, os.fspath)!r}; build the network and load the file into it: "
             "model.load_state_dict(weightscope.fit_weights(model, weightscope.read_weights(path)))"
         )
     if isinstance(model, Mapping):
@@ -529,7 +529,7 @@ def _cloned(value: Any) -> Any:
 def _described(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return (tuple(value.shape), value.dtype, value.device)
-    return repr(value)
+    return shown(value)
 
 
 def shapes_of(tree: Any) -> list[Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from weightscope.adapters.dispatch import READS_VALUES
-from weightscope.errors import StructureError
+from weightscope.errors import StructureError, shown
 
 _NOT_THE_USERS = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent))
 # what torch says where Python or numpy asks a tensor without numbers for them
@@ -42,7 +42,7 @@ def reads_values(error: BaseException, model: nn.Module) -> StructureError | Non
 
 
 def _reads(error: BaseException) -> bool:
-    return isinstance(error, READS_VALUES) or any(said in str(error) for said in _SAYINGS)
+    return isinstance(error, READS_VALUES) or any(said in shown(error, str) for said in _SAYINGS)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -13,7 +13,7 @@ from torch import nn
 from weightscope.adapters.modes import outside_modes
 from weightscope.adapters.modules import BatchNorm
 from weightscope.calls import named_errors, random_state
-from weightscope.errors import InputError, keyword
+from weightscope.errors import InputError, keyword, shown
 from weightscope.movement import Movement, measure_movement
 from weightscope.statistics.choosing import Evidence, choose_nulls
 from weightscope.statistics.constants import find_constants
@@ -173,7 +173,7 @@ def _initial_tensors(
         raise InputError(
             f"{keyword('initial')} names none of the model's parameters (such as "
             f"{places[0].parameter!r}); they begin with "
-            f"{', '.join(map(repr, list(state)[:2])) or 'nothing'}: give the state dict that this "
+            f"{', '.join(map(shown, list(state)[:2])) or 'nothing'}: give the state dict that this "
             "model started from, by its own names; weightscope.fit_weights(model, "
             "weightscope.read_weights(path)) takes off what stands before them in a file"
         )

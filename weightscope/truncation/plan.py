@@ -144,24 +144,23 @@ def make_plan(
     Raises:
         InputError: Options that contradict each other.
     """
-    if reach is not None and (bottleneck != "light" or reach < 1):
+    kind = bottleneck if isinstance(bottleneck, str) else "custom"
+    if reach is not None and (kind != "light" or reach < 1):
         raise InputError(f"{keyword('reach', reach)} is for the light bottleneck, and at least 1")
-    if width is not None and (bottleneck != "light" or width < 1):
+    if width is not None and (kind != "light" or width < 1):
         raise InputError(f"{keyword('width', width)} is for the light bottleneck, and at least 1")
-    if bottleneck == "pool" and exit_channels is not None:
+    if kind == "pool" and exit_channels is not None:
         raise InputError(
             "exit_channels is for a bottleneck with weights; 'pool' hands on what enters"
         )
-    if isinstance(bottleneck, str) and bottleneck not in ("light", "pool"):
-        raise InputError(
-            f"bottleneck is {bottleneck!r}; expected 'light', 'pool', a module or a factory"
-        )
-    if bottleneck == "pool":
+    if kind not in ("light", "pool", "custom"):
+        raise InputError(f"bottleneck is {kind!r}; expected 'light', 'pool', a module or a factory")
+    if kind == "pool":
         entering = sum(site.real_channels for site in cut.entries)
         leaving = tuple(max(1, entering // (1 + site.is_complex)) for site in cut.exits)
         return Plan(cut.keep_levels, "pool", None, leaving)
     leaving = _exit_channels(cut, exit_channels)
-    if bottleneck == "light":
+    if kind == "light":
         if reach is None:
             reach = reach_of_removed(structure, cut)
         return Plan(cut.keep_levels, "light", width, leaving, reach=reach)

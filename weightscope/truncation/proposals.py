@@ -142,7 +142,8 @@ class Proposal(OnOneScreen):
             InputError: Options that contradict each other.
         """
         options = (width, exit_channels, reach)
-        if self.draft is not None and bottleneck == "light" and options == (None, None, None):
+        is_light = isinstance(bottleneck, str) and bottleneck == "light"
+        if self.draft is not None and is_light and options == (None, None, None):
             return build(self.structure, self.draft.plan, like=self.draft)
         cut = find_cut(self.structure, self.keep_levels)
         plan = make_plan(self.structure, cut, bottleneck, width, exit_channels, reach)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.adapters.modules import BatchNorm
+from weightscope.arguments import path_text
 from weightscope.batches import each_batch, read_batches
 from weightscope.calls import (
     call_arguments,
@@ -595,6 +596,7 @@ def recover(
             f"{keyword('batches')} of (inputs, targets) and {keyword('loss')} belong together; "
             "give both"
         )
+    path = None if resume is None else Path(path_text(resume, f"given as {keyword('resume')}"))
     wanted = _wanted(steps)
     labelled = None if batches is None else read_batches(_enough(batches, wanted), structure.model)
     if images is None and labelled is not None:
@@ -605,7 +607,7 @@ def recover(
     with _put_back_on_failure(module), _in_float32(module):
         with _turn(structure.model, seed, 0):
             course = _Course(structure, plan, module, new, gone, pool, labelled, loss, steps, seed)
-        state = course.run(None if resume is None else Path(resume), progress)
+        state = course.run(path, progress)
         with _turn(structure.model, seed, steps):
             after = course.agreement()
     return Recovery(

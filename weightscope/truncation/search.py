@@ -526,8 +526,8 @@ def _budget(
     also = f" and {thinner}" if len(macs) > depths else ""
     twice = ", each beside random channels at the same MACs" if random else ""
     return (
-        f"{counted(depths, 'depth')}{also}, {steps} steps of {BATCH} images each{twice}: about as "
-        f"much as {(1 + random) * total:,.0f} forwards of the whole network on one image"
+        f"{counted(depths, 'depth')}{also}, {int(steps)} steps of {BATCH} images each{twice}: "
+        f"about as much as {(1 + random) * total:,.0f} forwards of the whole network on one image"
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
+from weightscope.arguments import attribute_of
 from weightscope.batches import Batch
 from weightscope.calls import is_complex, only_tensor
 from weightscope.errors import InputError, keyword
@@ -119,7 +120,7 @@ def judge_by(
         )
     if isinstance(metric, str) and metric in SEGMENTATION:
         return _ClassJudge(Segmentation(metric, targets, dimensions, ignore_index))
-    own = getattr(metric, "ignore_index", None)
+    own = attribute_of(metric, "ignore_index")
     if ignore_index is not None and ignore_index != own:
         names = ", ".join(map(repr, SEGMENTATION))
         text = (

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.arguments import attribute_of
 from weightscope.batches import split_images
 from weightscope.calls import only_tensor, say, shapes, unchanged
 from weightscope.errors import InputError
@@ -33,7 +34,7 @@ class ValueMetric:
     """
 
     def __init__(self, metric: Evaluate, larger_is_better: bool | None = None) -> None:
-        declared = getattr(metric, "higher_is_better", None)
+        declared = attribute_of(metric, "higher_is_better")
         if larger_is_better is None and isinstance(declared, bool):
             larger_is_better = declared
         if any(kind.__module__ == nn.MSELoss.__module__ for kind in type(metric).__mro__):
@@ -82,7 +83,8 @@ def _name(metric: Any) -> str:
     """What a callable is called."""
     if isinstance(metric, functools.partial):
         return _name(metric.func)
-    return getattr(metric, "__name__", type(metric).__name__)
+    name = attribute_of(metric, "__name__")
+    return name if isinstance(name, str) else type(metric).__name__
 
 
 def _own(metric: Evaluate) -> Evaluate:
@@ -106,7 +108,7 @@ def _takes_decisions(metric: Any) -> bool:
 
 def _takes_whole_numbers(metric: Any) -> bool:
     """Whether this is one of torchmetrics' for classes, which refuse masks of floats."""
-    names = {getattr(metric, "__module__", ""), type(metric).__module__}
+    names = {str(attribute_of(metric, "__module__") or ""), type(metric).__module__}
     return any("torchmetrics" in n and ("classif" in n or "segment" in n) for n in names if n)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weightscope.arguments import path_text
 from weightscope.errors import InputError, MissingExtraError, keyword
 from weightscope.files import write_csv, written_atomically
 from weightscope.watching.snapshots import Snapshot
@@ -74,7 +75,8 @@ def write_events(snapshots: Iterable[Snapshot], folder: str | os.PathLike[str]) 
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("event files need tensorboard: pip install tensorboard") from error
-    target = Path(folder)
+    text = path_text(folder, "of a folder")
+    target = Path(text)
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as temporary:
@@ -85,7 +87,7 @@ def write_events(snapshots: Iterable[Snapshot], folder: str | os.PathLike[str]) 
                 shutil.move(file, target / file.name)
     except (OSError, ValueError) as error:  # ValueError: names that no folder can have
         raise InputError(
-            f"cannot write into {str(folder)!r}: {getattr(error, 'strerror', None) or error}; "
+            f"cannot write into {text!r}: {getattr(error, 'strerror', None) or error}; "
             "free some space or give a folder that you may write to"
         ) from error
 

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from weightscope.adapters.modes import outside_modes
-from weightscope.arguments import PATH, Rule, checked, instance
+from weightscope.arguments import PATH, checked, having, instance, path_text
 from weightscope.checkpoints import load_tensors
 from weightscope.errors import CheckpointError, InputError, keyword
 from weightscope.files import write_csv, write_tensors
@@ -265,9 +265,13 @@ class History(OnOneScreen):
         self._closed = self.displacements()
 
 
+def _path(store: str | os.PathLike[str] | None) -> Path | None:
+    return None if store is None else Path(path_text(store, f"given as {keyword('store')}"))
+
+
 @checked(
     model=instance(nn.Module, "the network that is trained"),
-    optimizer=Rule(lambda value: hasattr(value, "param_groups"), "a torch optimizer", False),
+    optimizer=having("param_groups", "a torch optimizer"),
 )
 @contextmanager
 def watch(
@@ -325,7 +329,7 @@ def watch(
             f"{lazy} of {type(model).__name__} is not initialised yet (a lazy module); run the"
             " model once on an example before watching it"
         )
-    history = History(model, optimizer, every, None if store is None else Path(store))
+    history = History(model, optimizer, every, _path(store))
     if history.note:
         warnings.warn(
             f"{history.note}: the starting weights, histograms and saliency are recorded, but how "
