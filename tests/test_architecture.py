@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "thresholds": set(),
     "showing": set(),
     "progress": set(),
-    "files": {"errors"},
+    "files": {"errors", "arguments"},
     "adapters": {"errors"},
     "copies": {"calls"},
     "movement": {"errors"},

@@ -67,9 +67,11 @@ def test_a_disk_without_room(name, made, tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    for place in (tmp_path / "file", tmp_path / "file" / "in", "a\0b", 3):
+    for place in (tmp_path / "file", tmp_path / "file" / "in", "a\0b"):
         with pytest.raises(ws.InputError, match="cannot make the folder"):
             make_folder(place)
+    with pytest.raises(ws.InputError, match="expected the path of a folder"):
+        make_folder(3)
     with pytest.raises(ws.InputError, match="cannot make the folder"):
         ws.shrink(Small(), images=IMAGES, resume=tmp_path / "file", progress=False)
 

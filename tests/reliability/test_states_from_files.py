@@ -231,7 +231,8 @@ def test_what_the_library_wrote_is_cut_while_it_is_read(saved, tmp_path, monkeyp
     "path", ["a\0b", "x" * 300, "no/such/folder", ".", "a\ud800b", 3, "~nobody9/x"]
 )
 def test_places_that_cannot_be_written(path):
-    with pytest.raises(InputError, match="cannot write"), written_atomically(path):
+    words = "expected the path" if path == 3 else "cannot write"
+    with pytest.raises(InputError, match=words), written_atomically(path):
         pytest.fail("the block ran")
 
 
