@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "files": {"errors", "arguments"},
     "adapters": {"errors"},
     "copies": {"calls"},
-    "movement": {"errors"},
+    "movement": set(),
     "calls": {"errors"},
     "wrappers": {"errors"},
     "graph": {"errors", "copies", "calls", "wrappers"},

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from weightscope.errors import InputError
@@ -314,6 +315,19 @@ def test_starting_weights_can_live_on_disk(tmp_path):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["start.safetensors"]
     assert all(torch.equal(t, start[n]) for n, t in history.initial().items())
+
+
+def test_a_start_that_was_replaced_by_another_models_is_refused(tmp_path):
+    path = tmp_path / "start.safetensors"
+    model = make_model()
+    with watch(model, make_optimizer(model), store=path) as history:
+        kept = path.read_bytes()
+        for other in ({"a": torch.zeros(3)}, {**history.initial(), "0.bias": torch.zeros(3)}):
+            save_file(other, path)
+            with pytest.raises(InputError, match="the start of this history is of another model"):
+                history.displacements()
+        path.write_bytes(kept)
+    assert len(history.displacements()) == 6
 
 
 def watched_history(every=2, steps=4) -> History:

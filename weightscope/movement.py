@@ -15,8 +15,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from weightscope.errors import InputError
-
 # torch's operators stay in one thread up to here; a device wants more at a time
 _BLOCK, _DEVICE_BLOCK = 1 << 15, 1 << 22
 
@@ -108,44 +106,6 @@ class MovementRecord(Protocol):
     def displacements(self) -> tuple[Displacement, ...]:
         """One record for each parameter."""
         ...
-
-
-def measure_displacement(
-    parameter: str,
-    final: Tensor,
-    initial: Tensor,
-    walk: float,
-    faded_walk: float = nan,
-    note: str = "",
-    *,
-    saliency: float = nan,
-    normalised: bool = True,
-) -> Displacement:
-    """Split the movement of one parameter into shrinkage and what is orthogonal to its start.
-
-    Args:
-        parameter: Qualified name, for the record and for messages.
-        final: Weights now.
-        initial: Weights at the start, of the same shape.
-        walk: Rms movement expected on steady pure noise.
-        faded_walk: Rms movement expected on noise that fades as the gradients did.
-        note: Why ``walk`` is nan, if it is.
-        saliency: First-order importance late in the training, where gradients were sampled.
-        normalised: Whether the optimiser divides gradients by their rms.
-
-    Raises:
-        InputError: The shapes differ.
-    """
-    if final.shape != initial.shape:
-        raise InputError(
-            f"{parameter}: the initial weights have shape {tuple(initial.shape)}, the final ones "
-            f"{tuple(final.shape)}; give the state dict of the same network before training"
-        )
-    split = measure_movement(final, initial)
-    return Displacement(
-        parameter, split.count, split.moved, split.shrinkage, walk, faded_walk, note, saliency,
-        normalised,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from weightscope.arguments import PATH, checked, having, instance, path_text
 from weightscope.checkpoints import load_tensors
 from weightscope.errors import CheckpointError, InputError, keyword
 from weightscope.files import write_csv, write_tensors
-from weightscope.movement import Displacement, measure_displacement
+from weightscope.movement import Displacement, measure_movement
 from weightscope.showing import OnOneScreen
 from weightscope.watching import exports
 from weightscope.watching.rules import StepRule, Strengths, Walk, step_rule
@@ -86,18 +86,26 @@ class History(OnOneScreen):
             return self._closed
         strengths = self._folded()
         initial = self.initial()
+        self._check_fits(initial, "the start of this history")
         saliencies = late_saliencies(self.snapshots, self.steps)
-        return tuple(
-            measure_displacement(
-                name,
-                weights,
-                initial[name],
-                *self._walk(name, strengths),
-                saliency=saliencies.get(name, math.nan),
-                normalised=self._normalised,
+        found = []
+        for name, weights in self._parameters.items():
+            split = measure_movement(weights, initial[name])
+            walk, faded_walk, note = self._walk(name, strengths)
+            found.append(
+                Displacement(
+                    parameter=name,
+                    count=split.count,
+                    moved=split.moved,
+                    shrinkage=split.shrinkage,
+                    walk=walk,
+                    faded_walk=faded_walk,
+                    note=note,
+                    saliency=saliencies.get(name, math.nan),
+                    normalised=self._normalised,
+                )
             )
-            for name, weights in self._parameters.items()
-        )
+        return tuple(found)
 
     @outside_modes()
     def initial(self) -> dict[str, Tensor]:
@@ -175,17 +183,21 @@ class History(OnOneScreen):
             InputError: It belongs to another model or version, or was damaged; nothing is changed.
         """
         read = HistoryState.of(state)
-        shapes = {n: tuple(p.shape) for n, p in self._parameters.items()}
-        given = {n: tuple(t.shape) for n, t in read.initial.items()}
-        if shapes != given:
-            different = sorted(n for n in shapes | given if shapes.get(n) != given.get(n))
-            raise InputError(
-                f"history state is of another model: {len(different)} parameters differ, the first "
-                f"is {different[0]!r}"
-            )
+        self._check_fits(read.initial, "history state")
         self._keep_initial(read.initial)
         self.steps, self.snapshots = read.steps, read.snapshots
         self._strengths, self._pending = read.strengths, read.pending
+
+    def _check_fits(self, start: Mapping[str, Tensor], what: str) -> None:
+        """Refuse the weights of another model."""
+        shapes = {n: tuple(p.shape) for n, p in self._parameters.items()}
+        given = {n: tuple(t.shape) for n, t in start.items()}
+        different = sorted(n for n in shapes | given if shapes.get(n) != given.get(n))
+        if different:
+            raise InputError(
+                f"{what} is of another model: {len(different)} parameters differ, the first is "
+                f"{different[0]!r}"
+            )
 
     def _keep_initial(self, initial: dict[str, Tensor]) -> None:
         """Keep the starting weights in memory, or in the file that the user named."""
