@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from weightscope.checkpoints import load_plain
 from weightscope.errors import InputError
-from weightscope.watching import History, lightning_callback, watch
+from weightscope.files import write_pickle
+from weightscope.watching import History, lightning_callback, storage, watch
 
 
 def make_model(seed=0):
@@ -269,6 +271,40 @@ def test_states_of_earlier_versions_are_read(version):
     assert resumed.steps == 12
     before = {d.parameter: d.walk for d in history.displacements()}
     assert all(d.walk > before[d.parameter] for d in resumed.displacements())
+
+
+@pytest.mark.parametrize("every", [4, 100])  # the second has one snapshot of each, from the start
+def test_snapshots_are_packed_into_a_file_and_come_back(tmp_path, every):
+    model = make_model()
+    optimizer = make_optimizer(model)
+    with watch(model, optimizer, every=every) as history:
+        train(model, optimizer, 8)
+    state = history.state_dict()
+    write_pickle(storage.packed(state), tmp_path / "h")
+    with watch(model, make_optimizer(model), every=every) as loaded:
+        loaded.load_state_dict(storage.unpacked(load_plain(tmp_path / "h")))
+    assert loaded.frame().equals(history.frame())
+    assert loaded.histograms().equals(history.histograms())
+    assert storage.unpacked(state) is state  # as earlier versions wrote it
+    nothing = storage.packed({**state, "snapshots": []})
+    assert storage.unpacked(nothing)["snapshots"] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sizes", torch.tensor([10**9])), ("sizes", [1]), ("names", []), ("edges", None),
+        ("mean", torch.ones(1)), ("parameter", torch.tensor([0.5])), ("counts", torch.ones(3)),
+    ],
+)  # fmt: skip
+def test_packed_snapshots_that_do_not_fit_are_named(key, value):
+    model = make_model()
+    with watch(model, make_optimizer(model)) as history:
+        train(model, make_optimizer(model), 1)
+    state = storage.packed(history.state_dict())
+    state["snapshots"][key] = value
+    with pytest.raises(InputError, match="history state is damaged"):
+        storage.unpacked(state)
 
 
 def test_a_damaged_state_of_an_earlier_version_is_named():

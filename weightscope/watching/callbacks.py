@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from weightscope.checkpoints import load_plain
 from weightscope.errors import MissingExtraError
 from weightscope.files import write_pickle
 from weightscope.watching.recorder import History, watch
+from weightscope.watching.storage import packed, unpacked
 
 _LIGHTNING = ("lightning.pytorch", "pytorch_lightning")
 FILE = "weightscope_history.pt"
@@ -108,12 +108,12 @@ def trainer_callback(every: int = 100) -> Any:
             )
             kept = _checkpoint(args, state) / FILE
             if state.global_step and kept.exists():
-                self.history.load_state_dict(torch.load(kept, weights_only=True))
+                self.history.load_state_dict(unpacked(load_plain(kept)))
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = _checkpoint(args, state)
             if self.history is not None and folder.is_dir():
-                write_pickle(self.history.state_dict(), folder / FILE)
+                write_pickle(packed(self.history.state_dict()), folder / FILE)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._stack.close()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weightscope.errors import InputError
+from weightscope.errors import InputError, shown
 from weightscope.watching.rules import Strengths, Walk
 from weightscope.watching.snapshots import Snapshot
 
@@ -39,15 +39,15 @@ class HistoryState:
         version = state.get("version") if isinstance(state, Mapping) else None
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise InputError(
-                f"history state has version {version!r}, expected 1 to {VERSION}; give what "
+                f"history state has version {shown(version)}, expected 1 to {VERSION}; give what "
                 "History.state_dict() made, by this version of weightscope or an earlier one"
             )
         try:
             return cls.read(_upgraded(state, version))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"history state is damaged ({type(error).__name__}: {error}); give one that "
-                "History.state_dict() made"
+                f"history state is damaged ({type(error).__name__}: {shown(error, str)}); give one "
+                "that History.state_dict() made"
             ) from error
 
     def written(self) -> dict[str, Any]:
@@ -96,6 +96,57 @@ class HistoryState:
         )
 
 
+_WHOLE, _FLOAT = ("step", "count"), ("mean", "std", "minimum", "maximum", "saliency")
+
+
+def packed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A written state with its snapshots in a few long tensors.
+
+    A long training has more snapshots than a file has room for small tensors.
+    """
+    snapshots = state["snapshots"]
+    names = list(state["initial"])
+    places = {name: i for i, name in enumerate(names)}
+    kept: dict[str, Any] = {
+        "names": names,
+        "parameter": torch.tensor([places[s["parameter"]] for s in snapshots], dtype=torch.int64),
+        "sizes": torch.tensor([len(s["edges"]) for s in snapshots], dtype=torch.int64),
+    }
+    for key in (*_WHOLE, *_FLOAT):
+        dtype = torch.int64 if key in _WHOLE else torch.float64
+        kept[key] = torch.tensor([s[key] for s in snapshots], dtype=dtype)
+    for key in ("edges", "counts"):
+        kept[key] = torch.cat([s[key] for s in snapshots]) if snapshots else torch.empty(0)
+    return {**state, "snapshots": kept}
+
+
+def unpacked(state: Any) -> Any:
+    """What `packed` was given.
+
+    Raises:
+        InputError: It does not fit together.
+    """
+    kept = state.get("snapshots") if isinstance(state, Mapping) else None
+    if not isinstance(kept, Mapping):
+        return state  # of an earlier version, or nothing that is known
+    try:
+        sizes = kept["sizes"].tolist()
+        edges = torch.split(kept["edges"], sizes)
+        counts = torch.split(kept["counts"], [max(size - 1, 0) for size in sizes])
+        columns = {key: kept[key].tolist() for key in (*_WHOLE, *_FLOAT)}
+        names = [kept["names"][place] for place in kept["parameter"].tolist()]
+        snapshots = [
+            dict(zip(("parameter", "edges", "counts", *columns), row, strict=True))
+            for row in zip(names, edges, counts, *columns.values(), strict=True)
+        ]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"history state is damaged ({type(error).__name__}: {shown(error, str)[:200]}); "
+            "give one that History.state_dict() made"
+        ) from error
+    return {**state, "snapshots": snapshots}
+
+
 def _upgraded(state: Mapping[str, Any], version: int) -> dict[str, Any]:
     """A state as this version writes it.
 
@@ -112,7 +163,7 @@ def _upgraded(state: Mapping[str, Any], version: int) -> dict[str, Any]:
 
 def _whole(value: Any, what: str, most: float = math.inf) -> int:
     if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"{what} is {value!r}")
+        raise ValueError(f"{what} is {shown(value)}")
     return value
 
 
@@ -138,7 +189,7 @@ def _read_snapshot(entry: Mapping[str, Any], steps: int, names: Mapping[str, Any
     edges = entry["edges"].detach().cpu().numpy().astype(np.float64)
     counts = entry["counts"].detach().cpu().numpy().astype(np.int64)
     if entry["parameter"] not in names:
-        raise ValueError(f"a snapshot is of {entry['parameter']!r}")
+        raise ValueError(f"a snapshot is of {shown(entry['parameter'])}")
     if edges.ndim != 1 or counts.shape != (max(edges.size - 1, 0),) or (counts < 0).any():
         raise ValueError("a histogram has no count for each bin")
     if not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
