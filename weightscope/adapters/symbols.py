@@ -26,6 +26,18 @@ def is_symbolic(value: object) -> bool:
     return isinstance(value, torch.SymInt | torch.SymFloat) and not value.node.expr.is_number
 
 
+def grows(value: Any) -> bool:
+    """Whether a size is another one at other inputs, as ``16 * (n // (n // 2))`` is not."""
+    if not is_symbolic(value):
+        return False
+    expression = value.node.expr
+    at = (dict.fromkeys(expression.free_symbols, n) for n in _TWO_LARGE_SIZES)
+    return {int(_interpret(values, expression)) for values in at} != {hint(value)}
+
+
+_TWO_LARGE_SIZES = (1 << 13, 1 << 14)  # which many halvings divide
+
+
 def hint(value: Any) -> int:
     """The size at the example input."""
     return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)

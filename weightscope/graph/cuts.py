@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.symbols import hint, is_symbolic
+from weightscope.adapters.symbols import grows, hint
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
@@ -76,17 +76,21 @@ def _cut(
 ) -> Cut | str:
     """One cut, or why it cannot be."""
     depth = _split(coarse, keep, dimensions, sizes)
-    refused = _no_way_back(depth) or _no_head(depth, model)
+    refused = _no_way_back(depth) or _no_head(depth, model) or _no_gradient(depth)
     if refused:
         return refused
     entries = _entries(depth, coarse, dimensions, sizes)
     if not entries:
+        if dimensions == 1 and any(n.meta["val"].dim() == 4 for n in _feeding(depth, coarse)):
+            return _MAPS_OF_SIGNALS
         return (
             "no tensor with a readable layout enters what lies below this level; " + _LAYOUT_REMEDY
         )
     exits: list[Site] = []
     for node in depth.exits:
         read = site(node, coarse.places, dimensions, sizes)
+        if read is None and dimensions == 1 and node.meta["val"].dim() == 4:
+            return _MAPS_OF_SIGNALS
         if read is None:
             shape = tuple(str(s) for s in node.meta["val"].shape)
             return (
@@ -103,6 +107,10 @@ def _cut(
 
 
 _LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"
+_MAPS_OF_SIGNALS = (
+    "what crosses are maps made of signals (a spectrogram, frames), and bottlenecks for signals"
+    " take none; pass the part of the network that works on maps, with a map as example"
+)
 
 
 def _split(coarse: Coarse, keep: int, dimensions: int, sizes: Sequence[tuple[int, ...]]) -> _Depth:
@@ -182,11 +190,28 @@ def _no_head(depth: _Depth, model: nn.Module) -> str:
     return ""
 
 
+def _no_gradient(depth: _Depth) -> str:
+    outputs = [n for n in depth.output.all_input_nodes if makes_tensor(n)]
+    if not any(_holds_features(n) for n in outputs):
+        return (
+            "the forward returns classes or truths alone in evaluation mode, so that the smaller"
+            " network could be neither trained nor fitted; let it return the scores, and take"
+            " argmax or a threshold outside of it"
+        )
+    return ""
+
+
 def _entries(
     depth: _Depth, coarse: Coarse, dimensions: int, sizes: Sequence[tuple[int, ...]]
 ) -> list[Site]:
     """The deepest tensors that feed what goes and need nothing of it."""
-    feeding = [
+    found = [s for n in _feeding(depth, coarse) if (s := site(n, coarse.places, dimensions, sizes))]
+    deepest = max((s.level for s in found), default=0)
+    return [s for s in found if s.level == deepest]
+
+
+def _feeding(depth: _Depth, coarse: Coarse) -> list[fx.Node]:
+    return [
         n
         for n in depth.nodes
         if n not in depth.removed
@@ -197,9 +222,6 @@ def _entries(
         and makes_tensor(n)
         and _holds_features(n)
     ]
-    found = [s for n in feeding if (s := site(n, coarse.places, dimensions, sizes))]
-    deepest = max((s.level for s in found), default=0)
-    return [s for s in found if s.level == deepest]
 
 
 def makes_tensor(node: fx.Node) -> bool:
@@ -258,7 +280,7 @@ def _layout(
     value: torch.Tensor, dimensions: int, sizes: Sequence[tuple[int, ...]]
 ) -> tuple[Layout, int] | None:
     shape = value.shape
-    free = [is_symbolic(s) for s in shape]
+    free = [grows(s) for s in shape]
     numbers = [hint(s) for s in shape]
     if value.dim() == dimensions + 2:
         first, last = slice(2, None), slice(1, -1)

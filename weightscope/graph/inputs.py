@@ -40,7 +40,7 @@ from weightscope.calls import (
 from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword, kind, shown
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.layouts import (
-    FirstConvolution,
+    FirstLayer,
     arranged,
     check_rank,
     dimensions_of,
@@ -57,15 +57,31 @@ _TRIALS_OF_A_LAYOUT = 4
 _SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {
     1: tuple(
         (n,)
-        for n in (512, 256, 1024, 2048, 64, 4096, 8192, 16384, 16000, 44100, 22050, 32000, 65536)
+        for n in (
+            512,
+            256,
+            1024,
+            2048,
+            64,
+            4096,
+            8192,
+            16384,
+            16000,
+            5184,
+            44100,
+            22050,
+            32000,
+            65536,
+        )
     ),
     2: (
         *((n, n) for n in (256, 128, 224, 512, 384, 64, 96, 192, 320, 32, 572, 1024, 28, 518)),
+        *((n, n) for n in (288, 216, 240)),  # strides of 3 and 5
         # spectrograms: time by frequency, with the bins of usual transforms
         *((128, n) for n in (161, 257, 80, 64, 513, 40)),
         *((n, 128) for n in (161, 257, 80, 513)),
     ),
-    3: ((64,) * 3, (96,) * 3, (128,) * 3, (32,) * 3, (48,) * 3, (8, 64, 64), (16, 112, 112)),
+    3: (*((n,) * 3 for n in (64, 96, 128, 32, 48, 72)), (8, 64, 64), (16, 112, 112)),
 }
 _SIZE_NAMES = (
     "img_size",
@@ -125,7 +141,7 @@ _CONDITION_NAMES = (
 )
 _WIDTH_NAMES = ("cross_attention_dim", "context_dim", "cond_dim", "emb_dim", "embed_dim")
 _LIKELIEST = 8  # sizes that are tried before other channels are
-_MAX_SHAPES = 80
+_MAX_SHAPES = 90
 _MAX_CALLS_A_SHAPE = 12
 _TRIALS_FOR_MORE = 6  # failures after which no second size is looked for
 _TRIALS_BESIDE = 40  # failures among the sizes between: eight sizes of five numbers of channels
@@ -199,7 +215,7 @@ def find_inputs(
         trial: The model on fake tensors.
         example_inputs: A tensor, a tuple of positional arguments, a dict of keyword arguments, or
             None to find one (of one image).
-        layout: What the image's axes are, ``"NHWC"``; read from the first convolution where None.
+        layout: What the image's axes are, ``"NHWC"``; read from the first layer where None.
 
     Raises:
         InputError: ``example_inputs`` is none of these, or does not fit ``layout``.
@@ -246,7 +262,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         ranked = _tensors(inputs)
         image = next((v for v in ranked if v.dim() > 2), None)
         image = next(v for v in ranked if v.dim() == 2) if image is None else image
-        layout = infer_layout(image.shape, trial.first_convolution(inputs))
+        layout = infer_layout(image.shape, trial.first_layer(inputs))
     dimensions = dimensions_of(layout) if layout else inputs.dimensions
     if not dimensions:
         raise _no_image()
@@ -328,9 +344,9 @@ class Trial:
         result = self._outcome(args, kwargs, training)
         return result if isinstance(result, Exception) else None
 
-    def first_convolution(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
+    def first_layer(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
         """Shape of what the first convolution is given, and its number of spatial dimensions."""
-        watching = FirstConvolution()
+        watching = FirstLayer()
         with watching:
             self._run(inputs.args, inputs.kwargs)
         return watching.given
@@ -691,12 +707,15 @@ def _arguments(model: nn.Module) -> _Arguments:
     names = [p.name for p in parameters]
     if "pixel_values" in names:
         return _Arguments("pixel_values", tuple(n for n in required if n != "pixel_values"))
+    by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     if required and required[0] in _CONDITION_NAMES:
         image = next((n for n in required if n not in _CONDITION_NAMES), None)
         if image is not None:
             others = tuple(n for n in required if n != image)
-            by_position = all(p.kind is not p.KEYWORD_ONLY for p in parameters[: len(required)])
+            by_position = by_name.isdisjoint(required)
             return _Arguments(image, others, tuple(required) if by_position else ())
+    if required and required[0] in by_name:
+        return _Arguments(required[0], tuple(required[1:]))
     return _Arguments(None, tuple(required[1:]))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -56,11 +57,12 @@ def frames_of(shape: Sequence[int], layout: str) -> int:
     return shape[layout.index("T")] if "T" in layout else 1
 
 
-class FirstConvolution(TorchFunctionMode):
-    """Notes what the first convolution of a forward is given.
+class FirstLayer(TorchFunctionMode):
+    """Notes what the first convolution of a forward, or linear layer over positions, is given.
 
     Attributes:
-        given: Shape of its input, and number of its spatial dimensions; None before it ran.
+        given: Shape of its input, and number of its spatial dimensions, 0 of a linear layer; None
+            before it ran.
     """
 
     given: tuple[tuple[int, ...], int] | None = None
@@ -72,16 +74,23 @@ class FirstConvolution(TorchFunctionMode):
         if self.given is None and func in _CONVOLUTIONS and args and isinstance(args[0], Tensor):
             shape = tuple(int(size) for size in args[0].shape)
             self.given = shape, _CONVOLUTIONS.index(func) + 1
+        if self.given is None and func is F.linear and args and isinstance(args[0], Tensor):
+            shape = tuple(int(size) for size in args[0].shape)
+            # a table is what conditions the image, and is no image
+            self.given = (shape, 0) if len(shape) > 2 else None
         return func(*args, **(kwargs or {}))
 
 
 def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
-    """Read the layout of an image from what the first convolution is given; empty: the usual one.
+    """Read the layout of an image from what the first layer is given; empty: the usual one.
 
     Args:
         image: Shape of the image input.
-        given: Shape of the convolution's input, and number of its spatial dimensions.
+        given: Shape of the layer's input, and number of its spatial dimensions, 0 of a linear one,
+            whose channels are last.
     """
+    if given is not None and given[1] == 0 and given[0] == tuple(image):
+        return f"N{_LETTERS[len(image) - 2]}C" if len(image) - 2 in _LETTERS else ""
     if given is None or len(given[0]) != given[1] + 2:
         return ""
     (batch, channels, *sizes), dimensions = given
@@ -127,7 +136,7 @@ def check_rank(layout: str, ranks: Sequence[int]) -> None:
 
 
 __all__ = [
-    "FirstConvolution",
+    "FirstLayer",
     "arranged",
     "check_rank",
     "dimensions_of",

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from weightscope.adapters import pytree
-from weightscope.adapters.symbols import Probe, hint, is_symbolic, key
+from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic, key
 from weightscope.errors import StructureError, keyword
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
@@ -177,21 +177,37 @@ def _parts(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[fx.
 def _factors(
     capture: Capture, images: Sequence[fx.Node], reader: _Positions
 ) -> tuple[dict[fx.Node, float], set[fx.Node]]:
-    """P_input / P of every node that an image reaches, and which of these are global."""
+    """P_input / P of every node that an image reaches, and which of these are global.
+
+    Positions of a spectrum count as those that it was made from.
+    """
     factor: dict[fx.Node, float] = {image: reader.of_image(image) for image in images}
+    halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):
             continue
+        largest = max(feeds, key=lambda n: _elements(n, reader.large))
+        halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
         own = reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
-            factor[node] = factor[max(feeds, key=lambda n: _elements(n, reader.large))]
+            factor[node] = factor[largest]
             if own is GLOBAL:
                 pooled.add(node)
+                halved[node] = 1.0
         else:
-            factor[node] = own
+            factor[node] = own / halved[node]
     return factor, pooled
+
+
+def _halved(node: fx.Node, before: float, probe: Probe) -> float:
+    """How many positions stand for one of a spectrum: some two in that of real numbers."""
+    spectrum = facts(operator_of(node)).spectrum
+    if spectrum == "half":
+        given = next(n for n in node.all_input_nodes if tensor_of(n) is not None)
+        return before * _elements(given, probe) / max(1, _elements(node, probe))
+    return 1.0 if spectrum == "back" else before
 
 
 def _where_it_is_used(
@@ -306,7 +322,7 @@ class _Positions:
             return GLOBAL
         batch = self.batch
         if value.dim() == self.dimensions + 2:
-            if is_symbolic(value.shape[channel]) and not is_symbolic(value.shape[0]):
+            if grows(value.shape[channel]) and not grows(value.shape[0]):
                 batch = 1  # the images lie among the channels, where each has kernels of its own
             elif self.large.size(value.shape[0]) == self.images:
                 batch = self.images  # the frames of a clip are taken one by one
@@ -369,7 +385,7 @@ def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx
             sources = {
                 root(n) for node in branch for n in node.all_input_nodes if n in flat
             } - branch
-            if len(sources) == 1 and not any(_looks_around(node, branch) for node in branch):
+            if len(sources) == 1 and not any(_looks_around(n, branch, flat) for n in branch):
                 branches.setdefault(sources.pop(), []).append(branch)
         for source, beside in branches.items():
             nodes = {node for branch in beside for node in branch}
@@ -396,9 +412,12 @@ def _branches(capture: Capture, level: Mapping[fx.Node, int], own: int) -> list[
     return found
 
 
-def _looks_around(node: fx.Node, branch: set[fx.Node]) -> bool:
+def _looks_around(node: fx.Node, branch: set[fx.Node], level: Mapping[fx.Node, int]) -> bool:
     """Whether one result of an operator sees several positions of its branch."""
-    view = facts(operator_of(node)).view
+    row = facts(operator_of(node))
+    view = row.view
+    if row.layout == "channels_last":  # of positions that a reshape made channels of
+        return any(level.get(n, level[node]) < level[node] for n in node.all_input_nodes)
     if view == "convolution":
         weight = first_tensor(argument(node, "weight"))
         return weight is None or any(size > 1 for size in weight.shape[2:])
@@ -473,7 +492,7 @@ def _reductions(
         if (
             where not in read
             and reduction is not None
-            and isinstance(reader.factor(node, pooled=False), float)
+            and reader.factor(node, pooled=False) == factor[node]
         ):
             read[where] = tuple(_tidy(value) for value in reduction)
     return tuple(

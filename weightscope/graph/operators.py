@@ -89,6 +89,8 @@ class Operator:
         view: None where it is not known.
         channels: None where a change of channels cannot pass.
         macs: None where its cost is not known; what is composed of other operators runs as these.
+        spectrum: ``half`` where it makes the spectrum of real numbers, which has half of their
+            positions, ``back`` where it makes numbers of one.
     """
 
     layout: Layout | None = None
@@ -98,6 +100,7 @@ class Operator:
     view: View | None = None
     channels: Channels | None = None
     macs: Macs | None = None
+    spectrum: Literal["half", "back"] | None = None
 
 
 _FIRST: Layout = "channels_first"
@@ -235,9 +238,11 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     (
         "flip rot90 gather scatter scatter_add scatter_reduce index index_add index_copy index_fill"
         " index_put index_select masked_scatter masked_select take take_along_dim _unsafe_index"
-        " as_strided unfold fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2",
+        " as_strided unfold fft_fft2 fft_ifft2",
         Operator(view="whole", macs="free"),
     ),
+    ("fft_rfft2", Operator(view="whole", macs="free", spectrum="half")),
+    ("fft_irfft2", Operator(view="whole", macs="free", spectrum="back")),
     ("diff tril triu searchsorted bucketize one_hot", Operator(view="whole", macs="free")),
     # --- reductions -----------------------------------------------------------------------------
     (
@@ -269,11 +274,11 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ("lstm gru rnn_tanh rnn_relu", Operator(view="whole")),
     ("mkldnn_rnn_layer _cudnn_rnn", Operator(view="whole", macs="recurrent")),
     (
-        "fft_fft fft_ifft fft_rfft fft_irfft fft_fftn fft_ifftn fft_rfftn fft_irfftn stft istft",
+        "fft_fft fft_ifft fft_fftn fft_ifftn fft_fftshift fft_ifftshift _fft_c2c stft istft",
         Operator(view="whole"),
     ),
-    ("fft_fftshift fft_ifftshift", Operator(view="whole")),
-    ("_fft_c2c _fft_r2c _fft_c2r", Operator(view="whole")),
+    ("fft_rfft fft_rfftn _fft_r2c", Operator(view="whole", spectrum="half")),
+    ("fft_irfft fft_irfftn _fft_c2r", Operator(view="whole", spectrum="back")),
     ("complex imag log_sigmoid log_sigmoid_forward", POINTWISE),
     ("view_as_real view_as_complex", Operator(view="same", macs="free")),
     # --- what makes tensors from nothing, asks, or asserts ---------------------------------------

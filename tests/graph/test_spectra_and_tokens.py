@@ -1,0 +1,190 @@
+"""Networks that think in spectra, in merged tokens, in thirds, or that take names only."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import weightscope as ws
+from weightscope.graph import read_structure
+from weightscope.truncation.checks import verify
+
+
+def conv(in_channels: int, channels: int, size: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, size, padding=size // 2)
+
+
+class UNet(nn.Module):
+    """Three levels; what happens at the deepest is up to others."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.e0, self.e1, self.e2 = conv(channels, 8), conv(8, 16), conv(16, 32)
+        self.d1, self.d0, self.head = conv(48, 16), conv(24, 8), conv(8, 2, 1)
+
+    def deepest(self, x: Tensor) -> Tensor:
+        return x
+
+    def run(self, x: Tensor) -> Tensor:
+        a = self.e0(x).relu()
+        b = self.e1(F.max_pool2d(a, 2)).relu()
+        c = self.deepest(self.e2(F.max_pool2d(b, 2)).relu())
+        b = self.d1(torch.cat([b, F.interpolate(c, size=b.shape[-2:])], 1)).relu()
+        return self.head(self.d0(torch.cat([a, F.interpolate(b, size=a.shape[-2:])], 1)).relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+class Spectrum(UNet):
+    """Mixes the spectrum of the deepest features; it has half of their columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = conv(64, 64, 1)
+
+    def deepest(self, x: Tensor) -> Tensor:
+        f = torch.fft.rfft2(x, norm="ortho")
+        real, imaginary = self.mix(torch.cat([f.real, f.imag], 1)).chunk(2, 1)
+        return x + torch.fft.irfft2(torch.complex(real, imaginary), s=x.shape[-2:], norm="ortho")
+
+
+class Amplitude(UNet):
+    """A gate made of a spectrum that never comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = conv(32, 32, 1)
+
+    def deepest(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfftn(x, dim=(-2, -1), norm="ortho").abs()
+        return x * self.gate(spectrum).mean((2, 3), keepdim=True).sigmoid()
+
+
+class SpectrumOfSignals(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.e0, self.e1 = nn.Conv1d(1, 8, 3, padding=1), nn.Conv1d(8, 16, 3, padding=1)
+        self.mix, self.d0 = nn.Conv1d(32, 32, 1), nn.Conv1d(24, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.e0(x).relu()
+        b = self.e1(F.max_pool1d(a, 2)).relu()
+        f = torch.fft.rfft(b)
+        f = torch.complex(*self.mix(torch.cat([f.real, f.imag], 1)).chunk(2, 1))
+        b = torch.fft.irfft(f, n=b.shape[-1])
+        return self.d0(torch.cat([a, F.interpolate(b, size=a.shape[-1])], 1))
+
+
+class Tokens(nn.Module):
+    """(batch, tokens, channels); two tokens become one of twice the channels, and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.e1, self.e2 = nn.Linear(48, 16), nn.Linear(32, 32), nn.Linear(64, 64)
+        self.u1, self.d1 = nn.Linear(64, 64), nn.Linear(64, 32)
+        self.u0, self.d0, self.head = nn.Linear(32, 32), nn.Linear(32, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def merge(x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0], x.shape[1] // 2, 2 * x.shape[2])
+
+        def split(x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0], x.shape[1] * 2, x.shape[2] // 2)
+
+        a = F.gelu(self.first(x))
+        b = F.gelu(self.e1(merge(a)))
+        c = F.gelu(self.e2(merge(b)))
+        b = F.gelu(self.d1(torch.cat([b, split(self.u1(c))], -1)))
+        return self.head(F.gelu(self.d0(torch.cat([a, split(self.u0(b))], -1))))
+
+
+class Thirds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.e0, self.e1, self.e2 = conv(3, 8), nn.Conv2d(8, 16, 3, 3), nn.Conv2d(16, 32, 3, 3)
+        self.u1, self.d1 = nn.ConvTranspose2d(32, 16, 3, 3), conv(32, 16)
+        self.u0, self.d0 = nn.ConvTranspose2d(16, 8, 3, 3), conv(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.e0(x).relu()
+        b = self.e1(a).relu()
+        c = self.e2(b).relu()
+        b = self.d1(torch.cat([b, self.u1(c)], 1)).relu()
+        return self.d0(torch.cat([a, self.u0(b)], 1))
+
+
+class NamesOnly(UNet):
+    def forward(self, *, image: Tensor, verbose: bool = False) -> Tensor:
+        return self.run(image)
+
+
+@pytest.mark.parametrize(
+    ("kind", "example", "reductions"),
+    [
+        (Spectrum, torch.rand(2, 3, 32, 32), (1, 2, 4)),
+        (Amplitude, torch.rand(2, 3, 32, 32), (1, 2, 4)),
+        (SpectrumOfSignals, torch.rand(2, 1, 64), (1, 2)),
+        (Tokens, torch.rand(2, 64, 48), (1, 2, 4)),
+        (Thirds, None, (1, 3, 9)),
+        (NamesOnly, None, (1, 2, 4)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_levels_and_every_cut(kind, example, reductions):
+    torch.manual_seed(0)
+    structure = read_structure(kind(), example)
+    assert [step[0] for step in structure.reductions] == list(reductions)
+    assert [cut.keep_levels for cut in structure.cuts] == list(range(1, len(reductions)))
+
+
+def test_a_cut_of_merged_tokens_keeps_their_channels_apart_from_their_number():
+    # 32 channels at a level of 32 tokens
+    torch.manual_seed(0)
+    analysis = ws.analyze(Tokens(), example_inputs=torch.rand(2, 64, 48), response=False)
+    assert analysis.structure.inputs.layout == "NLC"
+    for proposal in analysis.proposals:
+        variant = proposal.build()
+        assert verify(variant, export=False, factory=Tokens).passed
+        assert variant.module(torch.rand(1, 32, 48)).shape == (1, 32, 5)
+
+
+class Frames(UNet):
+    """A signal becomes a map; only the map has levels."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x.unfold(-1, 64, 64))
+
+
+def test_maps_made_of_signals_are_cut_behind_that_step():
+    structure = read_structure(Frames(), torch.rand(2, 1, 4096))
+    assert not structure.cuts
+    assert all("pass the part" in refusal.reason for refusal in structure.refusals)
+    part = read_structure(UNet(1), torch.rand(2, 1, 64, 64))
+    assert len(part.cuts) == 2
+
+
+class Classes(UNet):
+    """Scores while it trains, classes afterwards."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.run(x)
+        return y if self.training else y.argmax(1)
+
+
+class Scores(Classes):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+def test_a_network_that_returns_classes_alone_has_nothing_to_train():
+    structure = read_structure(Classes(), torch.rand(2, 3, 32, 32))
+    assert structure.depth == 3
+    assert not structure.cuts
+    assert all("return the scores" in refusal.reason for refusal in structure.refusals)
+    assert len(read_structure(Scores(), torch.rand(2, 3, 32, 32)).cuts) == 2
