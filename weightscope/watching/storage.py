@@ -109,14 +109,20 @@ def packed(state: Mapping[str, Any]) -> dict[str, Any]:
     places = {name: i for i, name in enumerate(names)}
     kept: dict[str, Any] = {
         "names": names,
-        "parameter": torch.tensor([places[s["parameter"]] for s in snapshots], dtype=torch.int64),
-        "sizes": torch.tensor([len(s["edges"]) for s in snapshots], dtype=torch.int64),
+        "parameter": torch.tensor(
+            [places[s["parameter"]] for s in snapshots], dtype=torch.int64, device="cpu"
+        ),
+        "sizes": torch.tensor(
+            [len(s["edges"]) for s in snapshots], dtype=torch.int64, device="cpu"
+        ),
     }
     for key in (*_WHOLE, *_FLOAT):
         dtype = torch.int64 if key in _WHOLE else torch.float64
-        kept[key] = torch.tensor([s[key] for s in snapshots], dtype=dtype)
+        kept[key] = torch.tensor([s[key] for s in snapshots], dtype=dtype, device="cpu")
     for key in ("edges", "counts"):
-        kept[key] = torch.cat([s[key] for s in snapshots]) if snapshots else torch.empty(0)
+        kept[key] = (
+            torch.cat([s[key] for s in snapshots]) if snapshots else torch.empty(0, device="cpu")
+        )
     return {**state, "snapshots": kept}
 
 
