@@ -10,15 +10,20 @@ from weightscope.statistics.records import (
     Spectrum,
 )
 from weightscope.statistics.rules import Null
+from weightscope.summaries import EmpiricalCDF, Histogram, TensorSummary, summarize
 
 __all__ = [
+    "EmpiricalCDF",
+    "Histogram",
     "ModelStatistics",
     "Null",
     "NullComparison",
     "ParameterStatistics",
     "SkippedParameter",
     "Spectrum",
+    "TensorSummary",
     "compare",
     "measure_model",
     "scan",
+    "summarize",
 ]
