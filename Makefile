@@ -148,5 +148,5 @@ lowest:
 	  "scipy==1.13.*" "safetensors==0.4.3" "numba==0.61.*" pytest hypothesis
 	.venv-lowest/bin/python -m pip install --quiet --editable . scikit-learn torchmetrics "matplotlib==3.9.*" \
 	  "pyparsing<3.2" "seaborn==0.13.*" jinja2
-	.venv-lowest/bin/python -m pytest tests/test_adapters.py tests/test_cost.py tests/summaries tests/statistics \
+	.venv-lowest/bin/python -m pytest tests/test_adapters.py tests/test_cost.py tests/test_traces.py tests/summaries tests/statistics \
 	  tests/probing tests/utilization tests/graph
