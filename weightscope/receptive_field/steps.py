@@ -68,12 +68,14 @@ def _along(call: Call) -> Seen:
     value = first_tensor(call.main)
     assert value is not None
     gone = [call.number(d) % value.dim() for d in listed(dims)]
-    if any(_is_position(value, seen, axis, len(gone)) for axis in gone):
-        return seen.all(WHOLE)
+    if None in seen.axes and any(_is_position(value, seen, axis, len(gone)) for axis in gone):
+        seen = seen.all(WHOLE)
+    pairs = zip(seen.views, seen.axes, strict=True)
+    seen = replace(seen, views=tuple(WHOLE if axis in gone else view for view, axis in pairs))
     if call.value.dim() == value.dim():
         return seen
-    axes = tuple(None if a is None else a - sum(d < a for d in gone) for a in seen.axes)
-    return replace(seen, axes=axes)
+    axes = (None if a in gone or a is None else a - sum(d < a for d in gone) for a in seen.axes)
+    return replace(seen, axes=tuple(axes))
 
 
 def _is_position(value: Tensor, seen: Seen, axis: int, together: int = 1) -> bool:
