@@ -48,6 +48,7 @@ RULES = {
     r"is right; images= or batches= say more\.",
     "own images": "Images without labels say on what the output depends, not whether the output is "
     r"right; batches= say more\.",
+    "probabilities": r"The model returns probabilities, and loss= takes them for logits: .*\.",
     "history": r"history= (says nothing of some kernels|holds no parameter|was recorded under).*",
 }
 
@@ -113,6 +114,7 @@ def _wrong(
         "few": _enough(match),
         "removable": _condemned(said),
         "hardly": _condemned(said),
+        "probabilities": "no network of the study ends in a sigmoid",
         "unfinished": "" if labels == "none" else "all of it was trained",
     }
     return false.get(kind, ""), False

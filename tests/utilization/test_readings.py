@@ -10,7 +10,12 @@ from torch import nn
 import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.utilization import gather_data
-from weightscope.utilization.readings import are_classes, note_on_logits, right_answer
+from weightscope.utilization.readings import (
+    are_classes,
+    ends_in_shares,
+    note_on_logits,
+    right_answer,
+)
 
 ONE, THREE = torch.zeros(1, 1, 2, 2), torch.zeros(1, 3, 2, 2)
 
@@ -132,14 +137,36 @@ class Ended(nn.Module):
         return self.end(self.head(torch.cat([top, deep], 1)))
 
 
+@pytest.mark.parametrize(
+    ("end", "shares"),
+    [
+        (nn.Sigmoid(), True),
+        (nn.Hardsigmoid(), True),
+        (nn.Softmax(1), True),
+        (nn.Sequential(nn.Sigmoid(), nn.Upsample(scale_factor=2.0)), True),
+        (nn.Identity(), False),
+        (nn.Sequential(nn.Sigmoid(), nn.Conv2d(1, 1, 1)), False),
+        (nn.Tanh(), False),
+    ],
+)
+def test_a_network_that_ends_in_probabilities(end, shares):
+    structure = read_structure(Ended(end).eval(), torch.randn(1, 1, 8, 8))
+    assert ends_in_shares(structure) is shares
+
+
 def test_the_note_reaches_the_reader():
     images = torch.randn(12, 1, 8, 8, generator=torch.manual_seed(1))
     batches = [(images, (images > 0).float())]
     loss = nn.BCEWithLogitsLoss()
-    ended, plain = (
+    small = nn.Conv2d(1, 1, 1)  # logits of an untrained network may all lie between 0 and 1
+    with torch.no_grad():
+        small.weight.fill_(1e-3)
+        small.bias.fill_(0.5)
+    ended, plain, low = (
         ws.analyze(Ended(end), batches=batches, loss=loss, response=False)
-        for end in (nn.Sigmoid(), nn.Identity())
+        for end in (nn.Sigmoid(), nn.Identity(), small)
     )
+    assert "takes them for logits" not in low.conclusion
     assert "loss= takes them for logits" in ended.conclusion
     assert "takes them for logits" not in plain.conclusion
 

@@ -40,7 +40,7 @@ from weightscope.utilization.ablation import (
     refuse_broken_weights,
 )
 from weightscope.utilization.judging import Metric
-from weightscope.utilization.readings import are_classes, note_on_logits
+from weightscope.utilization.readings import are_classes, ends_in_shares, note_on_logits
 from weightscope.utilization.records import Score, Verdict
 from weightscope.utilization.scores import UNSEEN, describe_part, skill_lost, utilization
 
@@ -213,7 +213,8 @@ def gather_data(
         answer = first_answer(structure, batches)
         targets = [target for _, target in batches]
         classes = are_classes(targets, structure.inputs.dimensions, answer)
-        note = note_on_logits(loss, answer, split_images(targets[0])[0])
+        if ends_in_shares(structure):
+            note = note_on_logits(loss, answer, split_images(targets[0])[0])
     judged_by = loss if metric is None else metric
     result = None
     if judged_by is not None:

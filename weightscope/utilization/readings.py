@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.calls import unchanged
 from weightscope.errors import keyword
+from weightscope.graph.nodes import operator_of, tensor_of
+from weightscope.graph.structure import Structure
 from weightscope.utilization.trivial import ChannelRange, is_mask, is_prediction
 from weightscope.utilization.values import on_device
+
+SHARING = ("aten::sigmoid", "aten::hardsigmoid", "aten::softmax", "aten::_softmax")
+"""Operators whose results are probabilities."""
 
 STEEPNESS = (1.0, 4.0, 16.0)
 """Logits of a right answer that are tried: labels that are smoothed want no large ones."""
@@ -39,6 +44,19 @@ def are_classes(targets: Sequence[Any], dimensions: int, answer: Any) -> bool:
         )
         for leaf in leaves
     )
+
+
+def ends_in_shares(structure: Structure) -> bool:
+    """Whether each output comes from a sigmoid or a softmax, through nothing that adds to it."""
+    *_, output = structure.program.graph.nodes
+    ends = [node for node in output.all_input_nodes if tensor_of(node) is not None]
+    for node in ends:
+        before = [node]
+        while len(before) == 1 and operator_of(before[0]) not in SHARING:
+            before = [n for n in before[0].all_input_nodes if tensor_of(n) is not None]
+        if len(before) != 1:
+            return False
+    return bool(ends)
 
 
 def note_on_logits(loss: Callable[[Any, Any], Tensor], answer: Any, targets: Any) -> str:
@@ -84,10 +102,9 @@ def note_on_logits(loss: Callable[[Any, Any], Tensor], answer: Any, targets: Any
     if not 0.0 <= as_logits < 0.8 * as_shares:
         return ""
     return (
-        f"The outputs lie between 0 and 1 as probabilities do, and {keyword('loss')} takes them "
-        f"for logits: by it even the right answer costs {as_shares:.2g}. If the model ends in a "
-        "sigmoid or a softmax, give a loss of probabilities (torch.nn.BCELoss, or "
-        "torch.nn.NLLLoss of their logarithms), or a model that returns logits."
+        f"The model returns probabilities, and {keyword('loss')} takes them for logits: by it even "
+        f"the right answer costs {as_shares:.2g}. Give a loss of probabilities (torch.nn.BCELoss, "
+        "or torch.nn.NLLLoss of their logarithms), or a model that returns logits."
     )
 
 
