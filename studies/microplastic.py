@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {name} {str(path)!r} is a file; give a folder", file=sys.stderr)
             return 2
     signal.signal(signal.SIGTERM, _stop)
+    # loky says so when it replaces a worker that grew, which is no concern of the user
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     try:
         study(options)
     except WeightscopeError as error:

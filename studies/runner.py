@@ -328,7 +328,7 @@ def _engine(cluster: str | None, workers: int) -> Iterator[_Engine]:
 
         def executor() -> Executor:  # jobs side by side are faster than one on all processors
             threads = {"OMP_NUM_THREADS": "1"}
-            return loky.get_reusable_executor(max_workers=workers, timeout=600, env=threads)  # type: ignore[no-any-return]
+            return loky.get_reusable_executor(max_workers=workers, timeout=60, env=threads)  # type: ignore[no-any-return]
 
         try:
             yield _Engine(executor, lambda: workers)

@@ -177,7 +177,7 @@ def _summary(story: Story) -> str:
         own = [r for r in story.results if r.label == cut]
         shares = sorted({r.parameters / _parameters(derivation.trained) for r in own})
         kept = " or ".join(f"{share:.1%}" for share in shares)
-        counts = _depths(story, name) or (
+        counts = _depths(story, derivation.trained.settings.network) or (
             f"Every fold was cut to {_count(derivation.proposal.keep_levels)}. "
         )
         lines.append(
@@ -375,8 +375,8 @@ def _varied(story: Story) -> str:
     if not varied:
         return ""
     return (
-        f"Parameters and MACs of {'; '.join(varied)} are means: their folds were cut at different "
-        "depths. "
+        f"Parameters and MACs of {'; '.join(varied)} are means over the folds, whose networks "
+        "differ. "
     )
 
 
@@ -427,12 +427,17 @@ def _corrected(found: Sequence[Comparison]) -> str:
     if not tested:
         return ""
     sure = [c for c in tested if c.verdict != UNDECIDED]
+    text = (
+        "Each row stands for itself: p is not corrected for the number of rows, nor for the "
+        "photographs that the trainings of several folds share, which makes it too small."
+    )
+    if not sure:
+        return text
     corrected = holm([c.p_folds for c in tested if c.p_folds is not None])
     left = sum(p < 0.05 and c in sure for c, p in zip(tested, corrected, strict=True))
     return (
-        "Each row stands for itself: p is not corrected for the number of rows, nor for the "
-        "photographs that the trainings of several folds share, which makes it too small. "
-        f"Corrected for the rows (Holm), {left} of {len(sure)} verdicts remain."
+        f"{text} Corrected for the rows (Holm), {left} of {len(sure)} "
+        f"{'verdict remains' if len(sure) == 1 else 'verdicts remain'}."
     )
 
 

@@ -80,8 +80,8 @@ Written by `python -m studies.sand.shipping`; change that program, not this page
 
 `create_model(NETWORK, weights="sand")` loads them, `get_card(NETWORK)` returns the card below as a
 record, and `python -m mpseg_models predict PHOTO... --out DIR` segments photographs with them. A
-digest is checked whenever they are loaded, and a test measures F1 on the photographs of the check
-again."""
+digest is checked whenever they are loaded by name, and a test measures F1 on the photographs of the
+check again. [A file by its path](photographs.md) is checked only against a digest beside it."""
     ]
     for network, name in list_weights():
         card = get_card(network, name)

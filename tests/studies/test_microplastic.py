@@ -4,11 +4,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from mpseg_models.__main__ import main
 from studies import microplastic
 from studies.runner import Store, pending
 from studies.sand import plan, study
+from studies.sand.scenes import make_scene
 
 ROOT = Path(microplastic.__file__).parents[1]
 TINY = replace(
@@ -54,6 +58,56 @@ def test_the_whole_study_writes_a_page_whose_files_exist(tiny, capsys):
     assert (tiny / "out" / "index.md").read_text() == page
 
 
+def photographs(folder, count=6):
+    """What a phone and a painting program leave: JPEGs held sideways, soft red masks."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for index in range(count):
+        scene = make_scene(72, 96, [5, index], TINY.scene)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # shown after a quarter turn to the right
+        stored = Image.fromarray(scene.image).transpose(Image.Transpose.ROTATE_90)
+        stored.save(folder / "images" / f"IMG_{index}.JPG", exif=exif)
+        red = np.zeros((72, 96, 3), np.uint8)
+        red[..., 0] = 255 * (scene.mask > 0)
+        big = Image.fromarray(red).resize((288, 216), Image.Resampling.BICUBIC)
+        big.resize((96, 72), Image.Resampling.BOX).save(folder / "masks" / f"IMG_{index}_mask.png")
+    (folder / "images" / ".DS_Store").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.slow
+def test_own_photographs_give_tables_and_overlays_with_one_command(tiny, capsys):
+    data = photographs(tiny / "beach")
+    assert run(tiny, "--data", str(data)) == 0
+    said = capsys.readouterr().out
+    assert "6 photographs; plastic is colour #ff0000" in said
+    assert "6 of 6: 'IMG_5.JPG'" in said
+    out = tiny / "out"
+    page = (out / "index.md").read_text()
+    assert "The photographs are those of `beach`" in page
+    assert "    6 photographs; plastic is colour #ff0000" in page
+    assert "--data DIR" in page
+    assert Image.open(out / "segmented" / "IMG_0-overlay.png").size == (96, 72)
+    assert len((out / "segmented" / "photographs.csv").read_text().splitlines()) == 7
+    weights = out / "half_unet.safetensors"
+    found = ["--weights", str(weights), "--out", str(tiny / "found")]
+    assert main(["predict", str(data / "images"), *found]) == 0
+    assert "in 6 of 6 photographs" in capsys.readouterr().out
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert main(["predict", str(data / "images"), *found]) == 2
+    assert "is not the file that 'half_unet.safetensors.sha256'" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_own_photographs_writes_the_contact_sheet_alone(tiny, capsys):
+    data = photographs(tiny / "beach")
+    assert run(tiny, "--data", str(data), "--dry-run") == 0
+    assert "Look at" in capsys.readouterr().out
+    assert [path.name for path in (tiny / "out").iterdir()] == ["contact-sheet.png"]
+    assert run(tiny, "--data", str(data), "--mask-value", "1", "--mask-above", "0") == 2
+    assert "--mask-above, not several" in capsys.readouterr().err
+
+
 def test_a_dry_run_lists_the_jobs_and_what_they_cost_and_runs_none(tiny, capsys):
     assert run(tiny, "--dry-run") == 0
     said = capsys.readouterr().out
@@ -82,6 +136,9 @@ def test_an_interruption_says_how_to_go_on(tiny, capsys, monkeypatch):
     monkeypatch.setattr(study, "run", interrupt)
     assert run(tiny) == 130
     assert "goes on after the last finished epoch" in capsys.readouterr().err
+    monkeypatch.setattr(study, "estimate", interrupt)
+    assert run(tiny, "--dry-run") == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
 
 
 def test_the_script_runs_by_its_path_alone_and_says_what_is_missing(tmp_path):

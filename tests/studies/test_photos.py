@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -229,6 +232,7 @@ def test_soft_masks_the_other_way_round_can_be_named(tmp_path, mask, named):
 
 
 big, small = discs(4, SPOTS[::2]), discs(4, SPOTS[1::2])
+wide = discs(4, [(30, 30, 14.0), (70, 60, 18.5)])
 tiny = discs(1, [(r + 0.5, c + 0.5, 0.8) for r in range(10, 90, 20) for c in range(10, 90, 20)])
 
 
@@ -237,7 +241,8 @@ tiny = discs(1, [(r + 0.5, c + 0.5, 0.8) for r in range(10, 90, 20) for c in ran
     [
         blend(big, 255, 0) // 2 + blend(small, 255, 0),  # two classes with soft edges
         blend(big, (255, 0, 0), (0, 0, 0)) + blend(small, (0, 0, 255), (0, 0, 0)),
-        blend(discs(4), 255, 0) // 2 + blend(ndimage.grey_erosion(discs(4), 5), 127, 0),  # a rim
+        blend(wide, 255, 0) // 2 + blend(ndimage.grey_erosion(wide, 9), 127, 0),  # a soft rim
+        np.where(discs(1) > 0, 255, 127 * ndimage.binary_dilation(discs(1))),  # a hard one, of 1 px
         np.maximum(blend(big, 255, 0), blend(tiny, 120, 0)),  # of no more than one pixel each
         ndimage.label(discs(1))[0].astype(np.uint8) * 40,  # numbered particles
         np.where(discs(1, SPOTS[:3]) > 0, 1, blend(discs(1, SPOTS[3:]), 255, 0)),  # 255: ignore
@@ -272,6 +277,16 @@ def test_painted_photographs_are_recognised_and_the_paint_is_named(tmp_path, wri
     assert "give or take 32" in str(found)
 
 
+def test_a_paint_that_the_photograph_has_too_is_not_named(tmp_path):
+    beach = SCENE.copy()
+    beach[60:] = (240, 10, 10)  # a red bucket
+    painted = blend(discs(4, SPOTS[:1] + SPOTS[4:5]), (255, 0, 0), beach)
+    root = folder(tmp_path, [(save(beach), save(painted))])
+    with pytest.raises(InputError, match="save the painted layer alone") as error:
+        survey(root, 32)
+    assert "--mask-color" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "mask",
     [SCENE, blend(discs(4) / 2, (255, 0, 0), SCENE), SCENE[..., 0]],
@@ -290,6 +305,25 @@ def test_what_was_cut_out_of_the_photograph_is_a_mask(tmp_path):
 
 
 RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+
+
+def png_of_16_bits(array):
+    """Colours of 16 bits, which no library at hand writes."""
+
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    def write(path):
+        height, width = array.shape[:2]
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+        header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+    return write
+
+
 PHOTOS = {
     "grey, 8 bits": save((RAMP * 255).round().astype(np.uint8)),
     "grey, 16 bits": save((RAMP * 65535).astype(np.uint16)),
@@ -297,6 +331,10 @@ PHOTOS = {
     "colour TIFF, 16 bits": tiff(
         np.dstack([RAMP * 65535] * 3).astype(np.uint16), photometric="rgb"
     ),
+    "colour TIFF, 12 bits of 16": tiff(
+        np.dstack([RAMP * 4095] * 3).astype(np.uint16), photometric="rgb"
+    ),
+    "colour PNG, 16 bits": png_of_16_bits(np.dstack([RAMP * 65535] * 3)),
     "float TIFF, 0..1": tiff(RAMP.astype(np.float32)),
     "float TIFF, 0..255": tiff((RAMP * 255).astype(np.float32)),
     "colour float TIFF": tiff(np.dstack([RAMP] * 3).astype(np.float32), photometric="rgb"),
@@ -310,6 +348,12 @@ def test_photographs_of_every_depth_keep_their_brightness(tmp_path, name):
     assert image.shape == (64, 64, 3)
     np.testing.assert_allclose(image[..., 0], RAMP * 255, atol=1)
     assert mask.sum() == 100
+
+
+def test_colours_of_16_bits_are_named(tmp_path):
+    photo = png_of_16_bits(np.dstack([RAMP * 65535, RAMP * 65535, RAMP * 0]))
+    found = survey(folder(tmp_path, [(photo, white)]), 32)
+    assert "more than 8 bits, brought to 8 bits with white at 65535: 'p0.png'" in str(found)
 
 
 def test_a_dark_photograph_stays_dark_among_others(tmp_path):
