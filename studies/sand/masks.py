@@ -51,7 +51,7 @@ class Named:
     Attributes:
         value: Value of plastic in masks of one channel, or its index in a palette.
         colour: Colour of plastic, as ``#rrggbb``.
-        above: Everything with a larger value is plastic.
+        above: Everything with a larger value is plastic; of colours, the brightest channel.
     """
 
     value: int | None = None
@@ -187,7 +187,7 @@ def read_mask(path: Path, rule: MaskRule, shape: tuple[int, int]) -> NDArray[np.
     """
     opaque = None
     if rule.kind == "index":
-        layer = _indices(path)
+        layer = _indices(path, brightest=rule.above)
     else:
         kind, layer = _layers(path)
         if rule.kind == "colour" and kind == "value":
@@ -289,12 +289,14 @@ def _is_palette(path: Path) -> bool:
         return False
 
 
-def _indices(path: Path) -> Layer:
-    """The values of one channel, of a palette its indices."""
+def _indices(path: Path, brightest: bool = False) -> Layer:
+    """The values of one channel, of a palette its indices; of colours the brightest channel."""
     if _is_palette(path):
         with Image.open(path) as image:
             return np.asarray(image)
     kind, layer = _layers(path)
+    if kind == "colour" and brightest:
+        return np.asarray(layer.max(-1))
     if kind == "colour":
         raise ValueError(
             f"{str(path)!r} is a mask in colours, which have no single value; give --mask-color"
@@ -505,7 +507,7 @@ def _parse(colour: str) -> Value:
 
 def _several(census: Census) -> str:
     if census.kind == "colour":
-        remedy = "--mask-color"
+        remedy = "--mask-color (that colour alone) or --mask-above 0 (all that is not black)"
     else:
         remedy = "--mask-value (that value alone) or --mask-above (every larger one)"
     return (

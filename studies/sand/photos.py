@@ -153,10 +153,16 @@ def survey(folder: Path, tile: int, named: Named | None = None) -> Survey:
         said += (
             f"masks that were compressed, which moves edges; PNG keeps them: {names(compressed)}",
         )
-    if sum(plastic) > 0.5 * sum(height * width for height, width in shapes):
+    turned = [
+        mask
+        for (_, mask), count, (height, width) in zip(pairs, plastic, shapes, strict=True)
+        if count > 0.5 * height * width
+    ]
+    if turned:
         said = (
-            "more than half is plastic: if the masks are the other way round, say so with "
-            "--mask-value or --mask-color",
+            f"more than half is plastic in {len(turned)} of {len(pairs)} masks, {names(turned)}: "
+            "if all are the other way round, say so with --mask-value or --mask-color; if some "
+            "are, save those anew",
             *said,
         )
     notes = (*said, *notes)

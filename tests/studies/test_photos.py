@@ -415,8 +415,22 @@ def test_masks_of_different_kinds_are_refused(tmp_path):
 
 def test_masks_the_other_way_round_are_pointed_out(tmp_path):
     found = survey(folder(tmp_path, [(save(PHOTO), save((1 - IDS) * 255))]), 32)
-    assert "more than half is plastic" in str(found)
+    assert "more than half is plastic in 1 of 1 masks, 'p0.png'" in str(found)
     assert survey(tmp_path, 32, Named(value=0)).plastic == (100,)
+
+
+def test_single_masks_the_other_way_round_are_named(tmp_path):
+    masks = [white, white, save((1 - IDS) * 255)]
+    found = survey(folder(tmp_path, [(save(PHOTO), mask) for mask in masks]), 32)
+    assert "more than half is plastic in 1 of 3 masks, 'p2.png'" in str(found)
+
+
+def test_paints_of_several_shades_can_be_named_together(tmp_path):
+    masks = [save(rgb(IDS, shade)) for shade in ((255, 0, 0), (237, 28, 36), (136, 0, 21))]
+    root = folder(tmp_path, [(save(PHOTO), mask) for mask in masks])
+    with pytest.raises(InputError, match="--mask-above 0"):
+        survey(root, 32)
+    assert survey(root, 32, Named(above=0)).plastic == (100, 100, 100)
 
 
 @pytest.mark.parametrize(
