@@ -111,7 +111,8 @@ def _shrink(options: argparse.Namespace) -> None:
         if found.chosen is None or found.chosen.variant is None:
             raise TruncationError(
                 f"no smaller network is within the limits, so {options.out} was not written; "
-                "loosen --tolerance or the budget, or give more --steps or --thin"
+                "loosen --tolerance or the budget, or give more --steps, more labelled images or "
+                "--thin"
             )
         save_cut(found.chosen.variant, options)
 
