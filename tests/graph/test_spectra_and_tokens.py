@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import weightscope as ws
+from weightscope.errors import StructureError
 from weightscope.graph import read_structure
 from weightscope.truncation.checks import verify
 
@@ -188,3 +189,69 @@ def test_a_network_that_returns_classes_alone_has_nothing_to_train():
     assert not structure.cuts
     assert all("return the scores" in refusal.reason for refusal in structure.refusals)
     assert len(read_structure(Scores(), torch.rand(2, 3, 32, 32)).cuts) == 2
+
+
+class Flattened(nn.Module):
+    """A film becomes one image, which alone has levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.unet = nn.Conv3d(3, 3, 3, padding=1), UNet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.unet(self.stem(x).mean(2))
+
+
+def test_an_image_made_of_a_film_is_read_once_its_axes_are_said():
+    film = torch.rand(1, 3, 8, 32, 32)
+    with pytest.raises(StructureError, match="layout= which axis holds frames"):
+        read_structure(Flattened(), film)
+    assert len(read_structure(Flattened(), film, layout="NCTHW").cuts) == 2
+    assert len(read_structure(UNet(), film[:, :, 0]).cuts) == 2
+
+
+class FramesAsChannels(UNet):
+    """(batch, frames, height, width): every frame alone goes through the network."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.run(x.flatten(0, 1)[:, None])
+        return y.view(x.shape[0], x.shape[1], 2, *x.shape[2:])
+
+
+class Mirrored(UNet):
+    """The image and its mirror image, side by side in the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, mirrored = self.run(torch.cat([x, x.flip(-1)])).chunk(2)
+        return y + mirrored.flip(-1)
+
+
+@pytest.mark.parametrize("kind", [FramesAsChannels, Mirrored])
+def test_images_beside_each_other_are_one_level(kind):
+    analysis = ws.analyze(kind(), example_inputs=torch.rand(2, 3, 32, 32), response=False)
+    assert analysis.structure.places["x"].level == 0
+    assert [p.keep_levels for p in analysis.proposals if p.refusal is None] == [2, 1]
+
+
+class DepthLast(nn.Module):
+    """(batch, depth, height, width, channels)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e0, self.e1 = nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(8, 16, 3, padding=1)
+        self.d0 = nn.Conv3d(24, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.e0(x.permute(0, 4, 1, 2, 3)).relu()
+        b = self.e1(F.max_pool3d(a, 2)).relu()
+        y = self.d0(torch.cat([a, F.interpolate(b, scale_factor=2)], 1))
+        return y.permute(0, 2, 3, 4, 1)
+
+
+def test_volumes_with_their_channels_last_are_guessed():
+    structure = read_structure(DepthLast())
+    assert structure.inputs.layout == "NDHWC"
+    assert structure.depth == 2

@@ -15,6 +15,7 @@ from torch import nn
 from weightscope.adapters import modules, pytree
 from weightscope.adapters.dispatch import (
     DEVICE_OPERATOR,
+    FAKE_TENSOR_LOGGER,
     FakeTensor,
     FakeTensorMode,
     TorchDispatchMode,
@@ -22,6 +23,7 @@ from weightscope.adapters.dispatch import (
 )
 from weightscope.adapters.modes import alone
 from weightscope.adapters.schemas import is_operator, packet
+from weightscope.adapters.tracing import quiet
 from weightscope.calls import checked_arguments, held_tensors, random_state, say
 from weightscope.copies import deep_copy
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
@@ -163,7 +165,8 @@ def _count(
             with counter:
                 model(*args, **kwargs)
         else:
-            with mode, counter:
+            # what does not fit is raised; torch would print it too
+            with quiet(FAKE_TENSOR_LOGGER), mode, counter:
                 model(*args, **kwargs)
     parameters = _own_parameters(model)
     layers = {

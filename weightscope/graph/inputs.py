@@ -51,7 +51,7 @@ from weightscope.graph.memory import Descent
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.values import reads_values
 
-_OTHER_LAYOUTS = ("NHWC", "NHW", "NL")
+_OTHER_LAYOUTS = ("NHWC", "NHW", "NL", "NDHWC", "NLC")
 _TRIALS_OF_A_LAYOUT = 4
 # moderate sizes that many downsampling steps divide come first, odd demands last
 _SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {

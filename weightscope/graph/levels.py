@@ -188,6 +188,7 @@ def _factors(
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):
             continue
+        reader.note(node)
         largest = max(feeds, key=lambda n: _elements(n, reader.large))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
         own = reader.factor(node, pooled=all(n in pooled for n in feeds))
@@ -288,7 +289,8 @@ class _Positions:
         channels = 1 if channel is None else large.size(shape[channel])
         # images and, in a clip, their frames
         self.batch = large.numel(image.meta["val"]) // (self.positions * channels)
-        self.images = large.size(shape[0])
+        # numbers of images that lie beside each other: frames, or several images of one example
+        self.stacks = {large.size(shape[0])}
 
     def of_image(self, image: fx.Node) -> float:
         return self.positions / math.prod(map(self.large.size, _space(image)))
@@ -324,9 +326,23 @@ class _Positions:
         if value.dim() == self.dimensions + 2:
             if grows(value.shape[channel]) and not grows(value.shape[0]):
                 batch = 1  # the images lie among the channels, where each has kernels of its own
-            elif self.large.size(value.shape[0]) == self.images:
-                batch = self.images  # the frames of a clip are taken one by one
+            elif self._stack(value) in self.stacks:
+                batch = self._stack(value)  # the frames of a clip are taken one by one
         return self.positions * batch / after
+
+    def note(self, node: fx.Node) -> None:
+        """Learn how many images lie beside each other, where they have the input's own size."""
+        value = first_tensor(node)
+        if value is None or value.dim() != self.dimensions + 2:
+            return
+        if facts(operator_of(node)).layout == "channels_first" and (
+            self.large.shape(value)[2:] == self.sizes
+            and self._stack(value) == self.small.size(value.shape[0])
+        ):
+            self.stacks.add(self._stack(value))
+
+    def _stack(self, value: torch.Tensor) -> int:
+        return self.large.size(value.shape[0])
 
     def _layout(self, node: fx.Node, value: torch.Tensor | None) -> str | None:
         """Channels first, where all that a node is given comes out with the axes of an image.

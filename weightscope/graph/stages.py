@@ -16,6 +16,7 @@ from weightscope.graph.levels import Levels, raises
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.structure import Place, Role, Stage
+from weightscope.showing import counted
 
 HIDDEN_REGION = (
     "the forward of {} holds a region that cannot be taken apart (a branch of torch.cond, a loop as"
@@ -116,6 +117,13 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
         if node.op == "get_attr" and not any(c.first < index < c.last for c in capture.calls):
             raise StructureError(HIDDEN_REGION.format("the model"))
     deepest = len(levels.reductions) - 1
+    dimensions = len(levels.reductions[0])
+    if deepest == 0 and (other := _other_dimensions(capture, dimensions)):
+        raise StructureError(
+            f"the input has {counted(dimensions, 'dimension')} and the convolutions behind it have"
+            f" {other}: the whole has no levels that can be read. Pass the part that works in"
+            f" {other}, or say with {keyword('layout')} which axis holds frames ('NCTHW')."
+        )
     if deepest == 0:
         raise StructureError(
             "every operation lies at the input's resolution (one level), so there is no"
@@ -143,6 +151,16 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
             f" {reductions}), as a classifier or a bare encoder does. Pass the whole"
             f" encoder-decoder, or name its parts with {keyword('stages')}."
         )
+
+
+def _other_dimensions(capture: Capture, dimensions: int) -> int | None:
+    """Dimensions in which convolutions work, where they are fewer or more than the input's."""
+    for node in capture.nodes:
+        if operator_of(node) in ("aten::conv1d", "aten::conv2d", "aten::conv3d"):
+            weight = tensor_of(node.all_input_nodes[1])
+            if weight is not None and weight.dim() - 2 != dimensions:
+                return weight.dim() - 2
+    return None
 
 
 def _written(reductions: Iterable[tuple[float, ...]]) -> str:
