@@ -88,7 +88,8 @@ def test_own_photographs_give_tables_and_overlays_with_one_command(tiny, capsys)
     assert "The photographs are those of `beach`" in page
     assert "    6 photographs; plastic is colour #ff0000" in page
     assert "--data DIR" in page
-    assert Image.open(out / "segmented" / "IMG_0-overlay.png").size == (96, 72)
+    with Image.open(out / "segmented" / "IMG_0-overlay.png") as overlay:
+        assert overlay.size == (96, 72)
     assert len((out / "segmented" / "photographs.csv").read_text().splitlines()) == 7
     weights = out / "half_unet.safetensors"
     found = ["--weights", str(weights), "--out", str(tiny / "found")]
