@@ -4,6 +4,7 @@ import argparse
 import array
 import calendar
 import collections
+import dataclasses
 import datetime
 import decimal
 import email.message
@@ -75,6 +76,16 @@ class Colour(enum.Enum):
 class Access(enum.Flag):
     READ = 1
     WRITE = 2
+
+
+class Slots:
+    __slots__ = ("inside",)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SlotsOfData:
+    number: int
+    tensor: torch.Tensor
 
 
 Point = collections.namedtuple("Point", "x y")
@@ -240,11 +251,18 @@ def test_values_beside_tensors_are_read_past(tmp_path, kind, protocol):
 def test_tensors_inside_of_what_is_not_built_are_found(tmp_path):
     holder = Settings(a=torch.ones(1))
     holder.more = torch.ones(2)
-    torch.save({"s": holder, "l": Steps([torch.ones(3)])}, tmp_path / "a.pt")
+    slots = Slots()
+    slots.inside = torch.ones(5)
+    content = {
+        "s": holder, "l": Steps([torch.ones(3)]), "p": Point(torch.ones(4), 3), "o": slots,
+        "d": SlotsOfData(3, torch.ones(6)), "q": collections.deque([torch.ones(7)], maxlen=2),
+        "set": {3}, "n": types.SimpleNamespace(deep={"x": torch.ones(8)}),
+    }  # fmt: skip
+    torch.save(content, tmp_path / "a.pt")
     read = read_weights(tmp_path / "a.pt")
-    assert [(name, read.shape(name)) for name in read] == [
-        ("s.a", (1,)), ("s.more", (2,)), ("l.0", (3,)),
-    ]  # fmt: skip
+    assert {name: read.shape(name)[0] for name in read} == {
+        "s.a": 1, "s.more": 2, "l.0": 3, "p.0": 4, "o.inside": 5, "d.1": 6, "q.0": 7, "n.deep.x": 8,
+    }  # fmt: skip
 
 
 # --- what would run something --------------------------------------------------------------------

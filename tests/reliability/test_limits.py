@@ -401,6 +401,19 @@ def test_content_that_is_too_much(tmp_path, monkeypatch, limit, value, content):
         scan(tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize("again", [b"h\x00)Rh\x01b", b"h\x00)RNh\x01\x86b", b"h\x00h\x02R"])
+def test_what_many_objects_share_is_looked_through_once(tmp_path, monkeypatch, again):
+    """A state, or a list of arguments, of each of many objects."""
+    looked, key = [], opening._key
+    monkeypatch.setattr(opening, "_key", lambda k: looked.append(k) or key(k))
+    large = b"}q\x01(" + b"".join(b"M" + struct.pack("<H", n) + b"]Na" for n in range(3000)) + b"u"
+    many = b"(" + b"h\x01" * 3000 + b"tq\x02"
+    program = START + b"cmine\nThing\nq\x000" + large + b"0" + many + b"0](" + again * 500 + b"e."
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        scan(with_program(tmp_path / "x.pt", program))
+    assert len(looked) < 10_000
+
+
 def test_the_limits_let_200_000_tensors_pass(tmp_path, monkeypatch):
     """By what 500 take; of the old format by what 250 take."""
     count = 500

@@ -61,7 +61,7 @@ _ACTING = frozenset({
     "mailbox", "mmap", "modulefinder", "msilib", "multiprocessing", "netrc", "nntplib", "pdb",
     "pickle", "poplib", "profile", "pstats", "pydoc", "pyio", "pyrepl", "runpy", "selectors",
     "shelve", "smtpd", "smtplib", "socket", "socketserver", "sqlite3", "subprocess", "sunau",
-    "tarfile", "telnetlib", "tempfile", "test", "tkinter", "trace", "turtle", "turtledemo", "types",
+    "tarfile", "telnetlib", "tempfile", "tkinter", "trace", "turtle", "turtledemo", "types",
     "unittest", "urllib.request", "urllib.robotparser", "venv", "wave", "webbrowser", "winreg",
     "wsgiref", "xmlrpc", "xxsubinterpreters", "zipapp", "zipfile", "zipimport",
 })  # fmt: skip

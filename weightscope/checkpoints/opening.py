@@ -27,6 +27,7 @@ from weightscope.checkpoints.torch_files import read_archive, read_old_format
 from weightscope.errors import CheckpointError
 
 _TRUSTED = "where you trust it, load it with the code that wrote it"
+_MOST_ARGUMENTS = 64  # of an object that are looked at
 _SAVED_AS = re.compile(
     r"(model|pytorch_model|diffusion_pytorch_model|adapter_model|open_clip_model)\b.*"
     r"\.(safetensors|bin|pt|pth)(\.index\.json)?"
@@ -224,6 +225,7 @@ def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str
     skipped: dict[str, str] = {}
     names = _Unique()
     visited: dict[int, str] = {}
+    states: dict[int, Any] = {}
     known: dict[Any, str] = {}
     containers = letters = 0
     waiting: list[Iterator[tuple[str, str, Any]]] = [iter([("", "", content)])]
@@ -261,7 +263,7 @@ def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str
             raise CheckpointError(
                 f"{source.path} nests its content too deeply to be a checkpoint; {SAVE}"
             )
-        waiting.append(_parts(node, prefix, name))
+        waiting.append(_parts(node, prefix, name, states))
     _check_views([named.stored for named in found.values() if not named.same_as], source)
     return found, skipped
 
@@ -281,23 +283,41 @@ class _Unique:
             name = f"{name} ({times + 1})"  # {"a.b": x, "a": {"b": y}}: both are a.b
 
 
-def _parts(node: Any, prefix: str, name: str) -> Iterator[tuple[str, str, Any]]:
+def _parts(
+    node: Any, prefix: str, name: str, states: dict[int, Any]
+) -> Iterator[tuple[str, str, Any]]:
     """Tensors and containers inside a container: name, name of the container, and what it is."""
-    for key, child in _children(node):
+    for key, child in _children(node, states):
         if isinstance(child, Stored | Inert) or (isinstance(child, dict | list | tuple) and child):
             yield prefix + _key(key), name, child
 
 
-def _children(node: Any) -> Iterable[tuple[Any, Any]]:
-    """Keys and values inside a container."""
+def _children(node: Any, states: dict[int, Any]) -> Iterable[tuple[Any, Any]]:
+    """Keys and values inside a container.
+
+    Args:
+        node: The container.
+        states: The states that were looked through; many objects may share one, and each is
+            looked through once.
+    """
     if isinstance(node, dict):
         return node.items()
     if isinstance(node, list | tuple):
         return enumerate(node)
-    if isinstance(node, Inert):
-        state = node.state.items() if isinstance(node.state, dict) else ()
-        return chain(node.pairs.items(), enumerate(node.items), state)
-    return ()
+    if not isinstance(node, Inert):
+        return ()
+    arguments = enumerate(node.arguments[:_MOST_ARGUMENTS])
+    tensors = [(i, argument) for i, argument in arguments if isinstance(argument, Stored)]
+    # of an object with slots it is a pair: attributes, and what is in slots
+    parts = node.state[:2] if isinstance(node.state, tuple) else (node.state,)
+    new = {id(part): part for part in parts if id(part) not in states}
+    states |= new
+    attributes = chain.from_iterable(
+        part.items() if isinstance(part, dict) else enumerate(part)
+        for part in new.values()
+        if isinstance(part, dict | list)
+    )
+    return chain(node.pairs.items(), enumerate(node.items), tensors, attributes)
 
 
 def _module_in(node: Any) -> str:
