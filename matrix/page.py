@@ -223,7 +223,7 @@ seconds for reading the structure and counting the costs."""
 _REFUSED = """\
 A depth is refused where the prediction itself would be removed or nothing leads back to what is
 kept. (A depth that can be cut but would save too little with the default bottleneck is built here
-with the one that has no weights.)"""
+with the one that only pools.)"""
 
 _COUNTERS = """\
 For two images of a small size. PyTorch's FlopCounterMode counts two FLOPs a multiply-accumulate and
