@@ -228,7 +228,7 @@ def test_a_budget_is_reached_from_below():
         ({}, InputError, "either keep= or max_macs="),
         ({"keep": 0.5, "max_macs": 3}, InputError, "either keep= or max_macs="),
         ({"keep": 0.0}, InputError, "keep=0.0 must be a share"),
-        ({"keep": float("nan")}, InputError, "keep=nan must be a share"),
+        ({"keep": float("nan")}, InputError, "keep=nan; give the share"),
         ({"keep": 0.5, "by": "beauty"}, InputError, "by='beauty'"),
         ({"keep": {"down.0.9": 2}}, UnknownLayerError, "no layer 'down.0.9'; did you mean 'down"),
         ({"keep": {"head": 1}}, InputError, "channels of 'head' must stay"),
