@@ -112,7 +112,7 @@ def test_numbers_get_the_types_that_models_and_losses_take():
 
 def test_images_of_integers_are_passed_on_and_said():
     images = (255 * X.detach()).to(torch.uint8)
-    with pytest.warns(UserWarning, match="images of torch.uint8 from 0 to 25"):
+    with pytest.warns(UserWarning, match="images of torch.uint8 from \\d to 25"):
         ((inputs, _),) = read_batches([(images, Y)], MODEL)
     assert torch.equal(inputs, images.float())
 

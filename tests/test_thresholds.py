@@ -120,7 +120,14 @@ def shown(certainty, follows):
         1,
         [
             Figures(
-                values, values, values + 0.1, certainty, follows, values[:, None], values[:, None]
+                values,
+                values,
+                values + 0.1,
+                certainty,
+                follows,
+                values[:, None],
+                values[:, None],
+                np.full((3, 2), np.nan),
             )
         ],
     )
@@ -136,7 +143,9 @@ def test_what_counts_as_a_decision(certainty, follows, value):
 @pytest.mark.parametrize(("rare", "decided"), [(9, False), (11, True)])
 def test_the_rarest_decision_that_tells_anything(rare, decided):
     counts = np.array([[10_000.0 - rare, rare]])
-    change = Change(np.array([5.0]), counts, counts, counts, np.array([1.0]), np.ones((1, 1, 10)))
+    sums, labels = np.ones((1, 1, 10)), np.zeros((1, 1, 3))
+    one = np.array([1.0])
+    change = Change(np.array([5.0]), counts, counts, counts, one, sums, labels, 0 * one)
     assert np.isfinite(change.figures(np.ones((1, 1))).lost).all() == decided
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import warnings
@@ -142,6 +143,25 @@ def split_images(batch: Any) -> list[Any]:
         )
         for i in range(max(sizes))
     ]
+
+
+def distinct_images(inputs: Iterable[Any]) -> int:
+    """Number of images that differ: copies of one, as a loader that repeats yields, tell nothing.
+
+    Args:
+        inputs: Batches of inputs, without targets.
+    """
+    found = set()
+    for batch in inputs:
+        for image in split_images(batch):
+            tensors = [leaf for leaf in pytree.tree_leaves(image) if isinstance(leaf, Tensor)]
+            digest = hashlib.sha1(usedforsecurity=False)
+            for tensor in tensors:
+                digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+                values = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                digest.update(values.view(-1).view(torch.uint8).numpy())
+            found.add(digest.digest())
+    return len(found)
 
 
 def _is_one_batch(batches: Any) -> bool:

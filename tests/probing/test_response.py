@@ -193,16 +193,19 @@ def test_a_network_that_takes_no_synthetic_image_says_why():
     assert "negative brightness" in found.failure
 
 
+TWO_IMAGES = torch.linspace(0, 1, 512).reshape(2, 1, 16, 16)
+
+
 @pytest.mark.parametrize(
     "batch",
     [
-        torch.zeros(2, 1, 16, 16),
-        np.zeros((2, 1, 16, 16)),
-        torch.zeros(2, 1, 16, 16, dtype=torch.float64),
-        (torch.zeros(2, 1, 16, 16), torch.zeros(2)),
-        [torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 16, 16), ["name", "name"]],
-        {"image": torch.zeros(2, 1, 16, 16), "mask": torch.zeros(2, 1, 16, 16)},
-        {"pixel_values": torch.zeros(2, 1, 16, 16), "labels": torch.zeros(2, 16, 16)},
+        TWO_IMAGES,
+        TWO_IMAGES.double().numpy(),
+        TWO_IMAGES.double(),
+        (TWO_IMAGES, torch.zeros(2)),
+        [TWO_IMAGES, TWO_IMAGES, ["name", "name"]],
+        {"image": TWO_IMAGES, "mask": TWO_IMAGES},
+        {"pixel_values": TWO_IMAGES, "labels": torch.zeros(2, 16, 16)},
     ],
 )
 def test_images_are_read_as_loaders_yield_them(batch):
@@ -425,3 +428,41 @@ def test_images_that_are_no_numbers_are_refused_by_name():
     broken[3, 0, 2, 2] = math.nan
     with pytest.raises(ws.InputError, match="batch 1 of images= holds nan or infinite"):
         read_images(structure, [torch.zeros(12, 1, 16, 16), broken])
+
+
+def test_labels_of_their_own_and_classes_that_exclude_each_other_must_agree():
+    torch.manual_seed(0)
+    whole = torch.empty(12, 2, 16, 16)
+    whole[:, 1] = torch.where(torch.rand(12, 16, 16) < 0.05, 4.0, -9.0)
+    whole[:, 0] = torch.where(torch.rand(12, 16, 16) < 0.2, 3.0, -3.0)
+    cut = whole.clone()
+    cut[:, 0] = -3.0  # the first label is gone; it still is the larger of two
+    change = compare(whole, cut, torch.zeros(12, 1, 16, 16))
+    assert float(change.bare.mean()) > 0.25
+    rows = np.vstack([np.ones(12), np.random.default_rng(0).multinomial(12, [1 / 12] * 12, 50)])
+    found = _joined(1, [change.figures(rows)])
+    assert found.value < 0.05
+    assert found.high > 0.25
+    assert found.worst_part == 0
+    one_of_two = torch.stack([whole[:, 0], -whole[:, 0]], 1)
+    assert float(compare(one_of_two, one_of_two, torch.zeros(12, 1, 16, 16)).bare.mean()) == 0.0
+
+
+def test_a_network_that_answers_all_images_alike_is_not_measured():
+    model = Mixed(0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    structure = structure_of(model)
+    assert "same for every image" in respond_to_synthetic(structure).failure
+    found = respond_to_images(structure, [torch.rand(12, 1, 16, 16)])
+    assert "same for every image" in found.failure
+    copies = respond_to_images(structure_of(Mixed(0.5)), [torch.rand(1, 1, 16, 16)] * 12)
+    assert not copies.failure  # one image alone cannot show that
+
+
+def test_copies_of_an_image_count_once():
+    image = torch.rand(1, 1, 16, 16)
+    structure = structure_of(Mixed(0.5))
+    assert respond_to_images(structure, [image] * 12).images == 1
+    assert respond_to_images(structure, [torch.cat([image, image + 1])] * 6).images == 2

@@ -91,6 +91,7 @@ def test_mean_replacement_equals_the_same_by_hand(structures):
         seen.append(outputs)
         return 1.0
 
+    metric.higher_is_better = True
     ablate_levels(structure, batches(images, mask), metric)
     expected = torch.full((1, 1, 8, 8), float(mean[0]))
     constant = [output for output in seen if torch.allclose(output, expected, atol=1e-6)]
@@ -338,3 +339,21 @@ def test_a_wrapped_model_is_evaluated_too():
     assert by_loss.data.ablation == plain.data.ablation
     assert by_loss.data.importances == plain.data.importances
     assert max(i.value for i in by_loss.data.importances.values()) > 0.0
+
+
+def test_a_metric_whose_direction_cannot_be_seen_must_say_it(structures):
+    def count(outputs, targets):  # as large for the targets of another image
+        return float((outputs > 0).sum())
+
+    with pytest.raises(InputError, match=r"count is better cannot be seen.*higher_is_better"):
+        ablate_levels(structures["deep"], batches(*scenes()), count)
+    count.higher_is_better = True
+    assert ablate_levels(structures["deep"], batches(*scenes()), count).larger_is_better
+
+
+def test_copies_of_an_image_are_no_images_of_their_own(structures):
+    images, mask = scenes()
+    copied = [(images[:2], mask[:2])] * 8
+    found = ablate_levels(structures["deep"], copied, "f1")
+    assert found.images == 2
+    assert not found.enough

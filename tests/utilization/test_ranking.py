@@ -130,8 +130,15 @@ def test_random_features_with_some_skill_are_untrained_all_the_same():
     assert found.state == "untrained"
     assert {v.verdict for v in found.verdicts} == {"undecided"}
     assert found.conclusion.endswith(
-        "Its random features are better than the best trivial answer (f1 0.46 against 0.32)."
+        "Its random features are better than the best trivial answer (f1 0.46 against 0.32). If its"
+        " kernels alone were trained, say trained=True."
     )
+    # kernels alone may be trained: more skill than random features have, or the user's word
+    mastered = judged(0.97, 0.39, 0.5, **{str(i): 1.0 for i in range(6)})
+    assert assess(stages_of(model), measure_model(model), data=mastered).state == "trained"
+    found = assess(stages_of(model), measure_model(model), data=evidence, trained=True)
+    assert found.state == "trained"
+    assert assess(stages_of(model), measure_model(model), trained=True).state == "untrained"
     with torch.no_grad():  # any stage that something changed lets the data speak
         model.layers[2].weight.mul_(1.01)
         model.layers[2].bias.mul_(1.01)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.batches import distinct_images
 from weightscope.calls import call_arguments, forward_errors, say, undisturbed
 from weightscope.errors import InputError, keyword
 from weightscope.graph.running import CutRuns, MeanActivation, channel_axis
@@ -23,6 +24,7 @@ from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
 from weightscope.probing.stimuli import dead_leaves, matched_images, suited_contrast
 from weightscope.thresholds import (
+    BARE,
     CERTAIN,
     FOLLOWING,
     FOLLOWS,
@@ -242,21 +244,29 @@ def measure_response(
     """
     generator = np.random.default_rng(seed)
     found: list[dict[int, Figures]] = []
-    images = 0
+    collapsed = []
     with undisturbed(structure.model), torch.no_grad():
         for batches in kinds:
             changes = change_by_cut(structure, batches, answers)
             count = len(next(iter(changes.values())).flips) if changes else 0
-            images += count
+            collapsed += [changes[keep].same_for_every_image for keep in list(changes)[:1]]
             weights = np.vstack(
                 [np.ones(count), generator.multinomial(count, [1 / count] * count, RESAMPLES)]
             )
             found.append({keep: change.figures(weights) for keep, change in changes.items()})
+    # copies of one image are answered alike, and are no images of their own
+    counts = [distinct_images(batches) for batches in kinds]
+    told = [same for same, count in zip(collapsed, counts, strict=False) if count > 1]
+    if told and all(told):
+        return Response(source, (), sum(counts), failure=COLLAPSED)
     cuts = [
         _joined(cut.keep_levels, [kind[cut.keep_levels] for kind in found])
         for cut in structure.cuts
     ]
-    return Response(source, tuple(cuts), images)
+    return Response(source, tuple(cuts), sum(counts))
+
+
+COLLAPSED = "the output is the same for every image: the network has died, or nothing reaches it"
 
 
 @dataclass(frozen=True)
@@ -272,6 +282,8 @@ class Figures:
         parts: `lost` of each decision against all others, (weightings, decisions); nan for those
             that the whole network hardly takes.
         channels: `change` of each channel, (weightings, channels).
+        labels: `lost` and `parts` if each channel decides for itself, (weightings, 1 + channels);
+            nan where nothing suggests that.
     """
 
     lost: Floats
@@ -281,6 +293,7 @@ class Figures:
     follows: float
     parts: Floats
     channels: Floats
+    labels: Floats
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
@@ -289,19 +302,24 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     decided = [k for k in kinds if deciding and not np.isnan(k.lost[0])]
     rows = np.array([k.lost for k in decided] or [k.change for k in kinds])
     values = np.fmin.reduce(rows)  # a draw that tells nothing of one kind leaves the others
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
     parts = np.fmin.reduce([k.parts for k in decided] or [k.channels for k in kinds])
+    most, decisions = values, parts.shape[1]
+    if decided:
+        labels = np.fmin.reduce([k.labels for k in decided])
+        values, most = np.fmin(values, labels[:, 0]), np.fmax(values, labels[:, 0])
+        parts = np.hstack([parts, labels[:, 1:]])
+    low, high = np.nanquantile(values[1:], 0.025), np.nanquantile(most[1:], 0.975)
     part, worst, worst_high = _most(parts)
     return CutResponse(
         keep_levels,
         float(values[0]),
         min(float(low), float(values[0])),
-        max(float(high), float(values[0])),
+        max(float(high), float(most[0])),
         float(np.mean([kind.flips[0] for kind in decided])) if decided else math.nan,
         float(np.min([kind.change[0] for kind in kinds])),
         worst=worst,
         worst_high=worst_high,
-        worst_part=part,
+        worst_part=part if part < decisions else part - decisions,
     )
 
 
@@ -329,6 +347,10 @@ class Change:
         sums: Of 1, w, c, x, w^2, c^2, x^2, w c, w x and c x over positions, (images, channels, 10),
             where w is the output of the whole network, c that of the cut one, and x the input, or 0
             where it has another shape.
+        labels: Number of positions above zero in the whole network, in the cut one and in both,
+            (images, channels, 3).
+        bare: Share of the positions at which the whole network is above zero in none of several
+            channels, (images,).
     """
 
     flips: Floats
@@ -337,6 +359,14 @@ class Change:
     stayed: Floats
     certainty: Floats
     sums: Floats
+    labels: Floats
+    bare: Floats
+
+    @property
+    def same_for_every_image(self) -> bool:
+        """Whether the whole network answers all images alike, but for rounding."""
+        moments = self.sums[..., [1, 4]]
+        return bool(np.ptp(moments, 0).max() <= 1e-12 * np.abs(moments).max())
 
     def figures(self, weights: Floats) -> Figures:
         """Figures for each weighting of the images, (weightings, images)."""
@@ -376,7 +406,24 @@ class Change:
             float(follows[0].min()),
             np.where(self.before.sum(0) >= RAREST_DECISION * self.before.sum(), parts, np.nan),
             channels,
+            self._labels(weights),
         )
+
+    def _labels(self, weights: Floats) -> Floats:
+        """What is lost if each channel decides for itself: of all, then of each."""
+        positions = self.sums[:, 0, 0]
+        total = (weights @ positions)[:, None]
+        counts = np.tensordot(weights, self.labels, 1)
+        share, then, both = np.moveaxis(counts, -1, 0) / total
+        apart, chance = share + then - 2 * both, share * (1 - then) + then * (1 - share)
+        often = self.labels[..., 0].sum(0) / positions.sum()
+        varied = (often >= RAREST_DECISION) & (often <= 1 - RAREST_DECISION)
+        if float(self.bare.mean()) <= BARE or not varied.any():
+            return np.full((len(weights), 1 + len(often)), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            of_all = apart[:, varied].sum(1) / chance[:, varied].sum(1)
+            parts = np.where(varied, apart / chance, np.nan)
+        return np.column_stack([of_all, parts])
 
 
 def change_by_cut(
@@ -406,7 +453,7 @@ def change_by_cut(
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
-    names = ("flips", "before", "after", "stayed", "certainty", "sums")
+    names = ("flips", "before", "after", "stayed", "certainty", "sums", "labels", "bare")
     return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 
@@ -426,7 +473,9 @@ def compare(whole: Any, cut: Any, image: Tensor) -> Change:
     kinds = max(channels, 2)
     both = torch.where(before == after, before, kinds)
     counted = (_counted(decisions, kinds) for decisions in (before, after, both))
-    found = (flips, *counted, certainty(w), sums)
+    above = (w > 0, c > 0, (w > 0) & (c > 0))
+    labels = torch.stack([t.double().sum(-1) for t in above], -1)
+    found = (flips, *counted, certainty(w), sums, labels, without_class(w))
     return Change(*(tensor.cpu().numpy() for tensor in found))
 
 
@@ -485,6 +534,20 @@ def certainty(outputs: Tensor) -> Tensor:
     else:
         shares = outputs.softmax(1) if channels > 1 else outputs.abs().sigmoid()
     return (shares.amax(1).mean(-1) - 1 / kinds) * kinds / (kinds - 1)
+
+
+def without_class(outputs: Tensor) -> Tensor:
+    """Share of the positions at which every one of several channels is below zero, (images,).
+
+    Channels that exclude each other compete, and one of them is above zero nearly everywhere;
+    where each decides for itself, as before a sigmoid, the background is below zero in all.
+
+    Args:
+        outputs: (images, channels, positions).
+    """
+    if outputs.shape[1] == 1:
+        return outputs.new_zeros(len(outputs))
+    return (outputs < 0).all(1).to(outputs).mean(-1)
 
 
 def _decisions(outputs: Tensor, middle: float) -> Tensor:

@@ -37,9 +37,10 @@ from weightscope.files import write_pickle
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
-from weightscope.probing.response import decides
+from weightscope.probing.response import decides, without_class
 from weightscope.progress import bar
 from weightscope.showing import OnOneScreen, counted
+from weightscope.thresholds import BARE
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.plan import Plan, exits_of
 from weightscope.truncation.start import kept_channels, ridge_start
@@ -461,6 +462,7 @@ class _Likeness:
     variances: tuple[float, ...]
     deciding: tuple[bool, ...]  # False: numbers (a regression), in which no channel is a class
     chances: tuple[float, ...]  # variance of the probabilities of logits, else 0
+    labels: frozenset[int]  # positions of answers in which each channel seems to decide for itself
 
     def loss(self, found: Sequence[Any], goal: Sequence[Any]) -> Tensor:
         """Share of the variance that is not matched; of logits that of the probabilities too.
@@ -479,7 +481,8 @@ class _Likeness:
                 continue
             total.append((a - b).square().mean() / variance)
             if chance:
-                total.append((_chances(a) - _chances(b)).square().mean() / chance)
+                each = position in self.labels
+                total.append((_chances(a, each) - _chances(b, each)).square().mean() / chance)
         return torch.stack(total).sum() / len(self.positions)
 
     def unexplained(self, found: Sequence[Any], goal: Sequence[Any]) -> float:
@@ -499,6 +502,8 @@ class _Likeness:
             a, b = found[i].float(), goal[i]
             if a.dim() > 1 and a.shape[1] > 1:
                 same = a.argmax(1) == b.argmax(1)
+                if i in self.labels:
+                    same = (a > 0.0) == (b > 0.0)
             else:
                 border = 0.0 if chance else 0.5
                 same = (a > border) == (b > border)
@@ -506,9 +511,9 @@ class _Likeness:
         return sum(parts) / len(parts) if parts else math.nan
 
 
-def _chances(logits: Tensor) -> Tensor:
-    """Probabilities of the classes, or of the one class."""
-    if logits.dim() > 1 and logits.shape[1] > 1:
+def _chances(logits: Tensor, each: bool = False) -> Tensor:
+    """Probabilities of the classes, or of the one class; ``each``: of every channel by itself."""
+    if logits.dim() > 1 and logits.shape[1] > 1 and not each:
         return logits.softmax(1)
     return logits.sigmoid()
 
@@ -527,7 +532,7 @@ def _likeness(goals: _Goals, gone: Sequence[int]) -> _Likeness:
             "numbers; there is nothing to match"
         )
     inputs = [pytree.tree_leaves(goals.pool.inputs(part)) for part in goals.pool.held_back]
-    variances, deciding, chances = [], [], []
+    variances, deciding, chances, labels = [], [], [], set[int]()
     for i in positions:
         values = [answer[i] for answer in answers]
         variances.append(_variance(values))
@@ -540,8 +545,13 @@ def _likeness(goals: _Goals, gone: Sequence[int]) -> _Likeness:
             )
         )
         logits = deciding[-1] and not known
-        chances.append(_variance([_chances(v) for v in values]) if logits else 0.0)
-    return _Likeness(positions, tuple(variances), tuple(deciding), tuple(chances))
+        if logits and all(v.dim() > 1 for v in values):
+            bare = torch.cat([without_class(v.reshape(*v.shape[:2], -1)) for v in values])
+            labels |= {i} if float(bare.mean()) > BARE else set()
+        each = i in labels
+        chances.append(_variance([_chances(v, each) for v in values]) if logits else 0.0)
+    likeness = tuple(variances), tuple(deciding), tuple(chances)
+    return _Likeness(positions, *likeness, frozenset(labels))
 
 
 def _alike(output: Tensor, inputs: Sequence[Any]) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.arguments import checked
-from weightscope.batches import Batch, Keys, first_image, read_batches
+from weightscope.batches import Batch, Keys, distinct_images, first_image, read_batches
 from weightscope.calls import (
     call_arguments,
     device_of,
@@ -83,7 +83,7 @@ class AblationResult:
         quality: Quality of the whole network, in the metric's own unit.
         chance: Quality of the best trivial answer: a constant, or in a regression the input itself.
         skill_low: What the skill exceeds with the confidence `SURE`.
-        images: Number of images.
+        images: Number of images that differ.
         metric: Name of the quality.
         floor: Skill that does not count yet.
         larger_is_better: False for a loss or an error.
@@ -247,7 +247,7 @@ def ablate_levels(
         quality=float(full[0]),
         chance=float(trivial[0]),
         skill_low=surely_above(sign * (full - trivial), whole.images),
-        images=whole.images,
+        images=min(whole.images, distinct_images(inputs for inputs, _ in batches)),
         metric=judge.name,
         floor=_floor(judge, float(trivial[0])),
         larger_is_better=larger,

@@ -83,6 +83,14 @@ class DataEvidence:
     responses: Response | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def masters(self) -> bool:
+        """Whether the network has most of the skill that there is to have, of a bounded quality."""
+        found = self.ablation
+        if found is None or not found.larger_is_better or not 0.0 <= found.chance < 1.0:
+            return False
+        return bool(self.skilled) and found.quality <= 1.0 and found.skill > (1 - found.chance) / 2
+
     def score(self, stage: str) -> Score:
         """Score one stage: by ablation where a cut removes it, else by its Taylor importance.
 

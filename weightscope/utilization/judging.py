@@ -253,7 +253,12 @@ class _ValueJudge:
             return self.metric.larger_is_better
         values: FloatArray = np.array([self._meter.values, self._others])
         right, others = values[:, np.isfinite(values).all(0)].mean(1)
-        return bool(right >= others)
+        if abs(right - others) <= 1e-9 * max(abs(right), abs(others)):
+            raise InputError(
+                f"whether more or less of {self.name} is better cannot be seen: it is as large for"
+                " the targets of other images; say it: metric.higher_is_better = True or False"
+            )
+        return bool(right > others)
 
 
 class _RecalibratingJudge(_ValueJudge):

@@ -81,6 +81,7 @@ def assess(
         data,
         untouched=looks_untouched(structure, statistics),
         late_untouched=looks_untouched(structure, statistics, but=("encoder", "bottleneck")),
+        said=trained,
     )
     told = trained and state == "unknown"
     state = "trained" if told else state
@@ -241,15 +242,18 @@ def judge_state(
     *,
     untouched: bool = False,
     late_untouched: bool = False,
+    said: bool = False,
 ) -> State:
     """Say whether the network as a whole shows any trace of having learned.
 
     What was measured on data outranks the weights, with one exception: where every stage holds
-    numbers that are an initialiser's to the last bit, the network is untrained though its random
-    features have some skill. Of the weights, movement from a start that is known or was
-    recorded proves training, and what `shows_training` finds, unless the weights between the
-    deepest level and the output are still: then only the encoder was trained, elsewhere. That none
-    is found does not prove the contrary: for that, tensors that any training moves must be still.
+    numbers that are an initialiser's to the last bit, the network is untrained though its
+    random features have some skill. Kernels alone may have been trained, beside frozen biases
+    and norms: that is so where the skill is more than random features have, or the user says
+    so. Of the weights, movement from a start that is known or was recorded proves training, and
+    what `shows_training` finds, unless the weights between the deepest level and the output are
+    still: then only the encoder was trained, elsewhere. That none is found does not prove the
+    contrary: for that, tensors that any training moves must be still.
 
     Args:
         statistics: Of the network's parameters.
@@ -258,13 +262,15 @@ def judge_state(
         data: What batches showed.
         untouched: See `looks_untouched`.
         late_untouched: The same of decoder, skips and head alone.
+        said: Whether the user says that the network was trained.
     """
     if statistics.nonfinite:
         return "broken"
     moved = any(m.moved > 0.0 for m in movements) or any(s.has_moved for s in spreads)
     shown = shows_training(statistics)
     if untouched and not moved and not shown:
-        return "untrained"
+        certain = data is not None and bool(data.skilled) and (said or data.masters)
+        return "trained" if certain else "untrained"
     if data is not None and data.skilled is not None:
         return "trained" if data.skilled else "unskilled"
     if moved:
@@ -365,7 +371,10 @@ def conclude(
         also = f", {counted(still, 'tensor')} to the last bit" if still else ""
         text = f"Every layer looks as it was initialised{also}: an untrained network, {_NOTHING}."
         if ablation is not None and ablation.skilled:
-            text += f" Its random features are {ablation.comparison}."
+            text += (
+                f" Its random features are {ablation.comparison}. If its kernels alone were trained,"
+                f" say {keyword('trained', True)}."
+            )
         return text
     if state == "unskilled" and ablation is not None:
         return f"On the batches given the network is {ablation.comparison}: {_NOTHING}."
