@@ -372,8 +372,8 @@ def conclude(
         text = f"Every layer looks as it was initialised{also}: an untrained network, {_NOTHING}."
         if ablation is not None and ablation.skilled:
             text += (
-                f" Its random features are {ablation.comparison}. If its kernels alone were trained,"
-                f" say {keyword('trained', True)}."
+                f" Its random features are {ablation.comparison}. If its kernels alone were"
+                f" trained, say {keyword('trained', True)}."
             )
         return text
     if state == "unskilled" and ablation is not None:
