@@ -245,3 +245,53 @@ def test_names_of_any_length_are_read_once():
     fits = weights_module._prefixes_that_fit({"conv.weight": (2,)}, {name: (2,)})
     assert fits == {"a." * 5000: 1}
     assert _Text.copied < 3 * len(name)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_signs_that_torch_notes_beside_the_numbers_are_applied(tmp_path, old):
+    torch.manual_seed(0)
+    numbers, whole = torch.randn(6, 8), torch.arange(-3, 5)
+    pair = torch.complex(numbers, numbers.flip(0))
+    content = {
+        "negated": torch._neg_view(numbers),
+        "as it is": numbers,
+        "part": torch._neg_view(numbers)[1:5:2, ::3].T,
+        "repeated": torch._neg_view(numbers[0]).expand(3, 8),
+        "imaginary": pair.clone().conj().imag,
+        "conjugated": pair.conj(),
+        "both": torch._neg_view(pair).conj(),
+        "pair": pair,
+        "integers": torch._neg_view(whole),
+    }
+    assert content["both"].is_neg()
+    assert content["both"].is_conj()
+    path = tmp_path / "signs.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=not old)
+    read = read_weights(path)
+    for name, value in content.items():
+        torch.testing.assert_close(read[name], value.resolve_conj().resolve_neg(), rtol=0, atol=0)
+    measured = {record.parameter: record.summary for record in scan(path).parameters}
+    for name in ("negated", "part", "imaginary", "as it is"):
+        assert measured[name].maximum == pytest.approx(float(content[name].max())), name
+        assert measured[name].mean == pytest.approx(float(content[name].double().mean())), name
+    assert measured["repeated"].maximum == pytest.approx(float(-numbers[0].min()))
+
+
+def test_a_fitted_network_has_the_signs_of_the_one_that_was_saved(tmp_path):
+    weight = torch.randn(1, 2)
+    torch.save({"weight": torch._neg_view(weight)}, tmp_path / "w.pt")
+    fitted = fit_weights(nn.Linear(2, 1, bias=False), read_weights(tmp_path / "w.pt"))
+    assert torch.equal(fitted["weight"], -weight)
+
+
+def test_notes_beside_the_numbers_that_are_not_known_are_named():
+    from weightscope.checkpoints import pickles
+
+    noted = [{"npu_format": True}, {"neg": True}, {"conj": True}, {"neg": 1}, 3]
+    storage = pickles.Storage(torch.uint8, 4, 0, None)
+    for metadata in noted[:2]:
+        found = pickles._tensor(storage, 0, (4,), (1,), False, None, metadata)
+        assert "save tensor.clone()" in found.reason
+    for metadata in noted[2:]:
+        with pytest.raises(ValueError, match=r"conjugated|makes no sense"):
+            pickles._tensor(storage, 0, (4,), (1,), False, None, metadata)

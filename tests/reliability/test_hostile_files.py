@@ -100,6 +100,36 @@ def test_directories_that_contradict_the_records(tmp_path):
     refused(path, "truncated or damaged")
 
 
+def test_archives_behind_other_data(tmp_path):
+    """torch reads the first of two archives in one file, or none; `zipfile` the last."""
+    torch.save({"a": torch.zeros(3)}, tmp_path / "first.pt")
+    torch.save({"a": torch.ones(3)}, tmp_path / "second.pt")
+    rewritten = tmp_path / "plain.pt"  # with the short directory only
+    rewritten.write_bytes((tmp_path / "second.pt").read_bytes())
+    rewrite(rewritten, lambda _, content: content)
+    assert found(rewritten)["a"].summary.mean == 1.0
+    first, *others = (
+        (tmp_path / name).read_bytes() for name in ("first.pt", "second.pt", "plain.pt")
+    )
+    path = tmp_path / "x.pt"
+    for second in others:
+        as_comment = first[:-2] + len(second).to_bytes(2, "little") + second
+        for data in (first + second, as_comment, b"PK" + second, first[:500] + second):
+            path.write_bytes(data)
+            refused(path, "truncated or damaged")
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_directory_that_lies_about_its_place(tmp_path, long):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.ones(3)}, path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\x06\x06") + 48 if long else data.index(b"PK\x05\x06") + 16
+    data[at] ^= 64
+    path.write_bytes(data)
+    refused(path, "truncated or damaged")
+
+
 @pytest.mark.parametrize("place", [1, 1 << 20, (1 << 63) - 1, (1 << 64) - 1])
 def test_directories_that_lie_before_the_file(tmp_path, place):
     """All records are then said to lie at negative places, which no descriptor takes."""

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from weightscope.report import render_checkpoint
+from weightscope.report import render_checkpoint, write_page
 from weightscope.statistics import scan
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
@@ -66,3 +66,12 @@ def test_a_file_of_vectors_or_of_nothing_has_a_page(tmp_path):
         torch.save(tensors, tmp_path / "weights.pt")
         page = render_checkpoint("weights.pt", scan(tmp_path / "weights.pt"))
         assert 'id="histograms"' not in page
+
+
+def test_names_that_are_no_text_are_spelled_out(tmp_path):
+    """A name of bytes on disk, or of half a character in a pickle, has no place in UTF-8."""
+    torch.save({"half\ud800": torch.randn(2, 2)}, tmp_path / "weights.pt")
+    page = render_checkpoint("a\udcff.pt", scan(tmp_path / "weights.pt"))
+    written = write_page(page, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert r"a\udcff.pt" in written
+    assert r"half\ud800" in written

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -500,14 +500,29 @@ def _part(storage: Storage, offset: Any, count: Any) -> Storage:
     return Storage(storage.dtype, count, storage.begin + offset * size, storage.source)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Stored:
+def _tensor(
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    _: Any = None,
+    __: Any = None,
+    metadata: Any = None,
+) -> Stored:
     if not isinstance(storage, Storage) or storage.dtype is None:
         raise ValueError("a tensor in it has no numbers")
-    return _view(storage, storage.dtype, offset, shape, strides)
+    return _signed(_view(storage, storage.dtype, offset, shape, strides), metadata)
 
 
 def _tensor_of_bytes(
-    storage: Any, offset: Any, shape: Any, strides: Any, _: Any, __: Any, dtype: Any, *___: Any
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    _: Any,
+    __: Any,
+    dtype: Any,
+    metadata: Any = None,
 ) -> Stored:
     if not isinstance(storage, Storage) or not isinstance(dtype, Name):
         raise ValueError("a tensor in it has no numbers")
@@ -516,7 +531,27 @@ def _tensor_of_bytes(
         raise ValueError(f"its numbers are {dtype}, which is not known")
     size = 1 if storage.dtype is None else storage.dtype.itemsize
     whole = Storage(found, storage.count * size // found.itemsize, storage.begin, storage.source)
-    return _view(whole, found, offset, shape, strides)
+    return _signed(_view(whole, found, offset, shape, strides), metadata)
+
+
+def _signed(stored: Stored, metadata: Any) -> Stored:
+    """A tensor with what torch notes beside it: it negates and conjugates only when it must."""
+    if metadata is None:
+        return stored
+    assert stored.dtype is not None
+    if not isinstance(metadata, dict) or not all(type(v) is bool for v in metadata.values()):
+        raise ValueError("a tensor in it has a note that makes no sense")
+    noted = {key for key, value in metadata.items() if value}
+    negative, conjugate = "neg" in noted, "conj" in noted
+    if conjugate and not stored.dtype.is_complex:
+        raise ValueError("real numbers in it are said to be conjugated")
+    if noted - {"neg", "conj"} or (negative and not _has_signs(stored.dtype)):
+        return _foreign(stored.shape, "noted to be read in a way of its own; save tensor.clone()")
+    return replace(stored, negative=negative, conjugate=conjugate)
+
+
+def _has_signs(dtype: torch.dtype) -> bool:
+    return dtype.is_signed and dtype.itemsize > 1
 
 
 def _view(storage: Storage, dtype: torch.dtype, offset: Any, shape: Any, strides: Any) -> Stored:

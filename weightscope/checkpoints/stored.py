@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class Stored:
         begin: Byte of the file at which the first element lies.
         source: The file; None where there are no numbers to read.
         reason: Why it cannot be read, with the remedy; ``""`` if it can.
+        negative: Whether each element is minus the number that lies there.
+        conjugate: Whether each element is the conjugate of the number that lies there.
     """
 
     shape: tuple[int, ...]
@@ -34,6 +36,8 @@ class Stored:
     begin: int
     source: Source | None
     reason: str = ""
+    negative: bool = False
+    conjugate: bool = False
 
     @property
     def elements(self) -> int:
@@ -45,7 +49,8 @@ class Stored:
         """Equal where two tensors are the same numbers in the same file."""
         if not self.elements or self.source is None:
             return (id(self),)
-        return (id(self.source), self.begin, self.dtype, self.shape, self.strides)
+        signs = self.negative, self.conjugate
+        return (id(self.source), self.begin, self.dtype, self.shape, self.strides, signs)
 
     @property
     def distinct(self) -> Stored:
@@ -54,7 +59,7 @@ class Stored:
         if len(kept) == len(self.shape) or not self.elements:
             return self
         shape, strides = (tuple(x[i] for i in kept) for x in (self.shape, self.strides))
-        return Stored(shape, self.dtype, strides, self.begin, self.source, self.reason)
+        return replace(self, shape=shape, strides=strides)
 
     @property
     def span(self) -> int:
@@ -86,7 +91,10 @@ class Stored:
         assert self.source is not None
         size = self.dtype.itemsize
         bytes_ = self.source.read(self.begin + start * size, (stop - start) * size)
-        return torch.from_numpy(bytes_).view(self.dtype)
+        found = torch.from_numpy(bytes_).view(self.dtype)
+        if self.negative:
+            found = found.neg()
+        return found.conj_physical() if self.conjugate else found
 
 
 def elements_of(shape: Sequence[int]) -> int:

@@ -25,7 +25,7 @@ from weightscope.checkpoints.source import Source, quoted
 from weightscope.errors import CheckpointError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-_LOCAL_HEADER, _END = 30, 22
+_LOCAL_HEADER, _END, _LONG_END, _LOCATOR = 30, 22, 56, 20
 _ENCRYPTED, _UTF_8, _FOLDER = 0x1, 0x800, 0x10
 _EXPORTED = ("serialized_exported_program.json", "models/model.json", "archive_format")
 _AGAIN = "copy or download it again"
@@ -97,7 +97,10 @@ def _records(source: Source) -> Mapping[str, _Record]:
         with _Directory(source.stream().detach()) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             end = archive.start_dir
-        _check_end(source, len(entries))
+        _check_end(source, len(entries), end)
+        # `zipfile` finds an archive behind other data, such as another archive; torch does not
+        if entries and min(entry.header_offset for entry in entries) != 0:
+            raise ValueError("something lies before its first record")
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{source.path} is truncated or damaged ({str(error)[:200]}); {_AGAIN}"
@@ -159,12 +162,28 @@ def _record(source: Source, entry: zipfile.ZipInfo, following: int) -> _Record |
     return _Record(data, entry.file_size) if same else None
 
 
-def _check_end(source: Source, count: int) -> None:
-    """Refuse an archive whose last record does not agree with it, as torch does."""
+def _check_end(source: Source, count: int, directory: int) -> None:
+    """Refuse an archive whose last records do not agree with it, as torch does.
+
+    Args:
+        source: The file.
+        count: Number of records that were found.
+        directory: Where the directory was found.
+    """
     end = source.text(source.size - _END, _END)
     here = min(count, 0xFFFF)
     if end[:4] != b"PK\x05\x06" or end[4:12] != struct.pack("<HHHH", 0, 0, here, here):
         raise zipfile.BadZipFile("its last record does not fit the others")
+    places = {int.from_bytes(end[16:20], "little")}
+    at = source.size - _END - _LOCATOR - _LONG_END
+    if at >= 0:
+        long_end = source.text(at, _LONG_END + _LOCATOR)
+        if long_end[_LONG_END:][:4] == b"PK\x06\x07":
+            if int.from_bytes(long_end[_LONG_END:][8:16], "little") != at:
+                raise zipfile.BadZipFile("its last record does not fit the others")
+            places = (places - {0xFFFFFFFF}) | {int.from_bytes(long_end[48:56], "little")}
+    if places != {directory}:
+        raise zipfile.BadZipFile("its directory does not lie where it says")
 
 
 def read_old_format(source: Source) -> Any:

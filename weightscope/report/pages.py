@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from weightscope.files import written_atomically
+from weightscope.files import write_text
 from weightscope.printing import human, per_dimension, share
 
 _OPTION = re.compile(r"--[a-z]+(-[a-z]+)*")
@@ -97,8 +97,7 @@ def write_page(page: str, path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: The file cannot be written (missing folder, no permission, full disk).
     """
-    with written_atomically(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return Path(path)
 
 
