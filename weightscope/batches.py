@@ -159,7 +159,7 @@ def distinct_images(inputs: Iterable[Any]) -> int:
             for tensor in tensors:
                 digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
                 values = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                digest.update(values.view(-1).view(torch.uint8).numpy())
+                digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
             found.add(digest.digest())
     return len(found)
 

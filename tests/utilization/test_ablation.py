@@ -347,6 +347,12 @@ def test_a_metric_whose_direction_cannot_be_seen_must_say_it(structures):
 
     with pytest.raises(InputError, match=r"count is better cannot be seen.*higher_is_better"):
         ablate_levels(structures["deep"], batches(*scenes()), count)
+
+    def missed(outputs, targets):  # nor is it here, but the right answer shows it
+        return float(((outputs > 0) != (targets > 0)).float().mean().round())
+
+    structure, (images, mask) = structures["deep"], scenes()
+    assert not ablate_levels(structure, batches(images, mask), missed).larger_is_better
     count.higher_is_better = True
     assert ablate_levels(structures["deep"], batches(*scenes()), count).larger_is_better
 

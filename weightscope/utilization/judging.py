@@ -16,9 +16,10 @@ from weightscope.batches import Batch
 from weightscope.calls import is_complex, only_tensor
 from weightscope.errors import InputError, keyword
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
+from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
-from weightscope.utilization.trivial import OutputShapes, best_trivial
+from weightscope.utilization.trivial import OutputShapes, best_trivial, is_prediction
 from weightscope.utilization.values import (
     Evaluate,
     ValueMeter,
@@ -219,6 +220,7 @@ class _ValueJudge:
         self._outputs = OutputShapes()
         self._meter = self.meter()
         self._others: list[float] = []
+        self._first: tuple[Any, Any, Any] = (None, None, None)
 
     def kept(self) -> AbstractContextManager[None]:
         return self.metric.kept()
@@ -233,6 +235,8 @@ class _ValueJudge:
         others = pytree.tree_map(_of_another_image, self.targets[index])
         others = on_device(others, self.device)
         self._others += image_values(self.metric, output, others, f"batch {index}")
+        if index == 0:
+            self._first = output, on_device(self.targets[0], self.device), others
 
     def whole(self) -> Quality:
         return self._meter.quality()
@@ -253,12 +257,36 @@ class _ValueJudge:
             return self.metric.larger_is_better
         values: FloatArray = np.array([self._meter.values, self._others])
         right, others = values[:, np.isfinite(values).all(0)].mean(1)
-        if abs(right - others) <= 1e-9 * max(abs(right), abs(others)):
+        if _are_alike(right, others):  # what answers all images alike tells nothing
+            right, others = self._of_the_right_answer()
+        if _are_alike(right, others):
             raise InputError(
                 f"whether more or less of {self.name} is better cannot be seen: it is as large for"
                 " the targets of other images; say it: metric.higher_is_better = True or False"
             )
         return bool(right > others)
+
+    def _of_the_right_answer(self) -> tuple[float, float]:
+        """Mean values of the targets of the first batch, as logits: for them, and for others."""
+        output, targets, others = self._first
+        leaves, spec = pytree.tree_flatten(output)
+        found = [right_answer(x, targets) if is_prediction(x) else None for x in leaves]
+        if all(answer is None for answer in found):
+            return 0.0, 0.0
+        pairs = zip(leaves, found, strict=True)
+        answer = [x if right is None else SURE_LOGIT * (2.0 * right - 1.0) for x, right in pairs]
+        best = pytree.tree_unflatten(answer, spec)
+        values = (image_values(self.metric, best, t, "batch 0") for t in (targets, others))
+        own, other = (float(np.nanmean(value)) for value in values)
+        return own, other
+
+
+SURE_LOGIT = 8.0
+"""Of an answer that leaves no doubt."""
+
+
+def _are_alike(one: float, other: float) -> bool:
+    return bool(abs(one - other) <= 1e-9 * max(abs(one), abs(other)))
 
 
 class _RecalibratingJudge(_ValueJudge):
