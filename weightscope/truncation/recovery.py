@@ -830,9 +830,11 @@ class _Course:
             for len_, found, goal in self._held_back()
         ]
         total = sum(n for n, _, _ in parts)
+        decisions = sum(n * d for n, _, d in parts) / total
         return Agreement(
             explained=1 - sum(n * u for n, u, _ in parts) / total,
-            decisions=sum(n * d for n, _, d in parts) / total,
+            # the one nan that equals itself in a tuple, so that equal courses are equal
+            decisions=math.nan if math.isnan(decisions) else decisions,
         )
 
     def _held_back(self) -> Iterator[tuple[int, list[Any], list[Any]]]:
