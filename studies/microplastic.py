@@ -111,13 +111,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="folder with photographs in images/ and masks of the same names in masks/",
     )
     photographs.add_argument(
-        "--mask-value", type=int, help="value (or palette index) of plastic in the masks"
+        "--mask-value",
+        type=float,
+        metavar="N",
+        help="value (or palette index) of plastic in the masks",
     )
     photographs.add_argument(
         "--mask-color", metavar="#RRGGBB", help="colour of plastic in the masks"
     )
     photographs.add_argument(
-        "--mask-above", type=int, metavar="N", help="all larger values in the masks are plastic"
+        "--mask-above",
+        type=float,
+        metavar="N",
+        help="all larger values in the masks are plastic, such as 0.5 for probabilities",
     )
     return parser.parse_args(arguments)
 

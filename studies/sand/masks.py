@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -54,9 +55,9 @@ class Named:
         above: Everything with a larger value is plastic; of colours, the brightest channel.
     """
 
-    value: int | None = None
+    value: float | None = None
     colour: str | None = None
-    above: int | None = None
+    above: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,7 @@ def find_rule(pairs: Sequence[Pair], named: Named) -> tuple[MaskRule, tuple[str,
     Raises:
         ValueError: It cannot be told, or not as the user said it; the text says what masks hold.
     """
-    if sum(part is not None for part in vars(named).values()) > 1:
-        raise ValueError("give one of --mask-value, --mask-color and --mask-above, not several")
+    _check(named)
     if named.above is not None:
         return MaskRule("index", (float(named.above),), above=True), ()
     colour = None if named.colour is None else _parse(named.colour)
@@ -461,6 +461,15 @@ def _apart(a: Value, b: Value) -> float:
 # --- what the user said --------------------------------------------------------------------------
 
 
+def _check(named: Named) -> None:
+    """Refuse two rules at once, and what is no number."""
+    if sum(part is not None for part in vars(named).values()) > 1:
+        raise ValueError("give one of --mask-value, --mask-color and --mask-above, not several")
+    for option, number in (("--mask-value", named.value), ("--mask-above", named.above)):
+        if number is not None and not math.isfinite(number):
+            raise ValueError(f"{option} {number} is no value of a pixel; give a number such as 0.5")
+
+
 def _say(
     named: Named,
     colour: Value | None,
@@ -558,7 +567,7 @@ def _painted_over(photo: Path, mask: Path, layer: Layer, values: int) -> str:
         "plain area); hide the photograph in the painting program and save the painted layer alone"
     )
     if layer.ndim == 2:
-        return f"{text}, or give --mask-above if it is a map of probabilities"
+        return f"{text}, or give --mask-above {_half(layer):g} if it is a map of probabilities"
     original = read_photo(photo)
     if original.shape != layer.shape:
         return text
@@ -575,6 +584,13 @@ def _painted_over(photo: Path, mask: Path, layer: Layer, values: int) -> str:
             "from its photograph"
         )
     return text
+
+
+def _half(layer: Layer) -> float:
+    """Half of what is certain in a map of probabilities, by its type."""
+    if layer.dtype.kind == "f":
+        return 0.5 if layer.max() <= 1 else 127
+    return int(np.iinfo(layer.dtype).max) // 2
 
 
 def _name(value: Sequence[float]) -> str:

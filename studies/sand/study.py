@@ -18,7 +18,7 @@ from mpseg_models import Card, list_models, save_weights
 from studies.runner import Finished, Job, Place, Store, estimate, finished, pending, run
 from studies.sand import figures, page, tables
 from studies.sand.costs import network_cost
-from studies.sand.fitting import Fit, build, choose_tiles
+from studies.sand.fitting import FOLDS, Fit, build, choose_tiles
 from studies.sand.masks import Named
 from studies.sand.photos import Survey, contact_sheet, digest_files, survey
 from studies.sand.plan import (
@@ -166,6 +166,11 @@ def set_up(options: argparse.Namespace) -> tuple[Setup, Job]:
             preset.tile,
             Named(options.mask_value, options.mask_color, options.mask_above),
         )
+        if len(found.pairs) < FOLDS:
+            raise InputError(
+                f"--data: {len(found.pairs)} photographs cannot be split into {FOLDS} folds with "
+                f"training, validation and test parts; give at least {FOLDS}"
+            )
         out.mkdir(parents=True, exist_ok=True)
         sheet = contact_sheet(found, out / "contact-sheet.png")
         print(f"{found}\nLook at {sheet} before you trust it.")

@@ -109,6 +109,32 @@ def test_a_dry_run_of_own_photographs_writes_the_contact_sheet_alone(tiny, capsy
     assert "--mask-above, not several" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_too_few_photographs_are_refused_at_once(tiny, capsys, more):
+    assert run(tiny, "--data", str(photographs(tiny / "beach", 4)), *more) == 2
+    said = capsys.readouterr()
+    assert said.err.count("4 photographs cannot be split into 5 folds") == 1
+    assert said.err.endswith("give at least 5\n")
+    assert said.out == ""
+    assert not (tiny / "out").exists()
+    assert not (tiny / "runs").exists()
+
+
+def test_maps_of_probabilities_are_read_from_a_fraction_on(tiny, capsys):
+    data = photographs(tiny / "beach")
+    for index in range(6):
+        (data / "masks" / f"IMG_{index}_mask.png").unlink()
+        share = np.random.default_rng(index).random((72, 96), dtype=np.float32)
+        Image.fromarray(share).save(data / "masks" / f"IMG_{index}.tif")
+    assert run(tiny, "--data", str(data), "--dry-run") == 2
+    assert "--mask-above 0.5 if it is a map of probabilities" in capsys.readouterr().err
+    assert run(tiny, "--data", str(data), "--dry-run", "--mask-above", "0.75") == 0
+    share = re.search(r"every value above 0.75: ([\d.]+)%", capsys.readouterr().out)
+    assert float(share[1]) == pytest.approx(25, abs=1)
+    assert run(tiny, "--data", str(data), "--dry-run", "--mask-above", "nan") == 2
+    assert "--mask-above nan is no value of a pixel" in capsys.readouterr().err
+
+
 def test_a_dry_run_lists_the_jobs_and_what_they_cost_and_runs_none(tiny, capsys):
     assert run(tiny, "--dry-run") == 0
     said = capsys.readouterr().out

@@ -123,6 +123,8 @@ layered = save(
         (save(np.where(classes == 1, 1, 255 * (classes == 2)).astype(np.uint8)), Named(value=1)),
         (save(IDS * 200 + (classes == 2)), Named(above=100)),
         (layered, Named(colour="#ff0000")),
+        (tiff((IDS + 0.5 * (classes == 2)).astype(np.float32)), Named(above=0.7)),
+        (tiff((IDS * 0.5 + (classes == 2)).astype(np.float32)), Named(value=0.5)),
     ],
 )
 def test_several_classes_ask_which_is_plastic(tmp_path, mask, named):
