@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,12 +39,14 @@ IMAGES = ("images", "photos", "photographs")
 MASKS = ("masks", "labels")
 """Names of the two folders, in capitals or not."""
 
-AFFIX = re.compile(
-    r"^(masks?|labels?|seg(mentation)?)[ _.-]+|[ _.-]+(masks?|labels?|seg(mentation)?)$", re.I
+WORD = "(masks?|labels?|seg(mentation)?)"
+AFFIXES = (
+    re.compile(rf"[ _.-]+{WORD}$|[ _.-]*(\({WORD}\)|\[{WORD}\])$"),
+    re.compile(rf"^{WORD}[ _.-]+|^(\({WORD}\)|\[{WORD}\])[ _.-]*"),
 )
-"""What programs add to the name of a photograph for its mask."""
+"""What programs add to the name of a photograph for its mask, behind and before."""
 
-LITTER = ("thumbs.db", "desktop.ini")
+LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,8 @@ def find_photos(folder: Path, tile: int) -> tuple[tuple[Pair, ...], tuple[str, .
     Raises:
         InputError: As `survey` does, for all that names and sizes tell.
     """
-    images, masks = _subfolder(folder, IMAGES), _subfolder(folder, MASKS)
+    beside = _subfolders(folder, IMAGES), _subfolders(folder, MASKS)
+    images, masks = (folders[0] for folders in beside)
     for needed in (folder, images, masks):
         if not needed.is_dir():
             raise InputError(
@@ -216,8 +220,8 @@ def find_photos(folder: Path, tile: int) -> tuple[tuple[Pair, ...], tuple[str, .
     photos, strange = _images_in(images)
     if not photos:
         raise InputError(
-            f"--data: no photographs in {str(images)!r}{_there(strange)}; expected files ending in "
-            f"{', '.join(SUFFIXES)}"
+            f"--data: no photographs in {str(images)!r}{_there(strange, beside[:1])}; "
+            f"expected files ending in {', '.join(SUFFIXES)}"
         )
     found, other = _images_in(masks)
     matches, spare = _match(photos, found)
@@ -226,10 +230,10 @@ def find_photos(folder: Path, tile: int) -> tuple[tuple[Pair, ...], tuple[str, .
         raise InputError(
             f"--data: {len(missing)} photographs have no mask in {str(masks)!r}: "
             f"{', '.join(missing[:5])}; a mask is named like its photograph, "
-            f"for example {Path(missing[0]).stem}.png{_there(other)}"
+            f"for example {Path(missing[0]).stem}.png{_there(other, beside[1:])}"
         )
-    stems = Counter(photo.stem for photo in photos)
-    twice = [photo.stem for photo, own in matches if len(own) > 1 or stems[photo.stem] > 1]
+    stems = Counter(_normal(photo.stem) for photo in photos)
+    twice = [p.stem for p, own in matches if len(own) > 1 or stems[_normal(p.stem)] > 1]
     if twice:
         raise InputError(
             f"--data: several files are called {twice[0]!r} in {str(images)!r} or {str(masks)!r}; "
@@ -238,12 +242,7 @@ def find_photos(folder: Path, tile: int) -> tuple[tuple[Pair, ...], tuple[str, .
     pairs = tuple((photo, mask) for photo, (mask,) in matches)
     for photo, mask in pairs:
         _check_sizes(photo, mask, tile)
-    notes = []
-    if strange or other:
-        notes.append(f"left out, of no kind that is read here: {names([*strange, *other])}")
-    if spare:
-        notes.append(f"masks without a photograph: {names(spare)}")
-    return pairs, tuple(notes)
+    return pairs, _left_out([*strange, *other], beside, spare)
 
 
 def _match(
@@ -252,20 +251,27 @@ def _match(
     """The masks of each photograph, and masks of none.
 
     A mask has the photograph's name, or one that a program made of it: ``IMG_1_mask``,
-    ``mask-IMG_1``, ``IMG_1.jpg`` before its own suffix, other capitals.
+    ``mask-IMG_1``, ``IMG_1 (mask)``, ``IMG_1.jpg`` before its own suffix, other capitals. The less
+    that was added, the better.
     """
-    of: dict[str, list[Path]] = {photo.stem: [] for photo in photos}
+    of: dict[str, list[Path]] = {_normal(photo.stem): [] for photo in photos}
     known = {stem.lower(): stem for stem in of}
-    known |= {photo.name.lower(): photo.stem for photo in photos}
+    known |= {_normal(photo.name).lower(): _normal(photo.stem) for photo in photos}
     spare = []
     for mask in masks:
-        name = mask.stem.lower()
-        stem = mask.stem if mask.stem in of else known.get(name, known.get(AFFIX.sub("", name)))
-        if stem is None:
-            spare.append(mask)
-        else:
-            of[stem].append(mask)
-    return [(photo, of[photo.stem]) for photo in photos], spare
+        stem = _normal(mask.stem)
+        if stem not in of:
+            name = stem.lower()
+            behind, before = (affix.sub("", name) for affix in AFFIXES)
+            tried = (name, behind, before, AFFIXES[1].sub("", behind))
+            stem = next((known[t] for t in tried if t in known), "")
+        of.get(stem, spare).append(mask)
+    return [(photo, of[_normal(photo.stem)]) for photo in photos], spare
+
+
+def _normal(name: str) -> str:
+    """A name in which an accent is part of its letter; some systems write it as one of its own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def contact_sheet(found: Survey, path: Path, most: int = 24, side: int = 240) -> Path:
@@ -331,30 +337,49 @@ def _coarse(photo: NDArray[np.uint8], squares: NDArray[np.bool_], scale: int) ->
 # --- names and sizes --------------------------------------------------------------------------
 
 
-def _subfolder(folder: Path, known: Sequence[str]) -> Path:
-    """The folder of one of these names, in capitals or not; the first name where there is none."""
-    if folder.is_dir():
-        there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
-        for name in known:
-            if name in there:
-                return there[name]
-    return folder / known[0]
+def _subfolders(folder: Path, known: Sequence[str]) -> list[Path]:
+    """The folders of these names, in capitals or not; the first name where there is none."""
+    there = [
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.is_dir() and path.name.lower() in known
+    ]
+    there.sort(key=lambda path: (known.index(path.name.lower()), path.name.swapcase()))
+    return there or [folder / known[0]]
 
 
 def _images_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images in a folder, and other files that are not what systems leave behind."""
-    files = [
+    """The images in a folder, and all else in it that is not what systems leave behind."""
+    there = [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".") and path.name.lower() not in LITTER
+        if not path.name.startswith(".") and path.name.lower() not in LITTER
     ]
-    images = [path for path in files if path.suffix.lower() in SUFFIXES]
-    return images, [path for path in files if path not in images]
+    images = [path for path in there if path.is_file() and path.suffix.lower() in SUFFIXES]
+    return images, [path for path in there if path not in images]
 
 
-def _there(strange: Sequence[Path]) -> str:
-    """What else is in a folder, such as projects of painting programs."""
-    return f" (there are {names(strange)})" if strange else ""
+def _left_out(
+    strange: Sequence[Path], beside: Sequence[Sequence[Path]], spare: Sequence[Path]
+) -> tuple[str, ...]:
+    """Say what was not read: such as projects of painting programs, and folders."""
+    files = [path for path in strange if not path.is_dir()]
+    notes = [f"left out, of no kind that is read here: {names(files)}"] if files else []
+    for path in strange:
+        if path.is_dir():
+            own = path.parent.name
+            notes.append(f"{f'{own}/{path.name}'!r} is a folder; only {own!r} itself is read")
+    for chosen, *more in beside:
+        if more:
+            notes.append(f"only {chosen.name!r} is read, not {names(more)} beside it")
+    if spare:
+        notes.append(f"masks without a photograph: {names(spare)}")
+    return tuple(notes)
+
+
+def _there(strange: Sequence[Path], beside: Sequence[Sequence[Path]]) -> str:
+    """What else there is."""
+    return "".join(f" ({note})" for note in _left_out(strange, beside, ()))
 
 
 def _check_sizes(photo: Path, mask: Path, tile: int) -> None:

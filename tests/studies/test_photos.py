@@ -1,4 +1,5 @@
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -553,6 +554,62 @@ def test_photo_smaller_than_a_tile_is_named(two):
         find_photos(two, 64)
 
 
+def paired(root, made):
+    """Photographs and masks of these names."""
+    for photo, mask in made.items():
+        for part, name in (("images", f"{photo}.jpg"), ("masks", mask)):
+            (root / part).mkdir(exist_ok=True)
+            Image.fromarray(PHOTO if part == "images" else IDS).save(root / part / name)
+    return root
+
+
+def test_photographs_called_masks_and_words_in_brackets_are_paired(tmp_path):
+    made = {"mask_photo": "mask_photo_mask.png", "seg_2": "label_seg_2.png", "b_mask": "b_mask.png"}
+    made |= {"IMG_7": "IMG_7 (mask).png", "IMG_8": "(Mask) IMG_8.png", "IMG_9": "IMG_9[seg].png"}
+    made |= {"photo": "photo_mask.png", "b": "b_seg.png"}
+    pairs, notes = find_photos(paired(tmp_path, made), 32)
+    assert {photo.stem: mask.name for photo, mask in pairs} == made
+    assert notes == ()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_are_the_same_however_a_system_writes_them(tmp_path, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    photos = [unicodedata.normalize(form, name) for name in ("Düne", "Plage_été", "plain")]
+    made = {name: unicodedata.normalize(other, f"{name}_mask.png") for name in photos}
+    made[photos[1]] = unicodedata.normalize(other, "PLAGE_ÉTÉ.jpg.png")
+    pairs, notes = find_photos(paired(tmp_path, made), 32)
+    assert {photo.stem: mask.name for photo, mask in pairs} == made
+    assert notes == ()
+    Image.fromarray(PHOTO).save(tmp_path / "images" / unicodedata.normalize(other, "Düne.jpg"))
+    with pytest.raises(InputError, match="several files are called"):
+        find_photos(tmp_path, 32)
+
+
+def test_folders_that_are_not_read_are_named(tmp_path):
+    root = paired(tmp_path, {"a": "a.png", "b": "b.png"})
+    for name in ("images/second day", "masks/old", "Photos", "labels", "images/__MACOSX"):
+        (root / name).mkdir()
+    _, notes = find_photos(root, 32)
+    assert notes == (
+        "'images/second day' is a folder; only 'images' itself is read",
+        "'masks/old' is a folder; only 'masks' itself is read",
+        "only 'images' is read, not 'Photos' beside it",
+        "only 'masks' is read, not 'labels' beside it",
+    )
+    (root / "masks" / "a.png").rename(root / "masks" / "old" / "a.png")
+    with pytest.raises(
+        InputError, match=r"have no mask .*'masks/old' is a folder.*not 'labels' beside it"
+    ):
+        find_photos(root, 32)
+    for name in ("a.jpg", "b.jpg"):
+        (root / "images" / name).rename(root / "images" / "second day" / name)
+    with pytest.raises(
+        InputError, match=r"no photographs .*'images/second day' is a folder.*not 'Photos'"
+    ):
+        find_photos(root, 32)
+
+
 def test_names_that_programs_make_are_paired_and_litter_is_left_out(tmp_path):
     images, masks = tmp_path / "Photos", tmp_path / "MASKS"
     for part in (images, masks):
@@ -576,7 +633,7 @@ def test_names_that_programs_make_are_paired_and_litter_is_left_out(tmp_path):
         "masks without a photograph: 'IMG_8_mask.png'",
     )
     Image.fromarray(PHOTO).save(images / "IMG_9.jpg")
-    with pytest.raises(InputError, match=r"no mask .*IMG_9\.jpg.*there are .*'IMG_9\.xcf'"):
+    with pytest.raises(InputError, match=r"no mask .*IMG_9\.jpg.*left out.*'IMG_9\.xcf'"):
         find_photos(tmp_path, 32)
     (masks / "IMG_9.xcf").unlink()
     for name in ("IMG_9.png", "IMG_9_mask.png"):
