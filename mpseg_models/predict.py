@@ -37,8 +37,10 @@ class Particle:
         area: Pixels.
         row: Middle, in pixels from the top.
         column: Middle, in pixels from the left.
-        height: Of the box around it.
-        width: Of the box around it.
+        top: First row of the box around it.
+        left: First column of the box.
+        height: Of the box.
+        width: Of the box.
         probability: Mean over its pixels.
     """
 
@@ -47,6 +49,8 @@ class Particle:
     area: int
     row: float
     column: float
+    top: int
+    left: int
     height: int
     width: int
     probability: float
@@ -129,6 +133,8 @@ def find_particles(
                 area=int(own.sum()),
                 row=float(rows.mean() + box[0].start),
                 column=float(columns.mean() + box[1].start),
+                top=box[0].start,
+                left=box[1].start,
                 height=own.shape[0],
                 width=own.shape[1],
                 probability=float(probability[box][own].mean()),

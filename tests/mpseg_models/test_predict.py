@@ -97,6 +97,7 @@ def test_particles_have_area_position_and_size():
     probability[11, 21] = 0.8  # touches at the corner
     first, second = find_particles("a.png", probability, 0.5)
     assert (first.area, first.row, first.column, first.height, first.width) == (12, 3, 5.5, 3, 4)
+    assert (first.top, first.left) == (2, 4)
     assert (second.particle, second.area, second.row) == (2, 2, 10.5)
     assert second.probability == pytest.approx(0.7)
     assert len(find_particles("a.png", probability, 0.7)) == 2
@@ -151,6 +152,7 @@ def test_the_command_writes_masks_overlays_and_tables(weights, tmp_path, capsys)
     assert [row["photo"] for row in summary] == ["'=cmd.png", "b.jpg"]  # no formula
     particles = rows(out / "particles.csv")
     assert len(particles) == sum(int(row["particles"]) for row in summary)
+    assert list(particles[0])[5:9] == ["top", "left", "height", "width"]
     area = sum(int(p["area"]) for p in particles if p["photo"] == "b.jpg")
     assert area == int(summary[1]["plastic_pixels"])
     assert len(list(out.iterdir())) == 6  # nothing half written is left

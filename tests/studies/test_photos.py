@@ -280,6 +280,23 @@ def test_painted_photographs_are_recognised_and_the_paint_is_named(tmp_path, wri
     assert "give or take 32" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("subsampling", "quality", "lost"), [(0, 75, False), (2, 75, True), (2, 95, True)]
+)
+def test_paint_that_compression_took_away_is_counted(tmp_path, subsampling, quality, lost):
+    write = jpeg(PAINTED, quality=quality, subsampling=subsampling)
+    found = survey(folder(tmp_path, [(save(SCENE), write)]), 32, Named(colour="#ff0000"))
+    pixels = np.asarray(Image.open(tmp_path / "masks" / "p0.jpg")).astype(float)
+    away = np.linalg.norm(pixels - (255, 0, 0), axis=-1)
+    taken, near = (away <= 32).sum(), ((away > 32) & (away <= 64)).sum()
+    said = (
+        f"{near} px nearly have the colour that was named (colour #ff0000, give or take 64) and "
+        f"are left out, beside {taken} px"
+    )
+    assert (said in str(found)) == lost
+    assert ("nearly have" in str(found)) == lost
+
+
 def test_a_paint_that_the_photograph_has_too_is_not_named(tmp_path):
     beach = SCENE.copy()
     beach[60:] = (240, 10, 10)  # a red bucket
