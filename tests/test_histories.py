@@ -72,6 +72,77 @@ def test_what_no_training_gives_is_refused(tmp_path, change):
         ws.read_history(tmp_path / "h.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("parameter", [3, None, "elsewhere", ["w"]]),
+        ("count", [None, "x", {}, -1, 0, 2, 1.0, True, float("nan"), 2**70]),
+        ("moved", [None, "x", -1.0, 1e300, float("nan"), float("inf"), True, [1.0]]),
+        ("shrinkage", [None, "x", 1e300, {}, False]),
+        ("walk", [None, "x", -1.0, 1e-300, 1e300, float("nan"), float("inf")]),
+        ("faded_walk", [None, "x", -1e-9, 1e-300, float("inf"), {}]),
+        ("saliency", [None, "x", -1.0, 1e300, float("inf")]),
+        ("normalised", [None, "x", 1, 0.0]),
+        ("note", [None, 3, ["x"]]),
+        ("elsewhere", [1]),
+    ],
+)
+def test_each_field_is_checked_and_named(tmp_path, field, values):
+    for value in values:
+        record = {**RECORD, field: value}
+        spoiled(tmp_path / "h.safetensors", lambda m, r=record: m.update(displacements=[r]))
+        with pytest.raises(CheckpointError, match=rf"cannot be used \(.*{field}") as caught:
+            ws.read_history(tmp_path / "h.safetensors")
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": True}, "version is True"),
+        ({"version": "1"}, "version is '1'"),
+        ({"steps": 2**70}, "steps are 11805"),
+        ({"steps": None}, "steps are None"),
+        ({"displacements": [RECORD, RECORD]}, "'w', which occurs twice"),
+        ({"displacements": [3]}, "mapping"),
+    ],
+)
+def test_a_history_as_a_whole_is_checked(tmp_path, change, words):
+    spoiled(tmp_path / "h.safetensors", lambda m: m.update(change))
+    with pytest.raises(CheckpointError, match=words):
+        ws.read_history(tmp_path / "h.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shrinkage": float("nan")},
+        {"shrinkage": -1.0},
+        {"shrinkage": float("nan"), "moved": float("nan")},
+        {"shrinkage": float("inf"), "moved": float("nan")},
+        {"walk": float("nan"), "faded_walk": float("nan"), "note": "no walk is known"},
+        {"walk": 1e-60, "moved": 1e30, "faded_walk": 0, "saliency": 3e-200, "normalised": False},
+    ],
+)
+def test_what_odd_trainings_give_is_read(tmp_path, change):
+    record = {**RECORD, **change}
+    spoiled(tmp_path / "h.safetensors", lambda m: m.update(displacements=[record]))
+    found = vars(ws.read_history(tmp_path / "h.safetensors").displacements()[0])
+    assert repr({key: found[key] for key in record}) == repr(record)
+
+
+def test_a_history_of_weights_that_became_nan_is_read_again(tmp_path):
+    model = torch.nn.Conv2d(2, 3, 3)
+    for value in (float("nan"), float("inf"), 1e38):
+        with ws.watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as history:
+            with torch.no_grad():
+                model.weight[0] = value
+        ws.save_history(history, tmp_path / "h.safetensors")
+        read = ws.read_history(tmp_path / "h.safetensors").displacements()
+        assert repr(read) == repr(history.displacements())
+        torch.nn.init.normal_(model.weight)
+
+
 def test_another_file_is_refused_by_name(watched, tmp_path):
     save_file(watched[0].state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match="is no history"):

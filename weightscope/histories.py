@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.arguments import PATH, checked, having
 from weightscope.checkpoints import load_tensors, parse_json, path_of
-from weightscope.errors import CheckpointError
+from weightscope.errors import CheckpointError, shown
 from weightscope.files import write_tensors
 from weightscope.movement import Displacement
 from weightscope.showing import OnOneScreen
@@ -25,6 +26,14 @@ VERSION = 1
 """Of the file: it grows when what is in it changes its meaning."""
 
 _KEY = "weightscope_history"
+
+# Squares of these, times any number of weights, stay within what 64 bits hold; the largest is that
+# of 32 bits.
+_LEAST, _MOST = 1e-100, 3.5e38
+_MOST_STEPS = 1 << 63
+_LONGEST = 300  # characters of a reason
+# the others are held against the shrinkage and the note, which are therefore the first
+_FIELDS = sorted(fields(Displacement), key=lambda f: f.name not in ("shrinkage", "note"))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,30 +115,58 @@ def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
         raise CheckpointError(f"{given!r} is no history; give what weightscope.save_history wrote")
     try:
         known = parse_json(metadata[_KEY])
-        if known["version"] != VERSION:
-            raise ValueError(f"it is of version {known['version']!r}, expected {VERSION}")
-        records = tuple(_checked(Displacement(**record)) for record in known["displacements"])
+        if type(known["version"]) is not int or known["version"] != VERSION:
+            raise ValueError(f"its version is {shown(known['version'])}, expected {VERSION}")
+        if not isinstance(known["displacements"], list):
+            raise ValueError("its displacements are no list")
+        records = tuple(Displacement(**record) for record in known["displacements"])
+        _check_records(records, initial)
         steps = known["steps"]
-        if type(steps) is not int or steps < 0 or not isinstance(known["displacements"], list):
-            raise ValueError("its steps are no number, or its parameters no list")
+        if type(steps) is not int or not 0 <= steps < _MOST_STEPS:
+            raise ValueError(f"its steps are {shown(steps)}")
     except (
         ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
     ) as error:  # fmt: skip
         raise CheckpointError(
-            f"{given!r} cannot be used ({error}); save the history again"
+            f"{given!r} cannot be used ({str(error)[:_LONGEST]}); save the history again"
         ) from error
     return RecordedHistory(given, steps, records, initial)
 
 
-def _checked(record: Any) -> Displacement:
-    """A record whose numbers are such as a training gives.
+def _check_records(records: Sequence[Displacement], initial: Mapping[str, Tensor]) -> None:
+    """Refuse numbers that no training gives.
 
     Raises:
-        ValueError: One is not.
+        ValueError: One is such; the text names its field.
     """
-    if not isinstance(record.parameter, str) or not isinstance(record.note, str):
-        raise ValueError("a name is no text")
-    sizes = (record.moved, record.walk, record.faded_walk, record.saliency)
-    if any(not math.isnan(float(size)) and not 0 <= size < math.inf for size in sizes):
-        raise ValueError(f"{record.parameter!r} has moved by what no training moves")
-    return record  # type: ignore[no-any-return]
+    seen: set[str] = set()
+    for record in records:
+        name: Any = record.parameter
+        if not isinstance(name, str) or name in seen or name not in initial:
+            known = "occurs twice" if isinstance(name, str) and name in seen else "is not in it"
+            raise ValueError(f"a displacement is of the parameter {shown(name)}, which {known}")
+        seen.add(name)
+        for field in _FIELDS:
+            value = getattr(record, field.name)
+            if not _is_sane(field.name, value, record, initial[name]):
+                raise ValueError(f"{field.name} of {shown(name)} is {shown(value)}")
+
+
+def _is_sane(field: str, value: Any, record: Displacement, start: Tensor) -> bool:
+    """Whether a training can give this value of a field."""
+    if field == "count":
+        return type(value) is int and value == start.numel()
+    if field in ("note", "parameter"):
+        return isinstance(value, str)
+    if field == "normalised":
+        return isinstance(value, bool)
+    if type(value) not in (int, float):
+        return False
+    if field == "shrinkage":  # of weights that became infinite it is infinite
+        return abs(value) <= _MOST or not math.isfinite(value)
+    if math.isnan(value):  # each for a reason of its own
+        return {
+            "moved": not math.isfinite(record.shrinkage),  # the weights are nan
+            "walk": bool(record.note),
+        }.get(field, True)
+    return value == 0 or (0 if field == "saliency" else _LEAST) <= value <= _MOST

@@ -156,7 +156,7 @@ def stage_movement(
 ) -> StageMovement:
     """Movement of the kernels of one stage; those whose walk is unknown or zero are left out."""
     found = [displacements[name] for name in kernels if name in displacements]
-    usable = [d for d in found if d.walk > 0.0 and isfinite(d.moved)]
+    usable = [d for d in found if d.count and d.walk > 0.0 and isfinite(d.moved)]
     notes = tuple(sorted({d.note for d in found if d.note}))
     if any(d.walk == 0.0 for d in found):
         notes += ("not trained: no optimiser held it",)
