@@ -134,9 +134,9 @@ def test_what_odd_trainings_give_is_read(tmp_path, change):
 def test_a_history_of_weights_that_became_nan_is_read_again(tmp_path):
     model = torch.nn.Conv2d(2, 3, 3)
     for value in (float("nan"), float("inf"), 1e38):
-        with ws.watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as history:
-            with torch.no_grad():
-                model.weight[0] = value
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with ws.watch(model, optimizer) as history, torch.no_grad():
+            model.weight[0] = value
         ws.save_history(history, tmp_path / "h.safetensors")
         read = ws.read_history(tmp_path / "h.safetensors").displacements()
         assert repr(read) == repr(history.displacements())

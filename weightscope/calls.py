@@ -64,6 +64,20 @@ def plain(tree: Any) -> Any:
     )
 
 
+def fresh(*trees: Any) -> tuple[Any, ...]:
+    """Copies for a user's function, which may write into its tensors and arrays.
+
+    Gradients pass through the copies.
+    """
+    return tuple(pytree.tree_map(_copied, tree) for tree in trees)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
 def only_tensor(output: Any) -> Tensor:
     """The prediction in what a model returned: a tensor, or the first one in a container."""
     if isinstance(output, Tensor):

@@ -169,4 +169,5 @@ def _is_sane(field: str, value: Any, record: Displacement, start: Tensor) -> boo
             "moved": not math.isfinite(record.shrinkage),  # the weights are nan
             "walk": bool(record.note),
         }.get(field, True)
-    return value == 0 or (0 if field == "saliency" else _LEAST) <= value <= _MOST
+    least = 0.0 if field == "saliency" else _LEAST
+    return bool(value == 0 or least <= value <= _MOST)

@@ -337,6 +337,28 @@ def test_labels_are_mixed_in(proposals_in_need):
     assert found.images == 16  # nothing else was given: their inputs serve as images
 
 
+def test_a_loss_may_write_into_what_it_is_given(proposals_in_need):
+    with torch.no_grad():
+        target = proposals_in_need[1].structure.model(IMAGES)
+    batches = list(zip(IMAGES.split(16), target.clone().split(16), strict=True))
+
+    def writing(outputs, targets):
+        cost = nn.functional.mse_loss(outputs.tanh_(), targets.tanh_().clone())
+        targets.zero_()
+        return cost
+
+    def careful(outputs, targets):
+        return writing(outputs.clone(), targets.clone())
+
+    courses = []
+    for loss in (writing, careful):
+        torch.manual_seed(0)
+        variant = proposals_in_need[1].build()
+        courses.append(variant.recover(batches=batches, loss=loss, steps=2, progress=False).course)
+        assert torch.equal(torch.cat([y for _, y in batches]), target)
+    assert courses[0] == courses[1]
+
+
 def test_outputs_of_any_structure_and_those_that_are_gone():
     variant = needs_its_levels(Pyramid)[1].build()
     found = variant.recover([IMAGES[:8], (IMAGES[8:20], "a label")], steps=6, progress=False)

@@ -130,6 +130,34 @@ def test_a_loss_alone_is_ablated_and_a_metric_comes_first(structure):
     assert by_loss.quality == pytest.approx(expected, rel=1e-5)
 
 
+def writing(outputs, targets):
+    """A loss of probabilities that makes them, and clears what it is given, in place."""
+    targets[targets == 255] = 0
+    cost = F.binary_cross_entropy(outputs.sigmoid_(), targets.clone())
+    targets.zero_()
+    return cost
+
+
+@pytest.mark.parametrize("metric", [None, writing])
+def test_a_loss_may_write_into_what_it_is_given(structure, metric):
+    given = [(x, torch.where(x > 1.5, 255.0, y)) for x, y in pairs()]
+    before = [y.clone() for _, y in given]
+
+    def careful(outputs, targets):
+        return writing(outputs.clone(), targets.clone())
+
+    def gathered(function):
+        quality = {} if metric is None else {"metric": function}
+        return gather_data(structure, given, loss=function, **quality)
+
+    found, wanted = gathered(writing), gathered(careful)
+    assert found.importances == wanted.importances
+    assert found.ablation.quality == wanted.ablation.quality
+    assert found.ablation.chance == wanted.ablation.chance
+    assert found.ablation.levels == wanted.ablation.levels
+    assert all(torch.equal(y, was) for (_, y), was in zip(given, before, strict=True))
+
+
 def test_ablation_decides_where_there_is_a_cut(structure):
     model = structure.model
     state = {k: v.clone() for k, v in model.state_dict().items()}

@@ -27,6 +27,7 @@ from weightscope.calls import (
     device_of,
     finished,
     forward_errors,
+    fresh,
     named_errors,
     to_device,
     undisturbed,
@@ -785,7 +786,7 @@ class _Course:
         loss = cast(Callable[[Any, Any], Tensor], self.loss)
         outputs, wanted = self.student.predict(inputs), to_device(targets, self.module)
         with named_errors(f"the function given as {keyword('loss')}"):
-            value = loss(outputs, wanted)
+            value = loss(*fresh(outputs, wanted))
         if not isinstance(value, Tensor) or value.numel() != 1 or not bool(value.isfinite().all()):
             raise InputError(
                 f"{keyword('loss')} returned {kind(value)} that is no finite scalar tensor; it is "

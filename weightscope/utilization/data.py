@@ -16,6 +16,7 @@ from weightscope.batches import Batch, first_image, split_images
 from weightscope.calls import (
     call_arguments,
     forward_errors,
+    fresh,
     say,
     shapes,
     to_device,
@@ -329,7 +330,7 @@ def measure_importance(
 def _loss_of(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any, index: int) -> Tensor:
     """The loss of a batch; refuse what is no differentiable finite scalar."""
     try:
-        value = loss(outputs, targets)
+        value = loss(*fresh(outputs, targets))
     except Exception as error:
         raise InputError(
             f"the loss raised on batch {index} (outputs {shapes(outputs)}, targets "

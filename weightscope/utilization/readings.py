@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.calls import unchanged
+from weightscope.calls import fresh, unchanged
 from weightscope.errors import keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
@@ -86,7 +86,7 @@ def note_on_logits(loss: Callable[[Any, Any], Tensor], answer: Any, targets: Any
 
     def cost(read: Callable[[Tensor], Tensor]) -> float:
         made = [leaf if r is None else read(r) for leaf, r in zip(leaves, right, strict=True)]
-        return float(loss(pytree.tree_unflatten(made, spec), targets))
+        return float(loss(*fresh(pytree.tree_unflatten(made, spec), targets)))
 
     kept: AbstractContextManager[None] = (
         unchanged(loss) if isinstance(loss, nn.Module) else nullcontext()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.arguments import attribute_of
 from weightscope.batches import split_images
-from weightscope.calls import only_tensor, say, shapes, unchanged
+from weightscope.calls import fresh, only_tensor, say, shapes, unchanged
 from weightscope.errors import InputError
 from weightscope.utilization.metrics import ImageValues
 
@@ -55,7 +55,7 @@ class ValueMetric:
             outputs, targets = _decided(only_tensor(outputs), only_tensor(targets))
         if self._whole:
             targets = pytree.tree_map(_whole, targets)
-        value = self._metric(outputs, targets)
+        value = self._metric(*fresh(outputs, targets))
         if hasattr(self._metric, "reset") and hasattr(self._metric, "update"):
             self._metric.reset()  # what torchmetrics collects would fill the memory
         return value
