@@ -227,6 +227,12 @@ def test_scan_writes_a_page(folder, capsys):
     assert "conv.weight" in page
     assert main(["scan", "my weights.safetensors", "--html", "my weights.safetensors"]) == 2
     assert "is a file of weights" in capsys.readouterr().err
+    scan = ["scan", "my weights.safetensors", "--csv"]
+    assert main([*scan, "both", "--html", "./both"]) == 2
+    assert "is named for two outputs" in capsys.readouterr().err
+    assert not (folder / "both").exists()
+    assert main([*scan, "page.html", "--html", str(folder / "page.html")]) == 2
+    assert (folder / "page.html").read_text() == page
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["analyze"], ["scan", "a", "b"]])

@@ -119,6 +119,49 @@ def test_archives_behind_other_data(tmp_path):
             refused(path, "truncated or damaged")
 
 
+class Called:
+    """Pickles as a call, and what is built on its result."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_tensors_that_are_given_other_numbers_later(tmp_path, old):
+    one, two = torch.ones(3), torch.zeros(3)
+    rebuild, arguments = one.__reduce_ex__(2)
+    with_state = torch._utils._rebuild_parameter_with_state
+    from_type = torch._tensor._rebuild_from_type_v2
+    path = tmp_path / "x.pt"
+    for odd, words in (
+        (Called(rebuild, arguments, {"data": two}), "changed after it was made"),
+        (Called(with_state, (one, True, {}, {"data": two})), "given other numbers"),
+        (Called(with_state, (one, True, {}, (None, {"imag": two}))), "given other numbers"),
+        (Called(from_type, (rebuild, torch.Tensor, arguments, {"data": two})), "other numbers"),
+    ):
+        torch.save({"a": odd}, path, _use_new_zipfile_serialization=not old)
+        refused(path, words)
+    torch.save({"a": Called(with_state, (one, True, {}, {"tag": 3}))}, path)
+    assert found(path)["a"].summary.mean == 1.0
+
+
+def test_numbers_of_two_kinds(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.ones(3), "b": torch.ones(3, dtype=torch.int32)}, path)
+
+    def both(name, content):
+        if not name.endswith("data.pkl"):
+            return content
+        at = content.rindex(b"X\x01\x00\x00\x001")
+        return content[:at] + content[at:].replace(b"1", b"0", 1)
+
+    rewrite(path, both)
+    refused(path, "'0' are claimed to be of two kinds")
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_a_directory_that_lies_about_its_place(tmp_path, long):
     path = tmp_path / "x.pt"

@@ -380,6 +380,8 @@ class _Machine:
 
     def _build(self, _: Any) -> None:
         state = self._stack.pop()
+        if isinstance(self._stack[-1], Stored):
+            raise ValueError("a tensor in it is changed after it was made")
         if isinstance(self._stack[-1], Inert):
             self._stack[-1].state = state
 
@@ -407,6 +409,7 @@ class _Machine:
 
     def _made_otherwise(self, _: Name, arguments: tuple[Any, ...]) -> Any:
         """A tensor of a class of its own: made by the first argument from the third."""
+        _refuse_numbers(arguments[3] if len(arguments) > 3 else None)
         return self._made(arguments[0], arguments[2])
 
     def _made_bare(self, _: Name, arguments: tuple[Any, ...]) -> Any:
@@ -576,6 +579,18 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+def _parameter_with_state(data: Any, _: Any, __: Any, state: Any) -> Any:
+    _refuse_numbers(state)
+    return data
+
+
+def _refuse_numbers(state: Any) -> None:
+    """Refuse attributes of a tensor that would give it other numbers."""
+    for part in state if isinstance(state, tuple) else (state,):
+        if isinstance(part, dict) and not part.keys().isdisjoint(("data", "real", "imag")):
+            raise ValueError("a tensor in it is given other numbers after it was made")
+
+
 def _foreign(shape: Any, reason: str) -> Stored:
     shape = _sizes(shape)
     return Stored(shape, None, contiguous(shape), 0, None, reason)
@@ -621,7 +636,7 @@ _TENSORS: dict[str, Callable[..., Any]] = {
     "_rebuild_tensor_v2": _tensor,
     "_rebuild_tensor_v3": _tensor_of_bytes,
     "_rebuild_parameter": _parameter,
-    "_rebuild_parameter_with_state": _parameter,
+    "_rebuild_parameter_with_state": _parameter_with_state,
     "_rebuild_meta_tensor_no_storage": _meta_tensor,
     "_rebuild_sparse_tensor": _sparse_tensor,
     "_rebuild_sparse_csr_tensor": _sparse_tensor,

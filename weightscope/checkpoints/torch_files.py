@@ -53,6 +53,8 @@ def read_archive(source: Source) -> Any:
             f"{source.path} holds big-endian numbers; save it on a little-endian machine"
         )
 
+    kinds: dict[int, torch.dtype | None] = {}
+
     def locate(key: Any, dtype: torch.dtype | None, count: int) -> Storage:
         record = records.get(f"{root}data/{key}") if isinstance(key, str | int) else None
         if record is None:
@@ -62,6 +64,8 @@ def read_archive(source: Source) -> Any:
             raise ValueError(
                 f"{count * size:,} bytes of numbers are claimed, {record.size:,} are there"
             )
+        if kinds.setdefault(record.begin, dtype) != dtype:  # torch reads both as the first
+            raise ValueError(f"the numbers {quoted(key)} are claimed to be of two kinds")
         return Storage(dtype, count, record.begin, source)
 
     pickle = records[described[0]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.models import add_model, built_model, example_of, save_cut, state_of
 from weightscope.cli.pictures import DATA_HELP, IMAGES_HELP, add_crop, images_in, labelled_in
-from weightscope.cli.targets import check_target
+from weightscope.cli.targets import check_targets
 from weightscope.errors import InputError
 from weightscope.files import write_csv
 from weightscope.showing import counted
@@ -39,8 +39,7 @@ def _scan(options: argparse.Namespace) -> None:
     from weightscope.printing import checkpoint_table
     from weightscope.statistics import scan
 
-    for path in filter(None, (options.csv, options.html)):
-        check_target(path)  # what would fail at the end should fail before the work
+    check_targets(options.csv, options.html)  # what would fail at the end should fail at once
     if options.html:
         importlib.import_module("weightscope.report")
     statistics = scan(options.file, progress=sys.stderr.isatty())
@@ -94,9 +93,7 @@ def _analyze(options: argparse.Namespace) -> None:
     from weightscope.files import write_text
 
     # What would fail at the end should fail before the work.
-    targets = (options.html, options.csv, options.json, options.markdown)
-    for path in filter(None, targets):
-        check_target(path)
+    check_targets(options.html, options.csv, options.json, options.markdown)
     if options.html:
         importlib.import_module("weightscope.report")
     if (options.data is None) != (options.metric is None):
@@ -159,7 +156,7 @@ def _cut(options: argparse.Namespace) -> None:
     from weightscope.analysis import analyze
     from weightscope.printing import human, printable
 
-    check_target(options.out)
+    check_targets(options.out)
     model = built_model(options)
     analysis = analyze(
         model,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.models import add_model, built_model, example_of, object_at, save_cut
 from weightscope.cli.pictures import add_crop, images_in, labelled_in
-from weightscope.cli.targets import check_target
+from weightscope.cli.targets import check_targets
 from weightscope.errors import InputError, TruncationError
 from weightscope.files import write_csv
 
@@ -78,8 +78,7 @@ def _shrink(options: argparse.Namespace) -> None:
     """
     from weightscope.truncation import shrink
 
-    for path in filter(None, (options.out, options.csv)):
-        check_target(path)  # what would fail at the end should fail before the work
+    check_targets(options.out, options.csv)  # what would fail at the end should fail at once
     if options.data and options.batches:
         raise InputError("--data and --batches both name labelled images; give one of them")
     model = built_model(options)

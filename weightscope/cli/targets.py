@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from weightscope.errors import InputError, WeightscopeError
 from weightscope.files import writable_target
 
 
-def check_target(path: str) -> None:
-    """Refuse to write where nothing can be written, or over somebody's weights.
+def check_targets(*paths: str | None) -> None:
+    """Refuse to write where nothing can be written, over somebody's weights, or twice to one file.
+
+    Args:
+        paths: Where outputs go; None where there is none.
 
     Raises:
-        InputError: It is no place for a file, or holds a checkpoint.
+        InputError: One is no place for a file, holds a checkpoint, or is named twice.
     """
+    seen: set[Path] = set()
+    for path in (path for path in paths if path is not None):
+        target = writable_target(path)
+        _refuse_weights(path, target)
+        if target in seen:
+            raise InputError(f"{path} is named for two outputs; give each a file of its own")
+        seen.add(target)
+
+
+def _refuse_weights(path: str, target: Path) -> None:
     from weightscope.checkpoints import open_checkpoint
 
-    target = writable_target(path)
     if not target.exists():
         return
     try:
