@@ -127,6 +127,8 @@ def forward_errors(model: nn.Module, inputs: Any, where: str) -> Iterator[None]:
     """
     try:
         yield
+    except WeightscopeError:
+        raise
     except Exception as error:
         raise ForwardError(
             f"the forward of {type(model).__name__} raised on {where} ({shapes(inputs)}): "

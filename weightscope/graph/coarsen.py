@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import SizeWriter, is_symbolic, key
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
+from weightscope.graph.fixed import note_values
 from weightscope.graph.nodes import (
     argument,
     arguments,
@@ -181,17 +182,16 @@ class _Builder:
             if spec.kind is InputKind.USER_INPUT
         ]
         names = _argument_names(self.model, len(self.inputs.args))
-        heads: dict[str, fx.Node] = {}
+        names = _argument_names(self.model, len(self.inputs.args))
+        held = dict(zip(names, self.inputs.args, strict=True)) | dict(self.inputs.kwargs)
+        ordered = [*names, *_as_declared(self.model, self.inputs.kwargs)]
+        heads = {name: self.graph.placeholder(name) for name in ordered}
+        for name, head in heads.items():
+            note_values(self.model, head, held[name])
         for node, (path, _) in zip(users, leaves, strict=True):
             where = path[1]
-            name = (
-                names[where.idx]
-                if isinstance(where, pytree.SequenceKey)
-                else cast(pytree.MappingKey[str, Any], where).key
-            )
-            if name not in heads:
-                heads[name] = self.graph.placeholder(name)
-            self.made[node] = heads[name]
+            by_position = isinstance(where, pytree.SequenceKey)
+            self.made[node] = heads[names[where.idx] if by_position else _index(where)]
         for node, (path, value) in zip(users, leaves, strict=True):
             new = self.made[node]
             for step in path[2:]:
@@ -369,6 +369,12 @@ class _Builder:
             for node in self.graph.nodes
             if isinstance(node.meta.get("val"), torch.Tensor)
         }
+
+
+def _as_declared(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Names of keyword arguments in the order in which the forward declares them."""
+    declared = list(inspect.signature(model.forward).parameters)
+    return sorted(names, key=lambda n: declared.index(n) if n in declared else len(declared))
 
 
 def _argument_names(model: nn.Module, count: int) -> list[str]:

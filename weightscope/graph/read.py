@@ -19,6 +19,7 @@ from weightscope.errors import StructureError, WeightscopeError, keyword
 from weightscope.graph.capture import Capture, capture
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
+from weightscope.graph.fixed import values_note
 from weightscope.graph.inputs import Trial, check_model, declared_inputs, find_inputs, two_images
 from weightscope.graph.levels import follows_the_input, plausible, read_levels
 from weightscope.graph.nodes import tensor_of
@@ -127,6 +128,7 @@ def _read(
     notes = (
         wrapped,
         _fixed_note(trial, captured, inputs),
+        values_note(coarse.graph),
         _modes_note(trial, modes_agree, pair),
         _memory_note(*trial.left_behind(pair, called)),
         _parts_note(parts, part),

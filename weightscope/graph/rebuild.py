@@ -15,8 +15,7 @@ from torch import fx, nn
 from weightscope.adapters import modules, pytree
 from weightscope.adapters.pytree import TreeSpec
 from weightscope.adapters.regions import left_on_failure, with_switches
-from weightscope.adapters.symbols import hint, is_symbolic
-from weightscope.errors import InputError, keyword
+from weightscope.graph.fixed import Fixed, fixed_in
 from weightscope.graph.structure import Structure
 
 
@@ -63,15 +62,15 @@ def runnable(
     exec(compile(code.src, "<weightscope graph>", "exec"), namespace)
     run = namespace["forward"]
 
-    fixed = _fixed_sizes(graph)
+    fixed = fixed_in(graph)
     guard = nullcontext if switched is graph else left_on_failure
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        _refuse_other_sizes(fixed, args, kwargs)
+        given = fixed.complete(args, kwargs)
         with guard():
-            return pytree.tree_unflatten(run(self, *args, **kwargs), output_spec)
+            return pytree.tree_unflatten(run(self, *args, **given), output_spec)
 
-    forward.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
+    forward.__signature__ = _signature(run, fixed)  # type: ignore[attr-defined]
     kind = type(f"{type(owner).__name__}Graph", (_Rebuilt,), {"forward": forward})
     module: nn.Module = kind()
     for name, child in modules.children(owner).items():
@@ -84,6 +83,18 @@ def runnable(
         module.register_buffer(name, constant, persistent=False)
     module.training = owner.training
     return module
+
+
+def _signature(run: Any, fixed: Fixed) -> inspect.Signature:
+    """What a graph takes, with the defaults of its last arguments."""
+    signature = inspect.signature(run)
+    parameters = list(signature.parameters.values())
+    for index in reversed(range(len(parameters))):
+        if parameters[index].name not in fixed.defaults:
+            break  # a default before an argument without one is none that Python can write
+        default = fixed.defaults[parameters[index].name]
+        parameters[index] = parameters[index].replace(default=default)
+    return signature.replace(parameters=parameters)
 
 
 class _Rebuilt(nn.Module):
@@ -106,36 +117,3 @@ class _Rebuilt(nn.Module):
             "weightscope.save(variant, path) and weightscope.load(path, factory) keep and rebuild "
             "it, and torch.save(module.state_dict(), path) keeps its weights alone"
         )
-
-
-def _fixed_sizes(graph: fx.Graph) -> dict[str, dict[int, int]]:
-    """Sizes of the images among a graph's arguments that are numbers, by argument and axis."""
-    found: dict[str, dict[int, int]] = {}
-    for node in graph.find_nodes(op="placeholder"):
-        value, space = node.meta.get("val"), node.meta.get("space", ())
-        found[str(node.target)] = {
-            axis: hint(value.shape[axis]) for axis in space if not is_symbolic(value.shape[axis])
-        }
-    return found
-
-
-def _refuse_other_sizes(
-    fixed: Mapping[str, Mapping[int, int]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> None:
-    """Raise where a network that computes with one size is called with another.
-
-    Raises:
-        InputError: An image has another size than the one that the network was read at.
-    """
-    given = dict(zip(fixed, args, strict=False)) | dict(kwargs)
-    for name, sizes in fixed.items():
-        value = given.get(name)
-        if not isinstance(value, torch.Tensor) or any(axis >= value.dim() for axis in sizes):
-            continue
-        if any(value.shape[axis] != size for axis, size in sizes.items()):
-            got = "x".join(str(value.shape[axis]) for axis in sizes)
-            raise InputError(
-                f"{name} is {got}, and this network was read at"
-                f" {'x'.join(map(str, sizes.values()))} and computes with that size; analyse the"
-                f" original with {keyword('example_inputs')} of the size that you use"
-            )

@@ -1,0 +1,182 @@
+"""What a network computes with as it was read: sizes and arguments that are numbers in its graph.
+
+A coarse graph notes on its placeholders the axes of an image (``meta["space"]``) and the leaves of
+an argument that were no tensors (``meta["fixed"]``, by the path inside the argument).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from weightscope.adapters import pytree
+from weightscope.adapters.symbols import hint, is_symbolic
+from weightscope.errors import InputError, keyword, shown
+
+_NO_DEFAULT = inspect.Parameter.empty
+_LONGEST = 60  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What the calls of a graph are held to.
+
+    Attributes:
+        names: The arguments, in the order of the graph.
+        sizes: Sizes of the images that are numbers, by argument and axis.
+        values: What was no tensor in an argument, by argument and path inside it; ``Tensor`` stands
+            for the tensors beside it.
+        defaults: What stands for an argument that is left out.
+    """
+
+    names: tuple[str, ...]
+    sizes: Mapping[str, Mapping[int, int]]
+    values: Mapping[str, Mapping[str, Any]]
+    defaults: Mapping[str, Any]
+
+    def complete(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of a call, with the defaults of what it leaves out.
+
+        Raises:
+            InputError: A call with another size or value than the network was read with.
+        """
+        placed = dict(zip(self.names, args, strict=False))
+        left_out = {n: v for n, v in self.defaults.items() if n not in placed and n not in kwargs}
+        self._refuse_other_sizes({**placed, **kwargs})
+        self._refuse_other_values({**placed, **kwargs})
+        return {**kwargs, **left_out}
+
+    def in_order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """All arguments of a call, in the order of the graph.
+
+        Raises:
+            InputError: A call with other arguments, sizes or values than the network was read with.
+        """
+        given = dict(zip(self.names, args, strict=False)) | self.complete(args, kwargs)
+        absent = [name for name in self.names if name not in given]
+        other = [*(name for name in kwargs if name not in self.names), *args[len(self.names) :]]
+        if absent or other:
+            raise InputError(
+                f"this network was read with the arguments {', '.join(self.names)}, and a batch"
+                f" holds {'no ' + ', '.join(absent) if absent else 'others'}; give each batch as"
+                f" {keyword('example_inputs')} is, a tuple or a dict of all of them"
+            )
+        return [given[name] for name in self.names]
+
+    def _refuse_other_sizes(self, given: Mapping[str, Any]) -> None:
+        for name, sizes in self.sizes.items():
+            value = given.get(name)
+            if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in sizes):
+                continue
+            if any(value.shape[axis] != size for axis, size in sizes.items()):
+                got = "x".join(str(value.shape[axis]) for axis in sizes)
+                raise InputError(
+                    f"{name} is {got}, and this network was read at"
+                    f" {'x'.join(map(str, sizes.values()))} and computes with that size; analyse"
+                    f" the original with {keyword('example_inputs')} of the size that you use"
+                )
+
+    def _refuse_other_values(self, given: Mapping[str, Any]) -> None:
+        for name, values in self.values.items():
+            if name not in given:
+                continue
+            found = leaves_of(given[name])
+            wrong = next((p for p in values if p in found and not _same(found[p], values[p])), None)
+            if wrong is None and found.keys() == values.keys():
+                continue
+            where = wrong or ""
+            got = found[wrong] if wrong is not None else given[name]
+            read = values[wrong] if wrong is not None else [*values.values()]
+            raise InputError(
+                f"{name}{where} is {_text(got)}, and this network was read with {_text(read)} and"
+                f" computes with that; analyse the original with {keyword('example_inputs')} of"
+                " the value that you use, or a tensor where the forward takes one"
+            )
+
+
+def fixed_in(graph: fx.Graph) -> Fixed:
+    """What a coarse graph computes with, from the notes on its placeholders."""
+    nodes = graph.find_nodes(op="placeholder")
+    sizes: dict[str, dict[int, int]] = {}
+    for node in nodes:
+        value = node.meta.get("val")
+        sizes[str(node.target)] = {
+            axis: hint(value.shape[axis])
+            for axis in node.meta.get("space", ())
+            if not is_symbolic(value.shape[axis])
+        }
+    return Fixed(
+        names=tuple(str(node.target) for node in nodes),
+        sizes=sizes,
+        values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
+        defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
+    )
+
+
+def note_values(model: nn.Module, node: fx.Node, value: Any) -> None:
+    """Note on a placeholder what its argument held besides tensors, and the forward's default.
+
+    Args:
+        model: Whose forward it is an argument of.
+        node: The placeholder.
+        value: The argument of the example.
+    """
+    leaves = {p: Tensor if isinstance(v, Tensor) else v for p, v in leaves_of(value).items()}
+    if leaves and all(leaf is Tensor for leaf in leaves.values()):
+        return
+    node.meta["fixed"] = leaves
+    parameter = inspect.signature(model.forward).parameters.get(str(node.target))
+    default = _NO_DEFAULT if parameter is None else parameter.default
+    if default is not _NO_DEFAULT and Tensor not in leaves.values():
+        own = leaves_of(default)
+        if own.keys() == leaves.keys() and all(_same(own[p], leaves[p]) for p in leaves):
+            node.meta["default"] = default
+
+
+def values_note(graph: fx.Graph) -> str:
+    """Which arguments are numbers, texts and the like in the graph; empty where none is."""
+    texts = [
+        f"{name}{path}={_text(value)}"
+        for name, values in fixed_in(graph).values.items()
+        for path, value in values.items()
+        if value is not Tensor and value is not None
+    ]
+    if not texts:
+        return ""
+    return (
+        f"read with {', '.join(texts)} only: what is no tensor is part of the network that is read."
+        f" A variant refuses other values; pass {keyword('example_inputs')} with those that you"
+        " use, or a tensor where the forward takes one"
+    )
+
+
+def leaves_of(value: Any) -> dict[str, Any]:
+    """The leaves of an argument by their path inside it, as in an index expression."""
+    leaves, _ = pytree.tree_flatten_with_path(value)
+    return {"".join(map(str, path)): leaf for path, leaf in leaves}
+
+
+def _same(given: Any, read: Any) -> bool:
+    if read is Tensor:
+        return True
+    if given is read:
+        return True
+    if isinstance(given, Tensor) and (given.numel() != 1 or isinstance(read, str)):
+        return False
+    if (given is None) != (read is None):
+        return False
+    try:
+        return bool(given == read)
+    except Exception:  # noqa: BLE001 - of somebody's own class, or an array of numbers
+        return False
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        return f"a tensor of shape {tuple(value.shape)}"
+    text = shown(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
