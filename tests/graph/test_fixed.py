@@ -131,3 +131,71 @@ def test_batches_with_other_values_are_refused_and_with_the_same_they_are_taken(
     with pytest.raises(InputError, match=r"scale is 2\.0"):
         variant.recover([other] * 4, steps=1, progress=False)
     assert "scale=1.0" in variant.recipe["notes"][0]
+
+
+# the number of images ----------------------------------------------------------------------------
+
+
+class Counting(Plain):
+    """Turns the number of images into a number in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.token = way, nn.Parameter(torch.rand(1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "iterates":
+            return torch.stack([super(Counting, self).forward(image[None])[0] for image in x])
+        y = super().forward(x)
+        if self.way == "ones":
+            return y * torch.ones(int(x.shape[0]), 1, 1, 1)
+        if self.way == "range":
+            return torch.stack([y[b] / (y[b].abs().amax() + 1e-3) for b in range(x.size(0))])
+        return y + self.token.expand(len(x), 1, *x.shape[2:])
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("way", ["iterates", "ones", "range", "length"])
+def test_a_number_of_images_that_became_a_number_is_told_and_kept(way: str, images: int) -> None:
+    model, x = Counting(way).eval(), torch.randn(images, 3, 16, 16)
+    structure = read_structure(model, x)
+    assert any(f"read at {images} image" in note for note in structure.notes)
+    graph = rebuild(structure)
+    torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+    for other in (2, 8):
+        with pytest.raises(InputError, match=f"x holds {other} images.*read at {images} image"):
+            graph(torch.randn(other, 3, 16, 16))
+
+
+def test_any_number_of_images_stays_free() -> None:
+    structure = read_structure(Plain().eval(), IMAGE)
+    assert structure.notes == ()
+    assert rebuild(structure)(torch.randn(8, 3, 16, 16)).shape[0] == 8
+
+
+def test_batches_of_a_network_that_was_read_at_one_number_of_images() -> None:
+    model, images = Counting("ones").eval(), torch.randn(6, 3, 16, 16)
+    pair = (images[:3], torch.rand(3, 1, 16, 16).round())
+    found = analyze(model, example_inputs=images[:3], batches=[pair] * 2, metric="dice")
+    variant = found.proposals[0].build()
+    assert verify(variant, export=False).passed
+    with pytest.raises(InputError, match=r"x holds 3 images.*read at 1 image a batch"):
+        analyze(model, example_inputs=images[:1], batches=[pair] * 2, metric="dice")
+    with pytest.raises(InputError, match="batches of 3 images only"):
+        variant.recover(images, steps=1, progress=False)
+
+
+class Retries(Plain):
+    """Handles what an operator raises."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            x = torch.cat([x, x[:, :, :1, :1]], 1)
+        except RuntimeError:
+            x = x * 2
+        return super().forward(x)
+
+
+def test_what_a_forward_handles_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    assert read_structure(Retries(), IMAGE).cuts
+    assert "failed while attempting" not in caplog.text

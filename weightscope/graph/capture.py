@@ -21,7 +21,9 @@ from torch.export import Dim, ExportedProgram
 
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY, marked
+from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.regions import write_back
+from weightscope.adapters.symbols import is_symbolic
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
     EXPORTING,
@@ -187,7 +189,9 @@ class _Tracer:
 
     def run(self) -> Capture:
         with EXPORTING, ExitStack() as hooks, random_state(), lean():
-            for context in (without_numbers(), eagerly(), quiet(EXPORT_LOGGER)):
+            # what an operator raises inside the trace is told by the error itself
+            loggers = (quiet(EXPORT_LOGGER), quiet(FAKE_TENSOR_LOGGER))
+            for context in (without_numbers(), eagerly(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
             for context in (free_pools(), FreeSizes()):
@@ -216,7 +220,7 @@ class _Tracer:
         if self.budget.exceeded:
             raise TooComplexError
         write_back(program)
-        _mark_space(program, self.inputs)
+        _mark_images(program, self.inputs, self.sizes)
         as_pools_of_signals(program.graph)
         order_writes(program.graph)
         return _with_spans(program, self.records, self.sizes)
@@ -300,13 +304,26 @@ def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> An
     }
 
 
-def _mark_space(program: ExportedProgram, inputs: ExampleInputs) -> None:
-    """Note on every image input along which axes it is large."""
+def _mark_images(program: ExportedProgram, inputs: ExampleInputs, sizes: Sizes) -> None:
+    """Note on every image input along which axes it is large, and which one counts the images."""
     users = set(program.graph_signature.user_inputs)
+    counted = sizes == "fixed"
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in users and isinstance(value, torch.Tensor):
-            node.meta["space"] = inputs.space if value.dim() == inputs.rank else ()
+            is_image = value.dim() == inputs.rank
+            node.meta["space"] = inputs.space if is_image else ()
+            if is_image and not counted:
+                node.meta["counts"] = counted = True
+
+
+def images_read(captured: Capture) -> int | None:
+    """How many images the graph holds for; None for any, or where no number was left free."""
+    for node in captured.nodes:
+        if node.meta.get("counts"):
+            size = node.meta["val"].shape[0]
+            return None if is_symbolic(size) else int(size)
+    return None
 
 
 def _with_spans(program: ExportedProgram, records: list[_Record], sizes: Sizes) -> Capture:

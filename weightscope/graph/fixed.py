@@ -1,7 +1,8 @@
 """What a network computes with as it was read: sizes and arguments that are numbers in its graph.
 
-A coarse graph notes on its placeholders the axes of an image (``meta["space"]``) and the leaves of
-an argument that were no tensors (``meta["fixed"]``, by the path inside the argument).
+A coarse graph notes on its placeholders the axes of an image (``meta["space"]``), whether it counts
+the images of a batch (``meta["counts"]``), and the leaves of an argument that were no tensors
+(``meta["fixed"]``, by the path inside the argument).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.errors import InputError, keyword, shown
+from weightscope.showing import counted
 
 _NO_DEFAULT = inspect.Parameter.empty
 _LONGEST = 60  # characters of a value in a message
@@ -28,6 +30,7 @@ class Fixed:
     Attributes:
         names: The arguments, in the order of the graph.
         sizes: Sizes of the images that are numbers, by argument and axis.
+        images: Number of images of a batch where it is a number, by argument.
         values: What was no tensor in an argument, by argument and path inside it; ``Tensor`` stands
             for the tensors beside it.
         defaults: What stands for an argument that is left out.
@@ -35,6 +38,7 @@ class Fixed:
 
     names: tuple[str, ...]
     sizes: Mapping[str, Mapping[int, int]]
+    images: Mapping[str, int]
     values: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Any]
 
@@ -47,6 +51,7 @@ class Fixed:
         placed = dict(zip(self.names, args, strict=False))
         left_out = {n: v for n, v in self.defaults.items() if n not in placed and n not in kwargs}
         self._refuse_other_sizes({**placed, **kwargs})
+        self._refuse_other_batches({**placed, **kwargs})
         self._refuse_other_values({**placed, **kwargs})
         return {**kwargs, **left_out}
 
@@ -78,6 +83,16 @@ class Fixed:
                     f"{name} is {got}, and this network was read at"
                     f" {'x'.join(map(str, sizes.values()))} and computes with that size; analyse"
                     f" the original with {keyword('example_inputs')} of the size that you use"
+                )
+
+    def _refuse_other_batches(self, given: Mapping[str, Any]) -> None:
+        for name, read in self.images.items():
+            value = given.get(name)
+            if isinstance(value, Tensor) and value.dim() and len(value) != read:
+                raise InputError(
+                    f"{name} holds {counted(len(value), 'image')}, and this network was read at"
+                    f" {counted(read, 'image')} a batch and computes with that number; analyse the"
+                    f" original with {keyword('example_inputs')} of as many images as you use"
                 )
 
     def _refuse_other_values(self, given: Mapping[str, Any]) -> None:
@@ -112,6 +127,11 @@ def fixed_in(graph: fx.Graph) -> Fixed:
     return Fixed(
         names=tuple(str(node.target) for node in nodes),
         sizes=sizes,
+        images={
+            str(n.target): hint(n.meta["val"].shape[0])
+            for n in nodes
+            if n.meta.get("counts") and not is_symbolic(n.meta["val"].shape[0])
+        },
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
     )

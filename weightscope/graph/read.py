@@ -16,7 +16,7 @@ from weightscope.adapters.modes import alone
 from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
 from weightscope.calls import say
 from weightscope.errors import StructureError, WeightscopeError, keyword
-from weightscope.graph.capture import Capture, capture
+from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import values_note
@@ -32,6 +32,7 @@ from weightscope.graph.stages import (
     stages,
 )
 from weightscope.graph.structure import ExampleInputs, Structure
+from weightscope.showing import counted
 from weightscope.wrappers import unwrap
 
 
@@ -95,14 +96,14 @@ def _read(
     wrapped: str,
 ) -> Structure:
     trial = Trial(model)
-    inputs, captured = _captured(trial, example_inputs, layout)
+    inputs, read_at, captured = _captured(trial, example_inputs, layout)
     levels = read_levels(captured, inputs)
-    fixed = not plausible(captured, levels, inputs) or not _follows(trial, captured, inputs)
+    fixed = not plausible(captured, levels, inputs) or not _follows(trial, captured, read_at)
     if fixed or captured.sizes != "symbolic":
         declared = declared_inputs(trial, inputs, layout)
         if fixed or declared:
             inputs = declared or inputs
-            captured = capture(model, two_images(trial, inputs), fixed=fixed)
+            _, captured = _with_batch(trial, inputs, fixed=fixed)
             levels = read_levels(captured, inputs)
     whole = placement = place(captured, levels, model)
     parts = tuple(levels.parts)
@@ -128,6 +129,7 @@ def _read(
     notes = (
         wrapped,
         _fixed_note(trial, captured, inputs),
+        _batch_note(trial, captured, inputs),
         values_note(coarse.graph),
         _modes_note(trial, modes_agree, pair),
         _memory_note(*trial.left_behind(pair, called)),
@@ -218,13 +220,13 @@ def _parts_note(parts: Sequence[str], part: str | None) -> str:
     )
 
 
-def _follows(trial: Trial, captured: Capture, inputs: ExampleInputs) -> bool:
+def _follows(trial: Trial, captured: Capture, read_at: ExampleInputs) -> bool:
     """Whether a graph with free sizes does at another size what the model does there.
 
     A forward that turns a size into a number (``int(height / 14 * 14.0)``) leaves a graph that
     claims to follow the input and does not.
     """
-    other = _at_another_size(two_images(trial, inputs))
+    other = _at_another_size(read_at)
     leaves = pytree.tree_leaves((other.args, dict(other.kwargs)))
     probe = _probe_at(captured, leaves)
     if probe is None or holds_at(map(tensor_of, captured.nodes), probe):
@@ -271,6 +273,33 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     )
 
 
+def _batch_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
+    """What to say where the graph holds for one number of images though the model takes others."""
+    images = images_read(captured)
+    if images is None:
+        return ""
+    other = _twice(inputs)
+    if trial.error(other.args, other.kwargs) is not None:
+        return ""
+    return (
+        f"read at {counted(images, 'image')} a batch only: the forward turns their number into a"
+        f" number. A variant refuses other batches; pass {keyword('example_inputs')} with as many"
+        " as you use"
+    )
+
+
+def _twice(inputs: ExampleInputs) -> ExampleInputs:
+    """The same call with twice as many images."""
+    images = len(_image(inputs))
+
+    def doubled(value: Any) -> Any:
+        of_batch = isinstance(value, torch.Tensor) and value.dim() and len(value) == images
+        return torch.cat([value, value]) if of_batch else value
+
+    args, kwargs = pytree.tree_map(doubled, (inputs.args, dict(inputs.kwargs)))
+    return replace(inputs, args=args, kwargs=kwargs)
+
+
 def _image(inputs: ExampleInputs) -> torch.Tensor:
     leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
     tensors = [v for v in leaves if isinstance(v, torch.Tensor)]
@@ -297,21 +326,36 @@ _SHOWN = 6
 
 def _captured(
     trial: Trial, example_inputs: Any, layout: str | None
-) -> tuple[ExampleInputs, Capture]:
-    """The inputs to show, and the network captured with two images a batch.
+) -> tuple[ExampleInputs, ExampleInputs, Capture]:
+    """The inputs to show, those that the network was captured with, and the capture.
 
     Where a guessed size is one at which the model fixes its sizes (a position table of just that
     size), other sizes are tried.
     """
-    found: list[tuple[ExampleInputs, Capture]] = []
+    found: list[tuple[ExampleInputs, ExampleInputs, Capture]] = []
     for inputs in find_inputs(trial, example_inputs, layout):
-        captured = capture(trial.original, two_images(trial, inputs))
-        found.append((inputs, captured))
+        read_at, captured = _with_batch(trial, inputs)
+        found.append((inputs, read_at, captured))
         if captured.sizes != "symbolic" or follows_the_input(captured):
             return found[-1]
         if len(found) == _SIZES_TO_CAPTURE:
             break
     return found[0]
+
+
+def _with_batch(
+    trial: Trial, inputs: ExampleInputs, *, fixed: bool = False
+) -> tuple[ExampleInputs, Capture]:
+    """Capture with two images a batch, or, where their number becomes one, with the example's.
+
+    Returns:
+        What it was captured with, and the capture.
+    """
+    pair = two_images(trial, inputs)
+    captured = capture(trial.original, pair, fixed=fixed)
+    if pair is inputs or images_read(captured) is None:
+        return pair, captured
+    return inputs, capture(trial.original, inputs, fixed=fixed)
 
 
 def _without_boundaries(captured: Capture) -> None:

@@ -20,6 +20,7 @@ from weightscope.calls import random_state, say, undisturbed
 from weightscope.copies import deep_copy
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
+from weightscope.graph.fixed import fixed_in
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
@@ -86,8 +87,9 @@ def verify(
     - ``costs``: what was counted when it was built is counted again on a copy, and the parameters
       are those of the module.
     - ``runs``: forward and backward in training and in evaluation mode, on the example inputs, at
-      twice the batch, and on ``sizes``; every output has the original's shape. What the original
-      itself refuses (batch normalisation of one image at 1x1, in training mode) is left out.
+      twice the batch (unless the original was read at one number of images only), and on ``sizes``;
+      every output has the original's shape. What the original itself refuses (batch normalisation
+      of one image at 1x1, in training mode) is left out.
     - ``alive``: every parameter that the original uses gets a gradient in training mode.
     - ``copies``: a deep copy gives the same output.
     - ``loads``: saved, loaded and run, it gives the same output.
@@ -249,7 +251,7 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
     inputs = variant.structure.inputs
     calls = [
         (tuple(inputs.args), dict(inputs.kwargs)),
-        _twice(variant.structure),
+        *([] if fixed_in(variant.structure.graph).images else [_twice(variant.structure)]),
         *map(split_inputs, sizes),
     ]
     alike = variant.structure.modes_agree  # else a variant does in both modes what eval mode does
@@ -329,6 +331,8 @@ def _loss(outputs: Any) -> Tensor:
 def _alive(variant: Variant) -> str:
     module = deep_copy(variant.module).train().requires_grad_(True)
     args, kwargs = _twice(variant.structure)
+    if fixed_in(variant.structure.graph).images:
+        args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
     _loss(module(*args, **kwargs)).backward()  # type: ignore[no-untyped-call]
     still = without_autograd(variant.structure.graph)
     dead = [

@@ -35,6 +35,7 @@ from weightscope.calls import (
 from weightscope.checkpoints import load_plain
 from weightscope.errors import InputError, keyword, kind
 from weightscope.files import write_pickle
+from weightscope.graph.fixed import fixed_in
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
@@ -606,6 +607,13 @@ def recover(
         raise InputError(
             f"{keyword('batches')} of (inputs, targets) and {keyword('loss')} belong together; "
             "give both"
+        )
+    for count in fixed_in(structure.graph).images.values():
+        raise InputError(
+            f"the smaller network takes batches of {counted(count, 'image')} only, because the"
+            " original's forward turns their number into a number, and a recovery makes batches of"
+            " its own; let the forward take any number of images, or train the variant's module in"
+            " a loop of your own"
         )
     path = None if resume is None else Path(path_text(resume, f"given as {keyword('resume')}"))
     wanted = _wanted(steps)
