@@ -190,7 +190,7 @@ class Retries(Plain):
 
     def forward(self, x: Tensor) -> Tensor:
         try:
-            x = torch.cat([x, x[:, :, :1, :1]], 1)
+            x = torch.mm(x.flatten(1), x.flatten(1))
         except RuntimeError:
             x = x * 2
         return super().forward(x)
