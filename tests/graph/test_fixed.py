@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightscope import analyze
-from weightscope.errors import InputError
+from weightscope.errors import InputError, StructureError
 from weightscope.graph import read_structure, rebuild
 from weightscope.truncation import verify
 
@@ -199,3 +199,22 @@ class Retries(Plain):
 def test_what_a_forward_handles_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert read_structure(Retries(), IMAGE).cuts
     assert "failed while attempting" not in caplog.text
+
+
+class Enhancer(nn.Module):
+    """Works on the spectrogram of a signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet, self.window = Plain(), nn.Buffer(torch.hann_window(62))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.stft(x, 62, 16, window=self.window, return_complex=True)[..., :64]
+        mask = self.unet(found.abs()[:, None].repeat(1, 3, 1, 1))[:, 0]
+        return torch.istft(found * mask, 62, 16, window=self.window)
+
+
+def test_the_part_that_works_on_spectrograms_is_the_remedy() -> None:
+    with pytest.raises(StructureError, match=r"analyze\(model\.unet, example_inputs=spectrogram\)"):
+        read_structure(Enhancer(), torch.rand(1, 2048), layout="NL")
+    assert read_structure(Enhancer().unet, torch.rand(1, 3, 32, 64)).cuts

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from weightscope.adapters.dispatch import READS_VALUES
-from weightscope.errors import StructureError, shown
+from weightscope.errors import StructureError, keyword, shown
 
 _NOT_THE_USERS = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent))
 # what torch says where Python or numpy asks a tensor without numbers for them
@@ -33,12 +33,30 @@ def reads_values(error: BaseException, model: nn.Module) -> StructureError | Non
     """
     if not any(_reads(cause) for cause in _causes(error)):
         return None
-    return StructureError(
-        f"the forward of {type(model).__name__} reads values of tensors{_where(error)}. weightscope"
-        " runs it on tensors that have sizes but no values, so what is done with them cannot follow"
-        " the input. Take that line out of the forward, or do it only"
-        " `if not torch.compiler.is_compiling():`."
+    remedy = (
+        "Take that line out of the forward, or do it only `if not torch.compiler.is_compiling():`"
     )
+    part, where = _largest_part(model), _where(error)
+    if part and "istft(" in where:
+        remedy = (
+            "torch.istft checks the sum of windows; analyse the part that works on spectrograms,"
+            f" such as analyze(model.{part}, {keyword('example_inputs', 'spectrogram')})"
+        )
+    return StructureError(
+        f"the forward of {type(model).__name__} reads values of tensors{where}. weightscope"
+        " runs it on tensors that have sizes but no values, so what is done with them cannot follow"
+        f" the input. {remedy}."
+    )
+
+
+def _largest_part(model: nn.Module) -> str:
+    """Name of the child with the most parameters; empty where none has any."""
+    sizes = {
+        name: sum(parameter.numel() for parameter in child.parameters())
+        for name, child in model.named_children()
+    }
+    largest = max(sizes, key=lambda name: sizes[name], default="")
+    return largest if largest and sizes[largest] else ""
 
 
 def _reads(error: BaseException) -> bool:
