@@ -218,3 +218,11 @@ def test_the_part_that_works_on_spectrograms_is_the_remedy() -> None:
     with pytest.raises(StructureError, match=r"analyze\(model\.unet, example_inputs=spectrogram\)"):
         read_structure(Enhancer(), torch.rand(1, 2048), layout="NL")
     assert read_structure(Enhancer().unet, torch.rand(1, 3, 32, 64)).cuts
+
+
+def test_a_number_in_a_tensor_stays_free_and_leaves_sizes_free() -> None:
+    model = Options().eval()
+    structure = read_structure(model, {"x": IMAGE, "scale": torch.tensor(1.0)})
+    assert (structure.sizes, structure.notes) == ("symbolic", ())
+    call = (torch.randn(3, 3, 32, 32), torch.tensor(2.0))
+    torch.testing.assert_close(rebuild(structure)(*call), model(*call), rtol=0, atol=0)

@@ -279,7 +279,8 @@ def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> An
             return None
         free = range(value.dim()) if sizes == "symbolic" else range(min(1, value.dim()))
         channels = inputs.channels if value.dim() == inputs.rank else 1
-        return {d: Dim.AUTO for d in free if not (d == channels and value.dim() > 2)}
+        # a number in a tensor has none, and an empty dict would be left out below
+        return {d: Dim.AUTO for d in free if not (d == channels and value.dim() > 2)} or None
 
     args, kwargs = pytree.tree_map(spec, (inputs.args, dict(inputs.kwargs)))
     if sizes == "fixed":
