@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matrix.kinds import UNET, Kind, UNet, conv, up
-from matrix.more import Entry
+from matrix.more import Entry, smp_net
 from matrix.truth import HALVES, Truth, mobilenet_v2, nnunet, unet_decoder, widening
 
 _ALL = (1, 2, 3, 4, 5)
@@ -205,16 +205,6 @@ _VQ = {
 
 
 # segmentation-models-pytorch, timm, dynamic-network-architectures --------------------------------
-def _smp(architecture: str, encoder: str) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        import segmentation_models_pytorch as smp
-
-        factory: Callable[..., nn.Module] = getattr(smp, architecture)
-        return factory(encoder, encoder_weights=None, classes=2)
-
-    return build
-
-
 def _residual_unet() -> nn.Module:
     from dynamic_network_architectures.architectures.unet import ResidualUNet
 
@@ -333,17 +323,17 @@ LIBRARIES: Mapping[str, Entry] = {
     ),
     "smp Unet regnetx": Entry(
         "segmentation_models_pytorch",
-        _smp("Unet", "tu-regnetx_002"),
+        smp_net("Unet", "tu-regnetx_002"),
         Truth(HALVES, {**_REGNET, **unet_decoder(6)}, _ALL),
     ),
     "smp PAN mobilenet_v2": Entry(
         "segmentation_models_pytorch",
-        _smp("PAN", "mobilenet_v2"),
+        smp_net("PAN", "mobilenet_v2"),
         Truth((1, 2, 4, 8, 16, 32, 64, 128), _PAN_MOBILENET, (3, 4, 5, 6, 7)),
         {"size": (256, 256), "other": (128, 384)},
     ),
     "smp DeepLabV3 resnet18": Entry(
-        "segmentation_models_pytorch", _smp("DeepLabV3", "resnet18"), _NO_DECODER
+        "segmentation_models_pytorch", smp_net("DeepLabV3", "resnet18"), _NO_DECODER
     ),
     "transformers GLPN": Entry("transformers", _glpn, Truth(HALVES, _GLPN, _ALL)),
     "diffusers AutoencoderTiny": Entry("diffusers", _tiny, Truth((1, 2, 4), _TINY, (1, 2))),

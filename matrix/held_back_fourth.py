@@ -5,26 +5,16 @@ What came out at the first reading stands in ``docs/matrix_reading.md`` as it wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from matrix.held_back import monai_net
-from matrix.more import Entry
+from matrix.more import Entry, smp_net
 from matrix.truth import HALVES, Truth, unet_decoder
 
 _SIDES = ("encoder", "decoder")
-
-
-def _smp(architecture: str, encoder: str) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        import segmentation_models_pytorch as smp
-
-        factory: Callable[..., nn.Module] = getattr(smp, architecture)
-        return factory(encoder, encoder_weights=None, classes=2)
-
-    return build
 
 
 def _noisy_signals() -> nn.Module:
@@ -200,12 +190,12 @@ HELD_BACK_FOURTH: Mapping[str, Entry] = {
     # pyramid pooling at an eighth, and a resize
     "smp PSPNet resnet18": Entry(
         "segmentation_models_pytorch",
-        _smp("PSPNet", "resnet18"),
+        smp_net("PSPNet", "resnet18"),
         Truth((), {}, (), refusal=("deepest level",)),
     ),
     "smp Unet xception": Entry(
         "segmentation_models_pytorch",
-        _smp("Unet", "xception"),
+        smp_net("Unet", "xception"),
         Truth(HALVES, {**_XCEPTION, **unet_decoder(6)}, (1, 2, 3, 4, 5)),
     ),
     "monai LocalNet 2-D": Entry(

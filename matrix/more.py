@@ -47,13 +47,20 @@ class Entry:
 
 
 # segmentation-models-pytorch ---------------------------------------------------------------------
-def _smp(architecture: str, encoder: str, truth: Truth, **settings: Any) -> Entry:
+def smp_net(architecture: str, encoder: str, **settings: Any) -> Callable[[], nn.Module]:
+    """A network of segmentation_models_pytorch with fresh weights."""
+
     def build() -> nn.Module:
         import segmentation_models_pytorch as smp
 
         factory: Callable[..., nn.Module] = getattr(smp, architecture)
         return factory(encoder, encoder_weights=None, classes=2, **settings)
 
+    return build
+
+
+def _smp(architecture: str, encoder: str, truth: Truth, **settings: Any) -> Entry:
+    build = smp_net(architecture, encoder, **settings)
     channels = {"channels": settings["in_channels"]} if "in_channels" in settings else {}
     return Entry("segmentation_models_pytorch", build, truth, channels)
 
