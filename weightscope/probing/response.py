@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -412,14 +412,13 @@ class Change:
     def _labels(self, weights: Floats) -> Floats:
         """What is lost if each channel decides for itself: of all, then of each."""
         positions = self.sums[:, 0, 0]
-        total = (weights @ positions)[:, None]
-        counts = np.tensordot(weights, self.labels, 1)
-        share, then, both = np.moveaxis(counts, -1, 0) / total
-        apart, chance = share + then - 2 * both, share * (1 - then) + then * (1 - share)
         often = self.labels[..., 0].sum(0) / positions.sum()
         varied = (often >= RAREST_DECISION) & (often <= 1 - RAREST_DECISION)
         if float(self.bare.mean()) <= BARE or not varied.any():
             return np.full((len(weights), 1 + len(often)), np.nan)
+        counts = np.tensordot(weights, self.labels, 1)
+        share, then, both = np.moveaxis(counts, -1, 0) / (weights @ positions)[:, None]
+        apart, chance = share + then - 2 * both, share * (1 - then) + then * (1 - share)
         with np.errstate(divide="ignore", invalid="ignore"):
             of_all = apart[:, varied].sum(1) / chance[:, varied].sum(1)
             parts = np.where(varied, apart / chance, np.nan)
@@ -453,7 +452,7 @@ def change_by_cut(
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
-    names = ("flips", "before", "after", "stayed", "certainty", "sums", "labels", "bare")
+    names = [field.name for field in fields(Change)]
     return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 
