@@ -18,6 +18,7 @@ from matrix import (
     handwritten,
     held_back,
     held_back_again,
+    held_back_fifth,
     held_back_fourth,
     held_back_third,
 )
@@ -478,6 +479,7 @@ for _name, _entry in {
     **held_back_again.LIBRARIES,
     **held_back_third.LIBRARIES,
     **held_back_fourth.HELD_BACK_FOURTH,
+    **held_back_fifth.HELD_BACK_FIFTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -492,5 +494,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back_again.HELD_BACK_AGAIN.items()},
     **{name: network.truth for name, network in held_back_third.HELD_BACK_THIRD.items()},
     **{name: network.truth for name, network in held_back_fourth.HELD_BACK_FOURTH.items()},
+    **{name: network.truth for name, network in held_back_fifth.HELD_BACK_FIFTH.items()},
 }
 """The truth about every network, by name."""

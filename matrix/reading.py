@@ -21,6 +21,7 @@ from pathlib import Path
 
 from matrix.held_back import HELD_BACK
 from matrix.held_back_again import HELD_BACK_AGAIN
+from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.networks import NETWORKS, TRUTHS
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [n for n in names if n not in rows],
                 TRUTHS,
                 {
+                    "Held back, fifth": HELD_BACK_FIFTH,
                     "Held back, fourth": HELD_BACK_FOURTH,
                     "Held back, third": HELD_BACK_THIRD,
                     "Held back, second": HELD_BACK_AGAIN,
