@@ -1,4 +1,4 @@
-"""A fifth twenty, of six libraries that were never read here, written down before the first run.
+"""A fifth twenty, of seven libraries that were never read here, written down before the first run.
 
 What came out at the first reading stands in ``docs/matrix_reading.md`` as it was.
 """
@@ -254,7 +254,7 @@ def _nested_blocks() -> nn.Module:
 
 _SECOND = "net.block.blocks.2"
 _THIRD = f"{_SECOND}.block.blocks.3"
-# a block strides, works, holds the next block, works, and resizes; a 1x1 convolution joins what it got
+# a block strides, works, holds the next one, works, and resizes; a 1x1 convolution joins
 _NESTED = {
     "net.block.blocks.0": "encoder 1",
     "net.block.blocks.1": "encoder 1",
