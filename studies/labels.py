@@ -1,0 +1,521 @@
+"""Are several labels, and classes that exclude each other, read rightly? Twelve fresh networks.
+
+    python studies/labels.py [--out runs/evidence-labels] [--page docs/studies/evidence/labels.md]
+
+Designs and tasks are none of the evidence study's. docs/decisions/response.md says what counts as a
+failure, and was written before this ran. Every network is analysed twice: with the rule for labels
+that are found together, and with its border out of reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+import weightscope as ws  # noqa: E402
+from weightscope import probing  # noqa: E402
+from weightscope.files import written_atomically  # noqa: E402
+
+SIZE, TRAIN, IMAGES, TEST, BATCH, STEPS = 48, 160, 24, 80, 8, 350
+NEGLIGIBLE, SKILLED = 0.05, 0.1
+RULES = {"without the rule": 2.0, "with the rule": probing.response.BARE}
+"""Border of the share of positions below zero in every channel; no share is above 2."""
+
+Kind = Literal["labels", "classes"]
+NAMES = ("discs", "squares", "large", "covered twice", "inside of frames")
+
+
+def shapes(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Discs, squares and hollow frames that overlap, and five masks that do, see `NAMES`."""
+    images, masks = [], []
+    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    for index in range(n):
+        rng = np.random.default_rng([seed, index])
+        image, cover = np.zeros((SIZE, SIZE)), np.zeros((SIZE, SIZE))
+        mask = np.zeros((5, SIZE, SIZE), bool)
+        for _ in range(int(rng.integers(2, 6))):
+            half = float(rng.uniform(8, 12) if rng.random() < 0.35 else rng.uniform(2.5, 5))
+            cy, cx = rng.uniform(0, SIZE, 2)
+            kind = int(rng.integers(3))
+            box = np.maximum(abs(y - cy), abs(x - cx))
+            inside = np.hypot(y - cy, x - cx) < half if kind == 0 else box < half
+            line = (inside & (box > half - 1.5)) if kind == 2 else inside
+            image[line] += 0.6
+            cover += inside
+            mask[min(kind, 1)] |= inside
+            mask[2] |= inside & (half > 7)
+            mask[4] |= inside & (kind == 2)
+        mask[3] = cover > 1
+        images.append(image + 0.15 * rng.standard_normal(image.shape))
+        masks.append(mask)
+    return (
+        torch.from_numpy(np.stack(images)).float()[:, None],
+        torch.from_numpy(np.stack(masks)).float(),
+    )
+
+
+class Net(nn.Module):
+    """A U-net; `back` are the places at which something comes back from a deeper level.
+
+    Args:
+        outputs: Channels of the answer.
+        width: Channels of the first level; they grow by half of it with every level.
+        levels: Number of levels.
+        norm: Makes the norm of so many channels.
+        act: The activation.
+        join: Skips are concatenated, added, or each level answers and the answers are added.
+        end: What the answer passes through last.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        width: int,
+        levels: int,
+        norm: Callable[[int], nn.Module],
+        act: Callable[[], nn.Module],
+        join: Literal["concatenate", "add", "answers"],
+        end: nn.Module,
+    ) -> None:
+        super().__init__()
+        widths = [width + width * k // 2 for k in range(levels)]
+        self.join, self.end = join, end
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm(b), act(),
+                          nn.Conv2d(b, b, 3, padding=1), norm(b), act())
+            for a, b in zip([1, *widths[:-1]], widths, strict=True)
+        )  # fmt: skip
+        self.back = nn.ModuleList(nn.Identity() for _ in widths[1:])
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(widths[k + 1] + (widths[k] if join == "concatenate" else 0),
+                                    widths[k], 3, padding=1), norm(widths[k]), act())
+            for k in range(levels - 1)
+        )  # fmt: skip
+        heads = widths if join == "answers" else widths[:1]
+        self.heads = nn.ModuleList(nn.Conv2d(w, outputs, 1) for w in heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One channel for each label or class, as large as the image."""
+        kept = []
+        for k, stage in enumerate(self.down):
+            x = stage(x if k == 0 else F.avg_pool2d(x, 2))
+            kept.append(x)
+        if self.join == "answers":
+            total = self.heads[-1](x)
+            for k in reversed(range(len(self.back))):
+                below = F.interpolate(self.back[k](total), scale_factor=2.0)
+                total = self.heads[k](kept[k]) + below
+            return cast(Tensor, self.end(total))
+        for k in reversed(range(len(self.up))):
+            below = F.interpolate(self.back[k](x), scale_factor=2.0)
+            if self.join == "concatenate":
+                x = self.up[k](torch.cat([kept[k], below], 1))
+            else:
+                x = self.up[k](below) + kept[k]
+        return cast(Tensor, self.end(self.heads[0](x)))
+
+
+class Below(nn.Module):
+    """Logits that a constant moves far below zero, which no softmax sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same classes."""
+        return x - 8.0
+
+
+def masks_of(*picked: int) -> Callable[[Tensor], Tensor]:
+    """Some of the five masks as labels."""
+    return lambda masks: masks[:, list(picked)]
+
+
+def complements(masks: Tensor) -> Tensor:
+    """Large or not, as two channels."""
+    return torch.stack([masks[:, 2], 1 - masks[:, 2]], 1)
+
+
+def four_classes(masks: Tensor) -> Tensor:
+    """Background, small, large, inside of frames; one number for each pixel."""
+    covered = (masks[:, 0] + masks[:, 1] > 0).long()
+    found = torch.where(masks[:, 2] > 0, 2, covered)
+    return torch.where(masks[:, 4] > 0, 3, found)
+
+
+def one_hot(masks: Tensor) -> Tensor:
+    """The four classes as labels that exclude each other."""
+    return F.one_hot(four_classes(masks), 4).movedim(-1, 1).float()
+
+
+def by_label(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of every label; rare ones count more."""
+    weight = (1 / targets.mean((0, 2, 3), keepdim=True).clamp(0.05, 1.0)).sqrt()
+    return F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight)
+
+
+def of_shares(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The same of probabilities."""
+    return F.binary_cross_entropy(outputs, targets)
+
+
+def held_below(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy with a penalty on logits above zero."""
+    return F.cross_entropy(outputs, targets) + 0.1 * outputs.clamp_min(0).square().mean()
+
+
+def batch(channels: int) -> nn.Module:
+    """Batch norm."""
+    return nn.BatchNorm2d(channels)
+
+
+def instance(channels: int) -> nn.Module:
+    """Instance norm."""
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+def layer(channels: int) -> nn.Module:
+    """One group."""
+    return nn.GroupNorm(1, channels)
+
+
+Optimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network.
+
+    Attributes:
+        name: In the table.
+        kind: Labels of their own, or classes that exclude each other.
+        targets: From the five masks.
+        outputs: Channels.
+        net: Norm, activation, way to join, end.
+        loss: Of outputs and targets.
+        optimizer: Of the parameters.
+        levels: Number of levels.
+    """
+
+    name: str
+    kind: Kind
+    targets: Callable[[Tensor], Tensor]
+    outputs: int
+    net: tuple[Any, ...]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    optimizer: Optimizer
+    levels: int = 4
+
+    def build(self) -> Net:
+        """The network with random weights."""
+        return Net(self.outputs, 8, self.levels, *self.net)
+
+
+def _end(module: Callable[[], nn.Module] = nn.Identity) -> nn.Module:
+    return module()
+
+
+CASES = (
+    Case("two labels, added", "labels", masks_of(0, 1), 2,
+         (batch, nn.SiLU, "add", _end()), by_label, lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("two labels, concatenated", "labels", masks_of(0, 1), 2,
+         (instance, nn.GELU, "concatenate", _end()), by_label,
+         lambda p: torch.optim.Adamax(p, 6e-3)),
+    Case("large, and rare overlaps", "labels", masks_of(2, 3), 2,
+         (batch, nn.LeakyReLU, "answers", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3)),
+    Case("five labels", "labels", masks_of(0, 1, 2, 3, 4), 5,
+         (layer, nn.SiLU, "concatenate", _end()), by_label, lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("five labels, answers added", "labels", masks_of(0, 1, 2, 3, 4), 5,
+         (batch, nn.ReLU, "answers", _end()), by_label, lambda p: torch.optim.Adamax(p, 8e-3)),
+    Case("rare frames and discs, 5 levels", "labels", masks_of(0, 4), 2,
+         (batch, nn.ReLU, "concatenate", _end()), by_label,
+         lambda p: torch.optim.Adagrad(p, 2e-2), 5),
+    Case("complements", "labels", complements, 2,
+         (instance, nn.ReLU, "add", _end()), by_label, lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("four classes by sigmoid", "labels", one_hot, 4,
+         (batch, nn.SiLU, "concatenate", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3)),
+    Case("two labels as probabilities", "labels", masks_of(0, 1), 2,
+         (batch, nn.ReLU, "concatenate", _end(nn.Sigmoid)), of_shares,
+         lambda p: torch.optim.Adamax(p, 6e-3)),
+    Case("four classes, logits less 8", "classes", four_classes, 4,
+         (batch, nn.ReLU, "concatenate", _end(Below)), F.cross_entropy,
+         lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("four classes, log-softmax", "classes", four_classes, 4,
+         (layer, nn.GELU, "add", _end(lambda: nn.LogSoftmax(1))), F.nll_loss,
+         lambda p: torch.optim.RAdam(p, 6e-3)),
+    Case("four classes, logits held below", "classes", four_classes, 4,
+         (batch, nn.SiLU, "answers", _end()), held_below, lambda p: torch.optim.Adamax(p, 8e-3)),
+)  # fmt: skip
+
+
+def train(case: Case, model: Net, x: Tensor, y: Tensor) -> None:
+    """Train in place."""
+    optimizer = case.optimizer(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, optimizer.param_groups[0]["lr"], total_steps=STEPS, cycle_momentum=False
+    )
+    g = torch.Generator().manual_seed(1)
+    model.train()
+    for _ in range(STEPS):
+        picked = torch.randint(len(x), (BATCH,), generator=g)
+        optimizer.zero_grad()
+        case.loss(model(x[picked]), y[picked]).backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+@torch.no_grad()
+def without_levels(model: Net, images: Tensor) -> dict[int, Tensor]:
+    """Answers of the whole network (key 0) and without the levels from each on, by hooks."""
+    means: dict[int, Tensor] = {}
+
+    def note(level: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            means[level] = output.mean((0, 2, 3), keepdim=True)
+
+        return hook
+
+    def fill(level: int) -> Callable[..., Tensor]:
+        return lambda _module, _inputs, output: means[level].expand_as(output).clone()
+
+    places = dict(enumerate(model.back, 1))
+    with ExitStack() as stack:
+        for level, module in places.items():
+            stack.callback(module.register_forward_hook(note(level)).remove)
+        found = {0: model(images)}
+    for level, module in places.items():
+        with ExitStack() as stack:
+            stack.callback(module.register_forward_hook(fill(level)).remove)
+            found[level] = model(images)
+    return found
+
+
+def counts(kind: Kind, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    """Hits, calls and targets of each image, label and threshold: (images, labels, thresholds, 3).
+
+    Labels are called above each of 60 thresholds, classes by the largest channel.
+    """
+    if kind == "classes":
+        channels = outputs.shape[1]
+        called = F.one_hot(outputs.argmax(1), channels).movedim(-1, 1)[:, :, None] > 0
+        true = F.one_hot(targets, channels).movedim(-1, 1)[:, :, None] > 0
+    else:
+        flat = outputs.transpose(0, 1).flatten(1)
+        edges = torch.quantile(flat[:, ::7], torch.linspace(0.0, 0.998, 60), dim=1).T
+        called = outputs[:, :, None] > edges[None, :, :, None, None]
+        true = targets[:, :, None] > 0.5
+    sums = [(called & true), called, true.expand_as(called)]
+    return torch.stack([s.double().sum((3, 4)) for s in sums], -1).numpy()
+
+
+def f1(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """F1 of each label at its best threshold, for each weighting of the images."""
+    hits, called, true = np.moveaxis(np.tensordot(weights, sums, 1), -1, 0)
+    return np.asarray((2 * hits / np.maximum(called + true, 1)).max(-1))
+
+
+def truth(case: Case, model: Net, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Skill, and the share of it that goes with the levels from each on, with its interval."""
+    found = without_levels(model, x)
+    rng, n = np.random.default_rng(0), len(x)
+    weights = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), 300)])
+    whole = counts(case.kind, found[0], y)
+    true = np.tensordot(weights, whole[:, :, 0, 2], 1)
+    share = true / (weights.sum(1)[:, None] * SIZE**2)
+    constant = 2 * share / (1 + share)
+    if case.kind == "classes":
+        constant = constant * (share == share.max(1, keepdims=True))
+    best = f1(whole, weights)
+    skill = (best - constant).mean(1)
+    levels = {}
+    for level in list(found)[1:]:
+        left = f1(counts(case.kind, found[level], y), weights)
+        lost = (best - left).mean(1) / np.maximum(skill, 1e-9)
+        low, high = np.quantile(lost[1:], [0.025, 0.975])
+        each = ((best - left) / np.maximum(best - constant, 1e-9))[0]
+        levels[level] = {"lost": float(lost[0]), "low": float(low), "high": float(high),
+                         "most": float(each.max())}  # fmt: skip
+    return {"f1": float(best[0].mean()), "constant": float(constant[0].mean()),
+            "skill": float((skill[0]) / (1 - constant[0].mean())), "levels": levels}  # fmt: skip
+
+
+def judged(model: Net, images: Tensor) -> tuple[float, dict[str, dict[int, dict[str, str]]]]:
+    """Share of bare positions; verdict of each grade on each cut, with and without the rule."""
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for rule, border in RULES.items():
+        with warnings.catch_warnings(), mock.patch.object(probing.response, "BARE", border):
+            warnings.simplefilter("ignore")
+            analysis = ws.analyze(model, images=[images], trained=True)
+        level = {s.name: s.level for s in analysis.structure.stages}
+        found[rule] = {}
+        for cut in analysis.structure.cuts:
+            own = [v for v in analysis.assessment.verdicts if level[v.stage] >= cut.keep_levels]
+            found[rule][cut.keep_levels] = {
+                grade: together([s.verdict for v in own for s in v.scores if s.grade == grade])
+                for grade in ("response", "images")
+            }
+    with torch.no_grad():
+        bare = float(probing.response.without_class(model(images).flatten(2)).mean())
+    return bare, found
+
+
+def together(verdicts: list[str]) -> str:
+    """Of the stages that a cut removes: used if any is, unused if all are."""
+    if "used" in verdicts:
+        return "used"
+    return "unused" if set(verdicts) == {"unused"} else "undecided"
+
+
+def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
+    """Train, or load what was trained; measure the truth; ask the library."""
+    path = folder / f"{index:02d}.pt"
+    torch.manual_seed(index)
+    model = case.build()
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+        model.eval()
+    else:
+        x, masks = shapes(TRAIN, 10 * index)
+        train(case, model, x, case.targets(masks))
+        with written_atomically(path) as temporary:
+            torch.save(model.state_dict(), temporary)
+    x, masks = shapes(TEST, 10 * index + 1)
+    found = truth(case, model, x, case.targets(masks))
+    bare, said = judged(model, shapes(IMAGES, 10 * index + 2)[0])
+    return {"name": case.name, "kind": case.kind, "bare": bare, "said": said} | found
+
+
+def cuts(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One entry for each cut and grade of networks with skill."""
+    for row in rows:
+        if row["skill"] < SKILLED:
+            continue
+        for level, lost in row["levels"].items():
+            for grade in ("response", "images"):
+                before, after = (row["said"][rule][level][grade] for rule in RULES)
+                used = lost["lost"] > NEGLIGIBLE
+                clear = lost["low"] > NEGLIGIBLE or lost["high"] < NEGLIGIBLE
+                yield {"name": row["name"], "kind": row["kind"], "level": level, "grade": grade,
+                       "used": used, "clear": clear, "before": before, "after": after,
+                       **lost}  # fmt: skip
+
+
+def tally(found: list[dict[str, Any]], when: str) -> tuple[int, int, int, int]:
+    """Right, wrongly unused, wrongly used, undecided."""
+    right = sum(c[when] == ("used" if c["used"] else "unused") for c in found)
+    unused = sum(c[when] == "unused" and c["used"] for c in found)
+    used = sum(c[when] == "used" and not c["used"] for c in found)
+    return right, unused, used, sum(c[when] == "undecided" for c in found)
+
+
+def failures(found: list[dict[str, Any]]) -> list[str]:
+    """What was written down as a failure, in words."""
+    failed = [
+        f"{c['name']}, level {c['level']}, by {c['grade']}: called unused with the rule, "
+        f"{c['lost']:.0%} of the skill is lost"
+        for c in found
+        if c["clear"] and c["used"] and c["after"] == "unused"
+    ]
+    exclusive = [c for c in found if c["kind"] == "classes"]
+    right = [c for c in exclusive if c["before"] == ("used" if c["used"] else "unused")]
+    withdrawn = sum(c["after"] == "undecided" for c in right)
+    if withdrawn > 0.1 * len(right):
+        failed.append(
+            f"{withdrawn} of {len(right)} right verdicts on classes that exclude each other are "
+            "withdrawn by the rule"
+        )
+    return failed
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """The page, failures first."""
+    found = list(cuts(rows))
+    failed = failures(found)
+    changed = [c for c in found if c["before"] != c["after"]]
+    text = ["# Labels that are found together", ""]
+    text += [f"**{len(failed)} failures**{':' if failed else '.'}", "", *[f"- {f}" for f in failed]]
+    text += [""] * bool(failed) + [
+        f"The rule changes {len(changed)} of {len(found)} verdicts"
+        + (": " if changed else ".")
+        + "; ".join(
+            f"{c['name']}, level {c['level']}, by {c['grade']}, {c['before']} to {c['after']} "
+            f"({c['lost']:.0%} of the skill is lost, of one label {c['most']:.0%})"
+            for c in changed
+        )
+        + "." * bool(changed),
+        "",
+        "| of | by | rule | cuts | right | wrongly unused | wrongly used | undecided |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind, grade in ((k, g) for k in ("labels", "classes") for g in ("response", "images")):
+        own = [c for c in found if (c["kind"], c["grade"]) == (kind, grade)]
+        for when, rule in zip(("before", "after"), RULES, strict=True):
+            cells = (kind, grade, rule, str(len(own)), *map(str, tally(own, when)))
+            text.append("| " + " | ".join(cells) + " |")
+    text += [
+        "",
+        "`python studies/labels.py`. Twelve networks whose designs and tasks chose nothing, "
+        f"trained for {STEPS} steps; what counts as a failure was [written down]"
+        "(../../decisions/response.md) before it ran. Used is a cut that costs more than 5 % of "
+        "the skill: mean F1 over the labels, each at its best threshold, or of the largest "
+        f"channel over the classes, beyond the best constant, on {TEST} test images, by hooks. "
+        f"Images are {IMAGES} others, without labels. Bare: share of positions of these at which "
+        "every channel is below zero. Verdicts by the model alone / by images, with the rule; in "
+        "brackets what was said without it.",
+        "",
+        "| network | bare | F1 (constant) | without levels | skill lost | of one label | verdicts |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        for level, lost in row["levels"].items():
+            before, after = (row["said"][rule][level] for rule in RULES)
+            said = " / ".join(
+                after[g] + (f" ({before[g]})" if before[g] != after[g] else "")
+                for g in ("response", "images")
+            )
+            text.append(
+                f"| {row['name']} | {row['bare']:.2f} | {row['f1']:.2f} ({row['constant']:.2f}) "
+                f"| {level} and deeper | {lost['lost']:.0%} ({lost['low']:.0%} to "
+                f"{lost['high']:.0%}) | {lost['most']:.0%} | {said} |"
+            )
+    with written_atomically(path) as temporary:
+        temporary.write_text("\n".join([*text, ""]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run all and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence-labels")
+    page = ROOT / "docs" / "studies" / "evidence" / "labels.md"
+    parser.add_argument("--page", type=Path, default=page)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for index, case in enumerate(CASES):
+        begun = time.process_time()
+        rows.append(measure(case, index, options.out))
+        print(json.dumps(rows[-1] | {"seconds": time.process_time() - begun}), flush=True)
+    write(rows, options.page)
+
+
+if __name__ == "__main__":
+    main()
