@@ -112,6 +112,7 @@ class Net(nn.Module):
             for k in range(levels - 1)
         )  # fmt: skip
         heads = widths if join == "answers" else widths[:1]
+        self.last = nn.Conv2d(outputs, outputs, 3, padding=1) if join == "answers" else None
         self.heads = nn.ModuleList(nn.Conv2d(w, outputs, 1) for w in heads)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class Net(nn.Module):
             for k in reversed(range(len(self.back))):
                 below = F.interpolate(self.back[k](total), scale_factor=2.0)
                 total = self.heads[k](kept[k]) + below
-            return cast(Tensor, self.end(total))
+            return cast(Tensor, self.end(cast(nn.Module, self.last)(total)))
         for k in reversed(range(len(self.up))):
             below = F.interpolate(self.back[k](x), scale_factor=2.0)
             if self.join == "concatenate":
@@ -481,7 +482,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
         "every channel is below zero. Verdicts by the model alone / by images, with the rule; in "
         "brackets what was said without it.",
         "",
-        "| network | bare | F1 (constant) | without levels | skill lost | of one label | verdicts |",
+        "| network | bare | F1 (constant) | without | skill lost | of one label | verdicts |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:

@@ -128,6 +128,8 @@ def shown(certainty, follows):
                 values[:, None],
                 values[:, None],
                 np.full((3, 2), np.nan),
+                0.1,
+                1.0,
             )
         ],
     )

@@ -376,6 +376,19 @@ def test_nothing_that_changes_is_said_so():
     assert "response 0: no number changes on 1 image without levels 1 and deeper" in why
 
 
+def test_how_far_numbers_change_is_said_in_their_own_unit():
+    model = Mixed(0.3, gain=10.0)
+    images = dead_leaves(3, 1, (32, 32), seed=0)
+    found = respond_to_images(structure_of(model), [images])
+    whole = 10 * (0.7 * images + 0.3 * F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0))
+    moved = (whole - 10 * (0.7 * images + 0.3 * images.mean())).square().mean().sqrt()
+    (record,) = found.cuts
+    assert record.moved == pytest.approx(float(moved), rel=1e-4)
+    assert record.spread == pytest.approx(float(whole.std(correction=0)), rel=1e-4)
+    why = score_response(found, 1).why
+    assert f"the numbers change by {moved:.2g} (rms; their spread is {record.spread:.2g}) on" in why
+
+
 def found_without(whole, cut):
     """The response of outputs (images, channels, height, width) to a cut."""
     change = compare(whole, cut, torch.zeros(len(whole), 1, 1))

@@ -206,11 +206,17 @@ def test_a_skill_that_few_images_do_not_surely_show_is_not_denied(layers):
 
 def test_a_network_without_skill_is_compared_with_the_best_trivial_answer(layers):
     structure, statistics, _ = layers(a=0.05, b=0.0)
-    found = assess(structure, statistics, data=judged(0.3, 0.32, -0.1, a=1.0, b=0.001))
-    assert found.state == "unskilled"
-    assert found.conclusion.startswith(
+    compared = (
         "On the batches given the network is no better than the best trivial answer (f1 0.3 "
-        "against 0.32): nothing can be concluded"
+        "against 0.32)"
+    )
+    nothing = "nothing can be concluded about which stages are used"
+    sure = assess(structure, statistics, data=judged(0.3, 0.32, -0.08, a=1.0, b=0.001))
+    chance = assess(structure, statistics, data=judged(0.3, 0.32, -0.1, a=1.0, b=0.001))
+    assert sure.state == chance.state == "unskilled"
+    assert sure.conclusion == f"{compared}: {nothing}."
+    assert chance.conclusion == (
+        f"{compared}, but 40 images are too few to be sure of it: {nothing}; give more."
     )
 
 
@@ -403,10 +409,13 @@ def test_conclusion_names_every_stage_and_what_synthetic_images_cannot_say(layer
     turn_filters(model)
     statistics = measure_model(model, initial=model.start)
     conclusion = assess(structure, statistics, response=response(0.5, 0.05, 0.0)).conclusion
-    assert conclusion.startswith("By response: 1 unused (c); 1 used (a); 1 undecided (b).")
+    assert conclusion.startswith(
+        "By response on synthetic images: 1 unused (c); 1 used (a); 1 undecided (b)."
+    )
     assert "not whether the output is right; images= or batches= say more" in conclusion
     own = response(0.5, 0.05, 0.0, source="images")
     conclusion = assess(structure, statistics, images=own).conclusion
+    assert conclusion.startswith(f"By images on {own.images} images: 1 unused (c); 1 used (a)")
     assert conclusion.endswith("not whether the output is right; batches= say more.")
     assert "synthetic" not in conclusion
 

@@ -105,6 +105,12 @@ def test_nothing_is_said_of_a_loss_of_probabilities(channels, loss):
     assert not note_on_logits(loss, shares(channels), truth(channels))
 
 
+@pytest.mark.parametrize(("channels", "loss"), [*LOGITS, *SHARES])
+def test_nothing_is_said_of_a_score_of_which_more_is_better(channels, loss):
+    assert not note_on_logits(lambda o, t: -loss(o, t), shares(channels), truth(channels))
+    assert not note_on_logits(lambda o, t: 10 - loss(o, t), shares(channels), truth(channels))
+
+
 def test_nothing_is_said_of_numbers_between_0_and_1():
     assert not note_on_logits(F.mse_loss, shares(1), 0.5 * shares(1))
     assert not note_on_logits(F.binary_cross_entropy_with_logits, shares(1), 0.5 * shares(1))
@@ -169,6 +175,16 @@ def test_the_note_reaches_the_reader():
     assert "takes them for logits" not in low.conclusion
     assert "loss= takes them for logits" in ended.conclusion
     assert "takes them for logits" not in plain.conclusion
+    both = ws.analyze(
+        Ended(nn.Sigmoid()), batches=batches, loss=nn.BCELoss(), metric=loss, response=False
+    )
+    assert "metric= takes them for logits" in both.conclusion
+    assert "loss= takes them" not in both.conclusion
+    with pytest.warns(UserWarning, match="metric= takes them for logits") as caught:
+        ws.ablate(Ended(nn.Sigmoid()), batches, loss, progress=False)
+    assert [w.filename for w in caught] == [__file__]
+    for metric in ("f1", nn.BCELoss()):  # warnings are errors here
+        ws.ablate(Ended(nn.Sigmoid()), batches, metric, progress=False)
 
 
 def test_whole_numbers_are_a_regression_where_the_network_gives_one_number_each():

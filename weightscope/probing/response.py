@@ -77,6 +77,9 @@ class CutResponse:
             all others, or of one channel of numbers. A rare class hardly shows in `value`.
         worst_high: Upper end of its interval.
         worst_part: Which channel that is; -1 where no part was measured.
+        moved: Rms change of the numbers in the output's own unit, on the images that respond least.
+        spread: Standard deviation of the numbers of the whole network on the same images, pooled
+            over channels.
     """
 
     keep_levels: int
@@ -89,6 +92,8 @@ class CutResponse:
     worst: float = math.nan
     worst_high: float = math.nan
     worst_part: int = -1
+    moved: float = math.nan
+    spread: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -284,6 +289,8 @@ class Figures:
         channels: `change` of each channel, (weightings, channels).
         labels: `lost` and `parts` if each channel decides for itself, (weightings, 1 + channels);
             nan where nothing suggests that.
+        moved: See `CutResponse`.
+        spread: See `CutResponse`.
     """
 
     lost: Floats
@@ -294,6 +301,8 @@ class Figures:
     parts: Floats
     channels: Floats
     labels: Floats
+    moved: float
+    spread: float
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
@@ -310,16 +319,19 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         parts = np.hstack([parts, labels[:, 1:]])
     low, high = np.nanquantile(values[1:], 0.025), np.nanquantile(most[1:], 0.975)
     part, worst, worst_high = _most(parts)
+    least = min(kinds, key=lambda kind: kind.change[0])
     return CutResponse(
         keep_levels,
         float(values[0]),
         min(float(low), float(values[0])),
         max(float(high), float(most[0])),
         float(np.mean([kind.flips[0] for kind in decided])) if decided else math.nan,
-        float(np.min([kind.change[0] for kind in kinds])),
+        float(least.change[0]),
         worst=worst,
         worst_high=worst_high,
         worst_part=part if part < decisions else part - decisions,
+        moved=least.moved,
+        spread=least.spread,
     )
 
 
@@ -407,6 +419,8 @@ class Change:
             np.where(self.before.sum(0) >= RAREST_DECISION * self.before.sum(), parts, np.nan),
             channels,
             self._labels(weights),
+            float(np.sqrt(moved[0].mean())),
+            float(np.sqrt(var_w[0].mean())),
         )
 
     def _labels(self, weights: Floats) -> Floats:

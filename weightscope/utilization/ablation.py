@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +42,7 @@ from weightscope.utilization.metrics import (
     quality_at,
     resampled,
 )
+from weightscope.utilization.readings import logits_note
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
@@ -117,6 +119,11 @@ class AblationResult:
         return self.skill_low > 0.0 and self.skill > self.floor
 
     @property
+    def surely_unskilled(self) -> bool:
+        """Whether it surely has no skill that counts; the interval of the skill is symmetric."""
+        return 2.0 * self.skill - self.skill_low <= self.floor
+
+    @property
     def undecided(self) -> bool:
         """Whether more images could show a skill that these do not surely show."""
         return not self.enough or (self.skill > self.floor and not self.skilled)
@@ -137,12 +144,12 @@ class AblationResult:
         if not self.enough:
             too_few = "1 image decides" if self.images == 1 else f"{self.images} images decide"
             return f"{too_few} nothing, {MINIMUM_IMAGES} or more are needed"
-        if not self.undecided:
-            return ""
-        return (
-            f"the network is {self.comparison}, but {self.images} images are too few to be sure of "
-            "it"
-        )
+        return f"the network is {self.comparison}, but {self.too_few}" if self.undecided else ""
+
+    @property
+    def too_few(self) -> str:
+        """That these images leave open whether there is skill, in words."""
+        return f"{self.images} images are too few to be sure of it"
 
     def frame(self) -> pd.DataFrame:
         """One row per cut, as `ablate` returns them."""
@@ -422,6 +429,9 @@ def ablate(
         none is searched); share_lost (drop as a share of the skill, nan without skill);
         chance (quality of the best constant, or of the input itself), images, metric, fill.
 
+    Warns:
+        UserWarning: The model returns probabilities, and the metric takes them for logits.
+
     Raises:
         InputError: Batches, metric or fill cannot be used.
         ForwardError: The model's forward raises on a batch.
@@ -452,4 +462,7 @@ def ablate(
         seed=seed,
         progress=progress,
     )
+    note = logits_note(structure, pairs, metric, "metric")
+    if note:
+        warnings.warn(note, stacklevel=4)  # two frames are of the decorators
     return result.frame().assign(fill=fill)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.batches import Batch, first_image, split_images
+from weightscope.batches import Batch
 from weightscope.calls import (
     call_arguments,
     forward_errors,
@@ -41,7 +41,7 @@ from weightscope.utilization.ablation import (
     refuse_broken_weights,
 )
 from weightscope.utilization.judging import Metric
-from weightscope.utilization.readings import are_classes, ends_in_shares, note_on_logits
+from weightscope.utilization.readings import are_classes, first_answer, logits_note
 from weightscope.utilization.records import Score, Verdict
 from weightscope.utilization.scores import UNSEEN, describe_part, skill_lost, utilization
 
@@ -142,7 +142,14 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
         share = utilization(cut.drop / result.skill, NEGLIGIBLE_LOSS) if result.skill > 0 else nan
         return Score("data", share, 0.0, 1.0, "undecided", result.doubt)
     if not result.skilled:
-        return Score("data", nan, nan, nan, "undecided", f"the network is {result.comparison}")
+        return Score(
+            "data",
+            nan,
+            nan,
+            nan,
+            "undecided",
+            f"on these images the network is {result.comparison}",
+        )
     value, low, high = (
         utilization(loss / result.skill, NEGLIGIBLE_LOSS) for loss in (cut.drop, cut.low, cut.high)
     )
@@ -216,14 +223,12 @@ def gather_data(
     refuse_broken_weights(structure.model)
     refuse_no_loss(loss)
     importances: Mapping[str, Importance] = {}
-    classes, note = False, ""
+    classes = False
     if loss is not None:
         importances = measure_importance(structure, batches, loss, progress=progress)
         answer = first_answer(structure, batches)
         targets = [target for _, target in batches]
         classes = are_classes(targets, structure.inputs.dimensions, answer)
-        if ends_in_shares(structure):
-            note = note_on_logits(loss, answer, split_images(targets[0])[0])
     judged_by = loss if metric is None else metric
     result = None
     if judged_by is not None:
@@ -240,7 +245,8 @@ def gather_data(
         )
     levels = {stage.name: stage.level for stage in structure.stages}
     skilled = None if result is None or result.undecided else result.skilled
-    notes = (note,) if note else ()
+    given = (("loss", loss), ("metric", metric))
+    notes = tuple(filter(None, (logits_note(structure, batches, by, name) for name, by in given)))
     found = DataEvidence(importances, result, skilled, levels, notes=notes)
     if metric is not None and metric != "accuracy":
         return found
@@ -248,15 +254,6 @@ def gather_data(
         return found
     responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
     return replace(found, responses=responses)
-
-
-def first_answer(structure: Structure, batches: Sequence[Batch]) -> Any:
-    """What the network returns for the first image of the batches."""
-    model = structure.model
-    inputs = to_device(first_image(batches), model)
-    args, kwargs = call_arguments(inputs)
-    with undisturbed(model), torch.no_grad(), forward_errors(model, inputs, "batch 0"):
-        return model(*args, **kwargs)
 
 
 def refuse_no_loss(loss: object) -> None:

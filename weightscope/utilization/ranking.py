@@ -20,7 +20,14 @@ from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, RESPONDS, UNTOLD
 from weightscope.traces import marks_of_training, shows_training
-from weightscope.utilization.records import RANKING, Assessment, Score, StageVerdict, State
+from weightscope.utilization.records import (
+    RANKING,
+    Assessment,
+    Grade,
+    Score,
+    StageVerdict,
+    State,
+)
 from weightscope.utilization.scores import (
     NetworkMovement,
     StageSpread,
@@ -103,7 +110,9 @@ def assess(
             scores = [replace(score, verdict="undecided") for score in scores]
         verdicts.append(join_grades(stage.name, scores, removable=stage.level >= shallowest))
     verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.evidence in RANKING, v.utilization))
-    conclusion = conclude(verdicts, state, statistics, data, doubt)
+    conclusion = conclude(
+        verdicts, state, statistics, data, doubt, 0 if images is None else images.images
+    )
     notes = (*notes, *foreign_start(statistics), *(() if data is None else data.notes))
     if told:
         notes += (f"That it was trained says {keyword('trained', True)}, not its weights.",)
@@ -355,8 +364,18 @@ def conclude(
     statistics: ModelStatistics,
     data: DataEvidence | None = None,
     hardly: str = "",
+    images: int = 0,
 ) -> str:
-    """Say in words what follows, and no more than that; `hardly`: from `hardly_trained`."""
+    """Say in words what follows, and no more than that.
+
+    Args:
+        verdicts: On the stages.
+        state: Of the network.
+        statistics: Of its parameters.
+        data: What batches showed.
+        hardly: From `hardly_trained`.
+        images: Number of the user's images without labels.
+    """
     ablation = None if data is None else data.ablation
     if state == "broken":
         bad = statistics.nonfinite
@@ -377,7 +396,10 @@ def conclude(
             )
         return text
     if state == "unskilled" and ablation is not None:
-        return f"On the batches given the network is {ablation.comparison}: {_NOTHING}."
+        text = f"On the batches given the network is {ablation.comparison}"
+        if ablation.surely_unskilled:
+            return f"{text}: {_NOTHING}."
+        return f"{text}, but {ablation.too_few}: {_NOTHING}; give more."
     doubt = "" if ablation is None else ablation.doubt
     doubt = f" {doubt[0].upper()}{doubt[1:]}: give more." if doubt else ""
     if state == "unfinished":
@@ -396,11 +418,19 @@ def conclude(
                 f" {keyword('loss')} or {keyword('metric')}."
             )
         )
-    return _what_follows(verdicts, doubt, hardly)
+    labelled = 0 if ablation is None else ablation.images
+    seen: dict[Grade, str] = {
+        "data": f" on {counted(labelled, 'image')}" if labelled else "",
+        "images": f" on {counted(images, 'image')}" if images else "",
+        "response": " on synthetic images",
+    }
+    return _what_follows(verdicts, seen, doubt, hardly)
 
 
-def _what_follows(verdicts: Sequence[StageVerdict], doubt: str, hardly: str) -> str:
-    """The verdicts of a trained network, and what limits them."""
+def _what_follows(
+    verdicts: Sequence[StageVerdict], seen: Mapping[Grade, str], doubt: str, hardly: str
+) -> str:
+    """The verdicts of a trained network, what they were seen on, and what limits them."""
     named = {
         verdict: [v.stage for v in verdicts if v.verdict == verdict]
         for verdict in ("unused", "used", "undecided")
@@ -409,7 +439,7 @@ def _what_follows(verdicts: Sequence[StageVerdict], doubt: str, hardly: str) -> 
     parts = [
         f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in named.items() if names
     ]
-    text = f"By {', '.join(decided)}: " if decided else ""
+    text = f"By {', '.join(grade + seen.get(grade, '') for grade in decided)}: " if decided else ""
     text += "; ".join(parts) + "." + doubt
     if hardly and any(hardly in s.why for v in verdicts for s in v.scores):
         text += (
@@ -422,12 +452,12 @@ def _what_follows(verdicts: Sequence[StageVerdict], doubt: str, hardly: str) -> 
         text += " Nothing here can be removed on this evidence."
     if "images" in decided:
         text += (
-            " Images without labels say on what the output depends, not whether the output is"
-            f" right; {keyword('batches')} say more."
+            " Used and unused tell here on what the output depends on these images, not whether the"
+            f" output is right; {keyword('batches')} say more."
         )
     if "response" in decided:
         text += (
-            " Response says on what the output depends on synthetic images, not whether the"
-            f" output is right; {keyword('images')} or {keyword('batches')} say more."
+            " Used and unused tell here on what the output depends on synthetic images, not whether"
+            f" the output is right; {keyword('images')} or {keyword('batches')} say more."
         )
     return text

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from weightscope.adapters import pytree
-from weightscope.calls import fresh, unchanged
+from weightscope.batches import Batch, first_image, split_images
+from weightscope.calls import call_arguments, forward_errors, to_device, undisturbed
 from weightscope.errors import keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
 from weightscope.utilization.trivial import ChannelRange, is_mask, is_prediction
-from weightscope.utilization.values import on_device
+from weightscope.utilization.values import ValueMetric, on_device
 
 SHARING = ("aten::sigmoid", "aten::hardsigmoid", "aten::softmax", "aten::_softmax")
 """Operators whose results are probabilities."""
@@ -59,17 +59,45 @@ def ends_in_shares(structure: Structure) -> bool:
     return bool(ends)
 
 
-def note_on_logits(loss: Callable[[Any, Any], Tensor], answer: Any, targets: Any) -> str:
+def logits_note(structure: Structure, batches: Sequence[Batch], judge: object, name: str) -> str:
+    """What `note_on_logits` says of a loss or a metric, where the network ends in probabilities.
+
+    Args:
+        structure: The network.
+        batches: ``(inputs, targets)`` pairs.
+        judge: What judges them; names are none.
+        name: Of the argument that it was given as.
+    """
+    if not callable(judge) or not ends_in_shares(structure):
+        return ""
+    targets = split_images(batches[0][1])[0]
+    return note_on_logits(judge, first_answer(structure, batches), targets, name)
+
+
+def first_answer(structure: Structure, batches: Sequence[Batch]) -> Any:
+    """What the network returns for the first image of the batches."""
+    model = structure.model
+    inputs = to_device(first_image(batches), model)
+    args, kwargs = call_arguments(inputs)
+    with undisturbed(model), torch.no_grad(), forward_errors(model, inputs, "batch 0"):
+        return model(*args, **kwargs)
+
+
+def note_on_logits(
+    judge: Callable[[Any, Any], Any], answer: Any, targets: Any, name: str = "loss"
+) -> str:
     """What must be said where outputs are probabilities and the loss takes them for logits.
 
     Asked of the loss itself, so that any function will do: by a loss of probabilities the right
     answer, written as probabilities, costs nothing; by a loss of logits it costs a good part of
-    what the wrong answer does, and less if it is written as logits.
+    what the wrong answer does, and less if it is written as logits. By a metric of which more is
+    better the right answer is worth more than the wrong one; of those nothing is said.
 
     Args:
-        loss: ``loss(outputs, targets)``, a scalar tensor.
+        judge: ``loss(outputs, targets)``, a function, a loss or a metric object; left as it was.
         answer: What the network returned for an image.
         targets: Of that image.
+        name: Of the argument that it was given as.
 
     Returns:
         A sentence; empty where nothing is wrong, or where the loss does not tell.
@@ -86,15 +114,13 @@ def note_on_logits(loss: Callable[[Any, Any], Tensor], answer: Any, targets: Any
 
     def cost(read: Callable[[Tensor], Tensor]) -> float:
         made = [leaf if r is None else read(r) for leaf, r in zip(leaves, right, strict=True)]
-        return float(loss(*fresh(pytree.tree_unflatten(made, spec), targets)))
+        return metric.value(pytree.tree_unflatten(made, spec), targets, name)
 
-    kept: AbstractContextManager[None] = (
-        unchanged(loss) if isinstance(loss, nn.Module) else nullcontext()
-    )
     try:
-        with torch.no_grad(), kept:
+        metric = ValueMetric(judge)
+        with torch.no_grad(), metric.kept():
             as_shares, wrong = cost(lambda r: r), cost(lambda r: 1.0 - r)
-            if not as_shares > 0.01 * wrong:
+            if not 0.01 * wrong < as_shares < wrong:
                 return ""
             as_logits = min(cost(lambda r, s=s: s * (2.0 * r - 1.0)) for s in STEEPNESS)  # type: ignore[misc]
     except Exception:  # noqa: BLE001 - a foreign loss may refuse what is no answer of the network
@@ -102,7 +128,7 @@ def note_on_logits(loss: Callable[[Any, Any], Tensor], answer: Any, targets: Any
     if not 0.0 <= as_logits < 0.8 * as_shares:
         return ""
     return (
-        f"The model returns probabilities, and {keyword('loss')} takes them for logits: by it even "
+        f"The model returns probabilities, and {keyword(name)} takes them for logits: by it even "
         f"the right answer costs {as_shares:.2g}. Give a loss of probabilities (torch.nn.BCELoss, "
         "or torch.nn.NLLLoss of their logarithms), or a model that returns logits."
     )

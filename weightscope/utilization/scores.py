@@ -336,7 +336,7 @@ def skill_lost(share: float) -> str:
         >>> skill_lost(0.031), skill_lost(2.4), skill_lost(-0.01)
         ('3.1% of the skill is lost', 'all of the skill is lost', '0.0% of the skill is lost')
     """
-    lost = "all" if share > 1.0 else f"{max(share, 0.0):.1%}"
+    lost = "all" if share > 1.0 else f"{max(share, 0.0) + 0.0:.1%}"  # -0.0 is written with a sign
     return f"{lost} of the skill is lost"
 
 
@@ -353,5 +353,7 @@ def describe_part(cut: CutResponse) -> str:
 def _what_changes(cut: CutResponse) -> str:
     """What changes without a level, in words."""
     if not math.isfinite(cut.flips):
-        return "the numbers change" if cut.value > 0.0 else "no number changes"
+        if not cut.value > 0.0:
+            return "no number changes"
+        return f"the numbers change by {cut.moved:.2g} (rms; their spread is {cut.spread:.2g})"
     return f"{cut.flips:.1%} of the decisions change" if cut.flips > 0.0 else "no decision changes"
