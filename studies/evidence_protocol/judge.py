@@ -332,5 +332,6 @@ def false_states(networks: pd.DataFrame) -> pd.DataFrame:
     """Networks of which the library says as a whole what is not so, or condemns what stays."""
     trained = (networks["labels"] == "true") & networks["skilled"]
     denied = trained & networks["state"].isin(["untrained", "noise", "unskilled", "collapsed"])
+    denied &= ~networks["conclusion"].str.contains("too few to be sure of it")
     praised = (networks["labels"] == "none") & (networks["state"] == "trained")
     return networks[denied | praised | (trained & (networks["condemned"] > 0))]

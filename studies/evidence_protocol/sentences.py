@@ -1,22 +1,26 @@
 """Is every sentence true that the library says of a network as a whole?
 
 Each conclusion is read sentence by sentence by rules that know all of them; a sentence that no rule
-knows is reported too, so that a new one cannot pass unchecked.
+knows is reported too, so that a new one cannot pass unchecked. A sentence names what it was seen
+on. It is false if it is wrong of that, by hooks that know nothing of the library; that it does not
+hold for the skill on other images of the task is reported beside.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from studies.evidence_protocol.given import given
 from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.judge import SIGNS, read_scores
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
+from weightscope.thresholds import RESPONSE_BORDER
 
 NOTHING = "nothing can be concluded about which stages are used"
 COMPARED = r"\((?P<metric>.+?) (?P<network>\S+) against (?P<trivial>\S+)\)"
@@ -29,26 +33,27 @@ RULES = {
     "random": rf"Its random features are better than the best trivial answer {COMPARED}\.",
     "unskilled": r"On the batches given the network is (?P<how>no|hardly) better than the best "
     rf"trivial answer {COMPARED}: {NOTHING}\.",
+    "unshown": r"On the batches given the network is (?P<how>no|hardly) better than the best "
+    rf"trivial answer {COMPARED}, but \d+ images are too few to be sure of it: {NOTHING}; give "
+    r"more\.",
     "unknown": "Nothing in the weights shows that the network was trained, and nothing shows that "
     rf"it was not: {NOTHING}\.",
-    "verdicts": r"(By [a-z, ]+: )?(?P<named>(\d+ (unused|used|undecided) \([^)]*\)(; )?)+)\.",
+    "verdicts": r"(By [a-z0-9, ]+: )?(?P<named>(\d+ (unused|used|undecided) \([^)]*\)(; )?)+)\.",
     "unsure": rf"The network is better than the best trivial answer {COMPARED}, but \d+ images are "
     r"too few to be sure of it: give more\.",
     "few": r"(?P<have>\d+) images? decides? nothing, (?P<need>\d+) or more are needed: give more\.",
     "removable": r"Nothing here can be removed on this evidence\.",
     "hardly": r"Perhaps it is hardly trained: (no level responds, and )?its weights show no more "
     r"training than (a few|some tens of) steps leave\. What silent levels would do after more "
-    "training cannot be told, so none is called unused; batches= say what they do now, and "
+    "training cannot be known, so none is called unused; batches= say what they do now, and "
     r"trained=True that its training is over\.",
     "advice": r"If you know that it was, say trained=True; else give initial= \(the weights at the "
     r"start\), or batches= with loss= or metric=\.",
     "unfinished": "The weights between the deepest level and the output are as they were "
     rf"initialised, to the last bit; only the encoder was trained: {NOTHING}\.",
-    "reach": "Response says on what the output depends on synthetic images, not whether the output "
-    r"is right; images= or batches= say more\.",
-    "own images": "Images without labels say on what the output depends, not whether the output is "
-    r"right; batches= say more\.",
-    "probabilities": r"The model returns probabilities, and loss= takes them for logits: .*\.",
+    "reach": "Used and unused tell here on what the output depends on (these|synthetic) images, "
+    r"not whether the output is right; (images= or )?batches= say more\.",
+    "probabilities": r"The model returns probabilities, and \w+= takes them for logits: .*\.",
     "history": r"history= (says nothing of some kernels|holds no parameter|was recorded under).*",
 }
 
@@ -60,23 +65,31 @@ class Sentence:
     Attributes:
         kind: Key of `RULES`; empty where none knows it.
         text: As it was said.
-        false: What is wrong with it; empty where nothing is.
+        false: What is wrong with it, of what it was seen on; empty where nothing is.
         open: Whether the truth itself may lie on either side, by its interval.
+        elsewhere: What is wrong with it of the skill on other images.
     """
 
     kind: str
     text: str
     false: str = ""
     open: bool = False
+    elsewhere: str = ""
 
 
-def sentences(said: dict[str, Any], labels: str, truth: pd.DataFrame) -> list[Sentence]:
+def sentences(
+    said: dict[str, Any],
+    labels: str,
+    truth: pd.DataFrame,
+    given: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Sentence]:
     """Read one conclusion and check each sentence.
 
     Args:
         said: What `scoring.record` kept.
         labels: ``true``, ``shuffled`` or ``none``.
         truth: The rows of this network in `compare.truth_table`.
+        given: From `given.given`; without it verdicts are checked by `truth`.
     """
     found, rest = [], said["conclusion"].strip()
     while rest:
@@ -84,7 +97,11 @@ def sentences(said: dict[str, Any], labels: str, truth: pd.DataFrame) -> list[Se
             match = re.match(rule, rest)
             if match:
                 false, unclear = _wrong(kind, match, said, labels, truth)
-                found.append(Sentence(kind, match[0], false, unclear))
+                elsewhere = false
+                if given is not None and kind == "verdicts" and _learned(labels, truth):
+                    false = "; ".join(_contradicted(match["named"], said, given))
+                    unclear = unclear and not false
+                found.append(Sentence(kind, match[0], false, unclear, elsewhere))
                 rest = rest[match.end() :].strip()
                 break
         else:
@@ -97,7 +114,7 @@ def _wrong(
     kind: str, match: re.Match[str], said: dict[str, Any], labels: str, truth: pd.DataFrame
 ) -> tuple[str, bool]:
     """What is wrong with a sentence, and whether the truth is open."""
-    learned = labels == "true" and bool((truth["skill"] > SKILLED).all())
+    learned = _learned(labels, truth)
     if kind == "verdicts" and learned:
         wrong = list(_wrongly_named(match["named"], said, truth))
         text = "; ".join(text for text, _ in wrong)
@@ -111,6 +128,7 @@ def _wrong(
         "random": _not_better(match),
         "unsure": _not_better(match),
         "unskilled": _better(match),
+        "unshown": _better(match),
         "few": _enough(match),
         "removable": _condemned(said),
         "hardly": _condemned(said),
@@ -118,6 +136,10 @@ def _wrong(
         "unfinished": "" if labels == "none" else "all of it was trained",
     }
     return false.get(kind, ""), False
+
+
+def _learned(labels: str, truth: pd.DataFrame) -> bool:
+    return labels == "true" and bool((truth["skill"] > SKILLED).all())
 
 
 def _judged_untrained(match: re.Match[str]) -> str:
@@ -151,6 +173,26 @@ def _is_better(match: re.Match[str]) -> bool:
     return network > trivial if match["metric"] in LARGER_IS_BETTER else network < trivial
 
 
+def _contradicted(
+    named: str, said: dict[str, Any], given: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Stages called used or unused although what they were seen on says the contrary, surely."""
+    stages = {s["stage"]: s for s in said["stages"]}
+    for verdict, names in re.findall(r"\d+ (unused|used) \(([^)]*)\)", named):
+        for name in names.split(", "):
+            grade = stages[name]["evidence"]
+            seen = given[grade].get(str(stages[name]["reduction"]))
+            if seen is None:
+                if verdict == "unused":
+                    yield f"no cut removes {name}"
+            elif grade == "data":
+                other = (seen["low"] > NEGLIGIBLE, seen["high"] < NEGLIGIBLE)[verdict == "used"]
+                if other:
+                    yield f"without {name} {seen['lost']:.1%} of the skill go on these images"
+            elif (seen > RESPONSE_BORDER) == (verdict == "unused"):
+                yield f"without {name} the output changes by {seen:.2g} of what it can"
+
+
 def _wrongly_named(
     named: str, said: dict[str, Any], truth: pd.DataFrame
 ) -> Iterator[tuple[str, bool]]:
@@ -173,16 +215,18 @@ def _wrongly_named(
 def sentence_table(
     listed: Sequence[Job], folder: Path, version: str, truth: pd.DataFrame
 ) -> pd.DataFrame:
-    """One row for each sentence of each conclusion: name, half, way, kind, text, false, open."""
+    """One row for each sentence of each conclusion: name, half, way, and those of `Sentence`."""
     rows = []
     for job in listed:
         own = truth[truth["name"] == job.name]
-        for way, said in read_scores(job, folder, version).items():
+        found = read_scores(job, folder, version)
+        seen = given(job, folder) if found and not own.empty else None
+        for way, said in found.items():
             if way in SIGNS or own.empty or "conclusion" not in said:
                 continue
             rows += [
                 {"name": job.name, "half": job.half, "way": way} | vars(sentence)
-                for sentence in sentences(said, job.labels, own)
+                for sentence in sentences(said, job.labels, own, seen)
             ]
-    columns = ["name", "half", "way", "kind", "text", "false", "open"]
+    columns = ["name", "half", "way", "kind", "text", "false", "open", "elsewhere"]
     return pd.DataFrame(rows, columns=columns)

@@ -334,6 +334,7 @@ def test_images_that_do_not_reach_a_network_or_saturate_it_do_not_accuse(factor)
     found = spoken(Rescaled(factor))
     assert found.verdict == "undecided"
     assert "at another contrast" in found.why
+    assert found.low < 0.1 < 0.5 < found.high
     assert "give images=" in found.why
 
 
@@ -411,6 +412,7 @@ def test_a_rare_decision_responds_by_itself(rare):
     score = score_response(Response("images", (found,), 12), 1)
     assert score.verdict == "undecided"
     assert f"decision {rare} of the output responds with 1" in score.why
+    assert score.low < 0.1 < 0.9 < score.high
     same = found_without(whole, whole)
     assert (same.value, same.worst) == (0.0, 0.0)
     score = score_response(Response("images", (same,), 12), 1)

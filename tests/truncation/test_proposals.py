@@ -12,6 +12,7 @@ from weightscope.errors import TruncationError
 from weightscope.graph import read_structure
 from weightscope.truncation import propose, verify
 from weightscope.truncation.proposals import Proposal
+from weightscope.utilization.records import Score
 
 
 def ranked(structures, given):
@@ -52,6 +53,29 @@ def test_the_deepest_cut_that_more_speaks_for_than_against_comes_next(structures
     )
     assert list(found)[:2] == [2, 3]
     assert found[3].evidence.startswith("not decided: bottleneck undecided; with means in")
+
+
+@pytest.mark.parametrize(
+    ("grade", "verdict", "high", "first"),
+    [
+        ("response", "undecided", 0.49, 1),
+        ("response", "undecided", 0.51, 2),
+        ("response", "used", 0.49, 2),
+        ("images", "undecided", 0.49, 2),
+        ("data", "undecided", 0.49, 2),
+    ],
+)
+def test_what_surely_costs_little_by_the_model_alone_may_go_first(
+    structures, grade, verdict, high, first
+):
+    given = assessment("trained", **UNUSED_BELOW_2 | {"encoder_1": (verdict, 0.3)})
+    middle = next(v for v in given.verdicts if v.stage == "encoder 1")
+    middle.evidence = grade
+    middle.scores = (Score(grade, 0.3, 0.2, high, verdict, ""),)
+    found = ranked(structures, given)
+    assert next(iter(found)) == first
+    assert ("surely by less than 0.158" in found[1].evidence) == (first == 1)
+    assert "surely" not in found[2].evidence
 
 
 @pytest.mark.parametrize("verdict", ["undecided", "used"])

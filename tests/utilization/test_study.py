@@ -13,6 +13,7 @@ from torch import nn
 
 from studies.evidence_protocol.compare import auc, auc_within_depth, truth_table
 from studies.evidence_protocol.designs import DESIGNS
+from studies.evidence_protocol.given import dependence
 from studies.evidence_protocol.jobs import HELD_OUT, NEW, Job, jobs
 from studies.evidence_protocol.judge import grade_row, judge_cut, refutations, skilled, together
 from studies.evidence_protocol.responses import figures, leaves, matched
@@ -22,7 +23,7 @@ from studies.evidence_protocol.truth import Skill, measure_truth, without_levels
 from studies.guards import too_early
 from weightscope.utilization import AblationResult, DataEvidence
 from weightscope.utilization.ranking import conclude
-from weightscope.utilization.records import StageVerdict
+from weightscope.utilization.records import Score, StageVerdict
 
 TINY = Job(
     index=0, design="plain", task="discs", optimizer="adam", rate=1e-2, schedule="cosine",
@@ -248,9 +249,9 @@ def test_a_network_is_trained_stored_and_scored_once(tmp_path):
     assert "## Wrong verdicts" in (tmp_path / "page" / "index.md").read_text()
 
 
-def said_of(conclusion, **verdicts):
+def said_of(conclusion, evidence="data", **verdicts):
     stages = [
-        {"stage": name, "reduction": reduction, "verdict": verdict}
+        {"stage": name, "reduction": reduction, "verdict": verdict, "evidence": evidence}
         for name, (reduction, verdict) in verdicts.items()
     ]
     return {"conclusion": conclusion, "stages": stages}
@@ -290,6 +291,9 @@ NOTHING = "nothing can be concluded about which stages are used"
         ("1 undecided (a). The network is better than the best trivial answer (<lambda>, "
          "recalibrated 0.25 against 0.341), but 40 images are too few to be sure of it: give more. "
          "Nothing here can be removed on this evidence.", "true", ["some stage is called unused"]),
+        (f"On the batches given the network is no better than the best trivial answer (mse 2 "
+         f"against 1.5), but 40 images are too few to be sure of it: {NOTHING}; give more.", "true",
+         []),
         ("9 images decide nothing, 10 or more are needed: give more.", "true", []),
         ("19 images decide nothing, 10 or more are needed: give more.", "true", ["that is enough"]),
         ("The network is wonderful.", "true", ["no rule knows this sentence"]),
@@ -312,9 +316,59 @@ def test_the_rules_know_every_sentence_of_the_library(state, skill, grade):
     verdicts = [StageVerdict("a", 0.1, verdict, grade, "", ()) for verdict in ("used", "undecided")]
     if state == "unskilled" and skill not in (-0.1, 0.02):
         return  # so called only where data show that there is no skill
-    said = said_of(conclude(verdicts, state, statistics, data), a=(2, "used"))
+    said = said_of(conclude(verdicts, state, statistics, data, images=12), a=(2, "used"))
     found = sentences(said, "shuffled", true_cuts(0.5))
     assert all(s.kind for s in found), found
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        "its weights show no more training than a few steps leave",
+        "no level responds, and its weights show no more training than some tens of steps leave",
+    ],
+)
+def test_the_rules_know_what_is_said_of_networks_that_are_hardly_trained(doubt):
+    score = Score("response", 0.1, 0.1, 0.1, "undecided", doubt)
+    verdicts = [StageVerdict("a", 0.1, "undecided", "response", "", (score,))]
+    statistics = SimpleNamespace(nonfinite={}, still=())
+    said = said_of(conclude(verdicts, "trained", statistics, None, doubt), a=(2, "undecided"))
+    assert [s.kind for s in sentences(said, "true", true_cuts(0.5))][1] == "hardly"
+
+
+def test_a_verdict_is_checked_on_what_it_was_seen_on():
+    lost = {"2": {"lost": 0.3, "low": 0.2, "high": 0.4}, "4": {"lost": 0.06, "low": 0, "high": 0.1}}
+    seen = {"data": lost, "images": {"2": 0.4, "4": 0.01}, "response": {"2": 0.1, "4": 0.2}}
+    wrong = {
+        ("data", "used", "unused"): [],  # the second may lie on either side
+        ("data", "unused", "unused"): ["without a 30.0% of the skill go on these images"],
+        ("images", "used", "unused"): [],
+        ("images", "used", "used"): ["without b the output changes by 0.01 of what it can"],
+        ("response", "used", "unused"): [
+            "without a the output changes by 0.1 of what it can; "
+            "without b the output changes by 0.2 of what it can"
+        ],
+        ("response", "unused", "used"): [],
+    }
+    for (grade, a, b), false in wrong.items():
+        said = said_of(f"By {grade}: 1 {a} (a); 1 {b} (b).", grade, a=(2, a), b=(4, b))
+        found = sentences(said, "true", true_cuts(0.5, 0.0), seen)
+        assert [s.false for s in found if s.false] == false
+    said = said_of("By data on 40 images: 1 unused (a).", a=(2, "unused"))
+    (found,) = sentences(said, "true", true_cuts(0.5), {"data": {"2": lost["4"]}})
+    assert (found.false, found.elsewhere) == ("", "without a 50.0% of the skill go")
+
+
+def test_how_far_an_answer_depends_on_a_level():
+    torch.manual_seed(0)
+    whole, images = torch.randn(8, 1, 16, 16), torch.randn(8, 1, 16, 16)
+    assert dependence(whole, whole, images, "binary") == 0.0
+    assert dependence(whole, torch.randn(8, 1, 16, 16), images, "binary") == pytest.approx(1, 0.1)
+    assert dependence(whole, -whole, images, "binary") == pytest.approx(2, 0.1)
+    assert dependence(images + 0.1 * whole, images + 0.1 * torch.randn(8, 1, 16, 16), images,
+                      "regression") == pytest.approx(1, 0.1)  # fmt: skip
+    classes = torch.randn(8, 3, 16, 16)
+    assert dependence(classes, classes.roll(1, 0), images, "classes") == pytest.approx(1, 0.1)
 
 
 def test_a_sentence_is_open_where_the_truth_is():

@@ -17,7 +17,7 @@ from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
 from weightscope.showing import OnOneScreen
-from weightscope.thresholds import SAVES_TOO_LITTLE
+from weightscope.thresholds import RESPONSE_BORDER, SAVES_TOO_LITTLE
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build, draft
 from weightscope.truncation.plan import Choice, find_cut, make_plan
@@ -155,11 +155,12 @@ class Proposal(OnOneScreen):
 def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple[Proposal, ...]:
     """Propose a smaller network for every depth.
 
-    First come the depths whose removed stages are all judged unused, the one that removes most
-    before the others; then, in the same order, those that speak more for no use than for use at
-    every removed stage; then those that are undecided by their expected loss / what they save;
-    then those that are spoken against by their expected loss. Of a network
-    without verdicts the shallowest cut comes first. Refused depths come last, with the reason.
+    First come the depths whose removed stages are all judged unused, or by the model alone surely
+    cost little (see `surely_little`), the one that removes most before the others; then, in the
+    same order, those that speak more for no use than for use at every removed stage; then those
+    that are undecided by their expected loss / what they save; then those that are spoken against
+    by their expected loss. Of a network without verdicts the shallowest cut comes first. Refused
+    depths come last, with the reason.
 
     Args:
         structure: The network.
@@ -185,7 +186,7 @@ def _rank(
     structure: Structure, verdicts: Sequence[StageVerdict], proposal: Proposal
 ) -> tuple[float, ...]:
     """Where a proposal stands: the smaller, the earlier."""
-    if verdicts and all(v.verdict == "unused" for v in verdicts):
+    if verdicts and all(v.verdict == "unused" or surely_little(v) for v in verdicts):
         return (0, proposal.keep_levels)
     own = _of_the_cut(structure, verdicts)
     if verdicts and all(
@@ -197,6 +198,18 @@ def _rank(
     if any(v.verdict == "used" for v in verdicts):
         return (3, own.loss, -proposal.keep_levels)
     return (2, own.loss / max(proposal.saved, 1e-9), -proposal.keep_levels)
+
+
+def surely_little(verdict: StageVerdict) -> bool:
+    """Whether the output surely responds to a stage by less than stands for 5 % of the skill.
+
+    "Unused" by response asks for a third of that, so that it is hardly ever wrong; a proposal asks
+    what is the most that can go. Of synthetic images alone: on the networks that may choose, the
+    same for the user's own images led to a proposal that costs too much.
+    """
+    if verdict.evidence != "response" or verdict.verdict == "used":
+        return False
+    return any(s.grade == "response" and s.high < 0.5 for s in verdict.scores)
 
 
 def _of_the_cut(structure: Structure, verdicts: Sequence[StageVerdict]) -> StageVerdict | None:
@@ -245,6 +258,8 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
     parts = [f"{_names(groups[kind])} {kind}" for kind in groups if groups[kind]]
     if groups["used"]:
         return f"spoken against: {'; '.join(parts)}{resting}"
+    little = bool(verdicts) and all(v.verdict == "unused" or surely_little(v) for v in verdicts)
+    resting += f", surely by less than {RESPONSE_BORDER}" if little else ""
     return f"not decided: {'; '.join(parts) or 'no verdict on the removed stages'}{resting}"
 
 

@@ -290,7 +290,9 @@ def score_response(response: Response, level: int) -> Score:
 
     ``m`` is the response of the deepest cut that removes the stage, ``n`` is `RESPONSE_BORDER`.
     The stage is used where the whole interval lies above `RESPONDS`, unused where it lies below
-    `SILENT`. Fewer than `MINIMUM_IMAGES` of the user's images decide nothing.
+    `SILENT`. Fewer than `MINIMUM_IMAGES` of the user's images decide nothing. The interval of a
+    stage that is undecided below the middle reaches up to what it does at another contrast, or to
+    the part of the output that responds most.
 
     Args:
         response: Of every cut, on synthetic images or on the user's own.
@@ -310,13 +312,8 @@ def score_response(response: Response, level: int) -> Score:
     verdict: Verdict = "undecided"
     if grade == "images" and response.images < MINIMUM_IMAGES:
         why += f"; fewer than {MINIMUM_IMAGES} images decide nothing"
-    elif cut.high < SILENT and cut.elsewhere > RESPONSE_BORDER:
-        why += (
-            f"; but {cut.elsewhere:.2g} at another contrast, and such images hardly reach this "
-            f"network or saturate it; give {keyword('images')}"
-        )
-    elif cut.high < SILENT and cut.worst_high > RESPONSE_BORDER:
-        why += f"; but {describe_part(cut)}"
+    elif cut.high < SILENT and _speaks_elsewhere(cut):
+        why += f"; but {_speaks_elsewhere(cut)}"
     elif cut.high < SILENT:
         verdict = "unused"
         why += f"; {UNSEEN}"
@@ -326,7 +323,20 @@ def score_response(response: Response, level: int) -> Score:
         verdict = "used"
         if cut.keep_levels < level:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
+    if verdict == "undecided" and cut.high < RESPONSE_BORDER:
+        others = (m for m in (cut.elsewhere, cut.worst_high) if math.isfinite(m))
+        high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
     return Score(grade, value, low, high, verdict, why, cut.value)
+
+
+def _speaks_elsewhere(cut: CutResponse) -> str:
+    """Where a level responds that is silent on the whole, in words; empty where it does not."""
+    if cut.elsewhere > RESPONSE_BORDER:
+        return (
+            f"{cut.elsewhere:.2g} at another contrast, and such images hardly reach this network "
+            f"or saturate it; give {keyword('images')}"
+        )
+    return describe_part(cut) if cut.worst_high > RESPONSE_BORDER else ""
 
 
 def skill_lost(share: float) -> str:
