@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +182,15 @@ def circumstance_table(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def wrong_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Every decided verdict that is wrong, with its cause as far as the figures tell."""
+def wrong_table(
+    table: pd.DataFrame, seen: Callable[[str], Mapping[str, Mapping[str, Any]]] | None = None
+) -> pd.DataFrame:
+    """Every decided verdict that is wrong, with its cause as far as the figures tell.
+
+    Args:
+        table: From `score_table`.
+        seen: Gives `given.given` of a network by its name.
+    """
     rows = []
     for _, cut in skilled(table).iterrows():
         for key in GRADES:
@@ -194,15 +201,21 @@ def wrong_table(table: pd.DataFrame) -> pd.DataFrame:
                 "grade": key, "verdict": verdict, "half": cut["half"], "name": cut["name"],
                 "reduction": cut["reduction"], "lost": cut["lost"], "lost_low": cut["lost_low"],
                 "lost_high": cut["lost_high"], "score": cut[key], "start": cut["start"],
-                "skill": cut["skill"], "cause": cause(cut, key, verdict),
+                "skill": cut["skill"],
+                "cause": cause(cut, key, verdict, None if seen is None else seen(cut["name"])),
             })  # fmt: skip
     columns = ["grade", "verdict", "half", "name", "reduction", "lost", "lost_low", "lost_high",
                "score", "start", "skill", "cause"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
-def cause(cut: pd.Series[Any], key: str, verdict: str) -> str:
-    """Why a verdict is wrong, as far as the other figures tell."""
+def cause(
+    cut: pd.Series[Any],
+    key: str,
+    verdict: str,
+    seen: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Why a verdict is wrong, as far as the other figures tell; `seen`: from `given.given`."""
     if cut["lost_low"] <= NEGLIGIBLE <= cut["lost_high"]:
         return "the truth itself may lie on either side of 5 %"
     opposite = {"used": "unused", "unused": "used"}[verdict]
@@ -215,6 +228,10 @@ def cause(cut: pd.Series[Any], key: str, verdict: str) -> str:
         return "the answer changes, the quality does not"
     if key in ("response", "images"):
         return "a small change of the answer decides the quality"
+    if key in ("loss", "metric") and seen is not None:
+        lost = seen["data"][str(round(cut["reduction"]))]["lost"]
+        if (lost > NEGLIGIBLE) == (verdict == "used"):
+            return f"other images than those given: on these {lost:.1%} of the skill go"
     if key == "loss":
         return "the loss sees what the quality does not, or the other way round"
     return ""

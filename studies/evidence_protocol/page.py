@@ -11,6 +11,7 @@ import pandas as pd
 from studies.evidence_protocol import judge
 from studies.evidence_protocol.compare import response_table, truth_table
 from studies.evidence_protocol.figures import draw_aucs, draw_losses, draw_scatter, save
+from studies.evidence_protocol.given import given
 from studies.evidence_protocol.jobs import HALVES, HELD_OUT, NEW, Half, Job
 from studies.evidence_protocol.sentences import sentence_table
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
@@ -71,7 +72,8 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
     judging = present[0]
     judged = table[table["half"] == judging]
     circumstances = judge.circumstance_table(table, tuple(judge.GRADES))
-    wrong = judge.wrong_table(table)
+    by_name = {job.name: job for job in listed}
+    wrong = judge.wrong_table(table, lambda name: given(by_name[name], folder))
     for name, frame in {
         "cuts": table,
         "grades": pd.concat([f.assign(half=h) for h, f in halves.items()]),

@@ -15,7 +15,14 @@ from studies.evidence_protocol.compare import auc, auc_within_depth, truth_table
 from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.given import dependence
 from studies.evidence_protocol.jobs import HELD_OUT, NEW, Job, jobs
-from studies.evidence_protocol.judge import grade_row, judge_cut, refutations, skilled, together
+from studies.evidence_protocol.judge import (
+    cause,
+    grade_row,
+    judge_cut,
+    refutations,
+    skilled,
+    together,
+)
 from studies.evidence_protocol.responses import figures, leaves, matched
 from studies.evidence_protocol.sentences import sentences
 from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
@@ -357,6 +364,16 @@ def test_a_verdict_is_checked_on_what_it_was_seen_on():
     said = said_of("By data on 40 images: 1 unused (a).", a=(2, "unused"))
     (found,) = sentences(said, "true", true_cuts(0.5), {"data": {"2": lost["4"]}})
     assert (found.false, found.elsewhere) == ("", "without a 50.0% of the skill go")
+
+
+@pytest.mark.parametrize(("on_these", "said"), [
+    (0.013, "other images than those given: on these 1.3% of the skill go"), (0.3, ""),
+])  # fmt: skip
+def test_a_wrong_verdict_may_be_one_of_other_images(on_these, said):
+    cut = {"name": "a", "lost": 0.14, "lost_low": 0.1, "lost_high": 0.2, "reduction": 8.0,
+           "task": "denoise"}  # fmt: skip
+    seen = {"data": {"8": {"lost": on_these}}}
+    assert cause(pd.Series(cut), "metric", "unused", seen) == said
 
 
 def test_how_far_an_answer_depends_on_a_level():
