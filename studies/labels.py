@@ -1,4 +1,4 @@
-"""Are several labels, and classes that exclude each other, read rightly? Twelve fresh networks.
+"""Are several labels, and classes that exclude each other, read rightly? Fifteen fresh networks.
 
     python studies/labels.py [--out runs/evidence-labels] [--page docs/studies/evidence/labels.md]
 
@@ -154,6 +154,17 @@ def complements(masks: Tensor) -> Tensor:
     return torch.stack([masks[:, 2], 1 - masks[:, 2]], 1)
 
 
+def nested(depth: int) -> Callable[[Tensor], Tensor]:
+    """Whatever is covered; of it what is large; of that what is inside of frames."""
+
+    def made(masks: Tensor) -> Tensor:
+        covered = ((masks[:, 0] + masks[:, 1]) > 0).float()
+        inner = [covered, masks[:, 2], masks[:, 2] * masks[:, 4]]
+        return torch.stack(inner[:depth], 1)
+
+    return made
+
+
 def four_classes(masks: Tensor) -> Tensor:
     """Background, small, large, inside of frames; one number for each pixel."""
     covered = (masks[:, 0] + masks[:, 1] > 0).long()
@@ -263,6 +274,13 @@ CASES = (
          lambda p: torch.optim.RAdam(p, 6e-3)),
     Case("four classes, logits held below", "classes", four_classes, 4,
          (batch, nn.SiLU, "answers", _end()), held_below, lambda p: torch.optim.Adamax(p, 8e-3)),
+    Case("two nested labels", "labels", nested(2), 2,
+         (batch, nn.SiLU, "concatenate", _end()), by_label, lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("three nested labels", "labels", nested(3), 3,
+         (instance, nn.ReLU, "add", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3)),
+    Case("three nested labels, 5 levels", "labels", nested(3), 3,
+         (batch, nn.GELU, "concatenate", _end()), by_label, lambda p: torch.optim.Adamax(p, 8e-3),
+         5),
 )  # fmt: skip
 
 
@@ -473,7 +491,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
             text.append("| " + " | ".join(cells) + " |")
     text += [
         "",
-        "`python studies/labels.py`. Twelve networks whose designs and tasks chose nothing, "
+        "`python studies/labels.py`. Networks whose designs and tasks chose nothing, "
         f"trained for {STEPS} steps; what counts as a failure was [written down]"
         "(../../decisions/response.md) before it ran. Used is a cut that costs more than 5 % of "
         "the skill: mean F1 over the labels, each at its best threshold, or of the largest "
@@ -511,7 +529,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    for index, case in enumerate(CASES):
+    for index, case in enumerate(CASES):  # new cases at the end: the number is the seed
         begun = time.process_time()
         rows.append(measure(case, index, options.out))
         print(json.dumps(rows[-1] | {"seconds": time.process_time() - begun}), flush=True)
