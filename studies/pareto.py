@@ -1,13 +1,18 @@
 """Smaller networks at equal MACs: cut, thinned, pruned by others, or trained from scratch.
 
 ``python studies/pareto.py --workers 4`` trains networks (`studies.small`: four tasks, three
-designs, three seeds), one job of the runner each, and makes each as small as one of its cuts in six
-ways, another job each; all but the last learn on the same unlabelled images with the same recovery:
+designs, three seeds), one job of the runner each, and makes each as small as one of its cuts in
+seven ways, another job each; all but the last learn on the same unlabelled images with the same
+recovery:
 
 - ``cut``: the cut, recovered. Within one network this is deepest-first too: there is one cut of
   each depth.
 - ``cut and thinned``: one level more is kept, recovered for half of the steps, then thinned to the
   same MACs and recovered for the other half.
+- ``chosen``: what ``shrink`` would choose: of one network for each depth, cut where that is cheap
+  enough, else cut and thinned, and of the whole one thinned by magnitude, the one that agrees best
+  with the original on the images that its recovery held back. Four recoveries, where others have
+  one.
 - ``magnitude``, ``Taylor``: Torch-Pruning's own pruner on the whole network, by group magnitude, or
   by first-order Taylor with the gradients of 80 labelled images.
 - ``random``: channels drawn at random from the whole network.
@@ -24,6 +29,7 @@ import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +49,8 @@ from studies.evidence_protocol.truth import Skill, answers  # noqa: E402
 from studies.small import Network  # noqa: E402
 from weightscope import analyze  # noqa: E402
 from weightscope.cost import count_costs, measure_latency, measure_peak_memory  # noqa: E402
-from weightscope.truncation import Proposal, Recovery  # noqa: E402
+from weightscope.errors import TruncationError  # noqa: E402
+from weightscope.truncation import Proposal, Recovery, whole  # noqa: E402
 from weightscope.truncation.couplings import read_couplings  # noqa: E402
 from weightscope.truncation.recovery import recover  # noqa: E402
 
@@ -54,7 +61,8 @@ STEPS, BATCH = 300, 2
 """Of each recovery: 600 images, as many as the first cuts were recovered with."""
 
 SHARE = 0.5
-"""The cut whose share of the MACs is nearest to this one is the budget of a network."""
+"""The cut whose share of the MACs is nearest to this one is the budget of a network; other shares
+are asked for by ``--share``."""
 
 RESAMPLES = 500
 
@@ -62,10 +70,10 @@ NETWORKS = tuple(
     Network(design, task, seed)
     for seed in (2001, 2002, 2003)
     for task in ("particles", "rings_middle", "patch", "nuclei")
-    for design in ("unet", "smp_unet", "nnunet")
+    for design in ("unet", "smp_unet", "nnunet", "group")
 )
-"""Tiny things, closed outlines, real textures, real nuclei; the zoo's U-net, SMP's on a ResNet, and
-nnU-Net's. None of them chose anything in the recovery."""
+"""Tiny things, closed outlines, real textures, real nuclei; the zoo's U-net, SMP's on a ResNet,
+nnU-Net's, and the zoo's with group normalisations. None of them chose anything in the recovery."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,12 @@ class Settings:
     Attributes:
         network: Which.
         steps: Of each recovery.
+        share: As ``SHARE``.
     """
 
     network: Network
     steps: int = STEPS
+    share: float = SHARE
 
     @property
     def seed(self) -> int:
@@ -104,6 +114,39 @@ class _Case:
     def budget(self) -> int:
         return self.proposals[self.keep].macs
 
+    @cached_property
+    def candidates(self) -> Mapping[int, tuple[nn.Module, Recovery] | TruncationError]:
+        """By levels kept: each depth and the whole network within the budget; or why not."""
+        found: dict[int, tuple[nn.Module, Recovery] | TruncationError] = {}
+        for keep in (*self.proposals, self.structure.depth):
+            torch.manual_seed(self.settings.seed)
+            try:
+                found[keep] = self._within_budget(keep)
+            except TruncationError as reason:
+                found[keep] = reason
+        return found
+
+    def _within_budget(self, keep: int) -> tuple[nn.Module, Recovery]:
+        steps, is_whole = self.settings.steps, keep == self.structure.depth
+        variant = whole(self.structure) if is_whole else self.proposals[keep].build()
+        if variant.costs.macs > self.budget:
+            first = 0 if is_whole else steps // 2
+            if first:
+                self.course(variant, first)
+            variant, steps = variant.thin(max_macs=self.budget), steps - first
+        return variant.module, self.course(variant, steps)
+
+    def candidate(self, keep: int) -> nn.Module:
+        """One of the candidates.
+
+        Raises:
+            TruncationError: It could not be made.
+        """
+        found = self.candidates[keep]
+        if isinstance(found, TruncationError):
+            raise found
+        return found[0]
+
     def course(self, variant: Any, steps: int) -> Recovery:
         """Recover a variant in place."""
         found: Recovery = variant.recover(
@@ -119,7 +162,7 @@ def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
     train, test = (network.pool(part, small.images(place)) for part in ("train", "test"))
     analysis = analyze(model, example_inputs=train.images[:4], response=False)
     legal = {p.keep_levels: p for p in analysis.proposals if p.refusal is None}
-    keep = min(legal, key=lambda k: abs(legal[k].macs / analysis.costs.macs - SHARE))
+    keep = min(legal, key=lambda k: abs(legal[k].macs / analysis.costs.macs - settings.share))
     case = _Case(settings, model, train, legal, keep)
     modules: dict[str, nn.Module] = {"whole": model}
     failures: dict[str, str] = {}
@@ -138,6 +181,9 @@ def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
         "levels": analysis.structure.depth,
         "keep": keep,
         "rows": rows,
+        "agreements": {
+            str(k): c[1].after.explained for k, c in case.candidates.items() if isinstance(c, tuple)
+        },
         "failures": failures,
         "threads": torch.get_num_threads(),
     }
@@ -147,25 +193,22 @@ def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
 
 
 def _cut(case: _Case) -> nn.Module:
-    variant = case.proposals[case.keep].build()
-    case.course(variant, case.settings.steps)
-    return variant.module
+    return case.candidate(case.keep)
 
 
 def _cut_and_thinned(case: _Case) -> nn.Module:
     deeper = [keep for keep in case.proposals if keep > case.keep]
     if not deeper:
         raise ValueError("the cut keeps as much as any cut")
-    variant = case.proposals[min(deeper)].build()
-    case.course(variant, case.settings.steps // 2)
-    variant = variant.thin(max_macs=case.budget)
-    case.course(variant, case.settings.steps - case.settings.steps // 2)
-    return variant.module
+    return case.candidate(min(deeper))
+
+
+def _chosen(case: _Case) -> nn.Module:
+    made = [c for c in case.candidates.values() if isinstance(c, tuple)]
+    return max(made, key=lambda c: c[1].after.explained)[0]
 
 
 def _random(case: _Case) -> nn.Module:
-    from weightscope.truncation import whole
-
     variant = whole(case.structure).thin(max_macs=case.budget, by="random", seed=case.settings.seed)
     case.course(variant, case.settings.steps)
     return variant.module
@@ -211,8 +254,6 @@ def _pruned(case: _Case, importance: Any, graded: bool) -> nn.Module:
         low, high = (low, middle) if within else (middle, high)
     module = prune(high).requires_grad_(True)
     module.zero_grad()
-    from weightscope.truncation import whole
-
     recover(
         case.structure, whole(case.structure).plan, module, (), (), case.train.images,
         steps=case.settings.steps, batches=None, loss=None, progress=False,
@@ -267,11 +308,15 @@ def _scratch(case: _Case) -> nn.Module:
 WAYS: dict[str, Callable[[_Case], nn.Module]] = {
     "cut": _cut,
     "cut and thinned": _cut_and_thinned,
+    "chosen": _chosen,
     "magnitude": _magnitude,
     "Taylor": _taylor,
     "random": _random,
     "scratch": _scratch,
 }
+
+OURS = ("cut", "chosen")
+"""What every other way is compared with."""
 
 
 # --- what they are worth ----------------------------------------------------------------------
@@ -286,17 +331,18 @@ def _measure(case: _Case, modules: Mapping[str, nn.Module], test: Pool) -> list[
     rows = []
     for (name, module), latency in zip(modules.items(), times, strict=True):
         costs, (one, many) = count_costs(module, inputs), skills[name]
-        behind = many - skills["cut"][1] if "cut" in skills else np.full(len(many), np.nan)
         low, high = np.quantile(many, (0.025, 0.975))
-        worse, better = np.quantile(behind, (0.025, 0.975))
+        over = {}
+        for own in OURS:
+            behind = many - skills[own][1] if own in skills else np.full(len(many), np.nan)
+            over[f"over_{own}_low"], over[f"over_{own}_high"] = np.quantile(behind, (0.025, 0.975))
         rows.append(
             {
                 "way": name,
                 "skill": one,
                 "low": low,
                 "high": high,
-                "over_cut_low": worse,
-                "over_cut_high": better,
+                **over,
                 "macs": costs.macs,
                 "parameters": costs.parameters,
                 "latency": latency.median,
@@ -322,9 +368,11 @@ def _skills(task: str, module: nn.Module, test: Pool) -> tuple[float, NDArray[np
 # --- the study --------------------------------------------------------------------------------
 
 
-def study(networks: Sequence[Network], steps: int) -> list[runner.Job]:
+def study(networks: Sequence[Network], steps: int, share: float) -> list[runner.Job]:
     """Two jobs for each network: its training and the comparison."""
-    return [small.on_trained("pareto", n, compare, Settings(n, steps), VERSION) for n in networks]
+    return [
+        small.on_trained("pareto", n, compare, Settings(n, steps, share), VERSION) for n in networks
+    ]
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -342,23 +390,25 @@ def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def against(frame: pd.DataFrame) -> pd.DataFrame:
-    """For each other way: on how many networks the cut is not worse, faster, both.
+def against(frame: pd.DataFrame, ours: str = "cut") -> pd.DataFrame:
+    """For each other way: on how many networks ours is not worse, faster, both.
 
-    Not worse: the 95 % interval of the other way's skill minus the cut's does not lie above 0.
+    Not worse: the 95 % interval of the other way's skill minus ours does not lie above 0.
 
     Args:
         frame: What `table` returns.
+        ours: One of `OURS`.
     """
     rows = []
-    cuts = frame[frame.way == "cut"].set_index(["network", "task", "seed"])
-    for way in [w for w in WAYS if w != "cut"]:
-        own = frame[(frame.way == way) & frame.skill.notna()].set_index(cuts.index.names)
-        shared = own.index.intersection(cuts.index)
-        own, cut = own.loc[shared], cuts.loc[shared]
-        alike, faster = own.over_cut_low <= 0, cut.latency < own.latency
+    own = frame[(frame.way == ours) & frame.skill.notna()].set_index(["network", "task", "seed"])
+    for way in [w for w in WAYS if w not in OURS]:
+        other = frame[(frame.way == way) & frame.skill.notna()].set_index(own.index.names)
+        shared = other.index.intersection(own.index)
+        one, other = own.loc[shared], other.loc[shared]
+        alike, faster = other[f"over_{ours}_low"] <= 0, one.latency < other.latency
         rows.append({
-            "way": way, "networks": len(shared), "better": int((own.over_cut_high < 0).sum()),
+            "ours": ours, "way": way, "networks": len(shared),
+            "better": int((other[f"over_{ours}_high"] < 0).sum()),
             "not worse": int(alike.sum()), "faster": int(faster.sum()),
             "both": int((alike & faster).sum()),
         })  # fmt: skip
@@ -370,6 +420,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = small.parser(__doc__)
     parser.add_argument("--tables", type=Path, default=ROOT / "docs/studies/pareto")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--share", type=float, default=SHARE, help="of the MACs, of the budget")
     parser.add_argument("--only", nargs="+", metavar="DESIGN-TASK-SEED", help="these networks")
     options = parser.parse_args(arguments)
     networks = [n for n in NETWORKS if not options.only or n.name in options.only]
@@ -377,10 +428,12 @@ def main(arguments: list[str] | None = None) -> None:
     def write(found: list[Mapping[str, Any]]) -> None:
         frame = table(found)
         options.tables.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(options.tables / "methods.csv", index=False, float_format="%.4g")
-        against(frame).to_csv(options.tables / "peers.csv", index=False)
+        end = "" if options.share == SHARE else f"-{options.share:g}"
+        frame.to_csv(options.tables / f"methods{end}.csv", index=False, float_format="%.4g")
+        counts = pd.concat([against(frame, ours) for ours in OURS])
+        counts.to_csv(options.tables / f"peers{end}.csv", index=False)
 
-    small.carry_out(study(networks, options.steps), options, write)
+    small.carry_out(study(networks, options.steps, options.share), options, write)
 
 
 if __name__ == "__main__":

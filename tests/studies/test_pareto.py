@@ -47,5 +47,5 @@ def test_only_an_interval_above_the_cut_is_worse():
         )
     ]
     found = against(pd.DataFrame(rows)).set_index("way")
-    assert list(found.loc["random"]) == [2, 0, 1, 1, 1]
-    assert list(found.loc["Taylor"]) == [1, 1, 1, 1, 1]
+    assert list(found.loc["random"]) == ["cut", 2, 0, 1, 1, 1]
+    assert list(found.loc["Taylor"]) == ["cut", 1, 1, 1, 1, 1]
