@@ -78,4 +78,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from studies import shrunk  # a job's address holds the name of its module
+
+    shrunk.main()

@@ -8,7 +8,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from weightscope.batches import first_image, read_batches, read_inputs, split_images
+from weightscope.batches import (
+    example_in,
+    first_image,
+    read_batches,
+    read_inputs,
+    split_images,
+)
 from weightscope.errors import InputError
 
 MODEL = nn.Conv2d(3, 1, 1)
@@ -198,6 +204,70 @@ def test_inputs_by_position_and_by_name():
     assert torch.equal(second, X + 1)
     (named,) = read_inputs([{"after": X, "before": X, "mask": Y}], Pair(), 2, ("before", "after"))
     assert list(named) == ["before", "after"]
+
+
+def test_of_labelled_pairs_all_inputs_are_read():
+    ((_, second),) = read_inputs([((X, X + 1), Y)], Pair(), count=2)
+    assert torch.equal(second, X + 1)
+
+
+@pytest.mark.parametrize(
+    ("container", "batch"),
+    [
+        ([X, Y], [X, Y]),
+        ([X, Y], ([X, Y],)),
+        ((X, Y), [[X, Y.numpy()], torch.zeros(4)]),
+        ({"image": X, "sizes": [8, 8]}, {"image": X, "sizes": [8, 8], "mask": Y}),
+        ({"image": X}, ({"image": X, "name": "a"}, Y)),
+    ],
+)
+def test_one_argument_that_is_a_container_stays_one(container, batch):
+    ((found,),) = read_inputs([batch], MODEL, container=container)
+    assert type(found) is type(container)
+    assert len(found) == len(container)
+    first = found["image"] if isinstance(found, dict) else found[0]
+    assert torch.equal(first, X)
+
+
+def test_what_does_not_fit_the_container_is_read_as_ever():
+    (found,) = read_inputs([(X, Y, Y)], MODEL, container=[X, Y])
+    assert torch.equal(found, X)
+
+
+class Optional(nn.Module):
+    def forward(self, image, depth=None, mask=None):
+        return image
+
+
+class Keywords(nn.Module):
+    def forward(self, **kwargs):
+        return kwargs["image"]
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "expected"),
+    [
+        (MODEL, X, X[:1]),
+        (MODEL, (X.numpy() * 2, Y), 2 * X[:1]),
+        (MODEL, {"image": X, "mask": Y, "name": list("abcd")}, X[:1]),
+        (MODEL, [[X, Y], Y], ([X[:1], Y[:1]],)),
+        (MODEL, [{"rgb": X}, Y], ({"rgb": X[:1]},)),
+        (MODEL, [{"input": X}, Y], {"input": X[:1]}),
+        (Pair(), (X, X, Y), (X[:1], X[:1])),
+        (Pair(), ((X, X), Y), (X[:1], X[:1])),
+        (Pair(), {"after": X, "before": X, "mask": Y}, {"before": X[:1], "after": X[:1]}),
+        (Optional(), {"image": X, "depth": Y, "mask": Y}, {"image": X[:1], "depth": Y[:1]}),
+        (Keywords(), {"image": X, "mask": Y}, {"image": X[:1]}),
+    ],
+)
+def test_an_example_is_what_the_forward_takes(model, batch, expected):
+    found = example_in(batch, model)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert type(found) is type(expected)
+
+
+def test_an_example_of_whole_numbers_has_the_type_of_the_weights():
+    assert example_in((X * 255).to(torch.uint8), MODEL).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,11 @@ def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = N
 
 
 def read_inputs(
-    batches: Iterable[Any], model: nn.Module, count: int = 1, names: Sequence[str] = ()
+    batches: Iterable[Any],
+    model: nn.Module,
+    count: int = 1,
+    names: Sequence[str] = (),
+    container: Any = None,
 ) -> list[Any]:
     """Read batches of which only the inputs are wanted, labelled or not.
 
@@ -85,7 +89,8 @@ def read_inputs(
         batches: As for `read_batches`; a batch may be the inputs alone. One tensor is one batch.
         model: For the number type of its inputs.
         count: How many parts of a tuple the forward takes.
-        names: Its keyword arguments, where it is called by these.
+        names: Its arguments by name, which a mapping may hold.
+        container: Its one argument, where that is a list, a tuple or a mapping.
 
     Returns:
         Inputs of each batch: a tensor, a tuple of positional or a mapping of keyword arguments.
@@ -96,7 +101,7 @@ def read_inputs(
     check_model(model)
     with random_state(model):
         read = [
-            _as_inputs(_inputs_alone(batch, index, count, names), index, model)
+            _as_inputs(_inputs_alone(batch, index, count, names, container), index, model)
             for index, batch in enumerate(each_batch(batches))
         ]
     if not read:
@@ -104,8 +109,16 @@ def read_inputs(
     return read
 
 
-def _inputs_alone(batch: Any, index: int, count: int, names: Sequence[str]) -> Any:
+def _inputs_alone(
+    batch: Any, index: int, count: int, names: Sequence[str], container: Any = None
+) -> Any:
     """The inputs in a batch that may hold targets too."""
+    listed = isinstance(batch, list | tuple) and bool(batch)
+    if container is not None:
+        places = [batch, batch[0]] if listed else [batch]
+        fitting = [place for place in places if _fits(container, place)]
+        if fitting:
+            return (_cut_to(container, fitting[0]),)
     if isinstance(batch, Mapping):
         own = {name: batch[name] for name in names if name in batch}
         found = [key for key in _INPUTS if key in batch]
@@ -115,9 +128,57 @@ def _inputs_alone(batch: Any, index: int, count: int, names: Sequence[str]) -> A
             f"batch {index} of {keyword('images')} is a mapping with {_names(batch)}; yield the "
             "images alone"
         )
-    if isinstance(batch, list | tuple) and batch:
-        return batch[0] if count == 1 else tuple(batch[:count])
-    return batch
+    if not listed:
+        return batch
+    if count == 1:
+        return batch[0]
+    inside = isinstance(batch[0], list | tuple) and len(batch[0]) >= count
+    return tuple((batch[0] if inside else batch)[:count])
+
+
+def _fits(container: Any, value: Any) -> bool:
+    """Whether a value holds what a list, tuple or mapping of tensors holds."""
+    if isinstance(container, Mapping):
+        keys = isinstance(value, Mapping) and all(key in value for key in container)
+        return keys and all(_fits(part, value[key]) for key, part in container.items())
+    if isinstance(container, list | tuple):
+        if not isinstance(value, list | tuple) or len(value) != len(container):
+            return False
+        return all(map(_fits, container, value))
+    return isinstance(value, Tensor | np.ndarray) == isinstance(container, Tensor)
+
+
+def _cut_to(container: Any, value: Any) -> Any:
+    """The same without other keys; loaders make lists of tuples."""
+    if isinstance(container, Mapping):
+        return {key: value[key] for key in container}
+    return tuple(value) if type(container) is tuple else value
+
+
+def example_in(batch: Any, model: nn.Module) -> Any:
+    """The first image of what a loader of unlabelled or labelled images yields.
+
+    Args:
+        batch: As for `read_inputs`.
+        model: Its forward says how many parts of a tuple and which of a mapping it takes.
+    """
+    parameters = _parameters(model)
+    names = [p.name for p in parameters if p.default is p.empty or p.name not in _TARGETS]
+    if isinstance(batch, Mapping) and any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names = [*names, *(key for key in batch if key not in _TARGETS)]
+    count = max(1, _required(model))
+    inputs = _inputs_alone(batch, 0, count, names)
+    if (
+        count == 1
+        and isinstance(batch, list | tuple)
+        and isinstance(inputs, list | tuple | Mapping)
+    ):
+        by_name = isinstance(inputs, Mapping) and any(name in inputs for name in names)
+        inputs = inputs if by_name else (inputs,)
+    with warnings.catch_warnings():  # of whole numbers: whoever reads all batches says so
+        warnings.simplefilter("ignore")
+        inputs = _as_inputs(inputs, 0, model)
+    return split_images(inputs)[0]
 
 
 def first_image(pairs: Sequence[Batch]) -> Any:
@@ -267,14 +328,18 @@ def _kind(batch: Any) -> str:
     return f"a tuple of {len(batch)}" if isinstance(batch, tuple | list) else kind(batch)
 
 
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """What the forward takes; nothing where that cannot be seen."""
+    try:
+        return list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
 def _required(model: nn.Module) -> int:
     """How many positional arguments the forward cannot do without."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return 1
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+    return sum(p.kind in positional and p.default is p.empty for p in _parameters(model))
 
 
 def _tensors(tree: Any, index: int) -> Any:

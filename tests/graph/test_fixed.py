@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from weightscope import analyze
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import read_structure, rebuild
-from weightscope.truncation import verify
+from weightscope.truncation import recovery, verify
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -181,8 +181,30 @@ def test_batches_of_a_network_that_was_read_at_one_number_of_images() -> None:
     assert verify(variant, export=False).passed
     with pytest.raises(InputError, match=r"x holds 3 images.*read at 1 image a batch"):
         analyze(model, example_inputs=images[:1], batches=[pair] * 2, metric="dice")
-    with pytest.raises(InputError, match="batches of 3 images only"):
-        variant.recover(images, steps=1, progress=False)
+    with pytest.raises(InputError, match="1 part of as many images"):
+        variant.recover(images[:5], steps=1, progress=False)
+    assert variant.recover(images, steps=1, progress=False).images == 6
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_recovery_takes_as_many_images_as_the_network_does(number: int) -> None:
+    """And its budget counts them; what is left over in a batch is not used."""
+    taken: list[int] = []
+    structure = read_structure(Counting("ones").eval(), torch.randn(number, 3, 16, 16))
+    images = [torch.randn(count, 3, 16, 16) for count in (9, 8, 2)]
+    pool = recovery.make_pool(images, seed=0, together=recovery.together(structure))
+    parts = [*pool.training, *pool.held_back]
+    assert {len(part.rows) for part in parts} == {number}
+    assert len(parts) == sum(len(batch) // number for batch in images)
+    found = analyze(structure.model, example_inputs=images[0][:number], response=False)
+    variant = found.proposals[0].build()
+    variant.module.register_forward_pre_hook(lambda _, args: taken.append(len(args[0])))
+    steps = 20
+    course = variant.recover(images, steps=steps, progress=False)
+    assert set(taken) == {number}
+    assert course.images == len(parts) * number
+    _, smaller = recovery.forwards(structure, images, steps)
+    assert sum(taken) + 2 * steps * number == smaller
 
 
 class Retries(Plain):

@@ -1,5 +1,8 @@
 """The small networks of the studies of recovery: what stands for the library in their results."""
 
+import runpy
+import sys
+
 import pytest
 import torch
 
@@ -29,3 +32,13 @@ def test_committed_results_are_found():
     jobs = regained.study("given")
     done = runner.finished(jobs, runner.Store(small.RESULTS))
     assert len(done) == len(list(small.RESULTS.glob("regained-given-*"))) >= 29
+
+
+@pytest.mark.parametrize("study", ["pareto", "regained", "shrunk"])
+def test_a_study_run_as_a_script_asks_for_the_same_jobs(study, monkeypatch):
+    """Else none of the committed results would be found by the documented command."""
+    asked = []
+    monkeypatch.setattr(small, "carry_out", lambda jobs, *_: asked.extend(jobs))
+    monkeypatch.setattr(sys, "argv", [f"{study}.py"])
+    runpy.run_path(str(small.ROOT / "studies" / f"{study}.py"), run_name="__main__")
+    assert {job.work.__module__ for job in asked} == {f"studies.{study}"}

@@ -128,6 +128,23 @@ def test_without_labels_quality_is_the_agreement(tmp_path):
     assert torch.equal(loaded(IMAGES), found.candidates[1].variant.module.eval()(IMAGES))
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        [{"image": IMAGES[:4], "mask": IMAGES[:4]}],
+        [(IMAGES[:4], torch.zeros(4))],
+        [{"x": IMAGES[:4].double()}],
+    ],
+)
+def test_images_are_what_a_labelled_loader_yields(images):
+    plain = {"steps": 1, "random": False, "repeats": 2, "progress": False}
+    found = ws.shrink(Plain().eval(), images=images, **plain)
+    inputs = found.candidates[0].variant.structure.inputs
+    (example,) = (*inputs.args, *inputs.kwargs.values())
+    assert example.shape == (1, 1, 32, 32)
+    assert "as much as" in found.budget
+
+
 def hit_rate(outputs, targets):
     return (outputs.argmax(1) == targets).float().mean()
 

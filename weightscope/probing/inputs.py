@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from weightscope.adapters import pytree
 from weightscope.batches import read_inputs
 from weightscope.calls import shapes
 from weightscope.errors import InputError, keyword
+from weightscope.graph.fixed import fixed_in
 from weightscope.graph.layouts import arranged, frames_of
 from weightscope.graph.structure import Structure
 
@@ -87,7 +88,10 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
     """
     inputs = structure.inputs
     count = len(inputs.args) or len(inputs.kwargs)
-    batches = read_inputs(images, structure.model, count, tuple(inputs.kwargs))
+    only = inputs.args[0] if len(inputs.args) == 1 and not inputs.kwargs else None
+    container = only if isinstance(only, list | tuple | Mapping) else None
+    names = fixed_in(structure.graph).names
+    batches = read_inputs(images, structure.model, count, names, container)
     for index, batch in enumerate(batches):
         if not any(is_image(x, inputs.rank) for x in pytree.tree_leaves(batch)):
             raise InputError(

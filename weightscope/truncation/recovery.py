@@ -231,15 +231,17 @@ def _rows(batch: Any, rows: Sequence[int]) -> Any:
     )
 
 
-def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
+def make_pool(batches: Sequence[Any], seed: int, together: int | None = None) -> _Pool:
     """Hold some images back.
 
     Args:
         batches: Batches of what the forward takes.
         seed: Which are held back.
+        together: Number of images that a network takes at a time, where it takes no other; those
+            that are left over in a batch are not used.
 
     Raises:
-        InputError: There are fewer than two images, or one holds nan or infinite values.
+        InputError: There are too few images, or one holds nan or infinite values.
     """
     for number, batch in enumerate(batches):
         tensors = (t for t in pytree.tree_leaves(batch) if isinstance(t, Tensor))
@@ -260,12 +262,43 @@ def make_pool(batches: Sequence[Any], seed: int) -> _Pool:
     order = torch.randperm(len(places), generator=generator, device="cpu").tolist()
     held = _held_back(len(places))
     shuffled = [places[i] for i in order]
+    if together is not None:
+        return _pool_of(batches, [p for p in _parts(shuffled, together) if len(p.rows) == together])
     return _Pool(
         tuple(batches),
         training=_parts(shuffled[held:], BATCH),
         start=_parts(shuffled[held:][:START_IMAGES], 16),
         held_back=_parts(shuffled[:held], 16),
     )
+
+
+def _pool_of(batches: Sequence[Any], parts: Sequence[_Part]) -> _Pool:
+    """The same for a network that takes a number of images at a time and no other.
+
+    Raises:
+        InputError: There are fewer than two such parts.
+    """
+    if len(parts) < 2:
+        raise InputError(
+            f"{keyword('images')} holds {counted(len(parts), 'part')} of as many images as the "
+            "network takes at a time, for its forward turns their number into a number; recovery "
+            "needs at least 2: give more images, in batches of at least that many, or read the "
+            f"network with {keyword('example_inputs')} of fewer"
+        )
+    size = len(parts[0].rows)
+    held = max(1, _held_back(size * len(parts)) // size)
+    learned = tuple(parts[held:])
+    return _Pool(
+        tuple(batches),
+        training=learned,
+        start=learned[: math.ceil(START_IMAGES / size)],
+        held_back=tuple(parts[:held]),
+    )
+
+
+def together(structure: Structure) -> int | None:
+    """Number of images that a network takes at a time; None where it takes any number."""
+    return next(iter(fixed_in(structure.graph).images.values()), None)
 
 
 def forwards(structure: Structure, images: Iterable[Any], steps: int) -> tuple[int, int]:
@@ -281,13 +314,18 @@ def forwards(structure: Structure, images: Iterable[Any], steps: int) -> tuple[i
     Raises:
         InputError: The images cannot be read.
     """
-    read = read_images(structure, _enough(images, _wanted(steps)))
-    count = sum(_length(batch) for batch in read)
-    held = _held_back(count)
-    start = min(START_IMAGES, count - held)
+    fixed = together(structure)
+    size = fixed or BATCH
+    pool = make_pool(
+        read_images(structure, _enough(images, _wanted(steps, size))), seed=0, together=fixed
+    )
+    held, start, learned = (
+        sum(len(part.rows) for part in parts)
+        for parts in (pool.held_back, pool.start, pool.training)
+    )
     looks = 5 + math.ceil(steps / _between_checks(steps))  # five: three starts, before and after
-    original = held + start + min(BATCH * steps, count - held)
-    return original, 3 * BATCH * steps + 2 * start + looks * held
+    original = held + start + min(size * steps, learned)
+    return original, 3 * size * steps + 2 * start + looks * held
 
 
 def _between_checks(steps: int) -> int:
@@ -295,9 +333,9 @@ def _between_checks(steps: int) -> int:
     return max(1, math.ceil(steps / CHECKS))
 
 
-def _wanted(steps: int) -> int:
-    """Images for a number of steps, with those that are held back."""
-    return math.ceil(max(steps, 1) * BATCH / (1 - HELD_BACK))
+def _wanted(steps: int, size: int) -> int:
+    """Images for a number of steps of some images, with those that are held back."""
+    return math.ceil(max(steps, 1) * size / (1 - HELD_BACK))
 
 
 def _held_back(images: int) -> int:
@@ -608,21 +646,15 @@ def recover(
             f"{keyword('batches')} of (inputs, targets) and {keyword('loss')} belong together; "
             "give both"
         )
-    for count in fixed_in(structure.graph).images.values():
-        raise InputError(
-            f"the smaller network takes batches of {counted(count, 'image')} only, because the"
-            " original's forward turns their number into a number, and a recovery makes batches of"
-            " its own; let the forward take any number of images, or train the variant's module in"
-            " a loop of your own"
-        )
     path = None if resume is None else Path(path_text(resume, f"given as {keyword('resume')}"))
-    wanted = _wanted(steps)
+    fixed = together(structure)
+    wanted = _wanted(steps, fixed or BATCH)
     labelled = None if batches is None else read_batches(_enough(batches, wanted), structure.model)
     if images is None and labelled is not None:
         images = [inputs for inputs, _ in labelled]
     if images is None:
         raise InputError(f"recovery needs {keyword('images')}: unlabelled ones will do")
-    pool = make_pool(read_images(structure, _enough(images, wanted)), seed)
+    pool = make_pool(read_images(structure, _enough(images, wanted)), seed, fixed)
     with _put_back_on_failure(module), _in_float32(module):
         with _turn(structure.model, seed, 0):
             course = _Course(structure, plan, module, new, gone, pool, labelled, loss, steps, seed)
@@ -693,6 +725,7 @@ class _Course:
         seed: int,
     ) -> None:
         self.module, self.pool, self.steps, self.seed = module, pool, steps, seed
+        self.size = together(structure) or BATCH
         count = len(labelled or ())
         held_back = round(HELD_BACK * count) or int(count > 1)
         self.labelled = list(labelled or ())[: count - held_back]
@@ -785,8 +818,8 @@ class _Course:
         """The user's loss on some labelled images of one batch that is trained on."""
         batch = self.labelled[step % len(self.labelled)]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        rows = torch.randperm(_length(batch), generator=generator, device="cpu")[:BATCH].tolist()
-        return self._loss_of(_rows(batch, rows))
+        rows = torch.randperm(_length(batch), generator=generator, device="cpu")
+        return self._loss_of(_rows(batch, rows[: self.size].tolist()))
 
     def _loss_of(self, batch: tuple[Any, Any]) -> Tensor:
         """The user's loss, of which the start has 1: so it weighs as much as the matching."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
-from weightscope.batches import Batch, each_batch, first_image, read_batches
+from weightscope.batches import Batch, each_batch, example_in, first_image, read_batches
 from weightscope.calls import call_arguments, device_of, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError, TruncationError, keyword
@@ -27,7 +27,7 @@ from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.couplings import library
 from weightscope.truncation.proposals import Proposal, propose
-from weightscope.truncation.recovery import BATCH, Recovery, forwards
+from weightscope.truncation.recovery import BATCH, Recovery, forwards, together
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
 from weightscope.utilization.judging import Judge, judge_by
@@ -502,12 +502,9 @@ class _Trials:
 
 
 def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Module) -> Any:
-    """The first image that there is, as arguments of the forward; None: let it be guessed."""
-    if pairs is not None:
-        return to_device(first_image(pairs), model)
-    if isinstance(images[0], torch.Tensor | Mapping):
-        return to_device(first_image([(images[0], None)]), model)
-    return None  # a tuple may hold labels too
+    """The first image that there is, as arguments of the forward."""
+    found = example_in(images[0], model) if pairs is None else first_image(pairs)
+    return to_device(found, model)
 
 
 def _budget(
@@ -526,7 +523,8 @@ def _budget(
     also = f" and {thinner}" if len(macs) > depths else ""
     twice = ", each beside random channels at the same MACs" if random else ""
     return (
-        f"{counted(depths, 'depth')}{also}, {int(steps)} steps of {BATCH} images each{twice}: "
+        f"{counted(depths, 'depth')}{also}, {int(steps)} steps of "
+        f"{counted(together(structure) or BATCH, 'image')} each{twice}: "
         f"about as much as {(1 + random) * total:,.0f} forwards of the whole network on one image"
     )
 

@@ -173,7 +173,8 @@ class Variant(OnOneScreen):
             images: Unlabelled images like those that the network is used on: a tensor (images,
                 channels, *sizes), or batches of what the forward takes. Of labelled batches the
                 inputs are taken.
-            steps: Steps of two images; more help where the held-back loss still falls at the end.
+            steps: Steps of two images (of as many as the forward was read with, where it takes no
+                other number); more help where the held-back loss still falls at the end.
             batches: ``(inputs, targets)`` pairs, whose true targets are learned too.
             loss: ``loss(outputs, targets)``, a scalar tensor, for these.
             progress: Show a progress bar.
