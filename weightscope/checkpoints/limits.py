@@ -28,6 +28,8 @@ MOST_DESCRIBED = 208 << 20
 # bytes of the directory of a zip archive; a record takes 46 and its name
 LARGEST_DIRECTORY = 16 << 20
 MOST_TENSORS = 250_000
+# axes of all of them, eight of each; a tensor of 64 axes takes as much as three others
+MOST_AXES_OF_ALL = 2_000_000
 # that hold something
 MOST_CONTAINERS = 100_000
 # of the names of all of them

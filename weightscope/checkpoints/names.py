@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 LONGEST_NAME = 500
@@ -43,6 +43,25 @@ class Name:
     def standard(self) -> bool:
         """Whether it is of Python's standard library."""
         return self.module.partition(".")[0] in sys.stdlib_module_names
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Inert:
+    """An object that is not built: what it would be made of.
+
+    Attributes:
+        made_by: The class or function that would make it.
+        arguments: What that would be called with.
+        state: What would become its attributes.
+        pairs: What it would hold as a dictionary.
+        items: What it would hold as a list.
+    """
+
+    made_by: Name
+    arguments: Sequence[Any] = ()
+    state: Any = None
+    pairs: dict[Any, Any] = field(default_factory=dict)
+    items: list[Any] = field(default_factory=list)
 
 
 # Modules of which all public functions and classes only make values of values.

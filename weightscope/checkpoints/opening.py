@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from weightscope.checkpoints.keys import Key
 from weightscope.checkpoints.limits import (
     LARGEST_HEADER,
     LONGEST_NAME,
+    MOST_AXES_OF_ALL,
     MOST_CONTAINERS,
     MOST_LETTERS,
     MOST_TENSORS,
     MOST_VIEWS,
 )
-from weightscope.checkpoints.names import Name
+from weightscope.checkpoints.names import Inert, Name
 from weightscope.checkpoints.others import SAMPLE, SAVE, is_json, what_it_is
-from weightscope.checkpoints.pickles import Inert
 from weightscope.checkpoints.safetensors_files import read_json, read_safetensors
 from weightscope.checkpoints.source import Source, path_of, quoted
+from weightscope.checkpoints.steps import text_of
 from weightscope.checkpoints.stored import Stored
 from weightscope.checkpoints.torch_files import read_archive, read_old_format
 from weightscope.errors import CheckpointError
@@ -227,7 +229,7 @@ def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str
     visited: dict[int, str] = {}
     states: dict[int, Any] = {}
     known: dict[Any, str] = {}
-    containers = letters = 0
+    containers = letters = axes = 0
     waiting: list[Iterator[tuple[str, str, Any]]] = [iter([("", "", content)])]
     while waiting:
         name, container, node = next(waiting[-1], ("", "", None))
@@ -236,11 +238,18 @@ def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str
             continue
         containers += not isinstance(node, Stored)
         letters += len(name)
-        if containers > MOST_CONTAINERS or len(found) > MOST_TENSORS or letters > MOST_LETTERS:
+        axes += len(node.shape) if isinstance(node, Stored) else 0
+        if (
+            containers > MOST_CONTAINERS
+            or len(found) > MOST_TENSORS
+            or letters > MOST_LETTERS
+            or axes > MOST_AXES_OF_ALL
+        ):
             raise CheckpointError(
                 f"{source.path} is no checkpoint of sane size: it holds more than "
-                f"{MOST_TENSORS:,} tensors, {MOST_CONTAINERS:,} dictionaries and lists, or "
-                f"{MOST_LETTERS >> 20} MiB of names; save model.state_dict() alone"
+                f"{MOST_TENSORS:,} tensors, {MOST_CONTAINERS:,} dictionaries and lists, "
+                f"{MOST_AXES_OF_ALL:,} axes, or {MOST_LETTERS >> 20} MiB of names; save "
+                "model.state_dict() alone"
             )
         if isinstance(node, Stored):
             unique = names(name if node is not content else "tensor")
@@ -328,12 +337,10 @@ def _module_in(node: Any) -> str:
     return ""
 
 
-def _key(key: Any) -> str:
+def _key(key: str | bytes | Key | None) -> str:
     if isinstance(key, bytes):
-        return key[:LONGEST_NAME].decode("latin-1")
-    if isinstance(key, tuple):  # of what is no text
-        return "<a large number>" if key[0].startswith("0x") else key[0]
-    return str(key)
+        return text_of(key[:LONGEST_NAME])
+    return key.said if isinstance(key, Key) else str(key)
 
 
 def _check_views(tensors: list[Stored], source: Source) -> None:

@@ -8,12 +8,13 @@ name (`Inert`). Nothing is imported and nothing is called, so there is no list o
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from weightscope.checkpoints.keys import Key, key_of
 from weightscope.checkpoints.limits import (
     MOST_BEGUN,
     MOST_BUILT,
@@ -23,6 +24,7 @@ from weightscope.checkpoints.limits import (
 from weightscope.checkpoints.names import (
     LONGEST_NAME,
     CodeError,
+    Inert,
     Name,
     attribute,
     refuse_call,
@@ -30,25 +32,6 @@ from weightscope.checkpoints.names import (
 from weightscope.checkpoints.source import Source
 from weightscope.checkpoints.steps import STEPS, Argument
 from weightscope.checkpoints.stored import MOST_AXES, Stored, absurd, contiguous, span_of
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Inert:
-    """An object that is not built: what it would be made of.
-
-    Attributes:
-        made_by: The class or function that would make it.
-        arguments: What that would be called with.
-        state: What would become its attributes.
-        pairs: What it would hold as a dictionary.
-        items: What it would hold as a list.
-    """
-
-    made_by: Name
-    arguments: Sequence[Any] = ()
-    state: Any = None
-    pairs: dict[Any, Any] = field(default_factory=dict)
-    items: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,9 +434,9 @@ class _Machine:
             raise ValueError("an entry in it belongs to no dictionary")
         self._left -= (0 if pairs else _FIRST_PAIR) + _PAIR // 2 * len(flat)
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            kept = _hashable(key, len(pairs))
-            if isinstance(kept, tuple):
-                self._left -= 2 * _TEXT + len(kept[0])
+            kept = key_of(key, len(pairs))
+            if isinstance(kept, Key):
+                self._left -= 3 * _TEXT + len(kept.same) + len(kept.said)
                 self._check_left()
             pairs[kept] = value
 
@@ -468,22 +451,6 @@ _LONG = frozenset({
     "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
     "BINUNICODE8",
 })  # fmt: skip
-
-
-def _hashable(key: Any, place: int) -> Any:
-    """What stands for a key of a pickle.
-
-    Its hash must not be for the file to choose: numbers of equal hashes make a dictionary slow, and
-    deeply nested ones end the process. Hashes of texts are secret.
-
-    Returns:
-        The key, if it is a text; the text of a number, in a tuple; else its kind and its place.
-    """
-    if isinstance(key, str | bytes) or key is None:
-        return key
-    if isinstance(key, int | float) and key == key:
-        return (hex(key) if isinstance(key, int) and abs(key) >> 64 else repr(key),)
-    return (f"<{type(key).__name__} {place}>",)
 
 
 def _extend(target: Any, more: list[Any]) -> None:

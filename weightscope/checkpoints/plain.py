@@ -74,6 +74,6 @@ class _Reader:
         if isinstance(key, str):
             return key
         try:
-            return int(key[0])  # the reader keeps numbers as texts
-        except (TypeError, ValueError) as error:
+            return int(key.said)  # the reader keeps numbers as texts
+        except (AttributeError, ValueError) as error:
             raise CheckpointError(f"{self._source.path}: {quoted(key)} in it is no name") from error

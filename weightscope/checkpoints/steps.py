@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import pickletools
@@ -67,16 +68,27 @@ def _number(data: bytes) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
-def _latin_1(data: bytes) -> str:
-    return data.decode("latin-1")
+def text_of(data: bytes) -> str:
+    """The text that bytes stand for, such as a name that Python 2 wrote.
+
+    As torch reads it, in UTF-8; where it is none, letter by letter.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _line_of_text(stream: io.BytesIO) -> str:
+    return text_of(codecs.escape_decode(pickletools.read_stringnl(stream, decode=False))[0])
 
 
 _COUNTED = {
     "SHORT_BINUNICODE": _counted(1, _utf_8), "BINUNICODE": _counted(4, _utf_8),
     "BINUNICODE8": _counted(8, _utf_8), "SHORT_BINBYTES": _counted(1, bytes),
     "BINBYTES": _counted(4, bytes), "BINBYTES8": _counted(8, bytes),
-    "BYTEARRAY8": _counted(8, bytes), "SHORT_BINSTRING": _counted(1, _latin_1),
-    "BINSTRING": _counted(4, _latin_1), "LONG1": _counted(1, _number),
+    "BYTEARRAY8": _counted(8, bytes), "SHORT_BINSTRING": _counted(1, text_of),
+    "BINSTRING": _counted(4, text_of), "LONG1": _counted(1, _number),
     "LONG4": _counted(4, _number),
 }  # fmt: skip
 
@@ -86,6 +98,8 @@ def _argument(opcode: pickletools.OpcodeInfo) -> Argument | None:
         return None
     if opcode.name in _COUNTED:
         return _COUNTED[opcode.name]
+    if opcode.name == "STRING":
+        return _lines(1, _line_of_text)
     if opcode.arg.n == pickletools.UP_TO_NEWLINE:
         return _lines(2 if opcode.name in ("GLOBAL", "INST") else 1, opcode.arg.reader)
     return opcode.arg.reader

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import prod
+from operator import mul
 from typing import Any
 
 import torch
@@ -55,9 +58,9 @@ class Stored:
     @property
     def distinct(self) -> Stored:
         """The same numbers without the axes along which one number stands for many."""
-        kept = [i for i, stride in enumerate(self.strides) if stride or self.shape[i] <= 1]
-        if len(kept) == len(self.shape) or not self.elements:
+        if 0 not in self.strides or not self.elements:
             return self
+        kept = [i for i, stride in enumerate(self.strides) if stride or self.shape[i] <= 1]
         shape, strides = (tuple(x[i] for i in kept) for x in (self.shape, self.strides))
         return replace(self, shape=shape, strides=strides)
 
@@ -99,37 +102,26 @@ class Stored:
 
 def elements_of(shape: Sequence[int]) -> int:
     """Number of elements; the product of sizes of which none is absurd (see ``absurd``)."""
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return prod(shape)
 
 
 def absurd(shape: Sequence[Any]) -> bool:
     """Whether no tensor can have this shape: too many axes or elements, or no sizes at all."""
-    if len(shape) > MOST_AXES:
+    if len(shape) > MOST_AXES or not {int}.issuperset(map(type, shape)):
         return True
-    count = 1
-    for size in shape:
-        if type(size) is not int or not 0 <= size < LIMIT:
-            return True
-        count *= max(size, 1)
-        if count >= LIMIT:
-            return True
-    return False
+    sizes = [size for size in shape if size]
+    return bool(sizes) and (min(sizes) < 0 or max(sizes) >= LIMIT or prod(sizes) >= LIMIT)
 
 
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     """Strides of a tensor that lies in C order."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
+    sizes = [size or 1 for size in shape[:0:-1]]
+    return tuple(accumulate(sizes, mul, initial=1))[: len(shape)][::-1]
 
 
 def span_of(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Elements from the first to the last of a view, both included; 0 where there is none."""
     if 0 in shape:
         return 0
-    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    reach: int = 1 + sum(map(mul, shape, strides)) - sum(strides)
+    return reach

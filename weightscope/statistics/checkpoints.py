@@ -7,6 +7,7 @@ for one range, whatever the file. Nothing in a file is executed.
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import torch
 
@@ -105,7 +106,12 @@ def _unreadable(stored: Stored) -> str:
         return stored.reason
     if stored.overlaps:
         return "a view whose elements overlap; save a copy, as tensor.contiguous() gives it"
-    return unreadable(torch.empty(0, device="cpu", dtype=stored.dtype))
+    return _unreadable_format(stored.dtype)
+
+
+@cache
+def _unreadable_format(dtype: torch.dtype) -> str:
+    return unreadable(torch.empty(0, device="cpu", dtype=dtype))
 
 
 def _record(

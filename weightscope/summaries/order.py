@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, frexp, isfinite, ldexp, log2
 from typing import Any
 
@@ -52,14 +53,20 @@ def ask(count: int, minimum: float, maximum: float, thresholds: Sequence[float])
     ``thresholds`` are those of the near-zero mass.
     """
     edges = symmetric_edges(minimum, maximum)
-    limits = np.array([0.0, *thresholds])
-    with np.errstate(under="ignore"):
-        borders = np.concatenate([-limits, np.nextafter(limits, np.inf), edges])
+    borders = np.concatenate([_around(tuple(thresholds)), edges])
     if not count:
         return Questions(np.zeros(0, np.int64), edges, borders)
     lower = ((count - 1) * _PROBABILITIES).astype(np.int64)
     ranks = np.stack([lower, np.minimum(lower + 1, count - 1)], axis=1).ravel()
     return Questions(ranks, edges, borders)
+
+
+@lru_cache
+def _around(thresholds: tuple[float, ...]) -> Floats:
+    """Minus each limit, then the next number after each limit."""
+    limits = np.array([0.0, *thresholds])
+    with np.errstate(under="ignore"):
+        return np.concatenate([-limits, np.nextafter(limits, np.inf)])
 
 
 def symmetric_edges(minimum: float, maximum: float) -> Floats:
@@ -71,13 +78,22 @@ def symmetric_edges(minimum: float, maximum: float) -> Floats:
     half = BINS // 2
     peak = max(-minimum, maximum)
     if not isfinite(peak) or peak == 0.0:
-        return np.arange(-half, half + 1) / np.float64(half)
+        return _edges(half, 1.0 / half)
     # frexp: peak < 2^exponent; a width below 2^-133 would fall inside a cell
     width = ldexp(1.0, max(frexp(peak)[1] - ceil(log2(half)) - 1, -133))
     while peak >= half * width:
         width *= 2.0
-    needed = int(peak // width) + 1
-    edges: Floats = np.arange(-needed, needed + 1) * np.float64(width)
+    return _edges(int(peak // width) + 1, width)
+
+
+@lru_cache(maxsize=4096)
+def _edges(bins: int, width: float) -> Floats:
+    """Edges of so many bins on either side of 0.
+
+    Those of 10,000 tensors are some hundred arrays, which therefore are shared and read-only.
+    """
+    edges: Floats = np.arange(-bins, bins + 1) * np.float64(width)
+    edges.flags.writeable = False
     return edges
 
 

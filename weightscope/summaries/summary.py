@@ -177,8 +177,9 @@ def _in_order_of_memory(
 def _sort(flat: torch.Tensor, layout: FilterLayout) -> tuple[Measured, Order]:
     array = flat.numpy()
     values = np.sort(array)  # NaN last
-    ends = values.searchsorted(np.array([-np.inf, np.inf], values.dtype), "right")
-    values = values[ends[0] : values[: ends[1]].searchsorted(np.inf)]
+    if values.size and not (values[0] > -np.inf and values[-1] < np.inf):
+        ends = values.searchsorted(np.array([-np.inf, np.inf], values.dtype), "right")
+        values = values[ends[0] : values[: ends[1]].searchsorted(np.inf)]
     n = values.size
     minimum, maximum = _extremes(values)
     scale = scale_for(max(-minimum, maximum)) if n else 1.0
@@ -256,7 +257,7 @@ def _summary(
         **measured.standardized(),
         quantiles=dict(zip(PROBABILITIES, quantiles_of(order.at(asked.ranks), n), strict=True)),
         near_zero={t: m / n if n else nan for t, m in zip(thresholds, near, strict=True)},
-        histogram=Histogram(asked.edges, np.diff(before[2 * k :])),
+        histogram=Histogram(asked.edges, before[2 * k + 1 :] - before[2 * k : -1]),
         filter_norms=norms,
         filter_means=means,
         dead_filters=nan if norms is None else _share_of_zeros(norms),
