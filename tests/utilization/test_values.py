@@ -324,6 +324,31 @@ def test_a_module_with_counters_is_left_as_it_was():
     assert (loss.calls, float(loss.seen), loss.training) == (0, 0.0, False)
 
 
+def each_error(outputs, targets):
+    return (outputs.argmax(1) - targets).abs()
+
+
+@pytest.mark.parametrize(("metric", "name"), [
+    (torchmetrics.JaccardIndex("multiclass", num_classes=3, average=None),
+     "MulticlassJaccardIndex, mean of 3 numbers"),
+    (torchmetrics.JaccardIndex("multiclass", num_classes=3), "MulticlassJaccardIndex"),
+    (nn.CrossEntropyLoss(reduction="none"), "CrossEntropyLoss, mean of 64 numbers"),
+    (lambda o, t: each_error(o, t)[0, : 1 + int(t.max())], "<lambda>, mean of its numbers"),
+    (lambda o, t: each_error(o, t).float().mean()[None], "<lambda>"),
+])  # fmt: skip
+def test_what_is_averaged_is_said(metric, name):
+    """Numbers for each class, or each pixel, have a mean; nobody asked for it."""
+    outputs, targets = classes()
+    targets[0] = targets[0].clamp(max=1)
+    judge = judge_by(metric, [(targets, targets)], dimensions=2, device=torch.device("cpu"))
+    with judge.kept(), torch.no_grad():
+        judge.add(outputs)
+        expected = [float(metric(o[None], t[None]).float().mean())
+                    for o, t in zip(outputs, targets, strict=True)]  # fmt: skip
+    assert judge.name == name
+    assert float(judge.whole().of(np.ones((1, 8)))[0]) == pytest.approx(np.mean(expected))
+
+
 @pytest.mark.parametrize(
     ("metric", "text"),
     [

@@ -53,14 +53,17 @@ class Judge(Protocol):
     """Judges a network's outputs, those of its ablations, and the best trivial answer.
 
     Attributes:
-        name: Of the metric.
         bounded: Whether the quality lies between 0 and 1 by definition.
         recalibrated: Whether it is a loss after a scale and an offset of each output channel.
     """
 
-    name: str
     bounded: bool
     recalibrated: bool
+
+    @property
+    def name(self) -> str:
+        """Of the metric; with what was averaged, once outputs were added."""
+        ...
 
     def kept(self) -> AbstractContextManager[None]:
         """While anything is judged: the metric is left as it was."""
@@ -168,10 +171,14 @@ class _ClassJudge:
     bounded, recalibrated = True, False
 
     def __init__(self, reader: Segmentation) -> None:
-        self.name = reader.metric
+        self._name = reader.metric
         self.reader = reader
         self._meter = self.meter()
         self._quality: CountedQuality | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     def kept(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -214,13 +221,17 @@ class _ValueJudge:
         device: torch.device,
         name: str | None = None,
     ) -> None:
-        self.name = metric.name if name is None else name
+        self._name = metric.name if name is None else name
         self.metric, self.batches, self.device = metric, batches, device
         self.targets = [target for _, target in batches]
         self._outputs = OutputShapes()
         self._meter = self.meter()
         self._others: list[float] = []
         self._first: tuple[Any, Any, Any] = (None, None, None)
+
+    @property
+    def name(self) -> str:
+        return self._name + self.metric.averaged
 
     def kept(self) -> AbstractContextManager[None]:
         return self.metric.kept()

@@ -44,6 +44,15 @@ class ValueMetric:
         self._metric = _own(metric)
         self._decisions = _takes_decisions(metric)
         self._whole = _takes_whole_numbers(metric)
+        self._sizes: set[int] = set()
+
+    @property
+    def averaged(self) -> str:
+        """What to say behind the name of a metric that gave several numbers for an image."""
+        several = {size for size in self._sizes if size > 1}
+        if not several:
+            return ""
+        return f", mean of {several.pop() if len(several) == 1 else 'its'} numbers"
 
     def kept(self) -> AbstractContextManager[None]:
         """While the metric is in use: the state of a module that counts is restored afterwards."""
@@ -76,7 +85,10 @@ class ValueMetric:
                 f"{shapes(targets)}): {say(error)}. It is called as metric(outputs, targets) for "
                 "one image at a time, with its batch dimension."
             ) from error
-        return _number(value, self.name)
+        numbers = _numbers(value, self.name)
+        self._sizes.add(len(numbers))
+        known = numbers[torch.isfinite(numbers)]
+        return float(known.mean()) if len(known) else float("nan")
 
 
 def _name(metric: Any) -> str:
@@ -138,14 +150,13 @@ def _decided(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return one_hot(scores.argmax(1)), targets
 
 
-def _number(value: Any, name: str) -> float:
-    """A number for one image, from what a metric returned for it."""
+def _numbers(value: Any, name: str) -> Tensor:
+    """What a metric returned for one image, in a line."""
     if isinstance(value, Tensor | np.ndarray | float | int | np.number):
-        numbers = torch.as_tensor(value, device="cpu").detach().double().flatten()
-        known = numbers[torch.isfinite(numbers)]
-        return float(known.mean()) if len(known) else float("nan")
+        return torch.as_tensor(value, device="cpu").detach().double().flatten()
     raise InputError(
-        f"{name} returned {type(value).__name__}; expected one number for (outputs, targets)"
+        f"{name} returned {type(value).__name__}; expected one number for (outputs, targets), or "
+        "a tensor of numbers whose mean is meant, such as one for each class"
     )
 
 

@@ -63,7 +63,7 @@ class HistoryState:
             "snapshots": [
                 {
                     **{k: v for k, v in vars(s).items() if k not in ("edges", "counts")},
-                    "edges": torch.tensor(s.edges),
+                    "edges": torch.from_numpy(s.edges.copy()),
                     "counts": torch.from_numpy(s.counts),
                 }
                 for s in self.snapshots
