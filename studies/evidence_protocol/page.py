@@ -100,7 +100,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         "",
         "## What was done",
         "",
-        *protocol(table, truth, version),
+        *protocol(table, truth, version, sentences),
         "",
         "## Goals",
         "",
@@ -250,7 +250,9 @@ def first_right(networks: pd.DataFrame) -> list[tuple[str, float, int, int]]:
     return found
 
 
-def protocol(table: pd.DataFrame, truth: pd.DataFrame, version: str) -> list[str]:
+def protocol(
+    table: pd.DataFrame, truth: pd.DataFrame, version: str, sentences: pd.DataFrame
+) -> list[str]:
     """What was trained, how the truth was measured, what was held out."""
     learned = truth[truth["labels"] == "true"]
     weak = learned[~learned["skilled"]]["name"].nunique()
@@ -265,11 +267,18 @@ def protocol(table: pd.DataFrame, truth: pd.DataFrame, version: str) -> list[str
         (open_truth["lost_low"] <= NEGLIGIBLE) & (open_truth["lost_high"] >= NEGLIGIBLE)
     ).mean()
     held = "; ".join(f"{k} {', '.join(v)}" for k, v in HELD_OUT.items())
+    first = sentences.groupby("half")["name"].nunique()
+    by_first = ", ".join(f"{first.get(half, 0)} {half}" for half in HALVES)
     return [
         "`python studies/evidence.py train`, `respond`, `score` and `page`, or `make evidence`. "
         f"{table['name'].nunique()} networks were scored, by the library's code of digest "
         f"`{version}`"
-        + (" (each kind of evidence by the first that measured it)." if "," in version else "."),
+        + (
+            f" (each kind of evidence by the first that measured it; by the first of all {by_first}"
+            ", and sentences are of these alone)."
+            if "," in version
+            else "."
+        ),
         "",
         f"{truth['name'].nunique()} small networks (6 or 8 channels at the first level, 4 or 5 "
         "levels, 48 or 64 px, 200 to 450 steps of 8 images), each under circumstances of its own: "

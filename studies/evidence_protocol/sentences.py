@@ -215,11 +215,14 @@ def _wrongly_named(
 def sentence_table(
     listed: Sequence[Job], folder: Path, version: str, truth: pd.DataFrame
 ) -> pd.DataFrame:
-    """One row for each sentence of each conclusion: name, half, way, and those of `Sentence`."""
+    """One row for each sentence of each conclusion: name, half, way, and those of `Sentence`.
+
+    Of several versions the first alone: what earlier code said is no longer said.
+    """
     rows = []
     for job in listed:
         own = truth[truth["name"] == job.name]
-        found = read_scores(job, folder, version)
+        found = read_scores(job, folder, version.split(",")[0])
         seen = given(job, folder) if found and not own.empty else None
         for way, said in found.items():
             if way in SIGNS or own.empty or "conclusion" not in said:

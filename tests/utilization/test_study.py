@@ -28,6 +28,7 @@ from studies.evidence_protocol.sentences import sentences
 from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
 from studies.evidence_protocol.truth import Skill, measure_truth, without_levels
 from studies.guards import too_early
+from studies.labels import counts, f1, failures, tally
 from weightscope.utilization import AblationResult, DataEvidence
 from weightscope.utilization.ranking import conclude
 from weightscope.utilization.records import Score, StageVerdict
@@ -407,3 +408,36 @@ def test_a_stage_that_is_used_at_the_end_was_condemned_too_early():
         row("120 steps", "undecided", network="b"),
     ]
     assert too_early(rows) == (4, {"a, 20 steps": 1})
+
+
+def test_the_failures_of_the_labels_are_those_that_were_written_down():
+    def cut(kind, used, before, after, clear=True):
+        return {"name": "a", "kind": kind, "level": 1, "grade": "images", "used": used, "lost": 0.3,
+                "clear": clear, "before": before, "after": after}  # fmt: skip
+
+    assert not failures([cut("labels", True, "unused", "undecided")])
+    assert not failures([cut("labels", True, "unused", "unused", clear=False)])
+    assert not failures([cut("labels", False, "unused", "unused")])
+    (failed,) = failures([cut("labels", True, "unused", "unused")])
+    assert "called unused" in failed
+    right = [cut("classes", True, "used", "used") for _ in range(9)]
+    assert not failures([*right, cut("classes", True, "used", "used")])
+    assert not failures([*right, cut("classes", True, "used", "undecided")])
+    (failed,) = failures([*right[1:], cut("classes", True, "used", "undecided")])
+    assert "1 of 9 right verdicts" in failed
+    found = [cut("labels", True, "used", "undecided"), cut("labels", True, "unused", "used")]
+    assert (tally(found, "before"), tally(found, "after")) == ((1, 1, 0, 0), (1, 0, 0, 1))
+
+
+def test_labels_are_judged_at_their_best_threshold_and_classes_by_the_largest():
+    masks = torch.zeros(2, 2, 8, 8)
+    masks[:, 0, :4], masks[:, 1, :, :2] = 1, 1
+    noise = torch.rand(2, 8, 8, generator=torch.manual_seed(0))
+    outputs = torch.stack([masks[:, 0] - 9, masks[:, 1] * (noise > 0.5)], 1)
+    both = np.ones((1, 2))
+    hits = float((outputs[:, 1] > 0).sum())
+    right = [1.0, 2 * hits / (hits + float(masks[:, 1].sum()))]
+    assert f1(counts("labels", outputs, masks), both)[0] == pytest.approx(right)
+    # the first class wins where both are equal
+    found = f1(counts("classes", outputs * 0, masks[:, 1].long()), both)[0]
+    assert found == pytest.approx([2 * 0.75 / 1.75, 0.0])
