@@ -471,15 +471,20 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
     changed = [c for c in found if c["before"] != c["after"]]
     text = ["# Labels that are found together", ""]
     text += [f"**{len(failed)} failures**{':' if failed else '.'}", "", *[f"- {f}" for f in failed]]
+    lost = [c for c in changed if c["before"] == ("used" if c["used"] else "unused")]
     text += [""] * bool(failed) + [
-        f"The rule changes {len(changed)} of {len(found)} verdicts"
-        + (": " if changed else ".")
-        + "; ".join(
-            f"{c['name']}, level {c['level']}, by {c['grade']}, {c['before']} to {c['after']} "
+        f"The rule changes {len(changed)} of {len(found)} verdicts; {len(lost)} of these were right"
+        + (":" if changed else "."),
+        "",
+        *[
+            f"- {c['name']}, level {c['level']}, by {c['grade']}, {c['before']} to {c['after']} "
             f"({c['lost']:.0%} of the skill is lost, of one label {c['most']:.0%})"
             for c in changed
-        )
-        + "." * bool(changed),
+        ],
+        "",
+        f"{sum(not c['used'] for c in found)} of the {len(found)} verdicts are on levels that do "
+        "little: what the rule was made for, a level that the largest channel does not show, is "
+        "hardly put to the test here.",
         "",
         "| of | by | rule | cuts | right | wrongly unused | wrongly used | undecided |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
