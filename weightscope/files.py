@@ -163,8 +163,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a frame as CSV that a spreadsheet cannot mistake for formulas.
 
-    Names in checkpoints and models are untrusted: text that starts with one of ``= + - @``, a tab
-    or a carriage return gets a leading apostrophe, as OWASP advises against CSV injection.
+    Names in checkpoints and models are untrusted: text that starts with one of ``= + - @`` or a tab
+    gets a leading apostrophe, as OWASP advises against CSV injection, and a carriage return, which
+    readers take for the end of a row where no quotes are around it, is spelled out.
 
     Args:
         frame: What to write; numbers are left alone.
@@ -184,6 +185,7 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 
 def _defused(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", "\\r")
+    return "'" + text if text.startswith(("=", "+", "-", "@", "\t")) else text

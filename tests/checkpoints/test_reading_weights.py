@@ -3,12 +3,15 @@
 import argparse
 import datetime
 import json
+import os
 import pathlib
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as save_tensors
 from safetensors.torch import save_file, save_model
 from torch import nn
 
@@ -287,11 +290,65 @@ def test_a_fitted_network_has_the_signs_of_the_one_that_was_saved(tmp_path):
 def test_notes_beside_the_numbers_that_are_not_known_are_named():
     from weightscope.checkpoints import pickles
 
-    noted = [{"npu_format": True}, {"neg": True}, {"conj": True}, {"neg": 1}, 3]
+    # torch does not look at the value of a note
+    noted = [{"npu_format": True}, {"neg": True}, {"neg": False}, {"conj": True}, {"neg": 1}, 3]
     storage = pickles.Storage(torch.uint8, 4, 0, None)
-    for metadata in noted[:2]:
+    for metadata in noted[:3]:
         found = pickles._tensor(storage, 0, (4,), (1,), False, None, metadata)
         assert "save tensor.clone()" in found.reason
-    for metadata in noted[2:]:
+    for metadata in noted[3:]:
         with pytest.raises(ValueError, match=r"conjugated|makes no sense"):
             pickles._tensor(storage, 0, (4,), (1,), False, None, metadata)
+
+
+def write_in_place(tensors, path):
+    path.write_bytes(save_tensors(tensors))
+
+
+@pytest.mark.parametrize("write", [torch.save, write_in_place], ids=["torch", "safetensors"])
+def test_weights_of_two_states_of_a_file_are_never_mixed(write, tmp_path):
+    path = tmp_path / "last"
+    write({name: torch.ones(1000) for name in "ab"}, path)
+    before = path.stat()
+    weights = read_weights(path)
+    assert weights["a"].mean() == 1
+    write({name: torch.full((1000,), 2.0) for name in "ab"}, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # however coarse the clock is
+    for read in (
+        lambda: weights["b"],
+        lambda: dict(weights),
+        lambda: fit_weights(Two(), weights)["b"],
+    ):
+        with pytest.raises(CheckpointError, match="was changed while it was read"):
+            read()
+    assert read_weights(path)["b"].mean() == 2
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(1000)), nn.Parameter(torch.ones(1000))
+
+
+def test_records_that_differ_in_case_are_refused_as_torch_may_find_either(tmp_path):
+    torch.save({"a": torch.ones(2), "b": torch.zeros(2)}, tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt") as old, zipfile.ZipFile(tmp_path / "x.pt", "w") as new:
+        for entry in old.infolist():
+            name = entry.filename
+            new.writestr(name, old.read(name))
+            if name.endswith("/version"):
+                new.writestr(name.replace("version", "VERSION"), old.read(name))
+    with pytest.raises(CheckpointError, match="two of its records have one name"):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_a_part_of_a_storage_has_one_name_and_one_place():
+    from weightscope.checkpoints import pickles
+
+    machine = pickles._Machine(lambda *_: None)
+    storage = pickles.Storage(torch.float32, 12, 0, None)
+    first = machine._part_of(storage, "0", "v", 3, 6)
+    assert (first.begin, first.count) == (12, 6)
+    assert machine._part_of(storage, "0", "v", 3, 6) == first
+    with pytest.raises(ValueError, match="two parts"):
+        machine._part_of(storage, "0", "v", 0, 6)

@@ -139,4 +139,13 @@ def test_csv_holds_no_formulas(tmp_path, start):
     write_csv(frame, tmp_path / "layers.csv")
     with (tmp_path / "layers.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    assert rows == [["layer", "mean"], ["'" + hostile, "-1.5"], ["conv", "2.0"]]
+    defused = "\\" + "r" + hostile[1:] if start == "\r" else "'" + hostile
+    assert rows == [["layer", "mean"], [defused, "-1.5"], ["conv", "2.0"]]
+
+
+def test_a_carriage_return_begins_no_row_of_a_table(tmp_path):
+    names = ["x\r=1+1", "\r=1", "two\nlines"]
+    write_csv(pd.DataFrame({"name": names}), tmp_path / "names.csv")
+    with (tmp_path / "names.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["name"], ["x\\r=1+1"], ["\\r=1"], ["two\nlines"]]

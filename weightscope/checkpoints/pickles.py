@@ -121,6 +121,7 @@ class _Machine:
 
     def __init__(self, locate: Locate) -> None:
         self._locate = locate
+        self._parts: dict[tuple[Any, str], Storage] = {}
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []
         self._memo: list[Any] = []
@@ -332,8 +333,20 @@ class _Machine:
             raise ValueError(f"its numbers are stored as {type_}, which is not known")
         storage = self._locate(key, dtype, count)
         if len(identity) == 6 and identity[5] is not None:
-            storage = _part(storage, *identity[5][1:])
+            storage = self._part_of(storage, key, *identity[5])
         self._stack.append(storage)
+
+    def _part_of(self, storage: Storage, key: Any, name: Any, begin: Any, count: Any) -> Storage:
+        """A part of a storage by name, as files from before torch 0.4 have them.
+
+        Torch makes a part once by its name, whatever the file says of it later.
+        """
+        if not isinstance(name, str):
+            raise ValueError("a part of a storage in it has no name")
+        part = _part(storage, begin, count)
+        if self._parts.setdefault((key, name), part) != part:
+            raise ValueError("two parts of a storage in it have one name")
+        return part
 
     def _reduce(self, _: Any) -> None:
         arguments = self._stack.pop()
@@ -511,7 +524,7 @@ def _signed(stored: Stored, metadata: Any) -> Stored:
     assert stored.dtype is not None
     if not isinstance(metadata, dict) or not all(type(v) is bool for v in metadata.values()):
         raise ValueError("a tensor in it has a note that makes no sense")
-    noted = {key for key, value in metadata.items() if value}
+    noted = set(metadata)  # torch does not look at the values
     negative, conjugate = "neg" in noted, "conj" in noted
     if conjugate and not stored.dtype.is_complex:
         raise ValueError("real numbers in it are said to be conjugated")

@@ -128,6 +128,7 @@ class Source:
             raise CheckpointError(
                 f"cannot read {self.path}: {error.strerror or error}; check the disk"
             ) from error
+        self.check()  # else old and new numbers would stand side by side
 
     def text(self, begin: int, size: int) -> bytes:
         """The same as ``bytes``."""

@@ -118,6 +118,11 @@ def _records(source: Source) -> Mapping[str, _Record]:
     records: dict[str, _Record] = {}
     if not entries:
         return {}
+    if len({entry.filename.lower() for entry in entries}) < len(entries):
+        # torch looks a record up whatever the case of its letters, and may find the other one
+        raise CheckpointError(
+            f"{source.path} is damaged: two of its records have one name; {_AGAIN}"
+        )
     entries.sort(key=lambda entry: entry.header_offset)
     starts = [entry.header_offset for entry in entries]
     for entry, following in zip(entries, [*starts[1:], end], strict=True):
