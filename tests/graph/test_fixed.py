@@ -248,3 +248,18 @@ def test_a_number_in_a_tensor_stays_free_and_leaves_sizes_free() -> None:
     assert (structure.sizes, structure.notes) == ("symbolic", ())
     call = (torch.randn(3, 3, 32, 32), torch.tensor(2.0))
     torch.testing.assert_close(rebuild(structure)(*call), model(*call), rtol=0, atol=0)
+
+
+def test_arguments_that_the_example_left_out_are_named() -> None:
+    structure = read_structure(Options(), IMAGE)
+    graph = rebuild(structure)
+    expected = structure.model(IMAGE)
+    assert torch.equal(graph(IMAGE, 1.0, "a"), expected)  # what it was read with
+    assert torch.equal(graph(IMAGE, mask=None), expected)
+    for call in (lambda: graph(IMAGE, 2.0), lambda: graph(IMAGE, scale=2.0)):
+        with pytest.raises(InputError, match=r"scale was not among .* default, 1\.0; .*hold scale"):
+            call()
+    with pytest.raises(TypeError, match="other"):
+        graph(IMAGE, other=1)
+    with pytest.raises(TypeError, match="positional"):
+        graph(IMAGE, 1.0, "a", False, (1, 2), None, None, 0)

@@ -491,6 +491,42 @@ def test_containers_that_torch_does_not_know_come_out_as_they_are(made: Callable
         assert type(variant.module(IMAGE)) is type(expected)
 
 
+def mixture(mask: Tensor, levels: list[Tensor]) -> torch.distributions.MixtureSameFamily:
+    return torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=mask[..., None].expand(*mask.shape, 2)),
+        torch.distributions.Normal(torch.stack([mask, -mask], -1), 1.0),
+    )
+
+
+def independent(mask: Tensor, levels: list[Tensor]) -> torch.distributions.Independent:
+    return torch.distributions.Independent(torch.distributions.LogNormal(mask, mask.exp()), 1)
+
+
+@pytest.mark.parametrize("made", [distribution, mixture, independent])
+def test_distributions_come_out_whole_at_any_size(made: Callable[..., Any]) -> None:
+    model = Small(lambda model, x: made(model.decode(*model.encode(x)), [])).eval()
+    graph = rebuild(read_structure(model, IMAGE))
+    other = torch.randn(3, 3, 24, 32, generator=torch.Generator().manual_seed(1))
+    found, expected = graph(other), model(other)
+    assert found.batch_shape == expected.batch_shape
+    assert isinstance(found.batch_shape, torch.Size)
+    value = expected.sample()
+    assert torch.equal(found.log_prob(value), expected.log_prob(value))
+    assert found.sample().shape == value.shape
+
+
+def test_a_distribution_below_the_cut_is_none() -> None:
+    def returns(model: Small, x: Tensor) -> Any:
+        top, deep = model.encode(x)
+        return model.decode(top, deep), torch.distributions.Normal(deep, 1.0)
+
+    structure = read_structure(Small(returns), IMAGE)
+    plan = make_plan(structure, find_cut(structure, 1), "pool")
+    prediction, below = build(structure, plan).module(IMAGE)
+    assert prediction.shape[-2:] == IMAGE.shape[-2:]
+    assert below is None
+
+
 def test_a_container_that_holds_itself_is_opened_once() -> None:
     loop = SimpleNamespace(x=torch.ones(2))
     loop.self = loop

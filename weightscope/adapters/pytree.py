@@ -12,7 +12,9 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from weightscope.adapters.needed import needed
 
@@ -30,26 +32,51 @@ with needed():
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """A container that torch does not know: its class, and what it holds by name."""
+    """A container that torch does not know: its class, and what it holds by name.
+
+    Attributes:
+        kind: The class.
+        held: What it holds, in the terms of this module.
+        others: What it holds that is neither a tensor nor a number or text; it stays as it is.
+    """
 
     kind: type
     held: dict[Any, Any]
+    others: _Others
 
 
-def _names(opened: _Opened) -> tuple[list[Any], tuple[type, tuple[Any, ...]]]:
-    return list(opened.held.values()), (opened.kind, tuple(opened.held))
+class _Others(dict[Any, Any]):
+    """Objects of foreign classes by name; those of another call count as the same."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Others) and _kinds(self) == _kinds(other)
+
+    __hash__ = None
+
+
+def _kinds(others: _Others) -> dict[Any, type]:
+    return {name: type(value) for name, value in others.items()}
+
+
+def _names(opened: _Opened) -> tuple[list[Any], tuple[type, tuple[Any, ...], _Others]]:
+    return list(opened.held.values()), (opened.kind, tuple(opened.held), opened.others)
 
 
 def _named(opened: _Opened) -> tuple[list[Any], Any]:
     keys: list[Any] = [(MappingKey(name), value) for name, value in opened.held.items()]
-    return keys, (opened.kind, tuple(opened.held))
+    return keys, (opened.kind, tuple(opened.held), opened.others)
 
 
 def _closed(values: Iterable[Any], context: Any) -> Any:
-    """The container as it was, with other values."""
-    kind, names = context
+    """The container as it was, with other values; None for a distribution that lacks one."""
+    kind, names, others = context
+    named = [*zip(names, values, strict=True), *others.items()]
+    if issubclass(kind, Distribution) and any(value is None for _, value in named):
+        return None
     made = kind.__new__(kind)
-    for name, value in zip(names, values, strict=True):
+    for name, value in named:
+        if issubclass(kind, Distribution) and isinstance(value, tuple):
+            value = torch.Size(value)
         if issubclass(kind, dict):
             dict.__setitem__(made, name, value)
         else:
@@ -74,17 +101,31 @@ def opened(tree: Any, _inside: frozenset[int] = frozenset()) -> Any:
     if all(found is None for found in held):
         return tree
     made = [
-        leaf
-        if found is None
-        else _Opened(type(leaf), {k: opened(v, _inside | {id(leaf)}) for k, v in found.items()})
+        leaf if found is None else _open(leaf, found, _inside | {id(leaf)})
         for leaf, found in zip(leaves, held, strict=True)
     ]
     return tree_unflatten(made, spec)
 
 
-def _held(value: Any) -> dict[Any, Any] | None:
+def _open(container: Any, found: dict[Any, Any], inside: frozenset[int]) -> _Opened:
+    held = {name: opened(value, inside) for name, value in found.items()}
+    if not isinstance(container, Distribution):
+        return _Opened(type(container), held, _Others())
+    foreign = {
+        name
+        for name, value in held.items()
+        if not all(v is None or isinstance(v, _PLAIN) for v in _pytree.tree_leaves(value))
+    }
+    others = _Others({name: found[name] for name in foreign})
+    return _Opened(type(container), {k: v for k, v in held.items() if k not in foreign}, others)
+
+
+_PLAIN = (Tensor, str, int, float, torch.SymInt, torch.SymFloat)
+
+
+def _held(value: Any, _inside: frozenset[int] = frozenset()) -> dict[Any, Any] | None:
     """What a container holds; None for what is none, holds no tensor or cannot be made again."""
-    if value is None or isinstance(value, Tensor | nn.Module | type | str | int | float):
+    if value is None or isinstance(value, (nn.Module, type, torch.SymBool, *_PLAIN)):
         return None
     if isinstance(value, dict):
         found = dict(value)
@@ -93,7 +134,11 @@ def _held(value: Any) -> dict[Any, Any] | None:
     else:
         found = dict(getattr(value, "__dict__", {}))
     values = _pytree.tree_leaves(list(found.values()))
-    if not any(isinstance(v, Tensor) for v in values):
+    inside = _inside | {id(value)}
+    others = (v for v in values if not isinstance(v, Tensor) and id(v) not in inside)
+    if not any(isinstance(v, Tensor) for v in values) and not any(
+        _held(v, inside) is not None for v in others
+    ):
         return None
     kind: Any = type(value)
     try:

@@ -12,7 +12,7 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -79,13 +79,15 @@ class Call:
 class Capture:
     """The exported program, its nodes in order, and every module call with its span.
 
-    ``sizes`` says which sizes were left free while tracing.
+    ``sizes`` says which sizes were left free while tracing, ``too_complex`` whether the arithmetic
+    of more of them was too much to follow.
     """
 
     program: ExportedProgram
     nodes: tuple[fx.Node, ...]
     calls: tuple[Call, ...]
     sizes: Sizes
+    too_complex: bool = False
 
 
 @dataclass
@@ -142,14 +144,16 @@ def capture(
         StructureError: ``torch.export`` cannot trace the model.
     """
     failures: list[str] = []
+    too_complex = False
     cause: Exception | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
     for sizes in attempts[fixed:]:
         tracer = _Tracer(model, inputs, sizes, training)
         try:
-            return tracer.run()
+            return replace(tracer.run(), too_complex=too_complex)
         except Exception as error:
             if tracer.budget.exceeded:
+                too_complex = True
                 failures.append(f"{sizes} sizes: too much arithmetic (at {tracer.where})")
                 continue
             if (read := reads_values(error, model)) is not None:

@@ -18,7 +18,7 @@ from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import SizeWriter, is_symbolic, key
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
-from weightscope.graph.fixed import note_values
+from weightscope.graph.fixed import note_left_out, note_values
 from weightscope.graph.nodes import (
     argument,
     arguments,
@@ -182,12 +182,12 @@ class _Builder:
             if spec.kind is InputKind.USER_INPUT
         ]
         names = _argument_names(self.model, len(self.inputs.args))
-        names = _argument_names(self.model, len(self.inputs.args))
         held = dict(zip(names, self.inputs.args, strict=True)) | dict(self.inputs.kwargs)
         ordered = [*names, *_as_declared(self.model, self.inputs.kwargs)]
         heads = {name: self.graph.placeholder(name) for name in ordered}
         for name, head in heads.items():
             note_values(self.model, head, held[name])
+        note_left_out(self.model, [*heads.values()])
         for node, (path, _) in zip(users, leaves, strict=True):
             where = path[1]
             by_position = isinstance(where, pytree.SequenceKey)

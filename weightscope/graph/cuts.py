@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,18 +12,24 @@ from torch import fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import grows, hint
+from weightscope.graph.beside import side_by_side
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 
 
 def read_cuts(
-    coarse: Coarse, model: nn.Module, sizes: Sequence[tuple[int, ...]], dimensions: int
+    coarse: Coarse,
+    fine: Sequence[fx.Node],
+    model: nn.Module,
+    sizes: Sequence[tuple[int, ...]],
+    dimensions: int,
 ) -> tuple[tuple[Cut, ...], tuple[Refusal, ...]]:
     """Find the legal cuts at every depth, and the reason where there is none.
 
     Args:
         coarse: The coarse graph.
+        fine: The nodes that it was made from.
         model: Whose modules it calls.
         sizes: Spatial size at each level, at the example input.
         dimensions: Number of spatial dimensions.
@@ -31,7 +37,7 @@ def read_cuts(
     cuts: list[Cut] = []
     refusals: list[Refusal] = []
     for keep in range(1, len(sizes)):
-        found = _cut(coarse, model, keep, dimensions, sizes)
+        found = _cut(coarse, fine, model, keep, dimensions, sizes)
         if isinstance(found, Cut):
             cuts.append(found)
         else:
@@ -69,13 +75,15 @@ class _Depth:
 
 def _cut(
     coarse: Coarse,
+    fine: Sequence[fx.Node],
     model: nn.Module,
     keep: int,
     dimensions: int,
     sizes: Sequence[tuple[int, ...]],
 ) -> Cut | str:
     """One cut, or why it cannot be."""
-    depth = _split(coarse, keep, dimensions, sizes)
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    depth = _split(coarse, weights, keep, dimensions, sizes)
     refused = _no_way_back(depth) or _no_head(depth, model) or _no_gradient(depth)
     if refused:
         return refused
@@ -98,10 +106,13 @@ def _cut(
                 + _LAYOUT_REMEDY
             )
         exits.append(read)
+    beside = side_by_side(depth.nodes, fine, entries, exits)
+    if isinstance(beside, str):
+        return beside
     return Cut(
         keep_levels=keep,
         removed=frozenset(n.name for n in depth.removed),
-        entries=tuple(entries),
+        entries=beside,
         exits=tuple(exits),
     )
 
@@ -113,21 +124,33 @@ _MAPS_OF_SIGNALS = (
 )
 
 
-def _split(coarse: Coarse, keep: int, dimensions: int, sizes: Sequence[tuple[int, ...]]) -> _Depth:
+def _split(
+    coarse: Coarse,
+    weights: Collection[str],
+    keep: int,
+    dimensions: int,
+    sizes: Sequence[tuple[int, ...]],
+) -> _Depth:
     nodes = list(coarse.graph.nodes)
     removed = _removed(coarse, keep)
     removed -= _kept_with_indices(nodes, removed)
-    reshapes = [
+    unreadable = [
         node
         for node in reversed(nodes)
-        if operator_of(node) in _RESHAPES and site(node, coarse.places, dimensions, sizes) is None
+        if makes_tensor(node) and site(node, coarse.places, dimensions, sizes) is None
     ]
+    reshapes = [node for node in unreadable if operator_of(node) in _RESHAPES]
     complexes = [n for n in reversed(nodes) if makes_tensor(n) and n.meta["val"].is_complex()]
     for node in (*reshapes, *complexes):  # before pixels become channels, numbers become complex
         if node.users and all(user in removed for user in node.users):
             removed.add(node)
-    for node in reshapes:  # what leaves before channels become pixels
-        if any(user not in removed for user in node.users):
+    for node in unreadable:  # what leaves before channels become pixels, or pixels are repeated
+        if any(user not in removed for user in node.users) and (
+            node in reshapes or _moves_one_tensor(node, coarse.reached, weights)
+        ):
+            removed.discard(node)
+    for node in reversed(nodes):  # a number or a grid that what stays computes with
+        if node.name not in coarse.reached and any(u not in removed for u in node.users):
             removed.discard(node)
     below: set[fx.Node] = set()
     for node in nodes:
@@ -159,6 +182,13 @@ def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[f
             # the items of what returns several tensors
             waiting.extend(u for u in node.users if u.target in _ITEMS and u in removed)
     return stays
+
+
+def _moves_one_tensor(node: fx.Node, reached: Collection[str], weights: Collection[str]) -> bool:
+    """Whether a function without weights makes a tensor of one that the image reaches."""
+    given = [n for n in node.all_input_nodes if n.name in reached]
+    own = any(n.op == "get_attr" and str(n.target) in weights for n in node.all_input_nodes)
+    return node.op == "call_function" and len(given) == 1 and not own
 
 
 # with several axes for one side of the image

@@ -2,13 +2,14 @@
 
 A coarse graph notes on its placeholders the axes of an image (``meta["space"]``), whether it counts
 the images of a batch (``meta["counts"]``), and the leaves of an argument that were no tensors
-(``meta["fixed"]``, by the path inside the argument).
+(``meta["fixed"]``, by the path inside the argument). Its first placeholder notes the arguments of
+the forward that the example left out (``meta["left_out"]``).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ class Fixed:
         values: What was no tensor in an argument, by argument and path inside it; ``Tensor`` stands
             for the tensors beside it.
         defaults: What stands for an argument that is left out.
+        left_out: Arguments of the forward that are none of the graph's, with the default that it
+            computes with; those that can be given by position first and in their order.
     """
 
     names: tuple[str, ...]
@@ -41,19 +44,46 @@ class Fixed:
     images: Mapping[str, int]
     values: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Any]
+    left_out: Mapping[str, Any]
 
-    def complete(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The keyword arguments of a call, with the defaults of what it leaves out.
+    def complete(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call, with the defaults of what it leaves out.
 
         Raises:
-            InputError: A call with another size or value than the network was read with.
+            InputError: A call with another size or value than the network was read with, or with
+                an argument that it was read without.
         """
+        args, kwargs = self._without_left_out(args, kwargs)
         placed = dict(zip(self.names, args, strict=False))
         left_out = {n: v for n, v in self.defaults.items() if n not in placed and n not in kwargs}
         self._refuse_other_sizes({**placed, **kwargs})
         self._refuse_other_batches({**placed, **kwargs})
         self._refuse_other_values({**placed, **kwargs})
-        return {**kwargs, **left_out}
+        return args, {**kwargs, **left_out}
+
+    def _without_left_out(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A call without the arguments that the network was read without, where these are default.
+
+        Raises:
+            InputError: One of them is something else.
+        """
+        more = args[len(self.names) :]
+        given = dict(zip(self.left_out, more, strict=False))
+        given |= {name: value for name, value in kwargs.items() if name in self.left_out}
+        for name, value in given.items():
+            if not _same(value, self.left_out[name]):
+                raise InputError(
+                    f"{name} was not among the arguments that this network was read with, which"
+                    f" computes with the default, {_text(self.left_out[name])}; analyse the"
+                    f" original with {keyword('example_inputs')} that hold {name}, a tensor where"
+                    " its values vary"
+                )
+        short = args if len(more) > len(self.left_out) else args[: len(self.names)]
+        return short, {name: value for name, value in kwargs.items() if name not in self.left_out}
 
     def in_order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """All arguments of a call, in the order of the graph.
@@ -61,7 +91,8 @@ class Fixed:
         Raises:
             InputError: A call with other arguments, sizes or values than the network was read with.
         """
-        given = dict(zip(self.names, args, strict=False)) | self.complete(args, kwargs)
+        args, kwargs = self.complete(args, kwargs)
+        given = dict(zip(self.names, args, strict=False)) | kwargs
         absent = [name for name in self.names if name not in given]
         other = [*(name for name in kwargs if name not in self.names), *args[len(self.names) :]]
         if absent or other:
@@ -134,7 +165,26 @@ def fixed_in(graph: fx.Graph) -> Fixed:
         },
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
+        left_out=nodes[0].meta.get("left_out", {}) if nodes else {},
     )
+
+
+def note_left_out(model: nn.Module, nodes: Sequence[fx.Node]) -> None:
+    """Note on the first placeholder which arguments of the forward the example left out.
+
+    Args:
+        model: Whose forward it is.
+        nodes: All placeholders.
+    """
+    names = {str(node.target) for node in nodes}
+    absent = [
+        p
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.name not in names and p.default is not p.empty
+    ]
+    by_name = [p.kind is p.KEYWORD_ONLY for p in absent]
+    ordered = [p for _, p in sorted(zip(by_name, absent, strict=True), key=lambda pair: pair[0])]
+    nodes[0].meta["left_out"] = {p.name: p.default for p in ordered}
 
 
 def note_values(model: nn.Module, node: fx.Node, value: Any) -> None:

@@ -20,6 +20,7 @@ from weightscope.errors import StructureError, keyword
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
 from weightscope.graph.operators import facts
+from weightscope.graph.pieces import joined_pieces
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
 
@@ -138,6 +139,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     factor, pooled = _factors(capture, images, reader)
     clusters = _cluster(factor.values())
     level = {node: clusters[value] for node, value in factor.items()}
+    level = _without_sequences(level, factor, reader)
     level = _without_pyramids(capture, level)
 
     def counted(level: Mapping[fx.Node, int], parts: Mapping[str, Levels]) -> Levels:
@@ -179,9 +181,11 @@ def _factors(
 ) -> tuple[dict[fx.Node, float], set[fx.Node]]:
     """P_input / P of every node that an image reaches, and which of these are global.
 
-    Positions of a spectrum count as those that it was made from.
+    Positions of a spectrum count as those that it was made from, those of one of several pieces
+    that are joined again as those of the whole.
     """
     factor: dict[fx.Node, float] = {image: reader.of_image(image) for image in images}
+    whole_of, joined = joined_pieces(capture.nodes)
     halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
     for node in capture.nodes:
@@ -191,6 +195,12 @@ def _factors(
         reader.note(node)
         largest = max(feeds, key=lambda n: _elements(n, reader.large))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
+        if node in joined:
+            halved[node] = halved.get(joined[node], 1.0)
+        if node in whole_of:
+            halved[node] *= _elements(whole_of[node], reader.large) / max(
+                1, _elements(node, reader.large)
+            )
         own = reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
             factor[node] = factor[largest]
@@ -363,6 +373,22 @@ class _Positions:
         fixed = grown[:2] == [1, 1] and large[0] == self.batch
         return "channels_first" if like_an_image and fixed else None
 
+    def is_image(self, node: fx.Node, factor: float) -> bool:
+        """Whether a result has the axes of an image, with all positions of its level or in pieces.
+
+        Args:
+            node: What makes it.
+            factor: P_input / P there.
+        """
+        value = first_tensor(node)
+        if value is None or value.dim() != self.dimensions + 2:
+            return False
+        if facts(operator_of(node)).layout == "channels_first":
+            return True
+        sizes = self.large.shape(value)
+        laid_out = (math.prod(sizes[2:]), math.prod(sizes[1:-1]))
+        return any(abs(made * factor / self.positions - 1) < 0.1 for made in laid_out)
+
     def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
         """Input size / feature size for each dimension, where it can be read."""
         value = first_tensor(node)
@@ -385,6 +411,22 @@ def _cluster(factors: Any) -> dict[float, int]:
         index[factor] = level
         last = factor
     return index
+
+
+def _without_sequences(
+    level: Mapping[fx.Node, int], factor: Mapping[fx.Node, float], reader: _Positions
+) -> dict[fx.Node, int]:
+    """Give what lies as a sequence only, never as an image, the next finer level.
+
+    Tokens that are merged into fewer, and told apart again, show their level's positions.
+    """
+    if reader.dimensions == 1:
+        return dict(level)
+    shown = {where for node, where in level.items() if reader.is_image(node, factor[node])}
+    finer = {
+        where: max((s for s in (*shown, 0) if s <= where), default=0) for where in level.values()
+    }
+    return {node: finer[where] for node, where in level.items()}
 
 
 def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:

@@ -117,7 +117,7 @@ def _read(
     layers, _ = layer_places(captured, placement, model)
     _, dead = layer_places(captured, whole, model)
     coarse = coarsen(captured, placement, model, inputs)
-    cuts, refusals = read_cuts(coarse, model, levels.sizes, inputs.dimensions)
+    cuts, refusals = read_cuts(coarse, captured.nodes, model, levels.sizes, inputs.dimensions)
     pair = two_images(trial, inputs)
     modes_agree = trial.modes_agree(pair)
     called = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
@@ -267,9 +267,12 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     if trial.error(other.args, other.kwargs) is not None:
         return ""
     size = "x".join(str(_image(inputs).shape[axis]) for axis in inputs.space)
+    why = "the forward turns sizes into numbers"
+    if captured.too_complex:
+        why = "the forward computes with its sizes in more steps than are followed"
     return (
-        f"read at {size} only: the forward turns sizes into numbers. A variant refuses other"
-        f" sizes; pass {keyword('example_inputs')} of the size that you use"
+        f"read at {size} only: {why}. A variant refuses other sizes; pass"
+        f" {keyword('example_inputs')} of the size that you use"
     )
 
 

@@ -66,9 +66,9 @@ def runnable(
     guard = nullcontext if switched is graph else left_on_failure
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        given = fixed.complete(args, kwargs)
+        placed, named = fixed.complete(args, kwargs)
         with guard():
-            return pytree.tree_unflatten(run(self, *args, **given), output_spec)
+            return pytree.tree_unflatten(run(self, *placed, **named), output_spec)
 
     forward.__signature__ = _signature(run, fixed)  # type: ignore[attr-defined]
     kind = type(f"{type(owner).__name__}Graph", (_Rebuilt,), {"forward": forward})

@@ -104,6 +104,9 @@ class Site:
             (B, N, C) or ``tokens_first`` (B, C, N).
         level: Level at which it lies.
         is_complex: Whether it holds complex numbers.
+        images: Images of its batch for each image of what leaves the cut: 2 where pairs lie in the
+            batch and are put side by side below.
+        in_turn: Whether these follow each other in the batch; else all first ones come first.
     """
 
     node: str
@@ -111,11 +114,13 @@ class Site:
     layout: Layout
     level: int
     is_complex: bool = False
+    images: int = 1
+    in_turn: bool = False
 
     @property
     def real_channels(self) -> int:
-        """Channels of its real and imaginary parts together."""
-        return self.channels * (1 + self.is_complex)
+        """Channels of its real and imaginary parts together, of all images that become one."""
+        return self.channels * (1 + self.is_complex) * self.images
 
 
 @dataclass(frozen=True)

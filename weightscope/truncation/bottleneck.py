@@ -64,6 +64,8 @@ class Entry:
         kernel: Window and stride of the max-pooling that brings it to the bottleneck's size.
         ceil: Whether the pooling rounds sizes up.
         exact: Whether pooling alone always gives the bottleneck's size.
+        images: Images of its batch that become one; all their channels are counted.
+        in_turn: Whether these follow each other in the batch.
     """
 
     channels: int
@@ -71,6 +73,8 @@ class Entry:
     kernel: tuple[int, ...]
     ceil: bool
     exact: bool
+    images: int = 1
+    in_turn: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Bottleneck(nn.Module):
             One tensor for each exit, in its own layout.
         """
         given = [
-            self._pooled(to_image(tensor, entry.layout, sizes), entry, size)
+            self._pooled(_together(to_image(tensor, entry.layout, sizes), entry), entry, size)
             for tensor, entry, sizes in zip(tensors, self.entries, entry_sizes, strict=True)
         ]
         y = self.trunk(given[0] if len(given) == 1 else torch.cat(given, 1))
@@ -213,6 +217,15 @@ def to_image(x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
     if layout == "tokens_last":
         x = x.transpose(1, 2)
     return x.reshape(x.shape[0], x.shape[1], *sizes)
+
+
+def _together(x: Tensor, entry: Entry) -> Tensor:
+    """Put the channels of images that become one side by side."""
+    if entry.images == 1:
+        return x
+    if entry.in_turn:
+        return x.reshape(x.shape[0] // entry.images, -1, *x.shape[2:])
+    return torch.cat(x.chunk(entry.images), 1)
 
 
 def _from_image(x: Tensor, site: Exit) -> Tensor:

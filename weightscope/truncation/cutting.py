@@ -122,8 +122,20 @@ def _entry(
             for probe in probes
             for a, b, k in zip(sizes, target, kernel, strict=True)
         ):
-            return Entry(site.real_channels, site.layout, kernel, ceil, exact=True)
-    return Entry(site.real_channels, site.layout, kernel, ceil=True, exact=False)
+            return _entry_of(site, kernel, ceil=ceil, exact=True)
+    return _entry_of(site, kernel, ceil=True, exact=False)
+
+
+def _entry_of(site: Site, kernel: tuple[int, ...], *, ceil: bool, exact: bool) -> Entry:
+    return Entry(
+        channels=site.real_channels,
+        layout=site.layout,
+        kernel=kernel,
+        ceil=ceil,
+        exact=exact,
+        images=site.images,
+        in_turn=site.in_turn,
+    )
 
 
 # --- the graph --------------------------------------------------------------------------------

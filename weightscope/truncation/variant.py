@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
+from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
 from weightscope.showing import OnOneScreen
@@ -70,6 +71,7 @@ class Variant(OnOneScreen):
     structure: Structure = field(repr=False)
 
     def _facts(self) -> dict[str, object]:
+        left_out = tuple(fixed_in(self.structure.graph).left_out)
         return {
             "of": type(self.structure.model).__name__,
             "levels kept": f"{self.plan.keep_levels} of {self.structure.depth}",
@@ -80,6 +82,7 @@ class Variant(OnOneScreen):
             **({"thinned": len(self.thinned)} if self.thinned else {}),
             "new": len(self.reinitialized),
             "dropped": len(self.dropped),
+            **({"takes no": ", ".join(left_out)} if left_out else {}),
         }
 
     @property

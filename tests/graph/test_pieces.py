@@ -1,0 +1,249 @@
+"""Images in strips, tiles and pairs, merged tokens, enlarging that is spelled by reshapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.graph import read_structure
+from weightscope.truncation import verify
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import find_cut, make_plan
+
+IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+SIDES = [(1.0, 1.0), (2.0, 2.0), (4.0, 4.0)]
+
+
+def conv(in_channels: int, channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, 3, padding=1)
+
+
+class UNet(nn.Module):
+    """Three levels; what happens at each, and how it comes back up, is up to others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e0, self.e1, self.e2 = conv(3, 8), conv(8, 16), conv(16, 32)
+        self.d1, self.d0, self.head = conv(48, 16), conv(24, 8), nn.Conv2d(8, 2, 1)
+
+    def up(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2.0)
+
+    def top(self, x: Tensor) -> Tensor:
+        return x
+
+    def middle(self, x: Tensor) -> Tensor:
+        return x
+
+    def deepest(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.top(self.e0(x).relu())
+        b = self.middle(self.e1(F.max_pool2d(a, 2)).relu())
+        c = self.deepest(self.e2(F.max_pool2d(b, 2)).relu())
+        b = self.d1(torch.cat([b, self.up(c)], 1)).relu()
+        return self.head(self.d0(torch.cat([a, self.up(b)], 1)).relu())
+
+
+class StripsOnTop(UNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = conv(8, 8)
+
+    def top(self, x: Tensor) -> Tensor:
+        return torch.cat([self.own(strip) for strip in x.chunk(4, dim=2)], 2)
+
+
+class StripsWithMargins(UNet):
+    """Overlapping strips, whose margins are cut off again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = conv(16, 16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        half = x.shape[3] // 2
+        left = self.own(x[:, :, :, : half + 1])[:, :, :, :half]
+        return torch.cat([left, self.own(x[:, :, :, half - 1 :])[:, :, :, 1:]], 3)
+
+
+class Tiles(UNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = conv(16, 16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2] // 2, x.shape[3] // 2
+        rows = [
+            torch.cat([self.own(row[..., :w]), self.own(row[..., w:])], 3)
+            for row in (x[:, :, :h], x[:, :, h:])
+        ]
+        return torch.cat(rows, 2)
+
+
+class MergedTokens(UNet):
+    """Two tokens become one of twice the channels, and each is told what it was part of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.merged, self.mixed = nn.Linear(64, 32), nn.Linear(32, 32)
+
+    def deepest(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        batch, count, channels = tokens.shape
+        pairs = tokens.reshape(batch, count // 2, 2 * channels)
+        mixed = self.mixed(F.gelu(self.merged(pairs)))
+        tokens = tokens + mixed.repeat_interleave(2, dim=1)
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "layers"),
+    [
+        (StripsOnTop, "encoder 0", {"e0", "own"}),
+        (StripsWithMargins, "encoder 1", {"e1", "own"}),
+        (Tiles, "encoder 1", {"e1", "own"}),
+        (MergedTokens, "bottleneck", {"e2", "merged", "mixed"}),
+    ],
+)
+def test_pieces_and_merged_tokens_lie_where_the_whole_lies(
+    kind: type[UNet], stage: str, layers: set[str]
+) -> None:
+    structure = read_structure(kind(), IMAGE)
+    assert list(structure.reductions) == SIDES
+    assert next(set(s.layers) for s in structure.stages if s.name == stage) == layers
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class InStrips(nn.Module):
+    """The whole network in each of two strips."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = UNet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.net(strip) for strip in x.chunk(2, dim=2)], 2)
+
+
+class Cropped(UNet):
+    """Half of the spectrum's sides, of which nothing is joined again: a level indeed."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.e0(x).relu()
+        h, w = x.shape[2] // 4, x.shape[3] // 4
+        spectrum = torch.fft.fftshift(torch.fft.fft2(a), dim=(-2, -1))
+        middle = spectrum[..., h : 3 * h, w : 3 * w]
+        small = torch.fft.ifft2(torch.fft.ifftshift(middle, dim=(-2, -1))).real
+        b = self.e1(small).relu()
+        return self.head(self.d0(torch.cat([a, self.up(b)], 1)).relu())
+
+
+def test_a_network_in_strips_has_the_levels_of_the_network() -> None:
+    assert list(read_structure(InStrips(), IMAGE).reductions) == SIDES
+
+
+def test_a_crop_of_a_spectrum_is_a_level() -> None:
+    structure = read_structure(Cropped(), IMAGE)
+    assert list(structure.reductions) == SIDES[:2]
+    assert structure.notes == ()
+
+
+class Expanded(UNet):
+    def up(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
+
+
+class Einsum(UNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ones", torch.ones(2, 2))
+
+    def up(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        pixels = torch.einsum("nchw,ij->nchiwj", x, self.ones)
+        return pixels.reshape(n, c, 2 * h, 2 * w)
+
+
+class Multiplied(UNet):
+    def up(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return (x.view(n, c, h, 1, w, 1) * torch.ones(1, 1, 1, 2, 1, 2)).view(n, c, 2 * h, 2 * w)
+
+
+@pytest.mark.parametrize(("kind", "keep"), [(Expanded, 1), (Einsum, 2), (Multiplied, 1)])
+def test_enlarging_by_repeated_pixels_can_be_cut(kind: type[UNet], keep: int) -> None:
+    structure = read_structure(kind(), IMAGE)
+    assert list(structure.reductions) == SIDES
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    variant = build(structure, make_plan(structure, find_cut(structure, keep), width=4))
+    assert verify(variant).failures == ()
+
+
+class Pairs(UNet):
+    """Two images in one batch above, their features side by side below and on the way up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d1, self.d0 = conv(96, 16), conv(32, 8)
+
+    def stacked(self, before: Tensor, after: Tensor) -> Tensor:
+        return torch.cat([before, after])
+
+    def apart(self, x: Tensor) -> Tensor:
+        return torch.cat(x.chunk(2), 1)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        a = self.e0(self.stacked(before, after)).relu()
+        b = self.e1(F.max_pool2d(a, 2)).relu()
+        c = self.e2(F.max_pool2d(b, 2)).relu()
+        a, b, c = map(self.apart, (a, b, c))
+        b = self.d1(torch.cat([b, self.up(c)], 1)).relu()
+        return self.head(self.d0(torch.cat([a, self.up(b)], 1)).relu())
+
+
+class Sliced(Pairs):
+    def apart(self, x: Tensor) -> Tensor:
+        half = x.shape[0] // 2
+        return torch.cat([x[:half], x[half:]], 1)
+
+
+class InTurn(Pairs):
+    """The images of a pair follow each other."""
+
+    def stacked(self, before: Tensor, after: Tensor) -> Tensor:
+        return torch.stack([before, after], 1).flatten(0, 1)
+
+    def apart(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0] // 2, 2 * x.shape[1], *x.shape[2:])
+
+
+class EverySecond(InTurn):
+    def apart(self, x: Tensor) -> Tensor:
+        return torch.cat([x[::2], x[1::2]], 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_turn"), [(Pairs, False), (Sliced, False), (InTurn, True), (EverySecond, True)]
+)
+def test_pairs_in_one_batch_are_put_side_by_side(kind: type[Pairs], in_turn: bool) -> None:
+    structure = read_structure(kind(), (IMAGE, IMAGE.flip(3)))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    (entry,) = structure.cuts[0].entries
+    assert (entry.images, entry.in_turn) == (2, in_turn)
+    module = build(structure, make_plan(structure, structure.cuts[0], width=4)).module.eval()
+    for name, value in module.named_buffers():
+        if "running_mean" in name:
+            torch.nn.init.normal_(value, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    three = [torch.randn(3, 3, 32, 32, generator=generator) for _ in range(2)]
+    whole = module(*three)
+    each = torch.cat([module(*(images[i : i + 1] for images in three)) for i in range(3)])
+    torch.testing.assert_close(whole, each)

@@ -1,0 +1,113 @@
+"""Pieces of an image that are worked on one by one and joined again: strips and tiles."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+from torch import fx
+
+from weightscope.adapters.symbols import grows, is_symbolic
+from weightscope.graph.nodes import argument, operator_of, root, tensor_of
+
+SPLITS = tuple(
+    f"aten::{name}"
+    for name in (
+        *("split", "split_with_sizes", "chunk", "tensor_split"),
+        *("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"),
+    )
+)
+_JOINS = ("aten::cat", "aten::concat", "aten::concatenate")
+
+
+def joined_pieces(
+    nodes: Sequence[fx.Node],
+) -> tuple[dict[fx.Node, fx.Node], dict[fx.Node, fx.Node]]:
+    """Find images that are taken apart along a side and joined along the same side.
+
+    Args:
+        nodes: All nodes of the exported program, in order.
+
+    Returns:
+        The image that each piece was cut from; and for each join the image whose pieces it joins.
+    """
+    cut = {node: found for node in nodes if (found := _cut_from(node)) is not None}
+    pieces: dict[fx.Node, fx.Node] = {}
+    joins: dict[fx.Node, fx.Node] = {}
+    for node in nodes if cut else ():
+        axis = _axis_of(node) if operator_of(node) in _JOINS else None
+        if axis is None or not _is_a_side(node, axis):
+            continue
+        behind = [
+            {n for n in _ancestors(given) if n in cut and cut[n][1] == axis}
+            for given in argument(node, "tensors")
+        ]
+        for base in {_uncut(n, cut) for n in behind[0]}:
+            seen: set[fx.Node] = set()
+            own = []
+            for those in behind:
+                new = {n for n in those if _uncut(n, cut) is base} - seen
+                seen |= new
+                own.append(new)
+            if len(own) > 1 and all(own):
+                pieces.update({n: cut[n][0] for n in seen})
+                joins[node] = cut[min(own[0], key=lambda n: n.name)][0]
+    return pieces, joins
+
+
+def _cut_from(node: fx.Node) -> tuple[fx.Node, int] | None:
+    """The image that a node is a piece of, and along which axis; None of what is none."""
+    made = node
+    if node.target is operator.getitem and operator_of(node.args[0]) in SPLITS:  # type: ignore[arg-type]
+        made = node.args[0]  # type: ignore[assignment]
+    elif operator_of(node) not in ("aten::slice", "aten::narrow"):
+        return None
+    if argument(made, "step") not in (None, 1):
+        return None
+    source = made.args[0]
+    axis = _axis_of(made)
+    if not isinstance(source, fx.Node) or tensor_of(source) is None or axis is None:
+        return None
+    return root(source), axis
+
+
+def _axis_of(node: fx.Node) -> int | None:
+    """The axis along which a tensor is cut or joined, counted from the front."""
+    first = argument(node, "tensors")
+    given = first[0] if isinstance(first, list | tuple) else node.args[0]
+    value = tensor_of(given) if isinstance(given, fx.Node) else None
+    axis = argument(node, "dim")
+    if value is None or not isinstance(axis, int):
+        return None
+    return axis % value.dim() if value.dim() else None
+
+
+def _is_a_side(node: fx.Node, axis: int) -> bool:
+    """Whether an axis is a side of an image and not its channels: it follows the input's size.
+
+    Of fixed sizes those between the first two axes and the last are sides.
+    """
+    value = tensor_of(node)
+    if value is None or axis == 0:
+        return False
+    if any(map(is_symbolic, value.shape[1:])):
+        return grows(value.shape[axis])
+    return 2 <= axis < value.dim() - 1
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            waiting.extend(current.all_input_nodes)
+    return found
+
+
+def _uncut(node: fx.Node, cut: dict[fx.Node, tuple[fx.Node, int]]) -> fx.Node:
+    """The image behind cuts along several sides."""
+    while node in cut:
+        node = cut[node][0]
+    return node
