@@ -247,3 +247,50 @@ def test_pairs_in_one_batch_are_put_side_by_side(kind: type[Pairs], in_turn: boo
     whole = module(*three)
     each = torch.cat([module(*(images[i : i + 1] for images in three)) for i in range(3)])
     torch.testing.assert_close(whole, each)
+
+
+class Resizing(nn.Module):
+    """Brings its images to 32x32 before anything else, and the prediction back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = UNet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = self.net(F.interpolate(x / 2, size=(32, 32), mode="bilinear"))
+        return F.interpolate(inside, size=x.shape[-2:], mode="bilinear")
+
+
+class OneSizeOut(Resizing):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(F.adaptive_avg_pool2d(x, 32))
+
+
+class AfterAStem(Resizing):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.stem(x))
+
+
+@pytest.mark.parametrize("kind", [Resizing, OneSizeOut])
+def test_a_size_inside_is_what_levels_are_counted_from(kind: type[nn.Module]) -> None:
+    model = kind().eval()
+    structure = read_structure(model, torch.zeros(1, 3, 40, 56))
+    assert list(structure.reductions) == SIDES
+    (note,) = structure.notes
+    assert "resizes its images to 32x32 before anything else" in note
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=4))
+    assert variant.receptive_field == (None, None)
+    other = torch.randn(2, 3, 24, 48, generator=torch.Generator().manual_seed(0))
+    assert variant.module(other).shape == model(other).shape
+
+
+def test_a_size_inside_behind_a_kernel_is_read_at_the_example() -> None:
+    structure = read_structure(AfterAStem(), torch.zeros(1, 3, 48, 48))
+    assert [sizes[0] for sizes in structure.reductions] == [1, 1.5, 3, 6]
+    (note,) = structure.notes
+    assert "read at 48x48 only" in note
+    assert "works at sizes of its own" in note

@@ -48,6 +48,8 @@ class Levels:
         empty: Whether some result has no elements at a large input, though it has at the example's.
         parts: The levels of each module that goes down and comes back up on its own, counted from
             its ends, by the module's name.
+        inside: The size that the forward brings its images to before anything else, from which
+            levels are counted; empty where they are counted from the input's own.
     """
 
     level: Mapping[fx.Node, int]
@@ -55,17 +57,19 @@ class Levels:
     sizes: tuple[tuple[int, ...], ...]
     empty: bool
     parts: Mapping[str, Levels]
+    inside: tuple[int, ...] = ()
 
 
 def image_inputs(capture: Capture) -> list[fx.Node]:
     """Placeholders of the inputs that have the image's axes, largest first."""
-    images = [node for node in capture.nodes if node.meta.get("space")]
+    images = [n for n in capture.nodes if n.op == "placeholder" and n.meta.get("space")]
     return sorted(images, key=lambda n: -math.prod(map(hint, _space(n))))
 
 
 def _space(image: fx.Node) -> tuple[Any, ...]:
-    """Sizes of an image input along its spatial axes."""
-    return tuple(image.meta["val"].shape[axis] for axis in image.meta["space"])
+    """Sizes of an image along its spatial axes; what an operator made has the channels first."""
+    shape = image.meta["val"].shape
+    return tuple(shape[axis] for axis in image.meta.get("space") or range(2, len(shape)))
 
 
 def follows_the_input(capture: Capture) -> bool:
@@ -86,10 +90,11 @@ def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
         if isinstance(value, torch.Tensor) and value.dim() == inputs.rank
     ]
     sizes = [tuple(image.shape[axis] for axis in inputs.space) for image in images]
-    size = max(sizes, key=math.prod)
+    size = levels.inside or max(sizes, key=math.prod)
     return (
         not levels.empty
-        and not _output_is_fixed(capture, inputs)
+        and (bool(levels.inside) or not _output_is_fixed(capture, inputs))
+        and (len(levels.reductions) > 1 or not _maps_of_fixed_size(capture, inputs))
         and all(
             part <= 2 * whole
             for step in levels.reductions
@@ -109,6 +114,43 @@ def _output_is_fixed(capture: Capture, inputs: ExampleInputs) -> bool:
     ]
     fixed = [not any(is_symbolic(s) for s in sizes) for sizes in outputs]
     return follows_the_input(capture) and bool(fixed) and all(fixed)
+
+
+def _maps_of_fixed_size(capture: Capture, inputs: ExampleInputs) -> bool:
+    """Whether kernels work on maps of one size for every input."""
+    maps = [
+        value
+        for node in capture.nodes
+        if facts(operator_of(node)).kernel
+        and (value := tensor_of(node)) is not None
+        and value.dim() == inputs.dimensions + 2
+    ]
+    return follows_the_input(capture) and any(
+        not any(map(is_symbolic, value.shape[1:])) and math.prod(value.shape[2:]) > 1
+        for value in maps
+    )
+
+
+def _resized_first(capture: Capture, images: Sequence[fx.Node]) -> fx.Node | None:
+    """Where images of any size are brought to one, before any kernel, and all kernels work there.
+
+    None where nothing does.
+    """
+    reached = set(images)
+    found: fx.Node | None = None
+    for node in capture.nodes:
+        value = first_tensor(node)
+        if value is None or reached.isdisjoint(node.all_input_nodes):
+            continue
+        reached.add(node)
+        row = facts(operator_of(node))
+        follows = any(map(is_symbolic, value.shape[1:]))
+        if row.kernel and (follows or found is None):
+            return None
+        resizes = row.view in ("resize", "adaptive") and math.prod(value.shape[2:]) > 1
+        if found is None and resizes and not follows:
+            found = node
+    return found
 
 
 def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
@@ -135,8 +177,12 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
             f" pass {keyword('example_inputs')} with one"
         )
     small, large = (_probe(capture, images, scale) for scale in _PROBE_SCALES)
-    reader = _Positions(images[0], inputs.channels, small, large)
-    factor, pooled = _factors(capture, images, reader)
+    image, channels = images[0], inputs.channels
+    resized = _resized_first(capture, images) if follows_the_input(capture) else None
+    if resized is not None:
+        image, channels = resized, 1
+    reader = _Positions(image, channels, small, large)
+    factor, pooled = _factors(capture, [*images, image], reader)
     clusters = _cluster(factor.values())
     level = {node: clusters[value] for node, value in factor.items()}
     level = _without_sequences(level, factor, reader)
@@ -147,8 +193,9 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         level = {node: order[old] for node, old in level.items()}
         level = _where_it_is_used(capture, level, pooled)
         reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
-        sizes = _sizes_at_the_example(images[0], reductions)
-        return Levels(level, reductions, sizes, _some_empty(level, large), parts)
+        sizes = _sizes_at_the_example(image, reductions)
+        inside = tuple(map(hint, _space(image))) if image is resized else ()
+        return Levels(level, reductions, sizes, _some_empty(level, large), parts, inside)
 
     parts = {name: counted(inside, {}) for name, inside in _parts(capture, level).items()}
     return counted(_without_excursions(capture, level), parts)
@@ -291,6 +338,7 @@ class _Positions:
 
     def __init__(self, image: fx.Node, channel: int | None, small: Probe, large: Probe) -> None:
         shape = image.meta["val"].shape
+        self.resized = image.op != "placeholder"
         self.small, self.large = small, large
         self.sizes = tuple(map(large.size, _space(image)))
         self.dimensions = len(self.sizes)
@@ -303,6 +351,8 @@ class _Positions:
         self.stacks = {large.size(shape[0])}
 
     def of_image(self, image: fx.Node) -> float:
+        if self.resized:
+            return 1.0
         return self.positions / math.prod(map(self.large.size, _space(image)))
 
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
@@ -318,6 +368,8 @@ class _Positions:
         layout = row.layout or self._layout(node, value)
         if value is None or layout is None or value.dim() < 3:
             return unknown
+        if self.resized and any(map(is_symbolic, value.shape[1:])):
+            return unknown  # before the images are brought to one size, or back at their own
         channel = 1 if layout == "channels_first" else value.dim() - 1
         if self.growth == 1 and (
             row.view == "adaptive"

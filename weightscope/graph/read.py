@@ -129,6 +129,7 @@ def _read(
     notes = (
         wrapped,
         _fixed_note(trial, captured, inputs),
+        _inside_note(levels.inside),
         _batch_note(trial, captured, inputs),
         values_note(coarse.graph),
         _modes_note(trial, modes_agree, pair),
@@ -267,12 +268,22 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     if trial.error(other.args, other.kwargs) is not None:
         return ""
     size = "x".join(str(_image(inputs).shape[axis]) for axis in inputs.space)
-    why = "the forward turns sizes into numbers"
+    why = "the forward turns sizes into numbers or works at sizes of its own"
     if captured.too_complex:
         why = "the forward computes with its sizes in more steps than are followed"
     return (
         f"read at {size} only: {why}. A variant refuses other sizes; pass"
         f" {keyword('example_inputs')} of the size that you use"
+    )
+
+
+def _inside_note(inside: tuple[int, ...]) -> str:
+    """What to say where images of any size are brought to one."""
+    if not inside:
+        return ""
+    return (
+        f"the forward resizes its images to {'x'.join(map(str, inside))} before anything else;"
+        " levels are counted from there"
     )
 
 
