@@ -17,6 +17,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -108,7 +109,41 @@ class RecipeError(WeightscopeError):
 
 
 class MissingExtraError(WeightscopeError, ImportError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed, or does not work."""
+
+
+def place_of(package: str) -> str:
+    """The file that Python imports under a name; ``""`` without one, as of a mere folder."""
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):  # ValueError: of a module that somebody put in its place
+        return "a module without a file"
+    return (spec.origin or "") if spec else ""
+
+
+@contextmanager
+def extra(package: str, needed: str, remedy: str) -> Iterator[None]:
+    """While an optional package is imported: its failure is told by what is the matter.
+
+    Args:
+        package: Its name in Python.
+        needed: What needs it, as the start of a sentence.
+        remedy: What installs it.
+
+    Raises:
+        MissingExtraError: It is not installed, it does not work, or another file has its name.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever another file of that name raises
+        place = place_of(package)
+        if not place or (isinstance(error, ModuleNotFoundError) and error.name == package):
+            raise MissingExtraError(f"{needed}; {remedy}") from error
+        raise MissingExtraError(
+            f"{needed}, but what Python imports as {package}, {place}, does not work "
+            f"({type(error).__name__}: {shown(error, str)}); if it is a file of your own, rename "
+            f"it, else {remedy}"
+        ) from error
 
 
 class UnsupportedTorchError(WeightscopeError, ImportError):

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -186,6 +186,38 @@ def test_directories_that_lie_before_the_file(tmp_path, place):
     refused(path, "truncated or damaged")
 
 
+@pytest.mark.parametrize("fields", [[8, 10], [12], [16], [8, 10, 12, 16]])
+def test_short_records_that_leave_it_to_the_long_one(tmp_path, fields):
+    """Counts, size and place of the directory are all ones in it, as of large files."""
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.arange(3.0)}, path)
+    data = bytearray(path.read_bytes())
+    end = data.index(b"PK\x05\x06")
+    for field in fields:
+        width = 2 if field < 12 else 4
+        data[end + field : end + field + width] = b"\xff" * width
+    path.write_bytes(data)
+    assert torch.equal(read_weights(path)["a"], torch.load(path)["a"])
+    long = data.index(b"PK\x06\x06")
+    for field in (24, 32):
+        wrong = data.copy()
+        wrong[long + field] += 1
+        path.write_bytes(wrong)
+        refused(path, "its last record does not fit the others")
+
+
+@pytest.mark.parametrize(("order", "words"), [
+    (b"big", r"big-endian numbers; save what torch\.load"),
+    (b"odd", "is damaged: its order of bytes"),
+    (b"", "is damaged: its order of bytes"), (b"little\n", "is damaged: its order of bytes"),
+])  # fmt: skip
+def test_orders_of_bytes(tmp_path, order, words):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.arange(3.0)}, path)
+    rewrite(path, lambda name, content: order if name.endswith("byteorder") else content)
+    refused(path, words)
+
+
 @pytest.mark.parametrize("cut", [1, 30, 300, 398])
 def test_the_old_format_is_read_in_pieces_and_checked(tmp_path, cut):
     path = tmp_path / "old.pt"
@@ -297,6 +329,28 @@ def test_shapes_that_no_tensor_has(tmp_path, shape):
     refused(tmp_path / "x", "makes no sense|not readable JSON")
 
 
+@pytest.mark.parametrize("spaces", [" ", "\n\t\r ", " " * 123])
+def test_headers_that_begin_with_spaces(tmp_path, spaces):
+    """The format knows none, and its library reads them; 123 is the number of a brace."""
+    claim = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    text = (spaces + json.dumps(claim)).ljust(123).encode()
+    (tmp_path / "x").write_bytes(header(text, bytes(4)))
+    assert list(load_file(tmp_path / "x")) == list(found(tmp_path / "x")) == ["a"]
+    (tmp_path / "i.json").write_text(f'{spaces}{{"weight_map": {{"a": "x"}}}}')
+    assert list(found(tmp_path / "i.json")) == ["a"]
+
+
+@pytest.mark.parametrize("place", ['"shape": [{}]', '"data_offsets": [0, {}]', '"x": {}'])
+def test_numbers_of_too_many_digits(tmp_path, place):
+    """Python's own message advises a setting of Python."""
+    claim = '{{"a": {{"dtype": "F32", "data_offsets": [0, 4], "shape": [1], {} }}}}'
+    text = claim.format(place.format("9" * 100_000)).encode()
+    (tmp_path / "x").write_bytes(header(text, bytes(4)))
+    (tmp_path / "x.json").write_bytes(text)
+    for name in ("x", "x.json"):
+        refused(tmp_path / name, r"not readable JSON \(a number in it has too many digits\)")
+
+
 def test_a_dtype_of_unknown_size_counts_no_more_than_its_bits(tmp_path):
     def write(dtype, size):
         known = {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}
@@ -406,6 +460,12 @@ def test_archives_folders_and_indexes_are_named(tmp_path):
     (tmp_path / "i.json").write_text(json.dumps({"weight_map": {"a": "j.json"}}))
     (tmp_path / "j.json").write_text(json.dumps({"weight_map": {"a": "i.json"}}))
     refused(tmp_path / "i.json", "'j.json' is an index too")
+    for files in ({}, [], ["a"], "a.bin", None, 3):
+        (tmp_path / "i.json").write_text(json.dumps({"weight_map": files}))
+        refused(tmp_path / "i.json", r"no index of a checkpoint \(its weight_map names no tensors")
+    for file in ("", 3, None, ["a"], ".", "..", "a/b", "/a", "\0", "a" * 300):
+        (tmp_path / "i.json").write_text(json.dumps({"weight_map": {"a": file}}))
+        refused(tmp_path / "i.json", "not the name of a file|cannot read|is a folder")
     (tmp_path / "dcp").mkdir()
     (tmp_path / "dcp" / ".metadata").write_bytes(b"x")
     (tmp_path / "dcp" / "__0_0.distcp").write_bytes(b"x")

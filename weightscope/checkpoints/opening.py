@@ -20,7 +20,7 @@ from weightscope.checkpoints.limits import (
     MOST_VIEWS,
 )
 from weightscope.checkpoints.names import Inert, Name
-from weightscope.checkpoints.others import SAMPLE, SAVE, is_json, what_it_is
+from weightscope.checkpoints.others import SAMPLE, SAVE, is_json, is_safetensors, what_it_is
 from weightscope.checkpoints.safetensors_files import read_json, read_safetensors
 from weightscope.checkpoints.source import Source, path_of, quoted
 from weightscope.checkpoints.steps import text_of
@@ -98,7 +98,7 @@ def open_checkpoint(path: Any) -> Checkpoint:
 
 def _content(source: Source, start: bytes) -> Any:
     """What one file describes: dictionaries, lists and numbers with ``Stored`` tensors in them."""
-    if start[8:9] == b"{":
+    if is_safetensors(start):
         return dict(read_safetensors(source))
     if start[:2] == b"PK":
         return read_archive(source)
@@ -118,11 +118,12 @@ def _sharded(source: Source) -> tuple[dict[str, Named], dict[str, str]]:
     path = source.path
     if source.size > LARGEST_HEADER:
         raise CheckpointError(f"{path} is no index of a checkpoint: it is too long for one")
-    files = read_json(source, 0, source.size).get("weight_map")
+    index = read_json(source, 0, source.size)
+    files = index.get("weight_map")
     if not isinstance(files, dict) or not files:
+        what = "its weight_map names no tensors" if "weight_map" in index else "no weight_map"
         raise CheckpointError(
-            f"{path} is JSON but no index of a checkpoint: it has no weight_map; give the file of "
-            "weights"
+            f"{path} is JSON but no index of a checkpoint ({what}); give the file of weights"
         )
     shards: dict[str, dict[str, Named]] = {}
     tensors = {}
@@ -208,7 +209,7 @@ def _looks_right(folder: str, name: str) -> bool:
     start = source.text(0, min(source.size, SAMPLE))
     if is_json(start):
         return name.endswith(".index.json")
-    return start[8:9] == b"{" or start[:2] == b"PK" or start[:1] == b"\x80"
+    return is_safetensors(start) or start[:2] == b"PK" or start[:1] == b"\x80"
 
 
 def _why_empty(path: str, skipped: Mapping[str, str]) -> str:

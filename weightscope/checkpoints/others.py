@@ -30,7 +30,17 @@ def is_json(start: bytes) -> bool:
     """Whether a file begins as JSON and not as safetensors."""
     # A header of safetensors begins with its length, which is far smaller than eight letters.
     length = int.from_bytes(start[:8], "little")
-    return start.lstrip()[:1] == b"{" and (start[8:9] != b"{" or length > LARGEST_HEADER)
+    return _begins(start) and (not _begins(start[8:]) or length > LARGEST_HEADER)
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file begins as a safetensors file, with the length of its header and the header."""
+    return _begins(start[8:]) and not is_json(start)
+
+
+def _begins(text: bytes) -> bool:
+    """Whether this is the beginning of a JSON object, with spaces before it or none."""
+    return text.lstrip(b" \t\r\n")[:1] == b"{"
 
 
 def what_it_is(start: bytes) -> tuple[str, str] | None:

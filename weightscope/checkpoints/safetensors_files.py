@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from weightscope.checkpoints.limits import LARGEST_HEADER, MOST_DESCRIBED, TooMuchError
-from weightscope.checkpoints.others import SAMPLE, checkpoint_like, is_json, what_it_is
+from weightscope.checkpoints.others import SAMPLE, checkpoint_like, is_safetensors, what_it_is
 from weightscope.checkpoints.source import Source, path_of, quoted
 from weightscope.checkpoints.stored import Stored, absurd, contiguous, elements_of
 from weightscope.errors import CheckpointError
@@ -68,7 +68,7 @@ def holds_recipe(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a cut network that `weightscope.save` wrote; it may be any file."""
     try:
         source = Source.open(path_of(path))
-        if source.size < 9 or source.text(8, 1) != b"{":
+        if not is_safetensors(source.text(0, min(source.size, SAMPLE))):
             return False
         texts = _header(source)[1]
     except CheckpointError:
@@ -85,7 +85,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     """
     source = Source.open(path_of(path))
     start = source.text(0, min(source.size, SAMPLE))
-    if start[8:9] != b"{" or is_json(start):
+    if not is_safetensors(start):
         known = what_it_is(start)
         what = checkpoint_like(start) or (known[0] if known else "something else, or damaged")
         raise CheckpointError(
@@ -230,7 +230,12 @@ def parse_json(text: str) -> Any:
     takes += sum(size * text.count(mark) for mark, size in _TAKES.items())
     if takes > MOST_DESCRIBED:
         raise _too_much(text)
-    return json.loads(text, object_pairs_hook=_without_duplicates)
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except ValueError as error:
+        if "digits" in str(error):  # with advice on settings of Python, which help nobody here
+            raise ValueError("a number in it has too many digits") from error
+        raise
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

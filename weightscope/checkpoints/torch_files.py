@@ -29,6 +29,7 @@ _LOCAL_HEADER, _END, _LONG_END, _LOCATOR = 30, 22, 56, 20
 _ENCRYPTED, _UTF_8, _FOLDER = 0x1, 0x800, 0x10
 _EXPORTED = ("serialized_exported_program.json", "models/model.json", "archive_format")
 _AGAIN = "copy or download it again"
+_REORDER = "save what torch.load(path) gives with torch.save on a little-endian machine"
 
 
 def read_archive(source: Source) -> Any:
@@ -47,10 +48,13 @@ def read_archive(source: Source) -> Any:
             "weights that is in it"
         )
     root = described[0][: -len("data.pkl")]
-    order = records.get(f"{root}byteorder")
-    if order is not None and source.text(order.begin, min(order.size, 10)) != b"little":
+    record = records.get(f"{root}byteorder")
+    order = b"little" if record is None else source.text(record.begin, min(record.size, 10))
+    if order == b"big":
+        raise CheckpointError(f"{source.path} holds big-endian numbers; {_REORDER}")
+    if order != b"little":
         raise CheckpointError(
-            f"{source.path} holds big-endian numbers; save it on a little-endian machine"
+            f"{source.path} is damaged: its order of bytes is neither little nor big; {_AGAIN}"
         )
 
     kinds: dict[int, torch.dtype | None] = {}
@@ -180,9 +184,7 @@ def _check_end(source: Source, count: int, directory: int) -> None:
         directory: Where the directory was found.
     """
     end = source.text(source.size - _END, _END)
-    here = min(count, 0xFFFF)
-    if end[:4] != b"PK\x05\x06" or end[4:12] != struct.pack("<HHHH", 0, 0, here, here):
-        raise zipfile.BadZipFile("its last record does not fit the others")
+    disks, counts = end[4:8], {*struct.unpack("<HH", end[8:12])}
     places = {int.from_bytes(end[16:20], "little")}
     at = source.size - _END - _LOCATOR - _LONG_END
     if at >= 0:
@@ -190,7 +192,11 @@ def _check_end(source: Source, count: int, directory: int) -> None:
         if long_end[_LONG_END:][:4] == b"PK\x06\x07":
             if int.from_bytes(long_end[_LONG_END:][8:16], "little") != at:
                 raise zipfile.BadZipFile("its last record does not fit the others")
+            # what does not fit into the short record, or is not to be there, is all ones in it
+            counts = (counts - {0xFFFF}) | {*struct.unpack("<QQ", long_end[24:40])}
             places = (places - {0xFFFFFFFF}) | {int.from_bytes(long_end[48:56], "little")}
+    if end[:4] != b"PK\x05\x06" or any(disks) or counts != {count}:
+        raise zipfile.BadZipFile("its last record does not fit the others")
     if places != {directory}:
         raise zipfile.BadZipFile("its directory does not lie where it says")
 
@@ -217,9 +223,7 @@ def read_old_format(source: Source) -> Any:
     _described(source, stream, lambda *_: nowhere, MOST_STEPS_BEFORE)  # the version
     machine = _described(source, stream, lambda *_: nowhere, MOST_STEPS_BEFORE)
     if isinstance(machine, dict) and machine.get("little_endian") is False:
-        raise CheckpointError(
-            f"{source.path} holds big-endian numbers; save it on a little-endian machine"
-        )
+        raise CheckpointError(f"{source.path} holds big-endian numbers; {_REORDER}")
     # The numbers lie behind the description, in an order that stands behind it too.
     start = stream.tell()
     sizes: dict[Any, tuple[torch.dtype | None, int]] = {}

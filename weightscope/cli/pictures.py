@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightscope.errors import InputError, MissingExtraError
+from weightscope.errors import InputError, extra
 from weightscope.graph.layouts import arranged, parse_layout
 
 if TYPE_CHECKING:
@@ -174,12 +174,8 @@ def _array(path: Path) -> Any:
 
 def _pixels(path: Path, channels: int | None, *, indices: bool = False) -> Any:
     """A picture as it was held: (rows, columns) or (rows, columns, 3), of the file's own type."""
-    try:
+    with extra("PIL", "pictures need Pillow", "pip install pillow, or give .npy files"):
         from PIL import Image, ImageOps
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures need Pillow; install it (pip install pillow), or give .npy files"
-        ) from error
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)

@@ -1,15 +1,16 @@
 """Pictures and the page. Needs the ``report`` extra: matplotlib, seaborn and jinja2."""
 
-from importlib.util import find_spec
+from importlib import import_module
 
-from weightscope.errors import MissingExtraError
+from weightscope.errors import extra
 
-_missing = [name for name in ("matplotlib", "seaborn", "jinja2") if find_spec(name) is None]
-if _missing:
-    raise MissingExtraError(
-        f"reports and plots need {', '.join(_missing)}; install them with "
-        "pip install 'weightscope[report]'"
-    )
+for _package, _part in (
+    ("matplotlib", "figure"),
+    ("seaborn", "palettes"),
+    ("jinja2", "environment"),
+):
+    with extra(_package, f"reports and plots need {_package}", "pip install 'weightscope[report]'"):
+        import_module(f"{_package}.{_part}")
 
 from weightscope.report.checkpoint import render_checkpoint  # noqa: E402
 from weightscope.report.html import render_html, write_html  # noqa: E402

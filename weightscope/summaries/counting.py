@@ -7,7 +7,6 @@ else: the numbers are sorted then (``summary``).
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import threading
 import warnings
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from weightscope.errors import place_of
 from weightscope.summaries.filters import FilterLayout
 from weightscope.summaries.moments import COLUMNS, Measured, merge
 from weightscope.summaries.order import (
@@ -66,7 +66,8 @@ def load() -> Any:
 
 
 def _try_kernels() -> Any:
-    if not importlib.util.find_spec("numba"):
+    place = place_of("numba")
+    if not place:
         return False
     try:
         from weightscope.summaries import kernels
@@ -74,8 +75,8 @@ def _try_kernels() -> Any:
         _try(kernels)
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
         warnings.warn(
-            f"numba is installed but does not work ({type(error).__name__}: {error}); weights are "
-            "measured without it, which takes several times as long",
+            f"numba does not work ({place}; {type(error).__name__}: {error}); weights are measured "
+            "without it, which takes several times as long",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -15,7 +15,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modules import Convolution, Norm, buffers, parameters
 from weightscope.calls import random_state
 from weightscope.copies import deep_copy
-from weightscope.errors import MissingExtraError, TruncationError
+from weightscope.errors import TruncationError, extra
 from weightscope.graph.structure import ExampleInputs
 
 
@@ -110,12 +110,11 @@ def library() -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
+    needed = "thinner networks need Torch-Pruning"
+    with extra("torch_pruning", needed, "install weightscope[prune]"):
         import torch_pruning
-    except ImportError as missing:
-        raise MissingExtraError(
-            "thinner networks need Torch-Pruning; install weightscope[prune]"
-        ) from missing
+
+        _ = torch_pruning.DependencyGraph
     return torch_pruning
 
 

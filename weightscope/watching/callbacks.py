@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from weightscope.checkpoints import load_plain
-from weightscope.errors import MissingExtraError
+from weightscope.errors import extra
 from weightscope.files import write_pickle
 from weightscope.watching.recorder import History, watch
 from weightscope.watching.storage import packed, unpacked
@@ -65,14 +65,12 @@ def _lightning_bases() -> tuple[type, ...]:
     """The Callback of every Lightning that is imported; without one, of the first installed."""
     imported = [sys.modules[name] for name in _LIGHTNING if name in sys.modules]
     for name in () if imported else _LIGHTNING:
-        try:
+        with suppress(Exception):  # of another file of that name
             imported = [importlib.import_module(name)]
             break
-        except ImportError:
-            continue
-    if not imported:
-        raise MissingExtraError("the callback needs lightning: pip install lightning")
-    return tuple(dict.fromkeys(module.Callback for module in imported))
+    with extra("lightning", "the callback needs lightning", "pip install lightning"):
+        imported = imported or [importlib.import_module("lightning.pytorch")]
+        return tuple(dict.fromkeys(module.Callback for module in imported))
 
 
 def trainer_callback(every: int = 100) -> Any:
@@ -87,12 +85,8 @@ def trainer_callback(every: int = 100) -> Any:
     Raises:
         MissingExtraError: transformers is not installed.
     """
-    try:
+    with extra("transformers", "the callback needs transformers", "pip install transformers"):
         from transformers.trainer_callback import TrainerCallback
-    except ImportError as error:
-        raise MissingExtraError(
-            "the callback needs transformers: pip install transformers"
-        ) from error
 
     class WatchCallback(TrainerCallback):
         """Watches a training from its start to its end."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weightscope.arguments import path_text
-from weightscope.errors import InputError, MissingExtraError, keyword
+from weightscope.errors import InputError, extra, keyword
 from weightscope.files import write_csv, written_atomically
 from weightscope.watching.snapshots import Snapshot
 
@@ -71,10 +71,8 @@ def write_npz(snapshots: Sequence[Snapshot], path: str | os.PathLike[str]) -> No
 
 def write_events(snapshots: Iterable[Snapshot], folder: str | os.PathLike[str]) -> None:
     """Write an event file of TensorBoard; see `History.to_tensorboard`."""
-    try:
+    with extra("tensorboard", "event files need tensorboard", "pip install tensorboard"):
         from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("event files need tensorboard: pip install tensorboard") from error
     text = path_text(folder, "of a folder")
     target = Path(text)
     try:
