@@ -1,6 +1,7 @@
 """Every depth cut, recovered, measured; the smallest within tolerance or budget is chosen."""
 
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ from toys import Plain, Tokens, image
 import weightscope as ws
 from mpseg_models import create_model
 from weightscope.cli import main
-from weightscope.cost import Latency
+from weightscope.cost import Latency, count_costs
 from weightscope.errors import InputError, MissingExtraError
-from weightscope.truncation import Candidate, Limits, Search, whole
+from weightscope.truncation import Candidate, Limits, Search, recovery, whole
+from weightscope.truncation import search as room
 
 IMAGES = torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -147,6 +149,44 @@ def test_images_are_what_a_labelled_loader_yields(images):
 
 def hit_rate(outputs, targets):
     return (outputs.argmax(1) == targets).float().mean()
+
+
+def test_the_budget_is_what_a_search_takes_and_is_shown_first(monkeypatch, capsys):
+    """In forwards of the whole network on one image, each counted by the MACs of who runs."""
+    taken = []
+
+    def counts(owner, name, module_of, inputs_at):
+        own = getattr(owner, name)
+
+        def counting(self, *given):
+            passes = 3 if name == "predict" and torch.is_grad_enabled() else 1
+            taken.append(passes * len(given[inputs_at]) * costs[module_of(self, given)])
+            return own(self, *given)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    class Costs(dict):
+        def __missing__(self, module):
+            self[module] = count_costs(module, IMAGES[:1]).macs
+            return self[module]
+
+    costs, model = Costs(), Plain().eval()
+    counts(recovery._Teacher, "answers", lambda own, _: own.model, 0)
+    counts(recovery._Student, "predict", lambda own, _: own.module, 0)
+    counts(room._Metric, "_run", lambda _, given: given[0], 1)
+    monkeypatch.setattr(recovery, "PATIENCE", 100)  # go through all steps
+    pairs = [(IMAGES, torch.randn(12, 2, 32, 32))]
+    asked = {"batches": pairs, "metric": "mse", "steps": 4, "repeats": 2}
+    for random in (True, False):
+        taken.clear()
+        found = ws.shrink(model, **asked, random=random)
+        output, errors = capsys.readouterr()
+        assert errors.index(found.budget) < errors.index("recover: ")
+        assert output == ""
+        total = int(re.search(r"as much as ([\d,]+) forwards", found.budget)[1].replace(",", ""))
+        spent = sum(taken) / costs[model]
+        assert total == pytest.approx(spent, rel=0.25 if random else 0.02)
+        assert total >= 0.99 * spent  # random channels have no new bottleneck to start
 
 
 @pytest.mark.parametrize("metric", [hit_rate, "mse"])

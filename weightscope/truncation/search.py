@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +15,14 @@ from torch import nn
 
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
-from weightscope.batches import Batch, each_batch, example_in, first_image, read_batches
+from weightscope.batches import (
+    Batch,
+    each_batch,
+    example_in,
+    first_image,
+    read_batches,
+    split_images,
+)
 from weightscope.calls import call_arguments, device_of, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError, TruncationError, keyword
@@ -350,11 +358,12 @@ def shrink(
         if (goal := max_macs if thin is None else thin * macs) is not None and goal < macs
     }
     recovered = [*(p.macs for p in legal), *goals.values()]
-    budget = _budget(structure, len(legal), recovered, costs, kept, steps, random)
+    labelled = 0 if pairs is None else sum(len(split_images(inputs)) for inputs, _ in pairs)
+    budget = _budget(structure, len(legal), recovered, costs, kept, labelled, steps, random)
     if progress:
         from tqdm.auto import tqdm
 
-        tqdm.write(budget)
+        tqdm.write(budget, file=sys.stderr)  # as the bars; a command prints its result to stdout
     folder = None if resume is None else make_folder(resume)
     measure = _Agreement() if pairs is None else _Metric(structure, pairs, metric)
 
@@ -464,7 +473,11 @@ class _Trials:
         return [self._tried(thinner, f"{keep}_to_{goal:.0f}")]
 
     def _tried(self, variant: Variant, name: str) -> Candidate:
-        before, after, error = self._recovered(variant, f"keep_{name}")
+        before, _ = self.measure.quality(variant)
+        recovery = self.recover(variant, f"keep_{name}")
+        if isinstance(self.measure, _Agreement):
+            before = recovery.before.explained
+        after, error = self._after(variant, recovery)
         rival, reason = self._random(variant.costs.macs, name) if self.random else (math.nan, "")
         return Candidate(
             keep_levels=variant.plan.keep_levels,
@@ -483,13 +496,11 @@ class _Trials:
             random_refusal=reason,
         )
 
-    def _recovered(self, variant: Variant, name: str) -> tuple[float, float, float]:
-        """Recover a variant in place; its quality before and after, and the error of its loss."""
-        before, _ = self.measure.quality(variant)
-        recovery = self.recover(variant, name)
+    def _after(self, variant: Variant, recovery: Recovery) -> tuple[float, float]:
+        """Quality of a recovered network, and the standard error of what it lost."""
         if isinstance(self.measure, _Agreement):
-            return recovery.before.explained, recovery.after.explained, math.nan
-        return before, *self.measure.quality(variant)
+            return recovery.after.explained, math.nan
+        return self.measure.quality(variant)
 
     def _random(self, macs: int, name: str) -> tuple[float, str]:
         """What the whole network keeps without random channels; or why that is not known."""
@@ -497,7 +508,7 @@ class _Trials:
             rival = whole(self.structure).thin(max_macs=macs, by="random", seed=self.seed)
         except (TruncationError, MissingExtraError) as reason:
             return math.nan, str(reason)
-        _, quality, _ = self._recovered(rival, f"random_{name}")
+        quality, _ = self._after(rival, self.recover(rival, f"random_{name}"))
         return quality, ""
 
 
@@ -513,19 +524,26 @@ def _budget(
     macs: Sequence[float],
     costs: Costs,
     images: Sequence[Any],
+    labelled: int,
     steps: int,
     random: bool,
 ) -> str:
-    """What recoveries of networks of so many MACs cost at most; see ``forwards``."""
+    """What it costs at most to recover and judge networks of so many MACs; see ``forwards``.
+
+    Each is judged on all labelled images before and after, its rival of random channels after.
+    """
     original, smaller = forwards(structure, images, steps)
-    total = sum(original + smaller * m / max(1, costs.macs) for m in macs)
+    judged = (3 if random else 2) * labelled
+    shares = [m / max(1, costs.macs) for m in macs]
+    courses = (1 + random) * sum(original + smaller * share for share in shares)
+    total = labelled + courses + judged * sum(shares)
     thinner = counted(len(macs) - depths, "thinner network")
     also = f" and {thinner}" if len(macs) > depths else ""
     twice = ", each beside random channels at the same MACs" if random else ""
     return (
         f"{counted(depths, 'depth')}{also}, {int(steps)} steps of "
         f"{counted(together(structure) or BATCH, 'image')} each{twice}: "
-        f"about as much as {(1 + random) * total:,.0f} forwards of the whole network on one image"
+        f"about as much as {total:,.0f} forwards of the whole network on one image"
     )
 
 
