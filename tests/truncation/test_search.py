@@ -324,14 +324,16 @@ def test_the_plot_shows_what_was_measured():
 
     found = search(tolerance=0.02)
     thinner = candidate(2, 80, 0.1, thinned=True)
-    axes = plot_search(replace(found, candidates=(*found.candidates, thinner)).frame)
-    assert {text.get_text() for text in axes.texts} == {
-        "4 levels kept",
-        "3 levels kept",
-        "2 levels kept",
-        "1 level kept",
-        "2 levels kept, thinner",
-    }
+    frame = replace(found, candidates=(*found.candidates, thinner)).frame
+    axes = plot_search(frame)
+    assert [text.get_text() for text in axes.texts] == ["4", "3", "2", "1", "2", "refused:\n0"]
+    names = ["recovered", "thinner", "before recovery", "chosen", "random channels"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == names
+    less = frame[~frame.thinned & frame.quality.notna() & ~frame.chosen].assign(random=math.nan)
+    axes = plot_search(less)
+    names = ["recovered", "before recovery"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == names
+    assert [text.get_text() for text in axes.texts] == ["4", "3", "1"]
 
 
 @pytest.fixture

@@ -310,25 +310,22 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Quality over cost of every network that a search measured.
 
     Args:
-        frame: `Search.frame`; refused networks are left out.
+        frame: `Search.frame`.
         ax: Where to draw; a new figure by default.
 
     Returns:
         The axes: MACs as a share of the whole network's, quality after recovery (filled) and just
-        cut or thinned (hollow); crosses: random channels removed instead, at the same MACs; a line
-        joins what no other network beats.
+        cut or thinned (hollow), each with the number of levels that it keeps; squares: thinner;
+        crosses: random channels removed instead, at the same MACs; a line joins what no other
+        network beats. What was refused is named below.
     """
     whole, built = frame.iloc[0], frame[frame["quality"].notna()]
     ax = _axes(ax, 6.0, 4.0)
     share = built["macs"] / max(1, whole["macs"])
     front = built[built["pareto"]].sort_values("macs")
     ax.plot(front["macs"] / max(1, whole["macs"]), front["quality"], color="0.6", linewidth=1)
-    sides = 0
     for number, (at, row) in enumerate(zip(share, built.to_dict("records"), strict=True)):
-        itself, thinner = number == 0, row["thinned"]
-        marker = "s" if thinner else "o"
-        sides += thinner
-        left = sides % 2 == 0 and at > 0.25  # by turns, for all may cost the same
+        itself, marker = number == 0, "s" if row["thinned"] else "o"
         color = _COLORS[2] if row["chosen"] else _COLORS[0]
         if row["cut"] < row["quality"]:
             ax.plot([at, at], [row["cut"], row["quality"]], color=color, linewidth=1, alpha=0.4)
@@ -336,35 +333,46 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         if not itself:
             ax.plot(at, row["random"], "x", markersize=7, color=NULL_COLOR)
         ax.plot(at, row["quality"], marker, markersize=7, color=color)
-        # the cut that removes least lies close by the whole network, whose label goes above
         ax.annotate(
-            _kept(row["keep_levels"]) + (", thinner" if thinner else ""),
-            (at, row["quality"] if itself or thinner else min(row["cut"], row["quality"])),
-            xytext=(-7 if left else 7, -3) if thinner else (0, 7 if itself else -15),
+            str(row["keep_levels"]),
+            (at, row["quality"] if itself else min(row["cut"], row["quality"])),
+            # the cut that removes least lies close by the whole network, whose label goes above
+            xytext=(0, 7 if itself else -15),
             textcoords="offset points",
-            ha=("right" if left else "left") if thinner else "center",
+            ha="center",
             fontsize=8,
         )
     ax.axhline(whole["quality"], color=NULL_COLOR, linewidth=0.8, linestyle=_DASHED)
     ax.margins(0.1, 0.15)
-    ax.set(xlabel="share of the whole network's MACs", ylabel="quality")
+    ax.set(xlabel="share of the whole network's MACs; numbers: levels kept", ylabel="quality")
     ax.set_xlim(left=0)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-    styles = (
-        Line2D([], [], marker="o", linestyle="", color=_COLORS[0], label="recovered"),
-        Line2D(
-            [],
-            [],
-            marker="o",
-            linestyle="",
-            color=_COLORS[0],
-            markerfacecolor="white",
-            label="just cut",
-        ),
-        Line2D([], [], marker="o", linestyle="", color=_COLORS[2], label="chosen"),
-        Line2D([], [], marker="x", linestyle="", color=NULL_COLOR, label="random channels"),
+    refused = frame[frame["quality"].isna()].to_dict("records")
+    if refused:
+        names = [f"{r['keep_levels']}{', thinner' if r['thinned'] else ''}" for r in refused]
+        ax.text(
+            0.02, 0.02, "\n".join(["refused:", *names]), transform=ax.transAxes, fontsize=8,
+            color="0.4",
+        )  # fmt: skip
+    blue, green = _COLORS[0], _COLORS[2]
+    rows = built.iloc[1:]
+    styles = [
+        ("o", "recovered", blue, blue, True),
+        ("s", "thinner", blue, blue, rows["thinned"].any()),
+        ("o", "before recovery", blue, "white", True),
+        ("o", "chosen", green, green, rows["chosen"].any()),
+        ("x", "random channels", NULL_COLOR, NULL_COLOR, rows["random"].notna().any()),
+    ]
+    _legend_above(
+        ax,
+        [
+            Line2D(
+                [], [], marker=marker, linestyle="", color=color, label=label, markerfacecolor=face
+            )
+            for marker, label, color, face, there in styles
+            if there
+        ],
     )
-    _legend_above(ax, styles)
     sns.despine(ax=ax)
     return ax
 
