@@ -13,7 +13,7 @@ from toys import Plain, Pyramid, assessment, image
 from weightscope.cost import count_costs
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
-from weightscope.truncation import load, propose, save
+from weightscope.truncation import load, propose, save, whole
 from weightscope.truncation import recovery as room
 from weightscope.truncation import start as ridge
 
@@ -184,7 +184,7 @@ def test_what_lands_while_a_recovery_is_undone_leaves_nothing_behind(
 
 def test_settling_puts_the_momenta_back(monkeypatch):
     norm = nn.BatchNorm2d(2, momentum=0.3).eval()
-    student = room._Student(nn.Sequential(norm), [f"0.{name}" for name in norm.state_dict()])
+    student = room._Student(nn.Sequential(norm), [f"0.{name}" for name in norm.state_dict()], False)
     student.settle([torch.randn(3, 2, 4, 4)])
     assert (norm.momentum, norm.training) == (0.3, False)
     interrupted(monkeypatch, room._Student, "predict")
@@ -474,3 +474,111 @@ def test_a_start_from_features_of_fewer_bits(monkeypatch, proposals_in_need):
     found = proposals_in_need[1].build().recover(IMAGES, steps=20, progress=False)
     assert found.start == "ridge"
     assert found.after.explained > found.before.explained
+
+
+def built(proposals, how):
+    torch.manual_seed(0)
+    if how == "thin":
+        return whole(proposals[1].structure).thin(0.5)
+    return proposals[1].build(how)
+
+
+@pytest.mark.parametrize("how", ["light", "pool", "thin"])
+def test_a_network_that_is_frozen_as_a_whole_teaches_all_of_its_variant(how):
+    states = []
+    for frozen in (False, True):
+        proposals = needs_its_levels(lambda frozen=frozen: Plain().requires_grad_(not frozen))
+        variant = built(proposals, how)
+        flags = [p.requires_grad for p in variant.module.parameters()]
+        found = variant.recover(IMAGES[:12], steps=20, progress=False)
+        assert found.frozen == ()
+        assert [p.requires_grad for p in variant.module.parameters()] == flags
+        original = proposals[1].structure.model
+        assert all(p.requires_grad is not frozen for p in original.parameters())
+        states.append(variant.module.state_dict())
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+def test_a_part_that_is_frozen_stays_so_and_the_result_names_it():
+    def factory():
+        model = Plain()
+        model.down.requires_grad_(False)
+        return model
+
+    variant = built(needs_its_levels(factory), "light")
+    before = copy.deepcopy(variant.module.state_dict())
+    found = variant.recover(IMAGES[:12], steps=20, progress=False)
+    own = dict(variant.module.named_parameters())
+    assert found.frozen == tuple(k for k in own if k.startswith("down."))
+    assert f"frozen {len(found.frozen)} parameters" in repr(found)
+    for name, parameter in own.items():
+        assert torch.equal(parameter, before[name]) == (name in found.frozen), name
+        assert parameter.requires_grad == (name not in found.frozen)
+
+
+def test_where_a_part_is_frozen_new_numbers_are_taught_all_the_same():
+    """A re-cut layer has numbers that nothing has trained."""
+
+    def factory():
+        model = Plain()
+        model.up.requires_grad_(False)
+        return model
+
+    torch.manual_seed(0)
+    variant = needs_its_levels(factory)[1].build(exit_channels=5)
+    before = copy.deepcopy(variant.module.state_dict())
+    found = variant.recover(IMAGES[:12], steps=20, progress=False)
+    (name,) = (k for k in variant.recut if k.startswith("up.") and k.endswith("weight"))
+    assert not torch.equal(variant.module.state_dict()[name], before[name])
+    assert name not in found.frozen
+    assert not dict(variant.module.named_parameters())[name].requires_grad
+
+
+def test_where_all_that_stays_is_frozen_the_remedy_works():
+    model = needs_its_levels()[1].structure.model
+    variant = whole(read_structure(model, image(2, 1, 32, 32))).thin(0.5)
+    variant.module.requires_grad_(False)
+    count = len(list(variant.module.parameters()))
+    with pytest.raises(InputError, match=f"is False on all {count} parameters"):
+        variant.recover(IMAGES[:12], steps=2, progress=False)
+    variant.module.requires_grad_(True)
+    assert variant.recover(IMAGES[:12], steps=2, progress=False).frozen == ()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda outputs, _: outputs.detach().mean(),
+        lambda *_: torch.tensor(1.0),
+        lambda outputs, targets: (outputs.argmax(1) != targets.argmax(1)).float().mean(),
+    ],
+)
+def test_a_loss_without_a_gradient_is_refused(loss, proposals_in_need):
+    variant = proposals_in_need[1].build()
+    before = copy.deepcopy(variant.module.state_dict())
+    with pytest.raises(InputError, match="loss= returned a number without a gradient"):
+        variant.recover(batches=[(IMAGES[:8], IMAGES[:8])], loss=loss, steps=4, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in variant.module.state_dict().items())
+
+
+def test_a_loss_of_old_weights_alone_is_accepted():
+    """While only the new weights are trained such a loss has no gradient."""
+    batches = [(IMAGES[:1], IMAGES[:1]), (IMAGES[1:8], IMAGES[1:8])]
+
+    def loss(outputs, _):
+        return outputs[0].square().mean()
+
+    variant = needs_its_levels(Sides)[1].build()
+    found = variant.recover(IMAGES[:12], batches=batches, loss=loss, steps=20, progress=False)
+    assert {check.trained for check in found.course} == {"start", "new", "all"}
+
+
+class Sides(Plain):
+    """A second output that hangs on the first level alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.side = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.side(self.down[0](x)), super().forward(x)

@@ -142,6 +142,8 @@ class Recovery(OnOneScreen):
             ``random``.
         steps: Steps that were done; fewer than asked for where the gain ended.
         images: Number of images, the held-back ones included.
+        frozen: Names of the parameters that were not trained, for the variant has them from the
+            original with ``requires_grad=False``.
     """
 
     before: Agreement
@@ -150,6 +152,7 @@ class Recovery(OnOneScreen):
     start: str
     steps: int
     images: int
+    frozen: tuple[str, ...]
 
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {
@@ -159,6 +162,7 @@ class Recovery(OnOneScreen):
             "steps": self.steps,
             "checks": len(self.course),
             "images": self.images,
+            **({"frozen": counted(len(self.frozen), "parameter")} if self.frozen else {}),
         }
         if self.after.decisions != self.after.decisions:
             del facts["decisions"]
@@ -416,13 +420,23 @@ class _Student:
     step the statistics of a step are noise, and without it as much or more was regained.
     """
 
-    def __init__(self, module: nn.Module, new: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, new: Sequence[str], deployed: bool) -> None:
         self.module, fresh = module, set(new)
         for part in module.modules():
             part.training = False
-        self.new = [p for n, p in module.named_parameters() if n in fresh]
-        kept = [p for n, p in module.named_parameters() if n not in fresh]
-        self.kept = [p for p in kept if p.requires_grad]
+        able = [(n, p) for n, p in module.named_parameters() if _is_able(p)]
+        self.new = [p for n, p in able if n in fresh]
+        kept = [(n, p) for n, p in able if n not in fresh]
+        self.kept = [p for _, p in kept if p.requires_grad or deployed]
+        self.frozen = tuple(n for n, p in kept if not (p.requires_grad or deployed))
+        if not self.new and not self.kept:
+            raise InputError(
+                "nothing of the smaller network is left to teach: requires_grad is False on all "
+                f"{counted(len(self.frozen), 'parameter')} that it has; call requires_grad_(True) "
+                "on the variant's module, or on those parts of it that may learn"
+            )
+        for parameter in (*self.new, *self.kept):
+            parameter.requires_grad_(True)
         self.new_modules = [
             m
             for name, m in module.named_modules()
@@ -459,6 +473,11 @@ class _Student:
         """Flat outputs in evaluation mode."""
         with torch.no_grad():
             return flat(self.predict(inputs))
+
+
+def _is_able(parameter: Tensor) -> bool:
+    """Whether a parameter can have a gradient."""
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 def flat(outputs: Any) -> list[Any]:
@@ -668,6 +687,7 @@ def recover(
         start=state.start,
         steps=state.step,
         images=pool.images,
+        frozen=course.student.frozen,
     )
 
 
@@ -731,10 +751,9 @@ class _Course:
         self.labelled = list(labelled or ())[: count - held_back]
         self.unseen = list(labelled or ())[count - held_back :]
         self.loss, self.unit = loss, cast("float | None", None)
-        self.teacher, self.student = (
-            _Teacher(structure, exits_of(structure, plan)),
-            _Student(module, new),
-        )
+        deployed = not any(p.requires_grad for p in structure.model.parameters())
+        self.teacher = _Teacher(structure, exits_of(structure, plan))
+        self.student = _Student(module, new, deployed)
         self.goals = _Goals(self.teacher, pool)
         self.like = _likeness(self.goals, gone)
         self.bottleneck = next(
@@ -745,6 +764,8 @@ class _Course:
         self.trained = [*self.student.new, *self.student.kept]
         self.average = [p.detach().clone() for p in self.trained]
         self.optimizer = torch.optim.Adam(_groups(self.trained))
+        if self.labelled:
+            self._refuse_without_gradient()
 
     def run(self, path: Path | None, progress: bool) -> _State:
         """Go through the steps, or through those that are left."""
@@ -820,6 +841,18 @@ class _Course:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         rows = torch.randperm(_length(batch), generator=generator, device="cpu")
         return self._loss_of(_rows(batch, rows[: self.size].tolist()))
+
+    def _refuse_without_gradient(self) -> None:
+        """Refuse a loss that cannot teach, while all that is trained requires a gradient."""
+        batch = self.labelled[0]
+        value = self._loss_of(_rows(batch, range(min(self.size, _length(batch)))))
+        self.unit = None  # the start of the course sets it
+        if not value.requires_grad:
+            raise InputError(
+                f"{keyword('loss')} returned a number without a gradient, so it would teach "
+                "nothing; compute it from the outputs by operations of torch that have one, "
+                "without detach(), item(), argmax or comparisons"
+            )
 
     def _loss_of(self, batch: tuple[Any, Any]) -> Tensor:
         """The user's loss, of which the start has 1: so it weighs as much as the matching."""
@@ -943,6 +976,7 @@ class _Course:
         shapes = [[n, list(t.shape)] for n, t in self.module.state_dict().items()]
         scale = [round(v, 6) for v in self.like.variances]
         text = f"{self.steps} {self.seed} {shapes} {scale} {len(self.labelled)}"
+        text += f" {self.student.frozen}" if self.student.frozen else ""
         return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _write(self, path: Path | None, state: _State) -> None:

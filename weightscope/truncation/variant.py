@@ -168,9 +168,14 @@ class Variant(OnOneScreen):
         of the images is held back: the running average of the weights that matches best on it is
         kept, and training ends when it improves no more.
 
-        ``module`` is changed in place. The original is not changed, and when something fails or is
-        interrupted, nor is the variant. Images are kept in memory, and the original's answers to
-        them up to 512 MB.
+        Of a network that is frozen as a whole (``requires_grad=False`` everywhere, as deployed ones
+        are) all weights of the variant are trained. Where only a part of the original is frozen,
+        what the variant has of it stays as it is, but for tensors that are new or re-cut; the
+        result names it as ``frozen``.
+
+        ``module`` is changed in place, and its flags ``requires_grad`` stay as they are. The
+        original is not changed, and when something fails or is interrupted, nor is the variant.
+        Images are kept in memory, and the original's answers to them up to 512 MB.
 
         Args:
             images: Unlabelled images like those that the network is used on: a tensor (images,
@@ -179,7 +184,7 @@ class Variant(OnOneScreen):
             steps: Steps of two images (of as many as the forward was read with, where it takes no
                 other number); more help where the held-back loss still falls at the end.
             batches: ``(inputs, targets)`` pairs, whose true targets are learned too.
-            loss: ``loss(outputs, targets)``, a scalar tensor, for these.
+            loss: ``loss(outputs, targets)``, a scalar tensor with a gradient, for these.
             progress: Show a progress bar.
             seed: Seed of everything that is drawn at random.
             resume: File that holds the state of the training. A training that was interrupted goes
