@@ -1,4 +1,5 @@
 import re
+import sys
 
 import pytest
 import torch
@@ -54,3 +55,43 @@ def test_an_analysis_shows_the_whole_and_ends_complete(capsys):
     last = [line for line in drawn if "analyze" in line][-1]
     assert last.startswith("analyze: 100%")
     assert "6/6" in last  # no images= beside the batches
+
+
+class Gone:
+    """A stream behind which nobody is any more, from some call on."""
+
+    encoding = "utf-8"
+
+    def __init__(self, error, at):
+        self.error, self.left = error, at
+
+    def write(self, text):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return len(text)
+
+    flush = isatty = fileno = lambda self: 0
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 6])
+@pytest.mark.parametrize("error", [
+    BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error"), OSError(28, "No space"),
+    ValueError("I/O operation on closed file"), None,
+])  # fmt: skip
+def test_work_goes_on_where_its_bar_cannot_be_drawn(monkeypatch, error, at):
+    """After hours in a terminal that is closed, or in a program that has no console."""
+    monkeypatch.setattr(sys, "stderr", Gone(error, at) if error else None)
+    done = []
+    with bar(4, "ablation", shown=True) as advance, steps(3, "analyze", shown=True) as begin:
+        for number in range(4):
+            begin(f"step {number}")
+            advance(1)
+            done.append(number)
+    assert done == [0, 1, 2, 3]
+
+
+def test_an_interrupt_while_a_bar_is_drawn_is_one(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Gone(KeyboardInterrupt(), 0))
+    with pytest.raises(KeyboardInterrupt), bar(4, "ablation", shown=True):
+        pass

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -24,7 +25,7 @@ def bar(
     Yields:
         A function that says how many more are done.
     """
-    if not shown:
+    if not shown or sys.stderr is None:  # a program without a console
         yield lambda _: None
         return
     with _kind()(
@@ -45,7 +46,7 @@ def steps(total: int, name: str, *, shown: bool) -> Iterator[Callable[[str], obj
     Yields:
         A function to call with the name of each step before it begins.
     """
-    if not shown:
+    if not shown or sys.stderr is None:  # a program without a console
         yield lambda _: None
         return
     begun = 0
@@ -64,10 +65,23 @@ def steps(total: int, name: str, *, shown: bool) -> Iterator[Callable[[str], obj
 
 
 def _kind() -> Any:
-    """Tqdm's bar for a terminal or a notebook, without the thread that watches over bars.
+    """Tqdm's bar for a terminal or a notebook, which never ends the work that it shows.
 
-    That thread would outlive the bar.
+    It does without the thread that watches over bars, which would outlive it.
     """
     from tqdm.auto import tqdm
 
-    return type("Bar", (tqdm,), {"monitor_interval": 0})
+    class Bar(tqdm):  # type: ignore[type-arg]
+        monitor_interval = 0
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                super().display(*args, **kwargs)
+            except (OSError, ValueError):  # a terminal that is gone, a pipe that nobody reads
+                self.disable = True
+
+        def close(self) -> None:
+            with suppress(OSError, ValueError):
+                super().close()
+
+    return Bar

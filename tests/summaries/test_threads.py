@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,33 @@ stop.set(); worker.join()
 print(failed)
 """
     assert run_python(code)[0] == ["0"]
+
+
+@pytest.mark.parametrize("count", [6, 1 << 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_zeros_are_counted_where_subnormal_numbers_are_taken_for_zero(count, dtype):
+    """No number lay between 0 and the next one there, so that no zero was found."""
+    values = torch.zeros(count, dtype=dtype)
+    values[::2] = 1.0
+    values[1] = 1e-40
+    expected = summarize(values)
+    assert torch.set_flush_denormal(True)
+    try:
+        found = summarize(values)
+        with ThreadPoolExecutor(1) as worker:
+            beside = threads.run_all([1], int, lambda *_: worker.submit(is_zero).result(), 1)
+        assert is_zero()
+    finally:
+        torch.set_flush_denormal(False)
+    assert repr(found) == repr(expected)
+    assert found.zero == count // 2 - 1
+    assert beside == [False]
+    summarize(values)
+    assert not is_zero()
+
+
+def is_zero():
+    return threads._SMALLEST == 0.0
 
 
 @pytest.mark.parametrize("broken", [

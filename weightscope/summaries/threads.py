@@ -6,6 +6,7 @@ interpreter: in compiled loops and in numpy.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ in a file every thread holds one range in memory."""
 _WORTH = 4 * RANGE
 # from here on all threads share the ranges of one tensor; below, each has tensors of its own
 _HUGE = 16 * RANGE
+
+
+# equal to 0 where such numbers are taken for 0; made of its bits, as arithmetic might make it 0
+(_SMALLEST,) = struct.unpack("<d", b"\x01" + bytes(7))
 
 
 class Run(Protocol):
@@ -78,7 +83,7 @@ def run_all(
     huge = [i for i in largest_first if sizes[i] >= _HUGE and threads > 1]
     found: dict[int, Result] = {}
     counted = bar(sum(sizes), "weights", shown=progress, unit="weights", scale=True)
-    with _workers(threads) as run, counted as advance:
+    with _subnormals(), _workers(threads) as run, counted as advance:
         for i in huge:
             found[i] = work(items[i], run)
             advance(sizes[i])
@@ -87,6 +92,23 @@ def run_all(
             found[i] = result
             advance(sizes[i])
     return [found[i] for i in range(len(items))]
+
+
+@contextmanager
+def _subnormals() -> Iterator[None]:
+    """Numbers below the normal ones are what they are, and not 0, in this thread and its children.
+
+    Else nothing lies between 0 and the next number, by which zeros are counted
+    (``torch.set_flush_denormal``).
+    """
+    flushed = _SMALLEST == 0.0
+    if flushed:
+        torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        if flushed:
+            torch.set_flush_denormal(True)
 
 
 @contextmanager
