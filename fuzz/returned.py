@@ -82,7 +82,7 @@ def recipe(rng: random.Random) -> Files:
         text = random_bytes(rng, text.encode()).decode(errors="replace")
     else:
         text = json.dumps(_changed(rng, json.loads(text)))
-    metadata = {"weightscope_recipe": text, "weightscope_sha256": saving._digest(text, tensors)}
+    metadata = {"weightscope_recipe": text, "weightscope_sha256": saving.digest(text, tensors)}
     return {"v.safetensors": save(tensors, metadata)}
 
 

@@ -357,7 +357,7 @@ def test_bombs_inside_of_what_is_written_beside_tensors(tmp_path):
 ])  # fmt: skip
 def test_texts_beside_tensors_that_are_no_json(tmp_path, text, read, key):
     tensors = {"a": torch.ones(1)}
-    texts = {key: text, "weightscope_sha256": saving._digest(text, tensors)}
+    texts = {key: text, "weightscope_sha256": saving.digest(text, tensors)}
     save_file(tensors, tmp_path / "x", texts)
     with pytest.raises(WeightscopeError, match=r"cannot be used|no recipe that"):
         read(tmp_path / "x")

@@ -156,7 +156,7 @@ def forge(source, target, change):
         text = file.metadata()["weightscope_recipe"]
     tensors = load_file(source)
     text = change(text)
-    digest = saving._digest(text, tensors)
+    digest = saving.digest(text, tensors)
     save_file(tensors, target, {"weightscope_recipe": text, "weightscope_sha256": digest})
     return target
 

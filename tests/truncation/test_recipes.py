@@ -14,7 +14,8 @@ from toys import TOYS, Plain, Signal, assessment, image
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, RecipeError
 from weightscope.graph import read_structure
-from weightscope.truncation import load, propose, save, saving, verify
+from weightscope.truncation import load, propose, save, verify
+from weightscope.truncation.plan import digest
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def set_format(number):
         recipe = json.loads(metadata["weightscope_recipe"])
         recipe = number(recipe) if callable(number) else recipe | {"format": number}
         metadata["weightscope_recipe"] = text = json.dumps(recipe, sort_keys=True)
-        metadata["weightscope_sha256"] = saving._digest(text, tensors)
+        metadata["weightscope_sha256"] = digest(text, tensors)
 
     return change
 
@@ -244,7 +245,7 @@ def test_a_guessed_argument_beside_the_image(tmp_path):
 
 def test_the_digest_knows_names_shapes_and_formats():
     one = torch.ones(2, 3)
-    same = {saving._digest("", {name: tensor}) for name, tensor in (
+    same = {digest("", {name: tensor}) for name, tensor in (
         ("a", one), ("b", one), ("a", one.T.contiguous()), ("a", one.int()),
     )}  # fmt: skip
     assert len(same) == 4
@@ -259,3 +260,100 @@ def test_a_factory_draws_without_moving_the_random_state(fits, saved):
         with pytest.raises(RecipeError):
             load(saved[1], TOYS["signal"][0])
     assert torch.equal(torch.get_rng_state(), random)
+
+
+IMAGES = torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_loaded_variant_learns_from_the_original_alone(tmp_path):
+    model = Plain().eval()
+    structure = read_structure(model, image(2, 1, 32, 32))
+    costs = count_costs(model, structure.inputs)
+    variant = {p.keep_levels: p for p in propose(structure, assessment(), costs)}[1].build()
+    save(variant, tmp_path / "variant.safetensors")
+    # what only has the architecture may be cut further and saved, but teaches nothing
+    astray = load(tmp_path / "variant.safetensors", Plain)
+    save(astray, tmp_path / "again.safetensors")
+    before = {name: value.clone() for name, value in astray.module.state_dict().items()}
+    for stray in (astray, astray.thin(0.5), load(tmp_path / "again.safetensors", Plain)):
+        with pytest.raises(RecipeError, match=r"other weights.*load\(path, lambda: model\)"):
+            stray.recover(IMAGES, steps=2, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in astray.module.state_dict().items())
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    loaded = load(tmp_path / "again.safetensors", lambda: model)
+    course = loaded.recover(IMAGES, steps=2, progress=False)
+    assert course == variant.recover(IMAGES, steps=2, progress=False)
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    for name, value in variant.module.state_dict().items():
+        assert torch.equal(value, loaded.module.state_dict()[name])
+
+
+def test_a_file_that_does_not_know_the_original_warns_before_it_is_taught(saved):
+    path = saved[1]
+    without = ("weights", "operators")
+    rewrite(path, set_format(lambda r: {k: v for k, v in r.items() if k not in without}))
+    loaded = load(path, Plain)
+    with pytest.warns(UserWarning, match="does not say which weights the original had") as told:
+        loaded.recover(IMAGES, steps=1, progress=False)
+    assert told[0].filename == __file__
+
+
+class Leaky(Plain):
+    """The same state as its parent's, and other rectifiers."""
+
+    def __init__(self):
+        super().__init__()
+        for stage in (*self.down, *self.up):
+            stage[2] = nn.LeakyReLU()
+
+
+class Added(Plain):
+    """The same state as its parent's, and a sum."""
+
+    def forward(self, x):
+        return super().forward(x) + x
+
+
+@pytest.mark.parametrize(
+    ("factory", "operator"),
+    [
+        (Leaky, r"aten\.leaky_relu\.default 0 times, now 5"),
+        (Added, r"aten\.add\.Tensor 0 times, now 1"),
+    ],
+)
+def test_a_factory_whose_forward_does_something_else_is_refused(factory, operator, saved):
+    path = saved[1]
+    with pytest.raises(
+        RecipeError, match=rf"does other operations than the original's.*{operator}"
+    ):
+        load(path, factory)
+
+    def elsewhere(recipe):
+        return recipe | {"operators": recipe["operators"] | {"by": "torch 1.0"}}
+
+    rewrite(path, set_format(elsewhere))  # another tracer may name the same by other operators
+    load(path, factory)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda: Plain().train().requires_grad_(False),
+        lambda: nn.DataParallel(Plain().eval()),
+    ],
+)
+def test_a_factory_in_another_state_is_the_same_network(factory, saved):
+    load(saved[1], factory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": 3}, {"operators": []}, {"operators": {"by": "a"}},
+        {"operators": {"by": "a", "counts": {"\x1b[2J": 1}}},
+    ],
+)  # fmt: skip
+def test_what_save_does_not_write_about_the_original_is_refused(change, saved):
+    rewrite(saved[1], set_format(lambda recipe: recipe | change))
+    with pytest.raises(RecipeError, match=r"no recipe that weightscope\.save writes"):
+        load(saved[1], Plain)

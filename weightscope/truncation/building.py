@@ -92,6 +92,7 @@ def build(
         costs=costs,
         receptive_field=seen,
         structure=structure,
+        origin=None,
     )
     return _thinned(built, plan)
 
@@ -117,6 +118,7 @@ def _whole(structure: Structure, plan: Plan, numbers: bool) -> Variant:
         costs=count(structure, module),
         receptive_field=network_receptive_field(structure.program),
         structure=structure,
+        origin=None,
     )
 
 

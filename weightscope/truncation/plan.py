@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -225,6 +227,7 @@ def describe(structure: Structure) -> dict[str, Any]:
         "part": structure.part,
         "notes": list(structure.notes),
         "stages": {stage.name: list(stage.layers) for stage in structure.stages},
+        "operators": {"by": tracer(structure.model), "counts": operators(structure)},
     }
 
 
@@ -236,6 +239,48 @@ def fingerprint(model: nn.Module) -> str:
         if isinstance(value, Tensor)
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def tracer(model: nn.Module) -> str:
+    """What decides, beside a model, by which operators its forward is written down."""
+    home = next((p.device.type for p in model.parameters()), "cpu")
+    return f"weightscope {version('weightscope')}, torch {torch.__version__}, {home}"
+
+
+def operators(structure: Structure) -> dict[str, int]:
+    """How often each operator of torch, or of another library, is in a forward; no numbers."""
+    counts = Counter(
+        str(node.target)
+        for node in structure.program.graph.nodes
+        if getattr(node.target, "namespace", "weightscope")
+        != "weightscope"  # marks, and no operator
+        and isinstance(node.meta.get("val"), Tensor | tuple | list)
+    )
+    return dict(sorted(counts.items()))
+
+
+def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """A digest of a text and of the names, shapes, types and numbers of tensors."""
+    found = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        line = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        found.update(line.encode("utf-8", "surrogatepass"))
+        found.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of the parameters of a model, of which those without numbers are left out.
+
+    Statistics of normalisations are left out too: a forward in train mode changes them.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if not parameter.is_meta and parameter.layout is torch.strided
+    }
+    return digest("", parameters)
 
 
 def encode(value: Any) -> Any:

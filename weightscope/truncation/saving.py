@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,16 @@ from weightscope.graph.layouts import parse_layout
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build
-from weightscope.truncation.plan import FORMAT, Plan, decode, fingerprint
+from weightscope.truncation.plan import (
+    FORMAT,
+    Plan,
+    decode,
+    digest,
+    fingerprint,
+    operators,
+    tracer,
+    weights_digest,
+)
 from weightscope.truncation.variant import Variant
 from weightscope.wrappers import unwrap
 
@@ -85,8 +94,10 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
         seen[identity] = name
         tensors[name] = value.detach().cpu().contiguous().clone()
     recipe["aliases"] = aliases
+    origin = variant.origin
+    recipe["weights"] = weights_digest(variant.structure.model) if origin is None else origin
     text = json.dumps(recipe, sort_keys=True)
-    metadata = {RECIPE: text, _DIGEST: _digest(text, tensors)}
+    metadata = {RECIPE: text, _DIGEST: digest(text, tensors)}
     write_tensors(tensors, path, metadata)
     return Path(path)
 
@@ -106,7 +117,10 @@ def load(
 
     Args:
         path: Written by ``save``.
-        model_factory: Makes the original architecture; its weights do not matter.
+        model_factory: Makes the original architecture. Its weights do not matter, for the
+            variant's own are in the file; only ``recover`` needs those of the original, to answer
+            as it does: to teach a loaded variant on, return the trained network
+            (``lambda: model``).
         bottleneck: The module or factory that ``build`` was given, where it was given one.
 
     Returns:
@@ -114,7 +128,9 @@ def load(
 
     Raises:
         RecipeError: The file is missing, damaged, altered or of a newer format, or the factory
-            makes another network.
+            makes another network: the names, shapes or types of its state differ, or the operators
+            of its forward (compared where weightscope, torch and the kind of device are those that
+            it was saved with; numbers such as a slope or a dropout are not compared).
         InputError: ``model_factory`` is no function, or ``path`` no path.
     """
     if isinstance(model_factory, nn.Module) or not callable(model_factory):
@@ -158,7 +174,7 @@ def load(
             f"{keyword('model_factory')} makes: {reason}. Give the factory of the original, or "
             "save the variant again with this version of weightscope."
         ) from reason
-    return variant
+    return replace(variant, origin=recipe.get("weights", ""))
 
 
 def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
@@ -176,10 +192,28 @@ def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
             f"{structure.sizes} sizes; use the versions of torch and of the model's library that it"
             " was saved with"
         )
+    _compare(structure, recipe.get("operators"))
     stages = {stage.name: list(stage.layers) for stage in structure.stages}
     if stages == recipe["stages"]:
         return structure
     return read_structure(model, inputs, stages=recipe["stages"], part=part)
+
+
+def _compare(structure: Structure, before: Mapping[str, Any] | None) -> None:
+    """Refuse a network whose forward was written down by other operators in the same way.
+
+    Raises:
+        RecipeError: The operators differ; the text says which.
+    """
+    if before is None or before["by"] != tracer(structure.model):
+        return
+    there, here = before["counts"], operators(structure)
+    other = sorted(name for name in {*there, *here} if there.get(name, 0) != here.get(name, 0))
+    if other:
+        listed = ", ".join(
+            f"{name} {there.get(name, 0)} times, now {here.get(name, 0)}" for name in other[:4]
+        )
+        raise RecipeError(f"its forward does other operations than the original's ({listed})")
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -199,7 +233,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "load it with fit_weights(model, read_weights(path))"
         )
     text = metadata[RECIPE]
-    if metadata.get(_DIGEST) != _digest(text, tensors):
+    if metadata.get(_DIGEST) != digest(text, tensors):
         raise RecipeError(f"{path!r} was altered after it was saved: its digest does not fit")
     return _checked(path, text, tensors), tensors
 
@@ -233,6 +267,8 @@ def _checked(path: str, text: str, tensors: Mapping[str, Tensor]) -> dict[str, A
         or recipe.get("dimensions") not in (1, 2, 3)
         or not isinstance(recipe.get("layout", ""), str)
         or not isinstance(recipe.get("part", ""), str)
+        or not isinstance(recipe.get("weights", ""), str)
+        or not _are_operators(recipe.get("operators"))
         or not _is_mapping_to(recipe.get("stages"), _is_list_of_names)
         or not _is_mapping_to(recipe.get("aliases"), lambda v: isinstance(v, str) and v in tensors)
     ):
@@ -244,6 +280,18 @@ def _checked(path: str, text: str, tensors: Mapping[str, Tensor]) -> dict[str, A
 
 def _is_mapping_to(value: Any, right: Callable[[Any], bool]) -> bool:
     return isinstance(value, dict) and all(map(right, value.values()))
+
+
+def _are_operators(value: Any) -> bool:
+    """Whether a recipe says how often each operator was in the forward; earlier ones do not."""
+    if value is None:
+        return True
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("by"), str)
+        and _is_mapping_to(value.get("counts"), lambda count: type(count) is int)
+        and all(name.replace(".", "").isidentifier() for name in value["counts"])
+    )
 
 
 def _is_list_of_names(value: Any) -> bool:
@@ -272,13 +320,3 @@ def _elements(inputs: Any) -> int:
         elif isinstance(value, dict | list):
             waiting += value.values() if isinstance(value, dict) else value
     return found
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        line = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-        digest.update(line.encode("utf-8", "surrogatepass"))
-        digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

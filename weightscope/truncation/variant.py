@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
+from weightscope.errors import RecipeError
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
 from weightscope.showing import OnOneScreen
-from weightscope.truncation.plan import Plan, describe
+from weightscope.truncation.plan import Plan, describe, weights_digest
 from weightscope.truncation.recovery import Recovery, recover
 
 Ranking = Literal["magnitude", "random"]
@@ -56,6 +58,8 @@ class Variant(OnOneScreen):
         costs: What one forward costs, counted on the built network.
         receptive_field: In input pixels, one figure per spatial dimension; None: the whole input.
         structure: The original, by reference.
+        origin: Of a variant that was loaded, a digest of the original's weights, which the model
+            of ``structure`` need not have; empty where the file does not say. None: it has them.
     """
 
     module: nn.Module
@@ -69,6 +73,7 @@ class Variant(OnOneScreen):
     costs: Costs = field(repr=False)
     receptive_field: Pixels
     structure: Structure = field(repr=False)
+    origin: str | None
 
     def _facts(self) -> dict[str, object]:
         left_out = tuple(fixed_in(self.structure.graph).left_out)
@@ -196,7 +201,10 @@ class Variant(OnOneScreen):
         Raises:
             InputError: An argument cannot be used.
             ForwardError: The original's forward raises on the images.
+            RecipeError: The variant was loaded, and the network that ``model_factory`` made has
+                other weights than the original.
         """
+        self._ask_for_the_original()
         return recover(
             self.structure,
             self.plan,
@@ -211,3 +219,26 @@ class Variant(OnOneScreen):
             seed=seed,
             resume=resume,
         )
+
+    def _ask_for_the_original(self) -> None:
+        """Refuse to imitate a network that only has the architecture of the original."""
+        if self.origin is None:
+            return
+        name = type(self.structure.model).__name__
+        remedy = (
+            "load the variant with a factory that returns the trained network, "
+            "load(path, lambda: model)"
+        )
+        if not self.origin:
+            warnings.warn(
+                f"the file of this variant does not say which weights the original had; recover "
+                f"teaches it to answer as the {name} of model_factory does. Unless that is the "
+                f"trained network, {remedy}",
+                stacklevel=5,  # two frames are of the decorators
+            )
+        elif self.origin != weights_digest(self.structure.model):
+            raise RecipeError(
+                f"this variant was loaded, and the {name} that model_factory made has other "
+                f"weights than the network that it was cut from; recover would teach it to answer "
+                f"as that one does: {remedy}"
+            )
