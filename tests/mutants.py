@@ -140,7 +140,7 @@ MUTANTS = [
            ("tests/test_thresholds.py", "-k", "ratio_of_two")),
     Mutant("weightscope/thresholds.py", "LEVEL_RATIO = 1.5", "LEVEL_RATIO = 1.01",
            ("tests/test_thresholds.py", "-k", "ratio_of_two")),
-    mutant("truncation", "saving", 'f"{name} {tensor.dtype}', 'f"{tensor.dtype}', "recipes",
+    mutant("truncation", "plan", 'f"{name} {tensor.dtype}', 'f"{tensor.dtype}', "recipes",
            "digest"),
     mutant("truncation", "start", "around - at @ slope", "around", "recovery", "ridge_regression"),
     Mutant("weightscope/cost/rules.py", "query.shape[-1] + value.shape[-1]",
