@@ -92,6 +92,12 @@ def only_tensor(output: Any) -> Tensor:
     raise InputError(f"expected a tensor, received {type(output).__name__} without any")
 
 
+def tensors_by_place(outputs: Any) -> dict[str, Tensor]:
+    """The tensors in what a model returned, by what gets at them: ``[1]``, ``['aux']``."""
+    leaves, _ = pytree.tree_flatten_with_path(outputs)
+    return {"".join(map(str, path)): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+
+
 def is_complex(tree: Any) -> bool:
     """Whether a tensor in it holds complex numbers."""
     return any(isinstance(v, Tensor) and v.is_complex() for v in pytree.tree_leaves(tree))

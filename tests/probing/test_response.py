@@ -20,6 +20,7 @@ from weightscope.probing.response import (
     compare,
     measure_response,
     other_contrasts,
+    predictions,
 )
 from weightscope.probing.stimuli import dead_leaves
 from weightscope.utilization.records import Score
@@ -170,8 +171,8 @@ def test_batches_do_not_matter():
     torch.manual_seed(0)
     structure, images = structure_of(Mixed(0.5)), torch.randn(6, 1, 16, 16)
     with torch.no_grad():
-        one = change_by_cut(structure, [images])[1]
-        many = change_by_cut(structure, list(images.split(2)))[1]
+        one = change_by_cut(structure, [images])[""][1]
+        many = change_by_cut(structure, list(images.split(2)))[""][1]
     assert np.allclose(one.sums, many.sums)
     assert np.array_equal(one.flips, many.flips)
 
@@ -481,3 +482,37 @@ def test_copies_of_an_image_count_once():
     structure = structure_of(Mixed(0.5))
     assert respond_to_images(structure, [image] * 12).images == 1
     assert respond_to_images(structure, [torch.cat([image, image + 1])] * 6).images == 2
+
+
+class TwoHeads(Mixed):
+    """Two outputs: of the first one half resolution is no part, the second is nothing else."""
+
+    def forward(self, x):
+        x = self.first(x)
+        back = F.interpolate(self.below(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        return {"fine": self.last(x), "coarse": self.last(back), "small": back.mean((1, 2, 3))}
+
+
+def test_no_level_is_called_unused_that_another_output_hangs_on():
+    structure = structure_of(TwoHeads(0.0))
+    for found in (
+        respond_to_synthetic(structure),
+        respond_to_images(structure, [dead_leaves(12, 1, (32, 32), seed=9)]),
+    ):
+        (cut,) = found.cuts
+        assert (cut.value, cut.other > 0.9) == (0.0, True)
+        score = score_response(found, 1)
+        assert score.verdict == "undecided"
+        assert f"outputs{cut.other_output} of the network responds with" in score.why
+        assert score.high > 0.9
+
+
+def test_a_number_for_each_image_is_an_output_and_a_coarser_version_is_none():
+    images = torch.zeros(4, 1, 8, 8)
+    returned = [images, images[:, :, ::2, ::2], torch.zeros(4), torch.zeros(()), torch.ones(4, 3)]
+    assert {k: v.shape for k, v in predictions(returned).items()} == {
+        "[0]": (4, 1, 8, 8),
+        "[2]": (4, 1, 1),
+        "[4]": (4, 3, 1),
+    }
+    assert list(predictions({"aux": images, "out": images + 1})) == ["['out']", "['aux']"]

@@ -333,3 +333,63 @@ def test_a_loss_that_cannot_take_the_outputs_is_told_how_to_pick():
     outputs = {"out": torch.zeros(1, 1, 4, 4, requires_grad=True)}
     with pytest.raises(InputError, match=r"loss\(outputs\['out'\], targets\)"):
         _loss_of(nn.BCEWithLogitsLoss(), outputs, torch.zeros(1, 1, 4, 4), 0)
+
+
+class TwoHeads(Small):
+    """Of the first output the deep half is no part, the second is nothing else."""
+
+    def forward(self, x):
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.max_pool2d(top, 2)), scale_factor=2.0)
+        answers = {"fine": top[:, :1] + 0.0 * self.head(torch.cat([top, deep], 1)), "deep": deep}
+        return answers if self.by_name else tuple(answers.values())
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_metric_of_one_output_condemns_nothing_that_another_one_hangs_on(by_name):
+    torch.manual_seed(0)
+    model = TwoHeads().eval()
+    model.by_name = by_name
+    with torch.no_grad():
+        model.top.weight.copy_(torch.tensor([4.0, -4.0]).view(2, 1, 1, 1))
+        model.top.bias.zero_()
+    given = pairs(8)
+    if by_name:
+        given = [(x, {"fine": y, "deep": y.repeat(1, 2, 1, 1)}) for x, y in given]
+    found = gather_data(read_structure(model, given[0][0]), given, metric="f1")
+    place = "['fine']" if by_name else "[0]"
+    assert found.ablation.judged == place
+    assert found.ablation.metric == f"f1 of outputs{place}"
+    assert found.ablation.levels[0].drop == 0.0
+    score = found.score("bottleneck")
+    assert score.verdict == "undecided"
+    assert f"outputs{place.replace('fine', 'deep').replace('0', '1')} of the network" in score.why
+    assert f"by outputs{place} alone" in score.caveat
+    if by_name:
+        swapped = [(x, {"deep": y["deep"], "fine": y["fine"]}) for x, y in given]
+        with pytest.raises(InputError, match=r"would be judged by targets\['deep'\]"):
+            gather_data(read_structure(model, given[0][0]), swapped, metric="f1")
+
+
+@pytest.mark.parametrize(("recalibrated", "verdict"), [(True, "undecided"), (False, "unused")])
+def test_labels_that_are_read_as_numbers_are_guarded_and_true_numbers_are_not(
+    recalibrated, verdict
+):
+    cut = LevelAblation(1, 0.01, 0.02, 0.01, 0.009, 0.011)
+    result = AblationResult(
+        (cut,), 0.01, 0.8, 0.7, 24, "loss", larger_is_better=False, recalibrated=recalibrated
+    )
+    nan = math.nan
+    same = CutResponse(1, 0.1, 0.1, 0.1, nan, 0.1, nan, 0.5, 0.5, 23)
+    seen = Response("images", (same,), 24)
+    score = DataEvidence({}, result, True, {"bottleneck": 1}, seen).score("bottleneck")
+    assert score.verdict == verdict
+    assert ("channel 23 of the output responds" in score.why) is recalibrated
+
+
+def test_the_class_that_loses_most_of_its_own_skill_is_named():
+    cut = LevelAblation(1, 0.97, 0.96, 0.01, 0.009, 0.011, worst=0.4, worst_class=23)
+    result = AblationResult((cut,), 0.97, 0.1, 0.7, 24, "f1")
+    score = DataEvidence({}, result, True, {"bottleneck": 1}).score("bottleneck")
+    assert "class 23 alone loses 40.0% of its own skill" in score.why
+    assert "class 23 alone loses 40.0% of its own skill" in score.caveat

@@ -6,7 +6,13 @@ import torch
 from judged import measure_quality
 
 from weightscope.errors import InputError
-from weightscope.utilization.metrics import BINS, best_thresholds, quality_at, resampled
+from weightscope.utilization.metrics import (
+    BINS,
+    best_thresholds,
+    by_class,
+    quality_at,
+    resampled,
+)
 
 
 def every_pixel_once(quality):
@@ -143,3 +149,26 @@ def test_labels_have_a_threshold_each_and_other_metrics_none():
         target = truth[:, 0].long() if channels == 3 else truth[:, :1]
         found = measure_quality(metric, [torch.randn(3, channels, 8, 8)], [target])
         assert best_thresholds(found) == ()
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_quality_of_each_class_is_that_of_the_class_alone(labels):
+    """Of labels that are found together, and of classes that exclude each other; 1 is absent."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(4, 4, 6, 6, generator=generator)
+    numbers = torch.tensor([0, 2, 3])[torch.randint(3, (4, 6, 6), generator=generator)]
+    truth = torch.stack([numbers == k for k in range(4)], 1).float()
+    targets = torch.maximum(truth, truth.roll(1, 3)) if labels else numbers
+    if labels:
+        targets[:, 1] = 0.0
+    quality = measure_quality("f1", [scores], [targets])
+    own, constant = by_class(quality)
+    assert list(own) == [0, 2, 3]
+    assert np.mean(list(own.values())) == pytest.approx(quality.of(np.ones((1, 4)))[0])
+    for number in own:
+        if labels:
+            alone = measure_quality("f1", [scores[:, [number]]], [targets[:, [number]]])
+            assert own[number] == pytest.approx(alone.of(np.ones((1, 4)))[0])
+        share = float((targets[:, number] if labels else targets == number).float().mean())
+        assert constant[number] == pytest.approx(2 * share / (1 + share))
+    assert by_class(measure_quality("accuracy", [scores], [numbers])) == ({}, {})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.batches import distinct_images
-from weightscope.calls import call_arguments, forward_errors, say, undisturbed
+from weightscope.calls import (
+    call_arguments,
+    forward_errors,
+    only_tensor,
+    say,
+    tensors_by_place,
+    undisturbed,
+)
 from weightscope.errors import InputError, keyword
 from weightscope.graph.running import CutRuns, MeanActivation, channel_axis
 from weightscope.graph.structure import Structure
@@ -80,6 +87,9 @@ class CutResponse:
         moved: Rms change of the numbers in the output's own unit, on the images that respond least.
         spread: Standard deviation of the numbers of the whole network on the same images, pooled
             over channels.
+        other: Of a network with several outputs, the upper end of the interval of the one that
+            responds most beside the first; nan where there is one output.
+        other_output: Where that is among what the network returns.
     """
 
     keep_levels: int
@@ -94,6 +104,8 @@ class CutResponse:
     worst_part: int = -1
     moved: float = math.nan
     spread: float = math.nan
+    other: float = math.nan
+    other_output: str = ""
 
 
 @dataclass(frozen=True)
@@ -248,26 +260,29 @@ def measure_response(
         InputError: There is no image, or the outputs have no image-like tensor or are not finite.
     """
     generator = np.random.default_rng(seed)
-    found: list[dict[int, Figures]] = []
+    found: list[dict[str, dict[int, Figures]]] = []
     collapsed = []
     with undisturbed(structure.model), torch.no_grad():
         for batches in kinds:
             changes = change_by_cut(structure, batches, answers)
-            count = len(next(iter(changes.values())).flips) if changes else 0
-            collapsed += [changes[keep].same_for_every_image for keep in list(changes)[:1]]
+            first = [next(iter(cuts.values())) for cuts in changes.values()]
+            count = len(first[0].flips) if first else 0
+            collapsed += [all(change.same_for_every_image for change in first)] if first else []
             weights = np.vstack(
                 [np.ones(count), generator.multinomial(count, [1 / count] * count, RESAMPLES)]
             )
-            found.append({keep: change.figures(weights) for keep, change in changes.items()})
+            found.append(
+                {
+                    output: {keep: change.figures(weights) for keep, change in cuts.items()}
+                    for output, cuts in changes.items()
+                }
+            )
     # copies of one image are answered alike, and are no images of their own
     counts = [distinct_images(batches) for batches in kinds]
     told = [same for same, count in zip(collapsed, counts, strict=False) if count > 1]
     if told and all(told):
         return Response(source, (), sum(counts), failure=COLLAPSED)
-    cuts = [
-        _joined(cut.keep_levels, [kind[cut.keep_levels] for kind in found])
-        for cut in structure.cuts
-    ]
+    cuts = [_of_outputs(cut.keep_levels, found) for cut in structure.cuts]
     return Response(source, tuple(cuts), sum(counts))
 
 
@@ -303,6 +318,20 @@ class Figures:
     labels: Floats
     moved: float
     spread: float
+
+
+def _of_outputs(
+    keep_levels: int, kinds: Sequence[Mapping[str, Mapping[int, Figures]]]
+) -> CutResponse:
+    """The response of the first output, with that of the other one that responds most."""
+    first, *others = (
+        (output, _joined(keep_levels, [kind[output][keep_levels] for kind in kinds]))
+        for output in kinds[0]
+    )
+    if not others:
+        return first[1]
+    output, most = max(others, key=lambda found: found[1].high)
+    return replace(first[1], other=most.high, other_output=output)
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
@@ -441,8 +470,12 @@ class Change:
 
 def change_by_cut(
     structure: Structure, batches: Sequence[Any], answers: list[Tensor] | None = None
-) -> dict[int, Change]:
-    """Run the network whole and with each cut's exits replaced by their means over all images."""
+) -> dict[str, dict[int, Change]]:
+    """Run the network whole and with each cut's exits replaced by their means over all images.
+
+    Returns:
+        For each output, the first one before the others, the change at each cut.
+    """
     runs = CutRuns(structure)
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
     means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
@@ -452,17 +485,24 @@ def change_by_cut(
         kept = [(outputs, values)] if len(batches) == 1 else []
         for node, mean in means.items():
             mean.add(values[node])
-    rows: dict[int, list[Change]] = {cut.keep_levels: [] for cut in structure.cuts}
+    rows: dict[str, dict[int, list[Change]]] = {}
     for inputs in batches:
         # the values of one batch only are held, so that memory does not grow with the images
         outputs, values = kept[0] if kept else runs.whole(inputs)
+        whole = predictions(outputs)
         if answers is not None:
-            answers.append(predictions(outputs)[0])
+            answers.append(next(iter(whole.values())))
         image = next(x for x in pytree.tree_leaves(inputs) if is_image(x, structure.inputs.rank))
         for cut in structure.cuts:
             without = runs.without(cut, values, lambda site, value: means[site.node].replace(value))
-            rows[cut.keep_levels].append(compare(outputs, without, image))
-    return {keep: _concatenated(changes) for keep, changes in rows.items() if changes}
+            left = predictions(without)
+            for output, answer in whole.items():
+                changes = rows.setdefault(output, {}).setdefault(cut.keep_levels, [])
+                changes.append(compare(answer, left[output], image))
+    return {
+        output: {keep: _concatenated(changes) for keep, changes in cuts.items()}
+        for output, cuts in rows.items()
+    }
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
@@ -470,9 +510,8 @@ def _concatenated(changes: Sequence[Change]) -> Change:
     return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 
-def compare(whole: Any, cut: Any, image: Tensor) -> Change:
+def compare(w: Tensor, c: Tensor, image: Tensor) -> Change:
     """Compare what the whole network returned for a batch with what it returned without a level."""
-    w, c = predictions(whole)[0], predictions(cut)[0]
     if not all(bool(torch.isfinite(t).all()) for t in (w, c)):
         raise InputError(NOT_FINITE)
     images, channels = len(w), w.shape[1]
@@ -573,14 +612,41 @@ def _counted(decisions: Tensor, kinds: int) -> Tensor:
     return torch.stack([row.bincount(minlength=kinds)[:kinds] for row in decisions]).double()
 
 
-def predictions(outputs: Any) -> list[Tensor]:
-    """The image-like tensors of floating-point numbers among what a model returned.
+def predictions(outputs: Any) -> dict[str, Tensor]:
+    """The tensors of floating-point numbers that a model returned for each image.
 
-    Where there are only tables, those are signals without channels, and get one.
+    By their places among what it returned, that of the first image-like one (or of that named
+    ``logits`` or ``out``) first. Coarser versions of it, as for deep supervision, are left out.
+    Tables are signals of one position; where there are only tables, signals without channels.
     """
-    floats = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
-    floats = [t for t in floats if t.is_floating_point()]
-    found = [t for t in floats if t.dim() >= 3] or [t[:, None] for t in floats if t.dim() == 2]
-    if not found:
+    floats = {
+        place: leaf
+        for place, leaf in tensors_by_place(outputs).items()
+        if leaf.is_floating_point() and leaf.dim()
+    }
+    if not any(leaf.dim() >= 2 for leaf in floats.values()):
         raise InputError("the network returns no image-like tensor of floating-point numbers")
-    return found
+    images = any(leaf.dim() >= 3 for leaf in floats.values())
+    likely = [place for place, leaf in floats.items() if leaf.dim() >= (3 if images else 2)]
+    named = [place for place in likely if floats[place] is only_tensor(outputs)]
+    first = (named or likely)[0]
+    judged = floats[first] if images else floats[first][:, None]
+    others = {
+        place: leaf if leaf.dim() > 2 else leaf.reshape(len(leaf), -1, 1)
+        for place, leaf in floats.items()
+        if place != first and len(leaf) == len(judged) and leaf.numel()
+    }
+    return {first: judged} | {
+        place: leaf for place, leaf in others.items() if not _is_coarser(leaf, judged)
+    }
+
+
+def _is_coarser(leaf: Tensor, finest: Tensor) -> bool:
+    """Whether an output is a version of another one at fewer positions."""
+    sizes = list(zip(leaf.shape[1:], finest.shape[1:], strict=False))
+    return (
+        leaf.dim() == finest.dim()
+        and leaf.shape[1] == finest.shape[1]
+        and leaf.shape != finest.shape
+        and all(size <= whole for size, whole in sizes)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,10 +35,12 @@ from weightscope.graph.running import (
 from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.progress import bar
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
-from weightscope.utilization.judging import Judge, Metric, judge_by
+from weightscope.utilization.judging import Judge, Metric, judge_by, judged_output
 from weightscope.utilization.metrics import (
     FloatArray,
+    Quality,
     best_thresholds,
+    by_class,
     quality_at,
     resampled,
 )
@@ -65,6 +67,9 @@ class LevelAblation:
         unadjusted: Quality without the levels at the threshold that is best for the whole network,
             where ``ablated`` is at the one that is best without them; None where the metric has no
             threshold.
+        worst: Of a mean over classes, the largest share of a class's own skill that is lost, of
+            the classes that have any; nan where there is none.
+        worst_class: Which class or channel that is; -1 where there is none.
     """
 
     keep_levels: int
@@ -74,6 +79,8 @@ class LevelAblation:
     low: float
     high: float
     unadjusted: float | None = None
+    worst: float = math.nan
+    worst_class: int = -1
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class AblationResult:
         floor: Skill that does not count yet.
         larger_is_better: False for a loss or an error.
         recalibrated: Whether quality is a loss after a scale and an offset of each output channel.
+        judged: Which of several outputs the metric judged, such as ``[0]``; empty where there is
+            one, or where the metric was given them all.
     """
 
     levels: tuple[LevelAblation, ...]
@@ -101,6 +110,7 @@ class AblationResult:
     floor: float = MINIMUM_SKILL
     larger_is_better: bool = True
     recalibrated: bool = False
+    judged: str = ""
 
     @property
     def skill(self) -> float:
@@ -221,6 +231,7 @@ def ablate_levels(
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
     means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
     runs = CutRuns(structure)
+    judged = ""
     left = [judge.meter() for _ in structure.cuts]
     counted = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
     with undisturbed(model), judge.kept(), torch.no_grad(), counted as advance:
@@ -232,10 +243,11 @@ def ablate_levels(
                 averaging.predict(inputs)
             advance(1)
         fills = [_filler(fill, means, seed) for _ in structure.cuts]
-        for index, (inputs, _) in enumerate(batches):
+        for index, (inputs, targets) in enumerate(batches):
             with forward_errors(model, inputs, f"batch {index}"):
                 output, values = runs.whole(inputs)
             _check_outputs(output, index, model)
+            judged = judged_output(metric, output, targets)
             judge.add(output)
             for cut, filler, meter in zip(structure.cuts, fills, left, strict=True):
                 meter.add(runs.without(cut, values, filler))
@@ -248,18 +260,38 @@ def ablate_levels(
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
     return AblationResult(
         levels=tuple(
-            _record(cut, full, quality.of(weights), sign, whole.images, quality_at(quality, best))
+            replace(
+                _record(
+                    cut, full, quality.of(weights), sign, whole.images, quality_at(quality, best)
+                ),
+                **_of_the_worst_class(whole, quality),
+            )
             for cut, quality in zip(structure.cuts, ablated, strict=True)
         ),
         quality=float(full[0]),
         chance=float(trivial[0]),
         skill_low=surely_above(sign * (full - trivial), whole.images),
         images=min(whole.images, distinct_images(inputs for inputs, _ in batches)),
-        metric=judge.name,
+        metric=f"{judge.name} of outputs{judged}" if judged else judge.name,
         floor=_floor(judge, float(trivial[0])),
         larger_is_better=larger,
         recalibrated=judge.recalibrated,
+        judged=judged,
     )
+
+
+def _of_the_worst_class(whole: Quality, ablated: Quality) -> dict[str, Any]:
+    """The class of a mean over classes that loses the largest share of its own skill."""
+    quality, trivial, left = *by_class(whole), by_class(ablated)[0]
+    lost = {
+        number: (quality[number] - left[number]) / (quality[number] - trivial[number])
+        for number in quality
+        if quality[number] - trivial[number] > MINIMUM_SKILL
+    }
+    if not lost:
+        return {}
+    number = max(lost, key=lambda one: lost[one])
+    return {"worst": lost[number], "worst_class": number}
 
 
 def _floor(judge: Judge, trivial: float) -> float:
@@ -410,7 +442,9 @@ def ablate(
             mapping of keyword arguments; arrays will do.
         metric: ``"f1"`` (or ``"dice"``), ``"iou"``, ``"accuracy"``, ``"average_precision"``; for
             regression ``"mae"``, ``"mse"``, ``"psnr"``; or a callable ``metric(outputs, targets)``,
-            asked for one image at a time: a function, a loss, a metric of torchmetrics or MONAI.
+            asked for one image at a time: a function, a loss, a metric of torchmetrics or MONAI. Of
+            several outputs a name judges the first (``logits`` or ``out`` of a mapping); a callable
+            is given them all.
         ignore_index: Value of targets that does not count, or number of a class that does not, for
             the built-in metrics.
         keys: Where inputs and targets are in a batch, as keys or positions, such as

@@ -33,6 +33,7 @@ from weightscope.thresholds import (
     NEGLIGIBLE_IMPORTANCE,
     NEGLIGIBLE_LOSS,
     RESPONDS,
+    RESPONSE_BORDER,
 )
 from weightscope.utilization.ablation import (
     AblationResult,
@@ -43,7 +44,13 @@ from weightscope.utilization.ablation import (
 from weightscope.utilization.judging import Metric
 from weightscope.utilization.readings import are_classes, first_answer, logits_note
 from weightscope.utilization.records import Score, Verdict
-from weightscope.utilization.scores import UNSEEN, describe_part, skill_lost, utilization
+from weightscope.utilization.scores import (
+    UNSEEN,
+    describe_other,
+    describe_part,
+    skill_lost,
+    utilization,
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class DataEvidence:
             measured, or if there are too few images to tell.
         levels: Level of each stage, by stage name.
         responses: Of the output on these images at each cut, where quality is a mean over pixels,
-            in which a rare class drowns; else None.
+            in which a rare class drowns, or is that of one of several outputs; else None.
+        of_pixels: Whether quality is a mean over pixels.
         notes: What must be known of what was given.
     """
 
@@ -82,6 +90,7 @@ class DataEvidence:
     skilled: bool | None
     levels: Mapping[str, int]
     responses: Response | None = None
+    of_pixels: bool = True
     notes: tuple[str, ...] = ()
 
     @property
@@ -116,12 +125,21 @@ class DataEvidence:
         return Score("data", nan, nan, nan, "undecided", why)
 
     def _doubted(self, score: Score, cut: LevelAblation) -> Score:
-        """Condemn nothing by a mean over pixels that one class of several hangs on."""
-        if self.responses is None:
+        """Condemn nothing that an output which was not judged hangs on, or one class of several."""
+        if self.responses is None or self.ablation is None:
             return score
         same = next(c for c in self.responses.cuts if c.keep_levels == cut.keep_levels)
+        if self.ablation.judged and same.other > RESPONSE_BORDER:
+            why = f"{score.why}; but {describe_other(same)}"
+            return replace(score, verdict="undecided", why=why)
+        if not self.of_pixels:
+            return score
+        # labels may be read as numbers; one channel of true numbers may be of little worth
+        of_classes = self.ablation.recalibrated or self.ablation.larger_is_better
         # of two decisions both respond as the whole does
-        if same.worst > max(RESPONDS, 1.01 * same.value) and math.isfinite(same.flips):
+        if same.worst > max(RESPONDS, 1.01 * same.value) and (
+            of_classes or math.isfinite(same.flips)
+        ):
             return replace(
                 score, verdict="undecided", why=f"{score.why}; but {describe_part(same)}"
             )
@@ -160,6 +178,12 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     caveat = _threshold_caveat(result, cut)
     change += f", {caveat}" if caveat else ""
     why = f"without levels {cut.keep_levels} and deeper {skill_lost(share)} ({change})"
+    alone = f"by outputs{result.judged} alone" if result.judged else ""
+    one_class = ""
+    if cut.worst > max(LOSS_THAT_COUNTS, share):
+        one_class = f"class {cut.worst_class} alone loses {cut.worst:.1%} of its own skill"
+        why += f"; {one_class}"
+    caveat = ", ".join(filter(None, (alone, one_class, caveat)))
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
     if not exact and verdict == "used":
@@ -248,12 +272,14 @@ def gather_data(
     given = (("loss", loss), ("metric", metric))
     notes = tuple(filter(None, (logits_note(structure, batches, by, name) for name, by in given)))
     found = DataEvidence(importances, result, skilled, levels, notes=notes)
-    if metric is not None and metric != "accuracy":
+    of_pixels = metric is None or metric == "accuracy"
+    one_of_several = result is not None and bool(result.judged)
+    if not of_pixels and not one_of_several:
         return found
     if all(found.score(stage).verdict != "unused" for stage in levels):
         return found
     responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
-    return replace(found, responses=responses)
+    return replace(found, responses=responses, of_pixels=of_pixels)
 
 
 def refuse_no_loss(loss: object) -> None:

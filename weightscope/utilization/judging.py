@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.arguments import attribute_of
 from weightscope.batches import Batch
-from weightscope.calls import is_complex, only_tensor
+from weightscope.calls import is_complex, only_tensor, tensors_by_place
 from weightscope.errors import InputError, keyword
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
 from weightscope.utilization.readings import right_answer
@@ -29,6 +29,7 @@ from weightscope.utilization.values import (
     mean_squared_error,
     on_device,
     peak_signal_to_noise,
+    takes_decisions,
 )
 
 Metric = str | Evaluate
@@ -157,6 +158,39 @@ def judge_by(
     if metric == "psnr":
         function = peak_signal_to_noise(_range_of(targets))
     return _ValueJudge(ValueMetric(function, metric == "psnr"), batches, device, metric)
+
+
+def judged_output(metric: Metric, output: Any, targets: Any) -> str:
+    """Which of several outputs a metric of one judges, by what gets at it: ``[0]``, ``['seg']``.
+
+    Args:
+        metric: As for `judge_by`.
+        output: What the network returned.
+        targets: Of the same batch.
+
+    Returns:
+        Empty where there is one output, or the metric is given them all.
+
+    Raises:
+        InputError: By their names, the output would be judged by the target of another one.
+    """
+    places = tensors_by_place(output)
+    if len(places) < 2 or not (isinstance(metric, str) or takes_decisions(metric)):
+        return ""
+    first = only_tensor(output)
+    judged = next(place for place, leaf in places.items() if leaf is first)
+    named = tensors_by_place(targets)
+    if (
+        judged in named
+        and isinstance(targets, Mapping)
+        and named[judged] is not only_tensor(targets)
+    ):
+        wrong = next(iter(named))
+        raise InputError(
+            f"outputs{judged} would be judged by targets{wrong}; give the target of one output, "
+            f"targets{judged}, or a callable metric(outputs, targets) that judges all"
+        )
+    return judged
 
 
 def _range_of(targets: Sequence[Any]) -> float:

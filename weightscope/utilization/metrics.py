@@ -188,11 +188,22 @@ class MeanOverClasses:
 
     Args:
         classes: The quality of each class on the same images.
+        numbers: Of the classes.
     """
 
-    def __init__(self, classes: Sequence[CountedQuality]) -> None:
+    def __init__(
+        self, classes: Sequence[CountedQuality], numbers: Sequence[int] | None = None
+    ) -> None:
         self.images = classes[0].images
         self.classes = classes
+        self.numbers = range(len(classes)) if numbers is None else numbers
+
+    def by_class(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Quality of each class, and of its best constant: (classes, resamples) each."""
+        return (
+            np.stack([one.of(weights) for one in self.classes]),
+            np.stack([one.constant(weights) for one in self.classes]),
+        )
 
     def of(self, weights: FloatArray) -> FloatArray:
         """Mean over the classes that have a value."""
@@ -224,6 +235,7 @@ class Confusion:
         self, hits: FloatArray, decided: FloatArray, true: FloatArray, kind: Counted
     ) -> None:
         self.images = len(hits)
+        self.numbers = range(hits.shape[1])
         self.hits, self.decided, self.true, self.kind = hits, decided, true, kind
 
     def of(self, weights: FloatArray) -> FloatArray:
@@ -244,11 +256,32 @@ class Confusion:
         best: FloatArray = self._one(true, every, true).max(-1, initial=0.0, where=true > 0)
         return best / _some((true > 0).sum(-1).astype(np.float64))
 
+    def by_class(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """F1 or IoU of each class, and if all were called so: (classes, resamples) each."""
+        hits, decided, true = (weights @ part for part in (self.hits, self.decided, self.true))
+        every = np.broadcast_to(true.sum(-1, keepdims=True), true.shape)
+        return self._one(hits, decided, true).T, self._one(true, every, true).T
+
     def _one(self, hits: FloatArray, decided: FloatArray, true: FloatArray) -> FloatArray:
         """F1 or IoU of each class; nan where it is absent."""
         if self.kind == "f1":
             return 2 * hits / _positive(decided + true, true)
         return hits / _positive(decided + true - hits, true)
+
+
+def by_class(quality: Quality) -> tuple[dict[int, float], dict[int, float]]:
+    """Of a mean over classes, on all images: quality of each class there is, and of its constant.
+
+    Both are empty for any other quality, accuracy too.
+    """
+    if not isinstance(quality, MeanOverClasses | Confusion) or (
+        isinstance(quality, Confusion) and quality.kind == "accuracy"
+    ):
+        return {}, {}
+    own, constant = (part[:, 0] for part in quality.by_class(np.ones((1, quality.images))))
+    known = [i for i, value in enumerate(own) if np.isfinite(value)]
+    found = tuple({quality.numbers[i]: float(part[i]) for i in known} for part in (own, constant))
+    return found[0], found[1]
 
 
 class ImageValues:

@@ -424,6 +424,11 @@ def conclude(
         "images": f" on {counted(images, 'image')}" if images else "",
         "response": " on synthetic images",
     }
+    if ablation is not None and ablation.judged:
+        doubt += (
+            f" Of several outputs outputs{ablation.judged} alone was judged by "
+            f"{keyword('metric')}; a callable can judge all of them."
+        )
     return _what_follows(verdicts, seen, doubt, hardly)
 
 

@@ -291,8 +291,8 @@ def score_response(response: Response, level: int) -> Score:
     ``m`` is the response of the deepest cut that removes the stage, ``n`` is `RESPONSE_BORDER`.
     The stage is used where the whole interval lies above `RESPONDS`, unused where it lies below
     `SILENT`. Fewer than `MINIMUM_IMAGES` of the user's images decide nothing. The interval of a
-    stage that is undecided below the middle reaches up to what it does at another contrast, or to
-    the part of the output that responds most.
+    stage that is undecided below the middle reaches up to what it does at another contrast, to the
+    part of the output that responds most, or to another output that does.
 
     Args:
         response: Of every cut, on synthetic images or on the user's own.
@@ -324,7 +324,7 @@ def score_response(response: Response, level: int) -> Score:
         if cut.keep_levels < level:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     if verdict == "undecided" and cut.high < RESPONSE_BORDER:
-        others = (m for m in (cut.elsewhere, cut.worst_high) if math.isfinite(m))
+        others = (m for m in (cut.elsewhere, cut.worst_high, cut.other) if math.isfinite(m))
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
     return Score(grade, value, low, high, verdict, why, cut.value)
 
@@ -336,7 +336,9 @@ def _speaks_elsewhere(cut: CutResponse) -> str:
             f"{cut.elsewhere:.2g} at another contrast, and such images hardly reach this network "
             f"or saturate it; give {keyword('images')}"
         )
-    return describe_part(cut) if cut.worst_high > RESPONSE_BORDER else ""
+    if cut.worst_high > RESPONSE_BORDER:
+        return describe_part(cut)
+    return describe_other(cut) if cut.other > RESPONSE_BORDER else ""
 
 
 def skill_lost(share: float) -> str:
@@ -358,6 +360,11 @@ def describe_part(cut: CutResponse) -> str:
     """What happens to the part of the output that responds most, in words."""
     of = "decision" if math.isfinite(cut.flips) else "channel"
     return f"{of} {cut.worst_part} of the output responds with {cut.worst:.2g}, however rare it is"
+
+
+def describe_other(cut: CutResponse) -> str:
+    """What happens to the output that responds most beside the first, in words."""
+    return f"outputs{cut.other_output} of the network responds with up to {cut.other:.2g}"
 
 
 def _what_changes(cut: CutResponse) -> str:

@@ -265,19 +265,21 @@ class SegmentationMeter:
         if self._counts:
             hits, decided, true = torch.cat(self._counts).double().unbind(1)
             return Confusion(hits.numpy(), decided.numpy(), true.numpy(), self.reader.kind)
-        by_channel = [
-            PixelCounts(scores, truths, self.reader.kind)
-            for scores, truths in zip(
-                zip(*self._scores, strict=True), zip(*self._truths, strict=True), strict=True
-            )
+        channels = zip(
+            zip(*self._scores, strict=True), zip(*self._truths, strict=True), strict=True
+        )
+        by_channel = {
+            number: PixelCounts(scores, truths, self.reader.kind)
+            for number, (scores, truths) in enumerate(channels)
             if any(truth.any() for truth in truths)
-        ]
+        }
         if not by_channel:
             raise InputError(
                 f"metric {self.reader.metric!r} needs foreground, but no target of the batches has "
                 "any; give more batches"
             )
-        return by_channel[0] if len(by_channel) == 1 else MeanOverClasses(by_channel)
+        found = list(by_channel.values())
+        return found[0] if len(found) == 1 else MeanOverClasses(found, list(by_channel))
 
 
 def _confusion(pixels: Pixels) -> Tensor:

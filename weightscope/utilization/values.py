@@ -42,7 +42,7 @@ class ValueMetric:
         self.name = _name(metric)
         self.larger_is_better = larger_is_better
         self._metric = _own(metric)
-        self._decisions = _takes_decisions(metric)
+        self._decisions = takes_decisions(metric)
         self._whole = _takes_whole_numbers(metric)
         self._sizes: set[int] = set()
 
@@ -110,7 +110,7 @@ def _own(metric: Evaluate) -> Evaluate:
         return metric
 
 
-def _takes_decisions(metric: Any) -> bool:
+def takes_decisions(metric: Any) -> bool:
     """Whether this is one of MONAI's metrics of masks, which take 0 and 1 channel by channel."""
     kinds = type(metric).__mro__
     return any(kind.__module__.startswith("monai.metrics") for kind in kinds) and not any(
