@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from weightscope.batches import (
+    each_batch,
     example_in,
     first_image,
     read_batches,
@@ -290,3 +291,19 @@ def test_samples_without_a_batch_dimension_are_named_with_the_remedy(channels):
     with pytest.raises(InputError, match=r"batch 0 is one sample.*DataLoader.*image\[None\]"):
         read_batches(samples, model)
     assert read_batches([(x[None], y[None]) for x, y in samples], model)[0][0].dim() == 4
+
+
+@pytest.mark.parametrize(("workers", "said"), [(2, True), (0, False), (None, False)])
+def test_a_worker_that_is_gone(workers, said):
+    """Of one that was killed one learns that a connection broke off."""
+
+    class Loader:
+        num_workers = workers
+
+        def __iter__(self):
+            yield torch.ones(1, 1, 8, 8)
+            raise ConnectionResetError("Connection reset by peer")
+
+    with pytest.raises(InputError, match=r"batch 1 .* ConnectionResetError") as told:
+        list(each_batch(Loader()))
+    assert ("num_workers=0 shows the error itself" in str(told.value)) is said

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from weightscope.adapters import pytree
+from weightscope.arguments import attribute_of
 from weightscope.calls import call_arguments, named_errors, plain, random_state
 from weightscope.errors import InputError, keyword, kind, shown
 from weightscope.graph.inputs import check_model
@@ -241,8 +242,11 @@ def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
         InputError: A path was given, or nothing that can be gone through, or the loader raises.
     """
     found = _each_batch(batches)
+    # of a worker that was killed, as for want of memory, one learns that a connection broke off
+    workers = attribute_of(batches, "num_workers")
+    hint = "; num_workers=0 shows the error itself" if isinstance(workers, int) and workers else ""
     for number in count():
-        with named_errors(f"batch {number} (counted from 0) cannot be read: the loader"):
+        with named_errors(f"batch {number} (counted from 0) cannot be read: the loader", hint):
             batch = next(found, _END)
         if batch is _END:
             return

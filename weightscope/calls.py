@@ -107,8 +107,7 @@ def say(error: BaseException) -> str:
     """The kind and the text of a foreign error, or the line that raised it where it has no text."""
     # a traced graph appends which of its nodes failed, and advice about torch's own logs
     own = shown(error, str).partition("\n\nWhile executing %")[0].strip()
-    frames = traceback.extract_tb(error.__traceback__)
-    if not own and frames:
+    if not own and (frames := traceback.extract_tb(error.__traceback__)):
         own = f"{frames[-1].line} (line {frames[-1].lineno} of {frames[-1].filename})"
     text = f"{type(error).__name__}: {own}".strip().rstrip(".:")
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
@@ -144,14 +143,14 @@ def forward_errors(model: nn.Module, inputs: Any, where: str) -> Iterator[None]:
 
 
 @contextmanager
-def named_errors(what: str) -> Iterator[None]:
+def named_errors(what: str, hint: str = "") -> Iterator[None]:
     """Turn what the user's own function or loader raises into an `InputError` that names it."""
     try:
         yield
     except WeightscopeError:
         raise
     except Exception as error:
-        raise InputError(f"{what} raised {say(error)}") from error
+        raise InputError(f"{what} raised {say(error)}{hint}") from error
 
 
 def finished(*steps: Callable[[], object]) -> None:

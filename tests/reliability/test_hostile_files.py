@@ -737,3 +737,22 @@ def test_numpy_keys_and_numbers_are_no_tensors(tmp_path):
         {"w": torch.ones(1), "x": np.float64(1), "y": np.arange(3), np.int64(3): 1}, tmp_path / "x"
     )
     assert list(found(tmp_path / "x")) == ["w"]
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_arrays_of_floats_are_named(tmp_path, protocol):
+    """They may be weights, and nothing said that they were left out; counts are none."""
+    torch.save(
+        {"w": torch.ones(1), "a": {"b": np.ones((2, 3))}, "c": np.ones(3, np.float16)[::2],
+         "n": np.arange(3), "random": np.random.get_state(), "text": np.array(["a"])},
+        tmp_path / "x", pickle_protocol=protocol,
+    )  # fmt: skip
+    statistics = scan(tmp_path / "x")
+    assert [p.parameter for p in statistics.parameters] == list(read_weights(tmp_path / "x"))
+    assert {s.name: s.reason for s in statistics.skipped} == dict.fromkeys(
+        ("a.b", "c"), "a numpy array; save torch.from_numpy(array) in its place"
+    )
+    torch.save({"model": {"w": np.ones(3)}}, tmp_path / "y", pickle_protocol=protocol)
+    refused(tmp_path / "y", r"under 'model\.w' a numpy array; save torch\.from_numpy")
+    np.savez(tmp_path / "z.npz", a=np.ones(3))
+    refused(tmp_path / "z.npz", r"an archive of numpy arrays; save them by name")

@@ -30,6 +30,8 @@ from weightscope.errors import CheckpointError
 
 _TRUSTED = "where you trust it, load it with the code that wrote it"
 _MOST_ARGUMENTS = 64  # of an object that are looked at
+_RECONSTRUCTED = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+_FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 _SAVED_AS = re.compile(
     r"(model|pytorch_model|diffusion_pytorch_model|adapter_model|open_clip_model)\b.*"
     r"\.(safetensors|bin|pt|pth)(\.index\.json)?"
@@ -268,6 +270,9 @@ def _flattened(content: Any, source: Source) -> tuple[dict[str, Named], dict[str
                 f"a pickled {kind}, a whole model with its code; {_TRUSTED}, and {SAVE}"
             )
             continue
+        if _is_array(node):
+            skipped[names(name)] = "a numpy array; save torch.from_numpy(array) in its place"
+            continue
         prefix = f"{name}." if node is not content else ""
         if len(prefix) > LONGEST_NAME:
             raise CheckpointError(
@@ -336,6 +341,19 @@ def _module_in(node: Any) -> str:
         made_by = node.arguments[0] if node.arguments else node.made_by
         return quoted((made_by if isinstance(made_by, Name) else node.made_by).name)[1:-1]
     return ""
+
+
+def _is_array(node: Any) -> bool:
+    """Whether this is an array of numpy that may hold weights: floats, not the random state's."""
+    if not isinstance(node, Inert):
+        return False
+    made_by, dtype = str(node.made_by), None
+    if made_by in _RECONSTRUCTED and isinstance(node.state, tuple):
+        dtype = node.state[2] if len(node.state) > 2 else None
+    elif made_by in _FROM_BUFFER:
+        dtype = node.arguments[1] if len(node.arguments) > 1 else None
+    text = dtype.arguments[0] if isinstance(dtype, Inert) and dtype.arguments else ""
+    return isinstance(text, str) and text.lstrip("<=>|")[:1] == "f"
 
 
 def _key(key: str | bytes | Key | None) -> str:

@@ -43,6 +43,11 @@ def read_archive(source: Source) -> Any:
         name for name in records if name == "data.pkl"
     ]
     if len(described) != 1:
+        if records and all(name.endswith(".npy") for name in records):
+            raise CheckpointError(
+                f"{source.path} is an archive of numpy arrays; save them by name with "
+                "safetensors.numpy.save_file"
+            )
         raise CheckpointError(
             f"{source.path} is a zip archive that was not written by torch.save; give the file of "
             "weights that is in it"
