@@ -263,3 +263,26 @@ def test_arguments_that_the_example_left_out_are_named() -> None:
         graph(IMAGE, other=1)
     with pytest.raises(TypeError, match="positional"):
         graph(IMAGE, 1.0, "a", False, (1, 2), None, None, 0)
+
+
+class Remembering(Plain):
+    """Looks a table up by the sizes of its image, which must be numbers for that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tables = {tuple(map(int, IMAGE.shape[2:])): 2.0}
+        y = super().forward(x) * tables.get(tuple(x.shape[2:]), 3.0)
+        return y + hash((x.shape[0], 1)) % 7
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_sizes_that_are_keys_are_those_of_the_example(images: int) -> None:
+    model, example = Remembering().eval(), IMAGE.expand(images, -1, -1, -1).clone()
+    structure = read_structure(model, example)
+    assert vars(example) == {}  # the tracer's marks would free sizes in a later trace
+    assert f"read at {images} image" in " ".join(structure.notes)
+    graph = rebuild(structure)
+    assert torch.equal(graph(example), model(example))
+    with pytest.raises(InputError, match=f"x holds 3 images, .* read at {images} image"):
+        graph(IMAGE.expand(3, -1, -1, -1))
+    with pytest.raises(InputError, match=r"x is 32x32, .* read at 16x16"):
+        graph(torch.zeros(images, 3, 32, 32))

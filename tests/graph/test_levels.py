@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import weightscope as ws
 from weightscope.errors import StructureError
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.receptive_field import receptive_fields
@@ -292,3 +293,44 @@ def test_pixels_that_a_reshape_makes_channels_of_change_the_level() -> None:
     assert where == {"top": "encoder 0", "deep": "bottleneck", "up": "decoder 0", "out": "head"}
     (cut,) = structure.cuts
     assert [site.channels for site in (*cut.entries, *cut.exits)] == [4, 16]
+
+
+class Loose(nn.Module):
+    """Its kernels lie in a dictionary and a list, and are read where they are needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ParameterDict(
+            {
+                "top": nn.Parameter(torch.randn(4, 3, 3, 3)),
+                "deep": nn.Parameter(torch.randn(8, 4, 3, 3)),
+            }
+        )
+        self.up = nn.ParameterList(
+            [nn.Parameter(torch.randn(4, 12, 3, 3)), nn.Parameter(torch.randn(1, 4, 1, 1))]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.conv2d(x, self.down["top"], padding=1).relu()
+        deep = F.conv2d(F.max_pool2d(top, 2), self.down["deep"], padding=1).relu()
+        deep = F.interpolate(deep, scale_factor=2.0)
+        up = F.conv2d(torch.cat([deep, top], 1), self.up[0], padding=1).relu()
+        return F.conv2d(up, self.up[1])
+
+
+def test_parameters_in_containers_lie_where_they_are_used() -> None:
+    analysis = ws.analyze(Loose(), example_inputs=torch.zeros(1, 3, 16, 16), response=False)
+    places = {stage.name: stage.layers for stage in analysis.structure.stages}
+    assert places == {
+        "encoder 0": ("down.top",),
+        "bottleneck": ("down.deep",),
+        "decoder 0": ("up.0",),
+        "head": ("up.1",),
+    }
+    by_layer = analysis.layers.set_index("layer")
+    assert by_layer["stage"]["down.deep"] == "bottleneck"
+    assert by_layer["parameters"]["down.deep"] == 8 * 4 * 9
+    by_stage = analysis.stages.set_index("stage")
+    assert by_stage["parameters"].sum() == sum(
+        p.numel() for p in analysis.structure.model.parameters()
+    )

@@ -413,3 +413,34 @@ def test_features_that_leave_as_images() -> None:
     assert not refused.cuts
     assert "let it leave and enter as (batch, channels, *sizes)" in refused.refusals[-1].reason
     assert cut(read_structure(Groups(as_image=True), IMAGE))(IMAGE).shape == (2, 2, 16, 16)
+
+
+def prepared_after_training(net: Net) -> nn.Module:
+    from torch.ao import quantization
+
+    net.qconfig = quantization.get_default_qconfig("fbgemm")
+    return quantization.prepare(net.eval())
+
+
+def prepared_for_training(net: Net) -> nn.Module:
+    from torch.ao import quantization
+
+    net.qconfig = quantization.QConfig(
+        activation=quantization.default_fake_quant,
+        weight=quantization.default_per_channel_weight_fake_quant,
+    )
+    return quantization.prepare_qat(net.train())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch announces the end of these functions
+@pytest.mark.parametrize("prepare", [prepared_after_training, prepared_for_training])
+def test_a_network_prepared_for_quantization_is_read_as_it_was(
+    prepare: Callable[[Net], nn.Module],
+) -> None:
+    prepared = prepare(Net())
+    with pytest.raises(StructureError, match=r"prepared for quantization: .*; its weights have"):
+        read_structure(prepared, IMAGE)
+    original = Net()
+    missing, _ = original.load_state_dict(prepared.state_dict(), strict=False)
+    assert not missing
+    assert [cut.keep_levels for cut in read_structure(original, IMAGE).cuts] == [1]

@@ -39,9 +39,28 @@ __all__ = [
     "children",
     "forward_hooks",
     "forward_pre_hooks",
+    "is_of_parameters",
     "is_persistent",
+    "layer_of",
     "parameters",
 ]
+
+
+def layer_of(model: nn.Module, parameter: str) -> str:
+    """Qualified name of the layer that a parameter belongs to.
+
+    It is the module that owns it; a parametrization is part of its layer, and in a `ParameterDict`
+    or `ParameterList` each parameter is a layer of its own.
+    """
+    owner = parameter.rpartition(".")[0]
+    if is_of_parameters(model.get_submodule(owner)):
+        return parameter
+    return owner.partition(".parametrizations.")[0]
+
+
+def is_of_parameters(module: nn.Module) -> bool:
+    """Whether a module is a container of parameters and no layer."""
+    return isinstance(module, nn.ParameterDict | nn.ParameterList)
 
 
 def children(module: nn.Module) -> dict[str, nn.Module | None]:

@@ -177,7 +177,7 @@ def _count(
             activation_bytes=counter.activation_bytes[name],
             output_shape=calls.shapes.get(name, ()),
         )
-        for name, _ in model.named_modules()
+        for name in dict.fromkeys([*(n for n, _ in model.named_modules()), *parameters])
         if name in parameters or counter.macs[name] or counter.activation_bytes[name]
     }
     return Costs(
@@ -264,10 +264,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _own_parameters(model: nn.Module) -> dict[str, int]:
-    """Number of parameters that each module owns, a shared one for its first owner."""
+    """Number of parameters that each layer owns, a shared one for its first owner."""
     counts: dict[str, int] = defaultdict(int)
     for name, parameter in model.named_parameters():
-        counts[name.rpartition(".")[0]] += parameter.numel()
+        counts[modules.layer_of(model, name)] += parameter.numel()
     return counts
 
 

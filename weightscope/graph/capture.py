@@ -224,7 +224,7 @@ class _Tracer:
         if self.budget.exceeded:
             raise TooComplexError
         write_back(program)
-        _mark_images(program, self.inputs, self.sizes)
+        _mark_images(program, self.inputs)
         as_pools_of_signals(program.graph)
         order_writes(program.graph)
         return _with_spans(program, self.records, self.sizes)
@@ -261,16 +261,15 @@ def _open_results(module: nn.Module, args: Any, result: Any) -> Any:
 
 
 def _apart(inputs: ExampleInputs) -> tuple[Any, Any]:
-    """The arguments, with a tensor of its own for each: export ties together what is one object."""
-    seen: set[int] = set()
+    """The arguments, with a tensor of its own for each.
+
+    Export ties together what is one object, and marks on tensors which sizes were free.
+    """
 
     def own(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        if id(value) in seen:
-            return value.clone()
-        seen.add(id(value))
-        return value
+        return value.detach().requires_grad_(value.requires_grad)
 
     return cast(tuple[Any, Any], pytree.tree_map(own, (inputs.args, dict(inputs.kwargs))))
 
@@ -309,10 +308,10 @@ def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> An
     }
 
 
-def _mark_images(program: ExportedProgram, inputs: ExampleInputs, sizes: Sizes) -> None:
+def _mark_images(program: ExportedProgram, inputs: ExampleInputs) -> None:
     """Note on every image input along which axes it is large, and which one counts the images."""
     users = set(program.graph_signature.user_inputs)
-    counted = sizes == "fixed"
+    counted = False
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in users and isinstance(value, torch.Tensor):
@@ -323,7 +322,7 @@ def _mark_images(program: ExportedProgram, inputs: ExampleInputs, sizes: Sizes) 
 
 
 def images_read(captured: Capture) -> int | None:
-    """How many images the graph holds for; None for any, or where no number was left free."""
+    """How many images the graph holds for; None for any number."""
     for node in captured.nodes:
         if node.meta.get("counts"):
             size = node.meta["val"].shape[0]

@@ -15,7 +15,7 @@ from weightscope.adapters.boundary import BOUNDARY
 from weightscope.adapters.modes import alone
 from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
 from weightscope.calls import say
-from weightscope.errors import StructureError, WeightscopeError, keyword
+from weightscope.errors import ForwardError, StructureError, WeightscopeError, keyword
 from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
@@ -32,6 +32,7 @@ from weightscope.graph.stages import (
     stages,
 )
 from weightscope.graph.structure import ExampleInputs, Structure
+from weightscope.graph.values import observer_in
 from weightscope.showing import counted
 from weightscope.wrappers import unwrap
 
@@ -76,6 +77,10 @@ def _told(model: nn.Module) -> Iterator[None]:
     """Turn what a foreign network makes fail inside this room into an error with a remedy."""
     try:
         yield
+    except (ForwardError, StructureError) as error:
+        if observer := observer_in(model):
+            raise _prepared(model, observer) from error
+        raise
     except WeightscopeError:
         raise
     except Exception as error:
@@ -85,6 +90,14 @@ def _told(model: nn.Module) -> Iterator[None]:
             " down and comes back up. Please report the network, so that the next version reads"
             " it."
         ) from error
+
+
+def _prepared(model: nn.Module, observer: str) -> StructureError:
+    return StructureError(
+        f"{type(model).__name__} was prepared for quantization: {observer} looks at values as they"
+        " pass, and remembers them. Analyse the network that it was prepared from; its weights have"
+        " the same names there (original.load_state_dict(prepared.state_dict(), strict=False))"
+    )
 
 
 def _read(
@@ -118,6 +131,8 @@ def _read(
     _, dead = layer_places(captured, whole, model)
     coarse = coarsen(captured, placement, model, inputs)
     cuts, refusals = read_cuts(coarse, captured.nodes, model, levels.sizes, inputs.dimensions)
+    if not cuts and (observer := observer_in(model)):
+        raise _prepared(model, observer)
     pair = two_images(trial, inputs)
     modes_agree = trial.modes_agree(pair)
     called = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}

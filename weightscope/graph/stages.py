@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.export import ExportedProgram
 
+from weightscope.adapters.modules import layer_of
 from weightscope.errors import InputError, StructureError, UnknownLayerError, keyword
 from weightscope.graph.capture import Capture
 from weightscope.graph.levels import Levels, raises
@@ -122,7 +123,8 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
         raise StructureError(
             f"the input has {counted(dimensions, 'dimension')} and the convolutions behind it have"
             f" {other}: the whole has no levels that can be read. Pass the part that works in"
-            f" {other}, or say with {keyword('layout')} which axis holds frames ('NCTHW')."
+            f" {other}, as a module of its own, or say with {keyword('layout')} which axis holds"
+            " frames ('NCTHW')."
         )
     if deepest == 0:
         raise StructureError(
@@ -265,7 +267,7 @@ def layer_places(
         use = _first_use(node, placement, order)
         if use is None:
             continue
-        layer = _layer(name)
+        layer = layer_of(model, name)
         reached = min(order[user] for user in node.users)
         if layer not in found or reached < found[layer][0]:
             found[layer] = (reached, placement.places[use])
@@ -273,12 +275,6 @@ def layer_places(
     return {layer: where for layer, (_, where) in ordered}, tuple(
         name for name, _ in model.named_parameters() if name in dead
     )
-
-
-def _layer(parameter: str) -> str:
-    """Name of the layer that a parameter belongs to; a parametrization is part of its layer."""
-    layer = parameter.rpartition(".")[0]
-    return layer.partition(".parametrizations.")[0]
 
 
 def _first_use(node: fx.Node, placement: Placement, order: Mapping[fx.Node, int]) -> fx.Node | None:

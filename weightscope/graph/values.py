@@ -49,6 +49,21 @@ def reads_values(error: BaseException, model: nn.Module) -> StructureError | Non
     )
 
 
+def observer_in(model: nn.Module) -> str:
+    """Name of a module that observes values for a quantization; empty where there is none."""
+    return next(
+        (
+            name
+            for name, module in model.named_modules()
+            if any(kind.__name__ in _OBSERVERS for kind in type(module).__mro__)
+        ),
+        "",
+    )
+
+
+_OBSERVERS = ("ObserverBase", "FakeQuantizeBase")
+
+
 def _largest_part(model: nn.Module) -> str:
     """Name of the child with the most parameters; empty where none has any."""
     sizes = {

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from weightscope.adapters.modules import layer_of
 from weightscope.adapters.symbols import hint
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.stages import parameter_nodes
@@ -182,5 +183,4 @@ def _views_of_layers(
     for node, seen in views.items():
         for source in node.all_input_nodes:
             if source in parameters:
-                layer = parameters[source].rpartition(".")[0]
-                yield layer.partition(".parametrizations.")[0], seen
+                yield layer_of(structure.model, parameters[source]), seen

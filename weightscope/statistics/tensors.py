@@ -208,7 +208,7 @@ def _describe(found: _Found, shared: tuple[str, ...]) -> ParameterPlace:
     fans = (tensor.shape[1], tensor.shape[0] // groups) if is_kernel else (0, 0)
     fan_in, fan_out = (n * prod(tensor.shape[2:]) for n in (fans[::-1] if transposed else fans))
     return ParameterPlace(
-        layer=found.layer,
+        layer=found.name if modules.is_of_parameters(found.owner) else found.layer,
         parameter=found.name,
         kind=kind,
         dtype=str(tensor.dtype).removeprefix("torch."),

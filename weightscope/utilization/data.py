@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.adapters.modules import layer_of
 from weightscope.batches import Batch
 from weightscope.calls import (
     call_arguments,
@@ -324,7 +325,7 @@ def measure_importance(
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
     }
-    stage_of = {name: structure.stage_of.get(name.rpartition(".")[0]) for name in watched}
+    stage_of = {name: structure.stage_of.get(layer_of(model, name)) for name in watched}
     rows: list[dict[str, float]] = []
     kept = unchanged(loss) if isinstance(loss, nn.Module) else nullcontext()
     counted = bar(len(batches), "importance", shown=progress, unit="batch")
