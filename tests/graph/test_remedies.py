@@ -444,3 +444,14 @@ def test_a_network_prepared_for_quantization_is_read_as_it_was(
     missing, _ = original.load_state_dict(prepared.state_dict(), strict=False)
     assert not missing
     assert [cut.keep_levels for cut in read_structure(original, IMAGE).cuts] == [1]
+
+
+def test_a_list_as_one_argument_goes_by_its_name_or_into_a_tuple() -> None:
+    class Listed(Net):
+        def forward(self, images: list[Tensor]) -> Any:
+            return super().forward(images[0] + images[1])
+
+    with pytest.raises(ForwardError, match=r"by its name, \{'images': \[...\]\}, or into a tuple"):
+        read_structure(Listed(), [IMAGE, IMAGE])
+    for given in ([IMAGE, IMAGE],), {"images": [IMAGE, IMAGE]}:
+        assert [cut.keep_levels for cut in read_structure(Listed(), given).cuts] == [1]

@@ -240,7 +240,7 @@ def find_inputs(
             raise ForwardError(
                 f"the forward of {trial.name} raised on {keyword('example_inputs')} ({given}): "
                 f"{say(error)}. Pass {keyword('example_inputs')} as the forward takes "
-                f"them{_unbatched(trial, dimensions)}."
+                f"them{_unbatched(trial, dimensions)}{_listed(trial, args)}."
             ) from error
         example = ExampleInputs(args, kwargs, dimensions, guessed=False)
         yield _laid_out(trial, example, letters)
@@ -254,6 +254,19 @@ def _unbatched(trial: Trial, dimensions: int) -> str:
     if wanted and dimensions == wanted[0] - 1:
         return ", with the images of a batch first: a single one as image[None]"
     return ""
+
+
+def _listed(trial: Trial, args: tuple[Any, ...]) -> str:
+    """A hint where an example has more positional arguments than the forward takes."""
+    parameters = inspect.signature(trial.original.forward).parameters.values()
+    taken = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    more = any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(args) <= len(taken)
+    if more or not taken:
+        return ""
+    return (
+        "; a list or tuple holds positional arguments, so that one argument that is a list itself"
+        f" goes by its name, {{{taken[0].name!r}: [...]}}, or into a tuple, ([...],)"
+    )
 
 
 def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> ExampleInputs:
