@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -294,3 +296,41 @@ def test_a_size_inside_behind_a_kernel_is_read_at_the_example() -> None:
     (note,) = structure.notes
     assert "read at 48x48 only" in note
     assert "works at sizes of its own" in note
+
+
+class Picked(Pairs):
+    """The pairs are told apart by numbers, which could be any."""
+
+    def apart(self, x: Tensor) -> Tensor:
+        half = x.shape[0] // 2
+        first = x.index_select(0, torch.arange(half))
+        return torch.cat([first, x.index_select(0, torch.arange(half) + half)], 1)
+
+
+class Twice(Pairs):
+    """The deeper features of each image are used by themselves too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.single = conv(24, 8)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        a = self.e0(self.stacked(before, after)).relu()
+        b = self.e1(F.max_pool2d(a, 2)).relu()
+        c = self.e2(F.max_pool2d(b, 2)).relu()
+        a = self.single(torch.cat([a, self.up(b)], 1)).relu()
+        a, b, c = map(self.apart, (a, b, c))
+        b = self.d1(torch.cat([b, self.up(c)], 1)).relu()
+        return self.head(self.d0(torch.cat([a, self.up(b)], 1)).relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused", "remedy"),
+    [(Picked, [1, 2], r"apart with chunk\(2\)"), (Twice, [1], "side by side at one place")],
+)
+def test_pairs_that_cannot_be_followed_are_refused(
+    kind: type[Pairs], refused: list[int], remedy: str
+) -> None:
+    structure = read_structure(kind(), (IMAGE, IMAGE.flip(3)))
+    assert [refusal.keep_levels for refusal in structure.refusals] == refused
+    assert all(re.search(remedy, refusal.reason) for refusal in structure.refusals)

@@ -393,15 +393,19 @@ def test_a_write_into_a_copy() -> None:
 
 
 class Groups(Net):
-    """Its deep features leave in groups of channels, one axis more than an image has, or not."""
+    """Its deep features leave in groups of channels, one axis more than an image has, or not.
+
+    The groups have weights of their own, so that what is made of them cannot stay.
+    """
 
     def __init__(self, as_image: bool) -> None:
         super().__init__()
         self.as_image = as_image
+        self.scales = nn.Parameter(torch.ones(2, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         top, deep = encode(self, x)
-        deep = F.relu(deep.unflatten(1, (2, 16)))
+        deep = F.relu(deep.unflatten(1, (2, 16)) * self.scales)
         if self.as_image:
             return decode(self, top, deep.flatten(1, 2))
         deep = F.interpolate(deep, size=(16, *x.shape[2:])).flatten(1, 2)

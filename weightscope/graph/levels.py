@@ -441,6 +441,19 @@ class _Positions:
         laid_out = (math.prod(sizes[2:]), math.prod(sizes[1:-1]))
         return any(abs(made * factor / self.positions - 1) < 0.1 for made in laid_out)
 
+    def is_sequence(self, node: fx.Node, factor: float) -> bool:
+        """Whether a result is a sequence of all positions of its level.
+
+        Args:
+            node: What makes it.
+            factor: P_input / P there.
+        """
+        value = first_tensor(node)
+        if value is None or value.dim() != 3:
+            return False
+        sizes = self.large.shape(value)[1:]
+        return any(abs(made * factor / self.positions - 1) < 0.1 for made in sizes)
+
     def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
         """Input size / feature size for each dimension, where it can be read."""
         value = first_tensor(node)
@@ -468,17 +481,41 @@ def _cluster(factors: Any) -> dict[float, int]:
 def _without_sequences(
     level: Mapping[fx.Node, int], factor: Mapping[fx.Node, float], reader: _Positions
 ) -> dict[fx.Node, int]:
-    """Give what lies as a sequence only, never as an image, the next finer level.
+    """Give merged tokens, which never lie as an image, the next finer level.
 
-    Tokens that are merged into fewer, and told apart again, show their level's positions.
+    They are made of a sequence of all tokens of that level; patches of an image are made of the
+    image, and their level is one even where no operation shows it as an image.
     """
     if reader.dimensions == 1:
         return dict(level)
-    shown = {where for node, where in level.items() if reader.is_image(node, factor[node])}
-    finer = {
-        where: max((s for s in (*shown, 0) if s <= where), default=0) for where in level.values()
-    }
+    finer = {where: where for where in set(level.values())}
+    for where in sorted(finer)[1:]:
+        nodes = [node for node, own in level.items() if own == where]
+        if not any(reader.is_image(node, factor[node]) for node in nodes):
+            given = [
+                n for node in nodes for n in node.all_input_nodes if level.get(n, where) < where
+            ]
+            if _from_a_sequence(given, factor, reader):
+                finer[where] = finer[where - 1]
     return {node: finer[where] for node, where in level.items()}
+
+
+def _from_a_sequence(
+    given: Sequence[fx.Node], factor: Mapping[fx.Node, float], reader: _Positions
+) -> bool:
+    """Whether what is given was a sequence of all positions before, since the last kernel."""
+    seen: set[fx.Node] = set()
+    waiting = list(given)
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node not in factor:
+            continue
+        seen.add(node)
+        if reader.is_sequence(node, factor[node]):
+            return True
+        if not facts(operator_of(node)).kernel:
+            waiting.extend(node.all_input_nodes)
+    return False
 
 
 def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
