@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from studies import regained, runner, small
+from studies import pareto, regained, runner, small
 from weightscope import analyze
 
 
@@ -32,6 +32,8 @@ def test_committed_results_are_found():
     jobs = regained.study("given")
     done = runner.finished(jobs, runner.Store(small.RESULTS))
     assert len(done) == len(list(small.RESULTS.glob("regained-given-*"))) >= 29
+    done = runner.finished(pareto.study(pareto.NETWORKS, 300, 0.7), runner.Store(small.RESULTS))
+    assert len(done) == len(list(small.RESULTS.glob("pareto-*"))) >= 6
 
 
 @pytest.mark.parametrize("study", ["pareto", "regained", "shrunk"])
