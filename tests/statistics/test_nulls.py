@@ -315,6 +315,20 @@ def test_a_given_start_gives_movement_and_shrinkage():
     assert (redrawn.comparison.movement, redrawn.null.source) == (None, "drawn")
 
 
+def test_a_kernel_too_small_to_tell_began_where_the_others_did():
+    torch.manual_seed(13)
+    model = nn.Sequential(nn.Conv2d(4, 40, 3), nn.Conv2d(4, 1, 1))
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model[0].weight.add_(0.01 * torch.randn_like(model[0].weight))
+        model[1].weight.copy_(torch.tensor([1.0, -1.0, 0.5, 2.0]).view(1, 4, 1, 1))
+    head = measure_model(model, initial=start).parameters[2]
+    assert (head.count, head.null.source) == (4, "given")
+    assert head.comparison.movement == head.since_given
+    nn.init.normal_(model[0].weight)
+    assert measure_model(model, initial=start).parameters[2].comparison.movement is None
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_does_not_pass_for_movement(dtype):
     torch.manual_seed(14)

@@ -41,6 +41,20 @@ def test_the_largest_set_of_unused_levels_comes_first(structures):
     assert "encoder 1 used" in found[1].evidence
 
 
+@pytest.mark.parametrize("alone", ["used", "undecided"])
+def test_the_measurement_of_a_cut_outweighs_those_of_deeper_ones(structures, alone):
+    given = assessment("trained", **UNUSED_BELOW_2 | {"bottleneck": (alone, 0.7)})
+    found = ranked(structures, given)
+    assert next(iter(found)) == 2
+    assert found[2].evidence == (
+        f"supported: unused together, though alone bottleneck {alone} (evidence: response); with"
+        " means in place of what is removed the output responds with 0.1 (1: nothing of it is left)"
+    )
+    assert not found[3].evidence.startswith("supported")
+    next(v for v in given.verdicts if v.stage == "bottleneck").evidence = "data"
+    assert not ranked(structures, given)[2].evidence.startswith("supported")
+
+
 def test_the_deepest_cut_that_more_speaks_for_than_against_comes_next(structures):
     found = ranked(
         structures,

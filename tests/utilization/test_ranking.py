@@ -11,6 +11,7 @@ from torch import nn
 
 from weightscope.movement import Displacement
 from weightscope.probing import CutResponse, Response
+from weightscope.probing.response import COLLAPSED
 from weightscope.statistics import measure_model
 from weightscope.statistics.records import ModelStatistics
 from weightscope.traces import shows_training
@@ -334,6 +335,8 @@ def recorded(statistics):
         (lambda weight, start: weight.copy_(start), False),
         (lambda weight, start: weight.mul_(1e-3), False),
         (lambda weight, start: weight.add_(0.03 * start), True),
+        (lambda weight, start: weight.normal_(0.0, float(start.std())), False),
+        (lambda weight, start: weight.zero_(), False),
     ],
 )
 def test_history_says_nothing_of_weights_that_were_changed_after_it(layers, change, fits):
@@ -347,6 +350,34 @@ def test_history_says_nothing_of_weights_that_were_changed_after_it(layers, chan
     by_history = next(s for s in verdicts["b"].scores if s.grade == "history")
     assert ("changed after" in by_history.why) == (not fits)
     assert verdicts["a"].evidence == "history"
+
+
+def test_a_history_of_another_training_is_not_told_as_this_ones(layers):
+    structure, statistics, model = layers(a=0.05, b=0.04, c=0.05)
+    history = recorded(statistics)
+    _, _, other = layers(seed=9, a=0.05, b=0.04, c=0.05)
+    found = assess(structure, measure_model(other, initial=model.start), history=history)
+    assert {v.evidence for v in found.verdicts} == {"weights"}
+    (note,) = found.notes
+    assert note.startswith("No kernel is as history= recorded it, which is of another training")
+    (note,) = assess(structure, measure_model(other, initial=model.start)).notes
+    assert note.startswith("No kernel descends from initial=")
+
+
+def test_a_network_that_answers_all_images_alike_is_said_first(layers):
+    structure, statistics, _ = layers(a=0.05, b=0.04, c=0.05)
+    dead = {s: Response(s, (), 9, failure=COLLAPSED) for s in ("response", "images")}
+    for given, seen in (
+        ({"response": dead["response"]}, "every synthetic image"),
+        ({"images": dead["images"], "response": response(0.5, 0.5, 0.5)}, "every one of 9 images"),
+    ):
+        conclusion = assess(structure, statistics, **given).conclusion
+        assert conclusion.startswith(f"The output is the same for {seen}: the network has died, or")
+    alive = response(0.5, 0.5, 0.5, source="images")
+    found = assess(structure, statistics, images=alive, response=dead["response"])
+    assert "has died" not in found.conclusion
+    found = assess(structure, statistics, response=dead["response"], data=data(a=0.1, b=0.1, c=0.1))
+    assert "has died" not in found.conclusion
 
 
 def test_history_outranks_weights_that_look_untrained(layers):

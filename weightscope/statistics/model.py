@@ -29,7 +29,7 @@ from weightscope.summaries.summary import (
 )
 from weightscope.summaries.tensor_summary import TensorSummary
 from weightscope.summaries.threads import Run, run_all
-from weightscope.thresholds import TELLING
+from weightscope.thresholds import FRESH_VALUES, TELLING
 
 Initial = (
     Mapping[str, torch.Tensor] | nn.Module | Callable[[], nn.Module | Mapping[str, torch.Tensor]]
@@ -93,16 +93,18 @@ def measure_model(
 class _Figures:
     """What was measured of one parameter, and of its start where that was given.
 
-    Without a movement the start is only another draw of it.
+    Without a movement the start is only another draw of it. ``since`` is the movement if these
+    weights began at the start that was given.
     """
 
     summary: TensorSummary
     before: TensorSummary | None
     movement: Movement | None
+    since: Movement | None
 
 
 def _measure(place: ParameterPlace, start: torch.Tensor | None, drawn: bool, run: Run) -> _Figures:
-    before, movement = None, None
+    before, movement, since = None, None, None
     spreads = {null.std for null in place.candidates}
     if start is not None:
         # the start in the same way as the weights, so that what did not change has no distance
@@ -117,22 +119,30 @@ def _measure(place: ParameterPlace, start: torch.Tensor | None, drawn: bool, run
     thresholds = tuple(dict.fromkeys([*THRESHOLDS, *relative]))
     summary = summarize_with(run, place.tensor, thresholds, place.filter_axis)
     if start is not None and before is not None and not drawn:
-        movement = measure_movement(place.tensor, start)
-        if place.is_kernel and not descends(movement, summary, before):
+        movement = since = measure_movement(place.tensor, start)
+        if place.is_kernel and not descends(since, summary, before):
             movement = None
-    return _Figures(summary, before, movement)
+    return _Figures(summary, before, movement, since)
 
 
 def _disowned(places: Sequence[ParameterPlace], found: list[_Figures]) -> list[_Figures]:
     """Where no kernel descends from its start, no bias does: too few to tell it by themselves.
 
-    Constants of several numbers are what every draw has; a single number may be a draw.
+    Where one does, kernels of as few weights do too. Constants of several numbers are what every
+    draw has; a single number may be a draw.
     """
     kernels = [
         m for p, m in zip(places, found, strict=True) if p.is_kernel and m.before and m.before.std
     ]
-    if not kernels or any(m.movement is not None for m in kernels):
+    if not kernels:
         return found
+    if any(m.movement is not None for m in kernels):
+        return [
+            replace(m, movement=m.since)
+            if m.movement is None and m.summary.count < FRESH_VALUES
+            else m
+            for m in found
+        ]
     return [
         replace(m, movement=None) if m.before and (m.before.std or m.before.count == 1) else m
         for m in found
@@ -254,6 +264,7 @@ def _record(
         spectrum=spectrum,
         folded_std=folded if place.parameter.endswith("weight") and place.is_kernel else None,
         warning=warning_about(summary, is_kernel=place.is_kernel),
+        since_given=measured.since,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
 
+from weightscope.movement import Movement
 from weightscope.showing import OnOneScreen
 from weightscope.statistics.distances import NullComparison
 from weightscope.statistics.rules import Null
@@ -78,6 +79,8 @@ class ParameterStatistics(OnOneScreen, Parameter):
         folded_std: Standard deviation of the kernel with the batch norm behind it folded in; None
             where none follows. Such a kernel has no scale of its own.
         warning: What a reader must know (NaN, constants, dead filters), or ``""``.
+        since_given: How far the numbers are from a start that was given, whether or not they
+            descend from it; None where none was, or where it is drawn again at every call.
     """
 
     count: int
@@ -88,6 +91,7 @@ class ParameterStatistics(OnOneScreen, Parameter):
     near_zero_relative: float = nan
     spectrum: Spectrum | None = None
     folded_std: float | None = None
+    since_given: Movement | None = None
 
     def _facts(self) -> dict[str, object]:
         return {

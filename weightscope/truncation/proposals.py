@@ -155,12 +155,12 @@ class Proposal(OnOneScreen):
 def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple[Proposal, ...]:
     """Propose a smaller network for every depth.
 
-    First come the depths whose removed stages are all judged unused, or by the model alone surely
-    cost little (see `surely_little`), the one that removes most before the others; then, in the
-    same order, those that speak more for no use than for use at every removed stage; then those
-    that are undecided by their expected loss / what they save; then those that are spoken against
-    by their expected loss. Of a network without verdicts the shallowest cut comes first. Refused
-    depths come last, with the reason.
+    First come the depths whose removed stages are all judged unused, together if not each alone
+    (see `speaks_for_itself`), or by the model alone surely cost little (see `surely_little`), the
+    one that removes most before the others; then, in the same order, those that speak more for no
+    use than for use at every removed stage; then those that are undecided by their expected loss /
+    what they save; then those that are spoken against by their expected loss. Of a network without
+    verdicts the shallowest cut comes first. Refused depths come last, with the reason.
 
     Args:
         structure: The network.
@@ -188,6 +188,8 @@ def _rank(
     """Where a proposal stands: the smaller, the earlier."""
     if verdicts and all(v.verdict == "unused" or surely_little(v) for v in verdicts):
         return (0, proposal.keep_levels)
+    if speaks_for_itself(structure, verdicts, proposal.keep_levels):
+        return (0, proposal.keep_levels)
     own = _of_the_cut(structure, verdicts)
     if verdicts and all(
         v.utilization < 0.5 and not math.isnan(v.loss) and v.verdict != "used" for v in verdicts
@@ -210,6 +212,28 @@ def surely_little(verdict: StageVerdict) -> bool:
     if verdict.evidence != "response" or verdict.verdict == "used":
         return False
     return any(s.grade == "response" and s.high < 0.5 for s in verdict.scores)
+
+
+def speaks_for_itself(
+    structure: Structure, verdicts: Sequence[StageVerdict], keep_levels: int
+) -> bool:
+    """Whether the measurement of a cut supports it, whatever those of deeper cuts say.
+
+    A level may disturb what the level above it would have done without it: then the two can go
+    together, and the deeper one not alone. All must rest on one grade of evidence.
+
+    Args:
+        structure: The network.
+        verdicts: On the stages that the cut removes.
+        keep_levels: Of the cut.
+    """
+    levels = {stage.name: stage.level for stage in structure.stages}
+    own = [v for v in verdicts if levels[v.stage] == keep_levels]
+    return (
+        bool(own)
+        and all(v.verdict == "unused" and not math.isnan(v.loss) for v in own)
+        and len({v.evidence for v in verdicts}) == 1
+    )
 
 
 def _of_the_cut(structure: Structure, verdicts: Sequence[StageVerdict]) -> StageVerdict | None:
@@ -255,6 +279,9 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
             else f"all {len(verdicts)} removed stages are"
         )
         return f"supported: {what} judged unused{resting}"
+    if speaks_for_itself(structure, verdicts, keep_levels):
+        alone = [f"{_names(groups[k])} {k}" for k in ("used", "undecided") if groups[k]]
+        return f"supported: unused together, though alone {' and '.join(alone)}{resting}"
     parts = [f"{_names(groups[kind])} {kind}" for kind in groups if groups[kind]]
     if groups["used"]:
         return f"spoken against: {'; '.join(parts)}{resting}"

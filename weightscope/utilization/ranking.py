@@ -16,6 +16,7 @@ from weightscope.movement import (
     StageMovement,
     stage_movement,
 )
+from weightscope.probing.response import COLLAPSED
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, RESPONDS, UNTOLD
@@ -113,12 +114,31 @@ def assess(
     conclusion = conclude(
         verdicts, state, statistics, data, doubt, 0 if images is None else images.images
     )
-    notes = (*notes, *foreign_start(statistics), *(() if data is None else data.notes))
+    conclusion = " ".join(filter(None, (died(responses, data), conclusion)))
+    notes = (*notes, *foreign_start(statistics, recorded), *(() if data is None else data.notes))
     if told:
         notes += (f"That it was trained says {keyword('trained', True)}, not its weights.",)
     elif trained and state in ("untrained", "unfinished"):
         notes += (f"{keyword('trained', True)} says otherwise: were its weights loaded?",)
     return Assessment(tuple(verdicts), state, conclusion, notes)
+
+
+def died(responses: Sequence[Response], data: DataEvidence | None) -> str:
+    """That a network answers all images alike, in a sentence; empty where it does not.
+
+    Synthetic images may not reach a network that has skill, or that answers the user's own.
+
+    Args:
+        responses: Of its output, to the user's images before synthetic ones.
+        data: What batches showed.
+    """
+    strongest = next(iter(responses), None)
+    if strongest is None or strongest.failure != COLLAPSED or (data is not None and data.skilled):
+        return ""
+    seen = (
+        "synthetic image" if strongest.source == "response" else f"one of {strongest.images} images"
+    )
+    return COLLAPSED.replace("the output", "The output", 1).replace("image", seen, 1) + "."
 
 
 def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -> str:
@@ -154,10 +174,23 @@ def doubted(score: Score, doubt: str) -> Score:
     return replace(score, verdict="undecided", why=f"{score.why}; but {doubt}")
 
 
-def foreign_start(statistics: ModelStatistics) -> tuple[str, ...]:
-    """What must be said of a start that was given, if the weights did not begin there."""
+def foreign_start(
+    statistics: ModelStatistics, recorded: Mapping[str, Displacement]
+) -> tuple[str, ...]:
+    """What must be said of a start that was given or recorded, if the weights did not begin there.
+
+    Args:
+        statistics: Of the network's parameters.
+        recorded: What the history says of each, if there is one.
+    """
     kernels = [p for p in statistics.parameters if p.is_kernel and p.null is not None]
     sources = {p.null.source for p in kernels if p.null is not None and p.null.std > 0.0}
+    pairs = [(p, recorded[p.parameter]) for p in kernels if p.parameter in recorded]
+    if pairs and not any(is_as_recorded(kernel, record) for kernel, record in pairs):
+        return (
+            f"No kernel is as {keyword('history')} recorded it, which is of another training, or of"
+            f" this one before its weights were changed; or {keyword('initial')} is not its start.",
+        )
     if "drawn" not in sources or "given" in sources:
         return ()
     return (
@@ -229,12 +262,12 @@ def pool_stages(
 
 
 def is_as_recorded(kernel: ParameterStatistics, recorded: Displacement) -> bool:
-    """Whether a kernel with a known start moved from it as recorded, to a tenth.
+    """Whether a kernel is as far from a start that was given as recorded, to a tenth.
 
     Averaged weights or another number format pass; weights that were restored, drawn again or
     scaled after the training do not.
     """
-    movement = None if kernel.comparison is None else kernel.comparison.movement
+    movement = kernel.since_given
     if movement is None:
         return True
     return math.isclose(movement.moved, recorded.moved, rel_tol=AS_RECORDED, abs_tol=1e-12) and (
