@@ -283,3 +283,80 @@ class Halving(nn.Module):
 def test_what_does_not_come_back_up_is_refused() -> None:
     with pytest.raises(StructureError, match="only goes down"):
         read_structure(Halving())
+
+
+class Codes(nn.Module):
+    """Takes the next of a few vectors for every deepest position, and may return which."""
+
+    def __init__(self, returned: str) -> None:
+        super().__init__()
+        self.returned = returned
+        self.enc0 = nn.Conv1d(1, 8, 3, padding=1)
+        self.enc1 = nn.Conv1d(8, 16, 4, 2, 1)
+        self.enc2 = nn.Conv1d(16, 32, 4, 2, 1)
+        self.book = nn.Parameter(torch.randn(16, 32))
+        self.up1 = nn.ConvTranspose1d(32, 16, 4, 2, 1)
+        self.up0 = nn.ConvTranspose1d(16, 8, 4, 2, 1)
+        self.out = nn.Conv1d(8, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        deep = self.enc2(self.enc1(self.enc0(x).relu()).relu())
+        rows = deep.transpose(1, 2)
+        codes = (self.book.pow(2).sum(-1) - 2 * rows @ self.book.t()).argmin(-1)
+        taken = F.embedding(codes, self.book).transpose(1, 2)
+        found = {"codes": codes, "loss": (taken - deep.detach()).pow(2).mean(), "deep": deep}
+        x = self.up1(deep + (taken - deep).detach()).relu()
+        return {"y": self.out(self.up0(x).relu()), **{key: found[key] for key in self.returned}}
+
+
+@pytest.mark.parametrize("returned", [(), ("codes",), ("codes", "loss"), ("loss", "deep")])
+def test_what_is_returned_from_below_keeps_nothing_of_it(returned: tuple[str, ...]) -> None:
+    structure = read_structure(Codes(returned).eval())
+    lean = read_structure(Codes(()).eval())
+    for cut, expected in zip(structure.cuts, lean.cuts, strict=True):
+        assert expected.removed <= cut.removed
+        assert [entry.node for entry in cut.entries] == [entry.node for entry in expected.entries]
+        assert len(cut.exits) == 1
+    assert legal(structure) == [1, 2]
+
+
+class RowsBelow(nn.Module):
+    """A signal of which the deepest positions are read one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc0 = nn.Conv1d(1, 8, 7, padding=3)
+        self.enc1 = nn.Conv1d(8, 16, 4, 2, 1)
+        self.enc2 = nn.Conv1d(16, 32, 8, 4, 2)
+        self.rnn = nn.LSTM(32, 32, batch_first=True)
+        self.up1 = nn.ConvTranspose1d(32, 16, 8, 4, 2)
+        self.up0 = nn.ConvTranspose1d(16, 8, 4, 2, 1)
+        self.out = nn.Conv1d(8, 1, 7, padding=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = self.enc2(self.enc1(self.enc0(x).relu()).relu())
+        deep = deep + self.rnn(deep.transpose(1, 2))[0].transpose(1, 2)
+        return self.out(self.up0(self.up1(deep).relu()).relu())
+
+
+def test_a_size_is_read_alike_whether_it_was_guessed_or_given() -> None:
+    guessed = read_structure(RowsBelow())
+    (image,) = guessed.inputs.args
+    assert image.shape[-1] != 32  # channels of the LSTM
+    given = read_structure(RowsBelow(), torch.rand(image.shape))
+    assert given.sizes == guessed.sizes == "batch"
+
+
+class Declared(RowsBelow):
+    """The same, which says a size at which its graph seems to follow the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_size = 32
+
+
+def test_a_declared_size_is_held_against_the_model_as_a_given_one_is() -> None:
+    guessed, given = read_structure(Declared()), read_structure(Declared(), torch.rand(1, 1, 32))
+    (image,) = guessed.inputs.args
+    assert image.shape[-1] == 32
+    assert given.sizes == guessed.sizes == "batch"

@@ -145,9 +145,10 @@ def _split(
         if node.users and all(user in removed for user in node.users):
             removed.add(node)
     for node in unreadable:  # what leaves before channels become pixels, or pixels are repeated
-        if any(user not in removed for user in node.users) and (
-            node in reshapes or _moves_one_tensor(node, coarse.reached, weights)
-        ):
+        stays = [user for user in node.users if user not in removed]
+        moves = _moves_one_tensor(node, coarse.reached, weights)
+        # what is only returned (a loss, codes) is no way up
+        if stays and (node in reshapes or (moves and nodes[-1:] != stays)):
             removed.discard(node)
     for node in reversed(nodes):  # a number or a grid that what stays computes with
         if node.name not in coarse.reached and any(u not in removed for u in node.users):
@@ -172,7 +173,8 @@ def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[f
         if node in removed
         and makes_tensor(node)
         and not _holds_features(node)
-        and any(user not in removed for user in node.users)
+        # what is only returned becomes None, as other outputs from below do
+        and any(user not in removed and user.op != "output" for user in node.users)
     ]
     while waiting:
         node = waiting.pop()
@@ -276,9 +278,9 @@ def _removed(coarse: Coarse, keep: int) -> set[fx.Node]:
             if place.level >= keep:
                 removed.add(node)
         elif (
-            node.users
-            and not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat)
-            and all(user in removed for user in node.users)
+            not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat)
+            and any(user in removed for user in node.users)
+            and all(user in removed or user.op == "output" for user in node.users)
         ):
             removed.add(node)
     return removed

@@ -838,6 +838,8 @@ def _declared_sizes(model: nn.Module, dimensions: int) -> list[tuple[int, ...]]:
     """Sizes that the model or its parts carry in an attribute."""
     found: list[tuple[int, ...]] = []
     for module in model.modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            continue  # their input_size counts channels
         for holder in (module, _config(module)):
             for name in _SIZE_NAMES:
                 value = _attribute(holder, name)

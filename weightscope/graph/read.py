@@ -114,9 +114,14 @@ def _read(
     fixed = not plausible(captured, levels, inputs) or not _follows(trial, captured, read_at)
     if fixed or captured.sizes != "symbolic":
         declared = declared_inputs(trial, inputs, layout)
-        if fixed or declared:
-            inputs = declared or inputs
-            _, captured = _with_batch(trial, inputs, fixed=fixed)
+        inputs = declared or inputs
+        if declared and not fixed:
+            read_at, captured = _with_batch(trial, inputs)
+            levels = read_levels(captured, inputs)
+            fixed = not plausible(captured, levels, inputs)
+            fixed = fixed or not _follows(trial, captured, read_at)
+        if fixed:
+            _, captured = _with_batch(trial, inputs, fixed=True)
             levels = read_levels(captured, inputs)
     whole = placement = place(captured, levels, model)
     parts = tuple(levels.parts)
