@@ -43,6 +43,7 @@ from weightscope.calls import random_state
 from weightscope.copies import deep_copy
 from weightscope.errors import StructureError, shown
 from weightscope.graph.pools import FreeSizes
+from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import reads_values
 from weightscope.graph.writes import order_writes
@@ -62,6 +63,8 @@ class Call:
         exits: Boundary node of each tensor result, by flat position.
         first: Position of the call's first node in the graph.
         last: Position of its last node.
+        at_rest: Whether the module was set as before the forward, and its own hooks left the
+            arguments as they were.
     """
 
     module: str
@@ -73,6 +76,7 @@ class Call:
     exits: Mapping[int, fx.Node]
     first: int
     last: int
+    at_rest: bool
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class _Record:
     module: str
     arguments: tuple[Any, ...]
     arguments_spec: pytree.TreeSpec
+    at_rest: bool
     results: tuple[Any, ...] = ()
     results_spec: pytree.TreeSpec | None = None
 
@@ -210,9 +215,10 @@ class _Tracer:
             for name, module in self.model.named_modules():
                 if module is self.model:
                     continue
-                enter, leave = self._hooks(name)
-                handle = module.register_forward_pre_hook(enter, with_kwargs=True)
-                hooks.callback(handle.remove)
+                arrive, enter, leave = self._hooks(name, module)
+                register = module.register_forward_pre_hook
+                hooks.callback(register(arrive, with_kwargs=True, prepend=True).remove)
+                hooks.callback(register(enter, with_kwargs=True).remove)
                 hooks.callback(module.register_forward_hook(leave).remove)
             program = torch.export.export(
                 self.model,
@@ -232,16 +238,26 @@ class _Tracer:
     def _begin(self, hooks: ExitStack) -> Any:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             hold_constants(module, self.constants)
+            self.rest = Rest(self.model)
             if self.sizes == "symbolic":
                 hooks.enter_context(self.budget.watching(pytree.tree_leaves((args, kwargs))))
 
         return begin
 
-    def _hooks(self, name: str) -> tuple[Any, Any]:
+    def _hooks(self, name: str, original: nn.Module) -> tuple[Any, Any, Any]:
+        arrived: list[tuple[bool, list[Any]]] = []
+
+        def arrive(module: nn.Module, args: Any, kwargs: Any) -> None:
+            # before the model's own hooks, which may set the module or change its arguments; the
+            # tracer calls with a stand-in of the module
+            arrived.append((self.rest.holds(original), pytree.tree_leaves((args, kwargs))))
+
         def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
             flat, spec = pytree.tree_flatten((args, kwargs))
             number = len(self.records)
-            self.records.append(_Record(name, tuple(flat), spec))
+            at_rest, given = arrived.pop()
+            at_rest = at_rest and list(map(id, given)) == list(map(id, flat))
+            self.records.append(_Record(name, tuple(flat), spec, at_rest))
             self.open.append(number)
             return pytree.tree_unflatten(marked(flat, number, entry=True), spec)
 
@@ -253,7 +269,7 @@ class _Tracer:
             self.records[number].results, self.records[number].results_spec = tuple(flat), spec
             return pytree.tree_unflatten(marked(flat, number, entry=False), spec)
 
-        return enter, leave
+        return arrive, enter, leave
 
 
 def _open_results(module: nn.Module, args: Any, result: Any) -> Any:
@@ -354,6 +370,7 @@ def _with_spans(program: ExportedProgram, records: list[_Record], sizes: Sizes) 
                 exits={position: node for position, (_, node) in last.items()},
                 first=min(index for index, _ in first.values()),
                 last=max(index for index, _ in last.values()),
+                at_rest=record.at_rest,
             )
         )
     return Capture(program, nodes, tuple(calls), sizes)

@@ -23,6 +23,7 @@ from weightscope.graph.nodes import (
     argument,
     arguments,
     has_effect,
+    is_check,
     operator_of,
     owner_of,
     root,
@@ -31,6 +32,7 @@ from weightscope.graph.nodes import (
 from weightscope.graph.operators import facts
 from weightscope.graph.pools import PLAIN
 from weightscope.graph.stages import HIDDEN_REGION, Placement
+from weightscope.graph.states import follow_settings
 from weightscope.graph.structure import ExampleInputs, Place
 from weightscope.graph.writes import after
 
@@ -60,8 +62,8 @@ def coarsen(
     """Build the coarse graph.
 
     The largest module calls whose inside lies at one level and in one role, which tensors enter
-    only as arguments and leave only as results, become calls of the original modules; everything
-    else stays a function.
+    only as arguments and leave only as results, and which the module would do alone, become calls
+    of the original modules; everything else stays a function.
 
     Raises:
         StructureError: A size follows the values of a tensor, or a part cannot be seen.
@@ -73,10 +75,13 @@ def coarsen(
 def _whole_calls(capture: Capture, placement: Placement, model: nn.Module) -> dict[int, Call]:
     """The calls that stay whole, by the position of their first node."""
     position = {node: index for index, node in enumerate(capture.nodes)}
+    apart = follow_settings(capture)
     taken: dict[int, Call] = {}
     end = -1
     for call in sorted(capture.calls, key=lambda c: (c.first, -c.last)):
-        if call.first <= end or not _closed(call, capture.nodes, position):
+        if call.first <= end or call.module in apart:
+            continue
+        if not _closed(call, capture.nodes, position):
             continue
         inside = _inside(call, capture.nodes, position, placement)
         places = {placement.places[n] for n in inside}
@@ -316,7 +321,7 @@ class _Builder:
             raise StructureError(HIDDEN_REGION.format(_owner(node)))
         elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
             return  # written where it is used
-        elif "assert" in str(node.target) or "sym_constrain" in str(node.target):
+        elif is_check(node):
             return
         else:
             self._glue(node)

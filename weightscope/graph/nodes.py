@@ -51,6 +51,11 @@ def is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
+def is_check(node: fx.Node) -> bool:
+    """Whether a node only makes sure of something about sizes or values."""
+    return "assert" in str(node.target) or "sym_constrain" in str(node.target)
+
+
 def root(node: fx.Node) -> fx.Node:
     """The node behind a chain of boundaries."""
     while node.target is BOUNDARY:

@@ -1,0 +1,153 @@
+"""Modules that a forward sets before it calls them, and modules that it only seems to set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.graph import Structure, read_structure, rebuild
+
+Part = Callable[[nn.Module, Tensor], Tensor]
+
+
+def block(in_channels: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU())
+
+
+class Hourglass(nn.Module):
+    """Two levels; what is tried runs at the first."""
+
+    def __init__(self, part: nn.Module, run: Part) -> None:
+        super().__init__()
+        self.top, self.part, self.deep = block(3, 4), part, block(4, 4)
+        self.up, self.head = block(8, 4), nn.Conv2d(4, 2, 1)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.run(self.part, self.top(x))
+        deep = F.interpolate(self.deep(F.max_pool2d(y, 2)), scale_factor=2)
+        out: Tensor = self.head(self.up(torch.cat([y, deep], 1)))
+        return out
+
+
+class Switched(nn.Module):
+    """Runs the one of its layers that is chosen from outside."""
+
+    def __init__(self, holder: Any = None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)])
+        self.options, self.holder = {"at": [0]}, holder
+
+    def forward(self, x: Tensor) -> Tensor:
+        at = self.options["at"][0] if self.holder is None else self.holder.at
+        out: Tensor = self.layers[at](x)
+        return out
+
+
+class Elsewhere(nn.Module):
+    """A module beside a second set of its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = block(4, 4)
+        own = self.base[0].named_parameters()
+        self.other = nn.ParameterDict({name: torch.randn(p.shape) for name, p in own})
+
+
+def dilated(part: nn.Module, x: Tensor) -> Tensor:
+    total = torch.zeros_like(x)
+    for step in (1, 2, 3):
+        part.dilation = part.padding = (step, step)  # type: ignore[assignment]
+        total = total + part(x)
+    return total  # left at the last
+
+
+def switched(part: Any, x: Tensor) -> Tensor:
+    part.options["at"][0] = 1
+    y: Tensor = part(x)
+    part.options["at"][0] = 0
+    return y
+
+
+def switched_elsewhere(part: Any, x: Tensor) -> Tensor:
+    part.holder.at = 0
+    first = part(x)
+    part.holder.at = 1
+    second: Tensor = part(x)
+    return first + second
+
+
+def with_other_parameters(part: Any, x: Tensor) -> Tensor:
+    other = {f"0.{name}": p for name, p in part.other.items()}
+    y: Tensor = torch.func.functional_call(part.base, other, (x,))
+    return y + part.base(x)
+
+
+def with_other_parameters_alone(part: Any, x: Tensor) -> Tensor:
+    return with_other_parameters(part, x) - part.base(x)
+
+
+def plainly(part: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = part(part(x))
+    return y
+
+
+def hooked(before: Any = None, after: Any = None) -> nn.Module:
+    part = block(4, 4)
+    if before is not None:
+        part.register_forward_pre_hook(before)
+    if after is not None:
+        part.register_forward_hook(after)
+    return part
+
+
+def read(part: nn.Module, run: Part) -> tuple[nn.Module, Structure]:
+    torch.manual_seed(0)
+    model = Hourglass(part, run).eval()
+    return model, read_structure(model, torch.rand(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("part", "run"),
+    [
+        (lambda: nn.Conv2d(4, 4, 3, padding=1), dilated),
+        (Switched, switched),
+        (lambda: Switched(SimpleNamespace(at=0)), switched_elsewhere),
+        (Elsewhere, with_other_parameters),
+        (Elsewhere, with_other_parameters_alone),
+        (lambda: hooked(lambda m, args: (args[0] * 2 - 1,)), plainly),
+        (lambda: hooked(after=lambda m, args, out: out * 2), plainly),
+    ],
+)
+def test_a_graph_does_what_the_forward_set(part: Callable[[], nn.Module], run: Part) -> None:
+    model, structure = read(part(), run)
+    graph, x = rebuild(structure), torch.rand(1, 3, 24, 16)
+    expected = model(x)
+    torch.testing.assert_close(graph(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(graph(x), expected, rtol=0, atol=0)
+
+
+class Counted(nn.Module):
+    """Counts its calls and remembers the last, neither of which changes what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.calls, self.last = nn.Conv2d(4, 4, 3, padding=1), 0, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = y = self.conv(x) + torch.tensor([0.5])
+        return y
+
+
+@pytest.mark.parametrize("part", [lambda: block(4, 4), Counted])
+def test_what_returns_the_same_stays_one_call(part: Callable[[], nn.Module]) -> None:
+    _, structure = read(part(), plainly)
+    called = [str(node.target) for node in structure.graph.find_nodes(op="call_module")]
+    assert called.count("part") == 2
