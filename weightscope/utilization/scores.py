@@ -345,7 +345,7 @@ def skill_lost(share: float) -> str:
     """A share of the skill that is lost, in words.
 
     Example:
-        >>> skill_lost(0.031), skill_lost(2.4), skill_lost(-0.01)
+        >>> skill_lost(0.031), skill_lost(2.4), skill_lost(-0.0)
         ('3.1% of the skill is lost', 'all of the skill is lost', '0.0% of the skill is lost')
     """
     lost = "all" if share > 1.0 else f"{max(share, 0.0) + 0.0:.1%}"  # -0.0 is written with a sign
