@@ -222,8 +222,13 @@ def cause(
     if key == "response" and cut.get("images_verdict") == opposite:
         side = "only there" if verdict == "unused" else "not there"
         return f"the user's images differ from the stimuli: what the level does shows {side}"
-    if key in ("response", "images") and TASKS[cut["task"]].kind == "regression":
-        return "a regression: whether its answer is above 0 is no decision"
+    if key in ("response", "images") and verdict == "unused" and seen is not None:
+        changed = seen["images"][str(round(cut["reduction"]))]
+        if changed < RESPONSE_BORDER:
+            return (
+                "other images than those given: on these the output changes by "
+                f"{changed:.2g} of what it can"
+            )
     if key in ("response", "images") and verdict == "used":
         return "the answer changes, the quality does not"
     if key in ("response", "images"):

@@ -375,6 +375,8 @@ def test_a_wrong_verdict_may_be_one_of_other_images(on_these, said):
            "task": "denoise"}  # fmt: skip
     seen = {"data": {"8": {"lost": on_these}}}
     assert cause(pd.Series(cut), "metric", "unused", seen) == said
+    shown = cause(pd.Series(cut), "response", "unused", {"images": {"8": on_these}})
+    assert ("on these the output changes by 0.013" in shown) == bool(said)
 
 
 def test_how_far_an_answer_depends_on_a_level():
