@@ -267,15 +267,18 @@ def protocol(
         (open_truth["lost_low"] <= NEGLIGIBLE) & (open_truth["lost_high"] >= NEGLIGIBLE)
     ).mean()
     held = "; ".join(f"{k} {', '.join(v)}" for k, v in HELD_OUT.items())
-    first = sentences.groupby("half")["name"].nunique()
-    by_first = ", ".join(f"{first.get(half, 0)} {half}" for half in HALVES)
+    first = sentences.groupby(["half", "way"])["name"].nunique()
+    by_first = "; ".join(
+        f"*{half}* " + ", ".join(f"{way} {count}" for way, count in own.droplevel(0).items())
+        for half, own in first.groupby(level=0)
+    )
     return [
         "`python studies/evidence.py train`, `respond`, `score` and `page`, or `make evidence`. "
         f"{table['name'].nunique()} networks were scored, by the library's code of digest "
         f"`{version}`"
         + (
-            f" (each kind of evidence by the first that measured it; by the first of all {by_first}"
-            ", and sentences are of these alone)."
+            " (each kind of evidence by the first that measured it; the first scored so many "
+            f"networks, and sentences are of these alone: {by_first})."
             if "," in version
             else "."
         ),
