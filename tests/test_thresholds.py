@@ -165,7 +165,7 @@ def test_borders_of_live_movement(saliency, border):
 ])  # fmt: skip
 def test_as_recorded(moved, shrinkage, same):
     movement = SimpleNamespace(moved=moved, shrinkage=shrinkage)
-    kernel = SimpleNamespace(comparison=SimpleNamespace(movement=movement))
+    kernel = SimpleNamespace(since_given=movement)
     assert is_as_recorded(kernel, Displacement("w", 9, 1.0, 0.5, 1.0, 1.0)) is same
 
 

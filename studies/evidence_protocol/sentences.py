@@ -54,6 +54,8 @@ RULES = {
     "reach": "Used and unused tell here on what the output depends on (these|synthetic) images, "
     r"not whether the output is right; (images= or )?batches= say more\.",
     "probabilities": r"The model returns probabilities, and \w+= takes them for logits: .*\.",
+    "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",
+    "foreign": r"No kernel (descends from initial=|is as history= recorded it), .*?\.",
     "history": r"history= (says nothing of some kernels|holds no parameter|was recorded under).*",
 }
 
@@ -133,6 +135,8 @@ def _wrong(
         "removable": _condemned(said),
         "hardly": _condemned(said),
         "probabilities": "no network of the study ends in a sigmoid",
+        "died": "its answers vary" if learned else "",
+        "foreign": "the history is its own, and no start is given",
         "unfinished": "" if labels == "none" else "all of it was trained",
     }
     return false.get(kind, ""), False

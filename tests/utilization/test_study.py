@@ -302,6 +302,8 @@ NOTHING = "nothing can be concluded about which stages are used"
         (f"On the batches given the network is no better than the best trivial answer (mse 2 "
          f"against 1.5), but 40 images are too few to be sure of it: {NOTHING}; give more.", "true",
          []),
+        ("The output is the same for every synthetic image: the network has died, or nothing "
+         "reaches it. 1 undecided (a).", "true", ["its answers vary"]),
         ("9 images decide nothing, 10 or more are needed: give more.", "true", []),
         ("19 images decide nothing, 10 or more are needed: give more.", "true", ["that is enough"]),
         ("The network is wonderful.", "true", ["no rule knows this sentence"]),
