@@ -1,7 +1,15 @@
 """Whatever a forward draws, counts or breaks, the model and the process are as they were."""
 
+import collections
+import itertools
+import logging
 import random
+import threading
+from array import array
 from collections import deque
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +26,72 @@ from weightscope.calls import (
 )
 from weightscope.copies import deep_copy
 from weightscope.errors import ForwardError
+
+
+class Meter:
+    """A plain helper of a network."""
+
+    def __init__(self):
+        self.count, self.seen = 0, ["start"]
+
+
+@dataclass(slots=True)
+class Narrow:
+    """A helper whose attributes are in slots."""
+
+    count: int = 0
+
+
+class Counter(nn.Module):
+    """Counts its calls in objects of every kind that is no container of Python's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.conv.weight.tag = "start"
+        self.array, self.wide = np.zeros(2), np.zeros(1)
+        self.bytes, self.numbers = bytearray(2), array("l", [0])
+        self.text, self.raw = StringIO(), BytesIO(b"ab")
+        self.turns = itertools.count()
+        self.meter, self.narrow = Meter(), Narrow()
+        self.bound = Meter().__init__
+        self.tally = collections.Counter(start=1)
+        self.held = ({"meter": Meter()},)
+        self.drawn = random.Random(0)
+        self.old, self.new = np.random.RandomState(0), np.random.default_rng(0)
+        self.generator = torch.Generator().manual_seed(0)
+        self.space = SimpleNamespace(total=torch.zeros(1))
+
+    def forward(self, x):
+        self.conv.weight.tag, self.conv.bias.tag = "seen", "seen"
+        self.array += 1
+        self.wide.resize(3, refcheck=False)
+        self.bytes.append(1)
+        self.numbers.append(1)
+        self.text.write("x")
+        self.raw.write(b"xyz")
+        next(self.turns)
+        for meter in (self.meter, self.narrow, self.held[0]["meter"], self.bound.__self__):
+            meter.count += 1
+        self.meter.seen.append(x)
+        self.meter.last = x
+        self.tally["start"] += 1
+        self.drawn.random(), self.old.rand(), self.new.random()
+        self.space.total.add_(torch.rand(1, generator=self.generator))
+        return self.conv(x)
+
+    def state(self):
+        """All that a call changes, as values."""
+        return (
+            *(getattr(p, "tag", None) for p in (self.conv.weight, self.conv.bias)),
+            *(self.array.tolist(), self.wide.tolist(), bytes(self.bytes), list(self.numbers)),
+            *(self.text.getvalue(), self.text.tell(), self.raw.getvalue(), self.raw.tell()),
+            *(repr(self.turns), self.meter.count, list(self.meter.seen), sorted(vars(self.meter))),
+            *(self.narrow.count, self.held[0]["meter"].count, self.bound.__self__.count),
+            *(dict(self.tally), self.space.total.item()),
+            *(self.drawn.getstate(), str(self.old.get_state()), str(self.new.bit_generator.state)),
+            self.generator.get_state().tolist(),
+        )
 
 
 class Restless(nn.Module):
@@ -118,6 +192,42 @@ def test_an_interrupt_while_things_are_put_back_leaves_nothing_behind(
     monkeypatch.undo()
     assert len(calls) > 1
     assert everything(model) == before
+
+
+def test_objects_that_a_model_holds_are_put_back():
+    model = Counter()
+    before, held = model.state(), dict(vars(model))
+    for _ in range(2):
+        with undisturbed(model):
+            model(torch.rand(1, 1, 5, 5))
+            during = model.state()
+        assert all(a != b for a, b in zip(before, during, strict=True) if a not in (0, 2))
+        assert model.state() == before
+        assert all(vars(model)[name] is value for name, value in held.items())
+
+
+def test_whatever_a_model_holds_it_can_be_run():
+    model = Counter()
+
+    class Mute:
+        def __getattribute__(self, name):
+            raise RuntimeError(name)
+
+    model.odd = [Mute(), random.SystemRandom(), io_closed(), threading.Lock(), (n for n in "ab")]
+    model.itself, model.logger = [model], logging.getLogger("of a model")
+    model.fixed = np.zeros(1)
+    model.fixed.flags.writeable = False
+    before = model.state()
+    with undisturbed(model):
+        model(torch.rand(1, 1, 5, 5))
+    assert model.state() == before
+    assert next(model.odd[-1]) == "a"
+
+
+def io_closed():
+    text = StringIO()
+    text.close()
+    return text
 
 
 def test_an_interrupt_while_modes_are_put_back_leaves_none_behind():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import traceback
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.errors import ForwardError, InputError, WeightscopeError, shown
+from weightscope.restoring import Step, as_it_is, lend_iterators, reached
 
 _MOST_TRIES = 10  # of a step that is interrupted again and again
 _SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met
@@ -70,6 +70,18 @@ def fresh(*trees: Any) -> tuple[Any, ...]:
     Gradients pass through the copies.
     """
     return tuple(pytree.tree_map(_copied, tree) for tree in trees)
+
+
+def called(module: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a network returns for copies of its arguments: it may write into them."""
+    own, named = fresh(tuple(args), dict(kwargs))
+    return module(*own, **named)
+
+
+def own_arguments(inputs: Any, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """`call_arguments` where the model is, copied: a forward may write into its inputs."""
+    args, kwargs = fresh(*call_arguments(to_device(inputs, model)))
+    return args, kwargs
 
 
 def _copied(value: Any) -> Any:
@@ -199,9 +211,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Afterwards, on failure and on interrupt too, these are what they were: the mode of every module,
     the values of buffers and of other tensors that a module holds, its attributes (a counter, a
-    list of what passed), and the random state of torch on the devices of the model, of numpy and of
-    Python. The values of parameters are not copied: a forward that writes into its own parameters
-    is not undone.
+    list of what passed, an object that counts), and the random state of torch on the devices of the
+    model, of numpy and of Python. The values of parameters are not copied: a forward that writes
+    into its own parameters is not undone.
 
     Args:
         model: The user's model.
@@ -261,56 +273,29 @@ def random_state(model: nn.Module | None = None) -> Iterator[None]:
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Restore the attributes and the tensors other than parameters that calls of it changed."""
-    with _attributes(module), _tensors(module):
-        yield
+    """Restore the attributes and the tensors other than parameters that calls of it changed.
 
-
-@contextmanager
-def _attributes(model: nn.Module) -> Iterator[None]:
-    """Put back the attributes of modules, and what plain containers among them hold."""
-    put_back = as_they_are(model)
-    try:
-        yield
-    finally:
-        finished(*put_back)
-
-
-def as_they_are(model: nn.Module) -> list[Callable[[], None]]:
-    """Steps that put back the attributes of modules, and what plain containers there hold now."""
-    plain_kinds = (dict, OrderedDict, defaultdict, list, set, deque)
-    attributes = (found for module in model.modules() for found in _inside(vars(module)))
-    containers = [found for found in attributes if type(found) in plain_kinds]
-    return [partial(_refill, into, copy.copy(into)) for into in containers]
-
-
-def _refill(container: Any, contents: Any) -> None:
-    """Make a list, a dictionary, a set or a queue hold what it held."""
-    if isinstance(container, list):
-        container[:] = contents
-    elif isinstance(container, deque):
-        container.clear()
-        container.extend(contents)
-    else:
-        for key in [key for key in container if key not in contents]:
-            container.pop(key) if isinstance(container, dict) else container.remove(key)
-        container.update(contents)
-
-
-@contextmanager
-def _tensors(model: nn.Module) -> Iterator[None]:
-    """Restore the values of the tensors that modules hold in addition to their parameters."""
-    held = [tensor for module in model.modules() for _, tensor in held_tensors(module)]
-    tensors = [*model.buffers(), *held]
-    values = [
-        (tensor, tensor.detach().clone())
-        for tensor in dict.fromkeys(tensors)
+    Of attributes also what they hold: containers, arrays, generators, the attributes of objects.
+    """
+    found = reached(module)
+    weights = {id(parameter) for parameter in module.parameters()}
+    held = [v for v in found if issubclass(type(v), Tensor) and id(v) not in weights]
+    tensors = [
+        partial(_put_back, tensor, tensor.detach().clone())
+        for tensor in {id(t): t for t in [*module.buffers(), *held]}.values()
         if tensor.layout == torch.strided and not tensor.is_meta
     ]
+    attributes = as_it_is(found)
     try:
+        lend_iterators(found)
         yield
     finally:
-        finished(*(partial(_put_back, tensor, value) for tensor, value in values))
+        finished(*attributes, *tensors)
+
+
+def as_they_are(model: nn.Module) -> list[Step]:
+    """Steps that put back the attributes of modules, and what these hold now, but for tensors."""
+    return as_it_is(reached(model))
 
 
 @torch.no_grad()

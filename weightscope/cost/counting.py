@@ -24,7 +24,7 @@ from weightscope.adapters.dispatch import (
 from weightscope.adapters.modes import alone
 from weightscope.adapters.schemas import is_operator, packet
 from weightscope.adapters.tracing import quiet
-from weightscope.calls import checked_arguments, held_tensors, random_state, say
+from weightscope.calls import checked_arguments, fresh, held_tensors, random_state, say
 from weightscope.copies import deep_copy
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError, kind
@@ -142,6 +142,7 @@ def count_costs(
                 "parameters."
             ) from reason
     try:
+        args, kwargs = fresh(args, kwargs)
         return _count(deep_copy(model), args, kwargs, None, rules)
     except Exception as reason:
         raise ForwardError(

@@ -14,7 +14,7 @@ from torch import nn
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import StorageWeakRef, TorchDispatchMode, storage_of
 from weightscope.adapters.modes import alone
-from weightscope.calls import forward_errors, random_state
+from weightscope.calls import forward_errors, fresh, random_state
 from weightscope.copies import deep_copy
 from weightscope.cost.counting import Inputs, split_inputs
 from weightscope.errors import InputError
@@ -73,10 +73,11 @@ def measure_latency(
     with random_state(), torch.no_grad():
         for turn in range(warmup + repeats):
             for twin, seconds in zip(twins, times, strict=True):
+                own, named = fresh(args, kwargs)
                 with forward_errors(twin, (args, kwargs), "the inputs"):
                     _synchronize(device)
                     start = time.perf_counter()
-                    twin(*args, **kwargs)
+                    twin(*own, **named)
                     _synchronize(device)
                 if turn >= warmup:
                     seconds.append(time.perf_counter() - start)
@@ -104,7 +105,7 @@ def measure_peak_memory(model: nn.Module, inputs: Inputs) -> int:
     Returns:
         Bytes.
     """
-    args, kwargs = split_inputs(inputs)
+    args, kwargs = fresh(*split_inputs(inputs))
     twin = deep_copy(model).eval()
     device = _device(twin, args, kwargs)
     with random_state(), torch.no_grad(), forward_errors(twin, (args, kwargs), "the inputs"):

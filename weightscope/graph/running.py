@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from weightscope.adapters import pytree
 from weightscope.adapters.regions import entered, region_of
-from weightscope.calls import call_arguments, to_device
+from weightscope.calls import own_arguments
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Cut, Site, Structure
 
@@ -50,7 +50,7 @@ class GraphRun(fx.Interpreter):
 
     def predict(self, inputs: Any) -> Any:
         """Return what the model returns for the inputs of one batch."""
-        args, kwargs = call_arguments(to_device(inputs, self.structure.model))
+        args, kwargs = own_arguments(inputs, self.structure.model)
         return self.folded(self.run(*fixed_in(self.structure.graph).in_order(args, kwargs)))
 
     def folded(self, outputs: Any) -> Any:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.batches import distinct_images
 from weightscope.calls import (
-    call_arguments,
     forward_errors,
     only_tensor,
+    own_arguments,
     say,
     tensors_by_place,
     undisturbed,
@@ -221,7 +221,7 @@ class Stimuli:
 
     def forward(self, images: Sequence[Tensor]) -> object:
         """Call the network with other images."""
-        args, kwargs = call_arguments(self.inserted(images))
+        args, kwargs = own_arguments(self.inserted(images), self.model)
         return self.model(*args, **kwargs)
 
 

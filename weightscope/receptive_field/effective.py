@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
-from weightscope.calls import forward_errors, random_state
+from weightscope.calls import called, forward_errors, random_state
 from weightscope.copies import deep_copy
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
@@ -63,7 +63,7 @@ def effective_receptive_field(model: nn.Module, inputs: Inputs) -> EffectiveFiel
     twin = deep_copy(model).eval().requires_grad_(False)
     with torch.enable_grad(), random_state():
         with forward_errors(model, (args, kwargs), "the inputs"):
-            outputs = twin(*args, **kwargs)
+            outputs = called(twin, args, kwargs)
         output = _image(pytree.tree_leaves(outputs), "output")
         centre = tuple(size // 2 for size in output.shape[2:])
         target = output.movedim((0, 1), (-2, -1))[centre].abs().sum()

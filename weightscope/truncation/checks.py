@@ -16,7 +16,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import without_autograd
 from weightscope.adapters.tracing import EXPORTING
-from weightscope.calls import random_state, say, undisturbed
+from weightscope.calls import called, fresh, random_state, say, undisturbed
 from weightscope.copies import deep_copy
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
@@ -159,12 +159,12 @@ def _surgery(variant: Variant) -> str:
     names = [site.node for site in cut.exits]
     recorder = GraphRun(structure, {name: functools.partial(keep, name) for name in names})
     with torch.no_grad(), undisturbed(structure.model):
-        expected = recorder.run(*_in_order(structure))
+        expected = recorder.run(*fresh(*_in_order(structure)))
         graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
         owner = deep_copy(structure.model).eval()
         owner.add_module("replay", _Replay([left[name] for name in names]))
         replayed = runnable(owner, graph, structure.constants, structure.output_spec)
-        found = _leaves(replayed(*structure.inputs.args, **structure.inputs.kwargs))
+        found = _leaves(called(replayed, structure.inputs.args, structure.inputs.kwargs))
     for position, a, b in _paired(expected, found, dropped):
         if isinstance(a, Tensor) and not torch.equal(a, b):
             return f"output {position} differs by {float((a - b).abs().max()):.3g}"
@@ -263,7 +263,7 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
             shapes = [tuple(t.shape) for t in _tensors((args, kwargs))]
             try:
                 with torch.no_grad():
-                    expected = _leaves(original(*args, **kwargs))
+                    expected = _leaves(called(original, args, kwargs))
             except Exception as reason:  # noqa: BLE001 - nothing can be held to what has no answer
                 refused += 1
                 if refused == len(calls):
@@ -280,7 +280,7 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
 
 def _run(module: nn.Module, expected: Sequence[Any], args: Any, kwargs: Any, gone: Any) -> str:
     """Run the smaller network, also backward; its outputs must have the shapes of the expected."""
-    outputs = module(*args, **kwargs)
+    outputs = called(module, args, kwargs)
     module.zero_grad()
     _loss(outputs).backward()  # type: ignore[no-untyped-call]
     for position, a, b in _paired(expected, _leaves(outputs), gone):
@@ -333,7 +333,7 @@ def _alive(variant: Variant) -> str:
     args, kwargs = _twice(variant.structure)
     if fixed_in(variant.structure.graph).images:
         args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
-    _loss(module(*args, **kwargs)).backward()  # type: ignore[no-untyped-call]
+    _loss(called(module, args, kwargs)).backward()  # type: ignore[no-untyped-call]
     still = without_autograd(variant.structure.graph)
     dead = [
         name
@@ -348,7 +348,8 @@ def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = Tru
     args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
     module = deep_copy(variant.module).eval()
     with torch.no_grad():
-        pairs = zip(_tensors(module(*args, **kwargs)), _tensors(twin(*args, **kwargs)), strict=True)
+        found, expected = called(module, args, kwargs), called(twin, args, kwargs)
+        pairs = zip(_tensors(found), _tensors(expected), strict=True)
     for x, y in pairs:
         if not (torch.equal(x, y) if exactly else torch.allclose(x, y, rtol=1e-4, atol=1e-5)):
             return f"outputs differ by {float((x - y).abs().max()):.3g}"

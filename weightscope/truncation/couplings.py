@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import Convolution, Norm, buffers, parameters
-from weightscope.calls import random_state
+from weightscope.calls import called, random_state
 from weightscope.copies import deep_copy
 from weightscope.errors import TruncationError, extra
 from weightscope.graph.structure import ExampleInputs
@@ -81,7 +81,7 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
 
     def sums(model: nn.Module, _: object) -> list[Tensor]:
         """One number for each output: behind it the graph knows an output, not a layer."""
-        found = pytree.tree_leaves(model(*inputs.args, **inputs.kwargs))
+        found = pytree.tree_leaves(called(model, inputs.args, inputs.kwargs))
         return [x.sum() for x in found if isinstance(x, Tensor) and x.requires_grad]
 
     try:

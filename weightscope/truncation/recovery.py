@@ -23,12 +23,12 @@ from weightscope.adapters.modules import BatchNorm
 from weightscope.arguments import path_text
 from weightscope.batches import each_batch, read_batches
 from weightscope.calls import (
-    call_arguments,
     device_of,
     finished,
     forward_errors,
     fresh,
     named_errors,
+    own_arguments,
     to_device,
     undisturbed,
 )
@@ -445,7 +445,7 @@ class _Student:
 
     def predict(self, inputs: Any) -> Any:
         """What the smaller network returns, in the modes that its modules have."""
-        args, kwargs = call_arguments(to_device(inputs, self.module))
+        args, kwargs = own_arguments(inputs, self.module)
         args, kwargs = pytree.tree_map(_float, (args, kwargs))
         with _mixed_precision(device_of(self.module)):
             return self.module(*args, **kwargs)

@@ -23,7 +23,7 @@ from weightscope.batches import (
     read_batches,
     split_images,
 )
-from weightscope.calls import call_arguments, device_of, random_state, to_device, undisturbed
+from weightscope.calls import device_of, own_arguments, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError, TruncationError, keyword
 from weightscope.files import make_folder
@@ -630,7 +630,7 @@ class _Metric:
         return _value(found), float(np.nanstd(lost)) if found.images > 1 else math.nan
 
     def _run(self, module: nn.Module, inputs: Any) -> Any:
-        args, kwargs = call_arguments(to_device(inputs, self.model))
+        args, kwargs = own_arguments(inputs, self.model)
         return module(*args, **kwargs)
 
     def lost(self, quality: float) -> float:

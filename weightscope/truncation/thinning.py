@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.calls import undisturbed
+from weightscope.calls import called, undisturbed
 from weightscope.copies import deep_copy
 from weightscope.errors import InputError, TruncationError, UnknownLayerError, keyword
 from weightscope.truncation.building import apply_thinning
@@ -313,7 +313,7 @@ def _difference(variant: Variant, a: nn.Module, b: nn.Module, *, shapes_only: bo
     found = []
     for module in (a, b):
         with undisturbed(module), torch.no_grad():
-            outputs = module(*inputs.args, **inputs.kwargs)
+            outputs = called(module, inputs.args, inputs.kwargs)
         found.append([x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)])
     for x, y in zip(*found, strict=True):
         if x.shape != y.shape:

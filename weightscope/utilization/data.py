@@ -15,9 +15,9 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modules import layer_of
 from weightscope.batches import Batch
 from weightscope.calls import (
-    call_arguments,
     forward_errors,
     fresh,
+    own_arguments,
     say,
     shapes,
     to_device,
@@ -331,7 +331,7 @@ def measure_importance(
     counted = bar(len(batches), "importance", shown=progress, unit="batch")
     with undisturbed(model), kept, torch.enable_grad(), counted as advance:
         for index, (inputs, targets) in enumerate(batches):
-            args, kwargs = call_arguments(to_device(inputs, model))
+            args, kwargs = own_arguments(inputs, model)
             with forward_errors(model, inputs, f"batch {index}"):
                 outputs = torch.func.functional_call(model, watched, args, kwargs)
             value = _loss_of(loss, outputs, to_device(targets, model), index)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, first_image, split_images
-from weightscope.calls import call_arguments, forward_errors, to_device, undisturbed
+from weightscope.calls import forward_errors, own_arguments, to_device, undisturbed
 from weightscope.errors import keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
@@ -78,7 +78,7 @@ def first_answer(structure: Structure, batches: Sequence[Batch]) -> Any:
     """What the network returns for the first image of the batches."""
     model = structure.model
     inputs = to_device(first_image(batches), model)
-    args, kwargs = call_arguments(inputs)
+    args, kwargs = own_arguments(inputs, model)
     with undisturbed(model), torch.no_grad(), forward_errors(model, inputs, "batch 0"):
         return model(*args, **kwargs)
 
