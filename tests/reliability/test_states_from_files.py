@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fuzz.judge import forget_the_peak, peak
 from weightscope import (
     CheckpointError,
     InputError,
@@ -150,11 +151,11 @@ def saved(tmp_path_factory):
     return save(proposal.build(), tmp_path_factory.mktemp("recipe") / "v.safetensors")
 
 
-def forge(source, target, change):
+def forge(source, target, change, cast=dict):
     """Write a recipe of somebody's own, with a digest that fits it."""
     with safe_open(source, framework="pt") as file:
         text = file.metadata()["weightscope_recipe"]
-    tensors = load_file(source)
+    tensors = cast(load_file(source))
     text = change(text)
     digest = saving.digest(text, tensors)
     save_file(tensors, target, {"weightscope_recipe": text, "weightscope_sha256": digest})
@@ -186,6 +187,13 @@ def edit(**changes):
     edit(inputs=[{"tuple": [{"tensor": [1] * 99, "dtype": "float32"}]}, {"dict": []}]),
     edit(inputs=[{"tuple": []}, {"dict": [[1]]}]), edit(inputs=[{"x": []}, {}]),
     edit(aliases={"a": "b"}), edit(aliases={"a": ["b"]}), edit(stages={"encoder 0": [3]}),
+    edit(stages={}), edit(format=3), edit(format=4), edit(dimensions=True), edit(dimensions=2.0),
+    *(edit(notes=odd) for odd in (None, -1, True, float("nan"), [[]], "x", {})),
+    *(edit(inputs=[{"tuple": [{"tensor": [1, 1, 16, 16], "dtype": odd}]}, {"dict": []}])
+        for odd in ("Tensor", "__class__", "qint8", "bits8", "float", None, 3, ["float32"])),
+    *(edit(inputs=[{"tuple": [{"tensor": odd, "dtype": "float32"}]}, {"dict": []}])
+        for odd in ([1, 1, 16.0, 16], [True, 1, 16, 16], "16", None)),
+    edit(inputs=[{"tuple": "ab"}, {"dict": []}]), edit(inputs=[{"tuple": []}, {"dict": "ab"}]),
 ])  # fmt: skip
 def test_hostile_recipes_are_refused_before_anything_is_built(saved, tmp_path, change):
     path = forge(saved, tmp_path / "v.safetensors", change)
@@ -195,6 +203,44 @@ def test_hostile_recipes_are_refused_before_anything_is_built(saved, tmp_path, c
 
 def test_the_forger_forges(saved, tmp_path):
     assert load(forge(saved, tmp_path / "v.safetensors", lambda text: text), Small).module
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fits"),
+    [(torch.float16, True), (torch.bfloat16, True), (torch.float64, False), (torch.int64, False),
+     (torch.complex64, False), (torch.bool, False)],
+)  # fmt: skip
+def test_numbers_of_another_type_are_not_changed_into_the_right_ones(saved, tmp_path, dtype, fits):
+    def cast(tensors):
+        name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+        return tensors | {name: tensors[name].to(dtype)}
+
+    path = forge(saved, tmp_path / "v.safetensors", lambda text: text, cast)
+    if fits:
+        assert load(path, Small).module
+    else:
+        with pytest.raises(RecipeError, match=f"saved as {dtype}"):
+            load(path, Small)
+
+
+def test_a_dilation_beyond_the_image_is_refused(saved, tmp_path):
+    far = edit(reach=10**9, format=4)
+    with pytest.raises(RecipeError, match="1,000,000,000 pixels in images of 16"):
+        load(forge(saved, tmp_path / "v.safetensors", far), Small)
+    proposal = analyze(Small(), example_inputs=torch.zeros(1, 1, 16, 16)).proposals[0]
+    with pytest.raises(InputError, match="give at most 16"):
+        proposal.build(reach=17)
+
+
+def test_large_example_inputs_are_read_without_their_memory(saved, tmp_path):
+    wide = [{"tuple": [{"tensor": [1, 1, 4096, 8192], "dtype": "float32"}]}, {"dict": []}]
+    path = forge(saved, tmp_path / "v.safetensors", edit(inputs=wide))
+    load(path, Small)  # what is compiled and cached once
+    forget_the_peak()
+    before = peak()
+    shape = load(path, Small).structure.inputs.args[0].shape
+    assert shape == (1, 1, 4096, 8192)
+    assert peak() - before < 100e6  # the inputs alone are 134 MB, two of twice the size 1,074 MB
 
 
 # --- files that are changed while they are read -------------------------------------------------

@@ -20,7 +20,14 @@ from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import values_note
-from weightscope.graph.inputs import Trial, check_model, declared_inputs, find_inputs, two_images
+from weightscope.graph.inputs import (
+    Trial,
+    check_model,
+    declared_inputs,
+    find_inputs,
+    two_images,
+    twofold,
+)
 from weightscope.graph.levels import follows_the_input, plausible, read_levels
 from weightscope.graph.nodes import tensor_of
 from weightscope.graph.stages import (
@@ -328,7 +335,7 @@ def _twice(inputs: ExampleInputs) -> ExampleInputs:
 
     def doubled(value: Any) -> Any:
         of_batch = isinstance(value, torch.Tensor) and value.dim() and len(value) == images
-        return torch.cat([value, value]) if of_batch else value
+        return twofold(value) if of_batch else value
 
     args, kwargs = pytree.tree_map(doubled, (inputs.args, dict(inputs.kwargs)))
     return replace(inputs, args=args, kwargs=kwargs)
@@ -347,7 +354,8 @@ def _at_another_size(inputs: ExampleInputs) -> ExampleInputs:
         if not isinstance(value, torch.Tensor) or value.dim() != inputs.rank:
             return value
         sizes = enumerate(value.shape)
-        return value.new_zeros([2 * n if axis in inputs.space else n for axis, n in sizes])
+        # nobody reads its numbers, and memory that nobody touches costs nothing
+        return value.new_empty([2 * n if axis in inputs.space else n for axis, n in sizes])
 
     args, kwargs = pytree.tree_map(doubled, (inputs.args, dict(inputs.kwargs)))
     return replace(inputs, args=args, kwargs=kwargs)

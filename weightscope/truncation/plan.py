@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weightscope.errors import InputError, RecipeError, TruncationError, keyword
-from weightscope.graph.structure import Cut, Structure
+from weightscope.adapters import pytree
+from weightscope.errors import InputError, RecipeError, TruncationError, keyword, shown
+from weightscope.graph.structure import Cut, ExampleInputs, Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut
 
@@ -149,6 +152,11 @@ def make_plan(
     kind = bottleneck if isinstance(bottleneck, str) else "custom"
     if reach is not None and (kind != "light" or reach < 1):
         raise InputError(f"{keyword('reach', reach)} is for the light bottleneck, and at least 1")
+    if reach is not None and reach > (largest := farthest_reach(structure.inputs)):
+        raise InputError(
+            f"{keyword('reach', reach)} is longer than the image that the network was read with; "
+            f"give at most {largest}"
+        )
     if width is not None and (kind != "light" or width < 1):
         raise InputError(f"{keyword('width', width)} is for the light bottleneck, and at least 1")
     if kind == "pool" and exit_channels is not None:
@@ -167,6 +175,12 @@ def make_plan(
             reach = reach_of_removed(structure, cut)
         return Plan(cut.keep_levels, "light", width, leaving, reach=reach)
     return Plan(cut.keep_levels, "custom", None, leaving)
+
+
+def farthest_reach(inputs: ExampleInputs) -> int:
+    """The largest size of a tensor that a network is called with: no dilation needs to be more."""
+    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    return max(FARTHEST, *(size for v in leaves if isinstance(v, Tensor) for size in v.shape))
 
 
 def reach_of_removed(structure: Structure, cut: Cut) -> int:
@@ -285,7 +299,7 @@ def weights_digest(model: nn.Module) -> str:
 
 def encode(value: Any) -> Any:
     """Turn a forward's arguments into JSON; of tensors only shape and type."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.dtype in NUMBER_TYPES.values():
         return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, tuple):
         return {"tuple": [encode(v) for v in value]}
@@ -298,14 +312,40 @@ def encode(value: Any) -> Any:
     return {"unsaved": type(value).__name__}
 
 
+NUMBER_TYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+        torch.float16, torch.bfloat16, torch.float32, torch.float64,
+        torch.complex64, torch.complex128,
+    )
+}  # fmt: skip
+"""What a recipe may ask for: what is in a file names these and nothing else of torch."""
+
+
 def decode(value: Any) -> Any:
-    """The reverse of ``encode``; tensors are zeros."""
-    if isinstance(value, list):
-        return [decode(v) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return torch.zeros(value["tensor"], device="cpu", dtype=getattr(torch, value["dtype"]))
-    if "tuple" in value:
-        return tuple(decode(v) for v in value["tuple"])
-    return {key: decode(v) for key, v in value["dict"]}
+    """The reverse of ``encode``; tensors are zeros.
+
+    Raises:
+        RecipeError: It is nothing that ``encode`` writes.
+    """
+    match value:
+        case list():
+            return [decode(v) for v in value]
+        case {"tensor": [*sizes], "dtype": str(name)} if name in NUMBER_TYPES:
+            if all(type(size) is int and size >= 0 for size in sizes):
+                return _zeros(sizes, NUMBER_TYPES[name])
+        case {"tuple": [*members]}:
+            return tuple(decode(v) for v in members)
+        case {"dict": [*rows]}:
+            if all(isinstance(row, list) and len(row) == 2 for row in rows):
+                return {key: decode(v) for key, v in rows}
+        case None | bool() | int() | float() | str():
+            return value
+    raise RecipeError(f"the recipe calls the network with {shown(value)[:80]}; save it again")
+
+
+def _zeros(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros that take no memory before somebody writes into them, unlike those of torch."""
+    size = math.prod(sizes) * torch.empty((), dtype=dtype, device="cpu").element_size()
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).reshape(*sizes)

@@ -37,6 +37,7 @@ from weightscope.truncation.plan import (
     Plan,
     decode,
     digest,
+    farthest_reach,
     fingerprint,
     operators,
     tracer,
@@ -156,6 +157,11 @@ def load(
             "give the factory of the original"
         )
     plan = Plan.from_json(recipe)
+    if recipe["format"] not in (1, plan.format):
+        raise RecipeError(
+            f"{path!r} says format {recipe['format']} of a recipe of format {plan.format}; save "
+            "the variant again"
+        )
     _check_budget(path, recipe, plan, [*tensors.values(), *model.state_dict().values()])
     if plan.bottleneck == "custom" and bottleneck is None:
         raise RecipeError(
@@ -163,8 +169,12 @@ def load(
             f"{keyword('bottleneck')}"
         )
     try:
-        variant = build(_structure(model, recipe), plan, bottleneck)
+        structure = _structure(model, recipe)
+        if plan.reach > (largest := farthest_reach(structure.inputs)):
+            raise RecipeError(f"the recipe reaches {plan.reach:,} pixels in images of {largest}")
+        variant = build(structure, plan, bottleneck)
         state = tensors | {new: tensors[old] for new, old in recipe["aliases"].items()}
+        _check_number_types(variant.module, state)
         variant.module.load_state_dict(state, strict=True)
     except (
         WeightscopeError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError
@@ -175,6 +185,20 @@ def load(
             "save the variant again with this version of weightscope."
         ) from reason
     return replace(variant, origin=recipe.get("weights", ""))
+
+
+def _check_number_types(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuse numbers that would be changed where they are loaded; fewer bits of a kind are not."""
+    for name, own in module.state_dict().items():
+        saved = state[name].dtype if name in state else own.dtype
+        if torch.promote_types(saved, own.dtype) != own.dtype or _family(saved) != _family(
+            own.dtype
+        ):
+            raise RecipeError(f"{name} is saved as {saved} and is {own.dtype}")
+
+
+def _family(dtype: torch.dtype) -> tuple[bool, bool, bool]:
+    return dtype.is_floating_point, dtype.is_complex, dtype == torch.bool
 
 
 def _structure(model: nn.Module, recipe: Mapping[str, Any]) -> Structure:
@@ -264,7 +288,10 @@ def _checked(path: str, text: str, tensors: Mapping[str, Tensor]) -> dict[str, A
         or version < 1
         or not all(isinstance(recipe.get(key), str) for key in ("model", "original"))
         or not (isinstance(recipe.get("inputs"), list) and len(recipe["inputs"]) == 2)
-        or recipe.get("dimensions") not in (1, 2, 3)
+        or type(recipe.get("dimensions")) is not int
+        or recipe["dimensions"] not in (1, 2, 3)
+        or not _is_list_of_names(recipe.get("notes", []))
+        or not recipe.get("stages")
         or not isinstance(recipe.get("layout", ""), str)
         or not isinstance(recipe.get("part", ""), str)
         or not isinstance(recipe.get("weights", ""), str)
