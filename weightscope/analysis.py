@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import alone
-from weightscope.arguments import PATH, Rule, checked, path_text
+from weightscope.arguments import Rule, checked, path_text
 from weightscope.batches import first_image, read_batches
 from weightscope.calls import to_device
 from weightscope.cost import count_costs
@@ -42,7 +42,7 @@ class Analysis(Findings):
         """The network itself as a variant with all levels, to be thinned without a cut."""
         return whole(self.structure)
 
-    @checked(path=PATH)
+    @checked()
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the whole analysis as one self-contained page.
 

@@ -106,7 +106,9 @@ _TEXT = Rule(lambda value: isinstance(value, str), "a text")
 _FUNCTION = Rule(callable, "a function of (outputs, targets)")
 _NUMBER = Rule(_is_number, "a number")
 _BATCHES = Rule(_is_iterable, "a list, a loader or another iterable of batches")
-PATH = Rule(lambda value: isinstance(value, str | os.PathLike), "a path: a text or a Path", False)
+PATH = Rule(
+    lambda value: isinstance(value, str | bytes | os.PathLike), "a path: a text or a Path", False
+)
 _RULES = {
     "batches": _BATCHES,
     "bottleneck": Rule(callable, "a module, or a factory (channels, channels, dimensions)"),
@@ -130,6 +132,7 @@ _RULES = {
     "max_latency": _NUMBER,
     "max_macs": _NUMBER,
     "max_parameters": _NUMBER,
+    "path": PATH,
     "part": Rule(_TEXT.fits, "the name of a module in the network"),
     "prefix": Rule(_TEXT.fits, "what the names in the file begin with"),
     "progress": _FLAG,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import outside_modes
-from weightscope.arguments import PATH, checked, having
+from weightscope.arguments import checked, having
 from weightscope.checkpoints import load_tensors, parse_json, path_of
 from weightscope.errors import CheckpointError, shown
 from weightscope.files import write_tensors
@@ -86,7 +86,7 @@ def save_history(history: History, path: str | os.PathLike[str]) -> None:
     write_tensors(history.initial(), path, {_KEY: json.dumps(known)})
 
 
-@checked(path=PATH)
+@checked()
 @outside_modes()
 def read_history(path: str | os.PathLike[str]) -> RecordedHistory:
     """Read what `save_history` wrote; nothing in the file is executed.

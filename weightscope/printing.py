@@ -90,7 +90,7 @@ def checkpoint_table(name: str, statistics: ModelStatistics) -> str:
     notes = [(tensor.parameter, tensor.warning) for tensor in tensors]
     notes += [(skipped.name, f"skipped: {skipped.reason}") for skipped in statistics.skipped]
     blocks = [
-        f"{name}: {human(total)} numbers in {counted(len(tensors), 'tensor')}",
+        f"{in_one_line(name)}: {human(total)} numbers in {counted(len(tensors), 'tensor')}",
         aligned_columns(columns) if tensors else "",
         _reasons(notes),
     ]
@@ -106,12 +106,28 @@ def printable(text: str) -> str:
         >>> printable("conv\x1b[2J")
         'conv\\x1b[2J'
     """
+    return "\n".join(map(_spelled_out, text.split("\n")))
+
+
+def _spelled_out(line: str) -> str:
+    if line.isprintable():
+        return line
     return "".join(
         char
-        if char == "\n" or char.isprintable()
+        if char.isprintable()
         else char.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for char in text
+        for char in line
     )
+
+
+def in_one_line(text: str) -> str:
+    r"""The same for a cell of a table: what breaks lines would make rows of its own.
+
+    Example:
+        >>> in_one_line("a\nb")
+        'a\\nb'
+    """
+    return printable(text).replace("\n", "\\n")
 
 
 def human(number: float | None, unit: str = "") -> str:
@@ -158,8 +174,8 @@ def aligned_columns(columns: Mapping[str, Sequence[str]]) -> str:
         encoder 0    12
     """
     padded = []
-    for name, cells in columns.items():
-        header = name.strip()
+    for name, given in columns.items():
+        header, cells = name.strip(), [in_one_line(cell) for cell in given]
         width = max(len(header), *map(len, cells))
         words = all(cell[:1].isalpha() for cell in cells if cell)
         padded.append(
@@ -268,7 +284,7 @@ def _reasons(pairs: Iterable[tuple[str, str]], verb: str = "") -> str:
     by_reason: dict[str, list[str]] = {}
     for name, reason in pairs:
         if reason:
-            by_reason.setdefault(reason, []).append(name)
+            by_reason.setdefault(reason, []).append(in_one_line(name))
     return "\n".join(
         textwrap.fill(f"{verb}{', '.join(names)}: {reason}", WIDTH, subsequent_indent="  ")
         for reason, names in by_reason.items()

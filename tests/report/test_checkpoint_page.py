@@ -8,6 +8,7 @@ import torch
 from weightscope.report import render_checkpoint, write_page
 from weightscope.statistics import scan
 
+CONTROLS = "\x1b\0\x08\x7f\x85\x9b\u202e\u2028\u2066\ufeff"
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 
 
@@ -53,6 +54,13 @@ def test_what_spreads_over_two_axes_is_drawn_by_its_own_name(page):
 def test_what_is_broken_comes_first_and_what_was_left_out_last(page):
     assert page.index("NaN or infinite") < page.index("Distributions")
     assert "complex numbers have no order" in page.split('id="skipped"')[1]
+
+
+def test_control_characters_of_names_are_spelled_out(tmp_path):
+    torch.save({f"odd{CONTROLS}": torch.randn(2, 2), CONTROLS: 3}, tmp_path / "weights.pt")
+    page = render_checkpoint(f"a{CONTROLS}", scan(tmp_path / "weights.pt"))
+    assert "odd\\x1b\\x00" in page
+    assert all(char.isprintable() or char == "\n" for char in page)
 
 
 def test_names_of_the_file_stay_text(page):

@@ -114,6 +114,16 @@ def test_names_cannot_steer_the_terminal(statistics):
     assert all(char.isprintable() or char == "\n" for char in text)
 
 
+@pytest.mark.parametrize("broken", ["a\nb  1 x 1", "a\rb", "a\u2028b", "a\x85b", "a\u2029b"])
+def test_names_make_no_rows_of_their_own(statistics, broken):
+    rows = len(checkpoint_table("weights.pt", statistics).splitlines())
+    statistics.parameters[0].parameter = broken
+    statistics.parameters[1].parameter, statistics.parameters[1].warning = broken, "odd"
+    text = checkpoint_table("file\n.pt", statistics)
+    assert len(text.splitlines()) == rows + 1  # the note
+    assert text.startswith("file\\n.pt: ")
+
+
 def test_zeros_have_no_sign():
     statistics = measure_model(nn.ParameterList([torch.zeros(3), -torch.zeros(3)]))
     assert "-0" not in checkpoint_table("zeros.pt", statistics).replace("---", "")

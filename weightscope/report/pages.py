@@ -17,7 +17,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from weightscope.files import write_text
-from weightscope.printing import human, per_dimension, share
+from weightscope.printing import human, per_dimension, printable, share
 
 _OPTION = re.compile(r"--[a-z]+(-[a-z]+)*")
 
@@ -66,7 +66,7 @@ def unbroken(text: str) -> Markup:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of this folder; every value is escaped.
+    """Fill a template of this folder; every value is escaped, and control characters spelled out.
 
     The page's own policy forbids any script but its one, by its hash, and any connection.
 
@@ -83,12 +83,13 @@ def render(template: str, **values: Any) -> str:
     environment.filters.update(human=human, share=share, per_dimension=per_dimension)
     environment.filters.update(percent=percent, unbroken=unbroken)
     script = _text("table.js")
-    return environment.get_template(template).render(
+    page = environment.get_template(template).render(
         versions=_versions(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **values,
     )
+    return printable(page)  # a browser obeys what turns the order of letters, too
 
 
 def write_page(page: str, path: str | os.PathLike[str]) -> Path:

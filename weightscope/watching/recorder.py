@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from weightscope.adapters.modes import outside_modes
-from weightscope.arguments import PATH, checked, having, instance, path_text
+from weightscope.arguments import checked, having, instance, path_text
 from weightscope.checkpoints import load_tensors
 from weightscope.errors import CheckpointError, InputError, keyword
 from weightscope.files import write_csv, write_tensors
@@ -128,12 +128,12 @@ class History(OnOneScreen):
         """Histograms over time, one row per bin: step, parameter, bin_left, bin_right, count."""
         return exports.histograms_frame(self.snapshots)
 
-    @checked(path=PATH)
+    @checked()
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `histograms` as a comma-separated table, atomically; see `write_csv`."""
         write_csv(self.histograms(), path)
 
-    @checked(path=PATH)
+    @checked()
     def to_npz(self, path: str | os.PathLike[str]) -> None:
         """Write all histograms to one npz file, atomically.
 
