@@ -24,6 +24,7 @@ from weightscope import (
     read_history,
     save,
     save_history,
+    scan,
     watch,
 )
 from weightscope.checkpoints import safetensors_files
@@ -221,6 +222,22 @@ def test_numbers_of_another_type_are_not_changed_into_the_right_ones(saved, tmp_
     else:
         with pytest.raises(RecipeError, match=f"saved as {dtype}"):
             load(path, Small)
+
+
+def test_every_path_may_be_bytes(saved, tmp_path):
+    made = load(os.fsencode(saved), Small)
+    path = os.fsencode(tmp_path / "v.safetensors")
+    assert save(made, path) == tmp_path / "v.safetensors"
+    model = Small()
+    with watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as history:
+        pass
+    save_history(history, path)
+    assert read_history(path).steps == 0
+    history.to_csv(path)
+    assert scan(os.fsencode(saved)).parameters
+    for nothing in (3, None, ["a"]):
+        with pytest.raises(InputError, match=r"^path(=3| is |= is )"):
+            read_history(nothing)
 
 
 def test_a_dilation_beyond_the_image_is_refused(saved, tmp_path):

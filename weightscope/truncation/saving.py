@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone, outside_modes
-from weightscope.arguments import checked
+from weightscope.arguments import checked, path_text
 from weightscope.calls import named_errors, random_state
 from weightscope.checkpoints import RECIPE, load_tensors, open_checkpoint, parse_json, path_of
 from weightscope.errors import (
@@ -100,7 +100,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     text = json.dumps(recipe, sort_keys=True)
     metadata = {RECIPE: text, _DIGEST: digest(text, tensors)}
     write_tensors(tensors, path, metadata)
-    return Path(path)
+    return Path(path_text(path, "of a file to write"))
 
 
 @checked()
