@@ -3,10 +3,12 @@
 import itertools
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from fuzz.states import CALLS, KINDS, _batches, _loss, call, comparable
 from weightscope import InputError, analyze
@@ -46,6 +48,15 @@ def deterministic():
         torch.use_deterministic_algorithms(False)
 
 
+@contextmanager
+def subnormals_are_zero():
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 MODES = {
     "device": lambda: torch.device("meta"),
     "default device": default_device,
@@ -57,6 +68,9 @@ MODES = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "deterministic": deterministic,
     "anomaly": lambda: torch.autograd.set_detect_anomaly(True),
+    "counting": lambda: FlopCounterMode(display=False),
+    "subnormals": subnormals_are_zero,
+    "numpy raises": lambda: np.errstate(all="raise"),
 }
 QUICK = {"scan", "watch", "history", "fit weights", "receptive field", "command"}
 
