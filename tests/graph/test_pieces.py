@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightscope.graph import read_structure
+from weightscope.graph import read_structure, rebuild
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import find_cut, make_plan
@@ -288,6 +288,21 @@ def test_a_size_inside_is_what_levels_are_counted_from(kind: type[nn.Module]) ->
     assert variant.receptive_field == (None, None)
     other = torch.randn(2, 3, 24, 48, generator=torch.Generator().manual_seed(0))
     assert variant.module(other).shape == model(other).shape
+
+
+class ResizingLast(Resizing):
+    """The same of images whose channels are last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def test_channels_that_are_last_are_seen_where_images_are_resized_first() -> None:
+    model = ResizingLast().eval()
+    structure = read_structure(model, torch.zeros(1, 48, 56, 3))
+    assert structure.inputs.layout == "NHWC"
+    assert list(structure.reductions) == SIDES
+    assert rebuild(structure)(torch.zeros(2, 40, 72, 3)).shape == (2, 40, 72, 2)
 
 
 def test_a_size_inside_behind_a_kernel_is_read_at_the_example() -> None:

@@ -108,7 +108,9 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
             and all(map(_alike, (of[letter] for letter in space), sizes))
         ):
             return "" if layout == "NC" + space else layout
-    return ""
+    # brought to another size first: the number of channels alone tells where they are
+    last = len(image) == dimensions + 2 and image[-1] == channels != image[1]
+    return f"N{space}C" if last and image[0] == batch else ""
 
 
 def _alike(size: int, other: int) -> bool:
