@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import mpseg_models
 import weightscope as ws
+from weightscope.cost import count_costs
 
 NARROW: dict[str, dict[str, Any]] = {
     "unet": {"width": 4},
@@ -223,3 +224,26 @@ def test_an_image_without_a_batch_is_told_what_is_missing() -> None:
             torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)),
             example_inputs=torch.zeros(3, 32, 32),
         )
+
+
+def test_costs_are_of_the_size_of_the_images_that_are_given() -> None:
+    model = mpseg_models.create_model("unet", width=4, seed=0)
+    given = iter([torch.rand(2, 3, 48, 32), (torch.rand(1, 3, 32, 32), "a label")])  # read once
+    found = ws.analyze(model, images=given, response=False)
+    assert found.costs == count_costs(model, torch.zeros(1, 3, 48, 32))
+    assert not found.structure.inputs.guessed
+    assert found.images is not None
+    assert found.images.images == 3
+    one = [torch.rand(1, 3, 32, 32)]
+    example = torch.zeros(1, 3, 64, 64)
+    other = ws.analyze(model, images=one, example_inputs=example, response=False)
+    assert other.costs == count_costs(model, example)
+    pairs = [(example, torch.ones(1, 1, 64, 64))]
+    other = ws.analyze(model, images=one, batches=pairs, metric="f1", response=False)
+    assert other.costs == count_costs(model, example)
+
+
+def test_a_single_image_among_images_is_named() -> None:
+    model = mpseg_models.create_model("unet", width=4, seed=0)
+    with pytest.raises(ws.ForwardError, match=r"first image of images=.*a single one as image\[N"):
+        ws.analyze(model, images=[torch.rand(3, 32, 32)], response=False)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import alone
 from weightscope.arguments import Rule, checked, path_text
-from weightscope.batches import first_image, read_batches
-from weightscope.calls import to_device
+from weightscope.batches import each_batch, example_in, first_image, read_batches
+from weightscope.calls import random_state, to_device
 from weightscope.cost import count_costs
-from weightscope.errors import InputError, keyword
+from weightscope.errors import ForwardError, InputError, keyword
 from weightscope.findings import Findings
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
@@ -114,7 +115,8 @@ def analyze(
     Args:
         model: A network with its trained weights. Nothing else is needed.
         example_inputs: What to call the model with where that cannot be guessed: a tensor, a tuple
-            of positional or a mapping of keyword arguments.
+            of positional or a mapping of keyword arguments. By default the first image of `batches`
+            or of `images`, whose size the costs are then of; else a size that the model takes.
         initial: The weights at the start of training, as a state dict or as a callable that builds
             the freshly initialised model. Makes the initialisation null and the movement since
             then exact. None for the start that `history` recorded, if there is one.
@@ -162,12 +164,19 @@ def analyze(
     if initial is None and history is not None:
         initial = _start_of(history, model)
     pairs = None if batches is None else read_batches(batches, model, keys)
-    if pairs is not None and example_inputs is None:
-        example_inputs = to_device(first_image(pairs), model)
+    if images is not None:
+        with random_state(model):  # a loader draws the seed of its workers, whatever it shuffles
+            images = list(each_batch(images))
+    source = ""
+    if example_inputs is None and pairs is not None:
+        source, example_inputs = "batches", to_device(first_image(pairs), model)
+    elif example_inputs is None and images:
+        source, example_inputs = "images", to_device(example_in(images[0], model), model)
     count = 4 + bool(response) + (images is not None) + (pairs is not None)
     with steps(count, "analyze", shown=progress) as begin:
         begin("levels and stages")
-        structure = read_structure(given, example_inputs, stages, layout, part)
+        with _named_after(source):
+            structure = read_structure(given, example_inputs, stages, layout, part)
         begin("weights")
         statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
         begin("costs")
@@ -205,6 +214,20 @@ def analyze(
             response=synthetic,
             images=own,
         )
+
+
+@contextmanager
+def _named_after(source: str) -> Iterator[None]:
+    """Say of a forward that raises where its example comes from, if the user gave none."""
+    try:
+        yield
+    except ForwardError as error:
+        if not source:
+            raise
+        given = keyword("example_inputs")
+        raise ForwardError(
+            f"the first image of {keyword(source)}, taken as {given}, does not fit: {error}"
+        ) from error
 
 
 def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str, Tensor] | None:

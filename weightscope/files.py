@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +23,8 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path next to ``path`` to write to, and move it there on success.
 
     The temporary file is synced and renamed when the block ends, and removed when the block
-    raises, so ``path`` never holds half a file. A symbolic link is followed, not replaced.
+    raises, so ``path`` never holds half a file. A symbolic link is followed, not replaced. A file
+    that is replaced keeps its permissions; a new one has those that the process gives new files.
 
     Args:
         path: Where the finished file goes.
@@ -47,11 +48,13 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     text = path_text(path, "of a file to write")
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
+        temporary.touch()  # some writers close their files to everybody else
+        usual = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode if target.exists() else usual))
         os.replace(temporary, target)
     except OSError as error:
         raise InputError(

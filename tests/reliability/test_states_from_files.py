@@ -28,7 +28,13 @@ from weightscope import (
     watch,
 )
 from weightscope.checkpoints import safetensors_files
-from weightscope.files import write_csv, write_tensors, written_atomically
+from weightscope.files import (
+    write_csv,
+    write_pickle,
+    write_tensors,
+    write_text,
+    written_atomically,
+)
 from weightscope.truncation import saving
 
 
@@ -311,7 +317,8 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(Path, "unlink", refuse)  # as such a file system does
+    for call in ("touch", "unlink"):  # as such a file system does
+        monkeypatch.setattr(Path, call, refuse)
     with pytest.raises(InputError, match=r"cannot write .*: Read-only"), written_atomically("x"):
         refuse()
 
@@ -322,6 +329,20 @@ def test_permissions_stay(tmp_path):
     with written_atomically(tmp_path / "x") as temporary:
         temporary.write_text("new")
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_every_new_file_has_the_permissions_that_the_process_gives(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_tensors({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+        write_pickle([torch.ones(1)], tmp_path / "b.pt")
+        write_text(tmp_path / "c.txt", "c")
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("a.safetensors", "b.pt", "c.txt", "plain"), 0o666 & ~umask)
 
 
 def test_a_disk_that_is_full_for_tensors_too(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Cut every toy at every depth and try everything that verify tries."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -402,3 +403,21 @@ def test_a_call_that_the_original_refuses_is_no_failure_of_the_variant():
     variant = proposals_of(Gated(), image)[-1].build()
     runs = next(c for c in verify(variant, export=False).checks if c.name == "runs")
     assert runs.passed, runs.detail
+
+
+def test_a_deep_copy_has_a_module_of_its_own(proposals):
+    variant = proposals("plain")[1].build()
+    twin = copy.deepcopy(variant)
+    assert twin.structure is variant.structure
+    assert twin.costs == variant.costs
+    with torch.no_grad():
+        for parameter in twin.module.parameters():
+            parameter.zero_()
+    assert all(bool(p.any()) for p in variant.module.parameters() if p.dim() > 1)
+    assert copy.deepcopy(variant.costs) == variant.costs
+
+
+@pytest.mark.parametrize("width", [10**6, 10**12])
+def test_more_channels_than_fit_into_memory_are_refused_by_name(width, proposals):
+    with pytest.raises(TruncationError, match=rf"width={width} .*; ask for fewer channels"):
+        proposals("plain")[1].build(width=width)

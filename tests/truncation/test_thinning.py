@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -103,6 +104,47 @@ class Grouped(nn.Module):
         return self.head(self.joined(torch.cat([b, c], 1)))
 
 
+class Sloped(nn.Module):
+    """Rectifiers with one slope for all channels: of each layer, of all layers, a parameter."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.a, self.b = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.up, self.head = nn.Conv2d(14, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+        self.slopes = nn.ModuleList(nn.PReLU() for _ in range(3 if how == "own" else 1))
+        self.slope = nn.Parameter(torch.tensor([0.3]))
+
+    def bent(self, x, place):
+        if self.how == "parameter":
+            return F.prelu(x, self.slope)
+        return self.slopes[place % len(self.slopes)](x)
+
+    def forward(self, x):
+        a = self.bent(self.a(x), 0)
+        b = F.interpolate(self.bent(self.b(F.max_pool2d(a, 2)), 1), scale_factor=2)
+        return self.head(self.bent(self.up(torch.cat([a, b], 1)), 2))
+
+
+class Stiff(nn.Module):
+    """No channel can go: they reach an output, grouped convolutions, a layer of another kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.grouped = (
+            nn.Conv2d(1, 6, 3, padding=1),
+            nn.Conv2d(6, 4, 3, padding=1, groups=2),
+        )
+        self.b, self.kind = nn.Conv2d(4, 6, 3, padding=1), nn.Bilinear(6, 6, 5)
+        self.head = nn.Conv2d(9, 2, 1)
+
+    def forward(self, x):
+        a = self.grouped(self.a(x))
+        b = self.b(F.max_pool2d(a, 2)).movedim(1, -1)
+        b = F.interpolate(self.kind(b, b).movedim(-1, 1), scale_factor=2)
+        return self.head(torch.cat([a, b], 1))
+
+
 def as_variant(factory, example):
     torch.manual_seed(0)
     model = factory().eval()
@@ -130,6 +172,7 @@ def test_all_levels_as_a_variant_answer_as_the_network():
         (Residual, image(2, 1, 16, 16)),
         (Hasty, image(2, 1, 16, 16)),
         (Pyramid, TOYS["pyramid"][1]),
+        *((partial(Sloped, how), image(2, 1, 16, 16)) for how in ("own", "one", "parameter")),
     ],
 )
 def test_the_thinner_network_is_the_whole_one_that_does_not_listen(factory, example):
@@ -231,7 +274,11 @@ def test_a_budget_is_reached_from_below():
         ({"keep": float("nan")}, InputError, "keep=nan; give the share"),
         ({"keep": 0.5, "by": "beauty"}, InputError, "by='beauty'"),
         ({"keep": {"down.0.9": 2}}, UnknownLayerError, "no layer 'down.0.9'; did you mean 'down"),
-        ({"keep": {"head": 1}}, InputError, "channels of 'head' must stay"),
+        (
+            {"keep": {"head": 1}},
+            InputError,
+            "channels of 'head' must stay, for they reach an output",
+        ),
         ({"keep": {"down.0.0": 5}}, InputError, "has 4 channels"),
         ({"keep": {"down.0.0": 0}}, InputError, "has 4 channels"),
     ],
@@ -249,6 +296,33 @@ def test_a_recipe_with_other_channels_is_refused():
             Plan.from_json(plan | {"thinned": [row]})
     with pytest.raises(RecipeError, match="does not say how"):
         Plan.from_json(plan | {"thinned": 5})
+
+
+def test_where_no_channel_can_go_each_layer_and_its_cause_are_named():
+    variant = as_variant(Stiff, image(2, 1, 16, 16))
+    with pytest.raises(TruncationError) as told:
+        variant.thin(0.5)
+    for cause in (
+        "those of 'head' reach an output",
+        "those of 'a' reach 'grouped', a grouped convolution",
+    ):
+        assert cause in str(told.value)
+
+
+def test_a_layer_that_cannot_be_followed_is_named(monkeypatch):
+    import torch_pruning
+
+    right = torch_pruning.DependencyGraph.get_pruning_group
+
+    def lost(self, module, remove, channels):
+        if isinstance(module, nn.Conv2d) and module.out_channels == 14:
+            raise TypeError("of somebody else")
+        return right(self, module, remove, channels)
+
+    monkeypatch.setattr(torch_pruning.DependencyGraph, "get_pruning_group", lost)
+    variant = as_variant(lambda: Plain(width=7), image(2, 1, 32, 32))
+    with pytest.raises(TruncationError, match=r"channels of '(down|up)\.1\.\d' cannot be followed"):
+        variant.thin(0.5)
 
 
 def test_what_one_channel_is_spread_over_stays():

@@ -182,11 +182,11 @@ def _count(
         if name in parameters or counter.macs[name] or counter.activation_bytes[name]
     }
     return Costs(
-        layers=types.MappingProxyType(layers),
+        layers=layers,
         macs=sum(counter.macs.values()),
         parameters=sum(parameters.values()),
         activation_bytes=sum(counter.activation_bytes.values()),
-        unsupported=types.MappingProxyType(dict(counter.unsupported)),
+        unsupported=dict(counter.unsupported),
     )
 
 

@@ -8,7 +8,6 @@ upsampling or a transposed convolution), the largest extent is given.
 from __future__ import annotations
 
 import math
-import types
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
@@ -65,7 +64,7 @@ def unknown_operators(structure: Structure) -> Mapping[str, int]:
         for node in structure.program.graph.nodes
         if "place" in node.meta and is_unknown(node)
     )
-    return types.MappingProxyType(dict(counted))
+    return dict(counted)
 
 
 def network_receptive_field(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -72,7 +73,7 @@ def build(
     bottleneck = make_bottleneck(structure, cut, crossing, plan, trunk, numbers)
     owner = _owner(structure.model, numbers)
     owner.add_module(name, bottleneck.train(owner.training))
-    with random_state():
+    with random_state(), _memory_for(plan):
         for path, changes in group(recuts).items():
             recut_layer(owner, path, changes)
     _remove_unused(owner, graph)
@@ -187,10 +188,28 @@ def make_bottleneck(
         replace(site, channels=channels * (1 + site.is_complex))
         for site, channels in zip(crossing.exits, plan.exit_channels, strict=True)
     ]
-    with random_state(), torch.device("cpu" if numbers else "meta"):
+    with random_state(), torch.device("cpu" if numbers else "meta"), _memory_for(plan):
         inner, channels = _trunk(plan, crossing, dimensions, trunk)
         made = Bottleneck(dimensions, crossing.entries, exits, inner, channels)
-    return made.to(device=home if numbers else "meta", dtype=dtype.to_real())
+        return made.to(device=home if numbers else "meta", dtype=dtype.to_real())
+
+
+@contextmanager
+def _memory_for(plan: Plan) -> Iterator[None]:
+    """Name what was asked for where torch cannot allocate it.
+
+    Raises:
+        TruncationError: It cannot.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as reason:
+        width = "" if plan.width is None else f"{keyword('width', plan.width)} and "
+        raise TruncationError(
+            f"torch cannot make the new bottleneck with {width}exits of "
+            f"{list(plan.exit_channels)} channels ({say(reason).splitlines()[0][:200]}); ask for "
+            "fewer channels"
+        ) from reason
 
 
 def _trunk(

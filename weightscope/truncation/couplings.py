@@ -15,7 +15,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.modules import Convolution, Norm, buffers, parameters
 from weightscope.calls import called, random_state
 from weightscope.copies import deep_copy
-from weightscope.errors import TruncationError, extra
+from weightscope.errors import TruncationError, extra, kind
 from weightscope.graph.structure import ExampleInputs
 
 
@@ -56,11 +56,44 @@ class Coupling:
     parts: tuple[Part, ...]
 
 
+@dataclass(frozen=True)
+class Staying:
+    """Coupled channels that cannot go.
+
+    Attributes:
+        layers: Qualified names of the layers that make them or hand them on.
+        why: What they reach that keeps them, in words.
+    """
+
+    layers: tuple[str, ...]
+    why: str
+
+
 def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, ...]:
-    """Find the channels that can go, and what goes with them.
+    """Find the channels that can go, and what goes with them; see ``read_groups``.
+
+    Raises:
+        MissingExtraError: Torch-Pruning is not installed.
+        TruncationError: Its dependency graph cannot be built, or no channel can go.
+    """
+    groups = read_groups(module, inputs)
+    found = tuple(group for group in groups if isinstance(group, Coupling))
+    if not found:
+        stay = [group for group in groups if isinstance(group, Staying)]
+        causes = "; ".join(f"those of {group.layers[0]!r} {group.why}" for group in stay[:4])
+        more = f"; and {len(stay) - 4} more" if len(stay) > 4 else ""
+        raise TruncationError(
+            f"no channel of this network can go: {causes or 'it has no layer that makes some'}"
+            f"{more}. It can be made shallower, not thinner"
+        )
+    return found
+
+
+def read_groups(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling | Staying, ...]:
+    """Find which channels go together, and whether they can go.
 
     Channels that reach an output, a layer of a kind that is not known here, a grouped convolution,
-    or a tensor that several layers share, are in no coupling: they stay.
+    or a tensor that several layers share, stay.
 
     Args:
         module: The network; not changed.
@@ -75,6 +108,7 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
     for part in twin.modules():
         if isinstance(part, Norm):
             part.register_forward_hook(_copied)
+    single = _of_one_number(twin)
     names = {part: name for name, part in twin.named_modules()}
     owned = {id(p): name for name, p in twin.named_parameters()}
     shared = _shared(twin)
@@ -84,24 +118,58 @@ def read_couplings(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling, 
         found = pytree.tree_leaves(called(model, inputs.args, inputs.kwargs))
         return [x.sum() for x in found if isinstance(x, Tensor) and x.requires_grad]
 
+    graph = pruning.DependencyGraph()
     try:
         with torch.enable_grad(), random_state(twin):
-            graph = pruning.DependencyGraph().build_dependency(
-                twin, example_inputs=None, forward_fn=sums, verbose=False
+            graph.build_dependency(
+                twin,
+                example_inputs=None,
+                forward_fn=sums,
+                ignored_layers=single,
+                verbose=False,
             )
             groups = list(graph.get_all_groups())
     except Exception as reason:  # a foreign library on a foreign network may fail in any way
         raise TruncationError(
-            f"the channels of this network cannot be followed ({type(reason).__name__}: {reason}); "
-            "it can be made shallower, not thinner"
+            f"the channels of {_lost(graph, names)} cannot be followed "
+            f"({type(reason).__name__}: {reason}); it can be made shallower, not thinner"
         ) from reason
-    found = (_coupling(group, graph, names, owned, shared) for group in groups)
-    return tuple(coupling for coupling in found if coupling is not None)
+    return tuple(_group(group, graph, names, owned, shared) for group in groups)
+
+
+def _lost(graph: Any, names: Mapping[nn.Module, str]) -> str:
+    """The layer whose channels Torch-Pruning cannot follow, for a message."""
+    for layer in getattr(graph, "module2node", ()):
+        if isinstance(layer, nn.Linear | Convolution) and layer in names:
+            remove = graph.get_pruner_of_module(layer).prune_out_channels
+            try:
+                graph.get_pruning_group(layer, remove, [0])
+            except Exception:  # noqa: BLE001 - whatever it is, it is being reported
+                return repr(names[layer])
+    return "this network"
 
 
 def _copied(_: nn.Module, __: Any, output: Tensor) -> Tensor:
     """What an instance normalisation returns is a view; the graph cannot follow writing into it."""
     return output.clone()
+
+
+def _of_one_number(twin: nn.Module) -> list[nn.Module]:
+    """Rectifiers with one slope for all channels, which the graph is to pass over.
+
+    The slope has no channels. The graph takes a layer of it for one that ends them, and what
+    stretches it over the channels for an operation on features, unless it has no gradient.
+    """
+    found: list[nn.Module] = []
+    for part in twin.modules():
+        if isinstance(part, Convolution | nn.Linear | Norm | nn.GroupNorm | nn.LayerNorm):
+            continue
+        for tensor in parameters(part).values():
+            if tensor is not None and tensor.numel() == 1:
+                tensor.requires_grad_(False)
+        if isinstance(part, nn.PReLU) and part.weight.numel() == 1:
+            found.append(part)
+    return found
 
 
 def library() -> Any:
@@ -129,44 +197,79 @@ def _shared(module: nn.Module) -> set[int]:
     return {tensor for tensor, count in owners.items() if count > 1}
 
 
-def _coupling(
+def _group(
     group: Any,
     graph: Any,
     names: Mapping[nn.Module, str],
     owned: Mapping[int, str],
     shared: set[int],
-) -> Coupling | None:
-    """One group of the dependency graph as a record; None where some of it must stay."""
+) -> Coupling | Staying:
+    """One group of the dependency graph as a record."""
     root, channels = group[0].dep.target.module, len(group[0].idxs)
+    making = [bool(graph.is_out_channel_pruning_fn(item.dep.handler)) for item in group]
+    targets = [item.dep.target.module for item in group]
+    makers = dict.fromkeys(
+        names[target] for target, makes in zip(targets, making, strict=True)
+        if makes and isinstance(target, nn.Module) and target in names
+    )  # fmt: skip
     parts: dict[tuple[str, int], Part] = {}
     chunks = 1
-    for item in group:
-        target = item.dep.target.module
+    for item, target, makes in zip(group, targets, making, strict=True):
         places = tuple(sorted(set(zip(item.root_idxs, item.idxs, strict=True))))
-        if any(channel is None for channel, _ in places):
-            return None
-        makes = bool(graph.is_out_channel_pruning_fn(item.dep.handler))
-        tensors: Sequence[tuple[str, int]] | None
-        if isinstance(target, nn.Parameter):
-            name = owned[id(target)]
-            layer, _, leaf = name.rpartition(".")
-            tensors = [(leaf, item.dep.target.pruning_dim)] if id(target) not in shared else None
-        elif target in names:
-            layer, tensors = names[target], _tensors(target, makes, shared)
-        else:  # an operation without weights
-            layer, tensors = "", None if type(target).__name__ == "_OutputOp" else ()
-        if tensors is None or _beyond(target, tensors, places):
-            return None
-        if isinstance(target, nn.GroupNorm) and 1 < target.num_groups < target.num_channels:
-            if places != tuple((i, i) for i in range(target.num_channels)):
-                return None  # part of a concatenation: runs of it are no runs of its groups
+        layer, tensors = _reached(item.dep.target, makes, names, owned, shared)
+        why = tensors if isinstance(tensors, str) else _astray(target, layer, tensors, places)
+        if isinstance(tensors, str) or why:
+            return Staying(tuple(makers), why)
+        if _in_groups(target):
             chunks = math.lcm(chunks, target.num_groups)
         for leaf, dimension in tensors:
             name = f"{layer}.{leaf}" if layer else leaf
             parts[name, dimension] = Part(layer, name, dimension, makes, places)
     if channels % chunks:
-        return None
+        return Staying(tuple(makers), f"are normalised in {chunks} groups, and are {channels}")
     return Coupling(names[root], channels, chunks, tuple(parts.values()))
+
+
+def _reached(
+    node: Any,
+    makes: bool,
+    names: Mapping[nn.Module, str],
+    owned: Mapping[int, str],
+    shared: set[int],
+) -> tuple[str, Sequence[tuple[str, int]] | str]:
+    """Layer, and names and dimensions of the tensors along the channels; or why they must stay."""
+    target = node.module
+    if isinstance(target, nn.Parameter):
+        name = owned[id(target)]
+        layer, _, leaf = name.rpartition(".")
+        if id(target) in shared:
+            return layer, f"reach {name!r}, which several layers share"
+        return layer, [(leaf, node.pruning_dim)]
+    if target in names:
+        layer, tensors = names[target], _tensors(target, makes, shared)
+        return layer, f"reach {layer!r}, {tensors}" if isinstance(tensors, str) else tensors
+    return "", "reach an output" if type(target).__name__ == "_OutputOp" else ()
+
+
+def _astray(
+    target: Any,
+    layer: str,
+    tensors: Sequence[tuple[str, int]],
+    places: Sequence[tuple[Any, int]],
+) -> str:
+    """Why the graph cannot be trusted with these channels; empty where it can."""
+    if any(channel is None for channel, _ in places):
+        return "are mixed by an operation that cannot be followed"
+    if _beyond(target, tensors, places):
+        return f"are spread over others in {layer!r}"
+    if _in_groups(target) and list(places) != [(i, i) for i in range(target.num_channels)]:
+        # runs of what is concatenated are no runs of its groups
+        return f"are a part of what {layer!r} normalises in groups"
+    return ""
+
+
+def _in_groups(target: Any) -> bool:
+    return isinstance(target, nn.GroupNorm) and 1 < target.num_groups < target.num_channels
 
 
 def _beyond(
@@ -182,14 +285,14 @@ def _beyond(
     return any(index >= size for size in sizes for _, index in places)
 
 
-def _tensors(layer: nn.Module, makes: bool, shared: set[int]) -> list[tuple[str, int]] | None:
-    """Names and dimensions of a layer's tensors along its channels; None: they cannot change."""
+def _tensors(layer: nn.Module, makes: bool, shared: set[int]) -> list[tuple[str, int]] | str:
+    """Names and dimensions of a layer's tensors along its channels; or why they cannot change."""
     tensors = {**parameters(layer), **buffers(layer)}
     along: dict[str, int]
     if isinstance(layer, Convolution):
         depthwise = layer.groups == layer.in_channels == layer.out_channels
         if layer.groups > 1 and not depthwise:
-            return None
+            return "a grouped convolution"
         along = {"weight": int(makes == layer.transposed and not depthwise)}
         along |= {"bias": 0} if makes or depthwise else {}
     elif isinstance(layer, nn.Linear):
@@ -199,14 +302,12 @@ def _tensors(layer: nn.Module, makes: bool, shared: set[int]) -> list[tuple[str,
         if isinstance(layer, nn.LayerNorm) and (
             len(layer.normalized_shape) != 1 or layer.weight is None
         ):
-            return None
-        if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
-            return []
+            return "a LayerNorm over several dimensions or without weights"
     else:
-        return None
+        return f"{kind(layer)}, whose channels are not known"
     if "weight" not in tensors and not isinstance(layer, Norm):
-        return None  # a parametrization makes it
+        return "whose weight is made by a parametrization"
     found = [(leaf, d) for leaf, d in along.items() if tensors.get(leaf) is not None]
     if any(id(tensors[leaf]) in shared for leaf, _ in found):
-        return None
+        return "which shares a tensor with another layer"
     return found or ([("num_features", 0)] if isinstance(layer, Norm) else [])

@@ -16,7 +16,7 @@ from weightscope.copies import deep_copy
 from weightscope.errors import InputError, TruncationError, UnknownLayerError, keyword
 from weightscope.truncation.building import apply_thinning
 from weightscope.truncation.channels import Recut
-from weightscope.truncation.couplings import Coupling, read_couplings
+from weightscope.truncation.couplings import Coupling, Staying, read_couplings, read_groups
 from weightscope.truncation.variant import Ranking, Variant
 
 HALVINGS = 10
@@ -49,14 +49,9 @@ def thin(
             f"{keyword('keep', keep)} must be a share above 0 and at most 1, or widths by layer"
         )
     couplings = read_couplings(variant.module, variant.structure.inputs)
-    if not couplings:
-        raise TruncationError(
-            "no channel of this network can go: all of them reach an output, or a layer that "
-            "cannot change; it can be made shallower, not thinner"
-        )
     scores = rank(variant.module, couplings, by, seed)
     if isinstance(keep, Mapping):
-        gone = _by_width(variant.module, couplings, scores, keep)
+        gone = _by_width(variant, couplings, scores, keep)
     elif keep is not None:
         gone = _by_share(couplings, scores, keep)
     else:
@@ -181,7 +176,7 @@ def _predicted_macs(variant: Variant, recuts: Sequence[Recut]) -> float:
 
 
 def _by_width(
-    module: nn.Module,
+    variant: Variant,
     couplings: Sequence[Coupling],
     scores: Sequence[Sequence[float]],
     widths: Mapping[str, int],
@@ -192,10 +187,10 @@ def _by_width(
         UnknownLayerError: A name that the network does not have.
         InputError: A width that cannot be reached.
     """
-    made = _made(module, couplings)
+    made = _made(variant.module, couplings)
     for layer in widths:
         if layer not in made:
-            raise _unknown(module, layer, made)
+            raise _unknown(variant, layer, made)
     gone: list[set[int]] = [set() for _ in couplings]
     settled: list[set[int]] = [set() for _ in couplings]
     for layer in sorted(widths, key=lambda name: len(made[name][1])):
@@ -238,9 +233,12 @@ def _made(
     return found
 
 
-def _unknown(module: nn.Module, layer: str, made: Mapping[str, Any]) -> InputError:
-    if layer in dict(module.named_modules()):
-        return InputError(f"keep: the channels of {layer!r} must stay; leave it out")
+def _unknown(variant: Variant, layer: str, made: Mapping[str, Any]) -> InputError:
+    if layer in dict(variant.module.named_modules()):
+        groups = read_groups(variant.module, variant.structure.inputs)
+        whys = [g.why for g in groups if isinstance(g, Staying) and layer in g.layers]
+        cause = f", for they {whys[0]}" if whys else ""
+        return InputError(f"keep: the channels of {layer!r} must stay{cause}; leave it out")
     near = difflib.get_close_matches(layer, made, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return UnknownLayerError(f"keep: the network has no layer {layer!r}{hint}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
+from weightscope.copies import deep_copy
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
 from weightscope.errors import RecipeError
 from weightscope.graph.fixed import fixed_in
@@ -89,6 +90,10 @@ class Variant(OnOneScreen):
             "dropped": len(self.dropped),
             **({"takes no": ", ".join(left_out)} if left_out else {}),
         }
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Variant:
+        """The same variant with a module of its own; the original is not copied."""
+        return replace(self, module=deep_copy(self.module, memo))
 
     @property
     @outside_modes()
