@@ -36,6 +36,7 @@ from weightscope.files import (
     written_atomically,
 )
 from weightscope.truncation import saving
+from weightscope.truncation.plan import NUMBER_TYPES, decode, encode
 
 
 class Small(nn.Module):
@@ -228,6 +229,15 @@ def test_numbers_of_another_type_are_not_changed_into_the_right_ones(saved, tmp_
     else:
         with pytest.raises(RecipeError, match=f"saved as {dtype}"):
             load(path, Small)
+
+
+@pytest.mark.parametrize("dtype", NUMBER_TYPES.values(), ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (3,), (2, 3, 4)])
+def test_the_tensors_of_a_call_come_back_as_zeros(dtype, shape):
+    given = torch.zeros(shape, dtype=dtype)
+    (found,) = decode(json.loads(json.dumps(encode([given]))))
+    assert (found.dtype, found.shape, found.is_contiguous()) == (dtype, shape, True)
+    assert torch.equal(found, given)
 
 
 def test_every_path_may_be_bytes(saved, tmp_path):

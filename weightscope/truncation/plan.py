@@ -347,5 +347,7 @@ def decode(value: Any) -> Any:
 
 def _zeros(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Zeros that take no memory before somebody writes into them, unlike those of torch."""
+    if math.prod(sizes) == 0:
+        return torch.zeros(tuple(sizes), dtype=dtype, device="cpu")
     size = math.prod(sizes) * torch.empty((), dtype=dtype, device="cpu").element_size()
-    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).reshape(*sizes)
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).reshape(tuple(sizes))
