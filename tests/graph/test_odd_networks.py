@@ -360,3 +360,29 @@ def test_a_declared_size_is_held_against_the_model_as_a_given_one_is() -> None:
     (image,) = guessed.inputs.args
     assert image.shape[-1] == 32
     assert given.sizes == guessed.sizes == "batch"
+
+
+class Scaled(nn.Module):
+    """The mean of the deepest map scales and shifts the image's own; or of that map, resized."""
+
+    def __init__(self, resized: bool) -> None:
+        super().__init__()
+        self.resized = resized
+        self.enc0, self.enc1, self.enc2 = block(3, 8), block(8, 16), block(16, 16)
+        self.dec, self.out = block(8, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.enc0(x)
+        deep = self.enc2(F.max_pool2d(self.enc1(F.max_pool2d(top, 2)), 2))
+        if self.resized:
+            deep = F.interpolate(deep, size=top.shape[2:])
+        scale, shift = deep.mean((2, 3))[:, :, None, None].chunk(2, 1)
+        return self.out(self.dec(top * scale + shift))
+
+
+def test_a_vector_from_below_is_refused_as_what_it_is_and_the_remedy_works() -> None:
+    structure = read_structure(Scaled(resized=False))
+    assert legal(structure) == []
+    assert all("as large for every image" in refusal.reason for refusal in structure.refusals)
+    assert all("let a map leave" in refusal.reason for refusal in structure.refusals)
+    assert legal(read_structure(Scaled(resized=True))) == [1, 2]

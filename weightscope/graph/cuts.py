@@ -101,6 +101,9 @@ def _cut(
             return _MAPS_OF_SIGNALS
         if read is None:
             shape = tuple(str(s) for s in node.meta["val"].shape)
+            given = (n for n in depth.nodes if n.op == "placeholder")
+            if any(map(_grows, given)) and not _grows(node):
+                return f"{node.name} leaves what lies below as {shape}, " + _VECTORS
             return (
                 f"{node.name} leaves what lies below in an unreadable layout, {shape}; "
                 + _LAYOUT_REMEDY
@@ -118,6 +121,18 @@ def _cut(
 
 
 _LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"
+
+
+def _grows(node: fx.Node) -> bool:
+    """Whether a tensor is larger for a larger image."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and any(grows(size) for size in value.shape[1:])
+
+
+_VECTORS = (
+    "which is as large for every image, and bottlenecks make maps; keep the level that it comes"
+    " from, or let a map leave, and take its mean above"
+)
 _MAPS_OF_SIGNALS = (
     "what crosses are maps made of signals (a spectrogram, frames), and bottlenecks for signals"
     " take none; pass the part of the network that works on maps, with a map as example"
@@ -190,7 +205,11 @@ def _moves_one_tensor(node: fx.Node, reached: Collection[str], weights: Collecti
     """Whether a function without weights makes a tensor of one that the image reaches."""
     given = [n for n in node.all_input_nodes if n.name in reached]
     own = any(n.op == "get_attr" and str(n.target) in weights for n in node.all_input_nodes)
-    return node.op == "call_function" and len(given) == 1 and not own
+    return (
+        node.op == "call_function"
+        and [makes_tensor(n) for n in given] == [True]  # no item of what returns several
+        and not own
+    )
 
 
 # with several axes for one side of the image
