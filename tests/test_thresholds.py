@@ -114,7 +114,7 @@ def test_borders_of_the_response():
     ) == (thresholds.SILENT, thresholds.RESPONDS, thresholds.RESPONSE_BORDER)  # fmt: skip
 
 
-def shown(certainty, follows):
+def shown(certainty, follows, below=0.0):
     values = np.array([0.3, 0.2, 0.4])
     return _joined(
         1,
@@ -130,6 +130,7 @@ def shown(certainty, follows):
                 np.full((3, 2), np.nan),
                 0.1,
                 1.0,
+                below,
             )
         ],
     )
@@ -140,6 +141,20 @@ def shown(certainty, follows):
 ])  # fmt: skip
 def test_what_counts_as_a_decision(certainty, follows, value):
     assert shown(certainty, follows).value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("certainty", "follows", "below", "either"), [
+    (0.9, 0.81, 0.24, False), (0.9, 0.81, 0.26, True), (0.9, 0.79, 0.26, False),
+    (0.29, 0.81, 0.26, False),
+])  # fmt: skip
+def test_what_may_be_a_decision_or_its_input_restored(certainty, follows, below, either):
+    found = shown(certainty, follows, below)
+    assert np.isfinite(found.by_sign) == either
+    if either:
+        assert (found.low, found.high) == (
+            pytest.approx(0.2, abs=0.01),
+            pytest.approx(0.5, abs=0.01),
+        )
 
 
 @pytest.mark.parametrize(("rare", "decided"), [(9, False), (11, True)])

@@ -92,12 +92,34 @@ def by_hand(whole, cut, images):
 @pytest.mark.parametrize("gain", [1.0, 200.0])
 def test_what_restores_its_input_is_measured_by_its_numbers(gain):
     torch.manual_seed(0)
-    model, images = Mixed(0.2, gain=gain), torch.randn(5, 1, 16, 16)
+    model, images = Mixed(0.2, gain=gain), torch.randn(5, 1, 16, 16) + 1.0
     (record,) = measure_response(structure_of(model), [[images]], "images").cuts
     cut = gain * (0.8 * images + 0.2 * F.avg_pool2d(images, 2).mean())
     assert math.isnan(record.flips)
     assert record.value == record.change
     assert record.value == pytest.approx(by_hand(model(images).detach(), cut, images), rel=1e-4)
+
+
+def test_what_follows_its_input_may_be_a_decision_and_both_readings_must_agree():
+    torch.manual_seed(0)
+    model, images = Mixed(0.2, gain=9.0), torch.randn(12, 1, 16, 16)
+    found = respond_to_images(structure_of(model), [images])
+    (record,) = found.cuts
+    whole = model(images).detach()
+    cut = 9.0 * (0.8 * images + 0.2 * F.avg_pool2d(images, 2).mean())
+    kappa = cohen_kappa_score((whole > 0).flatten(), (cut > 0).flatten())
+    numbers = by_hand(whole, cut, images)
+    assert 1 - kappa < 0.1 < 0.9 < numbers
+    assert record.by_sign == record.value == pytest.approx(1 - kappa)
+    assert record.change == pytest.approx(numbers, rel=1e-4)
+    assert record.low <= 1 - kappa < numbers <= record.high + 1e-6
+    score = score_response(found, 1)
+    assert score.verdict == "undecided"
+    assert f"(response {1 - kappa:.2g}), and the numbers change by" in score.why
+    assert f"(response {numbers:.2g})" in score.why
+    probable = nn.Sequential(model, nn.Sigmoid())
+    (record,) = respond_to_images(structure_of(probable), [images]).cuts
+    assert record.by_sign == pytest.approx(1 - kappa)
 
 
 def test_numbers_near_zero_are_no_decisions():
@@ -380,7 +402,7 @@ def test_nothing_that_changes_is_said_so():
 
 def test_how_far_numbers_change_is_said_in_their_own_unit():
     model = Mixed(0.3, gain=10.0)
-    images = dead_leaves(3, 1, (32, 32), seed=0)
+    images = dead_leaves(3, 1, (32, 32), seed=0) + 2.0
     found = respond_to_images(structure_of(model), [images])
     whole = 10 * (0.7 * images + 0.3 * F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0))
     moved = (whole - 10 * (0.7 * images + 0.3 * images.mean())).square().mean().sqrt()

@@ -90,6 +90,8 @@ class CutResponse:
         other: Of a network with several outputs, the upper end of the interval of the one that
             responds most beside the first; nan where there is one output.
         other_output: Where that is among what the network returns.
+        by_sign: The response if a single channel is a decision, where it may be, or its input
+            restored: then `change` is that of the other reading, and both must agree; else nan.
     """
 
     keep_levels: int
@@ -106,6 +108,7 @@ class CutResponse:
     spread: float = math.nan
     other: float = math.nan
     other_output: str = ""
+    by_sign: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -306,6 +309,7 @@ class Figures:
             nan where nothing suggests that.
         moved: See `CutResponse`.
         spread: See `CutResponse`.
+        below: Share of the positions at which a single channel says no; 0 of several channels.
     """
 
     lost: Floats
@@ -318,6 +322,7 @@ class Figures:
     labels: Floats
     moved: float
     spread: float
+    below: float
 
 
 def _of_outputs(
@@ -336,8 +341,12 @@ def _of_outputs(
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     """Take the kind of image that responds least, in every resample."""
-    deciding = _deciding(max(kind.certainty for kind in kinds), min(kind.follows for kind in kinds))
+    certain = max(kind.certainty for kind in kinds), min(kind.follows for kind in kinds)
+    # logits of what is bright follow the input as a restored one does
+    either = certain[0] > CERTAIN and min(kind.below for kind in kinds) > BARE
+    deciding = _deciding(*certain) or either
     decided = [k for k in kinds if deciding and not np.isnan(k.lost[0])]
+    either = either and bool(decided) and not _deciding(*certain)
     rows = np.array([k.lost for k in decided] or [k.change for k in kinds])
     values = np.fmin.reduce(rows)  # a draw that tells nothing of one kind leaves the others
     parts = np.fmin.reduce([k.parts for k in decided] or [k.channels for k in kinds])
@@ -346,6 +355,10 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         labels = np.fmin.reduce([k.labels for k in decided])
         values, most = np.fmin(values, labels[:, 0]), np.fmax(values, labels[:, 0])
         parts = np.hstack([parts, labels[:, 1:]])
+    by_sign = float(values[0]) if either else math.nan
+    if either:
+        numbers = np.fmin.reduce([k.change for k in kinds])
+        values, most = np.fmin(values, numbers), np.fmax(most, numbers)
     low, high = np.nanquantile(values[1:], 0.025), np.nanquantile(most[1:], 0.975)
     part, worst, worst_high = _most(parts)
     least = min(kinds, key=lambda kind: kind.change[0])
@@ -361,6 +374,7 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         worst_part=part if part < decisions else part - decisions,
         moved=least.moved,
         spread=least.spread,
+        by_sign=by_sign,
     )
 
 
@@ -450,6 +464,7 @@ class Change:
             self._labels(weights),
             float(np.sqrt(moved[0].mean())),
             float(np.sqrt(var_w[0].mean())),
+            float(share[0, 0]) if self.sums.shape[1] == 1 else 0.0,
         )
 
     def _labels(self, weights: Floats) -> Floats:

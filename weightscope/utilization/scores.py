@@ -369,8 +369,17 @@ def describe_other(cut: CutResponse) -> str:
 
 def _what_changes(cut: CutResponse) -> str:
     """What changes without a level, in words."""
+    moved = f"change by {cut.moved:.2g} (rms; their spread is {cut.spread:.2g})"
+    either = math.isfinite(cut.by_sign)
+    if either and not cut.high > 0.0:
+        return "no number changes"
     if not math.isfinite(cut.flips):
-        if not cut.value > 0.0:
-            return "no number changes"
-        return f"the numbers change by {cut.moved:.2g} (rms; their spread is {cut.spread:.2g})"
-    return f"{cut.flips:.1%} of the decisions change" if cut.flips > 0.0 else "no decision changes"
+        return f"the numbers {moved}" if cut.value > 0.0 else "no number changes"
+    flips = f"{cut.flips:.1%} of the decisions change" if cut.flips > 0.0 else "no decision changes"
+    if either:
+        return (
+            "the output may be a decision by its sign or the input restored, and both must agree: "
+            f"{flips} (response {cut.by_sign:.2g}), and the numbers {moved} (response "
+            f"{cut.change:.2g})"
+        )
+    return flips
