@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.graph import Structure, coarsen, read_structure, rebuild
+from weightscope.truncation import verify
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import make_plan
 
 Part = Callable[[nn.Module, Tensor], Tensor]
 
@@ -133,6 +137,14 @@ def test_a_graph_does_what_the_forward_set(part: Callable[[], nn.Module], run: P
     torch.testing.assert_close(graph(x), expected, rtol=0, atol=0)
 
 
+def test_a_graph_that_does_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coarsen, "follow_settings", lambda capture: frozenset())
+    _, structure = read(nn.Conv2d(4, 4, 3, padding=1), dilated)
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=2))
+    failed = [check.name for check in verify(variant, export=False).failures]
+    assert failed == ["read"]
+
+
 class Counted(nn.Module):
     """Counts its calls and remembers the last, neither of which changes what it returns."""
 
@@ -151,3 +163,61 @@ def test_what_returns_the_same_stays_one_call(part: Callable[[], nn.Module]) -> 
     _, structure = read(part(), plainly)
     called = [str(node.target) for node in structure.graph.find_nodes(op="call_module")]
     assert called.count("part") == 2
+
+
+class Frozen(nn.Module):
+    """Keeps its normalisation in evaluation mode, and drops features in both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.norm, self.drop = block(3, 4), nn.BatchNorm2d(4), nn.Dropout(0.5)
+        self.deep = Below()
+        self.up, self.head = block(8, 4), nn.Conv2d(4, 2, 1)
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.norm.eval()
+        self.drop.train()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.top(x))
+        deep = F.interpolate(self.deep(F.max_pool2d(y, 2)), scale_factor=2)
+        out: Tensor = self.head(self.drop(self.up(torch.cat([y, deep], 1))))
+        return out
+
+
+class Below(nn.Module):
+    """Two levels, of which the lower is always in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side, self.low, self.join = block(4, 4), nn.BatchNorm2d(4), block(8, 4)
+
+    def train(self, mode: bool = True) -> Below:
+        super().train(mode)
+        self.low.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.side(x)
+        low = F.interpolate(self.low(F.max_pool2d(side, 2)), scale_factor=2)
+        out: Tensor = self.join(torch.cat([side, low], 1))
+        return out
+
+
+def test_what_train_leaves_in_evaluation_mode_stays_there() -> None:
+    model, x = Frozen(), torch.rand(2, 3, 16, 16)
+    structure = read_structure(model, x)
+    small = copy.deepcopy(
+        build(structure, make_plan(structure, structure.cuts[-1], width=2)).module
+    )
+    for module in (rebuild(structure, copy.deepcopy(model)), small):
+        for mode in (True, False):
+            module.train(mode)
+            model.train(mode)
+            expected = {name: part.training for name, part in model.named_modules() if name}
+            found = {n: p.training for n, p in module.named_modules() if n in expected}
+            assert found == {name: expected[name] for name in found}
+            assert {"norm", "drop", "deep.side"} <= found.keys()
+    small(x)

@@ -7,7 +7,7 @@ import inspect
 import pickle
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import fx, nn
@@ -15,6 +15,7 @@ from torch import fx, nn
 from weightscope.adapters import modules, pytree
 from weightscope.adapters.pytree import TreeSpec
 from weightscope.adapters.regions import left_on_failure, with_switches
+from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.fixed import Fixed, fixed_in
 from weightscope.graph.structure import Structure
 
@@ -30,12 +31,24 @@ def rebuild(structure: Structure, model: nn.Module | None = None) -> nn.Module:
         A module with the model's own children (the same objects, aliased and unused ones too), the
         same state dict keys, and the same outputs; in train mode too where ``modes_agree``.
     """
+    owner = structure.model if model is None else model
     return runnable(
-        structure.model if model is None else model,
-        structure.graph,
-        structure.constants,
-        structure.output_spec,
+        owner, structure.graph, structure.constants, structure.output_spec, own_modes(owner)
     )
+
+
+def own_modes(model: nn.Module) -> Mapping[bool, frozenset[str]]:
+    """Names of the modules that a model's own ``train(mode)`` leaves in the other mode, by mode.
+
+    Frozen normalisations, and dropout that goes on in evaluation mode, are set in this way.
+    """
+    if all(type(module).train is nn.Module.train for module in model.modules()):
+        return {}
+    copied = throwaway_copy(model)
+    return {
+        mode: frozenset(n for n, m in copied.train(mode).named_modules() if m.training is not mode)
+        for mode in (True, False)
+    }
 
 
 def runnable(
@@ -43,6 +56,7 @@ def runnable(
     graph: fx.Graph,
     constants: Mapping[str, torch.Tensor],
     output_spec: TreeSpec,
+    modes: Mapping[bool, frozenset[str]] | None = None,
 ) -> nn.Module:
     """Make a module that runs a graph over the children of another module.
 
@@ -51,6 +65,7 @@ def runnable(
         graph: What to run. ``call_module`` and ``get_attr`` nodes name children of ``owner``.
         constants: Tensors that the graph reads by name; they become buffers outside the state dict.
         output_spec: How the graph's flat outputs fold back.
+        modes: From `own_modes`; by default ``train`` sets all modules.
 
     Returns:
         A module in the mode of ``owner``. It can be copied and exported; pickling it raises
@@ -71,7 +86,11 @@ def runnable(
             return pytree.tree_unflatten(run(self, *placed, **named), output_spec)
 
     forward.__signature__ = _signature(run, fixed)  # type: ignore[attr-defined]
-    kind = type(f"{type(owner).__name__}Graph", (_Rebuilt,), {"forward": forward})
+    kind = type(
+        f"{type(owner).__name__}Graph",
+        (_Rebuilt,),
+        {"forward": forward, "_left_by_mode": modes or {}},
+    )
     module: nn.Module = kind()
     for name, child in modules.children(owner).items():
         module.add_module(name, child)
@@ -99,6 +118,17 @@ def _signature(run: Any, fixed: Fixed) -> inspect.Signature:
 
 class _Rebuilt(nn.Module):
     """A module whose forward was made from a graph: copied like any, but no pickle can name it."""
+
+    _left_by_mode: Mapping[bool, frozenset[str]]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules but those that the original's ``train`` leaves out."""
+        super().train(mode)
+        left = self._left_by_mode.get(mode, frozenset())
+        for name, module in self.named_modules() if left else ():
+            if name in left:
+                module.training = not mode
+        return self
 
     def __copy__(self) -> nn.Module:
         made: nn.Module = type(self).__new__(type(self))

@@ -21,6 +21,7 @@ from weightscope.cost import Costs, count_costs
 from weightscope.errors import TruncationError, WeightscopeError, keyword, kind
 from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.rebuild import own_modes
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field, propagate
 from weightscope.truncation.bottleneck import (
@@ -78,7 +79,8 @@ def build(
             recut_layer(owner, path, changes)
     _remove_unused(owner, graph)
     _drop(owner, aliases(structure.model, set(structure.dead_parameters)))
-    module = runnable(owner, graph, _constants(structure, graph, numbers), structure.output_spec)
+    constants, modes = _constants(structure, graph, numbers), own_modes(structure.model)
+    module = runnable(owner, graph, constants, structure.output_spec, modes)
     if like is None:
         costs = count(structure, module, recut=bool(recuts))
         seen = _receptive_field(structure, cut, bottleneck, dropped_outputs)
@@ -285,7 +287,8 @@ def _remove_unused(owner: nn.Module, graph: fx.Graph) -> None:
                 del children(module)[name]
             elif child is not None:
                 visit(child, path + ".")
-                if hasattr(child, "__deepcopy__") and id(child) not in whole:
+                alone = hasattr(child, "__deepcopy__") or type(child).train is not nn.Module.train
+                if alone and id(child) not in whole:
                     children(module)[name] = _holder(child)
         for tensors in (parameters(module), buffers(module)):
             for name in list(tensors):
@@ -298,8 +301,8 @@ def _remove_unused(owner: nn.Module, graph: fx.Graph) -> None:
 def _holder(module: nn.Module) -> nn.Module:
     """A module that only holds what another one does.
 
-    One that torch.fx made copies itself by running through its own graph, which misses what was
-    removed; in a variant nobody calls it.
+    One that torch.fx made copies itself by running through its own graph, and one with a ``train``
+    of its own sets its parts by name: both miss what was removed. In a variant nobody calls them.
     """
     holder = nn.Module().train(module.training)
     for name, child in children(module).items():

@@ -30,6 +30,8 @@ from weightscope.truncation.plan import find_cut
 from weightscope.truncation.saving import load, save
 from weightscope.truncation.variant import Variant
 
+_ROUNDINGS = 100  # in a deep network few are as large; a wrong setting is orders above
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -80,6 +82,8 @@ def verify(
 ) -> Verification:
     """Try a freshly built variant.
 
+    - ``read``: the graph that was read gives the outputs of the original's own forward, up to
+      rounding. A forward that answers the same call differently is left out.
     - ``surgery``: the cut graph, fed with what the original's own deep part would have returned,
       gives the original's outputs bit by bit.
     - ``kept``: kept tensors equal the original's, re-cut ones in the slices that they keep.
@@ -106,6 +110,7 @@ def verify(
         What holds and what does not; nothing is raised.
     """
     tries: dict[str, Callable[[], str]] = {
+        "read": lambda: _read(variant.structure),
         "surgery": lambda: _surgery(variant),
         "kept": lambda: _kept(variant),
         "listed": lambda: _listed(variant),
@@ -128,6 +133,41 @@ def _try(name: str, attempt: Callable[[], str]) -> Check:
     except Exception as reason:  # noqa: BLE001 - any failure of the network is the finding
         detail = f"{type(reason).__name__}: {reason}"
     return Check(name, passed=not detail, detail=detail)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def _read(structure: Structure) -> str:
+    model, inputs = structure.model, structure.inputs
+
+    def answers(seed: int) -> list[Tensor]:
+        with undisturbed(model):
+            torch.manual_seed(seed)
+            return _tensors(pytree.opened(model(*inputs.args, **inputs.kwargs)))
+
+    with torch.no_grad():
+        expected, again = answers(0), answers(1)
+        if not all(map(_equal, expected, again)):
+            return ""  # it draws at random, or remembers
+        with undisturbed(model):
+            found = _tensors(list(GraphRun(structure, {}).run(*_in_order(structure))))
+    for position, (a, b) in enumerate(zip(expected, found, strict=True)):
+        if not _close(a, b):
+            return f"tensor {position} of the outputs differs from what the original returns"
+    return ""
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or not (a.is_floating_point() or a.is_complex()):
+        return _equal(a, b)
+    size = float(a.abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
+    rounding = _ROUNDINGS * torch.finfo(a.dtype).eps
+    return torch.allclose(a, b, rtol=rounding, atol=rounding * size, equal_nan=True)
 
 
 # --- surgery ----------------------------------------------------------------------------------
