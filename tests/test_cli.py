@@ -439,7 +439,7 @@ def test_a_layout_reaches_reading_and_images(folder, capsys):
     np.save(folder / "one.npy", np.random.default_rng(0).random((3, 32, 32), np.float32))
     network, layout = "mynetworks:ChannelsLast", ("--layout", "NHWC")
     assert main(["analyze", network, "--images", ".", *layout]) == 0
-    assert "1 x 256 x 256 x 3" in " ".join(capsys.readouterr().out.split())
+    assert "1 x 32 x 32 x 3" in " ".join(capsys.readouterr().out.split())
     assert main(["field", network, *layout]) == 0
     assert main(["cut", network, "--keep", "1", "--out", "cut.safetensors", *layout]) == 0
     module = ws.load(folder / "cut.safetensors", sys.modules["mynetworks"].ChannelsLast).module
