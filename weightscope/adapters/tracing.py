@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -213,6 +213,58 @@ def _passing_checkpoints() -> Iterator[None]:
         del CheckpointFunction.apply
 
 
+_WATCHED: dict[int, Callable[[str], None]] = {}
+"""What is told of the functions with a backward of their own that a thread traces."""
+
+
+@contextmanager
+def _telling_functions() -> Iterator[None]:
+    original = vars(torch.autograd.Function)["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        tell = _WATCHED.get(threading.get_ident())
+        if tell is None:
+            return original.__func__(cls, *args, **kwargs)
+        tell(cls.__name__)
+        with _Unswitched():
+            return original.__func__(cls, *args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]
+
+
+class _Unswitched(TorchFunctionMode):
+    """Keeps switches of autograd inside of a function out of the trace.
+
+    Autograd is off there in any case, and what follows would stay off in the graph.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        switches = func is getattr(torch._C, "_set_grad_enabled", None)
+        outside = getattr(torch._C, "DisableTorchFunction", None)
+        with outside() if switches and outside is not None else nullcontext():
+            return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def changed_gradients(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell of every function with a backward of its own in a forward of this thread.
+
+    Args:
+        tell: Called with the name of a ``torch.autograd.Function``.
+    """
+    mine = threading.get_ident()
+    with _FUNCTIONS.on():
+        _WATCHED[mine] = tell
+        try:
+            yield
+        finally:
+            del _WATCHED[mine]
+
+
 class _Validates:
     """The class attribute by which a distribution checks the values of its arguments."""
 
@@ -347,6 +399,7 @@ def _unsummarised() -> Iterator[None]:
 
 
 _CHECKPOINTS = _Shared(_passing_checkpoints)
+_FUNCTIONS = _Shared(_telling_functions)
 _SUMMARIES = _Shared(_unsummarised)
 _VALIDATION = _Shared(_unvalidated)
 _DECOMPOSED = _Shared(_by_shape)

@@ -30,6 +30,7 @@ from weightscope.adapters.tracing import (
     Budget,
     TooComplexError,
     as_pools_of_signals,
+    changed_gradients,
     constants_of,
     eagerly,
     free_pools,
@@ -84,13 +85,15 @@ class Capture:
     """The exported program, its nodes in order, and every module call with its span.
 
     ``sizes`` says which sizes were left free while tracing, ``too_complex`` whether the arithmetic
-    of more of them was too much to follow.
+    of more of them was too much to follow. ``gradients`` names what has a backward of its own, with
+    the modules in whose calls it is.
     """
 
     program: ExportedProgram
     nodes: tuple[fx.Node, ...]
     calls: tuple[Call, ...]
     sizes: Sizes
+    gradients: tuple[tuple[frozenset[str], str], ...]
     too_complex: bool = False
 
 
@@ -191,6 +194,7 @@ class _Tracer:
         self.budget = Budget()
         self.records: list[_Record] = []
         self.open: list[int] = []
+        self.gradients: list[tuple[frozenset[str], str]] = []
 
     @property
     def where(self) -> str:
@@ -203,7 +207,7 @@ class _Tracer:
             for context in (without_numbers(), eagerly(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
-            for context in (free_pools(), FreeSizes()):
+            for context in (free_pools(), FreeSizes(), changed_gradients(self._note_gradient)):
                 hooks.enter_context(context)
             hooks.enter_context(unsolved_constraints())
             hooks.enter_context(warnings.catch_warnings())
@@ -233,7 +237,10 @@ class _Tracer:
         _mark_images(program, self.inputs)
         as_pools_of_signals(program.graph)
         order_writes(program.graph)
-        return _with_spans(program, self.records, self.sizes)
+        return _with_spans(program, self.records, self.sizes, self.gradients)
+
+    def _note_gradient(self, name: str) -> None:
+        self.gradients.append((frozenset(self.records[i].module for i in self.open), name))
 
     def _begin(self, hooks: ExitStack) -> Any:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -346,7 +353,12 @@ def images_read(captured: Capture) -> int | None:
     return None
 
 
-def _with_spans(program: ExportedProgram, records: list[_Record], sizes: Sizes) -> Capture:
+def _with_spans(
+    program: ExportedProgram,
+    records: list[_Record],
+    sizes: Sizes,
+    gradients: list[tuple[frozenset[str], str]],
+) -> Capture:
     nodes = tuple(program.graph.nodes)
     entries: dict[int, dict[int, tuple[int, fx.Node]]] = {}
     exits: dict[int, dict[int, tuple[int, fx.Node]]] = {}
@@ -373,4 +385,4 @@ def _with_spans(program: ExportedProgram, records: list[_Record], sizes: Sizes) 
                 at_rest=record.at_rest,
             )
         )
-    return Capture(program, nodes, tuple(calls), sizes)
+    return Capture(program, nodes, tuple(calls), sizes, tuple(gradients))

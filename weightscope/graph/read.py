@@ -161,6 +161,7 @@ def _read(
         values_note(coarse.graph),
         _modes_note(trial, modes_agree, pair),
         _memory_note(*trial.left_behind(pair, called)),
+        _gradients_note(captured, called),
         _parts_note(parts, part),
     )
     return Structure(
@@ -229,6 +230,19 @@ def _memory_note(left: Sequence[str], used: Sequence[str]) -> str:
             " none. Let the forward return what you need of them"
         )
     return ""
+
+
+def _gradients_note(captured: Capture, called: set[str]) -> str:
+    """What to say of a backward of its own that is in no module that is called as it is."""
+    lost = dict.fromkeys(name for inside, name in captured.gradients if not inside & called)
+    if not lost:
+        return ""
+    return (
+        f"{_some([*lost])} changes gradients in a forward that is taken apart; a variant returns"
+        " the same, and its gradients are those of the operations in the forward, in training and"
+        " in recover. Call it in a module of its own that has no other inside, and a variant keeps"
+        " it"
+    )
 
 
 def _some(names: Sequence[str]) -> str:
