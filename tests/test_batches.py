@@ -284,6 +284,22 @@ def test_inputs_that_cannot_be_read_are_named(images, text):
         read_inputs(images, MODEL)
 
 
+@pytest.mark.parametrize(
+    ("images", "kind"),
+    [
+        (X.to_sparse(), "sparse_coo"),
+        (X[0].to_sparse(), "sparse_coo"),
+    ],
+)
+def test_tensors_that_are_not_dense_are_named_with_the_remedy(images, kind):
+    for read in (
+        lambda: read_inputs([images], MODEL),
+        lambda: read_batches([(X, images)], MODEL),
+    ):
+        with pytest.raises(InputError, match=rf"batch 0 holds a {kind} tensor; give dense ones"):
+            read()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_samples_without_a_batch_dimension_are_named_with_the_remedy(channels):
     model = nn.Conv2d(channels, 1, 3)

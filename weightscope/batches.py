@@ -358,6 +358,11 @@ def _tensors(tree: Any, index: int) -> Any:
             wide = native.dtype.kind == "u" and native.dtype.itemsize > 1
             return torch.from_numpy(native.astype(np.int64) if wide else native)
         if isinstance(value, Tensor):
+            if value.layout is not torch.strided:
+                raise InputError(
+                    f"batch {index} holds a {str(value.layout).removeprefix('torch.')} tensor; "
+                    "give dense ones, tensor.to_dense(), or to_padded_tensor(0.0) of a nested one"
+                )
             return plain(value.detach().as_subclass(Tensor))
         return value
 

@@ -192,12 +192,29 @@ SEVERAL = (torch.arange(96).reshape(2, 3, 4, 4) % 5 < 2).float()  # labels for o
         (torch.zeros(2, 3, 4, 4), SEVERAL, {"ignore_index": 1}, "such as 255"),
         (torch.zeros(2, 1, 4, 4), torch.ones(2, 5, 4), {}, r"targets \(2, 5, 4\)"),
         (torch.zeros(2, 1, 4, 4), torch.ones(2), {}, r"targets \(2,\)"),
-        (torch.zeros(2, 1, 4, 4), torch.full((2, 4, 4), torch.nan), {}, "hold nan"),
+        (torch.zeros(2, 1, 4, 4), torch.full((2, 4, 4), torch.nan), {}, "hold nan, .*nan_to_num"),
+        (torch.zeros(2, 1, 4, 4), 2 * torch.eye(4).expand(2, 4, 4) - 1, {}, r"\(target == 1\)"),
+        (torch.zeros(2, 1, 4, 4), 1 + torch.eye(4).expand(2, 4, 4), {}, r"\(target == 2\)"),
+        (torch.zeros(2, 2, 4, 4), 1 + torch.eye(4).expand(2, 4, 4), {}, r"\(target == 2\)"),
+        (torch.zeros(2, 3, 4, 4), torch.arange(1, 4).repeat(2, 4, 2)[..., :4], {}, "target - 1"),
+        (torch.zeros(2, 1, 4, 4), 0.6 * torch.eye(4).expand(2, 4, 4), {}, r"\(target > 0.5\)"),
+        (torch.zeros(2, 3, 4, 4), 0.6 * SEVERAL, {}, r"hold 0.6, .*\(target > 0.5\)"),
+        (torch.zeros(2, 3, 4, 4), 0.4 * SEVERAL, {}, r"hold 0.4, .*\(target > 0.5\)"),
     ],
 )
 def test_values_without_meaning_are_refused_by_name(outputs, targets, options, text):
     with pytest.raises(InputError, match=text):
         value("iou", outputs, targets, **options)
+
+
+def test_the_remedies_of_values_without_meaning_work():
+    scores = torch.linspace(-1.0, 1.0, 32).reshape(2, 1, 4, 4)
+    mask = (scores > 0.2).float()
+    for targets in (2 * mask - 1, 1 + mask):
+        assert value("f1", scores, (targets == targets.max()).float()) == value("f1", scores, mask)
+    unknown = torch.where(scores > 0.9, torch.nan, mask)
+    cured = torch.nan_to_num(unknown, nan=255.0)
+    assert 0.0 < value("f1", scores - 0.1, cured, ignore_index=255) <= 1.0
 
 
 def test_ignoring_is_for_classes():

@@ -352,7 +352,7 @@ def test_what_is_averaged_is_said(metric, name):
 @pytest.mark.parametrize(
     ("metric", "text"),
     [
-        (lambda o, t: {"f1": 1.0}, "returned dict; expected one number"),
+        (lambda o, t: {"f1": 1.0}, r"mapping with 'f1'; .*metric\(outputs, targets\)\['f1'\]"),
         (lambda o, t: o @ "x", r"<lambda> raised on an image of batch 0 \(outputs 1x3x8x8"),
         (lambda o, t: float("nan"), "no finite number"),
         (nn.BCELoss(), "BCELoss raised on an image of batch 0"),
@@ -366,3 +366,19 @@ def test_callables_that_do_not_fit_are_named(metric, text):
 def test_a_regression_needs_a_target_for_each_output():
     with pytest.raises(InputError, match="one target for each output"):
         value("mse", torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4))
+
+
+def test_metrics_of_torchmetrics_that_give_no_number_are_told_what_helps():
+    logits, numbers = classes()
+    kind = torchmetrics.classification.MulticlassF1Score
+    with pytest.raises(InputError, match=r"metric=MulticlassF1Score is a class; .*F1Score\(\)"):
+        judged(kind, logits, numbers)
+    collection = torchmetrics.MetricCollection([kind(3)])
+    with pytest.raises(InputError, match=r"one metric of a collection, .*\['MulticlassF1Score'\]"):
+        judged(collection, logits, numbers)
+    assert judged(collection["MulticlassF1Score"], logits, numbers)[0] == pytest.approx(
+        judged(kind(3), logits, numbers)[0]
+    )
+    matrix = torchmetrics.classification.MulticlassConfusionMatrix(3)
+    with pytest.raises(InputError, match=r"mean of 9 numbers is better .* callable that returns"):
+        judged(matrix, logits, numbers)

@@ -140,10 +140,7 @@ def judge_by(
             )
         raise InputError(text)
     if not isinstance(metric, str):
-        if not callable(metric):
-            raise InputError(
-                f"{keyword('metric')} is {type(metric).__name__}, expected a name or a callable"
-            )
+        _refuse_no_metric(metric)
         value = ValueMetric(metric, larger_is_better)
         if recalibrate:
             return _RecalibratingJudge(value, batches, device, f"{value.name}, recalibrated")
@@ -158,6 +155,19 @@ def judge_by(
     if metric == "psnr":
         function = peak_signal_to_noise(_range_of(targets))
     return _ValueJudge(ValueMetric(function, metric == "psnr"), batches, device, metric)
+
+
+def _refuse_no_metric(metric: object) -> None:
+    """Refuse what is neither a name nor a function of outputs and targets."""
+    if isinstance(metric, type):
+        raise InputError(
+            f"{keyword('metric', metric.__name__)} is a class; give an object of it, "
+            f"{metric.__name__}(), with the arguments that it needs"
+        )
+    if not callable(metric):
+        raise InputError(
+            f"{keyword('metric')} is {type(metric).__name__}, expected a name or a callable"
+        )
 
 
 def judged_output(metric: Metric, output: Any, targets: Any) -> str:
@@ -305,9 +315,12 @@ class _ValueJudge:
         if _are_alike(right, others):  # what answers all images alike tells nothing
             right, others = self._of_the_right_answer()
         if _are_alike(right, others):
+            remedy = "say it: metric.higher_is_better = True or False"
+            if self.metric.averaged:  # such as a matrix of counts, whose mean is the same for all
+                remedy = "give a callable that returns the one number of these that is meant"
             raise InputError(
                 f"whether more or less of {self.name} is better cannot be seen: it is as large for"
-                " the targets of other images; say it: metric.higher_is_better = True or False"
+                f" the targets of other images; {remedy}"
             )
         return bool(right > others)
 

@@ -161,7 +161,8 @@ class Segmentation:
     def _of_channels(self, scores: Tensor, target: Tensor, index: int) -> Pixels:
         """Targets with a channel for each channel of outputs."""
         valid = self._counting_channels(target)
-        self._check(target, valid, 1, index)
+        # smoothed labels name the class of the largest share
+        self._check(target, valid, 1, index, shares=self.one_hot)
         if self.one_hot:
             numbers = target.float().argmax(1)
             counts = valid.all(1)
@@ -179,7 +180,7 @@ class Segmentation:
         """Targets with one number for each pixel."""
         valid = self._counting(target)
         if scores.shape[1] > 1:
-            self._check(target, valid, scores.shape[1] - 1, index, whole=True)
+            self._check(target, valid, scores.shape[1] - 1, index)
             return self._of_classes(scores, target.long(), valid)
         self._check(target, valid, 1, index)
         return Pixels(
@@ -195,28 +196,53 @@ class Segmentation:
         return Pixels(difference, (numbers == 1)[:, None], valid[:, None])
 
     def _check(
-        self, target: Tensor, valid: Tensor, largest: int, index: int, *, whole: bool = False
+        self, target: Tensor, valid: Tensor, largest: int, index: int, *, shares: bool = False
     ) -> None:
-        """Refuse values that name no class: a label value 255 is no foreground."""
+        """Refuse values that name no class: a label value 255 is no foreground, nor is 0.4."""
         values = target[valid].float()
         strange = ~((values >= 0) & (values <= largest))
-        if whole:
-            strange |= values != values.round()
+        if not shares:
+            strange |= (values - values.round()).abs() > 1e-3
         if not bool(strange.any()):
             return
-        found = sorted({float(v) for v in torch.unique(values[strange])[:5]})
-        named = ", ".join(f"{value:g}" for value in found)
-        remedy = (
-            f"declare it by {keyword('ignore_index', f'{found[-1]:g}')}"
-            if len(found) == 1
-            else "map them"
-        )
-        if largest == 1 and found == [255.0]:
-            remedy += " if it does not count, or divide masks of 0 and 255 by 255"
+        found = sorted({float(v) for v in torch.unique(values[strange])[:5] if not v.isnan()})
+        named = ", ".join(f"{value:g}" for value in found) or "nan"
         raise InputError(
             f"targets of batch {index} hold {named}, which is no class of the {largest + 1} that "
-            f"outputs and targets allow (0 to {largest}); {remedy}"
+            f"outputs and targets allow (0 to {largest}); {_cure(values, found, largest)}"
         )
+
+
+def _cure(values: Tensor, found: Sequence[float], largest: int) -> str:
+    """What to do about targets that hold values which name no class.
+
+    Args:
+        values: All that count.
+        found: Some of those that name none, in order; empty where they are nan.
+        largest: Number of the last class.
+    """
+    if bool(values.isnan().any()):
+        return (
+            "replace nan by a number that does not count, torch.nan_to_num(target, nan=255.0) with "
+            f"{keyword('ignore_index', 255)}, or leave those images out"
+        )
+    if any(value != round(value) for value in found):
+        if largest > 1:
+            return "give whole numbers, such as target.argmax(1) of shares of classes"
+        return (
+            "threshold soft masks, (target > 0.5).float(), or in Python give a callable metric "
+            "that takes shares"
+        )
+    if len(found) > 1:
+        return "map them"
+    declare = f"declare it by {keyword('ignore_index', f'{found[0]:g}')}"
+    least, most = float(values.min()), float(values.max())
+    if largest == 1 and found == [255.0]:
+        return f"{declare} if it does not count, or divide masks of 0 and 255 by 255"
+    if least < most and not bool((values == 0).any()):  # masks of 1 and 2, or of -1 and 1
+        mapped = f"(target == {most:g}).float()" if largest == 1 else f"target - {least:g}"
+        return f"map them to 0 to {largest}, {mapped}, or {declare} if it does not count"
+    return declare
 
 
 class SegmentationMeter:

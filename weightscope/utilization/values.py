@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,7 +18,7 @@ from weightscope.adapters import pytree
 from weightscope.arguments import attribute_of
 from weightscope.batches import split_images
 from weightscope.calls import fresh, only_tensor, say, shapes, unchanged
-from weightscope.errors import InputError
+from weightscope.errors import InputError, shown
 from weightscope.utilization.metrics import ImageValues
 
 Evaluate = Callable[[Any, Any], Any]
@@ -154,6 +154,12 @@ def _numbers(value: Any, name: str) -> Tensor:
     """What a metric returned for one image, in a line."""
     if isinstance(value, Tensor | np.ndarray | float | int | np.number):
         return torch.as_tensor(value, device="cpu").detach().double().flatten()
+    if isinstance(value, Mapping) and value:
+        raise InputError(
+            f"{name} returned a mapping with {', '.join(map(shown, list(value)[:3]))}; give one "
+            "metric of a collection, or a callable that picks one number, such as lambda outputs, "
+            f"targets: metric(outputs, targets)[{shown(next(iter(value)))}]"
+        )
     raise InputError(
         f"{name} returned {type(value).__name__}; expected one number for (outputs, targets), or "
         "a tensor of numbers whose mean is meant, such as one for each class"
