@@ -31,6 +31,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import weightscope as ws  # noqa: E402
 from weightscope.files import written_atomically  # noqa: E402
+from weightscope.graph import read_structure  # noqa: E402
 from weightscope.traces import marks_of_training  # noqa: E402
 
 SIZE, IMAGES, BATCH, STEPS = 32, 64, 8, 120
@@ -175,7 +176,8 @@ def verdicts(model: nn.Module, images: Tensor) -> tuple[str, list[str], list[str
     """State, verdicts by the model alone and on images of the stages that a cut removes, marks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = ws.analyze(model, images=[images])
+        example = read_structure(model).inputs.args  # of a size found by trying, as was published
+        found = ws.analyze(model, images=[images], example_inputs=example)
     first = min(cut.keep_levels for cut in found.structure.cuts)
     level = {s.name: s.level for s in found.structure.stages}
     own = [v for v in found.assessment.verdicts if level[v.stage] >= first]

@@ -35,6 +35,7 @@ from torch.nn import functional as F  # noqa: E402
 import weightscope as ws  # noqa: E402
 from weightscope import probing  # noqa: E402
 from weightscope.files import written_atomically  # noqa: E402
+from weightscope.graph import read_structure  # noqa: E402
 
 SIZE, TRAIN, IMAGES, TEST, BATCH, STEPS = 48, 160, 24, 80, 8, 350
 NEGLIGIBLE, SKILLED = 0.05, 0.1
@@ -382,7 +383,9 @@ def judged(model: Net, images: Tensor) -> tuple[float, dict[str, dict[int, dict[
     for rule, border in RULES.items():
         with warnings.catch_warnings(), mock.patch.object(probing.response, "BARE", border):
             warnings.simplefilter("ignore")
-            analysis = ws.analyze(model, images=[images], trained=True)
+            # of a size found by trying, as was published
+            example = read_structure(model).inputs.args
+            analysis = ws.analyze(model, images=[images], example_inputs=example, trained=True)
         level = {s.name: s.level for s in analysis.structure.stages}
         found[rule] = {}
         for cut in analysis.structure.cuts:

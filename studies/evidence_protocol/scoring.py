@@ -29,6 +29,7 @@ from studies.evidence_protocol.training import (
 )
 from weightscope import probing
 from weightscope.files import written_atomically
+from weightscope.graph import read_structure
 
 BATCH = 20
 METRICS = {"binary": "f1", "classes": "accuracy", "regression": "mse"}
@@ -147,7 +148,10 @@ def score(job: Job, folder: Path, ways: tuple[str, ...] = WAYS) -> dict[str, Any
         with warnings.catch_warnings(), patched(borders):
             warnings.simplefilter("ignore")
             try:
-                found[way] = record(ws.analyze(model, **given[way]()))
+                told = given[way]()
+                if way == "images":  # read at a size found by trying, as was published
+                    told["example_inputs"] = read_structure(model).inputs.args
+                found[way] = record(ws.analyze(model, **told))
             except (ws.WeightscopeError, TypeError) as error:
                 found[way] = {"error": f"{type(error).__name__}: {error}"}
         found[way]["seconds"] = time.process_time() - begun
