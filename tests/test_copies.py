@@ -104,3 +104,36 @@ def test_a_function_that_names_itself_and_a_name_that_is_not_bound():
     twin = deep_copy(model)
     assert twin.again(3) == 0
     assert twin.again is not model.again
+
+
+def made_here(*parts: nn.Module) -> nn.Module:
+    """A module of a class whose forward keeps its parts, as functional libraries make them."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for part in parts:
+            x = part(x)
+        return x
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(parts)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return run(x)
+
+    return Module()
+
+
+def test_a_class_whose_methods_keep_parts_runs_those_of_the_copy() -> None:
+    model = made_here(nn.Conv2d(1, 2, 1), made_here(nn.Conv2d(2, 2, 1)))
+    twin = deep_copy(model)
+    assert isinstance(twin, type(model))
+    x = torch.randn(1, 1, 4, 4)
+    assert torch.equal(model(x), twin(x))
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert model(x).any()
+    assert not twin(x).any()
+    assert type(deep_copy(nn.Sequential(nn.ReLU()))) is nn.Sequential

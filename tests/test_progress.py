@@ -1,8 +1,10 @@
 import re
 import sys
+import threading
 
 import pytest
 import torch
+from tqdm import tqdm
 
 import weightscope as ws
 from mpseg_models import create_model
@@ -95,3 +97,17 @@ def test_an_interrupt_while_a_bar_is_drawn_is_one(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Gone(KeyboardInterrupt(), 0))
     with pytest.raises(KeyboardInterrupt), bar(4, "ablation", shown=True):
         pass
+    free = []
+    # a lock that is kept belongs to this thread, and stops the bars of every other one for good
+
+    def ask():
+        for lock in tqdm.get_lock().locks:
+            free.append(lock.acquire(False))
+            if free[-1]:
+                lock.release()
+
+    asks = threading.Thread(target=ask)
+    asks.start()
+    asks.join()
+    assert free
+    assert all(free)

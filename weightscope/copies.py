@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, defaultdict, deque
+from contextlib import suppress
 from types import CellType, FunctionType
 from typing import Any
 
@@ -19,7 +20,8 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
 
     ``copy.deepcopy`` shares functions. A hook that was defined where the model was made, and that
     keeps what passes in the model or in a list beside it, would write from the copy into the
-    original; so functions that the modules hold are made again around the copy's own parts.
+    original; so functions that the modules hold are made again around the copy's own parts. So are
+    the methods of a class that was defined there and that keep parts in their closures.
 
     Args:
         model: The model; not changed.
@@ -32,6 +34,7 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     twin: nn.Module = copy.deepcopy(model, memo)
     functions = _Functions(memo)
     for module in twin.modules():
+        module.__class__ = functions.kind(type(module))
         held = vars(module)
         for name, value in list(held.items()):
             if isinstance(value, FunctionType):
@@ -57,6 +60,15 @@ def _left_by_forwards(model: nn.Module) -> dict[int, Any]:
     }
 
 
+def _enclosed(function: FunctionType) -> list[Any]:
+    """What the closure of a function holds by now."""
+    found = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a name that is not bound yet
+            found.append(cell.cell_contents)
+    return found
+
+
 class _Functions:
     """Makes functions again around what a deep copy copied.
 
@@ -68,6 +80,36 @@ class _Functions:
         self._copied = copied
         # the originals stay alive, so that no other object gets their id
         self._made: dict[int, tuple[Any, Any]] = {}
+
+    def kind(self, kind: type) -> type:
+        """A class whose methods keep parts of the model, around those of the copy; or itself."""
+        if "<locals>" not in kind.__qualname__:
+            return kind
+        if id(kind) in self._made:
+            made: type = self._made[id(kind)][1]
+            return made
+        own = {
+            name: self._around_copy(value)
+            for name, value in vars(kind).items()
+            if isinstance(value, FunctionType) and self._keeps_parts(value, set())
+        }
+        # one below it, as ``super()`` in its methods and whoever asks for its kind know the class
+        same = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        twin = type(kind.__name__, (kind,), {**same, **own}) if own else kind
+        self._made[id(kind)] = kind, twin
+        return twin
+
+    def _keeps_parts(self, value: Any, seen: set[int]) -> bool:
+        """Whether something of the model is in a function's closure, also of functions in it."""
+        if id(value) in seen:
+            return False
+        seen.add(id(value))
+        if isinstance(value, FunctionType):
+            return any(self._keeps_parts(held, seen) for held in _enclosed(value))
+        if type(value) in (list, tuple, dict):
+            held = value.values() if isinstance(value, dict) else value
+            return any(self._keeps_parts(inner, seen) for inner in held)
+        return isinstance(value, nn.Module) and id(value) in self._copied
 
     def _around_copy(self, function: FunctionType) -> FunctionType:
         """The function with the copy's parts in its closure; itself where it has none."""
@@ -105,6 +147,8 @@ class _Functions:
             return self._copied[id(value)]
         if isinstance(value, FunctionType):
             return self._around_copy(value)
+        if type(value) is tuple:
+            return tuple(map(self.own, value))
         if type(value) not in _CONTAINERS:
             return value
         if id(value) in self._made:

@@ -80,6 +80,13 @@ def _kind() -> Any:
             except (OSError, ValueError):  # a terminal that is gone, a pipe that nobody reads
                 self.disable = True
 
+        def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:
+            if nolock or lock_args:
+                return super().refresh(nolock, lock_args)
+            # tqdm keeps the lock where drawing is interrupted
+            with self.get_lock():  # type: ignore[no-untyped-call]
+                return super().refresh(nolock=True)
+
         def close(self) -> None:
             with suppress(OSError, ValueError):
                 super().close()

@@ -386,3 +386,30 @@ def test_a_vector_from_below_is_refused_as_what_it_is_and_the_remedy_works() -> 
     assert all("as large for every image" in refusal.reason for refusal in structure.refusals)
     assert all("let a map leave" in refusal.reason for refusal in structure.refusals)
     assert legal(read_structure(Scaled(resized=True))) == [1, 2]
+
+
+class Cropped(nn.Module):
+    """Crops what it joins by sizes that it holds in a tensor; its images are clips of one frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 4
+        self.enc0, self.enc1 = nn.Conv2d(5, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.dec0, self.out = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.channels:
+            raise ValueError("channels")
+        top = self.enc0(F.pad(x, (0, 0, 0, 0, 1, 0), value=1.0))
+        deep = F.interpolate(self.enc1(F.max_pool2d(top, 2)), scale_factor=2.0)
+        spare = torch.tensor(top.shape)[2:] - torch.tensor(deep.shape)[2:]
+        half = (spare / 2).int()
+        top = F.pad(top, (-torch.stack((half, half)).t().flatten()).tolist())
+        return self.out(self.dec0(torch.cat([top, deep], 1)))
+
+
+def test_sizes_in_a_tensor_are_read_at_the_size_of_the_example() -> None:
+    structure = read_structure(Cropped())  # its number of channels is declared
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert any("only" in note for note in structure.notes)
+    assert structure.sizes != "symbolic"

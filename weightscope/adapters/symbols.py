@@ -26,6 +26,11 @@ def is_symbolic(value: object) -> bool:
     return isinstance(value, torch.SymInt | torch.SymFloat) and not value.node.expr.is_number
 
 
+def is_unknown(value: object) -> bool:
+    """Whether a size hangs on values of tensors, so that it has no number at the example input."""
+    return isinstance(value, torch.SymInt) and value.node.hint is None
+
+
 def grows(value: Any) -> bool:
     """Whether a size is another one at other inputs, as ``16 * (n // (n // 2))`` is not."""
     if not is_symbolic(value):

@@ -219,15 +219,15 @@ _WATCHED: dict[int, Callable[[str], None]] = {}
 
 @contextmanager
 def _telling_functions() -> Iterator[None]:
-    original = vars(torch.autograd.Function)["apply"]
+    original = vars(torch.autograd.Function)["apply"]  # a class method, of Python or of C
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         tell = _WATCHED.get(threading.get_ident())
         if tell is None:
-            return original.__func__(cls, *args, **kwargs)
+            return original.__get__(None, cls)(*args, **kwargs)
         tell(cls.__name__)
         with _Unswitched():
-            return original.__func__(cls, *args, **kwargs)
+            return original.__get__(None, cls)(*args, **kwargs)
 
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
     try:

@@ -23,7 +23,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY, marked
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.regions import write_back
-from weightscope.adapters.symbols import is_symbolic
+from weightscope.adapters.symbols import is_symbolic, is_unknown
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
     EXPORTING,
@@ -154,20 +154,25 @@ def capture(
     failures: list[str] = []
     too_complex = False
     cause: Exception | None = None
+    values: tuple[StructureError, Exception] | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
     for sizes in attempts[fixed:]:
         tracer = _Tracer(model, inputs, sizes, training)
         try:
             return replace(tracer.run(), too_complex=too_complex)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever ends an attempt; the last one raises
             if tracer.budget.exceeded:
                 too_complex = True
                 failures.append(f"{sizes} sizes: too much arithmetic (at {tracer.where})")
                 continue
             if (read := reads_values(error, model)) is not None:
-                raise read from error
+                # what is read may be sizes in a tensor, which are numbers where sizes are
+                values = values or (read, error)
+                continue
             cause = error
             failures.append(f"{sizes} sizes: {_first_line(error)} (in {tracer.where})")
+    if values:
+        raise values[0] from values[1]
     raise StructureError(
         f"torch.export cannot trace {type(model).__name__}: " + "; ".join(failures) + ". A forward"
         " that keeps tensors between calls, or that calls code outside torch, is the usual cause:"
@@ -233,6 +238,8 @@ class _Tracer:
             )
         if self.budget.exceeded:
             raise TooComplexError
+        if any(is_unknown(size) for node in program.graph.nodes for size in _sizes_of(node)):
+            raise StructureError("a size comes from values of tensors")
         write_back(program)
         _mark_images(program, self.inputs)
         as_pools_of_signals(program.graph)
@@ -277,6 +284,11 @@ class _Tracer:
             return pytree.tree_unflatten(marked(flat, number, entry=False), spec)
 
         return arrive, enter, leave
+
+
+def _sizes_of(node: fx.Node) -> tuple[Any, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
 def _open_results(module: nn.Module, args: Any, result: Any) -> Any:

@@ -105,6 +105,7 @@ _CHANNEL_NAMES = (
     "input_channels",
     "n_channels",
     "latent_channels",
+    "channels",
 )
 _STEP_NAMES = (
     "timestep",
@@ -826,7 +827,10 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     guesses = [(dimensions, 3), (dimensions, 1)]
     # real and imaginary parts, two images, or an image and its mask, that the forward takes apart
     pairs = [(d, count) for d, channels in found[:1] for count in (2 * channels, channels + 1)]
-    return list(dict.fromkeys([*found[:1], *declared, *small[:2], *guesses, *pairs, *found[1:3]]))
+    # images that the forward takes for clips of one frame
+    clips = [(2, count) for d, count in found[:1] if d == 3]
+    kinds = [*found[:1], *declared, *small[:2], *guesses, *pairs, *clips, *found[1:3]]
+    return list(dict.fromkeys(kinds))
 
 
 def _weight(module: nn.Module) -> torch.Tensor | None:
