@@ -91,12 +91,14 @@ def test_work_goes_on_where_its_bar_cannot_be_drawn(monkeypatch, error, at):
             advance(1)
             done.append(number)
     assert done == [0, 1, 2, 3]
+    assert not tqdm._instances
 
 
 def test_an_interrupt_while_a_bar_is_drawn_is_one(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Gone(KeyboardInterrupt(), 0))
     with pytest.raises(KeyboardInterrupt), bar(4, "ablation", shown=True):
         pass
+    assert not tqdm._instances
     free = []
     # a lock that is kept belongs to this thread, and stops the bars of every other one for good
 

@@ -74,6 +74,13 @@ def _kind() -> Any:
     class Bar(tqdm):  # type: ignore[type-arg]
         monitor_interval = 0
 
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                super().__init__(*args, **kwargs)
+            except BaseException:
+                self._instances.discard(self)  # type: ignore[attr-defined]
+                raise
+
         def display(self, *args: Any, **kwargs: Any) -> None:
             try:
                 super().display(*args, **kwargs)
@@ -90,5 +97,7 @@ def _kind() -> Any:
         def close(self) -> None:
             with suppress(OSError, ValueError):
                 super().close()
+            # else the next bars would stand below it
+            self._instances.discard(self)  # type: ignore[attr-defined]
 
     return Bar
