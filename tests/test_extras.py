@@ -1,5 +1,6 @@
 """Optional packages: missing, broken, or another file of that name."""
 
+import importlib
 import sys
 
 import pytest
@@ -11,7 +12,9 @@ from weightscope.errors import MissingExtraError, extra
 from weightscope.truncation.couplings import library
 from weightscope.watching import lightning_callback, trainer_callback, watch
 
+OF_REPORTS = ("matplotlib", "seaborn", "jinja2")
 PACKAGES = (
+    *OF_REPORTS,
     "stood_for",
     "tensorboard",
     "torch_pruning",
@@ -98,3 +101,22 @@ def test_each_package_is_missed_or_named(tmp_path, monkeypatch, package, importe
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtraError, match=rf"{package}\.py, does not work .*{remedy}$"):
         call(tmp_path)
+
+
+@pytest.mark.parametrize("name", OF_REPORTS)
+def test_a_missing_library_is_named_with_the_remedy(name, monkeypatch, tmp_path):
+    import weightscope.report
+
+    for module in list(sys.modules):
+        if module.partition(".")[0] == name:
+            del sys.modules[module]
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, name, None)
+        remedy = r"pip install 'weightscope\[report\]'$"
+        with pytest.raises(MissingExtraError, match=rf"need {name}; {remedy}"):
+            importlib.reload(weightscope.report)
+    (tmp_path / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError, match=rf"{name}\.py, does not work .*{remedy}"):
+        importlib.reload(weightscope.report)
+    assert "weightscope.report" in sys.modules

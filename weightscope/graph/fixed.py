@@ -110,20 +110,16 @@ class Fixed:
                 continue
             if any(value.shape[axis] != size for axis, size in sizes.items()):
                 got = "x".join(str(value.shape[axis]) for axis in sizes)
-                raise InputError(
-                    f"{name} is {got}, and this network was read at"
-                    f" {'x'.join(map(str, sizes.values()))} and computes with that size; analyse"
-                    f" the original with {keyword('example_inputs')} of the size that you use"
-                )
+                read = "x".join(map(str, sizes.values()))
+                raise _read_otherwise(f"{name} is {got}", read, "size", "the size that you use")
 
     def _refuse_other_batches(self, given: Mapping[str, Any]) -> None:
-        for name, read in self.images.items():
+        for name, number in self.images.items():
             value = given.get(name)
-            if isinstance(value, Tensor) and value.dim() and len(value) != read:
-                raise InputError(
-                    f"{name} holds {counted(len(value), 'image')}, and this network was read at"
-                    f" {counted(read, 'image')} a batch and computes with that number; analyse the"
-                    f" original with {keyword('example_inputs')} of as many images as you use"
+            if isinstance(value, Tensor) and value.dim() and len(value) != number:
+                got, read = (counted(count, "image") for count in (len(value), number))
+                raise _read_otherwise(
+                    f"{name} holds {got}", f"{read} a batch", "number", "as many images as you use"
                 )
 
     def _refuse_other_values(self, given: Mapping[str, Any]) -> None:
@@ -230,10 +226,15 @@ def leaves_of(value: Any) -> dict[str, Any]:
     return {"".join(map(str, path)): leaf for path, leaf in leaves}
 
 
+def _read_otherwise(given: str, read: str, what: str, wanted: str) -> InputError:
+    return InputError(
+        f"{given}, and this network was read at {read} and computes with that {what}; analyse the"
+        f" original with {keyword('example_inputs')} of {wanted}"
+    )
+
+
 def _same(given: Any, read: Any) -> bool:
-    if read is Tensor:
-        return True
-    if given is read:
+    if read is Tensor or given is read:
         return True
     if isinstance(given, Tensor) and (given.numel() != 1 or isinstance(read, str)):
         return False
