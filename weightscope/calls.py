@@ -104,10 +104,16 @@ def only_tensor(output: Any) -> Tensor:
     raise InputError(f"expected a tensor, received {type(output).__name__} without any")
 
 
+def leaves_by_place(value: Any) -> dict[str, Any]:
+    """The leaves of a nested value, by what gets at them: ``[1]``, ``['aux']``."""
+    leaves, _ = pytree.tree_flatten_with_path(value)
+    return {"".join(map(str, path)): leaf for path, leaf in leaves}
+
+
 def tensors_by_place(outputs: Any) -> dict[str, Tensor]:
-    """The tensors in what a model returned, by what gets at them: ``[1]``, ``['aux']``."""
-    leaves, _ = pytree.tree_flatten_with_path(outputs)
-    return {"".join(map(str, path)): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+    """The tensors in what a model returned, by what gets at them."""
+    found = leaves_by_place(outputs)
+    return {place: leaf for place, leaf in found.items() if isinstance(leaf, Tensor)}
 
 
 def is_complex(tree: Any) -> bool:

@@ -8,6 +8,7 @@ from weightscope.cost import measure_latency, measure_peak_memory
 from weightscope.graph import read_structure
 from weightscope.probing.response import respond_to_images, respond_to_synthetic
 from weightscope.receptive_field import effective_receptive_field
+from weightscope.truncation import checks, verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import make_plan
 from weightscope.utilization.data import gather_data
@@ -80,3 +81,15 @@ def test_measuring_and_judging_leave_the_images(networks, images):
     measure_peak_memory(model, given)
     effective_receptive_field(model, given)
     assert torch.equal(given, images)
+
+
+def test_verification_leaves_the_example_and_compares_with_the_original(structures, monkeypatch):
+    (cut,) = structures[1].cuts
+    variant = build(structures[1], make_plan(structures[1], cut, width=2))
+    (example,) = structures[1].inputs.args
+    before = example.clone()
+    assert verify(variant, export=False).passed
+    assert torch.equal(example, before)
+    # a graph that gives something else is seen, although the forward writes into its input
+    monkeypatch.setattr(checks, "_in_order", lambda structure: [before + 1])
+    assert "differs from what the original returns" in checks._read(variant.structure)

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from weightscope.adapters import pytree
 from weightscope.adapters.symbols import hint, is_symbolic
+from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError, keyword, shown
 from weightscope.showing import counted
 
@@ -126,7 +126,7 @@ class Fixed:
         for name, values in self.values.items():
             if name not in given:
                 continue
-            found = leaves_of(given[name])
+            found = leaves_by_place(given[name])
             wrong = next((p for p in values if p in found and not _same(found[p], values[p])), None)
             if wrong is None and found.keys() == values.keys():
                 continue
@@ -191,14 +191,14 @@ def note_values(model: nn.Module, node: fx.Node, value: Any) -> None:
         node: The placeholder.
         value: The argument of the example.
     """
-    leaves = {p: Tensor if isinstance(v, Tensor) else v for p, v in leaves_of(value).items()}
+    leaves = {p: Tensor if isinstance(v, Tensor) else v for p, v in leaves_by_place(value).items()}
     if leaves and all(leaf is Tensor for leaf in leaves.values()):
         return
     node.meta["fixed"] = leaves
     parameter = inspect.signature(model.forward).parameters.get(str(node.target))
     default = _NO_DEFAULT if parameter is None else parameter.default
     if default is not _NO_DEFAULT and Tensor not in leaves.values():
-        own = leaves_of(default)
+        own = leaves_by_place(default)
         if own.keys() == leaves.keys() and all(_same(own[p], leaves[p]) for p in leaves):
             node.meta["default"] = default
 
@@ -218,12 +218,6 @@ def values_note(graph: fx.Graph) -> str:
         f" A variant refuses other values; pass {keyword('example_inputs')} with those that you"
         " use, or a tensor where the forward takes one"
     )
-
-
-def leaves_of(value: Any) -> dict[str, Any]:
-    """The leaves of an argument by their path inside it, as in an index expression."""
-    leaves, _ = pytree.tree_flatten_with_path(value)
-    return {"".join(map(str, path)): leaf for path, leaf in leaves}
 
 
 def _read_otherwise(given: str, read: str, what: str, wanted: str) -> InputError:

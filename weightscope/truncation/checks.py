@@ -144,14 +144,14 @@ def _read(structure: Structure) -> str:
     def answers(seed: int) -> list[Tensor]:
         with undisturbed(model):
             torch.manual_seed(seed)
-            return _tensors(pytree.opened(model(*inputs.args, **inputs.kwargs)))
+            return _tensors(pytree.opened(called(model, inputs.args, inputs.kwargs)))
 
     with torch.no_grad():
         expected, again = answers(0), answers(1)
         if not all(map(_equal, expected, again)):
             return ""  # it draws at random, or remembers
         with undisturbed(model):
-            found = _tensors(list(GraphRun(structure, {}).run(*_in_order(structure))))
+            found = _tensors(list(GraphRun(structure, {}).run(*fresh(*_in_order(structure)))))
     for position, (a, b) in enumerate(zip(expected, found, strict=True)):
         if not _close(a, b):
             return f"tensor {position} of the outputs differs from what the original returns"
