@@ -180,7 +180,7 @@ def test_a_stage_put_back_after_a_watched_training_is_said(watched: Any) -> None
     assert analysis.assessment.state == "trained"
     scores = analysis.scores.set_index(["stage", "grade"])
     assert "not moved since its start" in scores.loc[("bottleneck", "weights"), "why"]
-    assert "changed after" in scores.loc[("bottleneck", "history"), "why"]
+    assert "not as the recorded training left it" in scores.loc[("bottleneck", "history"), "why"]
 
 
 def test_a_history_without_its_file_still_counts(watched: Any) -> None:

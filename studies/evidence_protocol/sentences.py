@@ -31,6 +31,7 @@ RULES = {
     "untrained": r"Every layer looks as it was initialised(, \d+ tensors? to the last bit)?: an "
     rf"untrained network, {NOTHING}\.",
     "random": rf"Its random features are better than the best trivial answer {COMPARED}\.",
+    "kernels alone": r"If its kernels alone were trained, say trained=True\.",
     "unskilled": r"On the batches given the network is (?P<how>no|hardly) better than the best "
     rf"trivial answer {COMPARED}: {NOTHING}\.",
     "unshown": r"On the batches given the network is (?P<how>no|hardly) better than the best "
@@ -55,8 +56,9 @@ RULES = {
     r"not whether the output is right; (images= or )?batches= say more\.",
     "probabilities": r"The model returns probabilities, and \w+= takes them for logits: .*\.",
     "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",
-    "foreign": r"No kernel (descends from initial=|is as history= recorded it), .*?\.",
-    "history": r"history= (says nothing of some kernels|holds no parameter|was recorded under).*",
+    "foreign": r"No kernel (descends from initial=|is as history= recorded it)[,:] .*?\.",
+    "history": r"history= (says nothing of some kernels|holds no parameter|was recorded under).*?"
+    r"(\.(?= |$)|$|(?= No kernel))",
 }
 
 
@@ -136,7 +138,10 @@ def _wrong(
         "hardly": _condemned(said),
         "probabilities": "no network of the study ends in a sigmoid",
         "died": "its answers vary" if learned else "",
-        "foreign": "the history is its own, and no start is given",
+        "foreign": _own(match, truth),
+        "kernels alone": ""
+        if "an untrained network" in said["conclusion"]
+        else "it is not told untrained",
         "unfinished": "" if labels == "none" else "all of it was trained",
     }
     return false.get(kind, ""), False
@@ -169,6 +174,13 @@ def _enough(match: re.Match[str]) -> str:
 def _condemned(said: dict[str, Any]) -> str:
     some = any(s["verdict"] == "unused" for s in said["stages"])
     return "some stage is called unused" if some else ""
+
+
+def _own(match: re.Match[str], truth: pd.DataFrame) -> str:
+    """Every history of the study is the network's own; some of the networks are averaged."""
+    averaged = "ema" in truth and bool(truth["ema"].all())
+    told = averaged and "an average of the recorded ones" in match[0]
+    return "" if told else "the history is its own, and no start is given"
 
 
 def _is_better(match: re.Match[str]) -> bool:

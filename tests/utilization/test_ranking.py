@@ -348,7 +348,7 @@ def test_history_says_nothing_of_weights_that_were_changed_after_it(layers, chan
     verdicts = {v.stage: v for v in assess(structure, statistics, history=history).verdicts}
     assert verdicts["b"].evidence == ("history" if fits else "weights")
     by_history = next(s for s in verdicts["b"].scores if s.grade == "history")
-    assert ("changed after" in by_history.why) == (not fits)
+    assert ("not as the recorded training left it" in by_history.why) == (not fits)
     assert verdicts["a"].evidence == "history"
 
 
@@ -359,7 +359,10 @@ def test_a_history_of_another_training_is_not_told_as_this_ones(layers):
     found = assess(structure, measure_model(other, initial=model.start), history=history)
     assert {v.evidence for v in found.verdicts} == {"weights"}
     (note,) = found.notes
-    assert note.startswith("No kernel is as history= recorded it, which is of another training")
+    assert note.startswith(
+        "No kernel is as history= recorded it: the weights are an average of the"
+    )
+    assert "or are of another training" in note
     (note,) = assess(structure, measure_model(other, initial=model.start)).notes
     assert note.startswith("No kernel descends from initial=")
 

@@ -29,8 +29,9 @@ from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
 from studies.evidence_protocol.truth import Skill, measure_truth, without_levels
 from studies.guards import too_early
 from studies.labels import counts, f1, failures, tally
+from weightscope.movement import Displacement, Movement
 from weightscope.utilization import AblationResult, DataEvidence
-from weightscope.utilization.ranking import conclude
+from weightscope.utilization.ranking import conclude, foreign_start
 from weightscope.utilization.records import Score, StageVerdict
 
 TINY = Job(
@@ -306,6 +307,9 @@ NOTHING = "nothing can be concluded about which stages are used"
          "reaches it. 1 undecided (a).", "true", ["its answers vary"]),
         ("9 images decide nothing, 10 or more are needed: give more.", "true", []),
         ("19 images decide nothing, 10 or more are needed: give more.", "true", ["that is enough"]),
+        ("history= says nothing of some kernels: no noise walk is derived for RMSprop. No kernel "
+         "is as history= recorded it: the weights are changed.", "true",
+         ["the history is its own, and no start is given"]),
         ("The network is wonderful.", "true", ["no rule knows this sentence"]),
     ],
 )  # fmt: skip
@@ -314,6 +318,38 @@ def test_every_sentence_of_a_conclusion_is_checked(text, labels, false):
     found = sentences(said, labels, true_cuts(0.5, 0.0))
     assert [s.false for s in found if s.false] == false
     assert " ".join(s.text for s in found) == text
+
+
+def test_averaged_weights_are_named_where_they_are_the_cause():
+    (text,) = foreign_start(
+        SimpleNamespace(parameters=[kernel_of(moved=0.8)]), {"w": Displacement("w", 9, 1, 1, 1, 1)}
+    )
+    own = true_cuts(0.5)
+    for averaged, false in ((False, ["the history is its own, and no start is given"]), (True, [])):
+        found = sentences(said_of(text), "true", own.assign(ema=averaged))
+        assert [s.false for s in found if s.false] == false
+        assert [s.kind for s in found] == ["foreign"]
+    told = "No kernel is as history= recorded it, which is of another training."
+    assert sentences(said_of(told), "true", own.assign(ema=True))[0].false
+
+
+def kernel_of(moved):
+    return SimpleNamespace(
+        parameter="w", is_kernel=True, null=SimpleNamespace(source="given", std=1.0),
+        since_given=Movement(9, moved, 1.0),
+    )  # fmt: skip
+
+
+def test_what_is_said_of_kernels_trained_alone_is_read_where_it_is_said():
+    ablation = AblationResult((), 0.9, 0.3, 0.5, 40, "f1")
+    assert ablation.skilled
+    statistics = SimpleNamespace(nonfinite={}, still=("a.bias",))
+    text = conclude([], "untrained", statistics, DataEvidence({}, ablation, None, {}))
+    found = sentences(said_of(text), "none", true_cuts(0.5))
+    assert [s.kind for s in found] == ["untrained", "random", "kernels alone"]
+    assert not [s.false for s in found if s.false]
+    (found,) = sentences(said_of(found[-1].text), "none", true_cuts(0.5))
+    assert found.false
 
 
 @pytest.mark.parametrize("state", ["trained", "untrained", "unskilled", "broken", "unknown"])

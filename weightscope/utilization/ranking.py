@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from weightscope.probing.response import Response
     from weightscope.utilization.data import DataEvidence
 
-CHANGED = "changed after the recorded training"
+NOT_AS_RECORDED = "not as the recorded training left it"
 _NOTHING = "nothing can be concluded about which stages are used"
 
 
@@ -188,8 +188,9 @@ def foreign_start(
     pairs = [(p, recorded[p.parameter]) for p in kernels if p.parameter in recorded]
     if pairs and not any(is_as_recorded(kernel, record) for kernel, record in pairs):
         return (
-            f"No kernel is as {keyword('history')} recorded it, which is of another training, or of"
-            f" this one before its weights were changed; or {keyword('initial')} is not its start.",
+            f"No kernel is as {keyword('history')} recorded it: the weights are an average of the"
+            " recorded ones or of an earlier step, were changed afterwards, or are of another"
+            f" training; or {keyword('initial')} is not their start.",
         )
     if "drawn" not in sources or "given" in sources:
         return ()
@@ -213,18 +214,18 @@ def fitting_history(
     moved = {d.parameter: d for d in history.displacements()}
     kernels = {p.parameter for p in statistics.parameters if p.is_kernel}
     if not moved:
-        return {}, (f"{keyword('history')} holds no parameter: it says nothing",)
+        return {}, (f"{keyword('history')} holds no parameter: it says nothing.",)
     fitting = max(_renamed(moved, kernels), key=lambda names: len(names.keys() & kernels))
     found = {name: d for name, d in fitting.items() if name in kernels}
     if kernels and not found:
         have, want = next(iter(moved)), min(kernels)
         return {}, (
             f"{keyword('history')} was recorded under other names ({have}, where this model has "
-            f"{want}): it was left out; watch the network that is analysed",
+            f"{want}): it was left out; watch the network that is analysed.",
         )
     without = {d.note for d in found.values() if d.note}
     return fitting, tuple(
-        f"{keyword('history')} says nothing of some kernels: {note}" for note in without
+        f"{keyword('history')} says nothing of some kernels: {note}." for note in without
     )
 
 
@@ -254,7 +255,7 @@ def pool_stages(
     for kernel in (kernel for own in kernels.values() for kernel in own):
         record = moved.get(kernel.parameter)
         if record is not None and not is_as_recorded(kernel, record):
-            moved[kernel.parameter] = replace(record, walk=math.nan, note=CHANGED)
+            moved[kernel.parameter] = replace(record, walk=math.nan, note=NOT_AS_RECORDED)
     return {
         stage: stage_movement(moved, tuple(kernel.parameter for kernel in own))
         for stage, own in kernels.items()
@@ -264,8 +265,9 @@ def pool_stages(
 def is_as_recorded(kernel: ParameterStatistics, recorded: Displacement) -> bool:
     """Whether a kernel is as far from a start that was given as recorded, to a tenth.
 
-    Averaged weights or another number format pass; weights that were restored, drawn again or
-    scaled after the training do not.
+    Another number format passes, and an average over steps at which the weights hardly moved any
+    more. One over others does not: how far it is from the start does not tell it from the weights
+    of an earlier step. Nor do weights that were restored, drawn again or scaled after the training.
     """
     movement = kernel.since_given
     if movement is None:
