@@ -19,7 +19,7 @@ from weightscope.adapters import pytree
 from weightscope.arguments import attribute_of
 from weightscope.calls import call_arguments, named_errors, plain, random_state
 from weightscope.errors import InputError, keyword, kind, shown
-from weightscope.graph.inputs import check_model
+from weightscope.graph.models import check_model
 from weightscope.showing import counted
 
 Batch = tuple[Any, Any]
@@ -216,7 +216,7 @@ def distinct_images(inputs: Iterable[Any]) -> int:
     found = set()
     for batch in inputs:
         for image in split_images(batch):
-            tensors = [leaf for leaf in pytree.tree_leaves(image) if isinstance(leaf, Tensor)]
+            tensors = pytree.tree_tensors(image)
             digest = hashlib.sha1(usedforsecurity=False)
             for tensor in tensors:
                 digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -419,7 +419,7 @@ def _refuse_sample(inputs: Any, index: int, model: nn.Module) -> None:
     """Refuse one image without its batch dimension, whose channels would be taken for images."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     first = next((m for m in model.modules() if isinstance(m, kinds)), None)
-    leaves = [v for v in pytree.tree_leaves(call_arguments(inputs)) if isinstance(v, Tensor)]
+    leaves = pytree.tree_tensors(call_arguments(inputs))
     if first is None or not leaves:
         return
     image = max(leaves, key=Tensor.dim)

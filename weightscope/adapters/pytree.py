@@ -165,6 +165,11 @@ def tree_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list
     return _pytree.tree_leaves(opened(tree), is_leaf=is_leaf)
 
 
+def tree_tensors(tree: Any) -> list[Tensor]:
+    """The tensors among the leaves of a nested value."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply a function to every leaf."""
     return _pytree.tree_map(function, opened(tree), *map(opened, others))
@@ -193,5 +198,6 @@ __all__ = [
     "tree_leaves",
     "tree_map",
     "tree_map_only",
+    "tree_tensors",
     "tree_unflatten",
 ]

@@ -210,7 +210,7 @@ class _Calls:
 
     def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         self.stack.pop()
-        tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, torch.Tensor)]
+        tensors = pytree.tree_tensors(output)
         if tensors:
             self.shapes[name] = tuple(int(s) for s in tensors[0].shape)
 
@@ -248,7 +248,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        given = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        given = pytree.tree_tensors((args, kwargs))
         owner = self.calls.owner(given)
         if rule is not None:
             self.macs[owner] += rule(args, kwargs, out)
@@ -277,8 +277,7 @@ def _on_meta(model: nn.Module) -> bool:
 
 
 def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    leaves = pytree.tree_leaves((args, dict(kwargs)))
-    return [tuple(t.shape) for t in leaves if isinstance(t, torch.Tensor)]
+    return [tuple(t.shape) for t in pytree.tree_tensors((args, dict(kwargs)))]
 
 
 def _fake_copy(
@@ -290,7 +289,7 @@ def _fake_copy(
             f"{type(model).__name__} has lazy parameters without a shape; run its forward once"
         )
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    given = [t for t in pytree.tree_leaves((args, dict(kwargs))) if isinstance(t, torch.Tensor)]
+    given = pytree.tree_tensors((args, dict(kwargs)))
     home = next((t.device for t in given if not t.is_meta), torch.device("cpu"))
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from weightscope.adapters import pytree
 from weightscope.errors import InputError, keyword
-from weightscope.graph.structure import SPATIAL
+from weightscope.graph.structure import SPATIAL, ExampleInputs
 
 _LETTERS = {1: "L", 2: "HW", 3: "DHW"}
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
@@ -146,3 +147,9 @@ __all__ = [
     "infer_layout",
     "parse_layout",
 ]
+
+
+def images_of(inputs: ExampleInputs) -> list[torch.Tensor]:
+    """The images among what a model is called with: tensors of as many axes as an image has."""
+    tensors = pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))
+    return [tensor for tensor in tensors if tensor.dim() == inputs.rank]

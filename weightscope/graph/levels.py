@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from weightscope.adapters import pytree
 from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic, key
 from weightscope.errors import StructureError, keyword
 from weightscope.graph.capture import Call, Capture
+from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.pieces import joined_pieces
@@ -84,12 +84,7 @@ def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
     graph claims to follow the input and does not: read at a large input, results are empty, a level
     holds less than one position at the example's size, or an output has one size for every input.
     """
-    images = [
-        value
-        for value in pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
-        if isinstance(value, torch.Tensor) and value.dim() == inputs.rank
-    ]
-    sizes = [tuple(image.shape[axis] for axis in inputs.space) for image in images]
+    sizes = [tuple(image.shape[axis] for axis in inputs.space) for image in images_of(inputs)]
     size = levels.inside or max(sizes, key=math.prod)
     return (
         not levels.empty

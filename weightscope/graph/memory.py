@@ -30,7 +30,7 @@ class Descent(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def of(self, values: Any) -> frozenset[str]:
         """The names of the tensors that any of some values was computed from."""
-        tensors = (v for v in pytree.tree_leaves(values) if isinstance(v, torch.Tensor))
+        tensors = pytree.tree_tensors(values)
         return frozenset().union(*(self._names.get(storage_of(t), frozenset()) for t in tensors))
 
     def _note(self, tensor: torch.Tensor, names: frozenset[str]) -> None:

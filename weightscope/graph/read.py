@@ -20,15 +20,10 @@ from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import values_note
-from weightscope.graph.inputs import (
-    Trial,
-    check_model,
-    declared_inputs,
-    find_inputs,
-    two_images,
-    twofold,
-)
+from weightscope.graph.inputs import declared_inputs, find_inputs, two_images, twofold
+from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import follows_the_input, plausible, read_levels
+from weightscope.graph.models import check_model
 from weightscope.graph.nodes import tensor_of
 from weightscope.graph.stages import (
     inside_part,
@@ -39,6 +34,7 @@ from weightscope.graph.stages import (
     stages,
 )
 from weightscope.graph.structure import ExampleInputs, Structure
+from weightscope.graph.trial import Trial
 from weightscope.graph.values import observer_in
 from weightscope.showing import counted
 from weightscope.wrappers import unwrap
@@ -308,7 +304,7 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     other = _at_another_size(inputs)
     if trial.error(other.args, other.kwargs) is not None:
         return ""
-    size = "x".join(str(_image(inputs).shape[axis]) for axis in inputs.space)
+    size = "x".join(str(images_of(inputs)[0].shape[axis]) for axis in inputs.space)
     why = "the forward turns sizes into numbers or works at sizes of its own"
     if captured.too_complex:
         why = "the forward computes with its sizes in more steps than are followed"
@@ -345,7 +341,7 @@ def _batch_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
 
 def _twice(inputs: ExampleInputs) -> ExampleInputs:
     """The same call with twice as many images."""
-    images = len(_image(inputs))
+    images = len(images_of(inputs)[0])
 
     def doubled(value: Any) -> Any:
         of_batch = isinstance(value, torch.Tensor) and value.dim() and len(value) == images
@@ -353,12 +349,6 @@ def _twice(inputs: ExampleInputs) -> ExampleInputs:
 
     args, kwargs = pytree.tree_map(doubled, (inputs.args, dict(inputs.kwargs)))
     return replace(inputs, args=args, kwargs=kwargs)
-
-
-def _image(inputs: ExampleInputs) -> torch.Tensor:
-    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
-    tensors = [v for v in leaves if isinstance(v, torch.Tensor)]
-    return next(v for v in tensors if v.dim() == inputs.rank)
 
 
 def _at_another_size(inputs: ExampleInputs) -> ExampleInputs:

@@ -19,7 +19,7 @@ from weightscope.calls import called, forward_errors, random_state
 from weightscope.copies import deep_copy
 from weightscope.cost import Inputs, split_inputs
 from weightscope.errors import InputError
-from weightscope.graph.inputs import check_model
+from weightscope.graph.models import check_model
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,14 +144,16 @@ def _read(structure: Structure) -> str:
     def answers(seed: int) -> list[Tensor]:
         with undisturbed(model):
             torch.manual_seed(seed)
-            return _tensors(pytree.opened(called(model, inputs.args, inputs.kwargs)))
+            return pytree.tree_tensors(pytree.opened(called(model, inputs.args, inputs.kwargs)))
 
     with torch.no_grad():
         expected, again = answers(0), answers(1)
         if not all(map(_equal, expected, again)):
             return ""  # it draws at random, or remembers
         with undisturbed(model):
-            found = _tensors(list(GraphRun(structure, {}).run(*fresh(*_in_order(structure)))))
+            found = pytree.tree_tensors(
+                list(GraphRun(structure, {}).run(*fresh(*_in_order(structure))))
+            )
     for position, (a, b) in enumerate(zip(expected, found, strict=True)):
         if not _close(a, b):
             return f"tensor {position} of the outputs differs from what the original returns"
@@ -300,7 +302,7 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
         original = deep_copy(variant.structure.model).train(training and alike)
         mode, refused = "training" if training else "evaluation", 0
         for args, kwargs in calls:
-            shapes = [tuple(t.shape) for t in _tensors((args, kwargs))]
+            shapes = [tuple(t.shape) for t in pytree.tree_tensors((args, kwargs))]
             try:
                 with torch.no_grad():
                     expected = _leaves(called(original, args, kwargs))
@@ -332,7 +334,7 @@ def _run(module: nn.Module, expected: Sequence[Any], args: Any, kwargs: Any, gon
 def _twice(structure: Structure) -> Call:
     """The example's arguments with every tensor of its batch repeated once."""
     given = (tuple(structure.inputs.args), dict(structure.inputs.kwargs))
-    batch = max(_tensors(given), key=lambda t: t.dim()).shape[:1]
+    batch = max(pytree.tree_tensors(given), key=lambda t: t.dim()).shape[:1]
 
     def double(tensor: Tensor) -> Tensor:
         return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[:1] == batch else tensor
@@ -359,12 +361,8 @@ def _paired(
     return [(place, expected[place], leaf) for place, leaf in zip(places, found, strict=True)]
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(tree) if isinstance(t, Tensor)]
-
-
 def _loss(outputs: Any) -> Tensor:
-    floats = [t for t in _tensors(outputs) if t.is_floating_point()]
+    floats = [t for t in pytree.tree_tensors(outputs) if t.is_floating_point()]
     return torch.stack([(t.float() ** 2).mean() for t in floats]).sum()
 
 
@@ -389,7 +387,7 @@ def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = Tru
     module = deep_copy(variant.module).eval()
     with torch.no_grad():
         found, expected = called(module, args, kwargs), called(twin, args, kwargs)
-        pairs = zip(_tensors(found), _tensors(expected), strict=True)
+        pairs = zip(pytree.tree_tensors(found), pytree.tree_tensors(expected), strict=True)
     for x, y in pairs:
         if not (torch.equal(x, y) if exactly else torch.allclose(x, y, rtol=1e-4, atol=1e-5)):
             return f"outputs differ by {float((x - y).abs().max()):.3g}"

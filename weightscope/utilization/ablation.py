@@ -324,7 +324,7 @@ def refuse_broken_weights(model: nn.Module) -> None:
 
 def check_images(inputs: Any, index: int, structure: Structure) -> None:
     """Refuse images without a batch dimension, which many operators take for something else."""
-    leaves = [v for v in pytree.tree_leaves(call_arguments(inputs)) if isinstance(v, Tensor)]
+    leaves = pytree.tree_tensors(call_arguments(inputs))
     expected = structure.inputs.rank
     if max(leaf.dim() for leaf in leaves) == expected - 1:
         raise InputError(

@@ -35,7 +35,7 @@ def are_classes(targets: Sequence[Any], dimensions: int, answer: Any) -> bool:
         dimensions: Number of spatial dimensions of the images.
         answer: What the network returned for the first image.
     """
-    leaves = [leaf for leaf in pytree.tree_leaves(targets) if isinstance(leaf, Tensor)]
+    leaves = pytree.tree_tensors(targets)
     axes = max((_extended(p) for p in _predictions(answer)), default=0)
     return bool(leaves) and all(
         is_mask(leaf)

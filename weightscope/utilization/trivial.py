@@ -303,7 +303,7 @@ def is_mask(target: Tensor) -> bool:
 
 def matching(tree: Any, shape: torch.Size) -> Tensor | None:
     """The tensor of numbers that has a shape, but perhaps for a channel of one; floats first."""
-    leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    leaves = pytree.tree_tensors(tree)
     for leaf in sorted(leaves, key=lambda leaf: not leaf.is_floating_point()):
         if leaf.is_complex() or leaf.dtype == torch.bool:
             continue

@@ -1,0 +1,286 @@
+"""Plausible calls of a model that came without an example input."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+# moderate sizes that many downsampling steps divide come first, odd demands last
+_SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {
+    1: tuple(
+        (n,)
+        for n in (
+            512,
+            256,
+            1024,
+            2048,
+            64,
+            4096,
+            8192,
+            16384,
+            16000,
+            5184,
+            44100,
+            22050,
+            32000,
+            65536,
+        )
+    ),
+    2: (
+        *((n, n) for n in (256, 128, 224, 512, 384, 64, 96, 192, 320, 32, 572, 1024, 28, 518)),
+        *((n, n) for n in (288, 216, 240)),  # strides of 3 and 5
+        # spectrograms: time by frequency, with the bins of usual transforms
+        *((128, n) for n in (161, 257, 80, 64, 513, 40)),
+        *((n, 128) for n in (161, 257, 80, 513)),
+    ),
+    3: (*((n,) * 3 for n in (64, 96, 128, 32, 48, 72)), (8, 64, 64), (16, 112, 112)),
+}
+_SIZE_NAMES = (
+    "img_size",
+    "image_size",
+    "input_size",
+    "sample_size",
+    "input_shape",
+    "spatial_size",
+    "input_image_size",
+    "resolution",
+    "input_resolution",
+    "in_size",
+    "seq_len",
+    "segment_length",
+    "input_length",
+)
+_CHANNEL_NAMES = (
+    "in_channels",
+    "num_channels",
+    "in_chans",
+    "input_channels",
+    "n_channels",
+    "latent_channels",
+    "channels",
+)
+_STEP_NAMES = (
+    "timestep",
+    "timesteps",
+    "time",
+    "t",
+    "step",
+    "steps",
+    "noise_labels",
+    "sigma",
+    "sigmas",
+    "noise",
+    "noise_level",
+    "time_step",
+    "time_steps",
+    "ts",
+)
+# what conditions an image without being one
+_CONDITION_NAMES = (
+    *_STEP_NAMES,
+    "encoder_hidden_states",
+    "context",
+    "cond",
+    "condition",
+    "conditioning",
+    "class_labels",
+    "labels",
+    "label",
+    "text",
+    "emb",
+    "embedding",
+    "time_emb",
+    "temb",
+)
+_WIDTH_NAMES = ("cross_attention_dim", "context_dim", "cond_dim", "emb_dim", "embed_dim")
+_LIKELIEST = 8  # sizes that are tried before other channels are
+_MAX_SHAPES = 90
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a forward requires.
+
+    Attributes:
+        image: Name of the image argument; None: the first positional one.
+        others: Names of the other required arguments.
+        positional: All required ones in order, where they are passed by position.
+    """
+
+    image: str | None
+    others: tuple[str, ...]
+    positional: tuple[str, ...] = ()
+
+
+def arguments_of(model: nn.Module) -> Arguments:
+    """Tell the image from what conditions it, which may come first."""
+    parameters = [
+        p
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    required = [p.name for p in parameters if p.default is p.empty]
+    names = [p.name for p in parameters]
+    if "pixel_values" in names:
+        return Arguments("pixel_values", tuple(n for n in required if n != "pixel_values"))
+    by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if required and required[0] in _CONDITION_NAMES:
+        image = next((n for n in required if n not in _CONDITION_NAMES), None)
+        if image is not None:
+            others = tuple(n for n in required if n != image)
+            by_position = by_name.isdisjoint(required)
+            return Arguments(image, others, tuple(required) if by_position else ())
+    if required and required[0] in by_name:
+        return Arguments(required[0], tuple(required[1:]))
+    return Arguments(None, tuple(required[1:]))
+
+
+def calls_with(
+    model: nn.Module, arguments: Arguments, picture: torch.Tensor
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Calls with one picture: every other required argument filled by its name, then by trying."""
+    image, others = arguments.image, arguments.others
+    args: tuple[Any, ...] = () if image else (picture,)
+    base = {image: picture} if image else {}
+    choices = [
+        list(_values(model, name, noise(model, tuple(picture.shape), seed)))
+        for seed, name in enumerate(others, start=1)
+    ]
+    # first all with their likeliest value, then all with their second, then every mixture
+    even = (
+        tuple(values[min(index, len(values) - 1)] for values in choices)
+        for index in range(max(map(len, choices), default=1))
+    )
+    for chosen in itertools.chain(even, itertools.product(*choices) if len(others) > 1 else ()):
+        named = {**base, **dict(zip(others, chosen, strict=True))}
+        if arguments.positional:
+            yield tuple(named[name] for name in arguments.positional), {}
+        else:
+            yield args, named
+
+
+def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]:
+    """Plausible values of a required argument, the likeliest first."""
+    batch, channels = picture.shape[:2]
+    steps = torch.arange(1, batch + 1, device=picture.device)
+    widths = dict.fromkeys(
+        width
+        for holder in (model, _config(model))
+        for attribute in _WIDTH_NAMES
+        if isinstance(width := _attribute(holder, attribute), int)
+    )
+    sequences = [picture.new_zeros(batch, 8, width) for width in widths]
+    others = [
+        picture.new_zeros(batch, count, *picture.shape[2:])
+        for dimensions, count in _channels(model)
+        if dimensions == picture.dim() - 2 and count != channels
+    ]
+    of_time = [steps, steps.to(picture.dtype), steps[:, None].to(picture.dtype)]
+    if name in _STEP_NAMES:
+        yield from (*of_time, picture)
+    elif name in _CONDITION_NAMES:
+        yield from (*sequences, *(s[:, 0] for s in sequences), *of_time, picture, *others)
+    else:
+        yield from (picture, *of_time, *others[:3], *sequences)
+
+
+def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    """Plausible (channels, *sizes), the likeliest first.
+
+    The usual sizes with the likeliest channels, then all channels in turn at each size: wrong
+    channels fail alike at every size.
+    """
+    by_kind = []
+    for dimensions, channels in _channels(model):
+        usual = _SIZES[dimensions]
+        sizes = dict.fromkeys([usual[0], *declared_sizes(model, dimensions), *usual[1:]])
+        by_kind.append([(channels, *size) for size in sizes])
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
+    found = dict.fromkeys([*by_kind[0][:_LIKELIEST], *(s for s in in_turn if s is not None)])
+    return list(found)[:_MAX_SHAPES]
+
+
+def _channels(model: nn.Module) -> list[tuple[int, int]]:
+    """(dimensions, channels) that the first convolutions take, then plain guesses."""
+    found: list[tuple[int, int]] = []
+    for module in model.modules():
+        weight = _weight(module)
+        channels = _attribute(module, "in_channels")
+        if weight is not None and weight.dim() in (3, 4, 5):
+            count = channels if isinstance(channels, int) else weight.shape[1]
+            found.append((weight.dim() - 2, int(count)))
+    dimensions = found[0][0] if found else 2
+    declared = [
+        (dimensions, value)
+        for holder in (model, _config(model))
+        for name in _CHANNEL_NAMES
+        if isinstance(value := _attribute(holder, name), int)
+    ]
+    small = [kind for kind in found if kind[1] <= 4]
+    guesses = [(dimensions, 3), (dimensions, 1)]
+    # real and imaginary parts, two images, or an image and its mask, that the forward takes apart
+    pairs = [(d, count) for d, channels in found[:1] for count in (2 * channels, channels + 1)]
+    # images that the forward takes for clips of one frame
+    clips = [(2, count) for d, count in found[:1] if d == 3]
+    kinds = [*found[:1], *declared, *small[:2], *guesses, *pairs, *clips, *found[1:3]]
+    return list(dict.fromkeys(kinds))
+
+
+def _weight(module: nn.Module) -> torch.Tensor | None:
+    """A module's kernel as it is stored: a parametrization computes it, and may change on that."""
+    own = dict(module.named_parameters(recurse=False))
+    # normalised in the old way, a kernel is stored under another name
+    stored = next(
+        (own[name] for name in ("weight", "weight_v", "weight_orig") if name in own), None
+    )
+    if stored is None and parametrize.is_parametrized(module, "weight"):
+        of_weight = module.get_submodule("parametrizations.weight")
+        originals = list(of_weight.parameters(recurse=False))
+        stored = max(originals, key=lambda p: p.dim(), default=None)
+    return stored
+
+
+def declared_sizes(model: nn.Module, dimensions: int) -> list[tuple[int, ...]]:
+    """Sizes that the model or its parts carry in an attribute."""
+    found: list[tuple[int, ...]] = []
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            continue  # their input_size counts channels
+        for holder in (module, _config(module)):
+            for name in _SIZE_NAMES:
+                value = _attribute(holder, name)
+                if isinstance(value, int) and not isinstance(value, bool) and value > 8:
+                    found.append((value,) * dimensions)
+                elif (
+                    isinstance(value, tuple | list)
+                    and len(value) == dimensions
+                    and all(isinstance(v, int) and v > 0 for v in value)
+                ):
+                    found.append(tuple(value))
+    return list(dict.fromkeys(found))[:3]
+
+
+def _attribute(holder: object, name: str) -> Any:
+    """An attribute as it is stored: a property of a foreign class may warn or compute."""
+    return getattr(holder, "__dict__", {}).get(name)
+
+
+def _config(module: nn.Module) -> Any:
+    """The configuration object that transformers and diffusers models carry."""
+    stored = _attribute(module, "config") or _attribute(module, "_internal_dict")
+    return stored
+
+
+def noise(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """A picture of noise from a generator of its own, on the model's device and of its type."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    generator = torch.Generator().manual_seed(seed)
+    picture = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+    return picture if like is None else picture.to(like.device, like.dtype)

@@ -1,0 +1,283 @@
+"""Call a copy of a model on fake tensors, and see what it does."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from weightscope.adapters import pytree
+from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode
+from weightscope.adapters.tracing import (
+    as_exported,
+    constants_of,
+    eagerly,
+    hold_constants,
+    quiet,
+    without_numbers,
+)
+from weightscope.calls import (
+    as_they_are,
+    finished,
+    held_tensors,
+    random_state,
+)
+from weightscope.errors import shown
+from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.layouts import (
+    FirstLayer,
+)
+from weightscope.graph.memory import Descent
+from weightscope.graph.structure import ExampleInputs
+
+
+class Trial:
+    """Calls a copy of a model on fake tensors: nothing is computed, nothing of the model changes.
+
+    Args:
+        model: The user's model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.original = model
+        self.name = type(model).__name__
+        self.constants = constants_of(model)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        tensors = {id(t): self.mode.from_tensor(t) for t in [*model.parameters(), *model.buffers()]}
+        self.model = throwaway_copy(model, tensors).eval()
+        self._known: dict[Any, Any] = {}
+        self._fresh = as_they_are(self.model)
+        self._held = {id(tensor) for _, tensor in self._holds()}
+        self._leaves = False
+
+    def error(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+    ) -> Exception | None:
+        """What the forward raises, or None where it runs."""
+        result = self._outcome(args, kwargs, training)
+        return result if isinstance(result, Exception) else None
+
+    def first_layer(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
+        """Shape of what the first convolution is given, and its number of spatial dimensions."""
+        watching = FirstLayer()
+        with watching:
+            self._run(inputs.args, inputs.kwargs)
+        return watching.given
+
+    def modes_agree(self, inputs: ExampleInputs) -> bool | None:
+        """Whether the forward returns the same structure in train and in eval mode.
+
+        None where it raises in train mode, or in eval mode: nothing is known then.
+        """
+        results = [self._outcome(inputs.args, inputs.kwargs, mode) for mode in (False, True)]
+        if any(isinstance(result, Exception) for result in results):
+            return None
+        (flat, spec), (flat_train, spec_train) = results
+        return bool(spec == spec_train and flat == flat_train)
+
+    def shapes(self, inputs: ExampleInputs) -> list[tuple[str, list[Any]]] | None:
+        """Shapes of what every module call returns, in order; None where the forward raises."""
+        found: list[tuple[str, list[Any]]] = []
+        with ExitStack() as hooks:
+            for name, module in self.model.named_modules():
+                if name:
+                    note = functools.partial(_note_shapes, found, name)
+                    hooks.callback(module.register_forward_hook(note).remove)
+            result = self._run(inputs.args, inputs.kwargs)
+        if isinstance(result, Exception):
+            return None
+        return [*found, ("", shapes_of(result))]
+
+    def works_alike(self, inputs: ExampleInputs, whole: Collection[str]) -> bool:
+        """Whether the forwards call the same functions in both modes, the same number of times.
+
+        Args:
+            inputs: How the model is called.
+            whole: Names of modules that are called as they are, whatever they do in train mode.
+        """
+        asking = {
+            name
+            for name, module in self.model.named_modules()
+            if _asks_for_its_mode(type(module))
+            and not any(name == w or name.startswith(f"{w}.") for w in whole)
+        }
+        if not asking:
+            return True
+        counts = []
+        for training in (False, True):
+            counter = _Functions(asking)
+            with ExitStack() as stack:
+                for name, module in self.model.named_modules():
+                    enter, leave = counter.hooks(name)
+                    stack.callback(module.register_forward_pre_hook(enter).remove)
+                    stack.callback(module.register_forward_hook(leave).remove)
+                with counter:
+                    self._run(inputs.args, inputs.kwargs, training=training)
+            counts.append(counter.counts)
+        return counts[0] == counts[1]
+
+    def called_in_train_mode(self, inputs: ExampleInputs) -> frozenset[str]:
+        """Names of the modules that a forward in train mode calls."""
+        called: set[str] = set()
+        with ExitStack() as hooks:
+            for name, module in self.model.named_modules():
+                note = functools.partial(_note, called, name)
+                hooks.callback(module.register_forward_pre_hook(note).remove)
+            self._run(inputs.args, inputs.kwargs, training=True)
+        return frozenset(called)
+
+    def left_behind(
+        self, inputs: ExampleInputs, whole: Collection[str]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What of its input a forward leaves in attributes, and what of that the next call uses.
+
+        Args:
+            inputs: How the model is called.
+            whole: Names of modules that are called as they are, whatever they leave in themselves.
+
+        Returns:
+            Names of attributes, all of them, and those that decide what a later call does.
+        """
+        if not self._leaves:
+            return (), ()
+        # copies: what is one object with what was left would be one tensor without numbers too
+        calls = [
+            self._fakes(pytree.tree_map(_cloned, (inputs.args, dict(inputs.kwargs))))
+            for _ in range(2)
+        ]
+        try:
+            first = Descent({"": pytree.tree_tensors(calls[0])})
+            self._call(*calls[0], watching=first)
+            left: dict[str, list[torch.Tensor]] = {}
+            for name, tensor in self._holds():
+                new = id(tensor) not in self._held and bool(first.of(tensor))
+                if new and not any(name.startswith(f"{path}.") for path in whole):
+                    left.setdefault(name, []).append(tensor)
+            second = Descent(left)
+            result = self._call(*calls[1], watching=second)
+            return tuple(left), tuple(sorted(second.of(pytree.opened(result))))
+        finally:
+            finished(*self._fresh)
+
+    def _holds(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Tensors in attributes of the modules, by the attribute's qualified name."""
+        for path, module in self.model.named_modules():
+            for name, tensor in held_tensors(module):
+                yield f"{path}.{name}" if path else name, tensor
+
+    def _outcome(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
+        """Shapes and structure of what the forward returns, or what it raises; tried once."""
+        flat, spec = pytree.tree_flatten((args, dict(kwargs)))
+        key = (training, spec, tuple(map(_described, flat)))
+        if key not in self._known:
+            result = self._run(args, kwargs, training=training)
+            if not isinstance(result, Exception):
+                leaves, structure = pytree.tree_flatten(result)
+                result = [getattr(leaf, "shape", None) for leaf in leaves], structure
+            self._known[key] = result
+        return self._known[key]
+
+    def _run(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+    ) -> Any:
+        """What one call of the model as it was given returns or raises."""
+        result = self._call(*self._fakes((args, dict(kwargs))), training=training)
+        if any(id(tensor) not in self._held for _, tensor in self._holds()):
+            self._leaves |= not training
+            finished(*self._fresh)
+        return result
+
+    def _fakes(self, call: Any) -> Any:
+        return pytree.tree_map(
+            lambda v: self.mode.from_tensor(v) if isinstance(v, torch.Tensor) else v, call
+        )
+
+    def _call(
+        self, args: Any, kwargs: Any, *, training: bool = False, watching: Descent | None = None
+    ) -> Any:
+        with ExitStack() as stack:
+            # it logs a traceback for every size that does not fit
+            stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
+            for context in (eagerly(), as_exported(), without_numbers()):
+                stack.enter_context(context)
+            stack.enter_context(random_state())
+            hold_constants(self.model, [_clone(c) for c in self.constants])
+            self.model.train(training)
+            stack.callback(self.model.eval)
+            try:
+                with torch.no_grad(), self.mode, watching or nullcontext():
+                    return self.model(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
+                return error
+
+
+class _Functions(TorchFunctionMode):
+    """Counts the functions that some modules' own forwards call."""
+
+    def __init__(self, owners: Collection[str]) -> None:
+        super().__init__()
+        self.owners = owners
+        self.inside: list[str] = []
+        self.counts: Counter[str] = Counter()
+
+    def hooks(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        """What to do before and after each call of a module."""
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self.inside.append(name)
+
+        def leave(module: nn.Module, args: Any, result: Any) -> None:
+            while self.inside.pop() != name:
+                pass  # calls that the model abandoned by an exception of its own
+
+        return enter, leave
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.inside and self.inside[-1] in self.owners:
+            self.counts[getattr(func, "__name__", str(func))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _asks_for_its_mode(kind: type[nn.Module]) -> bool:
+    """Whether a module's own methods look at ``training``; torch's layers are known."""
+    if kind.__module__.startswith("torch.nn."):
+        return False
+    own = [c for c in kind.__mro__ if not c.__module__.startswith("torch.nn.")]
+    methods = [m for c in own for m in vars(c).values() if inspect.isfunction(m)]
+    return any("training" in m.__code__.co_names for m in methods)
+
+
+def _clone(constant: torch.Tensor | None) -> torch.Tensor | None:
+    return None if constant is None else constant.clone()  # a forward may count in it
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), value.dtype, value.device)
+    return shown(value)
+
+
+def shapes_of(tree: Any) -> list[Any]:
+    """Shapes of the tensors in a nested value."""
+    return [tensor.shape for tensor in pytree.tree_tensors(tree)]
+
+
+def _note_shapes(
+    found: list[tuple[str, list[Any]]], name: str, module: nn.Module, args: Any, result: Any
+) -> None:
+    found.append((name, [tuple(shape) for shape in shapes_of(result)]))
+
+
+def _note(called: set[str], name: str, module: nn.Module, args: Any) -> None:
+    called.add(name)
