@@ -97,7 +97,7 @@ def analyze(
     images: Iterable[Any] | None = None,
     batches: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
-    metric: Callable[[Any, Any], Any] | str | None = None,
+    metric: Callable[[Any, Any], Any] | str | Mapping[Any, Any] | None = None,
     ignore_index: int | None = None,
     keys: tuple[Any, Any] | None = None,
     trained: bool = False,
@@ -128,7 +128,8 @@ def analyze(
         loss: ``loss(outputs, targets)``, a scalar tensor; with `batches`, for gradients, and for
             the ablation where there is no metric.
         metric: Name of a built-in metric, or ``metric(outputs, targets)``; with `batches`, quality
-            lost when each level is removed; see `ablate`.
+            lost when each level is removed; or one for each of several outputs by its name; see
+            `ablate`.
         ignore_index: Value of targets that does not count, for the built-in metrics of classes.
         keys: Where inputs and targets are in a batch, such as ``("image", "mask")``.
         trained: Say that the network was trained to its end. Needed only where its weights do not

@@ -13,7 +13,13 @@ from torch import nn
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.probing import CutResponse, Response
-from weightscope.utilization import AblationResult, DataEvidence, LevelAblation, gather_data
+from weightscope.utilization import (
+    AblationResult,
+    DataEvidence,
+    LevelAblation,
+    ablate,
+    gather_data,
+)
 from weightscope.utilization.data import (
     Importance,
     _loss_of,
@@ -369,6 +375,68 @@ def test_a_metric_of_one_output_condemns_nothing_that_another_one_hangs_on(by_na
         swapped = [(x, {"deep": y["deep"], "fine": y["fine"]}) for x, y in given]
         with pytest.raises(InputError, match=r"would be judged by targets\['deep'\]"):
             gather_data(read_structure(model, given[0][0]), swapped, metric="f1")
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_each_of_several_outputs_is_judged_by_a_metric_of_its_own(by_name):
+    torch.manual_seed(0)
+    model = TwoHeads().eval()
+    model.by_name = by_name
+    with torch.no_grad():
+        model.top.weight.copy_(torch.tensor([4.0, -4.0]).view(2, 1, 1, 1))
+        model.top.bias.zero_()
+        deep = [model(x)["deep" if by_name else 1] for x, _ in pairs(8)]
+    fine, other = ("fine", "deep") if by_name else (0, 1)
+    together = dict if by_name else lambda named: (named[0], named[1])
+    given = [(x, together({fine: y, other: d})) for (x, y), d in zip(pairs(8), deep, strict=True)]
+    structure = read_structure(model, given[0][0])
+
+    def found(**metrics):
+        return gather_data(structure, given, metric={fine: metrics["fine"], other: metrics["deep"]})
+
+    both = found(fine="f1", deep="mse").score("bottleneck")
+    assert both.verdict == "used"
+    assert f"mse of outputs[{other!r}]" in both.why
+    assert found(fine="f1", deep=None).score("bottleneck").verdict == "unused"
+    evidence = found(fine="f1", deep="mse")
+    assert [one.ablation.levels[0].drop == 0.0 for one in (evidence, *evidence.beside)] == [
+        True, False,
+    ]  # fmt: skip
+    table = ablate(model, given, {fine: "f1", other: "mse"}, progress=False)
+    assert list(table.metric) == [f"f1 of outputs[{fine!r}]", f"mse of outputs[{other!r}]"]
+    for metrics, said in (
+        ({fine: "f1"}, r"holds none for outputs\[.*\], which the network returns"),
+        ({fine: None, other: None}, "None for all outputs"),
+        ({fine: "f1", other: "mse", "third": "f1"}, r"for outputs\['third'\], and there are out"),
+    ):
+        with pytest.raises(InputError, match=said):
+            gather_data(structure, given, metric=metrics)
+    with pytest.raises(InputError, match="and there are targets"):
+        gather_data(structure, pairs(8), metric={fine: "f1", other: "mse"})
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "decided"),
+    [("unused unused", "unused"), ("unused undecided", "undecided"), ("used unused", "used")],
+)
+def test_a_level_is_unused_only_if_no_output_uses_it(verdicts, decided):
+    drops = {"unused": 0.001, "undecided": 0.05, "used": 0.3}
+    first, second = (
+        DataEvidence({}, result, True, {"bottleneck": 1})
+        for result in (
+            AblationResult(
+                (LevelAblation(1, 1.0, 1 - drops[v], drops[v], 0.9 * drops[v], 1.1 * drops[v]),),
+                1.0, 0.0, 0.9, 24, "f1",
+            )
+            for v in verdicts.split()
+        )
+    )  # fmt: skip
+    assert replace(first, beside=(second,)).score("bottleneck").verdict == decided
+    assert replace(second, beside=(first,)).score("bottleneck").verdict == decided
+    without = replace(second, ablation=replace(second.ablation, quality=0.02, skill_low=-0.1))
+    score = replace(first, beside=(without,)).score("bottleneck")
+    assert score.verdict == verdicts.split()[0].replace("unused", "undecided")
+    assert ("better than the best trivial" in score.why) == (verdicts.startswith("unused"))
 
 
 @pytest.mark.parametrize(("recalibrated", "verdict"), [(True, "undecided"), (False, "unused")])

@@ -33,9 +33,18 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.probing.response import predictions
 from weightscope.progress import bar
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
-from weightscope.utilization.judging import Judge, Metric, judge_by, judged_output
+from weightscope.utilization.judging import (
+    Judge,
+    Metric,
+    Metrics,
+    judge_by,
+    judged_output,
+    one_of_several,
+    refuse_unnamed_outputs,
+)
 from weightscope.utilization.metrics import (
     FloatArray,
     Quality,
@@ -44,7 +53,8 @@ from weightscope.utilization.metrics import (
     quality_at,
     resampled,
 )
-from weightscope.utilization.readings import logits_note
+from weightscope.utilization.readings import first_answer, logits_note
+from weightscope.utilization.segmentation import SEGMENTATION
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
@@ -191,6 +201,7 @@ def ablate_levels(
     larger_is_better: bool | None = None,
     ignore_index: int | None = None,
     recalibrate: bool = False,
+    output: Any = None,
     fill: Fill = "mean",
     resamples: int = 1000,
     seed: int = 0,
@@ -205,6 +216,8 @@ def ablate_levels(
         larger_is_better: Of a callable; None where its values show it.
         ignore_index: Value of targets that does not count, for the built-in metrics.
         recalibrate: See `judge_by`.
+        output: Name or number of the one of several outputs that is judged, by the target of the
+            same name.
         fill: Put each exit's mean over images and positions (one number per channel) in its place,
             zeros, or the activation of another image of the batch.
         resamples: Bootstrap resamples over images.
@@ -219,6 +232,8 @@ def ablate_levels(
         raise InputError(f"unknown fill {fill!r}; choose 'mean', 'zero' or 'shuffle'")
     model = structure.model
     refuse_broken_weights(model)
+    if output is not None:
+        batches = [(x, one_of_several(target, output, "targets")) for x, target in batches]
     judge = judge_by(
         metric,
         batches,
@@ -231,7 +246,11 @@ def ablate_levels(
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
     means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
     runs = CutRuns(structure)
-    judged = ""
+
+    def own(outputs: Any) -> Any:
+        return outputs if output is None else one_of_several(outputs, output, "outputs")
+
+    judged = "" if output is None else f"[{output!r}]"
     left = [judge.meter() for _ in structure.cuts]
     counted = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
     with undisturbed(model), judge.kept(), torch.no_grad(), counted as advance:
@@ -245,12 +264,13 @@ def ablate_levels(
         fills = [_filler(fill, means, seed) for _ in structure.cuts]
         for index, (inputs, targets) in enumerate(batches):
             with forward_errors(model, inputs, f"batch {index}"):
-                output, values = runs.whole(inputs)
-            _check_outputs(output, index, model)
-            judged = judged_output(metric, output, targets)
-            judge.add(output)
+                outputs, values = runs.whole(inputs)
+            _check_outputs(outputs, index, model)
+            if output is None:
+                judged = judged_output(metric, outputs, targets)
+            judge.add(own(outputs))
             for cut, filler, meter in zip(structure.cuts, fills, left, strict=True):
-                meter.add(runs.without(cut, values, filler))
+                meter.add(own(runs.without(cut, values, filler)))
             advance(1)
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
@@ -278,6 +298,43 @@ def ablate_levels(
         recalibrated=judge.recalibrated,
         judged=judged,
     )
+
+
+def ablate_outputs(
+    structure: Structure,
+    batches: Sequence[Batch],
+    metrics: Metrics,
+    *,
+    ignore_index: int | None = None,
+    **options: Any,
+) -> list[AblationResult]:
+    """The same by a metric of its own for each of several outputs, the skilled ones first.
+
+    Args:
+        structure: The network and its cuts.
+        batches: Inputs, and targets by the names of the outputs.
+        metrics: By the same names; None for an output that does not count.
+        ignore_index: For those that are built-in metrics of classes.
+        options: See `ablate_levels`.
+
+    Raises:
+        InputError: An output has no metric, or as of `ablate_levels`.
+    """
+    outputs = first_answer(structure, batches)
+    refuse_unnamed_outputs(metrics, outputs, predictions(outputs))
+    found = [
+        ablate_levels(
+            structure,
+            batches,
+            metric,
+            ignore_index=ignore_index if metric in list(SEGMENTATION) else None,
+            output=output,
+            **options,
+        )
+        for output, metric in metrics.items()
+        if metric is not None
+    ]
+    return sorted(found, key=lambda result: not result.skilled)
 
 
 def _of_the_worst_class(whole: Quality, ablated: Quality) -> dict[str, Any]:
@@ -416,7 +473,7 @@ def _record(
 def ablate(
     model: nn.Module,
     batches: Iterable[Any],
-    metric: Metric,
+    metric: Metric | Metrics,
     *,
     ignore_index: int | None = None,
     keys: Keys | None = None,
@@ -444,7 +501,9 @@ def ablate(
             regression ``"mae"``, ``"mse"``, ``"psnr"``; or a callable ``metric(outputs, targets)``,
             asked for one image at a time: a function, a loss, a metric of torchmetrics or MONAI. Of
             several outputs a name judges the first (``logits`` or ``out`` of a mapping); a callable
-            is given them all.
+            is given them all. Or a metric for each output by its name or number, such as
+            ``{"seg": "f1", "depth": "mae"}``, with targets of the same names, and None for an
+            output that does not count; then there are rows for each.
         ignore_index: Value of targets that does not count, or number of a class that does not, for
             the built-in metrics.
         keys: Where inputs and targets are in a batch, as keys or positions, such as
@@ -486,16 +545,19 @@ def ablate(
     if example_inputs is None:
         example_inputs = to_device(first_image(pairs), model)
     structure = read_structure(model, example_inputs, layout=layout, part=part)
-    result = ablate_levels(
-        structure,
-        pairs,
-        metric,
-        ignore_index=ignore_index,
-        fill=fill,
-        resamples=resamples,
-        seed=seed,
-        progress=progress,
-    )
+    options: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "fill": fill,
+        "resamples": resamples,
+        "seed": seed,
+        "progress": progress,
+    }
+    if isinstance(metric, Mapping):
+        import pandas as pd
+
+        found = ablate_outputs(structure, pairs, metric, **options)
+        return pd.concat([result.frame() for result in found]).assign(fill=fill)
+    result = ablate_levels(structure, pairs, metric, **options)
     note = logits_note(structure, pairs, metric, "metric")
     if note:
         warnings.warn(note, stacklevel=4)  # two frames are of the decorators

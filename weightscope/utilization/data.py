@@ -40,9 +40,10 @@ from weightscope.utilization.ablation import (
     AblationResult,
     LevelAblation,
     ablate_levels,
+    ablate_outputs,
     refuse_broken_weights,
 )
-from weightscope.utilization.judging import Metric
+from weightscope.utilization.judging import Metric, Metrics
 from weightscope.utilization.readings import are_classes, first_answer, logits_note
 from weightscope.utilization.records import Score, Verdict
 from weightscope.utilization.scores import (
@@ -84,6 +85,7 @@ class DataEvidence:
             in which a rare class drowns, or is that of one of several outputs; else None.
         of_pixels: Whether quality is a mean over pixels.
         notes: What must be known of what was given.
+        beside: The same of further outputs, each by a metric of its own.
     """
 
     importances: Mapping[str, Importance]
@@ -93,6 +95,7 @@ class DataEvidence:
     responses: Response | None = None
     of_pixels: bool = True
     notes: tuple[str, ...] = ()
+    beside: tuple[DataEvidence, ...] = ()
 
     @property
     def masters(self) -> bool:
@@ -103,7 +106,11 @@ class DataEvidence:
         return bool(self.skilled) and found.quality <= 1.0 and found.skill > (1 - found.chance) / 2
 
     def score(self, stage: str) -> Score:
-        """Score one stage: by ablation where a cut removes it, else by its Taylor importance.
+        """Score one stage; of several judged outputs by the one that uses it most."""
+        return _decisive([one._score(stage) for one in (self, *self.beside)])
+
+    def _score(self, stage: str) -> Score:
+        """Score one stage by one output: by ablation where a cut removes it, else by importance.
 
         For ablation ``m`` is the share of the skill that is lost by the cut that removes the stage
         and least else, ``n`` a negligible share. For importance ``m`` is the stage's share of the
@@ -145,6 +152,20 @@ class DataEvidence:
                 score, verdict="undecided", why=f"{score.why}; but {describe_part(same)}"
             )
         return replace(score, why=f"{score.why}; {UNSEEN}")
+
+
+def _decisive(scores: Sequence[Score]) -> Score:
+    """What is used for any output is used, and unused is only what is so for all."""
+    order = ("unused", "undecided", "used")
+    measured = [s for s in scores if math.isfinite(s.utilization)]
+    if not measured:
+        return scores[0]
+    most = max(measured, key=lambda s: (order.index(s.verdict), s.utilization))
+    unmeasured = [s for s in scores if s not in measured]
+    if most.verdict == "unused" and unmeasured:
+        why = f"{most.why}; but {unmeasured[0].why}"
+        return replace(most, verdict="undecided", why=why)
+    return most
 
 
 def _verdict(low: float, high: float, used: float = 0.5) -> Verdict:
@@ -221,7 +242,7 @@ def gather_data(
     structure: Structure,
     batches: Sequence[Batch],
     loss: Callable[[Any, Any], Tensor] | None = None,
-    metric: Metric | None = None,
+    metric: Metric | Metrics | None = None,
     *,
     ignore_index: int | None = None,
     resamples: int = 1000,
@@ -235,7 +256,7 @@ def gather_data(
         batches: ``(inputs, targets)`` pairs, see `read_batches`.
         loss: ``loss(outputs, targets)``, a scalar tensor, for Taylor importance; also for the
             ablation where no metric is given, then asked for one image at a time.
-        metric: For ablation, see `ablate`.
+        metric: For ablation, see `ablate`; or one for each of several outputs.
         ignore_index: See `ablate`.
         resamples: Bootstrap resamples over images.
         seed: Of the bootstrap.
@@ -254,6 +275,22 @@ def gather_data(
         answer = first_answer(structure, batches)
         targets = [target for _, target in batches]
         classes = are_classes(targets, structure.inputs.dimensions, answer)
+    levels = {stage.name: stage.level for stage in structure.stages}
+    if isinstance(metric, Mapping):
+        results = ablate_outputs(
+            structure,
+            batches,
+            metric,
+            ignore_index=ignore_index,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
+        )
+        first, *others = (DataEvidence({}, r, _is_skilled(r), levels) for r in results)
+        note = logits_note(structure, batches, loss, "loss")
+        return replace(
+            first, importances=importances, notes=(note,) if note else (), beside=tuple(others)
+        )
     judged_by = loss if metric is None else metric
     result = None
     if judged_by is not None:
@@ -268,11 +305,9 @@ def gather_data(
             seed=seed,
             progress=progress,
         )
-    levels = {stage.name: stage.level for stage in structure.stages}
-    skilled = None if result is None or result.undecided else result.skilled
     given = (("loss", loss), ("metric", metric))
     notes = tuple(filter(None, (logits_note(structure, batches, by, name) for name, by in given)))
-    found = DataEvidence(importances, result, skilled, levels, notes=notes)
+    found = DataEvidence(importances, result, _is_skilled(result), levels, notes=notes)
     of_pixels = metric is None or metric == "accuracy"
     one_of_several = result is not None and bool(result.judged)
     if not of_pixels and not one_of_several:
@@ -281,6 +316,11 @@ def gather_data(
         return found
     responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
     return replace(found, responses=responses, of_pixels=of_pixels)
+
+
+def _is_skilled(result: AblationResult | None) -> bool | None:
+    """Whether there is skill; None where that was not measured, or the images cannot tell."""
+    return None if result is None or result.undecided else result.skilled
 
 
 def refuse_no_loss(loss: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -33,6 +33,8 @@ from weightscope.utilization.values import (
 )
 
 Metric = str | Evaluate
+Metrics = Mapping[Any, Metric | None]
+"""A metric for each of several outputs by its name or number; None for one that does not count."""
 
 REGRESSION = ("mae", "mse", "psnr")
 """Built-in metrics of numbers; PSNR is taken over the range of the targets."""
@@ -201,6 +203,51 @@ def judged_output(metric: Metric, output: Any, targets: Any) -> str:
             f"targets{judged}, or a callable metric(outputs, targets) that judges all"
         )
     return judged
+
+
+def one_of_several(value: Any, name: Any, what: str) -> Any:
+    """One of several outputs or targets by its name or number.
+
+    Args:
+        value: What the network returned, or the targets of a batch.
+        name: What a metric was given for.
+        what: ``"outputs"`` or ``"targets"``.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    try:
+        if not isinstance(value, Tensor):
+            return value[name]
+    except (KeyError, IndexError, TypeError):
+        pass
+    places = ", ".join(what + place for place in tensors_by_place(value))
+    raise InputError(
+        f"{keyword('metric')} holds one for {what}[{name!r}], and there are {places}; give a "
+        f"metric for each output by its name, and batches (inputs, {{{name!r}: target, ...}})"
+    )
+
+
+def refuse_unnamed_outputs(metrics: Metrics, outputs: Any, places: Collection[str]) -> None:
+    """Refuse metrics that leave it open whether an output counts.
+
+    Args:
+        metrics: One for each output.
+        outputs: What the network returned.
+        places: Of those in it that a level may be used for.
+
+    Raises:
+        InputError: An output has none, or no output has any.
+    """
+    named = [one_of_several(outputs, name, "outputs") for name in metrics]
+    for place, leaf in tensors_by_place(outputs).items():
+        if place in places and not any(leaf is one for one in named):
+            raise InputError(
+                f"{keyword('metric')} holds none for outputs{place}, which the network returns, "
+                "too; add one, or None where that output does not count"
+            )
+    if all(metric is None for metric in metrics.values()):
+        raise InputError(f"{keyword('metric')} is None for all outputs; give one for some of them")
 
 
 def _range_of(targets: Sequence[Any]) -> float:

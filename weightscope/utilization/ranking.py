@@ -459,10 +459,10 @@ def conclude(
         "images": f" on {counted(images, 'image')}" if images else "",
         "response": " on synthetic images",
     }
-    if ablation is not None and ablation.judged:
+    if ablation is not None and ablation.judged and data is not None and not data.beside:
         doubt += (
             f" Of several outputs outputs{ablation.judged} alone was judged by "
-            f"{keyword('metric')}; a callable can judge all of them."
+            f"{keyword('metric')}; one for each output by its name judges all of them."
         )
     return _what_follows(verdicts, seen, doubt, hardly)
 
