@@ -4,6 +4,7 @@
     python studies/evidence.py respond
     python studies/evidence.py score [--half choose|judge]
     python studies/evidence.py page [--page docs/studies/evidence]
+    python studies/evidence.py classes
 
 Every training is a job of `studies.runner`, so that the same command goes on where it was
 interrupted.
@@ -24,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from studies.evidence_protocol.classes import study_classes  # noqa: E402
 from studies.evidence_protocol.jobs import Job, jobs  # noqa: E402
 from studies.evidence_protocol.page import write_page, write_responses  # noqa: E402
 from studies.evidence_protocol.responses import measure_responses  # noqa: E402
@@ -46,7 +48,7 @@ def respond(listed: list[Job], folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one part of the study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=("train", "respond", "score", "page"))
+    parser.add_argument("part", choices=("train", "respond", "score", "page", "classes"))
     parser.add_argument("--count", type=int, default=104, help="networks of the list")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
@@ -73,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         trained = [job for job in wanted if stored(job, options.out) is not None]
         for job in tqdm(trained, desc="scoring", unit="network"):
             score(job, options.out, tuple(options.ways))
+    elif options.part == "classes":
+        study_classes(listed, options.out, options.page)
     else:
         write_page(listed, options.out, options.version or code_version(), options.page)
         write_responses(listed, options.out, options.page)

@@ -461,3 +461,49 @@ def test_the_class_that_loses_most_of_its_own_skill_is_named():
     score = DataEvidence({}, result, True, {"bottleneck": 1}).score("bottleneck")
     assert "class 23 alone loses 40.0% of its own skill" in score.why
     assert "class 23 alone loses 40.0% of its own skill" in score.caveat
+    assert (score.verdict, "surely" in score.why) == ("unused", False)
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.2, "undecided"), (0.05, "unused")])
+def test_a_mean_over_classes_does_not_condemn_what_one_of_them_hangs_on(low, verdict):
+    cut = LevelAblation(1, 0.97, 0.96, 0.01, 0.009, 0.011, worst=0.4, worst_low=low, worst_class=2)
+    result = AblationResult((cut,), 0.97, 0.1, 0.7, 24, "f1")
+    score = DataEvidence({}, result, True, {"bottleneck": 1}).score("bottleneck")
+    assert score.verdict == verdict
+    assert ("class 2 alone loses 40.0% of its own skill, surely more" in score.why) == (low > 0.1)
+
+
+class ForOneClass(nn.Module):
+    """Forty classes by the fine half, the last one by the deep half alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+        self.head = nn.Conv2d(2, 41, 1)
+        with torch.no_grad():
+            for one in (self.top, self.deep):
+                one.weight.fill_(1.0)
+                one.bias.zero_()
+            self.head.weight.zero_()
+            k = torch.arange(40.0)
+            self.head.weight[:40, 0, 0, 0], self.head.bias[:40] = 2 * k, -(k**2)
+            self.head.weight[40, 1], self.head.bias[40] = 1e4, -3e4
+
+    def forward(self, x):
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.max_pool2d(top, 2)), scale_factor=2.0)
+        return self.head(torch.cat([top, (deep - 40).clamp_min(0)], 1))
+
+
+def test_one_class_of_many_is_found_on_images():
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randint(40, (40, 8, 8), generator=generator)
+    numbers[:, :2, :2] = 40
+    images = numbers[:, None].float().clone()
+    images[:, :, :2, :2] = 46.0
+    model = ForOneClass().eval()
+    found = gather_data(read_structure(model, images[:1]), [(images, numbers)], metric="f1")
+    (cut,) = found.ablation.levels
+    assert cut.high < 0.05 * found.ablation.skill
+    assert (cut.worst_class, cut.worst_low > 0.9) == (40, True)
+    assert found.score("bottleneck").verdict == "undecided"

@@ -162,13 +162,17 @@ def test_the_quality_of_each_class_is_that_of_the_class_alone(labels):
     if labels:
         targets[:, 1] = 0.0
     quality = measure_quality("f1", [scores], [targets])
-    own, constant = by_class(quality)
+    weights = np.array([[1.0, 1, 1, 1], [2, 0, 1, 1]])
+    found = by_class(quality, weights)
+    own = {number: pair[0][0] for number, pair in found.items() if np.isfinite(pair[0][0])}
+    constant = {number: found[number][1][0] for number in own}
     assert list(own) == [0, 2, 3]
-    assert np.mean(list(own.values())) == pytest.approx(quality.of(np.ones((1, 4)))[0])
+    for row, whole in enumerate(quality.of(weights)):
+        assert np.mean([found[number][0][row] for number in own]) == pytest.approx(whole)
     for number in own:
         if labels:
             alone = measure_quality("f1", [scores[:, [number]]], [targets[:, [number]]])
             assert own[number] == pytest.approx(alone.of(np.ones((1, 4)))[0])
         share = float((targets[:, number] if labels else targets == number).float().mean())
         assert constant[number] == pytest.approx(2 * share / (1 + share))
-    assert by_class(measure_quality("accuracy", [scores], [numbers])) == ({}, {})
+    assert by_class(measure_quality("accuracy", [scores], [numbers]), weights) == {}

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from studies.evidence_protocol import classes
+from studies.evidence_protocol.classes import CutOfClasses
 from studies.evidence_protocol.compare import auc, auc_within_depth, truth_table
 from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.given import dependence
@@ -467,6 +469,30 @@ def test_the_failures_of_the_labels_are_those_that_were_written_down():
     assert "1 of 9 right verdicts" in failed
     found = [cut("labels", True, "used", "undecided"), cut("labels", True, "unused", "used")]
     assert (tally(found, "before"), tally(found, "after")) == ((1, 1, 0, 0), (1, 0, 0, 1))
+
+
+def test_the_failures_of_the_guard_of_classes_are_those_that_were_written_down():
+    def cut(before, after, lost=0.0, low=0.0):
+        return CutOfClasses("a", True, "f1", 4, before, after, lost, low, low)
+
+    assert not classes.failures([cut("unused", "undecided", low=0.2), cut("used", "used", 0.9, 1)])
+    (failed,) = classes.failures([cut("unused", "unused", low=0.2)])
+    assert "a class surely loses 20%" in failed
+    right = [cut("unused", "unused") for _ in range(9)]
+    assert not classes.failures([*right, cut("unused", "undecided")])
+    assert not classes.failures([*right[1:], cut("unused", "undecided", lost=0.1)])
+    (failed,) = classes.failures([*right[1:], cut("unused", "undecided")])
+    assert "1 of 9 right verdicts" in failed
+
+
+def test_the_class_that_surely_loses_most_is_found_on_test_images():
+    targets = torch.arange(3).repeat_interleave(8).reshape(1, 24).repeat(20, 1)[:, None]
+    whole = torch.nn.functional.one_hot(targets, 3).movedim(-1, 1).float()
+    cut = whole.clone()
+    cut[:, 0][targets == 2] = 2.0
+    mean, worst, low = classes.losses({0: whole, 4: cut}, targets)[4]
+    assert (worst, low) == (pytest.approx(2.0), pytest.approx(2.0))  # F1 0 where a constant has 0.5
+    assert mean == pytest.approx((1.0 + 1 / 3) / 3 / (1.0 - 0.5 / 3))
 
 
 def test_labels_are_judged_at_their_best_threshold_and_classes_by_the_largest():

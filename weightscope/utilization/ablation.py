@@ -77,8 +77,9 @@ class LevelAblation:
         unadjusted: Quality without the levels at the threshold that is best for the whole network,
             where ``ablated`` is at the one that is best without them; None where the metric has no
             threshold.
-        worst: Of a mean over classes, the largest share of a class's own skill that is lost, of
-            the classes that have any; nan where there is none.
+        worst: Of a mean over classes, the share of its own skill that one class loses, of the
+            classes that have any the one that surely loses most; nan where there is none.
+        worst_low: Lower end of its interval over images.
         worst_class: Which class or channel that is; -1 where there is none.
     """
 
@@ -90,6 +91,7 @@ class LevelAblation:
     high: float
     unadjusted: float | None = None
     worst: float = math.nan
+    worst_low: float = math.nan
     worst_class: int = -1
 
 
@@ -277,6 +279,7 @@ def ablate_levels(
     drawn = resampled(whole.images, resamples, seed)
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
+    classes = by_class(whole, weights)
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
     return AblationResult(
         levels=tuple(
@@ -284,7 +287,7 @@ def ablate_levels(
                 _record(
                     cut, full, quality.of(weights), sign, whole.images, quality_at(quality, best)
                 ),
-                **_of_the_worst_class(whole, quality),
+                **_of_the_worst_class(classes, quality, weights),
             )
             for cut, quality in zip(structure.cuts, ablated, strict=True)
         ),
@@ -337,18 +340,28 @@ def ablate_outputs(
     return sorted(found, key=lambda result: not result.skilled)
 
 
-def _of_the_worst_class(whole: Quality, ablated: Quality) -> dict[str, Any]:
-    """The class of a mean over classes that loses the largest share of its own skill."""
-    quality, trivial, left = *by_class(whole), by_class(ablated)[0]
-    lost = {
-        number: (quality[number] - left[number]) / (quality[number] - trivial[number])
-        for number in quality
-        if quality[number] - trivial[number] > MINIMUM_SKILL
-    }
-    if not lost:
+def _of_the_worst_class(
+    whole: Mapping[int, tuple[FloatArray, FloatArray]], ablated: Quality, weights: FloatArray
+) -> dict[str, Any]:
+    """The class of a mean over classes that surely loses the largest share of its own skill.
+
+    Args:
+        whole: Of the whole network, from `by_class`.
+        ablated: Quality without the levels.
+        weights: Of all images, and of resamples.
+    """
+    found = []
+    for number, (left, _) in by_class(ablated, weights).items():
+        quality, trivial = whole[number]
+        skill = quality - trivial
+        if skill[0] > MINIMUM_SKILL:
+            lost = (quality - left) / np.where(skill > 0.0, skill, np.nan)
+            low, _ = interval(lost[1:], ablated.images)
+            found.append((low, float(lost[0]), number))
+    if not found:
         return {}
-    number = max(lost, key=lambda one: lost[one])
-    return {"worst": lost[number], "worst_class": number}
+    low, lost, number = max(found)
+    return {"worst": lost, "worst_low": low, "worst_class": number}
 
 
 def _floor(judge: Judge, trivial: float) -> float:

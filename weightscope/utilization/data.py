@@ -204,10 +204,13 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     one_class = ""
     if cut.worst > max(LOSS_THAT_COUNTS, share):
         one_class = f"class {cut.worst_class} alone loses {cut.worst:.1%} of its own skill"
+        one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
     caveat = ", ".join(filter(None, (alone, one_class, caveat)))
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
+    if verdict == "unused" and cut.worst_low > LOSS_THAT_COUNTS:
+        verdict = "undecided"  # a mean over many classes hides what one of them loses
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score("data", value, low, high, verdict, why, share, caveat)

@@ -269,19 +269,21 @@ class Confusion:
         return hits / _positive(decided + true - hits, true)
 
 
-def by_class(quality: Quality) -> tuple[dict[int, float], dict[int, float]]:
-    """Of a mean over classes, on all images: quality of each class there is, and of its constant.
+def by_class(quality: Quality, weights: FloatArray) -> dict[int, tuple[FloatArray, FloatArray]]:
+    """Of a mean over classes: quality of each class, and of its best constant, on resamples.
 
-    Both are empty for any other quality, accuracy too.
+    Empty for any other quality, accuracy too.
+
+    Args:
+        quality: Of all images.
+        weights: (resamples, images): how often each image is counted.
     """
     if not isinstance(quality, MeanOverClasses | Confusion) or (
         isinstance(quality, Confusion) and quality.kind == "accuracy"
     ):
-        return {}, {}
-    own, constant = (part[:, 0] for part in quality.by_class(np.ones((1, quality.images))))
-    known = [i for i, value in enumerate(own) if np.isfinite(value)]
-    found = tuple({quality.numbers[i]: float(part[i]) for i in known} for part in (own, constant))
-    return found[0], found[1]
+        return {}
+    own, constant = quality.by_class(weights)
+    return dict(zip(quality.numbers, zip(own, constant, strict=True), strict=True))
 
 
 class ImageValues:
