@@ -360,8 +360,8 @@ def _of_the_worst_class(
             found.append((low, float(lost[0]), number))
     if not found:
         return {}
-    low, lost, number = max(found)
-    return {"worst": lost, "worst_low": low, "worst_class": number}
+    surely, share, number = max(found)
+    return {"worst": share, "worst_low": surely, "worst_class": number}
 
 
 def _floor(judge: Judge, trivial: float) -> float:
