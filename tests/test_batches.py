@@ -115,6 +115,14 @@ def test_numbers_get_the_types_that_models_and_losses_take():
     assert found.dtype == torch.int64
     ((_, mask),) = read_batches([(X, Y.bool())], MODEL)
     assert mask.dtype == torch.bool
+    ((pair, _),) = read_batches([((X, X > 0), Y)], Pair())  # a mask beside an image
+    assert [v.dtype for v in pair] == [torch.float32, torch.bool]
+
+
+def test_black_and_white_images_are_images():
+    with pytest.warns(UserWarning, match=r"images of torch.bool from [01] to 1"):
+        ((inputs, _),) = read_batches([(X > 0, Y)], MODEL)
+    assert torch.equal(inputs, (X > 0).float())
 
 
 def test_images_of_integers_are_passed_on_and_said():

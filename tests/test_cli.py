@@ -407,6 +407,24 @@ def test_labelled_images_of_a_folder_are_measured(capsys):
     assert "--data DIR --metric f1" in failure(capsys, *arguments)
 
 
+def test_images_that_do_not_fit_are_named_by_what_was_given(capsys):
+    samples = str(Path(mpseg_models.__file__).parent / "samples" / "sand")
+    for command, given in (("analyze", "--images"), ("shrink", "--images"), ("shrink", "--data")):
+        where = f"{samples}/images" if given == "--images" else samples
+        metric = ("--metric", "f1") if given == "--data" else ()
+        arguments = (command, "mynetworks:small", given, where, *metric, "--crop", "33")
+        said = failure(capsys, *arguments)
+        assert f"raised on {given} (1x3x33x33)" in said
+        assert "sizes of --crop 33" in said
+        assert "--input" not in said
+    said = failure(capsys, *arguments, "--input", "1x3x30x30")
+    assert "raised on --input (1x3x30x30)" in said
+    assert "--crop" not in said
+    nothing = failure(capsys, "analyze", "mynetworks:small", "--crop", "32")
+    assert "--crop 32 is for pictures in folders" in nothing
+    assert "there is no folder gone" in failure(capsys, *arguments[:2], "--images", "gone")
+
+
 def test_the_prefix_chooses_among_networks_in_one_file(folder, capsys):
     raw, average = (create_model("half_unet", width=4, seed=seed) for seed in (1, 2))
     tensors = {f"net.{n}": t for n, t in raw.state_dict().items()}

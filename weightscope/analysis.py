@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from weightscope.arguments import Rule, checked, path_text
 from weightscope.batches import each_batch, example_in, first_image, read_batches
 from weightscope.calls import random_state, to_device
 from weightscope.cost import count_costs
-from weightscope.errors import ForwardError, InputError, keyword
+from weightscope.errors import InputError, keyword, stood_for
 from weightscope.findings import Findings
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
@@ -176,7 +175,7 @@ def analyze(
     count = 4 + bool(response) + (images is not None) + (pairs is not None)
     with steps(count, "analyze", shown=progress) as begin:
         begin("levels and stages")
-        with _named_after(source):
+        with stood_for("example_inputs", source):
             structure = read_structure(given, example_inputs, stages, layout, part)
         begin("weights")
         statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
@@ -215,20 +214,6 @@ def analyze(
             response=synthetic,
             images=own,
         )
-
-
-@contextmanager
-def _named_after(source: str) -> Iterator[None]:
-    """Say of a forward that raises where its example comes from, if the user gave none."""
-    try:
-        yield
-    except ForwardError as error:
-        if not source:
-            raise
-        given = keyword("example_inputs")
-        raise ForwardError(
-            f"the first image of {keyword(source)}, taken as {given}, does not fit: {error}"
-        ) from error
 
 
 def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str, Tensor] | None:

@@ -381,7 +381,7 @@ def _as_inputs(inputs: Any, index: int, model: nn.Module) -> Any:
             return value.to(complex_kind or value.dtype)
         if value.is_floating_point():
             return value.to(kind)
-        if value.dim() < 3 or value.dtype == torch.bool:  # steps of a diffusion, masks
+        if value.dim() < 3 or (masks and value.dtype == torch.bool):  # steps of a diffusion, masks
             return value
         if index == 0:
             warnings.warn(
@@ -392,8 +392,13 @@ def _as_inputs(inputs: Any, index: int, model: nn.Module) -> Any:
             )
         return value.to(kind)
 
-    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
-    return pytree.tree_map(convert, _tensors(inputs, index))
+    inputs = _tensors(dict(inputs) if isinstance(inputs, Mapping) else inputs, index)
+    # beside images, truth values are masks, which the forward takes as they are
+    masks = any(
+        isinstance(v, Tensor) and v.dim() >= 3 and v.dtype != torch.bool
+        for v in pytree.tree_leaves(inputs)
+    )
+    return pytree.tree_map(convert, inputs)
 
 
 def _as_targets(targets: Any, index: int) -> Any:

@@ -76,6 +76,19 @@ def keywords_written(write: Callable[[str, str], str]) -> Iterator[None]:
         _write.reset(token)
 
 
+@contextmanager
+def stood_for(name: str, source: str) -> Iterator[None]:
+    """Inside, `keyword` writes of an argument that was not given what it was taken from.
+
+    Args:
+        name: The argument.
+        source: The one that was given; empty where none stands for it.
+    """
+    write = _write.get()
+    with keywords_written(lambda n, value: write(source if source and n == name else n, value)):
+        yield
+
+
 class WeightscopeError(Exception):
     """Base of every error raised on purpose; its text names the input and the remedy."""
 

@@ -423,6 +423,11 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
         ({"images": IMAGES, "steps": -1}, InputError, "must not be negative"),
         ({"images": IMAGES, "batches": []}, InputError, "belong together"),
         ({"batches": [], "loss": nn.functional.mse_loss}, InputError, "batches= is empty"),
+        (
+            {"batches": [(IMAGES[:2, :1], IMAGES[:2])], "loss": nn.functional.mse_loss},
+            InputError,
+            "raised on a batch of batches= .2x1",
+        ),
         ({"batches": [IMAGES], "loss": nn.functional.mse_loss}, InputError, "expected a pair"),
         ({"images": IMAGES.repeat(1, 2, 1, 1)}, ForwardError, "a batch of images="),
     ],

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.models import add_model, built_model, example_of, save_cut, state_of
-from weightscope.cli.pictures import DATA_HELP, IMAGES_HELP, add_crop, images_in, labelled_in
+from weightscope.cli.pictures import (
+    DATA_HELP,
+    IMAGES_HELP,
+    add_crop,
+    cropping,
+    images_in,
+    labelled_in,
+)
 from weightscope.cli.targets import check_targets
 from weightscope.errors import InputError
 from weightscope.files import write_csv
@@ -99,17 +106,18 @@ def _analyze(options: argparse.Namespace) -> None:
     if (options.data is None) != (options.metric is None):
         raise InputError("--data and --metric go together: --data DIR --metric f1")
     model = built_model(options)
-    analysis = analyze(
-        model,
-        example_inputs=example_of(options),
-        **_evidence(options, model),
-        metric=options.metric,
-        ignore_index=options.ignore_index,
-        trained=options.trained,
-        layout=options.layout,
-        part=options.part,
-        progress=sys.stderr.isatty(),
-    )
+    with cropping(options):
+        analysis = analyze(
+            model,
+            example_inputs=example_of(options),
+            **_evidence(options, model),
+            metric=options.metric,
+            ignore_index=options.ignore_index,
+            trained=options.trained,
+            layout=options.layout,
+            part=options.part,
+            progress=sys.stderr.isatty(),
+        )
     print(analysis)
     if options.csv:
         write_csv(analysis.layers, options.csv)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightscope.errors import InputError, extra
+from weightscope.errors import ForwardError, InputError, extra
 from weightscope.graph.layouts import arranged, parse_layout
 
 if TYPE_CHECKING:
@@ -41,6 +42,32 @@ def add_crop(parser: argparse.ArgumentParser) -> None:
         help="take the middle N x N pixels of every image: for photographs that are too large for "
         "one pass, or whose sizes the network does not take",
     )
+
+
+@contextmanager
+def cropping(options: argparse.Namespace) -> Iterator[None]:
+    """Name ``--crop`` where a forward does not take images of a folder.
+
+    Raises:
+        InputError: ``--crop`` has nothing to crop.
+        ForwardError: The forward raised.
+    """
+    named = [n for n in (options.images, options.data) if n]
+    folders = [n for n in named if Path(n).is_dir() or ":" not in n]
+    if options.crop is not None and not folders:
+        raise InputError(
+            f"--crop {options.crop} is for pictures in folders, and none is given; crop in the "
+            "loader, or give the size by --input"
+        )
+    try:
+        yield
+    except ForwardError as error:
+        if options.input is not None or not folders:
+            raise
+        size = "" if options.crop is None else f"; these have the sizes of --crop {options.crop}"
+        raise ForwardError(
+            f"{error} --crop N takes the middle N x N pixels of every image{size}."
+        ) from error
 
 
 def images_in(
@@ -105,6 +132,8 @@ def labelled_in(
 
 
 def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give one that holds images")
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in (*PICTURES, ".npy"))
     if not paths:
         raise InputError(

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.models import add_model, built_model, example_of, object_at, save_cut
-from weightscope.cli.pictures import add_crop, images_in, labelled_in
+from weightscope.cli.pictures import add_crop, cropping, images_in, labelled_in
 from weightscope.cli.targets import check_targets
 from weightscope.errors import InputError, TruncationError
 from weightscope.files import write_csv
@@ -82,26 +82,27 @@ def _shrink(options: argparse.Namespace) -> None:
     if options.data and options.batches:
         raise InputError("--data and --batches both name labelled images; give one of them")
     model = built_model(options)
-    found = shrink(
-        model,
-        example_inputs=example_of(options),
-        layout=options.layout,
-        part=options.part,
-        images=None if options.images is None else _images(options, model),
-        batches=_batches(options, model),
-        metric=options.metric,
-        tolerance=options.tolerance,
-        max_macs=options.max_macs,
-        max_parameters=options.max_parameters,
-        max_latency=options.max_latency,
-        max_bytes=options.max_bytes,
-        steps=options.steps,
-        thin=options.thin,
-        random=not options.no_random,
-        seed=options.seed,
-        resume=options.resume,
-        progress=sys.stderr.isatty(),
-    )
+    with cropping(options):
+        found = shrink(
+            model,
+            example_inputs=example_of(options),
+            layout=options.layout,
+            part=options.part,
+            images=None if options.images is None else _images(options, model),
+            batches=_batches(options, model),
+            metric=options.metric,
+            tolerance=options.tolerance,
+            max_macs=options.max_macs,
+            max_parameters=options.max_parameters,
+            max_latency=options.max_latency,
+            max_bytes=options.max_bytes,
+            steps=options.steps,
+            thin=options.thin,
+            random=not options.no_random,
+            seed=options.seed,
+            resume=options.resume,
+            progress=sys.stderr.isatty(),
+        )
     print(found.budget)
     print(found)
     if options.csv:

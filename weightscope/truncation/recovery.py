@@ -858,7 +858,9 @@ class _Course:
         """The user's loss, of which the start has 1: so it weighs as much as the matching."""
         inputs, targets = batch
         loss = cast(Callable[[Any, Any], Tensor], self.loss)
-        outputs, wanted = self.student.predict(inputs), to_device(targets, self.module)
+        with forward_errors(self.teacher.model, inputs, f"a batch of {keyword('batches')}"):
+            outputs = self.student.predict(inputs)
+        wanted = to_device(targets, self.module)
         with named_errors(f"the function given as {keyword('loss')}"):
             value = loss(*fresh(outputs, wanted))
         if not isinstance(value, Tensor) or value.numel() != 1 or not bool(value.isfinite().all()):

@@ -25,7 +25,7 @@ from weightscope.batches import (
 )
 from weightscope.calls import device_of, own_arguments, random_state, to_device, undisturbed
 from weightscope.cost import Costs, Latency, count_costs, measure_latency
-from weightscope.errors import InputError, MissingExtraError, TruncationError, keyword
+from weightscope.errors import InputError, MissingExtraError, TruncationError, keyword, stood_for
 from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
@@ -344,9 +344,11 @@ def shrink(
         )
     pairs = None if batches is None else read_batches(batches, model)
     kept = _images(images, pairs)
+    source = ""
     if example_inputs is None:
+        source = "images" if pairs is None else "batches"
         example_inputs = _example(kept, pairs, model)
-    with alone():
+    with alone(), stood_for("example_inputs", source):
         structure = read_structure(model, example_inputs, layout=layout, part=part)
         costs = count_costs(model, structure.inputs)
         proposals = propose(structure, assess(structure, measure_model(model)), costs)
