@@ -1,12 +1,16 @@
 """Every public object shows itself on one screen, in a console and in a notebook."""
 
+import math
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import weightscope as ws
 from mpseg_models import create_model
-from weightscope.showing import as_table, one_line
+from weightscope.showing import as_table, frame_table, one_line
 
 
 class Hostile(nn.Module):
@@ -76,6 +80,26 @@ def test_the_notebook_shows_verdict_stages_and_proposals(shown):
     assert "nothing can be concluded" in page
     assert "bottleneck" in page
     assert "nothing supports it" in page
+
+
+def test_a_table_holds_texts_numbers_and_what_is_unknown():
+    frame = pd.DataFrame(
+        {"why": ["<b>" + "y" * 90, ""], "share": [0.12345, math.nan], "on": [True, False]}
+    )
+    page = frame_table(frame)
+    assert "<b>" not in page
+    assert "min-width:30ch'>&lt;b&gt;yyy" in page
+    assert ">0.123<" in page
+    assert ">yes<" in page
+    assert "nan" not in page.lower()
+
+
+def test_a_search_says_what_was_chosen_and_escapes_it(shown):
+    odd = replace(shown["search"].candidates[0], refusal="<script>")
+    page = replace(shown["search"], candidates=(odd,), metric="<i>")._repr_html_()
+    assert "no smaller network" in page
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
 
 
 def test_long_facts_are_cut():

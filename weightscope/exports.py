@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weightscope.adapters.modes import outside_modes
 from weightscope.frames import layers_frame, proposals_frame, stages_frame
 from weightscope.printing import aligned_columns, share
-from weightscope.showing import counted
+from weightscope.showing import counted, frame_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ def as_notebook(analysis: Findings) -> str:
     proposals = ["keep_levels", "parameters_share", "macs_share", "evidence", "refusal"]
     frames = _frames(analysis)
     tables = (
-        frame.reindex(columns=columns).to_html(index=False, float_format="{:.3g}".format, border=0)
+        frame_table(frame.reindex(columns=columns))
         for frame, columns in ((frames["stages"], stages), (frames["proposals"], proposals))
     )
     name = html.escape(type(analysis.structure.model).__name__)

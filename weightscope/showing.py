@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONGEST = 200
 """Characters of one fact that are shown."""
+
+LINE = 30
+"""Characters that a long text keeps on a line of a table; with fewer it becomes a tower."""
 
 
 def one_line(name: str, facts: Mapping[str, object]) -> str:
@@ -27,6 +35,37 @@ def as_table(name: str, facts: Mapping[str, object]) -> str:
         for key, value in facts.items()
     )
     return f"<div><strong>{html.escape(name)}</strong><table>{rows}</table></div>"
+
+
+def frame_table(frame: pd.DataFrame) -> str:
+    """A data frame as an HTML table: numbers to three digits, texts to the left; all is escaped.
+
+    It scrolls by itself where a page is narrow, and long texts keep lines that can be read.
+    """
+    shown = [[_figure(value) for value in row] for row in frame.itertuples(index=False)]
+    styles = []
+    for column, values in zip(frame, zip(*shown, strict=True), strict=True):
+        side = "left" if any(isinstance(v, str) for v in frame[column]) else "right"
+        least = min(LINE, max(len(v) for v in values))
+        styles.append(f"text-align:{side};min-width:{least}ch")
+
+    def row(cell: str, texts: Iterable[str]) -> str:
+        return "".join(
+            f"<{cell} style='{style}'>{html.escape(text)}</{cell}>"
+            for style, text in zip(styles, texts, strict=True)
+        )
+
+    body = "".join(f"<tr>{row('td', texts)}</tr>" for texts in shown)
+    head = f"<thead><tr>{row('th', map(str, frame))}</tr></thead>"
+    return f"<div style='overflow-x:auto'><table>{head}<tbody>{body}</tbody></table></div>"
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.3g}"
+    return str(value)
 
 
 def counted(number: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import os
 import sys
@@ -30,7 +31,7 @@ from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.progress import steps as steps_shown
-from weightscope.showing import OnOneScreen, counted
+from weightscope.showing import OnOneScreen, counted, frame_table
 from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.couplings import library
@@ -214,9 +215,23 @@ class Search(OnOneScreen):
         }
 
     def _repr_html_(self) -> str:
-        return f"{super()._repr_html_()}{self.frame.to_html(index=False)}"
+        words = "".join(f"<p>{html.escape(text)}</p>" for text in self._words())
+        return f"<div><strong>Search</strong>{words}{frame_table(self._shown())}</div>"
 
     def __str__(self) -> str:
+        return "\n".join([self._shown().to_string(index=False), *self._words()])
+
+    def _shown(self) -> pd.DataFrame:
+        """The frame without what is the same twice or unknown throughout."""
+        qualities = ("cut", "quality", "lost", "error", "random")
+        return (
+            self.frame.drop(columns=["bytes"])
+            .dropna(axis=1, how="all")
+            .round(dict.fromkeys(qualities, 3))
+        )
+
+    def _words(self) -> list[str]:
+        """What was chosen, and what is unknown."""
         chosen = self.chosen
         thinner = any(c.thinned for c in self.candidates)
         words = (
@@ -228,15 +243,9 @@ class Search(OnOneScreen):
             f"{chosen.parameters / max(1, self.whole.parameters):.0%} of the parameters, "
             f"{self.metric} {chosen.quality:.3f} of {self.whole.quality:.3f}"
         )
-        qualities = ("cut", "quality", "lost", "error", "random")
-        shown = (
-            self.frame.drop(columns=["bytes"])
-            .dropna(axis=1, how="all")
-            .round(dict.fromkeys(qualities, 3))
-        )
         reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
         unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
-        return "\n".join([shown.to_string(index=False), words, *unknown])
+        return [words, *unknown]
 
 
 def _named(candidate: Candidate, of: int | None = None) -> str:
