@@ -81,6 +81,12 @@ def test_another_factory(saved):
         load(saved[1], lambda: 3)
 
 
+@pytest.mark.parametrize("floats", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_precision_is_named_with_what_to_do(floats, saved):
+    with pytest.raises(RecipeError, match=r"Plain in torch.float32, .*\(\)\.to\(torch.float32\)"):
+        load(saved[1], lambda: Plain().to(floats))
+
+
 def test_missing_damaged_and_foreign_files(saved, tmp_path):
     path = saved[1]
     with pytest.raises(RecipeError, match="no file"):

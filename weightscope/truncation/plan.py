@@ -245,10 +245,15 @@ def describe(structure: Structure) -> dict[str, Any]:
     }
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A digest of the names, shapes and types of a model's state."""
+def fingerprint(model: nn.Module, floats: torch.dtype | None = None) -> str:
+    """A digest of the names, shapes and types of a model's state.
+
+    Args:
+        model: The model.
+        floats: Where given, as if its floating-point numbers were of this type.
+    """
     rows = [
-        [name, list(value.shape), str(value.dtype)]
+        [name, list(value.shape), str((value.is_floating_point() and floats) or value.dtype)]
         for name, value in sorted(model.state_dict().items())
         if isinstance(value, Tensor)
     ]

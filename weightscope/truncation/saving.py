@@ -49,6 +49,7 @@ from weightscope.wrappers import unwrap
 # numbers in the example inputs of a recipe, which are made before anything is known to fit
 _LARGEST_INPUT = 1 << 26
 _MOST_AXES = 8
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _DIGEST = "weightscope_sha256"
 
 
@@ -151,6 +152,13 @@ def load(
     if fingerprint(model) != recipe["original"]:
         name = recipe["model"]  # anybody may have written it
         name = name if name.isidentifier() else ascii(name[:100])
+        fitting = [t for t in _FLOATS if fingerprint(model, t) == recipe["original"]]
+        if fitting:
+            raise RecipeError(
+                f"{path!r} was cut from a {name} in {fitting[0]}, and the one that "
+                f"{keyword('model_factory')} makes has other types; give {fitting[0]} ones, such "
+                f"as lambda: factory().to({fitting[0]}), and convert the variant's module after"
+            )
         raise RecipeError(
             f"{path!r} was cut from a {name} whose state has other names, shapes or "
             f"types than the {type(model).__name__} that {keyword('model_factory')} makes; "

@@ -245,5 +245,6 @@ class Variant(OnOneScreen):
             raise RecipeError(
                 f"this variant was loaded, and the {name} that model_factory made has other "
                 f"weights than the network that it was cut from; recover would teach it to answer "
-                f"as that one does: {remedy}"
+                f"as that one does: {remedy}. To follow a network that was trained on since, cut "
+                f"that one: analyze(model).proposals"
             )
