@@ -224,6 +224,22 @@ def test_what_a_forward_handles_is_not_reported(caplog: pytest.LogCaptureFixture
     assert "failed while attempting" not in caplog.text
 
 
+class Crops(Plain):
+    """Computes in a tensor how much to cut off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wanted = torch.tensor(x.shape[2:]) // 4 * 4
+        return super().forward(x[..., : int(wanted[0]), : int(wanted[1])])
+
+
+def test_the_tracer_prints_no_graph(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_structure(Crops(), IMAGE).cuts
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert capfd.readouterr() == ("", "")
+
+
 class Enhancer(nn.Module):
     """Works on the spectrogram of a signal."""
 

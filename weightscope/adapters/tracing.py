@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -27,6 +28,9 @@ except ImportError:  # another version of torch, which computes what it needs
 
 EXPORT_LOGGER = "torch._export.non_strict_utils"
 """Reports every call that the tracer meets and does not expect."""
+
+SIZES_LOGGER = "torch.fx.experimental.symbolic_shapes"
+"""Reports every size that is read from a tensor's values."""
 
 
 # Arithmetic on window sizes can grow without bound. Ordinary networks ask up to 50 questions about
@@ -446,6 +450,37 @@ def unsolved_constraints() -> Iterator[None]:
         yield
     finally:
         solver.solve = original
+
+
+class _EndedError(Exception):
+    """A forward raised; its cause is what."""
+
+
+@contextmanager
+def untold(model: nn.Module) -> Iterator[None]:
+    """Keep the tracer from printing the whole graph where the forward of a copy raises.
+
+    It does so for a RuntimeError about values of tensors, which is told by the one who reads.
+    """
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(*args, **kwargs)
+        except RuntimeError as error:
+            raise _EndedError from error
+
+    raised = None
+    model.forward = run
+    try:
+        yield
+    except _EndedError as ended:
+        raised = ended.__cause__
+    finally:
+        model.forward = forward
+    if raised is not None:
+        raise raised
 
 
 def constants_of(model: nn.Module) -> list[Tensor | None]:

@@ -27,6 +27,7 @@ from weightscope.adapters.symbols import is_symbolic, is_unknown
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
     EXPORTING,
+    SIZES_LOGGER,
     Budget,
     TooComplexError,
     as_pools_of_signals,
@@ -38,6 +39,7 @@ from weightscope.adapters.tracing import (
     lean,
     quiet,
     unsolved_constraints,
+    untold,
     without_numbers,
 )
 from weightscope.calls import random_state
@@ -208,13 +210,14 @@ class _Tracer:
     def run(self) -> Capture:
         with EXPORTING, ExitStack() as hooks, random_state(), lean():
             # what an operator raises inside the trace is told by the error itself
-            loggers = (quiet(EXPORT_LOGGER), quiet(FAKE_TENSOR_LOGGER))
+            loggers = map(quiet, (EXPORT_LOGGER, FAKE_TENSOR_LOGGER, SIZES_LOGGER))
             for context in (without_numbers(), eagerly(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
             for context in (free_pools(), FreeSizes(), changed_gradients(self._note_gradient)):
                 hooks.enter_context(context)
             hooks.enter_context(unsolved_constraints())
+            hooks.enter_context(untold(self.model))
             hooks.enter_context(warnings.catch_warnings())
             # recurrent layers cache their weights in the copy, which is thrown away
             warnings.filterwarnings("ignore", message="The tensor attribute")
