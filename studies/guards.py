@@ -30,11 +30,12 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import weightscope as ws  # noqa: E402
+from studies.tiny import Optimizer, fit  # noqa: E402
 from weightscope.files import written_atomically  # noqa: E402
 from weightscope.graph import read_structure  # noqa: E402
 from weightscope.traces import marks_of_training  # noqa: E402
 
-SIZE, IMAGES, BATCH, STEPS = 32, 64, 8, 120
+SIZE, IMAGES, STEPS = 32, 64, 120
 FEW = (1, 5)
 BETWEEN = (20, 60)
 
@@ -127,7 +128,7 @@ class Case:
     name: str
     build: Callable[[], Net]
     task: Callable[[int, int], tuple[Tensor, Tensor]]
-    optimizer: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
+    optimizer: Optimizer
 
 
 def drawn(net: Net, rule: Callable[[Tensor], object]) -> Net:
@@ -190,18 +191,6 @@ def verdicts(model: nn.Module, images: Tensor) -> tuple[str, list[str], list[str
     return found.assessment.state, by["response"], by["images"], shown
 
 
-def train(case: Case, model: Net, steps: int, x: Tensor, y: Tensor) -> None:
-    """Train in place."""
-    optimizer, g = case.optimizer(model.parameters()), torch.Generator().manual_seed(1)
-    model.train()
-    for _ in range(steps):
-        picked = torch.randint(len(x), (BATCH,), generator=g)
-        optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(model(x[picked]), y[picked]).backward()
-        optimizer.step()
-    model.eval()
-
-
 def row(name: str, what: str, model: nn.Module, images: Tensor, note: str = "") -> dict[str, Any]:
     """One line of the table."""
     state, by_model, by_images, marks = verdicts(model, images)
@@ -227,7 +216,8 @@ def measure(case: Case, index: int) -> Iterator[dict[str, Any]]:
     for steps in (*FEW, *BETWEEN, STEPS):
         torch.manual_seed(index)
         model = case.build()
-        train(case, model, steps, x, y)
+        optimizer = case.optimizer(model.parameters())
+        fit(model, optimizer, F.binary_cross_entropy_with_logits, x, y, steps, cycle=False)
         note = ""
         if steps == STEPS:
             table = ws.ablate(model, [(xt, yt)], "f1", progress=False)

@@ -14,13 +14,10 @@ import json
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
-from unittest import mock
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -32,15 +29,28 @@ from numpy.typing import NDArray  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-import weightscope as ws  # noqa: E402
-from weightscope import probing  # noqa: E402
+from studies.evidence_protocol.truth import without_levels  # noqa: E402
+from studies.tiny import (  # noqa: E402
+    IMAGES,
+    SIZE,
+    STEPS,
+    TEST,
+    TRAIN,
+    Net,
+    Optimizer,
+    batch,
+    changes,
+    cuts,
+    fit,
+    instance,
+    judged,
+    layer,
+    tally_table,
+    taps,
+    trained,
+    verdicts_of,
+)
 from weightscope.files import written_atomically  # noqa: E402
-from weightscope.graph import read_structure  # noqa: E402
-
-SIZE, TRAIN, IMAGES, TEST, BATCH, STEPS = 48, 160, 24, 80, 8, 350
-NEGLIGIBLE, SKILLED = 0.05, 0.1
-RULES = {"without the rule": 2.0, "with the rule": probing.response.BARE}
-"""Border of the share of positions below zero in every channel; no share is above 2."""
 
 Kind = Literal["labels", "classes"]
 NAMES = ("discs", "squares", "large", "covered twice", "inside of frames")
@@ -73,68 +83,6 @@ def shapes(n: int, seed: int) -> tuple[Tensor, Tensor]:
         torch.from_numpy(np.stack(images)).float()[:, None],
         torch.from_numpy(np.stack(masks)).float(),
     )
-
-
-class Net(nn.Module):
-    """A U-net; `back` are the places at which something comes back from a deeper level.
-
-    Args:
-        outputs: Channels of the answer.
-        width: Channels of the first level; they grow by half of it with every level.
-        levels: Number of levels.
-        norm: Makes the norm of so many channels.
-        act: The activation.
-        join: Skips are concatenated, added, or each level answers and the answers are added.
-        end: What the answer passes through last.
-    """
-
-    def __init__(
-        self,
-        outputs: int,
-        width: int,
-        levels: int,
-        norm: Callable[[int], nn.Module],
-        act: Callable[[], nn.Module],
-        join: Literal["concatenate", "add", "answers"],
-        end: nn.Module,
-    ) -> None:
-        super().__init__()
-        widths = [width + width * k // 2 for k in range(levels)]
-        self.join, self.end = join, end
-        self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm(b), act(),
-                          nn.Conv2d(b, b, 3, padding=1), norm(b), act())
-            for a, b in zip([1, *widths[:-1]], widths, strict=True)
-        )  # fmt: skip
-        self.back = nn.ModuleList(nn.Identity() for _ in widths[1:])
-        self.up = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(widths[k + 1] + (widths[k] if join == "concatenate" else 0),
-                                    widths[k], 3, padding=1), norm(widths[k]), act())
-            for k in range(levels - 1)
-        )  # fmt: skip
-        heads = widths if join == "answers" else widths[:1]
-        self.last = nn.Conv2d(outputs, outputs, 3, padding=1) if join == "answers" else None
-        self.heads = nn.ModuleList(nn.Conv2d(w, outputs, 1) for w in heads)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """One channel for each label or class, as large as the image."""
-        kept = []
-        for k, stage in enumerate(self.down):
-            x = stage(x if k == 0 else F.avg_pool2d(x, 2))
-            kept.append(x)
-        if self.join == "answers":
-            total = self.heads[-1](x)
-            for k in reversed(range(len(self.back))):
-                below = F.interpolate(self.back[k](total), scale_factor=2.0)
-                total = self.heads[k](kept[k]) + below
-            return cast(Tensor, self.end(cast(nn.Module, self.last)(total)))
-        for k in reversed(range(len(self.up))):
-            below = F.interpolate(self.back[k](x), scale_factor=2.0)
-            if self.join == "concatenate":
-                x = self.up[k](torch.cat([kept[k], below], 1))
-            else:
-                x = self.up[k](below) + kept[k]
-        return cast(Tensor, self.end(self.heads[0](x)))
 
 
 class Below(nn.Module):
@@ -192,24 +140,6 @@ def of_shares(outputs: Tensor, targets: Tensor) -> Tensor:
 def held_below(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy with a penalty on logits above zero."""
     return F.cross_entropy(outputs, targets) + 0.1 * outputs.clamp_min(0).square().mean()
-
-
-def batch(channels: int) -> nn.Module:
-    """Batch norm."""
-    return nn.BatchNorm2d(channels)
-
-
-def instance(channels: int) -> nn.Module:
-    """Instance norm."""
-    return nn.InstanceNorm2d(channels, affine=True)
-
-
-def layer(channels: int) -> nn.Module:
-    """One group."""
-    return nn.GroupNorm(1, channels)
-
-
-Optimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -285,49 +215,6 @@ CASES = (
 )  # fmt: skip
 
 
-def train(case: Case, model: Net, x: Tensor, y: Tensor) -> None:
-    """Train in place."""
-    optimizer = case.optimizer(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, optimizer.param_groups[0]["lr"], total_steps=STEPS, cycle_momentum=False
-    )
-    g = torch.Generator().manual_seed(1)
-    model.train()
-    for _ in range(STEPS):
-        picked = torch.randint(len(x), (BATCH,), generator=g)
-        optimizer.zero_grad()
-        case.loss(model(x[picked]), y[picked]).backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-
-
-@torch.no_grad()
-def without_levels(model: Net, images: Tensor) -> dict[int, Tensor]:
-    """Answers of the whole network (key 0) and without the levels from each on, by hooks."""
-    means: dict[int, Tensor] = {}
-
-    def note(level: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            means[level] = output.mean((0, 2, 3), keepdim=True)
-
-        return hook
-
-    def fill(level: int) -> Callable[..., Tensor]:
-        return lambda _module, _inputs, output: means[level].expand_as(output).clone()
-
-    places = dict(enumerate(model.back, 1))
-    with ExitStack() as stack:
-        for level, module in places.items():
-            stack.callback(module.register_forward_hook(note(level)).remove)
-        found = {0: model(images)}
-    for level, module in places.items():
-        with ExitStack() as stack:
-            stack.callback(module.register_forward_hook(fill(level)).remove)
-            found[level] = model(images)
-    return found
-
-
 def counts(kind: Kind, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
     """Hits, calls and targets of each image, label and threshold: (images, labels, thresholds, 3).
 
@@ -354,7 +241,7 @@ def f1(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.fl
 
 def truth(case: Case, model: Net, x: Tensor, y: Tensor) -> dict[str, Any]:
     """Skill, and the share of it that goes with the levels from each on, with its interval."""
-    found = without_levels(model, x)
+    found = without_levels(model, taps(model), x)
     rng, n = np.random.default_rng(0), len(x)
     weights = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), 300)])
     whole = counts(case.kind, found[0], y)
@@ -377,75 +264,18 @@ def truth(case: Case, model: Net, x: Tensor, y: Tensor) -> dict[str, Any]:
             "skill": float((skill[0]) / (1 - constant[0].mean())), "levels": levels}  # fmt: skip
 
 
-def judged(model: Net, images: Tensor) -> tuple[float, dict[str, dict[int, dict[str, str]]]]:
-    """Share of bare positions; verdict of each grade on each cut, with and without the rule."""
-    found: dict[str, dict[int, dict[str, str]]] = {}
-    for rule, border in RULES.items():
-        with warnings.catch_warnings(), mock.patch.object(probing.response, "BARE", border):
-            warnings.simplefilter("ignore")
-            # of a size found by trying, as was published
-            example = read_structure(model).inputs.args
-            analysis = ws.analyze(model, images=[images], example_inputs=example, trained=True)
-        level = {s.name: s.level for s in analysis.structure.stages}
-        found[rule] = {}
-        for cut in analysis.structure.cuts:
-            own = [v for v in analysis.assessment.verdicts if level[v.stage] >= cut.keep_levels]
-            found[rule][cut.keep_levels] = {
-                grade: together([s.verdict for v in own for s in v.scores if s.grade == grade])
-                for grade in ("response", "images")
-            }
-    with torch.no_grad():
-        bare = float(probing.response.without_class(model(images).flatten(2)).mean())
-    return bare, found
-
-
-def together(verdicts: list[str]) -> str:
-    """Of the stages that a cut removes: used if any is, unused if all are."""
-    if "used" in verdicts:
-        return "used"
-    return "unused" if set(verdicts) == {"unused"} else "undecided"
-
-
 def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
     """Train, or load what was trained; measure the truth; ask the library."""
-    path = folder / f"{index:02d}.pt"
-    torch.manual_seed(index)
-    model = case.build()
-    if path.exists():
-        model.load_state_dict(torch.load(path, weights_only=True))
-        model.eval()
-    else:
+
+    def train(model: Net) -> None:
         x, masks = shapes(TRAIN, 10 * index)
-        train(case, model, x, case.targets(masks))
-        with written_atomically(path) as temporary:
-            torch.save(model.state_dict(), temporary)
+        fit(model, case.optimizer(model.parameters()), case.loss, x, case.targets(masks))
+
+    model = trained(case.build, train, index, folder / f"{index:02d}.pt")
     x, masks = shapes(TEST, 10 * index + 1)
     found = truth(case, model, x, case.targets(masks))
     bare, said = judged(model, shapes(IMAGES, 10 * index + 2)[0])
     return {"name": case.name, "kind": case.kind, "bare": bare, "said": said} | found
-
-
-def cuts(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One entry for each cut and grade of networks with skill."""
-    for row in rows:
-        if row["skill"] < SKILLED:
-            continue
-        for level, lost in row["levels"].items():
-            for grade in ("response", "images"):
-                before, after = (row["said"][rule][level][grade] for rule in RULES)
-                used = lost["lost"] > NEGLIGIBLE
-                clear = lost["low"] > NEGLIGIBLE or lost["high"] < NEGLIGIBLE
-                yield {"name": row["name"], "kind": row["kind"], "level": level, "grade": grade,
-                       "used": used, "clear": clear, "before": before, "after": after,
-                       **lost}  # fmt: skip
-
-
-def tally(found: list[dict[str, Any]], when: str) -> tuple[int, int, int, int]:
-    """Right, wrongly unused, wrongly used, undecided."""
-    right = sum(c[when] == ("used" if c["used"] else "unused") for c in found)
-    unused = sum(c[when] == "unused" and c["used"] for c in found)
-    used = sum(c[when] == "used" and not c["used"] for c in found)
-    return right, unused, used, sum(c[when] == "undecided" for c in found)
 
 
 def failures(found: list[dict[str, Any]]) -> list[str]:
@@ -471,32 +301,16 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
     """The page, failures first."""
     found = list(cuts(rows))
     failed = failures(found)
-    changed = [c for c in found if c["before"] != c["after"]]
     text = ["# Labels that are found together", ""]
     text += [f"**{len(failed)} failures**{':' if failed else '.'}", "", *[f"- {f}" for f in failed]]
-    lost = [c for c in changed if c["before"] == ("used" if c["used"] else "unused")]
     text += [""] * bool(failed) + [
-        f"The rule changes {len(changed)} of {len(found)} verdicts; {len(lost)} of these were right"
-        + (":" if changed else "."),
-        "",
-        *[
-            f"- {c['name']}, level {c['level']}, by {c['grade']}, {c['before']} to {c['after']} "
-            f"({c['lost']:.0%} of the skill is lost, of one label {c['most']:.0%})"
-            for c in changed
-        ],
-        "",
+        *changes(found),
         f"{sum(not c['used'] for c in found)} of the {len(found)} verdicts are on levels that do "
         "little: what the rule was made for, a level that the largest channel does not show, is "
         "hardly put to the test here.",
         "",
-        "| of | by | rule | cuts | right | wrongly unused | wrongly used | undecided |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *tally_table(found, ("labels", "classes")),
     ]
-    for kind, grade in ((k, g) for k in ("labels", "classes") for g in ("response", "images")):
-        own = [c for c in found if (c["kind"], c["grade"]) == (kind, grade)]
-        for when, rule in zip(("before", "after"), RULES, strict=True):
-            cells = (kind, grade, rule, str(len(own)), *map(str, tally(own, when)))
-            text.append("| " + " | ".join(cells) + " |")
     text += [
         "",
         "`python studies/labels.py`. Networks whose designs and tasks chose nothing, "
@@ -513,15 +327,10 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
     ]
     for row in rows:
         for level, lost in row["levels"].items():
-            before, after = (row["said"][rule][level] for rule in RULES)
-            said = " / ".join(
-                after[g] + (f" ({before[g]})" if before[g] != after[g] else "")
-                for g in ("response", "images")
-            )
             text.append(
                 f"| {row['name']} | {row['bare']:.2f} | {row['f1']:.2f} ({row['constant']:.2f}) "
                 f"| {level} and deeper | {lost['lost']:.0%} ({lost['low']:.0%} to "
-                f"{lost['high']:.0%}) | {lost['most']:.0%} | {said} |"
+                f"{lost['high']:.0%}) | {lost['most']:.0%} | {verdicts_of(row, level)} |"
             )
     with written_atomically(path) as temporary:
         temporary.write_text("\n".join([*text, ""]))

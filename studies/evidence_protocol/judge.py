@@ -15,7 +15,7 @@ from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.tasks import TASKS
 from studies.evidence_protocol.training import training
 from studies.evidence_protocol.truth import NEGLIGIBLE
-from weightscope.thresholds import RESPONSE_BORDER
+from weightscope.thresholds import RESPONDS, RESPONSE_BORDER, SILENT
 
 GRADES = {
     "response": ("model", "response", "the model alone: `response`"),
@@ -77,6 +77,91 @@ def read_scores(job: Job, folder: Path, version: str) -> dict[str, Any]:
         said = json.loads(path.read_text()) if path.exists() else {}
         found |= {way: one for way, one in said.items() if "error" not in one or way not in found}
     return found
+
+
+CAUSES = {
+    "untold": "nothing in the weights proves a training",
+    "hardly": "silent, but the weights show little training",
+    "part": "silent, but one rare decision or channel responds",
+    "contrast": "silent, but not at another contrast",
+    "other": "silent, but another output responds",
+    "shallower": "the deepest cut that removes it also removes shallower levels",
+    "readings": "a restored image or a decision, and the two readings do not agree",
+    "wide": "the interval holds both borders, 0.05 and 0.25",
+    "lower": "the interval holds 0.05",
+    "upper": "the interval holds 0.25",
+    "between": "the whole interval lies between 0.05 and 0.25",
+    "unmeasured": "not measured",
+}
+"""Why a cut is undecided by the model alone; the first that applies."""
+
+
+def undecided_table(
+    listed: Sequence[Job], folder: Path, version: str, truth: pd.DataFrame
+) -> pd.DataFrame:
+    """One row for each cut of a skilled network that the model alone does not decide.
+
+    Returns:
+        Name, half, reduction, whether it is used, the response with its interval, and the cause, a
+        key of `CAUSES`: of the stage that the cut removes and no deeper one.
+    """
+    rows = []
+    for job in listed:
+        said = read_scores(job, folder, version).get("model", {})
+        for _, cut in skilled(truth[truth["name"] == job.name]).iterrows():
+            removed = [s for s in said.get("stages", ()) if s["reduction"] >= cut["reduction"]]
+            scores = [s["scores"]["response"] for s in removed if "response" in s["scores"]]
+            if not scores or together([s["verdict"] for s in scores]) != "undecided":
+                continue
+            open_ones = [s for s in removed if s["scores"]["response"]["verdict"] == "undecided"]
+            stage = min(open_ones, key=lambda s: s["reduction"])
+            score = stage["scores"]["response"]
+            value, low, high = (_response_of(score[k]) for k in ("score", "low", "high"))
+            rows.append({
+                "name": job.name, "half": job.half, "reduction": cut["reduction"],
+                "used": cut["used"], "lost": cut["lost"], "response": value, "low": low,
+                "high": high, "cause": undecided_cause(said["state"], stage["why"],
+                                                                      value, low, high),
+            })  # fmt: skip
+    columns = ["name", "half", "reduction", "used", "lost", "response", "low", "high", "cause"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _response_of(score: float) -> float:
+    """The response that utilization was made of."""
+    return float(RESPONSE_BORDER * np.sqrt(score / max(1.0 - score, 1e-12)))
+
+
+def undecided_cause(state: str, why: str, value: float, low: float, high: float) -> str:
+    """Key of `CAUSES`.
+
+    Args:
+        state: Of the network.
+        why: Of the stage.
+        value: The response; nan where it was not measured.
+        low: Lower end of its interval.
+        high: Upper end of it.
+    """
+    said = {
+        "hardly": "show no more training than",
+        "part": "however rare it is",
+        "contrast": "at another contrast",
+        "other": "of the network responds with up to",
+        "shallower": "also removes shallower levels",
+    }
+    if state != "trained":
+        return "untold"
+    if np.isnan(value):
+        return "unmeasured"
+    lower, upper = (low < border < high for border in (SILENT, RESPONDS))
+    if lower and upper and "both must agree" in why:
+        return "readings"
+    found = next((cause for cause, words in said.items() if words in why), "")
+    return (
+        found
+        or ("wide" if lower and upper else "")
+        or ("lower" if lower else "upper" if upper else "between")
+    )
 
 
 def judge_cut(found: dict[str, Any], reduction: int, job: Job) -> dict[str, Any]:

@@ -74,8 +74,10 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
     circumstances = judge.circumstance_table(table, tuple(judge.GRADES))
     by_name = {job.name: job for job in listed}
     wrong = judge.wrong_table(table, lambda name: given(by_name[name], folder))
+    undecided = judge.undecided_table(listed, folder, version, truth)
     for name, frame in {
         "cuts": table,
+        "undecided": undecided,
         "grades": pd.concat([f.assign(half=h) for h, f in halves.items()]),
         "circumstances": circumstances,
         "wrong": wrong,
@@ -129,6 +131,10 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         *wrong_text(wrong, judged),
         "",
         *refutation_text(table),
+        "## Why the model alone is undecided",
+        "",
+        *undecided_text(undecided, table),
+        "",
         "## What shows on the user's data only",
         "",
         own_data_text(table),
@@ -455,6 +461,36 @@ def refutation_text(table: pd.DataFrame) -> list[str]:
         lines += [f"Of the new networks, {title}:", "",
                   markdown(judge.refutations(own), columns), ""]  # fmt: skip
     return lines
+
+
+def undecided_text(undecided: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """How many cuts each cause leaves undecided, and which costs most."""
+    rows, all_cuts = [], judge.skilled(table)
+    for cause, title in judge.CAUSES.items():
+        own = undecided[undecided["cause"] == cause]
+        row: dict[str, object] = {"cause": title}
+        for half in HALVES:
+            used = own.loc[own["half"] == half, "used"].astype(bool)
+            row[half] = f"{len(used)} ({int(used.sum())} used)" if len(used) else "-"
+        if len(own):
+            rows.append(row)
+    half = next((h for h in HALVES if (undecided["half"] == h).any()), "new")
+    cuts, own = (all_cuts["half"] == half).sum(), undecided[undecided["half"] == half]
+    counts = own["cause"].value_counts()
+    lines = [f"Of {cuts} cuts of the {HALVES[half]} {len(own)} are undecided."]
+    if len(counts):
+        idle = own.loc[own["cause"] == "hardly", "used"].eq(False).sum()
+        lines[0] += (
+            f" What costs most: {judge.CAUSES[counts.index[0]]} ({counts.iloc[0]}). Of silent "
+            f"levels under little training {idle} of {counts.get('hardly', 0)} are idle, so that "
+            "`trained=True`, which says that the training is over, would decide "
+            f"{1 - (len(own) - counts.get('hardly', 0)) / cuts:.0%} in the place of "
+            f"{1 - len(own) / cuts:.0%}. The study cannot judge that guard: its truth is what a "
+            "network uses now, and the guard is for what it might use after more training."
+        )
+    return [*lines, "", "Each cut by the first cause that applies; all are in `undecided.csv`.", "",
+            markdown(pd.DataFrame(rows), {"cause": ("cause", "{}")} | {
+                half: (half, "{}") for half in HALVES})]  # fmt: skip
 
 
 def own_data_text(table: pd.DataFrame) -> str:

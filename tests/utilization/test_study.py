@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from studies import restorers
 from studies.evidence_protocol import classes
 from studies.evidence_protocol.classes import CutOfClasses
 from studies.evidence_protocol.compare import auc, auc_within_depth, truth_table
@@ -18,19 +19,22 @@ from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.given import dependence
 from studies.evidence_protocol.jobs import HELD_OUT, NEW, Job, jobs
 from studies.evidence_protocol.judge import (
+    CAUSES,
     cause,
     grade_row,
     judge_cut,
     refutations,
     skilled,
     together,
+    undecided_cause,
 )
 from studies.evidence_protocol.responses import figures, leaves, matched
 from studies.evidence_protocol.sentences import sentences
 from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
 from studies.evidence_protocol.truth import Skill, measure_truth, without_levels
 from studies.guards import too_early
-from studies.labels import counts, f1, failures, tally
+from studies.labels import counts, f1, failures
+from studies.tiny import tally
 from weightscope.movement import Displacement, Movement
 from weightscope.utilization import AblationResult, DataEvidence
 from weightscope.utilization.ranking import conclude, foreign_start
@@ -469,6 +473,41 @@ def test_the_failures_of_the_labels_are_those_that_were_written_down():
     assert "1 of 9 right verdicts" in failed
     found = [cut("labels", True, "used", "undecided"), cut("labels", True, "unused", "used")]
     assert (tally(found, "before"), tally(found, "after")) == ((1, 1, 0, 0), (1, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("figures", "why", "cause"),
+    [
+        ((0.03, 0.02, 0.04), "x; but its weights show no more training than a few", "hardly"),
+        ((0.03, 0.02, 0.04), "decision 2 of the output responds, however rare it is", "part"),
+        ((0.04, 0.03, 0.1), "", "lower"),
+        ((0.3, 0.2, 0.4), "", "upper"),
+        ((0.1, 0.06, 0.2), "", "between"),
+        ((0.1, 0.01, 0.6), "", "wide"),
+        ((0.1, 0.01, 0.6), "decision or restored, and both must agree", "readings"),
+        ((0.1, 0.06, 0.2), "decision or restored, and both must agree", "between"),
+        ((0.5, 0.4, 0.6), "x, but the cut also removes shallower levels", "shallower"),
+        ((float("nan"),) * 3, "not measured: the network has died", "unmeasured"),
+    ],
+)
+def test_each_undecided_cut_has_one_cause(figures, why, cause):
+    assert undecided_cause("trained", why, *figures) == cause
+    assert undecided_cause("unknown", why, *figures) == "untold"
+    assert cause in CAUSES
+
+
+def test_the_failures_of_the_reading_of_restorers_are_those_that_were_written_down():
+    def cut(kind, used, before, after, clear=True):
+        return {"name": "a", "kind": kind, "level": 1, "grade": "images", "used": used, "lost": 0.3,
+                "clear": clear, "before": before, "after": after}  # fmt: skip
+
+    assert not restorers.failures([cut("bright", True, "unused", "undecided")])
+    (failed,) = restorers.failures([cut("bright", True, "unused", "unused")])
+    assert "called unused" in failed
+    right = [cut("restorer", True, "used", "used") for _ in range(9)]
+    assert not restorers.failures([*right, cut("depth", True, "used", "undecided")])
+    (failed,) = restorers.failures([*right[1:], cut("depth", True, "used", "undecided")])
+    assert "1 of 9 right verdicts" in failed
 
 
 def test_the_failures_of_the_guard_of_classes_are_those_that_were_written_down():
