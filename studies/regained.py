@@ -31,7 +31,13 @@ from weightscope import analyze  # noqa: E402
 from weightscope.analysis import Analysis  # noqa: E402
 from weightscope.probing.inputs import synthetic_inputs  # noqa: E402
 from weightscope.probing.stimuli import dead_leaves  # noqa: E402
-from weightscope.truncation import recovery  # noqa: E402
+from weightscope.truncation.course import CHECKS  # noqa: E402
+from weightscope.truncation.images import (  # noqa: E402
+    BATCH,
+    HELD_BACK,
+    MOST_HELD_BACK,
+    START_IMAGES,
+)
 
 CODE, VERSION = ("studies.regained", "studies.small"), 1
 """What decides a result beside the library; and the version, see `small.on_trained`."""
@@ -87,10 +93,10 @@ def steps_within(share: float, macs: float, images: int) -> int:
         images: How many there are.
     """
     budget = share * 3 * STEPS * training.BATCH  # in forwards of the whole network on one image
-    held = min(recovery.MOST_HELD_BACK, round(recovery.HELD_BACK * images))
-    looks = (recovery.CHECKS + 5) * held * macs
-    begun = images + recovery.START_IMAGES * (1 + 2 * macs)
-    return int((budget - looks - begun) / (recovery.BATCH * 3 * macs))
+    held = min(MOST_HELD_BACK, round(HELD_BACK * images))
+    looks = (CHECKS + 5) * held * macs
+    begun = images + START_IMAGES * (1 + 2 * macs)
+    return int((budget - looks - begun) / (BATCH * 3 * macs))
 
 
 def regain(settings: Settings, place: runner.Place) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from weightscope import analyze
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import read_structure, rebuild
-from weightscope.truncation import recovery, verify
+from weightscope.truncation import verify
+from weightscope.truncation.images import make_pool, together
+from weightscope.truncation.recovery import forwards
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -193,7 +195,7 @@ def test_a_recovery_takes_as_many_images_as_the_network_does(number: int) -> Non
     taken: list[int] = []
     structure = read_structure(Counting("ones").eval(), torch.randn(number, 3, 16, 16))
     images = [torch.randn(count, 3, 16, 16) for count in (9, 8, 2)]
-    pool = recovery.make_pool(images, seed=0, together=recovery.together(structure))
+    pool = make_pool(images, seed=0, together=together(structure))
     parts = [*pool.training, *pool.held_back]
     assert {len(part.rows) for part in parts} == {number}
     assert len(parts) == sum(len(batch) // number for batch in images)
@@ -204,7 +206,7 @@ def test_a_recovery_takes_as_many_images_as_the_network_does(number: int) -> Non
     course = variant.recover(images, steps=steps, progress=False)
     assert set(taken) == {number}
     assert course.images == len(parts) * number
-    _, smaller = recovery.forwards(structure, images, steps)
+    _, smaller = forwards(structure, images, steps)
     assert sum(taken) + 2 * steps * number == smaller
 
 

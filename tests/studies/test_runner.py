@@ -82,7 +82,7 @@ def test_address_depends_on_settings_work_needs_and_code(tmp_path, monkeypatch):
     [
         (fitting, 1, "7b377a8f2e06"),
         (training, 1, "2374d2db320f"),
-        (regained, 1, "be6d9729c06c"),
+        (regained, 1, "39afcda97e19"),
         (shrunk, 2, "62fa0110c4f7"),
         (pareto, 1, "3bb22bbbc3f5"),
     ],

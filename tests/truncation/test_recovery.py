@@ -13,9 +13,9 @@ from toys import Plain, Pyramid, assessment, image
 from weightscope.cost import count_costs
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
-from weightscope.truncation import load, propose, save, whole
-from weightscope.truncation import recovery as room
+from weightscope.truncation import course, images, load, propose, recovery, save, teaching, whole
 from weightscope.truncation import start as ridge
+from weightscope.truncation.likeness import read_likeness
 
 
 def needs_its_levels(factory=Plain, example=None, seed=0):
@@ -82,7 +82,7 @@ def test_a_course_begins_at_the_better_start_and_ends_at_its_best_check(proposal
 
 
 def test_new_weights_are_trained_first(proposals_in_need, monkeypatch):
-    monkeypatch.setattr(room, "NEW_SHARE", 1.0)
+    monkeypatch.setattr(course, "NEW_SHARE", 1.0)
     variant = proposals_in_need[2].build()
     before = copy.deepcopy(variant.module.state_dict())
     variant.recover(IMAGES, steps=5, progress=False)
@@ -104,7 +104,7 @@ def test_one_seed_gives_one_result(proposals_in_need):
 
 @pytest.mark.parametrize("rate", [1e-3, 0.03])  # with the second it falls back
 def test_a_course_that_was_broken_off_goes_on(rate, proposals_in_need, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "ALL_RATE", rate)
+    monkeypatch.setattr(course, "ALL_RATE", rate)
     path = tmp_path / "course.pt"
     torch.manual_seed(0)
     whole = proposals_in_need[1].build()
@@ -112,19 +112,19 @@ def test_a_course_that_was_broken_off_goes_on(rate, proposals_in_need, tmp_path,
     torch.manual_seed(0)
     broken = proposals_in_need[1].build()
     start = copy.deepcopy(broken.module.state_dict())
-    step = room._Course._step
+    step = course.Course._step
 
     def stop(self, number, eased):
         if number == 13:
             raise KeyboardInterrupt
         step(self, number, eased)
 
-    monkeypatch.setattr(room._Course, "_step", stop)
+    monkeypatch.setattr(course.Course, "_step", stop)
     with pytest.raises(KeyboardInterrupt):
         broken.recover(IMAGES, steps=40, progress=False, resume=path)
     assert all(torch.equal(v, start[k]) for k, v in broken.module.state_dict().items())
     assert all(p.requires_grad for p in broken.module.parameters())
-    monkeypatch.setattr(room._Course, "_step", step)
+    monkeypatch.setattr(course.Course, "_step", step)
     assert broken.recover(IMAGES, steps=40, progress=False, resume=path) == expected
     assert all(
         torch.equal(v, whole.module.state_dict()[k]) for k, v in broken.module.state_dict().items()
@@ -154,8 +154,8 @@ def interrupted(monkeypatch, owner, name):
 @pytest.mark.parametrize(
     ("half", "owner", "name"),
     [
-        (False, room, "_give_gradient"), (False, nn.Module, "load_state_dict"),
-        (True, room, "_give_format"), (False, room._Student, "predict"),
+        (False, recovery, "_give_gradient"), (False, nn.Module, "load_state_dict"),
+        (True, teaching, "_give_format"), (False, teaching.Student, "predict"),
     ],
 )  # fmt: skip
 def test_what_lands_while_a_recovery_is_undone_leaves_nothing_behind(
@@ -184,10 +184,12 @@ def test_what_lands_while_a_recovery_is_undone_leaves_nothing_behind(
 
 def test_settling_puts_the_momenta_back(monkeypatch):
     norm = nn.BatchNorm2d(2, momentum=0.3).eval()
-    student = room._Student(nn.Sequential(norm), [f"0.{name}" for name in norm.state_dict()], False)
+    student = teaching.Student(
+        nn.Sequential(norm), [f"0.{name}" for name in norm.state_dict()], False
+    )
     student.settle([torch.randn(3, 2, 4, 4)])
     assert (norm.momentum, norm.training) == (0.3, False)
-    interrupted(monkeypatch, room._Student, "predict")
+    interrupted(monkeypatch, teaching.Student, "predict")
     with pytest.raises(KeyboardInterrupt):
         student.settle([torch.randn(3, 2, 4, 4)])
     assert (norm.momentum, norm.training) == (0.3, False)
@@ -210,14 +212,14 @@ def test_a_broken_off_course_is_read_by_the_reader_that_runs_nothing(proposals_i
 
 
 def test_a_rate_that_is_too_high_falls_until_there_is_a_gain(proposals_in_need, monkeypatch):
-    monkeypatch.setattr(room, "ALL_RATE", 0.03)
-    rates, step = [], room._Course._step
+    monkeypatch.setattr(course, "ALL_RATE", 0.03)
+    rates, step = [], course.Course._step
 
     def note(self, number, eased):
         rates.append(eased)
         step(self, number, eased)
 
-    monkeypatch.setattr(room._Course, "_step", note)
+    monkeypatch.setattr(course.Course, "_step", note)
     torch.manual_seed(0)
     found = proposals_in_need[1].build().recover(IMAGES, steps=60, progress=False)
     shares = [1 - check.explained for check in found.course]
@@ -233,7 +235,7 @@ def test_the_original_answers_each_image_once_and_kept_answers_change_nothing(
     proposals_in_need, monkeypatch
 ):
     asked, taken, states = [], [], []
-    answers, predict = room._Teacher.answers, room._Student.predict
+    answers, predict = teaching.Teacher.answers, teaching.Student.predict
 
     def counted(self, inputs):
         asked[-1] += len(inputs)
@@ -243,11 +245,11 @@ def test_the_original_answers_each_image_once_and_kept_answers_change_nothing(
         taken[-1] += len(inputs) * (3 if torch.is_grad_enabled() else 1)
         return predict(self, inputs)
 
-    monkeypatch.setattr(room._Teacher, "answers", counted)
-    monkeypatch.setattr(room._Student, "predict", learning)
-    monkeypatch.setattr(room, "PATIENCE", 100)  # go through all steps
-    for size in (room.ANSWER_BYTES, 0):
-        monkeypatch.setattr(room, "ANSWER_BYTES", size)
+    monkeypatch.setattr(teaching.Teacher, "answers", counted)
+    monkeypatch.setattr(teaching.Student, "predict", learning)
+    monkeypatch.setattr(course, "PATIENCE", 100)  # go through all steps
+    for size in (teaching.ANSWER_BYTES, 0):
+        monkeypatch.setattr(teaching, "ANSWER_BYTES", size)
         torch.manual_seed(0)
         variant = proposals_in_need[1].build()
         asked.append(0)
@@ -257,26 +259,26 @@ def test_the_original_answers_each_image_once_and_kept_answers_change_nothing(
     assert asked[0] == 12 + 10  # all of them, and those of the closed-form start once more
     assert asked[1] > 2 * asked[0]
     structure = proposals_in_need[1].structure
-    assert room.forwards(structure, IMAGES[:12], steps=12) == (asked[0], taken[0])
+    assert recovery.forwards(structure, IMAGES[:12], steps=12) == (asked[0], taken[0])
     assert torch.equal(*states)
 
 
 def test_few_images_are_held_back_and_each_other_one_has_its_turn():
-    pool = room.make_pool([torch.zeros(300, 1), torch.zeros(101, 1)], seed=0)
+    pool = images.make_pool([torch.zeros(300, 1), torch.zeros(101, 1)], seed=0)
     held = [row for part in pool.held_back for row in part.rows]
-    assert len(held) == room.MOST_HELD_BACK
+    assert len(held) == images.MOST_HELD_BACK
     assert pool.images == 401
     count = len(pool.training)
     for turn in (0, 1):
         drawn = {pool.draw(turn * count + step, seed=0) for step in range(count)}
         assert drawn == set(pool.training)
-    assert max(len(part.rows) for part in pool.training) == room.BATCH
+    assert max(len(part.rows) for part in pool.training) == images.BATCH
 
 
 def likeness(outputs, inputs):
-    pool = room.make_pool([inputs], seed=0)
+    pool = images.make_pool([inputs], seed=0)
     goals = SimpleNamespace(pool=pool, of=lambda part: [outputs[list(part.rows)]])
-    return room._likeness(goals, ())
+    return read_likeness(goals, ())
 
 
 DRAWN = torch.Generator().manual_seed(2)
@@ -395,7 +397,7 @@ def test_the_random_start_stays_where_the_regression_is_worse(proposals_in_need,
         with torch.no_grad():
             bottleneck.trunk[4].bias.fill_(1e3)
 
-    monkeypatch.setattr(room, "ridge_start", spoil)
+    monkeypatch.setattr(course, "ridge_start", spoil)
     variant = proposals_in_need[1].build()
     found = variant.recover(IMAGES, steps=0, progress=False)
     assert found.start == "random"
@@ -424,9 +426,13 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
         ({"images": IMAGES, "batches": []}, InputError, "belong together"),
         ({"batches": [], "loss": nn.functional.mse_loss}, InputError, "batches= is empty"),
         (
-            {"batches": [(IMAGES[:2, :1], IMAGES[:2])], "loss": nn.functional.mse_loss},
-            InputError,
-            "raised on a batch of batches= .2x1",
+            {
+                "images": IMAGES,
+                "batches": [(IMAGES[:2].repeat(1, 2, 1, 1), IMAGES[:2])],
+                "loss": nn.functional.mse_loss,
+            },
+            ForwardError,
+            "raised on a batch of batches= .2x",
         ),
         ({"batches": [IMAGES], "loss": nn.functional.mse_loss}, InputError, "expected a pair"),
         ({"images": IMAGES.repeat(1, 2, 1, 1)}, ForwardError, "a batch of images="),
@@ -475,7 +481,9 @@ def test_a_diffusion_network_is_cut_recovered_and_saved(tmp_path):
 
 def test_a_start_from_features_of_fewer_bits(monkeypatch, proposals_in_need):
     """On a graphics card the networks run in bfloat16, and the regression in float32."""
-    monkeypatch.setattr(room, "_mixed_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(
+        teaching, "_mixed_precision", lambda _: torch.autocast("cpu", torch.bfloat16)
+    )
     found = proposals_in_need[1].build().recover(IMAGES, steps=20, progress=False)
     assert found.start == "ridge"
     assert found.after.explained > found.before.explained

@@ -14,8 +14,7 @@ from mpseg_models import create_model
 from weightscope.cli import main
 from weightscope.cost import Latency, count_costs
 from weightscope.errors import InputError, MissingExtraError
-from weightscope.truncation import Candidate, Limits, Search, recovery, whole
-from weightscope.truncation import search as room
+from weightscope.truncation import Candidate, Limits, Search, course, qualities, teaching, whole
 
 IMAGES = torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -171,10 +170,10 @@ def test_the_budget_is_what_a_search_takes_and_is_shown_first(monkeypatch, capsy
             return self[module]
 
     costs, model = Costs(), Plain().eval()
-    counts(recovery._Teacher, "answers", lambda own, _: own.model, 0)
-    counts(recovery._Student, "predict", lambda own, _: own.module, 0)
-    counts(room._Metric, "_run", lambda _, given: given[0], 1)
-    monkeypatch.setattr(recovery, "PATIENCE", 100)  # go through all steps
+    counts(teaching.Teacher, "answers", lambda own, _: own.model, 0)
+    counts(teaching.Student, "predict", lambda own, _: own.module, 0)
+    counts(qualities.ByMetric, "_run", lambda _, given: given[0], 1)
+    monkeypatch.setattr(course, "PATIENCE", 100)  # go through all steps
     pairs = [(IMAGES, torch.randn(12, 2, 32, 32))]
     asked = {"batches": pairs, "metric": "mse", "steps": 4, "repeats": 2}
     for random in (True, False):

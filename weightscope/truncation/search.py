@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from weightscope.adapters.modes import alone, outside_modes
@@ -24,241 +21,29 @@ from weightscope.batches import (
     read_batches,
     split_images,
 )
-from weightscope.calls import device_of, own_arguments, random_state, to_device, undisturbed
-from weightscope.cost import Costs, Latency, count_costs, measure_latency
-from weightscope.errors import InputError, MissingExtraError, TruncationError, keyword, stood_for
+from weightscope.calls import to_device
+from weightscope.cost import Costs, count_costs
+from weightscope.errors import InputError, keyword, stood_for
 from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.progress import steps as steps_shown
-from weightscope.showing import OnOneScreen, counted, frame_table
+from weightscope.showing import counted
 from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
+from weightscope.truncation.candidates import Candidate, Limits, Search
 from weightscope.truncation.couplings import library
-from weightscope.truncation.proposals import Proposal, propose
-from weightscope.truncation.recovery import BATCH, Recovery, forwards, together
+from weightscope.truncation.images import BATCH, together
+from weightscope.truncation.proposals import propose
+from weightscope.truncation.qualities import ByAgreement, ByMetric
+from weightscope.truncation.recovery import Recovery, forwards
+from weightscope.truncation.trials import Trials, size_in_bytes, timed
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
-from weightscope.utilization.judging import Judge, judge_by
-from weightscope.utilization.metrics import resampled
 from weightscope.wrappers import unwrap
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-_Recover = Callable[[Variant, str], Recovery]
 
 TOLERANCE = 0.02
 """Quality that may be lost where neither a tolerance nor a budget is given."""
-
-RESAMPLES = 500
-"""Of the images, for the standard error of a loss of quality: it is then known to 3 %."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """One network of a search: the whole one, a smaller one, or one that cannot be built.
-
-    Attributes:
-        keep_levels: Levels that stay; all of them in the whole network.
-        thinned: Whether it lost channels too.
-        parameters: Number of parameters.
-        macs: Multiply-accumulates of one forward on the example input.
-        bytes: Size of parameters and buffers.
-        latency: Measured in turns with the others; None where nothing was built.
-        cut: Quality just cut or thinned, before recovery; nan where nothing was built.
-        quality: Quality after recovery.
-        lost: Quality lost against the whole network: in the unit of a metric between 0 and 1, else
-            as a share of the skill over the best trivial answer.
-        error: Standard error of ``lost``, by resampling the images of ``batches``; nan without
-            them.
-        refusal: Why there is nothing to measure, else empty.
-        variant: The recovered network; None for the whole one and for what was refused.
-        random: Quality, after the same recovery, of the whole network without as many channels,
-            drawn at random, as bring it to the same MACs; nan where it was not measured.
-        random_refusal: Why it was not measured, else empty.
-    """
-
-    keep_levels: int
-    thinned: bool
-    parameters: int
-    macs: int
-    bytes: int
-    latency: Latency | None
-    cut: float
-    quality: float
-    lost: float
-    error: float
-    refusal: str
-    variant: Variant | None
-    random: float
-    random_refusal: str
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the chosen network must satisfy; None: no limit.
-
-    Attributes:
-        tolerance: Largest ``lost``, its standard error added where that is known.
-        max_macs: Multiply-accumulates on the example input.
-        max_parameters: Number of parameters.
-        max_latency: Median seconds of a forward on the example input, on this machine.
-        max_bytes: Size of parameters and buffers.
-    """
-
-    tolerance: float | None
-    max_macs: float | None
-    max_parameters: float | None
-    max_latency: float | None
-    max_bytes: float | None
-
-    def broken(self, candidate: Candidate) -> tuple[str, ...]:
-        """Which limits a measured candidate breaks, in words."""
-        latency = candidate.latency.median if candidate.latency else float("nan")
-        known = not math.isnan(candidate.error)
-        most = candidate.lost + (candidate.error if known else 0.0)
-        with_error = f" ({candidate.lost:.4g} and a standard error)" if known else ""
-        pairs = {
-            f"tolerance{with_error}": (most, self.tolerance),
-            "max_macs": (candidate.macs, self.max_macs),
-            "max_parameters": (candidate.parameters, self.max_parameters),
-            "max_latency": (latency, self.max_latency),
-            "max_bytes": (candidate.bytes, self.max_bytes),
-        }
-        return tuple(
-            f"{name}: {value:.4g} > {limit:.4g}"
-            for name, (value, limit) in pairs.items()
-            if limit is not None and not value <= limit
-        )
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Search(OnOneScreen):
-    """Quality over cost of smaller networks made from one.
-
-    Attributes:
-        metric: What ``quality`` is; ``agreement`` where no metric was given: the share of the
-            variance of the whole network's outputs that is matched on images held back.
-        limits: What was asked for.
-        budget: What the search was going to cost, in words.
-        whole: The network itself.
-        candidates: One for each depth, the deepest first, each before the thinner one that was made
-            from it; first of all the whole network made thinner.
-    """
-
-    metric: str
-    limits: Limits
-    budget: str
-    whole: Candidate
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def chosen(self) -> Candidate | None:
-        """The network with fewest MACs within all limits; None where only the whole one is.
-
-        With a budget alone, the one of best quality within it.
-        """
-        fit = [c for c in self.candidates if not c.refusal and not self.limits.broken(c)]
-        if self.limits.tolerance is None:
-            return min(fit, key=lambda c: (c.lost, c.macs), default=None)
-        return min(fit, key=lambda c: (c.macs, c.lost), default=None)
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row for each network, the whole one first, then by MACs; refused ones last.
-
-        Columns: keep_levels, thinned, parameters, macs, bytes, latency (median seconds), cut,
-        quality, lost, error (standard error of lost), random (quality of random channel removal at
-        the same MACs, recovered alike), pareto (no other network is as cheap in MACs and as good),
-        chosen, why (the limits that it breaks, or why it was refused).
-        """
-        import pandas as pd
-
-        built = [c for c in self.candidates if not c.refusal]
-        ordered = [
-            self.whole,
-            *sorted(built, key=lambda c: -c.macs),
-            *(c for c in self.candidates if c.refusal),
-        ]
-        chosen = self.chosen
-        return pd.DataFrame(
-            [
-                {
-                    "keep_levels": c.keep_levels,
-                    "thinned": c.thinned,
-                    "parameters": c.parameters,
-                    "macs": c.macs,
-                    "bytes": c.bytes,
-                    "latency": c.latency.median if c.latency else float("nan"),
-                    "cut": c.cut,
-                    "quality": c.quality,
-                    "lost": c.lost,
-                    "error": c.error,
-                    "random": c.random,
-                    "pareto": not c.refusal and not any(_beats(d, c) for d in [self.whole, *built]),
-                    "chosen": c is chosen,
-                    "why": c.refusal or "; ".join(self.limits.broken(c)),
-                }
-                for c in ordered
-            ]
-        )
-
-    def _facts(self) -> dict[str, object]:
-        chosen = self.chosen
-        return {
-            "of": counted(len(self.candidates), "network"),
-            "metric": self.metric,
-            "chosen": "none" if chosen is None else _named(chosen),
-            "quality": f"{(chosen or self.whole).quality:.3f} of {self.whole.quality:.3f}",
-            "see": ".frame and print()",
-        }
-
-    def _repr_html_(self) -> str:
-        words = "".join(f"<p>{html.escape(text)}</p>" for text in self._words())
-        return f"<div><strong>Search</strong>{words}{frame_table(self._shown())}</div>"
-
-    def __str__(self) -> str:
-        return "\n".join([self._shown().to_string(index=False), *self._words()])
-
-    def _shown(self) -> pd.DataFrame:
-        """The frame without what is the same twice or unknown throughout."""
-        qualities = ("cut", "quality", "lost", "error", "random")
-        return (
-            self.frame.drop(columns=["bytes"])
-            .dropna(axis=1, how="all")
-            .round(dict.fromkeys(qualities, 3))
-        )
-
-    def _words(self) -> list[str]:
-        """What was chosen, and what is unknown."""
-        chosen = self.chosen
-        thinner = any(c.thinned for c in self.candidates)
-        words = (
-            "no smaller network is within the limits; the whole one stays"
-            + ("" if thinner else f" ({keyword('thin', 0.5)} tries thinner ones too)")
-            if chosen is None
-            else f"chosen: {_named(chosen, self.whole.keep_levels)}, "
-            f"{chosen.macs / max(1, self.whole.macs):.0%} of the MACs, "
-            f"{chosen.parameters / max(1, self.whole.parameters):.0%} of the parameters, "
-            f"{self.metric} {chosen.quality:.3f} of {self.whole.quality:.3f}"
-        )
-        reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
-        unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
-        return [words, *unknown]
-
-
-def _named(candidate: Candidate, of: int | None = None) -> str:
-    levels = counted(candidate.keep_levels, "level")
-    if of is not None:
-        levels = f"{candidate.keep_levels} of {counted(of, 'level')}"
-    return f"{levels}, thinner" if candidate.thinned else levels
-
-
-def _beats(one: Candidate, other: Candidate) -> bool:
-    return (one.macs, one.lost) != (other.macs, other.lost) and (
-        one.macs <= other.macs and one.lost <= other.lost
-    )
 
 
 @checked()
@@ -376,14 +161,14 @@ def shrink(
 
         tqdm.write(budget, file=sys.stderr)  # as the bars; a command prints its result to stdout
     folder = None if resume is None else make_folder(resume)
-    measure = _Agreement() if pairs is None else _Metric(structure, pairs, metric)
+    measure = ByAgreement() if pairs is None else ByMetric(structure, pairs, metric)
 
     def recover(variant: Variant, name: str) -> Recovery:
         file = None if folder is None else folder / f"{name}.pt"
         return variant.recover(kept, steps=steps, seed=seed, progress=progress, resume=file)
 
     with steps_shown(len(proposals) + len(goals), "shrink", shown=progress) as begin:
-        trials = _Trials(structure, goals, measure, recover, begin, random, seed)
+        trials = Trials(structure, goals, measure, recover, begin, random, seed)
         found = trials.thinned(whole(structure)) if structure.depth in goals else []
         for proposal in proposals:
             found += trials.of_depth(proposal)
@@ -392,7 +177,7 @@ def shrink(
         thinned=False,
         parameters=costs.parameters,
         macs=costs.macs,
-        bytes=_bytes(model),
+        bytes=size_in_bytes(model),
         latency=None,
         cut=measure.whole,
         quality=measure.whole,
@@ -403,13 +188,13 @@ def shrink(
         random=measure.whole,
         random_refusal="",
     )
-    timed = _timed(structure, [itself, *found], repeats)
+    ready = timed(structure, [itself, *found], repeats)
     return Search(
         metric=measure.name,
         limits=limits,
         budget=budget,
-        whole=timed[0],
-        candidates=tuple(timed[1:]),
+        whole=ready[0],
+        candidates=tuple(ready[1:]),
     )
 
 
@@ -435,92 +220,6 @@ def _images(images: Iterable[Any] | None, pairs: Sequence[Batch] | None) -> list
     if not kept:
         raise InputError(f"{keyword('images')} is empty; give at least one batch of images")
     return kept
-
-
-@dataclass(frozen=True, eq=False)
-class _Trials:
-    """Makes one network smaller in several ways, recovers and measures each.
-
-    Attributes:
-        structure: The whole network.
-        goals: MACs that a network which keeps so many levels is thinned to.
-        measure: What is a quality.
-        recover: Recovers a variant in place; the name is that of its file.
-        begin: Told what comes next.
-        random: Whether to remove random channels of the whole network beside each.
-        seed: Of the new weights and of the random channels.
-    """
-
-    structure: Structure
-    goals: Mapping[int, float]
-    measure: _Agreement | _Metric
-    recover: _Recover
-    begin: Callable[[str], object]
-    random: bool
-    seed: int
-
-    def of_depth(self, proposal: Proposal) -> list[Candidate]:
-        """One depth, and the thinner network made from it."""
-        keep = proposal.keep_levels
-        self.begin(f"levels kept {keep}")
-        if proposal.refusal is not None:
-            return [_refused(keep, False, proposal.parameters, proposal.macs, proposal.refusal)]
-        with alone(), random_state():
-            torch.manual_seed(self.seed)  # of the new weights
-            variant = proposal.build()
-        return [self._tried(variant, f"{keep}"), *self.thinned(variant)]
-
-    def thinned(self, variant: Variant) -> list[Candidate]:
-        """The same network with fewer channels, where there is a goal; it learns on from there."""
-        keep = variant.plan.keep_levels
-        goal = self.goals.get(keep)
-        if goal is None:
-            return []
-        self.begin(f"levels kept {keep}, thinner")
-        try:
-            thinner = variant.thin(max_macs=goal)
-        except (TruncationError, MissingExtraError) as reason:
-            return [_refused(keep, True, 0, round(goal), str(reason))]
-        return [self._tried(thinner, f"{keep}_to_{goal:.0f}")]
-
-    def _tried(self, variant: Variant, name: str) -> Candidate:
-        before, _ = self.measure.quality(variant)
-        recovery = self.recover(variant, f"keep_{name}")
-        if isinstance(self.measure, _Agreement):
-            before = recovery.before.explained
-        after, error = self._after(variant, recovery)
-        rival, reason = self._random(variant.costs.macs, name) if self.random else (math.nan, "")
-        return Candidate(
-            keep_levels=variant.plan.keep_levels,
-            thinned=bool(variant.plan.thinned),
-            parameters=variant.costs.parameters,
-            macs=variant.costs.macs,
-            bytes=_bytes(variant.module),
-            latency=None,
-            cut=before,
-            quality=after,
-            lost=self.measure.lost(after),
-            error=error,
-            refusal="",
-            variant=variant,
-            random=rival,
-            random_refusal=reason,
-        )
-
-    def _after(self, variant: Variant, recovery: Recovery) -> tuple[float, float]:
-        """Quality of a recovered network, and the standard error of what it lost."""
-        if isinstance(self.measure, _Agreement):
-            return recovery.after.explained, math.nan
-        return self.measure.quality(variant)
-
-    def _random(self, macs: int, name: str) -> tuple[float, str]:
-        """What the whole network keeps without random channels; or why that is not known."""
-        try:
-            rival = whole(self.structure).thin(max_macs=macs, by="random", seed=self.seed)
-        except (TruncationError, MissingExtraError) as reason:
-            return math.nan, str(reason)
-        quality, _ = self._after(rival, self.recover(rival, f"random_{name}"))
-        return quality, ""
 
 
 def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Module) -> Any:
@@ -556,101 +255,3 @@ def _budget(
         f"{counted(together(structure) or BATCH, 'image')} each{twice}: "
         f"about as much as {total:,.0f} forwards of the whole network on one image"
     )
-
-
-def _refused(keep: int, thinned: bool, parameters: int, macs: int, reason: str) -> Candidate:
-    nan = math.nan
-    return Candidate(
-        keep_levels=keep,
-        thinned=thinned,
-        parameters=parameters,
-        macs=macs,
-        bytes=0,
-        latency=None,
-        cut=nan,
-        quality=nan,
-        lost=nan,
-        error=nan,
-        refusal=str(reason),
-        variant=None,
-        random=nan,
-        random_refusal="",
-    )
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
-
-
-def _timed(structure: Structure, candidates: Sequence[Candidate], repeats: int) -> list[Candidate]:
-    """The same candidates with latencies, measured in turns."""
-    modules = {
-        i: c.variant.module if c.variant else structure.model
-        for i, c in enumerate(candidates)
-        if not c.refusal
-    }
-    times = measure_latency(list(modules.values()), structure.inputs, repeats=max(2, repeats))
-    known = dict(zip(modules, times, strict=True))
-    return [replace(c, latency=known.get(i)) for i, c in enumerate(candidates)]
-
-
-class _Agreement:
-    """Quality without labels: how well the outputs are matched on images held back."""
-
-    name, whole = "agreement", 1.0
-
-    def quality(self, variant: Variant) -> tuple[float, float]:
-        """Known from the recovery alone."""
-        return math.nan, math.nan
-
-    def lost(self, quality: float) -> float:
-        """What is not matched."""
-        return self.whole - quality
-
-
-class _Metric:
-    """Quality by a metric on labelled batches."""
-
-    def __init__(self, structure: Structure, pairs: Sequence[Batch], metric: Any) -> None:
-        self.pairs, self.model = pairs, structure.model
-        self.judge: Judge = judge_by(
-            metric,
-            pairs,
-            dimensions=structure.inputs.dimensions,
-            device=device_of(structure.model),
-        )
-        self.name = self.judge.name
-        with alone(), undisturbed(structure.model), torch.no_grad(), self.judge.kept():
-            for inputs, _ in pairs:
-                self.judge.add(self._run(structure.model, inputs))
-            whole = self.judge.whole()
-            trivial = _value(self.judge.trivial())
-        self.drawn = resampled(whole.images, RESAMPLES, seed=0)
-        self.whole, self.wholes = _value(whole), whole.of(self.drawn)
-        self.sign = 1.0 if self.judge.larger_is_better() else -1.0
-        self.unit = 1.0 if self.judge.bounded else max(abs(self.whole - trivial), 1e-12)
-
-    def quality(self, variant: Variant) -> tuple[float, float]:
-        """Quality of a network on all batches, and the standard error of what it lost."""
-        meter = self.judge.meter()
-        with alone(), undisturbed(variant.module), torch.no_grad(), self.judge.kept():
-            for inputs, _ in self.pairs:
-                meter.add(self._run(variant.module, inputs))
-            found = meter.quality()
-        lost = self._lost(self.wholes, found.of(self.drawn))
-        return _value(found), float(np.nanstd(lost)) if found.images > 1 else math.nan
-
-    def _run(self, module: nn.Module, inputs: Any) -> Any:
-        args, kwargs = own_arguments(inputs, self.model)
-        return module(*args, **kwargs)
-
-    def lost(self, quality: float) -> float:
-        """Quality lost; negative where the smaller network is better."""
-        return float(self._lost(self.whole, quality))
-
-    def _lost(self, whole: Any, quality: Any) -> Any:
-        return self.sign * (whole - quality) / self.unit
-
-
-def _value(quality: Any) -> float:
-    return float(cast(Any, quality.of(np.ones((1, quality.images))))[0])

@@ -1,0 +1,222 @@
+"""What a search found: every network with its costs and its quality, and the chosen one."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from weightscope.cost import Latency
+from weightscope.errors import keyword
+from weightscope.showing import OnOneScreen, counted, frame_table
+from weightscope.truncation.variant import Variant
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One network of a search: the whole one, a smaller one, or one that cannot be built.
+
+    Attributes:
+        keep_levels: Levels that stay; all of them in the whole network.
+        thinned: Whether it lost channels too.
+        parameters: Number of parameters.
+        macs: Multiply-accumulates of one forward on the example input.
+        bytes: Size of parameters and buffers.
+        latency: Measured in turns with the others; None where nothing was built.
+        cut: Quality just cut or thinned, before recovery; nan where nothing was built.
+        quality: Quality after recovery.
+        lost: Quality lost against the whole network: in the unit of a metric between 0 and 1, else
+            as a share of the skill over the best trivial answer.
+        error: Standard error of ``lost``, by resampling the images of ``batches``; nan without
+            them.
+        refusal: Why there is nothing to measure, else empty.
+        variant: The recovered network; None for the whole one and for what was refused.
+        random: Quality, after the same recovery, of the whole network without as many channels,
+            drawn at random, as bring it to the same MACs; nan where it was not measured.
+        random_refusal: Why it was not measured, else empty.
+    """
+
+    keep_levels: int
+    thinned: bool
+    parameters: int
+    macs: int
+    bytes: int
+    latency: Latency | None
+    cut: float
+    quality: float
+    lost: float
+    error: float
+    refusal: str
+    variant: Variant | None
+    random: float
+    random_refusal: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the chosen network must satisfy; None: no limit.
+
+    Attributes:
+        tolerance: Largest ``lost``, its standard error added where that is known.
+        max_macs: Multiply-accumulates on the example input.
+        max_parameters: Number of parameters.
+        max_latency: Median seconds of a forward on the example input, on this machine.
+        max_bytes: Size of parameters and buffers.
+    """
+
+    tolerance: float | None
+    max_macs: float | None
+    max_parameters: float | None
+    max_latency: float | None
+    max_bytes: float | None
+
+    def broken(self, candidate: Candidate) -> tuple[str, ...]:
+        """Which limits a measured candidate breaks, in words."""
+        latency = candidate.latency.median if candidate.latency else float("nan")
+        known = not math.isnan(candidate.error)
+        most = candidate.lost + (candidate.error if known else 0.0)
+        with_error = f" ({candidate.lost:.4g} and a standard error)" if known else ""
+        pairs = {
+            f"tolerance{with_error}": (most, self.tolerance),
+            "max_macs": (candidate.macs, self.max_macs),
+            "max_parameters": (candidate.parameters, self.max_parameters),
+            "max_latency": (latency, self.max_latency),
+            "max_bytes": (candidate.bytes, self.max_bytes),
+        }
+        return tuple(
+            f"{name}: {value:.4g} > {limit:.4g}"
+            for name, (value, limit) in pairs.items()
+            if limit is not None and not value <= limit
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Search(OnOneScreen):
+    """Quality over cost of smaller networks made from one.
+
+    Attributes:
+        metric: What ``quality`` is; ``agreement`` where no metric was given: the share of the
+            variance of the whole network's outputs that is matched on images held back.
+        limits: What was asked for.
+        budget: What the search was going to cost, in words.
+        whole: The network itself.
+        candidates: One for each depth, the deepest first, each before the thinner one that was made
+            from it; first of all the whole network made thinner.
+    """
+
+    metric: str
+    limits: Limits
+    budget: str
+    whole: Candidate
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The network with fewest MACs within all limits; None where only the whole one is.
+
+        With a budget alone, the one of best quality within it.
+        """
+        fit = [c for c in self.candidates if not c.refusal and not self.limits.broken(c)]
+        if self.limits.tolerance is None:
+            return min(fit, key=lambda c: (c.lost, c.macs), default=None)
+        return min(fit, key=lambda c: (c.macs, c.lost), default=None)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each network, the whole one first, then by MACs; refused ones last.
+
+        Columns: keep_levels, thinned, parameters, macs, bytes, latency (median seconds), cut,
+        quality, lost, error (standard error of lost), random (quality of random channel removal at
+        the same MACs, recovered alike), pareto (no other network is as cheap in MACs and as good),
+        chosen, why (the limits that it breaks, or why it was refused).
+        """
+        import pandas as pd
+
+        built = [c for c in self.candidates if not c.refusal]
+        ordered = [
+            self.whole,
+            *sorted(built, key=lambda c: -c.macs),
+            *(c for c in self.candidates if c.refusal),
+        ]
+        chosen = self.chosen
+        return pd.DataFrame(
+            [
+                {
+                    "keep_levels": c.keep_levels,
+                    "thinned": c.thinned,
+                    "parameters": c.parameters,
+                    "macs": c.macs,
+                    "bytes": c.bytes,
+                    "latency": c.latency.median if c.latency else float("nan"),
+                    "cut": c.cut,
+                    "quality": c.quality,
+                    "lost": c.lost,
+                    "error": c.error,
+                    "random": c.random,
+                    "pareto": not c.refusal and not any(_beats(d, c) for d in [self.whole, *built]),
+                    "chosen": c is chosen,
+                    "why": c.refusal or "; ".join(self.limits.broken(c)),
+                }
+                for c in ordered
+            ]
+        )
+
+    def _facts(self) -> dict[str, object]:
+        chosen = self.chosen
+        return {
+            "of": counted(len(self.candidates), "network"),
+            "metric": self.metric,
+            "chosen": "none" if chosen is None else _named(chosen),
+            "quality": f"{(chosen or self.whole).quality:.3f} of {self.whole.quality:.3f}",
+            "see": ".frame and print()",
+        }
+
+    def _repr_html_(self) -> str:
+        words = "".join(f"<p>{html.escape(text)}</p>" for text in self._words())
+        return f"<div><strong>Search</strong>{words}{frame_table(self._shown())}</div>"
+
+    def __str__(self) -> str:
+        return "\n".join([self._shown().to_string(index=False), *self._words()])
+
+    def _shown(self) -> pd.DataFrame:
+        """The frame without what is the same twice or unknown throughout."""
+        qualities = ("cut", "quality", "lost", "error", "random")
+        return (
+            self.frame.drop(columns=["bytes"])
+            .dropna(axis=1, how="all")
+            .round(dict.fromkeys(qualities, 3))
+        )
+
+    def _words(self) -> list[str]:
+        """What was chosen, and what is unknown."""
+        chosen = self.chosen
+        thinner = any(c.thinned for c in self.candidates)
+        words = (
+            "no smaller network is within the limits; the whole one stays"
+            + ("" if thinner else f" ({keyword('thin', 0.5)} tries thinner ones too)")
+            if chosen is None
+            else f"chosen: {_named(chosen, self.whole.keep_levels)}, "
+            f"{chosen.macs / max(1, self.whole.macs):.0%} of the MACs, "
+            f"{chosen.parameters / max(1, self.whole.parameters):.0%} of the parameters, "
+            f"{self.metric} {chosen.quality:.3f} of {self.whole.quality:.3f}"
+        )
+        reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
+        unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
+        return [words, *unknown]
+
+
+def _named(candidate: Candidate, of: int | None = None) -> str:
+    levels = counted(candidate.keep_levels, "level")
+    if of is not None:
+        levels = f"{candidate.keep_levels} of {counted(of, 'level')}"
+    return f"{levels}, thinner" if candidate.thinned else levels
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    return (one.macs, one.lost) != (other.macs, other.lost) and (
+        one.macs <= other.macs and one.lost <= other.lost
+    )

@@ -1,0 +1,84 @@
+"""What a network of a search is worth: by agreement, or by a metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from weightscope.adapters.modes import alone
+from weightscope.batches import Batch
+from weightscope.calls import device_of, own_arguments, undisturbed
+from weightscope.graph.structure import Structure
+from weightscope.truncation.variant import Variant
+from weightscope.utilization.judging import Judge, judge_by
+from weightscope.utilization.metrics import resampled
+
+RESAMPLES = 500
+"""Of the images, for the standard error of a loss of quality: it is then known to 3 %."""
+
+
+class ByAgreement:
+    """Quality without labels: how well the outputs are matched on images held back."""
+
+    name, whole = "agreement", 1.0
+
+    def quality(self, variant: Variant) -> tuple[float, float]:
+        """Known from the recovery alone."""
+        return math.nan, math.nan
+
+    def lost(self, quality: float) -> float:
+        """What is not matched."""
+        return self.whole - quality
+
+
+class ByMetric:
+    """Quality by a metric on labelled batches."""
+
+    def __init__(self, structure: Structure, pairs: Sequence[Batch], metric: Any) -> None:
+        self.pairs, self.model = pairs, structure.model
+        self.judge: Judge = judge_by(
+            metric,
+            pairs,
+            dimensions=structure.inputs.dimensions,
+            device=device_of(structure.model),
+        )
+        self.name = self.judge.name
+        with alone(), undisturbed(structure.model), torch.no_grad(), self.judge.kept():
+            for inputs, _ in pairs:
+                self.judge.add(self._run(structure.model, inputs))
+            whole = self.judge.whole()
+            trivial = _value(self.judge.trivial())
+        self.drawn = resampled(whole.images, RESAMPLES, seed=0)
+        self.whole, self.wholes = _value(whole), whole.of(self.drawn)
+        self.sign = 1.0 if self.judge.larger_is_better() else -1.0
+        self.unit = 1.0 if self.judge.bounded else max(abs(self.whole - trivial), 1e-12)
+
+    def quality(self, variant: Variant) -> tuple[float, float]:
+        """Quality of a network on all batches, and the standard error of what it lost."""
+        meter = self.judge.meter()
+        with alone(), undisturbed(variant.module), torch.no_grad(), self.judge.kept():
+            for inputs, _ in self.pairs:
+                meter.add(self._run(variant.module, inputs))
+            found = meter.quality()
+        lost = self._lost(self.wholes, found.of(self.drawn))
+        return _value(found), float(np.nanstd(lost)) if found.images > 1 else math.nan
+
+    def _run(self, module: nn.Module, inputs: Any) -> Any:
+        args, kwargs = own_arguments(inputs, self.model)
+        return module(*args, **kwargs)
+
+    def lost(self, quality: float) -> float:
+        """Quality lost; negative where the smaller network is better."""
+        return float(self._lost(self.whole, quality))
+
+    def _lost(self, whole: Any, quality: Any) -> Any:
+        return self.sign * (whole - quality) / self.unit
+
+
+def _value(quality: Any) -> float:
+    return float(cast(Any, quality.of(np.ones((1, quality.images))))[0])
