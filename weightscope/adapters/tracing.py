@@ -9,10 +9,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd.function import FunctionCtx
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
@@ -217,27 +219,58 @@ def _passing_checkpoints() -> Iterator[None]:
         del CheckpointFunction.apply
 
 
-_WATCHED: dict[int, Callable[[str], None]] = {}
-"""What is told of the functions with a backward of their own that a thread traces."""
+Watch = Callable[[type, Callable[..., Any], tuple[Any, ...]], Any]
+_WATCHED: dict[int, Watch] = {}
+"""What runs the forwards of functions with a backward of their own that a thread traces."""
+
+
+_OF_HOOKS = "torch.nn.modules._functions"
 
 
 @contextmanager
-def _telling_functions() -> Iterator[None]:
-    original = vars(torch.autograd.Function)["apply"]  # a class method, of Python or of C
+def _watching_functions() -> Iterator[None]:
+    base: Any = torch.autograd.Function
+    kind: Any = type(base)
+    last = threading.local()
 
-    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        tell = _WATCHED.get(threading.get_ident())
-        if tell is None:
-            return original.__get__(None, cls)(*args, **kwargs)
-        tell(cls.__name__)
-        with _Unswitched():
-            return original.__get__(None, cls)(*args, **kwargs)
+    def look_up(function: type, name: str) -> Any:
+        """``apply``, which may have been taken from the class long ago, looks these up in turn."""
+        found = type.__getattribute__(function, name)
+        watch = _WATCHED.get(threading.get_ident())
+        if watch is None or name not in ("_backward_cls", "forward", "setup_context"):
+            return found
+        if function.__module__ == _OF_HOOKS:  # torch applies it where a module has a hook
+            return found
+        before = getattr(last, "looked_up", None)
+        if name == "setup_context":
+            # it may be given what stands for an argument, where an argument itself is asked for
+            keeps = before == (function, "forward") and found is not base.setup_context
+            return _keep_nothing if keeps else found
+        last.looked_up = (function, name)
+        applied = name == "forward" and before == (function, "_backward_cls")
+        return _watched(function, found, watch) if applied else found
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    kind.__getattribute__ = look_up
     try:
         yield
     finally:
-        torch.autograd.Function.apply = original  # type: ignore[method-assign]
+        del kind.__getattribute__
+
+
+def _watched(function: Any, forward: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        own = args[:1] if args and isinstance(args[0], FunctionCtx) else ()
+        with _Unswitched():
+            made = watch(function, partial(forward, *own), args[len(own) :])
+        for context in own:
+            context.dirty_tensors = None  # it must name arguments, not what stands for them
+        return made
+
+    return run
+
+
+def _keep_nothing(context: Any, inputs: Any, output: Any) -> None:
+    """Stands for the ``setup_context`` of a function whose backward does not run."""
 
 
 class _Unswitched(TorchFunctionMode):
@@ -254,15 +287,16 @@ class _Unswitched(TorchFunctionMode):
 
 
 @contextmanager
-def changed_gradients(tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell of every function with a backward of its own in a forward of this thread.
+def watched_functions(watch: Watch) -> Iterator[None]:
+    """Run the forwards of all functions with a backward of their own, of this thread, by a watch.
 
     Args:
-        tell: Called with the name of a ``torch.autograd.Function``.
+        watch: Called with the ``torch.autograd.Function``, with what runs its forward, and with the
+            arguments of the forward; returns what the forward returns.
     """
     mine = threading.get_ident()
     with _FUNCTIONS.on():
-        _WATCHED[mine] = tell
+        _WATCHED[mine] = watch
         try:
             yield
         finally:
@@ -403,7 +437,7 @@ def _unsummarised() -> Iterator[None]:
 
 
 _CHECKPOINTS = _Shared(_passing_checkpoints)
-_FUNCTIONS = _Shared(_telling_functions)
+_FUNCTIONS = _Shared(_watching_functions)
 _SUMMARIES = _Shared(_unsummarised)
 _VALIDATION = _Shared(_unvalidated)
 _DECOMPOSED = _Shared(_by_shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -31,7 +31,6 @@ from weightscope.adapters.tracing import (
     Budget,
     TooComplexError,
     as_pools_of_signals,
-    changed_gradients,
     constants_of,
     eagerly,
     free_pools,
@@ -40,11 +39,13 @@ from weightscope.adapters.tracing import (
     quiet,
     unsolved_constraints,
     untold,
+    watched_functions,
     without_numbers,
 )
 from weightscope.calls import random_state
 from weightscope.copies import deep_copy
 from weightscope.errors import StructureError, shown
+from weightscope.graph.gradients import HooksAside
 from weightscope.graph.pools import FreeSizes
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -54,10 +55,10 @@ from weightscope.graph.writes import order_writes
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one submodule in the exported graph.
+    """One call of one submodule, or of one ``torch.autograd.Function``, in the exported graph.
 
     Attributes:
-        module: Qualified name of the module.
+        module: Qualified name of the module; the name of the function.
         arguments: Flat arguments, as the tracer saw them.
         arguments_spec: How they fold back into (args, kwargs).
         results: Flat results.
@@ -68,6 +69,7 @@ class Call:
         last: Position of its last node.
         at_rest: Whether the module was set as before the forward, and its own hooks left the
             arguments as they were.
+        function: The function; None where a module is called.
     """
 
     module: str
@@ -80,6 +82,7 @@ class Call:
     first: int
     last: int
     at_rest: bool
+    function: Any = None
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,15 @@ class Capture:
     """The exported program, its nodes in order, and every module call with its span.
 
     ``sizes`` says which sizes were left free while tracing, ``too_complex`` whether the arithmetic
-    of more of them was too much to follow. ``gradients`` names what has a backward of its own, with
-    the modules in whose calls it is.
+    of more of them was too much to follow. ``functions`` are the calls of what has a backward of
+    its own.
     """
 
     program: ExportedProgram
     nodes: tuple[fx.Node, ...]
     calls: tuple[Call, ...]
+    functions: tuple[Call, ...]
     sizes: Sizes
-    gradients: tuple[tuple[frozenset[str], str], ...]
     too_complex: bool = False
 
 
@@ -105,6 +108,7 @@ class _Record:
     arguments: tuple[Any, ...]
     arguments_spec: pytree.TreeSpec
     at_rest: bool
+    function: Any = None
     results: tuple[Any, ...] = ()
     results_spec: pytree.TreeSpec | None = None
 
@@ -201,7 +205,6 @@ class _Tracer:
         self.budget = Budget()
         self.records: list[_Record] = []
         self.open: list[int] = []
-        self.gradients: list[tuple[frozenset[str], str]] = []
 
     @property
     def where(self) -> str:
@@ -211,10 +214,10 @@ class _Tracer:
         with EXPORTING, ExitStack() as hooks, random_state(), lean():
             # what an operator raises inside the trace is told by the error itself
             loggers = map(quiet, (EXPORT_LOGGER, FAKE_TENSOR_LOGGER, SIZES_LOGGER))
-            for context in (without_numbers(), eagerly(), *loggers):
+            for context in (without_numbers(), eagerly(), HooksAside(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
-            for context in (free_pools(), FreeSizes(), changed_gradients(self._note_gradient)):
+            for context in (free_pools(), FreeSizes(), watched_functions(self._function)):
                 hooks.enter_context(context)
             hooks.enter_context(unsolved_constraints())
             hooks.enter_context(untold(self.model))
@@ -247,10 +250,17 @@ class _Tracer:
         _mark_images(program, self.inputs)
         as_pools_of_signals(program.graph)
         order_writes(program.graph)
-        return _with_spans(program, self.records, self.sizes, self.gradients)
+        return _with_spans(program, self.records, self.sizes)
 
-    def _note_gradient(self, name: str) -> None:
-        self.gradients.append((frozenset(self.records[i].module for i in self.open), name))
+    def _function(self, function: Any, run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        flat, spec = pytree.tree_flatten((args, {}))
+        number = len(self.records)
+        record = _Record(function.__name__, tuple(flat), spec, at_rest=True, function=function)
+        self.records.append(record)
+        args, _ = pytree.tree_unflatten(marked(flat, number, entry=True), spec)
+        flat, spec = pytree.tree_flatten(run(*args))
+        record.results, record.results_spec = tuple(flat), spec
+        return pytree.tree_unflatten(marked(flat, number, entry=False), spec)
 
     def _begin(self, hooks: ExitStack) -> Any:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -372,7 +382,6 @@ def _with_spans(
     program: ExportedProgram,
     records: list[_Record],
     sizes: Sizes,
-    gradients: list[tuple[frozenset[str], str]],
 ) -> Capture:
     nodes = tuple(program.graph.nodes)
     entries: dict[int, dict[int, tuple[int, fx.Node]]] = {}
@@ -398,6 +407,9 @@ def _with_spans(
                 first=min(index for index, _ in first.values()),
                 last=max(index for index, _ in last.values()),
                 at_rest=record.at_rest,
+                function=record.function,
             )
         )
-    return Capture(program, nodes, tuple(calls), sizes, tuple(gradients))
+    functions = tuple(call for call in calls if call.function is not None)
+    modules = tuple(call for call in calls if call.function is None)
+    return Capture(program, nodes, modules, functions, sizes)

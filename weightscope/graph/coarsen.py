@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -48,12 +48,14 @@ class Coarse:
         places: Level and role of each node that makes a tensor, by node name.
         reached: Names of the nodes that the image reaches.
         constants: Tensors that the graph reads by name and the model does not own.
+        lost: Names of the functions whose own backward is not in the graph.
     """
 
     graph: fx.Graph
     places: Mapping[str, Place]
     reached: frozenset[str]
     constants: Mapping[str, torch.Tensor]
+    lost: tuple[str, ...]
 
 
 def coarsen(
@@ -78,18 +80,24 @@ def _whole_calls(capture: Capture, placement: Placement, model: nn.Module) -> di
     apart = follow_settings(capture)
     taken: dict[int, Call] = {}
     end = -1
-    for call in sorted(capture.calls, key=lambda c: (c.first, -c.last)):
-        if call.first <= end or call.module in apart:
+    for call in sorted((*capture.calls, *capture.functions), key=lambda c: (c.first, -c.last)):
+        if call.first <= end or (call.function is None and call.module in apart):
             continue
         if not _closed(call, capture.nodes, position):
             continue
         inside = _inside(call, capture.nodes, position, placement)
         places = {placement.places[n] for n in inside}
-        leaf = next(model.get_submodule(call.module).children(), None) is None
+        leaf = _holds_no_call(call, capture, model)
         if len(places) <= 1 or leaf:
             taken[call.first] = call
             end = call.last
     return taken
+
+
+def _holds_no_call(call: Call, capture: Capture, model: nn.Module) -> bool:
+    if call.function is not None:
+        return not any(call.first <= other.first <= call.last for other in capture.calls)
+    return next(model.get_submodule(call.module).children(), None) is None
 
 
 def _closed(call: Call, nodes: Sequence[fx.Node], position: Mapping[fx.Node, int]) -> bool:
@@ -174,7 +182,7 @@ class _Builder:
         self.graph.lint()
         remaining = set(self.graph.nodes)
         reached = frozenset(node.name for node in self.placed if node in remaining)
-        return Coarse(self.graph, self._places(), reached, self.constants)
+        return Coarse(self.graph, self._places(), reached, self.constants, self._lost())
 
     def _inputs(self) -> list[fx.Node]:
         """Make placeholders under the names of the forward's arguments, and read the leaves."""
@@ -291,7 +299,10 @@ class _Builder:
         for index, node in call.entries.items():
             flat[index] = self._value(node.args[0])  # type: ignore[arg-type]
         args, kwargs = pytree.tree_unflatten(flat, call.arguments_spec)
-        new = self.graph.call_module(call.module, tuple(args), dict(kwargs))
+        if call.function is None:
+            new = self.graph.call_module(call.module, tuple(args), dict(kwargs))
+        else:
+            new = self.graph.call_function(applied(call.function), tuple(args))
         inside = _inside(call, self.capture.nodes, self.position, self.placement)
         places = {self.placement.places[node] for node in inside}
         region = region_of(next(iter(call.entries.values())))
@@ -306,6 +317,14 @@ class _Builder:
             item = self.graph.call_function(operator.getitem, (leaves, index))
             self._know(node, item)
             self._settle(item, places)
+
+    def _lost(self) -> tuple[str, ...]:
+        spans = [(call.first, call.last) for call in self.whole.values()]
+        return tuple(
+            call.module
+            for call in self.capture.functions
+            if not any(first <= call.first and call.last <= last for first, last in spans)
+        )
 
     def _settle(self, new: fx.Node, places: set[Place]) -> None:
         if places:
@@ -375,6 +394,16 @@ class _Builder:
             for node in self.graph.nodes
             if isinstance(node.meta.get("val"), torch.Tensor)
         }
+
+
+def applied(function: Any) -> Callable[..., Any]:
+    """What applies a ``torch.autograd.Function``, under a name that a graph's code can hold."""
+
+    def apply(*args: Any) -> Any:
+        return function.apply(*args)
+
+    apply.__name__ = apply.__qualname__ = function.__name__
+    return apply
 
 
 def _as_declared(model: nn.Module, names: Iterable[str]) -> list[str]:

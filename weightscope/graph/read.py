@@ -20,6 +20,7 @@ from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import values_note
+from weightscope.graph.gradients import hooked_modules
 from weightscope.graph.inputs import declared_inputs, find_inputs, two_images, twofold
 from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import follows_the_input, plausible, read_levels
@@ -157,7 +158,8 @@ def _read(
         values_note(coarse.graph),
         _modes_note(trial, modes_agree, pair),
         _memory_note(*trial.left_behind(pair, called)),
-        _gradients_note(captured, called),
+        _gradients_note(coarse.lost),
+        _hooks_note(trial.gradient_hooks(pair, called), hooked_modules(model, called)),
         _parts_note(parts, part),
     )
     return Structure(
@@ -228,16 +230,29 @@ def _memory_note(left: Sequence[str], used: Sequence[str]) -> str:
     return ""
 
 
-def _gradients_note(captured: Capture, called: set[str]) -> str:
-    """What to say of a backward of its own that is in no module that is called as it is."""
-    lost = dict.fromkeys(name for inside, name in captured.gradients if not inside & called)
+def _gradients_note(lost: Sequence[str]) -> str:
+    """What to say of a backward of its own that the graph does not hold."""
     if not lost:
         return ""
     return (
-        f"{_some([*lost])} changes gradients in a forward that is taken apart; a variant returns"
-        " the same, and its gradients are those of the operations in the forward, in training and"
-        " in recover. Call it in a module of its own that has no other inside, and a variant keeps"
-        " it"
+        f"{_some([*dict.fromkeys(lost)])} changes gradients in a forward that is taken apart, and"
+        " is given more than tensors and numbers; a variant returns the same, and its gradients are"
+        " those of the operations in the forward, in training and in recover. Call it in a module"
+        " of its own that has no other inside, and a variant keeps it"
+    )
+
+
+def _hooks_note(setters: Sequence[str], hooked: Sequence[str]) -> str:
+    """What to say of hooks on gradients that are in no module that is called as it is."""
+    what = [f"Tensor.{name} in a forward that is taken apart" for name in setters]
+    named = [name or "the model" for name in hooked]
+    what += [f"a backward hook of {_some(named)}"] if named else []
+    if not what:
+        return ""
+    return (
+        f"{' and '.join(what)} sets a hook on gradients that a variant does not have, in training"
+        " and in recover. Set it in a module of its own that has no other inside, and a variant"
+        " keeps it"
     )
 
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from weightscope.calls import (
 )
 from weightscope.errors import shown
 from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.gradients import HooksAside, is_inside, may_set_hooks
 from weightscope.graph.layouts import (
     FirstLayer,
 )
@@ -55,7 +56,7 @@ class Trial:
         self._known: dict[Any, Any] = {}
         self._fresh = as_they_are(self.model)
         self._held = {id(tensor) for _, tensor in self._holds()}
-        self._leaves = False
+        self._leaves = self._hooks = False
 
     def error(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
@@ -105,8 +106,7 @@ class Trial:
         asking = {
             name
             for name, module in self.model.named_modules()
-            if _asks_for_its_mode(type(module))
-            and not any(name == w or name.startswith(f"{w}.") for w in whole)
+            if _asks_for_its_mode(type(module)) and not is_inside(name, whole)
         }
         if not asking:
             return True
@@ -166,6 +166,26 @@ class Trial:
         finally:
             finished(*self._fresh)
 
+    def gradient_hooks(self, inputs: ExampleInputs, whole: Collection[str]) -> tuple[str, ...]:
+        """What sets hooks on gradients in forwards that are taken apart: methods of tensors.
+
+        Args:
+            inputs: How the model is called.
+            whole: Names of modules that are called as they are.
+        """
+        if not self._hooks and not may_set_hooks(self.model):
+            return ()
+        aside = HooksAside()
+        with ExitStack() as stack:
+            for name, module in self.model.named_modules():
+                enter, leave = aside.following(name)
+                stack.callback(module.register_forward_pre_hook(enter).remove)
+                stack.callback(module.register_forward_hook(leave).remove)
+            # forwards ask tensors whether they need gradients before they set a hook
+            self._call(*self._fakes((inputs.args, dict(inputs.kwargs))), watching=aside, grad=True)
+        finished(*self._fresh)
+        return tuple(sorted({how for how, name in aside.set_by if not is_inside(name, whole)}))
+
     def _holds(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Tensors in attributes of the modules, by the attribute's qualified name."""
         for path, module in self.model.named_modules():
@@ -200,7 +220,13 @@ class Trial:
         )
 
     def _call(
-        self, args: Any, kwargs: Any, *, training: bool = False, watching: Descent | None = None
+        self,
+        args: Any,
+        kwargs: Any,
+        *,
+        training: bool = False,
+        watching: AbstractContextManager[Any] | None = None,
+        grad: bool = False,
     ) -> Any:
         with ExitStack() as stack:
             # it logs a traceback for every size that does not fit
@@ -211,11 +237,14 @@ class Trial:
             hold_constants(self.model, [_clone(c) for c in self.constants])
             self.model.train(training)
             stack.callback(self.model.eval)
+            aside = HooksAside()
             try:
-                with torch.no_grad(), self.mode, watching or nullcontext():
+                with torch.set_grad_enabled(grad), self.mode, aside, watching or nullcontext():
                     return self.model(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
                 return error
+            finally:
+                self._hooks |= bool(aside.set_by)
 
 
 class _Functions(TorchFunctionMode):
