@@ -221,18 +221,16 @@ def changes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """How many verdicts the rule changes, and which, in lines of Markdown."""
     changed = [c for c in found if c["before"] != c["after"]]
     right = [c for c in changed if c["before"] == ("used" if c["used"] else "unused")]
-    return [
-        f"The rule changes {len(changed)} of {len(found)} verdicts; {len(right)} of these were "
-        f"right{':' if changed else '.'}",
-        "",
-        *[
-            f"- {c['name']}, level {c['level']}, by {c['grade']}, {c['before']} to {c['after']} "
-            f"({c['lost']:.0%} of the skill is lost"
-            + (f", of one label {c['most']:.0%})" if "most" in c else ")")
-            for c in changed
-        ],
-        "",
+    lines = [
+        f"- {c['name']}, level {c['level']}, by {c['grade']}, {c['before']} to {c['after']} "
+        f"({c['lost']:.0%} of the skill is lost"
+        + (f", of one label {c['most']:.0%})" if "most" in c else ")")
+        for c in changed
     ]
+    how_many = f"The rule changes {len(changed)} of {len(found)} verdicts"
+    if not changed:
+        return [f"{how_many}.", ""]
+    return [f"{how_many}; {len(right)} of these were right:", "", *lines, ""]
 
 
 def tally_table(found: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:

@@ -154,7 +154,7 @@ def undecided_cause(state: str, why: str, value: float, low: float, high: float)
     if np.isnan(value):
         return "unmeasured"
     lower, upper = (low < border < high for border in (SILENT, RESPONDS))
-    if lower and upper and "both must agree" in why:
+    if lower and upper and "must be so for both" in why:
         return "readings"
     found = next((cause for cause, words in said.items() if words in why), "")
     return (

@@ -100,7 +100,7 @@ def test_what_restores_its_input_is_measured_by_its_numbers(gain):
     assert record.value == pytest.approx(by_hand(model(images).detach(), cut, images), rel=1e-4)
 
 
-def test_what_follows_its_input_may_be_a_decision_and_both_readings_must_agree():
+def test_what_follows_its_input_is_read_as_numbers_and_its_signs_guard_what_is_unused():
     torch.manual_seed(0)
     model, images = Mixed(0.2, gain=9.0), torch.randn(12, 1, 16, 16)
     found = respond_to_images(structure_of(model), [images])
@@ -110,16 +110,39 @@ def test_what_follows_its_input_may_be_a_decision_and_both_readings_must_agree()
     kappa = cohen_kappa_score((whole > 0).flatten(), (cut > 0).flatten())
     numbers = by_hand(whole, cut, images)
     assert 1 - kappa < 0.1 < 0.9 < numbers
-    assert record.by_sign == record.value == pytest.approx(1 - kappa)
-    assert record.change == pytest.approx(numbers, rel=1e-4)
-    assert record.low <= 1 - kappa < numbers <= record.high + 1e-6
+    assert record.by_sign == pytest.approx(1 - kappa)
+    assert record.value == record.change == pytest.approx(numbers, rel=1e-4)
     score = score_response(found, 1)
-    assert score.verdict == "undecided"
-    assert f"(response {1 - kappa:.2g}), and the numbers change by" in score.why
-    assert f"(response {numbers:.2g})" in score.why
+    assert score.verdict == "used"
+    assert f"must be so for both: {flips_of(whole, cut):.1%} of the decisions change" in score.why
+    assert f"(response {1 - kappa:.2g})" in score.why
     probable = nn.Sequential(model, nn.Sigmoid())
     (record,) = respond_to_images(structure_of(probable), [images]).cuts
     assert record.by_sign == pytest.approx(1 - kappa)
+
+
+def flips_of(whole, cut):
+    return float(((whole > 0) != (cut > 0)).float().mean())
+
+
+class Sharp(Mixed):
+    """Follows its input, but for a square curve of its size; the level moves what is near zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        back = F.interpolate(self.below(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        return self.last(x + 0.5 * x * x.abs() + self.share * back.tanh())
+
+
+def test_no_level_is_unused_that_changes_decisions_alone():
+    torch.manual_seed(0)
+    model = Sharp(0.03, gain=9.0)
+    images = torch.randn(12, 1, 16, 16)
+    images[:, :, ::2] = 0.01 * images[:, :, ::2]
+    found = respond_to_images(structure_of(model), [images])
+    (record,) = found.cuts
+    assert record.change < 0.05 < 0.15 < record.by_sign
+    assert score_response(found, 1).verdict == "undecided"
 
 
 def test_numbers_near_zero_are_no_decisions():

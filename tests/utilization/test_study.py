@@ -484,8 +484,8 @@ def test_the_failures_of_the_labels_are_those_that_were_written_down():
         ((0.3, 0.2, 0.4), "", "upper"),
         ((0.1, 0.06, 0.2), "", "between"),
         ((0.1, 0.01, 0.6), "", "wide"),
-        ((0.1, 0.01, 0.6), "decision or restored, and both must agree", "readings"),
-        ((0.1, 0.06, 0.2), "decision or restored, and both must agree", "between"),
+        ((0.1, 0.01, 0.6), "what is unused must be so for both", "readings"),
+        ((0.1, 0.06, 0.2), "what is unused must be so for both", "between"),
         ((0.5, 0.4, 0.6), "x, but the cut also removes shallower levels", "shallower"),
         ((float("nan"),) * 3, "not measured: the network has died", "unmeasured"),
     ],
@@ -497,10 +497,14 @@ def test_each_undecided_cut_has_one_cause(figures, why, cause):
 
 
 def test_the_failures_of_the_reading_of_restorers_are_those_that_were_written_down():
-    def cut(kind, used, before, after, clear=True):
+    def cut(kind, used, before, after, clear=True, follows=0.9):
         return {"name": "a", "kind": kind, "level": 1, "grade": "images", "used": used, "lost": 0.3,
-                "clear": clear, "before": before, "after": after}  # fmt: skip
+                "clear": clear, "before": before, "after": after, "follows": follows}  # fmt: skip
 
+    idle = cut("bright", False, "used", "used")
+    assert not restorers.failures([idle, idle | {"follows": 0.5}, idle | {"clear": False}])
+    (failed,) = restorers.failures([idle, idle])
+    assert "2 idle cuts" in failed
     assert not restorers.failures([cut("bright", True, "unused", "undecided")])
     (failed,) = restorers.failures([cut("bright", True, "unused", "unused")])
     assert "called unused" in failed

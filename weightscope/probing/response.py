@@ -90,8 +90,8 @@ class CutResponse:
         other: Of a network with several outputs, the upper end of the interval of the one that
             responds most beside the first; nan where there is one output.
         other_output: Where that is among what the network returns.
-        by_sign: The response if a single channel is a decision, where it may be, or its input
-            restored: then `change` is that of the other reading, and both must agree; else nan.
+        by_sign: The response if a single channel is a decision, where it may be one though it
+            follows the input: no level is unused then that changes it; else nan.
     """
 
     keep_levels: int
@@ -356,9 +356,9 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         values, most = np.fmin(values, labels[:, 0]), np.fmax(values, labels[:, 0])
         parts = np.hstack([parts, labels[:, 1:]])
     by_sign = float(values[0]) if either else math.nan
-    if either:
-        numbers = np.fmin.reduce([k.change for k in kinds])
-        values, most = np.fmin(values, numbers), np.fmax(most, numbers)
+    if either:  # read as numbers; what no number shows must not change a decision either
+        values = np.fmin.reduce([k.change for k in kinds])
+        most = np.fmax(most, values)
     low, high = np.nanquantile(values[1:], 0.025), np.nanquantile(most[1:], 0.975)
     part, worst, worst_high = _most(parts)
     least = min(kinds, key=lambda kind: kind.change[0])

@@ -378,8 +378,7 @@ def _what_changes(cut: CutResponse) -> str:
     flips = f"{cut.flips:.1%} of the decisions change" if cut.flips > 0.0 else "no decision changes"
     if either:
         return (
-            "the output may be a decision by its sign or the input restored, and both must agree: "
-            f"{flips} (response {cut.by_sign:.2g}), and the numbers {moved} (response "
-            f"{cut.change:.2g})"
+            f"the numbers {moved}; the output may be a decision by its sign, too, and what is "
+            f"unused must be so for both: {flips} (response {cut.by_sign:.2g})"
         )
     return flips
