@@ -152,7 +152,7 @@ def test_what_may_be_a_decision_or_its_input_restored(certainty, follows, below,
     assert np.isfinite(found.by_sign) == either
     if either:
         assert (found.low, found.high) == (
-            pytest.approx(0.2, abs=0.01),
+            pytest.approx(0.3, abs=0.01),
             pytest.approx(0.5, abs=0.01),
         )
 
