@@ -33,6 +33,7 @@ from weightscope.graph import read_structure
 from weightscope.statistics import measure_model
 from weightscope.truncation import load, propose, save
 from weightscope.utilization import assess
+from weightscope.wrappers import unwrap
 
 KEPT = Path(__file__).with_name("recovered.csv")
 COLUMNS = ("network", "levels", "outcome", "commit")
@@ -79,8 +80,10 @@ def recovered(network: Network) -> tuple[int, str]:
 
 def _recovered(network: Network) -> tuple[int, str]:
     model = _built(network)
-    batch = _inputs(network, model, 6)
+    batch, pair = _inputs(network, model, 6), _inputs(network, model, 2)
     structure = read_structure(model, network.inputs()[0] if network.given else None)
+    if structure.sizes != "symbolic":  # it holds for no other size, or number of images at a time
+        structure = read_structure(model, pair)
     costs = count_costs(model, structure.inputs)
     proposals = propose(structure, assess(structure, measure_model(model)), costs)
     possible = [proposal for proposal in proposals if proposal.refusal is None]
@@ -93,7 +96,7 @@ def _recovered(network: Network) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as folder:
         path = save(variant, Path(folder) / "small.safetensors")
         loaded = load(path, lambda: _built(network)).module
-    before, after = (_outputs(module, batch) for module in (variant.module, loaded))
+    before, after = (_outputs(module, pair) for module in (variant.module, loaded))
     same = len(before) == len(after) and all(map(torch.equal, before, after))
     return smallest.keep_levels, "recovered" if same else "answers otherwise once it is loaded"
 
@@ -106,7 +109,7 @@ def _built(network: Network) -> nn.Module:
 def _inputs(network: Network, model: nn.Module, count: int) -> Mapping[str, Any]:
     """A batch as keyword arguments, so that what is given beside the images is given too."""
     args, kwargs = network.inputs(count)
-    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    return dict(inspect.signature(unwrap(model).model.forward).bind(*args, **kwargs).arguments)
 
 
 def _outputs(module: nn.Module, batch: Mapping[str, Any]) -> list[torch.Tensor]:
