@@ -569,7 +569,7 @@ def ablate(
         import pandas as pd
 
         found = ablate_outputs(structure, pairs, metric, **options)
-        return pd.concat([result.frame() for result in found]).assign(fill=fill)
+        return pd.concat([r.frame() for r in found], ignore_index=True).assign(fill=fill)
     result = ablate_levels(structure, pairs, metric, **options)
     note = logits_note(structure, pairs, metric, "metric")
     if note:
