@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from matrix.records import Depth, Row
 from matrix.truth import Truth
@@ -43,6 +43,7 @@ def page(
     missing: Sequence[str],
     truths: Mapping[str, Truth],
     machine: Mapping[str, str],
+    recovered: Sequence[Mapping[str, str]],
 ) -> str:
     """Return the whole page as Markdown.
 
@@ -51,6 +52,7 @@ def page(
         missing: Names of the networks that were not.
         truths: The truth about each, by name.
         machine: What it ran on: label and value.
+        recovered: Network, levels kept and outcome of each recovery.
     """
     parts = [
         "# The matrix: other people's networks",
@@ -68,6 +70,8 @@ def page(
         "## Refused depths",
         _REFUSED,
         _table(("network", "levels kept", "reason"), list(_refusals(rows))),
+        "## Recovered, saved and loaded",
+        *_recovered(recovered),
         "## Multiply-accumulates by three counters",
         _COUNTERS,
         _table(
@@ -87,6 +91,19 @@ def page(
         "\n".join(f"- {label}: {value}" for label, value in machine.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _recovered(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    failed = [row for row in rows if row["outcome"] != "recovered"]
+    yield (
+        f"{len(rows) - len(failed)} of {len(rows)} networks, those of [the other page]"
+        "(matrix_reading.md) among them, were cut to their fewest levels, recovered for two steps"
+        " on a batch of their own inputs, saved and loaded, and answered the same afterwards"
+        " (`python -m matrix.recovering`; two steps teach nothing, and what a recovery regains is"
+        " [another question](studies/pareto/index.md)). Rows keep the commit that they ran at."
+    )
+    if failed:
+        yield _table(("network", "what happened"), [(r["network"], r["outcome"]) for r in failed])
 
 
 def reading_page(

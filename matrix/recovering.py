@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m matrix.recovering", description=__doc__)
     parser.add_argument("words", nargs="*", help="parts of a network's name")
     words = parser.parse_args(arguments).words
-    rows = {row["network"]: row for row in _kept()}
+    rows = {row["network"]: row for row in recoveries()}
     for name, network in NETWORKS.items():
         named = any(word in name for word in words)
         wanted = named or not (words or name in rows)
@@ -120,7 +120,8 @@ def _outputs(module: nn.Module, batch: Mapping[str, Any]) -> list[torch.Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-def _kept() -> list[dict[str, str]]:
+def recoveries() -> list[dict[str, str]]:
+    """The rows that are kept."""
     if not KEPT.exists():
         return []
     with KEPT.open(newline="") as file:

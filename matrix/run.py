@@ -32,6 +32,7 @@ from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
 from matrix.reading import COMMIT
 from matrix.records import Row
+from matrix.recovering import recoveries
 from weightscope.files import written_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,7 +186,7 @@ def _write(rows: Sequence[Row], missing: Sequence[str]) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
     }
     with written_atomically(PAGE) as temporary:
-        temporary.write_text(page(rows, missing, TRUTHS, machine))
+        temporary.write_text(page(rows, missing, TRUTHS, machine, recoveries()))
 
 
 if __name__ == "__main__":
