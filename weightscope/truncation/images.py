@@ -15,6 +15,7 @@ from weightscope.batches import each_batch
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Structure
+from weightscope.probing.inputs import read_images
 from weightscope.showing import counted
 
 BATCH = 2
@@ -108,16 +109,8 @@ def make_pool(batches: Sequence[Any], seed: int, together: int | None = None) ->
             that are left over in a batch are not used.
 
     Raises:
-        InputError: There are too few images, or one holds nan or infinite values.
+        InputError: There are too few images.
     """
-    for number, batch in enumerate(batches):
-        tensors = (t for t in pytree.tree_leaves(batch) if isinstance(t, Tensor))
-        if not all(bool(torch.isfinite(t).all()) for t in tensors):
-            raise InputError(
-                f"{keyword('images')} holds nan or infinite values in batch {number} (counted "
-                "from 0); leave such images out, or replace the values: a network cannot learn "
-                "from them"
-            )
     places = [(i, row) for i, batch in enumerate(batches) for row in range(length(batch))]
     if len(places) < 2:
         raise InputError(
@@ -168,20 +161,26 @@ def together(structure: Structure) -> int | None:
     return next(iter(fixed_in(structure.graph).images.values()), None)
 
 
-def wanted_images(steps: int, size: int) -> int:
-    """Images for a number of steps of some images, with those that are held back."""
-    return math.ceil(max(steps, 1) * size / (1 - HELD_BACK))
-
-
 def _held_back(images: int) -> int:
     return max(1, min(MOST_HELD_BACK, round(HELD_BACK * images)))
 
 
-def enough(batches: Iterable[Any], wanted: int) -> Iterator[Any]:
-    """Batches until they hold as many images as are wanted."""
-    count = 0
+def enough(structure: Structure, batches: Iterable[Any], steps: int) -> Iterator[Any]:
+    """Batches until they hold the images of some steps, with those that are held back."""
+    size, count = together(structure) or BATCH, 0
+    wanted = math.ceil(max(steps, 1) * size / (1 - HELD_BACK))
     for batch in each_batch(batches):
         yield batch
         count += length(batch)
         if count >= wanted:
             return
+
+
+def read_pool(structure: Structure, images: Iterable[Any], steps: int, seed: int) -> Pool:
+    """What a recovery of some steps takes of the images, some of them held back.
+
+    Raises:
+        InputError: The images cannot be read, or are too few.
+    """
+    read = read_images(structure, enough(structure, images, steps))
+    return make_pool(read, seed, together(structure))

@@ -18,10 +18,9 @@ from weightscope.batches import read_batches
 from weightscope.calls import finished
 from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import Structure
-from weightscope.probing.inputs import read_images
 from weightscope.showing import OnOneScreen, counted
 from weightscope.truncation.course import Check, Course, between_checks, turn
-from weightscope.truncation.images import BATCH, enough, make_pool, together, wanted_images
+from weightscope.truncation.images import BATCH, enough, read_pool, together
 from weightscope.truncation.likeness import Agreement
 from weightscope.truncation.plan import Plan
 from weightscope.truncation.teaching import in_float32
@@ -79,11 +78,7 @@ def forwards(structure: Structure, images: Iterable[Any], steps: int) -> tuple[i
     Raises:
         InputError: The images cannot be read.
     """
-    fixed = together(structure)
-    size = fixed or BATCH
-    pool = make_pool(
-        read_images(structure, enough(images, wanted_images(steps, size))), seed=0, together=fixed
-    )
+    size, pool = together(structure) or BATCH, read_pool(structure, images, steps, seed=0)
     held, start, learned = (
         sum(len(part.rows) for part in parts)
         for parts in (pool.held_back, pool.start, pool.training)
@@ -117,14 +112,14 @@ def recover(
             "give both"
         )
     path = None if resume is None else Path(path_text(resume, f"given as {keyword('resume')}"))
-    fixed = together(structure)
-    wanted = wanted_images(steps, fixed or BATCH)
-    labelled = None if batches is None else read_batches(enough(batches, wanted), structure.model)
+    labelled = None
+    if batches is not None:
+        labelled = read_batches(enough(structure, batches, steps), structure.model)
     if images is None and labelled is not None:
         images = [inputs for inputs, _ in labelled]
     if images is None:
         raise InputError(f"recovery needs {keyword('images')}: unlabelled ones will do")
-    pool = make_pool(read_images(structure, enough(images, wanted)), seed, fixed)
+    pool = read_pool(structure, images, steps, seed)
     with _put_back_on_failure(module), in_float32(module):
         with turn(structure.model, seed, 0):
             course = Course(structure, plan, module, new, gone, pool, labelled, loss, steps, seed)
