@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,17 @@ from toys import Plain, Pyramid, assessment, image
 from weightscope.cost import count_costs
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
-from weightscope.truncation import course, images, load, propose, recovery, save, teaching, whole
+from weightscope.truncation import (
+    course,
+    images,
+    load,
+    propose,
+    recovery,
+    save,
+    teaching,
+    verify,
+    whole,
+)
 from weightscope.truncation import start as ridge
 from weightscope.truncation.likeness import read_likeness
 
@@ -378,6 +389,50 @@ def test_number_formats_are_put_back(dtype):
     assert {v.dtype for v in variant.module.parameters()} == {dtype}
 
 
+class SeveralFormats(nn.Module):
+    """Brings its features from one number format to another, each in its own way."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.top, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(8, 2, 1)
+        self.down, self.up = nn.Conv2d(4, 8, 3, padding=1), nn.ConvTranspose2d(8, 4, 2, 2)
+        if way == "parts":
+            self.top.bfloat16(), self.down.bfloat16()
+        if way == "all":
+            self.bfloat16()
+
+    def forward(self, x):
+        autocast = self.way == "autocast"
+        half = torch.float32 if autocast else torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+            top = self.top(x.to(half))
+            deep = self.down(nn.functional.max_pool2d(top, 2).relu().to(half))
+        if self.way != "all":
+            top, deep = top.float(), deep.float()
+        return self.head(torch.cat([top, self.up(deep)], 1))
+
+
+@pytest.mark.parametrize("way", ["autocast", "parts", "all"])
+def test_networks_of_several_number_formats_are_recovered(way, tmp_path):
+    def build():
+        torch.manual_seed(0)
+        return SeveralFormats(way).eval()
+
+    model = build()
+    structure = read_structure(model, IMAGES[:2])
+    (proposal,) = propose(structure, assessment(), count_costs(model, structure.inputs))
+    variant = proposal.build()
+    assert verify(variant, export=False).failures == ()
+    found = variant.recover(IMAGES, steps=20, progress=False)
+    assert found.after.explained > found.before.explained
+    formats = {n: p.dtype for n, p in model.named_parameters()}
+    kept = {n: p.dtype for n, p in variant.module.named_parameters()}
+    assert {n: d for n, d in kept.items() if n in formats} == {n: formats[n] for n in variant.kept}
+    loaded = load(save(variant, tmp_path / "small.safetensors"), build)
+    assert torch.equal(loaded.module.eval()(IMAGES), variant.module.eval()(IMAGES))
+
+
 def test_a_recovered_variant_is_saved_and_loaded(proposals_in_need, tmp_path):
     variant = proposals_in_need[1].build()
     variant.recover(IMAGES, steps=5, progress=False)
@@ -482,7 +537,7 @@ def test_a_diffusion_network_is_cut_recovered_and_saved(tmp_path):
 def test_a_start_from_features_of_fewer_bits(monkeypatch, proposals_in_need):
     """On a graphics card the networks run in bfloat16, and the regression in float32."""
     monkeypatch.setattr(
-        teaching, "_mixed_precision", lambda _: torch.autocast("cpu", torch.bfloat16)
+        teaching, "_mixed_precision", lambda *_: torch.autocast("cpu", torch.bfloat16)
     )
     found = proposals_in_need[1].build().recover(IMAGES, steps=20, progress=False)
     assert found.start == "ridge"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -146,11 +147,14 @@ class Bottleneck(nn.Module):
         Returns:
             One tensor for each exit, in its own layout.
         """
+        # part of a network may run in another format than its weights are in
+        like = next((p for p in self.trunk.parameters() if p.is_floating_point()), None)
         given = [
             self._pooled(_together(to_image(tensor, entry.layout, sizes), entry), entry, size)
             for tensor, entry, sizes in zip(tensors, self.entries, entry_sizes, strict=True)
         ]
-        y = self.trunk(given[0] if len(given) == 1 else torch.cat(given, 1))
+        y = given[0] if len(given) == 1 else torch.cat(given, 1)
+        y = self.trunk(y if like is None else y.to(like.dtype))
         return [
             _from_image(head(y if site.exact else self._resized(y, sizes)), site)
             for head, site, sizes in zip(self.heads, self.exits, exit_sizes, strict=True)
@@ -184,6 +188,12 @@ class Bottleneck(nn.Module):
             )
             for site in self.exits
         )
+
+
+def format_of(model: nn.Module) -> torch.dtype:
+    """Number format of the new layers: that of the network's weights, of several the finest."""
+    numbers = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
+    return functools.reduce(torch.promote_types, {dtype.to_real() for dtype in numbers})
 
 
 def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:

@@ -13,7 +13,6 @@ from torch import Tensor, fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, is_persistent, parameters
-from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.symbols import Probe, key
 from weightscope.calls import named_errors, random_state, say
 from weightscope.copies import deep_copy
@@ -28,6 +27,7 @@ from weightscope.truncation.bottleneck import (
     Bottleneck,
     BottleneckFactory,
     Light,
+    format_of,
     output_channels,
 )
 from weightscope.truncation.channels import Recut, aliases, group, plan_recuts
@@ -174,17 +174,14 @@ def make_bottleneck(
 ) -> Bottleneck:
     """Make the module that takes the place of everything below a cut.
 
-    It has the number format and the device of what enters it, and leaves the random state alone.
+    It has the number format and the device of the network's weights, and leaves the random state
+    alone.
 
     Raises:
         TruncationError: The custom trunk cannot be used.
     """
-    nodes = {node.name: node for node in structure.graph.nodes}
-    entering = cast(Tensor, nodes[cut.entries[0].node].meta["val"])
-    own = next(t for t in structure.model.parameters() if t.is_floating_point() or t.is_complex())
-    home = own.device
-    # under autocast the weights keep their own format
-    dtype = own.dtype if autocast_of(nodes[cut.exits[0].node]) else entering.dtype
+    model = structure.model
+    home = next(t.device for t in model.parameters() if t.is_floating_point() or t.is_complex())
     dimensions = structure.inputs.dimensions
     exits = [
         replace(site, channels=channels * (1 + site.is_complex))
@@ -193,7 +190,7 @@ def make_bottleneck(
     with random_state(), torch.device("cpu" if numbers else "meta"), _memory_for(plan):
         inner, channels = _trunk(plan, crossing, dimensions, trunk)
         made = Bottleneck(dimensions, crossing.entries, exits, inner, channels)
-        return made.to(device=home if numbers else "meta", dtype=dtype.to_real())
+        return made.to(device=home if numbers else "meta", dtype=format_of(model))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from weightscope.truncation.images import BATCH, HELD_BACK, Pool, length, rows_o
 from weightscope.truncation.likeness import Agreement, read_likeness
 from weightscope.truncation.plan import Plan, exits_of
 from weightscope.truncation.start import kept_channels, ridge_start
-from weightscope.truncation.teaching import Goals, Student, Teacher, flat, in_float
+from weightscope.truncation.teaching import Goals, Student, Teacher, asked_for, flat, in_float
 
 NEW_SHARE = 0.1
 """Share of the steps in which only the new weights are trained; then all are."""
@@ -133,7 +133,7 @@ class Course:
         self.loss, self.unit = loss, cast("float | None", None)
         deployed = not any(p.requires_grad for p in structure.model.parameters())
         self.teacher = Teacher(structure, exits_of(structure, plan))
-        self.student = Student(module, new, deployed)
+        self.student = Student(module, new, deployed, asked_for(structure))
         self.goals = Goals(self.teacher, pool)
         self.like = read_likeness(self.goals, gone)
         self.bottleneck = next(

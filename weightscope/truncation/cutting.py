@@ -18,7 +18,7 @@ from weightscope.adapters.symbols import Probe, SizeWriter, free_symbols, hint, 
 from weightscope.errors import TruncationError
 from weightscope.graph.nodes import has_effect
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.truncation.bottleneck import Entry, Exit
+from weightscope.truncation.bottleneck import Entry, Exit, format_of
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,11 @@ def cut_graph(
     if region := autocast_of(exits[0]):
         call.meta["region"] = region
     items = [graph.call_function(operator.getitem, (call, i)) for i in range(len(exits))]
+    made = format_of(structure.model)
     for exit_, item in zip(exits, items, strict=True):
+        dtype = cast(Tensor, exit_.meta["val"]).dtype
+        if dtype.to_real() != made and not dtype.is_complex:  # of several formats in one network
+            item = graph.call_function(torch.ops.aten.to.dtype, (item, dtype))
         item.meta.update(exit_.meta)
         exit_.replace_all_uses_with(item, delete_user_cb=lambda user: user not in removed)
     for node in reversed(list(graph.nodes)):

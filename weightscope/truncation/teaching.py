@@ -85,8 +85,14 @@ class Student:
     step the statistics of a step are noise, and without it as much or more was regained.
     """
 
-    def __init__(self, module: nn.Module, new: Sequence[str], deployed: bool) -> None:
-        self.module, fresh = module, set(new)
+    def __init__(
+        self,
+        module: nn.Module,
+        new: Sequence[str],
+        deployed: bool,
+        half: torch.dtype | None = None,
+    ) -> None:
+        self.module, self.half, fresh = module, half, set(new)
         for part in module.modules():
             part.training = False
         able = [(n, p) for n, p in module.named_parameters() if _is_able(p)]
@@ -112,7 +118,7 @@ class Student:
         """What the smaller network returns, in the modes that its modules have."""
         args, kwargs = own_arguments(inputs, self.module)
         args, kwargs = pytree.tree_map(in_float, (args, kwargs))
-        with _mixed_precision(device_of(self.module)):
+        with _mixed_precision(device_of(self.module), self.half):
             return self.module(*args, **kwargs)
 
     @torch.no_grad()
@@ -150,8 +156,21 @@ def flat(outputs: Any) -> list[Any]:
     return pytree.tree_leaves(outputs)
 
 
-def _mixed_precision(device: torch.device) -> Any:
-    """Half the bits on a graphics card that has bfloat16; float32 elsewhere."""
+def asked_for(structure: Structure) -> torch.dtype | None:
+    """The format of 16 bits that a forward brings numbers to itself, beside weights of 16 bits.
+
+    It does so too where these weights are in float32 for the time of a training.
+    """
+    if not any(p.dtype in _HALVES for p in structure.model.parameters()):
+        return None
+    given = (v for n in structure.program.graph.nodes for v in (*n.args, *n.kwargs.values()))
+    return next((v for v in given if isinstance(v, torch.dtype) and v in _HALVES), None)
+
+
+def _mixed_precision(device: torch.device, half: torch.dtype | None) -> Any:
+    """Half the bits where the forward asks for them or a graphics card has them; else float32."""
+    if half is not None:
+        return torch.autocast(device.type, half)
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
