@@ -235,6 +235,66 @@ def test_complex_parts_are_channels_on_both_sides_of_a_bottleneck():
     assert torch.equal(out, torch.complex(z.real.amax((2, 3), True), -torch.ones(1, 4, 1, 1)))
 
 
+class Framed(nn.Module):
+    """Goes down and comes back up with one more axis of length 1, at any place."""
+
+    def __init__(self, dimensions, axis):
+        super().__init__()
+        self.axis = axis
+        convolution = (nn.Conv1d, nn.Conv2d)[dimensions - 1]
+        self.top, self.deep = convolution(3, 4, 3, padding=1), convolution(4, 32, 5, padding=2)
+        self.out = convolution(36, 2, 1)
+
+    def forward(self, x):
+        low = top = self.top(x).relu().unsqueeze(self.axis)
+        space = [a for a in range(1, top.dim()) if top.shape[a] == x.shape[-1]]
+        for axis in space:
+            low = low.transpose(0, axis)[::2].transpose(0, axis)
+        deep = self.deep(low.squeeze(self.axis)).tanh().unsqueeze(self.axis)
+        for axis in space:
+            deep = deep.repeat_interleave(2, axis)
+        return self.out(torch.cat([deep, top], 1 + (self.axis == 1)).squeeze(self.axis))
+
+
+@pytest.mark.parametrize("axis", [1, 2, -1])
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_axes_of_length_one_cross_as_they_are(dimensions, axis):
+    model = Framed(dimensions, axis)
+    (proposal,) = proposals_of(model, torch.randn(2, 3, *[16] * dimensions))
+    variant = proposal.build()
+    other = torch.randn(3, 3, *[24] * dimensions)
+    factory = partial(Framed, dimensions, axis)
+    assert verify(variant, sizes=[other], export=False, factory=factory).failures == ()
+    made = variant.module.new_bottleneck
+    assert made.entries[0].single == made.exits[0].single != ()
+
+
+class Unpadded(nn.Module):
+    """Convolutions make maps smaller, and what is joined is cropped by sizes in a tensor."""
+
+    def __init__(self, dimensions):
+        super().__init__()
+        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+        self.top, self.deep = convolution(1, 4, 3), convolution(4, 8, 3)
+        self.low, self.out = convolution(12, 4, 3), convolution(4, 2, 1)
+        self.pool = getattr(F, f"max_pool{dimensions}d")
+
+    def forward(self, x):
+        top = self.top(x).relu()
+        deep = self.deep(self.pool(top, 2)).relu()
+        deep = F.interpolate(deep, scale_factor=2.0)
+        half = ((torch.tensor(top.shape) - torch.tensor(deep.shape))[2:] / 2).int()
+        top = F.pad(top, (-torch.stack((half, half)).t().flatten()).tolist())
+        return self.out(self.low(torch.cat([top, deep], 1)).relu())
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_maps_that_shrink_without_padding_cross(dimensions):
+    (proposal,) = proposals_of(Unpadded(dimensions), torch.randn(2, 1, *[26] * dimensions))
+    variant = proposal.build()
+    assert verify(variant, export=False, factory=partial(Unpadded, dimensions)).failures == ()
+
+
 def test_outputs_below_the_cut_are_none(proposals):
     variant = proposals("pyramid")[1].build()
     out = variant.module(torch.randn(2, 1, 32, 32))

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,6 +15,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.symbols import grows, hint
 from weightscope.graph.beside import side_by_side
 from weightscope.graph.coarsen import Coarse
+from weightscope.graph.layouts import alike
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 
@@ -320,34 +322,55 @@ def site(
     """A crossing tensor with its layout, or None where the layout cannot be read."""
     value: torch.Tensor = node.meta["val"]
     level = places[node.name].level
-    read = _layout(value, dimensions, sizes)
+    single = _single(value, dimensions)
+    shape = [size for axis, size in enumerate(value.shape) if axis not in single]
+    read = _layout(shape, dimensions, sizes, sizes[level])
     if read is None:
         return None
     layout, channels = read
-    return Site(node.name, channels, layout, level, value.is_complex())
+    return Site(node.name, channels, layout, level, value.is_complex(), single=single)
+
+
+def _single(value: torch.Tensor, dimensions: int) -> tuple[int, ...]:
+    """Axes of length 1 that a tensor has beyond batch, channels and sizes."""
+    more = value.dim() - dimensions - 2
+    ones = [a for a in range(1, value.dim()) if isinstance(value.shape[a], int)]
+    ones = [a for a in ones if value.shape[a] == 1]
+    return tuple(ones[:more]) if 0 < more <= len(ones) else ()
 
 
 def _layout(
-    value: torch.Tensor, dimensions: int, sizes: Sequence[tuple[int, ...]]
+    shape: Sequence[Any],
+    dimensions: int,
+    sizes: Sequence[tuple[int, ...]],
+    about: tuple[int, ...],
 ) -> tuple[Layout, int] | None:
-    shape = value.shape
+    if len(shape) == dimensions + 2 and (read := _map_layout(shape, sizes, about)) is not None:
+        return read
+    if len(shape) != 3:
+        return None
+    (_, first, last), positions = shape, [math.prod(size) for size in sizes]
+    if not grows(last) and (grows(first) or hint(first) in positions):
+        return "tokens_last", hint(last)
+    if not grows(first) and (grows(last) or hint(last) in positions):
+        return "tokens_first", hint(first)
+    return None
+
+
+def _map_layout(
+    shape: Sequence[Any], sizes: Sequence[tuple[int, ...]], about: tuple[int, ...]
+) -> tuple[Layout, int] | None:
     free = [grows(s) for s in shape]
     numbers = [hint(s) for s in shape]
-    if value.dim() == dimensions + 2:
-        first, last = slice(2, None), slice(1, -1)
-        # a free size is read by its symbol, a fixed one by its number
-        if not free[1] and all(free[first]):
-            return "channels_first", numbers[1]
-        if not free[-1] and all(free[last]):
-            return "channels_last", numbers[-1]
-        if tuple(numbers[first]) in sizes:
-            return "channels_first", numbers[1]
-        if tuple(numbers[last]) in sizes:
-            return "channels_last", numbers[-1]
-    if value.dim() == 3:
-        positions = [math.prod(size) for size in sizes]
-        if not free[2] and (free[1] or numbers[1] in positions):
-            return "tokens_last", numbers[2]
-        if not free[1] and (free[2] or numbers[2] in positions):
-            return "tokens_first", numbers[1]
+    first, last = slice(2, None), slice(1, -1)
+    # a free size is read by its symbol, a fixed one by its number
+    near = [all(map(alike, about, numbers[where])) for where in (first, last)]
+    for reads in (
+        [not free[1] and all(free[first]), not free[-1] and all(free[last])],
+        [tuple(numbers[where]) in sizes for where in (first, last)],
+        # cropped, or made smaller by convolutions without padding
+        [near == [True, False], near == [False, True]],
+    ):
+        if any(reads):
+            return ("channels_first", numbers[1]) if reads[0] else ("channels_last", numbers[-1])
     return None

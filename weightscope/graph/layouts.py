@@ -106,7 +106,7 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
         if (
             of.get("C", 1) == channels
             and batch in (of["N"] * of.get("T", 1), of["N"])  # all frames at once, or one by one
-            and all(map(_alike, (of[letter] for letter in space), sizes))
+            and all(map(alike, (of[letter] for letter in space), sizes))
         ):
             return "" if layout == "NC" + space else layout
     # brought to another size first: the number of channels alone tells where they are
@@ -114,7 +114,8 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     return f"N{space}C" if last and image[0] == batch else ""
 
 
-def _alike(size: int, other: int) -> bool:
+def alike(size: int, other: int) -> bool:
+    """Whether padding and cropping alone may have made one size of the other."""
     low, high = _SAME_SIZE
     return low <= other / max(size, 1) <= high
 
@@ -140,6 +141,7 @@ def check_rank(layout: str, ranks: Sequence[int]) -> None:
 
 __all__ = [
     "FirstLayer",
+    "alike",
     "arranged",
     "check_rank",
     "dimensions_of",

@@ -149,11 +149,6 @@ def needed_for(graph: fx.Graph, names: Iterable[str]) -> frozenset[str]:
     return frozenset(wanted) | {node.name for node in graph.find_nodes(op="placeholder")}
 
 
-def channel_axis(site: Site) -> int:
-    """Which axis of an exit tensor holds its channels."""
-    return 1 if site.layout in ("channels_first", "tokens_first") else -1
-
-
 class MeanActivation:
     """Running mean of a tensor over images and positions, channel by channel."""
 

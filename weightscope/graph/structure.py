@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 from weightscope.showing import OnOneScreen
@@ -107,6 +108,8 @@ class Site:
         images: Images of its batch for each image of what leaves the cut: 2 where pairs lie in the
             batch and are put side by side below.
         in_turn: Whether these follow each other in the batch; else all first ones come first.
+        single: Further axes of length 1 (an image as a clip of one frame), in ascending order; its
+            layout is the one without them.
     """
 
     node: str
@@ -116,11 +119,19 @@ class Site:
     is_complex: bool = False
     images: int = 1
     in_turn: bool = False
+    single: tuple[int, ...] = ()
 
     @property
     def real_channels(self) -> int:
         """Channels of its real and imaginary parts together, of all images that become one."""
         return self.channels * (1 + self.is_complex) * self.images
+
+    @property
+    def channel_axis(self) -> int:
+        """Which axis holds its channels."""
+        if self.layout not in ("channels_first", "tokens_first"):
+            return -1
+        return next(axis for axis in count(1) if axis not in self.single)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from weightscope.calls import (
     undisturbed,
 )
 from weightscope.errors import InputError, keyword
-from weightscope.graph.running import CutRuns, MeanActivation, channel_axis
+from weightscope.graph.running import CutRuns, MeanActivation
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
 from weightscope.probing.stimuli import dead_leaves, matched_images, suited_contrast
@@ -493,7 +493,7 @@ def change_by_cut(
     """
     runs = CutRuns(structure)
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
-    means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
+    means = {node: MeanActivation(site.channel_axis) for node, site in sites.items()}
     kept = []
     for inputs in batches:
         outputs, values = runs.whole(inputs)

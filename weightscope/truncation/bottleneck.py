@@ -67,6 +67,7 @@ class Entry:
         exact: Whether pooling alone always gives the bottleneck's size.
         images: Images of its batch that become one; all their channels are counted.
         in_turn: Whether these follow each other in the batch.
+        single: Further axes of length 1, in ascending order.
     """
 
     channels: int
@@ -76,6 +77,7 @@ class Entry:
     exact: bool
     images: int = 1
     in_turn: bool = False
+    single: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Exit:
         exact: Whether it always has the bottleneck's own size.
         scale: Its positions per position of the bottleneck, for each dimension.
         is_complex: Whether its channels are the real parts of complex numbers, then the imaginary.
+        single: Further axes of length 1, in ascending order.
     """
 
     channels: int
@@ -95,6 +98,7 @@ class Exit:
     exact: bool
     scale: tuple[float, ...]
     is_complex: bool = False
+    single: tuple[int, ...] = ()
 
 
 class Bottleneck(nn.Module):
@@ -150,7 +154,7 @@ class Bottleneck(nn.Module):
         # part of a network may run in another format than its weights are in
         like = next((p for p in self.trunk.parameters() if p.is_floating_point()), None)
         given = [
-            self._pooled(_together(to_image(tensor, entry.layout, sizes), entry), entry, size)
+            self._pooled(_together(to_image(tensor, entry, sizes), entry), entry, size)
             for tensor, entry, sizes in zip(tensors, self.entries, entry_sizes, strict=True)
         ]
         y = given[0] if len(given) == 1 else torch.cat(given, 1)
@@ -215,11 +219,14 @@ def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:
     return union([found[n] for n in program.graph.output_node().all_input_nodes if n in found])
 
 
-def to_image(x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
+def to_image(x: Tensor, site: Entry | Exit, sizes: list[int]) -> Tensor:
     """Bring a tensor to real numbers (B, C, *S), of complex ones first all real parts."""
     if x.is_complex():
-        parts = (to_image(part, layout, sizes) for part in torch.view_as_real(x).unbind(-1))
+        parts = (to_image(part, site, sizes) for part in torch.view_as_real(x).unbind(-1))
         return torch.cat(list(parts), 1)
+    for axis in reversed(site.single):
+        x = x.squeeze(axis)
+    layout = site.layout
     if layout == "channels_first":
         return x
     if layout == "channels_last":
@@ -242,13 +249,14 @@ def _from_image(x: Tensor, site: Exit) -> Tensor:
     """Bring (B, C, *S) to what leaves."""
     if site.is_complex:
         x = torch.complex(*x.chunk(2, 1))
-    layout = site.layout
-    if layout == "channels_first":
-        return x
-    if layout == "channels_last":
-        return x.movedim(1, -1)
-    x = x.flatten(2)
-    return x.transpose(1, 2) if layout == "tokens_last" else x
+    if site.layout == "channels_last":
+        x = x.movedim(1, -1)
+    elif site.layout != "channels_first":
+        x = x.flatten(2)
+        x = x.transpose(1, 2) if site.layout == "tokens_last" else x
+    for axis in site.single:
+        x = x.unsqueeze(axis)
+    return x
 
 
 def output_channels(trunk: nn.Module, in_channels: int, dimensions: int) -> int:

@@ -79,9 +79,7 @@ def plan_recuts(structure: Structure, cut: Cut, channels: Sequence[int]) -> tupl
 
 
 def _dimension(site: Site, node: fx.Node) -> int:
-    if site.layout in ("channels_first", "tokens_first"):
-        return 1
-    return cast(Tensor, node.meta["val"]).dim() - 1
+    return site.channel_axis % cast(Tensor, node.meta["val"]).dim()
 
 
 _REMEDY = (

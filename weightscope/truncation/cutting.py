@@ -56,6 +56,7 @@ def read_crossing(structure: Structure, cut: Cut) -> Crossing:
                 channels=site.real_channels,
                 layout=site.layout,
                 is_complex=site.is_complex,
+                single=site.single,
                 exact=all(_same(a, b, probes) for a, b in zip(sizes, size, strict=True)),
                 scale=tuple(_ratio(a, b, probes) for a, b in zip(sizes, size, strict=True)),
             )
@@ -70,7 +71,8 @@ def read_crossing(structure: Structure, cut: Cut) -> Crossing:
 def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
     """Spatial sizes of a crossing tensor; those of tokens are read off an image at their level."""
     nodes = {node.name: node for node in structure.graph.nodes}
-    shape = nodes[site.node].meta["val"].shape
+    given = nodes[site.node].meta["val"].shape
+    shape = [size for axis, size in enumerate(given) if axis not in site.single]
     if site.layout == "channels_first":
         return tuple(shape[2:])
     if site.layout == "channels_last":
@@ -135,6 +137,7 @@ def _entry_of(site: Site, kernel: tuple[int, ...], *, ceil: bool, exact: bool) -
         exact=exact,
         images=site.images,
         in_turn=site.in_turn,
+        single=site.single,
     )
 
 

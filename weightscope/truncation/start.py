@@ -72,7 +72,7 @@ def ridge_start(
     if width * 3**bottleneck.dimensions > LARGEST:
         return
     goals = [
-        to_image(tensor.detach(), site.layout, size)
+        to_image(tensor.detach(), site, size)
         for tensor, site, size in zip(leaving, bottleneck.exits, sizes, strict=True)
     ]
     if any(goal.shape[1] <= max(channels) for goal, channels in zip(goals, kept, strict=True)):

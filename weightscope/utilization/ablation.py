@@ -29,7 +29,6 @@ from weightscope.graph.running import (
     CutRuns,
     GraphRun,
     MeanActivation,
-    channel_axis,
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
@@ -246,7 +245,7 @@ def ablate_levels(
         recalibrate=recalibrate,
     )
     sites = {site.node: site for cut in structure.cuts for site in cut.exits}
-    means = {node: MeanActivation(channel_axis(site)) for node, site in sites.items()}
+    means = {node: MeanActivation(site.channel_axis) for node, site in sites.items()}
     runs = CutRuns(structure)
 
     def own(outputs: Any) -> Any:
