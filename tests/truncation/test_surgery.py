@@ -290,7 +290,7 @@ class Unpadded(nn.Module):
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 def test_maps_that_shrink_without_padding_cross(dimensions):
-    (proposal,) = proposals_of(Unpadded(dimensions), torch.randn(2, 1, *[26] * dimensions))
+    (proposal,) = proposals_of(Unpadded(dimensions), torch.randn(2, 1, *[38] * dimensions))
     variant = proposal.build()
     assert verify(variant, export=False, factory=partial(Unpadded, dimensions)).failures == ()
 
