@@ -419,7 +419,7 @@ def test_features_that_leave_as_images() -> None:
     assert cut(read_structure(Groups(as_image=True), IMAGE))(IMAGE).shape == (2, 2, 16, 16)
 
 
-def prepared_after_training(net: Net) -> nn.Module:
+def prepared_after_training(net: nn.Module) -> nn.Module:
     from torch.ao import quantization
 
     net.qconfig = quantization.get_default_qconfig("fbgemm")
@@ -436,13 +436,71 @@ def prepared_for_training(net: Net) -> nn.Module:
     return quantization.prepare_qat(net.train())
 
 
+class Normalised(nn.Module):
+    """Convolutions with the normalisations that are fused with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.top(x)
+        deep = F.interpolate(self.deep(F.max_pool2d(y, 2)), scale_factor=2)
+        return self.head(torch.cat([y, deep], 1))
+
+
+FUSED = [[f"{part}.{i}" for i in range(3)] for part in ("top", "deep")]
+
+
+def fused_after_training() -> nn.Module:
+    from torch.ao import quantization
+
+    fused = quantization.fuse_modules(Normalised().eval(), FUSED)
+    return prepared_after_training(fused)
+
+
+def fused_by_its_graph() -> nn.Module:
+    from torch.ao import quantization
+    from torch.ao.quantization.quantize_fx import prepare_qat_fx
+
+    settings = quantization.get_default_qat_qconfig_mapping("fbgemm")
+    return prepare_qat_fx(Normalised().train(), settings, (IMAGE,))
+
+
+def test_a_traced_network_is_read() -> None:
+    traced = torch.fx.symbolic_trace(Normalised().eval())
+    structure = read_structure(traced, IMAGE)
+    assert [found.keep_levels for found in structure.cuts] == [1]
+    assert torch.equal(rebuild(structure)(IMAGE), traced(IMAGE))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("prepare", [fused_after_training, fused_by_its_graph])
+def test_a_network_of_fused_layers_is_read_without_its_observers(
+    prepare: Callable[[], nn.Module],
+) -> None:
+    from torch.ao.quantization import FakeQuantizeBase, ObserverBase
+
+    prepared = prepare()
+    with pytest.raises(StructureError, match=r"prepared for quantization: .* out of a copy"):
+        read_structure(prepared, IMAGE)
+    for name, part in list(prepared.named_modules(remove_duplicate=False)):
+        if isinstance(part, (ObserverBase, FakeQuantizeBase)):
+            prepared.set_submodule(name, torch.nn.Identity())
+    structure = read_structure(prepared.eval(), IMAGE)
+    assert [found.keep_levels for found in structure.cuts] == [1]
+    assert cut(structure)(IMAGE).shape == (2, 2, 16, 16)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch announces the end of these functions
 @pytest.mark.parametrize("prepare", [prepared_after_training, prepared_for_training])
 def test_a_network_prepared_for_quantization_is_read_as_it_was(
     prepare: Callable[[Net], nn.Module],
 ) -> None:
     prepared = prepare(Net())
-    with pytest.raises(StructureError, match=r"prepared for quantization: .*; its weights have"):
+    with pytest.raises(StructureError, match=r"prepared for quantization: .*, its weights have"):
         read_structure(prepared, IMAGE)
     original = Net()
     missing, _ = original.load_state_dict(prepared.state_dict(), strict=False)

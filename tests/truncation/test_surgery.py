@@ -54,6 +54,33 @@ def test_every_number_format_builds_what_float32_builds(name, dtype, proposals):
         assert verify(variant, sizes=[other.to(dtype)], export=False).failures == ()
 
 
+class MonteCarlo(nn.Module):
+    """Drops out in evaluation mode too: above, below and after what is cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        top = F.dropout(self.top(x), 0.5, training=True)
+        deep = F.dropout(self.deep(F.max_pool2d(top, 2)), 0.5, training=True)
+        deep = F.dropout2d(F.interpolate(deep, scale_factor=2), 0.5, training=True)
+        return self.head(F.dropout(torch.cat([top, deep], 1), 0.5, training=True))
+
+
+def test_networks_that_draw_in_evaluation_mode_are_verified():
+    (proposal,) = proposals_of(MonteCarlo().eval(), torch.randn(2, 1, 16, 16))
+    variant = proposal.build()
+    state = torch.get_rng_state()
+    assert verify(variant, factory=MonteCarlo).failures == ()
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad():
+        variant.module.head.bias.add_(1)
+    found = {check.name for check in verify(variant, export=False, factory=MonteCarlo).failures}
+    assert "kept" in found
+
+
 @pytest.mark.parametrize(
     ("name", "keep", "how"),
     [

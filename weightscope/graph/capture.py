@@ -198,7 +198,7 @@ class _Tracer:
         self, model: nn.Module, inputs: ExampleInputs, sizes: Sizes, training: bool
     ) -> None:
         self.constants = constants_of(model)
-        self.model = throwaway_copy(model).train(training)
+        self.model = _as_module(throwaway_copy(model).train(training))
         self.args, self.kwargs = _apart(inputs)
         self.inputs = inputs
         self.sizes = sizes
@@ -306,6 +306,16 @@ def _sizes_of(node: fx.Node) -> tuple[Any, ...]:
 
 def _open_results(module: nn.Module, args: Any, result: Any) -> Any:
     return pytree.opened(result)
+
+
+def _as_module(model: nn.Module) -> nn.Module:
+    """A traced model as any other: ``torch.export`` runs a graph without calling its hooks."""
+    if not isinstance(model, fx.GraphModule):
+        return model
+    kind: Any = type(type(model).__name__, (nn.Module,), {"forward": type(model).forward})
+    made: nn.Module = kind.__new__(kind)
+    vars(made).update(vars(model))
+    return made
 
 
 def _apart(inputs: ExampleInputs) -> tuple[Any, Any]:

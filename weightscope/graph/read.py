@@ -99,8 +99,12 @@ def _told(model: nn.Module) -> Iterator[None]:
 def _prepared(model: nn.Module, observer: str) -> StructureError:
     return StructureError(
         f"{type(model).__name__} was prepared for quantization: {observer} looks at values as they"
-        " pass, and remembers them. Analyse the network that it was prepared from; its weights have"
-        " the same names there (original.load_state_dict(prepared.state_dict(), strict=False))"
+        " pass, and remembers them. Take all such modules out of a copy: `for name, part"
+        " in list(copy.named_modules(remove_duplicate=False)): if isinstance(part, (ObserverBase,"
+        " FakeQuantizeBase)): copy.set_submodule(name, torch.nn.Identity())`, both classes from"
+        " torch.ao.quantization. Or analyse the network that it was prepared from; where no"
+        " layers were fused, its weights have the same names there"
+        " (original.load_state_dict(prepared.state_dict(), strict=False))"
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import without_autograd
 from weightscope.adapters.tracing import EXPORTING
@@ -82,8 +83,11 @@ def verify(
 ) -> Verification:
     """Try a freshly built variant.
 
+    Where outputs are compared, every operator that draws at random (dropout that goes on in
+    evaluation mode) does so from the same seed.
+
     - ``read``: the graph that was read gives the outputs of the original's own forward, up to
-      rounding. A forward that answers the same call differently is left out.
+      rounding. A forward that answers the same call differently even then is left out.
     - ``surgery``: the cut graph, fed with what the original's own deep part would have returned,
       gives the original's outputs bit by bit.
     - ``kept``: kept tensors equal the original's, re-cut ones in the slices that they keep.
@@ -135,22 +139,37 @@ def _try(name: str, attempt: Callable[[], str]) -> Check:
     return Check(name, passed=not detail, detail=detail)
 
 
+class _SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lets every operator that draws at random do so from one seed.
+
+    What dropout takes out, in a network that goes on with it in evaluation mode, then follows from
+    the shape alone, and not from how often was drawn before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            torch.manual_seed(0)
+        return func(*args, **(kwargs or {}))
+
+
 # --- reading ----------------------------------------------------------------------------------
 
 
 def _read(structure: Structure) -> str:
     model, inputs = structure.model, structure.inputs
 
-    def answers(seed: int) -> list[Tensor]:
-        with undisturbed(model):
-            torch.manual_seed(seed)
+    def answers() -> list[Tensor]:
+        with undisturbed(model), _SameDraws():
             return pytree.tree_tensors(pytree.opened(called(model, inputs.args, inputs.kwargs)))
 
     with torch.no_grad():
-        expected, again = answers(0), answers(1)
+        expected, again = answers(), answers()
         if not all(map(_equal, expected, again)):
-            return ""  # it draws at random, or remembers
-        with undisturbed(model):
+            return ""  # it draws from generators of its own, or remembers
+        with undisturbed(model), _SameDraws():
             found = pytree.tree_tensors(
                 list(GraphRun(structure, {}).run(*fresh(*_in_order(structure))))
             )
@@ -200,7 +219,7 @@ def _surgery(variant: Variant) -> str:
 
     names = [site.node for site in cut.exits]
     recorder = GraphRun(structure, {name: functools.partial(keep, name) for name in names})
-    with torch.no_grad(), undisturbed(structure.model):
+    with torch.no_grad(), undisturbed(structure.model), _SameDraws():
         expected = recorder.run(*fresh(*_in_order(structure)))
         graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
         owner = deep_copy(structure.model).eval()
@@ -385,7 +404,7 @@ def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = Tru
     """Compare the outputs of a variant in evaluation mode with those of its like."""
     args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
     module = deep_copy(variant.module).eval()
-    with torch.no_grad():
+    with torch.no_grad(), _SameDraws():
         found, expected = called(module, args, kwargs), called(twin, args, kwargs)
         pairs = zip(pytree.tree_tensors(found), pytree.tree_tensors(expected), strict=True)
     for x, y in pairs:
