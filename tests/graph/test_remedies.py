@@ -469,6 +469,29 @@ def fused_by_its_graph() -> nn.Module:
     return prepare_qat_fx(Normalised().train(), settings, (IMAGE,))
 
 
+class Generating(Net):
+    """Makes the weights of its last layer in the forward, of a mean below the cut or above it."""
+
+    def __init__(self, above: bool) -> None:
+        super().__init__()
+        self.above, self.weights = above, nn.Linear(32, 2 * 2)
+
+    def forward(self, x: Tensor) -> Any:
+        top, deep = encode(self, x)
+        seen = F.interpolate(deep, scale_factor=2.0) if self.above else deep
+        weights = self.weights(seen.mean((2, 3))).view(-1, 2, 2)
+        return torch.einsum("boc,bchw->bohw", weights, decode(self, top, deep))
+
+
+def test_weights_that_are_made_of_a_mean() -> None:
+    refused = read_structure(Generating(above=False).eval(), IMAGE)
+    assert not refused.cuts
+    assert "let a map leave, and take its mean above" in refused.refusals[-1].reason
+    structure = read_structure(model := Generating(above=True).eval(), IMAGE)
+    assert torch.equal(rebuild(structure)(IMAGE), model(IMAGE))
+    assert cut(structure)(IMAGE).shape == (2, 2, 16, 16)
+
+
 def test_a_traced_network_is_read() -> None:
     traced = torch.fx.symbolic_trace(Normalised().eval())
     structure = read_structure(traced, IMAGE)
