@@ -1,10 +1,14 @@
 """The table of the comparison at equal MACs."""
 
+import itertools
 import math
+from pathlib import Path
 
 import pandas as pd
 
 from studies.pareto import against, table
+
+PARETO = Path(__file__).resolve().parents[2] / "docs/studies/pareto"
 
 
 def row(way, skill, macs):
@@ -49,3 +53,17 @@ def test_only_an_interval_above_the_cut_is_worse():
     found = against(pd.DataFrame(rows)).set_index("way")
     assert list(found.loc["random"]) == ["cut", 2, 0, 1, 1, 1]
     assert list(found.loc["Taylor"]) == ["cut", 1, 1, 1, 1, 1]
+
+
+def test_the_page_counts_the_pairs_whose_latencies_follow_their_macs() -> None:
+    """Two ways of one network, whose MACs differ by a tenth or more."""
+    alike = []
+    for path in PARETO.glob("methods*.csv"):
+        frame = pd.read_csv(path).dropna(subset=["latency", "macs"])
+        for _, ways in frame.groupby(["network", "task", "seed"]):
+            for pair in itertools.combinations(ways[["macs", "latency"]].to_numpy(), 2):
+                (macs, latency), (more, longer) = sorted(map(tuple, pair))
+                if more >= 1.1 * macs:
+                    alike.append(longer > latency)
+    text = " ".join((PARETO / "index.md").read_text().split())
+    assert f"in {sum(alike)} of {len(alike)} ({100 * sum(alike) / len(alike):.0f} %)" in text
