@@ -347,7 +347,7 @@ def test_labels_are_mixed_in(proposals_in_need):
     assert distances[1] < distances[0]
     variant = proposals_in_need[1].build()
     found = variant.recover(batches=batches, loss=nn.functional.mse_loss, steps=2, progress=False)
-    assert found.images == 16  # nothing else was given: their inputs serve as images
+    assert found.images == 48  # nothing else was given: their inputs serve as images
 
 
 def test_a_loss_may_write_into_what_it_is_given(proposals_in_need):
@@ -650,3 +650,51 @@ class Sides(Plain):
 
     def forward(self, x):
         return self.side(self.down[0](x)), super().forward(x)
+
+
+def one_by_one(images):
+    yield from images.split(1)
+
+
+def endless(images):
+    while True:
+        yield from images.split(4)
+
+
+@pytest.mark.parametrize("given", [lambda x: list(x.split(1)), one_by_one, lambda x: [x.numpy()]])
+def test_a_start_without_steps_uses_all_the_images_that_there_are(given, proposals_in_need):
+    agreements = []
+    for images_ in (IMAGES[:12], given(IMAGES[:12])):
+        torch.manual_seed(0)
+        found = proposals_in_need[1].build().recover(images_, steps=0, progress=False)
+        assert (found.start, found.images, found.used) == ("ridge", 12, 12)
+        assert "images 12," in f"{found!r},".replace(">", "")
+        agreements.append(found.after.explained)
+    assert agreements[1] == pytest.approx(agreements[0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "there", "said"),
+    [
+        (lambda x: endless(x), 16, None, "64 (of the first 16 batches)"),
+        (lambda x: ({"image": v.numpy()} for v in endless(x)), 16, None, "first 16 batches)"),
+        (lambda x: list(x.repeat(3, 1, 1, 1).split(4)), 16, 36, "(of the first 16 of 36 batches)"),
+        (lambda x: list(x[:40].split(4)), 10, 10, "images 40>"),
+        (lambda x: x.repeat(3, 1, 1, 1), 1, 1, "images 61 of 144>"),
+    ],
+)
+def test_what_is_not_read_or_not_used_is_said(given, read, there, said, proposals_in_need):
+    found = proposals_in_need[1].build().recover(given(IMAGES), steps=0, progress=False)
+    assert (found.batches, found.given) == (read, there)
+    assert said in repr(found)
+
+
+def test_a_start_takes_the_usual_size_of_images_of_several(proposals_in_need, monkeypatch):
+    taken = []
+    monkeypatch.setattr(course, "ridge_start", lambda _, entering, *rest: taken.append(entering))
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(0)).tolist()
+    first = order[3]  # of the 13, three are held back
+    odd = IMAGES[:1, ..., :16, :16]
+    given = [*IMAGES[:first].split(1), odd, *IMAGES[first:12].split(1)]
+    proposals_in_need[1].build().recover(given, steps=0, progress=False)
+    assert [len(entering) for entering in taken] == [9]

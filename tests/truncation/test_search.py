@@ -378,3 +378,14 @@ def test_the_command_writes_the_chosen_network(folder, capsys):
 def test_the_command_names_a_loader_that_fails(loader, text, folder, capsys):
     assert main(["shrink", "small_nets:net", "--batches", loader, "--metric", "f1"]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_a_generator_that_does_not_end_is_read_as_far_as_a_recovery_reads():
+    model = Plain().eval()
+
+    def images():
+        while True:
+            yield IMAGES[:4]
+
+    found = ws.shrink(model, images=images(), steps=0, progress=False, random=False)
+    assert found.candidates

@@ -272,11 +272,14 @@ class Course:
                 leaving.append([self.teacher.left[name] for name in self.teacher.exits])
         finally:
             finished(*(hook.remove for hook in hooks))
-        if len({x.shape[2:] for x in entering}) > 1:  # images of several sizes
-            entering, leaving, called = entering[:1], leaving[:1], called[:1]
-        exits = [torch.cat([in_float(t) for t in parts]) for parts in zip(*leaving, strict=True)]
+        sizes = [x.shape[2:] for x in entering]
+        usual = max(sizes, key=sizes.count)  # of images of several sizes
+        of_it = [i for i, size in enumerate(sizes) if size == usual]
+        made = zip(*(leaving[i] for i in of_it), strict=True)
+        exits = [torch.cat([in_float(t) for t in parts]) for parts in made]
+        inner = in_float(torch.cat([entering[i] for i in of_it]))
         kept = kept_channels(name, bottleneck, self.thinned)
-        ridge_start(bottleneck, in_float(torch.cat(entering)), exits, called[0][3], kept)
+        ridge_start(bottleneck, inner, exits, called[of_it[0]][3], kept)
 
     # --- looking at what was held back ---------------------------------------------------------
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,10 @@ START_IMAGES = 32
 """Images from which the closed-form start is computed: 32 of 64 px give 32k positions even at the
 second level, many more than the few thousand unknowns of its regression."""
 
+FEWEST_READ = START_IMAGES + MOST_HELD_BACK
+"""So many images are read however few the steps, for the start and what is held back do not depend
+on the steps."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -48,17 +53,26 @@ class Pool:
         training: What one step takes.
         start: What the closed-form start is computed from.
         held_back: What is never trained on.
+        given: How many batches there were; None where more may have followed, one knows not how
+            many.
     """
 
     batches: tuple[Any, ...]
     training: tuple[Part, ...]
     start: tuple[Part, ...]
     held_back: tuple[Part, ...]
+    given: int | None
 
     @property
     def images(self) -> int:
         """How many there are."""
         return sum(len(part.rows) for part in (*self.training, *self.held_back))
+
+    def used(self, steps: int, seed: int) -> int:
+        """How many of them are looked at in a course of some steps."""
+        drawn = (self.draw(step, seed) for step in range(steps))
+        parts = {*self.held_back, *self.start, *drawn}
+        return len({(part.batch, row) for part in parts for row in part.rows})
 
     def draw(self, step: int, seed: int) -> Part:
         """What one step takes: it depends on the step alone, so that a course can go on."""
@@ -86,8 +100,8 @@ def _parts(places: Sequence[tuple[int, int]], size: int) -> tuple[Part, ...]:
 
 def length(batch: Any) -> int:
     """Number of images in a batch."""
-    tensors = [t for t in pytree.tree_leaves(batch) if isinstance(t, Tensor) and t.dim()]
-    return len(max(tensors, key=lambda t: t.dim())) if tensors else 0
+    arrays = [t for t in pytree.tree_leaves(batch) if isinstance(t, Tensor | np.ndarray) and t.ndim]
+    return len(max(arrays, key=lambda t: t.ndim)) if arrays else 0
 
 
 def rows_of(batch: Any, rows: Sequence[int]) -> Any:
@@ -99,7 +113,9 @@ def rows_of(batch: Any, rows: Sequence[int]) -> Any:
     )
 
 
-def make_pool(batches: Sequence[Any], seed: int, together: int | None = None) -> Pool:
+def make_pool(
+    batches: Sequence[Any], seed: int, together: int | None = None, given: int | None = None
+) -> Pool:
     """Hold some images back.
 
     Args:
@@ -107,6 +123,7 @@ def make_pool(batches: Sequence[Any], seed: int, together: int | None = None) ->
         seed: Which are held back.
         together: Number of images that a network takes at a time, where it takes no other; those
             that are left over in a batch are not used.
+        given: As in `Pool`.
 
     Raises:
         InputError: There are too few images.
@@ -123,16 +140,18 @@ def make_pool(batches: Sequence[Any], seed: int, together: int | None = None) ->
     held = _held_back(len(places))
     shuffled = [places[i] for i in order]
     if together is not None:
-        return _pool_of(batches, [p for p in _parts(shuffled, together) if len(p.rows) == together])
+        parts = [p for p in _parts(shuffled, together) if len(p.rows) == together]
+        return _pool_of(batches, parts, given)
     return Pool(
         tuple(batches),
         training=_parts(shuffled[held:], BATCH),
         start=_parts(shuffled[held:][:START_IMAGES], 16),
         held_back=_parts(shuffled[:held], 16),
+        given=given,
     )
 
 
-def _pool_of(batches: Sequence[Any], parts: Sequence[Part]) -> Pool:
+def _pool_of(batches: Sequence[Any], parts: Sequence[Part], given: int | None) -> Pool:
     """The same for a network that takes a number of images at a time and no other.
 
     Raises:
@@ -153,6 +172,7 @@ def _pool_of(batches: Sequence[Any], parts: Sequence[Part]) -> Pool:
         training=learned,
         start=learned[: math.ceil(START_IMAGES / size)],
         held_back=tuple(parts[:held]),
+        given=given,
     )
 
 
@@ -167,20 +187,44 @@ def _held_back(images: int) -> int:
 
 def enough(structure: Structure, batches: Iterable[Any], steps: int) -> Iterator[Any]:
     """Batches until they hold the images of some steps, with those that are held back."""
-    size, count = together(structure) or BATCH, 0
-    wanted = math.ceil(max(steps, 1) * size / (1 - HELD_BACK))
+    wanted, count = _wanted(structure, steps), 0
     for batch in each_batch(batches):
         yield batch
-        count += length(batch)
+        count += max(1, length(batch))  # an endless loader of what cannot be read ends too
         if count >= wanted:
             return
 
 
-def read_pool(structure: Structure, images: Iterable[Any], steps: int, seed: int) -> Pool:
+def _wanted(structure: Structure, steps: int) -> int:
+    size = together(structure) or BATCH
+    return max(FEWEST_READ, math.ceil(max(steps, 1) * size / (1 - HELD_BACK)))
+
+
+def read_pool(
+    structure: Structure, images: Iterable[Any], steps: int, seed: int, there: int | None = None
+) -> Pool:
     """What a recovery of some steps takes of the images, some of them held back.
+
+    Args:
+        structure: The original.
+        images: As for ``Variant.recover``.
+        steps: As for ``Variant.recover``.
+        seed: Which are held back.
+        there: Number of batches that there are, where it is known.
 
     Raises:
         InputError: The images cannot be read, or are too few.
     """
     read = read_images(structure, enough(structure, images, steps))
-    return make_pool(read, seed, together(structure))
+    all_read = sum(map(length, read)) < _wanted(structure, steps)
+    return make_pool(read, seed, together(structure), len(read) if all_read else there)
+
+
+def batches_in(images: Iterable[Any]) -> int | None:
+    """How many batches there are, where it can be said without going through them."""
+    if isinstance(images, Tensor | np.ndarray | Mapping):
+        return 1
+    try:
+        return len(images)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - not every loader knows, and some raise errors of their own
+        return None

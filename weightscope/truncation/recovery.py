@@ -20,7 +20,7 @@ from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import Structure
 from weightscope.showing import OnOneScreen, counted
 from weightscope.truncation.course import Check, Course, between_checks, turn
-from weightscope.truncation.images import BATCH, enough, read_pool, together
+from weightscope.truncation.images import BATCH, batches_in, enough, read_pool, together
 from weightscope.truncation.likeness import Agreement
 from weightscope.truncation.plan import Plan
 from weightscope.truncation.teaching import in_float32
@@ -37,7 +37,12 @@ class Recovery(OnOneScreen):
         start: ``ridge`` where the closed-form start was better than the random one, else
             ``random``.
         steps: Steps that were done; fewer than asked for where the gain ended.
-        images: Number of images, the held-back ones included.
+        images: Number of images that were read, the held-back ones included.
+        used: How many of them were looked at: held back, taken for the closed-form start, or drawn
+            by a step.
+        batches: Number of batches that they came in.
+        given: Number of batches that there were, more than ``batches`` where these held images
+            enough for the steps; None where a generator was not gone through.
         frozen: Names of the parameters that were not trained, for the variant has them from the
             original with ``requires_grad=False``.
     """
@@ -48,16 +53,23 @@ class Recovery(OnOneScreen):
     start: str
     steps: int
     images: int
+    used: int
+    batches: int
+    given: int | None
     frozen: tuple[str, ...]
 
     def _facts(self) -> dict[str, object]:
+        images = str(self.used) if self.used == self.images else f"{self.used} of {self.images}"
+        if self.given != self.batches:
+            of = "" if self.given is None else f" of {self.given}"
+            images += f" (of the first {self.batches}{of} batches)"
         facts: dict[str, object] = {
             "explained": f"{self.before.explained:.3f} to {self.after.explained:.3f}",
             "decisions": f"{self.before.decisions:.3f} to {self.after.decisions:.3f}",
             "start": self.start,
             "steps": self.steps,
             "checks": len(self.course),
-            "images": self.images,
+            "images": images,
             **({"frozen": counted(len(self.frozen), "parameter")} if self.frozen else {}),
         }
         if self.after.decisions != self.after.decisions:
@@ -112,14 +124,14 @@ def recover(
             "give both"
         )
     path = None if resume is None else Path(path_text(resume, f"given as {keyword('resume')}"))
-    labelled = None
+    labelled, source = None, batches if images is None else images
     if batches is not None:
         labelled = read_batches(enough(structure, batches, steps), structure.model)
     if images is None and labelled is not None:
         images = [inputs for inputs, _ in labelled]
-    if images is None:
+    if images is None or source is None:
         raise InputError(f"recovery needs {keyword('images')}: unlabelled ones will do")
-    pool = read_pool(structure, images, steps, seed)
+    pool = read_pool(structure, images, steps, seed, batches_in(source))
     with _put_back_on_failure(module), in_float32(module):
         with turn(structure.model, seed, 0):
             course = Course(structure, plan, module, new, gone, pool, labelled, loss, steps, seed)
@@ -133,6 +145,9 @@ def recover(
         start=state.start,
         steps=state.step,
         images=pool.images,
+        used=pool.used(state.step, seed),
+        batches=len(pool.batches),
+        given=pool.given,
         frozen=course.student.frozen,
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -33,7 +34,7 @@ from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.candidates import Candidate, Limits, Search
 from weightscope.truncation.couplings import library
-from weightscope.truncation.images import BATCH, together
+from weightscope.truncation.images import BATCH, enough, together
 from weightscope.truncation.proposals import propose
 from weightscope.truncation.qualities import ByAgreement, ByMetric
 from weightscope.truncation.recovery import Recovery, forwards
@@ -137,15 +138,17 @@ def shrink(
             "give both"
         )
     pairs = None if batches is None else read_batches(batches, model)
-    kept = _images(images, pairs)
+    given = _images(images, pairs)
+    first = next(given)
     source = ""
     if example_inputs is None:
         source = "images" if pairs is None else "batches"
-        example_inputs = _example(kept, pairs, model)
+        example_inputs = _example(first, pairs, model)
     with alone(), stood_for("example_inputs", source):
         structure = read_structure(model, example_inputs, layout=layout, part=part)
         costs = count_costs(model, structure.inputs)
         proposals = propose(structure, assess(structure, measure_model(model)), costs)
+    kept = list(enough(structure, chain([first], given), steps))
     proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
     legal = [p for p in proposals if p.refusal is None]
     goals = {
@@ -208,23 +211,24 @@ def _limits(tolerance: float | None, *budgets: float | None) -> Limits:
     return Limits(tolerance, *budgets)
 
 
-def _images(images: Iterable[Any] | None, pairs: Sequence[Batch] | None) -> list[Any]:
-    """What teaches in the recoveries: the images, or the inputs of the batches."""
+def _images(images: Iterable[Any] | None, pairs: Sequence[Batch] | None) -> Iterator[Any]:
+    """What teaches in the recoveries, in batches: the images, or the inputs of the labelled."""
     if images is None and pairs is None:
         raise InputError(
             f"give {keyword('images')} for the recovery, or {keyword('batches')} with "
             f"{keyword('metric')}"
         )
     given = [inputs for inputs, _ in pairs or ()] if images is None else images
-    kept = list(each_batch(given))
-    if not kept:
+    batches = each_batch(given)
+    first = next(batches, None)
+    if first is None:
         raise InputError(f"{keyword('images')} is empty; give at least one batch of images")
-    return kept
+    return chain([first], batches)
 
 
-def _example(images: Sequence[Any], pairs: Sequence[Batch] | None, model: nn.Module) -> Any:
+def _example(first: Any, pairs: Sequence[Batch] | None, model: nn.Module) -> Any:
     """The first image that there is, as arguments of the forward."""
-    found = example_in(images[0], model) if pairs is None else first_image(pairs)
+    found = example_in(first, model) if pairs is None else first_image(pairs)
     return to_device(found, model)
 
 

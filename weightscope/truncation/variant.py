@@ -190,9 +190,12 @@ class Variant(OnOneScreen):
         Args:
             images: Unlabelled images like those that the network is used on: a tensor (images,
                 channels, *sizes), or batches of what the forward takes. Of labelled batches the
-                inputs are taken.
-            steps: Steps of two images (of as many as the forward was read with, where it takes no
-                other number); more help where the held-back loss still falls at the end.
+                inputs are taken. Batches are read until they hold 2.5 images for each step, and at
+                least 64, so an endless generator will do; the result says how many were read and
+                used. A fifth is held back, at most 32; the regression takes up to 32 others.
+            steps: Steps of at most two images, of one batch (of as many as the forward was read
+                with, where it takes no other number); more help where the held-back loss still
+                falls at the end.
             batches: ``(inputs, targets)`` pairs, whose true targets are learned too.
             loss: ``loss(outputs, targets)``, a scalar tensor with a gradient, for these.
             progress: Show a progress bar.
