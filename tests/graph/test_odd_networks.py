@@ -413,3 +413,37 @@ def test_sizes_in_a_tensor_are_read_at_the_size_of_the_example() -> None:
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
     assert any("only" in note for note in structure.notes)
     assert structure.sizes != "symbolic"
+
+
+class Flow(nn.Module):
+    """Looks again and again, at one resolution, into maps of how alike two images are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+        self.begin = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+        self.alike = nn.Conv2d(2, 8, 1)
+        self.update = nn.Conv2d(18, 8, 3, padding=1)
+        self.flow = nn.Conv2d(8, 2, 3, padding=1)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        f, g = self.see(torch.cat([first, second])).chunk(2)
+        n, _, h, w = f.shape
+        alike = torch.einsum("nchw,ncij->nhwij", f, g).reshape(n * h * w, 1, h, w)
+        state, flow = self.begin(first), torch.zeros(n, 2, h, w)
+        for _ in range(2):
+            at = flow.permute(0, 2, 3, 1).reshape(n * h * w, 1, 1, 2)
+            found = [
+                F.grid_sample(maps, at, align_corners=False).reshape(n, 1, h, w)
+                for maps in (alike, F.avg_pool2d(alike, 2))
+            ]
+            seen = self.alike(torch.cat(found, 1))
+            state = self.update(torch.cat([state, seen, flow], 1)).tanh()
+            flow = flow + self.flow(state)
+        return F.interpolate(flow, scale_factor=4.0)
+
+
+def test_resolutions_in_no_order_are_refused() -> None:
+    pair = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    with pytest.raises(StructureError, match="in no order"):
+        read_structure(Flow(), pair)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -74,6 +76,22 @@ def read_structure(
     model = check_model(unwrapped.model)
     with _told(model):
         return _read(model, example_inputs, stages, layout, part, unwrapped.note)
+
+
+def _in_order(reductions: Sequence[Sequence[float]]) -> bool:
+    """Whether every level is coarser than the one above it."""
+    factors = [math.prod(reduction) for reduction in reductions]
+    return all(a < b for a, b in pairwise(factors))
+
+
+def _without_order(model: nn.Module, reductions: Sequence[Sequence[float]]) -> StructureError:
+    shown = ", ".join("x".join(f"{r:g}" for r in reduction) for reduction in reductions)
+    return StructureError(
+        f"the resolutions of {type(model).__name__} are in no order (reductions {shown}) and no"
+        " level can be left out: it computes again and again at one resolution with maps of others,"
+        " as optical flow from correlations does. Pass a part of it that goes down and comes back"
+        " up, if it has one"
+    )
 
 
 @contextmanager
@@ -146,6 +164,8 @@ def _read(
     cuts, refusals = read_cuts(coarse, captured.nodes, model, levels.sizes, inputs.dimensions)
     if not cuts and (observer := observer_in(model)):
         raise _prepared(model, observer)
+    if not (cuts or stages or part) and not _in_order(levels.reductions):
+        raise _without_order(model, levels.reductions)
     pair = two_images(trial, inputs)
     modes_agree = trial.modes_agree(pair)
     called = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
