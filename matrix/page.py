@@ -204,12 +204,12 @@ one have a backward of their own, which a change of the same day could not read 
 two no example was guessed; and Demucs was read at the guessed length of 512 alone, with ratios of
 that length. Mended since, and no longer held back: classes around modules, backward functions, the
 guesses, sizes in tensors, which are read at the example's size, and the cuts of UNet2D, UNet3D and
-XUnet (maps that shrink without padding, images as clips of one frame): all six depths build, verify,
-save and load. What stays: Demucs makes its padded length a number (`int(length)`), so it is read at
-one length; at 4,096 samples its ratios are 4, 16 and 65, at 16,384 they are 4, 16 and 64, with all
-three depths legal. Uformer without the limit on arithmetic takes 43 s of processor time to follow,
-and SCUNet was not done after two minutes: both stay at one size, and say so. So the first four
-lists, written by those who knew what the reader can do, flattered it.
+XUnet (maps that shrink without padding, images as clips of one frame): all six depths build,
+verify, save and load. What stays: Demucs makes its padded length a number (`int(length)`), so it is
+read at one length; at 4,096 samples its ratios are 4, 16 and 65, at 16,384 they are 4, 16 and 64,
+with all three depths legal. Uformer without the limit on arithmetic takes 43 s of processor time to
+follow, and SCUNet was not done after two minutes: both stay at one size, and say so. So the first
+four lists, written by those who knew what the reader can do, flattered it.
 
 Read once more, on commit 5794d04, the 216 networks before are right or rightly refused but for
 DPT, at a median of 1.5 s and 9.5 s at most. What failed of the fourth: DPT turns the number of its

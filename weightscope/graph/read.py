@@ -78,15 +78,15 @@ def read_structure(
         return _read(model, example_inputs, stages, layout, part, unwrapped.note)
 
 
-def _in_order(reductions: Sequence[Sequence[float]]) -> bool:
-    """Whether every level is coarser than the one above it."""
+def _require_order(model: nn.Module, reductions: Sequence[Sequence[float]]) -> None:
+    """Refuse a network without cuts whose levels are not one coarser than the other."""
+    if observer := observer_in(model):
+        raise _prepared(model, observer)
     factors = [math.prod(reduction) for reduction in reductions]
-    return all(a < b for a, b in pairwise(factors))
-
-
-def _without_order(model: nn.Module, reductions: Sequence[Sequence[float]]) -> StructureError:
+    if all(a < b for a, b in pairwise(factors)):
+        return
     shown = ", ".join("x".join(f"{r:g}" for r in reduction) for reduction in reductions)
-    return StructureError(
+    raise StructureError(
         f"the resolutions of {type(model).__name__} are in no order (reductions {shown}) and no"
         " level can be left out: it computes again and again at one resolution with maps of others,"
         " as optical flow from correlations does. Pass a part of it that goes down and comes back"
@@ -162,10 +162,8 @@ def _read(
     _, dead = layer_places(captured, whole, model)
     coarse = coarsen(captured, placement, model, inputs)
     cuts, refusals = read_cuts(coarse, captured.nodes, model, levels.sizes, inputs.dimensions)
-    if not cuts and (observer := observer_in(model)):
-        raise _prepared(model, observer)
-    if not (cuts or stages or part) and not _in_order(levels.reductions):
-        raise _without_order(model, levels.reductions)
+    if not cuts:
+        _require_order(model, () if stages or part else levels.reductions)
     pair = two_images(trial, inputs)
     modes_agree = trial.modes_agree(pair)
     called = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
