@@ -79,7 +79,9 @@ def _reads(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen = set[int]()
+    while error is not None and id(error) not in seen:  # of torch's errors some name each other
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 
