@@ -545,11 +545,16 @@ def test_no_level_is_called_unused_that_another_output_hangs_on():
         respond_to_images(structure, [dead_leaves(12, 1, (32, 32), seed=9)]),
     ):
         (cut,) = found.cuts
-        assert (cut.value, cut.other > 0.9) == (0.0, True)
+        place, most = cut.other
+        assert (cut.value, most > 0.9) == (0.0, True)
         score = score_response(found, 1)
         assert score.verdict == "undecided"
-        assert f"outputs{cut.other_output} of the network responds with" in score.why
+        assert score.why.count(f"outputs{place} of the network responds with up to") == 1
+        assert score.why.startswith("response 0 of outputs['fine']: ")
         assert score.high > 0.9
+        assert score.caveat == (
+            f"that is of outputs['fine']; outputs{place} of the network responds with up to {most:.2g}"
+        )
 
 
 def test_a_number_for_each_image_is_an_output_and_a_coarser_version_is_none():

@@ -364,7 +364,7 @@ def test_a_metric_of_one_output_condemns_nothing_that_another_one_hangs_on(by_na
         given = [(x, {"fine": y, "deep": y.repeat(1, 2, 1, 1)}) for x, y in given]
     found = gather_data(read_structure(model, given[0][0]), given, metric="f1")
     place = "['fine']" if by_name else "[0]"
-    assert found.ablation.judged == place
+    assert found.ablation.judged == (place,)
     assert found.ablation.metric == f"f1 of outputs{place}"
     assert found.ablation.levels[0].drop == 0.0
     score = found.score("bottleneck")
@@ -375,6 +375,51 @@ def test_a_metric_of_one_output_condemns_nothing_that_another_one_hangs_on(by_na
         swapped = [(x, {"deep": y["deep"], "fine": y["fine"]}) for x, y in given]
         with pytest.raises(InputError, match=r"would be judged by targets\['deep'\]"):
             gather_data(read_structure(model, given[0][0]), swapped, metric="f1")
+
+
+def fine_alone(outputs, targets):
+    return loss(outputs["fine"], targets)
+
+
+def both_of_them(outputs, targets):
+    return loss(outputs["fine"], targets) + loss(outputs["deep"].mean(1, keepdim=True), targets)
+
+
+def a_number_of_each_image(outputs, targets):
+    """The mean of the other output is the same in any order of its positions."""
+    return loss(outputs["fine"], targets) + outputs["deep"].mean().square()
+
+
+def in_the_first_decisions(outputs, targets):
+    return ((outputs["fine"] > 0) == targets.bool()).float().mean()
+
+
+@pytest.mark.parametrize(
+    ("given", "judged"),
+    [
+        ({"loss": fine_alone}, ("['fine']",)),
+        ({"metric": in_the_first_decisions}, ("['fine']",)),
+        ({"loss": both_of_them}, ()),
+        ({"loss": a_number_of_each_image}, ()),
+        ({"loss": both_of_them, "metric": in_the_first_decisions}, ("['fine']",)),
+    ],
+)
+def test_a_callable_condemns_nothing_that_an_output_hangs_on_which_it_does_not_read(given, judged):
+    torch.manual_seed(0)
+    model = TwoHeads().eval()
+    model.by_name = True
+    with torch.no_grad():
+        model.top.weight.copy_(torch.tensor([4.0, -4.0]).view(2, 1, 1, 1))
+        model.top.bias.zero_()
+    structure = read_structure(model, pairs(1)[0][0])
+    found = gather_data(structure, pairs(8), **given)
+    assert found.ablation.judged == judged
+    assert found.ablation.unjudged == (("['deep']",) if judged else ())
+    score = found.score("bottleneck")
+    if judged:
+        assert score.verdict == "undecided"
+        assert "but outputs['deep'] of the network responds with up to" in score.why
+        assert "by outputs['fine'] alone" in score.caveat
 
 
 @pytest.mark.parametrize("by_name", [True, False])

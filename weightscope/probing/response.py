@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -87,9 +87,8 @@ class CutResponse:
         moved: Rms change of the numbers in the output's own unit, on the images that respond least.
         spread: Standard deviation of the numbers of the whole network on the same images, pooled
             over channels.
-        other: Of a network with several outputs, the upper end of the interval of the one that
-            responds most beside the first; nan where there is one output.
-        other_output: Where that is among what the network returns.
+        outputs: Of a network with several outputs, the upper end of the interval of each by its
+            place among what the network returns, that of `value` first; empty where there is one.
         by_sign: The response if a single channel is a decision, where it may be one though it
             follows the input: no level is unused then that changes it; else nan.
     """
@@ -106,9 +105,23 @@ class CutResponse:
     worst_part: int = -1
     moved: float = math.nan
     spread: float = math.nan
-    other: float = math.nan
-    other_output: str = ""
+    outputs: Mapping[str, float] = field(default_factory=dict)
     by_sign: float = math.nan
+
+    @property
+    def first_output(self) -> str:
+        """Which of several outputs `value` is of; empty where there is one."""
+        return next(iter(self.outputs), "")
+
+    def loudest(self, places: Iterable[str]) -> tuple[str, float]:
+        """The one of some outputs that responds most, and how much at most; nan where none is."""
+        found = [(place, self.outputs[place]) for place in places if place in self.outputs]
+        return max(found, key=lambda one: one[1], default=("", math.nan))
+
+    @property
+    def other(self) -> tuple[str, float]:
+        """The same of all outputs but the first."""
+        return self.loudest(list(self.outputs)[1:])
 
 
 @dataclass(frozen=True)
@@ -328,15 +341,15 @@ class Figures:
 def _of_outputs(
     keep_levels: int, kinds: Sequence[Mapping[str, Mapping[int, Figures]]]
 ) -> CutResponse:
-    """The response of the first output, with that of the other one that responds most."""
-    first, *others = (
-        (output, _joined(keep_levels, [kind[output][keep_levels] for kind in kinds]))
+    """The response of the first output, with what the others respond with at most."""
+    found = {
+        output: _joined(keep_levels, [kind[output][keep_levels] for kind in kinds])
         for output in kinds[0]
-    )
-    if not others:
-        return first[1]
-    output, most = max(others, key=lambda found: found[1].high)
-    return replace(first[1], other=most.high, other_output=output)
+    }
+    first = next(iter(found.values()))
+    if len(found) == 1:
+        return first
+    return replace(first, outputs={output: one.high for output, one in found.items()})
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
@@ -521,7 +534,7 @@ def change_by_cut(
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
-    names = [field.name for field in fields(Change)]
+    names = [one.name for one in fields(Change)]
     return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 

@@ -297,7 +297,8 @@ def _expected(most: StageVerdict | None) -> str:
     filled = "; with means in place of what is removed"
     if most.evidence == "data":
         return f"{filled} {skill_lost(most.loss)}{f' ({most.caveat})' if most.caveat else ''}"
-    return f"{filled} the output responds with {most.loss:.2g} (1: nothing of it is left)"
+    left = "1: nothing of it is left" + (f"; {most.caveat}" if most.caveat else "")
+    return f"{filled} the output responds with {most.loss:.2g} ({left})"
 
 
 def _names(verdicts: Sequence[StageVerdict]) -> str:

@@ -37,10 +37,10 @@ from weightscope.progress import bar
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
 from weightscope.utilization.judging import (
     Judge,
+    JudgedOutputs,
     Metric,
     Metrics,
     judge_by,
-    judged_output,
     one_of_several,
     refuse_unnamed_outputs,
 )
@@ -109,7 +109,9 @@ class AblationResult:
         larger_is_better: False for a loss or an error.
         recalibrated: Whether quality is a loss after a scale and an offset of each output channel.
         judged: Which of several outputs the metric judged, such as ``[0]``; empty where there is
-            one, or where the metric was given them all.
+            one, or where the metric reads them all.
+        unjudged: The others that a level may be used for, unless the user says that they do not
+            count.
     """
 
     levels: tuple[LevelAblation, ...]
@@ -121,7 +123,13 @@ class AblationResult:
     floor: float = MINIMUM_SKILL
     larger_is_better: bool = True
     recalibrated: bool = False
-    judged: str = ""
+    judged: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
+
+    @property
+    def judged_outputs(self) -> str:
+        """What was judged of several outputs, in words."""
+        return " and ".join(f"outputs{place}" for place in self.judged)
 
     @property
     def skill(self) -> float:
@@ -251,7 +259,7 @@ def ablate_levels(
     def own(outputs: Any) -> Any:
         return outputs if output is None else one_of_several(outputs, output, "outputs")
 
-    judged = "" if output is None else f"[{output!r}]"
+    told = JudgedOutputs(metric, device_of(model))
     left = [judge.meter() for _ in structure.cuts]
     counted = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
     with undisturbed(model), judge.kept(), torch.no_grad(), counted as advance:
@@ -268,13 +276,15 @@ def ablate_levels(
                 outputs, values = runs.whole(inputs)
             _check_outputs(outputs, index, model)
             if output is None:
-                judged = judged_output(metric, outputs, targets)
+                told.add(outputs, targets)
             judge.add(own(outputs))
             for cut, filler, meter in zip(structure.cuts, fills, left, strict=True):
                 meter.add(own(runs.without(cut, values, filler)))
             advance(1)
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
+    named = f"[{output!r}]" if output is not None else told.by_name
+    judged = (named,) if named else told.judged
     drawn = resampled(whole.images, resamples, seed)
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
@@ -294,11 +304,12 @@ def ablate_levels(
         chance=float(trivial[0]),
         skill_low=surely_above(sign * (full - trivial), whole.images),
         images=min(whole.images, distinct_images(inputs for inputs, _ in batches)),
-        metric=f"{judge.name} of outputs{judged}" if judged else judge.name,
+        metric=f"{judge.name} of outputs{named}" if named else judge.name,
         floor=_floor(judge, float(trivial[0])),
         larger_is_better=larger,
         recalibrated=judge.recalibrated,
         judged=judged,
+        unjudged=told.unjudged,
     )
 
 

@@ -137,8 +137,9 @@ class DataEvidence:
         if self.responses is None or self.ablation is None:
             return score
         same = next(c for c in self.responses.cuts if c.keep_levels == cut.keep_levels)
-        if self.ablation.judged and same.other > RESPONSE_BORDER:
-            why = f"{score.why}; but {describe_other(same)}"
+        place, most = same.loudest(self.ablation.unjudged)
+        if most > RESPONSE_BORDER:
+            why = f"{score.why}; but {describe_other(place, most)}"
             return replace(score, verdict="undecided", why=why)
         if not self.of_pixels:
             return score
@@ -200,7 +201,7 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     caveat = _threshold_caveat(result, cut)
     change += f", {caveat}" if caveat else ""
     why = f"without levels {cut.keep_levels} and deeper {skill_lost(share)} ({change})"
-    alone = f"by outputs{result.judged} alone" if result.judged else ""
+    alone = f"by {result.judged_outputs} alone" if result.judged else ""
     one_class = ""
     if cut.worst > max(LOSS_THAT_COUNTS, share):
         one_class = f"class {cut.worst_class} alone loses {cut.worst:.1%} of its own skill"
@@ -312,7 +313,7 @@ def gather_data(
     notes = tuple(filter(None, (logits_note(structure, batches, by, name) for name, by in given)))
     found = DataEvidence(importances, result, _is_skilled(result), levels, notes=notes)
     of_pixels = metric is None or metric == "accuracy"
-    one_of_several = result is not None and bool(result.judged)
+    one_of_several = result is not None and bool(result.unjudged)
     if not of_pixels and not one_of_several:
         return found
     if all(found.score(stage).verdict != "unused" for stage in levels):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.arguments import attribute_of
 from weightscope.batches import Batch
-from weightscope.calls import is_complex, only_tensor, tensors_by_place
+from weightscope.calls import is_complex, leaves_by_place, only_tensor, tensors_by_place
 from weightscope.errors import InputError, keyword
+from weightscope.probing.response import predictions
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
 from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
@@ -203,6 +204,81 @@ def judged_output(metric: Metric, output: Any, targets: Any) -> str:
             f"targets{judged}, or a callable metric(outputs, targets) that judges all"
         )
     return judged
+
+
+class JudgedOutputs:
+    """Which of several outputs a metric judges.
+
+    A metric by name judges one. A callable is given all of them and judges those that it reads:
+    its values change with them.
+
+    Args:
+        metric: As for `judge_by`.
+        device: Where the outputs are.
+    """
+
+    def __init__(self, metric: Metric, device: torch.device) -> None:
+        self._metric, self._device = metric, device
+        by_one = isinstance(metric, str) or takes_decisions(metric)
+        self._callable = None if by_one else ValueMetric(metric)
+        self._places: tuple[str, ...] = ()
+        self._read: set[str] = set()
+        self.by_name = ""
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Those that are judged; empty where there is one, or all are."""
+        return tuple(place for place in self._places if place in self._read and self.unjudged)
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Those that are not, coarser versions of the first left out."""
+        return tuple(place for place in self._places if place not in self._read)
+
+    def add(self, outputs: Any, targets: Any) -> None:
+        """Look at what the whole network returned for the next batch.
+
+        Raises:
+            InputError: By their names, the output would be judged by the target of another one.
+        """
+        if len(tensors_by_place(outputs)) < 2:
+            return
+        with suppress(InputError):  # none that a level could be used for
+            self._places = tuple(predictions(outputs))
+        if self._callable is None:
+            self.by_name = judged_output(self._metric, outputs, targets)
+            self._read = {self.by_name}
+        elif len(self._places) > 1 and self.unjudged:
+            targets = on_device(targets, self._device)
+            self._read |= {
+                place for place in self.unjudged if _reads(self._callable, outputs, targets, place)
+            }
+
+
+def _reads(metric: ValueMetric, outputs: Any, targets: Any, place: str) -> bool:
+    """Whether the values of a batch change with one of the outputs, or it cannot do without it."""
+    paths, spec = pytree.tree_flatten_with_path(outputs)
+    index = list(leaves_by_place(outputs)).index(place)
+    leaves = [leaf for _, leaf in paths]
+
+    def values(leaf: Tensor) -> FloatArray:
+        changed = pytree.tree_unflatten([*leaves[:index], leaf, *leaves[index + 1 :]], spec)
+        return np.array(image_values(metric, changed, targets, "a batch"))
+
+    leaf = leaves[index]
+    try:
+        known = values(leaf)
+        return any(
+            not np.array_equal(values(other), known, equal_nan=True) for other in _altered(leaf)
+        )
+    except InputError:
+        return True
+
+
+def _altered(leaf: Tensor) -> Iterator[Tensor]:
+    """Other numbers of the same range: in the opposite order, and none but their mean."""
+    yield leaf.amin() + leaf.amax() - leaf
+    yield leaf.mean().expand_as(leaf)
 
 
 def one_of_several(value: Any, name: Any, what: str) -> Any:

@@ -459,10 +459,10 @@ def conclude(
         "images": f" on {counted(images, 'image')}" if images else "",
         "response": " on synthetic images",
     }
-    if ablation is not None and ablation.judged and data is not None and not data.beside:
+    if ablation is not None and ablation.judged and ablation.unjudged:
         doubt += (
-            f" Of several outputs outputs{ablation.judged} alone was judged by "
-            f"{keyword('metric')}; one for each output by its name judges all of them."
+            f" Of several outputs {ablation.judged_outputs} alone was judged; "
+            f"{keyword('metric')} with one for each output by its name judges all of them."
         )
     return _what_follows(verdicts, seen, doubt, hardly)
 

@@ -308,7 +308,10 @@ def score_response(response: Response, level: int) -> Score:
     value, low, high = (utilization(m, RESPONSE_BORDER) for m in (cut.value, cut.low, cut.high))
     seen = "synthetic images" if grade == "response" else counted(response.images, "image")
     what = _what_changes(cut)
-    why = f"response {cut.value:.2g}: {what} on {seen} without levels {cut.keep_levels} and deeper"
+    of = f" of outputs{cut.first_output}" if cut.outputs else ""
+    why = f"response {cut.value:.2g}{of}: {what} on {seen}"
+    why += f" without levels {cut.keep_levels} and deeper"
+    beside = describe_other(*cut.other) if cut.outputs else ""
     verdict: Verdict = "undecided"
     if grade == "images" and response.images < MINIMUM_IMAGES:
         why += f"; fewer than {MINIMUM_IMAGES} images decide nothing"
@@ -323,10 +326,13 @@ def score_response(response: Response, level: int) -> Score:
         verdict = "used"
         if cut.keep_levels < level:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
+    if beside not in why:
+        why += f"; {beside}"
     if verdict == "undecided" and cut.high < RESPONSE_BORDER:
-        others = (m for m in (cut.elsewhere, cut.worst_high, cut.other) if math.isfinite(m))
+        others = (m for m in (cut.elsewhere, cut.worst_high, cut.other[1]) if math.isfinite(m))
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
-    return Score(grade, value, low, high, verdict, why, cut.value)
+    caveat = f"that is{of}; {beside}" if beside else ""
+    return Score(grade, value, low, high, verdict, why, cut.value, caveat)
 
 
 def _speaks_elsewhere(cut: CutResponse) -> str:
@@ -338,7 +344,7 @@ def _speaks_elsewhere(cut: CutResponse) -> str:
         )
     if cut.worst_high > RESPONSE_BORDER:
         return describe_part(cut)
-    return describe_other(cut) if cut.other > RESPONSE_BORDER else ""
+    return describe_other(*cut.other) if cut.other[1] > RESPONSE_BORDER else ""
 
 
 def skill_lost(share: float) -> str:
@@ -362,9 +368,9 @@ def describe_part(cut: CutResponse) -> str:
     return f"{of} {cut.worst_part} of the output responds with {cut.worst:.2g}, however rare it is"
 
 
-def describe_other(cut: CutResponse) -> str:
-    """What happens to the output that responds most beside the first, in words."""
-    return f"outputs{cut.other_output} of the network responds with up to {cut.other:.2g}"
+def describe_other(place: str, most: float) -> str:
+    """What happens to another output of the network, in words."""
+    return f"outputs{place} of the network responds with up to {most:.2g}"
 
 
 def _what_changes(cut: CutResponse) -> str:
