@@ -553,7 +553,8 @@ def test_no_level_is_called_unused_that_another_output_hangs_on():
         assert score.why.startswith("response 0 of outputs['fine']: ")
         assert score.high > 0.9
         assert score.caveat == (
-            f"that is of outputs['fine']; outputs{place} of the network responds with up to {most:.2g}"
+            f"that is of outputs['fine']; outputs{place} of the network responds with up to "
+            f"{most:.2g}"
         )
 
 

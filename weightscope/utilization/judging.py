@@ -219,8 +219,9 @@ class JudgedOutputs:
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
         self._metric, self._device = metric, device
-        by_one = isinstance(metric, str) or takes_decisions(metric)
-        self._callable = None if by_one else ValueMetric(metric)
+        self._callable = None
+        if not isinstance(metric, str) and not takes_decisions(metric):
+            self._callable = ValueMetric(metric)
         self._places: tuple[str, ...] = ()
         self._read: set[str] = set()
         self.by_name = ""

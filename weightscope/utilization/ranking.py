@@ -461,7 +461,8 @@ def conclude(
     }
     if ablation is not None and ablation.judged and ablation.unjudged:
         doubt += (
-            f" Of several outputs {ablation.judged_outputs} alone was judged; "
+            f" Of several outputs {ablation.judged_outputs} alone "
+            f"{'was' if len(ablation.judged) == 1 else 'were'} judged; "
             f"{keyword('metric')} with one for each output by its name judges all of them."
         )
     return _what_follows(verdicts, seen, doubt, hardly)

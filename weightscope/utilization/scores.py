@@ -307,11 +307,9 @@ def score_response(response: Response, level: int) -> Score:
     cut = removing[-1]
     value, low, high = (utilization(m, RESPONSE_BORDER) for m in (cut.value, cut.low, cut.high))
     seen = "synthetic images" if grade == "response" else counted(response.images, "image")
-    what = _what_changes(cut)
-    of = f" of outputs{cut.first_output}" if cut.outputs else ""
-    why = f"response {cut.value:.2g}{of}: {what} on {seen}"
+    of, beside = _one_of_several(cut)
+    why = f"response {cut.value:.2g}{of}: {_what_changes(cut)} on {seen}"
     why += f" without levels {cut.keep_levels} and deeper"
-    beside = describe_other(*cut.other) if cut.outputs else ""
     verdict: Verdict = "undecided"
     if grade == "images" and response.images < MINIMUM_IMAGES:
         why += f"; fewer than {MINIMUM_IMAGES} images decide nothing"
@@ -326,13 +324,22 @@ def score_response(response: Response, level: int) -> Score:
         verdict = "used"
         if cut.keep_levels < level:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
-    if beside not in why:
-        why += f"; {beside}"
+    why += "" if beside in why else f"; {beside}"
     if verdict == "undecided" and cut.high < RESPONSE_BORDER:
         others = (m for m in (cut.elsewhere, cut.worst_high, cut.other[1]) if math.isfinite(m))
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
     caveat = f"that is{of}; {beside}" if beside else ""
     return Score(grade, value, low, high, verdict, why, cut.value, caveat)
+
+
+def _one_of_several(cut: CutResponse) -> tuple[str, str]:
+    """Which of several outputs a response is of, and what another does; empty where there is one.
+
+    Each in words.
+    """
+    if not cut.outputs:
+        return "", ""
+    return f" of outputs{cut.first_output}", describe_other(*cut.other)
 
 
 def _speaks_elsewhere(cut: CutResponse) -> str:
