@@ -511,6 +511,7 @@ def untold(model: nn.Module) -> Iterator[None]:
         yield
     except _EndedError as ended:
         raised = ended.__cause__
+        ended.__cause__ = ended.__context__ = None  # what is raised would be its own cause
     finally:
         model.forward = forward
     if raised is not None:
