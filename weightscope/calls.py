@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,6 +161,72 @@ def forward_errors(model: nn.Module, inputs: Any, where: str) -> Iterator[None]:
             f"{say(error)}. The inputs of a batch must be what the model takes: as many channels, "
             "and sizes that its poolings divide (crop or resize the images)."
         ) from error
+
+
+@contextmanager
+def gradient_errors(model: nn.Module, inputs: Any, remedy: str) -> Iterator[None]:
+    """Say so where a gradient fails because none goes through the model's own forward.
+
+    Args:
+        model: Whose gradients, or a smaller network's of the same forward, are taken in the block.
+        inputs: What it is called with.
+        remedy: What else can be done.
+    """
+    try:
+        yield
+    except WeightscopeError:
+        raise
+    except Exception as error:
+        reason = _without_gradient(model, inputs)
+        if not reason:
+            raise
+        raise ForwardError(
+            f"{type(model).__name__} runs, but no gradient goes through its own forward: {reason}. "
+            "Change the forward until outputs.sum().backward() runs (y = y * 2 in place of "
+            f"y.mul_(2), no detach()), or {remedy}"
+        ) from error
+
+
+def _without_gradient(model: nn.Module, inputs: Any) -> str:
+    """Why no gradient goes through a forward that runs, and where; nothing where one does."""
+    own = {
+        name: value.detach().requires_grad_()
+        for name, value in model.named_parameters()
+        if value.is_floating_point()
+    }
+    with (
+        undisturbed(model),
+        torch.enable_grad(),
+        warnings.catch_warnings(record=True) as told,
+    ):
+        warnings.simplefilter("always")
+        try:
+            with torch.autograd.detect_anomaly(check_nan=False):
+                outputs = torch.func.functional_call(model, own, *own_arguments(inputs, model))
+                found = [t for t in pytree.tree_tensors(pytree.opened(outputs)) if t.requires_grad]
+                if not found:
+                    return "none of its outputs has one"
+                total = torch.stack([t.sum().real.double() for t in found]).sum()
+                torch.autograd.grad(total, list(own.values()), allow_unused=True)
+        except Exception as error:  # noqa: BLE001 - the finding is which
+            places = [_place_in(str(warning.message)) for warning in told]
+            return say(error).partition(". Hint: ")[0] + next(filter(None, places), "")
+    return ""
+
+
+def _place_in(text: str) -> str:
+    """The line of the model in which the operation lies that torch's report tells of."""
+    ours, torchs = Path(__file__).parent, Path(torch.__file__).parent
+    theirs: list[tuple[str, str, str]] = []
+    for file, line, code in re.findall(r'File "(.*)", line (\d+), in .*\n    (.*)', text):
+        if Path(file).is_relative_to(ours):
+            theirs = []  # what called this library
+        elif not Path(file).is_relative_to(torchs):
+            theirs.append((file, line, code))
+    if not theirs:
+        return ""
+    file, line, code = theirs[-1]
+    return shown(f"; it has to do with what `{code.strip()}` returns (line {line} of {file})", str)
 
 
 @contextmanager

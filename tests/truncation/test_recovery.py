@@ -698,3 +698,55 @@ def test_a_start_takes_the_usual_size_of_images_of_several(proposals_in_need, mo
     given = [*IMAGES[:first].split(1), odd, *IMAGES[first:12].split(1)]
     proposals_in_need[1].build().recover(given, steps=0, progress=False)
     assert [len(entering) for entering in taken] == [9]
+
+
+class Refuses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise NotImplementedError("no backward")
+
+
+def written_over(y):
+    y = y.relu()
+    y.mul_(1.5)
+    return y
+
+
+class Undifferentiable(Plain):
+    """Runs, and no gradient goes through it."""
+
+    def __init__(self, top, head=lambda y: y):
+        super().__init__()
+        self.write, self.end = top, head
+
+    def forward(self, x):
+        top = self.write(self.down[0](x))
+        deep = nn.functional.interpolate(
+            self.down[1](nn.functional.max_pool2d(top, 2)), scale_factor=2
+        )
+        return self.end(self.head(self.up[0](torch.cat([top, deep], 1))))
+
+
+@pytest.mark.parametrize(
+    ("top", "head", "reason"),
+    [
+        (written_over, lambda y: y, r"RuntimeError: .* inplace operation: .*`y = y.relu\(\)` retu"),
+        (Refuses.apply, lambda y: y, "NotImplementedError: no backward"),
+        (lambda y: y, torch.Tensor.detach, "none of its outputs has one"),
+    ],
+)
+def test_an_original_without_a_gradient_is_named(top, head, reason):
+    variant = needs_its_levels(lambda: Undifferentiable(top, head), IMAGES[:1])[1].build()
+    before = copy.deepcopy(variant.module.state_dict())
+    with pytest.raises(ForwardError, match=rf"no gradient .* own forward: {reason}.* with steps=0"):
+        variant.recover(IMAGES[:8], steps=2, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in variant.module.state_dict().items())
+    assert not torch.is_anomaly_enabled()
+    found = variant.recover(IMAGES[:8], steps=0, progress=False)
+    assert found.after.explained >= found.before.explained
+    mended = needs_its_levels(lambda: Undifferentiable(lambda y: y.relu() * 1.5), IMAGES[:1])
+    mended[1].build().recover(IMAGES[:8], steps=1, progress=False)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
-from weightscope.errors import InputError
+from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
 from weightscope.probing import CutResponse, Response
 from weightscope.utilization import (
@@ -257,6 +257,18 @@ def test_one_batch_leaves_importance_undecided(structure):
     evidence = DataEvidence(found, None, None, {s.name: s.level for s in structure.stages})
     scores = [evidence.score(stage.name) for stage in structure.stages]
     assert {(s.verdict, s.low, s.high) for s in scores} == {("undecided", 0.0, 1.0)}
+
+
+def test_importance_of_a_network_without_a_gradient_is_refused():
+    class WritesOver(Small):
+        def forward(self, x):
+            top = self.top(x).sigmoid()
+            deep = F.interpolate(self.deep(F.max_pool2d(top, 2)), scale_factor=2)
+            return self.head(torch.cat([top.mul_(2), deep], 1))
+
+    found = read_structure(WritesOver().eval(), pairs(1)[0][0])
+    with pytest.raises(ForwardError, match=r"WritesOver runs, but no gradient .*leave loss= out"):
+        measure_importance(found, pairs(1), loss)
 
 
 def test_the_margin_of_importance_is_students(structure):

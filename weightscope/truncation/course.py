@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters.modes import alone
-from weightscope.calls import finished, forward_errors, fresh, named_errors, to_device, undisturbed
+from weightscope.calls import (
+    finished,
+    forward_errors,
+    fresh,
+    gradient_errors,
+    named_errors,
+    to_device,
+    undisturbed,
+)
 from weightscope.checkpoints import load_plain
 from weightscope.errors import InputError, keyword, kind
 from weightscope.files import write_pickle
@@ -197,10 +205,12 @@ class Course:
         part = self.pool.draw(step, self.seed)
         inputs, goal = self.pool.inputs(part), self.goals.of(part)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.like.loss(flat(self.student.predict(inputs)), goal)
-        if self.labelled:
-            loss = loss + self._labelled_loss(step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        remedy = f"recover with {keyword('steps', 0)}, which needs no gradient"
+        with gradient_errors(self.teacher.model, inputs, remedy):
+            loss = self.like.loss(flat(self.student.predict(inputs)), goal)
+            if self.labelled:
+                loss = loss + self._labelled_loss(step)
+            loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         decay = min(AVERAGE, (step + 1) / (step + 10))
         with torch.no_grad():

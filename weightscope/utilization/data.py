@@ -17,6 +17,7 @@ from weightscope.batches import Batch
 from weightscope.calls import (
     forward_errors,
     fresh,
+    gradient_errors,
     own_arguments,
     say,
     shapes,
@@ -379,9 +380,10 @@ def measure_importance(
             with forward_errors(model, inputs, f"batch {index}"):
                 outputs = torch.func.functional_call(model, watched, args, kwargs)
             value = _loss_of(loss, outputs, to_device(targets, model), index)
-            gradients = torch.autograd.grad(
-                value, list(watched.values()), allow_unused=True, retain_graph=False
-            )
+            with gradient_errors(model, inputs, f"leave {keyword('loss')} out"):
+                gradients = torch.autograd.grad(
+                    value, list(watched.values()), allow_unused=True, retain_graph=False
+                )
             row = dict.fromkeys((stage.name for stage in structure.stages), 0.0)
             for (name, weight), gradient in zip(watched.items(), gradients, strict=True):
                 stage = stage_of[name]
