@@ -540,3 +540,56 @@ def test_a_list_as_one_argument_goes_by_its_name_or_into_a_tuple() -> None:
         read_structure(Listed(), [IMAGE, IMAGE])
     for given in ([IMAGE, IMAGE],), {"images": [IMAGE, IMAGE]}:
         assert [cut.keep_levels for cut in read_structure(Listed(), given).cuts] == [1]
+
+
+class Given(Net):
+    """Takes images in other forms than the usual one, too."""
+
+    def __init__(self, into: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.into = into
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(self.into(x))
+
+
+def of_one_too(x: Tensor) -> Tensor:
+    return x[None] if x.dim() == 3 else x
+
+
+ONE = torch.randn(3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("into", "image"),
+    [
+        (of_one_too, ONE),
+        (lambda x: of_one_too(x).permute(0, 3, 1, 2), ONE.permute(1, 2, 0)),
+        (lambda x: x, ONE),  # convolutions take it as it is
+    ],
+)
+def test_an_image_without_a_batch_axis_is_given_one(
+    into: Callable[[Tensor], Tensor], image: Tensor
+) -> None:
+    def forward(net: Net, x: Tensor) -> Any:
+        top = net.top(x)
+        deep = net.deep(F.max_pool2d(top, 2))
+        deep = torch.repeat_interleave(torch.repeat_interleave(deep, 2, -1), 2, -2)
+        return net.out(net.up(torch.cat([top, deep], -3)))
+
+    model = Given(into).eval()
+    model.does = forward
+    with pytest.raises(InputError, match=r"without a batch axis; .* as image\[None\]"):
+        read_structure(model, image)
+    with pytest.raises(InputError, match=r"without a batch axis"):
+        read_structure(model, {"x": image})
+    structure = read_structure(model, image[None])
+    assert [found.keep_levels for found in structure.cuts] == [1]
+
+
+def test_a_batch_without_a_channel_axis_is_no_image_without_a_batch_axis() -> None:
+    model = Given(lambda x: x[:, None] if x.dim() == 3 else x).eval()
+    model.top = nn.Conv2d(1, 4, 3, padding=1)
+    for images in (1, 2):
+        structure = read_structure(model, torch.randn(images, 16, 16))
+        assert [found.keep_levels for found in structure.cuts] == [1]

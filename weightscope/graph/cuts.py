@@ -136,8 +136,9 @@ _VECTORS = (
     " from, or let a map leave, and take its mean above"
 )
 _MAPS_OF_SIGNALS = (
-    "what crosses are maps made of signals (a spectrogram, frames), and bottlenecks for signals"
-    " take none; pass the part of the network that works on maps, with a map as example"
+    "what crosses are maps made of signals (a spectrogram, frames), or of an image without a batch"
+    " axis, and bottlenecks for signals take none; pass the part of the network that works on maps,"
+    " with a batch of maps as example"
 )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.calls import (
@@ -84,6 +84,12 @@ def find_inputs(
                 f"them{_unbatched(trial, dimensions)}{_listed(trial, args)}."
             ) from error
         example = ExampleInputs(args, kwargs, dimensions, guessed=False)
+        if _unbatched(trial, dimensions) and _is_one_image(trial, example):
+            raise InputError(
+                f"{keyword('example_inputs')} ({shapes((args, kwargs))}) is one image without a "
+                "batch axis; cuts are read of batches, which the forward takes too: give the image "
+                "as image[None]"
+            )
         yield _laid_out(trial, example, letters)
 
 
@@ -95,6 +101,31 @@ def _unbatched(trial: Trial, dimensions: int) -> str:
     if wanted and dimensions == wanted[0] - 1:
         return ", with the images of a batch first: a single one as image[None]"
     return ""
+
+
+def _is_one_image(trial: Trial, example: ExampleInputs) -> bool:
+    """Whether a forward that takes batches too was given one image without that axis.
+
+    The first layer is then given the image as the only one, is given the same for a batch of this
+    image, and not two images for twice as many along the first axis.
+    """
+    rank = example.dimensions + 2
+    image = next(v for v in pytree.tree_tensors((example.args, example.kwargs)) if v.dim() == rank)
+
+    def given(change: Callable[[Tensor], Tensor]) -> list[int]:
+        def changed(value: Any) -> Any:
+            is_image = isinstance(value, Tensor) and value.dim() == rank
+            return change(value) if is_image else value
+
+        args, kwargs = pytree.tree_map(changed, (example.args, dict(example.kwargs)))
+        if trial.error(args, kwargs) is not None:
+            return []
+        shape, dimensions = trial.first_layer(replace(example, args=args, kwargs=kwargs)) or ((), 0)
+        return [1, *shape] if len(shape) == dimensions + 1 else [*shape]
+
+    seen = given(lambda value: value)
+    one = len(seen) == rank + 1 and seen[0] == 1 and sorted(seen[1:]) == sorted(image.shape)
+    return one and given(lambda value: value[None]) == seen and given(twofold)[:1] != [2]
 
 
 def _listed(trial: Trial, args: tuple[Any, ...]) -> str:
@@ -133,7 +164,7 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
         return inputs
 
     def double(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == 1:
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] == 1:
             return twofold(value)
         return value
 
@@ -143,7 +174,7 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
     return replace(inputs, args=args, kwargs=kwargs)
 
 
-def twofold(value: torch.Tensor) -> torch.Tensor:
+def twofold(value: Tensor) -> Tensor:
     """A tensor of the size and the strides of ``cat([value, value])``, whose numbers are nobody's.
 
     It is read on tensors without numbers only, and its memory is never touched.
