@@ -155,7 +155,8 @@ def stages_frame(
 ) -> pd.DataFrame:
     """One row per stage, from the least to the most used.
 
-    Then come those that only history or weights rank, in the same order, and those not measured.
+    Then come those that only history ranks, those that only weights rank, each in the same order,
+    and those not measured.
 
     Args:
         structure: The stages.

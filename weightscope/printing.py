@@ -252,8 +252,8 @@ def _stage_table(stages: pd.DataFrame, costs: Costs) -> str:
     title = "Stages, from the least to the most used"
     ranking = [grade for grade in RANKING if grade in grades]
     if ranking and len(grades) > len(ranking):
-        title += f", then those that only {' or '.join(ranking)} rank"
-        title += "s" if ranking == ["history"] else ""
+        ranks = {"history": "history ranks", "weights": "weights rank"}
+        title += "".join(f", then those that only {ranks[grade]}" for grade in ranking)
     if stages["utilization"].isna().any():
         title += ", those not measured last"
     if len(grades) == 1:
@@ -312,13 +312,20 @@ def _proposal_table(proposals: pd.DataFrame) -> str:
     return "\n\n".join(
         block
         for block in [
-            "Smaller networks, the best supported first" if table else "",
+            _heading(legal["evidence"]) if table else "",
             table,
             evidence,
             "Refused\n" + refusals if refusals else "",
         ]
         if block
     )
+
+
+def _heading(evidence: Iterable[str]) -> str:
+    """Above the table of smaller networks."""
+    if any(text.startswith("supported") for text in evidence):
+        return "Smaller networks, the best supported first"
+    return "Smaller networks, none of them supported"
 
 
 def _omissions(structure: Structure, statistics: ModelStatistics, costs: Costs) -> str:

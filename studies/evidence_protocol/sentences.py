@@ -43,10 +43,13 @@ RULES = {
     "unsure": rf"The network is better than the best trivial answer {COMPARED}, but \d+ images are "
     r"too few to be sure of it: give more\.",
     "few": r"(?P<have>\d+) images? decides? nothing, (?P<need>\d+) or more are needed: give more\.",
+    "unlearned": r"Of class(es)? [\d, .]+ the network shows no skill that counts: what is said by "
+    r"data is not said of (it|them)\.",
     "removable": r"Nothing here can be removed on this evidence\.",
-    "hardly": r"Perhaps it is hardly trained: (no level responds, and )?its weights show no more "
-    r"training than (a few|some tens of) steps leave\. What silent levels would do after more "
-    "training cannot be known, so none is called unused; batches= say what they do now, and "
+    "hardly": r"Perhaps it is hardly trained: (no level (surely )?responds( by more than [\d.]+)?, "
+    r"and )?its weights show no more training than (a few|some tens of) steps leave\. What silent "
+    "levels would do after more training cannot be known, so none is called unused; batches= say "
+    "what they do now, and "
     r"trained=True that its training is over\.",
     "advice": r"If you know that it was, say trained=True; else give initial= \(the weights at the "
     r"start\), or batches= with loss= or metric=\.",

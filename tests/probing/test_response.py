@@ -1,6 +1,7 @@
 """The response of networks whose use of their levels is known by construction."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -463,7 +464,10 @@ def test_a_rare_decision_responds_by_itself(rare):
     assert (same.value, same.worst) == (0.0, 0.0)
     score = score_response(Response("images", (same,), 12), 1)
     assert score.verdict == "unused"
-    assert "few pixels" in score.why
+    assert "few pixels of one class cannot be seen" in score.why
+    numbers = replace(same, flips=math.nan)  # of a restored image there are no classes
+    score = score_response(Response("images", (numbers,), 12), 1)
+    assert "few pixels alone cannot be seen" in score.why
 
 
 def test_of_two_decisions_both_respond_as_the_whole_does():

@@ -43,6 +43,19 @@ def test_refusals_and_omissions_are_said(text):
     assert "unused.weight" in text
 
 
+@pytest.mark.parametrize(
+    ("evidence", "said"),
+    [("supported: ", "the best supported first"), ("not decided: ", "none of them supported")],
+)
+def test_no_smaller_network_is_called_supported_where_none_is(
+    structure, statistics, costs, receptive_fields, assessment, proposals, evidence, said
+):
+    for proposal in proposals:
+        proposal.evidence = evidence
+    text = analysis_table(structure, statistics, costs, receptive_fields, assessment, proposals)
+    assert f"Smaller networks, {said}\n" in text
+
+
 def test_reasons_that_repeat_are_said_once(
     structure, statistics, costs, receptive_fields, assessment
 ):

@@ -114,6 +114,9 @@ def test_nothing_supports_a_cut_of_a_network_without_verdicts(structures, state)
     found = ranked(structures, given)
     assert list(found) == [3, 2, 1]  # the shallowest cut first where nothing is known
     assert all(p.evidence.startswith("nothing supports it") for p in found.values())
+    # which few images do not deny
+    shown = "on the given batches the network shows no skill that counts beyond the best trivial"
+    assert all((shown in p.evidence) is (state == "unskilled") for p in found.values())
 
 
 def test_refused_depths_come_last_with_their_reason(structures):

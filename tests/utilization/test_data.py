@@ -331,7 +331,10 @@ def test_a_mean_over_pixels_does_not_condemn_what_a_rare_class_hangs_on(value, w
     score = DataEvidence({}, result, True, {"bottleneck": 1}, seen).score("bottleneck")
     assert score.verdict == verdict
     assert ("decision 2 of the output responds with 0.9" in score.why) is (verdict == "undecided")
-    assert ("few pixels" in score.why) is (verdict == "unused")
+    assert ("few pixels alone cannot" in score.why) is (verdict == "unused")
+    classes = replace(result, recalibrated=True)
+    score = DataEvidence({}, classes, True, {"bottleneck": 1}, seen).score("bottleneck")
+    assert ("few pixels of one class cannot" in score.why) is (verdict == "unused")
 
 
 @pytest.mark.parametrize(
@@ -563,4 +566,9 @@ def test_one_class_of_many_is_found_on_images():
     (cut,) = found.ablation.levels
     assert cut.high < 0.05 * found.ablation.skill
     assert (cut.worst_class, cut.worst_low > 0.9) == (40, True)
+    assert found.ablation.unlearned == ()
     assert found.score("bottleneck").verdict == "undecided"
+    numbers[numbers == 12] = 13
+    numbers[:, 7, 6:] = 12  # never where it is called so
+    found = gather_data(read_structure(model, images[:1]), [(images, numbers)], metric="f1")
+    assert found.ablation.unlearned == (12,)

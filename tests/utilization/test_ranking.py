@@ -221,6 +221,16 @@ def test_a_network_without_skill_is_compared_with_the_best_trivial_answer(layers
     )
 
 
+def test_a_class_that_was_not_learned_is_named(layers):
+    structure, statistics, _ = layers(a=0.05, b=0.0)
+    evidence = judged(0.9, 0.3, 0.5, a=1.0, b=0.001)
+    for classes, said in (((2,), "Of class 2 the network shows"), ((0, 3), "Of classes 0, 3 the")):
+        ablation = replace(evidence.ablation, unlearned=classes)
+        found = assess(structure, statistics, data=replace(evidence, ablation=ablation))
+        assert said in found.conclusion
+    assert "shows no skill" not in assess(structure, statistics, data=evidence).conclusion
+
+
 def test_constants_that_moved_prove_training():
     model = Normed()
     with torch.no_grad():
@@ -348,8 +358,19 @@ def test_history_says_nothing_of_weights_that_were_changed_after_it(layers, chan
     verdicts = {v.stage: v for v in assess(structure, statistics, history=history).verdicts}
     assert verdicts["b"].evidence == ("history" if fits else "weights")
     by_history = next(s for s in verdicts["b"].scores if s.grade == "history")
-    assert ("not as the recorded training left it" in by_history.why) == (not fits)
+    assert ("left it (averaged, trained on or changed since)" in by_history.why) == (not fits)
     assert verdicts["a"].evidence == "history"
+
+
+def test_stages_that_different_grades_rank_are_not_compared(layers):
+    structure, statistics, model = layers(a=0.05, b=0.001, c=0.04)
+    history = recorded(statistics)
+    with torch.no_grad():
+        model.b.weight.add_(0.03 * torch.randn_like(model.b.weight))
+    statistics = measure_model(model, initial=model.start)
+    verdicts = assess(structure, statistics, history=history).verdicts
+    assert verdicts[-1].utilization < max(v.utilization for v in verdicts)
+    assert [v.evidence for v in verdicts] == ["history", "history", "weights"]
 
 
 def test_a_history_of_another_training_is_not_told_as_this_ones(layers):
@@ -476,6 +497,10 @@ def test_silent_levels_of_a_network_that_is_hardly_trained_are_not_condemned(
         assert found.state == "trained"
         assert {v.stage: v.verdict for v in found.verdicts}["b"] == verdict
         assert ("hardly trained" in found.conclusion) is (verdict == "undecided")
+        assert "no level responds" not in found.conclusion  # one does, by 0.2
+        assert ("no level surely responds by more than 0.25" in found.conclusion) is (
+            verdict == "undecided" and values[0] == 0.2
+        )
     evidence = data(a=1.0, b=0.001)  # what the batches show is of the network as it is
     found = assess(structure, statistics, response=response(*values), data=evidence)
     assert {v.stage: v.verdict for v in found.verdicts}["b"] == "unused"

@@ -18,7 +18,8 @@ _STATES: dict[State, str] = {
     "broken": "weights are NaN or infinite",
     "untrained": "the network looks untrained",
     "unfinished": "only the encoder was trained",
-    "unskilled": "on the batches given the network is not better than the best trivial answer",
+    "unskilled": "on the batches given the network shows no skill that counts beyond the best "
+    "trivial answer",
     "unknown": "it is not known whether the network was trained",
 }
 _BETWEEN = (

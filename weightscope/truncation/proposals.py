@@ -262,7 +262,9 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
             "untrained": "the network is untrained",
             "unfinished": "only its encoder was trained",
             "broken": "weights are NaN or infinite",
-            "unskilled": "on the given batches it is not better than the best trivial answer",
+            # of few images no more is known; the conclusion says how sure it is
+            "unskilled": "on the given batches the network shows no skill that counts beyond the "
+            "best trivial answer",
             "unknown": "nothing shows that the network was trained",
         }
         return f"nothing supports it: {states[assessment.state]}"

@@ -112,6 +112,8 @@ class AblationResult:
             one, or where the metric reads them all.
         unjudged: The others that a level may be used for, unless the user says that they do not
             count.
+        unlearned: Classes or channels of a mean over classes of which the network shows no skill
+            that counts over their own best constant, as a share of what there is to gain.
     """
 
     levels: tuple[LevelAblation, ...]
@@ -125,6 +127,7 @@ class AblationResult:
     recalibrated: bool = False
     judged: tuple[str, ...] = ()
     unjudged: tuple[str, ...] = ()
+    unlearned: tuple[int, ...] = ()
 
     @property
     def judged_outputs(self) -> str:
@@ -310,6 +313,12 @@ def ablate_levels(
         recalibrated=judge.recalibrated,
         judged=judged,
         unjudged=told.unjudged,
+        unlearned=tuple(
+            number
+            for number, (own, constant) in classes.items()
+            # of what there is to gain: hardly any is of a background that is nearly everything
+            if own[0] - constant[0] <= MINIMUM_SKILL * (1.0 - constant[0])
+        ),
     )
 
 

@@ -48,10 +48,10 @@ from weightscope.utilization.judging import Metric, Metrics
 from weightscope.utilization.readings import are_classes, first_answer, logits_note
 from weightscope.utilization.records import Score, Verdict
 from weightscope.utilization.scores import (
-    UNSEEN,
     describe_other,
     describe_part,
     skill_lost,
+    unseen,
     utilization,
 )
 
@@ -153,7 +153,7 @@ class DataEvidence:
             return replace(
                 score, verdict="undecided", why=f"{score.why}; but {describe_part(same)}"
             )
-        return replace(score, why=f"{score.why}; {UNSEEN}")
+        return replace(score, why=f"{score.why}; {unseen(classes=of_classes)}")
 
 
 def _decisive(scores: Sequence[Score]) -> Score:

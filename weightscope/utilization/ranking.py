@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from weightscope.probing.response import Response
     from weightscope.utilization.data import DataEvidence
 
-NOT_AS_RECORDED = "not as the recorded training left it"
+NOT_AS_RECORDED = "not as the recorded training left it (averaged, trained on or changed since)"
 _NOTHING = "nothing can be concluded about which stages are used"
 
 
@@ -62,7 +62,8 @@ def assess(
     """Rank the stages of a network from the least to the most used.
 
     The strongest grade that could measure a stage decides: data before images before response.
-    History and weights only rank, and what they alone rank comes after what was measured. Where
+    History and weights only rank, and what they alone rank comes after what was measured, first
+    what history ranks, since figures of different grades are not compared. Where
     another grade decided otherwise, ``why`` says so.
 
     Args:
@@ -110,7 +111,11 @@ def assess(
         elif state != "trained":
             scores = [replace(score, verdict="undecided") for score in scores]
         verdicts.append(join_grades(stage.name, scores, removable=stage.level >= shallowest))
-    verdicts.sort(key=lambda v: (math.isnan(v.utilization), v.evidence in RANKING, v.utilization))
+    # figures of history and of weights are of different scales
+    group = {grade: 1 + place for place, grade in enumerate(RANKING)}
+    verdicts.sort(
+        key=lambda v: (math.isnan(v.utilization), group.get(v.evidence, 0), v.utilization)
+    )
     conclusion = conclude(
         verdicts, state, statistics, data, doubt, 0 if images is None else images.images
     )
@@ -145,7 +150,7 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     """Why a level without a response need not be unused: the network may hardly have been trained.
 
     The deep levels of an untrained network do nothing either. Where the weights show no more than a
-    few steps of training, or some tens and no level responds, none is called unused.
+    few steps of training, or some tens and no level surely responds, none is called unused.
 
     Args:
         statistics: Of the network's parameters.
@@ -162,7 +167,8 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
         return "its weights show no more training than a few steps leave"
     if not any(cut.low > RESPONDS for cut in cuts):
         return (
-            "no level responds, and its weights show no more training than some tens of steps leave"
+            f"no level surely responds by more than {RESPONDS}, and its weights show no more "
+            "training than some tens of steps leave"
         )
     return ""
 
@@ -459,6 +465,8 @@ def conclude(
         "images": f" on {counted(images, 'image')}" if images else "",
         "response": " on synthetic images",
     }
+    if ablation is not None and ablation.unlearned:
+        doubt += _unlearned(ablation.unlearned)
     if ablation is not None and ablation.judged and ablation.unjudged:
         doubt += (
             f" Of several outputs {ablation.judged_outputs} alone "
@@ -466,6 +474,16 @@ def conclude(
             f"{keyword('metric')} with one for each output by its name judges all of them."
         )
     return _what_follows(verdicts, seen, doubt, hardly)
+
+
+def _unlearned(classes: Sequence[int]) -> str:
+    """That nothing is said of classes that the network has not learned, in a sentence."""
+    names = ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")
+    return (
+        f" Of {'class' if len(classes) == 1 else 'classes'} {names} the network shows no skill "
+        "that counts: what is said by data is not said of "
+        f"{'it' if len(classes) == 1 else 'them'}."
+    )
 
 
 def _what_follows(

@@ -74,7 +74,7 @@ class Assessment(OnOneScreen):
 
     Attributes:
         verdicts: One for each stage, the least used first; then, in the same order, those that
-            only history or weights rank; last those not measured.
+            only history ranks, then those that only weights rank; last those not measured.
         state: ``trained``; ``unfinished`` (only the encoder was);
             ``untrained`` (every layer looks as initialised, and what starts
             constant still is); ``unskilled`` (on the batches given the network is not better than

@@ -317,7 +317,8 @@ def score_response(response: Response, level: int) -> Score:
         why += f"; but {_speaks_elsewhere(cut)}"
     elif cut.high < SILENT:
         verdict = "unused"
-        why += f"; {UNSEEN}"
+        either = math.isfinite(cut.by_sign)
+        why += f"; {unseen(classes=math.isfinite(cut.flips) and not either)}"
         if grade == "response":
             why += ", nor what only your own images would excite"
     elif cut.low > RESPONDS:
@@ -365,8 +366,14 @@ def skill_lost(share: float) -> str:
     return f"{lost} of the skill is lost"
 
 
-UNSEEN = "what matters in few pixels of one class cannot be seen by this"
-"""The limit of every measure that is a mean over positions."""
+def unseen(*, classes: bool) -> str:
+    """The limit of every measure that is a mean over positions, in words.
+
+    Args:
+        classes: Whether the outputs are classes or labels, not numbers.
+    """
+    of = " of one class" if classes else " alone"
+    return f"what matters in few pixels{of} cannot be seen by this"
 
 
 def describe_part(cut: CutResponse) -> str:
