@@ -77,15 +77,15 @@ def _are_names(values: Mapping[Any, Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-def _whole(least: int = -(2**63), most: int = 2**63 - 1) -> Rule:
+def whole(least: int = -(2**63), most: int = 2**63 - 1, *, optional: bool = False) -> Rule:
+    """Whole numbers between two, which a computer holds in 64 bits."""
+
     def fits(value: Any) -> bool:
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         return whole and least <= int(value) <= most
 
     begin = "" if least < 0 else f" from {least}"
-    return Rule(
-        fits, f"a whole number{begin}{'' if most >> 62 else f' to {most:,}'}", optional=False
-    )
+    return Rule(fits, f"a whole number{begin}{'' if most >> 62 else f' to {most:,}'}", optional)
 
 
 def _is_number(value: Any) -> bool:
@@ -113,14 +113,22 @@ _RULES = {
     "batches": _BATCHES,
     "bottleneck": Rule(callable, "a module, or a factory (channels, channels, dimensions)"),
     "by": Rule(_TEXT.fits, "'magnitude' or 'random'", optional=False),
-    "every": _whole(),
+    "every": whole(),
+    "exit_channels": Rule(
+        lambda v: all(map(whole().fits, v if _is_iterable(v) else (v,))),
+        "a whole number from 1, or one for each exit",
+    ),
     "fill": Rule(_TEXT.fits, "'mean', 'zero' or 'shuffle'", optional=False),
     "folder": PATH,
-    "ignore_index": Rule(_whole().fits, "a whole number"),
+    "ignore_index": Rule(whole().fits, "a whole number"),
     "images": _BATCHES,
     "keep": Rule(
-        lambda v: _is_number(v) or (isinstance(v, Mapping) and _are_names(v)),
-        "the share of channels that stays, or numbers of channels by name of a layer",
+        lambda v: (
+            all(map(whole().fits, v.values())) and _are_names(v)
+            if isinstance(v, Mapping)
+            else _is_number(v)
+        ),
+        "the share of channels that stays, or whole numbers of channels by name of a layer",
     ),
     "keys": Rule(
         lambda v: isinstance(v, tuple | list) and len(v) == 2,
@@ -137,22 +145,22 @@ _RULES = {
     "prefix": Rule(_TEXT.fits, "what the names in the file begin with"),
     "progress": _FLAG,
     "random": _FLAG,
-    "reach": Rule(_whole().fits, "a whole number from 1"),
-    "repeats": _whole(1),
+    "reach": Rule(whole().fits, "a whole number from 1"),
+    "repeats": whole(1),
     # of the resampling, whose memory grows with them
-    "resamples": _whole(1, 1_000_000),
+    "resamples": whole(1, 1_000_000),
     "response": _FLAG,
     "resume": Rule(PATH.fits, PATH.takes),
-    "seed": _whole(0),
+    "seed": whole(0),
     "spectra": _FLAG,
     "stages": Rule(
         lambda v: isinstance(v, Mapping) and _are_names(v),
         "a dictionary of stages and names of layers",
     ),
-    "steps": _whole(),
+    "steps": whole(),
     "store": Rule(PATH.fits, PATH.takes),
     "thin": Rule(_is_number, "the share of the MACs that stays, or None"),
-    "threads": Rule(_whole().fits, "a whole number from 1"),
+    "threads": Rule(whole().fits, "a whole number from 1"),
     "trained": _FLAG,
     "tolerance": Rule(_is_number, "a number such as 0.02"),
 }

@@ -150,6 +150,19 @@ def test_own_bottleneck_as_factory_class_and_module(proposals):
     assert variant.module.new_bottleneck.trunk is not own
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        nn.Identity(),
+        nn.Dropout2d(),
+        nn.Sequential(nn.Conv2d(4, 3, 3, padding=1), nn.ReLU()),
+        lambda i, o, d: nn.Sequential(nn.Identity()),
+    ],
+)
+def test_own_bottleneck_needs_no_operation_of_its_own(own, proposals):
+    assert verify(proposals("plain")[1].build(own), export=False).failures == ()
+
+
 def test_pool_has_no_weights(proposals):
     variant = proposals("plain")[1].build("pool")
     assert list(variant.module.new_bottleneck.parameters()) == []
@@ -161,14 +174,22 @@ def test_pool_has_no_weights(proposals):
     [
         ({"bottleneck": "heavy"}, InputError, "expected 'light', 'pool'"),
         ({"bottleneck": 3}, InputError, "^bottleneck=3; give 'light'"),
-        ({"bottleneck": "pool", "width": 3}, InputError, "width=3 is for the light"),
+        ({"bottleneck": "pool", "width": 3}, InputError, "width=3 is for bottleneck='light'"),
         ({"bottleneck": "pool", "exit_channels": 3}, InputError, "exit_channels is for"),
-        ({"width": 0}, InputError, "at least 1"),
+        ({"bottleneck": "pool", "reach": 3}, InputError, "reach=3 is for bottleneck='light'"),
+        ({"width": 0}, InputError, "width=0; give a whole number from 1"),
+        ({"width": True}, InputError, "width=True; give a whole number"),
+        ({"width": 2.0}, InputError, "width=2.0; give a whole number"),
+        ({"exit_channels": 4.0}, InputError, "exit_channels=4.0; give a whole number"),
+        ({"exit_channels": "ab"}, InputError, "give a whole number from 1, or one for each"),
         ({"exit_channels": (1, 2)}, InputError, "has 1 exits"),
         ({"exit_channels": 0}, InputError, "give one number"),
         ({"bottleneck": lambda i, o, d: "no"}, TruncationError, "returned a str"),
         ({"bottleneck": lambda i, o, d: nn.Conv2d(i + 1, o, 1)}, TruncationError, "does not run"),
         ({"bottleneck": lambda i, o, d: nn.Conv2d(i, o, 3)}, TruncationError, "keep the spatial"),
+        ({"bottleneck": nn.Sequential(nn.Upsample(None, 2))}, TruncationError, "keep the spatial"),
+        ({"bottleneck": nn.AdaptiveMaxPool2d(16, True)}, TruncationError, "not return one tensor"),
+        ({"bottleneck": nn.Conv2d(8, 8, 1, device="meta")}, TruncationError, "meta device"),
     ],
 )
 def test_errors_name_the_option(options, error, text, proposals):

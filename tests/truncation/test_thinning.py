@@ -265,11 +265,38 @@ def test_a_budget_is_reached_from_below():
         variant.thin(max_macs=100)
 
 
+class Branches(nn.Module):
+    """Adds its input to two branches side by side, one of which has far smaller weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.small = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.large, self.last = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(8, 1, 1)
+        self.small.weight.data *= 1e-3
+
+    def forward(self, x):
+        x = F.max_pool2d(self.first(x), 2)
+        small = self.small(x)
+        x = x + torch.cat([small, self.large(small)], 1)
+        return self.last(F.interpolate(x, scale_factor=2))
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.01, {"first": 2}])
+def test_a_channel_of_every_branch_stays(keep):
+    thinner = as_variant(Branches, image(2, 1, 16, 16)).thin(keep)
+    layer = thinner.module.get_submodule
+    assert layer("small").out_channels >= 1
+    assert layer("large").out_channels >= 1
+    assert layer("first").out_channels == (4 if keep == 0.5 else 2)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
         ({}, InputError, "either keep= or max_macs="),
         ({"keep": 0.5, "max_macs": 3}, InputError, "either keep= or max_macs="),
+        ({"max_macs": -1}, InputError, "max_macs=-1; give a number above 0"),
+        ({"keep": {"down.0.0": 2.0}}, InputError, "keep= is a dict.*whole numbers of channels"),
         ({"keep": 0.0}, InputError, "keep=0.0 must be a share"),
         ({"keep": float("nan")}, InputError, "keep=nan; give the share"),
         ({"keep": 0.5, "by": "beauty"}, InputError, "by='beauty'"),

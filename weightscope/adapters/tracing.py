@@ -498,7 +498,7 @@ def untold(model: nn.Module) -> Iterator[None]:
     """
     forward = model.forward
 
-    @functools.wraps(forward)
+    @functools.wraps(forward, updated=())  # a signature of its own would count self
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return forward(*args, **kwargs)

@@ -65,6 +65,16 @@ class Trial:
         result = self._outcome(args, kwargs, training)
         return result if isinstance(result, Exception) else None
 
+    def returns(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], pytree.TreeSpec]:
+        """Shapes of the leaves that the forward returns, and how they fold back, or its error."""
+        result = self._outcome(args, kwargs, False)
+        if isinstance(result, Exception):
+            raise result
+        shapes, structure = result
+        return shapes, structure
+
     def first_layer(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
         """Shape of what the first convolution is given, and its number of spatial dimensions."""
         watching = FirstLayer()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,10 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from weightscope.adapters.tracing import EXPORTING
-from weightscope.cost import count_costs
+from weightscope.calls import say
 from weightscope.errors import TruncationError
 from weightscope.graph.structure import Layout
+from weightscope.graph.trial import Trial
 from weightscope.receptive_field import Views, interpolated, propagate, union, window
 
 BottleneckFactory = Callable[[int, int, int], nn.Module]
@@ -266,27 +267,26 @@ def output_channels(trunk: nn.Module, in_channels: int, dimensions: int) -> int:
         TruncationError: The trunk does not run, or returns another shape.
     """
     like = next((p for p in trunk.parameters()), torch.empty(0, device="cpu", dtype=torch.float32))
+    if like.is_meta:
+        raise TruncationError(
+            "the given bottleneck lies on the meta device and has no values; make it on a device"
+            " that holds them, or use to_empty(device='cpu') and initialise it"
+        )
     shape = (2, in_channels, *[16] * dimensions)
     x = torch.zeros(shape, device=like.device, dtype=like.dtype)
+    given = f"the given bottleneck, a {type(trunk).__name__},"
+    takes = "It must map one tensor (batch, in_channels, *sizes) to (batch, channels, *sizes)."
     try:
-        made = count_costs(_Named(trunk), x).layers["trunk"].output_shape
+        leaves, structure = Trial(trunk).returns((x,), {})
     except Exception as reason:
         raise TruncationError(
-            f"the given bottleneck does not run on a tensor {shape}: {reason}. It must take "
-            "(batch, in_channels, *sizes); see weightscope.truncation.BottleneckFactory."
+            f"{given} does not run on a tensor {shape}: {say(reason)}. {takes}"
         ) from reason
+    if not structure.is_leaf() or leaves[0] is None:
+        raise TruncationError(f"{given} does not return one tensor. {takes}")
+    made = tuple(leaves[0])
     if len(made) != len(shape) or made[2:] != shape[2:]:
         raise TruncationError(
-            f"the given bottleneck returns shape {made} for {shape}; it must keep the spatial size"
+            f"{given} returns shape {made} for {shape}; it must keep the spatial size"
         )
-    return made[1]
-
-
-class _Named(nn.Module):
-    def __init__(self, trunk: nn.Module) -> None:
-        super().__init__()
-        self.trunk = trunk
-
-    def forward(self, x: Any) -> Any:
-        """Run the trunk."""
-        return self.trunk(x)
+    return int(made[1])

@@ -150,15 +150,16 @@ def make_plan(
         InputError: Options that contradict each other.
     """
     kind = bottleneck if isinstance(bottleneck, str) else "custom"
-    if reach is not None and (kind != "light" or reach < 1):
-        raise InputError(f"{keyword('reach', reach)} is for the light bottleneck, and at least 1")
+    for name, value in (("reach", reach), ("width", width)):
+        if value is not None and kind != "light":
+            raise InputError(f"{keyword(name, value)} is for bottleneck='light'; leave it out")
+        if value is not None and value < 1:
+            raise InputError(f"{keyword(name, value)}; give a whole number from 1")
     if reach is not None and reach > (largest := farthest_reach(structure.inputs)):
         raise InputError(
             f"{keyword('reach', reach)} is longer than the image that the network was read with; "
             f"give at most {largest}"
         )
-    if width is not None and (kind != "light" or width < 1):
-        raise InputError(f"{keyword('width', width)} is for the light bottleneck, and at least 1")
     if kind == "pool" and exit_channels is not None:
         raise InputError(
             "exit_channels is for a bottleneck with weights; 'pool' hands on what enters"

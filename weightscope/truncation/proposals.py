@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from weightscope.adapters.modes import alone
-from weightscope.arguments import Rule, checked
+from weightscope.arguments import Rule, checked, whole
 from weightscope.calls import say
 from weightscope.cost import Costs
 from weightscope.errors import WeightscopeError
@@ -107,7 +107,8 @@ class Proposal(OnOneScreen):
             lambda value: isinstance(value, str) or callable(value),
             "'light', 'pool', a module, or a factory (channels, channels, dimensions)",
             optional=False,
-        )
+        ),
+        width=whole(1, optional=True),
     )
     @alone()
     def build(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -48,6 +48,8 @@ def thin(
         raise InputError(
             f"{keyword('keep', keep)} must be a share above 0 and at most 1, or widths by layer"
         )
+    if max_macs is not None and max_macs <= 0:
+        raise InputError(f"{keyword('max_macs', max_macs)}; give a number above 0")
     couplings = read_couplings(variant.module, variant.structure.inputs)
     scores = rank(variant.module, couplings, by, seed)
     if isinstance(keep, Mapping):
@@ -109,23 +111,37 @@ def _norms(coupling: Coupling, state: Mapping[str, Tensor]) -> list[float]:
 def _by_share(
     couplings: Sequence[Coupling], scores: Sequence[Sequence[float]], share: float
 ) -> Gone:
-    """Of every coupling the same share goes; one channel always stays."""
+    """Of every coupling the same share goes; one channel of every tensor always stays."""
     found = []
     for coupling, score in zip(couplings, scores, strict=True):
-        size = coupling.channels // coupling.chunks
-        count = size - max(1, round(share * size))
+        size, stays = coupling.channels // coupling.chunks, _last(coupling, score)
+        chunks = [range(first, first + size) for first in range(0, coupling.channels, size)]
+        count = size - max(1, round(share * size), *(len(stays & set(c)) for c in chunks))
         found.append(
             {
                 channel
-                for first in range(0, coupling.channels, size)
-                for channel in _lowest(range(first, first + size), score, count)
+                for chunk in chunks
+                for channel in _lowest([c for c in chunk if c not in stays], score)[:count]
             }
         )
     return found
 
 
-def _lowest(channels: Iterable[int], score: Sequence[float], count: int) -> list[int]:
-    return sorted(channels, key=lambda channel: score[channel])[:count]
+def _last(coupling: Coupling, score: Sequence[float]) -> set[int]:
+    """The best channel of every tensor that holds some of a coupling's: without it, none is left.
+
+    So of branches that are concatenated and added to something, each keeps a channel.
+    """
+    stays: set[int] = set()
+    held = {frozenset(channel for channel, _ in part.places) for part in coupling.parts}
+    for channels in sorted(held, key=lambda channels: (len(channels), min(channels))):
+        if stays.isdisjoint(channels):
+            stays.add(_lowest(sorted(channels), score)[-1])
+    return stays
+
+
+def _lowest(channels: Sequence[int], score: Sequence[float]) -> list[int]:
+    return sorted(channels, key=lambda channel: score[channel])
 
 
 def _within(
@@ -192,7 +208,7 @@ def _by_width(
         if layer not in made:
             raise _unknown(variant, layer, made)
     gone: list[set[int]] = [set() for _ in couplings]
-    settled: list[set[int]] = [set() for _ in couplings]
+    settled = [_last(*pair) for pair in zip(couplings, scores, strict=True)]
     for layer in sorted(widths, key=lambda name: len(made[name][1])):
         width, channels = made[layer]
         away = width - widths[layer] - sum(c in gone[k] for k, c in channels)

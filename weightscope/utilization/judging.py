@@ -14,7 +14,7 @@ from weightscope.adapters import pytree
 from weightscope.arguments import attribute_of
 from weightscope.batches import Batch
 from weightscope.calls import is_complex, leaves_by_place, only_tensor, tensors_by_place
-from weightscope.errors import InputError, keyword
+from weightscope.errors import InputError, keyword, shown
 from weightscope.probing.response import predictions
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
 from weightscope.utilization.readings import right_answer
@@ -298,10 +298,10 @@ def one_of_several(value: Any, name: Any, what: str) -> Any:
             return value[name]
     except (KeyError, IndexError, TypeError):
         pass
-    places = ", ".join(what + place for place in tensors_by_place(value))
+    places, named = ", ".join(what + place for place in tensors_by_place(value)), shown(name)
     raise InputError(
-        f"{keyword('metric')} holds one for {what}[{name!r}], and there are {places}; give a "
-        f"metric for each output by its name, and batches (inputs, {{{name!r}: target, ...}})"
+        f"{keyword('metric')} holds one for {what}[{named}], and there are {places}; give a "
+        f"metric for each output by its name, and batches (inputs, {{{named}: target, ...}})"
     )
 
 
