@@ -487,6 +487,13 @@ def test_streams_that_the_caller_closed_stay_closed(folder, monkeypatch):
     assert (sys.stdout, sys.stderr) == (None, None)
 
 
+def test_a_metric_without_labels_asks_for_them(capsys):
+    pictures = Path(mpseg_models.__file__).parent / "samples" / "sand" / "images"
+    images = ("--images", str(pictures), "--crop", "32")
+    said = failure(capsys, "shrink", "mynetworks:small", *images, "--metric", "f1")
+    assert "--data of (inputs, targets) and --metric belong together" in said
+
+
 def test_a_cut_network_is_rebuilt_by_its_recipe(folder, capsys):
     torch.save(create_model("half_unet", width=4).state_dict(), "whole.pt")
     whole = ["mynetworks:small", "--weights", "whole.pt"]

@@ -30,7 +30,7 @@ def write_keyword(options: argparse.Namespace, name: str, value: str) -> str:
     if name == "model_factory":
         return "FACTORY"
     own = _OPTIONS.get(name, name)
-    if name == "batches" and (getattr(options, "data", None) or not hasattr(options, "batches")):
+    if name == "batches" and not getattr(options, "batches", None):
         own = "data"
     if isinstance(getattr(options, own, None), bool):
         return f"--{own.replace('_', '-')}"
