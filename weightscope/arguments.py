@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -115,7 +115,7 @@ _RULES = {
     "by": Rule(_TEXT.fits, "'magnitude' or 'random'", optional=False),
     "every": whole(),
     "exit_channels": Rule(
-        lambda v: all(map(whole().fits, v if _is_iterable(v) else (v,))),
+        lambda v: whole().fits(v) or (isinstance(v, Sequence) and all(map(whole().fits, v))),
         "a whole number from 1, or one for each exit",
     ),
     "fill": Rule(_TEXT.fits, "'mean', 'zero' or 'shuffle'", optional=False),

@@ -487,6 +487,7 @@ def test_weights_that_are_made_of_a_mean() -> None:
     refused = read_structure(Generating(above=False).eval(), IMAGE)
     assert not refused.cuts
     assert "let a map leave, and take its mean above" in refused.refusals[-1].reason
+    assert "leaves what lies below as (batch, " in refused.refusals[-1].reason
     structure = read_structure(model := Generating(above=True).eval(), IMAGE)
     assert torch.equal(rebuild(structure)(IMAGE), model(IMAGE))
     assert cut(structure)(IMAGE).shape == (2, 2, 16, 16)

@@ -1,5 +1,6 @@
 """What takes the place of everything below a cut."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from weightscope.cost import count_costs
 from weightscope.errors import InputError, TruncationError
 from weightscope.graph import read_structure
 from weightscope.receptive_field import box, in_pixels
-from weightscope.truncation import Bottleneck, Light, propose, verify
+from weightscope.truncation import Bottleneck, Light, propose, save, verify
 from weightscope.truncation.bottleneck import Entry, Exit
 from weightscope.truncation.building import bottleneck_costs
 from weightscope.truncation.cutting import read_crossing
@@ -161,6 +162,14 @@ def test_own_bottleneck_as_factory_class_and_module(proposals):
 )
 def test_own_bottleneck_needs_no_operation_of_its_own(own, proposals):
     assert verify(proposals("plain")[1].build(own), export=False).failures == ()
+
+
+def test_whole_numbers_of_numpy_go_into_a_recipe(proposals, tmp_path):
+    two = np.int64(2)
+    for channels in (two, [two]):
+        variant = proposals("plain")[1].build(width=two, exit_channels=channels, reach=two)
+        assert save(variant, tmp_path / f"{type(channels).__name__}.safetensors").exists()
+        assert variant.plan.exit_channels == (2,)
 
 
 def test_pool_has_no_weights(proposals):

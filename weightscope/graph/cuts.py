@@ -102,7 +102,7 @@ def _cut(
         if read is None and dimensions == 1 and node.meta["val"].dim() == 4:
             return _MAPS_OF_SIGNALS
         if read is None:
-            shape = tuple(str(s) for s in node.meta["val"].shape)
+            shape = _in_words(node.meta["val"].shape)
             given = (n for n in depth.nodes if n.op == "placeholder")
             if any(map(_grows, given)) and not _grows(node):
                 return f"{node.name} leaves what lies below as {shape}, " + _VECTORS
@@ -120,6 +120,12 @@ def _cut(
         entries=beside,
         exits=tuple(exits),
     )
+
+
+def _in_words(shape: Sequence[object]) -> str:
+    """A shape whose free sizes are no symbols of the tracer."""
+    sizes = [str(size) if isinstance(size, int) else "size" for size in shape[1:]]
+    return f"({', '.join(['batch', *sizes])})"
 
 
 _LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"

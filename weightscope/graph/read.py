@@ -88,9 +88,8 @@ def _require_order(model: nn.Module, reductions: Sequence[Sequence[float]]) -> N
     shown = ", ".join("x".join(f"{r:g}" for r in reduction) for reduction in reductions)
     raise StructureError(
         f"the resolutions of {type(model).__name__} are in no order (reductions {shown}) and no"
-        " level can be left out: it computes again and again at one resolution with maps of others,"
-        " as optical flow from correlations does. Pass a part of it that goes down and comes back"
-        " up, if it has one"
+        " level can be left out, as where optical flow is read from correlations again and again."
+        " Pass a part of it that goes down and comes back up, if it has one"
     )
 
 

@@ -155,6 +155,8 @@ def make_plan(
             raise InputError(f"{keyword(name, value)} is for bottleneck='light'; leave it out")
         if value is not None and value < 1:
             raise InputError(f"{keyword(name, value)}; give a whole number from 1")
+    # numpy's whole numbers would not go into a recipe
+    reach, width = (None if value is None else int(value) for value in (reach, width))
     if reach is not None and reach > (largest := farthest_reach(structure.inputs)):
         raise InputError(
             f"{keyword('reach', reach)} is longer than the image that the network was read with; "
@@ -197,7 +199,8 @@ def reach_of_removed(structure: Structure, cut: Cut) -> int:
 def _exit_channels(cut: Cut, wanted: int | Sequence[int] | None) -> tuple[int, ...]:
     if wanted is None:
         return tuple(site.channels for site in cut.exits)
-    given = (wanted,) * len(cut.exits) if isinstance(wanted, int) else tuple(wanted)
+    listed = wanted if isinstance(wanted, Sequence) else [wanted] * len(cut.exits)
+    given = tuple(map(int, listed))
     if len(given) != len(cut.exits) or any(c < 1 for c in given):
         raise InputError(
             f"exit_channels is {wanted}; this cut has {len(cut.exits)} exits of "
