@@ -115,9 +115,10 @@ evidence: .venv-matrix/.installed
 calibration: .venv-matrix/.installed
 	.venv-matrix/bin/python studies/calibration.py
 
-.venv-matrix/.installed: matrix/requirements.txt pyproject.toml
+.venv-matrix/.installed: matrix/requirements.txt matrix/requirements_bare.txt pyproject.toml
 	$(PYTHON) -m venv .venv-matrix
 	.venv-matrix/bin/python -m pip install --quiet --requirement matrix/requirements.txt
+	.venv-matrix/bin/python -m pip install --quiet --no-deps --requirement matrix/requirements_bare.txt
 	.venv-matrix/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 

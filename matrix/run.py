@@ -27,6 +27,7 @@ from pathlib import Path
 from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
+from matrix.held_back_sixth import HELD_BACK_SIXTH
 from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
@@ -69,7 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args(arguments)
     ROWS.mkdir(parents=True, exist_ok=True)
-    last = (*HELD_BACK_AGAIN, *HELD_BACK_THIRD, *HELD_BACK_FOURTH, *HELD_BACK_FIFTH)
+    last = (
+        *HELD_BACK_AGAIN,
+        *HELD_BACK_THIRD,
+        *HELD_BACK_FOURTH,
+        *HELD_BACK_FIFTH,
+        *HELD_BACK_SIXTH,
+    )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
     if not options.page:
