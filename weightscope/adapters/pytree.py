@@ -148,6 +148,25 @@ def _held(value: Any, _inside: frozenset[int] = frozenset()) -> dict[Any, Any] |
     return found
 
 
+def is_opened(value: Any) -> bool:
+    """Whether a value is a container that torch does not know, and that can be changed."""
+    return not isinstance(value, Distribution) and _held(value) is not None
+
+
+def held_in(container: Any) -> dict[Any, Any]:
+    """What a container that torch does not know holds, by name."""
+    return _held(container) or {}
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether somebody else taught torch to open and to make containers of this class."""
+    kind = type(value)
+    return kind in _pytree.SUPPORTED_NODES and not kind.__module__.startswith(_BUILTIN)
+
+
+_BUILTIN = ("builtins", "collections")
+
+
 def tree_flatten(
     tree: Any, is_leaf: Callable[[Any], bool] | None = None
 ) -> tuple[list[Any], TreeSpec]:

@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY, marked
+from weightscope.adapters.containers import Handed
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.symbols import is_symbolic, is_unknown
@@ -70,6 +71,7 @@ class Call:
         at_rest: Whether the module was set as before the forward, and its own hooks left the
             arguments as they were.
         function: The function; None where a module is called.
+        changes: Whether it changed a list, a dict or an object that it was given.
     """
 
     module: str
@@ -83,6 +85,7 @@ class Call:
     last: int
     at_rest: bool
     function: Any = None
+    changes: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,13 @@ class Capture:
 
 @dataclass
 class _Record:
+    number: int
     module: str
     arguments: tuple[Any, ...]
     arguments_spec: pytree.TreeSpec
     at_rest: bool
     function: Any = None
+    changes: bool = False
     results: tuple[Any, ...] = ()
     results_spec: pytree.TreeSpec | None = None
 
@@ -204,11 +209,11 @@ class _Tracer:
         self.sizes = sizes
         self.budget = Budget()
         self.records: list[_Record] = []
-        self.open: list[int] = []
+        self.open: list[tuple[_Record, Handed]] = []
 
     @property
     def where(self) -> str:
-        return self.records[self.open[-1]].module if self.open else "the model's own forward"
+        return self.open[-1][0].module if self.open else "the model's own forward"
 
     def run(self) -> Capture:
         with EXPORTING, ExitStack() as hooks, random_state(), lean():
@@ -255,12 +260,29 @@ class _Tracer:
     def _function(self, function: Any, run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         flat, spec = pytree.tree_flatten((args, {}))
         number = len(self.records)
-        record = _Record(function.__name__, tuple(flat), spec, at_rest=True, function=function)
+        name = function.__name__
+        record = _Record(number, name, tuple(flat), spec, at_rest=True, function=function)
         self.records.append(record)
-        args, _ = pytree.tree_unflatten(marked(flat, number, entry=True), spec)
-        flat, spec = pytree.tree_flatten(run(*args))
+        handed = _handed((args, {}), flat, spec, number, entry=True)
+        self.open.append((record, handed))
+        made = run(*handed.tree[0])
+        while self._close() is not record:
+            pass
+        flat, spec = pytree.tree_flatten(made)
         record.results, record.results_spec = tuple(flat), spec
-        return pytree.tree_unflatten(marked(flat, number, entry=False), spec)
+        return _handed(made, flat, spec, number, entry=False).tree
+
+    def _close(self) -> _Record:
+        """Note that the innermost open call is over; what it was given holds no marks any more."""
+        record, handed = self.open.pop()
+        record.changes, lost = handed.take_back()
+        if lost:
+            raise StructureError(
+                f"{record.module} changes the {lost} that it is given; a change of such an object"
+                " cannot be followed. Pass a list, a dict or a dataclass in its place, or return"
+                " what is new"
+            )
+        return record
 
     def _begin(self, hooks: ExitStack) -> Any:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -284,19 +306,27 @@ class _Tracer:
             number = len(self.records)
             at_rest, given = arrived.pop()
             at_rest = at_rest and list(map(id, given)) == list(map(id, flat))
-            self.records.append(_Record(name, tuple(flat), spec, at_rest))
-            self.open.append(number)
-            return pytree.tree_unflatten(marked(flat, number, entry=True), spec)
+            self.records.append(_Record(number, name, tuple(flat), spec, at_rest))
+            handed = _handed((args, kwargs), flat, spec, number, entry=True)
+            self.open.append((self.records[-1], handed))
+            return handed.tree
 
         def leave(module: nn.Module, args: Any, result: Any) -> Any:
-            while self.records[self.open[-1]].module != name:
-                self.open.pop()  # calls that the model abandoned by an exception of its own
-            number = self.open.pop()
+            while (closed := self._close()).module != name:
+                pass  # calls that the model abandoned by an exception of its own
             flat, spec = pytree.tree_flatten(result)
-            self.records[number].results, self.records[number].results_spec = tuple(flat), spec
-            return pytree.tree_unflatten(marked(flat, number, entry=False), spec)
+            closed.results, closed.results_spec = tuple(flat), spec
+            return _handed(result, flat, spec, closed.number, entry=False).tree
 
         return arrive, enter, leave
+
+
+
+def _handed(
+    tree: Any, flat: list[Any], spec: pytree.TreeSpec, number: int, *, entry: bool
+) -> Handed:
+    """Arguments or results of a call with marks in the place of their tensors."""
+    return Handed(tree, pytree.tree_unflatten(marked(flat, number, entry=entry), spec))
 
 
 def _sizes_of(node: fx.Node) -> tuple[Any, ...]:
@@ -418,6 +448,7 @@ def _with_spans(
                 last=max(index for index, _ in last.values()),
                 at_rest=record.at_rest,
                 function=record.function,
+                changes=record.changes,
             )
         )
     functions = tuple(call for call in calls if call.function is not None)

@@ -83,7 +83,7 @@ def _whole_calls(capture: Capture, placement: Placement, model: nn.Module) -> di
     for call in sorted((*capture.calls, *capture.functions), key=lambda c: (c.first, -c.last)):
         if call.first <= end or (call.function is None and call.module in apart):
             continue
-        if not _closed(call, capture.nodes, position):
+        if not _closed(call, capture.nodes, position) or _holds_unused(call, placement):
             continue
         inside = _inside(call, capture.nodes, position, placement)
         places = {placement.places[n] for n in inside}
@@ -101,8 +101,8 @@ def _holds_no_call(call: Call, capture: Capture, model: nn.Module) -> bool:
 
 
 def _closed(call: Call, nodes: Sequence[fx.Node], position: Mapping[fx.Node, int]) -> bool:
-    """Whether tensors enter a call only as arguments and leave it only as results."""
-    if not all(_is_argument(value) for value in call.arguments):
+    """Whether things enter a call only as arguments and leave it only as results."""
+    if call.changes or not all(_is_argument(value) for value in call.arguments):
         return False
     results = set(call.exits.values())
     for node in nodes[call.first : call.last + 1]:
@@ -121,6 +121,19 @@ def _closed(call: Call, nodes: Sequence[fx.Node], position: Mapping[fx.Node, int
         ):
             return False
     return True
+
+
+def _holds_unused(call: Call, placement: Placement) -> bool:
+    """Whether a list or a dict among the arguments holds a tensor that the call does not use.
+
+    A call kept whole would make what is deeper feed it: one state is handed to all modules.
+    """
+    args, kwargs = pytree.tree_unflatten(range(len(call.arguments)), call.arguments_spec)
+    direct = {value for value in (*args, *kwargs.values()) if isinstance(value, int)}
+    held = [node for index, node in call.entries.items() if index not in direct]
+    return any(node not in placement.live for node in held) and any(
+        node in placement.live for node in call.exits.values()
+    )
 
 
 def _is_argument(value: Any) -> bool:
