@@ -89,9 +89,8 @@ def _tuple_of(like: Any, values: list[Any]) -> Any:
 
 def _is_kept(value: Any) -> bool:
     """Whether a value is a container that can be changed in place."""
-    return isinstance(value, (list, dict, deque)) and not pytree.is_foreign(value) or (
-        pytree.is_opened(value)
-    )
+    known = isinstance(value, (list, dict, deque)) and not pytree.is_foreign(value)
+    return known or pytree.is_opened(value)
 
 
 def _items(container: Any) -> dict[Any, Any]:

@@ -71,7 +71,8 @@ class Call:
         at_rest: Whether the module was set as before the forward, and its own hooks left the
             arguments as they were.
         function: The function; None where a module is called.
-        changes: Whether it changed a list, a dict or an object that it was given.
+        changes: Whether it changed a list, a dict or an object that it was given, or that several
+            modules hold.
     """
 
     module: str
@@ -112,6 +113,7 @@ class _Record:
     arguments: tuple[Any, ...]
     arguments_spec: pytree.TreeSpec
     at_rest: bool
+    shared: list[Any]
     function: Any = None
     changes: bool = False
     results: tuple[Any, ...] = ()
@@ -260,8 +262,8 @@ class _Tracer:
     def _function(self, function: Any, run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         flat, spec = pytree.tree_flatten((args, {}))
         number = len(self.records)
-        name = function.__name__
-        record = _Record(number, name, tuple(flat), spec, at_rest=True, function=function)
+        name, shared = function.__name__, self.rest.shared()
+        record = _Record(number, name, tuple(flat), spec, True, shared, function)
         self.records.append(record)
         handed = _handed((args, {}), flat, spec, number, entry=True)
         self.open.append((record, handed))
@@ -275,7 +277,8 @@ class _Tracer:
     def _close(self) -> _Record:
         """Note that the innermost open call is over; what it was given holds no marks any more."""
         record, handed = self.open.pop()
-        record.changes, lost = handed.take_back()
+        changed, lost = handed.take_back()
+        record.changes = changed or not self.rest.shared_is(record.shared)
         if lost:
             raise StructureError(
                 f"{record.module} changes the {lost} that it is given; a change of such an object"
@@ -306,9 +309,10 @@ class _Tracer:
             number = len(self.records)
             at_rest, given = arrived.pop()
             at_rest = at_rest and list(map(id, given)) == list(map(id, flat))
-            self.records.append(_Record(number, name, tuple(flat), spec, at_rest))
+            record = _Record(number, name, tuple(flat), spec, at_rest, self.rest.shared())
+            self.records.append(record)
             handed = _handed((args, kwargs), flat, spec, number, entry=True)
-            self.open.append((self.records[-1], handed))
+            self.open.append((record, handed))
             return handed.tree
 
         def leave(module: nn.Module, args: Any, result: Any) -> Any:
@@ -319,7 +323,6 @@ class _Tracer:
             return _handed(result, flat, spec, closed.number, entry=False).tree
 
         return arrive, enter, leave
-
 
 
 def _handed(

@@ -48,6 +48,11 @@ class GraphRun(fx.Interpreter):
             value = super().run_node(n)
         return self.change[n.name](value) if n.name in self.change else value
 
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        """The arguments of a node, in lists and dicts that a module may change."""
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return tuple(map(_changeable, args)), {key: _changeable(v) for key, v in kwargs.items()}
+
     def predict(self, inputs: Any) -> Any:
         """Return what the model returns for the inputs of one batch."""
         args, kwargs = own_arguments(inputs, self.structure.model)
@@ -112,6 +117,15 @@ class CutRuns:
             known[self._nodes[site.node]] = fill(site, values[site.node])
         run = GraphRun(self.structure, {}, again)
         return run.folded(run.run(initial_env=known))
+
+
+def _changeable(value: Any) -> Any:
+    """Lists and dicts of a graph, which cannot be changed, as ordinary ones."""
+    if isinstance(value, list):
+        return [_changeable(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _changeable(item) for key, item in value.items()}
+    return tuple(map(_changeable, value)) if type(value) is tuple else value
 
 
 def _copied(value: Any) -> Any:

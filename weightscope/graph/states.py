@@ -7,6 +7,7 @@ cannot stand for the operators that were traced in it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,21 @@ class Rest:
         self._alive = tuple(model.modules())  # or another module may get the memory
         self._settings = {id(module): _copied(_settings(module)) for module in self._alive}
         self._inside: dict[int, tuple[nn.Module, ...]] = {}
+        of_modules = [{id(v): v for v in vars(module).values()} for module in self._alive]
+        held = Counter(key for values in of_modules for key in values)
+        self._shared = [
+            value
+            for key, value in {k: v for values in of_modules for k, v in values.items()}.items()
+            if held[key] > 1 and type(value) in (list, dict)
+        ]
+
+    def shared(self) -> list[Any]:
+        """What the lists and dicts hold now that several modules have among their attributes."""
+        return _copied(self._shared)  # type: ignore[no-any-return]
+
+    def shared_is(self, before: list[Any]) -> bool:
+        """Whether they hold what they held then."""
+        return _same(self._shared, before)
 
     def holds(self, module: nn.Module) -> bool:
         """Whether a module of the model, and all inside of it, are set as they were."""
