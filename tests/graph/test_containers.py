@@ -282,7 +282,7 @@ _pytree.register_pytree_node(
 
 def test_a_change_that_cannot_be_followed_is_refused_and_the_remedy_works() -> None:
     put, get = STATES["tuple"][1:]
-    with pytest.raises(StructureError, match="changes the Registered that it is given.*Pass a"):
+    with pytest.raises(StructureError, match=r"changes the Registered that it is given.*Pass a"):
         read_structure(made((lambda: Registered([]), put, get)), IMAGE)
     model = made((lambda: types.SimpleNamespace(skips=[]), put, get))
     structure = read_structure(model, IMAGE)
