@@ -61,7 +61,8 @@ def _place(structure: Structure, layer: str, dead: frozenset[str]) -> str:
     if stage is not None:
         return stage.role if stage.role in ("head", "bottleneck") else stage.name
     owned = structure.model.get_submodule(layer)._parameters
-    names = {f"{layer}.{name}" for name, value in owned.items() if value is not None}
+    within = f"{layer}." if layer else ""
+    names = {f"{within}{name}" for name, value in owned.items() if value is not None}
     return "dead" if names <= dead else "none"
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from weightscope.adapters import pytree, tracing
+from weightscope.adapters.numbers import free_numbers
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import Structure, read_structure, rebuild
@@ -263,6 +266,97 @@ def test_any_number_format(dtype: torch.dtype) -> None:
     torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=0)
 
 
+def padded_to(model: Small, x: Tensor, height: int, width: int) -> Tensor:
+    grown = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+    return model.decode(*model.encode(grown))[..., : x.shape[2], : x.shape[3]]
+
+
+def ceil_of_a_float(model: Small, x: Tensor) -> Tensor:
+    return padded_to(model, x, *(int(np.ceil(float(size) / 8)) * 8 for size in x.shape[2:]))
+
+
+def ceil_of_numpy(model: Small, x: Tensor) -> Tensor:
+    return padded_to(model, x, *(int(np.ceil(size / 8)) * 8 for size in x.shape[2:]))
+
+
+def rounded(model: Small, x: Tensor) -> Tensor:
+    half = F.interpolate(x, [int(round(0.5 * size, 0)) for size in x.shape[2:]])
+    return F.interpolate(model.decode(*model.encode(half)), [int(size) for size in x.shape[2:]])
+
+
+def cut_off(model: Small, x: Tensor) -> Tensor:
+    size = [int(s // 8 * 8.0) for s in x.shape[2:]]
+    return F.interpolate(model.decode(*model.encode(x)), size)
+
+
+def one_step(model: Small, x: Tensor) -> Tensor:
+    length = x.shape[3]
+    parts = [x[..., start : start + length] for start in range(0, length, length)]
+    return torch.cat([model.decode(*model.encode(part)) for part in parts], 3)
+
+
+def checked(model: Small, x: Tensor) -> Tensor:
+    size = [int(s / 2) * 2 for s in x.shape[2:]]
+    assert all(isinstance(s, int) and not isinstance(s, float) for s in size)
+    scale = float(np.full(2, 1, dtype=int).sum())
+    return F.interpolate(model.decode(*model.encode(x), scale=scale), size)
+
+
+NUMBERS = (ceil_of_a_float, ceil_of_numpy, rounded, cut_off, one_step, checked)
+
+
+@pytest.mark.parametrize("around", NUMBERS, ids=lambda f: f.__name__)
+def test_sizes_that_a_forward_makes_numbers_of_stay_free(around: Callable[..., Tensor]) -> None:
+    before = set(globals())
+    model = Small(around).eval()
+    structure = read_structure(model, IMAGE)
+    assert structure.sizes == "symbolic"
+    assert not any("only" in note for note in structure.notes)
+    assert set(globals()) == before
+    graph = rebuild(structure)
+    for shape in ((3, 3, 16, 16), (1, 3, 24, 40), (2, 3, 32, 20)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+
+
+def test_names_that_stand_for_numbers_are_pythons_own_otherwise() -> None:
+    before = set(globals())
+    with free_numbers(Small()):
+        assert set(globals()) - before == {"int", "float", "range"}
+        assert (isinstance(3, int), isinstance(3, float), issubclass(bool, int)) == (1, 0, 1)
+        kind = type(IMAGE.dim())
+        assert kind == int  # noqa: E721 - as some write it
+        assert ([*range(5, 1, -2)], int("11", 2), int.from_bytes(b"\1")) == ([5, 3], 3, 1)
+        assert np.zeros(1, dtype=float).dtype == np.float64
+        assert np.zeros(1, dtype=int).dtype == np.int64
+    assert set(globals()) == before
+
+
+def test_sizes_stay_free_in_functions_of_other_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    helpers = ModuleType("helpers_of_a_user")
+    exec("def whole(size): return int(size / 2) * 2", vars(helpers))
+    helpers.whole.__module__ = helpers.__name__
+    monkeypatch.setitem(sys.modules, helpers.__name__, helpers)
+    monkeypatch.setitem(globals(), "whole", helpers.whole)
+
+    def around(model: Small, x: Tensor) -> Tensor:
+        size = [whole(s) for s in x.shape[2:]]  # type: ignore[name-defined] # noqa: F821
+        return F.interpolate(model.decode(*model.encode(x)), size)
+
+    model = Small(around).eval()
+    graph = rebuild(read_structure(model, IMAGE))
+    x = torch.randn(1, 3, 24, 40)
+    torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+    assert "int" not in vars(helpers)
+
+
+def test_names_that_stand_for_numbers_are_taken_back_after_an_error() -> None:
+    before = set(globals())
+    with pytest.raises(ZeroDivisionError), free_numbers(Small()):
+        float(1 / 0)
+    assert set(globals()) == before
+
+
 def test_a_budget_counts_and_does_not_watch_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Small(ceiled)
     assert read_structure(model).sizes == "symbolic"
@@ -317,7 +411,7 @@ def test_nothing_is_dead_where_train_mode_was_not_tried() -> None:
 
 def test_a_network_that_fixes_its_sizes_is_read_at_the_one_that_it_declares() -> None:
     def resized(model: Small, x: Tensor) -> Tensor:
-        size = [int(s // 8 * 8.0) for s in x.shape[2:]]
+        size = [int(math.sqrt(s * s)) for s in x.shape[2:]]
         return F.interpolate(model.decode(*model.encode(x)), size=size)
 
     model = Small(resized)
@@ -331,7 +425,7 @@ def test_a_network_that_fixes_its_sizes_is_read_at_the_one_that_it_declares() ->
 
 def test_a_size_that_became_a_number_is_told_and_kept() -> None:
     def resized(model: Small, x: Tensor) -> Tensor:
-        size = [int(s // 8 * 8.0) for s in x.shape[2:]]
+        size = [int(math.sqrt(s * s)) for s in x.shape[2:]]
         return F.interpolate(model.decode(*model.encode(x)), size=size)
 
     model = Small(resized).eval()

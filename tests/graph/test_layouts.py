@@ -180,3 +180,26 @@ def test_signals_without_channels(example: Tensor | None) -> None:
     assert found.proposals[0].build("pool").module(torch.randn(3, 64)).shape == (3, 64)
     with pytest.raises(InputError, match=r"layout='NL'"):
         read_structure(nn.Sequential(nn.Linear(8, 8)), torch.randn(2, 8))
+
+
+class SideBySide(nn.Module):
+    """Pairs of frames in a dictionary, which the first layer is given as channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net("NCHW")
+        self.net.top = nn.Conv2d(6, 8, 3, padding=1)
+
+    def forward(self, given: dict[str, Tensor]) -> Tensor:
+        return self.net(given["frames"].flatten(1, 2))
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (3, 2)], ids=["frames first", "channels first"])
+def test_frames_side_by_side_as_channels(axes: tuple[int, int]) -> None:
+    model = SideBySide().eval()
+    structure = read_structure(model, ({"frames": torch.randn(2, *axes, 24, 32)},))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert structure.stage_of["net.join"].name == "decoder 0"
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    given = {"frames": torch.randn(3, *axes, 16, 48)}
+    torch.testing.assert_close(rebuild(structure)(given), model(given), rtol=0, atol=0)

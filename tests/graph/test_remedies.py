@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -242,7 +243,7 @@ def test_a_lazy_layer_that_ran_once() -> None:
 
 def test_a_network_of_fixed_size_at_the_size_that_is_used() -> None:
     def fixed(net: Net, x: Tensor) -> Tensor:
-        return F.interpolate(plain(net, x), int(x.shape[2] // 8 * 8.0))
+        return F.interpolate(plain(net, x), int(math.sqrt(x.shape[2] * x.shape[3])))
 
     built = rebuild(read_structure(Net(fixed), IMAGE))
     other = torch.randn(2, 3, 32, 32)

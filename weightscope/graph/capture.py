@@ -23,6 +23,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY, marked
 from weightscope.adapters.containers import Handed
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
+from weightscope.adapters.numbers import free_numbers
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.symbols import is_symbolic, is_unknown
 from weightscope.adapters.tracing import (
@@ -94,8 +95,8 @@ class Capture:
     """The exported program, its nodes in order, and every module call with its span.
 
     ``sizes`` says which sizes were left free while tracing, ``too_complex`` whether the arithmetic
-    of more of them was too much to follow. ``functions`` are the calls of what has a backward of
-    its own.
+    of more of them was too much to follow, ``numbers`` whether those were kept free too that the
+    forward makes numbers of. ``functions`` are the calls of what has a backward of its own.
     """
 
     program: ExportedProgram
@@ -104,6 +105,7 @@ class Capture:
     functions: tuple[Call, ...]
     sizes: Sizes
     too_complex: bool = False
+    numbers: bool = False
 
 
 @dataclass
@@ -147,7 +149,12 @@ def throwaway_copy(
 
 
 def capture(
-    model: nn.Module, inputs: ExampleInputs, *, fixed: bool = False, training: bool = False
+    model: nn.Module,
+    inputs: ExampleInputs,
+    *,
+    fixed: bool = False,
+    training: bool = False,
+    numbers: bool = False,
 ) -> Capture:
     """Export the model with the boundaries of all module calls.
 
@@ -160,6 +167,7 @@ def capture(
         inputs: How it is called.
         fixed: Capture at the example's spatial size at once.
         training: Capture what it does in train mode.
+        numbers: Keep free the sizes that the forward makes numbers of; other sizes are not tried.
 
     Raises:
         StructureError: ``torch.export`` cannot trace the model.
@@ -169,10 +177,10 @@ def capture(
     cause: Exception | None = None
     values: tuple[StructureError, Exception] | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
-    for sizes in attempts[fixed:]:
-        tracer = _Tracer(model, inputs, sizes, training)
+    for sizes in attempts[:1] if numbers else attempts[fixed:]:
+        tracer = _Tracer(model, inputs, sizes, training, numbers)
         try:
-            return replace(tracer.run(), too_complex=too_complex)
+            return replace(tracer.run(), too_complex=too_complex, numbers=numbers)
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt; the last one raises
             if tracer.budget.exceeded:
                 too_complex = True
@@ -202,13 +210,19 @@ class _Tracer:
     """One attempt to export one throw-away copy."""
 
     def __init__(
-        self, model: nn.Module, inputs: ExampleInputs, sizes: Sizes, training: bool
+        self,
+        model: nn.Module,
+        inputs: ExampleInputs,
+        sizes: Sizes,
+        training: bool,
+        numbers: bool,
     ) -> None:
         self.constants = constants_of(model)
         self.model = _as_module(throwaway_copy(model).train(training))
         self.args, self.kwargs = _apart(inputs)
         self.inputs = inputs
         self.sizes = sizes
+        self.numbers = numbers
         self.budget = Budget()
         self.records: list[_Record] = []
         self.open: list[tuple[_Record, Handed]] = []
@@ -228,6 +242,8 @@ class _Tracer:
                 hooks.enter_context(context)
             hooks.enter_context(unsolved_constraints())
             hooks.enter_context(untold(self.model))
+            if self.numbers:
+                hooks.enter_context(free_numbers(self.model))
             hooks.enter_context(warnings.catch_warnings())
             # recurrent layers cache their weights in the copy, which is thrown away
             warnings.filterwarnings("ignore", message="The tensor attribute")

@@ -103,11 +103,13 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     }
     for layout in choices.get(len(image), ()):
         of = dict(zip(layout, image, strict=True))
-        if (
-            of.get("C", 1) == channels
-            and batch in (of["N"] * of.get("T", 1), of["N"])  # all frames at once, or one by one
-            and all(map(alike, (of[letter] for letter in space), sizes))
-        ):
+        channels_given, frames = of.get("C", 1), of.get("T", 1)
+        calls = (
+            (channels_given, of["N"] * frames),  # all frames at once
+            (channels_given, of["N"]),  # one by one
+            (channels_given * frames, of["N"]),  # side by side as channels
+        )
+        if (channels, batch) in calls and all(map(alike, (of[letter] for letter in space), sizes)):
             return "" if layout == "NC" + space else layout
     # brought to another size first: the number of channels alone tells where they are
     last = len(image) == dimensions + 2 and image[-1] == channels != image[1]

@@ -77,6 +77,12 @@ def follows_the_input(capture: Capture) -> bool:
     return any(is_symbolic(size) for image in image_inputs(capture) for size in _space(image))
 
 
+def sizes_held(capture: Capture) -> int:
+    """How many sizes of the images the captured graph holds to one number."""
+    sizes = (size for image in image_inputs(capture) for size in _space(image))
+    return sum(not is_symbolic(size) for size in sizes)
+
+
 def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
     """Whether the graph follows the image's size as it claims.
 

@@ -25,7 +25,13 @@ from weightscope.graph.fixed import values_note
 from weightscope.graph.gradients import hooked_modules
 from weightscope.graph.inputs import declared_inputs, find_inputs, two_images, twofold
 from weightscope.graph.layouts import images_of
-from weightscope.graph.levels import follows_the_input, plausible, read_levels
+from weightscope.graph.levels import (
+    Levels,
+    follows_the_input,
+    plausible,
+    read_levels,
+    sizes_held,
+)
 from weightscope.graph.models import check_model
 from weightscope.graph.nodes import tensor_of
 from weightscope.graph.stages import (
@@ -135,16 +141,13 @@ def _read(
 ) -> Structure:
     trial = Trial(model)
     inputs, read_at, captured = _captured(trial, example_inputs, layout)
-    levels = read_levels(captured, inputs)
-    fixed = not plausible(captured, levels, inputs) or not _follows(trial, captured, read_at)
+    captured, levels, fixed = _at_all_sizes(trial, inputs, read_at, captured)
     if fixed or captured.sizes != "symbolic":
         declared = declared_inputs(trial, inputs, layout)
         inputs = declared or inputs
         if declared and not fixed:
             read_at, captured = _with_batch(trial, inputs)
-            levels = read_levels(captured, inputs)
-            fixed = not plausible(captured, levels, inputs)
-            fixed = fixed or not _follows(trial, captured, read_at)
+            captured, levels, fixed = _at_all_sizes(trial, inputs, read_at, captured)
         if fixed:
             _, captured = _with_batch(trial, inputs, fixed=True)
             levels = read_levels(captured, inputs)
@@ -294,6 +297,25 @@ def _parts_note(parts: Sequence[str], part: str | None) -> str:
     )
 
 
+def _at_all_sizes(
+    trial: Trial, inputs: ExampleInputs, read_at: ExampleInputs, captured: Capture
+) -> tuple[Capture, Levels, bool]:
+    """The capture and its levels, with sizes kept free where it does not follow them as it claims.
+
+    Returns:
+        The capture, its levels, and whether it has to be captured at the example's size.
+    """
+    levels = read_levels(captured, inputs)
+    if plausible(captured, levels, inputs) and _follows(trial, captured, read_at):
+        return captured, levels, False
+    free = None if captured.numbers else _with_free_numbers(trial, read_at)
+    if free is not None and follows_the_input(free):
+        freed = read_levels(free, inputs)
+        if plausible(free, freed, inputs) and _follows(trial, free, read_at):
+            return free, freed, False
+    return captured, levels, True
+
+
 def _follows(trial: Trial, captured: Capture, read_at: ExampleInputs) -> bool:
     """Whether a graph with free sizes does at another size what the model does there.
 
@@ -434,10 +456,26 @@ def _with_batch(
         What it was captured with, and the capture.
     """
     pair = two_images(trial, inputs)
-    captured = capture(trial.original, pair, fixed=fixed)
+    captured = _traced(trial, pair, fixed)
     if pair is inputs or images_read(captured) is None:
         return pair, captured
-    return inputs, capture(trial.original, inputs, fixed=fixed)
+    return inputs, _traced(trial, inputs, fixed)
+
+
+def _traced(trial: Trial, inputs: ExampleInputs, fixed: bool) -> Capture:
+    """Capture; where the forward makes numbers of its sizes, keep them free if that can be done."""
+    captured = capture(trial.original, inputs, fixed=fixed)
+    if fixed or captured.too_complex or not sizes_held(captured):
+        return captured
+    free = _with_free_numbers(trial, inputs)
+    return free if free is not None and sizes_held(free) < sizes_held(captured) else captured
+
+
+def _with_free_numbers(trial: Trial, inputs: ExampleInputs) -> Capture | None:
+    try:
+        return capture(trial.original, inputs, numbers=True)
+    except StructureError:
+        return None
 
 
 def _without_boundaries(captured: Capture) -> None:
