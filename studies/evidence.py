@@ -1,8 +1,8 @@
 """Does the verdict predict the truth? Trains networks, scores their levels, judges the scores.
 
-    python studies/evidence.py train [--count 104] [--workers 2] [--cluster ADDRESS] [--dry-run]
+    python studies/evidence.py train [--count 288] [--workers 2] [--cluster ADDRESS] [--dry-run]
     python studies/evidence.py respond
-    python studies/evidence.py score [--half choose|judge]
+    python studies/evidence.py score [--half choose|judge|new|again|last]
     python studies/evidence.py page [--page docs/studies/evidence]
     python studies/evidence.py classes
 
@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from studies.evidence_protocol.classes import study_classes  # noqa: E402
-from studies.evidence_protocol.jobs import Job, jobs  # noqa: E402
+from studies.evidence_protocol.jobs import HALVES, Job, jobs  # noqa: E402
 from studies.evidence_protocol.page import write_page, write_responses  # noqa: E402
 from studies.evidence_protocol.responses import measure_responses  # noqa: E402
 from studies.evidence_protocol.scoring import WAYS, code_version, score  # noqa: E402
@@ -49,13 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one part of the study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=("train", "respond", "score", "page", "classes"))
-    parser.add_argument("--count", type=int, default=104, help="networks of the list")
+    parser.add_argument("--count", type=int, default=288, help="networks of the list")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to score")
-    parser.add_argument(
-        "--half", choices=("choose", "judge", "new"), help="score only these networks"
-    )
+    parser.add_argument("--half", choices=tuple(HALVES), help="score only these networks")
     parser.add_argument("--version", help="of the scores to judge; default: the present code's")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, or its file")

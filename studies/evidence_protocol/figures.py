@@ -13,8 +13,9 @@ from studies.evidence_protocol.judge import GRADES, skilled
 from studies.evidence_protocol.truth import NEGLIGIBLE
 from weightscope.files import written_atomically
 
-COLOURS: dict[Half, str] = {"new": "#2b6cb0", "judge": "#d97706", "choose": "#8a8f98"}
-BLUE = COLOURS["new"]
+COLOURS: dict[Half, str] = {"last": "#2b6cb0", "again": "#0f9d8a", "new": "#7c5cbf",
+                           "judge": "#d97706", "choose": "#8a8f98"}  # fmt: skip
+BLUE = COLOURS["last"]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -28,13 +29,13 @@ def draw_aucs(halves: dict[Half, pd.DataFrame]) -> Figure:
     judged = next(iter(halves.values()))
     order = judged.sort_values("within")["grade"].tolist()
     titles = judged.set_index("grade")["title"]
-    figure = Figure(figsize=(9, 0.42 * len(order) + 1.2))
+    figure = Figure(figsize=(9, 0.5 * len(order) + 1.2))
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (key, title) in zip(axes, {"auc": "pooled", "within": "within depth"}.items(),
                                   strict=True):  # fmt: skip
         for place, (name, grades) in enumerate(halves.items()):
             rows, colour = grades.set_index("grade"), COLOURS[name]
-            shift = 0.24 * ((len(halves) - 1) / 2 - place)
+            shift = 0.16 * ((len(halves) - 1) / 2 - place)
             for i, grade in enumerate(order):
                 if grade in rows.index:
                     row = rows.loc[grade]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.tasks import TASKS
 
-Half = Literal["choose", "judge", "new"]
+Half = Literal["choose", "judge", "new", "again", "last"]
 
 HELD_OUT = {
     "design": ("multiresunet", "pyramid", "layer", "instance"),
@@ -24,15 +24,17 @@ HELD_OUT = {
 others choose. Fixed before the first network was scored."""
 
 HALVES: dict[Half, str] = {
-    "new": "new networks",
+    "last": "networks trained last",
+    "again": "second new networks",
+    "new": "first new networks",
     "judge": "judging half of the first networks",
     "choose": "choosing half of the first networks",
 }
 """Sets of networks with their titles, those that chose least first."""
 
-NEW = 64
-"""From this index on networks were trained after every form and border had been settled, on the
-scores of those before: they chose nothing, whatever their circumstances."""
+BEGIN: dict[Half, int] = {"last": 224, "again": 104, "new": 64}
+"""From these indices on networks were trained after every form and border had been settled, on the
+scores of those before: they chose nothing of what stood then, whatever their circumstances."""
 
 RATES = {
     "adam": (3e-4, 1e-2),
@@ -116,9 +118,10 @@ class Job:
     @property
     def half(self) -> Half:
         """Whether this network may choose forms and borders, judged earlier ones, or is new."""
-        if self.index >= NEW:
-            return "new"
-        return "judge" if self.held_out else "choose"
+        later: tuple[Half, ...] = tuple(
+            half for half, first in BEGIN.items() if self.index >= first
+        )
+        return later[0] if later else "judge" if self.held_out else "choose"
 
     @property
     def held_out(self) -> tuple[str, ...]:

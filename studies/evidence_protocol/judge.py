@@ -15,7 +15,7 @@ from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.tasks import TASKS
 from studies.evidence_protocol.training import training
 from studies.evidence_protocol.truth import NEGLIGIBLE
-from weightscope.thresholds import RESPONDS, RESPONSE_BORDER, SILENT
+from weightscope.thresholds import RESPONDS, RESPONDS_IN_NUMBERS, RESPONSE_BORDER, SILENT
 
 GRADES = {
     "response": ("model", "response", "the model alone: `response`"),
@@ -87,10 +87,10 @@ CAUSES = {
     "other": "silent, but another output responds",
     "shallower": "the deepest cut that removes it also removes shallower levels",
     "readings": "a restored image or a decision, and the two readings do not agree",
-    "wide": "the interval holds both borders, 0.05 and 0.25",
-    "lower": "the interval holds 0.05",
-    "upper": "the interval holds 0.25",
-    "between": "the whole interval lies between 0.05 and 0.25",
+    "wide": "the interval holds both borders",
+    "lower": "the interval holds the border of unused",
+    "upper": "the interval holds the border of used",
+    "between": "the whole interval lies between the borders",
     "unmeasured": "not measured",
 }
 """Why a cut is undecided by the model alone; the first that applies."""
@@ -153,7 +153,8 @@ def undecided_cause(state: str, why: str, value: float, low: float, high: float)
         return "untold"
     if np.isnan(value):
         return "unmeasured"
-    lower, upper = (low < border < high for border in (SILENT, RESPONDS))
+    responds = RESPONDS if "of the decisions" in why else RESPONDS_IN_NUMBERS
+    lower, upper = (low < border < high for border in (SILENT, responds))
     if lower and upper and "must be so for both" in why:
         return "readings"
     found = next((cause for cause, words in said.items() if words in why), "")

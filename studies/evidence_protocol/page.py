@@ -12,7 +12,7 @@ from studies.evidence_protocol import judge
 from studies.evidence_protocol.compare import response_table, truth_table
 from studies.evidence_protocol.figures import draw_aucs, draw_losses, draw_scatter, save
 from studies.evidence_protocol.given import given
-from studies.evidence_protocol.jobs import HALVES, HELD_OUT, NEW, Half, Job
+from studies.evidence_protocol.jobs import BEGIN, HALVES, HELD_OUT, Half, Job
 from studies.evidence_protocol.sentences import sentence_table
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
 from weightscope.files import written_atomically
@@ -321,22 +321,27 @@ def protocol(
         "networks that chose nothing. Raw figures of the first 13 networks of both halves together "
         "had been seen once before, and nothing was chosen from them. The form of regressions (one "
         "minus Lin's concordance) and the recalibration of losses were chosen on the choosing half "
-        f"later. Networks from index {NEW} on were trained after that; they judge. Three matched "
-        "images instead of four, and the second look at silent levels where images do not suit a "
+        f"later. Networks from index {BEGIN['new']} on were trained after that; they judge. Three "
+        "matched images instead of four, and the second look at silent levels where images do not suit a "
         "network, were settled after these had been scored once; so were two guards: silent levels "
         "of hardly trained networks, and levels that one rare decision hangs on, are no longer "
         "called unused. Without the guards the model alone decided 64 % of the cuts of the new "
         "networks and images 68 %. [Networks that chose nothing](guards.md) judge the first. Last, "
         "the first proposal by the model alone may take away what is undecided but surely responds "
         "by less than 0.158: that was settled after the proposals of all halves had been seen, of "
-        "which 65 % of the new networks' were right before and 12 of 19 of the choosing half's.",
+        "which 65 % of the first new networks' were right before and 12 of 19 of the choosing "
+        f"half's. Networks from index {BEGIN['again']} on were trained after all that: they judged "
+        "it ([what was found](../../decisions/response.md)), and after that, with all before them, "
+        "chose the borders anew: *unused* below 0.08 in the place of 0.05, *used* above 0.35 in "
+        "the place of 0.25 where the outputs are decisions. Networks from index "
+        f"{BEGIN['last']} on were trained after that, and judge.",
         "",
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",
         "",
-        "Limits: two shared processor cores and no GPU, so the networks are small and trained "
-        "briefly; one seed for each; the truth is what each network uses, not what its task needs. "
-        "Within depth compares cuts at the same reduction only, so that depth itself scores one "
+        "Limits: no GPU was used (one core and one thread for each network, torch 2.11), and the "
+        "networks are small and trained briefly; one seed for each; the truth is what each network "
+        "uses, not what its task needs. Within depth compares cuts at the same reduction only, so that depth itself scores one "
         "half.",
     ]
 
@@ -449,16 +454,17 @@ def wrong_text(wrong: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
 
 def refutation_text(table: pd.DataFrame) -> list[str]:
     """What would have refuted forms and borders, on the new networks."""
-    new = table[table["half"] == "new"]
+    half: Half = next((h for h in BEGIN if (table["half"] == h).any()), "new")
+    new = table[table["half"] == half]
     if new.empty:
         return []
     sets = {"all": new, "under a circumstance that was held out": new[new["held_out"] != ""]}
     columns = {k: (k, "{}") for k in ("claim", "found", "failed")}
     lines = ["## What would have refuted the borders", "",
-             "As [written down](../../decisions/response.md) before the new networks were scored; "
+             "As [written down](../../decisions/response.md) before these networks were scored; "
              "cuts whose truth is clear.", ""]  # fmt: skip
     for title, own in sets.items():
-        lines += [f"Of the new networks, {title}:", "",
+        lines += [f"Of the {HALVES[half]}, {title}:", "",
                   markdown(judge.refutations(own), columns), ""]  # fmt: skip
     return lines
 

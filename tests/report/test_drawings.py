@@ -83,7 +83,8 @@ def test_a_layer_without_a_start_or_a_role_is_drawn_plainly():
 
 
 def verdict(grade, value, low, high, word="undecided"):
-    score = Score(grade, value, low, high, word, "measured")
+    borders = (0.08, 0.35) if grade in ("response", "images") else (NAN, NAN)
+    score = Score(grade, value, low, high, word, "measured", borders=borders)
     return StageVerdict("encoder 1", value, word, grade, "measured", (score,))
 
 
@@ -92,8 +93,8 @@ def verdict(grade, value, low, high, word="undecided"):
     [
         (verdict("weights", 0.5, 0.1, 0.9), "ranks stages and decides nothing"),
         (verdict("history", 0.5, 0.1, 0.9), "ranks stages and decides nothing"),
-        (verdict("response", 0.5, 0.3, 0.6), "below 5% .* unused, above 25% used"),
-        (verdict("images", 0.5, 0.3, 0.6), "below 5% .* unused, above 25% used"),
+        (verdict("response", 0.5, 0.3, 0.6), "below 8% .* unused, above 35% used"),
+        (verdict("images", 0.5, 0.3, 0.6), "below 8% .* unused, above 35% used"),
         (verdict("data", 0.5, 0.3, 0.6), "its interval holds 0.5"),
         # what was measured would decide; the verdict's own words say what keeps it from that
         (verdict("response", 0.98, 0.97, 0.99), "^$"),

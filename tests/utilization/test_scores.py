@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from weightscope.movement import Displacement, stage_movement
 from weightscope.probing import CutResponse, Response
 from weightscope.statistics import measure_model
+from weightscope.thresholds import RESPONDS, RESPONDS_IN_NUMBERS, RESPONSE_BORDER, SILENT
 from weightscope.utilization import utilization
 from weightscope.utilization.scores import (
-    RESPONDS,
-    RESPONSE_BORDER,
-    SILENT,
     NetworkMovement,
     StageSpread,
     measure_spread,
@@ -252,6 +250,18 @@ def test_response_decides_where_its_interval_clears_the_borders(value, low, high
     score = score_response(response((1, value, low, high)), 1)
     assert score.verdict == verdict
     assert score.utilization == pytest.approx(utilization(value, RESPONSE_BORDER))
+
+
+def test_numbers_have_a_border_of_their_own_above():
+    between = (RESPONDS + RESPONDS_IN_NUMBERS) / 2
+    decisions = CutResponse(1, 0.5, between, 1.0, flips=0.2, change=0.5)
+    numbers = CutResponse(1, 0.5, between, 1.0, flips=math.nan, change=0.5)
+    either = CutResponse(1, 0.5, between, 1.0, flips=0.2, change=0.5, by_sign=0.5)
+    verdicts = [
+        score_response(Response("response", (cut,), 10), 1).verdict
+        for cut in (decisions, numbers, either)
+    ]
+    assert verdicts == ["undecided", "used", "used"]
 
 
 def test_response_judges_a_stage_by_the_deepest_cut_that_removes_it():

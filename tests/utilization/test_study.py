@@ -17,7 +17,7 @@ from studies.evidence_protocol.classes import CutOfClasses
 from studies.evidence_protocol.compare import auc, auc_within_depth, truth_table
 from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.given import dependence
-from studies.evidence_protocol.jobs import HELD_OUT, NEW, Job, jobs
+from studies.evidence_protocol.jobs import BEGIN, HELD_OUT, Job, jobs
 from studies.evidence_protocol.judge import (
     CAUSES,
     cause,
@@ -68,10 +68,12 @@ def test_a_prefix_of_the_list_is_the_list_of_fewer():
 
 
 def test_choosing_networks_know_no_held_out_circumstance():
-    listed = jobs(200)
+    listed = jobs(240)
     choosing = [job for job in listed if job.half == "choose"]
     assert len(choosing) == 32
-    assert {job.half for job in listed[NEW:]} == {"new"}
+    assert {job.half for job in listed[BEGIN["new"] :]} == {"new", "again", "last"}
+    assert [job.half for job in listed[103:105]] == ["new", "again"]
+    assert [job.half for job in listed[223:225]] == ["again", "last"]
     for circumstance, values in HELD_OUT.items():
         assert not {getattr(job, circumstance) for job in choosing} & set(values)
         assert set(values) <= {getattr(job, circumstance) for job in listed}

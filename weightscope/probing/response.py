@@ -37,6 +37,8 @@ from weightscope.thresholds import (
     FOLLOWS,
     LARGEST_LOGIT,
     RAREST_DECISION,
+    RESPONDS,
+    RESPONDS_IN_NUMBERS,
     SATURATED,
     SILENT,
 )
@@ -107,6 +109,12 @@ class CutResponse:
     spread: float = math.nan
     outputs: Mapping[str, float] = field(default_factory=dict)
     by_sign: float = math.nan
+
+    @property
+    def borders(self) -> tuple[float, float]:
+        """Below the first a level is silent, above the second it responds."""
+        decides = math.isfinite(self.flips) and math.isnan(self.by_sign)
+        return SILENT, RESPONDS if decides else RESPONDS_IN_NUMBERS
 
     @property
     def first_output(self) -> str:

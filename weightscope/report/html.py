@@ -15,7 +15,6 @@ from weightscope.receptive_field import unknown_operators
 from weightscope.report.drawings import Bar, bar, draw_histograms
 from weightscope.report.pages import Cell, figure, part, render, words, write_page
 from weightscope.report.reasons import reason_undecided, reason_unjudged
-from weightscope.thresholds import RESPONDS, SILENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +101,6 @@ def render_html(analysis: Findings) -> str:
             for response in (analysis.images, analysis.response)
             if response is not None and response.cuts
         ],
-        borders=(SILENT, RESPONDS),
         ablation=data.ablation if data else None,
         drops=_drop_bars(data.ablation.levels) if data and data.ablation else [],
         importances=_importance_rows(data.importances) if data else [],
@@ -163,9 +161,10 @@ def _response_rows(response: Response) -> dict[str, Any]:
         "source": response.source,
         "images": response.images,
         "cuts": [
-            (cut, _filled(cut.value, cut.low, cut.high, end=end, lines=(SILENT, RESPONDS)))
+            (cut, _filled(cut.value, cut.low, cut.high, end=end, lines=cut.borders))
             for cut in response.cuts
         ],
+        "borders": response.cuts[0].borders,
     }
 
 

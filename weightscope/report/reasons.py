@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from weightscope.errors import keyword
-from weightscope.thresholds import RESPONDS, RESPONSE_BORDER, SILENT
+from weightscope.thresholds import RESPONSE_BORDER
 from weightscope.utilization.records import RANKING
 from weightscope.utilization.scores import utilization
 
@@ -22,10 +22,6 @@ _STATES: dict[State, str] = {
     "trivial answer",
     "unknown": "it is not known whether the network was trained",
 }
-_BETWEEN = (
-    f"between the borders: below {SILENT:.0%} with its whole interval it would be unused, above "
-    f"{RESPONDS:.0%} used"
-)
 _ON_THE_BORDER = "its interval holds 0.5, the border: more images would narrow it"
 
 
@@ -52,5 +48,11 @@ def reason_undecided(verdict: StageVerdict) -> str:
         return ""
     if verdict.evidence == "data":
         return _ON_THE_BORDER if score.low <= 0.5 <= score.high else ""
-    silent, responds = (utilization(m, RESPONSE_BORDER) for m in (SILENT, RESPONDS))
-    return _BETWEEN if score.high >= silent and score.low <= responds else ""
+    unused, used = score.borders
+    silent, responds = (utilization(border, RESPONSE_BORDER) for border in score.borders)
+    if score.high < silent or score.low > responds:
+        return ""
+    return (
+        f"between the borders: with its whole interval below {unused:.0%} it would be unused, "
+        f"above {used:.0%} used"
+    )

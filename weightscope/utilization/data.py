@@ -34,8 +34,8 @@ from weightscope.thresholds import (
     LOSS_THAT_COUNTS,
     NEGLIGIBLE_IMPORTANCE,
     NEGLIGIBLE_LOSS,
-    RESPONDS,
     RESPONSE_BORDER,
+    SPEAKS,
 )
 from weightscope.utilization.ablation import (
     AblationResult,
@@ -147,7 +147,7 @@ class DataEvidence:
         # labels may be read as numbers; one channel of true numbers may be of little worth
         of_classes = self.ablation.recalibrated or self.ablation.larger_is_better
         # of two decisions both respond as the whole does
-        if same.worst > max(RESPONDS, 1.01 * same.value) and (
+        if same.worst > max(SPEAKS, 1.01 * same.value) and (
             of_classes or math.isfinite(same.flips)
         ):
             return replace(

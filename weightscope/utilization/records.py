@@ -30,6 +30,8 @@ class Score:
             of the skill (data), or the response (images, response); nan where the
             grade does not measure that.
         caveat: What that figure leaves out, in words; else empty.
+        borders: Values of `loss`: with its whole interval below the first the stage is unused,
+            above the second it is used; nan for grades of one border or none.
     """
 
     grade: Grade
@@ -40,6 +42,7 @@ class Score:
     why: str
     loss: float = float("nan")
     caveat: str = ""
+    borders: tuple[float, float] = (float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)

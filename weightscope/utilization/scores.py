@@ -20,10 +20,8 @@ from weightscope.thresholds import (
     MARGIN,
     MINIMUM_IMAGES,
     PRECISE,
-    RESPONDS,
     RESPONSE_BORDER,
     SALIENT_BORDER,
-    SILENT,
     UNTOUCHED,
     WALK_BORDER,
 )
@@ -289,10 +287,11 @@ def score_response(response: Response, level: int) -> Score:
     """Score a stage by the change of the output when its level and all below are replaced.
 
     ``m`` is the response of the deepest cut that removes the stage, ``n`` is `RESPONSE_BORDER`.
-    The stage is used where the whole interval lies above `RESPONDS`, unused where it lies below
-    `SILENT`. Fewer than `MINIMUM_IMAGES` of the user's images decide nothing. The interval of a
-    stage that is undecided below the middle reaches up to what it does at another contrast, to the
-    part of the output that responds most, or to another output that does.
+    The stage is used where the whole interval lies above `RESPONDS` (of numbers
+    `RESPONDS_IN_NUMBERS`), unused where it lies below `SILENT`. Fewer than `MINIMUM_IMAGES` of the
+    user's images decide nothing. The interval of a stage that is undecided below the middle reaches
+    up to what it does at another contrast, to the part of the output that responds most, or to
+    another output that does.
 
     Args:
         response: Of every cut, on synthetic images or on the user's own.
@@ -306,6 +305,7 @@ def score_response(response: Response, level: int) -> Score:
         return Score(grade, nan, nan, nan, "undecided", "no cut removes it")
     cut = removing[-1]
     value, low, high = (utilization(m, RESPONSE_BORDER) for m in (cut.value, cut.low, cut.high))
+    silent, responds = cut.borders
     seen = "synthetic images" if grade == "response" else counted(response.images, "image")
     of, beside = _one_of_several(cut)
     why = f"response {cut.value:.2g}{of}: {_what_changes(cut)} on {seen}"
@@ -313,15 +313,15 @@ def score_response(response: Response, level: int) -> Score:
     verdict: Verdict = "undecided"
     if grade == "images" and response.images < MINIMUM_IMAGES:
         why += f"; fewer than {MINIMUM_IMAGES} images decide nothing"
-    elif cut.high < SILENT and _speaks_elsewhere(cut):
+    elif cut.high < silent and _speaks_elsewhere(cut):
         why += f"; but {_speaks_elsewhere(cut)}"
-    elif cut.high < SILENT:
+    elif cut.high < silent:
         verdict = "unused"
         either = math.isfinite(cut.by_sign)
         why += f"; {unseen(classes=math.isfinite(cut.flips) and not either)}"
         if grade == "response":
             why += ", nor what only your own images would excite"
-    elif cut.low > RESPONDS:
+    elif cut.low > responds:
         verdict = "used"
         if cut.keep_levels < level:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
@@ -330,7 +330,7 @@ def score_response(response: Response, level: int) -> Score:
         others = (m for m in (cut.elsewhere, cut.worst_high, cut.other[1]) if math.isfinite(m))
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
     caveat = f"that is{of}; {beside}" if beside else ""
-    return Score(grade, value, low, high, verdict, why, cut.value, caveat)
+    return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders)
 
 
 def _one_of_several(cut: CutResponse) -> tuple[str, str]:
