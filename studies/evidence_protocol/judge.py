@@ -383,10 +383,11 @@ def idle_table(table: pd.DataFrame) -> pd.DataFrame:
     for labels, own in table[table["labels"] != "true"].groupby("labels"):
         for key, (_, _, title) in GRADES.items():
             if f"{key}_verdict" in own:
-                counts = own[f"{key}_verdict"].value_counts()
+                asked = own[own[f"{key}_verdict"].notna()]
+                counts = asked[f"{key}_verdict"].value_counts()
                 rows.append({
-                    "labels": labels, "title": title, "networks": own["name"].nunique(),
-                    "cuts": len(own), "used": int(counts.get("used", 0)),
+                    "labels": labels, "title": title, "networks": asked["name"].nunique(),
+                    "cuts": len(asked), "used": int(counts.get("used", 0)),
                     "unused": int(counts.get("unused", 0)),
                 })  # fmt: skip
     return pd.DataFrame(rows)

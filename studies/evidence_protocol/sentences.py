@@ -8,6 +8,7 @@ hold for the skill on other images of the task is reported beside.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ RULES = {
     "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",
     "foreign": r"No kernel (descends from initial=|is as history= recorded it)[,:] .*?\.",
     "history": r"history= (says nothing of some kernels|holds no parameter|was recorded under).*?"
-    r"(\.(?= |$)|$|(?= No kernel))",
+    r"(\.(?= |$)|$)",
 }
 
 
@@ -208,7 +209,7 @@ def _contradicted(
                 other = (seen["low"] > NEGLIGIBLE, seen["high"] < NEGLIGIBLE)[verdict == "used"]
                 if other:
                     yield f"without {name} {seen['lost']:.1%} of the skill go on these images"
-            elif (seen > RESPONSE_BORDER) == (verdict == "unused"):
+            elif math.isfinite(seen) and (seen > RESPONSE_BORDER) == (verdict == "unused"):
                 yield f"without {name} the output changes by {seen:.2g} of what it can"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from weightscope.errors import InputError
 from weightscope.frames import histograms_frame, layers_frame, parameters_frame
+from weightscope.probing import CutResponse
 from weightscope.report import render_html, write_html
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)> $\\frac$ _x'
@@ -146,15 +147,13 @@ def test_frozen_layers_are_marked(analysis, structure, statistics, costs):
 
 
 def test_response_is_drawn_with_its_borders(analysis):
-    cut = {"keep_levels": 1, "value": 0.5, "low": 0.4, "high": 0.6, "flips": 0.2, "change": 0.1}
+    cut = CutResponse(1, value=0.5, low=0.4, high=0.6, flips=0.2, change=0.1)
     before = bars(render_html(analysis))
-    analysis.response = SimpleNamespace(
-        source="response", images=6, cuts=(SimpleNamespace(**cut),), failure=""
-    )
+    analysis.response = SimpleNamespace(source="response", images=6, cuts=(cut,), failure="")
     page = render_html(analysis)
     assert bars(page) == before + 1
-    assert '<line class="border" x1="5.0"' in page
-    assert '<line class="border" x1="25.0"' in page
+    assert '<line class="border" x1="8.0"' in page
+    assert '<line class="border" x1="35.0"' in page
     assert '<line class="value" x1="50.0"' in page
     assert "50 % (40 % to 60 %)" in "".join(Page(page).text)
 

@@ -463,12 +463,12 @@ def test_conclusion_names_every_stage_and_what_synthetic_images_cannot_say(layer
     structure, _, model = layers(a=0.05, b=0.0, c=0.032)
     turn_filters(model)
     statistics = measure_model(model, initial=model.start)
-    conclusion = assess(structure, statistics, response=response(0.5, 0.05, 0.0)).conclusion
+    conclusion = assess(structure, statistics, response=response(0.5, 0.09, 0.0)).conclusion
     assert conclusion.startswith(
         "By response on synthetic images: 1 unused (c); 1 used (a); 1 undecided (b)."
     )
     assert "not whether the output is right; images= or batches= say more" in conclusion
-    own = response(0.5, 0.05, 0.0, source="images")
+    own = response(0.5, 0.09, 0.0, source="images")
     conclusion = assess(structure, statistics, images=own).conclusion
     assert conclusion.startswith(f"By images on {own.images} images: 1 unused (c); 1 used (a)")
     assert conclusion.endswith("not whether the output is right; batches= say more.")
