@@ -322,8 +322,8 @@ def protocol(
         "had been seen once before, and nothing was chosen from them. The form of regressions (one "
         "minus Lin's concordance) and the recalibration of losses were chosen on the choosing half "
         f"later. Networks from index {BEGIN['new']} on were trained after that; they judge. Three "
-        "matched images instead of four, and the second look at silent levels where images do not suit a "
-        "network, were settled after these had been scored once; so were two guards: silent levels "
+        "matched images instead of four, and the second look at silent levels where images do not "
+        "suit a network, were settled after these had been scored once; so were two guards: silent levels "
         "of hardly trained networks, and levels that one rare decision hangs on, are no longer "
         "called unused. Without the guards the model alone decided 64 % of the cuts of the new "
         "networks and images 68 %. [Networks that chose nothing](guards.md) judge the first. Last, "
@@ -342,8 +342,8 @@ def protocol(
         "",
         "Limits: no GPU was used (one core and one thread for each network, torch 2.11), and the "
         "networks are small and trained briefly; one seed for each; the truth is what each network "
-        "uses, not what its task needs. Within depth compares cuts at the same reduction only, so that depth itself scores one "
-        "half.",
+        "uses, not what its task needs. Within depth compares cuts at the same reduction only, so "
+        "that depth itself scores one half.",
     ]
 
 
