@@ -16,6 +16,7 @@ from weightscope.adapters.symbols import grows, hint
 from weightscope.graph.beside import side_by_side
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
+from weightscope.graph.levels import Levels
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 
@@ -24,7 +25,7 @@ def read_cuts(
     coarse: Coarse,
     fine: Sequence[fx.Node],
     model: nn.Module,
-    sizes: Sequence[tuple[int, ...]],
+    levels: Levels,
     dimensions: int,
 ) -> tuple[tuple[Cut, ...], tuple[Refusal, ...]]:
     """Find the legal cuts at every depth, and the reason where there is none.
@@ -33,13 +34,13 @@ def read_cuts(
         coarse: The coarse graph.
         fine: The nodes that it was made from.
         model: Whose modules it calls.
-        sizes: Spatial size at each level, at the example input.
+        levels: The levels, with the sizes that maps have at the example input.
         dimensions: Number of spatial dimensions.
     """
     cuts: list[Cut] = []
     refusals: list[Refusal] = []
-    for keep in range(1, len(sizes)):
-        found = _cut(coarse, fine, model, keep, dimensions, sizes)
+    for keep in range(1, len(levels.sizes)):
+        found = _cut(coarse, fine, model, keep, dimensions, levels)
         if isinstance(found, Cut):
             cuts.append(found)
         else:
@@ -81,15 +82,15 @@ def _cut(
     model: nn.Module,
     keep: int,
     dimensions: int,
-    sizes: Sequence[tuple[int, ...]],
+    levels: Levels,
 ) -> Cut | str:
     """One cut, or why it cannot be."""
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    depth = _split(coarse, weights, keep, dimensions, sizes)
+    depth = _split(coarse, weights, keep, dimensions, levels)
     refused = _no_way_back(depth) or _no_head(depth, model) or _no_gradient(depth)
     if refused:
         return refused
-    entries = _entries(depth, coarse, dimensions, sizes)
+    entries = _entries(depth, coarse, dimensions, levels)
     if not entries:
         if dimensions == 1 and any(n.meta["val"].dim() == 4 for n in _feeding(depth, coarse)):
             return _MAPS_OF_SIGNALS
@@ -98,7 +99,7 @@ def _cut(
         )
     exits: list[Site] = []
     for node in depth.exits:
-        read = site(node, coarse.places, dimensions, sizes)
+        read = site(node, coarse.places, dimensions, levels)
         if read is None and dimensions == 1 and node.meta["val"].dim() == 4:
             return _MAPS_OF_SIGNALS
         if read is None:
@@ -153,7 +154,7 @@ def _split(
     weights: Collection[str],
     keep: int,
     dimensions: int,
-    sizes: Sequence[tuple[int, ...]],
+    levels: Levels,
 ) -> _Depth:
     nodes = list(coarse.graph.nodes)
     removed = _removed(coarse, keep)
@@ -161,7 +162,7 @@ def _split(
     unreadable = [
         node
         for node in reversed(nodes)
-        if makes_tensor(node) and site(node, coarse.places, dimensions, sizes) is None
+        if makes_tensor(node) and site(node, coarse.places, dimensions, levels) is None
     ]
     reshapes = [node for node in unreadable if operator_of(node) in _RESHAPES]
     complexes = [n for n in reversed(nodes) if makes_tensor(n) and n.meta["val"].is_complex()]
@@ -261,11 +262,11 @@ def _no_gradient(depth: _Depth) -> str:
     return ""
 
 
-def _entries(
-    depth: _Depth, coarse: Coarse, dimensions: int, sizes: Sequence[tuple[int, ...]]
-) -> list[Site]:
+def _entries(depth: _Depth, coarse: Coarse, dimensions: int, levels: Levels) -> list[Site]:
     """The deepest tensors that feed what goes and need nothing of it."""
-    found = [s for n in _feeding(depth, coarse) if (s := site(n, coarse.places, dimensions, sizes))]
+    found = [
+        s for n in _feeding(depth, coarse) if (s := site(n, coarse.places, dimensions, levels))
+    ]
     deepest = max((s.level for s in found), default=0)
     return [s for s in found if s.level == deepest]
 
@@ -324,14 +325,14 @@ def site(
     node: fx.Node,
     places: Mapping[str, Place],
     dimensions: int,
-    sizes: Sequence[tuple[int, ...]],
+    levels: Levels,
 ) -> Site | None:
     """A crossing tensor with its layout, or None where the layout cannot be read."""
     value: torch.Tensor = node.meta["val"]
     level = places[node.name].level
     single = _single(value, dimensions)
     shape = [size for axis, size in enumerate(value.shape) if axis not in single]
-    read = _layout(shape, dimensions, sizes, sizes[level])
+    read = _layout(shape, dimensions, levels.maps, levels.sizes[level])
     if read is None:
         return None
     layout, channels = read
@@ -349,14 +350,14 @@ def _single(value: torch.Tensor, dimensions: int) -> tuple[int, ...]:
 def _layout(
     shape: Sequence[Any],
     dimensions: int,
-    sizes: Sequence[tuple[int, ...]],
+    maps: Collection[tuple[int, ...]],
     about: tuple[int, ...],
 ) -> tuple[Layout, int] | None:
-    if len(shape) == dimensions + 2 and (read := _map_layout(shape, sizes, about)) is not None:
+    if len(shape) == dimensions + 2 and (read := _map_layout(shape, maps, about)) is not None:
         return read
     if len(shape) != 3:
         return None
-    (_, first, last), positions = shape, [math.prod(size) for size in sizes]
+    (_, first, last), positions = shape, [math.prod(size) for size in maps]
     if not grows(last) and (grows(first) or hint(first) in positions):
         return "tokens_last", hint(last)
     if not grows(first) and (grows(last) or hint(last) in positions):
@@ -365,7 +366,7 @@ def _layout(
 
 
 def _map_layout(
-    shape: Sequence[Any], sizes: Sequence[tuple[int, ...]], about: tuple[int, ...]
+    shape: Sequence[Any], maps: Collection[tuple[int, ...]], about: tuple[int, ...]
 ) -> tuple[Layout, int] | None:
     free = [grows(s) for s in shape]
     numbers = [hint(s) for s in shape]
@@ -374,7 +375,7 @@ def _map_layout(
     near = [all(map(alike, about, numbers[where])) for where in (first, last)]
     for reads in (
         [not free[1] and all(free[first]), not free[-1] and all(free[last])],
-        [tuple(numbers[where]) in sizes for where in (first, last)],
+        [tuple(numbers[where]) in maps for where in (first, last)],
         # cropped, or made smaller by convolutions without padding
         [near == [True, False], near == [False, True]],
     ):

@@ -16,6 +16,7 @@ from torch import fx
 
 from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic, key
 from weightscope.errors import StructureError, keyword
+from weightscope.graph.borders import Borders
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
@@ -45,6 +46,7 @@ class Levels:
         level: Level of each fine node, 0 is full resolution.
         reductions: Reduction of each level, one figure for each spatial dimension.
         sizes: Spatial size at each level, at the example input.
+        maps: The same, and where the image has one size every size that a map has.
         empty: Whether some result has no elements at a large input, though it has at the example's.
         parts: The levels of each module that goes down and comes back up on its own, counted from
             its ends, by the module's name.
@@ -55,6 +57,7 @@ class Levels:
     level: Mapping[fx.Node, int]
     reductions: tuple[tuple[float, ...], ...]
     sizes: tuple[tuple[int, ...], ...]
+    maps: frozenset[tuple[int, ...]]
     empty: bool
     parts: Mapping[str, Levels]
     inside: tuple[int, ...] = ()
@@ -196,7 +199,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
         sizes = _sizes_at_the_example(image, reductions)
         inside = tuple(map(hint, _space(image))) if image is resized else ()
-        return Levels(level, reductions, sizes, _some_empty(level, large), parts, inside)
+        maps = frozenset(sizes) | _sizes_of_maps(level.keys() - pooled, reader)
+        return Levels(level, reductions, sizes, maps, _some_empty(level, large), parts, inside)
 
     parts = {name: counted(inside, {}) for name, inside in _parts(capture, level).items()}
     return counted(_without_excursions(capture, level), parts)
@@ -249,6 +253,7 @@ def _factors(
             halved[node] *= _elements(whole_of[node], reader.large) / max(
                 1, _elements(node, reader.large)
             )
+        reader.borders.note(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
         own = reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
             factor[node] = factor[largest]
@@ -308,6 +313,19 @@ def _sizes_at_the_example(
     )
 
 
+def _sizes_of_maps(nodes: Iterable[fx.Node], reader: _Positions) -> set[tuple[int, ...]]:
+    """Every size of a map, where all are fixed: convolutions without padding make odd ones."""
+    if reader.growth != 1:
+        return set()
+    found: set[tuple[int, ...]] = set()
+    for node in nodes:
+        value, layout = first_tensor(node), facts(operator_of(node)).layout
+        if layout is not None and value is not None and value.dim() == reader.dimensions + 2:
+            shape = reader.large.shape(value)
+            found.add(shape[2:] if layout == "channels_first" else shape[1:-1])
+    return found
+
+
 def _some_empty(nodes: Iterable[fx.Node], large: Probe) -> bool:
     """Whether a result has no elements at a large input, though it has at the example's."""
     made = [value for node in nodes if (value := tensor_of(node)) is not None]
@@ -342,9 +360,13 @@ class _Positions:
         self.resized = image.op != "placeholder"
         self.small, self.large = small, large
         self.sizes = tuple(map(large.size, _space(image)))
+        self.small_sizes = tuple(map(small.size, _space(image)))
         self.dimensions = len(self.sizes)
         self.positions = math.prod(self.sizes)
-        self.growth = self.positions / math.prod(map(small.size, _space(image)))
+        self.growth = self.positions / math.prod(self.small_sizes)
+        self.borders = Borders([not grows(size) for size in _space(image)])
+        first = not image.meta.get("space") or image.meta["space"][0] == 2
+        self.borders.begin(image, channels_first=first)
         channels = 1 if channel is None else large.size(shape[channel])
         # images and, in a clip, their frames
         self.batch = large.numel(image.meta["val"]) // (self.positions * channels)
@@ -391,7 +413,7 @@ class _Positions:
                 batch = 1  # the images lie among the channels, where each has kernels of its own
             elif self._stack(value) in self.stacks:
                 batch = self._stack(value)  # the frames of a clip are taken one by one
-        return self.positions * batch / after
+        return self.positions * batch / after * self.borders.share(node)
 
     def note(self, node: fx.Node) -> None:
         """Learn how many images lie beside each other, where they have the input's own size."""
@@ -439,8 +461,7 @@ class _Positions:
         if facts(operator_of(node)).layout == "channels_first":
             return True
         sizes = self.large.shape(value)
-        laid_out = (math.prod(sizes[2:]), math.prod(sizes[1:-1]))
-        return any(abs(made * factor / self.positions - 1) < 0.1 for made in laid_out)
+        return self._has_all(node, factor, (math.prod(sizes[2:]), math.prod(sizes[1:-1])))
 
     def is_sequence(self, node: fx.Node, factor: float) -> bool:
         """Whether a result is a sequence of all positions of its level.
@@ -452,20 +473,35 @@ class _Positions:
         value = first_tensor(node)
         if value is None or value.dim() != 3:
             return False
-        sizes = self.large.shape(value)[1:]
-        return any(abs(made * factor / self.positions - 1) < 0.1 for made in sizes)
+        return self._has_all(node, factor, self.large.shape(value)[1:])
+
+    def _has_all(self, node: fx.Node, factor: float, laid_out: Iterable[int]) -> bool:
+        """Whether one of several numbers is that of all positions of a level."""
+        whole = self.positions * self.borders.share(node)
+        return any(abs(made * factor / whole - 1) < 0.1 for made in laid_out)
 
     def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
-        """Input size / feature size for each dimension, where it can be read."""
+        """Growth of the input's size over that of the feature's, where it can be read.
+
+        Along a dimension of one size: the input's over that which strides make of it.
+        """
         value = first_tensor(node)
         if value is None or value.dim() != self.dimensions + 2:
             return None
         if facts(operator_of(node)).layout != "channels_first":
             return None
-        sizes = self.large.shape(value)[2:]
+        sizes, before = (p.shape(value)[2:] for p in (self.large, self.small))
         if 0 in sizes:
             return None
-        return tuple(whole / part for whole, part in zip(self.sizes, sizes, strict=True))
+        shares = self.borders.shares(node)
+        return tuple(
+            (whole - small) / (part - less)
+            if part > less and whole > small
+            else whole / part * share
+            for whole, small, part, less, share in zip(
+                self.sizes, self.small_sizes, sizes, before, shares, strict=True
+            )
+        )
 
 
 def _cluster(factors: Any) -> dict[float, int]:

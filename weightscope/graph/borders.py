@@ -1,0 +1,148 @@
+"""What is lost at the borders of an image, where a network is read at one size only.
+
+How the size of a map grows with the image tells how coarse it is, but a network that holds at one
+size shows no growth. There the strides on the way to the map tell the same: a convolution without
+padding, a crop or a pad changes a size, and not what one position stands for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import fx
+
+from weightscope.adapters.symbols import hint
+from weightscope.graph.nodes import argument, first_tensor, operator_of
+from weightscope.graph.operators import facts
+
+Shares = tuple[float, ...]
+
+_CROPS = ("aten::slice", "aten::narrow")
+# a map that is brought to the size of an earlier one is about as coarse as it
+_AS_COARSE = 4.0
+
+
+class Borders:
+    """Follows the size of each map beside that which the strides alone would give it.
+
+    Args:
+        fixed: For each spatial dimension, whether the image has one size along it.
+    """
+
+    def __init__(self, fixed: Sequence[bool]) -> None:
+        self.fixed = tuple(fixed)
+        self._shares: dict[fx.Node, Shares] = {}
+        self._maps: dict[fx.Node, tuple[int, ...]] = {}
+
+    def begin(self, image: fx.Node, *, channels_first: bool) -> None:
+        """Take an image as it is."""
+        if channels_first:
+            self._maps[image] = self._sizes(image)
+
+    def shares(self, node: fx.Node) -> Shares:
+        """A map's size over that which the strides alone would give it, for each dimension."""
+        return self._shares.get(node, (1.0,) * len(self.fixed))
+
+    def share(self, node: fx.Node) -> float:
+        """Its positions over those which the strides alone would give it."""
+        return math.prod(self.shares(node))
+
+    def note(
+        self, node: fx.Node, feeds: Sequence[fx.Node], largest: fx.Node, *, is_piece: bool
+    ) -> None:
+        """Learn what an operation does to the sizes of what it is given.
+
+        Args:
+            node: The operation.
+            feeds: What it is given of the image.
+            largest: That of them from which it has its level.
+            is_piece: Whether it is one of several pieces that are joined again.
+        """
+        if not any(self.fixed):
+            return
+        value, row = first_tensor(node), facts(operator_of(node))
+        is_map = value is not None and value.dim() == len(self.fixed) + 2
+        if is_map and (row.layout == "channels_first" or self._stays_a_map(node, feeds)):
+            self._maps[node] = self._sizes(node)
+        source = min((largest, *self._joined(node, feeds)), key=self.share)
+        shares = self.shares(source)
+        given = first_tensor(source)
+        has_axes = given is not None and given.dim() == len(self.fixed) + 2
+        if node in self._maps and has_axes and not is_piece:
+            steps = self._steps(node, source)
+            shares = tuple(
+                share * step if fixed else 1.0
+                for share, step, fixed in zip(shares, steps, self.fixed, strict=True)
+            )
+        self._shares[node] = shares
+
+    def _sizes(self, node: fx.Node) -> tuple[int, ...]:
+        value = first_tensor(node)
+        return () if value is None else tuple(map(hint, value.shape[2:]))
+
+    def _stays_a_map(self, node: fx.Node, feeds: Sequence[fx.Node]) -> bool:
+        view = facts(operator_of(node)).view
+        return view in ("same", "slice", "pad", "cat", "scatter", "after") and all(
+            n in self._maps for n in feeds
+        )
+
+    def _joined(self, node: fx.Node, feeds: Sequence[fx.Node]) -> list[fx.Node]:
+        """What of the given has the result's size: a crop is joined with what lost more."""
+        if node not in self._maps or len(feeds) == 1:
+            return []
+        return [n for n in feeds if self._maps.get(n) == self._maps[node]]
+
+    def _steps(self, node: fx.Node, source: fx.Node) -> Iterator[float]:
+        """How a map's size differs from what its operation's stride makes of the one before."""
+        row = facts(operator_of(node))
+        made, given = self._maps[node], self._sizes(source)
+        count = len(made)
+        if row.view in ("convolution", "window"):
+            strides = _each(argument(node, "stride") or argument(node, "kernel_size"), count)
+            for new, old, stride in zip(made, given, strides, strict=True):
+                yield new / (old * stride) if row.raises else new * stride / old
+        elif row.view == "pad" or (operator_of(node) in _CROPS and _holds_the_middle(node)):
+            yield from (new / old for new, old in zip(made, given, strict=True))
+        elif row.view in ("resize", "adaptive", "unpool"):
+            yield from self._resized(node, source)
+        else:
+            yield from (1.0,) * count
+
+    def _resized(self, node: fx.Node, source: fx.Node) -> Iterator[float]:
+        """A map that is brought to the size of an earlier one lost as much as that one."""
+        scaled = argument(node, "scale_factors") is not None
+        own = self.shares(source)
+        # both divided by the size that is made
+        found = [
+            steps
+            for other, size in self._maps.items()
+            if not scaled and other is not node and size == self._maps[node]
+            if (steps := [a / b for a, b in zip(self.shares(other), own, strict=True)])
+            and all(1 / _AS_COARSE < step < _AS_COARSE for step in steps)
+        ]
+        nearest = min(found, key=lambda steps: abs(math.log(math.prod(steps))), default=None)
+        yield from nearest or (1.0,) * len(own)
+
+
+def _each(value: Any, count: int) -> Sequence[int]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [int(v) for v in values] * (count if len(values) == 1 else 1)
+
+
+def _holds_the_middle(node: fx.Node) -> bool:
+    """Whether a slice leaves out borders: one of several strips or tiles lies beside the middle."""
+    axis, start, step = argument(node, "dim"), argument(node, "start") or 0, argument(node, "step")
+    value = first_tensor(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+    if value is None or step not in (None, 1) or not isinstance(start, int):
+        return False
+    size = hint(value.shape[axis])
+    end = argument(node, "end")
+    if operator_of(node) == "aten::narrow":
+        end = start + argument(node, "length")
+    end = size if end is None else end
+    if not isinstance(end, int):
+        return False
+    first, last = (place + size if place < 0 else min(place, size) for place in (start, end))
+    return first <= (size - 1) // 2 and last > size // 2
