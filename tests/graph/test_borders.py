@@ -1,0 +1,158 @@
+"""Networks that lose borders: their levels follow the strides, at whatever size they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.cost import count_costs
+from weightscope.graph import Structure, read_structure
+from weightscope.statistics import measure_model
+from weightscope.truncation import propose
+from weightscope.utilization import assess
+
+_CONVOLUTIONS: Mapping[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: Mapping[int, Any] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+_POOLS: Mapping[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def _cropped(x: Tensor, like: Tensor) -> Tensor:
+    for axis in range(2, x.dim()):
+        lost = x.shape[axis] - like.shape[axis]
+        x = x.narrow(axis, lost // 2, like.shape[axis])
+    return x
+
+
+def _padded_by_less(x: Tensor, like: Tensor) -> Tensor:
+    lost = [(x.shape[axis] - like.shape[axis]) for axis in reversed(range(2, x.dim()))]
+    return F.pad(x, [-part for n in lost for part in (n // 2, n - n // 2)])
+
+
+class Valid(nn.Module):
+    """Three levels of unpadded convolutions; ``size`` makes the forward take that size alone.
+
+    Args:
+        size: Size of the image along each dimension; None: any.
+        dimensions: Number of spatial dimensions.
+        stride: Of the poolings and of what undoes them.
+        padded: Whether the decoder's convolutions are padded.
+        join: How a skip and what comes from below are brought to one size.
+    """
+
+    def __init__(
+        self,
+        size: int | None,
+        dimensions: int = 2,
+        stride: int = 2,
+        padded: bool = False,
+        join: str = "crop",
+    ) -> None:
+        super().__init__()
+        convolution, up = _CONVOLUTIONS[dimensions], _TRANSPOSED[dimensions]
+        self.size, self.stride, self.join = size, stride, join
+        self.pool = _POOLS[dimensions]
+        self.encoders = nn.ModuleList(convolution(a, b, 3) for a, b in ((1, 4), (4, 6), (6, 8)))
+        self.ups = nn.ModuleList(up(a, b, stride, stride) for a, b in ((8, 6), (6, 4)))
+        self.decoders = nn.ModuleList(
+            convolution(a, b, 3, padding=int(padded)) for a, b in ((12, 6), (8, 4))
+        )
+        self.head = convolution(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size is not None:
+            x = x.reshape(-1, 1, *[self.size] * (x.dim() - 2))
+        skips = [self.encoders[0](x)]
+        for encoder in self.encoders[1:]:
+            skips.append(encoder(self.pool(skips[-1], self.stride)))
+        y = skips.pop()
+        for up, decoder in zip(self.ups, self.decoders, strict=True):
+            y, skip = up(y), skips.pop()
+            if self.join == "crop":
+                skip = _cropped(skip, y)
+            elif self.join == "negative padding":
+                skip = _padded_by_less(skip, y)
+            elif self.join == "padding":
+                y = -_padded_by_less(-y, skip)
+            else:
+                y = F.interpolate(y, size=skip.shape[2:])
+            y = decoder(torch.cat([skip, y], 1))
+        return self.head(y)
+
+
+def _read(model: nn.Module, size: int, dimensions: int = 2) -> Structure:
+    return read_structure(model.eval(), torch.randn(1, 1, *[size] * dimensions))
+
+
+_STAGES = {
+    "encoder 0": ("encoders.0",),
+    "encoder 1": ("encoders.1",),
+    "bottleneck": ("encoders.2",),
+    "decoder 1": ("ups.0", "decoders.0"),
+    "decoder 0": ("ups.1", "decoders.1"),
+    "head": ("head",),
+}
+
+
+def _assert_right(structure: Structure, reductions: tuple[float, ...]) -> None:
+    assert [set(step) for step in structure.reductions] == [{step} for step in reductions]
+    assert {stage.name: stage.layers for stage in structure.stages} == _STAGES
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    assert structure.refusals == ()
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize(
+    ("dimensions", "size", "join", "padded"),
+    [
+        (2, 30, "crop", False),
+        (2, 31, "crop", True),
+        (2, 34, "negative padding", False),
+        (2, 33, "padding", False),
+        (2, 30, "resizing", False),
+        (2, 30, "resizing", True),
+        (1, 30, "crop", False),
+        (3, 30, "crop", False),
+    ],
+)
+def test_levels_follow_the_strides(
+    dimensions: int, size: int, join: str, padded: bool, fixed: bool
+) -> None:
+    model = Valid(size if fixed else None, dimensions, padded=padded, join=join)
+
+    _assert_right(_read(model, size, dimensions), (1.0, 2.0, 4.0))
+
+
+def test_strides_of_three() -> None:
+    _assert_right(_read(Valid(66, stride=3), 66), (1.0, 3.0, 9.0))
+
+
+def test_a_crop_into_strips_is_no_loss_of_borders() -> None:
+    class Strips(Valid):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.reshape(-1, 1, 48, 48)
+            # a roll by half, written as slices
+            x = torch.cat([x[:, :, 24:], x[:, :, :24]], 2)
+            return super().forward(x)
+
+    _assert_right(_read(Strips(48), 48), (1.0, 2.0, 4.0))
+
+
+def test_what_is_read_at_one_size_is_built_and_recovered() -> None:
+    images = torch.randn(6, 1, 30, 30)
+    structure = read_structure(Valid(30).eval(), images[:2])
+    assessment = assess(structure, measure_model(structure.model))
+    costs = count_costs(structure.model, structure.inputs)
+
+    for proposal in propose(structure, assessment, costs):
+        variant = proposal.build()
+        variant.recover([images], steps=2, progress=False)
+        assert variant.module(images).shape == structure.model(images).shape
