@@ -19,6 +19,7 @@ from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
+from weightscope.graph.turns import in_runs, turned
 
 
 def read_cuts(
@@ -115,12 +116,21 @@ def _cut(
     beside = side_by_side(depth.nodes, fine, entries, exits)
     if isinstance(beside, str):
         return beside
-    return Cut(
-        keep_levels=keep,
-        removed=frozenset(n.name for n in depth.removed),
-        entries=beside,
-        exits=tuple(exits),
-    )
+    entering, leaving, times = in_runs(depth.nodes, depth.removed, beside, exits)
+    cut = Cut(keep, frozenset(n.name for n in depth.removed), entering, leaving, times)
+    return _TURNED if _is_turned(cut, depth) else cut
+
+
+_TURNED = (
+    "images are turned between what enters and what leaves this level, so that the height of one is"
+    " the width of another; turn them before or after the network, outside of its forward"
+)
+
+
+def _is_turned(cut: Cut, depth: _Depth) -> bool:
+    values = {node.name: node.meta["val"] for node in depth.nodes if makes_tensor(node)}
+    crossing = (*cut.runs[0][0], *cut.runs[0][1])
+    return turned([sizes for s in crossing if (sizes := s.sizes(values[s.node].shape))])
 
 
 def _in_words(shape: Sequence[object]) -> str:

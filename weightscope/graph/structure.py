@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -133,6 +133,13 @@ class Site:
             return -1
         return next(axis for axis in count(1) if axis not in self.single)
 
+    def sizes(self, shape: Sequence[Any]) -> tuple[Any, ...]:
+        """Its spatial sizes, of its shape; none of tokens, whose shape does not show them."""
+        kept = [size for axis, size in enumerate(shape) if axis not in self.single]
+        if self.layout == "channels_first":
+            return tuple(kept[2:])
+        return tuple(kept[1:-1]) if self.layout == "channels_last" else ()
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -143,12 +150,24 @@ class Cut:
         removed: Names of the coarse nodes that lie deeper.
         entries: Tensors that feed the removed region from above (the deepest of them).
         exits: Tensors of the removed region that are used outside it.
+        times: How often the removed region is run, each time on tensors of its own; these lie in
+            equal shares among the entries and exits, one run after the other.
     """
 
     keep_levels: int
     removed: frozenset[str]
     entries: tuple[Site, ...]
     exits: tuple[Site, ...]
+    times: int = 1
+
+    @property
+    def runs(self) -> tuple[tuple[tuple[Site, ...], tuple[Site, ...]], ...]:
+        """What enters and what leaves each run of the removed region."""
+        given, made = len(self.entries) // self.times, len(self.exits) // self.times
+        return tuple(
+            (self.entries[i * given : (i + 1) * given], self.exits[i * made : (i + 1) * made])
+            for i in range(self.times)
+        )
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from weightscope.truncation.bottleneck import (
 )
 from weightscope.truncation.channels import Recut, aliases, group, plan_recuts
 from weightscope.truncation.cutting import Crossing, cut_graph, read_crossing
-from weightscope.truncation.plan import Plan, find_cut
+from weightscope.truncation.plan import Plan, cut_of
 from weightscope.truncation.recutting import recut_layer
 from weightscope.truncation.variant import Variant
 
@@ -62,10 +62,10 @@ def build(
     """
     if plan.bottleneck == "none":
         return _thinned(_whole(structure, plan, numbers), plan)
-    cut = find_cut(structure, plan.keep_levels)
-    if len(plan.exit_channels) != len(cut.exits):
+    cut = cut_of(structure, plan)
+    if len(plan.exit_channels) != len(cut.runs[0][1]):
         raise TruncationError(
-            f"the plan has {len(plan.exit_channels)} exits and this cut has {len(cut.exits)}"
+            f"the plan has {len(plan.exit_channels)} exits and this cut has {len(cut.runs[0][1])}"
         )
     crossing = read_crossing(structure, cut)
     recuts = plan_recuts(structure, cut, plan.exit_channels)
@@ -225,7 +225,7 @@ def _trunk(
         return Light(entering, plan.width, dimensions, plan.reach), plan.width
     if given is None:
         raise TruncationError("this plan has a custom bottleneck; pass the module or its factory")
-    finest = _finest(crossing)
+    finest = crossing.finest
     leaving = plan.exit_channels[finest] * (1 + crossing.exits[finest].is_complex)
     with named_errors("the bottleneck factory, called with (channels, channels, dimensions),"):
         made = (
@@ -238,10 +238,6 @@ def _trunk(
             f"the bottleneck factory returned {kind(made)}, not a torch.nn.Module"
         )
     return made, output_channels(made, entering, dimensions)
-
-
-def _finest(crossing: Crossing) -> int:
-    return next(i for i, sizes in enumerate(crossing.exit_sizes) if sizes == crossing.size)
 
 
 def _owner(model: nn.Module, numbers: bool) -> nn.Module:
@@ -370,8 +366,13 @@ def _receptive_field(
     dimensions = structure.inputs.dimensions
     if any(len(seen) != dimensions for seen in entries):
         return (None,) * dimensions
-    exits = bottleneck.views(entries)
-    known = {fine[site.node]: seen for site, seen in zip(cut.exits, exits, strict=True)}
+    known = {
+        fine[site.node]: seen
+        for entering, leaving in cut.runs
+        for site, seen in zip(
+            leaving, bottleneck.views([views[fine[s.node]] for s in entering]), strict=True
+        )
+    }
     return network_receptive_field(structure.program, known, without=dropped_outputs)
 
 
@@ -397,14 +398,14 @@ def draft(structure: Structure, plan: Plan, costs: Costs) -> Variant:
         return _draft_of_pooling(structure, plan)
     if plan.bottleneck != "light" or plan.width is not None:
         return build(structure, plan, numbers=False)
-    cut = find_cut(structure, plan.keep_levels)
+    cut = cut_of(structure, plan)
     crossing = read_crossing(structure, cut)
-    width = plan.exit_channels[_finest(crossing)]
+    width = plan.exit_channels[crossing.finest]
     widest = build(structure, replace(plan, width=width), numbers=False)
     own = bottleneck_costs(structure, cut, crossing, widest.plan)
     replaced = costs.parameters - (widest.costs.parameters - own.parameters)
-    macs = costs.macs - (widest.costs.macs - own.macs)
-    while own.parameters > LIGHT_BUDGET * replaced or own.macs > LIGHT_BUDGET * macs:
+    macs = costs.macs - (widest.costs.macs - cut.times * own.macs)
+    while own.parameters > LIGHT_BUDGET * replaced or cut.times * own.macs > LIGHT_BUDGET * macs:
         width = min(width - 1, width * 3 // 4)
         if width < 1:
             raise TruncationError(
@@ -422,26 +423,27 @@ def _draft_of_pooling(structure: Structure, plan: Plan) -> Variant:
     try:
         return build(structure, plan, numbers=False)
     except TruncationError:
-        before = tuple(s.channels for s in find_cut(structure, plan.keep_levels).exits)
+        before = tuple(s.channels for s in cut_of(structure, plan).runs[0][1])
         if before == plan.exit_channels:
             raise
         return build(structure, replace(plan, exit_channels=before), numbers=False)
 
 
 def bottleneck_costs(structure: Structure, cut: Cut, crossing: Crossing, plan: Plan) -> Costs:
-    """Costs of the new bottleneck alone, on the example inputs."""
+    """Costs of one run of the new bottleneck alone, on the example inputs."""
     nodes = {node.name: node for node in structure.graph.nodes}
     at = _example_sizes(structure)
     module = make_bottleneck(structure, cut, crossing, plan, numbers=False)
-    values = [cast(Tensor, nodes[site.node].meta["val"]) for site in cut.entries]
+    values = [cast(Tensor, nodes[site.node].meta["val"]) for site in cut.runs[0][0]]
     dtype = next((p.dtype for p in module.parameters()), values[0].dtype.to_real())
     tensors = [
         torch.empty(at.shape(v), dtype=v.dtype if v.is_complex() else dtype, device="meta")
         for v in values
     ]
+    sizes = crossing.runs[0]
     entry_sizes, (size,), exit_sizes = (
         [[at.size(s) for s in part] for part in parts]
-        for parts in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)
+        for parts in (sizes.entries, [sizes.trunk], sizes.exits)
     )
     return count_costs(module, (tensors, entry_sizes, size, exit_sizes))
 

@@ -50,7 +50,7 @@ def plan_recuts(structure: Structure, cut: Cut, channels: Sequence[int]) -> tupl
     Args:
         structure: The network.
         cut: Where it is cut.
-        channels: New number of channels of each exit.
+        channels: New number of channels of each exit of one run.
 
     Returns:
         One Recut per tensor and dimension, in the order of the graph.
@@ -58,7 +58,9 @@ def plan_recuts(structure: Structure, cut: Cut, channels: Sequence[int]) -> tupl
     Raises:
         TruncationError: The change cannot be taken up; the text names the operator.
     """
-    changed = [(s, c) for s, c in zip(cut.exits, channels, strict=True) if s.channels != c]
+    changed = [
+        (s, c) for s, c in zip(cut.exits, [*channels] * cut.times, strict=True) if s.channels != c
+    ]
     if not changed:
         return ()
     coarse = {node.name: node for node in structure.graph.nodes}

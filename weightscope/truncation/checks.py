@@ -27,7 +27,7 @@ from weightscope.graph.structure import Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut, aliases, plan_recuts
 from weightscope.truncation.cutting import cut_graph, read_crossing
-from weightscope.truncation.plan import find_cut
+from weightscope.truncation.plan import cut_of
 from weightscope.truncation.saving import load, save
 from weightscope.truncation.variant import Variant
 
@@ -195,22 +195,24 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 class _Replay(nn.Module):
-    """Returns given tensors in place of a bottleneck."""
+    """Returns given tensors in place of a bottleneck, in each run its own."""
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, runs: list[list[Tensor]]) -> None:
         super().__init__()
-        self.tensors = tensors
+        self.runs = runs
+        self.ran = 0
 
     def forward(self, *args: Any) -> list[Tensor]:
-        """Return the tensors."""
-        return self.tensors
+        """Return the tensors of the next run."""
+        self.ran += 1
+        return self.runs[self.ran - 1]
 
 
 def _surgery(variant: Variant) -> str:
     structure = variant.structure
     if variant.plan.bottleneck == "none":
         return ""  # nothing is cut
-    cut = find_cut(structure, variant.plan.keep_levels)
+    cut = cut_of(structure, variant.plan)
     left: dict[str, Tensor] = {}
 
     def keep(name: str, value: Tensor) -> Tensor:
@@ -223,7 +225,7 @@ def _surgery(variant: Variant) -> str:
         expected = recorder.run(*fresh(*_in_order(structure)))
         graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
         owner = deep_copy(structure.model).eval()
-        owner.add_module("replay", _Replay([left[name] for name in names]))
+        owner.add_module("replay", _Replay([[left[s.node] for s in run] for _, run in cut.runs]))
         replayed = runnable(owner, graph, structure.constants, structure.output_spec)
         found = _leaves(called(replayed, structure.inputs.args, structure.inputs.kwargs))
     for position, a, b in _paired(expected, found, dropped):
@@ -267,7 +269,7 @@ def _recuts(variant: Variant) -> dict[str, list[Recut]]:
     plan, before = variant.plan, variant.structure.model.state_dict()
     found: dict[tuple[str, int], Recut] = {}
     if plan.bottleneck != "none":
-        cut = find_cut(variant.structure, plan.keep_levels)
+        cut = cut_of(variant.structure, plan)
         recuts = plan_recuts(variant.structure, cut, plan.exit_channels)
         found = {(r.tensor, r.dimension): r for r in recuts}
     for r in plan.thinned:

@@ -279,14 +279,16 @@ class Course:
                 inputs = self.pool.inputs(part)
                 self.teacher.answers(inputs)
                 self.student.answers(inputs)
-                leaving.append([self.teacher.left[name] for name in self.teacher.exits])
+                made = [self.teacher.left[name] for name in self.teacher.exits]
+                each = len(bottleneck.exits)  # in one run of what is removed
+                leaving += [made[i : i + each] for i in range(0, len(made), each)]
         finally:
             finished(*(hook.remove for hook in hooks))
         sizes = [x.shape[2:] for x in entering]
         usual = max(sizes, key=sizes.count)  # of images of several sizes
         of_it = [i for i, size in enumerate(sizes) if size == usual]
-        made = zip(*(leaving[i] for i in of_it), strict=True)
-        exits = [torch.cat([in_float(t) for t in parts]) for parts in made]
+        by_exit = zip(*(leaving[i] for i in of_it), strict=True)
+        exits = [torch.cat([in_float(t) for t in parts]) for parts in by_exit]
         inner = in_float(torch.cat([entering[i] for i in of_it]))
         kept = kept_channels(name, bottleneck, self.thinned)
         ridge_start(bottleneck, inner, exits, called[of_it[0]][3], kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
@@ -22,49 +22,63 @@ from weightscope.truncation.bottleneck import Entry, Exit, format_of
 
 
 @dataclass(frozen=True)
+class RunSizes:
+    """Spatial sizes in one run of a bottleneck, symbolic where they follow the input.
+
+    Attributes:
+        entries: Those of each entry.
+        trunk: Those at which the bottleneck works: those of its finest exit.
+        exits: Those of each exit.
+    """
+
+    entries: tuple[tuple[Any, ...], ...]
+    trunk: tuple[Any, ...]
+    exits: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
 class Crossing:
     """What crosses a cut, and at which sizes.
 
     Attributes:
         entries: What enters the bottleneck.
         exits: What leaves it.
-        entry_sizes: Spatial sizes of each entry, symbolic where they follow the input.
-        size: Spatial sizes at which the bottleneck works: those of its finest exit.
-        exit_sizes: Spatial sizes of each exit.
+        runs: The sizes of each run of it.
     """
 
     entries: tuple[Entry, ...]
     exits: tuple[Exit, ...]
-    entry_sizes: tuple[tuple[Any, ...], ...]
-    size: tuple[Any, ...]
-    exit_sizes: tuple[tuple[Any, ...], ...]
+    runs: tuple[RunSizes, ...]
+
+    @property
+    def finest(self) -> int:
+        """Which exit has the size at which the bottleneck works."""
+        return self.runs[0].exits.index(self.runs[0].trunk)
 
 
 def read_crossing(structure: Structure, cut: Cut) -> Crossing:
     """Read the sizes at which tensors cross a cut, and plan how entries are brought to them."""
-    entry_sizes = tuple(_sizes(structure, site) for site in cut.entries)
-    exit_sizes = tuple(_sizes(structure, site) for site in cut.exits)
-    probes = _probes([s for sizes in (*entry_sizes, *exit_sizes) for s in sizes])
-    size = max(exit_sizes, key=lambda sizes: prod(map(probes[-1].size, sizes)))
+    both = [[[_sizes(structure, s) for s in sites] for sites in run] for run in cut.runs]
+    probes = _probes([s for run in both for sites in run for sizes in sites for s in sizes])
+    runs = tuple(
+        RunSizes(
+            entries=tuple(entering),
+            trunk=max(leaving, key=lambda sizes: prod(map(probes[-1].size, sizes))),
+            exits=tuple(leaving),
+        )
+        for entering, leaving in both
+    )
+    entries, exits = cut.runs[0]
     return Crossing(
         entries=tuple(
-            _entry(site, sizes, size, probes)
-            for site, sizes in zip(cut.entries, entry_sizes, strict=True)
+            _entry(site, [(run.entries[i], run.trunk) for run in runs], probes)
+            for i, site in enumerate(entries)
         ),
         exits=tuple(
-            Exit(
-                channels=site.real_channels,
-                layout=site.layout,
-                is_complex=site.is_complex,
-                single=site.single,
-                exact=all(_same(a, b, probes) for a, b in zip(sizes, size, strict=True)),
-                scale=tuple(_ratio(a, b, probes) for a, b in zip(sizes, size, strict=True)),
-            )
-            for site, sizes in zip(cut.exits, exit_sizes, strict=True)
+            _exit(site, [(run.exits[i], run.trunk) for run in runs], probes)
+            for i, site in enumerate(exits)
         ),
-        entry_sizes=entry_sizes,
-        size=size,
-        exit_sizes=exit_sizes,
+        runs=runs,
     )
 
 
@@ -72,11 +86,9 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
     """Spatial sizes of a crossing tensor; those of tokens are read off an image at their level."""
     nodes = {node.name: node for node in structure.graph.nodes}
     given = nodes[site.node].meta["val"].shape
+    if shown := site.sizes(given):
+        return shown
     shape = [size for axis, size in enumerate(given) if axis not in site.single]
-    if site.layout == "channels_first":
-        return tuple(shape[2:])
-    if site.layout == "channels_last":
-        return tuple(shape[1:-1])
     tokens = shape[1] if site.layout == "tokens_last" else shape[2]
     rank = structure.inputs.dimensions + 2
     for node in structure.graph.nodes:
@@ -114,15 +126,30 @@ def _same(a: Any, b: Any, probes: Sequence[Probe]) -> bool:
     return all(probe.size(a) == probe.size(b) for probe in probes)
 
 
-def _entry(
-    site: Site, sizes: tuple[Any, ...], target: tuple[Any, ...], probes: Sequence[Probe]
-) -> Entry:
-    kernel = tuple(max(1, round(_ratio(a, b, probes))) for a, b in zip(sizes, target, strict=True))
+_Pairs = Sequence[tuple[tuple[Any, ...], tuple[Any, ...]]]
+"""Sizes of one tensor that crosses, and those of the trunk, in each run."""
+
+
+def _exit(site: Site, runs: _Pairs, probes: Sequence[Probe]) -> Exit:
+    sizes, trunk = runs[0]
+    return Exit(
+        channels=site.real_channels,
+        layout=site.layout,
+        is_complex=site.is_complex,
+        single=site.single,
+        exact=all(_same(a, b, probes) for pair in runs for a, b in zip(*pair, strict=True)),
+        scale=tuple(_ratio(a, b, probes) for a, b in zip(sizes, trunk, strict=True)),
+    )
+
+
+def _entry(site: Site, runs: _Pairs, probes: Sequence[Probe]) -> Entry:
+    kernel = tuple(max(1, round(_ratio(a, b, probes))) for a, b in zip(*runs[0], strict=True))
     for ceil in (False, True):
         if all(
             (probe.size(a) + (k - 1 if ceil else 0)) // k == probe.size(b)
             for probe in probes
-            for a, b, k in zip(sizes, target, kernel, strict=True)
+            for pair in runs
+            for a, b, k in zip(*pair, kernel, strict=True)
         ):
             return _entry_of(site, kernel, ceil=ceil, exact=True)
     return _entry_of(site, kernel, ceil=True, exact=False)
@@ -147,7 +174,7 @@ def _entry_of(site: Site, kernel: tuple[int, ...], *, ceil: bool, exact: bool) -
 def cut_graph(
     structure: Structure, cut: Cut, crossing: Crossing, name: str
 ) -> tuple[fx.Graph, tuple[int, ...]]:
-    """Copy the coarse graph and put one call in the place of everything below the cut.
+    """Copy the coarse graph and put one call in the place of each run of what is below the cut.
 
     Args:
         structure: The network.
@@ -167,31 +194,29 @@ def cut_graph(
         i for i, r in enumerate(cast(Any, results)) if isinstance(r, fx.Node) and r in removed
     )
     graph.output(tuple(None if i in dropped else r for i, r in enumerate(cast(Any, results))))
-    entries = [new[site.node] for site in cut.entries]
-    exits = [new[site.node] for site in cut.exits]
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    graph.inserting_after(max(entries, key=order.__getitem__))
-    writer = SizeWriter(graph, _input_sizes(graph, entries, order))
-    anchor = max(
-        [*entries, *writer.known.values()],
-        key={n: i for i, n in enumerate(graph.nodes)}.__getitem__,
-    )
-    graph.inserting_before(anchor.next)
-    sizes = [
-        [[writer.write(s) for s in part] for part in group_]
-        for group_ in (crossing.entry_sizes, [crossing.size], crossing.exit_sizes)
-    ]
-    call = graph.call_module(name, (entries, sizes[0], sizes[1][0], sizes[2]))
-    if region := autocast_of(exits[0]):
-        call.meta["region"] = region
-    items = [graph.call_function(operator.getitem, (call, i)) for i in range(len(exits))]
-    made = format_of(structure.model)
-    for exit_, item in zip(exits, items, strict=True):
-        dtype = cast(Tensor, exit_.meta["val"]).dtype
-        if dtype.to_real() != made and not dtype.is_complex:  # of several formats in one network
-            item = graph.call_function(torch.ops.aten.to.dtype, (item, dtype))
-        item.meta.update(exit_.meta)
-        exit_.replace_all_uses_with(item, delete_user_cb=lambda user: user not in removed)
+    known = _input_sizes(graph)
+    for (entering, leaving), sizes in zip(cut.runs, crossing.runs, strict=True):
+        entries = [new[site.node] for site in entering]
+        exits = [new[site.node] for site in leaving]
+        order = {node: i for i, node in enumerate(graph.nodes)}
+        anchor = max([*entries, *known.values()], key=order.__getitem__)
+        graph.inserting_before(anchor.next)
+        writer = SizeWriter(graph, known)
+        given, (trunk,), made = (
+            [[writer.write(s) for s in part] for part in parts]
+            for parts in (sizes.entries, [sizes.trunk], sizes.exits)
+        )
+        call = graph.call_module(name, (entries, given, trunk, made))
+        if region := autocast_of(exits[0]):
+            call.meta["region"] = region
+        items = [graph.call_function(operator.getitem, (call, i)) for i in range(len(exits))]
+        own = format_of(structure.model)
+        for exit_, item in zip(exits, items, strict=True):
+            dtype = cast(Tensor, exit_.meta["val"]).dtype
+            if dtype.to_real() != own and not dtype.is_complex:  # of several formats in one network
+                item = graph.call_function(torch.ops.aten.to.dtype, (item, dtype))
+            item.meta.update(exit_.meta)
+            exit_.replace_all_uses_with(item, delete_user_cb=lambda user: user not in removed)
     for node in reversed(list(graph.nodes)):
         if node in removed:
             graph.erase_node(node)
@@ -201,9 +226,7 @@ def cut_graph(
     return graph, dropped
 
 
-def _input_sizes(
-    graph: fx.Graph, entries: Sequence[fx.Node], order: Mapping[fx.Node, int]
-) -> dict[str, fx.Node]:
+def _input_sizes(graph: fx.Graph) -> dict[str, fx.Node]:
     """A node for every symbol, read off the first tensor that shows it: an input."""
     known: dict[str, fx.Node] = {}
     for node in list(graph.nodes):

@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Literal
@@ -169,8 +169,9 @@ def make_plan(
     if kind not in ("light", "pool", "custom"):
         raise InputError(f"bottleneck is {kind!r}; expected 'light', 'pool', a module or a factory")
     if kind == "pool":
-        entering = sum(site.real_channels for site in cut.entries)
-        leaving = tuple(max(1, entering // (1 + site.is_complex)) for site in cut.exits)
+        entries, exits = cut.runs[0]
+        entering = sum(site.real_channels for site in entries)
+        leaving = tuple(max(1, entering // (1 + site.is_complex)) for site in exits)
         return Plan(cut.keep_levels, "pool", None, leaving)
     leaving = _exit_channels(cut, exit_channels)
     if kind == "light":
@@ -197,14 +198,15 @@ def reach_of_removed(structure: Structure, cut: Cut) -> int:
 
 
 def _exit_channels(cut: Cut, wanted: int | Sequence[int] | None) -> tuple[int, ...]:
+    _, exits = cut.runs[0]
     if wanted is None:
-        return tuple(site.channels for site in cut.exits)
-    listed = wanted if isinstance(wanted, Sequence) else [wanted] * len(cut.exits)
+        return tuple(site.channels for site in exits)
+    listed = wanted if isinstance(wanted, Sequence) else [wanted] * len(exits)
     given = tuple(map(int, listed))
-    if len(given) != len(cut.exits) or any(c < 1 for c in given):
+    if len(given) != len(exits) or any(c < 1 for c in given):
         raise InputError(
-            f"exit_channels is {wanted}; this cut has {len(cut.exits)} exits of "
-            f"{[site.channels for site in cut.exits]} channels: give one number, or one for each"
+            f"exit_channels is {wanted}; this cut has {len(exits)} exits of "
+            f"{[site.channels for site in exits]} channels: give one number, or one for each"
         )
     return given
 
@@ -223,11 +225,21 @@ def find_cut(structure: Structure, keep_levels: int) -> Cut:
     raise TruncationError(f"keeping {keep_levels} levels is refused: {reason}")
 
 
+def cut_of(structure: Structure, plan: Plan) -> Cut:
+    """The cut of a plan; earlier versions put all runs of what is removed into one bottleneck.
+
+    Raises:
+        TruncationError: There is none; the text says why.
+    """
+    cut = find_cut(structure, plan.keep_levels)
+    return replace(cut, times=1) if len(plan.exit_channels) == len(cut.exits) else cut
+
+
 def exits_of(structure: Structure, plan: Plan) -> tuple[str, ...]:
     """Names of the tensors that a plan's bottleneck returns; none where all levels stay."""
     if plan.bottleneck == "none":
         return ()
-    return tuple(site.node for site in find_cut(structure, plan.keep_levels).exits)
+    return tuple(site.node for site in cut_of(structure, plan).exits)
 
 
 # --- the original, as far as a recipe must know it --------------------------------------------
