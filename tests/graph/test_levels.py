@@ -334,3 +334,57 @@ def test_parameters_in_containers_lie_where_they_are_used() -> None:
     assert by_stage["parameters"].sum() == sum(
         p.numel() for p in analysis.structure.model.parameters()
     )
+
+
+class Filtered(nn.Module):
+    """Halves by one fixed filter that runs on each channel alone, as an image of its own."""
+
+    def __init__(self, channels_last: bool) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
+        self.c, self.d = nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(14, 6, 3, padding=1)
+        self.e, self.out = nn.Conv2d(10, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+        self.register_buffer("kernel", torch.full((1, 1, 4, 4), 1 / 16))
+
+    def filtered(self, x: Tensor, pads: tuple[int, ...]) -> Tensor:
+        batch, channels, height, width = x.shape
+        if self.channels_last:
+            x = x.reshape(-1, height, width, 1).permute(0, 3, 1, 2)
+        else:
+            x = x.reshape(batch * channels, 1, height, width)
+        return F.conv2d(F.pad(x, pads), self.kernel)
+
+    def half(self, x: Tensor) -> Tensor:
+        y = self.filtered(x, (1, 2, 1, 2))[:, :, ::2, ::2]
+        return y.reshape(-1, x.shape[1], x.shape[2] // 2, x.shape[3] // 2)
+
+    def twice(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        apart = x.reshape(-1, height, 1, width, 1)  # zeros between the values
+        wide = F.pad(apart, (0, 1, 0, 0, 0, 1)).reshape(-1, 1, 2 * height, 2 * width)
+        y = F.conv2d(F.pad(wide, (1, 2, 1, 2)), self.kernel)
+        return y.reshape(batch, channels, 2 * height, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.a(x))
+        b = F.relu(self.b(self.half(a)))
+        c = F.relu(self.c(self.half(b)))
+        d = F.relu(self.d(torch.cat([self.twice(c), b], 1)))
+        return self.out(F.relu(self.e(torch.cat([self.twice(d), a], 1))))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_channels_may_lie_in_the_batch_to_be_filtered(channels_last: bool) -> None:
+    structure = read_structure(Filtered(channels_last).eval(), torch.randn(1, 3, 32, 32))
+
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert places(structure) == {
+        "a": "encoder 0",
+        "b": "encoder 1",
+        "c": "bottleneck",
+        "d": "decoder 1",
+        "e": "decoder 0",
+        "out": "head",
+    }
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

@@ -37,7 +37,7 @@ def side_by_side(
     crossing = {site.node for site in (*entries, *exits)}
     batches = {n.name: n.meta["val"].shape[0] for n in nodes if n.name in crossing}
     goal = batches[exits[0].node]
-    if any(_times(batches[site.node], goal) != 1 for site in exits):
+    if any(times(batches[site.node], goal) != 1 for site in exits):
         return (
             f"{exits[0].node} and others leave what lies below with different numbers of images in"
             " a batch; put pairs or frames side by side at one place, before or after all that"
@@ -45,7 +45,7 @@ def side_by_side(
         )
     found: list[Site] = []
     for site in entries:
-        images = _times(batches[site.node], goal)
+        images = times(batches[site.node], goal)
         if images == 1:
             found.append(site)
             continue
@@ -61,7 +61,7 @@ def side_by_side(
     return tuple(found)
 
 
-def _times(images: Any, goal: Any) -> int:
+def times(images: Any, goal: Any) -> int:
     """How many times as many images one batch holds; 0 where it is no whole number."""
     symbols = free_symbols([images, goal])
     probes = [Probe(dict.fromkeys(symbols, number)) for number in _AT]
@@ -86,7 +86,7 @@ def _in_turn(start: fx.Node, images: int, goal: Any) -> bool | None:
                 shown.add(order)
                 continue
             value = tensor_of(user)
-            if value is not None and value.dim() and _times(value.shape[0], goal) == images:
+            if value is not None and value.dim() and times(value.shape[0], goal) == images:
                 waiting.append(user)
     return shown.pop() if len(shown) == 1 else None
 
@@ -101,6 +101,6 @@ def _order(node: fx.Node, images: int, goal: Any) -> bool | None:
     if name not in _RESHAPES or value is None or value.dim() < 2:
         return None
     first, second = value.shape[:2]
-    if not is_symbolic(first) and hint(first) == images and _times(second, goal) == 1:
+    if not is_symbolic(first) and hint(first) == images and times(second, goal) == 1:
         return False
-    return True if _times(first, goal) == 1 else None
+    return True if times(first, goal) == 1 else None

@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.symbols import grows, hint
-from weightscope.graph.beside import side_by_side
+from weightscope.adapters.symbols import grows, hint, key
+from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
@@ -169,10 +169,12 @@ def _split(
     nodes = list(coarse.graph.nodes)
     removed = _removed(coarse, keep)
     removed -= _kept_with_indices(nodes, removed)
+    filtered = {_images(node) for node in nodes if _puts_channels_apart(node)}
     unreadable = [
         node
         for node in reversed(nodes)
-        if makes_tensor(node) and site(node, coarse.places, dimensions, levels) is None
+        if makes_tensor(node)
+        and (_images(node) in filtered or site(node, coarse.places, dimensions, levels) is None)
     ]
     reshapes = [node for node in unreadable if operator_of(node) in _RESHAPES]
     complexes = [n for n in reversed(nodes) if makes_tensor(n) and n.meta["val"].is_complex()]
@@ -230,6 +232,22 @@ def _moves_one_tensor(node: fx.Node, reached: Collection[str], weights: Collecti
         and [makes_tensor(n) for n in given] == [True]  # no item of what returns several
         and not own
     )
+
+
+def _images(node: fx.Node) -> str:
+    """The number of images in a tensor's batch, as a text that is equal for equal numbers."""
+    shape = node.meta["val"].shape
+    return key(shape[0]) if shape else ""
+
+
+def _puts_channels_apart(node: fx.Node) -> bool:
+    """Whether a reshape puts all channels into the batch, where one filter runs on each alone."""
+    given = [n for n in node.all_input_nodes if makes_tensor(n)]
+    if operator_of(node) not in _RESHAPES or not makes_tensor(node) or len(given) != 1:
+        return False
+    before, after = given[0].meta["val"].shape, node.meta["val"].shape
+    images = times(after[0], before[0]) if before and after else 0
+    return images > 1 and 1 in after[1:] and images in before[1:]
 
 
 # with several axes for one side of the image

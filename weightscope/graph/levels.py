@@ -372,6 +372,7 @@ class _Positions:
         self.batch = large.numel(image.meta["val"]) // (self.positions * channels)
         # numbers of images that lie beside each other: frames, or several images of one example
         self.stacks = {large.size(shape[0])}
+        self.maps = {self.sizes}
 
     def of_image(self, image: fx.Node) -> float:
         if self.resized:
@@ -411,12 +412,15 @@ class _Positions:
         if value.dim() == self.dimensions + 2:
             if grows(value.shape[channel]) and not grows(value.shape[0]):
                 batch = 1  # the images lie among the channels, where each has kernels of its own
-            elif self._stack(value) in self.stacks:
+            elif self._stack(value) in self.stacks or self._holds_channels(value):
                 batch = self._stack(value)  # the frames of a clip are taken one by one
         return self.positions * batch / after * self.borders.share(node)
 
     def note(self, node: fx.Node) -> None:
-        """Learn how many images lie beside each other, where they have the input's own size."""
+        """Learn how many images lie beside each other, where they have the input's own size.
+
+        And at which sizes maps lie beside each other as images do.
+        """
         value = first_tensor(node)
         if value is None or value.dim() != self.dimensions + 2:
             return
@@ -425,6 +429,21 @@ class _Positions:
             and self._stack(value) == self.small.size(value.shape[0])
         ):
             self.stacks.add(self._stack(value))
+        if self._stack(value) in self.stacks and self.large.numel(value):
+            self.maps.add(self.large.shape(value)[2:])
+
+    def _holds_channels(self, value: torch.Tensor) -> bool:
+        """Whether the channels of a map seen before lie in the batch, each filtered on its own."""
+        stack, channels, *sizes = self.large.shape(value)
+        return (
+            channels == 1
+            and stack % self.batch == 0
+            and stack == self.small.size(value.shape[0])
+            and any(
+                all(abs(made / size - 1) < 0.1 for made, size in zip(sizes, known, strict=True))
+                for known in self.maps
+            )
+        )
 
     def _stack(self, value: torch.Tensor) -> int:
         return self.large.size(value.shape[0])
