@@ -305,3 +305,64 @@ def test_sizes_that_are_keys_are_those_of_the_example(images: int) -> None:
         graph(IMAGE.expand(3, -1, -1, -1))
     with pytest.raises(InputError, match=r"x is 32x32, .* read at 16x16"):
         graph(torch.zeros(images, 3, 32, 32))
+
+
+class Ways(Plain):
+    """What it does depends on the sizes of its image."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if self.kind == "divides" and height % 8:
+            return 0.5 * super().forward(x)
+        if self.kind == "larger" and width > 20:
+            return 0.5 * super().forward(x)
+        if self.kind == "square" and height != width:
+            return 0.5 * super().forward(x)
+        if self.kind == "of several numbers" and height in (24, 36):
+            return 0.5 * super().forward(x)
+        if self.kind == "assertion":
+            assert height % 8 == 0
+        if self.kind == "steps":
+            return sum(super(Ways, self).forward(x) * s for s in range(0, width, 16))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("divides", (20, 16)),
+        ("larger", (16, 24)),
+        ("square", (16, 24)),
+        ("of several numbers", (24, 16)),
+        ("assertion", (20, 16)),
+        ("steps", (16, 40)),
+    ],
+)
+def test_sizes_at_which_the_forward_takes_another_way_are_refused(
+    kind: str, other: tuple[int, int]
+) -> None:
+    model = Ways(kind).eval()
+    graph = rebuild(read_structure(model, IMAGE))
+    torch.testing.assert_close(graph(IMAGE), model(IMAGE), rtol=0, atol=0)
+    there = torch.randn(3, 3, *other)
+    with pytest.raises(InputError, match=r"takes another way|computes with that size"):
+        graph(there)
+    if kind != "assertion":  # what the error asks for
+        again = rebuild(read_structure(model, there))
+        torch.testing.assert_close(again(there), model(there), rtol=0, atol=0)
+
+
+def test_what_torch_asks_for_itself_refuses_no_size() -> None:
+    def alike(model: nn.Module, shape: tuple[int, ...]) -> None:
+        x = torch.randn(shape)
+        torch.testing.assert_close(rebuild(read_structure(model))(x), model(x), rtol=0, atol=0)
+
+    model = Plain().eval()
+    for shape in ((1, 3, 16, 16), (2, 3, 2, 2), (3, 3, 20, 40), (1, 3, 6, 256)):
+        alike(model, shape)
+    alike(Ways("divides").eval(), (3, 3, 24, 30))
+    alike(Ways("larger").eval(), (3, 3, 22, 30))

@@ -149,6 +149,23 @@ class Probe:
         return math.prod(self.shape(tensor))
 
 
+def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, int]) -> bool:
+    """Whether questions about sizes have the same answers at other sizes.
+
+    Args:
+        decisions: Answer to each question.
+        sizes: Size by symbol; questions about others are left out.
+    """
+    for question, answer in decisions.items():
+        values = {symbol: sizes.get(str(symbol)) for symbol in question.free_symbols}
+        if values and None not in values.values():
+            found = _interpret(values, question)
+            # numbers and truth values of sympy compare with Python's
+            if found != answer:
+                return False
+    return True
+
+
 class SizeWriter:
     """Writes sizes into a graph as functions of the input's size.
 

@@ -6,10 +6,12 @@ import functools
 import importlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -40,6 +42,8 @@ SIZES_LOGGER = "torch.fx.experimental.symbolic_shapes"
 # block. The limits lie between, and count nothing that a slow or busy machine could change.
 MOST_QUESTIONS = 120
 LARGEST_QUESTION = 150
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_SIZES_OF_TORCH = (torch.__file__, os.path.join(_TORCH, "fx", "experimental") + os.sep)
 _NOTES, _CACHE = "do_not_emit_stack_traces", "fake_tensor_cache_enabled"
 # numbers that a forward reads out of its own tensors are few: sizes, scales, flags
 _LARGEST_CONSTANT = 256
@@ -116,10 +120,13 @@ class Budget:
 
     Attributes:
         exceeded: Whether a limit was passed; the tracer may swallow the error that says so.
+        decisions: What the forward itself asked about free sizes, with the answers that it went on
+            with; not what torch asks to find out what comes out of its operators.
     """
 
     def __init__(self) -> None:
         self.exceeded = False
+        self.decisions: dict[Any, Any] = {}
 
     @contextmanager
     def watching(self, arguments: Any) -> Iterator[None]:
@@ -137,13 +144,24 @@ class Budget:
                 self.exceeded |= size > LARGEST_QUESTION or len(env.guards) > MOST_QUESTIONS
             if self.exceeded:
                 raise TooComplexError
-            return ask(question, *args, **kwargs)
+            answer = ask(question, *args, **kwargs)
+            if _asked_by_a_forward():
+                self.decisions.setdefault(question, answer)
+            return answer
 
         vars(env)["evaluate_expr"] = evaluate
         try:
             yield
         finally:
             del vars(env)["evaluate_expr"]
+
+
+def _asked_by_a_forward() -> bool:
+    """Whether code outside torch wanted a number or a truth value of a free size."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_SIZES_OF_TORCH):
+        frame = frame.f_back
+    return frame is not None and not frame.f_code.co_filename.startswith(_TORCH)
 
 
 class _Shared:

@@ -12,7 +12,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -97,6 +97,7 @@ class Capture:
     ``sizes`` says which sizes were left free while tracing, ``too_complex`` whether the arithmetic
     of more of them was too much to follow, ``numbers`` whether those were kept free too that the
     forward makes numbers of. ``functions`` are the calls of what has a backward of its own.
+    ``decisions`` are the answers with which the forward went on that asked about free sizes.
     """
 
     program: ExportedProgram
@@ -106,6 +107,7 @@ class Capture:
     sizes: Sizes
     too_complex: bool = False
     numbers: bool = False
+    decisions: Mapping[Any, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -273,7 +275,8 @@ class _Tracer:
         _mark_images(program, self.inputs)
         as_pools_of_signals(program.graph)
         order_writes(program.graph)
-        return _with_spans(program, self.records, self.sizes)
+        spans = _with_spans(program, self.records, self.sizes)
+        return replace(spans, decisions=self.budget.decisions)
 
     def _function(self, function: Any, run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         flat, spec = pytree.tree_flatten((args, {}))

@@ -214,6 +214,7 @@ class _Builder:
         for name, head in heads.items():
             note_values(self.model, head, held[name])
         note_left_out(self.model, [*heads.values()])
+        next(iter(heads.values())).meta["decisions"] = self.capture.decisions
         for node, (path, _) in zip(users, leaves, strict=True):
             where = path[1]
             by_position = isinstance(where, pytree.SequenceKey)

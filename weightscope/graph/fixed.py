@@ -8,19 +8,21 @@ the forward that the example left out (``meta["left_out"]``).
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from weightscope.adapters.symbols import hint, is_symbolic
+from weightscope.adapters.symbols import decided_alike, hint, is_symbolic, key
 from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError, keyword, shown
 from weightscope.showing import counted
 
 _NO_DEFAULT = inspect.Parameter.empty
+_SIZES_KEPT = 64  # answers for the last sizes that a module was called with
 _LONGEST = 60  # characters of a value in a message
 
 
@@ -37,6 +39,9 @@ class Fixed:
         defaults: What stands for an argument that is left out.
         left_out: Arguments of the forward that are none of the graph's, with the default that it
             computes with; those that can be given by position first and in their order.
+        free: Sizes of the images that are free: the symbol, and the size that it was read at, by
+            argument and axis.
+        alike: Whether the forward takes the way that was read where the symbols have other sizes.
     """
 
     names: tuple[str, ...]
@@ -45,6 +50,8 @@ class Fixed:
     values: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Any]
     left_out: Mapping[str, Any]
+    free: Mapping[str, Mapping[int, tuple[str, int]]]
+    alike: Callable[[tuple[tuple[str, int], ...]], bool]
 
     def complete(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -59,6 +66,7 @@ class Fixed:
         placed = dict(zip(self.names, args, strict=False))
         left_out = {n: v for n, v in self.defaults.items() if n not in placed and n not in kwargs}
         self._refuse_other_sizes({**placed, **kwargs})
+        self._refuse_other_ways({**placed, **kwargs})
         self._refuse_other_batches({**placed, **kwargs})
         self._refuse_other_values({**placed, **kwargs})
         return args, {**kwargs, **left_out}
@@ -113,6 +121,26 @@ class Fixed:
                 read = "x".join(map(str, sizes.values()))
                 raise _read_otherwise(f"{name} is {got}", read, "size", "the size that you use")
 
+    def _refuse_other_ways(self, given: Mapping[str, Any]) -> None:
+        """Refuse sizes at which the forward takes another way than where it was read."""
+        sizes: list[tuple[str, int]] = []
+        for name, axes in self.free.items():
+            value = given.get(name)
+            if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in axes):
+                return
+            sizes += [(symbol, value.shape[axis]) for axis, (symbol, _) in axes.items()]
+        if any(is_symbolic(size) for _, size in sizes):
+            return  # it is traced itself
+        if not self.alike(tuple(sizes)):
+            name, axes = next(iter(self.free.items()))
+            got = "x".join(str(given[name].shape[axis]) for axis in axes)
+            read = "x".join(str(size) for _, size in axes.values())
+            raise InputError(
+                f"{name} is {got}, where the forward takes another way than at {read}, at which"
+                f" this network was read; analyse the original with {keyword('example_inputs')} of"
+                " the size that you use"
+            )
+
     def _refuse_other_batches(self, given: Mapping[str, Any]) -> None:
         for name, number in self.images.items():
             value = given.get(name)
@@ -162,7 +190,26 @@ def fixed_in(graph: fx.Graph) -> Fixed:
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
         left_out=nodes[0].meta.get("left_out", {}) if nodes else {},
+        free={str(n.target): free for n in nodes if (free := _free(n))},
+        alike=_alike(nodes[0].meta.get("decisions", {}) if nodes else {}),
     )
+
+
+def _alike(decisions: Mapping[Any, Any]) -> Callable[[tuple[tuple[str, int], ...]], bool]:
+    @functools.lru_cache(maxsize=_SIZES_KEPT)
+    def alike(sizes: tuple[tuple[str, int], ...]) -> bool:
+        known = dict(sizes)
+        # one symbol for several sizes: the forward asked for them to be the same
+        return all(known[s] == n for s, n in sizes) and decided_alike(decisions, known)
+
+    return alike
+
+
+def _free(node: fx.Node) -> dict[int, tuple[str, int]]:
+    """The free sizes of an image: symbol, and the size that it was read at, by axis."""
+    axes = node.meta.get("space", ())
+    sizes = {axis: node.meta["val"].shape[axis] for axis in axes}
+    return {axis: (key(size), hint(size)) for axis, size in sizes.items() if is_symbolic(size)}
 
 
 def note_left_out(model: nn.Module, nodes: Sequence[fx.Node]) -> None:
