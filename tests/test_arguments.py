@@ -148,7 +148,7 @@ CALLS = {
         "name": "a.weight",
     }),
     "Proposal.build": (lambda **k: analysis().proposals[0].build(**k), lambda: {
-        "bottleneck": "light", "reach": None,
+        "bottleneck": "light", "width": None, "exit_channels": None, "reach": None,
     }),
     "Variant.thin": (lambda **k: variant().thin(**k), lambda: {
         "keep": 0.5, "max_macs": None, "by": "magnitude", "seed": 0,
@@ -188,7 +188,8 @@ TAKEN = {
     "resume": {"None", *PATHS}, "prefix": {"None", "text", "text with nul"},
     "bottleneck": {"None", "function", "type", "mute", "mute path"}, "path": PATHS,
     "threads": {"None", "number"}, "every": {"number"}, "store": {"None", *PATHS},
-    "reach": {"None", "number"}, "keep": {"None", "dict"}, "by": set(), "fill": set(),
+    "reach": {"None", "number"}, "width": {"None", "number"},
+    "exit_channels": {"None", "number"}, "keep": {"None", "dict"}, "by": set(), "fill": set(),
     "folder": PATHS, "state": set(),
 }  # fmt: skip
 """What each argument takes of ``ODD``, or says in words of its own in the call."""

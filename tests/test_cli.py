@@ -330,6 +330,43 @@ def test_cut_saves_a_network_that_loads(folder, capsys):
     assert "has 3 levels" in failure(capsys, "cut", "mynetworks:small", "--keep", "7", "--out", "x")
 
 
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".Ckpt"])
+@pytest.mark.parametrize("command", [["cut", "--keep", "1"], ["shrink", "--max-macs", "1"]])
+def test_a_cut_network_has_the_name_of_what_it_is(folder, capsys, command, ending):
+    name, *options = command
+    error = failure(capsys, name, "mynetworks:small", *options, "--out", f"b.v2{ending}")
+    assert f"its name says {ending}; give 'b.v2.safetensors'" in error
+    assert not list(folder.glob("b*"))
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "OSError", "KeyError"])
+def test_what_the_users_own_code_raises_is_one_line(folder, capsys, kind):
+    code = f"""
+from mpseg_models import create_model
+
+def make():
+    model = create_model("half_unet", width=4, seed=0)
+
+    def state_dict(*args, **kwargs):
+        raise {kind}("mine")
+
+    model.state_dict = state_dict
+    return model
+"""
+    (folder / "raising.py").write_text(code)
+    arguments = ["cut", "raising.py:make", "--keep", "1", "--out", "b.safetensors"]
+    error = failure(capsys, *arguments)
+    assert f'`raise {kind}("mine")` (line 8 of ' in error
+    assert "free some space" not in error
+    assert not list(folder.glob("b*"))
+
+
+def test_a_fault_of_the_library_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("weightscope.statistics.scan", None)
+    with pytest.raises(TypeError, match="not callable"):
+        main(["scan", "x.pt"])
+
+
 def test_field_tells_the_overlap_of_tiles(capsys):
     assert main(["field", "mynetworks:small"]) == 0
     out = capsys.readouterr().out

@@ -115,8 +115,11 @@ _RULES = {
     "by": Rule(_TEXT.fits, "'magnitude' or 'random'", optional=False),
     "every": whole(),
     "exit_channels": Rule(
-        lambda v: whole().fits(v) or (isinstance(v, Sequence) and all(map(whole().fits, v))),
-        "a whole number from 1, or one for each exit",
+        lambda v: (
+            whole().fits(v)
+            or (isinstance(v, Sequence) and not isinstance(v, bytes) and all(map(whole().fits, v)))
+        ),
+        "a whole number from 1, or a list of one for each exit",
     ),
     "fill": Rule(_TEXT.fits, "'mean', 'zero' or 'shuffle'", optional=False),
     "folder": PATH,

@@ -94,6 +94,22 @@ def writable_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def tensors_target(path: str | os.PathLike[str]) -> Path:
+    """`writable_target` of a safetensors file, where its name is asked for before the work.
+
+    Raises:
+        InputError: As there, or the name ends as that of a file of another kind.
+    """
+    target, text = writable_target(path), path_text(path, "of a file to write")
+    ending = Path(text).suffix
+    if ending.lower() not in ("", ".safetensors"):
+        raise InputError(
+            f"cannot write {text!r}: the file would hold safetensors and its name says {ending}; "
+            f"give {str(Path(text).with_suffix('.safetensors'))!r}"
+        )
+    return target
+
+
 def write_tensors(
     tensors: Mapping[str, Tensor],
     path: str | os.PathLike[str],

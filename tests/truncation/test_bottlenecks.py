@@ -178,26 +178,79 @@ def test_pool_has_no_weights(proposals):
     assert variant.module.up[0][0].in_channels == 8  # 4 of the skip, 4 of the pooled skip
 
 
+class Fixed(nn.Module):
+    """Mixes all positions of an image of one size."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(256, 256)
+
+    def forward(self, x):
+        return self.mix(x.flatten(2)).view_as(x)
+
+
+class Cropping(nn.Module):
+    def forward(self, x):
+        return x[..., 1:] if self.training else x
+
+
+class Aux(nn.Module):
+    def forward(self, x):
+        return (x, x) if self.training else x
+
+
+class OneBatch(nn.Module):
+    def forward(self, x):
+        return x[:2]
+
+
+class Widening(nn.Module):
+    def forward(self, x):
+        return torch.cat([x, x], 1) if self.training else x
+
+
+class Hourglass(nn.Module):
+    """Has sizes of its own that follow from those of its input."""
+
+    def forward(self, x):
+        return F.interpolate(F.avg_pool2d(x, 4), size=x.shape[2:]) * x.mean((2, 3), keepdim=True)
+
+
+def test_a_bottleneck_of_ones_own_may_pool_and_attend(proposals):
+    variant = proposals("plain")[1].build(bottleneck=Hourglass())
+    assert verify(variant, sizes=[torch.randn(1, 1, 48, 80)]).passed
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
         ({"bottleneck": "heavy"}, InputError, "expected 'light', 'pool'"),
         ({"bottleneck": 3}, InputError, "^bottleneck=3; give 'light'"),
         ({"bottleneck": "pool", "width": 3}, InputError, "width=3 is for bottleneck='light'"),
-        ({"bottleneck": "pool", "exit_channels": 3}, InputError, "exit_channels is for"),
+        ({"bottleneck": "pool", "exit_channels": 3}, InputError, "exit_channels= is for"),
         ({"bottleneck": "pool", "reach": 3}, InputError, "reach=3 is for bottleneck='light'"),
         ({"width": 0}, InputError, "width=0; give a whole number from 1"),
         ({"width": True}, InputError, "width=True; give a whole number"),
         ({"width": 2.0}, InputError, "width=2.0; give a whole number"),
         ({"exit_channels": 4.0}, InputError, "exit_channels=4.0; give a whole number"),
-        ({"exit_channels": "ab"}, InputError, "give a whole number from 1, or one for each"),
+        ({"exit_channels": "ab"}, InputError, "number from 1, or a list of one for each"),
+        ({"exit_channels": (n for n in [4])}, InputError, "a generator; give a whole number"),
+        ({"exit_channels": [0]}, InputError, r"exit_channels= is \[0\]; this cut has 1"),
         ({"exit_channels": (1, 2)}, InputError, "has 1 exits"),
         ({"exit_channels": 0}, InputError, "give one number"),
         ({"bottleneck": lambda i, o, d: "no"}, TruncationError, "returned a str"),
         ({"bottleneck": lambda i, o, d: nn.Conv2d(i + 1, o, 1)}, TruncationError, "does not run"),
-        ({"bottleneck": lambda i, o, d: nn.Conv2d(i, o, 3)}, TruncationError, "keep the spatial"),
-        ({"bottleneck": nn.Sequential(nn.Upsample(None, 2))}, TruncationError, "keep the spatial"),
+        ({"bottleneck": lambda i, o, d: nn.Conv2d(i, o, 3)}, TruncationError, "spatial size"),
+        ({"bottleneck": nn.Sequential(nn.Upsample(None, 2))}, TruncationError, "spatial size"),
         ({"bottleneck": nn.AdaptiveMaxPool2d(16, True)}, TruncationError, "not return one tensor"),
+        ({"bottleneck": nn.AdaptiveAvgPool2d(16)}, TruncationError, r"16, 16\) for \(3, 4, 32, 48\)"),
+        ({"bottleneck": nn.Sequential(nn.Conv2d(4, 8, 1), nn.LayerNorm([8, 16, 16]))},
+         TruncationError, r"does not run on a tensor \(3, 4, 32, 48\)"),
+        ({"bottleneck": Fixed()}, TruncationError, r"does not run on a tensor \(3, 4, 32, 48\)"),
+        ({"bottleneck": Cropping()}, TruncationError, "in training mode returns shape"),
+        ({"bottleneck": Aux()}, TruncationError, "in training mode does not return one tensor"),
+        ({"bottleneck": OneBatch()}, TruncationError, "must keep the batch"),
+        ({"bottleneck": Widening()}, TruncationError, "4 channels in one call and 8 in another"),
         ({"bottleneck": nn.Conv2d(8, 8, 1, device="meta")}, TruncationError, "meta device"),
     ],
 )

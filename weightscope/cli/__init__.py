@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
+from traceback import FrameSummary, extract_tb
 from typing import TextIO
 
 from weightscope.cli.arguments import write_keyword
@@ -19,8 +21,8 @@ from weightscope.errors import WeightscopeError, keywords_written
 
 _DESCRIPTION = """\
 Which levels of a trained encoder-decoder network do any work, and the smaller network without the
-rest. Exit codes: 0 done; 2 an input cannot be used (one line on stderr says which, and what to do);
-130 interrupted."""
+rest. Exit codes: 0 done; 2 an input cannot be used, or its own code raised (one line on stderr says
+which, and what to do); 130 interrupted; 1 a fault of weightscope itself (with the traceback)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, 2 where an input cannot be used, 130 where it was interrupted.
+
+    Raises:
+        Exception: A fault of the library; what the user's own code raises ends with 2.
     """
     with _streams():
         return _main(arguments)
@@ -49,10 +54,40 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 130  # as shells say it: 128 and the number of the signal
     except BrokenPipeError:
         _drop(sys.stdout)  # the reader (head, less) has seen enough
-    except OSError as error:
+    except Exception as error:
+        place = _place_outside(error)
+        if place is not None:
+            return _fail_in(place, error)
+        if not isinstance(error, OSError):
+            raise
         _drop(sys.stdout)
         return _fail(f"cannot write the output: {error.strerror or error}; free some space")
     return 0
+
+
+def _place_outside(error: Exception) -> FrameSummary | None:
+    """The innermost line of the user's code that raised; None where it was none of theirs."""
+    frames = (frame for frame in extract_tb(error.__traceback__) if os.path.isfile(frame.filename))
+    return next((f for f in reversed(list(frames)) if _is_theirs(Path(f.filename))), None)
+
+
+def _is_theirs(file: Path) -> bool:
+    """Whether a file is none of the library, of what it calls itself, and of Python."""
+    known = (sys.modules.get(name) for name in ("torch", "numpy", "pandas", "safetensors", "PIL"))
+    homes = [Path(m.__file__).parent for m in known if m is not None and m.__file__]
+    if any(map(file.is_relative_to, [Path(__file__).parent.parent, *homes])):
+        return False
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return bool(installed) or not file.is_relative_to(Path(os.__file__).parent)
+
+
+def _fail_in(place: FrameSummary, error: Exception) -> int:
+    from weightscope.calls import say
+
+    return _fail(
+        f"`{place.line}` (line {place.lineno} of {place.filename}), which this command ran, raised "
+        f"{say(error)}; mend it there, or call weightscope from Python to see how it was reached"
+    )
 
 
 def _fail(reason: str) -> int:

@@ -164,7 +164,7 @@ def _cut(options: argparse.Namespace) -> None:
     from weightscope.analysis import analyze
     from weightscope.printing import human, printable
 
-    check_targets(options.out)
+    check_targets(tensors=options.out)
     model = built_model(options)
     analysis = analyze(
         model,

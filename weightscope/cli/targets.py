@@ -5,20 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from weightscope.errors import InputError, WeightscopeError
-from weightscope.files import writable_target
+from weightscope.files import tensors_target, writable_target
 
 
-def check_targets(*paths: str | None) -> None:
+def check_targets(*paths: str | None, tensors: str | None = None) -> None:
     """Refuse to write where nothing can be written, over somebody's weights, or twice to one file.
 
     Args:
         paths: Where outputs go; None where there is none.
+        tensors: Where a safetensors file goes.
 
     Raises:
-        InputError: One is no place for a file, holds a checkpoint, or is named twice.
+        InputError: One is no place for a file, holds a checkpoint, or is named twice; or the name
+            of ``tensors`` is that of another kind of file.
     """
     seen: set[Path] = set()
-    for path in (path for path in paths if path is not None):
+    if tensors is not None:
+        tensors_target(tensors)
+    for path in (path for path in (tensors, *paths) if path is not None):
         target = writable_target(path)
         _refuse_weights(path, target)
         if target in seen:

@@ -66,10 +66,10 @@ class Trial:
         return result if isinstance(result, Exception) else None
 
     def returns(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
     ) -> tuple[list[Any], pytree.TreeSpec]:
         """Shapes of the leaves that the forward returns, and how they fold back, or its error."""
-        result = self._outcome(args, kwargs, False)
+        result = self._outcome(args, kwargs, training)
         if isinstance(result, Exception):
             raise result
         shapes, structure = result

@@ -260,8 +260,12 @@ def _from_image(x: Tensor, site: Exit) -> Tensor:
     return x
 
 
+_TRIED = ((2, 16, 16, 16), (3, 32, 48, 64))
+"""Images and sizes on which a given trunk is tried: unlike each other, and poolings divide all."""
+
+
 def output_channels(trunk: nn.Module, in_channels: int, dimensions: int) -> int:
-    """Find how many channels a trunk returns, and that it keeps the size.
+    """Find how many channels a trunk returns, and that it keeps any size in both modes.
 
     Raises:
         TruncationError: The trunk does not run, or returns another shape.
@@ -272,21 +276,48 @@ def output_channels(trunk: nn.Module, in_channels: int, dimensions: int) -> int:
             "the given bottleneck lies on the meta device and has no values; make it on a device"
             " that holds them, or use to_empty(device='cpu') and initialise it"
         )
-    shape = (2, in_channels, *[16] * dimensions)
-    x = torch.zeros(shape, device=like.device, dtype=like.dtype)
-    given = f"the given bottleneck, a {type(trunk).__name__},"
-    takes = "It must map one tensor (batch, in_channels, *sizes) to (batch, channels, *sizes)."
+    trial, found = Trial(trunk), []
+    for training in (False, True):
+        given = f"the given bottleneck, a {type(trunk).__name__},"
+        given += " in training mode" if training else ""
+        for images, *sizes in _TRIED:
+            x = torch.zeros(
+                (images, in_channels, *sizes[:dimensions]), device=like.device, dtype=like.dtype
+            )
+            found.append(_channels_of(trial, x, given, training))
+    if len(set(found)) > 1:
+        raise TruncationError(
+            f"the given bottleneck, a {type(trunk).__name__}, returns {found[0]} channels in one "
+            f"call and {next(n for n in found if n != found[0])} in another, of another size or in "
+            f"training mode. {_TAKES}"
+        )
+    return found[0]
+
+
+_TAKES = (
+    "It must map one tensor (batch, in_channels, *sizes) to (batch, channels, *sizes), whatever "
+    "the sizes are."
+)
+
+
+def _channels_of(trial: Trial, x: Tensor, given: str, training: bool) -> int:
+    """Channels that a trunk returns for one input.
+
+    Raises:
+        TruncationError: It does not run, or returns another shape.
+    """
+    shape = tuple(x.shape)
     try:
-        leaves, structure = Trial(trunk).returns((x,), {})
+        leaves, structure = trial.returns((x,), {}, training=training)
     except Exception as reason:
         raise TruncationError(
-            f"{given} does not run on a tensor {shape}: {say(reason)}. {takes}"
+            f"{given} does not run on a tensor {shape}: {say(reason)}. {_TAKES}"
         ) from reason
     if not structure.is_leaf() or leaves[0] is None:
-        raise TruncationError(f"{given} does not return one tensor. {takes}")
+        raise TruncationError(f"{given} does not return one tensor. {_TAKES}")
     made = tuple(leaves[0])
-    if len(made) != len(shape) or made[2:] != shape[2:]:
+    if len(made) != len(shape) or made[:1] + made[2:] != shape[:1] + shape[2:]:
         raise TruncationError(
-            f"{given} returns shape {made} for {shape}; it must keep the spatial size"
+            f"{given} returns shape {made} for {shape}; it must keep the batch and the spatial size"
         )
     return int(made[1])

@@ -164,7 +164,8 @@ def make_plan(
         )
     if kind == "pool" and exit_channels is not None:
         raise InputError(
-            "exit_channels is for a bottleneck with weights; 'pool' hands on what enters"
+            f"{keyword('exit_channels')} is for a bottleneck with weights; 'pool' hands on what "
+            "enters"
         )
     if kind not in ("light", "pool", "custom"):
         raise InputError(f"bottleneck is {kind!r}; expected 'light', 'pool', a module or a factory")
@@ -205,7 +206,7 @@ def _exit_channels(cut: Cut, wanted: int | Sequence[int] | None) -> tuple[int, .
     given = tuple(map(int, listed))
     if len(given) != len(exits) or any(c < 1 for c in given):
         raise InputError(
-            f"exit_channels is {wanted}; this cut has {len(exits)} exits of "
+            f"{keyword('exit_channels')} is {list(given)}; this cut has {len(exits)} exits of "
             f"{[site.channels for site in exits]} channels: give one number, or one for each"
         )
     return given

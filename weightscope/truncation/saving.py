@@ -62,7 +62,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     Args:
         variant: From ``Proposal.build``; its module may have been trained since, and wrapped
             (``dataclasses.replace(variant, module=...)``).
-        path: Where to write.
+        path: Where to write; a name that ends in ``.safetensors`` says what is in it.
 
     Returns:
         The path.
