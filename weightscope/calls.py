@@ -164,12 +164,13 @@ def forward_errors(model: nn.Module, inputs: Any, where: str) -> Iterator[None]:
 
 
 @contextmanager
-def gradient_errors(model: nn.Module, inputs: Any, remedy: str) -> Iterator[None]:
-    """Say so where a gradient fails because none goes through the model's own forward.
+def gradient_errors(model: nn.Module, inputs: Any, what: str, remedy: str) -> Iterator[None]:
+    """Say why a gradient fails: none goes through the model's own forward, or through what is more.
 
     Args:
         model: Whose gradients, or a smaller network's of the same forward, are taken in the block.
         inputs: What it is called with.
+        what: What else the gradient goes through.
         remedy: What else can be done.
     """
     try:
@@ -177,9 +178,11 @@ def gradient_errors(model: nn.Module, inputs: Any, remedy: str) -> Iterator[None
     except WeightscopeError:
         raise
     except Exception as error:
-        reason = _without_gradient(model, inputs)
+        reason = without_gradient(model, *own_arguments(inputs, model))
         if not reason:
-            raise
+            raise InputError(
+                f"the backward pass of {what} raised {say(error)}; mend it, or {remedy}"
+            ) from error
         raise ForwardError(
             f"{type(model).__name__} runs, but no gradient goes through its own forward: {reason}. "
             "Change the forward until outputs.sum().backward() runs (y = y * 2 in place of "
@@ -187,7 +190,7 @@ def gradient_errors(model: nn.Module, inputs: Any, remedy: str) -> Iterator[None
         ) from error
 
 
-def _without_gradient(model: nn.Module, inputs: Any) -> str:
+def without_gradient(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Why no gradient goes through a forward that runs, and where; nothing where one does."""
     own = {
         name: value.detach().requires_grad_()
@@ -202,7 +205,7 @@ def _without_gradient(model: nn.Module, inputs: Any) -> str:
         warnings.simplefilter("always")
         try:
             with torch.autograd.detect_anomaly(check_nan=False):
-                outputs = torch.func.functional_call(model, own, *own_arguments(inputs, model))
+                outputs = torch.func.functional_call(model, own, *fresh(tuple(args), dict(kwargs)))
                 found = [t for t in pytree.tree_tensors(pytree.opened(outputs)) if t.requires_grad]
                 if not found:
                     return "none of its outputs has one"

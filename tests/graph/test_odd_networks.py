@@ -207,6 +207,32 @@ class SharedEncoder(nn.Module):
         return self.out(x)
 
 
+class Recurrent(nn.Module):
+    """One block for all levels, one layer for all of the decoder, and a condition for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.deep, self.up = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.head, self.time = nn.Conv2d(4, 1, 1), nn.Linear(1, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = self.time(x.new_ones(1))[:, None, None]
+        a = (self.block(self.stem(x)) + bias).relu()
+        b = (self.block(F.max_pool2d(a, 2)) + bias).relu()
+        y = self.deep(self.block(F.max_pool2d(b, 2))).relu() + bias
+        for skip in (b, a):
+            y = self.up(torch.cat([F.interpolate(y, size=skip.shape[2:]), skip], 1)).relu()
+        return self.head(y)
+
+
+def test_modules_of_several_levels_are_named() -> None:
+    structure = read_structure(Recurrent(), torch.randn(1, 1, 32, 32))
+    (note,) = structure.notes
+    assert note.startswith("block, up are used at several levels")
+    assert not any("several levels" in n for n in read_structure(SharedEncoder().eval()).notes)
+
+
 def test_shared_encoder() -> None:
     model = SharedEncoder().eval()
     structure = read_structure(model)  # a second required image is guessed to be like the first

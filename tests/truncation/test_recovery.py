@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -629,6 +630,26 @@ def test_a_loss_without_a_gradient_is_refused(loss, proposals_in_need):
     assert all(torch.equal(v, before[k]) for k, v in variant.module.state_dict().items())
 
 
+def test_a_loss_that_raises_on_its_way_back_is_named(proposals_in_need):
+    variant = proposals_in_need[1].build()
+    before = copy.deepcopy(variant.module.state_dict())
+    given = {"steps": 2, "progress": False, "batches": [(IMAGES[:8], IMAGES[:8])]}
+    with pytest.raises(InputError, match=r"loss= raised NotImplementedError: no backw.* leave bat"):
+        variant.recover(IMAGES[:8], loss=lambda y, _: Refuses.apply(y).mean(), **given)
+    assert all(torch.equal(v, before[k]) for k, v in variant.module.state_dict().items())
+
+
+def test_a_bottleneck_that_raises_on_its_way_back_is_named(proposals_in_need):
+    class Own(nn.Conv2d):
+        def forward(self, x):
+            return Refuses.apply(super().forward(x))
+
+    variant = proposals_in_need[1].build(lambda i, o, d: Own(i, o, 1))
+    with pytest.raises(InputError, match=r"the smaller network raised NotImpl.* with steps=0"):
+        variant.recover(IMAGES[:8], steps=2, progress=False)
+    variant.recover(IMAGES[:8], steps=0, progress=False)
+
+
 def test_a_loss_of_old_weights_alone_is_accepted():
     """While only the new weights are trained such a loss has no gradient."""
     batches = [(IMAGES[:1], IMAGES[:1]), (IMAGES[1:8], IMAGES[1:8])]
@@ -741,6 +762,10 @@ class Undifferentiable(Plain):
 )
 def test_an_original_without_a_gradient_is_named(top, head, reason):
     variant = needs_its_levels(lambda: Undifferentiable(top, head), IMAGES[:1])[1].build()
+    found = {check.name: check.detail for check in verify(variant, export=False).failures}
+    assert found.keys() == {"runs", "alive"}
+    own = rf"no gradient goes through the original's own forward: {reason}"
+    assert all(re.search(own, detail) for detail in found.values())
     before = copy.deepcopy(variant.module.state_dict())
     with pytest.raises(ForwardError, match=rf"no gradient .* own forward: {reason}.* with steps=0"):
         variant.recover(IMAGES[:8], steps=2, progress=False)

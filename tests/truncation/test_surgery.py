@@ -14,6 +14,8 @@ from weightscope.cost import count_costs
 from weightscope.errors import TruncationError
 from weightscope.graph import read_structure
 from weightscope.truncation import propose, verify
+from weightscope.truncation.channels import Recut
+from weightscope.truncation.recutting import recut_layer
 
 CUTS = [(name, keep) for name, (_, _, _, keeps) in TOYS.items() for keep in keeps]
 
@@ -102,6 +104,23 @@ def test_recut_variant(name, keep, how, proposals):
     assert set(variant.recut) <= set(variant.reinitialized)
     assert not set(variant.recut) & set(variant.kept)
     assert verify(variant, sizes=[TOYS[name][2]], export=False).failures == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_layer_whose_own_start_has_another_format_is_recut(dtype):
+    class Own(nn.Conv2d):
+        def reset_parameters(self):
+            super().reset_parameters()
+            self.weight = nn.Parameter(torch.full(self.weight.shape, 7.0, dtype=torch.float32))
+
+    layer = Own(2, 3, 1).to(dtype)
+    old = layer.weight.detach().clone()
+    owner = nn.Sequential(layer)
+    recut_layer(owner, "0", {"weight": [Recut("0.weight", 1, (-1, 1, 0))]})
+    found = owner[0].weight
+    assert found.dtype == dtype
+    assert torch.equal(found[:, 1:], old.flip(1))
+    assert bool((found[:, 0] == 7).all())
 
 
 def test_recut_slices_sit_where_concatenation_puts_them(proposals):

@@ -78,7 +78,9 @@ def _shrink(options: argparse.Namespace) -> None:
     """
     from weightscope.truncation import shrink
 
-    check_targets(options.csv, tensors=options.out)  # what would fail at the end should fail at once
+    check_targets(
+        options.csv, tensors=options.out
+    )  # what would fail at the end should fail at once
     if options.data and options.batches:
         raise InputError("--data and --batches both name labelled images; give one of them")
     model = built_model(options)

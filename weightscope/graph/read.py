@@ -40,6 +40,7 @@ from weightscope.graph.stages import (
     override,
     place,
     require_shape,
+    shared_layers,
     stages,
 )
 from weightscope.graph.structure import ExampleInputs, Structure
@@ -185,6 +186,7 @@ def _read(
         _gradients_note(coarse.lost),
         _hooks_note(trial.gradient_hooks(pair, called), hooked_modules(model, called)),
         _parts_note(parts, part),
+        _shared_note(shared_layers(placement, model, captured.nodes)),
     )
     return Structure(
         model=model,
@@ -277,6 +279,18 @@ def _hooks_note(setters: Sequence[str], hooked: Sequence[str]) -> str:
         f"{' and '.join(what)} sets a hook on gradients that a variant does not have, in training"
         " and in recover. Set it in a module of its own that has no other inside, and a variant"
         " keeps it"
+    )
+
+
+def _shared_note(layers: Sequence[str]) -> str:
+    """What to say of modules that are called at several levels."""
+    if not layers:
+        return ""
+    many = len(layers) > 1
+    return (
+        f"{_some(layers)} {'are' if many else 'is'} used at several levels; the tables count "
+        f"{'them' if many else 'it'} in the stage of the first use alone, and a cut keeps "
+        f"{'them' if many else 'it'} whole for the uses that stay"
     )
 
 

@@ -277,6 +277,19 @@ def layer_places(
     )
 
 
+def shared_layers(placement: Placement, model: nn.Module, nodes: Iterable[fx.Node]) -> list[str]:
+    """Layers whose weights are read at several levels: modules that are called there again."""
+    order = {node: index for index, node in enumerate(nodes)}
+    levels: dict[str, set[int]] = {}
+    for weight, name in placement.parameters.items():
+        for user in weight.users:
+            found = user if user in placement.places else _first_use(user, placement, order)
+            if user in placement.live and found is not None:
+                levels.setdefault(name, set()).add(placement.places[found].level)
+    shared = (layer_of(model, name) for name, where in levels.items() if len(where) > 1)
+    return list(dict.fromkeys(shared))
+
+
 def _first_use(node: fx.Node, placement: Placement, order: Mapping[fx.Node, int]) -> fx.Node | None:
     """The first placed node downstream."""
     seen: set[fx.Node] = set()

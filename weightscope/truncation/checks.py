@@ -17,7 +17,7 @@ from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import without_autograd
 from weightscope.adapters.tracing import EXPORTING
-from weightscope.calls import called, fresh, random_state, say, undisturbed
+from weightscope.calls import called, fresh, random_state, say, undisturbed, without_gradient
 from weightscope.copies import deep_copy
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
@@ -333,7 +333,7 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
                     return f"{mode} mode: the original itself raises on {shapes}: {say(reason)}"
                 continue
             try:
-                wrong = _run(module, expected, args, kwargs, variant.dropped_outputs)
+                wrong = _run(module, original, expected, args, kwargs, variant.dropped_outputs)
             except Exception as reason:  # noqa: BLE001 - the finding is which shape failed
                 wrong = f"{type(reason).__name__}: {reason}"
             if wrong:
@@ -341,14 +341,33 @@ def _runs(variant: Variant, sizes: Sequence[Any]) -> str:
     return ""
 
 
-def _run(module: nn.Module, expected: Sequence[Any], args: Any, kwargs: Any, gone: Any) -> str:
+def _run(
+    module: nn.Module,
+    original: nn.Module,
+    expected: Sequence[Any],
+    args: Any,
+    kwargs: Any,
+    gone: Any,
+) -> str:
     """Run the smaller network, also backward; its outputs must have the shapes of the expected."""
     outputs = called(module, args, kwargs)
     module.zero_grad()
-    _loss(outputs).backward()  # type: ignore[no-untyped-call]
+    if wrong := _backward(outputs, original, args, kwargs):
+        return wrong
     for position, a, b in _paired(expected, _leaves(outputs), gone):
         if isinstance(a, Tensor) and a.shape != b.shape:
             return f"output {position} has shape {tuple(b.shape)}, the original {tuple(a.shape)}"
+    return ""
+
+
+def _backward(outputs: Any, original: nn.Module, args: Any, kwargs: Any) -> str:
+    """Go backward from the outputs of a smaller network; why the original's own forward forbids."""
+    try:
+        _loss(outputs).backward()  # type: ignore[no-untyped-call]
+    except Exception:
+        if reason := without_gradient(original, args, kwargs):
+            return f"no gradient goes through the original's own forward: {reason}"
+        raise
     return ""
 
 
@@ -392,7 +411,8 @@ def _alive(variant: Variant) -> str:
     args, kwargs = _twice(variant.structure)
     if fixed_in(variant.structure.graph).images:
         args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
-    _loss(called(module, args, kwargs)).backward()  # type: ignore[no-untyped-call]
+    if wrong := _backward(called(module, args, kwargs), variant.structure.model, args, kwargs):
+        return wrong
     still = without_autograd(variant.structure.graph)
     dead = [
         name

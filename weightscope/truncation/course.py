@@ -206,11 +206,16 @@ class Course:
         inputs, goal = self.pool.inputs(part), self.goals.of(part)
         self.optimizer.zero_grad(set_to_none=True)
         remedy = f"recover with {keyword('steps', 0)}, which needs no gradient"
-        with gradient_errors(self.teacher.model, inputs, remedy):
+        with gradient_errors(self.teacher.model, inputs, "the smaller network", remedy):
             loss = self.like.loss(flat(self.student.predict(inputs)), goal)
-            if self.labelled:
-                loss = loss + self._labelled_loss(step)
             loss.backward()  # type: ignore[no-untyped-call]
+        if self.labelled:
+            what = f"the function given as {keyword('loss')}"
+            remedy = f"leave {keyword('batches')} and {keyword('loss')} out"
+            with gradient_errors(self.teacher.model, inputs, what, remedy):
+                told = self._labelled_loss(step)
+                if told.requires_grad:  # of old weights alone it has none while new ones learn
+                    told.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         decay = min(AVERAGE, (step + 1) / (step + 10))
         with torch.no_grad():

@@ -27,7 +27,7 @@ def recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recu
     olds = {leaf: cast(Tensor, getattr(layer, leaf)) for leaf in changes}
     twin = _fresh_twin(layer, olds, changes)
     for leaf, old in olds.items():
-        new = cast(Tensor, getattr(twin, leaf)).detach()
+        new = cast(Tensor, getattr(twin, leaf)).detach().to(old.dtype)
         if not old.is_meta:
             new = _with_kept(old.detach(), new, changes[leaf])
         replacement = _like(old, new)

@@ -380,7 +380,8 @@ def measure_importance(
             with forward_errors(model, inputs, f"batch {index}"):
                 outputs = torch.func.functional_call(model, watched, args, kwargs)
             value = _loss_of(loss, outputs, to_device(targets, model), index)
-            with gradient_errors(model, inputs, f"leave {keyword('loss')} out"):
+            what = f"the function given as {keyword('loss')}"
+            with gradient_errors(model, inputs, what, f"leave {keyword('loss')} out"):
                 gradients = torch.autograd.grad(
                     value, list(watched.values()), allow_unused=True, retain_graph=False
                 )
