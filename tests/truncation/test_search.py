@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -264,6 +265,24 @@ def test_what_costs_more_than_the_budget_is_made_thinner(tmp_path):
         (3, True), (2, False), (2, True), (1, False)
     ]  # fmt: skip
     assert macs_of(ws.shrink(model, **asked, max_macs=budget, thin=1)) == depths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.3, 0.05])
+def test_a_multiresunet_is_brought_within_a_budget(share, tmp_path):
+    factory = partial(create_model, "half_multiresunet", width=8, seed=0)
+    images = torch.rand(8, 3, 64, 64)
+    model = factory().eval()
+    whole = ws.analyze(model, example_inputs=images[:1], response=False).costs.macs
+    budget = share * whole
+    found = ws.shrink(
+        model, images=images, max_macs=budget, steps=2, progress=False, repeats=2, random=False
+    )
+    assert {c.keep_levels for c in found.candidates if c.macs <= budget} == {1, 2, 3}
+    assert found.chosen.macs <= budget
+    ws.save(found.chosen.variant, tmp_path / "small.safetensors")
+    loaded = ws.load(tmp_path / "small.safetensors", factory).module.eval()
+    assert torch.equal(loaded(images), found.chosen.variant.module.eval()(images))
 
 
 def test_every_network_is_made_thinner_by_a_share():

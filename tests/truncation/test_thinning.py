@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from toys import TOYS, Plain, Pyramid, image
 
+import mpseg_models
 import weightscope as ws
 from weightscope.cost import count_costs
 from weightscope.errors import (
@@ -352,6 +353,29 @@ def test_a_layer_that_cannot_be_followed_is_named(monkeypatch):
         variant.thin(0.5)
 
 
+class WritesItsWidth(nn.Module):
+    """Turns tokens back into an image by a number of channels that it writes out."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 6), nn.Conv2d(6, 4, 1)
+        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
+        self.head = nn.Conv2d(12, 1, 1)
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        y = F.max_pool2d(a, 2)
+        y = self.b(y.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(len(x), 6, *y.shape[2:])
+        return self.head(torch.cat([a, self.up(self.c(y))], 1))
+
+
+@pytest.mark.parametrize("how", [{"keep": 0.5}, {"max_macs": 3_000}])
+def test_what_does_not_run_thinner_is_said_to_be_followed_wrongly(how):
+    variant = as_variant(WritesItsWidth, image(2, 1, 16, 16))
+    with pytest.raises(TruncationError, match=r"followed wrongly .*shallower, not thinner"):
+        variant.thin(**how)
+
+
 def test_what_one_channel_is_spread_over_stays():
     thinner = as_variant(Gate, image(2, 1, 16, 16)).thin(0.5)
     widths = {name: m.out_channels for name, m in thinner.module.named_modules() if name}
@@ -380,3 +404,20 @@ def test_a_wrong_graph_is_noticed(monkeypatch):
     monkeypatch.setattr(thinning, "read_couplings", wrong)
     with pytest.raises(TruncationError, match="followed wrongly"):
         variant.thin(0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mpseg_models.list_models())
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+def test_the_zoo_made_thinner(name, share, tmp_path):
+    factory = partial(mpseg_models.create_model, name, width=8, seed=0)
+    before = whole(read_structure(factory().eval(), torch.randn(1, 3, 64, 64)))
+    thinner = before.thin(share)
+    found = verify(thinner, sizes=[torch.randn(2, 3, 96, 32)], export=False, factory=factory)
+    assert found.failures == ()
+    assert thinner.costs.macs < before.costs.macs
+    assert thinner.costs.parameters < (share + 0.2) * before.costs.parameters
+    save(thinner, tmp_path / "thin.safetensors")
+    loaded = load(tmp_path / "thin.safetensors", factory).module.eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded(x), thinner.module.eval()(x))

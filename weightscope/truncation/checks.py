@@ -249,7 +249,7 @@ def _kept(variant: Variant) -> str:
     before, after = variant.structure.model.state_dict(), variant.module.state_dict()
     for name in variant.kept:
         if not torch.equal(before[name], after[name]):
-            return f"{name} is listed as kept and differs"
+            return f"{name} is listed as kept and differs; a variant is verified before it learns"
     for tensor, parts in _recuts(variant).items():
         names = aliases(variant.structure.model, {tensor})
         new = next(after[name] for name in after if name in names)

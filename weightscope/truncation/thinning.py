@@ -58,12 +58,21 @@ def thin(
         gone = _by_share(couplings, scores, keep)
     else:
         gone = _within(variant, couplings, scores, cast(float, max_macs))
-    try:
-        thinner = _without(variant, couplings, gone)
-    except TruncationError as reason:
-        raise _wrong(str(reason)) from reason
+    thinner = _followed(variant, couplings, gone)
     _check(variant, thinner, couplings, gone)
     return thinner
+
+
+def _followed(variant: Variant, couplings: Sequence[Coupling], gone: Gone) -> Variant:
+    """`_without`, where it runs.
+
+    Raises:
+        TruncationError: The dependency graph has read the network wrongly.
+    """
+    try:
+        return _without(variant, couplings, gone)
+    except TruncationError as reason:
+        raise _wrong(str(reason)) from reason
 
 
 def _wrong(how: str) -> TruncationError:
@@ -167,7 +176,7 @@ def _within(
             high = tried
     while True:
         gone = _by_share(couplings, scores, low)
-        macs = _without(variant, couplings, gone).costs.macs
+        macs = _followed(variant, couplings, gone).costs.macs
         if macs <= max_macs:
             return gone
         if low == 0.0:
