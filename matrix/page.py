@@ -198,15 +198,15 @@ on a machine with other work on the same cores; *commit* is the one that a netwo
 The sixth, twenty networks of sixteen packages of which none was read here before, came out as the
 fifth did: half. FlowNetS was read wrongly without a word: a pair of frames that its forward lays
 side by side as channels was taken for a volume. iUNet, Uformer, EnCodec and PWCNet make numbers of
-their sizes, or compute with them in more steps than are followed, and were read at one size; a U-net
-of deepinv pads what does not divide, and was read as if it never did. Of UNO no example was guessed
-(its layers are convolutions of flattened maps), the values of a mask that the forward of a U-net for
-clips makes itself were refused, CPnet hands a vector back up past every cut, PWCNet correlations,
-and of NCSN++ a filter that strides inside of a layer was placed a level too high. That parameters of
-the network itself were called none where they are dead was our comparison's mistake. Mended since,
-and no longer held back: frames side by side, numbers made of sizes (iUNet and FlowNetS are right
-now, PWCNet follows its sizes), and sizes at which a forward takes another way, which are refused
-where a rebuilt network took the way that was read, without a word.
+their sizes, or compute with them in more steps than are followed, and were read at one size; a
+U-net of deepinv pads what does not divide, and was read as if it never did. Of UNO no example was
+guessed (its layers are convolutions of flattened maps), the values of a mask that the forward of a
+U-net for clips makes itself were refused, CPnet hands a vector back up past every cut, PWCNet
+correlations, and of NCSN++ a filter that strides inside of a layer was placed a level too high.
+That parameters of the network itself were called none where they are dead was our comparison's
+mistake. Mended since, and no longer held back: frames side by side, numbers made of sizes (iUNet
+and FlowNetS are right now, PWCNet follows its sizes), and sizes at which a forward takes another
+way, which are refused where a rebuilt network took the way that was read, without a word.
 
 The goal for networks held back is 93 %; none of the six lists reached it. The fifth, twenty
 networks of seven libraries of which none was read here before, came out worst: half. Three compute
