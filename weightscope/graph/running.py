@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from weightscope.adapters import pytree
@@ -72,16 +73,31 @@ class CutRuns:
 
     Args:
         structure: The network and its cuts.
+        counted: Places of the outputs that are replaced, too, where a cut removes what computes
+            them.
+
+    Attributes:
+        replaced: For each cut what is replaced, by its number of levels.
     """
 
-    def __init__(self, structure: Structure) -> None:
+    def __init__(self, structure: Structure, counted: Collection[str] = ()) -> None:
         self.structure = structure
+        self.replaced = {
+            cut.keep_levels: _replaced(structure, cut, counted) for cut in structure.cuts
+        }
         self._nodes = {node.name: node for node in structure.graph.nodes}
         self._again = {
-            cut.keep_levels: _fed_by_exits(structure.graph, cut) for cut in structure.cuts
+            keep: _fed_by({site.node for site in sites}, structure.graph)
+            for keep, sites in self.replaced.items()
         }
-        exits = {site.node for cut in structure.cuts for site in cut.exits}
-        self._kept = exits.union(*(sources for _, sources in self._again.values()))
+        self._kept = {site.node for sites in self.replaced.values() for site in sites}.union(
+            *(sources for _, sources in self._again.values())
+        )
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """All that is replaced by some cut, by the names of the nodes."""
+        return {site.node: site for sites in self.replaced.values() for site in sites}
 
     def whole(self, inputs: Any) -> tuple[Any, dict[str, Any]]:
         """Run the network on one batch.
@@ -106,6 +122,8 @@ class CutRuns:
     ) -> Any:
         """Return what the model returns for the same batch when a cut's exits are replaced.
 
+        An output that is computed in what the cut removes is replaced in the same way.
+
         Args:
             cut: One of the structure's cuts.
             values: From `whole`.
@@ -113,8 +131,8 @@ class CutRuns:
         """
         again, sources = self._again[cut.keep_levels]
         known = {self._nodes[name]: _copied(values[name]) for name in sources}
-        for site in cut.exits:
-            known[self._nodes[site.node]] = fill(site, values[site.node])
+        for site in self.replaced[cut.keep_levels]:
+            known[self._nodes[site.node]] = fill(site, values[site.node]).contiguous()
         run = GraphRun(self.structure, {}, again)
         return run.folded(run.run(initial_env=known))
 
@@ -133,9 +151,22 @@ def _copied(value: Any) -> Any:
     return pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, value)
 
 
-def _fed_by_exits(graph: fx.Graph, cut: Cut) -> tuple[frozenset[str], frozenset[str]]:
+def _replaced(structure: Structure, cut: Cut, counted: Collection[str]) -> list[Site]:
+    """The exits of a cut, and the outputs that are lost by it: those of several numbers."""
+    sites = {site.node: site for site in cut.exits}
+    for place in structure.lost_outputs(cut.keep_levels):
+        node = structure.outputs[place]
+        value = node.meta["val"]
+        if place in counted and node.name not in sites and value.dim():
+            axis = min(1, value.dim() - 1)
+            sites[node.name] = Site(
+                node.name, value.shape[axis], "channels_first", cut.keep_levels, value.is_complex()
+            )
+    return list(sites.values())
+
+
+def _fed_by(exits: Collection[str], graph: fx.Graph) -> tuple[frozenset[str], frozenset[str]]:
     """Names of the nodes that run again without a cut, and of those whose values they need."""
-    exits = {site.node for site in cut.exits}
     fed: set[fx.Node] = set()
     for node in graph.nodes:
         if any(source in fed or source.name in exits for source in node.all_input_nodes):
@@ -173,13 +204,20 @@ class MeanActivation:
 
     def add(self, value: Tensor) -> Tensor:
         """Add one batch, and return it as it is."""
-        rows = value.detach().movedim(self.axis, -1).flatten(0, -2).double()
-        self.total = self.total + rows.sum(0)
+        rows = self._last(value.detach()).flatten(0, -2)
+        self.total = self.total + rows.sum(0, dtype=torch.promote_types(rows.dtype, torch.float64))
         self.count += len(rows)
         return value
 
     def replace(self, value: Tensor) -> Tensor:
-        """The mean in the shape and type of ``value``."""
-        mean = (self.total / self.count).to(value.dtype)  # type: ignore[union-attr]
-        last = value.movedim(self.axis, -1)
-        return mean.expand_as(last).movedim(-1, self.axis)
+        """The mean in the shape and type of ``value``; of whole numbers the nearest one."""
+        mean: Tensor = self.total / self.count  # type: ignore[assignment]
+        if not (value.is_floating_point() or value.is_complex()):
+            mean = mean.round()
+        last = self._last(value)
+        filled = mean.to(value.dtype).expand_as(last)
+        return filled.movedim(-1, self.axis) if value.dim() > 1 else filled[:, 0]
+
+    def _last(self, value: Tensor) -> Tensor:
+        """The same with the channels last; one number of each image is one channel."""
+        return value.movedim(self.axis, -1) if value.dim() > 1 else value[:, None]

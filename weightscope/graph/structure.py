@@ -239,6 +239,39 @@ class Structure(OnOneScreen):
         return len(self.reductions)
 
     @cached_property
+    def returned(self) -> Any:
+        """What the model returns, with fake tensors."""
+        from weightscope.adapters import pytree
+
+        made = [getattr(result, "meta", {}).get("val", result) for result in self._results]
+        return pytree.tree_unflatten(made, self.output_spec)
+
+    @cached_property
+    def outputs(self) -> Mapping[str, fx.Node]:
+        """The tensors that the model returns, by what gets at them (``['seg']``, ``[0]``)."""
+        import torch
+
+        from weightscope.calls import leaves_by_place
+
+        places = leaves_by_place(self.returned)
+        return {
+            place: result
+            for (place, value), result in zip(places.items(), self._results, strict=True)
+            if isinstance(value, torch.Tensor)
+        }
+
+    @property
+    def _results(self) -> list[Any]:
+        """The flat outputs of the graph."""
+        (end,) = self.graph.find_nodes(op="output")
+        return list(end.args[0])
+
+    def lost_outputs(self, keep_levels: int) -> tuple[str, ...]:
+        """Outputs that are computed in what a cut removes: without it they are None."""
+        (cut,) = (cut for cut in self.cuts if cut.keep_levels == keep_levels)
+        return tuple(place for place, node in self.outputs.items() if node.name in cut.removed)
+
+    @cached_property
     def stage_of(self) -> Mapping[str, Stage]:
         """The stage of each layer, by qualified layer name."""
         return {layer: stage for stage in self.stages for layer in stage.layers}

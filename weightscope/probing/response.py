@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from weightscope.adapters import pytree
+from weightscope.adapters.symbols import hint
 from weightscope.batches import distinct_images
 from weightscope.calls import (
     forward_errors,
@@ -26,11 +29,12 @@ from weightscope.calls import (
     undisturbed,
 )
 from weightscope.errors import InputError, keyword
-from weightscope.graph.running import CutRuns, MeanActivation
+from weightscope.graph.running import CutRuns, GraphRun, MeanActivation
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
 from weightscope.probing.stimuli import dead_leaves, matched_images, suited_contrast
 from weightscope.thresholds import (
+    AGREES,
     BARE,
     CERTAIN,
     FOLLOWING,
@@ -91,6 +95,7 @@ class CutResponse:
             over channels.
         outputs: Of a network with several outputs, the upper end of the interval of each by its
             place among what the network returns, that of `value` first; empty where there is one.
+        lost: Those of them that are computed in what the cut removes. They respond with 1.
         by_sign: The response if a single channel is a decision, where it may be one though it
             follows the input: no level is unused then that changes it; else nan.
     """
@@ -109,6 +114,7 @@ class CutResponse:
     spread: float = math.nan
     outputs: Mapping[str, float] = field(default_factory=dict)
     by_sign: float = math.nan
+    lost: tuple[str, ...] = ()
 
     @property
     def borders(self) -> tuple[float, float]:
@@ -284,11 +290,14 @@ def measure_response(
         InputError: There is no image, or the outputs have no image-like tensor or are not finite.
     """
     generator = np.random.default_rng(seed)
+    coarser = CoarserOutputs(structure)
     found: list[dict[str, dict[int, Figures]]] = []
     collapsed = []
     with undisturbed(structure.model), torch.no_grad():
+        for inputs in (inputs for batches in kinds for inputs in batches):
+            coarser.add(inputs)
         for batches in kinds:
-            changes = change_by_cut(structure, batches, answers)
+            changes = change_by_cut(structure, batches, answers, coarser.others)
             first = [next(iter(cuts.values())) for cuts in changes.values()]
             count = len(first[0].flips) if first else 0
             collapsed += [all(change.same_for_every_image for change in first)] if first else []
@@ -306,7 +315,14 @@ def measure_response(
     told = [same for same, count in zip(collapsed, counts, strict=False) if count > 1]
     if told and all(told):
         return Response(source, (), sum(counts), failure=COLLAPSED)
-    cuts = [_of_outputs(cut.keep_levels, found) for cut in structure.cuts]
+    cuts = [
+        _of_outputs(
+            cut.keep_levels,
+            found,
+            [p for p in structure.lost_outputs(cut.keep_levels) if p in found[0]],
+        )
+        for cut in structure.cuts
+    ]
     return Response(source, tuple(cuts), sum(counts))
 
 
@@ -347,17 +363,22 @@ class Figures:
 
 
 def _of_outputs(
-    keep_levels: int, kinds: Sequence[Mapping[str, Mapping[int, Figures]]]
+    keep_levels: int, kinds: Sequence[Mapping[str, Mapping[int, Figures]]], lost: Sequence[str]
 ) -> CutResponse:
-    """The response of the first output, with what the others respond with at most."""
+    """The response of the first output, with what the others respond with at most.
+
+    Nothing is left of an output that the cut removes.
+    """
     found = {
         output: _joined(keep_levels, [kind[output][keep_levels] for kind in kinds])
         for output in kinds[0]
     }
+    found |= {place: replace(found[place], value=1.0, low=1.0, high=1.0) for place in lost}
     first = next(iter(found.values()))
     if len(found) == 1:
         return first
-    return replace(first, outputs={output: one.high for output, one in found.items()})
+    highs = {output: one.high for output, one in found.items()}
+    return replace(first, outputs=highs, lost=tuple(lost))
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
@@ -505,16 +526,25 @@ class Change:
 
 
 def change_by_cut(
-    structure: Structure, batches: Sequence[Any], answers: list[Tensor] | None = None
+    structure: Structure,
+    batches: Sequence[Any],
+    answers: list[Tensor] | None = None,
+    counted: Sequence[str] | None = None,
 ) -> dict[str, dict[int, Change]]:
     """Run the network whole and with each cut's exits replaced by their means over all images.
+
+    Args:
+        structure: The network and its cuts.
+        batches: Of one kind of image.
+        answers: See `measure_response`.
+        counted: Outputs that are looked at, see `CoarserOutputs`; all by default.
 
     Returns:
         For each output, the first one before the others, the change at each cut.
     """
-    runs = CutRuns(structure)
-    sites = {site.node: site for cut in structure.cuts for site in cut.exits}
-    means = {node: MeanActivation(site.channel_axis) for node, site in sites.items()}
+    counted = tuple(structure.outputs) if counted is None else counted
+    runs = CutRuns(structure, counted)
+    means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
     kept = []
     for inputs in batches:
         outputs, values = runs.whole(inputs)
@@ -533,8 +563,9 @@ def change_by_cut(
             without = runs.without(cut, values, lambda site, value: means[site.node].replace(value))
             left = predictions(without)
             for output, answer in whole.items():
-                changes = rows.setdefault(output, {}).setdefault(cut.keep_levels, [])
-                changes.append(compare(answer, left[output], image))
+                if output in counted:
+                    changes = rows.setdefault(output, {}).setdefault(cut.keep_levels, [])
+                    changes.append(compare(answer, left[output], image))
     return {
         output: {keep: _concatenated(changes) for keep, changes in cuts.items()}
         for output, cuts in rows.items()
@@ -652,8 +683,8 @@ def predictions(outputs: Any) -> dict[str, Tensor]:
     """The tensors of floating-point numbers that a model returned for each image.
 
     By their places among what it returned, that of the first image-like one (or of that named
-    ``logits`` or ``out``) first. Coarser versions of it, as for deep supervision, are left out.
-    Tables are signals of one position; where there are only tables, signals without channels.
+    ``logits`` or ``out``) first. Tables are signals of one position; where there are only tables,
+    signals without channels.
     """
     floats = {
         place: leaf
@@ -667,22 +698,104 @@ def predictions(outputs: Any) -> dict[str, Tensor]:
     named = [place for place in likely if floats[place] is only_tensor(outputs)]
     first = (named or likely)[0]
     judged = floats[first] if images else floats[first][:, None]
-    others = {
+    return {first: judged} | {
         place: leaf if leaf.dim() > 2 else leaf.reshape(len(leaf), -1, 1)
         for place, leaf in floats.items()
         if place != first and len(leaf) == len(judged) and leaf.numel()
     }
-    return {first: judged} | {
-        place: leaf for place, leaf in others.items() if not _is_coarser(leaf, judged)
-    }
+
+
+class CoarserOutputs:
+    """Which outputs are coarser versions of the first one, as for deep supervision.
+
+    Outputs of as many channels at fewer positions that say on the images what the first one says
+    there; no level is of use for them alone. In doubt, as where the network is hardly trained, an
+    output is none.
+
+    Args:
+        structure: The network.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        self._structure = structure
+        values = [node.meta["val"] for node in structure.outputs.values()]
+        kinds = [(v.dim(), hint(v.shape[1])) for v in values if v.dim() > 2]
+        self._alike = len(set(kinds)) < len(kinds)
+        self._agreements: dict[str, Agreement] = {}
+
+    def add(self, inputs: Any) -> None:
+        """Look at what the network returns for the next batch."""
+        if not self._alike:
+            return
+        with torch.no_grad():
+            outputs = GraphRun(self._structure, {}).predict(inputs)
+        with suppress(InputError):  # nothing that could have a coarser version
+            found = predictions(outputs)
+            first, *others = found
+            for place in others:
+                if _is_coarser(found[place], found[first]):
+                    agreement = self._agreements.setdefault(place, Agreement())
+                    agreement.add(found[place], found[first])
+
+    @property
+    def places(self) -> frozenset[str]:
+        """By what gets at them in what the network returns."""
+        return frozenset(p for p, found in self._agreements.items() if found.value > AGREES)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """All outputs but these."""
+        return tuple(place for place in self._structure.outputs if place not in self.places)
 
 
 def _is_coarser(leaf: Tensor, finest: Tensor) -> bool:
-    """Whether an output is a version of another one at fewer positions."""
+    """Whether an output has the shape of another one at fewer positions."""
     sizes = list(zip(leaf.shape[1:], finest.shape[1:], strict=False))
     return (
-        leaf.dim() == finest.dim()
+        leaf.dim() == finest.dim() <= 5
         and leaf.shape[1] == finest.shape[1]
         and leaf.shape != finest.shape
         and all(size <= whole for size, whole in sizes)
     )
+
+
+class Agreement:
+    """How far a coarser output agrees with the first one, averaged to as few positions.
+
+    Of decisions the probabilities are compared, which a logit's size changes little, of others the
+    numbers: another quantity has other ones, though it lies where the decisions do.
+    """
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(0)
+        self._certainty: list[float] = []
+
+    def add(self, coarser: Tensor, first: Tensor) -> None:
+        """Add what the whole network returned for the next batch."""
+        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[
+            coarser.dim() - 3
+        ]
+        pooled = pool(first.double(), coarser.shape[2:])  # type: ignore[arg-type]
+        pair = [t.double().flatten(2) for t in (coarser, pooled)]
+        sums = []
+        for a, b in ([_probabilities(t) for t in pair], pair):
+            moments = (torch.ones_like(a), a, b, a * a, b * b, a * b)
+            sums.append(torch.stack([moment.sum((0, 2)) for moment in moments]))
+        self._sums = torch.stack(sums) + (self._sums if self._sums.numel() else 0.0)
+        self._certainty.append(float(certainty(first.double().flatten(2)).mean()))
+
+    @property
+    def value(self) -> float:
+        """Lin's concordance; nan where nothing varies."""
+        decides = float(np.mean(self._certainty)) > CERTAIN
+        n, *moments = self._sums[0 if decides else 1]
+        a, b, aa, bb, ab = (moment / n for moment in moments)
+        apart = (aa - a * a) + (bb - b * b) + (a - b) ** 2
+        return float(2 * (ab - a * b).sum() / apart.sum())
+
+
+def _probabilities(outputs: Tensor) -> Tensor:
+    """What outputs (images, channels, positions) are as probabilities."""
+    if is_share(outputs):
+        return outputs
+    return outputs.softmax(1) if outputs.shape[1] > 1 else outputs.sigmoid()

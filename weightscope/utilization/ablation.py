@@ -21,6 +21,7 @@ from weightscope.calls import (
     device_of,
     forward_errors,
     is_complex,
+    tensors_by_place,
     to_device,
     undisturbed,
 )
@@ -32,7 +33,7 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.probing.response import predictions
+from weightscope.probing.response import CoarserOutputs, predictions
 from weightscope.progress import bar
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
 from weightscope.utilization.judging import (
@@ -80,6 +81,8 @@ class LevelAblation:
             classes that have any the one that surely loses most; nan where there is none.
         worst_low: Lower end of its interval over images.
         worst_class: Which class or channel that is; -1 where there is none.
+        lost: Of several outputs those that were judged and are computed in what the cut removes.
+            Where all are, ``ablated`` is that of the best trivial answer.
     """
 
     keep_levels: int
@@ -92,6 +95,7 @@ class LevelAblation:
     worst: float = math.nan
     worst_low: float = math.nan
     worst_class: int = -1
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -255,18 +259,19 @@ def ablate_levels(
         ignore_index=ignore_index,
         recalibrate=recalibrate,
     )
-    sites = {site.node: site for cut in structure.cuts for site in cut.exits}
-    means = {node: MeanActivation(site.channel_axis) for node, site in sites.items()}
-    runs = CutRuns(structure)
+    coarser = coarser_outputs(structure, batches) if output is None else frozenset()
+    counted = [place for place in _places_of(structure, output) if place not in coarser]
+    runs = CutRuns(structure, counted)
+    means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
 
     def own(outputs: Any) -> Any:
         return outputs if output is None else one_of_several(outputs, output, "outputs")
 
-    told = JudgedOutputs(metric, device_of(model))
+    told = JudgedOutputs(metric, device_of(model), coarser)
     left = [judge.meter() for _ in structure.cuts]
-    counted = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
-    with undisturbed(model), judge.kept(), torch.no_grad(), counted as advance:
-        needed = needed_for(structure.graph, sites)
+    passed = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
+    with undisturbed(model), judge.kept(), torch.no_grad(), passed as advance:
+        needed = needed_for(structure.graph, runs.sites)
         averaging = GraphRun(structure, {node: mean.add for node, mean in means.items()}, needed)
         for index, (inputs, _) in enumerate(batches):
             check_images(inputs, index, structure)
@@ -288,21 +293,23 @@ def ablate_levels(
         ablated = [meter.quality() for meter in left]
     named = f"[{output!r}]" if output is not None else told.by_name
     judged = (named,) if named else told.judged
+    read = told.read if output is None else frozenset(counted)
     drawn = resampled(whole.images, resamples, seed)
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
     classes = by_class(whole, weights)
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
+
+    def level(cut: Cut, quality: Quality) -> LevelAblation:
+        lost = tuple(p for p in structure.lost_outputs(cut.keep_levels) if p in read)
+        if lost and len(lost) == len(read):
+            return replace(_record(cut, full, trivial, sign, whole.images, None), lost=lost)
+        values = quality.of(weights)
+        record = _record(cut, full, values, sign, whole.images, quality_at(quality, best))
+        return replace(record, lost=lost, **_of_the_worst_class(classes, quality, weights))
+
     return AblationResult(
-        levels=tuple(
-            replace(
-                _record(
-                    cut, full, quality.of(weights), sign, whole.images, quality_at(quality, best)
-                ),
-                **_of_the_worst_class(classes, quality, weights),
-            )
-            for cut, quality in zip(structure.cuts, ablated, strict=True)
-        ),
+        levels=tuple(map(level, structure.cuts, ablated)),
         quality=float(full[0]),
         chance=float(trivial[0]),
         skill_low=surely_above(sign * (full - trivial), whole.images),
@@ -343,7 +350,10 @@ def ablate_outputs(
         InputError: An output has no metric, or as of `ablate_levels`.
     """
     outputs = first_answer(structure, batches)
-    refuse_unnamed_outputs(metrics, outputs, predictions(outputs))
+    coarser = coarser_outputs(structure, batches)
+    refuse_unnamed_outputs(
+        metrics, outputs, [place for place in predictions(outputs) if place not in coarser]
+    )
     found = [
         ablate_levels(
             structure,
@@ -357,6 +367,30 @@ def ablate_outputs(
         if metric is not None
     ]
     return sorted(found, key=lambda result: not result.skilled)
+
+
+def coarser_outputs(structure: Structure, batches: Sequence[Batch]) -> frozenset[str]:
+    """Which outputs no level is of use for on these images, see `CoarserOutputs`.
+
+    Raises:
+        InputError: Images have no batch dimension.
+        ForwardError: The model's forward raises on a batch.
+    """
+    found = CoarserOutputs(structure)
+    with undisturbed(structure.model):
+        for index, (inputs, _) in enumerate(batches):
+            check_images(inputs, index, structure)
+            with forward_errors(structure.model, inputs, f"batch {index}"):
+                found.add(inputs)
+    return found.places
+
+
+def _places_of(structure: Structure, output: Any) -> list[str]:
+    """The places of all tensors in one of several outputs, by its name or number; None: in all."""
+    returned = structure.returned
+    one = returned if output is None else one_of_several(returned, output, "outputs")
+    held = [id(leaf) for leaf in pytree.tree_tensors(one)]
+    return [place for place, leaf in tensors_by_place(returned).items() if id(leaf) in held]
 
 
 def _of_the_worst_class(

@@ -48,6 +48,7 @@ from weightscope.utilization.judging import Metric, Metrics
 from weightscope.utilization.readings import are_classes, first_answer, logits_note
 from weightscope.utilization.records import Score, Verdict
 from weightscope.utilization.scores import (
+    describe_lost,
     describe_other,
     describe_part,
     skill_lost,
@@ -138,9 +139,9 @@ class DataEvidence:
         if self.responses is None or self.ablation is None:
             return score
         same = next(c for c in self.responses.cuts if c.keep_levels == cut.keep_levels)
-        place, most = same.loudest(self.ablation.unjudged)
+        _, most = same.loudest(self.ablation.unjudged)
         if most > RESPONSE_BORDER:
-            why = f"{score.why}; but {describe_other(place, most)}"
+            why = f"{score.why}; but {describe_other(same, self.ablation.unjudged)}"
             return replace(score, verdict="undecided", why=why)
         if not self.of_pixels:
             return score
@@ -201,14 +202,17 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     change += f", worse than the trivial {result.chance:.3g}" if share > 1.0 else ""
     caveat = _threshold_caveat(result, cut)
     change += f", {caveat}" if caveat else ""
+    change += f"; {describe_lost(cut.lost)}" if cut.lost else ""
     why = f"without levels {cut.keep_levels} and deeper {skill_lost(share)} ({change})"
     alone = f"by {result.judged_outputs} alone" if result.judged else ""
     one_class = ""
     if cut.worst > max(LOSS_THAT_COUNTS, share):
-        one_class = f"class {cut.worst_class} alone loses {cut.worst:.1%} of its own skill"
+        own = "all" if cut.worst > 1.0 else f"{cut.worst:.1%}"
+        one_class = f"class {cut.worst_class} alone loses {own} of its own skill"
         one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
-    caveat = ", ".join(filter(None, (alone, one_class, caveat)))
+    gone = describe_lost(cut.lost) if cut.lost else ""
+    caveat = ", ".join(filter(None, (alone, gone, one_class, caveat)))
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
     if verdict == "unused" and cut.worst_low > LOSS_THAT_COUNTS:

@@ -215,10 +215,11 @@ class JudgedOutputs:
     Args:
         metric: As for `judge_by`.
         device: Where the outputs are.
+        coarser: Outputs that no level is of use for, see `CoarserOutputs`.
     """
 
-    def __init__(self, metric: Metric, device: torch.device) -> None:
-        self._metric, self._device = metric, device
+    def __init__(self, metric: Metric, device: torch.device, coarser: Collection[str] = ()) -> None:
+        self._metric, self._device, self._coarser = metric, device, coarser
         self._callable = None
         if not isinstance(metric, str) and not takes_decisions(metric):
             self._callable = ValueMetric(metric)
@@ -230,6 +231,11 @@ class JudgedOutputs:
     def judged(self) -> tuple[str, ...]:
         """Those that are judged; empty where there is one, or all are."""
         return tuple(place for place in self._places if place in self._read and self.unjudged)
+
+    @property
+    def read(self) -> frozenset[str]:
+        """Those that are judged, also where all are; empty where there is one."""
+        return frozenset(self._read)
 
     @property
     def unjudged(self) -> tuple[str, ...]:
@@ -245,7 +251,7 @@ class JudgedOutputs:
         if len(tensors_by_place(outputs)) < 2:
             return
         with suppress(InputError):  # none that a level could be used for
-            self._places = tuple(predictions(outputs))
+            self._places = tuple(p for p in predictions(outputs) if p not in self._coarser)
         if self._callable is None:
             self.by_name = judged_output(self._metric, outputs, targets)
             self._read = {self.by_name}
@@ -301,7 +307,8 @@ def one_of_several(value: Any, name: Any, what: str) -> Any:
     places, named = ", ".join(what + place for place in tensors_by_place(value)), shown(name)
     raise InputError(
         f"{keyword('metric')} holds one for {what}[{named}], and there are {places}; give a "
-        f"metric for each output by its name, and batches (inputs, {{{named}: target, ...}})"
+        "metric for each output by its name, and batches of (inputs, targets) with targets of the "
+        "same names"
     )
 
 

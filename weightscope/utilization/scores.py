@@ -340,7 +340,7 @@ def _one_of_several(cut: CutResponse) -> tuple[str, str]:
     """
     if not cut.outputs:
         return "", ""
-    return f" of outputs{cut.first_output}", describe_other(*cut.other)
+    return f" of outputs{cut.first_output}", describe_other(cut)
 
 
 def _speaks_elsewhere(cut: CutResponse) -> str:
@@ -352,7 +352,7 @@ def _speaks_elsewhere(cut: CutResponse) -> str:
         )
     if cut.worst_high > RESPONSE_BORDER:
         return describe_part(cut)
-    return describe_other(*cut.other) if cut.other[1] > RESPONSE_BORDER else ""
+    return describe_other(cut) if cut.other[1] > RESPONSE_BORDER else ""
 
 
 def skill_lost(share: float) -> str:
@@ -382,9 +382,28 @@ def describe_part(cut: CutResponse) -> str:
     return f"{of} {cut.worst_part} of the output responds with {cut.worst:.2g}, however rare it is"
 
 
-def describe_other(place: str, most: float) -> str:
-    """What happens to another output of the network, in words."""
+def describe_other(cut: CutResponse, among: Iterable[str] | None = None) -> str:
+    """What happens to another output of the network, in words.
+
+    Args:
+        cut: What the network responds with.
+        among: The outputs in question; by default all but the first, unless that is lost.
+    """
+    if lost := [place for place in cut.lost if among is None or place in among]:
+        return describe_lost(lost)
+    place, most = cut.other if among is None else cut.loudest(among)
     return f"outputs{place} of the network responds with up to {most:.2g}"
+
+
+def describe_lost(places: Sequence[str]) -> str:
+    """That outputs are lost with what a cut removes, in words.
+
+    Example:
+        >>> describe_lost(["['cls']"])
+        "outputs['cls'] of the network is computed there and lost"
+    """
+    named = " and ".join(f"outputs{place}" for place in places)
+    return f"{named} of the network {'are' if len(places) > 1 else 'is'} computed there and lost"
 
 
 def _what_changes(cut: CutResponse) -> str:
