@@ -297,7 +297,7 @@ def measure_response(
         for inputs in (inputs for batches in kinds for inputs in batches):
             coarser.add(inputs)
         for batches in kinds:
-            changes = change_by_cut(structure, batches, answers, coarser.others)
+            changes = change_by_cut(structure, batches, answers, coarser.counted)
             first = [next(iter(cuts.values())) for cuts in changes.values()]
             count = len(first[0].flips) if first else 0
             collapsed += [all(change.same_for_every_image for change in first)] if first else []
@@ -743,9 +743,15 @@ class CoarserOutputs:
         return frozenset(p for p, found in self._agreements.items() if found.value > AGREES)
 
     @property
-    def others(self) -> tuple[str, ...]:
-        """All outputs but these."""
-        return tuple(place for place in self._structure.outputs if place not in self.places)
+    def counted(self) -> tuple[str, ...]:
+        """All other outputs that hold a real number or more for each image."""
+        return tuple(
+            place
+            for place, node in self._structure.outputs.items()
+            if place not in self.places
+            and node.meta["val"].is_floating_point()
+            and node.meta["val"].dim()
+        )
 
 
 def _is_coarser(leaf: Tensor, finest: Tensor) -> bool:

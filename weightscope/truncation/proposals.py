@@ -304,6 +304,12 @@ def _expected(most: StageVerdict | None) -> str:
     return f"{filled} the output responds with {most.loss:.2g} ({left})"
 
 
+def _lacking(structure: Structure, cut: Cut) -> str:
+    """What a network without these levels does not return, in words; empty where it returns all."""
+    lost = [f"outputs{place}" for place in structure.lost_outputs(cut.keep_levels)]
+    return f"; it does not return {' and '.join(lost)}, computed in what is removed" * bool(lost)
+
+
 def _names(verdicts: Sequence[StageVerdict]) -> str:
     return ", ".join(v.stage for v in verdicts)
 
@@ -319,7 +325,7 @@ def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cu
         return _refused(structure, costs, cut.keep_levels, text)
     return Proposal(
         keep_levels=cut.keep_levels,
-        evidence=_evidence(structure, assessment, cut.keep_levels),
+        evidence=_evidence(structure, assessment, cut.keep_levels) + _lacking(structure, cut),
         refusal=saves_too_little(drafted.costs, costs),
         structure=structure,
         costs=costs,

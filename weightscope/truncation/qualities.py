@@ -15,7 +15,7 @@ from weightscope.batches import Batch
 from weightscope.calls import device_of, own_arguments, undisturbed
 from weightscope.graph.structure import Structure
 from weightscope.truncation.variant import Variant
-from weightscope.utilization.judging import Judge, judge_by
+from weightscope.utilization.judging import Judge, judge_by, one_of_several
 from weightscope.utilization.metrics import resampled
 
 RESAMPLES = 500
@@ -39,8 +39,12 @@ class ByAgreement:
 class ByMetric:
     """Quality by a metric on labelled batches."""
 
-    def __init__(self, structure: Structure, pairs: Sequence[Batch], metric: Any) -> None:
-        self.pairs, self.model = pairs, structure.model
+    def __init__(
+        self, structure: Structure, pairs: Sequence[Batch], metric: Any, output: Any = None
+    ) -> None:
+        self.pairs, self.model, self.output = pairs, structure.model, output
+        if output is not None:
+            pairs = [(x, one_of_several(target, output, "targets")) for x, target in pairs]
         self.judge: Judge = judge_by(
             metric,
             pairs,
@@ -70,7 +74,8 @@ class ByMetric:
 
     def _run(self, module: nn.Module, inputs: Any) -> Any:
         args, kwargs = own_arguments(inputs, self.model)
-        return module(*args, **kwargs)
+        outputs = module(*args, **kwargs)
+        return outputs if self.output is None else one_of_several(outputs, self.output, "outputs")
 
     def lost(self, quality: float) -> float:
         """Quality lost; negative where the smaller network is better."""

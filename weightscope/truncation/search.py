@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from itertools import chain
 from typing import Any
 
@@ -22,25 +22,29 @@ from weightscope.batches import (
     read_batches,
     split_images,
 )
-from weightscope.calls import to_device
+from weightscope.calls import forward_errors, to_device, undisturbed
 from weightscope.cost import Costs, count_costs
 from weightscope.errors import InputError, keyword, stood_for
 from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
+from weightscope.probing.inputs import read_images
+from weightscope.probing.response import CoarserOutputs
 from weightscope.progress import steps as steps_shown
 from weightscope.showing import counted
 from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.candidates import Candidate, Limits, Search
 from weightscope.truncation.couplings import library
-from weightscope.truncation.images import BATCH, enough, together
-from weightscope.truncation.proposals import propose
+from weightscope.truncation.images import BATCH, enough, make_pool, together
+from weightscope.truncation.proposals import Proposal, propose
 from weightscope.truncation.qualities import ByAgreement, ByMetric
 from weightscope.truncation.recovery import Recovery, forwards
 from weightscope.truncation.trials import Trials, size_in_bytes, timed
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
+from weightscope.utilization.ablation import places_of
+from weightscope.utilization.judging import Metric, Metrics, one_metric
 from weightscope.wrappers import unwrap
 
 TOLERANCE = 0.02
@@ -54,7 +58,7 @@ def shrink(
     *,
     images: Iterable[Any] | None = None,
     batches: Iterable[Any] | None = None,
-    metric: str | Callable[[Any, Any], Any] | None = None,
+    metric: Metric | Metrics | None = None,
     tolerance: float | None = None,
     max_macs: float | None = None,
     max_parameters: float | None = None,
@@ -79,14 +83,18 @@ def shrink(
     MACs as the depth: a depth that does not keep more quality is no finding. What costs more than
     ``max_macs`` is made thinner too, down to it, and recovered once more. The model is not changed.
 
+    A depth at which one of several outputs is lost, because it is computed in what is removed, is
+    refused; coarser versions of the first output, as for deep supervision, may go.
+
     Args:
         model: A trained encoder-decoder.
         images: Unlabelled images for recovery, as for ``Variant.recover``; by default the inputs of
             ``batches``, which then serve for recovery and for the measurement: the qualities come
             out a little too high.
         batches: ``(inputs, targets)`` pairs to measure quality on, as for ``ablate``.
-        metric: As for ``ablate``. Without it, quality is the agreement with the whole network on
-            the images that recovery held back.
+        metric: As for ``ablate``; of several outputs for one by its name, with None for those that
+            may be lost, ``{"seg": "f1", "cls": None}``. Without it, quality is the agreement with
+            the whole network on the images that recovery held back.
         tolerance: Quality that may be lost: in the unit of a metric between 0 and 1, else as a
             share of the skill. The standard error of the loss over the images of ``batches`` is
             added, so that what is chosen keeps its promise on other images. 0.02 where no limit is
@@ -149,7 +157,11 @@ def shrink(
         costs = count_costs(model, structure.inputs)
         proposals = propose(structure, assess(structure, measure_model(model)), costs)
     kept = list(enough(structure, chain([first], given), steps))
-    proposals = tuple(sorted(proposals, key=lambda p: -p.keep_levels))
+    judged, judge = one_metric(metric)
+    counted = _counted(structure, kept, metric, seed)
+    proposals = tuple(
+        _without_loss(p, counted) for p in sorted(proposals, key=lambda p: -p.keep_levels)
+    )
     legal = [p for p in proposals if p.refusal is None]
     goals = {
         keep: goal
@@ -164,7 +176,7 @@ def shrink(
 
         tqdm.write(budget, file=sys.stderr)  # as the bars; a command prints its result to stdout
     folder = None if resume is None else make_folder(resume)
-    measure = ByAgreement() if pairs is None else ByMetric(structure, pairs, metric)
+    measure = ByAgreement() if pairs is None else ByMetric(structure, pairs, judge, judged)
 
     def recover(variant: Variant, name: str) -> Recovery:
         file = None if folder is None else folder / f"{name}.pt"
@@ -198,6 +210,43 @@ def shrink(
         budget=budget,
         whole=ready[0],
         candidates=tuple(ready[1:]),
+    )
+
+
+def _counted(structure: Structure, kept: Sequence[Any], metric: Any, seed: int) -> tuple[str, ...]:
+    """Outputs that may not be lost: coarser versions of the first, and those without a metric, may.
+
+    Raises:
+        ForwardError: The model's forward raises on the images.
+    """
+    losing = any(structure.lost_outputs(cut.keep_levels) for cut in structure.cuts)
+    if not losing:
+        return ()
+    found = CoarserOutputs(structure)
+    pool = make_pool(read_images(structure, kept), seed, together(structure))
+    with alone(), undisturbed(structure.model):
+        for part in pool.held_back:
+            inputs = to_device(pool.inputs(part), structure.model)
+            with forward_errors(structure.model, inputs, keyword("images")):
+                found.add(inputs)
+    named = metric.items() if isinstance(metric, Mapping) else ()
+    spared = [p for name, one in named if one is None for p in places_of(structure, name)]
+    return tuple(place for place in found.counted if place not in spared)
+
+
+def _without_loss(proposal: Proposal, counted: Sequence[str]) -> Proposal:
+    """The same, refused where an output that counts is lost."""
+    if proposal.refusal is not None:
+        return proposal
+    lost = [p for p in proposal.structure.lost_outputs(proposal.keep_levels) if p in counted]
+    if not lost:
+        return proposal
+    named = " and ".join(f"outputs{place}" for place in lost)
+    return replace(
+        proposal,
+        refusal=f"{named} {'are' if len(lost) > 1 else 'is'} computed in what would be removed; "
+        f"where that may be lost, give {keyword('batches')} and in Python {keyword('metric')} by "
+        "the names of the outputs, with None for it",
     )
 
 

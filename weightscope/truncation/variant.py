@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
+from weightscope.calls import leaves_by_place
 from weightscope.copies import deep_copy
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
 from weightscope.errors import RecipeError
@@ -78,6 +79,8 @@ class Variant(OnOneScreen):
 
     def _facts(self) -> dict[str, object]:
         left_out = tuple(fixed_in(self.structure.graph).left_out)
+        places = list(leaves_by_place(self.structure.returned))
+        lacking = [f"outputs{places[position]}" for position in self.dropped_outputs]
         return {
             "of": type(self.structure.model).__name__,
             "levels kept": f"{self.plan.keep_levels} of {self.structure.depth}",
@@ -89,6 +92,7 @@ class Variant(OnOneScreen):
             "new": len(self.reinitialized),
             "dropped": len(self.dropped),
             **({"takes no": ", ".join(left_out)} if left_out else {}),
+            **({"does not return": ", ".join(lacking)} if lacking else {}),
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Variant:

@@ -260,7 +260,7 @@ def ablate_levels(
         recalibrate=recalibrate,
     )
     coarser = coarser_outputs(structure, batches) if output is None else frozenset()
-    counted = [place for place in _places_of(structure, output) if place not in coarser]
+    counted = [place for place in places_of(structure, output) if place not in coarser]
     runs = CutRuns(structure, counted)
     means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
 
@@ -385,7 +385,7 @@ def coarser_outputs(structure: Structure, batches: Sequence[Batch]) -> frozenset
     return found.places
 
 
-def _places_of(structure: Structure, output: Any) -> list[str]:
+def places_of(structure: Structure, output: Any) -> list[str]:
     """The places of all tensors in one of several outputs, by its name or number; None: in all."""
     returned = structure.returned
     one = returned if output is None else one_of_several(returned, output, "outputs")

@@ -211,12 +211,12 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
         one_class = f"class {cut.worst_class} alone loses {own} of its own skill"
         one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
-    gone = describe_lost(cut.lost) if cut.lost else ""
-    caveat = ", ".join(filter(None, (alone, gone, one_class, caveat)))
+    caveat = ", ".join(filter(None, (alone, one_class, caveat)))
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
-    if verdict == "unused" and cut.worst_low > LOSS_THAT_COUNTS:
-        verdict = "undecided"  # a mean over many classes hides what one of them loses
+    if verdict == "unused" and (cut.worst_low > LOSS_THAT_COUNTS or cut.lost):
+        # a mean over many classes hides what one of them loses, a sum of losses an output
+        verdict = "undecided"
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score("data", value, low, high, verdict, why, share, caveat)

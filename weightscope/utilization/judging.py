@@ -312,6 +312,23 @@ def one_of_several(value: Any, name: Any, what: str) -> Any:
     )
 
 
+def one_metric(metric: Metric | Metrics | None) -> tuple[Any, Metric | None]:
+    """The name of the one output that has a metric, and that metric; None where it has no name.
+
+    Raises:
+        InputError: Several outputs have one, or none has.
+    """
+    if not isinstance(metric, Mapping):
+        return None, metric
+    found = [(name, one) for name, one in metric.items() if one is not None]
+    if len(found) != 1:
+        raise InputError(
+            f"{keyword('metric')} holds one for {len(found)} outputs, and a search goes by one: "
+            "give one for a single output, and None for those that may be lost"
+        )
+    return found[0]
+
+
 def refuse_unnamed_outputs(metrics: Metrics, outputs: Any, places: Collection[str]) -> None:
     """Refuse metrics that leave it open whether an output counts.
 

@@ -329,7 +329,8 @@ def score_response(response: Response, level: int) -> Score:
     if verdict == "undecided" and cut.high < RESPONSE_BORDER:
         others = (m for m in (cut.elsewhere, cut.worst_high, cut.other[1]) if math.isfinite(m))
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
-    caveat = f"that is{of}; {beside}" if beside else ""
+    caveat = f"that is{of}" if beside else ""
+    caveat += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
     return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders)
 
 
