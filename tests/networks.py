@@ -385,3 +385,54 @@ class FrozenInside(nn.Module):
         with torch.no_grad():
             y = self.unet(x)
         return self.out(y)
+
+
+class ClassBeside(nn.Module):
+    """Segments by its first level alone; a class of the whole image comes from the deepest one.
+
+    Args:
+        coarse: Instead of the class, a map at half resolution: ``"version"`` of the first output,
+            or ``"other"`` quantity in the same places.
+    """
+
+    def __init__(self, coarse: str = "") -> None:
+        super().__init__()
+        self.coarse = coarse
+        self.top, self.mid, self.back = (nn.Conv2d(1, 1, 3, padding=1) for _ in range(3))
+        self.low = nn.Sequential(nn.Conv2d(1, 24, 3, padding=1), nn.Conv2d(24, 1, 3, padding=1))
+        self.head, self.label = nn.Conv2d(2, 1, 1, bias=False), nn.Linear(1, 2)
+        self.small = nn.Conv2d(1, 1, 1)
+        with torch.no_grad():
+            for layer in (self.top, self.mid, self.back, *self.low):
+                nn.init.dirac_(layer.weight)
+                layer.bias.zero_()
+            self.head.weight.copy_(torch.tensor([8.0, 0.0]).view(1, 2, 1, 1))
+            self.label.weight.copy_(torch.tensor([[-20.0], [20.0]]))
+            self.label.bias.zero_()
+            self.small.weight.fill_(8.0 if coarse == "version" else 0.1)
+            self.small.bias.fill_(0.0 if coarse == "version" else 3.0)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Both outputs by their names."""
+        top = self.top(x)
+        mid = self.mid(F.avg_pool2d(top, 2))
+        low = self.low(F.avg_pool2d(mid, 2))
+        back = self.back(mid + 0.0 * F.interpolate(low, scale_factor=2.0))
+        back = F.interpolate(back, scale_factor=2.0)
+        seg = self.head(torch.cat([top, back], 1))
+        if self.coarse:
+            return {"seg": seg, "half": self.small(mid)}
+        return {"seg": seg, "cls": self.label(low.mean((2, 3)))}
+
+
+def classed_images(count: int = 24) -> tuple[Tensor, dict[str, Tensor]]:
+    """Images of two classes, brighter or darker as a whole, with what `ClassBeside` makes of them.
+
+    Blocks of four pixels are alike, so that half resolution shows what the full one does.
+    """
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(count) % 2
+    blocks = torch.randn(count, 1, 4, 4, generator=generator)
+    images = F.interpolate(blocks, scale_factor=4.0) + (classes - 0.5).view(-1, 1, 1, 1)
+    images -= images.mean((2, 3), keepdim=True) - (classes - 0.5).view(-1, 1, 1, 1)
+    return images, {"seg": (images > 0).float(), "cls": classes}

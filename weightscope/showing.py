@@ -97,3 +97,13 @@ def _short(value: object) -> str:
     # a terminal obeys control characters in the names that models and files hold
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def outputs_at(places: Iterable[str]) -> str:
+    """Outputs of a network by what gets at them, in words.
+
+    Example:
+        >>> outputs_at(["['seg']", "['depth']"])
+        "outputs['seg'] and outputs['depth']"
+    """
+    return " and ".join(f"outputs{place}" for place in places)

@@ -562,11 +562,12 @@ def test_no_level_is_called_unused_that_another_output_hangs_on():
         )
 
 
-def test_a_number_for_each_image_is_an_output_and_a_coarser_version_is_none():
+def test_a_number_for_each_image_is_an_output():
     images = torch.zeros(4, 1, 8, 8)
     returned = [images, images[:, :, ::2, ::2], torch.zeros(4), torch.zeros(()), torch.ones(4, 3)]
     assert {k: v.shape for k, v in predictions(returned).items()} == {
         "[0]": (4, 1, 8, 8),
+        "[1]": (4, 1, 4, 4),
         "[2]": (4, 1, 1),
         "[4]": (4, 3, 1),
     }

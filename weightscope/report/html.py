@@ -13,15 +13,18 @@ from weightscope.frames import proposals_frame
 from weightscope.printing import human, input_size, interval
 from weightscope.receptive_field import unknown_operators
 from weightscope.report.drawings import Bar, bar, draw_histograms
-from weightscope.report.pages import Cell, figure, part, render, words, write_page
+from weightscope.report.pages import Cell, figure, part, percent, render, words, write_page
 from weightscope.report.reasons import reason_undecided, reason_unjudged
+from weightscope.showing import outputs_at
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from weightscope.findings import Findings
     from weightscope.probing import Response
+    from weightscope.probing.response import CutResponse
     from weightscope.utilization import Assessment, Importance
+    from weightscope.utilization.ablation import AblationResult
 
 _LAYER_COLUMNS = {
     "layer": "layer",
@@ -101,8 +104,11 @@ def render_html(analysis: Findings) -> str:
             for response in (analysis.images, analysis.response)
             if response is not None and response.cuts
         ],
-        ablation=data.ablation if data else None,
-        drops=_drop_bars(data.ablation.levels) if data and data.ablation else [],
+        ablations=[
+            _ablation_rows(one.ablation)
+            for one in ((data, *data.beside) if data else ())
+            if one.ablation
+        ],
         importances=_importance_rows(data.importances) if data else [],
         histograms=draw_histograms(analysis.histograms, analysis.layers),
         columns=_LAYER_COLUMNS,
@@ -157,14 +163,39 @@ def _proposal_rows(proposals: pd.DataFrame) -> list[dict[str, Any]]:
 def _response_rows(response: Response) -> dict[str, Any]:
     """Response of every cut, on one scale with the borders of the verdict."""
     end = max([1.0, *(cut.high for cut in response.cuts)])
+    first, besides = response.cuts[0].first_output, [_beside(cut) for cut in response.cuts]
     return {
         "source": response.source,
         "images": response.images,
+        "first": outputs_at([first]) if first else "",
         "cuts": [
-            (cut, _filled(cut.value, cut.low, cut.high, end=end, lines=cut.borders))
-            for cut in response.cuts
+            (cut, _filled(cut.value, cut.low, cut.high, end=end, lines=cut.borders), beside)
+            for cut, beside in zip(response.cuts, besides, strict=True)
         ],
+        "beside": any(besides),
         "borders": response.cuts[0].borders,
+    }
+
+
+def _beside(cut: CutResponse) -> str:
+    """What responds beside the whole of the first output: another output, or a part of it."""
+    others = list(cut.outputs)[1:]
+    place, most = cut.loudest([place for place in others if place not in cut.lost])
+    told = [f"{outputs_at([place])} up to {percent(most)}"] if place else []
+    told += [f"{outputs_at(cut.lost)} lost"] if cut.lost else []
+    if cut.worst > 1.01 * cut.value:  # of two decisions both respond as the whole does
+        of = "decision" if math.isfinite(cut.flips) else "channel"
+        told.append(f"{of} {cut.worst_part} {percent(cut.worst)}")
+    return "; ".join(told)
+
+
+def _ablation_rows(ablation: AblationResult) -> dict[str, Any]:
+    """Quality lost at every cut by one metric."""
+    lost = [outputs_at(level.lost) for level in ablation.levels]
+    return {
+        "result": ablation,
+        "unjudged": outputs_at(ablation.unjudged),
+        "levels": list(zip(ablation.levels, _drop_bars(ablation.levels), lost, strict=True)),
     }
 
 

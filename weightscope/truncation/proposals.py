@@ -16,7 +16,7 @@ from weightscope.cost import Costs
 from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
-from weightscope.showing import OnOneScreen
+from weightscope.showing import OnOneScreen, outputs_at
 from weightscope.thresholds import RESPONSE_BORDER, SAVES_TOO_LITTLE
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build, draft
@@ -306,8 +306,8 @@ def _expected(most: StageVerdict | None) -> str:
 
 def _lacking(structure: Structure, cut: Cut) -> str:
     """What a network without these levels does not return, in words; empty where it returns all."""
-    lost = [f"outputs{place}" for place in structure.lost_outputs(cut.keep_levels)]
-    return f"; it does not return {' and '.join(lost)}, computed in what is removed" * bool(lost)
+    lost = outputs_at(structure.lost_outputs(cut.keep_levels))
+    return f"; it does not return {lost}, computed in what is removed" if lost else ""
 
 
 def _names(verdicts: Sequence[StageVerdict]) -> str:

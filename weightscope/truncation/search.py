@@ -31,7 +31,7 @@ from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
 from weightscope.probing.response import CoarserOutputs
 from weightscope.progress import steps as steps_shown
-from weightscope.showing import counted
+from weightscope.showing import counted, outputs_at
 from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.candidates import Candidate, Limits, Search
@@ -241,12 +241,12 @@ def _without_loss(proposal: Proposal, counted: Sequence[str]) -> Proposal:
     lost = [p for p in proposal.structure.lost_outputs(proposal.keep_levels) if p in counted]
     if not lost:
         return proposal
-    named = " and ".join(f"outputs{place}" for place in lost)
+    are = "are" if len(lost) > 1 else "is"
     return replace(
         proposal,
-        refusal=f"{named} {'are' if len(lost) > 1 else 'is'} computed in what would be removed; "
-        f"where that may be lost, give {keyword('batches')} and in Python {keyword('metric')} by "
-        "the names of the outputs, with None for it",
+        refusal=f"{outputs_at(lost)} {are} computed in what would be removed; where that may be "
+        f"lost, give {keyword('batches')} and in Python {keyword('metric')} by the names of the "
+        "outputs, with None for it",
     )
 
 

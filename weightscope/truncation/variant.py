@@ -19,7 +19,7 @@ from weightscope.errors import RecipeError
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
-from weightscope.showing import OnOneScreen
+from weightscope.showing import OnOneScreen, outputs_at
 from weightscope.truncation.plan import Plan, describe, weights_digest
 from weightscope.truncation.recovery import Recovery, recover
 
@@ -80,7 +80,7 @@ class Variant(OnOneScreen):
     def _facts(self) -> dict[str, object]:
         left_out = tuple(fixed_in(self.structure.graph).left_out)
         places = list(leaves_by_place(self.structure.returned))
-        lacking = [f"outputs{places[position]}" for position in self.dropped_outputs]
+        lacking = outputs_at(places[position] for position in self.dropped_outputs)
         return {
             "of": type(self.structure.model).__name__,
             "levels kept": f"{self.plan.keep_levels} of {self.structure.depth}",
@@ -92,7 +92,7 @@ class Variant(OnOneScreen):
             "new": len(self.reinitialized),
             "dropped": len(self.dropped),
             **({"takes no": ", ".join(left_out)} if left_out else {}),
-            **({"does not return": ", ".join(lacking)} if lacking else {}),
+            **({"does not return": lacking} if lacking else {}),
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Variant:

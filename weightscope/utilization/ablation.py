@@ -35,6 +35,7 @@ from weightscope.graph.running import (
 from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.probing.response import CoarserOutputs, predictions
 from weightscope.progress import bar
+from weightscope.showing import outputs_at
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
 from weightscope.utilization.judging import (
     Judge,
@@ -136,7 +137,7 @@ class AblationResult:
     @property
     def judged_outputs(self) -> str:
         """What was judged of several outputs, in words."""
-        return " and ".join(f"outputs{place}" for place in self.judged)
+        return outputs_at(self.judged)
 
     @property
     def skill(self) -> float:

@@ -14,7 +14,7 @@ from weightscope.errors import keyword
 from weightscope.graph.structure import Stage
 from weightscope.movement import StageMovement
 from weightscope.probing.response import CutResponse, Response
-from weightscope.showing import counted
+from weightscope.showing import counted, outputs_at
 from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.thresholds import (
     MARGIN,
@@ -403,8 +403,8 @@ def describe_lost(places: Sequence[str]) -> str:
         >>> describe_lost(["['cls']"])
         "outputs['cls'] of the network is computed there and lost"
     """
-    named = " and ".join(f"outputs{place}" for place in places)
-    return f"{named} of the network {'are' if len(places) > 1 else 'is'} computed there and lost"
+    are = "are" if len(places) > 1 else "is"
+    return f"{outputs_at(places)} of the network {are} computed there and lost"
 
 
 def _what_changes(cut: CutResponse) -> str:

@@ -1,0 +1,190 @@
+"""Several outputs: one that a cut removes is lost by it, and is never spared without a word."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import weightscope as ws
+from tests.networks import ClassBeside, classed_images
+from weightscope.errors import InputError
+from weightscope.graph import read_structure
+from weightscope.probing import respond_to_images, respond_to_synthetic
+from weightscope.probing.response import Agreement, CoarserOutputs
+from weightscope.utilization import gather_data
+from weightscope.utilization.ablation import ablate_levels, coarser_outputs
+from weightscope.utilization.judging import one_metric
+from weightscope.utilization.scores import describe_lost, score_response
+
+IMAGES, TARGETS = classed_images()
+GIVEN = [(IMAGES, TARGETS)]
+
+
+def structure_of(**options):
+    return read_structure(ClassBeside(**options).eval(), IMAGES[:2])
+
+
+@pytest.fixture(scope="module")
+def structure():
+    return structure_of()
+
+
+def hits(outputs, targets):
+    return float((outputs.argmax(1) == targets).float().mean())
+
+
+def test_an_output_of_what_is_removed_is_lost_at_every_cut_above_it(structure):
+    assert [structure.lost_outputs(cut.keep_levels) for cut in structure.cuts] == [("['cls']",)] * 2
+    half = structure_of(coarse="other")
+    assert [half.lost_outputs(cut.keep_levels) for cut in half.cuts] == [("['half']",), ()]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_no_level_is_unused_by_response_without_which_an_output_is_lost(structure, own):
+    found = respond_to_images(structure, [IMAGES]) if own else respond_to_synthetic(structure)
+    for cut in found.cuts:
+        assert (cut.value, cut.outputs["['cls']"], cut.lost) == (0.0, 1.0, ("['cls']",))
+    for level in (1, 2):
+        score = score_response(found, level)
+        assert score.verdict == "undecided"
+        assert score.why.endswith("but outputs['cls'] of the network is computed there and lost")
+        assert score.high > 0.9
+
+
+def test_all_of_the_skill_of_a_lost_output_is_lost(structure):
+    found = gather_data(structure, GIVEN, metric={"seg": "f1", "cls": hits})
+    (first, second) = found.ablation, found.beside[0].ablation
+    assert [level.drop for level in first.levels] == [0.0, 0.0]
+    assert [(level.ablated, level.drop, level.lost) for level in second.levels] == [
+        (0.5, 0.5, ("['cls']",))
+    ] * 2
+    for stage in ("bottleneck", "encoder 1"):
+        score = found.score(stage)
+        assert (score.verdict, score.loss) == ("used", 1.0)
+        assert "outputs['cls'] of the network is computed there and lost" in score.why
+
+
+def joint(outputs, targets):
+    lost = F.binary_cross_entropy_with_logits(outputs["seg"], targets["seg"])
+    return lost + 0.01 * F.cross_entropy(outputs["cls"], targets["cls"])
+
+
+def by_class(outputs, targets):
+    return hits(outputs["cls"], targets["cls"])
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict", "lost"),
+    [
+        ({"metric": by_class}, "used", 1.0),
+        ({"loss": joint}, "undecided", None),
+        ({"metric": {"seg": "f1", "cls": None}}, "unused", 0.0),
+    ],
+)
+def test_what_a_callable_reads_counts_and_what_has_no_metric_does_not(
+    structure, given, verdict, lost
+):
+    found = gather_data(structure, GIVEN, **given)
+    for stage in ("bottleneck", "encoder 1"):
+        score = found.score(stage)
+        assert score.verdict == verdict
+        assert lost is None or score.loss == lost
+        assert ("computed there and lost" in score.why) == (verdict != "unused")
+
+
+def test_a_lost_output_that_is_not_judged_is_doubt(structure):
+    found = gather_data(structure, [(IMAGES, TARGETS["seg"])], metric="f1")
+    for stage in ("bottleneck", "encoder 1"):
+        score = found.score(stage)
+        assert score.verdict == "undecided"
+        assert score.why.endswith("but outputs['cls'] of the network is computed there and lost")
+
+
+@pytest.mark.parametrize("fill", ["mean", "zero", "shuffle"])
+def test_a_lost_output_is_filled_as_the_exits_are(structure, fill):
+    result = ablate_levels(
+        structure, GIVEN, lambda o, y: float(o["cls"].std() + o["seg"].std()), fill=fill,
+        larger_is_better=True, resamples=10,
+    )  # fmt: skip
+    assert all(level.lost == ("['cls']",) for level in result.levels)
+
+
+def test_another_quantity_at_fewer_positions_is_an_output_of_its_own():
+    version, other = structure_of(coarse="version"), structure_of(coarse="other")
+    assert coarser_outputs(version, GIVEN) == {"['half']"}
+    assert coarser_outputs(other, GIVEN) == set()
+    targets = {"seg": TARGETS["seg"], "half": F.avg_pool2d(IMAGES, 2)}
+    assert (
+        gather_data(version, [(IMAGES, targets)], metric={"seg": "f1"}).score("bottleneck").verdict
+        == "unused"
+    )
+    with pytest.raises(InputError, match=r"holds none for outputs\['half'\]"):
+        gather_data(other, [(IMAGES, targets)], metric={"seg": "f1"})
+    assert not respond_to_images(version, [IMAGES]).cuts[0].outputs
+    assert respond_to_images(other, [IMAGES]).cuts[0].lost == ("['half']",)
+
+
+def test_a_coarser_version_has_the_probabilities_of_the_first_output():
+    torch.manual_seed(0)
+    logits = F.interpolate(3 * torch.randn(4, 1, 4, 4), scale_factor=2.0)
+    small = F.avg_pool2d(logits, 2)
+    for answer, expected in (
+        (2 * small, 0.97), (small.sigmoid(), 1.0), (-small, -1.0), (small.abs(), 0.0),
+        (0 * small, 0.0),
+    ):  # fmt: skip
+        agreement = Agreement()
+        for i in range(4):
+            agreement.add(answer[i : i + 1], logits[i : i + 1])
+        assert agreement.value == pytest.approx(expected, abs=0.25)
+
+
+def test_a_network_of_one_output_is_not_run_to_look_for_coarser_ones(structure, monkeypatch):
+    found = CoarserOutputs(structure)
+    monkeypatch.setattr("weightscope.probing.response.GraphRun", None)
+    found.add(IMAGES)
+    assert found.counted == ("['seg']", "['cls']")
+
+
+def test_what_a_smaller_network_does_not_return_is_said():
+    found = ws.analyze(ClassBeside().eval(), example_inputs=IMAGES[:2], response=False)
+    for proposal in found.proposals:
+        assert "; it does not return outputs['cls'], computed in what is removed" in proposal.evidence
+    smaller = found.proposals[0].build()
+    assert smaller.module(IMAGES)["cls"] is None
+    assert "does not return outputs['cls']" in repr(smaller)
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, False),
+        ({"batches": [(IMAGES, TARGETS["seg"])], "metric": "f1"}, False),
+        ({"batches": GIVEN, "metric": by_class}, False),
+        ({"batches": GIVEN, "metric": {"seg": "f1", "cls": None}}, True),
+    ],
+)
+def test_no_search_prefers_a_network_without_an_output_unless_told_so(given, chosen):
+    found = ws.shrink(
+        ClassBeside().eval(), images=IMAGES, tolerance=0.9, steps=0, repeats=2, random=False,
+        progress=False, **given,
+    )  # fmt: skip
+    reasons = [c.refusal for c in found.candidates if "outputs['cls'] is computed in" in c.refusal]
+    assert (found.chosen is not None, len(reasons)) == ((True, 0) if chosen else (False, 2))
+
+
+def test_a_search_goes_by_one_metric():
+    assert one_metric("f1") == (None, "f1")
+    assert one_metric({"a": "f1", "b": None}) == ("a", "f1")
+    with pytest.raises(InputError, match="holds one for 2 outputs"):
+        one_metric({"a": "f1", "b": "mse"})
+
+
+def test_an_unknown_name_is_not_given_as_advice(structure):
+    with pytest.raises(InputError, match=r"outputs\['dept'\], and there are .*'cls'") as refused:
+        gather_data(structure, GIVEN, metric={"seg": "f1", "dept": "mse"})
+    assert str(refused.value).count("dept") == 1
+
+
+def test_several_lost_outputs_are_named():
+    assert describe_lost(["[1]", "[2]"]) == (
+        "outputs[1] and outputs[2] of the network are computed there and lost"
+    )
