@@ -218,10 +218,10 @@ def analysis(structure, statistics, costs, receptive_fields, assessment, proposa
 
 @pytest.fixture
 def ablation():
-    level = Record(keep_levels=1, quality=0.9, ablated=0.75, drop=0.15, low=0.1, high=0.2)
-    result = Record(levels=(level,), quality=0.9, chance=0.1, images=20, metric="F1")
+    level = Record(keep_levels=1, quality=0.9, ablated=0.75, drop=0.15, low=0.1, high=0.2, lost=())
+    result = Record(levels=(level,), quality=0.9, chance=0.1, images=20, metric="F1", unjudged=())
     importances = {
         "encoder 0": Record(value=4.0, margin=1.0),
         "head": Record(value=1.0, margin=9.0),
     }
-    return Record(ablation=result, importances=importances)
+    return Record(ablation=result, importances=importances, beside=())

@@ -10,6 +10,7 @@ from weightscope.errors import InputError
 from weightscope.frames import histograms_frame, layers_frame, parameters_frame
 from weightscope.probing import CutResponse
 from weightscope.report import render_html, write_html
+from weightscope.utilization import AblationResult, LevelAblation
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)> $\\frac$ _x'
 
@@ -156,6 +157,27 @@ def test_response_is_drawn_with_its_borders(analysis):
     assert '<line class="border" x1="35.0"' in page
     assert '<line class="value" x1="50.0"' in page
     assert "50 % (40 % to 60 %)" in "".join(Page(page).text)
+
+
+def test_every_output_is_shown(analysis, ablation):
+    first = CutResponse(
+        1, 0.02, 0.01, 0.03, 0.2, 0.1, worst=0.5, worst_part=2,
+        outputs={"['seg']": 0.03, "['depth']": 0.27, "['cls']": 1.0}, lost=("['cls']",),
+    )  # fmt: skip
+    analysis.response = SimpleNamespace(source="response", images=6, cuts=(first,), failure="")
+    level = LevelAblation(1, 0.9, 0.5, 0.4, 0.3, 0.5, lost=("['cls']",))
+    second = AblationResult((level,), 0.9, 0.5, 0.3, 20, "accuracy of outputs['cls']")
+    ablation.ablation.metric = "f1 of outputs['seg']"
+    ablation.ablation.unjudged = ("['depth']",)
+    ablation.beside = (SimpleNamespace(ablation=second),)
+    analysis.data = ablation
+    text = " ".join("".join(Page(render_html(analysis)).text).split())
+    assert "Change of the output (outputs['seg'], the first of several)" in text
+    assert "outputs['depth'] up to 27 %; outputs['cls'] lost; decision 2 50 %" in text
+    assert "By f1 of outputs['seg'] on 20 images, which judges nothing of outputs['depth']," in text
+    assert "By accuracy of outputs['cls'] on 20 images the whole network reaches 0.9000" in text
+    assert "0.5000 (outputs['cls'] lost)" in text
+    assert "unless something else speaks for it: another output" in text
 
 
 def test_importances_are_drawn_as_shares_of_the_largest(analysis, ablation):

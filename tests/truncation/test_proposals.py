@@ -29,13 +29,16 @@ UNUSED_BELOW_2 = {
 }
 
 
+LACKING = "; it does not return outputs['deep'], computed in what is removed"
+
+
 def test_the_largest_set_of_unused_levels_comes_first(structures):
     found = ranked(structures, assessment("trained", **UNUSED_BELOW_2))
     assert list(found) == [2, 3, 1]
     assert found[2].evidence == (
         "supported: all 2 removed stages are judged unused (evidence: response)"
         "; with means in place of what is removed the output responds with 0.1 (1: nothing of it is"
-        " left)"
+        f" left){LACKING}"
     )
     assert found[1].evidence.startswith("spoken against:")
     assert "encoder 1 used" in found[1].evidence
@@ -49,6 +52,7 @@ def test_the_measurement_of_a_cut_outweighs_those_of_deeper_ones(structures, alo
     assert found[2].evidence == (
         f"supported: unused together, though alone bottleneck {alone} (evidence: response); with"
         " means in place of what is removed the output responds with 0.1 (1: nothing of it is left)"
+        + LACKING
     )
     assert not found[3].evidence.startswith("supported")
     next(v for v in given.verdicts if v.stage == "bottleneck").evidence = "data"
@@ -187,7 +191,7 @@ def test_a_loss_that_leaves_something_out_says_what(structures):
     for verdict in given.verdicts:
         verdict.evidence, verdict.caveat = "data", "at the old one"
     found = ranked(structures, given)
-    assert found[2].evidence.endswith("of the skill is lost (at the old one)")
+    assert found[2].evidence.endswith(f"of the skill is lost (at the old one){LACKING}")
     for verdict in given.verdicts:
         verdict.loss = 2.4  # worse than the best trivial answer
     found = ranked(structures, given)

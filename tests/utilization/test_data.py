@@ -522,6 +522,9 @@ def test_the_class_that_loses_most_of_its_own_skill_is_named():
     assert "class 23 alone loses 40.0% of its own skill" in score.why
     assert "class 23 alone loses 40.0% of its own skill" in score.caveat
     assert (score.verdict, "surely" in score.why) == ("unused", False)
+    worse = replace(result, levels=(replace(cut, worst=1.12),))
+    score = DataEvidence({}, worse, True, {"bottleneck": 1}).score("bottleneck")
+    assert "class 23 alone loses all of its own skill" in score.why
 
 
 @pytest.mark.parametrize(("low", "verdict"), [(0.2, "undecided"), (0.05, "unused")])

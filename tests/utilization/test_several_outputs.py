@@ -147,7 +147,9 @@ def test_a_network_of_one_output_is_not_run_to_look_for_coarser_ones(structure, 
 def test_what_a_smaller_network_does_not_return_is_said():
     found = ws.analyze(ClassBeside().eval(), example_inputs=IMAGES[:2], response=False)
     for proposal in found.proposals:
-        assert "; it does not return outputs['cls'], computed in what is removed" in proposal.evidence
+        assert (
+            "; it does not return outputs['cls'], computed in what is removed" in proposal.evidence
+        )
     smaller = found.proposals[0].build()
     assert smaller.module(IMAGES)["cls"] is None
     assert "does not return outputs['cls']" in repr(smaller)

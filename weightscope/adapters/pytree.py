@@ -175,8 +175,13 @@ def tree_flatten(
 
 
 def tree_flatten_with_path(tree: Any) -> tuple[list[tuple[tuple[Any, ...], Any]], TreeSpec]:
-    """The same with the path of every leaf."""
-    return _pytree.tree_flatten_with_path(opened(tree))
+    """The same with the path of every leaf: of containers that tell no names its number."""
+    known = opened(tree)
+    try:
+        return _pytree.tree_flatten_with_path(known)
+    except ValueError:  # registered without a function that gives keys
+        leaves, spec = _pytree.tree_flatten(known)
+        return [((SequenceKey(i),), leaf) for i, leaf in enumerate(leaves)], spec
 
 
 def tree_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:

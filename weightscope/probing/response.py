@@ -773,7 +773,7 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._sums = torch.zeros(0)
+        self._sums: Tensor | float = 0.0
         self._certainty: list[float] = []
 
     def add(self, coarser: Tensor, first: Tensor) -> None:
@@ -787,14 +787,14 @@ class Agreement:
         for a, b in ([_probabilities(t) for t in pair], pair):
             moments = (torch.ones_like(a), a, b, a * a, b * b, a * b)
             sums.append(torch.stack([moment.sum((0, 2)) for moment in moments]))
-        self._sums = torch.stack(sums) + (self._sums if self._sums.numel() else 0.0)
+        self._sums = self._sums + torch.stack(sums)
         self._certainty.append(float(certainty(first.double().flatten(2)).mean()))
 
     @property
     def value(self) -> float:
         """Lin's concordance; nan where nothing varies."""
         decides = float(np.mean(self._certainty)) > CERTAIN
-        n, *moments = self._sums[0 if decides else 1]
+        n, *moments = self._sums[0 if decides else 1]  # type: ignore[index]
         a, b, aa, bb, ab = (moment / n for moment in moments)
         apart = (aa - a * a) + (bb - b * b) + (a - b) ** 2
         return float(2 * (ab - a * b).sum() / apart.sum())

@@ -556,8 +556,9 @@ def ablate(
 
     For every depth at which the network can be cut, all tensors that come back from below the cut
     are replaced, and the quality lost is reported with a 95 % bootstrap interval over images. Where
-    a metric is taken at its best threshold, that threshold is found again for each network. The
-    model, its modes, buffers and the random state are left as they were.
+    a metric is taken at its best threshold, that threshold is found again for each network. Of an
+    output that is computed below the cut all skill is lost. The model, its modes, buffers and the
+    random state are left as they were.
 
     Args:
         model: The trained network.
