@@ -197,6 +197,7 @@ def test_a_loss_that_leaves_something_out_says_what(structures):
     found = ranked(structures, given)
     assert found[2].evidence.endswith(
         "; with means in place of what is removed all of the skill is lost (at the old one)"
+        + LACKING
     )
 
 
