@@ -146,6 +146,46 @@ def test_a_crop_into_strips_is_no_loss_of_borders() -> None:
     _assert_right(_read(Strips(48), 48), (1.0, 2.0, 4.0))
 
 
+@pytest.mark.parametrize("axis", [2, 3])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_strips_that_change_places_lose_nothing(axis: int, chunked: bool) -> None:
+    class Strips(Valid):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.reshape(-1, 1, 48, 48)
+            for _ in range(4):
+                halves = x.chunk(2, axis) if chunked else (x.narrow(axis, 0, 24),)
+                x = torch.cat([x.narrow(axis, 24, 24), halves[0]], axis)
+            return super().forward(x)
+
+    _assert_right(_read(Strips(48), 48), (1.0, 2.0, 4.0))
+
+
+def test_frames_that_are_repeated_before_a_convolution_are_its_padding() -> None:
+    class Causal(nn.Module):
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            self.convolution = nn.Conv3d(before, after, 3, padding=(0, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.convolution(torch.cat([x[:, :, :1].repeat(1, 1, 2, 1, 1), x], 2))
+
+    class Frame(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.top, self.deep = Causal(1, 4), nn.Sequential(*(Causal(4, 4) for _ in range(4)))
+            self.back, self.head = Causal(8, 4), nn.Conv3d(4, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            top = self.top(x.reshape(-1, 1, 1, 16, 16))
+            deep = self.deep(F.max_pool3d(top, (1, 2, 2)))
+            up = F.interpolate(deep, scale_factor=(1.0, 2.0, 2.0))
+            return self.head(self.back(torch.cat([up, top], 1)))
+
+    structure = read_structure(Frame().eval(), torch.randn(1, 1, 1, 16, 16))
+
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))
+
+
 def test_what_is_read_at_one_size_is_built_and_recovered() -> None:
     images = torch.randn(6, 1, 30, 30)
     structure = read_structure(Valid(30).eval(), images[:2])

@@ -8,6 +8,7 @@ padding, a crop or a pad changes a size, and not what one position stands for.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ from torch import fx
 from weightscope.adapters.symbols import hint
 from weightscope.graph.nodes import argument, first_tensor, operator_of
 from weightscope.graph.operators import facts
+from weightscope.graph.pieces import SPLITS
 
 Shares = tuple[float, ...]
 
-_CROPS = ("aten::slice", "aten::narrow")
+_STAYS = ("same", "slice", "pad", "scatter", "after")
+
 # a map that is brought to the size of an earlier one is about as coarse as it
 _AS_COARSE = 4.0
 
@@ -66,6 +69,10 @@ class Borders:
         is_map = value is not None and value.dim() == len(self.fixed) + 2
         if is_map and (row.layout == "channels_first" or self._stays_a_map(node, feeds)):
             self._maps[node] = self._sizes(node)
+        if row.view == "cat" and largest not in self._maps:
+            # what is repeated at a border need not show its axes
+            maps = [n for n in feeds if n in self._maps]
+            largest = max(maps, key=lambda n: math.prod(self._maps[n]), default=largest)
         source = min((largest, *self._joined(node, feeds)), key=self.share)
         shares = self.shares(source)
         given = first_tensor(source)
@@ -83,10 +90,12 @@ class Borders:
         return () if value is None else tuple(map(hint, value.shape[2:]))
 
     def _stays_a_map(self, node: fx.Node, feeds: Sequence[fx.Node]) -> bool:
-        view = facts(operator_of(node)).view
-        return view in ("same", "slice", "pad", "cat", "scatter", "after") and all(
-            n in self._maps for n in feeds
-        )
+        view, known = facts(operator_of(node)).view, [n in self._maps for n in feeds]
+        if view == "cat":
+            return any(known)
+        stays = view in _STAYS or node.target is operator.getitem
+        # a reshape to the same shape too
+        return all(known) and (stays or self._sizes(node) == self._maps[feeds[0]])
 
     def _joined(self, node: fx.Node, feeds: Sequence[fx.Node]) -> list[fx.Node]:
         """What of the given has the result's size: a crop is joined with what lost more."""
@@ -103,7 +112,7 @@ class Borders:
             strides = _each(argument(node, "stride") or argument(node, "kernel_size"), count)
             for new, old, stride in zip(made, given, strides, strict=True):
                 yield new / (old * stride) if row.raises else new * stride / old
-        elif row.view == "pad" or (operator_of(node) in _CROPS and _holds_the_middle(node)):
+        elif _keeps_positions(node):
             yield from (new / old for new, old in zip(made, given, strict=True))
         elif row.view in ("resize", "adaptive", "unpool"):
             yield from self._resized(node, source)
@@ -131,18 +140,9 @@ def _each(value: Any, count: int) -> Sequence[int]:
     return [int(v) for v in values] * (count if len(values) == 1 else 1)
 
 
-def _holds_the_middle(node: fx.Node) -> bool:
-    """Whether a slice leaves out borders: one of several strips or tiles lies beside the middle."""
-    axis, start, step = argument(node, "dim"), argument(node, "start") or 0, argument(node, "step")
-    value = first_tensor(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-    if value is None or step not in (None, 1) or not isinstance(start, int):
-        return False
-    size = hint(value.shape[axis])
-    end = argument(node, "end")
-    if operator_of(node) == "aten::narrow":
-        end = start + argument(node, "length")
-    end = size if end is None else end
-    if not isinstance(end, int):
-        return False
-    first, last = (place + size if place < 0 else min(place, size) for place in (start, end))
-    return first <= (size - 1) // 2 and last > size // 2
+def _keeps_positions(node: fx.Node) -> bool:
+    """Whether an operation leaves borders or strips out, or puts some on: none is resampled."""
+    name, view = operator_of(node), facts(operator_of(node)).view
+    if name in ("aten::slice", "aten::narrow"):
+        return argument(node, "step") in (None, 1)
+    return view in ("pad", "cat") or name in SPLITS or node.target is operator.getitem
