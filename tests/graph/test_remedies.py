@@ -126,7 +126,38 @@ def through_numpy(net: Net, x: Tensor) -> Tensor:
 
 
 def outside_of_traces(net: Net, x: Tensor) -> Tensor:
+    if not torch.compiler.is_compiling():
+        net.seen = float(x.numpy().mean())
+    return plain(net, x)
+
+
+def otherwise_in_traces(net: Net, x: Tensor) -> Tensor:
     return plain(net, x) if torch.compiler.is_compiling() else through_numpy(net, x)
+
+
+def swallowed(net: Net, x: Tensor) -> Tensor:
+    y = plain(net, x)
+    try:
+        return y / 255 if y.max() > -100 else y
+    except RuntimeError:
+        return y
+
+
+def in_tensors(net: Net, x: Tensor) -> Tensor:
+    y = plain(net, x)
+    return torch.where(y.max() > -100, y / 255, y)
+
+
+def through_a_large_table(net: Net, x: Tensor) -> Tensor:
+    return plain(net, x) * float(TABLE.mean())
+
+
+def through_a_number(net: Net, x: Tensor) -> Tensor:
+    return plain(net, x) * MEAN
+
+
+TABLE = torch.full((40, 40), 2.0)
+MEAN = float(TABLE.mean())
 
 
 def last_channels(net: Net, x: Tensor) -> Tensor:
@@ -144,6 +175,10 @@ def last_channels(net: Net, x: Tensor) -> Tensor:
         (picks, "Take that line out", masks, IMAGE),
         (chooses, r"torch\.where", chooses_values, IMAGE),
         (through_numpy, r"only `if not torch\.compiler\.is_compiling", outside_of_traces, IMAGE),
+        (through_numpy, r"Take that line out", plain, IMAGE),
+        (through_a_large_table, r"compute in __init__", through_a_number, IMAGE),
+        (otherwise_in_traces, r"test_remedies\.py, line \d+.*torch\.where", masks, IMAGE),
+        (swallowed, r"test_remedies\.py, line \d+.*torch\.where", in_tensors, IMAGE),
     ],
 )
 def test_a_forward_as_the_error_asks_for_it(

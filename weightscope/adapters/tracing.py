@@ -45,8 +45,6 @@ LARGEST_QUESTION = 150
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _SIZES_OF_TORCH = (torch.__file__, os.path.join(_TORCH, "fx", "experimental") + os.sep)
 _NOTES, _CACHE = "do_not_emit_stack_traces", "fake_tensor_cache_enabled"
-# numbers that a forward reads out of its own tensors are few: sizes, scales, flags
-_LARGEST_CONSTANT = 256
 
 
 # torch.export keeps settings of the whole process while it traces, and turns oneDNN off: two
@@ -188,6 +186,21 @@ class _Shared:
                     self.switched.close()
 
 
+class _Asked(int):
+    """What is true, and notes which foreign line asks whether it is."""
+
+    def __bool__(self) -> bool:
+        asked = _ASKED.get(threading.get_ident())
+        code = sys._getframe(1)
+        if asked is not None and not code.f_code.co_filename.startswith(_TORCH):
+            asked.add((code.f_code.co_filename, code.f_lineno))
+        return True
+
+
+_ASKED: dict[int, set[tuple[str, int]]] = {}
+"""File and line of what asked, in a thread, whether it is traced."""
+
+
 @contextmanager
 def _as_exported() -> Iterator[None]:
     flags = ("_is_compiling_flag", "_is_exporting_flag")
@@ -195,7 +208,7 @@ def _as_exported() -> Iterator[None]:
         flag: getattr(torch.compiler, flag) for flag in flags if hasattr(torch.compiler, flag)
     }
     for flag in before:
-        setattr(torch.compiler, flag, True)
+        setattr(torch.compiler, flag, _Asked(True))
     try:
         yield
     finally:
@@ -212,9 +225,21 @@ def eagerly() -> AbstractContextManager[None]:
     return _EAGER.on()
 
 
-def as_exported() -> AbstractContextManager[None]:
-    """Let ``torch.compiler.is_compiling()`` say what it will say while the model is traced."""
-    return _TRIAL.on()
+@contextmanager
+def as_exported(asked: set[tuple[str, int]] | None = None) -> Iterator[None]:
+    """Let ``torch.compiler.is_compiling()`` say what it will say while the model is traced.
+
+    Args:
+        asked: Where file and line are noted of what asks, in this thread, outside of torch.
+    """
+    mine = threading.get_ident()
+    with _TRIAL.on():
+        if asked is not None:
+            _ASKED[mine] = asked
+        try:
+            yield
+        finally:
+            _ASKED.pop(mine, None)
 
 
 _TRACING: set[int] = set()
@@ -534,35 +559,6 @@ def untold(model: nn.Module) -> Iterator[None]:
         model.forward = forward
     if raised is not None:
         raise raised
-
-
-def constants_of(model: nn.Module) -> list[Tensor | None]:
-    """Copies of the tensors of a model that are small enough to be read as numbers."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return [t.detach().clone() if t.numel() <= _LARGEST_CONSTANT else None for t in tensors]
-
-
-def hold_constants(fake: nn.Module, constants: list[Tensor | None]) -> None:
-    """Let a forward read the numbers in small tensors of the model: they follow no input.
-
-    Args:
-        fake: The model on fake tensors.
-        constants: From the same model with its values.
-    """
-    for stand_in, constant in zip([*fake.parameters(), *fake.buffers()], constants, strict=True):
-        if isinstance(stand_in, FakeTensor) and constant is not None:
-            stand_in.constant = constant
-            # of what is computed from constants the mode by itself keeps single numbers only
-            vars(stand_in.fake_mode)["may_turn_const"] = _is_small
-
-
-def _is_small(result: Tensor) -> bool:
-    return (
-        result.numel() <= _LARGEST_CONSTANT
-        and result.layout is torch.strided
-        and result.device.type != "meta"
-        and not isinstance(result, FakeTensor)
-    )
 
 
 _POOLS = (torch.max_pool1d, nn.functional.max_pool1d)

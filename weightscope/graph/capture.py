@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY, marked
+from weightscope.adapters.constants import Constants, constants_of, hold_constants
 from weightscope.adapters.containers import Handed
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.numbers import free_numbers
@@ -33,10 +34,8 @@ from weightscope.adapters.tracing import (
     Budget,
     TooComplexError,
     as_pools_of_signals,
-    constants_of,
     eagerly,
     free_pools,
-    hold_constants,
     lean,
     quiet,
     unsolved_constraints,
@@ -243,6 +242,7 @@ class _Tracer:
             for context in (free_pools(), FreeSizes(), watched_functions(self._function)):
                 hooks.enter_context(context)
             hooks.enter_context(unsolved_constraints())
+            hooks.enter_context(Constants())
             hooks.enter_context(untold(self.model))
             if self.numbers:
                 hooks.enter_context(free_numbers(self.model))

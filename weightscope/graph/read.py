@@ -18,6 +18,7 @@ from weightscope.adapters.modes import alone
 from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
 from weightscope.calls import say
 from weightscope.errors import ForwardError, StructureError, WeightscopeError, keyword
+from weightscope.graph.answers import differs
 from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
@@ -82,7 +83,10 @@ def read_structure(
     unwrapped = unwrap(model)
     model = check_model(unwrapped.model)
     with _told(model):
-        return _read(model, example_inputs, stages, layout, part, unwrapped.note)
+        trial = Trial(model)
+        structure = _read(trial, example_inputs, stages, layout, part, unwrapped.note)
+        _require_the_same_answers(structure, trial)
+    return structure
 
 
 def _require_order(model: nn.Module, reductions: Sequence[Sequence[float]]) -> None:
@@ -133,14 +137,14 @@ def _prepared(model: nn.Module, observer: str) -> StructureError:
 
 
 def _read(
-    model: nn.Module,
+    trial: Trial,
     example_inputs: Any,
     stages: Mapping[str, str | Iterable[str]] | None,
     layout: str | None,
     part: str | None,
     wrapped: str,
 ) -> Structure:
-    trial = Trial(model)
+    model = trial.original
     inputs, read_at, captured = _captured(trial, example_inputs, layout)
     captured, levels, fixed = _at_all_sizes(trial, inputs, read_at, captured)
     if fixed or captured.sizes != "symbolic":
@@ -207,6 +211,23 @@ def _read(
         parts=parts,
         part=part or "",
     )
+
+
+def _require_the_same_answers(structure: Structure, trial: Trial) -> None:
+    """Refuse a graph that answers otherwise than its model does where nothing is traced.
+
+    The model is run for that only where its forward could tell the difference.
+    """
+    model = trial.original
+    where = trial.answers_to_tracing(two_images(trial, structure.inputs))
+    without_numbers = any(t.is_meta for t in [*model.parameters(), *model.buffers()])
+    if where and not without_numbers and differs(structure):
+        raise StructureError(
+            f"what the forward of {trial.name} returns depends on whether it is"
+            f" traced, as it is here ({where}), so what is read is not what it does. Let it return"
+            " the same in both cases: with tensors (torch.where, torch.clamp) in the place of"
+            " values that are read"
+        )
 
 
 def _dead(

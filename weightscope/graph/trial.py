@@ -14,12 +14,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
+from weightscope.adapters.constants import Constants, constants_of, hold_constants
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode
 from weightscope.adapters.tracing import (
     as_exported,
-    constants_of,
     eagerly,
-    hold_constants,
     quiet,
     without_numbers,
 )
@@ -37,6 +36,9 @@ from weightscope.graph.layouts import (
 )
 from weightscope.graph.memory import Descent
 from weightscope.graph.structure import ExampleInputs
+from weightscope.graph.values import line_of
+
+_SHOWN = 2
 
 
 class Trial:
@@ -57,6 +59,8 @@ class Trial:
         self._fresh = as_they_are(self.model)
         self._held = {id(tensor) for _, tensor in self._holds()}
         self._leaves = self._hooks = False
+        self._numbers = Constants()
+        self._asked: set[tuple[str, int]] = set()
 
     def error(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
@@ -176,6 +180,25 @@ class Trial:
         finally:
             finished(*self._fresh)
 
+    def answers_to_tracing(self, inputs: ExampleInputs) -> str:
+        """Where the forward may do something else because it is traced; empty where it does not.
+
+        It asks whether it is, or reads values and goes on where there are none.
+        """
+        if self._numbers.read:
+            return _lines(self._numbers.read)
+        if not self._asked:
+            return ""
+        told = []
+        for exported in (True, False):
+            listed = _Listing(self.model)
+            call = self._fakes((inputs.args, dict(inputs.kwargs)))
+            result = self._call(*call, watching=listed, exported=exported)
+            finished(*self._fresh)
+            told.append((listed.calls, isinstance(result, Exception)))
+        same = told[0] == told[1] and not told[1][1]
+        return "" if same else _lines(self._asked)
+
     def gradient_hooks(self, inputs: ExampleInputs, whole: Collection[str]) -> tuple[str, ...]:
         """What sets hooks on gradients in forwards that are taken apart: methods of tensors.
 
@@ -237,11 +260,14 @@ class Trial:
         training: bool = False,
         watching: AbstractContextManager[Any] | None = None,
         grad: bool = False,
+        exported: bool = True,
     ) -> Any:
         with ExitStack() as stack:
             # it logs a traceback for every size that does not fit
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
-            for context in (eagerly(), as_exported(), without_numbers()):
+            traced = as_exported(None if training else self._asked) if exported else nullcontext()
+            numbers = Constants() if training else self._numbers
+            for context in (eagerly(), traced, without_numbers(), numbers):
                 stack.enter_context(context)
             stack.enter_context(random_state())
             hold_constants(self.model, [_clone(c) for c in self.constants])
@@ -255,6 +281,37 @@ class Trial:
                 return error
             finally:
                 self._hooks |= bool(aside.set_by)
+
+
+class _Listing(TorchFunctionMode):
+    """Lists the functions that a forward calls, with what they are given.
+
+    Args:
+        model: Its parameters and buffers are told from one another.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+        held = [*model.parameters(), *model.buffers()]
+        self._known = {id(tensor): (index, tensor) for index, tensor in enumerate(held)}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [self._told(leaf) for leaf in pytree.tree_leaves((args, kwargs))]
+        made = func(*args, **(kwargs or {}))
+        results = [self._told(t) for t in pytree.tree_tensors(made)]
+        self.calls.append((getattr(func, "__name__", str(func)), given, results))
+        return made
+
+    def _told(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return _described(value)
+        number, _ = self._known.setdefault(id(value), (len(self._known), value))
+        return number, tuple(value.shape)
+
+
+def _lines(places: Collection[tuple[str, int]]) -> str:
+    return "; ".join(line_of(*place) for place in sorted(places)[:_SHOWN])
 
 
 class _Functions(TorchFunctionMode):

@@ -34,7 +34,8 @@ def reads_values(error: BaseException, model: nn.Module) -> StructureError | Non
     if not any(_reads(cause) for cause in _causes(error)):
         return None
     remedy = (
-        "Take that line out of the forward, or do it only `if not torch.compiler.is_compiling():`"
+        "Take that line out of the forward: compute in __init__ what follows no input, and do what"
+        " only checks or reports only `if not torch.compiler.is_compiling():`"
     )
     part, where = _largest_part(model), _where(error)
     if part and "istft(" in where:
@@ -90,7 +91,11 @@ def _where(error: BaseException) -> str:
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
             if frame.filename.startswith(("<", *_NOT_THE_USERS)):
                 continue
-            code = linecache.getline(frame.filename, frame.lineno or 0).strip()
-            shown = f": `{code}`" if code else ""
-            return f" in {Path(frame.filename).name}, line {frame.lineno}{shown}"
+            return f" in {line_of(frame.filename, frame.lineno or 0)}"
     return ""
+
+
+def line_of(filename: str, number: int) -> str:
+    """A line of code, and where it is."""
+    code = linecache.getline(filename, number).strip()
+    return f"{Path(filename).name}, line {number}" + (f": `{code}`" if code else "")

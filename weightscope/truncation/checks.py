@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import without_autograd
 from weightscope.adapters.tracing import EXPORTING
@@ -21,6 +20,7 @@ from weightscope.calls import called, fresh, random_state, say, undisturbed, wit
 from weightscope.copies import deep_copy
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
+from weightscope.graph.answers import SameDraws, differs, in_order
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
@@ -30,8 +30,6 @@ from weightscope.truncation.cutting import cut_graph, read_crossing
 from weightscope.truncation.plan import cut_of
 from weightscope.truncation.saving import load, save
 from weightscope.truncation.variant import Variant
-
-_ROUNDINGS = 100  # in a deep network few are as large; a wrong setting is orders above
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -114,7 +112,7 @@ def verify(
         What holds and what does not; nothing is raised.
     """
     tries: dict[str, Callable[[], str]] = {
-        "read": lambda: _read(variant.structure),
+        "read": lambda: differs(variant.structure),
         "surgery": lambda: _surgery(variant),
         "kept": lambda: _kept(variant),
         "listed": lambda: _listed(variant),
@@ -137,58 +135,6 @@ def _try(name: str, attempt: Callable[[], str]) -> Check:
     except Exception as reason:  # noqa: BLE001 - any failure of the network is the finding
         detail = f"{type(reason).__name__}: {reason}"
     return Check(name, passed=not detail, detail=detail)
-
-
-class _SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lets every operator that draws at random do so from one seed.
-
-    What dropout takes out, in a network that goes on with it in evaluation mode, then follows from
-    the shape alone, and not from how often was drawn before.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            torch.manual_seed(0)
-        return func(*args, **(kwargs or {}))
-
-
-# --- reading ----------------------------------------------------------------------------------
-
-
-def _read(structure: Structure) -> str:
-    model, inputs = structure.model, structure.inputs
-
-    def answers() -> list[Tensor]:
-        with undisturbed(model), _SameDraws():
-            return pytree.tree_tensors(pytree.opened(called(model, inputs.args, inputs.kwargs)))
-
-    with torch.no_grad():
-        expected, again = answers(), answers()
-        if not all(map(_equal, expected, again)):
-            return ""  # it draws from generators of its own, or remembers
-        with undisturbed(model), _SameDraws():
-            found = pytree.tree_tensors(
-                list(GraphRun(structure, {}).run(*fresh(*_in_order(structure))))
-            )
-    for position, (a, b) in enumerate(zip(expected, found, strict=True)):
-        if not _close(a, b):
-            return f"tensor {position} of the outputs differs from what the original returns"
-    return ""
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or not (a.is_floating_point() or a.is_complex()):
-        return _equal(a, b)
-    size = float(a.abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
-    rounding = _ROUNDINGS * torch.finfo(a.dtype).eps
-    return torch.allclose(a, b, rtol=rounding, atol=rounding * size, equal_nan=True)
 
 
 # --- surgery ----------------------------------------------------------------------------------
@@ -221,8 +167,8 @@ def _surgery(variant: Variant) -> str:
 
     names = [site.node for site in cut.exits]
     recorder = GraphRun(structure, {name: functools.partial(keep, name) for name in names})
-    with torch.no_grad(), undisturbed(structure.model), _SameDraws():
-        expected = recorder.run(*fresh(*_in_order(structure)))
+    with torch.no_grad(), undisturbed(structure.model), SameDraws():
+        expected = recorder.run(*fresh(*in_order(structure)))
         graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
         owner = deep_copy(structure.model).eval()
         owner.add_module("replay", _Replay([[left[s.node] for s in run] for _, run in cut.runs]))
@@ -232,14 +178,6 @@ def _surgery(variant: Variant) -> str:
         if isinstance(a, Tensor) and not torch.equal(a, b):
             return f"output {position} differs by {float((a - b).abs().max()):.3g}"
     return ""
-
-
-def _in_order(structure: Structure) -> list[Any]:
-    """The arguments in the order of the graph's placeholders."""
-    names = [node.target for node in structure.graph.nodes if node.op == "placeholder"]
-    given = list(structure.inputs.args)
-    rest = names[len(given) :]
-    return [*given, *(structure.inputs.kwargs[str(name)] for name in rest)]
 
 
 # --- tensors and costs ------------------------------------------------------------------------
@@ -426,7 +364,7 @@ def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = Tru
     """Compare the outputs of a variant in evaluation mode with those of its like."""
     args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
     module = deep_copy(variant.module).eval()
-    with torch.no_grad(), _SameDraws():
+    with torch.no_grad(), SameDraws():
         found, expected = called(module, args, kwargs), called(twin, args, kwargs)
         pairs = zip(pytree.tree_tensors(found), pytree.tree_tensors(expected), strict=True)
     for x, y in pairs:

@@ -1,0 +1,139 @@
+"""Numbers that a forward reads out of tensors that follow no input.
+
+A trace runs on tensors without numbers. Small tensors of the model keep theirs: its parameters and
+buffers beside what stands for them, and what lies elsewhere (an attribute, a list, a global) since
+operators on such tensors alone run as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from weightscope.adapters.dispatch import READS_VALUES, FakeTensor, storage_of
+from weightscope.adapters.needed import needed
+from weightscope.adapters.pytree import tree_leaves
+
+with needed():
+    from torch.utils._python_dispatch import _disable_current_modes
+
+_DATA: Any = vars(torch._C.TensorBase)["data"].__get__
+# numbers that a forward reads out of its own tensors are few: sizes, scales, flags
+_LARGEST_CONSTANT = 256
+
+
+def constants_of(model: nn.Module) -> list[Tensor | None]:
+    """Copies of the tensors of a model that are small enough to be read as numbers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [t.detach().clone() if t.numel() <= _LARGEST_CONSTANT else None for t in tensors]
+
+
+def hold_constants(fake: nn.Module, constants: list[Tensor | None]) -> None:
+    """Let a forward read the numbers in small tensors of the model: they follow no input.
+
+    Args:
+        fake: The model on fake tensors.
+        constants: From the same model with its values.
+    """
+    for stand_in, constant in zip([*fake.parameters(), *fake.buffers()], constants, strict=True):
+        if isinstance(stand_in, FakeTensor) and constant is not None:
+            stand_in.constant = constant
+            # of what is computed from constants the mode by itself keeps single numbers only
+            vars(stand_in.fake_mode)["may_turn_const"] = _is_small
+
+
+def _is_small(result: Tensor) -> bool:
+    return (
+        result.numel() <= _LARGEST_CONSTANT
+        and result.layout is torch.strided
+        and result.device.type != "meta"
+        and not isinstance(result, FakeTensor)
+    )
+
+
+class Constants(TorchFunctionMode):
+    """Runs operators on small tensors that have numbers as they are, outside of the trace.
+
+    What is written into is no constant any more, and what draws at random is none.
+
+    Attributes:
+        read: File and line of what asked for numbers that are not there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[tuple[str, int]] = set()
+        self._written: dict[int, Tensor] = {}  # kept, or another tensor may get the memory
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        try:
+            if args and isinstance(args[0], FakeTensor) and "out" not in kwargs:
+                # the tracer follows detach(), which gives the same, and not this
+                return args[0].detach() if func == _DATA else func(*args, **kwargs)
+            leaves = tree_leaves((args, kwargs))
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            constants = [tensor for tensor in tensors if _is_constant(tensor)]
+            if _writes(func, kwargs):
+                self._written.update({storage_of(t): t for t in constants})
+            if not constants or len(constants) < len(tensors) or not _plain(leaves):
+                return func(*args, **kwargs)
+            if any(storage_of(t) in self._written for t in constants):
+                return func(*args, **kwargs)
+            return self._run(func, args, kwargs, constants)
+        except READS_VALUES:
+            self.read.add(_asking_line())
+            raise
+
+    def _run(self, func: Any, args: Any, kwargs: Any, constants: list[Tensor]) -> Any:
+        with _disable_current_modes(), torch.no_grad():
+            before = [(t, t._version, t.clone()) for t in constants]
+            state = torch.get_rng_state()
+            made = func(*args, **kwargs)
+            changed = [(t, value) for t, version, value in before if t._version != version]
+            for tensor, value in changed:
+                tensor.copy_(value)
+            drawn = not torch.equal(state, torch.get_rng_state())
+        if not changed and not drawn:
+            return made
+        self._written.update({storage_of(t): t for t, _ in changed})
+        return func(*args, **kwargs)
+
+
+def _asking_line() -> tuple[str, int]:
+    """File and line of the innermost call from outside of torch and of this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        frame = frame.f_back
+    return (frame.f_code.co_filename, frame.f_lineno) if frame else ("", 0)
+
+
+_NOT_THE_USERS = tuple(str(Path(file).parent) for file in (torch.__file__, Path(__file__).parent))
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    kind = type(tensor) is Tensor or type(tensor) is nn.Parameter
+    return kind and tensor.device.type == "cpu" and not tensor.requires_grad and _is_small(tensor)
+
+
+def _plain(leaves: list[Any]) -> bool:
+    return not any(isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool) for v in leaves)
+
+
+_WRITING = ("__setitem__", "__set__", "__delete__")
+
+
+def _writes(func: Any, kwargs: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    if name.startswith("__"):
+        return name in _WRITING or (name.startswith("__i") and name not in _ASKING)
+    return name.endswith("_") or kwargs.get("out") is not None
+
+
+_ASKING = ("__int__", "__index__", "__invert__", "__iter__")
