@@ -62,17 +62,23 @@ class Constants(TorchFunctionMode):
 
     What is written into is no constant any more, and what draws at random is none.
 
+    Args:
+        active: Whether a forward runs; a tracer asks much of tensors before and after.
+
     Attributes:
         read: File and line of what asked for numbers that are not there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, active: bool = True) -> None:
         super().__init__()
+        self.active = active
         self.read: set[tuple[str, int]] = set()
         self._written: dict[int, Tensor] = {}  # kept, or another tensor may get the memory
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not self.active:
+            return func(*args, **kwargs)
         try:
             if args and isinstance(args[0], FakeTensor) and "out" not in kwargs:
                 # the tracer follows detach(), which gives the same, and not this

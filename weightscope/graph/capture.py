@@ -218,7 +218,7 @@ class _Tracer:
         training: bool,
         numbers: bool,
     ) -> None:
-        self.constants = constants_of(model)
+        self.constants, self.reading = constants_of(model), Constants(active=False)
         self.model = _as_module(throwaway_copy(model).train(training))
         self.args, self.kwargs = _apart(inputs)
         self.inputs = inputs
@@ -242,7 +242,7 @@ class _Tracer:
             for context in (free_pools(), FreeSizes(), watched_functions(self._function)):
                 hooks.enter_context(context)
             hooks.enter_context(unsolved_constraints())
-            hooks.enter_context(Constants())
+            hooks.enter_context(self.reading)
             hooks.enter_context(untold(self.model))
             if self.numbers:
                 hooks.enter_context(free_numbers(self.model))
@@ -251,7 +251,7 @@ class _Tracer:
             warnings.filterwarnings("ignore", message="The tensor attribute")
             begin = self.model.register_forward_pre_hook(self._begin(hooks), with_kwargs=True)
             hooks.callback(begin.remove)
-            hooks.callback(self.model.register_forward_hook(_open_results).remove)
+            hooks.callback(self.model.register_forward_hook(self._end).remove)
             for name, module in self.model.named_modules():
                 if module is self.model:
                     continue
@@ -309,11 +309,16 @@ class _Tracer:
     def _begin(self, hooks: ExitStack) -> Any:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             hold_constants(module, self.constants)
+            self.reading.active = True
             self.rest = Rest(self.model)
             if self.sizes == "symbolic":
                 hooks.enter_context(self.budget.watching(pytree.tree_leaves((args, kwargs))))
 
         return begin
+
+    def _end(self, module: nn.Module, args: Any, result: Any) -> Any:
+        self.reading.active = False
+        return pytree.opened(result)
 
     def _hooks(self, name: str, original: nn.Module) -> tuple[Any, Any, Any]:
         arrived: list[tuple[bool, list[Any]]] = []
@@ -354,10 +359,6 @@ def _handed(
 def _sizes_of(node: fx.Node) -> tuple[Any, ...]:
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
-
-
-def _open_results(module: nn.Module, args: Any, result: Any) -> Any:
-    return pytree.opened(result)
 
 
 def _as_module(model: nn.Module) -> nn.Module:
