@@ -114,6 +114,83 @@ def test_one_seed_gives_one_result(proposals_in_need):
     assert not torch.equal(states[0], states[2])
 
 
+def _negated(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.neg_()
+
+
+def test_a_file_of_another_recovery_is_refused(tmp_path):
+    path = tmp_path / "course.pt"
+    batches = [(IMAGES[:8], IMAGES[:8, :1] > 0), (IMAGES[8:], IMAGES[8:, :1] > 0)]
+
+    def bce(outputs, wanted):
+        return nn.functional.binary_cross_entropy_with_logits(outputs[:, :1], wanted)
+
+    def taught(change=None, loss=lambda y, t: bce(y, t.float()), labels=batches, **plan):
+        torch.manual_seed(0)
+        proposal = needs_its_levels()[1]
+        if change is not None:
+            change(proposal.structure.model)
+        variant = proposal.build(**plan)
+        return variant, variant.recover(
+            IMAGES, steps=2, batches=labels, loss=loss, progress=False, resume=path
+        )
+
+    variant, first = taught()
+    assert taught()[1] == first
+    inverted = [(x, ~y) for x, y in batches]
+    for others in (
+        lambda: taught(_negated),
+        lambda: taught(labels=inverted),
+        lambda: taught(loss=lambda y, t: -bce(y, t.float())),
+        lambda: taught(reach=1),
+    ):
+        with pytest.raises(InputError, match="belongs to another recovery"):
+            others()
+    again = variant.recover(
+        IMAGES, steps=2, batches=batches, loss=lambda y, t: bce(y, t.float()), progress=False,
+        resume=path,
+    )  # fmt: skip
+    assert again == first  # it holds what the course came to
+    _negated(variant.module)
+    with pytest.raises(InputError, match="other weights"):
+        variant.recover(
+            IMAGES, steps=2, batches=batches, loss=lambda y, t: bce(y, t.float()), progress=False,
+            resume=path,
+        )  # fmt: skip
+
+
+def test_a_loss_leaves_no_gradient_on_what_it_reads():
+    proposal = needs_its_levels()[1]
+    model = proposal.structure.model
+    weight = next(model.parameters())
+    weight.grad = torch.ones_like(weight)
+    gauge = nn.Linear(1, 1)
+
+    class Distance(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gauge = gauge
+
+        def forward(self, outputs, targets):
+            return (outputs * self.gauge.weight).square().mean() + weight.square().sum()
+
+    batches = [(IMAGES, IMAGES)]
+    proposal.build().recover(None, steps=2, batches=batches, loss=Distance(), progress=False)
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    others = [*list(model.parameters())[1:], *gauge.parameters()]
+    assert all(parameter.grad is None for parameter in others)
+
+
+def test_a_batch_that_does_not_fit_is_named_wherever_it_lies(proposals_in_need):
+    variant = proposals_in_need[1].build()
+    others = IMAGES[:8].expand(-1, 3, -1, -1)
+    for images in ([IMAGES[8:], others], [others, IMAGES[8:]]):
+        with pytest.raises(ForwardError, match="a batch of images"):
+            variant.recover(images, steps=2, progress=False)
+
+
 @pytest.mark.parametrize("rate", [1e-3, 0.03])  # with the second it falls back
 def test_a_course_that_was_broken_off_goes_on(rate, proposals_in_need, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "ALL_RATE", rate)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.calls import (
     finished,
@@ -33,7 +33,7 @@ from weightscope.progress import bar
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.images import BATCH, HELD_BACK, Pool, length, rows_of, together
 from weightscope.truncation.likeness import Agreement, read_likeness
-from weightscope.truncation.plan import Plan, exits_of
+from weightscope.truncation.plan import Plan, digest, exits_of, weights_digest
 from weightscope.truncation.start import kept_channels, ridge_start
 from weightscope.truncation.teaching import Goals, Student, Teacher, asked_for, flat, in_float
 
@@ -154,6 +154,9 @@ class Course:
         self.optimizer = torch.optim.Adam(_groups(self.trained))
         if self.labelled:
             self._refuse_without_gradient()
+        self.fresh = frozenset(new)
+        self.begun = self._kept(module.state_dict())
+        self.name = self._name(plan)
 
     def run(self, path: Path | None, progress: bool) -> _State:
         """Go through the steps, or through those that are left."""
@@ -373,19 +376,36 @@ class Course:
 
     # --- a course that was broken off ----------------------------------------------------------
 
-    def _name(self) -> str:
+    def _name(self, plan: Plan) -> str:
         """What course this is: the same file must not go on with another one."""
         shapes = [[n, list(t.shape)] for n, t in self.module.state_dict().items()]
         scale = [round(v, 6) for v in self.like.variances]
-        text = f"{self.steps} {self.seed} {shapes} {scale} {len(self.labelled)}"
-        text += f" {self.student.frozen}" if self.student.frozen else ""
-        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        original = weights_digest(self.teacher.model)
+        text = f"{self.steps} {self.seed} {plan.to_json()} {original} {shapes} {scale}"
+        text += f" {self.student.frozen} {self._loss_of_original()}"
+        labelled = [*self.labelled, *self.unseen]
+        leaves = enumerate(pytree.tree_leaves(labelled))
+        return digest(text, {str(i): leaf for i, leaf in leaves if isinstance(leaf, Tensor)})
+
+    def _loss_of_original(self) -> str:
+        """What the user's loss says of the original: there is no other way to know a function."""
+        if self.loss is None or not self.labelled:
+            return ""
+        inputs, targets = self.labelled[0]
+        with torch.no_grad(), named_errors(f"the function given as {keyword('loss')}"):
+            outputs = self.teacher.run.predict(inputs)
+            return f"{float(self.loss(*fresh(outputs, to_device(targets, self.module)))):.4g}"
+
+    def _kept(self, state: Mapping[str, Tensor]) -> str:
+        """A digest of the weights that a smaller network has from the original."""
+        return digest("", {name: t for name, t in state.items() if name not in self.fresh})
 
     def _write(self, path: Path | None, state: _State) -> None:
         if path is None:
             return
         content = {
-            "name": self._name(),
+            "name": self.name,
+            "begun": self.begun,
             "step": state.step,
             "start": state.start,
             "before": asdict(state.before),
@@ -404,20 +424,24 @@ class Course:
             return None
         try:
             content = load_plain(path)
-            if content["name"] != self._name():
+            # where the file's course came to its end, the variant may hold what it came to
+            begun = (content["begun"], self._kept(content["best"]))
+            if content["name"] != self.name or self.begun not in begun:
                 raise InputError(
-                    f"{str(path)!r} belongs to another recovery: other images, "
-                    f"{keyword('steps')}, {keyword('seed')} or another network; remove it or give "
-                    f"another path as {keyword('resume')}"
+                    f"{str(path)!r} belongs to another recovery: other images, labels, "
+                    f"{keyword('loss')}, {keyword('steps')}, {keyword('seed')}, another network or "
+                    f"other weights; remove it or give another path as {keyword('resume')}"
                 )
             self.module.load_state_dict(content["now"])
             _set(self.average, content["average"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.unit = content["unit"]
             course = [Check(**check) for check in content["course"]]
-            before = Agreement(**content["before"])
-            begun, best, fallen = (content[key] for key in ("start", "best", "fallen"))
-            return _State(content["step"], begun, before, course, best, fallen)
+            # nan from a file is another nan than that of `agreement`
+            told = {k: math.nan if math.isnan(v) else v for k, v in content["before"].items()}
+            before = Agreement(**told)
+            start, best, fallen = (content[key] for key in ("start", "best", "fallen"))
+            return _State(content["step"], start, before, course, best, fallen)
         except InputError:
             raise
         except Exception as reason:  # a damaged file can break the reader anywhere

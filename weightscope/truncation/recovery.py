@@ -132,7 +132,8 @@ def recover(
     if images is None or source is None:
         raise InputError(f"recovery needs {keyword('images')}: unlabelled ones will do")
     pool = read_pool(structure, images, steps, seed, batches_in(source))
-    with _put_back_on_failure(module), in_float32(module):
+    bystanders = [structure.model, *([loss] if isinstance(loss, nn.Module) else [])]
+    with _put_back_on_failure(module), _gradients_kept(bystanders), in_float32(module):
         with turn(structure.model, seed, 0):
             course = Course(structure, plan, module, new, gone, pool, labelled, loss, steps, seed)
         state = course.run(path, progress)
@@ -168,6 +169,18 @@ def _put_back_on_failure(module: nn.Module) -> Iterator[None]:
     except BaseException:
         finished(partial(module.load_state_dict, before), *back)
         raise
+
+
+@contextmanager
+def _gradients_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A loss may read parameters that do not learn; what its gradient leaves there is taken off."""
+    own = [(p, p.grad) for module in modules for p in module.parameters()]
+    try:
+        for parameter, _ in own:
+            parameter.grad = None
+        yield
+    finally:
+        finished(*(partial(setattr, p, "grad", gradient) for p, gradient in own))
 
 
 def _give_gradient(parameter: nn.Parameter, gradient: Tensor | None, required: bool) -> None:

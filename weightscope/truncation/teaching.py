@@ -133,7 +133,8 @@ class Student:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True  # the mean over all batches
             for part in parts if norms else ():
-                self.predict(part)
+                with forward_errors(self.module, part, f"a batch of {keyword('images')}"):
+                    self.predict(part)
         finally:
             finished(
                 *(partial(setattr, norm, "training", False) for norm in norms),
