@@ -186,9 +186,9 @@ def test_a_loss_leaves_no_gradient_on_what_it_reads():
 def test_a_batch_that_does_not_fit_is_named_wherever_it_lies(proposals_in_need):
     variant = proposals_in_need[1].build()
     others = IMAGES[:8].expand(-1, 3, -1, -1)
-    for images in ([IMAGES[8:], others], [others, IMAGES[8:]]):
+    for given in ([IMAGES[8:], others], [others, IMAGES[8:]]):
         with pytest.raises(ForwardError, match="a batch of images"):
-            variant.recover(images, steps=2, progress=False)
+            variant.recover(given, steps=2, progress=False)
 
 
 @pytest.mark.parametrize("rate", [1e-3, 0.03])  # with the second it falls back
