@@ -207,15 +207,20 @@ def split_images(batch: Any) -> list[Any]:
     ]
 
 
-def distinct_images(inputs: Iterable[Any]) -> int:
+def distinct_images(inputs: Iterable[Any], which: Sequence[bool] | None = None) -> int:
     """Number of images that differ: copies of one, as a loader that repeats yields, tell nothing.
 
     Args:
         inputs: Batches of inputs, without targets.
+        which: Of all their images, those that are asked about; None for all.
     """
     found = set()
+    number = -1
     for batch in inputs:
         for image in split_images(batch):
+            number += 1
+            if which is not None and not which[number]:
+                continue
             tensors = pytree.tree_tensors(image)
             digest = hashlib.sha1(usedforsecurity=False)
             for tensor in tensors:

@@ -14,6 +14,11 @@ skilled, and a recalibrated loss must explain this share of the constant's: rand
 untrained one have a little skill too. A loss as it is needs no such floor, since an untrained
 network is worse than the best constant."""
 
+RESOLUTION = 2e-6
+"""Share of the loss at even odds below which a skill is rounding: float32 resolves 1.2e-7 of a
+number, and a logit of 16 is subtracted from itself in a loss of classes. Nothing is learned from
+targets that a constant answers so well."""
+
 CONFIDENCE = 0.95
 """Coverage of every interval of a drop."""
 

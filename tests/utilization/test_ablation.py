@@ -1,6 +1,7 @@
 """Ablation on networks whose answer is known by hand."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ import weightscope.utilization.ablation as ablation
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
 from weightscope.utilization import ablate, ablate_levels
+from weightscope.utilization.data import DataEvidence
+from weightscope.utilization.metrics import ImageValues, resampled
 
 
 class TwoPaths(nn.Module):
@@ -150,7 +153,7 @@ def test_the_interval_covers_new_images(structures):
 
 
 def test_public_ablate_returns_one_row_per_depth():
-    frame = ablate(TwoPaths(1.0, 1.0), iter(batches(*scenes())), "f1", progress=False)
+    frame = ablate(TwoPaths(1.0, 1.0), iter(batches(*scenes(size=16))), "f1", progress=False)
     assert list(frame.columns) == [
         "keep_levels", "quality", "ablated", "drop", "low", "high",
         "unadjusted",
@@ -214,9 +217,137 @@ def test_a_loss_is_ablated_in_its_own_unit_and_its_growth_is_the_drop(structures
     assert level.low <= level.drop <= level.high
 
 
+def ignoring(image, mask, kept):
+    """Masks of which all but some images are marked as what does not count."""
+    marked = mask.long()
+    marked[kept:] = 255
+    return [(image, marked)]
+
+
+def mean_where_known(outputs, targets):
+    known = targets != 255
+    return F.mse_loss(outputs[known], targets[known].float())  # nan of none
+
+
+def sum_where_known(outputs, targets):
+    known = targets != 255
+    return F.mse_loss(outputs[known], targets[known].float(), reduction="sum")  # 0 of none
+
+
+@pytest.mark.parametrize("kept", [1, 9, 10])
+@pytest.mark.parametrize(
+    ("metric", "options"),
+    [
+        ("f1", {"ignore_index": 255}),
+        ("accuracy", {"ignore_index": 255}),
+        ("average_precision", {"ignore_index": 255}),
+        (mean_where_known, {"larger_is_better": False}),
+        (sum_where_known, {"larger_is_better": False}),
+    ],
+)
+def test_images_without_anything_to_judge_do_not_count(structures, metric, options, kept):
+    pairs = ignoring(*scenes(40, size=16), kept)
+    result = ablate_levels(structures["deep"], pairs, metric, resamples=100, **options)
+    assert (result.images, result.given) == (kept, 40)
+    assert result.counted == f"{kept} of 40 images"
+    assert result.enough == (kept >= 10)
+    if kept == 1:
+        assert result.levels[0].low == -np.inf
+    if kept < 10:
+        assert result.doubt.startswith(f"{kept} of 40 images weigh")
+
+
+def test_images_without_foreground_do_not_count_for_f1(structures):
+    image, mask = scenes(40, size=16)
+    mask[6:] = 0.0
+    assert ablate_levels(structures["deep"], [(image, mask)], "f1", resamples=50).images == 6
+    accuracy = ablate_levels(structures["deep"], [(image, mask)], "accuracy", resamples=50)
+    assert accuracy.images == 40
+
+
+@pytest.mark.parametrize("known", [3, 12])
+def test_a_loss_is_of_the_images_that_have_a_value_with_and_without_a_level(known):
+    values = np.arange(40.0)
+    whole, left = ImageValues(values), ImageValues(values - 1.0).among(np.arange(40) < known)
+    weights = np.concatenate([np.ones((1, 40)), resampled(40, 100, 0)])
+    found = ablation._record(SimpleNamespace(keep_levels=1), whole, left, weights, 1.0, 40, None)
+    assert found.drop == pytest.approx(1.0)  # not the mean of 40 images less that of a few
+    assert found.images == known
+    result = ablation.AblationResult((found,), 19.5, 0.0, 15.0, 40, "m", floor=0.0)
+    score = DataEvidence({}, result, True, {"below": 1}).score("below")
+    assert score.verdict == ("used" if known == 12 else "undecided")
+    assert ("3 images have a value both" in score.why) == (known == 3)
+
+
+def flat(mask):
+    return torch.zeros_like(mask)
+
+
+CONSTANTS = {
+    "zeros": (flat, nn.BCEWithLogitsLoss()),
+    "ones": (lambda mask: flat(mask) + 1, nn.BCEWithLogitsLoss()),
+    "of a sum": (flat, nn.BCEWithLogitsLoss(reduction="sum")),
+    "of a function": (flat, lambda o, y: F.binary_cross_entropy_with_logits(o, y)),
+    "soft": (lambda mask: flat(mask) + 0.3, nn.BCEWithLogitsLoss()),
+    "numbers": (lambda mask: flat(mask) + 0.3, nn.MSELoss()),
+}
+
+
+@pytest.mark.parametrize("case", list(CONSTANTS))
+def test_nothing_is_learned_from_constant_targets(structures, case):
+    targets, loss = CONSTANTS[case]
+    image, mask = scenes(10, size=4)
+    found = ablate_levels(
+        structures["deep"],
+        [(image, targets(mask))],
+        loss,
+        larger_is_better=False,
+        recalibrate=True,
+        resamples=50,
+    )
+    assert found.constant_targets
+    assert not found.skilled
+    assert found.undecided
+    assert "the targets are the same everywhere" in found.doubt
+    assert found.remedy == "give targets that differ"
+
+
+class Certain(nn.Module):
+    """Logits that are far below zero, and a little further by the level below."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.paths, self.bias = TwoPaths(1.0, 1.0), bias
+
+    def forward(self, x):
+        return self.paths(x) - self.bias
+
+
+@pytest.mark.parametrize(("bias", "recalibrate"), [(14.0, True), (100.0, False)])
+def test_rounding_is_no_skill(bias, recalibrate):
+    image, mask = scenes(10, size=4)
+    structure = read_structure(Certain(bias), image)
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.0]))
+
+    def of_background(outputs, targets):  # constant but for what does not count
+        return loss(torch.cat([-outputs, outputs], 1), targets[:, 0].long())
+
+    found = ablate_levels(
+        structure,
+        [(image, mask)],
+        of_background,
+        larger_is_better=False,
+        recalibrate=recalibrate,
+        resamples=50,
+    )
+    assert not found.constant_targets
+    assert found.chance < 1e-5
+    assert not found.skilled
+
+
 @pytest.mark.parametrize("images", [1, 2, ablation.MINIMUM_IMAGES - 1, ablation.MINIMUM_IMAGES])
 def test_few_images_are_not_enough(structures, images):
-    result = ablate_levels(structures["deep"], [scenes(images=images)], "f1")
+    result = ablate_levels(structures["deep"], [scenes(images, size=16)], "f1")
     assert result.enough == (images >= 10)
     assert result.images == images
     if images == 1:

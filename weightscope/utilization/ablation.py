@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
-from weightscope.arguments import checked
+from weightscope.arguments import attribute_of, checked
 from weightscope.batches import Batch, Keys, distinct_images, first_image, read_batches
 from weightscope.calls import (
     call_arguments,
@@ -35,8 +35,8 @@ from weightscope.graph.running import (
 from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.probing.response import CoarserOutputs, predictions
 from weightscope.progress import bar
-from weightscope.showing import outputs_at
-from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, SURE
+from weightscope.showing import counted, outputs_at
+from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, RESOLUTION, SURE
 from weightscope.utilization.judging import (
     Judge,
     JudgedOutputs,
@@ -47,14 +47,16 @@ from weightscope.utilization.judging import (
     refuse_unnamed_outputs,
 )
 from weightscope.utilization.metrics import (
+    BoolArray,
     FloatArray,
+    ImageValues,
     Quality,
     best_thresholds,
     by_class,
     quality_at,
     resampled,
 )
-from weightscope.utilization.readings import first_answer, logits_note
+from weightscope.utilization.readings import are_constant, first_answer, logits_note
 from weightscope.utilization.segmentation import SEGMENTATION
 from weightscope.wrappers import unwrap
 
@@ -84,6 +86,8 @@ class LevelAblation:
         worst_class: Which class or channel that is; -1 where there is none.
         lost: Of several outputs those that were judged and are computed in what the cut removes.
             Where all are, ``ablated`` is that of the best trivial answer.
+        images: Images that have a value both with the levels and without, where a callable leaves
+            some out; -1 where that is no question.
     """
 
     keep_levels: int
@@ -97,6 +101,7 @@ class LevelAblation:
     worst_low: float = math.nan
     worst_class: int = -1
     lost: tuple[str, ...] = ()
+    images: int = -1
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ class AblationResult:
         quality: Quality of the whole network, in the metric's own unit.
         chance: Quality of the best trivial answer: a constant, or in a regression the input itself.
         skill_low: What the skill exceeds with the confidence `SURE`.
-        images: Number of images that differ.
+        images: Number of images that differ and weigh in the quality: those without a value or
+            without a label that counts say nothing, nor do those that any answer suits alike.
         metric: Name of the quality.
         floor: Skill that does not count yet.
         larger_is_better: False for a loss or an error.
@@ -119,6 +125,8 @@ class AblationResult:
             count.
         unlearned: Classes or channels of a mean over classes of which the network shows no skill
             that counts over their own best constant, as a share of what there is to gain.
+        given: Number of all images that differ; 0 where they all weigh.
+        constant_targets: Whether the targets are the same everywhere: nothing is learned from them.
     """
 
     levels: tuple[LevelAblation, ...]
@@ -133,6 +141,8 @@ class AblationResult:
     judged: tuple[str, ...] = ()
     unjudged: tuple[str, ...] = ()
     unlearned: tuple[int, ...] = ()
+    given: int = 0
+    constant_targets: bool = False
 
     @property
     def judged_outputs(self) -> str:
@@ -153,7 +163,8 @@ class AblationResult:
     @property
     def skilled(self) -> bool:
         """Whether it surely has any skill."""
-        return self.skill_low > 0.0 and self.skill > self.floor
+        sure = self.skill_low > 0.0 and self.skill > self.floor
+        return sure and not self.constant_targets
 
     @property
     def surely_unskilled(self) -> bool:
@@ -162,8 +173,9 @@ class AblationResult:
 
     @property
     def undecided(self) -> bool:
-        """Whether more images could show a skill that these do not surely show."""
-        return not self.enough or (self.skill > self.floor and not self.skilled)
+        """Whether others could show a skill that these images and targets do not surely show."""
+        unsure = self.skill > self.floor and not self.skilled
+        return self.constant_targets or not self.enough or unsure
 
     @property
     def comparison(self) -> str:
@@ -178,15 +190,33 @@ class AblationResult:
     @property
     def doubt(self) -> str:
         """Why these images decide nothing, in words; empty where they do."""
+        if self.constant_targets:
+            return "the targets are the same everywhere, so that nothing is learned from them"
+        if not self.enough and self.images < self.given:
+            what = f"weigh{'s' if self.images == 1 else ''} in {self.metric}"
+            rest = "the others hold no label or value that counts in it"
+            return f"{self.counted} {what} ({rest}), and {MINIMUM_IMAGES} or more are needed"
         if not self.enough:
-            too_few = "1 image decides" if self.images == 1 else f"{self.images} images decide"
-            return f"{too_few} nothing, {MINIMUM_IMAGES} or more are needed"
+            decide = "decides" if self.images == 1 else "decide"
+            return f"{self.counted} {decide} nothing, {MINIMUM_IMAGES} or more are needed"
         return f"the network is {self.comparison}, but {self.too_few}" if self.undecided else ""
+
+    @property
+    def remedy(self) -> str:
+        """What to give where these images decide nothing, in words."""
+        return "give targets that differ" if self.constant_targets else "give more"
+
+    @property
+    def counted(self) -> str:
+        """How many images weigh, of how many, in words."""
+        if self.images < self.given:
+            return f"{self.images} of {counted(self.given, 'image')}"
+        return counted(self.images, "image")
 
     @property
     def too_few(self) -> str:
         """That these images leave open whether there is skill, in words."""
-        return f"{self.images} images are too few to be sure of it"
+        return f"{self.counted} {'is' if self.images == 1 else 'are'} too few to be sure of it"
 
     def frame(self) -> pd.DataFrame:
         """One row per cut, as `ablate` returns them."""
@@ -251,6 +281,9 @@ def ablate_levels(
     refuse_broken_weights(model)
     if output is not None:
         batches = [(x, one_of_several(target, output, "targets")) for x, target in batches]
+    ignored = {ignore_index, attribute_of(metric, "ignore_index")} - {None}
+    targets = [target for _, target in batches]
+    constant = are_constant(targets, structure.inputs.dimensions, ignored)
     judge = judge_by(
         metric,
         batches,
@@ -258,7 +291,7 @@ def ablate_levels(
         device=device_of(model),
         larger_is_better=larger_is_better,
         ignore_index=ignore_index,
-        recalibrate=recalibrate,
+        recalibrate=recalibrate and not constant,  # a fit to one answer would go on for ever
     )
     coarser = coarser_outputs(structure, batches) if output is None else frozenset()
     counted = [place for place in places_of(structure, output) if place not in coarser]
@@ -280,21 +313,24 @@ def ablate_levels(
                 averaging.predict(inputs)
             advance(1)
         fills = [_filler(fill, means, seed) for _ in structure.cuts]
-        for index, (inputs, targets) in enumerate(batches):
+        for index, (inputs, target) in enumerate(batches):
             with forward_errors(model, inputs, f"batch {index}"):
                 outputs, values = runs.whole(inputs)
             _check_outputs(outputs, index, model)
             if output is None:
-                told.add(outputs, targets)
+                told.add(outputs, target)
             judge.add(own(outputs))
             for cut, filler, meter in zip(structure.cuts, fills, left, strict=True):
                 meter.add(own(runs.without(cut, values, filler)))
             advance(1)
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
+        floor = _floor(judge, chance)
     named = f"[{output!r}]" if output is not None else told.by_name
     judged = (named,) if named else told.judged
     read = told.read if output is None else frozenset(counted)
+    weighing = images_that_weigh(whole, chance, ablated)
+    weight, images = int(weighing.sum()), [inputs for inputs, _ in batches]
     drawn = resampled(whole.images, resamples, seed)
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
@@ -304,19 +340,20 @@ def ablate_levels(
     def level(cut: Cut, quality: Quality) -> LevelAblation:
         lost = tuple(p for p in structure.lost_outputs(cut.keep_levels) if p in read)
         if lost and len(lost) == len(read):
-            return replace(_record(cut, full, trivial, sign, whole.images, None), lost=lost)
-        values = quality.of(weights)
-        record = _record(cut, full, values, sign, whole.images, quality_at(quality, best))
-        return replace(record, lost=lost, **_of_the_worst_class(classes, quality, weights))
+            return replace(_record(cut, whole, chance, weights, sign, weight, None), lost=lost)
+        at_best = quality_at(quality, best)
+        record = _record(cut, whole, quality, weights, sign, weight, at_best)
+        worst = _of_the_worst_class(classes, quality, weights, weight)
+        return replace(record, lost=lost, **worst)
 
     return AblationResult(
         levels=tuple(map(level, structure.cuts, ablated)),
         quality=float(full[0]),
         chance=float(trivial[0]),
-        skill_low=surely_above(sign * (full - trivial), whole.images),
-        images=min(whole.images, distinct_images(inputs for inputs, _ in batches)),
+        skill_low=surely_above(sign * (full - trivial), weight),
+        images=distinct_images(images, weighing.tolist()),
         metric=f"{judge.name} of outputs{named}" if named else judge.name,
-        floor=_floor(judge, float(trivial[0])),
+        floor=floor,
         larger_is_better=larger,
         recalibrated=judge.recalibrated,
         judged=judged,
@@ -327,7 +364,26 @@ def ablate_levels(
             # of what there is to gain: hardly any is of a background that is nearly everything
             if own[0] - constant[0] <= MINIMUM_SKILL * (1.0 - constant[0])
         ),
+        given=distinct_images(images),
+        constant_targets=constant,
     )
+
+
+def images_that_weigh(whole: Quality, chance: Quality, ablated: Sequence[Quality]) -> BoolArray:
+    """Which images the skill and its loss hang on, (images,).
+
+    Those that hold something to judge. Of one value for each image, those that have one, and of
+    these not those whose value is the same for every answer, such as a sum over no pixel.
+
+    Args:
+        whole: Of the whole network.
+        chance: Of the best trivial answer.
+        ablated: Of the network without each cut's levels.
+    """
+    weighing = whole.weighing & chance.weighing
+    values = [q.values for q in (whole, chance, *ablated) if isinstance(q, ImageValues)]
+    differ = np.ptp(values, 0) > 0.0 if values else weighing
+    return weighing & differ if bool((weighing & differ).any()) else weighing
 
 
 def ablate_outputs(
@@ -395,7 +451,10 @@ def places_of(structure: Structure, output: Any) -> list[str]:
 
 
 def _of_the_worst_class(
-    whole: Mapping[int, tuple[FloatArray, FloatArray]], ablated: Quality, weights: FloatArray
+    whole: Mapping[int, tuple[FloatArray, FloatArray]],
+    ablated: Quality,
+    weights: FloatArray,
+    images: int,
 ) -> dict[str, Any]:
     """The class of a mean over classes that surely loses the largest share of its own skill.
 
@@ -403,6 +462,7 @@ def _of_the_worst_class(
         whole: Of the whole network, from `by_class`.
         ablated: Quality without the levels.
         weights: Of all images, and of resamples.
+        images: Number of those that weigh.
     """
     found = []
     for number, (left, _) in by_class(ablated, weights).items():
@@ -410,7 +470,7 @@ def _of_the_worst_class(
         skill = quality - trivial
         if skill[0] > MINIMUM_SKILL:
             lost = (quality - left) / np.where(skill > 0.0, skill, np.nan)
-            low, _ = interval(lost[1:], ablated.images)
+            low, _ = interval(lost[1:], images)
             found.append((low, float(lost[0]), number))
     if not found:
         return {}
@@ -418,11 +478,13 @@ def _of_the_worst_class(
     return {"worst": share, "worst_low": surely, "worst_class": number}
 
 
-def _floor(judge: Judge, trivial: float) -> float:
+def _floor(judge: Judge, chance: Quality) -> float:
     """Skill that does not count yet, given the quality of the best trivial answer."""
-    if judge.recalibrated:
-        return MINIMUM_SKILL * abs(trivial)
-    return MINIMUM_SKILL if judge.bounded else 0.0
+    if judge.bounded:
+        return MINIMUM_SKILL
+    trivial = abs(float(chance.of(np.ones((1, chance.images)))[0]))
+    share = MINIMUM_SKILL if judge.recalibrated else RESOLUTION
+    return share * trivial + judge.resolution()
 
 
 def refuse_broken_weights(model: nn.Module) -> None:
@@ -515,19 +577,29 @@ def interval(samples: FloatArray, images: int) -> tuple[float, float]:
 
 def _record(
     cut: Cut,
-    full: FloatArray,
-    ablated: FloatArray,
+    whole: Quality,
+    ablated: Quality,
+    weights: FloatArray,
     sign: float,
     images: int,
     unadjusted: float | None,
 ) -> LevelAblation:
     """Compare whole and ablated quality on the images and on their resamples."""
-    drops = sign * (full - ablated)
+    common = -1
+    if isinstance(whole, ImageValues) and isinstance(ablated, ImageValues):
+        both = whole.known & ablated.known
+        if not np.array_equal(both, whole.known):
+            common = int(both.sum())
+            images = min(images, common)
+        whole, ablated = whole.among(both), ablated.among(both)
+    full, left = whole.of(weights), ablated.of(weights)
+    drops = sign * (full - left)
     low, high = interval(drops[1:], images)
     return LevelAblation(
+        images=common,
         keep_levels=cut.keep_levels,
         quality=float(full[0]),
-        ablated=float(ablated[0]),
+        ablated=float(left[0]),
         drop=float(drops[0]),
         low=low,
         high=high,

@@ -32,6 +32,7 @@ from weightscope.progress import bar
 from weightscope.thresholds import (
     CONFIDENCE,
     LOSS_THAT_COUNTS,
+    MINIMUM_IMAGES,
     NEGLIGIBLE_IMPORTANCE,
     NEGLIGIBLE_LOSS,
     RESPONSE_BORDER,
@@ -81,7 +82,7 @@ class DataEvidence:
         importances: Taylor importance of each stage, by stage name; empty without a loss.
         ablation: Quality lost at each cut, by the metric or else by the loss; None without either.
         skilled: Whether the network is better than the best trivial answer; None if that was not
-            measured, or if there are too few images to tell.
+            measured, or if images and targets cannot tell.
         levels: Level of each stage, by stage name.
         responses: Of the output on these images at each cut, where quality is a mean over pixels,
             in which a rare class drowns, or is that of one of several outputs; else None.
@@ -182,7 +183,8 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     """Score a stage by the cut that removes it and least else."""
     nan = float("nan")
     if result.undecided:
-        share = utilization(cut.drop / result.skill, NEGLIGIBLE_LOSS) if result.skill > 0 else nan
+        known = result.skill > 0 and not result.constant_targets
+        share = utilization(cut.drop / result.skill, NEGLIGIBLE_LOSS) if known else nan
         return Score("data", share, 0.0, 1.0, "undecided", result.doubt)
     if not result.skilled:
         return Score(
@@ -217,6 +219,10 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     if verdict == "unused" and (cut.worst_low > LOSS_THAT_COUNTS or cut.lost):
         # a mean over many classes hides what one of them loses, a sum of losses an output
         verdict = "undecided"
+    if 0 <= cut.images < MINIMUM_IMAGES:
+        verdict, low, high = "undecided", 0.0, 1.0
+        have = "1 image has" if cut.images == 1 else f"{cut.images} images have"
+        why += f"; but {have} a value both with and without them, {MINIMUM_IMAGES} are needed"
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score("data", value, low, high, verdict, why, share, caveat)

@@ -16,11 +16,18 @@ from weightscope.batches import Batch
 from weightscope.calls import is_complex, leaves_by_place, only_tensor, tensors_by_place
 from weightscope.errors import InputError, keyword, shown
 from weightscope.probing.response import predictions
+from weightscope.thresholds import RESOLUTION
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
 from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
-from weightscope.utilization.trivial import OutputShapes, best_trivial, is_prediction
+from weightscope.utilization.trivial import (
+    OutputShapes,
+    at_even_odds,
+    best_trivial,
+    is_mask,
+    is_prediction,
+)
 from weightscope.utilization.values import (
     Evaluate,
     ValueMeter,
@@ -91,6 +98,10 @@ class Judge(Protocol):
 
     def larger_is_better(self) -> bool:
         """Whether a larger number is better; False for a loss or an error."""
+        ...
+
+    def resolution(self) -> float:
+        """Differences of the quality below this are rounding, however good the trivial answer."""
         ...
 
 
@@ -392,12 +403,15 @@ class _ClassJudge:
     def larger_is_better(self) -> bool:
         return True
 
+    def resolution(self) -> float:
+        return 0.0
+
 
 class _Constant:
     """The best constant prediction as a quality of its own."""
 
     def __init__(self, quality: CountedQuality) -> None:
-        self.images = quality.images
+        self.images, self.weighing = quality.images, quality.weighing
         self.of = quality.constant
 
 
@@ -454,6 +468,12 @@ class _ValueJudge:
             larger_is_better=self.larger_is_better(),
         )
 
+    def resolution(self) -> float:
+        """A share of the loss at even odds, which a loss of classes is rounded by."""
+        if not all(_names_classes(leaf) for leaf in pytree.tree_tensors(self.targets)):
+            return 0.0
+        return RESOLUTION * at_even_odds(self.metric, self.batches, self._outputs, self.device)
+
     def larger_is_better(self) -> bool:
         """As declared; else a loss is what is larger for other images' targets."""
         if self.metric.larger_is_better is not None:
@@ -489,6 +509,11 @@ class _ValueJudge:
 
 SURE_LOGIT = 8.0
 """Of an answer that leaves no doubt."""
+
+
+def _names_classes(target: Tensor) -> bool:
+    """Whether targets may be classes: their numbers, or masks."""
+    return not (target.is_floating_point() or target.is_complex()) or is_mask(target)
 
 
 def _are_alike(one: float, other: float) -> bool:

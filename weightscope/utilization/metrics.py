@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 Counted = Literal["f1", "iou", "accuracy", "average_precision"]
 
 BINS = 1024
@@ -23,6 +24,11 @@ class Quality(Protocol):
     """Quality of a set of images, which can be asked again for any multiset of them."""
 
     images: int
+
+    @property
+    def weighing(self) -> BoolArray:
+        """Which images weigh in it, (images,): those that hold something to find or to judge."""
+        ...
 
     def of(self, weights: FloatArray) -> FloatArray:
         """Quality of resamples.
@@ -102,6 +108,13 @@ class PixelCounts:
             bins = np.searchsorted(pooled, score, side="right") - 1
             self.foreground[i] = np.bincount(bins[truth], minlength=len(pooled))
             self.background[i] = np.bincount(bins[~truth], minlength=len(pooled))
+
+    @property
+    def weighing(self) -> BoolArray:
+        """Images with foreground; for accuracy, with any pixel that counts."""
+        rest = self.background.sum(1) if self.kind == "accuracy" else 0.0
+        held: BoolArray = self.foreground.sum(1) + rest > 0
+        return held
 
     def of(self, weights: FloatArray) -> FloatArray:
         """F1, IoU or accuracy at the best threshold, or average precision."""
@@ -189,14 +202,26 @@ class MeanOverClasses:
     Args:
         classes: The quality of each class on the same images.
         numbers: Of the classes.
+        exclusive: Whether every pixel has one of them, so that the commonest is a background.
     """
 
     def __init__(
-        self, classes: Sequence[CountedQuality], numbers: Sequence[int] | None = None
+        self,
+        classes: Sequence[CountedQuality],
+        numbers: Sequence[int] | None = None,
+        *,
+        exclusive: bool = False,
     ) -> None:
         self.images = classes[0].images
+        self.exclusive = exclusive
         self.classes = classes
         self.numbers = range(len(classes)) if numbers is None else numbers
+
+    @property
+    def weighing(self) -> BoolArray:
+        """Images with any of the classes, but for a background."""
+        held = np.stack([one.weighing for one in self.classes], 1)
+        return _beyond_commonest(held) if self.exclusive else np.asarray(held.any(1))
 
     def by_class(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Quality of each class, and of its best constant: (classes, resamples) each."""
@@ -212,6 +237,14 @@ class MeanOverClasses:
     def constant(self, weights: FloatArray) -> FloatArray:
         """The best constant of each class."""
         return _mean_of_known(np.stack([one.constant(weights) for one in self.classes]))
+
+
+def _beyond_commonest(held: BoolArray) -> BoolArray:
+    """Which images hold another class than the one that most hold: (images, classes) -> (images,).
+
+    A background that is everywhere makes no image count.
+    """
+    return np.asarray(np.delete(held, int(held.sum(0).argmax()), 1).any(1))
 
 
 def _mean_of_known(values: FloatArray) -> FloatArray:
@@ -237,6 +270,12 @@ class Confusion:
         self.images = len(hits)
         self.numbers = range(hits.shape[1])
         self.hits, self.decided, self.true, self.kind = hits, decided, true, kind
+
+    @property
+    def weighing(self) -> BoolArray:
+        """Images with more than a background; for accuracy, with any pixel that counts."""
+        held: BoolArray = self.true > 0
+        return np.asarray(held.any(1)) if self.kind == "accuracy" else _beyond_commonest(held)
 
     def of(self, weights: FloatArray) -> FloatArray:
         """F1 or IoU, mean over the classes that there are; or accuracy, pooled over all pixels."""
@@ -295,8 +334,17 @@ class ImageValues:
 
     def __init__(self, values: FloatArray) -> None:
         self.images = len(values)
-        self.known = np.isfinite(values)
+        self.known: BoolArray = np.isfinite(values)
         self.values = np.where(self.known, values, 0.0)
+
+    @property
+    def weighing(self) -> BoolArray:
+        """Images that have a value."""
+        return self.known
+
+    def among(self, which: BoolArray) -> ImageValues:
+        """The same of some images alone."""
+        return ImageValues(np.where(self.known & which, self.values, np.nan))
 
     def of(self, weights: FloatArray) -> FloatArray:
         """Weighted mean over the images that have a value."""

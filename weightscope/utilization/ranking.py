@@ -442,7 +442,11 @@ def conclude(
             return f"{text}: {_NOTHING}."
         return f"{text}, but {ablation.too_few}: {_NOTHING}; give more."
     doubt = "" if ablation is None else ablation.doubt
-    doubt = f" {doubt[0].upper()}{doubt[1:]}: give more." if doubt else ""
+    doubt = (
+        ""
+        if ablation is None or not doubt
+        else f" {doubt[0].upper()}{doubt[1:]}: {ablation.remedy}."
+    )
     if state == "unfinished":
         return (
             "The weights between the deepest level and the output are as they were initialised, to "
@@ -459,9 +463,8 @@ def conclude(
                 f" {keyword('loss')} or {keyword('metric')}."
             )
         )
-    labelled = 0 if ablation is None else ablation.images
     seen: dict[Grade, str] = {
-        "data": f" on {counted(labelled, 'image')}" if labelled else "",
+        "data": "" if ablation is None else f" on {ablation.counted}",
         "images": f" on {counted(images, 'image')}" if images else "",
         "response": " on synthetic images",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from weightscope.calls import forward_errors, own_arguments, to_device, undistur
 from weightscope.errors import keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
-from weightscope.utilization.trivial import ChannelRange, is_mask, is_prediction
+from weightscope.utilization.trivial import ChannelRange, by_channel, is_mask, is_prediction
 from weightscope.utilization.values import ValueMetric, on_device
 
 SHARING = ("aten::sigmoid", "aten::hardsigmoid", "aten::softmax", "aten::_softmax")
@@ -44,6 +44,33 @@ def are_classes(targets: Sequence[Any], dimensions: int, answer: Any) -> bool:
         )
         for leaf in leaves
     )
+
+
+def are_constant(targets: Sequence[Any], dimensions: int, ignored: Collection[Any] = ()) -> bool:
+    """Whether all targets are the same everywhere, channel by channel: a constant answers them.
+
+    Args:
+        targets: For each batch, a tensor or a container of tensors.
+        dimensions: Number of spatial dimensions of the images.
+        ignored: Values that do not count; nan never does.
+    """
+    seen: dict[tuple[int, int], float] = {}
+    for target in targets:
+        for place, leaf in enumerate(pytree.tree_tensors(target)):
+            if leaf.is_complex():
+                return False
+            channels = leaf.dim() == 2 or leaf.dim() == dimensions + 2
+            for channel, row in enumerate(by_channel(leaf) if channels else leaf.reshape(1, -1)):
+                counts = ~row.isnan() if row.is_floating_point() else torch.ones_like(row).bool()
+                for value in ignored:
+                    counts &= row != value
+                if not bool(counts.any()):
+                    continue
+                ends = row[counts].to(row.dtype if row.dtype != torch.bool else torch.uint8)
+                least, most = float(ends.min()), float(ends.max())
+                if least != most or seen.setdefault((place, channel), least) != least:
+                    return False
+    return bool(seen)
 
 
 def ends_in_shares(structure: Structure) -> bool:

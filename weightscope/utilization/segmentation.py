@@ -258,6 +258,7 @@ class SegmentationMeter:
         self._scores: list[list[NDArray[np.float32]]] = []
         self._truths: list[list[NDArray[np.bool_]]] = []
         self._counts: list[Tensor] = []
+        self._exclusive = False
 
     def add(self, output: Any) -> None:
         """Add the outputs for the next batch."""
@@ -267,6 +268,7 @@ class SegmentationMeter:
             for score, truth, valid in zip(pixels.scores, pixels.truths, pixels.valid, strict=True):
                 self._add_image(score, truth, valid)
         elif self.reader.kind == "average_precision":
+            self._exclusive = True
             for score, truth, valid in zip(
                 _probabilities(pixels.scores), pixels.truths, pixels.valid, strict=True
             ):
@@ -305,7 +307,11 @@ class SegmentationMeter:
                 "any; give more batches"
             )
         found = list(by_channel.values())
-        return found[0] if len(found) == 1 else MeanOverClasses(found, list(by_channel))
+        return (
+            found[0]
+            if len(found) == 1
+            else MeanOverClasses(found, list(by_channel), exclusive=self._exclusive)
+        )
 
 
 def _confusion(pixels: Pixels) -> Tensor:

@@ -26,8 +26,9 @@ FITTED = 64
 """Images that the constant is fitted on: it has a number per channel, and each image has many
 thousands of pixels to tell it."""
 
-SATURATED = 8.0
-"""Logit of a constant that is as good as certain."""
+SATURATED = (8.0, 30.0)
+"""Logits of constants that are as good as certain; the second for losses over all pixels, such as
+Dice's, that a thousand small shares still disturb."""
 
 CLASSES = 16
 """Channels up to which each alone is tried as the certain class."""
@@ -168,6 +169,16 @@ def best_trivial(
     return ImageValues(max(candidates, key=lambda values: sign * float(np.nanmean(values))))
 
 
+def at_even_odds(
+    metric: ValueMetric, batches: Sequence[Batch], outputs: OutputShapes, device: torch.device
+) -> float:
+    """Size of the loss of outputs that leave everything open; 0 where it has none for them."""
+    images = Images(metric, batches, outputs, device, -1.0)
+    neutral = {i: torch.zeros_like(own.mean) for i, own in outputs.ranges.items()}
+    loss = abs(_loss(images, neutral))
+    return loss if math.isfinite(loss) else 0.0
+
+
 class Images:
     """The images that candidates are judged on."""
 
@@ -267,16 +278,15 @@ def starts(images: Images) -> Iterator[Constant]:
     for middle in _target_middles(images, position):
         yield {position: own.unlink(middle)}
     channels = len(own.mean)
-    certain = torch.full_like(own.mean, -SATURATED)
-    if channels == 1:
-        yield {position: certain}
-        yield {position: -certain}
-    elif channels <= CLASSES:
-        for channel in range(channels):
-            yield {
-                position: certain
-                + 2 * SATURATED * torch.eye(channels, device="cpu").to(certain)[channel]
-            }
+    for logit in SATURATED:
+        certain = torch.full_like(own.mean, -logit)
+        if channels == 1:
+            yield {position: certain}
+            yield {position: -certain}
+        elif channels <= CLASSES:
+            for channel in range(channels):
+                one = torch.eye(channels, device="cpu").to(certain)[channel]
+                yield {position: certain + 2 * logit * one}
 
 
 def _target_middles(images: Images, position: int) -> Iterator[Tensor]:
