@@ -88,6 +88,18 @@ def test_the_model_is_left_as_it_was() -> None:
     assert_same(before, everything(model))
 
 
+def test_broken_weights_are_named_first_whatever_is_given() -> None:
+    model = mpseg_models.create_model("half_unet", width=4)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = torch.nan
+    images, masks = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    found = ws.analyze(model, batches=[(images, masks)], metric="f1", images=[images])
+    assert found.assessment.state == "broken"
+    assert found.conclusion.startswith("1 weight is NaN or infinite")
+    assert found.data is None
+    assert found.images is None
+
+
 def test_the_model_is_left_as_it_was_when_something_fails() -> None:
     model = mpseg_models.create_model("half_unet", width=4).train()
     batches = [(torch.rand(2, 3, 32, 32), torch.zeros(2))]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from weightscope.histories import RecordedHistory
+    from weightscope.statistics import ModelStatistics
     from weightscope.watching import History
 
 
@@ -182,6 +183,7 @@ def analyze(
         begin("costs")
         costs = count_costs(model, structure.inputs)
         data, synthetic, own = None, None, None
+        pairs, images, response = _unless_broken(statistics, pairs, images, response)
         if pairs is not None:
             begin("data")
             data = gather_data(
@@ -214,6 +216,13 @@ def analyze(
             response=synthetic,
             images=own,
         )
+
+
+def _unless_broken(
+    statistics: ModelStatistics, pairs: Any, images: Any, response: bool
+) -> tuple[Any, Any, bool]:
+    """What to measure by: nothing where weights are no numbers, for outputs are none either."""
+    return (None, None, False) if statistics.nonfinite else (pairs, images, response)
 
 
 def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str, Tensor] | None:

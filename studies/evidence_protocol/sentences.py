@@ -36,14 +36,20 @@ RULES = {
     "unskilled": r"On the batches given the network is (?P<how>no|hardly) better than the best "
     rf"trivial answer {COMPARED}: {NOTHING}\.",
     "unshown": r"On the batches given the network is (?P<how>no|hardly) better than the best "
-    rf"trivial answer {COMPARED}, but \d+ images are too few to be sure of it: {NOTHING}; give "
-    r"more\.",
+    rf"trivial answer {COMPARED}, but (\d+ of )?\d+ images are too few to be sure of it: "
+    rf"{NOTHING}; give more\.",
     "unknown": "Nothing in the weights shows that the network was trained, and nothing shows that "
     rf"it was not: {NOTHING}\.",
     "verdicts": r"(By [a-z0-9, ]+: )?(?P<named>(\d+ (unused|used|undecided) \([^)]*\)(; )?)+)\.",
-    "unsure": rf"The network is better than the best trivial answer {COMPARED}, but \d+ images are "
-    r"too few to be sure of it: give more\.",
+    "unsure": rf"The network is better than the best trivial answer {COMPARED}, but "
+    r"(\d+ of )?\d+ images are too few to be sure of it: give more\.",
     "few": r"(?P<have>\d+) images? decides? nothing, (?P<need>\d+) or more are needed: give more\.",
+    "light": r"(?P<have>\d+) of \d+ images? weighs? in .+? \(the others hold no label or value "
+    r"that counts in it\), and (?P<need>\d+) or more are needed: give more\.",
+    "constant": "The targets are the same everywhere, so that nothing is learned from them: give "
+    r"targets that differ\.",
+    "accuracy": "By accuracy a constant is right wherever the commonest class is; metric='f1' "
+    r"weighs what is rare as much\.",
     "unlearned": r"Of class(es)? [\d, .]+ the network shows no skill that counts: what is said by "
     r"data is not said of (it|them)\.",
     "removable": r"Nothing here can be removed on this evidence\.",
@@ -60,9 +66,10 @@ RULES = {
     r"not whether the output is right; (images= or )?batches= say more\.",
     "probabilities": r"The model returns probabilities, and \w+= takes them for logits: .*\.",
     "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",
+    "unmeasured": r"The response to (synthetic images|images=) was not measured: .*?\.(?= |$)",
     "foreign": r"No kernel (descends from initial=|is as history= recorded it)[,:] .*?\.",
-    "history": r"history= (says nothing of some kernels|holds no parameter|was recorded under).*?"
-    r"(\.(?= |$)|$)",
+    "history": r"history= (says nothing of (some kernels|any kernel)|holds no parameter|"
+    r"was recorded under).*?(\.(?= |$)|$)",
 }
 
 
@@ -138,6 +145,9 @@ def _wrong(
         "unskilled": _better(match),
         "unshown": _better(match),
         "few": _enough(match),
+        "light": _enough(match),
+        "constant": "the targets differ",
+        "unmeasured": "every network of the study answers synthetic images",
         "removable": _condemned(said),
         "hardly": _condemned(said),
         "probabilities": "no network of the study ends in a sigmoid",

@@ -12,7 +12,7 @@ from torch import nn
 
 import weightscope as ws
 from weightscope.graph import read_structure
-from weightscope.probing import Response, respond_to_images, respond_to_synthetic
+from weightscope.probing import Response, respond_to_images, respond_to_synthetic, response
 from weightscope.probing.inputs import read_images, synthetic_inputs
 from weightscope.probing.response import (
     _joined,
@@ -264,14 +264,23 @@ def test_images_are_read_as_loaders_yield_them(batch):
     assert respond_to_images(structure, [batch]).images == 2
 
 
+def test_no_numbers_for_matched_images_leave_dead_leaves(monkeypatch):
+    structure = structure_of(Mixed(0.5))
+    alone = respond_to_synthetic(structure)
+    monkeypatch.setattr(response, "matched_images", lambda _, images, __: [images[0] * math.nan])
+    assert respond_to_synthetic(structure).cuts == alone.cuts
+
+
 def test_outputs_that_are_not_finite_tell_nothing():
     broken = nn.Sequential(Mixed(0.5), nn.BatchNorm2d(1)).eval()
     broken[1].running_mean.fill_(math.nan)
     found = respond_to_synthetic(structure_of(broken))
     assert found.cuts == ()
     assert "nan or infinite" in found.failure
-    verdicts = ws.analyze(broken, example_inputs=torch.zeros(1, 1, 32, 32)).assessment.verdicts
-    assert {v.verdict for v in verdicts} == {"undecided"}
+    analysis = ws.analyze(broken, example_inputs=torch.zeros(1, 1, 32, 32))
+    assert {v.verdict for v in analysis.assessment.verdicts} == {"undecided"}
+    told = "The response to synthetic images was not measured: the outputs hold nan"
+    assert told in analysis.conclusion
     images = torch.randn(12, 1, 16, 16)
     images[3, 0, 0, 0] = math.nan
     with pytest.raises(ws.InputError, match="nan or infinite"):

@@ -114,6 +114,25 @@ def test_matched_images_come_nearer_to_what_the_norms_saw():
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_of_any_number_type_are_matched(dtype):
+    model, images = Normed(), dead_leaves(4, 2, (24, 24), seed=99)
+    (exact,) = matched_images(model, [images], lambda free: model(*free))
+    model.to(dtype)
+    (found,) = matched_images(model, [images.to(dtype)], lambda free: model(*free))
+    assert found.dtype == dtype
+    assert bool(found.isfinite().all())
+    assert (found.float() - exact).square().mean().sqrt() < 0.15
+
+
+def test_sums_of_squares_do_not_overflow():
+    model = Normed().half()
+    images = [400.0 * dead_leaves(3, 2, (24, 24), seed=99).half()]
+    (found,) = matched_images(model, images, lambda free: model(*free))
+    assert bool(found.isfinite().all())
+    assert suited_contrast(model, images, lambda free: model(*free)) == 0.01
+
+
 def test_norms_that_saw_far_weaker_images_lower_the_contrast():
     model, images = Normed(), [dead_leaves(3, 2, (24, 24), seed=99)]
     for factor, contrast in ((0.01, 1.0), (1.0, 1.0), (10.0, 1.0), (300.0, 0.01)):

@@ -315,6 +315,15 @@ NOTHING = "nothing can be concluded about which stages are used"
          "reaches it. 1 undecided (a).", "true", ["its answers vary"]),
         ("9 images decide nothing, 10 or more are needed: give more.", "true", []),
         ("19 images decide nothing, 10 or more are needed: give more.", "true", ["that is enough"]),
+        ("9 of 40 images weigh in f1 (the others hold no label or value that counts in it), and 10 "
+         "or more are needed: give more.", "true", []),
+        ("The targets are the same everywhere, so that nothing is learned from them: give targets "
+         "that differ.", "true", ["the targets differ"]),
+        ("By data on 15 of 40 images: 1 used (b).", "true", []),
+        (f"On the batches given the network is hardly better than the best trivial answer "
+         f"(accuracy 0.5 against 0.49): {NOTHING}. By accuracy a constant is right wherever the "
+         "commonest class is; metric='f1' weighs what is rare as much.", "shuffled", []),
+        ("history= says nothing of any kernel: no noise walk is derived for RMSprop.", "true", []),
         ("history= says nothing of some kernels: no noise walk is derived for RMSprop. No kernel "
          "is as history= recorded it: the weights are changed.", "true",
          ["the history is its own, and no start is given"]),

@@ -28,7 +28,7 @@ from weightscope.calls import (
     tensors_by_place,
     undisturbed,
 )
-from weightscope.errors import InputError, keyword
+from weightscope.errors import InputError, WeightscopeError, keyword
 from weightscope.graph.running import CutRuns, GraphRun, MeanActivation
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
@@ -170,7 +170,13 @@ def respond_to_synthetic(structure: Structure) -> Response:
         large = Stimuli.paint(structure, IMAGES, seed=1).scaled(contrast)
         kinds = [[large.inputs]] + ([] if matched is None else [[small.inserted(matched)]])
         answers: list[Tensor] = []
-        found = measure_response(structure, kinds, "response", answers=answers)
+        try:
+            found = measure_response(structure, kinds, "response", answers=answers)
+        except InputError:  # no numbers for matched images alone say nothing of the network
+            if matched is None:
+                raise
+            answers.clear()
+            found = measure_response(structure, kinds[:1], "response", answers=answers)
         others = other_contrasts(answers[0])
         if not others or all(cut.high >= SILENT for cut in found.cuts):
             return found
@@ -182,7 +188,12 @@ def respond_to_synthetic(structure: Structure) -> Response:
         ]
         return replace(found, cuts=tuple(cuts))
     except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
-        return Response("response", (), 0, failure=say(error))
+        return Response("response", (), 0, failure=_in_words(error))
+
+
+def _in_words(error: Exception) -> str:
+    """What an error says; its kind, too, where it is a foreign one."""
+    return str(error) if isinstance(error, WeightscopeError) else say(error)
 
 
 def other_contrasts(answers: Tensor) -> tuple[float, ...]:

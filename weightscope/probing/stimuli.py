@@ -143,25 +143,32 @@ def matched_images(
 
     Returns:
         The changed images; None where the model has no batch norm with running statistics that
-        moved, or none that the images reach.
+        moved, or none that the images reach, or where the gradients overflow.
     """
     norms = _used_norms(model)
     if not norms:
         return None
-    free = [image.clone().requires_grad_() for image in images]
-    spread = max(float(image.std()) for image in images)
+    # Adam's steps are no numbers in half precision, whose smallest is larger than its epsilon
+    free = [image.to(_exact(image)).clone().requires_grad_() for image in images]
+    spread = max(float(own.detach().std()) for own in free)
     optimizer = torch.optim.Adam(free, lr=MATCHING_RATE * spread)
     with _mismatches(norms) as terms, torch.enable_grad():
         for _ in range(MATCHING_STEPS):
             terms.clear()
-            forward(free)
+            forward([own.to(image.dtype) for own, image in zip(free, images, strict=True)])
             if not terms or not terms[0].requires_grad:
                 return None
             gradients = torch.autograd.grad(torch.stack(terms).mean(), free, allow_unused=True)
             for image, gradient in zip(free, gradients, strict=True):
                 image.grad = gradient
             optimizer.step()
-    return [image.detach() for image in free]
+    matched = [own.detach().to(image.dtype) for own, image in zip(free, images, strict=True)]
+    return matched if all(bool(image.isfinite().all()) for image in matched) else None
+
+
+def _exact(values: Tensor) -> torch.dtype:
+    """The number type in which to sum and to step: float32 or finer."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def suited_contrast(
@@ -219,13 +226,15 @@ def _mismatch_into(terms: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ..
     """A hook that adds how far a batch norm's input is from the running statistics."""
 
     def hook(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-        x = inputs[0]
+        x = inputs[0].to(_exact(inputs[0]))  # a sum of squares overflows in half precision
+        mean = norm.get_buffer("running_mean").to(x.dtype)
+        variance = norm.get_buffer("running_var").to(x.dtype)
         axes = [axis for axis in range(x.dim()) if axis != 1]
         middle = x.mean(axes, keepdim=True)
         # torch.var takes several times as long, a tenth of the whole matching
         spread = (x - middle).square().sum(axes) / (x.numel() / x.shape[1] - 1)
-        scale = variance + getattr(norm, "eps", 0.0)
+        # a channel that was always dead has no variance at all
+        scale = variance + max(getattr(norm, "eps", 0.0), torch.finfo(x.dtype).tiny)
         off = (middle.flatten() - mean).square() / scale
         # a dead channel has no variance: the floor keeps its logarithm finite
         wide = (spread / scale + 1e-3).log().square()

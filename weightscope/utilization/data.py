@@ -201,7 +201,9 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     exact = cut.keep_levels == level
     share = max(cut.drop, 0.0) / result.skill
     change = f"{result.metric} {cut.quality:.3g} to {cut.ablated:.3g}"
-    change += f", worse than the trivial {result.chance:.3g}" if share > 1.0 else ""
+    trivial = f"{result.chance:.3g}"
+    if share > 1.0 and trivial != f"{cut.ablated:.3g}":  # one figure is not worse than itself
+        change += f", worse than the trivial {trivial}"
     caveat = _threshold_caveat(result, cut)
     change += f", {caveat}" if caveat else ""
     change += f"; {describe_lost(cut.lost)}" if cut.lost else ""

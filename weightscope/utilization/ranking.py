@@ -43,6 +43,7 @@ from weightscope.utilization.scores import (
 
 if TYPE_CHECKING:
     from weightscope.probing.response import Response
+    from weightscope.utilization.ablation import AblationResult
     from weightscope.utilization.data import DataEvidence
 
 NOT_AS_RECORDED = "not as the recorded training left it (averaged, trained on or changed since)"
@@ -120,7 +121,12 @@ def assess(
         verdicts, state, statistics, data, doubt, 0 if images is None else images.images
     )
     conclusion = " ".join(filter(None, (died(responses, data), conclusion)))
-    notes = (*notes, *foreign_start(statistics, recorded), *(() if data is None else data.notes))
+    notes = (
+        *notes,
+        *not_measured(responses),
+        *foreign_start(statistics, recorded),
+        *(() if data is None else data.notes),
+    )
     if told:
         notes += (f"That it was trained says {keyword('trained', True)}, not its weights.",)
     elif trained and state in ("untrained", "unfinished"):
@@ -144,6 +150,16 @@ def died(responses: Sequence[Response], data: DataEvidence | None) -> str:
         "synthetic image" if strongest.source == "response" else f"one of {strongest.images} images"
     )
     return COLLAPSED.replace("the output", "The output", 1).replace("image", seen, 1) + "."
+
+
+def not_measured(responses: Sequence[Response]) -> tuple[str, ...]:
+    """That a response failed, in a sentence: its absence would read as if nothing responded."""
+    return tuple(
+        f"The response to {'synthetic images' if r.source == 'response' else keyword('images')} "
+        f"was not measured: {r.failure.rstrip('.')}."
+        for r in responses
+        if r.failure and r.failure != COLLAPSED
+    )
 
 
 def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -> str:
@@ -230,8 +246,9 @@ def fitting_history(
             f"{want}): it was left out; watch the network that is analysed.",
         )
     without = {d.note for d in found.values() if d.note}
+    which = "any kernel" if all(d.note for d in found.values()) else "some kernels"
     return fitting, tuple(
-        f"{keyword('history')} says nothing of some kernels: {note}." for note in without
+        f"{keyword('history')} says nothing of {which}: {note}." for note in without
     )
 
 
@@ -439,7 +456,7 @@ def conclude(
     if state == "unskilled" and ablation is not None:
         text = f"On the batches given the network is {ablation.comparison}"
         if ablation.surely_unskilled:
-            return f"{text}: {_NOTHING}."
+            return f"{text}: {_NOTHING}.{_of_a_common_class(ablation)}"
         return f"{text}, but {ablation.too_few}: {_NOTHING}; give more."
     doubt = "" if ablation is None else ablation.doubt
     doubt = (
@@ -477,6 +494,16 @@ def conclude(
             f"{keyword('metric')} with one for each output by its name judges all of them."
         )
     return _what_follows(verdicts, seen, doubt, hardly)
+
+
+def _of_a_common_class(ablation: AblationResult) -> str:
+    """What to ask where nearly everything is one class, in a sentence; else empty."""
+    if not ablation.metric.startswith("accuracy") or not ablation.skill > 0.0:
+        return ""
+    return (
+        " By accuracy a constant is right wherever the commonest class is; "
+        f"{keyword('metric', repr('f1'))} weighs what is rare as much."
+    )
 
 
 def _unlearned(classes: Sequence[int]) -> str:
