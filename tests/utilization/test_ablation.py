@@ -458,8 +458,10 @@ def test_broken_weights_are_blamed_and_not_the_targets():
     with torch.no_grad():
         model.below.weight[0] = float("nan")
     for options in ({"metric": "f1"}, {"loss": F.binary_cross_entropy_with_logits}):
-        with pytest.raises(InputError, match=r"below\.weight of TwoPaths hold nan"):
-            ws.analyze(model, batches=batches(*scenes()), **options)
+        found = ws.analyze(model, batches=batches(*scenes()), **options)
+        assert found.conclusion.startswith("2 weights are NaN or infinite (below.weight)")
+    with pytest.raises(InputError, match=r"below\.weight of TwoPaths hold nan"):
+        ablate(model, batches(*scenes()), "f1", progress=False)
 
 
 def test_a_wrapped_model_is_evaluated_too():
