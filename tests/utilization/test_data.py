@@ -315,7 +315,7 @@ def test_no_more_than_all_of_the_skill_is_lost():
     score = made({1: 2.4, 2: 0.4}, skill=0.5).score("1")
     assert "without levels 1 and deeper all of the skill is lost (f1 1 to -1.4, " in score.why
     assert score.why.endswith("worse than the trivial 0.5)")
-    as_good = made({1: 1.0 + 1e-5, 2: 0.4}, skill=0.5).score("1")
+    as_good = made({1: 0.5 + 1e-5, 2: 0.4}, skill=0.5).score("1")
     assert "all of the skill is lost" in as_good.why
     assert "worse" not in as_good.why  # than the same figure
     assert score.loss == pytest.approx(4.8)  # what ranks is not cut off
