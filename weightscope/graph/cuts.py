@@ -243,7 +243,8 @@ def _images(node: fx.Node) -> str:
 def _puts_channels_apart(node: fx.Node) -> bool:
     """Whether a reshape puts all channels into the batch, where one filter runs on each alone."""
     given = [n for n in node.all_input_nodes if makes_tensor(n)]
-    if operator_of(node) not in _RESHAPES or not makes_tensor(node) or len(given) != 1:
+    reshaped = operator_of(node) in ("aten::reshape", "aten::view")  # no transposition
+    if not reshaped or not makes_tensor(node) or len(given) != 1:
         return False
     before, after = given[0].meta["val"].shape, node.meta["val"].shape
     images = times(after[0], before[0]) if before and after else 0
