@@ -126,7 +126,7 @@ def turned(sizes: Sequence[Sequence[Any]]) -> bool:
         sizes: Spatial sizes of each tensor, symbolic where they follow the input.
     """
     symbols = sorted(free_symbols(size for of_one in sizes for size in of_one))
-    # several images have sizes of their own, and nothing tells heights from widths among their names
+    # several images have sizes of their own, and nothing tells heights from widths by their names
     if len(symbols) != 2 or any(len(of_one) < 2 for of_one in sizes):
         return False
     shapes = []
