@@ -5,10 +5,10 @@ import torch
 
 from tests.networks import UNet
 from weightscope.cost import measure_latency, measure_peak_memory
-from weightscope.graph import read_structure
+from weightscope.graph import answers, read_structure
 from weightscope.probing.response import respond_to_images, respond_to_synthetic
 from weightscope.receptive_field import effective_receptive_field
-from weightscope.truncation import checks, verify
+from weightscope.truncation import verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import make_plan
 from weightscope.utilization.data import gather_data
@@ -91,5 +91,5 @@ def test_verification_leaves_the_example_and_compares_with_the_original(structur
     assert verify(variant, export=False).passed
     assert torch.equal(example, before)
     # a graph that gives something else is seen, although the forward writes into its input
-    monkeypatch.setattr(checks, "_in_order", lambda structure: [before + 1])
-    assert "differs from what the original returns" in checks._read(variant.structure)
+    monkeypatch.setattr(answers, "in_order", lambda structure: [before + 1])
+    assert "differs from what the original returns" in answers.differs(variant.structure)
