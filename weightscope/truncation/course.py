@@ -97,6 +97,21 @@ class _State:
     fallen: int  # how often the rate fell back
 
 
+@dataclass(frozen=True)
+class _File:
+    """Where a course is kept, and what it must have been begun with.
+
+    Attributes:
+        path: The file.
+        name: A digest of all that the course hangs on but the smaller network's weights.
+        begun: A digest of the weights that it had from the original.
+    """
+
+    path: Path
+    name: str
+    begun: str
+
+
 def between_checks(steps: int) -> int:
     """Steps from one check to the next."""
     return max(1, math.ceil(steps / CHECKS))
@@ -147,20 +162,18 @@ class Course:
         self.bottleneck = next(
             ((n, m) for n, m in module.named_children() if isinstance(m, Bottleneck)), None
         )
-        self.thinned = plan.thinned
         self.new_steps = round(NEW_SHARE * steps) if self.student.new else 0
         self.trained = [*self.student.new, *self.student.kept]
         self.average = [p.detach().clone() for p in self.trained]
         self.optimizer = torch.optim.Adam(_groups(self.trained))
         if self.labelled:
             self._refuse_without_gradient()
-        self.fresh = frozenset(new)
-        self.begun = self._kept(module.state_dict())
-        self.name = self._name(plan)
+        self.fresh, self.plan = frozenset(new), plan
 
     def run(self, path: Path | None, progress: bool) -> _State:
         """Go through the steps, or through those that are left."""
-        state = self._read(path)
+        file = None if path is None else self._file(path)
+        state = None if file is None else self._read(file)
         if state is None:
             with self._turn(0):
                 state = self._begin()
@@ -174,7 +187,7 @@ class Course:
                 if state.step % every == 0 or state.step == self.steps:
                     with self._turn(state.step):
                         self._check(state)
-                    self._write(path, state)
+                    self._write(file, state)
         self.module.load_state_dict(state.best)
         return state
 
@@ -298,7 +311,7 @@ class Course:
         by_exit = zip(*(leaving[i] for i in of_it), strict=True)
         exits = [torch.cat([in_float(t) for t in parts]) for parts in by_exit]
         inner = in_float(torch.cat([entering[i] for i in of_it]))
-        kept = kept_channels(name, bottleneck, self.thinned)
+        kept = kept_channels(name, bottleneck, self.plan.thinned)
         ridge_start(bottleneck, inner, exits, called[of_it[0]][3], kept)
 
     # --- looking at what was held back ---------------------------------------------------------
@@ -376,12 +389,17 @@ class Course:
 
     # --- a course that was broken off ----------------------------------------------------------
 
-    def _name(self, plan: Plan) -> str:
+    def _file(self, path: Path) -> _File:
+        """A file for this course, as it begins."""
+        with self._turn(0):
+            return _File(path, self._name(), self._kept(self.module.state_dict()))
+
+    def _name(self) -> str:
         """What course this is: the same file must not go on with another one."""
         shapes = [[n, list(t.shape)] for n, t in self.module.state_dict().items()]
         scale = [round(v, 6) for v in self.like.variances]
         original = weights_digest(self.teacher.model)
-        text = f"{self.steps} {self.seed} {plan.to_json()} {original} {shapes} {scale}"
+        text = f"{self.steps} {self.seed} {self.plan.to_json()} {original} {shapes} {scale}"
         text += f" {self.student.frozen} {self._loss_of_original()}"
         labelled = [*self.labelled, *self.unseen]
         leaves = enumerate(pytree.tree_leaves(labelled))
@@ -400,12 +418,12 @@ class Course:
         """A digest of the weights that a smaller network has from the original."""
         return digest("", {name: t for name, t in state.items() if name not in self.fresh})
 
-    def _write(self, path: Path | None, state: _State) -> None:
-        if path is None:
+    def _write(self, file: _File | None, state: _State) -> None:
+        if file is None:
             return
         content = {
-            "name": self.name,
-            "begun": self.begun,
+            "name": file.name,
+            "begun": file.begun,
             "step": state.step,
             "start": state.start,
             "before": asdict(state.before),
@@ -417,16 +435,17 @@ class Course:
             "optimizer": self.optimizer.state_dict(),
             "unit": self.unit,
         }
-        write_pickle(content, path)
+        write_pickle(content, file.path)
 
-    def _read(self, path: Path | None) -> _State | None:
-        if path is None or not path.exists():
+    def _read(self, file: _File) -> _State | None:
+        path = file.path
+        if not path.exists():
             return None
         try:
             content = load_plain(path)
             # where the file's course came to its end, the variant may hold what it came to
             begun = (content["begun"], self._kept(content["best"]))
-            if content["name"] != self.name or self.begun not in begun:
+            if content["name"] != file.name or file.begun not in begun:
                 raise InputError(
                     f"{str(path)!r} belongs to another recovery: other images, labels, "
                     f"{keyword('loss')}, {keyword('steps')}, {keyword('seed')}, another network or "
