@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one part of the study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=("train", "respond", "score", "page", "classes"))
-    parser.add_argument("--count", type=int, default=288, help="networks of the list")
+    parser.add_argument("--count", type=int, default=352, help="networks of the list")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to score")

@@ -110,7 +110,7 @@ def test_negligible_importance(share, verdict):
 # response (SILENT, RESPONDS and their middle: tests/utilization/test_scores.py) -------------------
 def test_borders_of_the_response():
     assert (
-        0.08, 0.35, 0.25, pytest.approx(math.sqrt(0.1 * 0.25), abs=5e-4)
+        0.05, 0.35, 0.25, pytest.approx(math.sqrt(0.1 * 0.25), abs=5e-4)
     ) == (thresholds.SILENT, thresholds.RESPONDS, thresholds.RESPONDS_IN_NUMBERS,
           thresholds.RESPONSE_BORDER)  # fmt: skip
 

@@ -335,8 +335,11 @@ def protocol(
         "it ([what was found](../../decisions/response.md)), and after that, with all before them, "
         "chose the borders anew: *unused* below 0.08 in the place of 0.05, *used* above 0.35 in "
         "the place of 0.25 where the outputs are decisions. Networks from index "
-        f"{BEGIN['last']} on were trained after that, and judge; the second new ones keep the "
-        "scores by which they judged the borders of before, without history and losses.",
+        f"{BEGIN['third']} on were trained after that and judged it; then *unused* was put back to "
+        f"0.05, on all networks so far. Networks from index {BEGIN['last']} on were trained after "
+        "that, and judge. The second new networks keep the scores by which they judged the borders "
+        "of before, without history and losses, and the third ones those by which they judged "
+        "0.08; the halves before them are shown with 0.08, too.",
         "",
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",

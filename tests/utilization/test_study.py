@@ -68,12 +68,13 @@ def test_a_prefix_of_the_list_is_the_list_of_fewer():
 
 
 def test_choosing_networks_know_no_held_out_circumstance():
-    listed = jobs(240)
+    listed = jobs(290)
     choosing = [job for job in listed if job.half == "choose"]
     assert len(choosing) == 32
-    assert {job.half for job in listed[BEGIN["new"] :]} == {"new", "again", "last"}
+    assert {job.half for job in listed[BEGIN["new"] :]} == {"new", "again", "third", "last"}
     assert [job.half for job in listed[103:105]] == ["new", "again"]
-    assert [job.half for job in listed[223:225]] == ["again", "last"]
+    assert [job.half for job in listed[223:225]] == ["again", "third"]
+    assert [job.half for job in listed[287:289]] == ["third", "last"]
     for circumstance, values in HELD_OUT.items():
         assert not {getattr(job, circumstance) for job in choosing} & set(values)
         assert set(values) <= {getattr(job, circumstance) for job in listed}
