@@ -539,6 +539,10 @@ def _what_follows(
         )
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."
+    asked = {v.evidence for v in verdicts}
+    if not decided and "data" not in asked:
+        own = "" if "images" in asked else f"{keyword('images')} or "
+        text += f" {own}{keyword('batches')} say more."
     if "images" in decided:
         text += (
             " Used and unused tell here on what the output depends on these images, not whether the"
