@@ -5,6 +5,7 @@
     python studies/evidence.py score [--half choose|judge|new|again|last]
     python studies/evidence.py page [--page docs/studies/evidence]
     python studies/evidence.py classes
+    python studies/evidence.py borders
 
 Every training is a job of `studies.runner`, so that the same command goes on where it was
 interrupted.
@@ -25,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from studies.evidence_protocol.borders import measure_forms, write_borders  # noqa: E402
 from studies.evidence_protocol.classes import study_classes  # noqa: E402
 from studies.evidence_protocol.jobs import HALVES, Job, jobs  # noqa: E402
 from studies.evidence_protocol.page import write_page, write_responses  # noqa: E402
@@ -37,18 +39,20 @@ from weightscope.files import written_atomically  # noqa: E402
 
 def respond(listed: list[Job], folder: Path) -> None:
     """Measure the raw candidates for a response of every stored network."""
+    measures = {"responses": measure_responses, "forms": measure_forms}
     for job in tqdm(listed, desc="responses", unit="network"):
-        path = folder / training(job).address / "responses.json"
-        if stored(job, folder) is not None and not path.exists():
-            rows = measure_responses(job, folder)
-            with written_atomically(path) as temporary:
-                temporary.write_text(json.dumps(rows))
+        for name, measure in measures.items():
+            path = folder / training(job).address / f"{name}.json"
+            if stored(job, folder) is not None and not path.exists():
+                rows = measure(job, folder)
+                with written_atomically(path) as temporary:
+                    temporary.write_text(json.dumps(rows))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one part of the study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=("train", "respond", "score", "page", "classes"))
+    parser.add_argument("part", choices=("train", "respond", "score", "page", "classes", "borders"))
     parser.add_argument("--count", type=int, default=352, help="networks of the list")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
@@ -75,9 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
             score(job, options.out, tuple(options.ways))
     elif options.part == "classes":
         study_classes(listed, options.out, options.page)
+    elif options.part == "borders":
+        write_borders(listed, options.out, options.page)
+        print(options.page / "borders.md")
     else:
         write_page(listed, options.out, options.version or code_version(), options.page)
         write_responses(listed, options.out, options.page)
+        write_borders(listed, options.out, options.page)
         print(options.page / "index.md")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ BASELINES = {
     "near_zero": "near-zero mass 1e-2 (the paper's reading)",
     "random": "random",
 }
+MEASURED_ON = {"response": "synthetic", "images": r"\d+"}
+"""The two grades that are a response, and on what images; as the `why` of a stage has it."""
+
+CHANGED = r"(decision|number)s? changes?\b(?:(?! images).)*? on {} images"
+
 CIRCUMSTANCES = ("design", "task", "optimizer", "schedule", "start", "standard", "ema", "early",
                  "width", "levels")  # fmt: skip
 
@@ -181,7 +187,30 @@ def judge_cut(found: dict[str, Any], reduction: int, job: Job) -> dict[str, Any]
                 values = [s["score"] for s in scores if np.isfinite(s["score"])]
                 row[key] = max(values, default=np.nan)
                 row[f"{key}_verdict"] = together([s["verdict"] for s in scores])
+                if key in MEASURED_ON:
+                    own = [s for s in removed if s["reduction"] == reduction]
+                    row |= response_of_cut(own, key)
     return row
+
+
+def response_of_cut(stages: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    """The response of one cut with its interval, whatever the guards make of it.
+
+    Args:
+        stages: Those of the cut's own level.
+        key: One of `MEASURED_ON`.
+
+    Returns:
+        ``KEY_cut``, ``KEY_low`` and ``KEY_high``; and ``KEY_form``, *decision* or *number*.
+    """
+    scores = [s["scores"][key] for s in stages if key in s["scores"]]
+    forms = re.findall(CHANGED.format(MEASURED_ON[key]), " ".join(s["why"] for s in stages))
+    ends = {"cut": "score", "low": "low", "high": "high"}
+    known = [s for s in scores if np.isfinite(s["score"])]
+    return {
+        f"{key}_{end}": max((_response_of(s[k]) for s in known), default=np.nan)
+        for end, k in ends.items()
+    } | {f"{key}_form": forms[0] if forms else None}
 
 
 def together(verdicts: Sequence[str]) -> str:

@@ -1,0 +1,296 @@
+"""How many cuts each border of the response would call used or unused, and how many wrongly.
+
+Computed from ``cuts.csv`` and ``forms.csv`` beside the page, so no network is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from studies.evidence_protocol import judge
+from studies.evidence_protocol.jobs import BEGIN, Job
+from studies.evidence_protocol.page import markdown, write_csv
+from studies.evidence_protocol.tasks import TASKS
+from studies.evidence_protocol.training import archives, load_network, load_pool, training
+from studies.evidence_protocol.truth import NEGLIGIBLE
+from weightscope.files import written_atomically
+from weightscope.graph import read_structure
+from weightscope.probing import response
+from weightscope.thresholds import RESPONDS, RESPONDS_IN_NUMBERS, RESPONSE_BORDER, SILENT
+
+UNUSED = (0.02, 0.05, 0.08, 0.1, 0.12)
+USED = {"decision": (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5), "number": (0.15, 0.2, 0.25, 0.3)}
+MIDDLE = (0.06, 0.08, 0.1, 0.12, 0.14, RESPONSE_BORDER, 0.18, 0.2, 0.22, 0.25)
+CHOSEN = {"unused": SILENT, "decision": RESPONDS, "number": RESPONDS_IN_NUMBERS,
+          "middle": RESPONSE_BORDER}  # fmt: skip
+CALLED = {
+    "unused": "unused, whole interval below",
+    "decision": "decisions used, whole interval above",
+    "number": "numbers used, whole interval above",
+    "middle": "on the wrong side of the middle (of clear truth)",
+}
+RANGES = ((0, BEGIN["third"]), (BEGIN["third"], BEGIN["last"]), (BEGIN["last"], 10**6))
+"""Indices of the networks on which the borders were chosen anew, and of those that came later."""
+
+KEYS = {"response": "the model alone", "images": "images"}
+FORMS = {"kappa": "1 - kappa of the decisions", "apart": "1 - rho_c of the probabilities"}
+
+
+def groups(cuts: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The cuts of skilled networks by their indices, and of those that chose at first."""
+    part = judge.skilled(cuts)
+    found = {"that chose at first": part[part["half"] == "choose"]}
+    for first, end in RANGES:
+        own = part[(part["index"] >= first) & (part["index"] < end)]
+        found[f"index {first} to {min(end - 1, cuts['index'].max())}"] = own
+    return {name: own for name, own in found.items() if len(own)}
+
+
+# --- borders ----------------------------------------------------------------------------------
+
+
+def clear(cuts: pd.DataFrame) -> pd.Series[bool]:
+    """Whether the interval of the truth leaves out the border of what is negligible."""
+    return (cuts["lost_low"] > NEGLIGIBLE) | (cuts["lost_high"] < NEGLIGIBLE)
+
+
+def border_table(cuts: pd.DataFrame) -> pd.DataFrame:
+    """One row for each group of networks and border: cuts called so, wrong ones, clearly wrong.
+
+    Of the middle, all that it calls so are those on its wrong side.
+
+    Args:
+        cuts: From `judge.score_table`.
+    """
+    rows = []
+    for group, part in groups(cuts).items():
+        used, sure = part["used"].astype(bool), clear(part)
+        for called, borders in {"unused": UNUSED, **USED, "middle": MIDDLE}.items():
+            for border in borders:
+                row: dict[str, Any] = {"networks": group, "called": called, "border": border}
+                for key in KEYS:
+                    if called == "unused":
+                        named, wrong = part[f"{key}_high"] < border, used
+                    elif called == "middle":
+                        wrong = (part[f"{key}_cut"] > border) != used
+                        named = wrong = wrong & part[f"{key}_cut"].notna()
+                    else:
+                        of_form = part[f"{key}_form"] == called
+                        named, wrong = of_form & (part[f"{key}_low"] > border), ~used
+                    row |= {
+                        key: int(named.sum()),
+                        f"{key}_wrong": int((named & wrong).sum()),
+                        f"{key}_clearly": int((named & wrong & sure).sum()),
+                    }
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# --- forms ------------------------------------------------------------------------------------
+
+
+def forms(whole: Tensor, cut: Tensor) -> dict[str, float]:
+    """How far two answers that decide are apart, in both forms.
+
+    Args:
+        whole: Of the whole network, (images, channels, *sizes).
+        cut: Of the cut one.
+    """
+    p, q = _probabilities(whole), _probabilities(cut)
+    kinds = len(p)
+    before, after = p.argmax(0), q.argmax(0)
+    shares = [torch.bincount(d, minlength=kinds).double() / len(d) for d in (before, after)]
+    flips = float((before != after).double().mean())
+    apart, bias = (p - q).square().mean(1).sum(), (p.mean(1) - q.mean(1)).square().sum()
+    spread = p.var(1, unbiased=False).sum() + q.var(1, unbiased=False).sum() + bias
+    return {
+        "kappa": flips / max(float(1 - (shares[0] * shares[1]).sum()), 1e-9),
+        "apart": float(apart / spread.clamp_min(1e-12)),
+    }
+
+
+def _probabilities(outputs: Tensor) -> Tensor:
+    """Of every class at every position, (classes, positions)."""
+    x = outputs.flatten(2)
+    if not response.is_share(x):
+        x = x.sigmoid() if x.shape[1] == 1 else x.softmax(1)
+    x = torch.cat([1 - x, x], 1) if x.shape[1] == 1 else x
+    return x.transpose(0, 1).flatten(1).double()
+
+
+def measure_forms(job: Job, folder: Path) -> list[dict[str, Any]]:
+    """One row for each kind of images and cut, on the images that the response itself takes."""
+    model = load_network(job, folder)
+    structure = read_structure(model)
+    pool = load_pool(job, "validation", archives(folder))
+    rows: list[dict[str, Any]] = []
+    measure, compare = response.measure_response, response.compare
+
+    def record(structure: Any, kinds: Any, source: str, **rest: Any) -> response.Response:
+        if not any(row["source"] == source for row in rows):  # not at other contrasts
+            for kind, batches in enumerate(kinds):
+                pairs: list[tuple[Tensor, Tensor]] = []
+
+                def keep(w: Tensor, c: Tensor, image: Tensor) -> response.Change:
+                    pairs.append((w, c))  # noqa: B023 - called before the loop goes on
+                    return compare(w, c, image)
+
+                with mock.patch.object(response, "compare", keep):
+                    response.change_by_cut(structure, batches)
+                for i, cut in enumerate(structure.cuts):
+                    own = pairs[i :: len(structure.cuts)]
+                    whole, left = (torch.cat(parts) for parts in zip(*own, strict=True))
+                    reduction = round(structure.reductions[cut.keep_levels][0])
+                    about = {"source": source, "kind": kind, "reduction": reduction}
+                    rows.append(about | forms(whole, left))
+        return measure(structure, kinds, source, **rest)
+
+    with mock.patch.object(response, "measure_response", record), torch.no_grad():
+        response.respond_to_synthetic(structure)
+        response.respond_to_images(structure, [x for x, _ in pool.batches(20)])
+    return rows
+
+
+def form_rows(listed: Sequence[Job], folder: Path) -> pd.DataFrame:
+    """Every stored measurement of `measure_forms`, of the kind of images that shows least."""
+    parts = []
+    for job in listed:
+        path = folder / training(job).address / "forms.json"
+        rows = json.loads(path.read_text()) if path.exists() else []
+        if rows and TASKS[job.task].kind != "regression":
+            least = (
+                pd.DataFrame(rows)
+                .groupby(["reduction", "source"])[list(FORMS)]
+                .min()
+                .unstack("source")
+            )
+            least.columns = [f"{source}:{form}" for form, source in least.columns]
+            parts.append(least.reset_index().assign(name=job.name))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def form_table(cuts: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """AUC of both forms, by group of networks and images; of outputs that decide.
+
+    Args:
+        cuts: From `judge.score_table`.
+        measured: From `form_rows`.
+    """
+    both = judge.skilled(cuts.merge(measured, on=["name", "reduction"]))
+    rows = []
+    for first, end in RANGES:
+        part = both[(both["index"] >= first) & (both["index"] < end)]
+        if part.empty:
+            continue
+        for name, own in (("all", part), ("clear", part[clear(part)])):
+            row: dict[str, Any] = {
+                "networks": f"index {part['index'].min()} to {part['index'].max()}, "
+                f"{part['name'].nunique()} with skill",
+                "truth": name, "cuts": len(own),
+            }  # fmt: skip
+            for key in KEYS:
+                for form in FORMS:
+                    found = judge.grade_row(own, f"{key}:{form}")
+                    row[f"{key}:{form}"] = found["auc"]
+                    row[f"{key}:{form}:within"] = found["within"]
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
+    """Write ``borders.csv`` and ``borders.md``; ``forms.csv`` where measurements are stored.
+
+    Args:
+        listed: The jobs.
+        folder: Where they are stored.
+        target: Folder of the page; holds ``cuts.csv``.
+    """
+    measured = form_rows(listed, folder)
+    if len(measured):
+        write_csv(measured, target / "forms.csv")
+    cuts, measured = (pd.read_csv(target / f"{name}.csv") for name in ("cuts", "forms"))
+    table = border_table(cuts)
+    write_csv(table, target / "borders.csv")
+    text = [
+        "# Borders and forms of the response",
+        "",
+        "`python studies/evidence.py borders` computes all of this from `cuts.csv` and "
+        "`forms.csv`, which lie beside this page.",
+        "",
+        "## Borders",
+        "",
+        "Cuts that a border would call unused or used without any guard; in brackets those that "
+        "are wrong, after the comma those of them whose truth is clear. The borders in bold are "
+        "those that hold now.",
+        "",
+        *_border_text(cuts, table),
+        "## Forms",
+        "",
+        "AUC / within depth, on outputs that decide. Of the model alone each cut counts with the "
+        "kind of synthetic images that shows least.",
+        "",
+        _form_text(form_table(cuts, measured)),
+        "",
+        "The answers of these networks were kept at 5000 positions of each kind of images when "
+        "they were trained; `python studies/evidence.py respond` measures at all positions.",
+        "",
+    ]
+    with written_atomically(target / "borders.md") as temporary:
+        temporary.write_text("\n".join(text))
+
+
+def _border_text(cuts: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    lines = []
+    for group, part in groups(cuts).items():
+        measured = part[part["response_cut"].notna()]
+        lines += [
+            f"### Networks {group}",
+            "",
+            f"{measured['name'].nunique()} networks with skill, {len(measured)} cuts.",
+            "",
+            "| called | border | the model alone | images |",
+            "|---|--:|--:|--:|",
+        ]
+        before = ""
+        for _, row in table[table["networks"] == group].iterrows():
+            cells = [_count(row, key) for key in KEYS]
+            border = f"{row['border']:g}"
+            if row["border"] == CHOSEN[row["called"]]:
+                border = f"**{border}**"
+            called = "" if row["called"] == before else CALLED[row["called"]]
+            before = row["called"]
+            lines.append("| " + " | ".join([called, border, *cells]) + " |")
+        lines.append("")
+    return lines
+
+
+def _count(row: pd.Series[Any], key: str) -> str:
+    wrong, sure = row[f"{key}_wrong"], row[f"{key}_clearly"]
+    if row["called"] == "middle":
+        return f"{wrong} ({sure})"
+    return f"{row[key]} (0)" if not wrong else f"{row[key]} ({wrong}, {sure})"
+
+
+def _form_text(table: pd.DataFrame) -> str:
+    shown = table[["networks", "truth", "cuts"]].copy()
+    for key in KEYS:
+        for form in FORMS:
+            values = table[[f"{key}:{form}", f"{key}:{form}:within"]]
+            shown[f"{key}:{form}"] = [f"{a:.2f} / {b:.2f}" for a, b in values.to_numpy()]
+    columns = {name: (name, "{}") for name in ("networks", "truth", "cuts")} | {
+        f"{key}:{form}": (f"{title}, {of}", "{}")
+        for form, title in FORMS.items()
+        for key, of in KEYS.items()
+    }
+    return markdown(shown, columns)

@@ -1,0 +1,81 @@
+"""Borders and forms of the response, computed from the committed tables of the evidence study."""
+
+import pandas as pd
+import pytest
+import torch
+
+from studies.evidence_protocol import borders, judge
+from studies.small import ROOT
+
+PAGE = ROOT / "docs" / "studies" / "evidence"
+
+
+def cuts(**columns):
+    """Cuts of one network that may judge nothing; what is not given is that of an idle cut."""
+    given = {
+        "name": "a", "half": "third", "index": 224, "labels": "true", "skilled": True,
+        "used": False, "lost_low": 0.0, "lost_high": 0.01,
+    }  # fmt: skip
+    for key in borders.KEYS:
+        given |= {f"{key}_{end}": 0.01 for end in ("cut", "low", "high")}
+        given |= {f"{key}_form": "decision"}
+    return pd.DataFrame(given | columns)
+
+
+def counts(table, called, border):
+    row = table[(table["called"] == called) & (table["border"] == border)].iloc[-1]
+    return tuple(row[["response", "response_wrong", "response_clearly"]])
+
+
+def test_a_border_counts_what_it_calls_and_what_is_wrong_of_it():
+    table = borders.border_table(
+        cuts(
+            used=[True, True, False],
+            lost_low=[0.06, 0.04, 0.0],
+            lost_high=[0.1, 0.1, 0.01],
+            response_high=[0.07, 0.07, 0.09],
+        )
+    )
+    assert counts(table, "unused", 0.05) == (0, 0, 0)
+    assert counts(table, "unused", 0.08) == (2, 2, 1)
+    assert counts(table, "unused", 0.1) == (3, 2, 1)
+
+
+def test_decisions_and_numbers_have_borders_of_their_own():
+    table = borders.border_table(
+        cuts(response_form=["decision", "number"], response_low=0.4, response_cut=[0.5, 0.01])
+    )
+    assert counts(table, "decision", 0.35) == counts(table, "number", 0.25) == (1, 1, 1)
+    assert counts(table, "decision", 0.5) == (0, 0, 0)
+    assert counts(table, "middle", 0.1) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_both_forms_go_from_equal_answers_to_answers_that_have_nothing_in_common(channels):
+    draw = torch.Generator().manual_seed(1)
+    whole, other = (4 * torch.randn(4, channels, 64, 64, generator=draw) for _ in range(2))
+    same, none = borders.forms(whole, whole), borders.forms(whole, other)
+    assert same == pytest.approx({"kappa": 0.0, "apart": 0.0}, abs=1e-12)
+    assert none == pytest.approx({"kappa": 1.0, "apart": 1.0}, abs=0.05)
+
+
+def test_the_response_of_a_cut_is_read_with_its_own_form():
+    why = (
+        "response 0.27: 13% of the decisions change on 40 images without levels 3 and deeper; "
+        "response alone: used (response 0.9: the numbers change by 0.4 (rms; their spread is 0.5) "
+        "on synthetic images without levels 3 and deeper)"
+    )
+    score = {"score": 0.5, "low": 0.5, "high": 0.5, "verdict": "used"}
+    stages = [{"why": why, "scores": {"response": score, "images": score}}]
+    assert judge.response_of_cut(stages, "images")["images_form"] == "decision"
+    found = judge.response_of_cut(stages, "response")
+    assert found["response_form"] == "number"
+    assert found["response_cut"] == pytest.approx(judge.RESPONSE_BORDER)
+
+
+def test_the_page_follows_from_the_tables_beside_it(tmp_path):
+    for name in ("cuts", "forms"):
+        (tmp_path / f"{name}.csv").write_text((PAGE / f"{name}.csv").read_text())
+    borders.write_borders((), tmp_path, tmp_path)
+    for name in ("borders.csv", "borders.md"):
+        assert (tmp_path / name).read_text() == (PAGE / name).read_text()
