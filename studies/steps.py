@@ -1,0 +1,137 @@
+"""Does recovery regain more where a step is an orthogonal matrix, in place of Adam's?
+
+``python studies/steps.py --workers 4`` recovers every cut of `studies.regained` twice, on the same
+network, with the same images, draws, rates and number of steps: with Adam, and with steps whose
+momentum is replaced by its polar factor (Muon, Jordan et al. 2024). ``--seeds 3001`` takes one
+network of each design and task.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from studies import regained, runner, small  # noqa: E402
+from studies.small import Network  # noqa: E402
+
+VERSION = 1
+"""See `small.on_trained`."""
+
+MOMENTUM = 0.95
+
+SCALE = 0.2
+"""Of the root of a matrix's longer side: the root mean square of a step is then that of Adam's."""
+
+ROUNDS, FACTORS = 5, (3.4445, -4.7750, 2.0315)
+"""Rounds of Newton and Schulz, and the factors of the first, third and fifth power. They bring
+singular values near 1, not to it, in few rounds."""
+
+COMPARED = ["network", "task", "seed", "role", "keep", "steps"]
+
+
+class Orthogonal(torch.optim.Adam):
+    """Orthogonal steps for weights, each read as a matrix of its filters; Adam for vectors."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take one step; the gradients of the matrices are used up."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.dim() < 2 or weight.grad is None:
+                    continue
+                held = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+                held.mul_(MOMENTUM).add_(weight.grad)
+                ahead = weight.grad + MOMENTUM * held
+                matrix = ahead.flatten(1)
+                length = group["lr"] * SCALE * max(matrix.shape) ** 0.5
+                weight.sub_(length * polar(matrix).view_as(weight))
+                weight.grad = None
+        super().step(closure)
+
+
+def polar(matrix: Tensor) -> Tensor:
+    """The nearest matrix with orthogonal rows or columns, roughly."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / wide.norm().clamp_min(1e-12)
+    first, third, fifth = FACTORS
+    for _ in range(ROUNDS):
+        square = x @ x.T
+        x = first * x + (third * square + fifth * square @ square) @ x
+    return x if wide is matrix else x.T
+
+
+@contextmanager
+def orthogonal() -> Iterator[None]:
+    """Recoveries begun in here take orthogonal steps."""
+    with mock.patch.object(torch.optim, "Adam", Orthogonal):
+        yield
+
+
+def compare(network: Network, place: runner.Place) -> dict[str, Any]:
+    """Recover every cut of one network that loses enough, in both ways."""
+    settings, found = regained.Settings(network, "given"), {}
+    for way, taken in (("adam", nullcontext()), ("orthogonal", orthogonal())):
+        place.tell(way)
+        with taken:
+            found[way] = regained.regain(settings, place)["rows"]
+    return {
+        "rows": [
+            {k: one[k] for k in COMPARED}
+            | {"lost": 1 - one["cut"] / one["whole"]}
+            | {way: row["regained"] for way, row in (("adam", one), ("orthogonal", other))}
+            for one, other in zip(found["adam"], found["orthogonal"], strict=True)
+        ]
+    }
+
+
+def study(seeds: Iterable[int]) -> list[runner.Job]:
+    """Two jobs for each network: its training and the comparison."""
+    networks = [Network(*key, seed) for seed in seeds for key in regained.NETWORKS]
+    return [small.on_trained("steps", n, compare, n, VERSION) for n in networks]
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """For one removed level and for more: what is regained with both, and how often more."""
+    several = table["keep"] < small.LEVELS - 1
+    rows = []
+    for role in ("chose", "judges"):
+        for name, part in (("one level", ~several), ("more levels", several)):
+            own = table[part & (table["role"] == role)]
+            gain = own["orthogonal"] - own["adam"]
+            row = {"role": role, "removed": name, "cuts": len(own), "more": int((gain > 0).sum())}
+            for way in ("adam", "orthogonal"):
+                row |= {f"{way}, median": own[way].median(), f"{way}, least": own[way].min()}
+            rows.append(row | {"largest fall": -gain.min(), "largest rise": gain.max()})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Compare; what is finished is found again, also after an interruption."""
+    parser = small.parser(__doc__)
+    parser.add_argument("--table", type=Path, default=ROOT / "docs/studies/pareto/steps.csv")
+    parser.add_argument("--seeds", type=int, nargs="+", default=regained.SEEDS)
+    options = parser.parse_args()
+
+    def write(found: list[Mapping[str, Any]]) -> None:
+        rows = [row for result in found for row in result["rows"]]
+        small.write_table(rows, options.table)
+        print(summary(pd.DataFrame(rows)).round(3).to_string(index=False))
+
+    small.carry_out(study(options.seeds), options, write)
+
+
+if __name__ == "__main__":
+    from studies import steps  # a job's address holds the name of its module
+
+    steps.main()
