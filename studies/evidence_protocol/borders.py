@@ -209,17 +209,19 @@ def form_table(cuts: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
-    """Write ``borders.csv`` and ``borders.md``; ``forms.csv`` where measurements are stored.
+    """Write ``borders.csv`` and ``borders.md``; bring ``forms.csv`` up to what is stored.
 
     Args:
         listed: The jobs.
         folder: Where they are stored.
-        target: Folder of the page; holds ``cuts.csv``.
+        target: Folder of the page; holds ``cuts.csv`` and ``forms.csv``.
     """
-    measured = form_rows(listed, folder)
-    if len(measured):
-        write_csv(measured, target / "forms.csv")
     cuts, measured = (pd.read_csv(target / f"{name}.csv") for name in ("cuts", "forms"))
+    new = form_rows(listed, folder)
+    if len(new):  # of those that are not stored here the earlier measurements stay
+        measured = pd.concat([measured[~measured["name"].isin(new["name"])], new])
+        measured = measured.sort_values(["name", "reduction"])
+        write_csv(measured, target / "forms.csv")
     table = border_table(cuts)
     write_csv(table, target / "borders.csv")
     text = [

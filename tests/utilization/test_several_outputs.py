@@ -9,7 +9,7 @@ from tests.networks import ClassBeside, classed_images
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
-from weightscope.probing.response import Agreement, CoarserOutputs
+from weightscope.probing.response import CoarserOutputs, Concordance
 from weightscope.utilization import gather_data
 from weightscope.utilization.ablation import ablate_levels, coarser_outputs
 from weightscope.utilization.judging import one_metric
@@ -131,10 +131,10 @@ def test_a_coarser_version_has_the_probabilities_of_the_first_output():
         (2 * small, 0.97), (small.sigmoid(), 1.0), (-small, -1.0), (small.abs(), 0.0),
         (0 * small, 0.0),
     ):  # fmt: skip
-        agreement = Agreement()
+        concordance = Concordance()
         for i in range(4):
-            agreement.add(answer[i : i + 1], logits[i : i + 1])
-        assert agreement.value == pytest.approx(expected, abs=0.25)
+            concordance.add(answer[i : i + 1], logits[i : i + 1])
+        assert concordance.value == pytest.approx(expected, abs=0.25)
 
 
 def test_a_network_of_one_output_is_not_run_to_look_for_coarser_ones(structure, monkeypatch):

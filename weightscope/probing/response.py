@@ -732,7 +732,7 @@ class CoarserOutputs:
         values = [node.meta["val"] for node in structure.outputs.values()]
         kinds = [(v.dim(), hint(v.shape[1])) for v in values if v.dim() > 2]
         self._alike = len(set(kinds)) < len(kinds)
-        self._agreements: dict[str, Agreement] = {}
+        self._concordances: dict[str, Concordance] = {}
 
     def add(self, inputs: Any) -> None:
         """Look at what the network returns for the next batch."""
@@ -745,13 +745,13 @@ class CoarserOutputs:
             first, *others = found
             for place in others:
                 if _is_coarser(found[place], found[first]):
-                    agreement = self._agreements.setdefault(place, Agreement())
-                    agreement.add(found[place], found[first])
+                    concordance = self._concordances.setdefault(place, Concordance())
+                    concordance.add(found[place], found[first])
 
     @property
     def places(self) -> frozenset[str]:
         """By what gets at them in what the network returns."""
-        return frozenset(p for p, found in self._agreements.items() if found.value > AGREES)
+        return frozenset(p for p, found in self._concordances.items() if found.value > AGREES)
 
     @property
     def counted(self) -> tuple[str, ...]:
@@ -776,7 +776,7 @@ def _is_coarser(leaf: Tensor, finest: Tensor) -> bool:
     )
 
 
-class Agreement:
+class Concordance:
     """How far a coarser output agrees with the first one, averaged to as few positions.
 
     Of decisions the probabilities are compared, which a logit's size changes little, of others the
