@@ -85,6 +85,41 @@ def shapes(n: int, seed: int) -> tuple[Tensor, Tensor]:
     )
 
 
+def bars(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Bars that cross, and dots; masks of horizontal and vertical ones, of dots and crossings."""
+    images, masks = [], []
+    for index in range(n):
+        rng = np.random.default_rng([seed, index])
+        mask = np.zeros((4, SIZE, SIZE), bool)
+        for _ in range(int(rng.integers(3, 7))):
+            y, x = rng.integers(0, SIZE - 4, 2)
+            length, kind = int(rng.integers(10, 24)), int(rng.integers(2))
+            mask[kind][(slice(y, y + 2), slice(x, x + length))[:: 1 - 2 * kind]] = True
+        for _ in range(int(rng.integers(4, 9))):
+            y, x = rng.integers(0, SIZE - 3, 2)
+            mask[2, y : y + 3, x : x + 3] = True
+        mask[3] = mask[0] & mask[1]
+        image = 0.5 * mask[:3].sum(0) + 0.12 * rng.standard_normal((SIZE, SIZE))
+        images.append(image)
+        masks.append(mask)
+    return (
+        torch.from_numpy(np.stack(images)).float()[:, None],
+        torch.from_numpy(np.stack(masks)).float(),
+    )
+
+
+def bar_classes(masks: Tensor) -> Tensor:
+    """Background, horizontal alone, vertical alone, dots; one number for each pixel."""
+    found = torch.where(masks[:, 0] > 0, 1, 0)
+    found = torch.where(masks[:, 1] > 0, 2, found)
+    return torch.where(masks[:, 2] > 0, 3, found)
+
+
+def bar_shares(masks: Tensor) -> Tensor:
+    """The three of them that are not background, as labels that exclude each other."""
+    return F.one_hot(bar_classes(masks), 4).movedim(-1, 1)[:, 1:].float()
+
+
 class Below(nn.Module):
     """Logits that a constant moves far below zero, which no softmax sees."""
 
@@ -155,6 +190,7 @@ class Case:
         loss: Of outputs and targets.
         optimizer: Of the parameters.
         levels: Number of levels.
+        draw: The images and masks.
     """
 
     name: str
@@ -165,6 +201,7 @@ class Case:
     loss: Callable[[Tensor, Tensor], Tensor]
     optimizer: Optimizer
     levels: int = 4
+    draw: Callable[[int, int], tuple[Tensor, Tensor]] = shapes
 
     def build(self) -> Net:
         """The network with random weights."""
@@ -211,6 +248,29 @@ CASES = (
          (instance, nn.ReLU, "add", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3)),
     Case("three nested labels, 5 levels", "labels", nested(3), 3,
          (batch, nn.GELU, "concatenate", _end()), by_label, lambda p: torch.optim.Adamax(p, 8e-3),
+         5),
+    Case("bars that cross, 5 levels", "labels", masks_of(0, 1), 2,
+         (batch, nn.ReLU, "add", _end()), by_label, lambda p: torch.optim.NAdam(p, 4e-3), 5, bars),
+    Case("bars and dots", "labels", masks_of(0, 1, 2), 3,
+         (instance, nn.SiLU, "concatenate", _end()), by_label,
+         lambda p: torch.optim.RAdam(p, 6e-3), 4, bars),
+    Case("dots and rare crossings", "labels", masks_of(2, 3), 2,
+         (batch, nn.LeakyReLU, "answers", _end()), by_label,
+         lambda p: torch.optim.Adamax(p, 8e-3), 4, bars),
+    Case("exclusive bars by sigmoid", "labels", bar_shares, 3,
+         (batch, nn.GELU, "concatenate", _end()), by_label,
+         lambda p: torch.optim.NAdam(p, 4e-3), 5, bars),
+    Case("exclusive bars, log-softmax", "classes", bar_classes, 4,
+         (batch, nn.SiLU, "concatenate", _end(lambda: nn.LogSoftmax(1))), F.nll_loss,
+         lambda p: torch.optim.RAdam(p, 6e-3), 5, bars),
+    Case("exclusive bars, logits held below", "classes", bar_classes, 4,
+         (layer, nn.ReLU, "add", _end()), held_below, lambda p: torch.optim.Adamax(p, 8e-3),
+         4, bars),
+    Case("exclusive bars, softmax", "classes", bar_classes, 4,
+         (batch, nn.ReLU, "concatenate", _end()), F.cross_entropy,
+         lambda p: torch.optim.NAdam(p, 4e-3), 4, bars),
+    Case("two labels, 5 levels", "labels", masks_of(0, 1), 2,
+         (batch, nn.SiLU, "concatenate", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3),
          5),
 )  # fmt: skip
 
@@ -268,13 +328,13 @@ def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
     """Train, or load what was trained; measure the truth; ask the library."""
 
     def train(model: Net) -> None:
-        x, masks = shapes(TRAIN, 10 * index)
+        x, masks = case.draw(TRAIN, 10 * index)
         fit(model, case.optimizer(model.parameters()), case.loss, x, case.targets(masks))
 
     model = trained(case.build, train, index, folder / f"{index:02d}.pt")
-    x, masks = shapes(TEST, 10 * index + 1)
+    x, masks = case.draw(TEST, 10 * index + 1)
     found = truth(case, model, x, case.targets(masks))
-    bare, said = judged(model, shapes(IMAGES, 10 * index + 2)[0])
+    bare, said = judged(model, case.draw(IMAGES, 10 * index + 2)[0])
     return {"name": case.name, "kind": case.kind, "bare": bare, "said": said} | found
 
 
