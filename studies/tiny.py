@@ -9,20 +9,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import weightscope as ws
+from studies.evidence_protocol.scoring import patched
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
-from weightscope import probing
+from weightscope import thresholds
 from weightscope.files import written_atomically
 from weightscope.graph import read_structure
+from weightscope.probing.outputs import without_class
 
 SIZE, TRAIN, IMAGES, TEST, BATCH, STEPS = 48, 160, 24, 80, 8, 350
-RULES = {"without the rule": 2.0, "with the rule": probing.response.BARE}
+RULES = {"without the rule": 2.0, "with the rule": thresholds.BARE}
 """Border of the share of positions below zero in every channel; no share is above 2."""
 
 Optimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
@@ -169,7 +170,7 @@ def judged(model: Net, images: Tensor) -> tuple[float, dict[str, dict[int, dict[
     """Share of bare positions; verdict of each grade on each cut, with and without the rule."""
     found: dict[str, dict[int, dict[str, str]]] = {}
     for rule, border in RULES.items():
-        with warnings.catch_warnings(), mock.patch.object(probing.response, "BARE", border):
+        with warnings.catch_warnings(), patched({"BARE": border}):
             warnings.simplefilter("ignore")
             # of a size found by trying, as was published
             example = read_structure(model).inputs.args
@@ -183,7 +184,7 @@ def judged(model: Net, images: Tensor) -> tuple[float, dict[str, dict[int, dict[
                 for grade in ("response", "images")
             }
     with torch.no_grad():
-        bare = float(probing.response.without_class(model(images).flatten(2)).mean())
+        bare = float(without_class(model(images).flatten(2)).mean())
     return bare, found
 
 

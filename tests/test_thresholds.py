@@ -15,7 +15,8 @@ from scipy import special, stats
 from weightscope import thresholds
 from weightscope.graph.levels import _cluster
 from weightscope.movement import Displacement, StageMovement, measure_movement
-from weightscope.probing.response import Change, Figures, _joined
+from weightscope.probing.change import Change, Figures
+from weightscope.probing.response import _joined
 from weightscope.statistics.choosing import (
     Evidence,
     _misfit,

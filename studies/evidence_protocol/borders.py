@@ -23,7 +23,8 @@ from studies.evidence_protocol.training import archives, load_network, load_pool
 from studies.evidence_protocol.truth import NEGLIGIBLE
 from weightscope.files import written_atomically
 from weightscope.graph import read_structure
-from weightscope.probing import response
+from weightscope.probing import change, response
+from weightscope.probing.outputs import is_share
 from weightscope.thresholds import RESPONDS, RESPONDS_IN_NUMBERS, RESPONSE_BORDER, SILENT
 
 UNUSED = (0.02, 0.05, 0.08, 0.1, 0.12)
@@ -120,7 +121,7 @@ def forms(whole: Tensor, cut: Tensor) -> dict[str, float]:
 def _probabilities(outputs: Tensor) -> Tensor:
     """Of every class at every position, (classes, positions)."""
     x = outputs.flatten(2)
-    if not response.is_share(x):
+    if not is_share(x):
         x = x.sigmoid() if x.shape[1] == 1 else x.softmax(1)
     x = torch.cat([1 - x, x], 1) if x.shape[1] == 1 else x
     return x.transpose(0, 1).flatten(1).double()
@@ -132,19 +133,19 @@ def measure_forms(job: Job, folder: Path) -> list[dict[str, Any]]:
     structure = read_structure(model)
     pool = load_pool(job, "validation", archives(folder))
     rows: list[dict[str, Any]] = []
-    measure, compare = response.measure_response, response.compare
+    measure, compare = response.measure_response, change.compare
 
     def record(structure: Any, kinds: Any, source: str, **rest: Any) -> response.Response:
         if not any(row["source"] == source for row in rows):  # not at other contrasts
             for kind, batches in enumerate(kinds):
                 pairs: list[tuple[Tensor, Tensor]] = []
 
-                def keep(w: Tensor, c: Tensor, image: Tensor) -> response.Change:
+                def keep(w: Tensor, c: Tensor, image: Tensor) -> change.Change:
                     pairs.append((w, c))  # noqa: B023 - called before the loop goes on
                     return compare(w, c, image)
 
-                with mock.patch.object(response, "compare", keep):
-                    response.change_by_cut(structure, batches)
+                with mock.patch.object(change, "compare", keep):
+                    change.change_by_cut(structure, batches)
                 for i, cut in enumerate(structure.cuts):
                     own = pairs[i :: len(structure.cuts)]
                     whole, left = (torch.cat(parts) for parts in zip(*own, strict=True))

@@ -6,8 +6,8 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ judged by a metric, labelled images judged by the loss of the training. ``signs`
 outputs of regressions are taken for decisions too, as was done before the form of numbers."""
 
 AS_DECISIONS = {"CERTAIN": -1.0, "FOLLOWS": 1.01}
-"""Borders of `weightscope.probing.response` that no output is below, and none above."""
+"""Borders of the response that no output is below, and none above."""
 
 
 @lru_cache(maxsize=1)
@@ -51,9 +51,15 @@ def code_version() -> str:
     return digest.hexdigest()[:8]
 
 
-def patched(borders: dict[str, float]) -> AbstractContextManager[object]:
-    """Other borders of the response for a while."""
-    return mock.patch.multiple(probing.response, **borders) if borders else nullcontext()
+@contextmanager
+def patched(borders: Mapping[str, float]) -> Iterator[None]:
+    """Other borders of the response for a while, wherever they are looked up."""
+    with ExitStack() as stack:
+        for room in (probing.change, probing.outputs, probing.response):
+            own = {name: value for name, value in borders.items() if hasattr(room, name)}
+            if own:
+                stack.enter_context(mock.patch.multiple(room, **own))
+        yield
 
 
 def restore_history(job: Job, folder: Path) -> ws.watching.History:

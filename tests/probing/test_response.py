@@ -13,16 +13,10 @@ from torch import nn
 import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.probing import Response, respond_to_images, respond_to_synthetic, response
+from weightscope.probing.change import change_by_cut, compare
 from weightscope.probing.inputs import read_images, synthetic_inputs
-from weightscope.probing.response import (
-    _joined,
-    certainty,
-    change_by_cut,
-    compare,
-    measure_response,
-    other_contrasts,
-    predictions,
-)
+from weightscope.probing.outputs import certainty, predictions
+from weightscope.probing.response import _joined, measure_response, other_contrasts
 from weightscope.probing.stimuli import dead_leaves
 from weightscope.utilization.records import Score
 from weightscope.utilization.scores import score_response

@@ -9,7 +9,7 @@ from tests.networks import ClassBeside, classed_images
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.probing import respond_to_images, respond_to_synthetic
-from weightscope.probing.response import CoarserOutputs, Concordance
+from weightscope.probing.outputs import CoarserOutputs, Concordance
 from weightscope.utilization import gather_data
 from weightscope.utilization.ablation import ablate_levels, coarser_outputs
 from weightscope.utilization.judging import one_metric
@@ -139,7 +139,7 @@ def test_a_coarser_version_has_the_probabilities_of_the_first_output():
 
 def test_a_network_of_one_output_is_not_run_to_look_for_coarser_ones(structure, monkeypatch):
     found = CoarserOutputs(structure)
-    monkeypatch.setattr("weightscope.probing.response.GraphRun", None)
+    monkeypatch.setattr("weightscope.probing.outputs.GraphRun", None)
     found.add(IMAGES)
     assert found.counted == ("['seg']", "['cls']")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from weightscope.adapters import pytree
 from weightscope.errors import InputError
-from weightscope.probing.response import decides, without_class
+from weightscope.probing.change import decides
+from weightscope.probing.outputs import without_class
 from weightscope.thresholds import BARE
 from weightscope.truncation.teaching import Goals, is_answer
 

@@ -29,7 +29,7 @@ from weightscope.files import make_folder
 from weightscope.graph import read_structure
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
-from weightscope.probing.response import CoarserOutputs
+from weightscope.probing.outputs import CoarserOutputs
 from weightscope.progress import steps as steps_shown
 from weightscope.showing import counted, outputs_at
 from weightscope.statistics import measure_model

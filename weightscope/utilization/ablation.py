@@ -33,7 +33,7 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.probing.response import CoarserOutputs, predictions
+from weightscope.probing.outputs import CoarserOutputs, predictions
 from weightscope.progress import bar
 from weightscope.showing import counted, outputs_at
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, RESOLUTION, SURE

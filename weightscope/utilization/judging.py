@@ -15,7 +15,7 @@ from weightscope.arguments import attribute_of
 from weightscope.batches import Batch
 from weightscope.calls import is_complex, leaves_by_place, only_tensor, tensors_by_place
 from weightscope.errors import InputError, keyword, shown
-from weightscope.probing.response import predictions
+from weightscope.probing.outputs import predictions
 from weightscope.thresholds import RESOLUTION
 from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
 from weightscope.utilization.readings import right_answer

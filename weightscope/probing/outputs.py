@@ -1,0 +1,193 @@
+"""What a network returned: its outputs, whether they are decisions, and coarser versions of one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from weightscope.adapters.symbols import hint
+from weightscope.calls import only_tensor, tensors_by_place
+from weightscope.errors import InputError
+from weightscope.graph.running import GraphRun
+from weightscope.graph.structure import Structure
+from weightscope.thresholds import AGREES, CERTAIN, LARGEST_LOGIT
+
+
+def predictions(outputs: Any) -> dict[str, Tensor]:
+    """The tensors of floating-point numbers that a model returned for each image.
+
+    By their places among what it returned, that of the first image-like one (or of that named
+    ``logits`` or ``out``) first. Tables are signals of one position; where there are only tables,
+    signals without channels.
+    """
+    floats = {
+        place: leaf
+        for place, leaf in tensors_by_place(outputs).items()
+        if leaf.is_floating_point() and leaf.dim()
+    }
+    if not any(leaf.dim() >= 2 for leaf in floats.values()):
+        raise InputError("the network returns no image-like tensor of floating-point numbers")
+    images = any(leaf.dim() >= 3 for leaf in floats.values())
+    likely = [place for place, leaf in floats.items() if leaf.dim() >= (3 if images else 2)]
+    named = [place for place in likely if floats[place] is only_tensor(outputs)]
+    first = (named or likely)[0]
+    judged = floats[first] if images else floats[first][:, None]
+    return {first: judged} | {
+        place: leaf if leaf.dim() > 2 else leaf.reshape(len(leaf), -1, 1)
+        for place, leaf in floats.items()
+        if place != first and len(leaf) == len(judged) and leaf.numel()
+    }
+
+
+def is_share(outputs: Tensor) -> bool:
+    """Whether outputs (images, channels, positions) are probabilities already.
+
+    A single channel within 0..1, or several of which each position's sum is 1.
+    """
+    within = bool(((outputs >= 0) & (outputs <= 1)).all())
+    return within and (outputs.shape[1] == 1 or bool(((outputs.sum(1) - 1).abs() < 1e-3).all()))
+
+
+def certainty(outputs: Tensor) -> Tensor:
+    """How sure outputs are if read as logits or probabilities: 0 at equal odds, 1 at none.
+
+    Args:
+        outputs: (images, channels, positions).
+
+    Returns:
+        (images,): the mean probability of the decision, less what it is at equal odds, as a share
+        of what is left above it. 0 for numbers that are never negative and no probabilities, and
+        for numbers too large to be logits.
+    """
+    images, channels, _ = outputs.shape
+    kinds = max(channels, 2)
+    if not is_share(outputs) and float(outputs.square().mean()) > LARGEST_LOGIT**2:
+        return outputs.new_zeros(images)
+    if is_share(outputs):
+        shares = outputs if channels > 1 else torch.maximum(outputs, 1 - outputs)
+    elif not bool((outputs < 0).any()):
+        return outputs.new_zeros(images)
+    else:
+        shares = outputs.softmax(1) if channels > 1 else outputs.abs().sigmoid()
+    return (shares.amax(1).mean(-1) - 1 / kinds) * kinds / (kinds - 1)
+
+
+def without_class(outputs: Tensor) -> Tensor:
+    """Share of the positions at which every one of several channels is below zero, (images,).
+
+    Channels that exclude each other compete, and one of them is above zero nearly everywhere;
+    where each decides for itself, as before a sigmoid, the background is below zero in all.
+
+    Args:
+        outputs: (images, channels, positions).
+    """
+    if outputs.shape[1] == 1:
+        return outputs.new_zeros(len(outputs))
+    return (outputs < 0).all(1).to(outputs).mean(-1)
+
+
+class CoarserOutputs:
+    """Which outputs are coarser versions of the first one, as for deep supervision.
+
+    Outputs of as many channels at fewer positions that say on the images what the first one says
+    there; no level is of use for them alone. In doubt, as where the network is hardly trained, an
+    output is none.
+
+    Args:
+        structure: The network.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        self._structure = structure
+        values = [node.meta["val"] for node in structure.outputs.values()]
+        kinds = [(v.dim(), hint(v.shape[1])) for v in values if v.dim() > 2]
+        self._alike = len(set(kinds)) < len(kinds)
+        self._concordances: dict[str, Concordance] = {}
+
+    def add(self, inputs: Any) -> None:
+        """Look at what the network returns for the next batch."""
+        if not self._alike:
+            return
+        with torch.no_grad():
+            outputs = GraphRun(self._structure, {}).predict(inputs)
+        with suppress(InputError):  # nothing that could have a coarser version
+            found = predictions(outputs)
+            first, *others = found
+            for place in others:
+                if _is_coarser(found[place], found[first]):
+                    concordance = self._concordances.setdefault(place, Concordance())
+                    concordance.add(found[place], found[first])
+
+    @property
+    def places(self) -> frozenset[str]:
+        """By what gets at them in what the network returns."""
+        return frozenset(p for p, found in self._concordances.items() if found.value > AGREES)
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """All other outputs that hold a real number or more for each image."""
+        return tuple(
+            place
+            for place, node in self._structure.outputs.items()
+            if place not in self.places
+            and node.meta["val"].is_floating_point()
+            and node.meta["val"].dim()
+        )
+
+
+def _is_coarser(leaf: Tensor, finest: Tensor) -> bool:
+    """Whether an output has the shape of another one at fewer positions."""
+    sizes = list(zip(leaf.shape[1:], finest.shape[1:], strict=False))
+    return (
+        leaf.dim() == finest.dim() <= 5
+        and leaf.shape[1] == finest.shape[1]
+        and leaf.shape != finest.shape
+        and all(size <= whole for size, whole in sizes)
+    )
+
+
+class Concordance:
+    """How far a coarser output agrees with the first one, averaged to as few positions.
+
+    Of decisions the probabilities are compared, which a logit's size changes little, of others the
+    numbers: another quantity has other ones, though it lies where the decisions do.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | float = 0.0
+        self._certainty: list[float] = []
+
+    def add(self, coarser: Tensor, first: Tensor) -> None:
+        """Add what the whole network returned for the next batch."""
+        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[
+            coarser.dim() - 3
+        ]
+        pooled = pool(first.double(), coarser.shape[2:])  # type: ignore[arg-type]
+        pair = [t.double().flatten(2) for t in (coarser, pooled)]
+        sums = []
+        for a, b in ([_probabilities(t) for t in pair], pair):
+            moments = (torch.ones_like(a), a, b, a * a, b * b, a * b)
+            sums.append(torch.stack([moment.sum((0, 2)) for moment in moments]))
+        self._sums = self._sums + torch.stack(sums)
+        self._certainty.append(float(certainty(first.double().flatten(2)).mean()))
+
+    @property
+    def value(self) -> float:
+        """Lin's concordance; nan where nothing varies."""
+        decides = float(np.mean(self._certainty)) > CERTAIN
+        n, *moments = self._sums[0 if decides else 1]  # type: ignore[index]
+        a, b, aa, bb, ab = (moment / n for moment in moments)
+        apart = (aa - a * a) + (bb - b * b) + (a - b) ** 2
+        return float(2 * (ab - a * b).sum() / apart.sum())
+
+
+def _probabilities(outputs: Tensor) -> Tensor:
+    """What outputs (images, channels, positions) are as probabilities."""
+    if is_share(outputs):
+        return outputs
+    return outputs.softmax(1) if outputs.shape[1] > 1 else outputs.sigmoid()
