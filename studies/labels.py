@@ -115,9 +115,9 @@ def bar_classes(masks: Tensor) -> Tensor:
     return torch.where(masks[:, 2] > 0, 3, found)
 
 
-def bar_shares(masks: Tensor) -> Tensor:
-    """The three of them that are not background, as labels that exclude each other."""
-    return F.one_hot(bar_classes(masks), 4).movedim(-1, 1)[:, 1:].float()
+def in_front(classes: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The three of four classes that are not background, as labels that exclude each other."""
+    return lambda masks: F.one_hot(classes(masks), 4).movedim(-1, 1)[:, 1:].float()
 
 
 class Below(nn.Module):
@@ -257,7 +257,7 @@ CASES = (
     Case("dots and rare crossings", "labels", masks_of(2, 3), 2,
          (batch, nn.LeakyReLU, "answers", _end()), by_label,
          lambda p: torch.optim.Adamax(p, 8e-3), 4, bars),
-    Case("exclusive bars by sigmoid", "labels", bar_shares, 3,
+    Case("exclusive bars by sigmoid", "labels", in_front(bar_classes), 3,
          (batch, nn.GELU, "concatenate", _end()), by_label,
          lambda p: torch.optim.NAdam(p, 4e-3), 5, bars),
     Case("exclusive bars, log-softmax", "classes", bar_classes, 4,
@@ -272,6 +272,28 @@ CASES = (
     Case("two labels, 5 levels", "labels", masks_of(0, 1), 2,
          (batch, nn.SiLU, "concatenate", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3),
          5),
+    Case("two labels, answers added", "labels", masks_of(0, 1), 2,
+         (instance, nn.ReLU, "answers", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3)),
+    Case("large, and inside of frames", "labels", masks_of(2, 4), 2,
+         (layer, nn.SiLU, "concatenate", _end()), by_label, lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("four labels", "labels", masks_of(0, 1, 2, 4), 4,
+         (batch, nn.GELU, "add", _end()), by_label, lambda p: torch.optim.Adamax(p, 8e-3)),
+    Case("exclusive shapes by sigmoid", "labels", in_front(four_classes), 3,
+         (batch, nn.ReLU, "concatenate", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3)),
+    Case("four classes, held below, concatenated", "classes", four_classes, 4,
+         (instance, nn.SiLU, "concatenate", _end()), held_below,
+         lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("bars and dots, answers added", "labels", masks_of(0, 1, 2), 3,
+         (layer, nn.ReLU, "answers", _end()), by_label,
+         lambda p: torch.optim.Adamax(p, 8e-3), 4, bars),
+    Case("bars and rare crossings, 5 levels", "labels", masks_of(0, 3), 2,
+         (instance, nn.GELU, "concatenate", _end()), by_label,
+         lambda p: torch.optim.NAdam(p, 4e-3), 5, bars),
+    Case("exclusive bars by sigmoid, added", "labels", in_front(bar_classes), 3,
+         (layer, nn.SiLU, "add", _end()), by_label, lambda p: torch.optim.RAdam(p, 6e-3), 4, bars),
+    Case("exclusive bars, logits less 8", "classes", bar_classes, 4,
+         (batch, nn.LeakyReLU, "concatenate", _end(Below)), F.cross_entropy,
+         lambda p: torch.optim.Adamax(p, 6e-3), 4, bars),
 )  # fmt: skip
 
 
