@@ -37,6 +37,9 @@ ROUNDS, FACTORS = 5, (3.4445, -4.7750, 2.0315)
 """Rounds of Newton and Schulz, and the factors of the first, third and fifth power. They bring
 singular values near 1, not to it, in few rounds."""
 
+CHOSE = ("patch", "rings_large")
+"""Tasks of the networks, of another seed, on which the length of these steps was chosen."""
+
 COMPARED = ["network", "task", "seed", "role", "keep", "steps"]
 
 
@@ -104,12 +107,13 @@ def study(seeds: Iterable[int]) -> list[runner.Job]:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """For one removed level and for more: what is regained with both, and how often more."""
     several = table["keep"] < small.LEVELS - 1
+    judges = ~table["task"].isin(CHOSE)
     rows = []
-    for role in ("chose", "judges"):
-        for name, part in (("one level", ~several), ("more levels", several)):
-            own = table[part & (table["role"] == role)]
+    for tasks, of_task in (("judge", judges), ("chose", ~judges)):
+        for removed, of_cut in (("more levels", several), ("one level", ~several)):
+            own = table[of_task & of_cut]
             gain = own["orthogonal"] - own["adam"]
-            row = {"role": role, "removed": name, "cuts": len(own), "more": int((gain > 0).sum())}
+            row = {"tasks": tasks, "removed": removed, "cuts": len(own), "more": (gain > 0).sum()}
             for way in ("adam", "orthogonal"):
                 row |= {f"{way}, median": own[way].median(), f"{way}, least": own[way].min()}
             rows.append(row | {"largest fall": -gain.min(), "largest rise": gain.max()})

@@ -40,11 +40,11 @@ def test_only_recoveries_inside_take_them():
 
 def test_the_summary_keeps_cuts_of_one_level_apart():
     rows = [
-        {"role": "judges", "keep": 3, "adam": 0.9, "orthogonal": 0.8},
-        {"role": "judges", "keep": 1, "adam": 0.7, "orthogonal": 0.9},
-        {"role": "judges", "keep": 2, "adam": 0.8, "orthogonal": 0.75},
+        {"task": "discs", "keep": 3, "adam": 0.9, "orthogonal": 0.8},
+        {"task": "discs", "keep": 1, "adam": 0.7, "orthogonal": 0.9},
+        {"task": "discs", "keep": 2, "adam": 0.8, "orthogonal": 0.75},
     ]
-    one, more = steps.summary(pd.DataFrame(rows)).query("cuts > 0").to_dict("records")
+    more, one = steps.summary(pd.DataFrame(rows)).query("cuts > 0").to_dict("records")
     assert (one["removed"], one["cuts"], one["more"]) == ("one level", 1, 0)
     assert (more["removed"], more["cuts"], more["more"]) == ("more levels", 2, 1)
     assert more["largest fall"] == pytest.approx(0.05)
