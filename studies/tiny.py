@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,14 +18,18 @@ from torch.nn import functional as F
 import weightscope as ws
 from studies.evidence_protocol.scoring import patched
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
-from weightscope import thresholds
 from weightscope.files import written_atomically
 from weightscope.graph import read_structure
 from weightscope.probing.outputs import without_class
 
 SIZE, TRAIN, IMAGES, TEST, BATCH, STEPS = 48, 160, 24, 80, 8, 350
-RULES = {"without the rule": 2.0, "with the rule": thresholds.BARE}
-"""Border of the share of positions below zero in every channel; no share is above 2."""
+Rules = Mapping[str, Callable[[], AbstractContextManager[object]]]
+RULES: Rules = {
+    "without the rule": lambda: patched({"BARE": 2.0}),
+    "with the rule": nullcontext,
+}
+"""What holds while a network is judged. No share of positions below zero in every channel is above
+2, so without the rule nothing is read as labels."""
 
 Optimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -166,11 +171,13 @@ def taps(model: Net) -> dict[int, list[nn.Module]]:
     return {level: [module] for level, module in enumerate(model.back, 1)}
 
 
-def judged(model: Net, images: Tensor) -> tuple[float, dict[str, dict[int, dict[str, str]]]]:
-    """Share of bare positions; verdict of each grade on each cut, with and without the rule."""
+def judged(
+    model: Net, images: Tensor, rules: Rules = RULES
+) -> tuple[float, dict[str, dict[int, dict[str, str]]]]:
+    """Share of bare positions; verdict of each grade on each cut, by each rule."""
     found: dict[str, dict[int, dict[str, str]]] = {}
-    for rule, border in RULES.items():
-        with warnings.catch_warnings(), patched({"BARE": border}):
+    for rule, holding in rules.items():
+        with warnings.catch_warnings(), holding():
             warnings.simplefilter("ignore")
             # of a size found by trying, as was published
             example = read_structure(model).inputs.args

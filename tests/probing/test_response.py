@@ -512,6 +512,11 @@ def test_labels_of_their_own_and_classes_that_exclude_each_other_must_agree():
     assert found.value < 0.05
     assert found.high > 0.25
     assert found.worst_part == 0
+    other = whole.clone()
+    other[:, 1] = torch.where((whole < 0).all(1), -1.0, whole[:, 1])  # no label changes
+    found = _joined(1, [compare(whole, other, torch.zeros(12, 1, 16, 16)).figures(rows)])
+    assert found.value == found.low == 0.0 < 0.35 < found.high
+    assert score_response(Response("images", (found,), 12), 1).verdict == "undecided"
     one_of_two = torch.stack([whole[:, 0], -whole[:, 0]], 1)
     assert float(compare(one_of_two, one_of_two, torch.zeros(12, 1, 16, 16)).bare.mean()) == 0.0
 
