@@ -20,6 +20,7 @@ from matrix import (
     held_back_again,
     held_back_fifth,
     held_back_fourth,
+    held_back_seventh,
     held_back_sixth,
     held_back_third,
 )
@@ -482,6 +483,7 @@ for _name, _entry in {
     **held_back_fourth.HELD_BACK_FOURTH,
     **held_back_fifth.HELD_BACK_FIFTH,
     **held_back_sixth.HELD_BACK_SIXTH,
+    **held_back_seventh.HELD_BACK_SEVENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -498,5 +500,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back_fourth.HELD_BACK_FOURTH.items()},
     **{name: network.truth for name, network in held_back_fifth.HELD_BACK_FIFTH.items()},
     **{name: network.truth for name, network in held_back_sixth.HELD_BACK_SIXTH.items()},
+    **{name: network.truth for name, network in held_back_seventh.HELD_BACK_SEVENTH.items()},
 }
 """The truth about every network, by name."""

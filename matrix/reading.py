@@ -23,6 +23,7 @@ from matrix.held_back import HELD_BACK
 from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
+from matrix.held_back_seventh import HELD_BACK_SEVENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
 from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.networks import NETWORKS, TRUTHS
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [n for n in names if n not in rows],
                 TRUTHS,
                 {
+                    "Held back, seventh": HELD_BACK_SEVENTH,
                     "Held back, sixth": HELD_BACK_SIXTH,
                     "Held back, fifth": HELD_BACK_FIFTH,
                     "Held back, fourth": HELD_BACK_FOURTH,
