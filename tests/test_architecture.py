@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "restoring": set(),
     "progress": set(),
     "files": {"errors", "arguments"},
-    "adapters": {"errors"},
+    "adapters": {"errors", "restoring"},
     "copies": {"calls"},
     "movement": set(),
     "calls": {"errors", "restoring"},
@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "histories": {"errors", "checkpoints", "movement", "watching"},
     "truncation": {
         "errors",
+        "restoring",
         "copies",
         "probing",
         "calls",

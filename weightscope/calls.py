@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.errors import ForwardError, InputError, WeightscopeError, shown
-from weightscope.restoring import Step, as_it_is, lend_iterators, reached
+from weightscope.restoring import Step, as_it_is, finished, lend_iterators, reached
 
-_MOST_TRIES = 10  # of a step that is interrupted again and again
 _SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met
 
 
@@ -241,31 +240,6 @@ def named_errors(what: str, hint: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(f"{what} raised {say(error)}{hint}") from error
-
-
-def finished(*steps: Callable[[], object]) -> None:
-    """Run every step, whatever lands in it.
-
-    Args:
-        steps: What may run twice: an interrupted step is run again.
-
-    Raises:
-        BaseException: The first that a step raised or that landed in it, after the last step.
-    """
-    first: BaseException | None = None
-    tries = done = 0
-    while done < len(steps):
-        try:
-            while done < len(steps):
-                steps[done]()
-                tries, done = 0, done + 1
-        except BaseException as error:  # noqa: BLE001 - raised below
-            first = first or error
-            tries += 1
-            if isinstance(error, Exception) or tries == _MOST_TRIES:
-                tries, done = 0, done + 1
-    if first is not None:
-        raise first
 
 
 @contextmanager

@@ -26,6 +26,7 @@ MOST = 100_000
 """Objects that are looked through: a model may hold whoever trained it, and all the data of that
 one. What is near comes first."""
 
+_MOST_TRIES = 10  # of a step that is interrupted again and again
 _ATOMS = (int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device)
 _CONTAINERS = (dict, list, tuple, set, deque)
 _ITERATORS: tuple[type, ...] = (count, cycle, type(iter([])), type(iter(())), type(iter(range(0))))
@@ -117,6 +118,31 @@ def lend_iterators(found: Iterable[Any]) -> None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 and later
                     value[key] = copy.copy(held)
+
+
+def finished(*steps: Callable[[], object]) -> None:
+    """Run every step, whatever lands in it.
+
+    Args:
+        steps: What may run twice: an interrupted step is run again.
+
+    Raises:
+        BaseException: The first that a step raised or that landed in it, after the last step.
+    """
+    first: BaseException | None = None
+    tries = done = 0
+    while done < len(steps):
+        try:
+            while done < len(steps):
+                steps[done]()
+                tries, done = 0, done + 1
+        except BaseException as error:  # noqa: BLE001 - raised below
+            first = first or error
+            tries += 1
+            if isinstance(error, Exception) or tries == _MOST_TRIES:
+                tries, done = 0, done + 1
+    if first is not None:
+        raise first
 
 
 def _refill(container: Any, contents: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from weightscope import analyze
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import read_structure, rebuild
-from weightscope.truncation import verify
+from weightscope.truncation import load, save, verify
+from weightscope.truncation.building import whole
 from weightscope.truncation.images import make_pool, together
 from weightscope.truncation.recovery import forwards
 
@@ -102,7 +105,7 @@ def test_the_same_values_are_taken_and_those_left_out_are_the_forwards_own() -> 
 def test_another_value_than_the_default_is_asked_for() -> None:
     model = Options().eval()
     graph = rebuild(read_structure(model, {"scale": 2.0, "x": IMAGE}))
-    with pytest.raises(TypeError, match="scale"):
+    with pytest.raises(InputError, match=r"scale is left out, .* read with 2\.0 .*; give scale"):
         graph(IMAGE)
     torch.testing.assert_close(graph(IMAGE, 2.0), model(IMAGE, 2.0), rtol=0, atol=0)
 
@@ -282,6 +285,113 @@ def test_arguments_that_the_example_left_out_are_named() -> None:
         graph(IMAGE, other=1)
     with pytest.raises(TypeError, match="positional"):
         graph(IMAGE, 1.0, "a", False, (1, 2), None, None, 0)
+
+
+class Optional(Plain):
+    """Adds what it is given, each argument with another factor."""
+
+    def added(self, x: Tensor, *given: Any) -> Tensor:
+        y = super().forward(x)
+        factors = range(1, 1 + len(given))
+        return y + sum(f * v for f, v in zip(factors, given, strict=True) if v is not None)
+
+
+class Four(Optional):
+    def forward(
+        self, x: Tensor, a: Any = None, b: Any = None, c: Any = None, *, d: Any = None
+    ) -> Tensor:
+        return self.added(x, a, b, c, d)
+
+
+class Scaled(Optional):
+    def forward(self, x: Tensor, /, a: Any = 3.0, *more: Tensor, d: Any = 0.5, **named: Any) -> Any:
+        return self.added(x, a, d, named.get("e"), *more)
+
+
+T, U = torch.tensor([[[[2.0]]]]), torch.tensor([[[[7.0]]]])
+CALLS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    (args, named)
+    for args in (
+        (), (T,), (T, U), (None, T), (T, None, U), (None, None, T), (T, U, T), (3.0,), (3.0, T, U)
+    )
+    for named in ({}, {"d": T}, {"d": 0.5}, {"d": None}, {"b": U}, {"c": U, "a": T}, {"e": U})
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "example"),
+    [
+        (Four, {"x": IMAGE, "b": T}),
+        (Four, {"c": T, "a": T, "x": IMAGE}),
+        (Four, (IMAGE, None, T)),
+        (Four, {"x": IMAGE, "d": T}),
+        (Four, {"x": IMAGE, "a": None, "c": T, "d": T}),
+        (Scaled, (IMAGE,)),
+        (Scaled, (IMAGE, T)),
+        (Scaled, (IMAGE, 3.0, T, U)),
+    ],
+)
+def test_arguments_are_placed_as_the_forward_places_them(kind: Any, example: Any) -> None:
+    model = kind().eval()
+    structure = read_structure(model, example)
+    rebuilt = rebuild(structure)
+    variant = rebuild(structure, copy.deepcopy(rebuilt))
+    accepted = 0
+    for args, named in CALLS:
+        try:
+            expected = model(IMAGE, *args, **named)
+        except TypeError:
+            for graph in (rebuilt, variant):
+                with pytest.raises(TypeError):
+                    graph(IMAGE, *args, **named)
+            continue
+        for graph in (rebuilt, variant):
+            try:
+                found = graph(IMAGE, *args, **named)
+            except InputError as error:
+                assert re.match(r"(a|b|c|d|e|more_\d) (is|was)", str(error))  # noqa: PT017
+                assert "example_inputs=" in str(error)  # noqa: PT017
+            else:
+                torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+                accepted += 1
+    assert accepted >= 2
+
+
+def test_arguments_that_were_read_as_tensors_stay_tensors() -> None:
+    graph = rebuild(read_structure(Four(), {"x": IMAGE, "b": T}))
+    for call in ({}, {"b": None}, {"b": 2.0}, {"b": [T]}, {"b": T.numpy()}):
+        with pytest.raises(InputError, match=r"^b(\[0\])? is .* was read with a tensor"):
+            graph(IMAGE, **call)
+    with pytest.raises(InputError, match="a was not among the arguments"):
+        graph(IMAGE, T)
+
+
+class Listed(Plain):
+    def forward(self, x: Tensor, extra: Any) -> Tensor:
+        return super().forward(x) + sum(extra)
+
+
+def test_a_list_of_another_length_is_refused() -> None:
+    graph = rebuild(read_structure(Listed(), (IMAGE, [T, U])))
+    assert torch.equal(graph(IMAGE, (T, U)), graph(IMAGE, [T, U]))
+    for extra in ([T], [T, U, T]):
+        with pytest.raises(InputError, match=r"extra is .*read with 2 tensors"):
+            graph(IMAGE, extra)
+
+
+def test_a_variant_places_arguments_after_all_that_is_done_with_it(tmp_path: Path) -> None:
+    model, named = Four().eval(), {"x": IMAGE, "b": T}
+    variant = whole(read_structure(model, named))
+    save(variant, tmp_path / "v.safetensors")
+    loaded = load(tmp_path / "v.safetensors", lambda: copy.deepcopy(model))
+    exported = torch.export.export(variant.module, (IMAGE,), {"b": T}).module()
+    expected = model(IMAGE, b=T)
+    torch.testing.assert_close(exported(IMAGE, b=T), expected)
+    modules = [v.module for v in (variant, loaded, copy.deepcopy(variant))]
+    for module in [*modules, copy.copy(loaded.module)]:
+        torch.testing.assert_close(module(IMAGE, None, T), expected)
+        with pytest.raises(InputError, match="a was not among the arguments"):
+            module(IMAGE, T)
 
 
 class Remembering(Plain):

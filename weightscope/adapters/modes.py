@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from weightscope.errors import InputError
+from weightscope.restoring import finished
 
 
 @contextmanager
@@ -28,6 +30,76 @@ try:
     from torch.utils._python_dispatch import _disable_current_modes as _leaving_modes
 except ImportError:  # another version of torch
     _leaving_modes = _refusing_modes
+
+
+try:
+    from torch._ops import _len_torch_dispatch_stack_pre_dispatch as _modes_before_autograd
+    from torch.overrides import _get_current_function_mode_stack as _function_modes
+    from torch.overrides import _pop_mode as _pop_function_mode
+    from torch.overrides import _push_mode as _push_function_mode
+    from torch.utils import _python_dispatch
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as _dispatch_modes
+    from torch.utils._python_dispatch import _pop_mode, _push_mode
+except ImportError:  # another version of torch
+    _python_dispatch = None  # type: ignore[assignment]
+
+_FLAGS = (
+    "_is_in_torch_dispatch_mode",
+    "_is_in_non_infra_torch_dispatch_mode",
+    "_is_in_any_mode_without_ignore_compile_internals",
+)
+
+
+class _Entered:
+    """The modes of this thread as they are now, in the order in which they were entered."""
+
+    def __init__(self) -> None:
+        self.functions, self.dispatch = _function_modes(), _dispatch_modes()
+        self.before_autograd = _modes_before_autograd()
+        self.flags = {
+            n: getattr(_python_dispatch, n) for n in _FLAGS if hasattr(_python_dispatch, n)
+        }
+        self.gradients = torch.is_grad_enabled()
+
+    def put_back(self) -> None:
+        """Make them what they were; what is right already is not touched."""
+        _make_same(_function_modes, self.functions, _pop_function_mode, _push_function_mode)
+        while _modes_before_autograd() > self.before_autograd:
+            _pop_mode(torch._C.DispatchKey.PreDispatch)
+        _make_same(_dispatch_modes, self.dispatch, _pop_mode, _push_mode)
+        for name, flag in self.flags.items():
+            setattr(_python_dispatch, name, flag)
+        torch.set_grad_enabled(self.gradients)
+
+
+def _make_same(
+    now: Callable[[], list[Any]],
+    before: list[Any],
+    pop: Callable[[], Any],
+    push: Callable[[Any], Any],
+) -> None:
+    """Make a stack of modes what it was."""
+    while now() != before[: len(now())]:
+        pop()
+    for mode in before[len(now()) :]:
+        push(mode)
+
+
+@contextmanager
+def modes_kept() -> Iterator[None]:
+    """Leave the caller's modes as they were, also where an interrupt lands between two of them.
+
+    It may land inside of a mode's own ``__enter__``, after the mode has put itself on its stack, or
+    in its ``__exit__`` before it has left: no other ``finally`` would take it off.
+    """
+    if _python_dispatch is None:
+        yield
+        return
+    before = _Entered()
+    try:
+        yield
+    finally:
+        finished(before.put_back)
 
 
 class _Turns:
@@ -54,6 +126,7 @@ class _Turns:
             yield
         finally:
             if held:
+                nn.Module.__call__ = self.call  # type: ignore[method-assign]
                 self.holder = 0
                 self.turn.release()
 
@@ -87,8 +160,9 @@ def outside_modes() -> Iterator[None]:
     forward may count on it; what the library makes says its device. The default dtype belongs to
     the whole process and stays too.
     """
-    with ExitStack() as stack:
+    with modes_kept(), ExitStack() as stack:
         stack.enter_context(_leaving_modes())
+        stack.enter_context(modes_kept())  # what is left over would be in the way of the caller's
         stack.enter_context(torch.inference_mode(False))  # gradients are on again too
         for kind in _AUTOCAST:
             if torch.is_autocast_enabled(kind):

@@ -21,7 +21,7 @@ from weightscope.adapters.dispatch import (
     TorchDispatchMode,
     storage_of,
 )
-from weightscope.adapters.modes import alone
+from weightscope.adapters.modes import alone, modes_kept
 from weightscope.adapters.schemas import is_operator, packet
 from weightscope.adapters.tracing import quiet
 from weightscope.calls import checked_arguments, fresh, held_tensors, random_state, say
@@ -243,7 +243,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         rule = self._rule(func)
         if rule is None and is_operator(func) and func is not DEVICE_OPERATOR:
-            with self:  # composite operators arrive whole under inference mode
+            with modes_kept(), self:  # composite operators arrive whole under inference mode
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out

@@ -18,7 +18,7 @@ from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import SizeWriter, is_symbolic, key
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
-from weightscope.graph.fixed import note_left_out, note_values
+from weightscope.graph.fixed import note_signature, note_values, nth
 from weightscope.graph.nodes import (
     argument,
     arguments,
@@ -213,7 +213,7 @@ class _Builder:
         heads = {name: self.graph.placeholder(name) for name in ordered}
         for name, head in heads.items():
             note_values(self.model, head, held[name])
-        note_left_out(self.model, [*heads.values()])
+        note_signature(self.model, [*heads.values()], self.inputs)
         next(iter(heads.values())).meta["decisions"] = self.capture.decisions
         for node, (path, _) in zip(users, leaves, strict=True):
             where = path[1]
@@ -433,7 +433,7 @@ def _argument_names(model: nn.Module, count: int) -> list[str]:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             names.append(parameter.name)
         elif parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}_{i}" for i in range(count - len(names))]
+            names += [nth(parameter.name, i) for i in range(count - len(names))]
     return names[:count]
 
 

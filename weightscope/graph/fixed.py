@@ -2,8 +2,8 @@
 
 A coarse graph notes on its placeholders the axes of an image (``meta["space"]``), whether it counts
 the images of a batch (``meta["counts"]``), and the leaves of an argument that were no tensors
-(``meta["fixed"]``, by the path inside the argument). Its first placeholder notes the arguments of
-the forward that the example left out (``meta["left_out"]``).
+(``meta["fixed"]``, by the path inside the argument). Its first placeholder notes what the forward
+takes (``meta["signature"]``): the arguments of a call are placed as the forward would.
 """
 
 from __future__ import annotations
@@ -14,15 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx, nn
 
 from weightscope.adapters.symbols import decided_alike, hint, is_symbolic, key
 from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError, keyword, shown
+from weightscope.graph.structure import ExampleInputs
 from weightscope.showing import counted
 
 _NO_DEFAULT = inspect.Parameter.empty
 _SIZES_KEPT = 64  # answers for the last sizes that a module was called with
+_NO_TENSORS = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    np.ndarray,
+)  # what a tracer hands on is none of these
 _LONGEST = 60  # characters of a value in a message
 
 
@@ -35,10 +45,9 @@ class Fixed:
         sizes: Sizes of the images that are numbers, by argument and axis.
         images: Number of images of a batch where it is a number, by argument.
         values: What was no tensor in an argument, by argument and path inside it; ``Tensor`` stands
-            for the tensors beside it.
+            for a tensor.
         defaults: What stands for an argument that is left out.
-        left_out: Arguments of the forward that are none of the graph's, with the default that it
-            computes with; those that can be given by position first and in their order.
+        signature: What the forward takes.
         free: Sizes of the images that are free: the symbol, and the size that it was read at, by
             argument and axis.
         alike: Whether the forward takes the way that was read where the symbols have other sizes.
@@ -49,67 +58,75 @@ class Fixed:
     images: Mapping[str, int]
     values: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Any]
-    left_out: Mapping[str, Any]
+    signature: inspect.Signature
     free: Mapping[str, Mapping[int, tuple[str, int]]]
     alike: Callable[[tuple[tuple[str, int], ...]], bool]
 
-    def complete(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call, with the defaults of what it leaves out.
+    @functools.cached_property
+    def left_out(self) -> dict[str, Any]:
+        """Arguments of the forward that are none of the graph's, with the default."""
+        declared = self.signature.parameters.values()
+        absent = [p for p in declared if p.name not in self.names]
+        return {p.name: p.default for p in absent if p.default is not p.empty}
+
+    def in_order(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The arguments of a call in the order of the graph, placed as the forward places them.
 
         Raises:
-            InputError: A call with another size or value than the network was read with, or with
-                an argument that it was read without.
+            TypeError: The forward takes no such call.
+            InputError: A call with another size or value than the network was read with, with an
+                argument that it was read without, or without one that it was read with.
         """
-        args, kwargs = self._without_left_out(args, kwargs)
-        placed = dict(zip(self.names, args, strict=False))
-        left_out = {n: v for n, v in self.defaults.items() if n not in placed and n not in kwargs}
-        self._refuse_other_sizes({**placed, **kwargs})
-        self._refuse_other_ways({**placed, **kwargs})
-        self._refuse_other_batches({**placed, **kwargs})
-        self._refuse_other_values({**placed, **kwargs})
-        return args, {**kwargs, **left_out}
+        given = self._by_name(args, kwargs)
+        self._refuse_more(given)
+        self._refuse_fewer(given)
+        self._refuse_other_sizes(given)
+        self._refuse_other_ways(given)
+        self._refuse_other_batches(given)
+        self._refuse_other_values(given)
+        return [given[n] if n in given else self.defaults[n] for n in self.names]
 
-    def _without_left_out(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A call without the arguments that the network was read without, where these are default.
+    def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What is given for each argument; those of ``*more`` are ``more_0``, ``more_1``."""
+        given: dict[str, Any] = {}
+        for name, value in self.signature.bind(*args, **kwargs).arguments.items():
+            kind = self.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                given |= {nth(name, index): item for index, item in enumerate(value)}
+            else:
+                given |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+        return given
 
-        Raises:
-            InputError: One of them is something else.
-        """
-        more = args[len(self.names) :]
-        given = dict(zip(self.left_out, more, strict=False))
-        given |= {name: value for name, value in kwargs.items() if name in self.left_out}
-        for name, value in given.items():
-            if not _same(value, self.left_out[name]):
-                raise InputError(
-                    f"{name} was not among the arguments that this network was read with, which"
-                    f" computes with the default, {_text(self.left_out[name])}; analyse the"
-                    f" original with {keyword('example_inputs')} that hold {name}, a tensor where"
-                    " its values vary"
-                )
-        short = args if len(more) > len(self.left_out) else args[: len(self.names)]
-        return short, {name: value for name, value in kwargs.items() if name not in self.left_out}
-
-    def in_order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        """All arguments of a call, in the order of the graph.
-
-        Raises:
-            InputError: A call with other arguments, sizes or values than the network was read with.
-        """
-        args, kwargs = self.complete(args, kwargs)
-        given = dict(zip(self.names, args, strict=False)) | kwargs
-        absent = [name for name in self.names if name not in given]
-        other = [*(name for name in kwargs if name not in self.names), *args[len(self.names) :]]
-        if absent or other:
+    def _refuse_more(self, given: dict[str, Any]) -> None:
+        for name in given.keys() - self.names:
+            if name not in self.left_out:
+                without = ""
+            elif _same(given[name], self.left_out[name]):
+                continue
+            else:
+                without = f", which computes with the default, {_text(self.left_out[name])}"
             raise InputError(
-                f"this network was read with the arguments {', '.join(self.names)}, and a batch"
-                f" holds {'no ' + ', '.join(absent) if absent else 'others'}; give each batch as"
-                f" {keyword('example_inputs')} is, a tuple or a dict of all of them"
+                f"{name} was not among the arguments that this network was read with{without};"
+                f" analyse the original with {keyword('example_inputs')} that hold {name}, a tensor"
+                " where its values vary"
             )
-        return [given[name] for name in self.names]
+
+    def _refuse_fewer(self, given: Mapping[str, Any]) -> None:
+        for name in self.names:
+            if name not in given and name not in self.defaults:
+                raise InputError(
+                    f"{name} is left out, and this network was read with {self._read(name)} and"
+                    f" computes with that; give {name}, or analyse the original with"
+                    f" {keyword('example_inputs')} without it"
+                )
+
+    def _read(self, name: str) -> str:
+        """What an argument was when the network was read."""
+        values = self.values[name]
+        if values.keys() == {""}:
+            return _text(values[""])
+        tensors = all(value is Tensor for value in values.values())
+        return counted(len(values), "tensor") if tensors else _text([*values.values()])
 
     def _refuse_other_sizes(self, given: Mapping[str, Any]) -> None:
         for name, sizes in self.sizes.items():
@@ -160,9 +177,9 @@ class Fixed:
                 continue
             where = wrong or ""
             got = found[wrong] if wrong is not None else given[name]
-            read = values[wrong] if wrong is not None else [*values.values()]
+            read = _text(values[wrong]) if wrong is not None else self._read(name)
             raise InputError(
-                f"{name}{where} is {_text(got)}, and this network was read with {_text(read)} and"
+                f"{name}{where} is {_text(got)}, and this network was read with {read} and"
                 f" computes with that; analyse the original with {keyword('example_inputs')} of"
                 " the value that you use, or a tensor where the forward takes one"
             )
@@ -189,7 +206,7 @@ def fixed_in(graph: fx.Graph) -> Fixed:
         },
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
-        left_out=nodes[0].meta.get("left_out", {}) if nodes else {},
+        signature=nodes[0].meta["signature"] if nodes else inspect.Signature(),
         free={str(n.target): free for n in nodes if (free := _free(n))},
         alike=_alike(nodes[0].meta.get("decisions", {}) if nodes else {}),
     )
@@ -212,26 +229,34 @@ def _free(node: fx.Node) -> dict[int, tuple[str, int]]:
     return {axis: (key(size), hint(size)) for axis, size in sizes.items() if is_symbolic(size)}
 
 
-def note_left_out(model: nn.Module, nodes: Sequence[fx.Node]) -> None:
-    """Note on the first placeholder which arguments of the forward the example left out.
+def nth(name: str, index: int) -> str:
+    """Name of one of the arguments that ``*name`` takes."""
+    return f"{name}_{index}"
+
+
+def note_signature(model: nn.Module, nodes: Sequence[fx.Node], inputs: ExampleInputs) -> None:
+    """Note on the first placeholder what the forward takes.
 
     Args:
         model: Whose forward it is.
         nodes: All placeholders.
+        inputs: How it was called. A wrapped forward may declare other arguments than it takes; it
+            then takes those that it was read with.
     """
-    names = {str(node.target) for node in nodes}
-    absent = [
-        p
-        for p in inspect.signature(model.forward).parameters.values()
-        if p.name not in names and p.default is not p.empty
-    ]
-    by_name = [p.kind is p.KEYWORD_ONLY for p in absent]
-    ordered = [p for _, p in sorted(zip(by_name, absent, strict=True), key=lambda pair: pair[0])]
-    nodes[0].meta["left_out"] = {p.name: p.default for p in ordered}
+    bare = inspect.Parameter.empty
+    declared = inspect.signature(model.forward)
+    parameters = [p.replace(annotation=bare) for p in declared.parameters.values()]
+    signature = inspect.Signature(parameters)
+    try:
+        signature.bind(*inputs.args, **inputs.kwargs)
+    except TypeError:
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        signature = inspect.Signature([inspect.Parameter(str(n.target), kind) for n in nodes])
+    nodes[0].meta["signature"] = signature
 
 
 def note_values(model: nn.Module, node: fx.Node, value: Any) -> None:
-    """Note on a placeholder what its argument held besides tensors, and the forward's default.
+    """Note on a placeholder what its argument held, and the forward's default.
 
     Args:
         model: Whose forward it is an argument of.
@@ -239,8 +264,6 @@ def note_values(model: nn.Module, node: fx.Node, value: Any) -> None:
         value: The argument of the example.
     """
     leaves = {p: Tensor if isinstance(v, Tensor) else v for p, v in leaves_by_place(value).items()}
-    if leaves and all(leaf is Tensor for leaf in leaves.values()):
-        return
     node.meta["fixed"] = leaves
     parameter = inspect.signature(model.forward).parameters.get(str(node.target))
     default = _NO_DEFAULT if parameter is None else parameter.default
@@ -275,7 +298,9 @@ def _read_otherwise(given: str, read: str, what: str, wanted: str) -> InputError
 
 
 def _same(given: Any, read: Any) -> bool:
-    if read is Tensor or given is read:
+    if read is Tensor:
+        return given is not None and not isinstance(given, _NO_TENSORS)
+    if given is read:
         return True
     if isinstance(given, Tensor) and (given.numel() != 1 or isinstance(read, str)):
         return False
@@ -290,5 +315,5 @@ def _same(given: Any, read: Any) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, Tensor) and value.numel() != 1:
         return f"a tensor of shape {tuple(value.shape)}"
-    text = shown(value)
+    text = "a tensor" if value is Tensor else shown(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -81,11 +81,11 @@ def runnable(
     guard = nullcontext if switched is graph else left_on_failure
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        placed, named = fixed.complete(args, kwargs)
+        given = fixed.in_order(args, kwargs)
         with guard():
-            return pytree.tree_unflatten(run(self, *placed, **named), output_spec)
+            return pytree.tree_unflatten(run(self, *given), output_spec)
 
-    forward.__signature__ = _signature(run, fixed)  # type: ignore[attr-defined]
+    forward.__signature__ = _signature(fixed)  # type: ignore[attr-defined]
     kind = type(
         f"{type(owner).__name__}Graph",
         (_Rebuilt,),
@@ -104,16 +104,17 @@ def runnable(
     return module
 
 
-def _signature(run: Any, fixed: Fixed) -> inspect.Signature:
-    """What a graph takes, with the defaults of its last arguments."""
-    signature = inspect.signature(run)
-    parameters = list(signature.parameters.values())
-    for index in reversed(range(len(parameters))):
-        if parameters[index].name not in fixed.defaults:
-            break  # a default before an argument without one is none that Python can write
-        default = fixed.defaults[parameters[index].name]
-        parameters[index] = parameters[index].replace(default=default)
-    return signature.replace(parameters=parameters)
+def _signature(fixed: Fixed) -> inspect.Signature:
+    """What the original's forward takes; what the graph needs has no default where that can be."""
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    parameters = [itself]
+    for parameter in fixed.signature.parameters.values():
+        by_name = parameter.kind is parameter.KEYWORD_ONLY
+        needed = parameter.name in fixed.names and parameter.name not in fixed.defaults
+        if needed and (by_name or parameters[-1].default is parameter.empty):
+            parameter = parameter.replace(default=parameter.empty)
+        parameters.append(parameter)
+    return inspect.Signature(parameters)
 
 
 class _Rebuilt(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from weightscope.adapters import pytree
 from weightscope.adapters.regions import entered, region_of
 from weightscope.calls import own_arguments
+from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Cut, Site, Structure
 
@@ -57,7 +58,14 @@ class GraphRun(fx.Interpreter):
     def predict(self, inputs: Any) -> Any:
         """Return what the model returns for the inputs of one batch."""
         args, kwargs = own_arguments(inputs, self.structure.model)
-        return self.folded(self.run(*fixed_in(self.structure.graph).in_order(args, kwargs)))
+        try:
+            given = fixed_in(self.structure.graph).in_order(args, kwargs)
+        except TypeError as error:
+            raise InputError(
+                f"a batch does not hold what the forward takes ({error}); give each batch as"
+                f" {keyword('example_inputs')} is, a tuple or a dict of all arguments"
+            ) from None
+        return self.folded(self.run(*given))
 
     def folded(self, outputs: Any) -> Any:
         """The graph's flat outputs as the model returns them; None where they were not needed."""

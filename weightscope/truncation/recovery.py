@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from weightscope.arguments import path_text
 from weightscope.batches import read_batches
-from weightscope.calls import finished
 from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import Structure
+from weightscope.restoring import finished
 from weightscope.showing import OnOneScreen, counted
 from weightscope.truncation.course import Check, Course, between_checks, turn
 from weightscope.truncation.images import BATCH, batches_in, enough, read_pool, together

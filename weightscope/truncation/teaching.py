@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import BatchNorm
-from weightscope.calls import device_of, finished, forward_errors, own_arguments
+from weightscope.calls import device_of, forward_errors, own_arguments
 from weightscope.errors import InputError, keyword
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
+from weightscope.restoring import finished
 from weightscope.showing import counted
 from weightscope.truncation.images import Part, Pool
 
