@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "movement": set(),
     "calls": {"errors", "restoring"},
     "wrappers": {"errors"},
-    "graph": {"errors", "copies", "calls", "wrappers"},
+    "graph": {"errors", "restoring", "copies", "calls", "wrappers"},
     "batches": {"errors", "calls", "graph"},
     "checkpoints": {"errors"},
     "summaries": {"errors"},

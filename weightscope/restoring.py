@@ -11,7 +11,7 @@ import warnings
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import count, cycle
 from typing import Any
@@ -143,6 +143,16 @@ def finished(*steps: Callable[[], object]) -> None:
                 tries, done = 0, done + 1
     if first is not None:
         raise first
+
+
+class Cleanup(ExitStack):
+    """An ``ExitStack`` that leaves the others too where an interrupt lands in or between two."""
+
+    def __exit__(self, *details: Any) -> bool:
+        try:
+            return bool(super().__exit__(*details))
+        finally:
+            finished(partial(super().__exit__, None, None, None))
 
 
 def _refill(container: Any, contents: Any) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from weightscope.errors import InputError
-from weightscope.restoring import finished
+from weightscope.restoring import Cleanup, finished
 
 
 @contextmanager
@@ -33,6 +33,7 @@ except ImportError:  # another version of torch
 
 
 try:
+    from torch._C import _only_lift_cpu_tensors, _set_only_lift_cpu_tensors
     from torch._ops import _len_torch_dispatch_stack_pre_dispatch as _modes_before_autograd
     from torch.overrides import _get_current_function_mode_stack as _function_modes
     from torch.overrides import _pop_mode as _pop_function_mode
@@ -50,26 +51,46 @@ _FLAGS = (
 )
 
 
-class _Entered:
-    """The modes of this thread as they are now, in the order in which they were entered."""
+class modes_kept:  # noqa: N801 - a context manager
+    """Leaves the caller's modes as they were, also where an interrupt lands between two of them.
 
-    def __init__(self) -> None:
-        self.functions, self.dispatch = _function_modes(), _dispatch_modes()
-        self.before_autograd = _modes_before_autograd()
+    It may land inside of a mode's own ``__enter__``, after the mode has put itself on its stack, or
+    in its ``__exit__`` before it has left: no other ``finally`` would take it off. A generator that
+    an interrupt leaves behind is closed later, by the collector, and so this is none.
+
+    Args:
+        close: Closes such a generator that changes the stacks, which must not happen later.
+    """
+
+    def __init__(self, close: Callable[[], object] = lambda: None) -> None:
+        self.close = close
+
+    def __enter__(self) -> None:
+        if _python_dispatch is None:
+            return
+        self.functions: list[Any] = _function_modes()  # type: ignore[no-untyped-call]
+        self.dispatch: list[Any] = _dispatch_modes()
+        self.before_autograd: int = _modes_before_autograd()  # type: ignore[no-untyped-call]
         self.flags = {
             n: getattr(_python_dispatch, n) for n in _FLAGS if hasattr(_python_dispatch, n)
         }
         self.gradients = torch.is_grad_enabled()
+        self.lifts = _only_lift_cpu_tensors()
 
-    def put_back(self) -> None:
+    def __exit__(self, *details: object) -> None:
+        if _python_dispatch is not None:
+            finished(self.close, self._put_back)
+
+    def _put_back(self) -> None:
         """Make them what they were; what is right already is not touched."""
         _make_same(_function_modes, self.functions, _pop_function_mode, _push_function_mode)
-        while _modes_before_autograd() > self.before_autograd:
+        while _modes_before_autograd() > self.before_autograd:  # type: ignore[no-untyped-call]
             _pop_mode(torch._C.DispatchKey.PreDispatch)
         _make_same(_dispatch_modes, self.dispatch, _pop_mode, _push_mode)
         for name, flag in self.flags.items():
             setattr(_python_dispatch, name, flag)
         torch.set_grad_enabled(self.gradients)
+        _set_only_lift_cpu_tensors(self.lifts)
 
 
 def _make_same(
@@ -83,23 +104,6 @@ def _make_same(
         pop()
     for mode in before[len(now()) :]:
         push(mode)
-
-
-@contextmanager
-def modes_kept() -> Iterator[None]:
-    """Leave the caller's modes as they were, also where an interrupt lands between two of them.
-
-    It may land inside of a mode's own ``__enter__``, after the mode has put itself on its stack, or
-    in its ``__exit__`` before it has left: no other ``finally`` would take it off.
-    """
-    if _python_dispatch is None:
-        yield
-        return
-    before = _Entered()
-    try:
-        yield
-    finally:
-        finished(before.put_back)
 
 
 class _Turns:
@@ -160,8 +164,9 @@ def outside_modes() -> Iterator[None]:
     forward may count on it; what the library makes says its device. The default dtype belongs to
     the whole process and stays too.
     """
-    with modes_kept(), ExitStack() as stack:
-        stack.enter_context(_leaving_modes())
+    leaving = _leaving_modes()
+    with modes_kept(leaving.gen.close), Cleanup() as stack:
+        stack.enter_context(leaving)
         stack.enter_context(modes_kept())  # what is left over would be in the way of the caller's
         stack.enter_context(torch.inference_mode(False))  # gradients are on again too
         for kind in _AUTOCAST:

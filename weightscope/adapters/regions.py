@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from weightscope.adapters.needed import needed
+from weightscope.restoring import Cleanup
 
 Region = tuple[tuple[Any, ...], ...]
 """The switches around a node, the outermost first: ``("grad", on)`` or ``("autocast", device type,
@@ -52,7 +53,7 @@ def without_autograd(graph: fx.Graph) -> frozenset[str]:
 @contextmanager
 def entered(region: Region) -> Iterator[None]:
     """Run something in a region."""
-    with ExitStack() as stack:
+    with Cleanup() as stack:
         for kind, *values in region:
             stack.enter_context(_switch(kind, values))
         yield
@@ -119,14 +120,14 @@ def _inline(program: ExportedProgram, call: fx.Node) -> None:
 _OPEN = threading.local()
 
 
-def _opened() -> list[ExitStack]:
+def _opened() -> list[Cleanup]:
     if not hasattr(_OPEN, "stacks"):
         _OPEN.stacks = []
-    return cast(list[ExitStack], _OPEN.stacks)
+    return cast(list[Cleanup], _OPEN.stacks)
 
 
 def _enter(region: Region) -> None:
-    stack = ExitStack()
+    stack = Cleanup()
     stack.enter_context(entered(region))
     _opened().append(stack)
 

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from weightscope.adapters.dispatch import FakeTensor
+from weightscope.restoring import Cleanup, finished
 
 try:
     from torch._prims_common import suggest_memory_format
@@ -168,22 +169,26 @@ class _Shared:
     def __init__(self, make: Any) -> None:
         self.make = make
         self.lock = threading.Lock()
-        self.inside = 0
-        self.switched = ExitStack()
+        self.inside = set[object]()
+        self.switched = Cleanup()
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        with self.lock:
-            if self.inside == 0:
-                self.switched.enter_context(self.make())
-            self.inside += 1
+        who = object()
         try:
+            with self.lock:
+                if not self.inside:
+                    self.switched.enter_context(self.make())
+                self.inside.add(who)
             yield
         finally:
-            with self.lock:
-                self.inside -= 1
-                if self.inside == 0:
-                    self.switched.close()
+            finished(partial(self._leave, who))
+
+    def _leave(self, who: object) -> None:
+        with self.lock:
+            self.inside.discard(who)
+            if not self.inside:
+                self.switched.close()
 
 
 class _Asked(int):
@@ -212,8 +217,7 @@ def _as_exported() -> Iterator[None]:
     try:
         yield
     finally:
-        for flag, value in before.items():
-            setattr(torch.compiler, flag, value)
+        finished(*(partial(setattr, torch.compiler, flag, old) for flag, old in before.items()))
 
 
 _EAGER = _Shared(lambda: torch.compiler.set_stance("force_eager"))

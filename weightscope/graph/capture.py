@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -52,6 +51,7 @@ from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import reads_values
 from weightscope.graph.writes import order_writes
+from weightscope.restoring import Cleanup
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class _Tracer:
         return self.open[-1][0].module if self.open else "the model's own forward"
 
     def run(self) -> Capture:
-        with EXPORTING, ExitStack() as hooks, random_state(), lean():
+        with EXPORTING, Cleanup() as hooks, random_state(), lean():
             # what an operator raises inside the trace is told by the error itself
             loggers = map(quiet, (EXPORT_LOGGER, FAKE_TENSOR_LOGGER, SIZES_LOGGER))
             for context in (without_numbers(), eagerly(), HooksAside(), *loggers):
@@ -306,7 +306,7 @@ class _Tracer:
             )
         return record
 
-    def _begin(self, hooks: ExitStack) -> Any:
+    def _begin(self, hooks: Cleanup) -> Any:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             hold_constants(module, self.constants)
             self.reading.active = True

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ from weightscope.adapters.tracing import (
 )
 from weightscope.calls import (
     as_they_are,
-    finished,
     held_tensors,
     random_state,
 )
@@ -37,6 +36,7 @@ from weightscope.graph.layouts import (
 from weightscope.graph.memory import Descent
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.values import line_of
+from weightscope.restoring import Cleanup, finished
 
 _SHOWN = 2
 
@@ -100,7 +100,7 @@ class Trial:
     def shapes(self, inputs: ExampleInputs) -> list[tuple[str, list[Any]]] | None:
         """Shapes of what every module call returns, in order; None where the forward raises."""
         found: list[tuple[str, list[Any]]] = []
-        with ExitStack() as hooks:
+        with Cleanup() as hooks:
             for name, module in self.model.named_modules():
                 if name:
                     note = functools.partial(_note_shapes, found, name)
@@ -127,7 +127,7 @@ class Trial:
         counts = []
         for training in (False, True):
             counter = _Functions(asking)
-            with ExitStack() as stack:
+            with Cleanup() as stack:
                 for name, module in self.model.named_modules():
                     enter, leave = counter.hooks(name)
                     stack.callback(module.register_forward_pre_hook(enter).remove)
@@ -140,7 +140,7 @@ class Trial:
     def called_in_train_mode(self, inputs: ExampleInputs) -> frozenset[str]:
         """Names of the modules that a forward in train mode calls."""
         called: set[str] = set()
-        with ExitStack() as hooks:
+        with Cleanup() as hooks:
             for name, module in self.model.named_modules():
                 note = functools.partial(_note, called, name)
                 hooks.callback(module.register_forward_pre_hook(note).remove)
@@ -209,7 +209,7 @@ class Trial:
         if not self._hooks and not may_set_hooks(self.model):
             return ()
         aside = HooksAside()
-        with ExitStack() as stack:
+        with Cleanup() as stack:
             for name, module in self.model.named_modules():
                 enter, leave = aside.following(name)
                 stack.callback(module.register_forward_pre_hook(enter).remove)
@@ -262,7 +262,7 @@ class Trial:
         grad: bool = False,
         exported: bool = True,
     ) -> Any:
-        with ExitStack() as stack:
+        with Cleanup() as stack:
             # it logs a traceback for every size that does not fit
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
             traced = as_exported(None if training else self._asked) if exported else nullcontext()

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.calls import (
-    finished,
     forward_errors,
     fresh,
     gradient_errors,
@@ -30,6 +29,7 @@ from weightscope.errors import InputError, keyword, kind
 from weightscope.files import write_pickle
 from weightscope.graph.structure import Structure
 from weightscope.progress import bar
+from weightscope.restoring import finished
 from weightscope.truncation.bottleneck import Bottleneck
 from weightscope.truncation.images import BATCH, HELD_BACK, Pool, length, rows_of, together
 from weightscope.truncation.likeness import Agreement, read_likeness
