@@ -127,7 +127,7 @@ CALLS = {
     "shrink": (ws.shrink, lambda: {
         "model": model(), "images": X, "batches": None, "metric": None, "tolerance": 0.5,
         "max_macs": None, "max_parameters": None, "max_latency": None, "max_bytes": None,
-        "example_inputs": X[:1], "layout": None, "part": None, "steps": 1, "repeats": 1,
+        "example_inputs": X[:1], "layout": None, "part": None, "steps": 1, "repeats": 2,
         "thin": None, "random": False, "seed": 0, "progress": False, "resume": None,
     }),
     "fit_weights": (ws.fit_weights, lambda: {
@@ -153,7 +153,7 @@ CALLS = {
     "Variant.thin": (lambda **k: variant().thin(**k), lambda: {
         "keep": 0.5, "max_macs": None, "by": "magnitude", "seed": 0,
     }),
-    "Variant.measure": (lambda **k: variant().measure(**k), lambda: {"repeats": 1}),
+    "Variant.measure": (lambda **k: variant().measure(**k), lambda: {"repeats": 2}),
     "Variant.recover": (lambda **k: analysis().proposals[0].build().recover(**k), lambda: {
         "images": X, "steps": 1, "batches": None, "loss": None, "progress": False, "seed": 0,
         "resume": None,

@@ -286,7 +286,7 @@ def test_errors_name_the_input_and_the_remedy():
         count_costs(nn.Linear(4, 4), torch.randn(1, 5))
     with pytest.raises(InputError, match="run its forward once"):
         count_costs(nn.LazyLinear(3), torch.randn(1, 5))
-    with pytest.raises(InputError, match="repeats is 1"):
+    with pytest.raises(InputError, match="repeats=1"):
         measure_latency([nn.Identity()], torch.ones(1), repeats=1)
 
 

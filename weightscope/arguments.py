@@ -149,7 +149,7 @@ _RULES = {
     "progress": _FLAG,
     "random": _FLAG,
     "reach": Rule(whole().fits, "a whole number from 1"),
-    "repeats": whole(1),
+    "repeats": whole(2),  # whose quartiles are told
     # of the resampling, whose memory grows with them
     "resamples": whole(1, 1_000_000),
     "response": _FLAG,
@@ -165,6 +165,7 @@ _RULES = {
     "thin": Rule(_is_number, "the share of the MACs that stays, or None"),
     "threads": Rule(whole().fits, "a whole number from 1"),
     "trained": _FLAG,
+    "warmup": whole(0),
     "tolerance": Rule(_is_number, "a number such as 0.02"),
 }
 

@@ -14,7 +14,7 @@ from toys import TOYS, Plain, Signal, assessment, image
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, RecipeError
 from weightscope.graph import read_structure
-from weightscope.truncation import load, propose, save, verify
+from weightscope.truncation import load, propose, save, verify, whole
 from weightscope.truncation.plan import digest
 
 
@@ -363,3 +363,35 @@ def test_what_save_does_not_write_about_the_original_is_refused(change, saved):
     rewrite(saved[1], set_format(lambda recipe: recipe | change))
     with pytest.raises(RecipeError, match=r"no recipe that weightscope\.save writes"):
         load(saved[1], Plain)
+
+
+class Tied(Plain):
+    """Two layers of one kernel, or of a kernel each."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+        if tied:
+            self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(super().forward(self.first(x))[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("tied", "told"),
+    [
+        (True, "'first.weight' were one tensor and are two now; tie them in the factory"),
+        (False, "'first.weight' were two tensors and are one now; untie them in the factory"),
+    ],
+)
+def test_a_factory_that_ties_other_weights_is_refused(tmp_path, tied, told):
+    torch.manual_seed(0)
+    structure = read_structure(Tied(tied).eval(), image(1, 1, 32, 32))
+    small, path = whole(structure), tmp_path / "v.safetensors"
+    save(small, path)
+    with pytest.raises(RecipeError, match=f"second.weight and {told}"):
+        load(path, lambda: Tied(not tied))
+    again = load(path, lambda: Tied(tied)).module.eval()
+    assert torch.equal(again(image(1, 1, 32, 32)), small.module.eval()(image(1, 1, 32, 32)))
+    assert (again.first.weight is again.second.weight) is tied

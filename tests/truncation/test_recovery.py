@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from toys import Plain, Pyramid, assessment, image
 
+import weightscope as ws
 from weightscope.cost import count_costs
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
@@ -852,3 +853,40 @@ def test_an_original_without_a_gradient_is_named(top, head, reason):
     assert found.after.explained >= found.before.explained
     mended = needs_its_levels(lambda: Undifferentiable(lambda y: y.relu() * 1.5), IMAGES[:1])
     mended[1].build().recover(IMAGES[:8], steps=1, progress=False)
+
+
+@pytest.mark.parametrize("whose", ["original", "smaller"])
+def test_weights_that_are_not_finite_are_named(whose):
+    torch.manual_seed(0)
+    model = Plain().eval()
+    small = ws.analyze(model, example_inputs=image(1, 1, 32, 32)).proposals[0].build()
+    broken = model if whose == "original" else small.module
+    name, parameter = next(iter(broken.named_parameters()))
+    with torch.no_grad():
+        parameter.flatten()[0] = math.nan if whose == "original" else math.inf
+    before = {key: value.clone() for key, value in small.module.state_dict().items()}
+    with pytest.raises(ws.WeightscopeError, match=rf"{whose}.* nan or infinite \({name}"):
+        small.recover(image(4, 1, 32, 32), steps=2, progress=False)
+    with torch.no_grad():  # the remedy
+        for part in (model, small.module):
+            for parameter in part.parameters():
+                parameter.nan_to_num_(0.0, 0.0, 0.0)
+    assert math.isfinite(
+        small.recover(image(4, 1, 32, 32), steps=2, progress=False).after.explained
+    )
+    assert before.keys() == small.module.state_dict().keys()
+
+
+def test_answers_that_are_not_finite_are_named():
+    torch.manual_seed(0)
+
+    class Rooted(Plain):
+        def forward(self, x):
+            return {"score": super().forward(x).log()}
+
+    small = ws.analyze(Rooted().eval(), example_inputs=image(1, 1, 32, 32)).proposals[0].build()
+    before = {key: value.clone() for key, value in small.module.state_dict().items()}
+    with pytest.raises(ws.WeightscopeError, match=r"nan or infinite values \(outputs\['score'\]\)"):
+        small.recover(image(4, 1, 32, 32), steps=2, progress=False)
+    for key, value in small.module.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)

@@ -8,12 +8,14 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 from toys import Plain, Tokens, image
 
 import weightscope as ws
 from mpseg_models import create_model
 from weightscope.cli import main
-from weightscope.cost import Latency, count_costs
+from weightscope.cost import Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError
 from weightscope.truncation import Candidate, Limits, Search, course, qualities, teaching, whole
 
@@ -25,8 +27,8 @@ def candidate(
 ):
     latency = Latency(seconds, seconds, seconds, 2, "cpu", 1)
     return Candidate(
-        keep, thinned, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, lost, error, refusal,
-        variant, 0.7 - lost, "",
+        keep, thinned, macs // 10, macs, macs, latency, 0.1, 0.9 - lost, (), math.nan, lost,
+        error, refusal, variant, 0.7 - lost, "",
     )  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def search(**limits):
         candidate(1, 200, 0.4, seconds=0.2),
         candidate(0, 1000, math.nan, "no path leads back up"),
     )
-    return Search("f1", Limits(**given), "", candidate(4, 1000, 0.0), found)
+    return Search("f1", Limits(**given), "", 0.2, 0.7, candidate(4, 1000, 0.0), found)
 
 
 @pytest.mark.parametrize(
@@ -408,3 +410,103 @@ def test_a_generator_that_does_not_end_is_read_as_far_as_a_recovery_reads():
 
     found = ws.shrink(model, images=images(), steps=0, progress=False, random=False)
     assert found.candidates
+
+
+class Blob(nn.Module):
+    """Three levels; bright where the image is, on a scale of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.mid = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.deep, self.up = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(24, 4, 3, padding=1)
+        self.out = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        top = self.top(x).relu()
+        mid = self.mid(F.max_pool2d(top, 2)).relu()
+        deep = F.interpolate(self.deep(F.max_pool2d(mid, 2)).relu(), scale_factor=2.0)
+        up = F.interpolate(self.up(torch.cat([deep, mid], 1)).relu(), scale_factor=2.0)
+        return 0.01 * self.out(torch.cat([up, top], 1)) + x - 3.0
+
+
+def masks():
+    return [(IMAGES[i : i + 2], (IMAGES[i : i + 2] > 1).float()) for i in range(0, 12, 2)]
+
+
+def test_the_threshold_of_each_quality_is_shown_and_the_quality_at_the_whole_networks():
+    torch.manual_seed(0)
+    asked = {"steps": 2, "progress": False, "repeats": 2, "random": False}
+    found = ws.shrink(Blob().eval(), batches=masks(), metric="f1", **asked)
+    assert found.whole.quality == found.whole.unadjusted == found.frame["unadjusted"][0]
+    threshold = found.frame["threshold"][0]
+    assert -2.5 < threshold < -1.5  # of a logit, and far from 0
+    for one in found.candidates:
+        (own,) = one.thresholds
+        outputs = torch.cat([one.variant.module.eval()(x).detach() for x, _ in masks()])
+        truth = torch.cat([target for _, target in masks()]) > 0
+
+        def f1(called, truth=truth):
+            hits = (called & truth).sum()
+            return float(2 * hits / (called.sum() + truth.sum()))
+
+        assert one.quality == pytest.approx(f1(outputs >= own), abs=1e-6)
+        assert one.unadjusted == pytest.approx(f1(outputs >= threshold), abs=0.01)
+        assert one.unadjusted <= one.quality + 1e-9
+    assert "f1 is taken at the threshold that is best for each network" in str(found)
+    assert {"threshold", "unadjusted"} <= set(str(found).splitlines()[0].split())
+    assert "threshold" in found._repr_html_()
+    assert "threshold" not in str(ws.shrink(Blob(), images=IMAGES, **asked))
+
+
+def test_a_chosen_network_that_is_no_better_than_a_constant_is_warned_of():
+    text = str(search(max_macs=600))
+    assert "warning" not in text
+    found = search(max_macs=600)
+    of_no_use = replace(found, candidates=(candidate(1, 200, 0.75),))
+    assert of_no_use.chosen is not None
+    for shown in (str(of_no_use), of_no_use._repr_html_()):
+        assert "no better than the best constant answer, whose f1 is 0.200" in shown
+    assert "nor is the whole" not in str(of_no_use)
+    useless = replace(of_no_use, whole=candidate(4, 1000, 0.8))
+    assert "and nor is the whole network" in str(useless)
+    assert "of no use" in repr(of_no_use)
+
+
+def test_a_budget_below_what_works_says_so():
+    torch.manual_seed(0)
+    asked = {"steps": 0, "progress": False, "repeats": 2, "random": False}
+    found = ws.shrink(
+        nn.Sequential(Blob()).eval()[0], images=IMAGES, max_macs=1e12, thin=1, **asked
+    )
+    assert found.trivial == 0
+    assert found.skill == 1
+    worst = max(found.candidates, key=lambda c: c.lost)
+    assert ("warning" in str(replace(found, candidates=(worst,)))) == (worst.quality <= 0)
+
+
+def test_nothing_is_shown_of_a_network_that_cannot_be_built():
+    refused = replace(candidate(1, 0, math.nan, "cannot"), parameters=0, bytes=0, thinned=True)
+    found = replace(search(max_macs=600), candidates=(candidate(2, 500, 0.1), refused))
+    row = found.frame.iloc[-1]
+    assert row[["parameters", "macs", "bytes"]].isna().all()
+    assert found.frame["macs"][1] == 500
+    line = str(found).splitlines()[3].split()
+    assert "0" not in line
+    assert line[-1] == "cannot"
+    from weightscope.report import plot_search
+
+    ax = plot_search(found.frame)
+    assert "refused" in " ".join(t.get_text() for t in ax.texts)
+
+
+@pytest.mark.parametrize("repeats", [-1, 0, 1, 1.5, "2"])
+def test_latencies_need_two_forwards_everywhere(repeats):
+    model = Plain()
+    small = ws.analyze(model, example_inputs=IMAGES[:1]).proposals[0].build()
+    for call in (
+        lambda: ws.shrink(model, images=IMAGES, steps=0, progress=False, repeats=repeats),
+        lambda: small.measure(repeats=repeats),
+        lambda: measure_latency([model], IMAGES, repeats=repeats),
+    ):
+        with pytest.raises(InputError, match=r"^repeats=.*whole number from 2"):
+            call()

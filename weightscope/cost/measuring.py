@@ -14,10 +14,10 @@ from torch import nn
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import StorageWeakRef, TorchDispatchMode, storage_of
 from weightscope.adapters.modes import alone
+from weightscope.arguments import checked
 from weightscope.calls import forward_errors, fresh, random_state
 from weightscope.copies import deep_copy
 from weightscope.cost.counting import Inputs, split_inputs
-from weightscope.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Latency:
     threads: int
 
 
+@checked()
 @alone()
 def measure_latency(
     models: Sequence[nn.Module], inputs: Inputs, *, repeats: int = 10, warmup: int = 2
@@ -61,11 +62,9 @@ def measure_latency(
         One Latency per model, in order.
 
     Raises:
-        InputError: ``repeats`` is below 2.
+        InputError: ``repeats`` is below 2, or ``warmup`` below 0.
         ForwardError: A forward raises.
     """
-    if repeats < 2:
-        raise InputError(f"repeats is {repeats}; quartiles need at least 2")
     args, kwargs = split_inputs(inputs)
     twins = [deep_copy(model).eval() for model in models]
     device = _device(twins[0], args, kwargs)

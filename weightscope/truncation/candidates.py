@@ -23,12 +23,17 @@ class Candidate:
     Attributes:
         keep_levels: Levels that stay; all of them in the whole network.
         thinned: Whether it lost channels too.
-        parameters: Number of parameters.
-        macs: Multiply-accumulates of one forward on the example input.
-        bytes: Size of parameters and buffers.
+        parameters: Number of parameters; 0 where nothing was built.
+        macs: Multiply-accumulates of one forward on the example input; 0 where nothing was built.
+        bytes: Size of parameters and buffers; 0 where nothing was built.
         latency: Measured in turns with the others; None where nothing was built.
         cut: Quality just cut or thinned, before recovery; nan where nothing was built.
-        quality: Quality after recovery.
+        quality: Quality after recovery; of f1, iou, accuracy and dice of one channel, or of several
+            that each decide for themselves, at the thresholds that are best for this network.
+        thresholds: These, one for each channel, on the scale of the outputs; empty where none is
+            chosen.
+        unadjusted: Quality at the thresholds that are best for the whole network, as for a user who
+            keeps the threshold that is in use; nan where none is chosen.
         lost: Quality lost against the whole network: in the unit of a metric between 0 and 1, else
             as a share of the skill over the best trivial answer.
         error: Standard error of ``lost``, by resampling the images of ``batches``; nan without
@@ -48,6 +53,8 @@ class Candidate:
     latency: Latency | None
     cut: float
     quality: float
+    thresholds: tuple[float, ...]
+    unadjusted: float
     lost: float
     error: float
     refusal: str
@@ -103,6 +110,8 @@ class Search(OnOneScreen):
             variance of the whole network's outputs that is matched on images held back.
         limits: What was asked for.
         budget: What the search was going to cost, in words.
+        trivial: Quality of the best constant answer: 0 of an agreement.
+        skill: ``lost`` of that answer. A network that lost as much is of no use, whatever it costs.
         whole: The network itself.
         candidates: One for each depth, the deepest first, each before the thinner one that was made
             from it; first of all the whole network made thinner.
@@ -111,6 +120,8 @@ class Search(OnOneScreen):
     metric: str
     limits: Limits
     budget: str
+    trivial: float
+    skill: float
     whole: Candidate
     candidates: tuple[Candidate, ...]
 
@@ -129,10 +140,12 @@ class Search(OnOneScreen):
     def frame(self) -> pd.DataFrame:
         """One row for each network, the whole one first, then by MACs; refused ones last.
 
-        Columns: keep_levels, thinned, parameters, macs, bytes, latency (median seconds), cut,
-        quality, lost, error (standard error of lost), random (quality of random channel removal at
-        the same MACs, recovered alike), pareto (no other network is as cheap in MACs and as good),
-        chosen, why (the limits that it breaks, or why it was refused).
+        Columns: keep_levels, thinned, parameters, macs, bytes (missing where nothing was built),
+        latency (median seconds), cut, quality, threshold (the one at which quality is taken; of
+        several channels a tuple, where none is chosen missing), unadjusted (quality at the
+        threshold of the whole network), lost, error (standard error of lost), random (quality of
+        random channel removal at the same MACs, recovered alike), pareto (no other network is as
+        cheap in MACs and as good), chosen, why (the limits that it breaks, or why it was refused).
         """
         import pandas as pd
 
@@ -143,17 +156,19 @@ class Search(OnOneScreen):
             *(c for c in self.candidates if c.refusal),
         ]
         chosen = self.chosen
-        return pd.DataFrame(
+        found = pd.DataFrame(
             [
                 {
                     "keep_levels": c.keep_levels,
                     "thinned": c.thinned,
-                    "parameters": c.parameters,
-                    "macs": c.macs,
-                    "bytes": c.bytes,
+                    "parameters": c.parameters or None,
+                    "macs": c.macs or None,
+                    "bytes": c.bytes or None,
                     "latency": c.latency.median if c.latency else float("nan"),
                     "cut": c.cut,
                     "quality": c.quality,
+                    "threshold": _one(c.thresholds),
+                    "unadjusted": c.unadjusted,
                     "lost": c.lost,
                     "error": c.error,
                     "random": c.random,
@@ -164,6 +179,7 @@ class Search(OnOneScreen):
                 for c in ordered
             ]
         )
+        return found.astype(dict.fromkeys(("parameters", "macs", "bytes"), "Int64"))
 
     def _facts(self) -> dict[str, object]:
         chosen = self.chosen
@@ -172,6 +188,7 @@ class Search(OnOneScreen):
             "metric": self.metric,
             "chosen": "none" if chosen is None else _named(chosen),
             "quality": f"{(chosen or self.whole).quality:.3f} of {self.whole.quality:.3f}",
+            **({"of no use": "no better than a constant"} if self._useless(chosen) else {}),
             "see": ".frame and print()",
         }
 
@@ -180,11 +197,11 @@ class Search(OnOneScreen):
         return f"<div><strong>Search</strong>{words}{frame_table(self._shown())}</div>"
 
     def __str__(self) -> str:
-        return "\n".join([self._shown().to_string(index=False), *self._words()])
+        return "\n".join([self._shown().to_string(index=False, na_rep=""), *self._words()])
 
     def _shown(self) -> pd.DataFrame:
         """The frame without what is the same twice or unknown throughout."""
-        qualities = ("cut", "quality", "lost", "error", "random")
+        qualities = ("cut", "quality", "threshold", "unadjusted", "lost", "error", "random")
         return (
             self.frame.drop(columns=["bytes"])
             .dropna(axis=1, how="all")
@@ -206,7 +223,35 @@ class Search(OnOneScreen):
         )
         reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
         unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
-        return [words, *unknown]
+        return [words, *self._useless(chosen), *self._adjusted(), *unknown]
+
+    def _useless(self, chosen: Candidate | None) -> list[str]:
+        """A warning where what was chosen is no better than a constant answer."""
+        if chosen is None or not chosen.lost >= self.skill:
+            return []
+        kept = "" if self.whole.lost < self.skill else ", and nor is the whole network"
+        return [
+            f"warning: the chosen network is no better than the best constant answer, whose "
+            f"{self.metric} is {self.trivial:.3f}{kept}; it is within the budget and of no use. "
+            f"Give a larger budget, more {keyword('steps')}, or {keyword('tolerance')} beside it"
+        ]
+
+    def _adjusted(self) -> list[str]:
+        """A word where qualities are taken at thresholds of their own."""
+        if not self.whole.thresholds:
+            return []
+        return [
+            f"{self.metric} is taken at the threshold that is best for each network, on the scale "
+            "of its outputs (threshold); a network that is used at that of the whole network has "
+            "the quality given as unadjusted"
+        ]
+
+
+def _one(thresholds: tuple[float, ...]) -> object:
+    """What one cell holds of the thresholds."""
+    if len(thresholds) < 2:
+        return thresholds[0] if thresholds else math.nan
+    return tuple(round(threshold, 3) for threshold in thresholds)
 
 
 def _named(candidate: Candidate, of: int | None = None) -> str:

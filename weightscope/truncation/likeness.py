@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.probing.change import decides
 from weightscope.probing.outputs import without_class
+from weightscope.showing import outputs_at
 from weightscope.thresholds import BARE
 from weightscope.truncation.teaching import Goals, is_answer
 
@@ -120,6 +121,14 @@ def read_likeness(goals: Goals, gone: Sequence[int]) -> Likeness:
     for i in positions:
         values = [answer[i] for answer in answers]
         variances.append(_variance(values))
+        if not math.isfinite(variances[-1]):
+            where = outputs_at([goals.teacher.places[i]])
+            raise InputError(
+                f"the original answers with nan or infinite values ({where}) on these "
+                f"{keyword('images')}, which no network can be taught; leave out the images "
+                "on which it does, scale them as it was trained with, or analyse it in float32 "
+                "(model.float()) where it overflows in fewer bits"
+            )
         low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
         known = low >= 0.0 and high <= 1.0
         deciding.append(

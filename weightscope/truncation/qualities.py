@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -16,24 +17,34 @@ from weightscope.calls import device_of, own_arguments, undisturbed
 from weightscope.graph.structure import Structure
 from weightscope.truncation.variant import Variant
 from weightscope.utilization.judging import Judge, judge_by, one_of_several
-from weightscope.utilization.metrics import resampled
+from weightscope.utilization.metrics import Quality, best_thresholds, quality_at, resampled
 
 RESAMPLES = 500
 """Of the images, for the standard error of a loss of quality: it is then known to 3 %."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The quality of one network; see ``Candidate``."""
+
+    quality: float
+    error: float = math.nan
+    thresholds: tuple[float, ...] = ()
+    unadjusted: float = math.nan
+
+
 class ByAgreement:
     """Quality without labels: how well the outputs are matched on images held back."""
 
-    name, whole = "agreement", 1.0
+    name, whole, trivial = "agreement", Measured(1.0), 0.0
 
-    def quality(self, variant: Variant) -> tuple[float, float]:
+    def quality(self, variant: Variant) -> Measured:
         """Known from the recovery alone."""
-        return math.nan, math.nan
+        return Measured(math.nan)
 
     def lost(self, quality: float) -> float:
         """What is not matched."""
-        return self.whole - quality
+        return self.whole.quality - quality
 
 
 class ByMetric:
@@ -56,21 +67,29 @@ class ByMetric:
             for inputs, _ in pairs:
                 self.judge.add(self._run(structure.model, inputs))
             whole = self.judge.whole()
-            trivial = _value(self.judge.trivial())
+            self.trivial = _value(self.judge.trivial())
         self.drawn = resampled(whole.images, RESAMPLES, seed=0)
-        self.whole, self.wholes = _value(whole), whole.of(self.drawn)
+        self.wholes = whole.of(self.drawn)
+        self.whole = self._measured(whole, best_thresholds(whole), 0.0)
         self.sign = 1.0 if self.judge.larger_is_better() else -1.0
-        self.unit = 1.0 if self.judge.bounded else max(abs(self.whole - trivial), 1e-12)
+        skill = abs(self.whole.quality - self.trivial)
+        self.unit = 1.0 if self.judge.bounded else max(skill, 1e-12)
 
-    def quality(self, variant: Variant) -> tuple[float, float]:
-        """Quality of a network on all batches, and the standard error of what it lost."""
+    def quality(self, variant: Variant) -> Measured:
+        """Quality of a network on all batches, with the standard error of what it lost."""
         meter = self.judge.meter()
         with alone(), undisturbed(variant.module), torch.no_grad(), self.judge.kept():
             for inputs, _ in self.pairs:
                 meter.add(self._run(variant.module, inputs))
             found = meter.quality()
         lost = self._lost(self.wholes, found.of(self.drawn))
-        return _value(found), float(np.nanstd(lost)) if found.images > 1 else math.nan
+        error = float(np.nanstd(lost)) if found.images > 1 else math.nan
+        return self._measured(found, self.whole.thresholds, error)
+
+    def _measured(self, found: Quality, kept: tuple[float, ...], error: float) -> Measured:
+        own = best_thresholds(found)
+        unadjusted = quality_at(found, kept) if own else None
+        return Measured(_value(found), error, own, math.nan if unadjusted is None else unadjusted)
 
     def _run(self, module: nn.Module, inputs: Any) -> Any:
         args, kwargs = own_arguments(inputs, self.model)
@@ -79,7 +98,7 @@ class ByMetric:
 
     def lost(self, quality: float) -> float:
         """Quality lost; negative where the smaller network is better."""
-        return float(self._lost(self.whole, quality))
+        return float(self._lost(self.whole.quality, quality))
 
     def _lost(self, whole: Any, quality: Any) -> Any:
         return self.sign * (whole - quality) / self.unit

@@ -131,6 +131,8 @@ def recover(
         images = [inputs for inputs, _ in labelled]
     if images is None or source is None:
         raise InputError(f"recovery needs {keyword('images')}: unlabelled ones will do")
+    _refuse_broken(structure.model, "the original", "load its weights again")
+    _refuse_broken(module, "the smaller network", "build it again")
     pool = read_pool(structure, images, steps, seed, batches_in(source))
     bystanders = [structure.model, *([loss] if isinstance(loss, nn.Module) else [])]
     with _put_back_on_failure(module), _gradients_kept(bystanders), in_float32(module):
@@ -139,6 +141,12 @@ def recover(
         state = course.run(path, progress)
         with turn(structure.model, seed, steps):
             after = course.agreement()
+        if not math.isfinite(after.explained):
+            raise InputError(
+                "the smaller network answers with nan or infinite values on the images held back, "
+                "after its recovery too; scale the images as the original was trained with, or cut "
+                "it in float32 (analyze(model.float())), and put it into fewer bits afterwards"
+            )
     return Recovery(
         before=state.before,
         after=after,
@@ -151,6 +159,18 @@ def recover(
         given=pool.given,
         frozen=course.student.frozen,
     )
+
+
+def _refuse_broken(module: nn.Module, what: str, remedy: str) -> None:
+    """Refuse weights that are not finite: what follows from them would be called a recovery."""
+    broken = [name for name, p in module.named_parameters() if not bool(p.isfinite().all())]
+    broken += [name for name, b in module.named_buffers() if bool(b.isnan().any())]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise InputError(
+            f"weights of {what} are nan or infinite ({', '.join(broken[:3])}{more}), as after a "
+            f"training that diverged; {remedy}, or repair them (torch.nan_to_num)"
+        )
 
 
 @contextmanager

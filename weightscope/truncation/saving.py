@@ -83,25 +83,32 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
             "the network was read with arguments that a recipe cannot hold; pass "
             f"{keyword('example_inputs')} of tensors, numbers, texts, lists, tuples and dicts"
         )
-    tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, value in unwrap(variant.module).model.state_dict().items():
+    state = unwrap(variant.module).model.state_dict()
+    for name, value in state.items():
         if not isinstance(value, Tensor):
             raise RecipeError(f"{name!r} in the state of the network is no tensor; remove it")
-        identity = (value.data_ptr(), tuple(value.shape), value.stride())
-        if value.numel() and identity in seen:
-            aliases[name] = seen[identity]
-            continue
-        seen[identity] = name
-        tensors[name] = value.detach().cpu().contiguous().clone()
-    recipe["aliases"] = aliases
+    recipe["aliases"] = aliases = _tied(state)
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in state.items()
+        if name not in aliases
+    }
     origin = variant.origin
     recipe["weights"] = weights_digest(variant.structure.model) if origin is None else origin
     text = json.dumps(recipe, sort_keys=True)
     metadata = {RECIPE: text, _DIGEST: digest(text, tensors)}
     write_tensors(tensors, path, metadata)
     return Path(path_text(path, "of a file to write"))
+
+
+def _tied(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of tensors that are another one under a second name, with the first name."""
+    first: dict[tuple[Any, ...], str] = {}
+    for name, value in state.items():
+        if value.numel():
+            first.setdefault((value.data_ptr(), tuple(value.shape), value.stride()), name)
+    own = {name: first.get((v.data_ptr(), tuple(v.shape), v.stride())) for name, v in state.items()}
+    return {name: other for name, other in own.items() if other not in (None, name)}
 
 
 @checked()
@@ -181,6 +188,7 @@ def load(
         if plan.reach > (largest := farthest_reach(structure.inputs)):
             raise RecipeError(f"the recipe reaches {plan.reach:,} pixels in images of {largest}")
         variant = build(structure, plan, bottleneck)
+        _refuse_other_ties(variant.module, recipe["aliases"])
         state = tensors | {new: tensors[old] for new, old in recipe["aliases"].items()}
         _check_number_types(variant.module, state)
         variant.module.load_state_dict(state, strict=True)
@@ -193,6 +201,22 @@ def load(
             "save the variant again with this version of weightscope."
         ) from reason
     return replace(variant, origin=recipe.get("weights", ""))
+
+
+def _refuse_other_ties(module: nn.Module, before: Mapping[str, str]) -> None:
+    """Refuse a network in which other tensors are one: it would compute, or learn, otherwise."""
+    state = module.state_dict()
+    now = _tied(state)
+    for name in state:  # not those of the file, which anybody may have written
+        if (name in before) != (name in now):
+            first, then, remedy = ("one tensor", "two", "tie")
+            if name in now:
+                first, then, remedy = ("two tensors", "one", "untie")
+            other = now[name] if name in now else before[name]
+            raise RecipeError(
+                f"{name} and {other!a} were {first} and are {then} now; {remedy} them in the "
+                "factory"
+            )
 
 
 def _check_number_types(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -83,6 +83,11 @@ def shrink(
     MACs as the depth: a depth that does not keep more quality is no finding. What costs more than
     ``max_macs`` is made thinner too, down to it, and recovered once more. The model is not changed.
 
+    Of a single channel, f1, iou, accuracy and dice are taken at the threshold that is best for each
+    network, found on ``batches`` and shown as ``threshold``; it need be neither 0 of logits nor 0.5
+    of probabilities. ``unadjusted`` is the quality at the threshold that is best for the whole
+    network.
+
     A depth at which one of several outputs is lost, because it is computed in what is removed, is
     refused; coarser versions of the first output, as for deep supervision, may go.
 
@@ -107,7 +112,7 @@ def shrink(
         layout: What the axes of the images are, as for ``analyze``.
         part: The part that is cut, as for ``analyze``.
         steps: Training steps of each recovery.
-        repeats: Timed forwards of each network.
+        repeats: Timed forwards of each network, at least 2.
         thin: Share of its MACs to which the whole network and every depth is made thinner too, by
             ``Variant.thin`` (the extra ``prune``); 1: none is. By default what costs more than
             ``max_macs``, where that is given.
@@ -194,13 +199,15 @@ def shrink(
         macs=costs.macs,
         bytes=size_in_bytes(model),
         latency=None,
-        cut=measure.whole,
-        quality=measure.whole,
+        cut=measure.whole.quality,
+        quality=measure.whole.quality,
+        thresholds=measure.whole.thresholds,
+        unadjusted=measure.whole.unadjusted,
         lost=0.0,
         error=math.nan if pairs is None else 0.0,
         refusal="",
         variant=None,
-        random=measure.whole,
+        random=measure.whole.quality,
         random_refusal="",
     )
     ready = timed(structure, [itself, *found], repeats)
@@ -208,6 +215,8 @@ def shrink(
         metric=measure.name,
         limits=limits,
         budget=budget,
+        trivial=measure.trivial,
+        skill=measure.lost(measure.trivial),
         whole=ready[0],
         candidates=tuple(ready[1:]),
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import BatchNorm
-from weightscope.calls import device_of, forward_errors, own_arguments
+from weightscope.calls import device_of, forward_errors, leaves_by_place, own_arguments
 from weightscope.errors import InputError, keyword
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
@@ -30,6 +30,7 @@ class Teacher:
     def __init__(self, structure: Structure, exits: Sequence[str]) -> None:
         self.model, self.exits = structure.model, exits
         self.left: dict[str, Tensor] = {}
+        self.places = list(leaves_by_place(structure.returned))
         self.run = GraphRun(structure, {name: self._keeper(name) for name in self.exits})
 
     def _keeper(self, name: str) -> Callable[[Tensor], Tensor]:

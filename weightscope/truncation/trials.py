@@ -17,7 +17,7 @@ from weightscope.graph.structure import Structure
 from weightscope.truncation.building import whole
 from weightscope.truncation.candidates import Candidate
 from weightscope.truncation.proposals import Proposal
-from weightscope.truncation.qualities import ByAgreement, ByMetric
+from weightscope.truncation.qualities import ByAgreement, ByMetric, Measured
 from weightscope.truncation.recovery import Recovery
 from weightscope.truncation.variant import Variant
 
@@ -67,15 +67,15 @@ class Trials:
         try:
             thinner = variant.thin(max_macs=goal)
         except (TruncationError, MissingExtraError) as reason:
-            return [_refused(keep, True, 0, round(goal), str(reason))]
+            return [_refused(keep, True, 0, 0, str(reason))]
         return [self._tried(thinner, f"{keep}_to_{goal:.0f}")]
 
     def _tried(self, variant: Variant, name: str) -> Candidate:
-        before, _ = self.measure.quality(variant)
+        before = self.measure.quality(variant).quality
         recovery = self.recover(variant, f"keep_{name}")
         if isinstance(self.measure, ByAgreement):
             before = recovery.before.explained
-        after, error = self._after(variant, recovery)
+        after = self._after(variant, recovery)
         rival, reason = self._random(variant.costs.macs, name) if self.random else (math.nan, "")
         return Candidate(
             keep_levels=variant.plan.keep_levels,
@@ -85,19 +85,21 @@ class Trials:
             bytes=size_in_bytes(variant.module),
             latency=None,
             cut=before,
-            quality=after,
-            lost=self.measure.lost(after),
-            error=error,
+            quality=after.quality,
+            thresholds=after.thresholds,
+            unadjusted=after.unadjusted,
+            lost=self.measure.lost(after.quality),
+            error=after.error,
             refusal="",
             variant=variant,
             random=rival,
             random_refusal=reason,
         )
 
-    def _after(self, variant: Variant, recovery: Recovery) -> tuple[float, float]:
-        """Quality of a recovered network, and the standard error of what it lost."""
+    def _after(self, variant: Variant, recovery: Recovery) -> Measured:
+        """Quality of a recovered network."""
         if isinstance(self.measure, ByAgreement):
-            return recovery.after.explained, math.nan
+            return Measured(recovery.after.explained)
         return self.measure.quality(variant)
 
     def _random(self, macs: int, name: str) -> tuple[float, str]:
@@ -106,8 +108,7 @@ class Trials:
             rival = whole(self.structure).thin(max_macs=macs, by="random", seed=self.seed)
         except (TruncationError, MissingExtraError) as reason:
             return math.nan, str(reason)
-        quality, _ = self._after(rival, self.recover(rival, f"random_{name}"))
-        return quality, ""
+        return self._after(rival, self.recover(rival, f"random_{name}")).quality, ""
 
 
 def _refused(keep: int, thinned: bool, parameters: int, macs: int, reason: str) -> Candidate:
@@ -121,6 +122,8 @@ def _refused(keep: int, thinned: bool, parameters: int, macs: int, reason: str) 
         latency=None,
         cut=nan,
         quality=nan,
+        thresholds=(),
+        unadjusted=nan,
         lost=nan,
         error=nan,
         refusal=str(reason),
@@ -142,6 +145,6 @@ def timed(structure: Structure, candidates: Sequence[Candidate], repeats: int) -
         for i, c in enumerate(candidates)
         if not c.refusal
     }
-    times = measure_latency(list(modules.values()), structure.inputs, repeats=max(2, repeats))
+    times = measure_latency(list(modules.values()), structure.inputs, repeats=repeats)
     known = dict(zip(modules, times, strict=True))
     return [replace(c, latency=known.get(i)) for i, c in enumerate(candidates)]

@@ -150,7 +150,7 @@ class Variant(OnOneScreen):
         """Time the original and the variant, and measure their peak memory.
 
         Args:
-            repeats: Timed forwards of each, alternately.
+            repeats: Timed forwards of each, alternately; at least 2, which quartiles need.
         """
         original, inputs = self.structure.model, self.structure.inputs
         before, after = measure_latency([original, self.module], inputs, repeats=repeats)
