@@ -184,16 +184,30 @@ def _outcome(row: Row, truth: Truth) -> str:
 _READING = """\
 This page is written by `make reading`; do not edit it. It holds the networks of the
 [matrix](matrix.md) and those that go beyond it: other kinds, written by hand as their papers
-describe them (`matrix/kinds.py`), more networks of the libraries (`matrix/more.py`), and five
-times twenty and eight that were read only when the work on the reader was done
+describe them (`matrix/kinds.py`), more networks of the libraries (`matrix/more.py`), and 125 in
+seven lists that were read only when the work on the reader was done
 (`matrix/held_back.py`, `matrix/held_back_again.py`, `matrix/held_back_third.py`,
-`matrix/held_back_fourth.py`, `matrix/held_back_fifth.py`, `matrix/held_back_sixth.py`); these stand
-here as they were first read. What is right about each was written down and committed before it was
-first read. Each was read with nothing but the model, except those whose layout must be seen on an
-example; its graph was run beside it in both modes, at two batch sizes and two image sizes, and had
-to give the same outputs bit by bit; every legal depth was built and counted on tensors without
-numbers. Here nothing is trained, saved and loaded; the matrix does that. *s* is processor seconds,
-on a machine with other work on the same cores; *commit* is the one that a network was read on.
+`matrix/held_back_fourth.py`, `matrix/held_back_fifth.py`, `matrix/held_back_sixth.py`,
+`matrix/held_back_seventh.py`); these stand here as they were first read. What is right about each
+was written down and committed before it was first read. Each was read with nothing but the model,
+except those whose layout must be seen on an example; its graph was run beside it in both modes, at
+two batch sizes and two image sizes, and had to give the same outputs bit by bit; every legal depth
+was built and counted on tensors without numbers. Here nothing is trained, saved and loaded; the
+matrix does that. *s* is processor seconds, on a machine with other work on the same cores; *commit*
+is the one that a network was read on.
+
+Of all 125 networks held back, 88 were right or rightly refused at first reading (70 %).
+
+The seventh, ten networks of ten packages and seven written by hand, came out at 71 %: 12 of 17. It
+was written as twenty; three of them were in the fifth list already, and do not count. USleep was
+read wrongly without a word: its answer for a window of 256 samples was taken for a deeper level,
+because the guessed length was 512; with an example of the length that it declares it is read
+rightly. Of a network that makes the frame between two no layer is called head: its flows are sums
+of what every scale adds, and its last layer is called decoder 1. A separator of vocals, whose
+modules are called in a way of their own, was refused with a wrong reason (that it has one level). A
+U-net of fastMRI, which pads odd sizes, refuses sizes that take the other way, as it says. Of a
+network that takes five frames in 15 channels and a map of noise no example was guessed; with one it
+is read rightly. None of this is mended yet.
 
 The sixth, twenty networks of sixteen packages of which none was read here before, came out as the
 fifth did: half. FlowNetS was read wrongly without a word: a pair of frames that its forward lays
@@ -208,7 +222,7 @@ mistake. Mended since, and no longer held back: frames side by side, numbers mad
 and FlowNetS are right now, PWCNet follows its sizes), and sizes at which a forward takes another
 way, which are refused where a rebuilt network took the way that was read, without a word.
 
-The goal for networks held back is 93 %; none of the six lists reached it. The fifth, twenty
+The goal for networks held back is 93 %; none of the seven lists reached it. The fifth, twenty
 networks of seven libraries of which none was read here before, came out worst: half. Three compute
 with their sizes in more steps than are followed, or take the root of a number of tokens, and are
 read at one size; two hold sizes in a tensor and crop by them; one builds classes around its
