@@ -51,8 +51,17 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to_device(tree: Any, model: nn.Module) -> Any:
-    """Move the tensors of a batch to where the model's parameters are."""
+    """Move the tensors of a batch to where the model's parameters are.
+
+    Raises:
+        InputError: They have no numbers, and the model has.
+    """
     device = device_of(model)
+    if device.type != "meta" and any(v.is_meta for v in pytree.tree_tensors(tree)):
+        raise InputError(
+            f"the inputs ({shapes(tree)}) are on the device meta and hold no numbers; give tensors "
+            f"on {device} that do"
+        )
     return pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
 
 

@@ -510,3 +510,8 @@ def test_latencies_need_two_forwards_everywhere(repeats):
     ):
         with pytest.raises(InputError, match=r"^repeats=.*whole number from 2"):
             call()
+
+
+def test_images_without_numbers_are_refused():
+    with pytest.raises(InputError, match="meta and hold no numbers"):
+        ws.shrink(Plain(), images=IMAGES.to("meta"), steps=1, progress=False, random=False)
