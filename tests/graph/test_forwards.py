@@ -423,6 +423,32 @@ def test_a_network_that_fixes_its_sizes_is_read_at_the_one_that_it_declares() ->
     assert read_structure(model, IMAGE).inputs.args[0].shape[2:] == (16, 16)
 
 
+class Windows(nn.Module):
+    """One answer for every window of a signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_times = 64
+        self.top = nn.Conv1d(2, 4, 3, padding=1)
+        self.deep = nn.Conv1d(4, 4, 3, padding=1)
+        self.up = nn.Conv1d(4, 4, 3, padding=1)
+        self.out = nn.Conv1d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.top(x))
+        deep = F.relu(self.deep(F.max_pool1d(x, 2)))
+        up = self.up(F.interpolate(deep, scale_factor=2.0)) + x
+        out: Tensor = self.out(F.avg_pool1d(up, 64))
+        return out[:, :, 0] if out.shape[-1] == 1 else out
+
+
+def test_a_signal_is_read_at_the_window_that_the_network_declares() -> None:
+    structure = read_structure(Windows())
+    assert structure.inputs.args[0].shape[2:] == (64,)
+    assert structure.reductions == ((1.0,), (2.0,))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
 def test_a_size_that_became_a_number_is_told_and_kept() -> None:
     def resized(model: Small, x: Tensor) -> Tensor:
         size = [int(math.sqrt(s * s)) for s in x.shape[2:]]

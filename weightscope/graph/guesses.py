@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,8 @@ _SIZE_NAMES = (
     "segment_length",
     "input_length",
 )
+# of signals that are cut into windows: several in one example may be answered one by one
+_WINDOW_NAMES = ("n_times", "_n_times", "in_samples")
 _CHANNEL_NAMES = (
     "in_channels",
     "num_channels",
@@ -200,7 +202,9 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     by_kind = []
     for dimensions, channels in _channels(model):
         usual = _SIZES[dimensions]
-        sizes = dict.fromkeys([usual[0], *declared_sizes(model, dimensions), *usual[1:]])
+        windows = declared_sizes(model, 1, _WINDOW_NAMES) if dimensions == 1 else []
+        declared = declared_sizes(model, dimensions)
+        sizes = dict.fromkeys([*windows, usual[0], *declared, *usual[1:]])
         by_kind.append([(channels, *size) for size in sizes])
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
     found = dict.fromkeys([*by_kind[0][:_LIKELIEST], *(s for s in in_turn if s is not None)])
@@ -247,14 +251,16 @@ def _weight(module: nn.Module) -> torch.Tensor | None:
     return stored
 
 
-def declared_sizes(model: nn.Module, dimensions: int) -> list[tuple[int, ...]]:
+def declared_sizes(
+    model: nn.Module, dimensions: int, names: Sequence[str] = _SIZE_NAMES
+) -> list[tuple[int, ...]]:
     """Sizes that the model or its parts carry in an attribute."""
     found: list[tuple[int, ...]] = []
     for module in model.modules():
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             continue  # their input_size counts channels
         for holder in (module, _config(module)):
-            for name in _SIZE_NAMES:
+            for name in names:
                 value = _attribute(holder, name)
                 if isinstance(value, int) and not isinstance(value, bool) and value > 8:
                     found.append((value,) * dimensions)
