@@ -47,11 +47,11 @@ def reached(model: nn.Module) -> list[Any]:
             continue
         seen.add(id(value))
         found.append(value)
-        waiting.extend(_held_by(value))
+        waiting.extend(held_by(value))
     return found
 
 
-def _held_by(value: Any) -> Iterator[Any]:
+def held_by(value: Any) -> Iterator[Any]:
     """What a container holds, and an object's own attributes."""
     if issubclass(type(value), dict):
         yield from dict.values(value)

@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightscope.errors import StructureError
 from weightscope.graph import Structure, coarsen, read_structure, rebuild
+from weightscope.graph import read as reading
+from weightscope.graph.answers import Comparison
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import make_plan
@@ -139,6 +142,9 @@ def test_a_graph_does_what_the_forward_set(part: Callable[[], nn.Module], run: P
 
 def test_a_graph_that_does_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarsen, "follow_settings", lambda capture: frozenset())
+    with pytest.raises(StructureError, match="what is read is not what it does"):
+        read(nn.Conv2d(4, 4, 3, padding=1), dilated)
+    monkeypatch.setattr(reading, "compare", lambda *_, **__: Comparison())
     _, structure = read(nn.Conv2d(4, 4, 3, padding=1), dilated)
     variant = build(structure, make_plan(structure, structure.cuts[0], width=2))
     failed = [check.name for check in verify(variant, export=False).failures]

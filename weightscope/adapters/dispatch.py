@@ -34,6 +34,7 @@ __all__ = [
     "StorageWeakRef",
     "TorchDispatchMode",
     "storage_of",
+    "writes_of",
 ]
 
 
@@ -44,3 +45,8 @@ def storage_of(tensor: torch.Tensor) -> int:
     except NotImplementedError:  # sparse and other layouts have none
         return id(tensor)
     return int(StorageWeakRef(storage).cdata)  # type: ignore[no-untyped-call]
+
+
+def writes_of(tensor: torch.Tensor) -> int:
+    """How often a tensor, or another that shares its memory, was written into."""
+    return tensor._version

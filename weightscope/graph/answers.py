@@ -1,19 +1,30 @@
-"""Whether a graph that was read answers as the model does, on numbers."""
+"""Whether a graph that was read answers as the model does, on numbers, call after call."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.calls import called, fresh, undisturbed
+from weightscope.copies import deep_copy
+from weightscope.errors import InputError
+from weightscope.graph.fixed import fixed_in
+from weightscope.graph.layouts import images_of
+from weightscope.graph.memory import advance, changed, state_of
 from weightscope.graph.running import GraphRun
-from weightscope.graph.structure import Structure
+from weightscope.graph.structure import ExampleInputs, Structure
 
 _ROUNDINGS = 100  # in a deep network few are as large; a wrong setting is orders above
+_SMALLEST = 32  # pixels along each side of what is called to compare answers
+_AT_THE_DEEPEST = 2  # pixels there: of a single one, some normalisations leave nothing
+_CALLS = 5  # in a row, of a forward that counts them
 
 
 class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -32,46 +43,221 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How the answers of a graph compare with those of the model that it was read from.
+
+    Attributes:
+        wrong: Which output differs, though the model answers the same call alike; empty if none.
+        remembers: Names of the attributes and buffers through which earlier calls decide what the
+            model returns, where those of the graph do not.
+        repeatable: Whether the model answers the same call alike when all that hangs on it is put
+            back.
+    """
+
+    wrong: str = ""
+    remembers: tuple[str, ...] = ()
+    repeatable: bool = True
+
+
 def differs(structure: Structure) -> str:
     """Which output of the graph is not what the model's own forward returns; empty if none is.
 
     Nothing is said of a forward that answers the same call differently.
     """
-    model, inputs = structure.model, structure.inputs
+    runs = _Runs(structure, structure.inputs)
+    expected = runs.model(runs.once)
+    if _difference(expected, runs.model(runs.once)):
+        return ""  # it draws from generators of its own
+    return _difference(expected, runs.graph(runs.once))
 
-    def answers() -> list[Tensor]:
-        with undisturbed(model), SameDraws():
-            return pytree.tree_tensors(pytree.opened(called(model, inputs.args, inputs.kwargs)))
 
-    with torch.no_grad():
-        expected, again = answers(), answers()
-        if not all(map(_equal, expected, again)):
-            return ""  # it draws from generators of its own, or remembers
-        with undisturbed(model), SameDraws():
-            found = pytree.tree_tensors(
-                list(GraphRun(structure, {}).run(*fresh(*in_order(structure))))
-            )
+def compare(structure: Structure, *, copies: bool = False) -> Comparison:
+    """Call the model and the graph, at a small size, and once more after another image.
+
+    Args:
+        structure: The network.
+        copies: Whether the forward writes into weights: copies are called then.
+
+    Returns:
+        How the answers compare. Nothing is found where the model has no numbers, or where its
+        forward does not run on them.
+    """
+    model = structure.model
+    if any(t.is_meta for t in [*model.parameters(), *model.buffers()]):
+        return Comparison()
+    for inputs in _from_small_to_given(structure):
+        runs = _Runs(structure, inputs, copies)
+        try:
+            again = runs.model(runs.after_another)
+        except Exception:  # noqa: BLE001 - the forward refuses that size
+            continue
+        return _compared(runs, again)
+    return Comparison()
+
+
+def _compared(runs: _Runs, again: list[Tensor]) -> Comparison:
+    found = runs.graph(runs.once)
+    remembers: list[str] = []
+    if _difference(again, found) and _difference(again, runs.graph(runs.after_another)):
+        expected = runs.model(runs.once)
+        if _difference(expected, runs.model(runs.once)):
+            return Comparison(repeatable=False)
+        if wrong := _difference(expected, found):
+            return Comparison(wrong)
+        remembers = runs.left or [""]
+    elif runs.counts:
+        late = runs.model(runs.late)
+        if _difference(late, again) and _difference(late, runs.graph(runs.late)):
+            remembers = list(runs.counts)
+    return Comparison(remembers=tuple(remembers))
+
+
+_Call = Callable[[nn.Module, ExampleInputs], Any]
+_Calls = Callable[[nn.Module, Callable[[ExampleInputs], Any]], Any]
+
+
+class _Runs:
+    """Calls of a model and of its graph on the same arguments, each from the model as it is.
+
+    Args:
+        structure: The network.
+        inputs: The arguments.
+        copies: Whether copies are called: the forward writes into weights, which is not put back.
+
+    Attributes:
+        left: What a call left otherwise in the model, by name, after `after_another` was run.
+        counts: What of that each of two calls changed, and is a number or a few.
+    """
+
+    def __init__(self, structure: Structure, inputs: ExampleInputs, copies: bool = False) -> None:
+        self._structure, self._copies = structure, copies
+        self._inputs = inputs
+        self._another = _turned(inputs)
+        self.left: list[str] = []
+        self.counts: list[str] = []
+
+    def model(self, calls: _Calls) -> list[Tensor]:
+        """What the model returns in the last of some calls."""
+
+        def call(model: nn.Module, inputs: ExampleInputs) -> Any:
+            return pytree.opened(called(model, inputs.args, inputs.kwargs))
+
+        made, states = self._run(calls, call)
+        if calls == self.after_another:
+            before, between, after = states
+            self.left = changed(before, between)
+            self.counts = [name for name in changed(between, after) if name in self.left]
+        return made
+
+    def graph(self, calls: _Calls) -> list[Tensor]:
+        """What the graph returns in the last of some calls."""
+
+        def call(model: nn.Module, inputs: ExampleInputs) -> Any:
+            structure = replace(self._structure, model=model)
+            return list(GraphRun(structure, {}).run(*fresh(*in_order(structure, inputs))))
+
+        return self._run(calls, call)[0]
+
+    def _run(self, calls: _Calls, call: _Call) -> tuple[list[Tensor], list[dict[str, Any]]]:
+        model = self._structure.model
+        model = deep_copy(model) if self._copies else model
+        with torch.no_grad(), undisturbed(model), SameDraws():
+            made, states = calls(model, functools.partial(call, model))
+            return pytree.tree_tensors(made), states
+
+    def once(self, model: nn.Module, call: Any) -> Any:
+        """One call."""
+        return call(self._inputs), []
+
+    def after_another(self, model: nn.Module, call: Any) -> Any:
+        """A call after one on another image, and the states before, between and after."""
+        states = [state_of(model)]
+        for inputs in (self._another, self._inputs):
+            made = call(inputs)
+            states.append(state_of(model))
+        return made, states
+
+    def late(self, model: nn.Module, call: Any) -> Any:
+        """A call after many, as far as what counts them says."""
+        for _ in range(_CALLS):
+            before = state_of(model)
+            call(self._another)
+        advance(model, before, state_of(model))
+        return call(self._inputs), []
+
+
+def _difference(expected: list[Tensor], found: list[Tensor]) -> str:
+    """Which of some tensors is another one; empty if none is."""
+    if len(expected) != len(found):
+        return f"{len(found)} tensors are returned where the original returns {len(expected)}"
     for position, (a, b) in enumerate(zip(expected, found, strict=True)):
         if not _close(a, b):
             return f"tensor {position} of the outputs differs from what the original returns"
     return ""
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-
-
 def _close(a: Tensor, b: Tensor) -> bool:
+    if a.layout != torch.strided:
+        a, b = a.to_dense(), b.to_dense()
     if a.shape != b.shape or not (a.is_floating_point() or a.is_complex()):
-        return _equal(a, b)
+        return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
     size = float(a.abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
     rounding = _ROUNDINGS * torch.finfo(a.dtype).eps
     return torch.allclose(a, b, rtol=rounding, atol=rounding * size, equal_nan=True)
 
 
-def in_order(structure: Structure) -> list[Any]:
+def in_order(structure: Structure, inputs: ExampleInputs | None = None) -> list[Any]:
     """The arguments in the order of the graph's placeholders."""
+    inputs = inputs or structure.inputs
     names = [node.target for node in structure.graph.nodes if node.op == "placeholder"]
-    given = list(structure.inputs.args)
+    given = list(inputs.args)
     rest = names[len(given) :]
-    return [*given, *(structure.inputs.kwargs[str(name)] for name in rest)]
+    return [*given, *(inputs.kwargs[str(name)] for name in rest)]
+
+
+def _from_small_to_given(structure: Structure) -> Iterator[ExampleInputs]:
+    """The example in sizes that were read alike, the smallest first."""
+    inputs, held = structure.inputs, fixed_in(structure.graph)
+    deepest = [max(reductions) for reductions in zip(*structure.reductions, strict=True)]
+    least = [max(_SMALLEST, _AT_THE_DEEPEST * int(reduction)) for reduction in deepest]
+    sizes = [images_of(inputs)[0].shape[axis] for axis in inputs.space]
+    halvings = 0
+    while all(
+        (n >> halvings) % 2 == 0 and n >> (halvings + 1) >= m
+        for n, m in zip(sizes, least, strict=True)
+    ):
+        halvings += 1
+    for halved in range(halvings, 0, -1):
+        small = _halved(inputs, halved)
+        try:
+            held.complete(small.args, small.kwargs)
+        except InputError:
+            continue
+        yield small
+    yield inputs
+
+
+def _halved(inputs: ExampleInputs, times: int) -> ExampleInputs:
+    """The same call with the first corner of every image."""
+
+    def corner(image: Tensor) -> Tensor:
+        for axis in inputs.space:
+            image = image.narrow(axis, 0, image.shape[axis] >> times)
+        return image.contiguous()
+
+    return _with_images(inputs, corner)
+
+
+def _turned(inputs: ExampleInputs) -> ExampleInputs:
+    """The same call with every image upside down."""
+    return _with_images(inputs, lambda image: image.flip(inputs.space))
+
+
+def _with_images(inputs: ExampleInputs, change: Callable[[Tensor], Tensor]) -> ExampleInputs:
+    def changed_one(value: Any) -> Any:
+        is_image = isinstance(value, Tensor) and value.dim() == inputs.rank
+        return change(value) if is_image else value
+
+    args, kwargs = pytree.tree_map(changed_one, (inputs.args, dict(inputs.kwargs)))
+    return replace(inputs, args=args, kwargs=kwargs)

@@ -18,7 +18,7 @@ from weightscope.adapters.modes import alone
 from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
 from weightscope.calls import say
 from weightscope.errors import ForwardError, StructureError, WeightscopeError, keyword
-from weightscope.graph.answers import differs
+from weightscope.graph.answers import compare
 from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
@@ -85,8 +85,7 @@ def read_structure(
     with _told(model):
         trial = Trial(model)
         structure = _read(trial, example_inputs, stages, layout, part, unwrapped.note)
-        _require_the_same_answers(structure, trial)
-    return structure
+        return _compared(structure, trial)
 
 
 def _require_order(model: nn.Module, reductions: Sequence[Sequence[float]]) -> None:
@@ -186,7 +185,6 @@ def _read(
         _batch_note(trial, captured, inputs),
         values_note(coarse.graph),
         _modes_note(trial, modes_agree, pair),
-        _memory_note(*trial.left_behind(pair, called)),
         _gradients_note(coarse.lost),
         _hooks_note(trial.gradient_hooks(pair, called), hooked_modules(model, called)),
         _parts_note(parts, part),
@@ -213,21 +211,41 @@ def _read(
     )
 
 
-def _require_the_same_answers(structure: Structure, trial: Trial) -> None:
-    """Refuse a graph that answers otherwise than its model does where nothing is traced.
+def _compared(structure: Structure, trial: Trial) -> Structure:
+    """The structure with notes on what earlier calls decide.
 
-    The model is run for that only where its forward could tell the difference.
+    Raises:
+        StructureError: The graph answers otherwise than the model, or calls change the weights.
     """
-    model = trial.original
-    where = trial.answers_to_tracing(two_images(trial, structure.inputs))
-    without_numbers = any(t.is_meta for t in [*model.parameters(), *model.buffers()])
-    if where and not without_numbers and differs(structure):
+    pair = two_images(trial, structure.inputs)
+    called = {str(n.target) for n in structure.graph.find_nodes(op="call_module")}
+    left, used = trial.left_behind(pair, called)
+    written = trial.written_weights()
+    if trained := [name for name, trains in written.items() if trains]:
         raise StructureError(
-            f"what the forward of {trial.name} returns depends on whether it is"
-            f" traced, as it is here ({where}), so what is read is not what it does. Let it return"
-            " the same in both cases: with tensors (torch.where, torch.clamp) in the place of"
-            " values that are read"
+            f"the forward of {trial.name} writes into its own weights ({_some(trained)}), so that"
+            " every call makes another network. Make them buffers (register_buffer); where only a"
+            " first call does so, call the model once before"
         )
+    compared = compare(structure, copies=bool(written))
+    if compared.wrong:
+        where = trial.answers_to_tracing(pair)
+        raise StructureError(
+            f"what the forward of {trial.name} returns depends on whether it is traced, as it is"
+            f" here{where and f' ({where})'}, so what is read is not what it does: on numbers"
+            f" {compared.wrong}. Let it return the same in both cases: with tensors (torch.where,"
+            " torch.clamp) in the place of values that are read, and without asking for the class"
+            " of tensors and sizes (isinstance in the place of type), for modes or for gradients"
+        )
+    if not compared.repeatable:
+        note = (
+            "the forward answers the same call differently: it draws at random outside of torch, or"
+            " counts outside of its modules. Read, cut and built is one of its calls; draw by"
+            " torch.rand, and keep what counts in a module"
+        )
+    else:
+        note = _memory_note(left, used or compared.remembers)
+    return replace(structure, notes=(*structure.notes, *filter(None, [note])))
 
 
 def _dead(

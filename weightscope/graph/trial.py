@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
-from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode
+from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode, storage_of, writes_of
 from weightscope.adapters.tracing import (
     as_exported,
     eagerly,
@@ -56,6 +56,7 @@ class Trial:
         tensors = {id(t): self.mode.from_tensor(t) for t in [*model.parameters(), *model.buffers()]}
         self.model = throwaway_copy(model, tensors).eval()
         self._known: dict[Any, Any] = {}
+        self._weights = [(w, storage_of(w), writes_of(w)) for w in self.model.parameters()]
         self._fresh = as_they_are(self.model)
         self._held = {id(tensor) for _, tensor in self._holds()}
         self._leaves = self._hooks = False
@@ -198,6 +199,15 @@ class Trial:
             told.append((listed.calls, isinstance(result, Exception)))
         same = told[0] == told[1] and not told[1][1]
         return "" if same else _lines(self._asked)
+
+    def written_weights(self) -> dict[str, bool]:
+        """Names of the weights that the forward wrote into, and whether they are trained."""
+        names = [name for name, _ in self.model.named_parameters()]
+        return {
+            name: weight.requires_grad
+            for name, (weight, memory, version) in zip(names, self._weights, strict=True)
+            if storage_of(weight) != memory or writes_of(weight) != version
+        }
 
     def gradient_hooks(self, inputs: ExampleInputs, whole: Collection[str]) -> tuple[str, ...]:
         """What sets hooks on gradients in forwards that are taken apart: methods of tensors.

@@ -1,0 +1,217 @@
+"""What was read answers as the forward does, in the first call and in later ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.errors import StructureError
+from weightscope.graph import read_structure
+
+IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two levels; what is done with what it returns, a test says."""
+
+    def __init__(self, around: Callable[[Net, Tensor, Tensor], Tensor], **attributes: Any) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.out = nn.Conv2d(12, 2, 1)
+        self.around = around
+        for name, value in attributes.items():
+            if type(value) is Tensor:
+                self.register_buffer(name, value.clone())
+            else:
+                setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        deep = F.interpolate(F.relu(self.deep(F.max_pool2d(top, 2))), scale_factor=2.0)
+        return self.around(self, x, self.out(torch.cat([top, deep], 1)))
+
+
+def multiplies(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    net.calls = net.calls + 1
+    return y * net.calls
+
+
+def branches(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    net.calls += 1
+    return y * 2 if net.calls > 3 else y
+
+
+def warms_up(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    net.calls += 1
+    return y * 2 if net.calls > 2000 else y
+
+
+def toggles(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    net.mode = not net.mode
+    return -y if net.mode else y
+
+
+def grows(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    net.seen.append(x.shape[-1])
+    return y * len(net.seen)
+
+
+def deeper(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    net.state.steps += 1
+    return y * net.state.steps
+
+
+def at_first(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    if net.scale is None:
+        net.scale = 1 / y.std()
+    return y * net.scale
+
+
+def counts(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    net.calls += 1
+    net.seen.append(net.calls)
+    net.size = tuple(x.shape)
+    return y
+
+
+def by_buffer(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    net.number += 1
+    return y * net.number
+
+
+def table(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    if y.shape[-1] > net.known:
+        net.known, net.table = y.shape[-1], torch.arange(y.shape[-1]).float()
+    return y + net.table[: y.shape[-1]]
+
+
+REMEMBER = [
+    (multiplies, {"calls": 0}, "calls"),
+    (branches, {"calls": 0}, "calls"),
+    (warms_up, {"calls": 0}, "calls"),
+    (warms_up, {"calls": 0.0}, "calls"),
+    (toggles, {"mode": False}, "mode"),
+    (grows, {"seen": []}, "seen"),
+    (deeper, {"state": SimpleNamespace(steps=0)}, "state"),
+    (at_first, {"scale": None}, "scale"),
+]
+FORGET = [
+    (counts, {"calls": 0, "seen": []}),
+    (table, {"known": 0, "table": None}),
+    (by_buffer, {"number": torch.zeros(1)}),  # a variant has the buffer, and counts in it
+]
+
+
+@pytest.mark.parametrize(("around", "kept", "name"), REMEMBER)
+def test_what_counts_and_decides_is_told(
+    around: Callable[..., Tensor], kept: dict[str, Any], name: str
+) -> None:
+    net = Net(around, **kept).eval()
+    before = str(vars(net))
+    notes = read_structure(net, IMAGE).notes
+    assert [f"depends on what earlier calls left in {name};" in note for note in notes] == [True]
+    assert str(vars(net)) == before
+
+
+@pytest.mark.parametrize(("around", "kept"), FORGET)
+def test_what_only_counts_or_is_kept_for_a_size_is_not(
+    around: Callable[..., Tensor], kept: dict[str, Any]
+) -> None:
+    net = Net(around, **kept).eval()
+    before = {name: str(value) for name, value in vars(net).items()}
+    assert not any("earlier calls" in note for note in read_structure(net, IMAGE).notes)
+    assert {name: str(value) for name, value in vars(net).items()} == before
+
+
+class Leaf(nn.Module):
+    """A module that is called as it is: a variant has it, and with it what it remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.calls = nn.Parameter(torch.ones(1)), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.weight * self.calls
+
+
+def test_a_count_in_what_a_variant_takes_over_is_no_matter() -> None:
+    structure = read_structure(Net(lambda net, x, y: net.leaf(y), leaf=Leaf()).eval(), IMAGE)
+    assert "leaf" in {node.target for node in structure.graph.nodes}
+    assert not structure.notes
+
+
+def of_a_class(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    return y * 2 if type(x) is torch.Tensor else y
+
+
+def of_another_class(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    return y * 2 if y.__class__ == torch.Tensor else y
+
+
+def of_a_size(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    return y * 2 if type(x.shape[-1]) is int else y
+
+
+def of_functions(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    return y if torch.overrides.has_torch_function((y,)) else y * 2
+
+
+def of_gradients(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    return y if torch.is_grad_enabled() else y * 2
+
+
+@pytest.mark.parametrize(
+    "around",
+    [of_a_class, of_another_class, of_a_size, of_functions, of_gradients],
+)
+def test_a_forward_that_does_something_else_while_it_is_traced_is_refused(
+    around: Callable[..., Tensor],
+) -> None:
+    with pytest.raises(StructureError, match="what is read is not what it does"):
+        read_structure(Net(around).eval(), IMAGE)
+
+
+def of_scripts(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    scripted = torch.jit.is_tracing() or torch.jit.is_scripting()
+    return y * 2 if scripted or isinstance(x, torch.fx.Proxy) else y
+
+
+def of_kinds(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    return y * 2 if isinstance(x, Tensor) else y
+
+
+@pytest.mark.parametrize("around", [of_scripts, of_kinds])
+def test_what_is_asked_and_answered_as_ever_is_read(around: Callable[..., Tensor]) -> None:
+    assert not read_structure(Net(around).eval(), IMAGE).notes
+
+
+def test_a_forward_that_answers_otherwise_each_time_is_told_of() -> None:
+    numbers = itertools.count(1)
+    notes = read_structure(Net(lambda net, x, y: y * next(numbers)).eval(), IMAGE).notes
+    assert ["answers the same call differently" in note for note in notes] == [True]
+
+
+def test_what_writes_into_its_own_weights_is_refused_and_the_weights_stay() -> None:
+    def decays(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            net.out.weight.mul_(0.9)
+        return y
+
+    def sets(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        net.scale.data = 1 / y.std().reshape(1)
+        return y * net.scale
+
+    for around in (decays, sets):
+        net = Net(around, scale=nn.Parameter(torch.ones(1))).eval()
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        with pytest.raises(StructureError, match="writes into its own weights"):
+            read_structure(net, IMAGE)
+        assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
