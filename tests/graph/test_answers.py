@@ -215,3 +215,13 @@ def test_what_writes_into_its_own_weights_is_refused_and_the_weights_stay() -> N
         with pytest.raises(StructureError, match="writes into its own weights"):
             read_structure(net, IMAGE)
         assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_weights_that_are_written_in_train_mode_alone_are_read() -> None:
+    def normalised(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        if net.training:
+            with torch.no_grad():
+                net.out.weight.div_(net.out.weight.norm())
+        return y
+
+    assert read_structure(Net(normalised).eval(), IMAGE).cuts

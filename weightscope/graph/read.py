@@ -220,7 +220,7 @@ def _compared(structure: Structure, trial: Trial) -> Structure:
     pair = two_images(trial, structure.inputs)
     called = {str(n.target) for n in structure.graph.find_nodes(op="call_module")}
     left, used = trial.left_behind(pair, called)
-    written = trial.written_weights()
+    written = trial.written_weights
     if trained := [name for name, trains in written.items() if trains]:
         raise StructureError(
             f"the forward of {trial.name} writes into its own weights ({_some(trained)}), so that"

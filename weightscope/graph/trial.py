@@ -56,7 +56,8 @@ class Trial:
         tensors = {id(t): self.mode.from_tensor(t) for t in [*model.parameters(), *model.buffers()]}
         self.model = throwaway_copy(model, tensors).eval()
         self._known: dict[Any, Any] = {}
-        self._weights = [(w, storage_of(w), writes_of(w)) for w in self.model.parameters()]
+        self._weights = self._memories()
+        self._written: dict[str, bool] = {}
         self._fresh = as_they_are(self.model)
         self._held = {id(tensor) for _, tensor in self._holds()}
         self._leaves = self._hooks = False
@@ -200,14 +201,21 @@ class Trial:
         same = told[0] == told[1] and not told[1][1]
         return "" if same else _lines(self._asked)
 
-    def written_weights(self) -> dict[str, bool]:
-        """Names of the weights that the forward wrote into, and whether they are trained."""
-        names = [name for name, _ in self.model.named_parameters()]
-        return {
-            name: weight.requires_grad
-            for name, (weight, memory, version) in zip(names, self._weights, strict=True)
-            if storage_of(weight) != memory or writes_of(weight) != version
-        }
+    @property
+    def written_weights(self) -> Mapping[str, bool]:
+        """Names of weights that a forward in eval mode wrote into, and whether they are trained."""
+        return self._written
+
+    def _memories(self) -> list[tuple[int, int]]:
+        return [(storage_of(weight), writes_of(weight)) for weight in self.model.parameters()]
+
+    def _note_writes(self, training: bool) -> None:
+        """Note which weights a call wrote into; in train mode they may be normalised."""
+        before, self._weights = self._weights, self._memories()
+        weights = zip(self.model.named_parameters(), before, self._weights, strict=True)
+        for (name, weight), old, new in weights:
+            if old != new and not training:
+                self._written[name] = weight.requires_grad
 
     def gradient_hooks(self, inputs: ExampleInputs, whole: Collection[str]) -> tuple[str, ...]:
         """What sets hooks on gradients in forwards that are taken apart: methods of tensors.
@@ -291,6 +299,7 @@ class Trial:
                 return error
             finally:
                 self._hooks |= bool(aside.set_by)
+                self._note_writes(training)
 
 
 class _Listing(TorchFunctionMode):
