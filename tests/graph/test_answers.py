@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -197,6 +199,18 @@ def test_a_forward_that_answers_otherwise_each_time_is_told_of() -> None:
     numbers = itertools.count(1)
     notes = read_structure(Net(lambda net, x, y: y * next(numbers)).eval(), IMAGE).notes
     assert ["answers the same call differently" in note for note in notes] == [True]
+
+
+@pytest.mark.parametrize(("draw", "name"), [(random, "random"), (np.random, "numpy.random")])
+def test_what_draws_outside_of_torch_is_told(draw: Any, name: str) -> None:
+    net = Net(lambda net, x, y: y if draw.random() < 0.5 else y * 2).eval()
+    notes = read_structure(net, IMAGE).notes
+    assert [f"depends on what earlier calls left in {name};" in note for note in notes] == [True]
+
+
+def test_what_draws_in_vain_is_no_matter() -> None:
+    net = Net(lambda net, x, y: y * 2 if random.random() < 0.5 and net.training else y).eval()
+    assert not any("earlier calls" in note for note in read_structure(net, IMAGE).notes)
 
 
 def test_what_writes_into_its_own_weights_is_refused_and_the_weights_stay() -> None:

@@ -227,7 +227,7 @@ def _compared(structure: Structure, trial: Trial) -> Structure:
             " every call makes another network. Make them buffers (register_buffer); where only a"
             " first call does so, call the model once before"
         )
-    compared = compare(structure, copies=bool(written))
+    compared = compare(structure, copies=bool(written) or trial.sets_hooks)
     if compared.wrong:
         where = trial.answers_to_tracing(pair)
         raise StructureError(

@@ -206,6 +206,11 @@ class Trial:
         """Names of weights that a forward in eval mode wrote into, and whether they are trained."""
         return self._written
 
+    @property
+    def sets_hooks(self) -> bool:
+        """Whether a forward set hooks on gradients, of weights perhaps."""
+        return self._hooks
+
     def _memories(self) -> list[tuple[int, int]]:
         return [(storage_of(weight), writes_of(weight)) for weight in self.model.parameters()]
 
