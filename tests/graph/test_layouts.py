@@ -203,3 +203,35 @@ def test_frames_side_by_side_as_channels(axes: tuple[int, int]) -> None:
     assert [cut.keep_levels for cut in structure.cuts] == [1]
     given = {"frames": torch.randn(3, *axes, 16, 48)}
     torch.testing.assert_close(rebuild(structure)(given), model(given), rtol=0, atol=0)
+
+
+class Painter(nn.Module):
+    """Ids of (batch, height, width) become vectors; below, they look at a text."""
+
+    def __init__(self, along: int = 2) -> None:
+        super().__init__()
+        conv = nn.Conv2d if along == 2 else nn.Conv3d
+        self.text, self.table = nn.Linear(5, 8), nn.Embedding(20, 8)
+        self.down, self.up = conv(8, 8, 2, 2), getattr(nn, f"ConvTranspose{along}d")(8, 8, 2, 2)
+        self.look, self.out = nn.MultiheadAttention(8, 2, batch_first=True), conv(16, 20, 1)
+
+    def forward(self, ids: Tensor, text: Tensor) -> Tensor:
+        text = self.text(text)
+        top = self.table(ids).movedim(-1, 1)
+        deep = self.down(top)
+        tokens = deep.flatten(2).transpose(1, 2)
+        tokens = tokens + self.look(tokens, text, text, need_weights=False)[0]
+        deep = self.up(tokens.transpose(1, 2).reshape(deep.shape))
+        out: Tensor = self.out(torch.cat([top, deep], 1))
+        return out
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 16, 16)])
+def test_ids_are_images_without_channels_and_a_text_beside_them_is_none(
+    size: tuple[int, ...],
+) -> None:
+    text = torch.randn(1, 7, 5)
+    structure = read_structure(Painter(len(size)).eval(), (torch.randint(0, 20, (1, *size)), text))
+    assert structure.inputs.layout == ("NHW" if len(size) == 2 else "NDHW")
+    assert structure.reductions == ((1.0,) * len(size), (2.0,) * len(size))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

@@ -18,7 +18,7 @@ from weightscope.calls import called, fresh, undisturbed
 from weightscope.copies import deep_copy
 from weightscope.errors import InputError
 from weightscope.graph.fixed import fixed_in
-from weightscope.graph.layouts import images_of
+from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.memory import advance, changed, state_of
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import ExampleInputs, Structure
@@ -269,8 +269,7 @@ def _turned(inputs: ExampleInputs) -> ExampleInputs:
 
 def _with_images(inputs: ExampleInputs, change: Callable[[Tensor], Tensor]) -> ExampleInputs:
     def changed_one(value: Any) -> Any:
-        is_image = isinstance(value, Tensor) and value.dim() == inputs.rank
-        return change(value) if is_image else value
+        return change(value) if is_image(value, inputs) else value
 
     args, kwargs = pytree.tree_map(changed_one, (inputs.args, dict(inputs.kwargs)))
     return replace(inputs, args=args, kwargs=kwargs)

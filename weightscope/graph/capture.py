@@ -46,6 +46,7 @@ from weightscope.calls import random_state
 from weightscope.copies import deep_copy
 from weightscope.errors import StructureError, shown
 from weightscope.graph.gradients import HooksAside
+from weightscope.graph.layouts import is_image
 from weightscope.graph.pools import FreeSizes
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -392,7 +393,7 @@ def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> An
         if not isinstance(value, torch.Tensor) or sizes == "fixed":
             return None
         free = range(value.dim()) if sizes == "symbolic" else range(min(1, value.dim()))
-        channels = inputs.channels if value.dim() == inputs.rank else 1
+        channels = inputs.channels if is_image(value, inputs) else 1
         # a number in a tensor has none, and an empty dict would be left out below
         return {d: Dim.AUTO for d in free if not (d == channels and value.dim() > 2)} or None
 
@@ -426,9 +427,9 @@ def _mark_images(program: ExportedProgram, inputs: ExampleInputs) -> None:
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in users and isinstance(value, torch.Tensor):
-            is_image = value.dim() == inputs.rank
-            node.meta["space"] = inputs.space if is_image else ()
-            if is_image and not counted:
+            image = is_image(value, inputs)
+            node.meta["space"] = inputs.space if image else ()
+            if image and not counted:
                 node.meta["counts"] = counted = True
 
 

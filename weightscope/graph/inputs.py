@@ -33,6 +33,7 @@ from weightscope.graph.layouts import (
     dimensions_of,
     images_of,
     infer_layout,
+    layout_of_ids,
     parse_layout,
 )
 from weightscope.graph.structure import ExampleInputs
@@ -147,7 +148,8 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         ranked = pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))
         image = next((v for v in ranked if v.dim() > 2), None)
         image = next(v for v in ranked if v.dim() == 2) if image is None else image
-        layout = infer_layout(image.shape, trial.first_layer(inputs))
+        ids = None if image.is_floating_point() else trial.ids(inputs)
+        layout = layout_of_ids(image, ids) or infer_layout(image.shape, trial.first_layer(inputs))
     dimensions = dimensions_of(layout) if layout else inputs.dimensions
     if not dimensions:
         raise _no_image()

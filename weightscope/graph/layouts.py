@@ -64,9 +64,11 @@ class FirstLayer(TorchFunctionMode):
     Attributes:
         given: Shape of its input, and number of its spatial dimensions, 0 of a linear layer; None
             before it ran.
+        ids: Shape of what the first table of vectors is asked for; None where it was not.
     """
 
     given: tuple[tuple[int, ...], int] | None = None
+    ids: tuple[int, ...] | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -75,11 +77,25 @@ class FirstLayer(TorchFunctionMode):
         if self.given is None and func in _CONVOLUTIONS and args and isinstance(args[0], Tensor):
             shape = tuple(int(size) for size in args[0].shape)
             self.given = shape, _CONVOLUTIONS.index(func) + 1
+        if self.ids is None and func is F.embedding and args and isinstance(args[0], Tensor):
+            self.ids = tuple(int(size) for size in args[0].shape)
         if self.given is None and func is F.linear and args and isinstance(args[0], Tensor):
             shape = tuple(int(size) for size in args[0].shape)
             # a table is what conditions the image, and is no image
             self.given = (shape, 0) if len(shape) > 2 else None
         return func(*args, **(kwargs or {}))
+
+
+def layout_of_ids(image: Tensor, ids: tuple[int, ...] | None) -> str:
+    """The layout of a map of ids, for each of which a vector is looked up; empty if it is none.
+
+    Args:
+        image: The image input.
+        ids: Shape of what the first table of vectors is asked for.
+    """
+    dimensions = image.dim() - 1
+    whole = not image.is_floating_point() and tuple(image.shape) == ids
+    return f"N{_LETTERS[dimensions]}" if whole and dimensions in _LETTERS else ""
 
 
 def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
@@ -148,12 +164,29 @@ __all__ = [
     "check_rank",
     "dimensions_of",
     "frames_of",
+    "images_of",
     "infer_layout",
+    "is_image",
+    "layout_of_ids",
     "parse_layout",
 ]
 
 
 def images_of(inputs: ExampleInputs) -> list[torch.Tensor]:
-    """The images among what a model is called with: tensors of as many axes as an image has."""
+    """The images among what a model is called with: tensors of as many axes as an image has.
+
+    Where the first of them holds ids, no other numbers are an image: texts, features.
+    """
     tensors = pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))
-    return [tensor for tensor in tensors if tensor.dim() == inputs.rank]
+    ranked = [tensor for tensor in tensors if tensor.dim() == inputs.rank]
+    if not ranked or ranked[0].is_floating_point():
+        return ranked
+    return [tensor for tensor in ranked if not tensor.is_floating_point()]
+
+
+def is_image(value: Any, inputs: ExampleInputs) -> bool:
+    """Whether an argument, or what stands for it in a trace, is one of the images."""
+    if not isinstance(value, torch.Tensor) or value.dim() != inputs.rank:
+        return False
+    images = images_of(inputs)
+    return not images or images[0].is_floating_point() or not value.is_floating_point()

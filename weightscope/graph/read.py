@@ -25,7 +25,7 @@ from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import values_note
 from weightscope.graph.gradients import hooked_modules
 from weightscope.graph.inputs import declared_inputs, find_inputs, two_images, twofold
-from weightscope.graph.layouts import images_of
+from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.levels import (
     Levels,
     follows_the_input,
@@ -466,7 +466,7 @@ def _at_another_size(inputs: ExampleInputs) -> ExampleInputs:
     """The same call with every image twice as large."""
 
     def doubled(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.dim() != inputs.rank:
+        if not is_image(value, inputs):
             return value
         sizes = enumerate(value.shape)
         # nobody reads its numbers, and memory that nobody touches costs nothing

@@ -83,10 +83,17 @@ class Trial:
 
     def first_layer(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
         """Shape of what the first convolution is given, and its number of spatial dimensions."""
+        return self._looked_at(inputs).given
+
+    def ids(self, inputs: ExampleInputs) -> tuple[int, ...] | None:
+        """Shape of the ids that vectors are first looked up for; None where none are."""
+        return self._looked_at(inputs).ids
+
+    def _looked_at(self, inputs: ExampleInputs) -> FirstLayer:
         watching = FirstLayer()
         with watching:
             self._run(inputs.args, inputs.kwargs)
-        return watching.given
+        return watching
 
     def modes_agree(self, inputs: ExampleInputs) -> bool | None:
         """Whether the forward returns the same structure in train and in eval mode.
