@@ -149,3 +149,39 @@ def test_turned_images_in_one_run_are_refused_in_words(width):
     (proposal,) = _proposals(TwoNets().eval(), IMAGES[:1, :, :, :width])
 
     assert "turn them before or after the network" in str(proposal.refusal)
+
+
+class OfOneSize(TwoNets):
+    """Takes images of one size only: its table of positions has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(16, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.positions)
+
+
+class Volumes(nn.Module):
+    """As above, of volumes whose height and width are turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.deep = (nn.Conv3d(i, 4, 3, padding=1) for i in (1, 1, 8))
+        self.head = nn.Conv3d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x).relu(), self.b(x.transpose(3, 4)).relu()
+        pool = nn.functional.max_pool3d
+        deep = self.deep(torch.cat([pool(a, 2), pool(b, 2).transpose(3, 4)], 1)).relu()
+        return self.head(torch.cat([nn.functional.interpolate(deep, a.shape[2:]), a], 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "image"),
+    [(OfOneSize, IMAGES[:1]), (Volumes, torch.randn(1, 1, 16, 16, 24))],
+)
+def test_turned_images_are_refused_at_one_size_and_in_volumes(model, image):
+    (proposal,) = _proposals(model().eval(), image)
+
+    assert "turn them before or after the network" in str(proposal.refusal)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -126,6 +127,14 @@ def turned(sizes: Sequence[Sequence[Any]]) -> bool:
         sizes: Spatial sizes of each tensor, symbolic where they follow the input.
     """
     symbols = sorted(free_symbols(size for of_one in sizes for size in of_one))
+    if not symbols:
+        return any(
+            sorted(one) == sorted(other) and list(one) != list(other)
+            for one, other in pairwise(sizes)
+        )
+    if len(symbols) == 3 and all(len(of_one) == 3 for of_one in sizes):
+        follows = {tuple(tuple(free_symbols([size])) for size in of_one) for of_one in sizes}
+        return len(follows) > 1 and all(len(by) == 1 for of_one in follows for by in of_one)
     # several images have sizes of their own, and nothing tells heights from widths by their names
     if len(symbols) != 2 or any(len(of_one) < 2 for of_one in sizes):
         return False
