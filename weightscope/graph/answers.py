@@ -252,7 +252,7 @@ def _from_small_to_given(structure: Structure) -> Iterator[ExampleInputs]:
     for halved in range(halvings, 0, -1):
         small = _halved(inputs, halved)
         try:
-            held.complete(small.args, small.kwargs)
+            held.in_order(small.args, small.kwargs)
         except InputError:
             continue
         yield small
