@@ -344,9 +344,10 @@ def protocol(
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",
         "",
-        "Limits: no GPU was used (one core and one thread for each network, torch 2.11), and the "
-        "networks are small and trained briefly; one seed for each; the truth is what each network "
-        "uses, not what its task needs. Within depth compares cuts at the same reduction only, so "
+        "Limits: no GPU was used (one core and one thread for each network; torch 2.11, for the "
+        "networks trained last 2.14), and the networks are small and trained briefly; one seed for "
+        "each; the truth is what each network uses, not what its task needs. Within depth compares "
+        "cuts at the same reduction only, so "
         "that depth itself scores one half.",
     ]
 
