@@ -1,6 +1,6 @@
 """Does the verdict predict the truth? Trains networks, scores their levels, judges the scores.
 
-    python studies/evidence.py train [--count 288] [--workers 2] [--cluster ADDRESS] [--dry-run]
+    python studies/evidence.py train [--count 352] [--workers 2] [--cluster ADDRESS] [--dry-run]
     python studies/evidence.py respond
     python studies/evidence.py score [--half choose|judge|new|again|last]
     python studies/evidence.py page [--page docs/studies/evidence]
