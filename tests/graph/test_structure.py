@@ -154,7 +154,8 @@ def test_reading_from_threads() -> None:
 
 def test_guessed_inputs_hold_one_image() -> None:
     structure = read_structure(Timed())
-    sample, timestep = structure.inputs.args[0], structure.inputs.kwargs["timestep"]
+    sample, timestep = structure.inputs.args
+    assert not structure.inputs.kwargs
     assert structure.inputs.guessed
     assert sample.shape == (1, 3, 256, 256)
     assert timestep.shape == (1,)

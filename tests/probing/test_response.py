@@ -580,3 +580,32 @@ def test_a_number_for_each_image_is_an_output():
         "[4]": (4, 3, 1),
     }
     assert list(predictions({"aux": images, "out": images + 1})) == ["['out']", "['aux']"]
+
+
+class Timed(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, picture, timesteps):
+        return self.inner(picture + timesteps[:, None, None, None])
+
+
+class Named(Timed):
+    def forward(self, picture, *, timesteps):
+        return super().forward(picture, timesteps)
+
+
+class Optional(Timed):
+    def forward(self, picture, mask=None, *, timesteps):
+        return super().forward(picture, timesteps)
+
+
+@pytest.mark.parametrize("wrapper", [Timed, Named, Optional])
+def test_a_guessed_second_argument_does_not_hinder_the_response(wrapper):
+    torch.manual_seed(0)
+    structure = read_structure(wrapper(Mixed(0.3)))
+    assert structure.inputs.guessed
+    response = respond_to_synthetic(structure)
+    assert not response.failure
+    assert [cut.keep_levels for cut in response.cuts] == [c.keep_levels for c in structure.cuts]

@@ -283,9 +283,24 @@ def _first_call(
     for args, kwargs in itertools.islice(calls, _MAX_CALLS_A_SHAPE):
         error = trial.error(args, kwargs)
         if error is None:
+            args, kwargs = _in_one_way(trial.original.forward, args, kwargs)
             return ExampleInputs(args, kwargs, len(shape) - 1, guessed=True, layout=layout)
         errors.append(error)
     return None
+
+
+def _in_one_way(
+    forward: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """All by place where the forward allows it, else all by name: as users give batches."""
+    if not (args and kwargs):
+        return args, kwargs
+    bound = inspect.signature(forward).bind(*args, **kwargs)
+    if not bound.kwargs:
+        return bound.args, {}
+    kinds = [bound.signature.parameters[name].kind for name in bound.arguments]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return ((), dict(bound.arguments)) if all(k in named for k in kinds) else (args, kwargs)
 
 
 def _nothing_found(
