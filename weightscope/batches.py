@@ -207,28 +207,23 @@ def split_images(batch: Any) -> list[Any]:
     ]
 
 
-def distinct_images(inputs: Iterable[Any], which: Sequence[bool] | None = None) -> int:
-    """Number of images that differ: copies of one, as a loader that repeats yields, tell nothing.
+def which_image(inputs: Iterable[Any]) -> list[int]:
+    """A number for every image, the same for copies of one, as a loader that repeats yields.
 
     Args:
         inputs: Batches of inputs, without targets.
-        which: Of all their images, those that are asked about; None for all.
     """
-    found = set()
-    number = -1
+    numbers: dict[bytes, int] = {}
+    found = []
     for batch in inputs:
         for image in split_images(batch):
-            number += 1
-            if which is not None and not which[number]:
-                continue
-            tensors = pytree.tree_tensors(image)
             digest = hashlib.sha1(usedforsecurity=False)
-            for tensor in tensors:
+            for tensor in pytree.tree_tensors(image):
                 digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
                 values = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                 digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
-            found.add(digest.digest())
-    return len(found)
+            found.append(numbers.setdefault(digest.digest(), len(numbers)))
+    return found
 
 
 def _is_one_batch(batches: Any) -> bool:

@@ -609,3 +609,13 @@ def test_a_guessed_second_argument_does_not_hinder_the_response(wrapper):
     response = respond_to_synthetic(structure)
     assert not response.failure
     assert [cut.keep_levels for cut in response.cuts] == [c.keep_levels for c in structure.cuts]
+
+
+def test_copies_of_the_images_make_nothing_surer():
+    structure = structure_of(Mixed(0.3), size=16)
+    own = torch.randn(12, 1, 16, 16, generator=torch.Generator().manual_seed(5))
+    once, often = (respond_to_images(structure, [own] * copies) for copies in (1, 6))
+    assert (once.images, often.images) == (12, 12)
+    for a, b in zip(once.cuts, often.cuts, strict=True):
+        assert (b.value, b.low, b.high) == pytest.approx((a.value, a.low, a.high), abs=1e-6)
+    assert once.cuts[0].low < once.cuts[0].value < once.cuts[0].high

@@ -257,6 +257,17 @@ def test_images_without_anything_to_judge_do_not_count(structures, metric, optio
         assert result.doubt.startswith(f"{kept} of 40 images weigh")
 
 
+def test_copies_of_the_images_make_nothing_surer(structures):
+    image, mask = scenes(12, size=16)
+    mask = (mask + (torch.rand(mask.shape, generator=torch.manual_seed(0)) < 0.1)).clamp(max=1)
+    once, often = (ablate_levels(structures["deep"], [(image, mask)] * n, "f1") for n in (1, 5))
+    assert once.images == often.images == once.given == often.given
+    assert (often.levels[0].low, often.levels[0].high) == pytest.approx(
+        (once.levels[0].low, once.levels[0].high)
+    )
+    assert once.levels[0].low < once.levels[0].high
+
+
 def test_images_without_foreground_do_not_count_for_f1(structures):
     image, mask = scenes(40, size=16)
     mask[6:] = 0.0
@@ -269,7 +280,7 @@ def test_images_without_foreground_do_not_count_for_f1(structures):
 def test_a_loss_is_of_the_images_that_have_a_value_with_and_without_a_level(known):
     values = np.arange(40.0)
     whole, left = ImageValues(values), ImageValues(values - 1.0).among(np.arange(40) < known)
-    weights = np.concatenate([np.ones((1, 40)), resampled(40, 100, 0)])
+    weights = np.concatenate([np.ones((1, 40)), resampled(range(40), 100, 0)])
     found = ablation._record(SimpleNamespace(keep_levels=1), whole, left, weights, 1.0, 40, None)
     assert found.drop == pytest.approx(1.0)  # not the mean of 40 images less that of a few
     assert found.images == known

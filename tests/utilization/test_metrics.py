@@ -96,9 +96,15 @@ def test_images_without_a_value_are_left_out():
 
 
 def test_resamples_draw_every_image_about_equally_often():
-    counts = resampled(10, 2000, seed=0)
+    counts = resampled(range(10), 2000, seed=0)
     assert (counts.sum(1) == 10).all()
     assert counts.mean(0) == pytest.approx(np.ones(10), abs=0.1)
+
+
+def test_copies_of_an_image_are_drawn_together():
+    counts = resampled([0, 1, 2, 0, 1, 2], 200, seed=0)
+    assert (counts[:, :3] == counts[:, 3:]).all()
+    assert (counts[:, :3] == resampled(range(3), 200, seed=0)).all()
 
 
 @pytest.mark.parametrize(

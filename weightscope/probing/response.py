@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.batches import distinct_images
+from weightscope.batches import which_image
 from weightscope.calls import (
     forward_errors,
     own_arguments,
@@ -288,26 +288,29 @@ def measure_response(
     generator = np.random.default_rng(seed)
     coarser = CoarserOutputs(structure)
     found: list[dict[str, dict[int, Figures]]] = []
-    collapsed = []
+    collapsed, counts = [], []
     with undisturbed(structure.model), torch.no_grad():
         for inputs in (inputs for batches in kinds for inputs in batches):
             coarser.add(inputs)
         for batches in kinds:
             changes = change_by_cut(structure, batches, answers, coarser.counted)
             first = [next(iter(cuts.values())) for cuts in changes.values()]
-            count = len(first[0].flips) if first else 0
             collapsed += [all(change.same_for_every_image for change in first)] if first else []
-            weights = np.vstack(
-                [np.ones(count), generator.multinomial(count, [1 / count] * count, RESAMPLES)]
-            )
+            # copies of one image are answered alike, and are no images of their own
+            which = which_image(batches)
+            counts.append(len(set(which)))
+            answered = len(first[0].flips) if first else len(which)
+            if answered != len(which):  # frames that are answered one by one
+                which = list(range(answered))
+            units = max(which) + 1
+            drawn = generator.multinomial(units, [1 / units] * units, RESAMPLES)
+            weights = np.vstack([np.ones(len(which)), drawn[:, which]])
             found.append(
                 {
                     output: {keep: change.figures(weights) for keep, change in cuts.items()}
                     for output, cuts in changes.items()
                 }
             )
-    # copies of one image are answered alike, and are no images of their own
-    counts = [distinct_images(batches) for batches in kinds]
     told = [same for same, count in zip(collapsed, counts, strict=False) if count > 1]
     if told and all(told):
         return Response(source, (), sum(counts), failure=COLLAPSED)

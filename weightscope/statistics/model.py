@@ -167,9 +167,11 @@ def _initial_tensors(
             f"{keyword('initial')} must be a state dict, or a callable that returns one or a "
             f"model; got {type(state).__name__}; weightscope.read_weights reads a file"
         )
-    tensors = {}
+    tensors, names = {}, {}
     for place in places:
-        start = state.get(place.parameter)
+        name = place.parameter if place.parameter in state else _before_wrapping(place.parameter)
+        start = state.get(name)
+        names[place.parameter] = name
         if not isinstance(start, torch.Tensor):
             continue
         if start.shape != place.tensor.shape:
@@ -188,7 +190,11 @@ def _initial_tensors(
             "weightscope.read_weights(path)) takes off what stands before them in a file"
         )
     known = model.state_dict().keys() | {place.parameter for place in places}
-    unknown = [n for n, t in state.items() if isinstance(t, torch.Tensor) and n not in known]
+    unknown = [
+        name
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor) and name not in known and name not in names.values()
+    ]
     # a buffer or a bias may have come and gone; a kernel is a layer of another network
     unknown = [name for name in unknown if state[name].dim() > 1]
     if unknown:
@@ -199,9 +205,17 @@ def _initial_tensors(
             "the model lost since"
         )
     tensors = {name: start for name, start in tensors.items() if start.numel()}
-    second = again if isinstance(again, Mapping) else tensors
-    drawn = {name for name, start in tensors.items() if not _same(start, second.get(name))}
+    second = again if isinstance(again, Mapping) else state
+    drawn = {name for name, start in tensors.items() if not _same(start, second.get(names[name]))}
     return tensors, drawn
+
+
+def _before_wrapping(name: str) -> str:
+    """The name that a parameter had before it was pruned or parametrized, which rename it."""
+    module, _, last = name.rpartition(".parametrizations.")
+    if module and last.endswith(".original"):
+        return f"{module}.{last.removesuffix('.original')}"
+    return name.removesuffix("_orig")
 
 
 def _state_of(given: object) -> object:

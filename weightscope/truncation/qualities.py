@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from weightscope.adapters.modes import alone
-from weightscope.batches import Batch
+from weightscope.batches import Batch, which_image
 from weightscope.calls import device_of, own_arguments, undisturbed
 from weightscope.graph.structure import Structure
 from weightscope.truncation.variant import Variant
@@ -68,7 +68,7 @@ class ByMetric:
                 self.judge.add(self._run(structure.model, inputs))
             whole = self.judge.whole()
             self.trivial = _value(self.judge.trivial())
-        self.drawn = resampled(whole.images, RESAMPLES, seed=0)
+        self.drawn = resampled(which_image([x for x, _ in pairs]), RESAMPLES, seed=0)
         self.wholes = whole.of(self.drawn)
         self.whole = self._measured(whole, best_thresholds(whole), 0.0)
         self.sign = 1.0 if self.judge.larger_is_better() else -1.0

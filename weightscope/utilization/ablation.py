@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.arguments import attribute_of, checked
-from weightscope.batches import Batch, Keys, distinct_images, first_image, read_batches
+from weightscope.batches import Batch, Keys, first_image, read_batches, which_image
 from weightscope.calls import (
     call_arguments,
     device_of,
@@ -330,8 +330,9 @@ def ablate_levels(
     judged = (named,) if named else told.judged
     read = told.read if output is None else frozenset(counted)
     weighing = images_that_weigh(whole, chance, ablated)
-    weight, images = int(weighing.sum()), [inputs for inputs, _ in batches]
-    drawn = resampled(whole.images, resamples, seed)
+    which = np.array(which_image([inputs for inputs, _ in batches]))
+    weight = len(np.unique(which[weighing]))
+    drawn = resampled(which.tolist(), resamples, seed)
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
     classes = by_class(whole, weights)
@@ -351,7 +352,7 @@ def ablate_levels(
         quality=float(full[0]),
         chance=float(trivial[0]),
         skill_low=surely_above(sign * (full - trivial), weight),
-        images=distinct_images(images, weighing.tolist()),
+        images=weight,
         metric=f"{judge.name} of outputs{named}" if named else judge.name,
         floor=floor,
         larger_is_better=larger,
@@ -364,7 +365,7 @@ def ablate_levels(
             # of what there is to gain: hardly any is of a background that is nearly everything
             if own[0] - constant[0] <= MINIMUM_SKILL * (1.0 - constant[0])
         ),
-        given=distinct_images(images),
+        given=len(np.unique(which)),
         constant_targets=constant,
     )
 

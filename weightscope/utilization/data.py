@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import layer_of
-from weightscope.batches import Batch
+from weightscope.batches import Batch, split_images, which_image
 from weightscope.calls import (
     forward_errors,
     fresh,
@@ -404,6 +405,10 @@ def measure_importance(
                     row[stage.name] += float((weight.detach() * gradient).abs().sum())
             rows.append(row)
             advance(1)
+    # copies of a batch make nothing surer
+    images = iter(which_image([inputs for inputs, _ in batches]))
+    held = [frozenset(islice(images, len(split_images(inputs)))) for inputs, _ in batches]
+    rows = list(dict(zip(held, rows, strict=True)).values())
     return {
         stage.name: Importance(*_mean_and_margin([row[stage.name] for row in rows]))
         for stage in structure.stages

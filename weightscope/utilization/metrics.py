@@ -352,9 +352,15 @@ class ImageValues:
         return mean
 
 
-def resampled(images: int, resamples: int, seed: int) -> FloatArray:
-    """Draw how often each image is counted in bootstrap resamples: (resamples, images)."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(images, np.full(images, 1.0 / images), size=resamples).astype(
-        np.float64
-    )
+def resampled(which: Sequence[int], resamples: int, seed: int) -> FloatArray:
+    """Draw how often each image is counted in bootstrap resamples: (resamples, images).
+
+    Args:
+        which: A number for every image from 0 on. Copies of one bear the same, and are drawn
+            together: they are no images of their own, and make nothing surer.
+        resamples: How many.
+        seed: Of the draws.
+    """
+    generator, images = np.random.default_rng(seed), max(which, default=-1) + 1
+    drawn = generator.multinomial(images, np.full(images, 1.0 / images), size=resamples)
+    return drawn[:, list(which)].astype(np.float64)

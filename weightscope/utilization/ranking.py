@@ -235,6 +235,7 @@ def fitting_history(
         return {}, ()
     moved = {d.parameter: d for d in history.displacements()}
     kernels = {p.parameter for p in statistics.parameters if p.is_kernel}
+    counts = {p.parameter: p.count for p in statistics.parameters}
     if not moved:
         return {}, (f"{keyword('history')} holds no parameter: it says nothing.",)
     fitting = max(_renamed(moved, kernels), key=lambda names: len(names.keys() & kernels))
@@ -245,10 +246,21 @@ def fitting_history(
             f"{keyword('history')} was recorded under other names ({have}, where this model has "
             f"{want}): it was left out; watch the network that is analysed.",
         )
-    without = {d.note for d in found.values() if d.note}
+    other = sorted(name for name, d in found.items() if d.count != counts[name])
+    sizes = [
+        f"{name}: {found[name].count:,} numbers there, {counts[name]:,} here" for name in other[:1]
+    ]
+    if other and len(other) == len(found):
+        return {}, (
+            f"{keyword('history')} was recorded of another network ({sizes[0]}): it was left out; "
+            "watch the network that is analysed.",
+        )
+    notes = [f"it was recorded at another size ({sizes[0]})"] if other else []
+    found = {name: d for name, d in found.items() if name not in other}
+    notes += sorted({d.note for d in found.values() if d.note})
     which = "any kernel" if all(d.note for d in found.values()) else "some kernels"
-    return fitting, tuple(
-        f"{keyword('history')} says nothing of {which}: {note}." for note in without
+    return {n: d for n, d in fitting.items() if counts.get(n, d.count) == d.count}, tuple(
+        f"{keyword('history')} says nothing of {which}: {note}." for note in notes
     )
 
 

@@ -33,6 +33,9 @@ Dice's, that a thousand small shares still disturb."""
 CLASSES = 16
 """Channels up to which each alone is tried as the certain class."""
 
+TINY = 1e-6
+"""Probability of what never happens, in a constant that must not claim so."""
+
 MARKS = (255, -1, -100)
 """Whole numbers by which masks mark what does not count: of common data sets, and of torch."""
 
@@ -128,10 +131,9 @@ class ChannelRange:
         """Unbounded numbers that `link` takes to a value."""
         if self.logarithms:
             return value
-        tiny = 1e-6
         if self.within and self.shares:
-            return value.clamp_min(tiny).log()
-        return value.clamp(tiny, 1 - tiny).logit() if self.within else value
+            return value.clamp_min(TINY).log()
+        return value.clamp(TINY, 1 - TINY).logit() if self.within else value
 
 
 Constant = dict[int, Tensor]
@@ -277,7 +279,12 @@ def starts(images: Images) -> Iterator[Constant]:
     ((position, own),) = ranges.items()
     for middle in _target_middles(images, position):
         yield {position: own.unlink(middle)}
+        if not own.bounded and bool(((middle >= 0) & (middle <= 1)).all()):
+            yield {position: middle.clamp(TINY, 1 - TINY).logit()}
     channels = len(own.mean)
+    shares = _class_shares(images, position, channels)
+    if shares is not None:
+        yield {position: own.unlink(shares) if own.bounded and not own.logarithms else shares.log()}
     for logit in SATURATED:
         certain = torch.full_like(own.mean, -logit)
         if channels == 1:
@@ -287,6 +294,25 @@ def starts(images: Images) -> Iterator[Constant]:
             for channel in range(channels):
                 one = torch.eye(channels, device="cpu").to(certain)[channel]
                 yield {position: certain + 2 * logit * one}
+
+
+def _class_shares(images: Images, position: int, channels: int) -> Tensor | None:
+    """How often each of several classes is the target, where they are numbered or one-hot."""
+    if channels < 2:
+        return None
+    counts = torch.zeros(channels, dtype=torch.float64, device="cpu")
+    for batch, leaves in enumerate(images.outputs.leaves):
+        shape, targets = leaves[position].shape, images.targets(batch)
+        one_hot = matching(targets, shape)
+        numbers = matching(targets, torch.Size((shape[0], 1, *shape[2:])))
+        if one_hot is not None and bool((one_hot >= 0).all()):
+            counts += by_channel(one_hot.cpu().double()).nansum(1)
+        elif numbers is not None and not numbers.is_floating_point():
+            known = numbers[(numbers >= 0) & (numbers < channels)].cpu().long()
+            counts += known.bincount(minlength=channels)
+        else:
+            return None
+    return (counts / counts.sum()).clamp_min(TINY) if float(counts.sum()) > 0.0 else None
 
 
 def _target_middles(images: Images, position: int) -> Iterator[Tensor]:
@@ -331,8 +357,8 @@ def refined(images: Images, start: Constant) -> Constant:
     with torch.enable_grad():
         try:
             differentiable = images.loss(dict(zip(names, free, strict=True))).requires_grad
-        except Exception:  # noqa: BLE001 - see _loss
-            return start
+        except Exception:  # noqa: BLE001 - as of `.numpy()` on what has a gradient; see _loss
+            differentiable = False
         if not differentiable:
             return _by_simplex(images, start)
         optimizer = torch.optim.LBFGS(free, max_iter=50, line_search_fn="strong_wolfe")
@@ -346,12 +372,12 @@ def refined(images: Images, start: Constant) -> Constant:
         try:
             optimizer.step(closure)  # type: ignore[no-untyped-call]
         except Exception:  # noqa: BLE001 - see _loss
-            return start
+            return _by_simplex(images, start)
     return {name: value.detach() for name, value in zip(names, free, strict=True)}
 
 
 def _by_simplex(images: Images, start: Constant) -> Constant:
-    """Nelder and Mead's search, for a few channels."""
+    """Nelder and Mead's search, for a few channels; of many the start is all there is."""
     from scipy import optimize
 
     sizes = [value.numel() for value in start.values()]
