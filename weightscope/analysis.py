@@ -240,4 +240,7 @@ def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str,
             stacklevel=5,  # two frames are of the decorators
         )
         return None
+    kernels = [n for n, t in start.items() if t.dim() > 1 and n in shapes]
+    if kernels and not any(shapes[n] == start[n].shape for n in kernels):
+        return None  # of another network: constants that both begin with would look like its own
     return {n: t for n, t in start.items() if shapes.get(n) == t.shape} or None

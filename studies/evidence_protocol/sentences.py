@@ -63,13 +63,14 @@ RULES = {
     "unfinished": "The weights between the deepest level and the output are as they were "
     rf"initialised, to the last bit; only the encoder was trained: {NOTHING}\.",
     "reach": "Used and unused tell here on what the output depends on (these|synthetic) images, "
-    r"not whether the output is right; (images= or )?batches= say more\.",
+    r"not whether the output is right(; (images=|batches=|images= or batches=) say more)?\.",
+    "more": r"(images=|batches=|images= or batches=) say more\.",
     "probabilities": r"The model returns probabilities, and \w+= takes them for logits: .*\.",
     "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",
     "unmeasured": r"The response to (synthetic images|images=) was not measured: .*?\.(?= |$)",
     "foreign": r"No kernel (descends from initial=|is as history= recorded it)[,:] .*?\.",
     "history": r"history= (says nothing of (some kernels|any kernel)|holds no parameter|"
-    r"was recorded under).*?(\.(?= |$)|$)",
+    r"was recorded (under|of another network)).*?(\.(?= |$)|$)",
 }
 
 

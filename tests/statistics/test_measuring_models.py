@@ -12,7 +12,7 @@ import pytest
 import torch
 from float64_reference import assert_same
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import weightscope
 from weightscope.errors import InputError
@@ -340,3 +340,17 @@ def test_a_start_may_be_a_network_or_what_draws_one_and_the_random_state_stays()
     by_state = measure_model(model, initial=fresh.state_dict())
     assert drawn.parameters[0].comparison is not None
     assert given.parameters[0].comparison == by_state.parameters[0].comparison
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_pruned_or_parametrized_kernel_finds_its_start(again):
+    """Pruning and parametrizations rename a kernel; it is the same one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    parametrizations.spectral_norm(model[1])
+    found = measure_model(model, initial=(lambda: dict(start)) if again else start)
+    sources = {p.parameter: p.null.source for p in found.parameters if p.is_kernel}
+    assert set(sources.values()) == {"given"}, sources
+    assert len(sources) == 3

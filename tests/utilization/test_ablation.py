@@ -507,3 +507,20 @@ def test_copies_of_an_image_are_no_images_of_their_own(structures):
     found = ablate_levels(structures["deep"], copied, "f1")
     assert found.images == 2
     assert not found.enough
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_metric_on_arrays_has_its_best_constant(structures, detached):
+    """`.numpy()` raises on what has a gradient; the search goes on without one."""
+
+    def log_loss(output, target):
+        p = 1 / (1 + np.exp(-(output.detach() if detached else output).numpy()))
+        p = np.clip(p, 1e-7, 1 - 1e-7)
+        t = target.numpy()
+        return float(-(t * np.log(p) + (1 - t) * np.log(1 - p)).mean())
+
+    image, mask = scenes(12, size=16)
+    share = float(mask.mean())
+    best = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    found = ablate_levels(structures["deep"], [(image, mask)], log_loss, resamples=20)
+    assert found.chance == pytest.approx(best, rel=0.02)

@@ -26,7 +26,7 @@ from weightscope.utilization.ranking import join_grades
 
 
 def history(**ratios):
-    records = [Displacement(f"{n}.weight", 100, r, 1.0, 1.0, 1.0) for n, r in ratios.items()]
+    records = [Displacement(f"{n}.weight", 300 * 300, r, 1.0, 1.0, 1.0) for n, r in ratios.items()]
     return SimpleNamespace(displacements=lambda: tuple(records))
 
 
@@ -408,6 +408,26 @@ def test_history_outranks_weights_that_look_untrained(layers):
     structure, statistics, _ = layers("rule", a=0.0, b=0.0, c=0.0, d=0.0)
     assert assess(structure, statistics).state == "unknown"
     assert assess(structure, statistics, history=history(a=3.0, b=3.0)).state == "trained"
+
+
+def other_sizes(**counts):
+    records = [Displacement(f"{n}.weight", c, 3.0, 1.0, 1.0, 1.0) for n, c in counts.items()]
+    return SimpleNamespace(displacements=lambda: tuple(records))
+
+
+def test_a_history_of_another_network_of_the_same_names_says_nothing(layers):
+    structure, statistics, _ = layers("rule", a=0.05, b=0.02)
+    found = assess(structure, statistics, history=other_sizes(a=100, b=100))
+    assert {v.evidence for v in found.verdicts} == {"weights"}
+    (note,) = found.notes
+    assert "recorded of another network (a.weight: 100 numbers there, 90,000 here)" in note
+
+
+def test_a_history_says_nothing_of_a_layer_that_was_replaced_by_another_size(layers):
+    structure, statistics, _ = layers("rule", a=0.05, b=0.02)
+    found = assess(structure, statistics, history=other_sizes(a=90_000, b=30))
+    assert {v.stage: v.evidence for v in found.verdicts} == {"a": "history", "b": "weights"}
+    assert "says nothing of some kernels: it was recorded at another size" in found.notes[0]
 
 
 @pytest.mark.parametrize("prefix", ["model.", "module.", "net.model."])

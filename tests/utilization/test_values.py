@@ -382,3 +382,17 @@ def test_metrics_of_torchmetrics_that_give_no_number_are_told_what_helps():
     matrix = torchmetrics.classification.MulticlassConfusionMatrix(3)
     with pytest.raises(InputError, match=r"mean of 9 numbers is better .* callable that returns"):
         judged(matrix, logits, numbers)
+
+
+def test_many_classes_without_a_gradient_start_from_how_often_each_is():
+    torch.manual_seed(0)
+    numbers = torch.randint(0, 12, (12, 8, 8)).clamp(max=9)
+    shares = numbers.flatten().bincount(minlength=12) / numbers.numel()
+    entropy = -float((shares * shares.clamp_min(1e-9).log()).sum())
+    logits = torch.randn(12, 12, 8, 8)
+
+    def loss(output, target):
+        return F.cross_entropy(output, target).item()
+
+    _, trivial, _ = judged(loss, logits, numbers, larger_is_better=False)
+    assert trivial == pytest.approx(entropy, rel=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -80,13 +81,14 @@ class Variant(OnOneScreen):
     def _facts(self) -> dict[str, object]:
         left_out = tuple(fixed_in(self.structure.graph).left_out)
         places = list(leaves_by_place(self.structure.returned))
+        unknown = any(side is not None and math.isnan(side) for side in self.receptive_field)
         lacking = outputs_at(places[position] for position in self.dropped_outputs)
         return {
             "of": type(self.structure.model).__name__,
             "levels kept": f"{self.plan.keep_levels} of {self.structure.depth}",
             "parameters": f"{self.costs.parameters:,}",
             "MACs": f"{self.costs.macs:,}",
-            "sees": self.receptive_field,
+            "sees": "?" if unknown else self.receptive_field,
             "tensors kept": len(self.kept),
             **({"thinned": len(self.thinned)} if self.thinned else {}),
             "new": len(self.reinitialized),

@@ -505,7 +505,10 @@ def conclude(
             f"{'was' if len(ablation.judged) == 1 else 'were'} judged; "
             f"{keyword('metric')} with one for each output by its name judges all of them."
         )
-    return _what_follows(verdicts, seen, doubt, hardly)
+    asked = [] if images else [keyword("images")]
+    asked += [] if ablation is not None else [keyword("batches")]
+    more = f"{' or '.join(asked)} say more" if asked else ""
+    return _what_follows(verdicts, seen, doubt, hardly, more)
 
 
 def _of_a_common_class(ablation: AblationResult) -> str:
@@ -529,9 +532,16 @@ def _unlearned(classes: Sequence[int]) -> str:
 
 
 def _what_follows(
-    verdicts: Sequence[StageVerdict], seen: Mapping[Grade, str], doubt: str, hardly: str
+    verdicts: Sequence[StageVerdict],
+    seen: Mapping[Grade, str],
+    doubt: str,
+    hardly: str,
+    more: str,
 ) -> str:
-    """The verdicts of a trained network, what they were seen on, and what limits them."""
+    """The verdicts of a trained network, what they were seen on, and what limits them.
+
+    ``more``: which arguments that were not given would say more; empty where all were.
+    """
     named = {
         verdict: [v.stage for v in verdicts if v.verdict == verdict]
         for verdict in ("unused", "used", "undecided")
@@ -551,18 +561,16 @@ def _what_follows(
         )
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."
-    asked = {v.evidence for v in verdicts}
-    if not decided and "data" not in asked:
-        own = "" if "images" in asked else f"{keyword('images')} or "
-        text += f" {own}{keyword('batches')} say more."
+    if not decided and more:
+        text += f" {more}."
     if "images" in decided:
         text += (
             " Used and unused tell here on what the output depends on these images, not whether the"
-            f" output is right; {keyword('batches')} say more."
+            f" output is right{'; ' + more if more else ''}."
         )
     if "response" in decided:
         text += (
             " Used and unused tell here on what the output depends on synthetic images, not whether"
-            f" the output is right; {keyword('images')} or {keyword('batches')} say more."
+            f" the output is right{'; ' + more if more else ''}."
         )
     return text
