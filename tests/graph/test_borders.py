@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightscope.cost import count_costs
+from weightscope.errors import InputError, StructureError
 from weightscope.graph import Structure, read_structure
 from weightscope.statistics import measure_model
 from weightscope.truncation import propose
@@ -196,3 +197,118 @@ def test_what_is_read_at_one_size_is_built_and_recovered() -> None:
         variant = proposal.build()
         variant.recover([images], steps=2, progress=False)
         assert variant.module(images).shape == structure.model(images).shape
+
+
+class Bands(nn.Module):
+    """Crops a spectrogram to 32 rows; two bands are worked on apart, and joined again.
+
+    Args:
+        context: Whether the means over all rows are looked at below.
+    """
+
+    def __init__(self, context: bool = False) -> None:
+        super().__init__()
+        self.low, self.high = (nn.Conv2d(1, 4, 3, padding=1) for _ in range(2))
+        self.down = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1)
+        self.means = nn.Conv2d(8, 8, 1) if context else None
+        self.back, self.head = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :32]
+        half = x.shape[2] // 2
+        top = torch.cat([self.low(x[:, :, :half]), self.high(x[:, :, half:])], 2).relu()
+        deep = self.deep(self.down(top).relu()).relu()
+        if self.means is not None:
+            rows = self.means(F.adaptive_avg_pool2d(deep, (1, None)))
+            deep = deep + F.interpolate(rows, size=deep.shape[2:])
+        up = F.interpolate(deep, scale_factor=2)
+        return self.head(self.back(torch.cat([up, top], 1)).relu())
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_a_side_that_is_cropped_to_one_size_is_read_by_its_strides(context: bool) -> None:
+    structure = read_structure(Bands(context).eval(), torch.randn(1, 1, 33, 48))
+
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    names = {stage.name: set(stage.layers) for stage in structure.stages}
+    assert names["encoder 0"] == {"low", "high"}
+    assert names["bottleneck"] == {"down", "deep"} | ({"means"} if context else set())
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+def test_a_variant_of_cropped_spectrograms_takes_any_width_and_no_fewer_rows() -> None:
+    images = torch.randn(2, 1, 33, 48)
+    structure = read_structure(Bands().eval(), images)
+    assessment = assess(structure, measure_model(structure.model))
+    costs = count_costs(structure.model, structure.inputs)
+
+    (proposal,) = propose(structure, assessment, costs)
+    module = proposal.build().module
+
+    for rows, columns in ((33, 48), (40, 64)):
+        image = torch.randn(2, 1, rows, columns)
+        assert module(image).shape == structure.model(image).shape
+    with pytest.raises(InputError, match="takes another way"):
+        module(torch.randn(2, 1, 28, 48))  # the bands are 14 rows high there
+
+
+class _Steps(nn.Module):
+    """Frames are repeated before each convolution in time; norms see one frame at a time."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, before)
+        self.convolution = nn.Conv3d(before, after, 3, padding=(0, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        x = self.norm(x.permute(0, 2, 1, 3, 4).flatten(0, 1))
+        x = x.unflatten(0, (batch, -1)).permute(0, 2, 1, 3, 4)
+        return self.convolution(F.pad(x, (0, 0, 0, 0, 2, 0), mode="replicate"))
+
+
+class Clip(nn.Module):
+    """A network of clips.
+
+    Args:
+        chunk: Frames that are worked on at a time.
+    """
+
+    def __init__(self, chunk: int) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.top, self.deep = _Steps(1, 4), nn.Sequential(*(_Steps(4, 4) for _ in range(4)))
+        self.back, self.head = _Steps(8, 4), nn.Conv3d(4, 1, 1)
+
+    def part(self, x: Tensor) -> Tensor:
+        top = self.top(x)
+        deep = self.deep(F.max_pool3d(top, (1, 2, 2)))
+        up = F.interpolate(deep, scale_factor=(1.0, 2.0, 2.0))
+        return self.head(self.back(torch.cat([up, top], 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        chunks = [x[:, :, i : i + self.chunk] for i in range(0, 4, self.chunk)]
+        return torch.cat([self.part(chunk) for chunk in chunks], 2)
+
+
+def test_frames_that_went_into_the_batch_and_came_back_are_padded_as_before() -> None:
+    structure = read_structure(Clip(4).eval(), torch.randn(1, 1, 5, 16, 16))
+
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))
+
+
+def test_a_clip_that_is_taken_apart_is_refused_as_that_and_the_remedy_works() -> None:
+    class Piece(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.clip = Clip(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.clip.part(x)
+
+    with pytest.raises(StructureError, match="apart in pieces of a fixed size"):
+        read_structure(Clip(2).eval(), torch.randn(1, 1, 5, 16, 16))
+
+    structure = read_structure(Piece().eval(), torch.randn(1, 1, 2, 16, 16))
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))

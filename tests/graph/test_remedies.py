@@ -323,6 +323,16 @@ def test_a_depth_that_holds_the_head() -> None:
     assert [c.keep_levels for c in structure.cuts] == [2]
 
 
+def test_a_depth_that_holds_the_last_layers_of_a_network_without_a_head() -> None:
+    model = Nested()
+    model.out = nn.ConvTranspose2d(32, 2, 4, 2, 1)  # comes up, and is resized after it
+    structure = read_structure(model, IMAGE)
+    assert "head" not in {stage.name for stage in structure.stages}
+    last = structure.refusals[0].reason
+    assert "last layers lie below this level" in last
+    assert "head" not in last
+
+
 def shrinks(net: Net, x: Tensor) -> Tensor:
     return F.max_pool2d(plain(net, x), 2)
 

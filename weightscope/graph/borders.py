@@ -38,11 +38,13 @@ class Borders:
         self.fixed = tuple(fixed)
         self._shares: dict[fx.Node, Shares] = {}
         self._maps: dict[fx.Node, tuple[int, ...]] = {}
+        self._last: dict[fx.Node, fx.Node] = {}  # the nearest map that each result was made from
 
     def begin(self, image: fx.Node, *, channels_first: bool) -> None:
         """Take an image as it is."""
         if channels_first:
             self._maps[image] = self._sizes(image)
+            self._last[image] = image
 
     def shares(self, node: fx.Node) -> Shares:
         """A map's size over that which the strides alone would give it, for each dimension."""
@@ -67,8 +69,16 @@ class Borders:
             return
         value, row = first_tensor(node), facts(operator_of(node))
         is_map = value is not None and value.dim() == len(self.fixed) + 2
-        if is_map and (row.layout == "channels_first" or self._stays_a_map(node, feeds)):
+        before = self._last.get(largest)
+        if is_map and (
+            row.layout == "channels_first"
+            or self._stays_a_map(node, feeds)
+            or (before is not None and _as_large(node, before))  # laid out otherwise between them
+        ):
             self._maps[node] = self._sizes(node)
+            self._last[node] = node
+        elif before is not None:
+            self._last[node] = before
         if row.view == "cat" and largest not in self._maps:
             # what is repeated at a border need not show its axes
             maps = [n for n in feeds if n in self._maps]
@@ -133,6 +143,16 @@ class Borders:
         ]
         nearest = min(found, key=lambda steps: abs(math.log(math.prod(steps))), default=None)
         yield from nearest or (1.0,) * len(own)
+
+
+def _as_large(node: fx.Node, other: fx.Node) -> bool:
+    """Whether two results have the same shape."""
+    shapes = [
+        [hint(size) for size in value.shape]
+        for n in (node, other)
+        if (value := first_tensor(n)) is not None
+    ]
+    return len(shapes) == 2 and shapes[0] == shapes[1]
 
 
 def _each(value: Any, count: int) -> Sequence[int]:

@@ -47,6 +47,7 @@ from weightscope.copies import deep_copy
 from weightscope.errors import StructureError, shown
 from weightscope.graph.gradients import HooksAside
 from weightscope.graph.layouts import is_image
+from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.pools import FreeSizes
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -97,7 +98,8 @@ class Capture:
     ``sizes`` says which sizes were left free while tracing, ``too_complex`` whether the arithmetic
     of more of them was too much to follow, ``numbers`` whether those were kept free too that the
     forward makes numbers of. ``functions`` are the calls of what has a backward of its own.
-    ``decisions`` are the answers with which the forward went on that asked about free sizes.
+    ``decisions`` are the answers with which the forward went on that asked about free sizes, and
+    what has to be true of a size of which it takes so many positions (``x[:, :, :64]``).
     """
 
     program: ExportedProgram
@@ -277,7 +279,7 @@ class _Tracer:
         as_pools_of_signals(program.graph)
         order_writes(program.graph)
         spans = _with_spans(program, self.records, self.sizes)
-        return replace(spans, decisions=self.budget.decisions)
+        return replace(spans, decisions={**_cut_to_numbers(program), **self.budget.decisions})
 
     def _function(self, function: Any, run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         flat, spec = pytree.tree_flatten((args, {}))
@@ -440,6 +442,24 @@ def images_read(captured: Capture) -> int | None:
             size = node.meta["val"].shape[0]
             return None if is_symbolic(size) else int(size)
     return None
+
+
+def _cut_to_numbers(program: ExportedProgram) -> dict[Any, Any]:
+    """That free sizes are as large as the fixed number of positions that slices take of them.
+
+    A slice takes what there is of a smaller image, and the numbers computed from it are others.
+    """
+    found: dict[Any, Any] = {}
+    for node in program.graph.nodes:
+        made = tensor_of(node)
+        if made is None or operator_of(node) not in ("aten::slice", "aten::narrow"):
+            continue
+        given, axis, start = tensor_of(node.args[0]), argument(node, "dim"), argument(node, "start")
+        whole, part = (t.shape[axis] for t in (given, made) if t is not None)
+        first = 0 if start is None else start
+        if is_symbolic(whole) and isinstance(part, int) and isinstance(first, int):
+            found[whole.node.expr >= max(first, 0) + part] = True
+    return found
 
 
 def _with_spans(

@@ -274,8 +274,8 @@ def _no_head(depth: _Depth, model: nn.Module) -> str:
     stays = depth.below - depth.removed - {depth.output}
     if not any(_has_weights(n, model) for n in stays):
         return (
-            "the network's head lies below this level; nothing with weights remains after it; keep"
-            " more levels, or let layers with weights follow at a level that stays"
+            "the network's last layers lie below this level; nothing with weights remains after"
+            " them; keep more levels, or let layers with weights follow at a level that stays"
         )
     return ""
 

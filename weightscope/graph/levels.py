@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic, key
+from weightscope.adapters.symbols import Probe, free_symbols, grows, hint, is_symbolic, key
 from weightscope.errors import StructureError, keyword
 from weightscope.graph.borders import Borders
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.pieces import joined_pieces
+from weightscope.graph.pieces import joined_pieces, windows
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
 
@@ -46,7 +46,7 @@ class Levels:
         level: Level of each fine node, 0 is full resolution.
         reductions: Reduction of each level, one figure for each spatial dimension.
         sizes: Spatial size at each level, at the example input.
-        maps: The same, and where the image has one size every size that a map has.
+        maps: The same, and where a side of the image has one size every size that a map has.
         empty: Whether some result has no elements at a large input, though it has at the example's.
         parts: The levels of each module that goes down and comes back up on its own, counted from
             its ends, by the module's name.
@@ -180,7 +180,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
             f"no input of the forward is a tensor (batch, channels, *{inputs.dimensions} sizes);"
             f" pass {keyword('example_inputs')} with one"
         )
-    small, large = (_probe(capture, images, scale) for scale in _PROBE_SCALES)
+    held = _held_sides(capture, images, inputs.dimensions)
+    small, large = (_probe(capture, images, scale, held) for scale in _PROBE_SCALES)
     image, channels = images[0], inputs.channels
     resized = _resized_first(capture, images) if follows_the_input(capture) else None
     if resized is not None:
@@ -314,14 +315,14 @@ def _sizes_at_the_example(
 
 
 def _sizes_of_maps(nodes: Iterable[fx.Node], reader: _Positions) -> set[tuple[int, ...]]:
-    """Every size of a map, where all are fixed: convolutions without padding make odd ones."""
-    if reader.growth != 1:
+    """Every size of a map, where a side is fixed: convolutions without padding make odd ones."""
+    if not any(reader.borders.fixed):
         return set()
     found: set[tuple[int, ...]] = set()
     for node in nodes:
         value, layout = first_tensor(node), facts(operator_of(node)).layout
         if layout is not None and value is not None and value.dim() == reader.dimensions + 2:
-            shape = reader.large.shape(value)
+            shape = tuple(map(hint, value.shape))
             found.add(shape[2:] if layout == "channels_first" else shape[1:-1])
     return found
 
@@ -332,10 +333,45 @@ def _some_empty(nodes: Iterable[fx.Node], large: Probe) -> bool:
     return any(large.numel(v) == 0 and all(hint(s) for s in v.shape) for v in made)
 
 
-def _probe(capture: Capture, images: Sequence[fx.Node], scale: int) -> Probe:
-    """All free sizes at the example's, those of the images' space ``scale`` times as large."""
+def _held_sides(capture: Capture, images: Sequence[fx.Node], dimensions: int) -> frozenset[str]:
+    """Free sides of the images that no kernel sees grow: they are cropped to one size first.
+
+    The strides tell what is coarse along such a side, as they do along one of fixed size. A side
+    that is taken apart in several pieces (a clip in chunks of frames) is none.
+    """
+    sides = [key(size) for image in images for size in _space(image) if is_symbolic(size)]
+    held = {side for side in sides if len(windows(capture.nodes, side)) == 1}
+    maps = _maps_of_kernels(capture, dimensions)
+    seen = free_symbols(size for value in maps for size in value.shape)
+    # where nothing grows, the whole is read at the example's size
+    return frozenset(held - seen) if seen & set(sides) else frozenset()
+
+
+def works_on_pieces(capture: Capture, dimensions: int) -> bool:
+    """Whether no kernel sees a free side of the image grow, which is taken apart in pieces."""
+    sides = {key(s) for image in image_inputs(capture) for s in _space(image) if is_symbolic(s)}
+    maps = _maps_of_kernels(capture, dimensions)
+    unseen = sides - free_symbols(size for value in maps for size in value.shape)
+    return bool(maps) and any(len(windows(capture.nodes, side)) > 1 for side in unseen)
+
+
+def _maps_of_kernels(capture: Capture, dimensions: int) -> list[torch.Tensor]:
+    kernels = [n for n in capture.nodes if facts(operator_of(n)).kernel]
+    made = [value for n in kernels if (value := tensor_of(n)) is not None]
+    return [value for value in made if value.dim() == dimensions + 2]
+
+
+def _probe(capture: Capture, images: Sequence[fx.Node], scale: int, held: frozenset[str]) -> Probe:
+    """All free sizes at the example's, those of the images' space ``scale`` times as large.
+
+    Args:
+        capture: The exported program.
+        images: The inputs that have the image's axes.
+        scale: How much larger.
+        held: Sides of the images that stay at the example's size.
+    """
     symbols: dict[str, int] = {}
-    spatial = {key(size) for image in images for size in _space(image) if is_symbolic(size)}
+    spatial = {key(size) for image in images for size in _space(image) if is_symbolic(size)} - held
     for node in capture.nodes:
         value = tensor_of(node)
         if node.op != "placeholder" or value is None:
@@ -364,7 +400,8 @@ class _Positions:
         self.dimensions = len(self.sizes)
         self.positions = math.prod(self.sizes)
         self.growth = self.positions / math.prod(self.small_sizes)
-        self.borders = Borders([not grows(size) for size in _space(image)])
+        sides = zip(self.small_sizes, self.sizes, strict=True)
+        self.borders = Borders([before == after for before, after in sides])
         first = not image.meta.get("space") or image.meta["space"][0] == 2
         self.borders.begin(image, channels_first=first)
         channels = 1 if channel is None else large.size(shape[channel])
@@ -395,9 +432,9 @@ class _Positions:
         if self.resized and any(map(is_symbolic, value.shape[1:])):
             return unknown  # before the images are brought to one size, or back at their own
         channel = 1 if layout == "channels_first" else value.dim() - 1
-        if self.growth == 1 and (
-            row.view == "adaptive"
-            or value.numel() == value.shape[0] * value.shape[channel]
+        if any(self.borders.fixed) and (
+            (row.view == "adaptive" and (self.growth == 1 or self._has_one_row(value, channel)))
+            or (self.growth == 1 and value.numel() == value.shape[0] * value.shape[channel])
             or (pooled and row.view != "resize" and not raises(node))
         ):
             return GLOBAL  # at fixed sizes only its operators show that a branch is global
@@ -415,6 +452,13 @@ class _Positions:
             elif self._stack(value) in self.stacks or self._holds_channels(value):
                 batch = self._stack(value)  # the frames of a clip are taken one by one
         return self.positions * batch / after * self.borders.share(node)
+
+    def _has_one_row(self, value: torch.Tensor, channel: int) -> bool:
+        """Whether a map has one position along a side of fixed size."""
+        sides = [size for axis, size in enumerate(value.shape) if axis not in (0, channel)]
+        return len(sides) == self.dimensions and any(
+            fixed and hint(size) == 1 for fixed, size in zip(self.borders.fixed, sides, strict=True)
+        )
 
     def note(self, node: fx.Node) -> None:
         """Learn how many images lie beside each other, where they have the input's own size.

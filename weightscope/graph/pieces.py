@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from weightscope.adapters.symbols import grows, is_symbolic
+from weightscope.adapters.symbols import grows, is_symbolic, key
 from weightscope.graph.nodes import argument, operator_of, root, tensor_of
 
 SPLITS = tuple(
@@ -53,6 +53,28 @@ def joined_pieces(
                 pieces.update({n: cut[n][0] for n in seen})
                 joins[node] = cut[min(own[0], key=lambda n: n.name)][0]
     return pieces, joins
+
+
+def windows(nodes: Sequence[fx.Node], side: str) -> set[tuple[int, int]]:
+    """Start and length of the windows of fixed length that slices take of a free side.
+
+    Args:
+        nodes: All nodes of the exported program.
+        side: The side's size, as a text.
+    """
+    found: set[tuple[int, int]] = set()
+    for node in nodes:
+        made = tensor_of(node)
+        if made is None or operator_of(node) not in ("aten::slice", "aten::narrow"):
+            continue
+        source, axis, start = node.args[0], _axis_of(node), argument(node, "start") or 0
+        whole = tensor_of(source) if isinstance(source, fx.Node) else None
+        if whole is None or axis is None or key(whole.shape[axis]) != side:
+            continue
+        length = made.shape[axis]
+        if isinstance(length, int) and isinstance(start, int):
+            found.add((start, length))
+    return found
 
 
 def _cut_from(node: fx.Node) -> tuple[fx.Node, int] | None:

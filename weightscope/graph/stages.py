@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from weightscope.adapters.modules import layer_of
 from weightscope.errors import InputError, StructureError, UnknownLayerError, keyword
 from weightscope.graph.capture import Capture
-from weightscope.graph.levels import Levels, raises
+from weightscope.graph.levels import Levels, raises, works_on_pieces
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.structure import Place, Role, Stage
@@ -125,6 +125,13 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
             f" {other}: the whole has no levels that can be read. Pass the part that works in"
             f" {other}, as a module of its own, or say with {keyword('layout')} which axis holds"
             " frames ('NCTHW')."
+        )
+    if deepest == 0 and works_on_pieces(capture, dimensions):
+        raise StructureError(
+            "the forward takes its input apart in pieces of a fixed size (frames of a clip, some at"
+            " a time), and its layers work on them one by one: how their sizes follow the input's"
+            " cannot be read. Pass the part that works on one piece as a module of its own, with"
+            f" {keyword('example_inputs')} of such a piece"
         )
     if deepest == 0:
         raise StructureError(
