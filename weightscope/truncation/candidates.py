@@ -110,7 +110,8 @@ class Search(OnOneScreen):
             variance of the whole network's outputs that is matched on images held back.
         limits: What was asked for.
         budget: What the search was going to cost, in words.
-        trivial: Quality of the best constant answer: 0 of an agreement.
+        trivial: Quality of the best trivial answer, a constant or in a regression the input itself:
+            0 of an agreement.
         skill: ``lost`` of that answer. A network that lost as much is of no use, whatever it costs.
         whole: The network itself.
         candidates: One for each depth, the deepest first, each before the thinner one that was made
@@ -226,15 +227,32 @@ class Search(OnOneScreen):
         return [words, *self._useless(chosen), *self._adjusted(), *unknown]
 
     def _useless(self, chosen: Candidate | None) -> list[str]:
-        """A warning where what was chosen is no better than a constant answer."""
+        """A warning where what was chosen is no better than an answer that needs no network."""
         if chosen is None or not chosen.lost >= self.skill:
             return []
-        kept = "" if self.whole.lost < self.skill else ", and nor is the whole network"
-        return [
-            f"warning: the chosen network is no better than the best constant answer, whose "
-            f"{self.metric} is {self.trivial:.3f}{kept}; it is within the budget and of no use. "
-            f"Give a larger budget, more {keyword('steps')}, or {keyword('tolerance')} beside it"
-        ]
+        useless = (
+            "warning: the chosen network is no better than the best trivial answer (a constant, or "
+            f"in a regression the input itself), whose {self.metric} is {self.trivial:.3f}"
+        )
+        if self.whole.lost >= self.skill:
+            return [f"{useless}, and nor is the whole network, which has no skill to keep"]
+        more = f"Give more {keyword('steps')}"
+        if any(
+            limit is not None
+            for limit in (
+                self.limits.max_macs,
+                self.limits.max_parameters,
+                self.limits.max_latency,
+                self.limits.max_bytes,
+            )
+        ):
+            more = f"Give a larger budget, more {keyword('steps')}"
+            more += (
+                ""
+                if self.limits.tolerance is not None
+                else f", or {keyword('tolerance')} beside it"
+            )
+        return [f"{useless}; it is within the limits and of no use. {more}"]
 
     def _adjusted(self) -> list[str]:
         """A word where qualities are taken at thresholds of their own."""

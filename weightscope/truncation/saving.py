@@ -69,7 +69,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         RecipeError: The network was called with something that JSON cannot hold, or keeps state
-            that is no tensor.
+            that is no tensor, or numbers of a wider kind than the original's.
         InputError: It is no variant, or the file cannot be written.
     """
     if not isinstance(variant, Variant):
@@ -87,6 +87,15 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise RecipeError(f"{name!r} in the state of the network is no tensor; remove it")
+    before = variant.structure.model.state_dict()
+    for name in state.keys() & before.keys():
+        saved, own = state[name].dtype, before[name].dtype
+        if torch.promote_types(saved, own) != own:
+            raise RecipeError(
+                f"{name!r} is {saved} and was {own} in the original, whose code rebuilds the "
+                f"network: numbers would be lost on loading; convert it before, such as "
+                f"variant.module.to({own}), or convert the original and build again"
+            )
     recipe["aliases"] = aliases = _tied(state)
     tensors = {
         name: value.detach().cpu().contiguous().clone()

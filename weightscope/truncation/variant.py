@@ -52,7 +52,7 @@ class Variant(OnOneScreen):
         module: The network. It takes what the original took and returns what it returned, except
             ``dropped_outputs``.
         plan: What rebuilds it from the original's code.
-        kept: State dict keys whose tensors are the original's.
+        kept: State dict keys whose tensors were the original's when it was built.
         thinned: Keys of tensors that lost channels and keep the others as they were.
         recut: Keys of tensors that keep some of the original's slices; the others are fresh.
         reinitialized: Keys of tensors that are new, or re-cut, and need training.
