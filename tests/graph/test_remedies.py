@@ -184,6 +184,7 @@ def last_channels(net: Net, x: Tensor) -> Tensor:
 def test_a_forward_as_the_error_asks_for_it(
     wrong: Forward, words: str, right: Forward, example: Tensor
 ) -> None:
+    torch.manual_seed(0)  # an answer that is positive everywhere would be masked nowhere
     with pytest.raises(StructureError, match=rf"(?s){words}"):
         read_structure(Net(wrong), example)
     assert read_structure(Net(right), example).cuts
