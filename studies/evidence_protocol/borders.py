@@ -20,11 +20,10 @@ from studies.evidence_protocol.jobs import BEGIN, Job
 from studies.evidence_protocol.page import markdown, write_csv
 from studies.evidence_protocol.tasks import TASKS
 from studies.evidence_protocol.training import archives, load_network, load_pool, training
-from studies.evidence_protocol.truth import NEGLIGIBLE
 from weightscope.files import written_atomically
 from weightscope.graph import read_structure
 from weightscope.probing import change, response
-from weightscope.probing.outputs import is_share
+from weightscope.probing.outputs import probabilities
 from weightscope.thresholds import RESPONDS, RESPONDS_IN_NUMBERS, RESPONSE_BORDER, SILENT
 
 UNUSED = (0.02, 0.05, 0.08, 0.1, 0.12)
@@ -58,11 +57,6 @@ def groups(cuts: pd.DataFrame) -> dict[str, pd.DataFrame]:
 # --- borders ----------------------------------------------------------------------------------
 
 
-def clear(cuts: pd.DataFrame) -> pd.Series[bool]:
-    """Whether the interval of the truth leaves out the border of what is negligible."""
-    return (cuts["lost_low"] > NEGLIGIBLE) | (cuts["lost_high"] < NEGLIGIBLE)
-
-
 def border_table(cuts: pd.DataFrame) -> pd.DataFrame:
     """One row for each group of networks and border: cuts called so, wrong ones, clearly wrong.
 
@@ -73,7 +67,7 @@ def border_table(cuts: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for group, part in groups(cuts).items():
-        used, sure = part["used"].astype(bool), clear(part)
+        used, sure = part["used"].astype(bool), judge.is_clear(part)
         for called, borders in {"unused": UNUSED, **USED, "middle": MIDDLE}.items():
             for border in borders:
                 row: dict[str, Any] = {"networks": group, "called": called, "border": border}
@@ -105,7 +99,7 @@ def forms(whole: Tensor, cut: Tensor) -> dict[str, float]:
         whole: Of the whole network, (images, channels, *sizes).
         cut: Of the cut one.
     """
-    p, q = _probabilities(whole), _probabilities(cut)
+    p, q = _classes(whole), _classes(cut)
     kinds = len(p)
     before, after = p.argmax(0), q.argmax(0)
     shares = [torch.bincount(d, minlength=kinds).double() / len(d) for d in (before, after)]
@@ -118,11 +112,9 @@ def forms(whole: Tensor, cut: Tensor) -> dict[str, float]:
     }
 
 
-def _probabilities(outputs: Tensor) -> Tensor:
-    """Of every class at every position, (classes, positions)."""
-    x = outputs.flatten(2)
-    if not is_share(x):
-        x = x.sigmoid() if x.shape[1] == 1 else x.softmax(1)
+def _classes(outputs: Tensor) -> Tensor:
+    """Probabilities of every class at every position, (classes, positions)."""
+    x = probabilities(outputs.flatten(2))
     x = torch.cat([1 - x, x], 1) if x.shape[1] == 1 else x
     return x.transpose(0, 1).flatten(1).double()
 
@@ -191,7 +183,7 @@ def form_table(cuts: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
         part = both[(both["index"] >= first) & (both["index"] < end)]
         if part.empty:
             continue
-        for name, own in (("all", part), ("clear", part[clear(part)])):
+        for name, own in (("all", part), ("clear", part[judge.is_clear(part)])):
             row: dict[str, Any] = {
                 "networks": f"index {part['index'].min()} to {part['index'].max()}, "
                 f"{part['name'].nunique()} with skill",

@@ -222,6 +222,11 @@ def together(verdicts: Sequence[str]) -> str:
     return "unused" if set(verdicts) == {"unused"} else "undecided"
 
 
+def is_clear(table: pd.DataFrame) -> pd.Series[bool]:
+    """Whether the interval of each cut's truth leaves out the border of what is negligible."""
+    return (table["lost_low"] > NEGLIGIBLE) | (table["lost_high"] < NEGLIGIBLE)
+
+
 def skilled(table: pd.DataFrame) -> pd.DataFrame:
     """The cuts of networks that learned something from true labels."""
     return table[(table["labels"] == "true") & table["skilled"]]
@@ -367,7 +372,7 @@ def refutations(table: pd.DataFrame) -> pd.DataFrame:
         One row for each claim: what was found, and whether the claim failed.
     """
     part = skilled(table)
-    clear = part[(part["lost_low"] > NEGLIGIBLE) | (part["lost_high"] < NEGLIGIBLE)]
+    clear = part[is_clear(part)]
     idle = ~clear["used"].astype(bool)
     rows = []
     for key in ("response", "images"):

@@ -268,10 +268,7 @@ def protocol(
         f"*{half}* {row['n']} networks, {row['c']} cuts, {row['u']} of them used"
         for half, row in counts.iterrows()
     )
-    open_truth = judge.skilled(table)
-    open_share = (
-        (open_truth["lost_low"] <= NEGLIGIBLE) & (open_truth["lost_high"] >= NEGLIGIBLE)
-    ).mean()
+    open_share = (~judge.is_clear(judge.skilled(table))).mean()
     held = "; ".join(f"{k} {', '.join(v)}" for k, v in HELD_OUT.items())
     first = sentences.groupby(["half", "way"])["name"].nunique()
     by_first = "; ".join(
@@ -368,10 +365,9 @@ def grade_text(halves: dict[Half, pd.DataFrame]) -> list[str]:
 
 def clear_text(table: pd.DataFrame) -> str:
     """The grades on the cuts whose truth is on one side of the border."""
-    open_truth = (table["lost_low"] <= NEGLIGIBLE) & (table["lost_high"] >= NEGLIGIBLE)
     rows = []
     for half in HALVES:
-        part = judge.skilled(table[~open_truth & (table["half"] == half)])
+        part = judge.skilled(table[judge.is_clear(table) & (table["half"] == half)])
         rows += [
             {"half": half, "title": title} | judge.grade_row(part, key)
             for key, (_, _, title) in judge.GRADES.items()

@@ -170,7 +170,7 @@ class Concordance:
         pooled = pool(first.double(), coarser.shape[2:])  # type: ignore[arg-type]
         pair = [t.double().flatten(2) for t in (coarser, pooled)]
         sums = []
-        for a, b in ([_probabilities(t) for t in pair], pair):
+        for a, b in ([probabilities(t) for t in pair], pair):
             moments = (torch.ones_like(a), a, b, a * a, b * b, a * b)
             sums.append(torch.stack([moment.sum((0, 2)) for moment in moments]))
         self._sums = self._sums + torch.stack(sums)
@@ -186,7 +186,7 @@ class Concordance:
         return float(2 * (ab - a * b).sum() / apart.sum())
 
 
-def _probabilities(outputs: Tensor) -> Tensor:
+def probabilities(outputs: Tensor) -> Tensor:
     """What outputs (images, channels, positions) are as probabilities."""
     if is_share(outputs):
         return outputs

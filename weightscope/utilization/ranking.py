@@ -255,10 +255,10 @@ def fitting_history(
             f"{keyword('history')} was recorded of another network ({sizes[0]}): it was left out; "
             "watch the network that is analysed.",
         )
-    notes = [f"it was recorded at another size ({sizes[0]})"] if other else []
     found = {name: d for name, d in found.items() if name not in other}
+    which = "any kernel" if not other and all(d.note for d in found.values()) else "some kernels"
+    notes = [f"it was recorded at another size ({sizes[0]})"] if other else []
     notes += sorted({d.note for d in found.values() if d.note})
-    which = "any kernel" if all(d.note for d in found.values()) else "some kernels"
     return {n: d for n, d in fitting.items() if counts.get(n, d.count) == d.count}, tuple(
         f"{keyword('history')} says nothing of {which}: {note}." for note in notes
     )
