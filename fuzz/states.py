@@ -145,6 +145,23 @@ class Noisy(Small):
         return super().forward(x + 1e-3 * torch.randn_like(x))
 
 
+class Writing(Small):
+    """Writes into frozen weights, gives one of them a gradient and lets it be trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.b.requires_grad_(False)
+        self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.scale.mul_(1.01)
+            self.b.weight.data.mul_(0.9)
+        self.b.bias.requires_grad_(True)
+        self.b.bias.grad = torch.ones_like(self.b.bias)
+        return super().forward(x * self.scale)
+
+
 def _hooked():
     model = Small()
     model.b.register_forward_hook(lambda module, args, output: output * 1.5)
@@ -214,6 +231,7 @@ KINDS = {
     "compiled": lambda: torch.compile(Small(), backend="eager"),
     "gradients": _with_gradients,
     "draws and counts": Noisy,
+    "writes weights": Writing,
 }
 
 
@@ -278,7 +296,7 @@ def _thin(model, folder):
 
 def _shrink(model, folder):
     search = ws.shrink(
-        model, images=_images(model) * 3, example_inputs=_images(model)[0], steps=2, repeats=1,
+        model, images=_images(model) * 3, example_inputs=_images(model)[0], steps=2, repeats=2,
         resume=folder / "courses", progress=False,
     )  # fmt: skip
     return search.frame.drop(columns="latency").to_csv()

@@ -274,6 +274,85 @@ def test_a_buffer_that_changed_its_size_comes_back():
     assert model.last.tolist() == [0.0, 0.0]
 
 
+def writes(weight):
+    weight.mul_(2)
+
+
+def takes_other_memory(weight):
+    weight.data = torch.ones(7)
+
+
+def grows(weight):
+    weight.resize_(30).fill_(3.0)
+
+
+def is_trained(weight):
+    weight.requires_grad_(True)
+    weight.grad = torch.ones_like(weight)
+
+
+def loses_its_gradient(weight):
+    weight.grad.add_(1)
+    weight.grad = None
+
+
+@pytest.mark.parametrize(
+    "change", [writes, takes_other_memory, grows, is_trained, loses_its_gradient]
+)
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_weights_that_a_forward_changes_are_put_back(change, error):
+    def memory():
+        return weight.untyped_storage()._cdata
+
+    def told():
+        gradient = weight.grad
+        values = weight.tolist(), None if gradient is None else gradient.tolist()
+        return (*values, id(gradient), weight.requires_grad, weight.stride(), memory())
+
+    model = nn.Conv2d(2, 3, 1)
+    weight = model.weight
+    weight.requires_grad_(change not in (is_trained, grows))
+    if change is loses_its_gradient:
+        weight.grad = torch.rand_like(weight)
+    before = told()
+    try:
+        with undisturbed(model):
+            with torch.no_grad():
+                change(weight)
+            assert told() != before
+            if error is not None:
+                raise error
+    except (RuntimeError, KeyboardInterrupt):
+        assert error is not None
+    assert model.weight is weight
+    assert told() == before
+
+
+def made_in_inference_mode():
+    with torch.inference_mode():
+        return torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: torch.eye(2).to_sparse(),
+        lambda: torch.eye(2).to_mkldnn(),
+        lambda: torch.nested.as_nested_tensor(list(torch.ones(2, 3)), layout=torch.jagged),
+        made_in_inference_mode,
+    ],
+    ids=["sparse", "mkldnn", "nested", "inference"],
+)
+def test_tensors_of_every_kind_are_put_back(made):
+    model = nn.Conv2d(2, 3, 1)
+    model.held = made()
+    before = str(model.held.to_dense() if not model.held.is_nested else model.held.values())
+    with undisturbed(model), torch.inference_mode():
+        model.held.mul_(2)
+    after = str(model.held.to_dense() if not model.held.is_nested else model.held.values())
+    assert after == before
+
+
 def test_evaluation_runs_no_code_of_the_model():
     class Merging(nn.Linear):
         def train(self, mode=True):

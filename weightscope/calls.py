@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from weightscope.adapters import pytree
+from weightscope.adapters.dispatch import writes_of
 from weightscope.errors import ForwardError, InputError, WeightscopeError, shown
 from weightscope.restoring import Step, as_it_is, finished, lend_iterators, reached
 
@@ -271,10 +273,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run the model's forward in evaluation mode, and leave nothing of it behind.
 
     Afterwards, on failure and on interrupt too, these are what they were: the mode of every module,
-    the values of buffers and of other tensors that a module holds, its attributes (a counter, a
-    list of what passed, an object that counts), and the random state of torch on the devices of the
-    model, of numpy and of Python. The values of parameters are not copied: a forward that writes
-    into its own parameters is not undone.
+    parameters, their gradients, buffers and other tensors that a module holds, its attributes (a
+    counter, a list of what passed, an object that counts), and the random state of torch on the
+    devices of the model, of numpy and of Python.
 
     Args:
         model: The user's model.
@@ -334,24 +335,25 @@ def random_state(model: nn.Module | None = None) -> Iterator[None]:
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Restore the attributes and the tensors other than parameters that calls of it changed.
+    """Restore the attributes and the tensors that calls of it changed.
 
     Of attributes also what they hold: containers, arrays, generators, the attributes of objects.
     """
     found = reached(module)
-    weights = {id(parameter) for parameter in module.parameters()}
-    held = [v for v in found if issubclass(type(v), Tensor) and id(v) not in weights]
-    tensors = [
-        partial(_put_back, tensor, tensor.detach().clone())
-        for tensor in {id(t): t for t in [*module.buffers(), *held]}.values()
-        if tensor.layout == torch.strided and not tensor.is_meta
-    ]
+    given = [v for v in found if issubclass(type(v), Tensor)]
+    given += [*module.parameters(), *module.buffers()]
+    held = {id(v): v for v in given if not is_lazy(v)}
+    leaves = [v for v in held.values() if v.is_leaf]
+    gradients = [partial(setattr, v, "grad", v.grad) for v in leaves]
+    flags = [partial(v.requires_grad_, v.requires_grad) for v in leaves]
+    held |= {id(v.grad): v.grad for v in leaves if v.grad is not None}
+    tensors = [_kept(v) for v in held.values() if not v.is_meta]
     attributes = as_it_is(found)
     try:
         lend_iterators(found)
         yield
     finally:
-        finished(*attributes, *tensors)
+        finished(*attributes, *tensors, *flags, *gradients)
 
 
 def as_they_are(model: nn.Module) -> list[Step]:
@@ -359,10 +361,30 @@ def as_they_are(model: nn.Module) -> list[Step]:
     return as_it_is(reached(model))
 
 
+def _kept(tensor: Tensor) -> Step:
+    """A step that gives a tensor its memory, and the values that it has there now."""
+    memory = tensor.detach()
+    values = memory.clone()
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return partial(_put_back_unlike, tensor, values, writes_of(tensor))
+    return partial(_put_back, tensor, memory, values)
+
+
 @torch.no_grad()
-def _put_back(tensor: Tensor, value: Tensor) -> None:
-    """Give a tensor the values that it had."""
-    if tensor.shape != value.shape:
-        tensor.data = value
-    elif not torch.equal(tensor, value):  # what did not change may be read-only
-        tensor.copy_(value)
+def _put_back(tensor: Tensor, memory: Tensor, values: Tensor) -> None:
+    if _place(tensor) != _place(memory):
+        tensor.data = memory
+    if not torch.equal(memory, values):  # what did not change may be read-only
+        with torch.inference_mode(memory.is_inference()):
+            memory.copy_(values)
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+@torch.no_grad()
+def _put_back_unlike(tensor: Tensor, values: Tensor, writes: int) -> None:
+    """The same of a tensor that has no strides, and does not compare."""
+    if writes_of(tensor) != writes:
+        tensor.copy_(values)

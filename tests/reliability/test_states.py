@@ -19,7 +19,7 @@ def _libraries(tmp_path_factory):
             call(KINDS["plain"](), tmp_path_factory.mktemp("first"))
 
 
-FEW = [("draws and counts", "ablate"), ("mixed modes", "watch")]
+FEW = [("draws and counts", "ablate"), ("writes weights", "ablate"), ("mixed modes", "watch")]
 
 
 def check(kind, call, outcome, folder, interrupt_at=None):
