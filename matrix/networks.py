@@ -18,6 +18,7 @@ from matrix import (
     handwritten,
     held_back,
     held_back_again,
+    held_back_eighth,
     held_back_fifth,
     held_back_fourth,
     held_back_seventh,
@@ -484,6 +485,7 @@ for _name, _entry in {
     **held_back_fifth.HELD_BACK_FIFTH,
     **held_back_sixth.HELD_BACK_SIXTH,
     **held_back_seventh.HELD_BACK_SEVENTH,
+    **held_back_eighth.HELD_BACK_EIGHTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -501,5 +503,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back_fifth.HELD_BACK_FIFTH.items()},
     **{name: network.truth for name, network in held_back_sixth.HELD_BACK_SIXTH.items()},
     **{name: network.truth for name, network in held_back_seventh.HELD_BACK_SEVENTH.items()},
+    **{name: network.truth for name, network in held_back_eighth.HELD_BACK_EIGHTH.items()},
 }
 """The truth about every network, by name."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from matrix.held_back import HELD_BACK
 from matrix.held_back_again import HELD_BACK_AGAIN
+from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [n for n in names if n not in rows],
                 TRUTHS,
                 {
+                    "Held back, eighth": HELD_BACK_EIGHTH,
                     "Held back, seventh": HELD_BACK_SEVENTH,
                     "Held back, sixth": HELD_BACK_SIXTH,
                     "Held back, fifth": HELD_BACK_FIFTH,

@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from matrix.held_back_again import HELD_BACK_AGAIN
+from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_FIFTH,
         *HELD_BACK_SIXTH,
         *HELD_BACK_SEVENTH,
+        *HELD_BACK_EIGHTH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
