@@ -238,5 +238,23 @@ def test_effective_field_errors():
 def test_places_that_windows_and_interpolation_read():
     assert spans.window(spans.PIXEL, 3, padding=1).at(0) == (-1, 1)
     assert spans.window(spans.PIXEL, 3, stride=2, padding=0, dilation=2).at(1) == (2, 6)
-    assert spans.interpolated(spans.PIXEL, Fraction(1, 2)).at(0) == (-1, 0)
-    assert spans.interpolated(spans.PIXEL, Fraction(1, 2)).at(1) == (0, 1)
+    assert spans.interpolated(spans.PIXEL, 8, 16).at(0) == (-1, 0)
+    assert spans.interpolated(spans.PIXEL, 8, 16).at(1) == (0, 1)
+    assert spans.interpolated(spans.PIXEL, 8, 7).at(0) == (0, 1)  # between any two of the eight
+    assert spans.interpolated(spans.PIXEL, 7, 8).at(0) == (-1, 0)
+
+
+@pytest.mark.parametrize(
+    ("jump", "before", "after", "ratio"),
+    [
+        (2, 15, 31, Fraction(1, 2)),
+        (16, 30, 500, Fraction(1, 16)),  # four unpadded strides
+        (32, 2, 3, Fraction(1, 2)),
+        (32, 1, 3, Fraction(1, 2)),
+        (32, 1, 32, Fraction(1, 32)),
+        (1, 125, 62, Fraction(2)),
+        (1, 37, 64, Fraction(37, 64)),
+    ],
+)
+def test_a_ratio_of_sizes_is_that_of_their_levels(jump, before, after, ratio):
+    assert spans.Resizing.of(spans.box(1, jump), before, after).ratio == ratio

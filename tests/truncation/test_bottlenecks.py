@@ -64,14 +64,15 @@ def test_receptive_field_of_a_bottleneck():
         Light(3, 4, 2),
         4,
     )
+    seen, sizes = [(box(14, 2), box(14, 2))], ([[32, 32]], [16, 16], [[16, 16]])
     # 14 at jump 2, pooled: 16 at jump 4, two 3x3 convolutions: 32
-    assert [in_pixels(v) for v in module.views([(box(14, 2), box(14, 2))])] == [(32, 32)]
+    assert [in_pixels(v) for v in module.views(seen, *sizes)] == [(32, 32)]
     far = bottleneck(module.entries[0], module.exits, Light(3, 4, 2, reach=4), 4)
     # the second one at a dilation of 4: 3 steps further on both sides
-    assert [in_pixels(v) for v in far.views([(box(14, 2), box(14, 2))])] == [(56, 56)]
+    assert [in_pixels(v) for v in far.views(seen, *sizes)] == [(56, 56)]
     own = nn.Sequential(nn.Conv2d(3, 4, 3, padding=2, dilation=2), nn.ReLU())
     module = bottleneck(module.entries[0], module.exits, own, 4)
-    assert [in_pixels(v) for v in module.views([(box(14, 2), box(14, 2))])] == [(32, 32)]
+    assert [in_pixels(v) for v in module.views(seen, *sizes)] == [(32, 32)]
 
 
 def test_light_stays_within_half_of_what_it_replaces(proposals):

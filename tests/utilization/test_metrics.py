@@ -143,6 +143,28 @@ def test_quality_at_the_threshold_of_other_outputs(metric, expected):
     assert quality_at(cut, ()) is None
 
 
+@pytest.mark.parametrize("metric", ["f1", "iou", "accuracy"])
+def test_that_threshold_is_taken_exactly_where_there_are_many_scores(metric):
+    """Not at the next of the thresholds that the other outputs are judged at."""
+    torch.manual_seed(1)
+    truth = [(torch.rand(4, 1, 64, 64) < 0.2).float()]
+    outputs = [torch.randn(4, 1, 64, 64).sinh() + 2 * truth[0]]  # sparse where it is decided
+    whole = measure_quality(metric, [torch.randn(4, 1, 64, 64) + 2 * truth[0]], truth)
+    cut = measure_quality(metric, outputs, truth)
+    (chosen,) = best_thresholds(whole)
+    assert chosen not in cut.thresholds
+    called, real = outputs[0] >= chosen, truth[0] > 0.5
+    hits, either = int((called & real).sum()), int((called | real).sum())
+    expected = {
+        "f1": 2 * hits / int(called.sum() + real.sum()),
+        "iou": hits / either,
+        "accuracy": float((called == real).float().mean()),
+    }
+    assert quality_at(cut, (chosen,)) == pytest.approx(expected[metric], abs=1e-7)
+    for nothing_or_all in (np.inf, -np.inf):
+        assert quality_at(cut, (nothing_or_all,)) <= cut.of(np.ones((1, 4)))[0]
+
+
 def test_labels_have_a_threshold_each_and_other_metrics_none():
     torch.manual_seed(0)
     outputs, truth = torch.randn(3, 2, 8, 8), torch.zeros(3, 2, 8, 8)

@@ -23,7 +23,7 @@ from weightscope.receptive_field.seen import (
     rank_of,
     sizes,
 )
-from weightscope.receptive_field.spans import UNKNOWN, WHOLE
+from weightscope.receptive_field.spans import UNKNOWN, WHOLE, Resizing
 
 
 def window(call: Call) -> Seen:
@@ -124,7 +124,7 @@ def adaptive(call: Call) -> Seen:
         elif not is_symbolic(after):
             views.append(WHOLE)
         else:
-            ratio = _ratio(before, after)
+            ratio = Resizing.of(view, hint(before), hint(after)).ratio
             views.append(spans.read(view, ratio, _share(ratio)))
     return placed(call, replace(seen, views=tuple(views)))
 
@@ -144,22 +144,25 @@ def resize(call: Call) -> Seen:
         if not is_symbolic(after) and is_symbolic(before):
             views.append(WHOLE)  # to a fixed size, from any
             continue
-        ratio = _ratio(before, after)
-        views.append(view if ratio == 1 else spans.read(view, ratio, _neighbours(name, ratio)))
+        if hint(before) == hint(after) or not view.is_finite:
+            views.append(view)
+            continue
+        resizing = Resizing.of(view, hint(before), hint(after))
+        views.append(spans.read(view, resizing.ratio, _neighbours(name, resizing)))
     return placed(call, replace(seen, views=tuple(views)))
 
 
-def _neighbours(name: str, ratio: Fraction) -> Callable[[int], Iterable[int]]:
+def _neighbours(name: str, resizing: Resizing) -> Callable[[int], Iterable[int]]:
     """The values that an interpolation reads, with the pixels' centres at half a pixel.
 
     Where corners are aligned instead, the same holds at the image's centre, and nothing larger
     elsewhere.
     """
-    half = Fraction(1, 2)
+    half, ratio, place = Fraction(1, 2), resizing.ratio, resizing.place
     if "exact" in name:
-        return lambda i: (math.floor((i + half) * ratio),)
+        return lambda i: (math.floor(place(i) + half),)
     if "nearest" in name:
-        return lambda i: (math.floor(i * ratio),)
+        return lambda i: (math.floor(i * ratio + resizing.drift),)
     reach = 2 if "cubic" in name else 1
     if name.endswith("_aa") and ratio > 1:
         support = reach * ratio
@@ -171,19 +174,10 @@ def _neighbours(name: str, ratio: Fraction) -> Callable[[int], Iterable[int]]:
         return antialiased
 
     def reads(i: int) -> Iterable[int]:
-        place = (i + half) * ratio - half
-        first = math.floor(place)
-        return (first,) if place == first else range(first + 1 - reach, first + 1 + reach)
+        first = math.floor(place(i))
+        return (first,) if place(i) == first else range(first + 1 - reach, first + 1 + reach)
 
     return reads
-
-
-def _ratio(before: Any, after: Any) -> Fraction:
-    """Input size / output size; a simple ratio where one pixel more or less would give it."""
-    given, made = hint(before), hint(after)
-    exact = Fraction(given, made)
-    simple = exact.limit_denominator(16)
-    return simple if abs(given - simple * made) <= 1 else exact
 
 
 def shuffle(call: Call) -> Seen:

@@ -15,6 +15,8 @@ from fractions import Fraction
 # a period above this is rounded up to a span without phases: it only arises where a network resizes
 # by ratios such as 37:64
 _LONGEST_PERIOD = 512
+# levels further apart than this are not looked for behind sizes that were rounded
+_LONGEST_DOWN = 129
 
 Number = int | float | Fraction
 
@@ -138,16 +140,55 @@ def repeated(span: Span, times: int) -> Span:
     return read(span, Fraction(1, times), lambda i: (i // times,))
 
 
-def interpolated(span: Span, ratio: Fraction) -> Span:
-    """Interpolate linearly; ``ratio`` is values before / values after."""
-    half = Fraction(1, 2)
+@dataclass(frozen=True)
+class Resizing:
+    """How the values along one dimension are resized.
+
+    Attributes:
+        ratio: Values before / values after; where sizes were rounded on their way down, as it
+            would be without that.
+        drift: 0 where that is the very ratio of the sizes; else of the sign by which the places
+            that are read drift off, small beside the distance of any two places.
+    """
+
+    ratio: Fraction
+    drift: Fraction = Fraction(0)
+
+    @classmethod
+    def of(cls, span: Span, before: int, after: int) -> Resizing:
+        """From one size to another of a tensor that has such a span."""
+        exact = Fraction(before, after)
+        for tolerance in (1, 2):  # poolings round by less than one value, unpadded kernels by two
+            for below in range(1, min(exact.denominator, _LONGEST_DOWN)):
+                simple = Fraction(round(exact * below), below)
+                near = abs(before - simple * after) < tolerance * max(Fraction(1), simple)
+                if simple and near and _is_plain(Fraction(span.advance) * simple / len(span.low)):
+                    return cls(simple, Fraction(1 if exact > simple else -1, 1_000))
+        return cls(exact)
+
+    def place(self, i: int) -> Fraction:
+        """Where value ``i`` lies among the values before, with centres at half a position."""
+        half = Fraction(1, 2)
+        return (i + half) * self.ratio - half + self.drift
+
+
+def interpolated(span: Span, before: int, after: int) -> Span:
+    """Interpolate linearly from one size to another."""
+    if before == after or not span.is_finite:
+        return span
+    resizing = Resizing.of(span, before, after)
 
     def reads(i: int) -> Iterable[int]:
-        place = (i + half) * ratio - half
+        place = resizing.place(i)
         first = math.floor(place)
         return (first,) if place == first else (first, first + 1)
 
-    return read(span, ratio, reads)
+    return read(span, resizing.ratio, reads)
+
+
+def _is_plain(jump: Fraction) -> bool:
+    """Whether values lie a whole number of pixels apart, or a whole number of them in a pixel."""
+    return jump.denominator == 1 or jump.numerator == 1
 
 
 def shifted(span: Span, by: int) -> Span:

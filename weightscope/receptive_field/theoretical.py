@@ -38,7 +38,9 @@ def receptive_fields(structure: Structure) -> Mapping[str, Pixels]:
     divides the jump; linear and cubic interpolation also read 2 and 4 neighbours. A transposed
     convolution of kernel k and stride s reads up to ceil(k / s) neighbours. Where branches meet,
     what they see together counts, offsets included. Global pooling and means, attention and
-    recurrence see the whole input. Statistics of normalisation layers are not counted.
+    recurrence see the whole input. Statistics of normalisation layers are not counted. Where sizes
+    are rounded on their way down and resized to each other on their way up, the ratio of their
+    levels counts; by how much the places drift apart in such an image does not.
 
     Args:
         structure: A network read by ``read_structure``.

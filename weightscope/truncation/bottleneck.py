@@ -6,7 +6,6 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import prod
 from typing import cast
 
@@ -20,7 +19,7 @@ from weightscope.calls import say
 from weightscope.errors import TruncationError
 from weightscope.graph.structure import Layout
 from weightscope.graph.trial import Trial
-from weightscope.receptive_field import Views, interpolated, propagate, union, window
+from weightscope.receptive_field import Span, Views, interpolated, propagate, union, window
 
 BottleneckFactory = Callable[[int, int, int], nn.Module]
 """``factory(in_channels, out_channels, dimensions)`` makes a module that maps
@@ -174,31 +173,31 @@ class Bottleneck(nn.Module):
     def _resized(self, x: Tensor, size: list[int]) -> Tensor:
         return F.interpolate(x, size=size, mode=_MODES[self.dimensions], align_corners=False)
 
-    def views(self, entries: Sequence[Views]) -> tuple[Views, ...]:
-        """Carry receptive fields from the entries to the exits."""
-        pooled = []
-        for entry, views in zip(self.entries, entries, strict=True):
-            reach = 0 if entry.exact else 1
-            pooled.append(
-                tuple(
-                    window(window(v, k, k), 1 + reach)
-                    for v, k in zip(views, entry.kernel, strict=True)
-                )
-            )
+    def views(
+        self,
+        entries: Sequence[Views],
+        entry_sizes: Sequence[Sequence[int]],
+        size: Sequence[int],
+        exit_sizes: Sequence[Sequence[int]],
+    ) -> tuple[Views, ...]:
+        """Carry receptive fields from the entries to the exits, at the sizes of one input."""
+        pooled = [
+            tuple(map(_pooled_view, views, entry.kernel, [entry.ceil] * len(views), sizes, size))
+            for entry, views, sizes in zip(self.entries, entries, entry_sizes, strict=True)
+        ]
         inside = _trunk_views(self.trunk, union(pooled), sum(e.channels for e in self.entries))
-        return tuple(
-            tuple(
-                v if site.exact else interpolated(v, 1 / Fraction(scale).limit_denominator(16))
-                for v, scale in zip(inside, site.scale, strict=True)
-            )
-            for site in self.exits
-        )
+        return tuple(tuple(map(interpolated, inside, size, sizes)) for sizes in exit_sizes)
 
 
 def format_of(model: nn.Module) -> torch.dtype:
     """Number format of the new layers: that of the network's weights, of several the finest."""
     numbers = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
     return functools.reduce(torch.promote_types, {dtype.to_real() for dtype in numbers})
+
+
+def _pooled_view(view: Span, kernel: int, ceil: bool, before: int, after: int) -> Span:
+    pooled = (before + (kernel - 1 if ceil else 0)) // kernel
+    return interpolated(window(view, kernel, kernel), pooled, after)
 
 
 def _trunk_views(trunk: nn.Module, views: Views, channels: int) -> Views:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, is_persistent, parameters
-from weightscope.adapters.symbols import Probe, key
+from weightscope.adapters.symbols import Probe, hint, key
 from weightscope.calls import named_errors, random_state, say
 from weightscope.copies import deep_copy
 from weightscope.cost import Costs, count_costs
@@ -22,7 +22,7 @@ from weightscope.graph import rebuild, runnable
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.rebuild import own_modes
 from weightscope.graph.structure import Cut, Structure
-from weightscope.receptive_field import Pixels, network_receptive_field, propagate
+from weightscope.receptive_field import Pixels, Views, network_receptive_field, propagate
 from weightscope.truncation.bottleneck import (
     Bottleneck,
     BottleneckFactory,
@@ -83,7 +83,7 @@ def build(
     module = runnable(owner, graph, constants, structure.output_spec, modes)
     if like is None:
         costs = count(structure, module, recut=bool(recuts))
-        seen = _receptive_field(structure, cut, bottleneck, dropped_outputs)
+        seen = _receptive_field(structure, cut, crossing, bottleneck, dropped_outputs)
     else:
         costs, seen = like.costs, like.receptive_field
     built = Variant(
@@ -354,7 +354,11 @@ def count(structure: Structure, module: nn.Module, *, recut: bool = False) -> Co
 
 
 def _receptive_field(
-    structure: Structure, cut: Cut, bottleneck: Bottleneck, dropped_outputs: Sequence[int]
+    structure: Structure,
+    cut: Cut,
+    crossing: Crossing,
+    bottleneck: Bottleneck,
+    dropped_outputs: Sequence[int],
 ) -> Pixels:
     """The receptive field of a variant, by arithmetic over the original's graph.
 
@@ -366,13 +370,15 @@ def _receptive_field(
     dimensions = structure.inputs.dimensions
     if any(len(seen) != dimensions for seen in entries):
         return (None,) * dimensions
-    known = {
-        fine[site.node]: seen
-        for entering, leaving in cut.runs
-        for site, seen in zip(
-            leaving, bottleneck.views([views[fine[s.node]] for s in entering]), strict=True
+    known: dict[str, Views] = {}
+    for (entering, leaving), sizes in zip(cut.runs, crossing.runs, strict=True):
+        entry_sizes, (size,), exit_sizes = (
+            [[hint(s) for s in one] for one in part]
+            for part in (sizes.entries, [sizes.trunk], sizes.exits)
         )
-    }
+        seen = [views[fine[site.node]] for site in entering]
+        carried = bottleneck.views(seen, entry_sizes, size, exit_sizes)
+        known |= {fine[s.node]: v for s, v in zip(leaving, carried, strict=True)}
     return network_receptive_field(structure.program, known, without=dropped_outputs)
 
 

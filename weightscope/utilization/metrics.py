@@ -91,6 +91,8 @@ class PixelCounts:
         scores: For each image, the scores of its pixels; larger is more foreground.
         truths: For each image, whether each pixel is foreground.
         kind: Which number to make of them.
+        at: Ascending thresholds, the first no more than any score; by default those of
+            `thresholds`.
     """
 
     def __init__(
@@ -98,10 +100,11 @@ class PixelCounts:
         scores: Sequence[NDArray[np.float32]],
         truths: Sequence[NDArray[np.bool_]],
         kind: Counted,
+        at: NDArray[np.float32] | None = None,
     ) -> None:
         self.images = len(scores)
-        self.kind = kind
-        self.thresholds = pooled = thresholds(scores, truths)
+        self.scores, self.truths, self.kind = scores, truths, kind
+        self.thresholds = pooled = thresholds(scores, truths) if at is None else at
         shape = (self.images, len(pooled))
         self.foreground, self.background = np.zeros(shape), np.zeros(shape)
         for i, (score, truth) in enumerate(zip(scores, truths, strict=True)):
@@ -168,8 +171,10 @@ def quality_at(quality: Quality, chosen: Sequence[float]) -> float | None:
 
 def _at_threshold(quality: Quality, threshold: float) -> float:
     assert isinstance(quality, PixelCounts)
-    place = int(np.searchsorted(quality.thresholds, threshold, side="left"))
-    return float(quality.curve(np.ones(quality.images))[place])
+    # its own thresholds need not hold that one
+    exact = np.array([-np.inf, threshold], np.float32)
+    counts = PixelCounts(quality.scores, quality.truths, quality.kind, exact)
+    return float(counts.curve(np.ones(quality.images))[1])
 
 
 def _some(total: FloatArray) -> FloatArray:
