@@ -331,3 +331,61 @@ def test_a_worker_that_is_gone(workers, said):
     with pytest.raises(InputError, match=r"batch 1 .* ConnectionResetError") as told:
         list(each_batch(Loader()))
     assert ("num_workers=0 shows the error itself" in str(told.value)) is said
+
+
+class Optional(Pair):
+    """Takes an image, and what need not be given."""
+
+    def forward(self, x, mask=None, t=None, *, flip=False, labels=None):
+        return self.conv(x if mask is None else x * mask)
+
+
+class Supervised(Pair):
+    def forward(self, x, labels=None):
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "name"),
+    [((X, Y), 1, "mask"), ((X, X, Y), 2, "t"), ({"x": X, "mask": Y}, 1, "mask")],
+)
+def test_what_might_be_an_argument_and_is_left_out_is_said(batch, count, name):
+    with pytest.warns(UserWarning, match=f"if it is {name}, .*example_inputs= that hold {name}"):
+        (found,) = read_inputs([batch, batch][:1], Optional(), count, ("x",))
+    kept = found["x"] if isinstance(found, dict) else found[0] if count > 1 else found
+    assert torch.equal(kept, X)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "count"),
+    [
+        (Optional(), (X, Y), 2),  # all of it is taken
+        (Optional(), (X, "a name"), 1),
+        (Optional(), ((X, X), Y), 2),
+        (Optional(), {"x": X, "labels": Y}, 1),
+        (Supervised(), (X, Y), 1),
+        (MODEL, (X, Y), 1),
+    ],
+)
+def test_targets_are_left_out_without_a_word(model, batch, count):
+    read_inputs([batch], model, count, ("x",))  # a warning is an error
+
+
+def test_what_a_mapping_holds_for_the_forward_goes_to_it():
+    (found,) = read_inputs([{"x": X, "t": Y, "labels": Y, "other": Y}], Optional(), 1, ("x",))
+    assert list(found) == ["x", "t"]
+
+
+def test_three_parts_may_be_two_inputs():
+    batch = (X, X[:, :1], Y)
+    with pytest.raises(
+        InputError, match=r"mask may be left out.*\(0, 1\), or keys=\(\(0, 1\), 2\)"
+    ):
+        read_batches([batch], Optional())
+    for keys, inputs in (((0, 2), X), (((0, 1), 2), batch[:2])):
+        ((found, target),) = read_batches([batch], Optional(), keys)
+        assert torch.equal(target, Y)
+        for one, same in zip(found, inputs, strict=True):
+            assert torch.equal(one, same)
+    assert len(read_batches([(X, Y, ["names"] * 4)], Optional())) == 1
+    assert len(read_batches([batch], MODEL)) == 1

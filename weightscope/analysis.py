@@ -123,7 +123,10 @@ def analyze(
         history: What `watch` recorded during training, or `read_history` read.
         response: Whether to measure how the output responds, on synthetic images, when each level
             is replaced by its mean: some ten forward passes.
-        images: Unlabelled inputs, batch by batch, to measure the same on; read once.
+        images: Unlabelled inputs, batch by batch, to measure the same on; read once. A batch is a
+            tensor, a tuple, or a mapping of the forward's arguments by name; of a tuple as many
+            parts are inputs as `example_inputs` has, without it as many as the forward cannot do
+            without, and what follows is taken for targets.
         batches: Evidence from data, as a loader yields it; see `ablate`. At least ten images.
         loss: ``loss(outputs, targets)``, a scalar tensor; with `batches`, for gradients, and for
             the ablation where there is no metric.

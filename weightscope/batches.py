@@ -27,8 +27,10 @@ Keys = tuple[Any, Any]
 
 _END = object()
 _INPUTS = ("image", "images", "img", "imgs", "input", "inputs", "pixel_values", "x", "data")
+_MASKS = ("mask", "masks")
 _TARGETS = (
-    *("mask", "masks", "label", "labels", "target", "targets"),
+    *_MASKS,
+    *("label", "labels", "target", "targets"),
     *("seg", "segmentation", "gt", "ground_truth", "y"),
 )
 
@@ -89,8 +91,10 @@ def read_inputs(
     Args:
         batches: As for `read_batches`; a batch may be the inputs alone. One tensor is one batch.
         model: For the number type of its inputs.
-        count: How many parts of a tuple the forward takes.
-        names: Its arguments by name, which a mapping may hold.
+        count: How many parts of a tuple the forward takes; what follows them is taken for targets,
+            with a warning where it might be one of the arguments that may be left out.
+        names: Its arguments by name, which a mapping may hold. Others that the forward declares go
+            on to it too, which refuses them where it was read without, but for targets.
         container: Its one argument, where that is a list, a tuple or a mapping.
 
     Returns:
@@ -100,14 +104,61 @@ def read_inputs(
         InputError: There is no batch, or a mapping without a usual name for its images.
     """
     check_model(model)
+    declared = [p.name for p in _parameters(model) if p.name not in _TARGETS]
+    names = [*names, *declared]
     with random_state(model):
         read = [
             _as_inputs(_inputs_alone(batch, index, count, names, container), index, model)
-            for index, batch in enumerate(each_batch(batches))
+            for index, batch in enumerate(_told(each_batch(batches), count, names, model))
         ]
     if not read:
         raise InputError(f"{keyword('images')} is empty; give at least one batch of images")
     return read
+
+
+def _told(
+    batches: Iterator[Any], count: int, names: Sequence[str], model: nn.Module
+) -> Iterator[Any]:
+    """The same; a warning where something of the first is left out that the forward might take."""
+    for index, batch in enumerate(batches):
+        name = _left_out(batch, count, names, model) if index == 0 else None
+        if name is not None:
+            warnings.warn(
+                f"batch 0 of {keyword('images')} holds more than the inputs that the network is "
+                f"read with, which is taken for targets and left out; if it is {name}, an argument"
+                f" of {type(model).__name__} that need not be given, read the network with "
+                f"{keyword('example_inputs')} that hold {name} too, and if not, yield the inputs "
+                "alone",
+                stacklevel=7,
+            )
+        yield batch
+
+
+def _left_out(batch: Any, count: int, names: Sequence[str], model: nn.Module) -> str | None:
+    """Which argument of the forward a batch may hold that is not taken from it; None: surely none.
+
+    Args:
+        batch: As for `read_inputs`.
+        count: How many parts of a tuple are taken.
+        names: Of the parts of a mapping that are taken.
+        model: Whose forward it is.
+    """
+    if isinstance(batch, Mapping):
+        masks = [p.name for p in _parameters(model) if p.name in _MASKS and p.default is None]
+        return next((name for name in masks if name in batch and name not in names), None)
+    if not isinstance(batch, list | tuple) or len(batch) <= count:
+        return None
+    return None if isinstance(batch[0], list | tuple) else _could_be(batch[count], count, model)
+
+
+def _could_be(part: Any, place: int, model: nn.Module) -> str | None:
+    """Which argument that may be left out a part of a tuple could be; None where it is none."""
+    parameters = [p for p in _parameters(model) if p.kind in _POSITIONAL]
+    if not isinstance(part, Tensor | np.ndarray) or place >= len(parameters):
+        return None
+    optional = parameters[place]
+    named_as_target = optional.name in _TARGETS and optional.name not in _MASKS
+    return None if optional.default is not None or named_as_target else optional.name
 
 
 def _inputs_alone(
@@ -299,6 +350,13 @@ def _split(batch: Any, index: int, keys: Keys | None, model: nn.Module) -> Batch
             f"{_required(model)} inputs; say which are the inputs and which the targets, such as "
             f"{keyword('keys', ((0, 1), 2))}"
         )
+    name = _could_be(batch[1], 1, model)
+    if len(batch) > 2 and name is not None and isinstance(batch[2], Tensor | np.ndarray):
+        raise InputError(
+            f"batch {index} has {len(batch)} parts, and {type(model).__name__} takes one input or "
+            f"two ({name} may be left out); say which are the inputs and which the targets: "
+            f"{keyword('keys', (0, 1))}, or {keyword('keys', ((0, 1), 2))}"
+        )
     return batch[0], batch[1]
 
 
@@ -340,10 +398,12 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
         return []
 
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def _required(model: nn.Module) -> int:
     """How many positional arguments the forward cannot do without."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is p.empty for p in _parameters(model))
+    return sum(p.kind in _POSITIONAL and p.default is p.empty for p in _parameters(model))
 
 
 def _tensors(tree: Any, index: int) -> Any:

@@ -281,6 +281,11 @@ def test_arguments_that_the_example_left_out_are_named() -> None:
     for call in (lambda: graph(IMAGE, 2.0), lambda: graph(IMAGE, scale=2.0)):
         with pytest.raises(InputError, match=r"scale was not among .* default, 1\.0; .*hold scale"):
             call()
+    with pytest.raises(InputError, match=r"hold scale, a tensor where its values vary$"):
+        graph(IMAGE, scale=torch.tensor(2.0))
+    for flag in ("b", True):
+        with pytest.raises(InputError, match=rf"example_inputs= that hold mode={flag!r}$"):
+            graph(IMAGE, mode=flag)
     with pytest.raises(TypeError, match="other"):
         graph(IMAGE, other=1)
     with pytest.raises(TypeError, match="positional"):

@@ -110,3 +110,12 @@ def test_a_rebuilt_network_is_copied_with_what_points_back_to_it_and_says_how_to
     assert next(twin.parameters()) is not next(module.parameters())
     with pytest.raises(pickle.PicklingError, match=r"weightscope\.save"):
         torch.save(nn.Sequential(module), io.BytesIO())
+
+
+def test_a_rebuilt_network_runs_under_vmap():
+    model = MODELS["unet"]().eval()
+    module = rebuild(read_structure(model, torch.rand(2, 3, 64, 64)))
+    images = torch.rand(3, 1, 3, 32, 32)
+    found = torch.vmap(module)(images)
+    torch.testing.assert_close(found, torch.vmap(model)(images))
+    torch.testing.assert_close(found[:, 0], model(images[:, 0]))

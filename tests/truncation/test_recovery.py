@@ -577,6 +577,37 @@ def test_errors_name_the_argument(given, error, text, proposals_in_need):
         proposals_in_need[1].build().recover(**given, progress=False)
 
 
+class Masked(Plain):
+    """Takes a mask, which need not be given."""
+
+    def forward(self, x, mask=None):
+        return super().forward(x if mask is None else x * mask)
+
+
+def test_what_a_pair_of_images_means_hangs_on_what_was_read():
+    mask = (IMAGES > 0).float()
+    alone = needs_its_levels(Masked)[1].build()
+    with pytest.warns(UserWarning, match="if it is mask, .*yield the inputs alone"):
+        pair = alone.recover([(IMAGES, mask)], steps=0, progress=False)
+    again = needs_its_levels(Masked)[1].build().recover(IMAGES, steps=0, progress=False)
+    assert pair.after.explained == again.after.explained
+    both = needs_its_levels(Masked, (IMAGES[:2], mask[:2]))[1].build()
+    two = both.recover([(IMAGES, mask, mask)], steps=0, progress=False)
+    assert two.after.explained != again.after.explained
+    by_name = needs_its_levels(Masked, (IMAGES[:2], mask[:2]))[1].build()
+    named = by_name.recover([{"mask": mask, "x": IMAGES}], steps=0, progress=False)
+    assert named.after.explained == two.after.explained
+
+
+def test_keys_say_what_of_labelled_batches_is_learned_from(proposals_in_need):
+    batch = {"scan": IMAGES[:8], "truth": IMAGES[:8].repeat(1, 2, 1, 1)}
+    given = {"loss": nn.functional.mse_loss, "steps": 2, "progress": False}
+    small = proposals_in_need[1].build()
+    with pytest.raises(InputError, match="keys="):
+        small.recover(batches=[batch], **given)
+    assert small.recover(batches=[batch], keys=("scan", "truth"), **given).images == 8
+
+
 def test_a_diffusion_network_is_cut_recovered_and_saved(tmp_path):
     """Its images come with the noise level at which they are denoised."""
     diffusers = pytest.importorskip("diffusers")

@@ -107,8 +107,8 @@ class Fixed:
                 without = f", which computes with the default, {_text(self.left_out[name])}"
             raise InputError(
                 f"{name} was not among the arguments that this network was read with{without};"
-                f" analyse the original with {keyword('example_inputs')} that hold {name}, a tensor"
-                " where its values vary"
+                f" analyse the original with {keyword('example_inputs')} that hold"
+                f" {_wanted(name, given[name])}"
             )
 
     def _refuse_fewer(self, given: Mapping[str, Any]) -> None:
@@ -178,11 +178,24 @@ class Fixed:
             where = wrong or ""
             got = found[wrong] if wrong is not None else given[name]
             read = _text(values[wrong]) if wrong is not None else self._read(name)
+            varies = ", or a tensor where the forward takes one" if _is_number(got) else ""
             raise InputError(
                 f"{name}{where} is {_text(got)}, and this network was read with {read} and"
                 f" computes with that; analyse the original with {keyword('example_inputs')} of"
-                " the value that you use, or a tensor where the forward takes one"
+                f" the value that you use{varies}"
             )
+
+
+def _wanted(name: str, value: Any) -> str:
+    """How to give an argument that a network is to be read with."""
+    if isinstance(value, _NO_TENSORS) and not _is_number(value):
+        return f"{name}={_text(value)}"
+    return f"{name}, a tensor where its values vary"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a tensor may stand in its place; a flag has no values between two."""
+    return isinstance(value, Tensor | int | float | complex) and not isinstance(value, bool)
 
 
 def fixed_in(graph: fx.Graph) -> Fixed:
@@ -276,17 +289,18 @@ def note_values(model: nn.Module, node: fx.Node, value: Any) -> None:
 def values_note(graph: fx.Graph) -> str:
     """Which arguments are numbers, texts and the like in the graph; empty where none is."""
     texts = [
-        f"{name}{path}={_text(value)}"
+        (f"{name}{path}={_text(value)}", _is_number(value))
         for name, values in fixed_in(graph).values.items()
         for path, value in values.items()
         if value is not Tensor and value is not None
     ]
     if not texts:
         return ""
+    varies = any(number for _, number in texts)
     return (
-        f"read with {', '.join(texts)} only: what is no tensor is part of the network that is read."
-        f" A variant refuses other values; pass {keyword('example_inputs')} with those that you"
-        " use, or a tensor where the forward takes one"
+        f"read with {', '.join(text for text, _ in texts)} only: what is no tensor is part of the"
+        f" network that is read. A variant refuses other values; pass {keyword('example_inputs')}"
+        f" with those that you use{', or a tensor where the forward takes one' if varies else ''}"
     )
 
 

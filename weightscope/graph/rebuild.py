@@ -71,14 +71,15 @@ def runnable(
         A module in the mode of ``owner``. It can be copied and exported; pickling it raises
         ``pickle.PicklingError``, which names what to do instead.
     """
-    switched = with_switches(graph)
+    plain = _with_methods(graph)
+    switched = with_switches(plain)
     code = switched.python_code("self")
     namespace: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, "<weightscope graph>", "exec"), namespace)
     run = namespace["forward"]
 
     fixed = fixed_in(graph)
-    guard = nullcontext if switched is graph else left_on_failure
+    guard = nullcontext if switched is plain else left_on_failure
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = fixed.in_order(args, kwargs)
@@ -102,6 +103,18 @@ def runnable(
         module.register_buffer(name, constant, persistent=False)
     module.training = owner.training
     return module
+
+
+def _with_methods(graph: fx.Graph) -> fx.Graph:
+    """A copy that asks tensors for their sizes: the operator has no rule under `torch.vmap`."""
+    made = fx.Graph()
+    known: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.sym_size.int:
+            known[node] = made.call_method("size", tuple(known.get(a, a) for a in node.args))
+        else:
+            known[node] = made.node_copy(node, lambda n: known[n])
+    return made
 
 
 def _signature(fixed: Fixed) -> inspect.Signature:

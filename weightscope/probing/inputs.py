@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -81,17 +82,19 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
     Args:
         structure: The network and how it is called.
         images: Batches: a tensor (images, channels, *sizes) or an array; a tuple of positional or a
-            mapping of keyword arguments. Of what a labelled loader yields the inputs are taken.
+            mapping of keyword arguments. Of what a labelled loader yields the inputs are taken: of
+            a tuple as many parts as the network was read with.
 
     Raises:
         InputError: There is no batch, or one holds nothing that the forward takes.
     """
     inputs = structure.inputs
-    count = len(inputs.args) or len(inputs.kwargs)
+    fixed = fixed_in(structure.graph)
+    leading = takewhile(lambda name: name in inputs.kwargs, fixed.signature.parameters)
+    count = len(inputs.args) or max(1, len(list(leading)))
     only = inputs.args[0] if len(inputs.args) == 1 and not inputs.kwargs else None
     container = only if isinstance(only, list | tuple | Mapping) else None
-    names = fixed_in(structure.graph).names
-    batches = read_inputs(images, structure.model, count, names, container)
+    batches = read_inputs(images, structure.model, count, fixed.names, container)
     for index, batch in enumerate(batches):
         if not any(is_image(x, inputs.rank) for x in pytree.tree_leaves(batch)):
             raise InputError(

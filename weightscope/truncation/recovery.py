@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from weightscope.arguments import path_text
-from weightscope.batches import read_batches
+from weightscope.batches import Keys, read_batches
 from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import Structure
 from weightscope.restoring import finished
@@ -111,6 +111,7 @@ def recover(
     steps: int,
     batches: Iterable[Any] | None,
     loss: Callable[[Any, Any], Tensor] | None,
+    keys: Keys | None,
     progress: bool,
     seed: int,
     resume: str | os.PathLike[str] | None,
@@ -126,7 +127,7 @@ def recover(
     path = None if resume is None else Path(path_text(resume, f"given as {keyword('resume')}"))
     labelled, source = None, batches if images is None else images
     if batches is not None:
-        labelled = read_batches(enough(structure, batches, steps), structure.model)
+        labelled = read_batches(enough(structure, batches, steps), structure.model, keys)
     if images is None and labelled is not None:
         images = [inputs for inputs, _ in labelled]
     if images is None or source is None:

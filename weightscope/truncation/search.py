@@ -16,6 +16,7 @@ from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
 from weightscope.batches import (
     Batch,
+    Keys,
     each_batch,
     example_in,
     first_image,
@@ -64,6 +65,7 @@ def shrink(
     max_parameters: float | None = None,
     max_latency: float | None = None,
     max_bytes: float | None = None,
+    keys: Keys | None = None,
     example_inputs: Any = None,
     layout: str | None = None,
     part: str | None = None,
@@ -108,6 +110,7 @@ def shrink(
         max_parameters: Largest number of parameters.
         max_latency: Longest median time of a forward on the example input, in seconds.
         max_bytes: Largest size of parameters and buffers.
+        keys: Where inputs and targets are in what ``batches`` yields, as for ``ablate``.
         example_inputs: What to read the network with; by default the first image.
         layout: What the axes of the images are, as for ``analyze``.
         part: The part that is cut, as for ``analyze``.
@@ -150,7 +153,7 @@ def shrink(
             f"{keyword('batches')} of (inputs, targets) and {keyword('metric')} belong together; "
             "give both"
         )
-    pairs = None if batches is None else read_batches(batches, model)
+    pairs = None if batches is None else read_batches(batches, model, keys)
     given = _images(images, pairs)
     first = next(given)
     source = ""

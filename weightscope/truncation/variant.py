@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters.modes import alone, outside_modes
 from weightscope.arguments import checked
+from weightscope.batches import Keys
 from weightscope.calls import leaves_by_place
 from weightscope.copies import deep_copy
 from weightscope.cost import Costs, Latency, measure_latency, measure_peak_memory
@@ -172,6 +173,7 @@ class Variant(OnOneScreen):
         steps: int = 400,
         batches: Iterable[Any] | None = None,
         loss: Callable[[Any, Any], Tensor] | None = None,
+        keys: Keys | None = None,
         progress: bool = True,
         seed: int = 0,
         resume: str | os.PathLike[str] | None = None,
@@ -195,15 +197,18 @@ class Variant(OnOneScreen):
 
         Args:
             images: Unlabelled images like those that the network is used on: a tensor (images,
-                channels, *sizes), or batches of what the forward takes. Of labelled batches the
-                inputs are taken. Batches are read until they hold 2.5 images for each step, and at
-                least 64, so an endless generator will do; the result says how many were read and
-                used. A fifth is held back, at most 32; the regression takes up to 32 others.
+                channels, *sizes), or batches of what the forward takes: a tensor, a tuple, or a
+                mapping of its arguments by name. Of labelled batches the inputs are taken: of a
+                tuple as many parts as the original was read with. Batches are read until they hold
+                2.5 images for each step, and at least 64, so an endless generator will do; the
+                result says how many were read and used. A fifth is held back, at most 32; the
+                regression takes up to 32 others.
             steps: Steps of at most two images, of one batch (of as many as the forward was read
                 with, where it takes no other number); more help where the held-back loss still
                 falls at the end.
             batches: ``(inputs, targets)`` pairs, whose true targets are learned too.
             loss: ``loss(outputs, targets)``, a scalar tensor with a gradient, for these.
+            keys: Where inputs and targets are in a batch of them, as for ``ablate``.
             progress: Show a progress bar.
             seed: Seed of everything that is drawn at random.
             resume: File that holds the state of the training. A training that was interrupted goes
@@ -229,6 +234,7 @@ class Variant(OnOneScreen):
             steps=steps,
             batches=batches,
             loss=loss,
+            keys=keys,
             progress=progress,
             seed=seed,
             resume=resume,
