@@ -149,8 +149,8 @@ MUTANTS = [
            ("tests/test_cost.py", "-k", "layer_by_hand")),
     Mutant("weightscope/receptive_field/spans.py", "i * stride - padding + j", "i * stride + j",
            ("tests/test_receptive_field.py", "-k", "places_that")),
-    Mutant("weightscope/receptive_field/spans.py", "(i + half) * ratio - half", "i * ratio",
-           ("tests/test_receptive_field.py", "-k", "places_that")),
+    Mutant("weightscope/receptive_field/spans.py", "(i + half) * self.ratio - half",
+           "i * self.ratio", ("tests/test_receptive_field.py", "-k", "places_that")),
 ]  # fmt: skip
 
 

@@ -127,8 +127,8 @@ CALLS = {
     "shrink": (ws.shrink, lambda: {
         "model": model(), "images": X, "batches": None, "metric": None, "tolerance": 0.5,
         "max_macs": None, "max_parameters": None, "max_latency": None, "max_bytes": None,
-        "example_inputs": X[:1], "layout": None, "part": None, "steps": 1, "repeats": 2,
-        "thin": None, "random": False, "seed": 0, "progress": False, "resume": None,
+        "keys": None, "example_inputs": X[:1], "layout": None, "part": None, "steps": 1,
+        "repeats": 2, "thin": None, "random": False, "seed": 0, "progress": False, "resume": None,
     }),
     "fit_weights": (ws.fit_weights, lambda: {
         "model": model(), "weights": ws.read_weights(saved()), "prefix": None,
@@ -155,8 +155,8 @@ CALLS = {
     }),
     "Variant.measure": (lambda **k: variant().measure(**k), lambda: {"repeats": 2}),
     "Variant.recover": (lambda **k: analysis().proposals[0].build().recover(**k), lambda: {
-        "images": X, "steps": 1, "batches": None, "loss": None, "progress": False, "seed": 0,
-        "resume": None,
+        "images": X, "steps": 1, "batches": None, "loss": None, "keys": None, "progress": False,
+        "seed": 0, "resume": None,
     }),
     "History.to_csv": (lambda **k: history().to_csv(**k), lambda: {"path": new("h.csv")}),
     "History.to_npz": (lambda **k: history().to_npz(**k), lambda: {"path": new("h.npz")}),

@@ -271,6 +271,18 @@ def test_importance_of_a_network_without_a_gradient_is_refused():
         measure_importance(found, pairs(1), loss)
 
 
+def test_copies_of_a_batch_are_computed_once(structure):
+    seen, batches = [], pairs(3)
+
+    def counting(outputs, targets):
+        seen.append(len(outputs))
+        return loss(outputs, targets)
+
+    once = measure_importance(structure, batches, loss)
+    assert measure_importance(structure, [*batches, *batches[:2]], counting) == once
+    assert len(seen) == len(batches)
+
+
 def test_the_margin_of_importance_is_students(structure):
     values = [
         measure_importance(structure, [pair], loss)[stage_of(structure, "top")].value

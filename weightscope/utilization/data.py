@@ -384,11 +384,16 @@ def measure_importance(
         if parameter.is_floating_point()
     }
     stage_of = {name: structure.stage_of.get(layer_of(model, name)) for name in watched}
+    images = iter(which_image([inputs for inputs, _ in batches]))
+    held = [frozenset(islice(images, len(split_images(inputs)))) for inputs, _ in batches]
+    # copies of a batch make nothing surer
+    once = {which: index for index, which in reversed([*enumerate(held)])}.values()
     rows: list[dict[str, float]] = []
     kept = unchanged(loss) if isinstance(loss, nn.Module) else nullcontext()
-    counted = bar(len(batches), "importance", shown=progress, unit="batch")
+    counted = bar(len(once), "importance", shown=progress, unit="batch")
     with undisturbed(model), kept, torch.enable_grad(), counted as advance:
-        for index, (inputs, targets) in enumerate(batches):
+        for index in sorted(once):
+            inputs, targets = batches[index]
             args, kwargs = own_arguments(inputs, model)
             with forward_errors(model, inputs, f"batch {index}"):
                 outputs = torch.func.functional_call(model, watched, args, kwargs)
@@ -405,10 +410,6 @@ def measure_importance(
                     row[stage.name] += float((weight.detach() * gradient).abs().sum())
             rows.append(row)
             advance(1)
-    # copies of a batch make nothing surer
-    images = iter(which_image([inputs for inputs, _ in batches]))
-    held = [frozenset(islice(images, len(split_images(inputs)))) for inputs, _ in batches]
-    rows = list(dict(zip(held, rows, strict=True)).values())
     return {
         stage.name: Importance(*_mean_and_margin([row[stage.name] for row in rows]))
         for stage in structure.stages
