@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import cohen_kappa_score
 from torch import nn
 
 import weightscope as ws
@@ -69,8 +68,15 @@ def test_figures_are_those_computed_by_hand():
     cut = -4 * (0.5 * images + 0.5 * F.avg_pool2d(images, 2).mean())
     assert record.flips == pytest.approx(float(((whole > 0) != (cut > 0)).float().mean()))
     assert record.change == pytest.approx(by_hand(whole, cut, images), rel=1e-5)
-    kappa = cohen_kappa_score((whole > 0).flatten(), (cut > 0).flatten())
-    assert record.value == pytest.approx(1 - kappa)
+    assert record.value == pytest.approx(apart(whole.sigmoid(), cut.sigmoid()), rel=1e-5)
+
+
+def apart(p, q):
+    """The root of 1 - Lin's concordance of probabilities, all channels together."""
+    p, q = (t.double().movedim(1, 0).flatten(1).numpy() for t in (p, q))
+    common = sum(2 * np.cov(a, b, bias=True)[0, 1] for a, b in zip(p, q, strict=True))
+    least = p.var(1) + q.var(1) + (p.mean(1) - q.mean(1)) ** 2
+    return (1 - common / least.sum()) ** 0.5
 
 
 def by_hand(whole, cut, images):
@@ -102,18 +108,18 @@ def test_what_follows_its_input_is_read_as_numbers_and_its_signs_guard_what_is_u
     (record,) = found.cuts
     whole = model(images).detach()
     cut = 9.0 * (0.8 * images + 0.2 * F.avg_pool2d(images, 2).mean())
-    kappa = cohen_kappa_score((whole > 0).flatten(), (cut > 0).flatten())
+    signs = apart(whole.sigmoid(), cut.sigmoid())
     numbers = by_hand(whole, cut, images)
-    assert 1 - kappa < 0.1 < 0.9 < numbers
-    assert record.by_sign == pytest.approx(1 - kappa)
+    assert signs < 0.3 < 0.9 < numbers
+    assert record.by_sign == pytest.approx(signs, rel=1e-5)
     assert record.value == record.change == pytest.approx(numbers, rel=1e-4)
     score = score_response(found, 1)
     assert score.verdict == "used"
     assert f"must be so for both: {flips_of(whole, cut):.1%} of the decisions change" in score.why
-    assert f"(response {1 - kappa:.2g})" in score.why
+    assert f"(response {signs:.2g})" in score.why
     probable = nn.Sequential(model, nn.Sigmoid())
     (record,) = respond_to_images(structure_of(probable), [images]).cuts
-    assert record.by_sign == pytest.approx(1 - kappa)
+    assert record.by_sign == pytest.approx(signs, rel=1e-5)
 
 
 def flips_of(whole, cut):
@@ -136,7 +142,7 @@ def test_no_level_is_unused_that_changes_decisions_alone():
     images[:, :, ::2] = 0.01 * images[:, :, ::2]
     found = respond_to_images(structure_of(model), [images])
     (record,) = found.cuts
-    assert record.change < 0.05 < 0.15 < record.by_sign
+    assert max(record.change, record.by_sign) < 0.1 < 0.15 < record.high
     assert score_response(found, 1).verdict == "undecided"
 
 
@@ -203,8 +209,9 @@ def test_several_channels_flip_where_the_largest_one_changes():
     cut = -4 * (0.5 * images + 0.5 * back)
     flips = (model(images).argmax(1) != cut.argmax(1)).float().mean()
     assert record.flips == pytest.approx(float(flips))
-    kappa = cohen_kappa_score(model(images).argmax(1).flatten(), cut.argmax(1).flatten())
-    assert record.value == pytest.approx(1 - kappa)
+    assert record.value == pytest.approx(
+        apart(model(images).detach().softmax(1), cut.softmax(1)), rel=1e-5
+    )
 
 
 def test_batches_do_not_matter():
@@ -376,15 +383,15 @@ def spoken(model: nn.Module) -> Score:
     return score_response(respond_to_synthetic(structure_of(model)), 1)
 
 
-@pytest.mark.parametrize("factor", [0.01, 100.0])
+@pytest.mark.parametrize("factor", [0.01, 150.0])
 def test_images_that_do_not_reach_a_network_or_saturate_it_do_not_accuse(factor):
     own = [dead_leaves(12, 1, (32, 32), seed=9) / factor]
-    structure = structure_of(Rescaled(factor))
-    assert respond_to_images(structure, own).cuts[0].low > 0.1
-    found = spoken(Rescaled(factor))
+    structure = structure_of(Rescaled(factor, share=0.5))
+    assert respond_to_images(structure, own).cuts[0].low > 0.25
+    found = spoken(Rescaled(factor, share=0.5))
     assert found.verdict == "undecided"
     assert "at another contrast" in found.why
-    assert found.low < 0.1 < 0.5 < found.high
+    assert found.low < 0.2 < 0.5 < found.high
     assert "give images=" in found.why
 
 
@@ -451,18 +458,18 @@ def found_without(whole, cut):
 def test_a_rare_decision_responds_by_itself(rare):
     decisions = torch.randint(2, (12, 30, 30), generator=torch.Generator().manual_seed(0))
     decisions[decisions == rare] = 2 if rare == 0 else rare
-    decisions[:, :3, :3] = rare  # 1 % of the positions
+    decisions[:, :2, :2] = rare  # 0.4 % of the positions
     whole = 9.0 * F.one_hot(decisions, 3).movedim(-1, 1).float() - 4.0
     gone = decisions.clone()
-    gone[:, :3, :3] = 1
+    gone[:, :2, :2] = 1
     cut = 9.0 * F.one_hot(gone, 3).movedim(-1, 1).float() - 4.0
     found = found_without(whole, cut)
-    assert found.value == pytest.approx(0.02, abs=0.005)
+    assert found.value == pytest.approx(0.009**0.5, abs=0.01)
     assert (found.worst_part, found.worst) == (rare, pytest.approx(1.0))
     score = score_response(Response("images", (found,), 12), 1)
     assert score.verdict == "undecided"
     assert f"decision {rare} of the output responds with 1" in score.why
-    assert score.low < 0.1 < 0.9 < score.high
+    assert score.low < 0.3 < 0.9 < score.high
     same = found_without(whole, whole)
     assert (same.value, same.worst) == (0.0, 0.0)
     score = score_response(Response("images", (same,), 12), 1)
@@ -501,21 +508,21 @@ def test_images_that_are_no_numbers_are_refused_by_name():
 def test_labels_of_their_own_and_classes_that_exclude_each_other_must_agree():
     torch.manual_seed(0)
     whole = torch.empty(12, 2, 16, 16)
-    whole[:, 1] = torch.where(torch.rand(12, 16, 16) < 0.05, 4.0, -9.0)
-    whole[:, 0] = torch.where(torch.rand(12, 16, 16) < 0.2, 3.0, -3.0)
+    whole[:, 1] = torch.where(torch.rand(12, 16, 16) < 0.05, 4.0, -14.0)
+    whole[:, 0] = torch.where(torch.rand(12, 16, 16) < 0.2, 3.0, -8.0)
     cut = whole.clone()
-    cut[:, 0] = -3.0  # the first label is gone; it still is the larger of two
+    cut[:, 0] = -8.0  # the first label is gone; it still is the larger of two
     change = compare(whole, cut, torch.zeros(12, 1, 16, 16))
     assert float(change.bare.mean()) > 0.25
     rows = np.vstack([np.ones(12), np.random.default_rng(0).multinomial(12, [1 / 12] * 12, 50)])
     found = _joined(1, [change.figures(rows)])
-    assert found.value < 0.05
+    assert found.value < 0.1
     assert found.high > 0.25
     assert found.worst_part == 0
     other = whole.clone()
-    other[:, 1] = torch.where((whole < 0).all(1), -1.0, whole[:, 1])  # no label changes
+    other[:, 1] = torch.where((whole < 0).all(1), -7.0, whole[:, 1])  # no label changes
     found = _joined(1, [compare(whole, other, torch.zeros(12, 1, 16, 16)).figures(rows)])
-    assert found.value == found.low == 0.0 < 0.35 < found.high
+    assert found.low <= found.value < 0.01 < 0.35 < found.high
     assert score_response(Response("images", (found,), 12), 1).verdict == "undecided"
     one_of_two = torch.stack([whole[:, 0], -whole[:, 0]], 1)
     assert float(compare(one_of_two, one_of_two, torch.zeros(12, 1, 16, 16)).bare.mean()) == 0.0

@@ -518,7 +518,7 @@ def test_silent_levels_of_a_network_that_is_hardly_trained_are_not_condemned(
         assert {v.stage: v.verdict for v in found.verdicts}["b"] == verdict
         assert ("hardly trained" in found.conclusion) is (verdict == "undecided")
         assert "no level responds" not in found.conclusion  # one does, by 0.2
-        assert ("no level surely responds by more than 0.25" in found.conclusion) is (
+        assert ("no level surely responds" in found.conclusion) is (
             verdict == "undecided" and values[0] == 0.2
         )
     evidence = data(a=1.0, b=0.001)  # what the batches show is of the network as it is

@@ -389,7 +389,7 @@ def test_the_rules_know_every_sentence_of_the_library(state, skill, grade):
     "doubt",
     [
         "its weights show no more training than a few steps leave",
-        "no level surely responds by more than 0.25, and its weights show no more training than "
+        "no level surely responds, and its weights show no more training than "
         "some tens of steps leave",
     ],
 )

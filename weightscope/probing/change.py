@@ -16,7 +16,13 @@ from weightscope.errors import InputError
 from weightscope.graph.running import CutRuns, MeanActivation
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import is_image
-from weightscope.probing.outputs import certainty, is_share, predictions, without_class
+from weightscope.probing.outputs import (
+    certainty,
+    is_share,
+    predictions,
+    probabilities,
+    without_class,
+)
 from weightscope.thresholds import BARE, CERTAIN, FOLLOWS, RAREST_DECISION
 
 Floats = NDArray[np.float64]
@@ -32,23 +38,25 @@ class Figures:
     """What one kind of image shows under each weighting of its images.
 
     Attributes:
-        lost: Share of the agreement beyond chance that is lost; nan where all decisions are alike.
+        decisions: `change` of the probabilities of all decisions; nan where these are all alike.
         flips: Share of the positions whose decision changes.
+        by_chance: Share that would change if the decisions had nothing in common.
         change: See `CutResponse`.
         certainty: Of the whole network's decisions.
         follows: Least correlation of a channel of the output with that of the input.
-        parts: `lost` of each decision against all others, (weightings, decisions); nan for those
+        parts: `change` of the probability of each decision, (weightings, decisions); nan for those
             that the whole network hardly takes.
         channels: `change` of each channel, (weightings, channels).
-        labels: `lost` and `parts` if each channel decides for itself, (weightings, 1 + channels);
-            nan where nothing suggests that.
+        labels: `decisions` and `parts` if each channel decides for itself, (weightings,
+            1 + channels); nan where nothing suggests that.
         moved: See `CutResponse`.
         spread: See `CutResponse`.
         below: Share of the positions at which a single channel says no; 0 of several channels.
     """
 
-    lost: Floats
+    decisions: Floats
     flips: Floats
+    by_chance: Floats
     change: Floats
     certainty: float
     follows: float
@@ -68,13 +76,15 @@ class Change:
         flips: Number of positions whose decision changed, (images,).
         before: Number of positions of each decision of the whole network, (images, decisions).
         after: The same of the cut network.
-        stayed: Number of positions at which both networks take a decision, (images, decisions).
         certainty: Of the whole network, (images,).
         sums: Of 1, w, c, x, w^2, c^2, x^2, w c, w x and c x over positions, (images, channels, 10),
             where w is the output of the whole network, c that of the cut one, and x the input, or 0
             where it has another shape.
-        labels: Number of positions above zero in the whole network, in the cut one and in both,
-            (images, channels, 3).
+        shares: The same of the probabilities of each decision without an input, (images,
+            decisions, 10).
+        labels: The same if each of several channels decides for itself, (images, channels, 10).
+        above: Number of positions above zero in the whole network and in the cut one, (images,
+            channels, 2).
         bare: Share of the positions at which the whole network is above zero in none of several
             channels, (images,).
     """
@@ -82,10 +92,11 @@ class Change:
     flips: Floats
     before: Floats
     after: Floats
-    stayed: Floats
     certainty: Floats
     sums: Floats
+    shares: Floats
     labels: Floats
+    above: Floats
     bare: Floats
 
     @property
@@ -96,62 +107,91 @@ class Change:
 
     def figures(self, weights: Floats) -> Figures:
         """Figures for each weighting of the images, (weightings, images)."""
-        n, *moments = np.moveaxis(np.tensordot(weights, self.sums, 1), -1, 0)
-        w, c, x, ww, cc, xx, wc, wx, cx = (moment / n for moment in moments)
-        var_w, var_c, var_x = (np.maximum(d, 0.0) for d in (ww - w * w, cc - c * c, xx - x * x))
-        cov_w, cov_c = wx - w * x, cx - c * x
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope = np.where(var_x > 0, cov_w / var_x, 0.0)
-            follows = np.where(var_x * var_w > 0, cov_w / np.sqrt(var_w * var_x), 0.0)
-        own = var_w + var_c - 2 * slope * (cov_w + cov_c) + 2 * slope**2 * var_x
-        chance = np.maximum(own, 0.0) + (w - c) ** 2
-        moved = np.maximum(ww - 2 * wc + cc, 0.0)
+        numbers, shares = _apart(self.sums, weights), _apart(self.shares, weights)
         before, after = weights @ self.before, weights @ self.after
-        total = before.sum(1)
-        flips = weights @ self.flips / total
-        by_chance = 1 - (before * after).sum(1) / total**2
-        alike = self.before.sum(0).max() >= (1 - RAREST_DECISION) * self.before.sum()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # a draw of images on which both networks decide one thing alone tells nothing
-            lost = np.where(by_chance > 0, flips / by_chance, np.nan)
-            # what does not vary cannot change: rounding is no movement
-            change = np.where(
-                moved.sum(1) > 1e-12 * (ww.sum(1) + 1e-30),
-                np.sqrt(moved.sum(1) / chance.sum(1)),
-                0.0,
-            )
-            channels = np.where(moved > 1e-12 * (ww + 1e-30), np.sqrt(moved / chance), 0.0)
-            share, then = before / total[:, None], after / total[:, None]
-            apart = share + then - 2 * weights @ self.stayed / total[:, None]
-            parts = apart / (share * (1 - then) + then * (1 - share))
+        total = before.sum(1, keepdims=True)
+        varied = (before + after > 0) & (before + after < 2 * total)
+        often = self.before.sum(0) / self.before.sum()
+        alike = often.max() >= 1 - RAREST_DECISION
         return Figures(
-            flips * np.nan if alike else lost,
-            flips,
-            change,
+            shares.pooled(varied) * (np.nan if alike else 1.0),
+            weights @ self.flips / total[:, 0],
+            1 - (before * after).sum(1) / total[:, 0] ** 2,
+            np.nan_to_num(numbers.pooled()),
             float(self.certainty.mean()),
-            float(follows[0].min()),
-            np.where(self.before.sum(0) >= RAREST_DECISION * self.before.sum(), parts, np.nan),
-            channels,
+            float(numbers.follows[0].min()),
+            shares.each(varied & (often >= RAREST_DECISION)),
+            np.nan_to_num(numbers.each()),
             self._labels(weights),
-            float(np.sqrt(moved[0].mean())),
-            float(np.sqrt(var_w[0].mean())),
-            float(share[0, 0]) if self.sums.shape[1] == 1 else 0.0,
+            float(np.sqrt(numbers.moved[0].mean())),
+            float(np.sqrt(numbers.spread[0].mean())),
+            float(before[0, 0] / total[0, 0]) if self.sums.shape[1] == 1 else 0.0,
         )
 
     def _labels(self, weights: Floats) -> Floats:
-        """What is lost if each channel decides for itself: of all, then of each."""
+        """The change if each channel decides for itself: of all, then of each."""
         positions = self.sums[:, 0, 0]
-        often = self.labels[..., 0].sum(0) / positions.sum()
-        varied = (often >= RAREST_DECISION) & (often <= 1 - RAREST_DECISION)
-        if float(self.bare.mean()) <= BARE or not varied.any():
+        often = self.above[..., 0].sum(0) / positions.sum()
+        decides = (often >= RAREST_DECISION) & (often <= 1 - RAREST_DECISION)
+        if float(self.bare.mean()) <= BARE or not decides.any():
             return np.full((len(weights), 1 + len(often)), np.nan)
-        counts = np.tensordot(weights, self.labels, 1)
-        share, then, both = np.moveaxis(counts, -1, 0) / (weights @ positions)[:, None]
-        apart, chance = share + then - 2 * both, share * (1 - then) + then * (1 - share)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            of_all = apart[:, varied].sum(1) / chance[:, varied].sum(1)
-            parts = np.where(varied, apart / chance, np.nan)
-        return np.column_stack([of_all, parts])
+        taken, total = np.tensordot(weights, self.above.sum(-1), 1), (weights @ positions)[:, None]
+        varied = (taken > 0) & (taken < 2 * total) & decides
+        apart = _apart(self.labels, weights)
+        return np.column_stack([apart.pooled(varied), apart.each(varied)])
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """How far two answers are apart, each (weightings, channels).
+
+    Attributes:
+        moved: Mean square of their difference.
+        chance: What that would be if they had nothing in common but the straight line of the input.
+        size: Mean square of the whole network's answer.
+        spread: Variance of it.
+        follows: Correlation of it with the input.
+    """
+
+    moved: Floats
+    chance: Floats
+    size: Floats
+    spread: Floats
+    follows: Floats
+
+    def each(self, told: Any = True) -> Floats:
+        """The root of one minus Lin's concordance of each channel; nan where nothing is told."""
+        return _root(self.moved, self.chance, self.size, told)
+
+    def pooled(self, told: Any = True) -> Floats:
+        """The same of all channels that tell something together, (weightings,)."""
+        told = np.broadcast_to(told, self.moved.shape)
+        moved, chance, size = (
+            np.where(told, t, 0.0).sum(1) for t in (self.moved, self.chance, self.size)
+        )
+        return _root(moved, chance, size, told.any(1))
+
+
+def _root(moved: Floats, chance: Floats, size: Floats, told: Any) -> Floats:
+    """The root of a share; 0 where nothing moves but by rounding, nan where nothing can."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # what does not vary cannot change: rounding is no movement
+        found = np.where(moved > 1e-12 * (size + 1e-30), np.sqrt(moved / chance), 0.0)
+    return np.where(told & (chance > 0), found, np.nan)
+
+
+def _apart(sums: Floats, weights: Floats) -> _Apart:
+    """Weigh the sums of images, see `Change.sums`."""
+    n, *moments = np.moveaxis(np.tensordot(weights, sums, 1), -1, 0)
+    w, c, x, ww, cc, xx, wc, wx, cx = (moment / n for moment in moments)
+    var_w, var_c, var_x = (np.maximum(d, 0.0) for d in (ww - w * w, cc - c * c, xx - x * x))
+    cov_w, cov_c = wx - w * x, cx - c * x
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(var_x > 0, cov_w / var_x, 0.0)
+        follows = np.where(var_x * var_w > 0, cov_w / np.sqrt(var_w * var_x), 0.0)
+    own = var_w + var_c - 2 * slope * (cov_w + cov_c) + 2 * slope**2 * var_x
+    chance = np.maximum(own, 0.0) + (w - c) ** 2
+    return _Apart(np.maximum(ww - 2 * wc + cc, 0.0), chance, ww, var_w, follows)
 
 
 def change_by_cut(
@@ -213,18 +253,27 @@ def compare(w: Tensor, c: Tensor, image: Tensor) -> Change:
     images, channels = len(w), w.shape[1]
     x = image.to(w) if image.shape == w.shape else torch.zeros_like(w)
     w, c, x = (t.double().reshape(images, channels, -1) for t in (w, c, x))
-    columns = (torch.ones_like(w), w, c, x, w * w, c * c, x * x, w * c, w * x, c * x)
-    sums = torch.stack([column.sum(-1) for column in columns], -1)
-    middle = 0.5 if channels == 1 and is_share(w) else 0.0
+    nothing = x.new_zeros(())
+    already = is_share(w)
+    p, q = (t if already else probabilities(t) for t in (w, c))
+    if channels == 1:
+        p, q = (torch.cat([1 - t, t], 1) for t in (p, q))
+    each = (w, c) if already else (w.sigmoid(), c.sigmoid())
+    middle = 0.5 if channels == 1 and already else 0.0
     before, after = (_decisions(t, middle) for t in (w, c))
     flips = (before != after).double().sum(-1)
-    kinds = max(channels, 2)
-    both = torch.where(before == after, before, kinds)
-    counted = (_counted(decisions, kinds) for decisions in (before, after, both))
-    above = (w > 0, c > 0, (w > 0) & (c > 0))
-    labels = torch.stack([t.double().sum(-1) for t in above], -1)
-    found = (flips, *counted, certainty(w), sums, labels, without_class(w))
+    counted = (_counted(decisions, max(channels, 2)) for decisions in (before, after))
+    above = torch.stack([(t > 0).double().sum(-1) for t in (w, c)], -1)
+    moments = (_sums(w, c, x), _sums(p, q, nothing), _sums(*each, nothing))
+    found = (flips, *counted, certainty(w), *moments, above, without_class(w))
     return Change(*(tensor.cpu().numpy() for tensor in found))
+
+
+def _sums(w: Tensor, c: Tensor, x: Tensor) -> Tensor:
+    """See `Change.sums`."""
+    x = x.expand_as(w)
+    columns = (torch.ones_like(w), w, c, x, w * w, c * c, x * x, w * c, w * x, c * x)
+    return torch.stack([column.sum(-1) for column in columns], -1)
 
 
 def decides(outputs: Sequence[Tensor], images: Sequence[Tensor | None]) -> bool:

@@ -354,9 +354,9 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     either = certain[0] > CERTAIN and min(kind.below for kind in kinds) > BARE
     sure = decisive(*certain)
     deciding = sure or either
-    decided = [k for k in kinds if deciding and not np.isnan(k.lost[0])]
+    decided = [k for k in kinds if deciding and not np.isnan(k.decisions[0])]
     either = either and bool(decided) and not sure
-    rows = np.array([k.lost for k in decided] or [k.change for k in kinds])
+    rows = np.array([k.decisions for k in decided] or [k.change for k in kinds])
     values = np.fmin.reduce(rows)  # a draw that tells nothing of one kind leaves the others
     parts = np.fmin.reduce([k.parts for k in decided] or [k.channels for k in kinds])
     most, decisions = values, parts.shape[1]
@@ -364,6 +364,8 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         labels = np.fmin.reduce([k.labels for k in decided])
         values, most = np.fmin(values, labels[:, 0]), np.fmax(values, labels[:, 0])
         parts = np.hstack([parts, labels[:, 1:]])
+        # decisions may change where probabilities hardly move: no such level is unused
+        most = np.fmax(most, np.fmin.reduce([_beyond_chance(k) for k in decided]))
     by_sign = float(values[0]) if either else math.nan
     if either:  # read as numbers; what no number shows must not change a decision either
         values = np.fmin.reduce([k.change for k in kinds])
@@ -385,6 +387,12 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         spread=least.spread,
         by_sign=by_sign,
     )
+
+
+def _beyond_chance(kind: Figures) -> Floats:
+    """One minus Cohen's kappa of the decisions; nan where chance would change none."""
+    told = kind.by_chance > 0
+    return np.divide(kind.flips, kind.by_chance, out=np.full(len(told), np.nan), where=told)
 
 
 def _most(parts: Floats) -> tuple[int, float, float]:

@@ -37,7 +37,6 @@ from weightscope.thresholds import (
     NEGLIGIBLE_IMPORTANCE,
     NEGLIGIBLE_LOSS,
     RESPONSE_BORDER,
-    SPEAKS,
 )
 from weightscope.utilization.ablation import (
     AblationResult,
@@ -150,7 +149,7 @@ class DataEvidence:
         # labels may be read as numbers; one channel of true numbers may be of little worth
         of_classes = self.ablation.recalibrated or self.ablation.larger_is_better
         # of two decisions both respond as the whole does
-        if same.worst > max(SPEAKS, 1.01 * same.value) and (
+        if same.worst > max(same.borders[1], 1.01 * same.value) and (
             of_classes or math.isfinite(same.flips)
         ):
             return replace(

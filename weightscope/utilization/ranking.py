@@ -19,7 +19,7 @@ from weightscope.movement import (
 from weightscope.probing.response import COLLAPSED
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, SPEAKS, UNTOLD
+from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, UNTOLD
 from weightscope.traces import marks_of_training, shows_training
 from weightscope.utilization.records import (
     RANKING,
@@ -181,10 +181,10 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
         return ""
     if marks.faint:
         return "its weights show no more training than a few steps leave"
-    if not any(cut.low > SPEAKS for cut in cuts):
+    if not any(cut.low > cut.borders[1] for cut in cuts):
         return (
-            f"no level surely responds by more than {SPEAKS}, and its weights show no more "
-            "training than some tens of steps leave"
+            "no level surely responds, and its weights show no more training than some tens of "
+            "steps leave"
         )
     return ""
 
