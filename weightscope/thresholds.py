@@ -47,7 +47,7 @@ NEGLIGIBLE_IMPORTANCE = 0.15
 # Response: how the output changes when a level is replaced by its mean
 
 SILENT = 0.08
-"""Below it a response is none. Of 609 cuts of the evidence study (index 104 to 351) 183 lie below it
+"""Below it a response is none. Of 609 cuts of the evidence study (index 104 to 351) 183 lie below
 by the model alone, one of which is used; below 0.1 sixteen more, two of which are, and a claim that
 a level does nothing must be right more often (``docs/decisions/response.md``)."""
 

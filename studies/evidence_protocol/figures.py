@@ -13,8 +13,10 @@ from studies.evidence_protocol.judge import GRADES, skilled
 from studies.evidence_protocol.truth import NEGLIGIBLE
 from weightscope.files import written_atomically
 
-COLOURS: dict[Half, str] = {"last": "#2b6cb0", "fourth": "#b83280", "third": "#c2410c", "again": "#0f9d8a",
-                           "new": "#7c5cbf", "judge": "#d97706", "choose": "#8a8f98"}  # fmt: skip
+COLOURS: dict[Half, str] = {
+    "last": "#2b6cb0", "fourth": "#b83280", "third": "#c2410c", "again": "#0f9d8a",
+    "new": "#7c5cbf", "judge": "#d97706", "choose": "#8a8f98",
+}  # fmt: skip
 BLUE = COLOURS["last"]
 
 

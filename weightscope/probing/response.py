@@ -391,8 +391,8 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
 
 def _beyond_chance(kind: Figures) -> Floats:
     """One minus Cohen's kappa of the decisions; nan where chance would change none."""
-    told = kind.by_chance > 0
-    return np.divide(kind.flips, kind.by_chance, out=np.full(len(told), np.nan), where=told)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(kind.by_chance > 0, kind.flips / kind.by_chance, np.nan)
 
 
 def _most(parts: Floats) -> tuple[int, float, float]:
