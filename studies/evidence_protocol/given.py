@@ -63,21 +63,21 @@ def _measure(job: Job, folder: Path) -> dict[str, Any]:
 def dependence(whole: Tensor, cut: Tensor, images: Tensor, kind: Kind) -> float:
     """Disagreement of two answers as a share of that of unrelated ones; nan where there is none.
 
-    One minus Cohen's kappa of the decisions; of numbers the root of one minus Lin's concordance of
-    what they add to the best line through images of their shape.
+    The root of one minus Lin's concordance: of the probabilities of all classes, of numbers of what
+    they add to the best line through images of their shape.
     """
     if kind == "regression":
-        a, b = (_beyond(t, images).double() for t in (whole, cut))
-        unrelated = a.var(correction=0) + b.var(correction=0) + (a.mean() - b.mean()) ** 2
-        return float(((a - b).square().mean() / unrelated).sqrt())
-    channels = max(whole.shape[1], 2)
-    first, second = ((t[:, 0] > 0).long() if t.shape[1] == 1 else t.argmax(1) for t in (whole, cut))
-    shares = [
-        torch.bincount(t.flatten(), minlength=channels).double() / t.numel()
-        for t in (first, second)
-    ]
-    by_chance = 1.0 - float((shares[0] * shares[1]).sum())
-    return float((first != second).double().mean()) / by_chance if by_chance > 0 else float("nan")
+        pairs = [tuple(_beyond(t, images).double() for t in (whole, cut))]
+    else:
+        answers = (t.double() for t in (whole, cut))
+        classes = (t.sigmoid() if t.shape[1] == 1 else t.softmax(1) for t in answers)
+        pairs = list(zip(*(t.unbind(1) for t in classes), strict=True))
+    apart = sum(float((a - b).square().mean()) for a, b in pairs)
+    unrelated = sum(
+        float(a.var(correction=0) + b.var(correction=0) + (a.mean() - b.mean()) ** 2)
+        for a, b in pairs
+    )
+    return (apart / unrelated) ** 0.5 if unrelated > 0 else float("nan")
 
 
 def _beyond(answer: Tensor, images: Tensor) -> Tensor:
