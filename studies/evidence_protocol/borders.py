@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -26,9 +27,9 @@ from weightscope.probing import change, response
 from weightscope.probing.outputs import probabilities
 from weightscope.thresholds import RESPONDS, RESPONDS_IN_NUMBERS, RESPONSE_BORDER, SILENT
 
-UNUSED = (0.02, 0.05, 0.08, 0.1, 0.12)
-USED = {"decision": (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5), "number": (0.15, 0.2, 0.25, 0.3)}
-MIDDLE = (0.06, 0.08, 0.1, 0.12, 0.14, RESPONSE_BORDER, 0.18, 0.2, 0.22, 0.25)
+UNUSED = (0.05, 0.08, 0.1, 0.12, 0.14)
+USED = {"decision": (0.2, 0.25, 0.3, 0.35, 0.4, 0.5), "number": (0.15, 0.2, 0.25, 0.3, 0.35)}
+MIDDLE = (0.1, 0.12, 0.14, RESPONSE_BORDER, 0.18, 0.2, 0.22, 0.25)
 CHOSEN = {"unused": SILENT, "decision": RESPONDS, "number": RESPONDS_IN_NUMBERS,
           "middle": RESPONSE_BORDER}  # fmt: skip
 CALLED = {
@@ -37,21 +38,41 @@ CALLED = {
     "number": "numbers used, whole interval above",
     "middle": "on the wrong side of the middle (of clear truth)",
 }
-RANGES = ((0, BEGIN["third"]), (BEGIN["third"], BEGIN["last"]), (BEGIN["last"], 10**6))
-"""Indices of the networks on which the borders were chosen anew, and of those that came later."""
+RANGES = ((0, BEGIN["last"]), (BEGIN["last"], 10**6))
+"""Indices of the networks on which form and borders were chosen, and of those that judge them."""
+
+SETS = tuple(zip(sorted(BEGIN.values()), [*sorted(BEGIN.values())[1:], 10**6], strict=True))
+"""Indices of each set of networks that was trained when something had been settled."""
 
 KEYS = {"response": "the model alone", "images": "images"}
 FORMS = {"kappa": "1 - kappa of the decisions", "apart": "1 - rho_c of the probabilities"}
 
 
 def groups(cuts: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The cuts of skilled networks by their indices, and of those that chose at first."""
-    part = judge.skilled(cuts)
-    found = {"that chose at first": part[part["half"] == "choose"]}
+    """The cuts of skilled networks by their indices."""
+    part, found = judge.skilled(cuts), {}
     for first, end in RANGES:
         own = part[(part["index"] >= first) & (part["index"] < end)]
         found[f"index {first} to {min(end - 1, cuts['index'].max())}"] = own
     return {name: own for name, own in found.items() if len(own)}
+
+
+def in_one_form(cuts: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """The cuts with the responses of all decisions in the form that holds now.
+
+    Of networks before those that judge, `form_rows` has their values, the ends of no interval; of
+    those without even these, decisions are left out.
+
+    Args:
+        cuts: From `judge.score_table`.
+        measured: From `form_rows`.
+    """
+    cuts = cuts.merge(measured, on=["name", "reduction"], how="left")
+    for key in KEYS:
+        earlier = (cuts["index"] < BEGIN["last"]) & (cuts[f"{key}_form"] == "decision")
+        for end in ("cut", "low", "high"):
+            cuts.loc[earlier, f"{key}_{end}"] = np.sqrt(cuts.loc[earlier, f"{key}:apart"])
+    return cuts
 
 
 # --- borders ----------------------------------------------------------------------------------
@@ -63,7 +84,7 @@ def border_table(cuts: pd.DataFrame) -> pd.DataFrame:
     Of the middle, all that it calls so are those on its wrong side.
 
     Args:
-        cuts: From `judge.score_table`.
+        cuts: From `in_one_form`.
     """
     rows = []
     for group, part in groups(cuts).items():
@@ -179,7 +200,7 @@ def form_table(cuts: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """
     both = judge.skilled(cuts.merge(measured, on=["name", "reduction"]))
     rows = []
-    for first, end in RANGES:
+    for first, end in SETS:
         part = both[(both["index"] >= first) & (both["index"] < end)]
         if part.empty:
             continue
@@ -215,7 +236,8 @@ def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
         measured = pd.concat([measured[~measured["name"].isin(new["name"])], new])
         measured = measured.sort_values(["name", "reduction"])
         write_csv(measured, target / "forms.csv")
-    table = border_table(cuts)
+    alike = in_one_form(cuts, measured)
+    table = border_table(alike)
     write_csv(table, target / "borders.csv")
     text = [
         "# Borders and forms of the response",
@@ -227,9 +249,10 @@ def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
         "",
         "Cuts that a border would call unused or used without any guard; in brackets those that "
         "are wrong, after the comma those of them whose truth is clear. The borders in bold are "
-        "those that hold now.",
+        "those that hold now. Of the decisions of networks before those that judge the values "
+        "alone are known, no intervals, and of those before index 104 nothing.",
         "",
-        *_border_text(cuts, table),
+        *_border_text(alike, table),
         "## Forms",
         "",
         "AUC / within depth, on outputs that decide. Of the model alone each cut counts with the "

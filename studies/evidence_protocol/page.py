@@ -333,10 +333,12 @@ def protocol(
         "chose the borders anew: *unused* below 0.08 in the place of 0.05, *used* above 0.35 in "
         "the place of 0.25 where the outputs are decisions. Networks from index "
         f"{BEGIN['third']} on were trained after that and judged it; then *unused* was put back to "
-        f"0.05, on all networks so far. Networks from index {BEGIN['last']} on were trained after "
-        "that, and judge. The second new networks keep the scores by which they judged the borders "
-        "of before, without history and losses, and the third ones those by which they judged "
-        "0.08; the halves before them are shown with 0.08, too.",
+        f"0.05, on all networks so far. Networks from index {BEGIN['fourth']} on judged that. Then "
+        "the form of decisions was changed: one minus Lin's concordance of the probabilities, of "
+        "which the root is taken as of numbers, with *unused* below 0.08. Networks from index "
+        f"{BEGIN['last']} on were trained after that, and judge. All before them keep scores with "
+        "kappa: the second new networks with the borders of before, without history and losses, "
+        "the fourth ones with 0.05, the others with 0.08.",
         "",
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",

@@ -79,3 +79,15 @@ def test_the_page_follows_from_the_tables_beside_it(tmp_path):
     borders.write_borders((), tmp_path, tmp_path)
     for name in ("borders.csv", "borders.md"):
         assert (tmp_path / name).read_text() == (PAGE / name).read_text()
+
+
+def test_decisions_of_earlier_networks_are_counted_in_the_form_that_holds_now():
+    earlier = cuts(index=[224, 224, 224, 999], name=["a", "b", "c", "d"], reduction=2)
+    earlier.loc[1, "response_form"] = "number"
+    known = pd.DataFrame({"name": ["a", "b", "d"], "reduction": 2, "response:apart": 0.25})
+    known["images:apart"] = 0.25
+    found = borders.in_one_form(earlier, known)
+    assert found["response_cut"].tolist() == pytest.approx(
+        [0.5, 0.01, float("nan"), 0.01], nan_ok=True
+    )
+    assert found["images_high"].isna().tolist() == [False, False, True, False]
