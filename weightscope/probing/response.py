@@ -62,9 +62,11 @@ class CutResponse:
 
     Attributes:
         keep_levels: Levels ``0 .. keep_levels - 1`` were left as they are.
-        value: The response, from 0 (the output does not change) to about 1 (nothing of it is left).
+        value: The response, from 0 (the output does not change) to about 1 (nothing of it is left):
+            the root of 1 - Lin's concordance of the probabilities of all decisions; `change` where
+            the outputs are numbers.
         low: Lower end of its 95 % bootstrap interval over images.
-        high: Upper end of it.
+        high: Upper end of it; not below that of 1 - Cohen's kappa of the decisions.
         flips: Share of output positions whose decision changes: the sign of a single channel, the
             largest of several. NaN where the outputs are numbers, not decisions.
         change: Change of the numbers: the root of 1 - Lin's concordance of what the whole and the
