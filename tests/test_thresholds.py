@@ -15,7 +15,7 @@ from scipy import special, stats
 from weightscope import thresholds
 from weightscope.graph.levels import _cluster
 from weightscope.movement import Displacement, StageMovement, measure_movement
-from weightscope.probing.change import Change, Figures
+from weightscope.probing.change import Change, Figures, _sums
 from weightscope.probing.response import _joined
 from weightscope.statistics.choosing import (
     Evidence,
@@ -111,7 +111,7 @@ def test_negligible_importance(share, verdict):
 # response (SILENT, RESPONDS and their middle: tests/utilization/test_scores.py) -------------------
 def test_borders_of_the_response():
     assert (
-        0.05, 0.35, 0.25, pytest.approx(math.sqrt(0.1 * 0.25), abs=5e-4)
+        0.08, 0.35, 0.25, pytest.approx(math.sqrt(0.05 / 2), abs=5e-4)
     ) == (thresholds.SILENT, thresholds.RESPONDS, thresholds.RESPONDS_IN_NUMBERS,
           thresholds.RESPONSE_BORDER)  # fmt: skip
 
@@ -124,6 +124,7 @@ def shown(certainty, follows, below=0.0):
             Figures(
                 values,
                 values,
+                np.ones(3),
                 values + 0.1,
                 certainty,
                 follows,
@@ -162,10 +163,12 @@ def test_what_may_be_a_decision_or_its_input_restored(certainty, follows, below,
 @pytest.mark.parametrize(("rare", "decided"), [(9, False), (11, True)])
 def test_the_rarest_decision_that_tells_anything(rare, decided):
     counts = np.array([[10_000.0 - rare, rare]])
-    sums, labels = np.ones((1, 1, 10)), np.zeros((1, 1, 3))
-    one = np.array([1.0])
-    change = Change(np.array([5.0]), counts, counts, counts, one, sums, labels, 0 * one)
-    assert np.isfinite(change.figures(np.ones((1, 1))).lost).all() == decided
+    one, zero, flips = np.array([1.0]), np.array([0.0]), np.array([5.0])
+    w, c = torch.rand(2, 1, 2, 99, generator=torch.Generator().manual_seed(0))
+    shares = _sums(w, c, torch.zeros(())).numpy()
+    none = np.ones((1, 1, 10)), shares, np.zeros((1, 1, 10)), np.zeros((1, 1, 2)), zero
+    change = Change(flips, counts, counts, one, *none)
+    assert np.isfinite(change.figures(np.ones((1, 1))).decisions).all() == decided
 
 
 # history ------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_response_is_drawn_with_its_borders(analysis):
     analysis.response = SimpleNamespace(source="response", images=6, cuts=(cut,), failure="")
     page = render_html(analysis)
     assert bars(page) == before + 1
-    assert '<line class="border" x1="5.0"' in page
+    assert '<line class="border" x1="8.0"' in page
     assert '<line class="border" x1="35.0"' in page
     assert '<line class="value" x1="50.0"' in page
     assert "50 % (40 % to 60 %)" in "".join(Page(page).text)

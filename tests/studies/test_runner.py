@@ -81,7 +81,7 @@ def test_address_depends_on_settings_work_needs_and_code(tmp_path, monkeypatch):
     ("module", "version", "digest"),
     [
         (fitting, 1, "7b377a8f2e06"),
-        (training, 1, "253eeff7c84c"),
+        (training, 1, "c67b7a2cf4c4"),
         (regained, 1, "39afcda97e19"),
         (shrunk, 2, "62fa0110c4f7"),
         (pareto, 1, "3bb22bbbc3f5"),
