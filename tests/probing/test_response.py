@@ -458,13 +458,13 @@ def found_without(whole, cut):
 def test_a_rare_decision_responds_by_itself(rare):
     decisions = torch.randint(2, (12, 30, 30), generator=torch.Generator().manual_seed(0))
     decisions[decisions == rare] = 2 if rare == 0 else rare
-    decisions[:, :2, :2] = rare  # 0.4 % of the positions
+    decisions[:, :2, :1] = rare  # 0.2 % of the positions
     whole = 9.0 * F.one_hot(decisions, 3).movedim(-1, 1).float() - 4.0
     gone = decisions.clone()
-    gone[:, :2, :2] = 1
+    gone[:, :2, :1] = 1
     cut = 9.0 * F.one_hot(gone, 3).movedim(-1, 1).float() - 4.0
     found = found_without(whole, cut)
-    assert found.value == pytest.approx(0.009**0.5, abs=0.01)
+    assert found.value == pytest.approx(0.0044**0.5, abs=0.01)
     assert (found.worst_part, found.worst) == (rare, pytest.approx(1.0))
     score = score_response(Response("images", (found,), 12), 1)
     assert score.verdict == "undecided"
