@@ -362,7 +362,7 @@ def unused_alone() -> AbstractContextManager[object]:
         found = joined(keep_levels, kinds)
         if np.isnan(found.flips) or np.isfinite(found.by_sign):  # numbers
             return found
-        lost = np.fmin.reduce([kind.lost for kind in kinds])
+        lost = np.fmin.reduce([kind.decisions for kind in kinds])
         low = min(float(np.nanquantile(lost[1:], 0.025)), float(lost[0]))
         return replace(found, value=float(lost[0]), low=low)
 
