@@ -31,13 +31,13 @@ def draw_aucs(halves: dict[Half, pd.DataFrame]) -> Figure:
     judged = next(iter(halves.values()))
     order = judged.sort_values("within")["grade"].tolist()
     titles = judged.set_index("grade")["title"]
-    figure = Figure(figsize=(9, 0.5 * len(order) + 1.2))
+    figure = Figure(figsize=(9, (0.11 * len(halves) + 0.15) * len(order) + 1.2))
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (key, title) in zip(axes, {"auc": "pooled", "within": "within depth"}.items(),
                                   strict=True):  # fmt: skip
         for place, (name, grades) in enumerate(halves.items()):
             rows, colour = grades.set_index("grade"), COLOURS[name]
-            shift = 0.16 * ((len(halves) - 1) / 2 - place)
+            shift = 0.75 * ((len(halves) - 1) / 2 - place) / len(halves)  # a gap between grades
             for i, grade in enumerate(order):
                 if grade in rows.index:
                     row = rows.loc[grade]
@@ -50,8 +50,8 @@ def draw_aucs(halves: dict[Half, pd.DataFrame]) -> Figure:
         axis.set_title(f"AUC, {title}", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(order)), [titles[g].replace("`", "") for g in order], fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, fontsize=8,
-                  bbox_to_anchor=(0.5, -0.06))  # fmt: skip
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=3, fontsize=8,
+                  bbox_to_anchor=(0.5, 0.07))  # fmt: skip
     return figure
 
 
