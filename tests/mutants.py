@@ -48,7 +48,7 @@ def mutant(room: str, file: str, old: str, new: str, test: str, words: str = "")
 
 
 summaries, statistics = partial(mutant, "summaries"), partial(mutant, "statistics")
-utilization = partial(mutant, "utilization")
+utilization, probing = partial(mutant, "utilization"), partial(mutant, "probing")
 
 
 def threshold(file: str, old: str, new: str, words: str) -> Mutant:
@@ -107,6 +107,23 @@ MUTANTS = [
               "any_scale or given_thresholds"),
     summaries("counting", "& (self.counts > zeros)", "& (self.counts < zeros)", "summary",
               "any_scale"),
+    probing("change", "np.maximum(own, 0.0) + (w - c) ** 2", "np.maximum(own, 0.0)", "response",
+            "another_mean"),
+    probing("change", "np.sqrt(moved / chance)", "moved / chance", "response", "by_hand"),
+    probing("change", "np.where(var_x > 0, cov_w / var_x, 0.0)", "0.0 * cov_w", "response",
+            "restores"),
+    probing("change", "(t if already else probabilities(t) for t", "(t for t", "response",
+            "by_hand"),
+    probing("change", "(w.sigmoid(), c.sigmoid())", "(w, c)", "response", "must_agree"),
+    probing("change", "shares.each(varied & (often >= RAREST_DECISION))", "shares.each(varied)",
+            "response", "hardly_ever"),
+    probing("change", "varied = (before + after > 0) & (before + after < 2 * total)",
+            "varied = before >= 0", "response", "images_without"),
+    probing("change", "moved > 1e-12 * (size + 1e-30)", "moved >= 0.0", "response", "rounding"),
+    probing("response", "values = np.fmin.reduce(rows)", "values = np.fmax.reduce(rows)",
+            "response", "least or kind"),
+    probing("response", "np.fmin.reduce([_beyond_chance(k) for k in decided])", "0.0", "response",
+            "decisions_alone"),
     utilization("data", "least = max(removing", "least = min(removing", "data"),
     threshold("data", "if high < 0.5:",
               "if low < 0.5:", "negligible"),

@@ -480,6 +480,41 @@ def test_a_rare_decision_responds_by_itself(rare):
     assert "few pixels alone cannot be seen" in score.why
 
 
+def test_a_decision_that_is_hardly_ever_taken_tells_nothing_by_itself():
+    whole = torch.randn(12, 3, 30, 30, generator=torch.Generator().manual_seed(0))
+    whole[:, 2] -= 9.0
+    whole[0, 2, 0, 0] = 9.0  # one position in ten thousand
+    cut = whole.clone()
+    cut[0, 2, 0, 0] = -9.0
+    found = found_without(whole, cut)
+    assert found.flips == pytest.approx(1 / 10800)
+    assert found.worst < 0.2
+
+
+def test_another_mean_of_the_numbers_is_a_change_by_which_less_would_be_left_by_chance():
+    whole = torch.randn(12, 1, 30, 30, generator=torch.Generator().manual_seed(0))
+    moved = found_without(whole, whole + 2.0)
+    expected = 2.0 / (2 * float(whole.var(correction=0)) + 4.0) ** 0.5
+    assert moved.change == pytest.approx(expected, rel=1e-4)
+
+
+def test_rounding_is_no_change():
+    draw = torch.Generator().manual_seed(0)
+    noise = 1e-6 * torch.randn(2, 12, 1, 30, 30, generator=draw, dtype=torch.float64)
+    whole, cut = 5.0 + noise
+    assert found_without(whole, cut).change == 0.0
+
+
+def test_images_without_a_decision_tell_nothing_of_it():
+    draw = torch.Generator().manual_seed(0)
+    whole = -4.0 + 0.01 * torch.randn(12, 1, 30, 30, generator=draw)
+    whole[0] = 4.0 * torch.randn(1, 30, 30, generator=draw).sign()
+    cut = whole.clone()
+    cut[0] = -4.0
+    found = found_without(whole, cut)  # a third of the draws is without the first image
+    assert found.low > 0.5
+
+
 def test_of_two_decisions_both_respond_as_the_whole_does():
     whole = torch.randn(12, 1, 30, 30, generator=torch.Generator().manual_seed(0)) * 5
     found = found_without(whole, whole + torch.randn(whole.shape))
