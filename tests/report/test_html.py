@@ -156,7 +156,7 @@ def test_response_is_drawn_with_its_borders(analysis):
     assert '<line class="border" x1="8.0"' in page
     assert '<line class="border" x1="35.0"' in page
     assert '<line class="value" x1="50.0"' in page
-    assert "50 % (40 % to 60 %)" in "".join(Page(page).text)
+    assert "0.5 (0.4 to 0.6)" in "".join(Page(page).text)
 
 
 def test_every_output_is_shown(analysis, ablation):
@@ -173,7 +173,7 @@ def test_every_output_is_shown(analysis, ablation):
     analysis.data = ablation
     text = " ".join("".join(Page(render_html(analysis)).text).split())
     assert "Change of the output (outputs['seg'], the first of several)" in text
-    assert "outputs['depth'] up to 27 %; outputs['cls'] lost; decision 2 50 %" in text
+    assert "outputs['depth'] up to 0.27; outputs['cls'] lost; decision 2 0.5" in text
     assert "By f1 of outputs['seg'] on 20 images, which judges nothing of outputs['depth']," in text
     assert "By accuracy of outputs['cls'] on 20 images the whole network reaches 0.9000" in text
     assert "0.5000 (outputs['cls'] lost)" in text

@@ -13,7 +13,7 @@ from weightscope.frames import proposals_frame
 from weightscope.printing import human, input_size, interval
 from weightscope.receptive_field import unknown_operators
 from weightscope.report.drawings import Bar, bar, draw_histograms
-from weightscope.report.pages import Cell, figure, part, percent, render, words, write_page
+from weightscope.report.pages import Cell, figure, part, render, words, write_page
 from weightscope.report.reasons import reason_undecided, reason_unjudged
 from weightscope.showing import outputs_at
 
@@ -181,11 +181,11 @@ def _beside(cut: CutResponse) -> str:
     """What responds beside the whole of the first output: another output, or a part of it."""
     others = list(cut.outputs)[1:]
     place, most = cut.loudest([place for place in others if place not in cut.lost])
-    told = [f"{outputs_at([place])} up to {percent(most)}"] if place else []
+    told = [f"{outputs_at([place])} up to {most:.2g}"] if place else []
     told += [f"{outputs_at(cut.lost)} lost"] if cut.lost else []
     if cut.worst > 1.01 * cut.value:  # of two decisions both respond as the whole does
         of = "decision" if math.isfinite(cut.flips) else "channel"
-        told.append(f"{of} {cut.worst_part} {percent(cut.worst)}")
+        told.append(f"{of} {cut.worst_part} {cut.worst:.2g}")
     return "; ".join(told)
 
 
