@@ -53,6 +53,6 @@ def reason_undecided(verdict: StageVerdict) -> str:
     if score.high < silent or score.low > responds:
         return ""
     return (
-        f"between the borders: with its whole interval below {unused:.0%} it would be unused, "
-        f"above {used:.0%} used"
+        f"between the borders: with its whole interval below {unused:g} it would be unused, "
+        f"above {used:g} used"
     )
