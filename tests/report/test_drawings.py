@@ -93,8 +93,8 @@ def verdict(grade, value, low, high, word="undecided"):
     [
         (verdict("weights", 0.5, 0.1, 0.9), "ranks stages and decides nothing"),
         (verdict("history", 0.5, 0.1, 0.9), "ranks stages and decides nothing"),
-        (verdict("response", 0.5, 0.3, 0.6), "below 8% .* unused, above 35% used"),
-        (verdict("images", 0.5, 0.3, 0.6), "below 8% .* unused, above 35% used"),
+        (verdict("response", 0.5, 0.3, 0.6), "below 0.08 .* unused, above 0.35 used"),
+        (verdict("images", 0.5, 0.3, 0.6), "below 0.08 .* unused, above 0.35 used"),
         (verdict("data", 0.5, 0.3, 0.6), "its interval holds 0.5"),
         # what was measured would decide; the verdict's own words say what keeps it from that
         (verdict("response", 0.98, 0.97, 0.99), "^$"),
