@@ -361,6 +361,20 @@ def make():
     assert not list(folder.glob("b*"))
 
 
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("sys.exit(3)", r"ended the process with sys\.exit\(3\)"),
+        ("raise ValueError('one\\ntwo\\nthree')", "ValueError: one two three"),
+    ],
+)
+def test_whatever_a_factory_does_ends_in_one_line(folder, capsys, ends, said):
+    (folder / "ending.py").write_text(f"import sys\n\n\ndef make():\n    {ends}\n")
+    error = failure(capsys, "analyze", "ending.py:make")
+    assert re.search(said, error)
+    assert error.count("\n") == 1
+
+
 def test_a_fault_of_the_library_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("weightscope.statistics.scan", None)
     with pytest.raises(TypeError, match="not callable"):

@@ -50,6 +50,11 @@ def _main(arguments: Sequence[str] | None) -> int:
             sys.stdout.flush()
     except WeightscopeError as error:
         return _fail(str(error))
+    except SystemExit as error:
+        return _fail(
+            f"what this command ran ended the process with sys.exit({error.code!r}); raise an "
+            "error there that says why, or leave that part out"
+        )
     except KeyboardInterrupt:
         return 130  # as shells say it: 128 and the number of the signal
     except BrokenPipeError:
@@ -94,7 +99,8 @@ def _fail(reason: str) -> int:
     from weightscope.printing import printable
 
     try:
-        print(printable(f"weightscope: error: {reason}"), file=sys.stderr, flush=True)
+        line = " ".join(reason.splitlines())  # errors of others have several
+        print(printable(f"weightscope: error: {line}"), file=sys.stderr, flush=True)
     except OSError:  # the exit code says it alone
         _drop(sys.stderr)
     return 2
