@@ -127,6 +127,33 @@ class Sloped(nn.Module):
         return self.head(self.bent(self.up(torch.cat([a, b], 1)), 2))
 
 
+class Exact(nn.Module):
+    """Makes a tensor smaller or larger, and insists on its width."""
+
+    def __init__(self, channels, out_channels, conv):
+        super().__init__()
+        self.channels, self.out_channels, self.conv = channels, out_channels, conv
+
+    def forward(self, x):
+        if x.shape[1] != self.channels:
+            raise ValueError(f"{x.shape[1]} channels, expected {self.channels}")
+        return self.conv(x).unflatten(1, (self.out_channels, 1)).flatten(1, 2)
+
+
+class Insisting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 6, 3, padding=1)
+        self.down = Exact(6, 8, nn.Conv2d(6, 8, 3, stride=2, padding=1))
+        self.b = nn.Conv2d(8, 4, 3, padding=1)
+        self.up = Exact(4, 10, nn.ConvTranspose2d(4, 10, 2, stride=2))
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        return self.head(torch.cat([a, self.up(self.b(self.down(a)).relu())], 1))
+
+
 class Stiff(nn.Module):
     """No channel can go: they reach an output, grouped convolutions, a layer of another kind."""
 
@@ -172,6 +199,7 @@ def test_all_levels_as_a_variant_answer_as_the_network():
         (Plain, image(2, 1, 32, 32)),
         (Residual, image(2, 1, 16, 16)),
         (Hasty, image(2, 1, 16, 16)),
+        (Insisting, image(2, 1, 16, 16)),
         (Pyramid, TOYS["pyramid"][1]),
         *((partial(Sloped, how), image(2, 1, 16, 16)) for how in ("own", "one", "parameter")),
     ],
@@ -230,6 +258,17 @@ def test_a_whole_network_is_thinned_saved_and_loaded_without_the_library(tmp_pat
     )
     with pytest.raises(MissingExtraError, match=r"weightscope\[prune\]"):
         loaded.thin(0.5)
+
+
+def test_a_module_that_insists_on_its_width_is_told_the_new_one(tmp_path):
+    variant = as_variant(Insisting, image(2, 1, 16, 16))
+    thinner = variant.thin(0.5)
+    down, up = thinner.module.down, thinner.module.up
+    assert [(m.channels, m.out_channels) for m in (down, up)] == [(3, 4), (2, 5)]
+    assert variant.structure.model.down.channels == variant.module.down.channels == 6
+    again = load(save(thinner, tmp_path / "thin.safetensors"), Insisting)
+    x = image(2, 1, 16, 16)
+    assert torch.equal(again.module.eval()(x), thinner.module(x))
 
 
 def test_the_smallest_norm_goes_first():

@@ -36,6 +36,8 @@ def recut_layer(owner: nn.Module, path: str, changes: Mapping[str, Sequence[Recu
                 if value is old:
                     setattr(module, name, replacement)
                     _fit(module)
+    if "weight" in olds:
+        _fit_around(owner, path, olds["weight"])
 
 
 def _fresh_twin(
@@ -90,6 +92,31 @@ def _with_kept(old: Tensor, new: Tensor, parts: Sequence[Recut]) -> Tensor:
         torch.meshgrid(*index_old, indexing="ij")
     ]
     return result
+
+
+_WIDTHS = (("channels", "in_channels"), ("out_channels",))
+"""What a module around one convolution calls the widths of what this takes and returns."""
+
+
+def _fit_around(owner: nn.Module, path: str, weight: Tensor) -> None:
+    """Make a module around one convolution say its new widths, for the forward may insist on them.
+
+    Args:
+        owner: The network.
+        path: Of the convolution.
+        weight: Before.
+    """
+    layer = owner.get_submodule(path)
+    around = owner.get_submodule(path.rpartition(".")[0])
+    weighted = [module for module in around.modules() if parameters(module)]
+    if weighted != [layer] or not isinstance(layer, Convolution) or layer.groups > 1:
+        return
+    before = weight.shape[:2] if layer.transposed else weight.shape[1::-1]
+    now = (layer.in_channels, layer.out_channels)
+    for names, old, new in zip(_WIDTHS, before, now, strict=True):
+        for name in names:
+            if getattr(around, name, None) == old:
+                setattr(around, name, new)
 
 
 def _fit(layer: nn.Module) -> None:
