@@ -471,7 +471,7 @@ def test_a_part_that_nothing_replaces_is_named_with_a_remedy(
 def test_a_torch_whose_sizes_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     without("torch.utils._sympy.interp", "sympy_interp")(monkeypatch)
     with pytest.raises(UnsupportedTorchError, match="sympy_interp"):
-        symbols._interpret({}, None)
+        symbols.interpret({}, None)
 
 
 def test_a_torch_without_settings_of_its_tracer_reads_the_same_graph(

@@ -37,7 +37,7 @@ def grows(value: Any) -> bool:
         return False
     expression = value.node.expr
     at = (dict.fromkeys(expression.free_symbols, n) for n in _TWO_LARGE_SIZES)
-    return {int(_interpret(values, expression)) for values in at} != {hint(value)}
+    return {int(interpret(values, expression)) for values in at} != {hint(value)}
 
 
 _TWO_LARGE_SIZES = (1 << 13, 1 << 14)  # which many halvings divide
@@ -63,7 +63,7 @@ def free_symbols(values: Iterable[Any]) -> frozenset[str]:
     )
 
 
-def _interpret(values: dict[Any, Any], expression: Any) -> Any:
+def interpret(values: dict[Any, Any], expression: Any) -> Any:
     """Evaluate a sympy expression on numbers or on graph proxies."""
     with needed():
         from torch.utils._sympy.interp import sympy_interp
@@ -136,7 +136,7 @@ class Probe:
         if expression not in self._known:
             values = {s: self.symbols.get(str(s)) for s in expression.free_symbols}
             self._known[expression] = (
-                hint(value) if None in values.values() else int(_interpret(values, expression))
+                hint(value) if None in values.values() else int(interpret(values, expression))
             )
         return self._known[expression]
 
@@ -159,7 +159,7 @@ def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, int]) -> boo
     for question, answer in decisions.items():
         values = {symbol: sizes.get(str(symbol)) for symbol in question.free_symbols}
         if values and None not in values.values():
-            found = _interpret(values, question)
+            found = interpret(values, question)
             # numbers and truth values of sympy compare with Python's
             if found != answer:
                 return False
@@ -195,7 +195,7 @@ class SizeWriter:
         name = key(value)
         if name not in self.known:
             proxies = {s: fx.Proxy(self.known[str(s)]) for s in expression.free_symbols}
-            node = _interpret(proxies, expression).node
+            node = interpret(proxies, expression).node
             node.meta["val"] = value
             self.known[name] = node
         return self.known[name]

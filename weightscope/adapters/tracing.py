@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from weightscope.adapters.dispatch import FakeTensor
+from weightscope.adapters.quotients import never_below, rounded
 from weightscope.restoring import Cleanup, finished
 
 try:
@@ -531,6 +532,71 @@ def unsolved_constraints() -> Iterator[None]:
         yield
     finally:
         solver.solve = original
+
+
+_SIZES: dict[int, dict[Any, torch.SymInt]] = {}
+"""Sizes of the input by symbol, of each thread that traces a forward."""
+
+
+def _rounding(up: bool, original: Any) -> Any:
+    def rounds(value: torch.SymFloat) -> Any:
+        sizes = _SIZES.get(threading.get_ident())
+        found = None if sizes is None else rounded(value, up, sizes)
+        return original(value) if found is None else found
+
+    return rounds
+
+
+def _choosing(largest: bool, original: Any) -> Any:
+    def chooses(one: torch.SymInt, other: Any) -> Any:
+        if threading.get_ident() in _SIZES and isinstance(other, int | torch.SymInt):
+            if never_below(one, other):
+                return one if largest else other
+            if never_below(other, one):
+                return other if largest else one
+        return original(one, other)
+
+    return chooses
+
+
+@contextmanager
+def _in_integers() -> Iterator[None]:
+    makers: dict[tuple[Any, str], Any] = {
+        (torch.SymFloat, "__ceil__"): partial(_rounding, True),
+        (torch.SymFloat, "__floor__"): partial(_rounding, False),
+        (torch.SymInt, "__sym_max__"): partial(_choosing, True),
+        (torch.SymInt, "__sym_min__"): partial(_choosing, False),
+    }
+    originals = {place: getattr(*place) for place in makers if hasattr(*place)}
+    for place, original in originals.items():
+        setattr(*place, makers[place](original))
+    try:
+        yield
+    finally:
+        for place, original in originals.items():
+            setattr(*place, original)
+
+
+_INTEGERS = _Shared(_in_integers)
+
+
+@contextmanager
+def whole_quotients(arguments: Any) -> Iterator[None]:
+    """Keep short, in this thread, what a forward computes by rounding quotients of sizes.
+
+    Args:
+        arguments: A traced forward's arguments.
+    """
+    mine = threading.get_ident()
+    sizes: Iterator[Any] = (
+        n for value in arguments if isinstance(value, Tensor) for n in value.shape
+    )
+    with _INTEGERS.on():
+        _SIZES[mine] = {size.node.expr: size for size in sizes if isinstance(size, torch.SymInt)}
+        try:
+            yield
+        finally:
+            del _SIZES[mine]
 
 
 class _EndedError(Exception):

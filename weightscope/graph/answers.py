@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,16 +64,67 @@ class Comparison:
     repeatable: bool = True
 
 
-def differs(structure: Structure) -> str:
+def differs(structure: Structure, inputs: ExampleInputs | None = None) -> str:
     """Which output of the graph is not what the model's own forward returns; empty if none is.
 
     Nothing is said of a forward that answers the same call differently.
+
+    Args:
+        structure: The network.
+        inputs: The call; by default that of the example.
     """
-    runs = _Runs(structure, structure.inputs)
+    runs = _Runs(structure, inputs or structure.inputs)
     expected = runs.model(runs.once)
     if _difference(expected, runs.model(runs.once)):
         return ""  # it draws from generators of its own
     return _difference(expected, runs.graph(runs.once))
+
+
+def differs_elsewhere(structure: Structure, *, copies: bool = False) -> bool:
+    """Whether the graph answers as the model does where it was read, and not at another size.
+
+    It is called at a size that nothing divides; where the model takes none, or another way, at a
+    multiple of what the deepest level stands for. Nothing is said where it takes no other size.
+
+    Args:
+        structure: The network, read with free sizes.
+        copies: Whether the forward leaves something in weights: copies of them are used then.
+    """
+    held = fixed_in(structure.graph)
+    for sizes in () if _without_numbers(structure.model) else _elsewhere(structure):
+        inputs = resized(structure.inputs, sizes)
+        runs = _Runs(structure, inputs, copies)
+        try:
+            held.in_order(inputs.args, inputs.kwargs)
+            expected = runs.model(runs.once)
+        except Exception:  # noqa: BLE001 - the forward refuses that size
+            continue
+        try:
+            different = bool(_difference(expected, runs.graph(runs.once)))
+        except Exception:  # noqa: BLE001 - what it does not run at, it does not hold at
+            different = True
+        return different and _same_where_read(structure, copies)
+    return False
+
+
+def _same_where_read(structure: Structure, copies: bool) -> bool:
+    runs = _Runs(structure, structure.inputs, copies)
+    return not _difference(runs.model(runs.once), runs.graph(runs.once))
+
+
+def _elsewhere(structure: Structure) -> Iterator[list[int]]:
+    """A small size that nothing divides, then one of the deepest level's multiples."""
+    image, *others = images_of(structure.inputs)
+    if any(other.shape[1:] != image.shape[1:] for other in others):
+        return  # images of several sizes belong together in a way that is not known
+    deepest = [int(max(reductions)) for reductions in zip(*structure.reductions, strict=True)]
+    small = [max(_SMALLEST, _AT_THE_DEEPEST * reduction) for reduction in deepest]
+    yield [n + 5 + 4 * axis for axis, n in enumerate(small)]
+    yield [*small[:-1], (small[-1] // deepest[-1] + 1) * deepest[-1]]
+
+
+def _without_numbers(model: nn.Module) -> bool:
+    return any(t.is_meta for t in [*model.parameters(), *model.buffers()])
 
 
 def compare(structure: Structure, *, copies: bool = False) -> Comparison:
@@ -87,8 +138,7 @@ def compare(structure: Structure, *, copies: bool = False) -> Comparison:
         How the answers compare. Nothing is found where the model has no numbers, or where its
         forward does not run on them.
     """
-    model = structure.model
-    if any(t.is_meta for t in [*model.parameters(), *model.buffers()]):
+    if _without_numbers(structure.model):
         return Comparison()
     for inputs in _from_small_to_given(structure):
         runs = _Runs(structure, inputs, copies)
@@ -268,6 +318,18 @@ def _halved(inputs: ExampleInputs, times: int) -> ExampleInputs:
         return image.contiguous()
 
     return _with_images(inputs, corner)
+
+
+def resized(inputs: ExampleInputs, sizes: Sequence[int]) -> ExampleInputs:
+    """The same call with every image cropped, or repeated, to some sizes."""
+
+    def cut(image: Tensor) -> Tensor:
+        for axis, size in zip(inputs.space, sizes, strict=True):
+            positions = torch.arange(size, device=image.device) % image.shape[axis]
+            image = image.index_select(axis, positions)
+        return image
+
+    return _with_images(inputs, cut)
 
 
 def _turned(inputs: ExampleInputs) -> ExampleInputs:

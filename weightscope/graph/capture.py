@@ -40,6 +40,7 @@ from weightscope.adapters.tracing import (
     unsolved_constraints,
     untold,
     watched_functions,
+    whole_quotients,
     without_numbers,
 )
 from weightscope.calls import random_state
@@ -51,7 +52,7 @@ from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.pools import FreeSizes
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
-from weightscope.graph.values import cannot_follow
+from weightscope.graph.values import reads_values
 from weightscope.graph.writes import order_writes
 from weightscope.restoring import Cleanup
 
@@ -190,7 +191,7 @@ def capture(
                 too_complex = True
                 failures.append(f"{sizes} sizes: too much arithmetic (at {tracer.where})")
                 continue
-            if (read := cannot_follow(error, model)) is not None:
+            if (read := reads_values(error, model)) is not None:
                 # what is read may be sizes in a tensor, which are numbers where sizes are
                 values = values or (read, error)
                 continue
@@ -315,7 +316,9 @@ class _Tracer:
             self.reading.active = True
             self.rest = Rest(self.model)
             if self.sizes == "symbolic":
-                hooks.enter_context(self.budget.watching(pytree.tree_leaves((args, kwargs))))
+                leaves = pytree.tree_leaves((args, kwargs))
+                hooks.enter_context(self.budget.watching(leaves))
+                hooks.enter_context(whole_quotients(leaves))
 
         return begin
 

@@ -15,11 +15,10 @@ from torch import fx, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY
 from weightscope.adapters.modes import alone
-from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
 from weightscope.calls import say
 from weightscope.errors import ForwardError, StructureError, WeightscopeError, keyword
-from weightscope.graph.answers import compare
+from weightscope.graph.answers import compare, differs_elsewhere
 from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
@@ -47,7 +46,7 @@ from weightscope.graph.stages import (
 )
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.graph.trial import Trial
-from weightscope.graph.values import observer_in, require_followed
+from weightscope.graph.values import observer_in
 from weightscope.showing import counted
 from weightscope.wrappers import unwrap
 
@@ -85,32 +84,11 @@ def read_structure(
     model = check_model(unwrapped.model)
     with _told(model):
         trial = Trial(model)
-        given = example_inputs, stages, layout, part, unwrapped.note
-        structure, wrong = _compared(_read(trial, *given), trial)
-        found = _without_gradients(structure, trial, given) if wrong else structure
-        if found is None:
-            raise StructureError(wrong)
-        return found
-
-
-def _without_gradients(trained: Structure, trial: Trial, given: Any) -> Structure | None:
-    """What is read where gradients are off, if that is what the model then does."""
-    if any(kind == "grad" for node in trained.graph.nodes for kind, *_ in region_of(node)):
-        return None  # such a part would not be seen
-    try:
-        with torch.no_grad():
-            structure, wrong = _compared(_read(trial, *given), trial)
-    except StructureError:
-        return None
-    note = (
-        "the forward returns something else where gradients are on (it asks"
-        " torch.is_grad_enabled(), or tensors whether they need gradients); read, cut and built is"
-        " what it returns without them, so that a variant returns that in training too. Let it ask"
-        " self.training in their place"
-    )
-    dead = tuple(n for n in structure.dead_parameters if n in trained.dead_parameters)
-    told = replace(structure, dead_parameters=dead, notes=(*structure.notes, note))
-    return None if wrong else told
+        asked = (example_inputs, stages, layout, part, unwrapped.note)
+        structure = _compared(_read(trial, *asked), trial)
+        if differs_elsewhere(structure, copies=_writes(trial)):
+            structure = _compared(_read(trial, *asked, at_one_size=True), trial)
+        return structure
 
 
 def _require_order(model: nn.Module, reductions: Sequence[Sequence[float]]) -> None:
@@ -167,11 +145,13 @@ def _read(
     layout: str | None,
     part: str | None,
     wrapped: str,
+    *,
+    at_one_size: bool = False,
 ) -> Structure:
     model = trial.original
     inputs, read_at, captured = _captured(trial, example_inputs, layout)
-    require_followed(captured.program, trial.name)
     captured, levels, fixed = _at_all_sizes(trial, inputs, read_at, captured)
+    fixed |= at_one_size
     if fixed or captured.sizes != "symbolic":
         declared = declared_inputs(trial, inputs, layout)
         inputs = declared or inputs
@@ -237,11 +217,11 @@ def _read(
     )
 
 
-def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
-    """The structure with notes on what earlier calls decide, and what its graph answers wrongly.
+def _compared(structure: Structure, trial: Trial) -> Structure:
+    """The structure with notes on what earlier calls decide.
 
     Raises:
-        StructureError: Calls change the weights.
+        StructureError: The graph answers otherwise than the model, or calls change the weights.
     """
     pair = two_images(trial, structure.inputs)
     called = {str(n.target) for n in structure.graph.find_nodes(op="call_module")}
@@ -253,10 +233,10 @@ def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
             " every call makes another network. Make them buffers (register_buffer); where only a"
             " first call does so, call the model once before"
         )
-    compared = compare(structure, copies=bool(written) or trial.sets_hooks)
+    compared = compare(structure, copies=_writes(trial))
     if compared.wrong:
         where = trial.answers_to_tracing(pair)
-        return structure, (
+        raise StructureError(
             f"what the forward of {trial.name} returns depends on whether it is traced, as it is"
             f" here{where and f' ({where})'}, so what is read is not what it does: on numbers"
             f" {compared.wrong}. Let it return the same in both cases: with tensors (torch.where,"
@@ -271,7 +251,12 @@ def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
         )
     else:
         note = _memory_note(left, used or compared.remembers)
-    return replace(structure, notes=(*structure.notes, *filter(None, [note]))), ""
+    return replace(structure, notes=(*structure.notes, *filter(None, [note])))
+
+
+def _writes(trial: Trial) -> bool:
+    """Whether a forward leaves something in weights."""
+    return bool(trial.written_weights) or trial.sets_hooks
 
 
 def _dead(
@@ -282,7 +267,7 @@ def _dead(
         return ()
     if modes_agree or not unreached:
         return unreached
-    called = trial.called(pair, training=True)
+    called = trial.called_in_train_mode(pair)
     return tuple(name for name in unreached if name.rpartition(".")[0] not in called)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,10 @@ def verify(
     evaluation mode) does so from the same seed.
 
     - ``read``: the graph that was read gives the outputs of the original's own forward, up to
-      rounding. A forward that answers the same call differently even then is left out.
+      rounding, on the example inputs and on ``sizes``. A forward that answers the same call
+      differently even then is left out.
     - ``surgery``: the cut graph, fed with what the original's own deep part would have returned,
-      gives the original's outputs bit by bit.
+      gives the original's outputs bit by bit, on the same inputs.
     - ``kept``: kept tensors equal the original's, re-cut ones in the slices that they keep.
     - ``listed``: every tensor of the original and of the variant is in one of the variant's lists.
     - ``costs``: what was counted when it was built is counted again on a copy, and the parameters
@@ -112,8 +113,8 @@ def verify(
         What holds and what does not; nothing is raised.
     """
     tries: dict[str, Callable[[], str]] = {
-        "read": lambda: differs(variant.structure),
-        "surgery": lambda: _surgery(variant),
+        "read": lambda: _everywhere(variant, sizes, differs),
+        "surgery": lambda: _everywhere(variant, sizes, partial(_surgery, variant)),
         "kept": lambda: _kept(variant),
         "listed": lambda: _listed(variant),
         "costs": lambda: _costs(variant),
@@ -137,6 +138,29 @@ def _try(name: str, attempt: Callable[[], str]) -> Check:
     return Check(name, passed=not detail, detail=detail)
 
 
+def _everywhere(variant: Variant, sizes: Sequence[Any], check: Callable[[Structure], str]) -> str:
+    """What a check finds on the example inputs, then on the ``sizes`` that both networks take."""
+    structure = variant.structure
+    if wrong := check(structure):
+        return wrong
+    held = fixed_in(structure.graph)
+    for args, kwargs in map(split_inputs, sizes):
+        try:
+            held.in_order(args, kwargs)
+            with torch.no_grad():
+                called(deep_copy(structure.model).eval(), args, kwargs)
+        except Exception:  # noqa: BLE001 - nothing can be held to what has no answer
+            continue
+        given = {
+            name: held.defaults[name] for name in held.names[len(args) :] if name not in kwargs
+        }
+        inputs = replace(structure.inputs, args=args, kwargs={**kwargs, **given})
+        if wrong := check(replace(structure, inputs=inputs)):
+            shapes = [tuple(t.shape) for t in pytree.tree_tensors((args, kwargs))]
+            return f"inputs {shapes}: {wrong}"
+    return ""
+
+
 # --- surgery ----------------------------------------------------------------------------------
 
 
@@ -154,8 +178,7 @@ class _Replay(nn.Module):
         return self.runs[self.ran - 1]
 
 
-def _surgery(variant: Variant) -> str:
-    structure = variant.structure
+def _surgery(variant: Variant, structure: Structure) -> str:
     if variant.plan.bottleneck == "none":
         return ""  # nothing is cut
     cut = cut_of(structure, variant.plan)
@@ -166,7 +189,7 @@ def _surgery(variant: Variant) -> str:
         return value
 
     names = [site.node for site in cut.exits]
-    recorder = GraphRun(structure, {name: functools.partial(keep, name) for name in names})
+    recorder = GraphRun(structure, {name: partial(keep, name) for name in names})
     with torch.no_grad(), undisturbed(structure.model), SameDraws():
         expected = recorder.run(*fresh(*in_order(structure)))
         graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
