@@ -119,7 +119,7 @@ MUTANTS = [
             "response", "hardly_ever"),
     probing("change", "varied = (before + after > 0) & (before + after < 2 * total)",
             "varied = before >= 0", "response", "images_without"),
-    probing("change", "moved > 1e-12 * (size + 1e-30)", "moved >= 0.0", "response", "rounding"),
+    probing("change", "moved > 1e-12 * size", "moved >= 0.0", "response", "rounding"),
     probing("response", "values = np.fmin.reduce(rows)", "values = np.fmax.reduce(rows)",
             "response", "least or kind"),
     probing("response", "np.fmin.reduce([_beyond_chance(k) for k in decided])", "0.0", "response",

@@ -134,6 +134,7 @@ def shown(certainty, follows, below=0.0):
                 0.1,
                 1.0,
                 below,
+                0.0,
             )
         ],
     )
@@ -166,7 +167,14 @@ def test_the_rarest_decision_that_tells_anything(rare, decided):
     one, zero, flips = np.array([1.0]), np.array([0.0]), np.array([5.0])
     w, c = torch.rand(2, 1, 2, 99, generator=torch.Generator().manual_seed(0))
     shares = _sums(w, c, torch.zeros(())).numpy()
-    none = np.ones((1, 1, 10)), shares, np.zeros((1, 1, 10)), np.zeros((1, 1, 2)), zero
+    none = (
+        np.ones((1, 1, 10)),
+        shares,
+        np.zeros((1, 1, 10)),
+        np.zeros((1, 1, 2)),
+        zero,
+        np.zeros((1, 2)),
+    )
     change = Change(flips, counts, counts, one, *none)
     assert np.isfinite(change.figures(np.ones((1, 1))).decisions).all() == decided
 

@@ -111,3 +111,15 @@ def test_a_network_that_is_not_known_to_be_trained_is_not_judged():
     assert reason_unjudged("trained") == ""
     for state in ("broken", "untrained", "unskilled", "unknown"):
         assert reason_unjudged(state)
+
+
+def test_no_remedy_is_named_for_what_no_cut_removes():
+    nan = math.nan
+    scores = (
+        Score("images", nan, nan, nan, "undecided", "no cut removes it"),
+        Score("weights", 0.4, 0.3, 0.5, "undecided", "spread 1.1 of the initial one"),
+    )
+    verdict = StageVerdict("head", 0.4, "undecided", "weights", "", scores)
+    reason = reason_undecided(verdict)
+    assert "no cut removes it" in reason
+    assert "images=" not in reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weightscope.adapters import pytree
 from weightscope.errors import InputError
 from weightscope.graph.running import CutRuns, MeanActivation
 from weightscope.graph.structure import Structure
-from weightscope.probing.inputs import is_image
+from weightscope.probing.inputs import image_of
 from weightscope.probing.outputs import (
+    Reading,
     certainty,
-    is_share,
+    channels_second,
     predictions,
     probabilities,
     without_class,
@@ -52,6 +52,10 @@ class Figures:
         moved: See `CutResponse`.
         spread: See `CutResponse`.
         below: Share of the positions at which a single channel says no; 0 of several channels.
+        common: Variance of the sum of several channels beside the sum of their variances: 0 of
+            logits that exclude each other, 1 of numbers that have nothing to do with each other, as
+            many as there are channels where all move alike. 0 of probabilities, of channels that
+            may be labels, and of a single one.
     """
 
     decisions: Floats
@@ -66,6 +70,7 @@ class Figures:
     moved: float
     spread: float
     below: float
+    common: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Change:
             channels, 2).
         bare: Share of the positions at which the whole network is above zero in none of several
             channels, (images,).
+        together: Of s and s^2 over positions, where s is the sum of the whole network's channels,
+            (images, 2).
     """
 
     flips: Floats
@@ -98,6 +105,7 @@ class Change:
     labels: Floats
     above: Floats
     bare: Floats
+    together: Floats
 
     @property
     def same_for_every_image(self) -> bool:
@@ -126,7 +134,16 @@ class Change:
             float(np.sqrt(numbers.moved[0].mean())),
             float(np.sqrt(numbers.spread[0].mean())),
             float(before[0, 0] / total[0, 0]) if self.sums.shape[1] == 1 else 0.0,
+            self._common(float(numbers.spread[0].sum())),
         )
+
+    def _common(self, variances: float) -> float:
+        """See `Figures`."""
+        several = self.sums.shape[1] > 1 and float(self.bare.mean()) <= BARE
+        if not several or not variances > 0.0:
+            return 0.0
+        total, square = self.together.sum(0) / self.sums[:, 0, 0].sum()
+        return float(max(square - total**2, 0.0) / variances)
 
     def _labels(self, weights: Floats) -> Floats:
         """The change if each channel decides for itself: of all, then of each."""
@@ -176,7 +193,7 @@ def _root(moved: Floats, chance: Floats, size: Floats, told: Any) -> Floats:
     """The root of a share; 0 where nothing moves but by rounding, nan where nothing can."""
     with np.errstate(divide="ignore", invalid="ignore"):
         # what does not vary cannot change: rounding is no movement
-        found = np.where(moved > 1e-12 * (size + 1e-30), np.sqrt(moved / chance), 0.0)
+        found = np.where(moved > 1e-12 * size, np.sqrt(moved / chance), 0.0)
     return np.where(told & (chance > 0), found, np.nan)
 
 
@@ -214,31 +231,42 @@ def change_by_cut(
     counted = tuple(structure.outputs) if counted is None else counted
     runs = CutRuns(structure, counted)
     means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
-    kept = []
+    kept, readings = [], dict[str, Reading]()
     for inputs in batches:
         outputs, values = runs.whole(inputs)
         kept = [(outputs, values)] if len(batches) == 1 else []
+        image = image_of(inputs, structure)
+        for place, answer in _channels_second(predictions(outputs), structure, image).items():
+            readings[place] = readings.get(place, Reading()).with_batch(answer)
         for node, mean in means.items():
             mean.add(values[node])
     rows: dict[str, dict[int, list[Change]]] = {}
     for inputs in batches:
         # the values of one batch only are held, so that memory does not grow with the images
         outputs, values = kept[0] if kept else runs.whole(inputs)
-        whole = predictions(outputs)
+        image = image_of(inputs, structure)
+        own = image if structure.inputs.channels is not None else image[:, None]
+        own = channels_second(own, structure.inputs, image)
+        whole = _channels_second(predictions(outputs), structure, image)
         if answers is not None:
             answers.append(next(iter(whole.values())))
-        image = next(x for x in pytree.tree_leaves(inputs) if is_image(x, structure.inputs.rank))
         for cut in structure.cuts:
             without = runs.without(cut, values, lambda site, value: means[site.node].replace(value))
-            left = predictions(without)
+            left = _channels_second(predictions(without), structure, image)
             for output, answer in whole.items():
                 if output in counted:
                     changes = rows.setdefault(output, {}).setdefault(cut.keep_levels, [])
-                    changes.append(compare(answer, left[output], image))
+                    changes.append(compare(answer, left[output], own, readings[output]))
     return {
         output: {keep: _concatenated(changes) for keep, changes in cuts.items()}
         for output, cuts in rows.items()
     }
+
+
+def _channels_second(
+    found: Mapping[str, Tensor], structure: Structure, image: Tensor
+) -> dict[str, Tensor]:
+    return {place: channels_second(t, structure.inputs, image) for place, t in found.items()}
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
@@ -246,16 +274,24 @@ def _concatenated(changes: Sequence[Change]) -> Change:
     return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 
-def compare(w: Tensor, c: Tensor, image: Tensor) -> Change:
-    """Compare what the whole network returned for a batch with what it returned without a level."""
+def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None) -> Change:
+    """Compare what the whole network returned for a batch with what it returned without a level.
+
+    Args:
+        w: Of the whole network, (images, channels, *sizes).
+        c: Without the level.
+        image: The input; it counts where it has the shape of the outputs.
+        reading: Of what the whole network returned for all batches; by default this is all.
+    """
     if not all(bool(torch.isfinite(t).all()) for t in (w, c)):
         raise InputError(NOT_FINITE)
     images, channels = len(w), w.shape[1]
     x = image.to(w) if image.shape == w.shape else torch.zeros_like(w)
     w, c, x = (t.double().reshape(images, channels, -1) for t in (w, c, x))
     nothing = x.new_zeros(())
-    already = is_share(w)
-    p, q = (t if already else probabilities(t) for t in (w, c))
+    reading = reading or Reading.of([w])
+    already = reading.share
+    p, q = (t if already else probabilities(t, reading) for t in (w, c))
     if channels == 1:
         p, q = (torch.cat([1 - t, t], 1) for t in (p, q))
     each = (w, c) if already else (w.sigmoid(), c.sigmoid())
@@ -264,8 +300,10 @@ def compare(w: Tensor, c: Tensor, image: Tensor) -> Change:
     flips = (before != after).double().sum(-1)
     counted = (_counted(decisions, max(channels, 2)) for decisions in (before, after))
     above = torch.stack([(t > 0).double().sum(-1) for t in (w, c)], -1)
+    total = w.sum(1)
+    together = torch.stack([total.sum(-1), total.square().sum(-1)], -1)
     moments = (_sums(w, c, x), _sums(p, q, nothing), _sums(*each, nothing))
-    found = (flips, *counted, certainty(w), *moments, above, without_class(w))
+    found = (flips, *counted, certainty(w, reading), *moments, above, without_class(w), together)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 
 
@@ -286,11 +324,12 @@ def decides(outputs: Sequence[Tensor], images: Sequence[Tensor | None]) -> bool:
     Raises:
         InputError: Outputs of an input's shape are not finite.
     """
-    sure = torch.cat([certainty(t.reshape(*t.shape[:2], -1)) for t in outputs])
+    reading = Reading.of(outputs)
+    sure = torch.cat([certainty(t.reshape(*t.shape[:2], -1), reading) for t in outputs])
     pairs = [(t, image) for t, image in zip(outputs, images, strict=True) if image is not None]
     follows = 0.0
     if pairs:
-        change = _concatenated([compare(t, t, image) for t, image in pairs])
+        change = _concatenated([compare(t, t, image, reading) for t, image in pairs])
         follows = change.figures(np.ones((1, len(change.flips)))).follows
     return decisive(float(sure.mean()), follows)
 

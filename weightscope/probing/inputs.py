@@ -120,6 +120,13 @@ def is_image(value: Any, rank: int) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == rank
 
 
+def image_of(inputs: Any, structure: Structure) -> Tensor:
+    """The image among what a network is called with."""
+    leaves: list[Any] = pytree.tree_leaves(inputs)
+    image: Tensor = next(x for x in leaves if is_image(x, structure.inputs.rank))
+    return image
+
+
 def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> float:
     """By what to scale the example's sizes: small enough to be quick, large enough for all levels.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,8 @@ from weightscope.adapters.symbols import hint
 from weightscope.calls import only_tensor, tensors_by_place
 from weightscope.errors import InputError
 from weightscope.graph.running import GraphRun
-from weightscope.graph.structure import Structure
+from weightscope.graph.structure import ExampleInputs, Structure
+from weightscope.probing.inputs import image_of
 from weightscope.thresholds import AGREES, CERTAIN, LARGEST_LOGIT
 
 
@@ -44,20 +48,93 @@ def predictions(outputs: Any) -> dict[str, Tensor]:
     }
 
 
+def channels_second(value: Tensor, inputs: ExampleInputs, image: Tensor) -> Tensor:
+    """What a network returned or was given, as (images, channels, *sizes).
+
+    The channels may be last, or there may be none (a mask, one depth for each position); tokens may
+    come before their channels. Which axes are sizes tells the image: theirs have its proportions.
+
+    Args:
+        value: For each image.
+        inputs: What the axes of the image are.
+        image: The image input of the same call.
+    """
+    sizes = [image.shape[axis] for axis in inputs.space]
+    last = inputs.layout.endswith("C")
+
+    def large(shape: Sequence[int]) -> bool:
+        if len(sizes) == 1:  # any length has the proportions of any other
+            return list(shape) == sizes
+        return all(a * sizes[0] == b * shape[0] for a, b in zip(shape, sizes, strict=True))
+
+    if value.dim() == len(sizes) + 1 and large(value.shape[1:]):
+        return value[:, None]
+    if value.dim() == len(sizes) + 2:
+        second, at_end = large(value.shape[2:]), large(value.shape[1:-1])
+        return value.movedim(-1, 1) if at_end and (last or not second) else value
+    if value.dim() == 3 and len(sizes) > 1:
+        tokens = [math.prod(sizes) % value.shape[axis] == 0 for axis in (1, 2)]
+        if value.shape[1] > value.shape[2] and tokens[0]:
+            return value.movedim(-1, 1)
+    return value
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What all outputs together can be read as, in whatever batches they came.
+
+    Attributes:
+        share: Whether they are probabilities.
+        negative: Whether any number is below zero.
+        square: Sum of the squares of all numbers.
+        numbers: How many these are.
+    """
+
+    share: bool = True
+    negative: bool = False
+    square: float = 0.0
+    numbers: int = 0
+
+    @classmethod
+    def of(cls, batches: Iterable[Tensor]) -> Reading:
+        """That of outputs (images, channels, *sizes)."""
+        found = cls()
+        for outputs in batches:
+            found = found.with_batch(outputs)
+        return found
+
+    def with_batch(self, outputs: Tensor) -> Reading:
+        """With one more batch."""
+        return Reading(
+            self.share and is_share(outputs),
+            self.negative or bool((outputs < 0).any()),
+            self.square + float(outputs.double().square().sum()),
+            self.numbers + outputs.numel(),
+        )
+
+    @property
+    def logits(self) -> bool:
+        """Whether they may be logits: numbers of both signs, and not too large."""
+        return self.negative and self.square <= LARGEST_LOGIT**2 * self.numbers
+
+
 def is_share(outputs: Tensor) -> bool:
     """Whether outputs (images, channels, positions) are probabilities already.
 
     A single channel within 0..1, or several of which each position's sum is 1.
     """
     within = bool(((outputs >= 0) & (outputs <= 1)).all())
-    return within and (outputs.shape[1] == 1 or bool(((outputs.sum(1) - 1).abs() < 1e-3).all()))
+    rounding = max(1e-3, torch.finfo(outputs.dtype).eps)
+    sums = outputs.double().sum(1)
+    return within and (outputs.shape[1] == 1 or bool(((sums - 1).abs() < rounding).all()))
 
 
-def certainty(outputs: Tensor) -> Tensor:
+def certainty(outputs: Tensor, reading: Reading | None = None) -> Tensor:
     """How sure outputs are if read as logits or probabilities: 0 at equal odds, 1 at none.
 
     Args:
         outputs: (images, channels, positions).
+        reading: Of all outputs, where these are a part; by default they are all.
 
     Returns:
         (images,): the mean probability of the decision, less what it is at equal odds, as a share
@@ -66,11 +143,10 @@ def certainty(outputs: Tensor) -> Tensor:
     """
     images, channels, _ = outputs.shape
     kinds = max(channels, 2)
-    if not is_share(outputs) and float(outputs.square().mean()) > LARGEST_LOGIT**2:
-        return outputs.new_zeros(images)
-    if is_share(outputs):
+    reading = reading or Reading.of([outputs])
+    if reading.share:
         shares = outputs if channels > 1 else torch.maximum(outputs, 1 - outputs)
-    elif not bool((outputs < 0).any()):
+    elif not reading.logits:
         return outputs.new_zeros(images)
     else:
         shares = outputs.softmax(1) if channels > 1 else outputs.abs().sigmoid()
@@ -117,6 +193,8 @@ class CoarserOutputs:
             outputs = GraphRun(self._structure, {}).predict(inputs)
         with suppress(InputError):  # nothing that could have a coarser version
             found = predictions(outputs)
+            image = image_of(inputs, self._structure)
+            found = {k: channels_second(v, self._structure.inputs, image) for k, v in found.items()}
             first, *others = found
             for place in others:
                 if _is_coarser(found[place], found[first]):
@@ -186,8 +264,8 @@ class Concordance:
         return float(2 * (ab - a * b).sum() / apart.sum())
 
 
-def probabilities(outputs: Tensor) -> Tensor:
-    """What outputs (images, channels, positions) are as probabilities."""
-    if is_share(outputs):
+def probabilities(outputs: Tensor, reading: Reading | None = None) -> Tensor:
+    """What outputs (images, channels, positions) are as probabilities; `reading` as above."""
+    if is_share(outputs) if reading is None else reading.share:
         return outputs
     return outputs.softmax(1) if outputs.shape[1] > 1 else outputs.sigmoid()

@@ -31,6 +31,7 @@ from weightscope.probing.stimuli import dead_leaves, matched_images, suited_cont
 from weightscope.thresholds import (
     BARE,
     CERTAIN,
+    COMMON,
     FOLLOWING,
     LARGEST_LOGIT,
     RESPONDS,
@@ -85,6 +86,8 @@ class CutResponse:
         lost: Those of them that are computed in what the cut removes. They respond with 1.
         by_sign: The response if a single channel is a decision, where it may be one though it
             follows the input: no level is unused then that changes it; else nan.
+        by_number: The response of the numbers, where several channels may be numbers though they
+            could be decisions, too: no level is unused then that changes them; else nan.
     """
 
     keep_levels: int
@@ -101,6 +104,7 @@ class CutResponse:
     spread: float = math.nan
     outputs: Mapping[str, float] = field(default_factory=dict)
     by_sign: float = math.nan
+    by_number: float = math.nan
     lost: tuple[str, ...] = ()
 
     @property
@@ -369,6 +373,10 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         # decisions may change where probabilities hardly move: no such level is unused
         most = np.fmax(most, np.fmin.reduce([_beyond_chance(k) for k in decided]))
     by_sign = float(values[0]) if either else math.nan
+    numbers = decided and sure and max(kind.common for kind in kinds) > COMMON
+    if numbers:  # channels that move alike may be numbers, of which the largest says little
+        least_change = np.fmin.reduce([k.change for k in kinds])
+        most = np.fmax(most, least_change)
     if either:  # read as numbers; what no number shows must not change a decision either
         values = np.fmin.reduce([k.change for k in kinds])
         most = np.fmax(most, values)
@@ -388,6 +396,7 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         moved=least.moved,
         spread=least.spread,
         by_sign=by_sign,
+        by_number=float(least_change[0]) if numbers else math.nan,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from weightscope.errors import keyword
 from weightscope.thresholds import RESPONSE_BORDER
-from weightscope.utilization.records import RANKING
+from weightscope.utilization.records import NO_CUT, RANKING
 from weightscope.utilization.scores import utilization
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def reason_undecided(verdict: StageVerdict) -> str:
     if verdict.verdict != "undecided":
         return ""
     if verdict.evidence in RANKING:
+        if any(score.why == NO_CUT for score in verdict.scores):
+            return (
+                "this ranks stages and decides nothing; no cut removes it, so nothing measures it"
+            )
         return (
             f"this ranks stages and decides nothing; {keyword('images')} or {keyword('batches')} "
             "would measure what it does"

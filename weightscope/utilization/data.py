@@ -47,7 +47,7 @@ from weightscope.utilization.ablation import (
 )
 from weightscope.utilization.judging import Metric, Metrics
 from weightscope.utilization.readings import are_classes, first_answer, logits_note
-from weightscope.utilization.records import Score, Verdict
+from weightscope.utilization.records import NO_CUT, Score, Verdict
 from weightscope.utilization.scores import (
     describe_lost,
     describe_other,
@@ -132,7 +132,7 @@ class DataEvidence:
             doubt = "" if self.ablation is None else self.ablation.doubt
             return replace(score, verdict="undecided", why=doubt) if doubt else score
         nan = float("nan")
-        why = "no cut removes it" if self.ablation is not None else "no gradient reaches it"
+        why = NO_CUT if self.ablation is not None else "no gradient reaches it"
         return Score("data", nan, nan, nan, "undecided", why)
 
     def _doubted(self, score: Score, cut: LevelAblation) -> Score:

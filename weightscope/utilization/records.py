@@ -12,6 +12,9 @@ Verdict = Literal["used", "unused", "undecided"]
 RANKING: tuple[Grade, ...] = ("history", "weights")
 """Grades that rank stages and decide nothing."""
 
+NO_CUT = "no cut removes it"
+"""Why a grade that removes levels did not measure a stage."""
+
 State = Literal["trained", "untrained", "unfinished", "unskilled", "broken", "unknown"]
 
 

@@ -26,7 +26,7 @@ from weightscope.thresholds import (
     WALK_BORDER,
 )
 from weightscope.traces import energy_dispersion
-from weightscope.utilization.records import Score, Verdict
+from weightscope.utilization.records import NO_CUT, Score, Verdict
 
 
 def utilization(measured: float, unused: float) -> float:
@@ -302,7 +302,7 @@ def score_response(response: Response, level: int) -> Score:
         return Score(grade, nan, nan, nan, "undecided", f"not measured: {response.failure}")
     removing = [cut for cut in response.cuts if cut.keep_levels <= level]
     if not removing:
-        return Score(grade, nan, nan, nan, "undecided", "no cut removes it")
+        return Score(grade, nan, nan, nan, "undecided", NO_CUT)
     cut = removing[-1]
     value, low, high = (utilization(m, RESPONSE_BORDER) for m in (cut.value, cut.low, cut.high))
     silent, responds = cut.borders
@@ -416,6 +416,11 @@ def _what_changes(cut: CutResponse) -> str:
     if not math.isfinite(cut.flips):
         return f"the numbers {moved}" if cut.value > 0.0 else "no number changes"
     flips = f"{cut.flips:.1%} of the decisions change" if cut.flips > 0.0 else "no decision changes"
+    if math.isfinite(cut.by_number):
+        return (
+            f"{flips}; the channels may be numbers, too, and what is unused must be so for both: "
+            f"the numbers {moved} (response {cut.by_number:.2g})"
+        )
     if either:
         return (
             f"the numbers {moved}; the output may be a decision by its sign, too, and what is "
