@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 
+from weightscope.adapters.scripting import is_recorded, size_of, warn_of_recording
 from weightscope.adapters.symbols import decided_alike, hint, is_symbolic, key
 from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError, keyword, shown
@@ -51,6 +52,7 @@ class Fixed:
         free: Sizes of the images that are free: the symbol, and the size that it was read at, by
             argument and axis.
         alike: Whether the forward takes the way that was read where the symbols have other sizes.
+        decides: Whether it takes other ways at some sizes.
     """
 
     names: tuple[str, ...]
@@ -61,6 +63,7 @@ class Fixed:
     signature: inspect.Signature
     free: Mapping[str, Mapping[int, tuple[str, int]]]
     alike: Callable[[tuple[tuple[str, int], ...]], bool]
+    decides: bool
 
     @functools.cached_property
     def left_out(self) -> dict[str, Any]:
@@ -84,6 +87,8 @@ class Fixed:
         self._refuse_other_ways(given)
         self._refuse_other_batches(given)
         self._refuse_other_values(given)
+        if is_recorded() and (self.decides or any(self.sizes.values()) or self.images):
+            warn_of_recording("refuses other sizes of its inputs than it was read for")
         return [given[n] if n in given else self.defaults[n] for n in self.names]
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,8 +138,8 @@ class Fixed:
             value = given.get(name)
             if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in sizes):
                 continue
-            if any(value.shape[axis] != size for axis, size in sizes.items()):
-                got = "x".join(str(value.shape[axis]) for axis in sizes)
+            if any(size_of(value, axis) != size for axis, size in sizes.items()):
+                got = "x".join(str(size_of(value, axis)) for axis in sizes)
                 read = "x".join(map(str, sizes.values()))
                 raise _read_otherwise(f"{name} is {got}", read, "size", "the size that you use")
 
@@ -145,12 +150,12 @@ class Fixed:
             value = given.get(name)
             if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in axes):
                 return
-            sizes += [(symbol, value.shape[axis]) for axis, (symbol, _) in axes.items()]
+            sizes += [(symbol, size_of(value, axis)) for axis, (symbol, _) in axes.items()]
         if any(is_symbolic(size) for _, size in sizes):
             return  # it is traced itself
         if not self.alike(tuple(sizes)):
             name, axes = next(iter(self.free.items()))
-            got = "x".join(str(given[name].shape[axis]) for axis in axes)
+            got = "x".join(str(size_of(given[name], axis)) for axis in axes)
             read = "x".join(str(size) for _, size in axes.values())
             raise InputError(
                 f"{name} is {got}, where the forward takes another way than at {read}, at which"
@@ -161,8 +166,8 @@ class Fixed:
     def _refuse_other_batches(self, given: Mapping[str, Any]) -> None:
         for name, number in self.images.items():
             value = given.get(name)
-            if isinstance(value, Tensor) and value.dim() and len(value) != number:
-                got, read = (counted(count, "image") for count in (len(value), number))
+            if isinstance(value, Tensor) and value.dim() and size_of(value, 0) != number:
+                got, read = (counted(count, "image") for count in (size_of(value, 0), number))
                 raise _read_otherwise(
                     f"{name} holds {got}", f"{read} a batch", "number", "as many images as you use"
                 )
@@ -201,6 +206,7 @@ def _is_number(value: Any) -> bool:
 def fixed_in(graph: fx.Graph) -> Fixed:
     """What a coarse graph computes with, from the notes on its placeholders."""
     nodes = graph.find_nodes(op="placeholder")
+    decisions = nodes[0].meta.get("decisions", {}) if nodes else {}
     sizes: dict[str, dict[int, int]] = {}
     for node in nodes:
         value = node.meta.get("val")
@@ -221,7 +227,8 @@ def fixed_in(graph: fx.Graph) -> Fixed:
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
         signature=nodes[0].meta["signature"] if nodes else inspect.Signature(),
         free={str(n.target): free for n in nodes if (free := _free(n))},
-        alike=_alike(nodes[0].meta.get("decisions", {}) if nodes else {}),
+        alike=_alike(decisions),
+        decides=any(question.free_symbols for question in decisions),
     )
 
 

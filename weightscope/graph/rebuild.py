@@ -15,6 +15,7 @@ from torch import fx, nn
 from weightscope.adapters import modules, pytree
 from weightscope.adapters.pytree import TreeSpec
 from weightscope.adapters.regions import left_on_failure, with_switches
+from weightscope.adapters.scripting import is_recorded, run_recorded
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.fixed import Fixed, fixed_in
 from weightscope.graph.structure import Structure
@@ -84,6 +85,8 @@ def runnable(
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = fixed.in_order(args, kwargs)
         with guard():
+            if is_recorded():
+                return pytree.tree_unflatten(run_recorded(self, switched, given), output_spec)
             return pytree.tree_unflatten(run(self, *given), output_spec)
 
     forward.__signature__ = _signature(fixed)  # type: ignore[attr-defined]

@@ -1,0 +1,124 @@
+"""What `torch.jit.trace` records of a rebuilt network follows the sizes that it is given."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from weightscope.adapters.scripting import run_recorded
+from weightscope.graph import read_structure, rebuild
+
+IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+OTHERS = ((1, 3, 32, 40), (3, 3, 21, 19))
+
+
+class Net(nn.Module):
+    """Two levels; what comes after them, a test says."""
+
+    def __init__(self, *last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.out, self.last = nn.Conv2d(4, 4, 3, padding=1), last
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.max_pool2d(top, 2)), size=top.shape[2:], mode="bilinear")
+        out = self.out(top + deep)
+        return (out, *(last(out) for last in self.last))
+
+
+def padded(x: Tensor) -> Tensor:
+    height = x.shape[2]
+    both = max((math.ceil(height / 2) - 1) * 2 + 3 - height, 0)
+    return F.pad(x, (0, 0, both // 2, both - both // 2))
+
+
+def places(x: Tensor) -> Tensor:
+    height, width = x.shape[2:]
+    rows = torch.arange(height, dtype=x.dtype)[:, None] / height
+    return x * rows + torch.linspace(-1, 1, width) + width / 3
+
+
+def tokens(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.flatten(2).transpose(1, 2).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+LAST: dict[str, Callable[[Tensor], Tensor]] = {
+    "padded": padded,
+    "places": places,
+    "tokens": tokens,
+    "cropped": lambda x: x[:, :, x.shape[2] // 2 :, : x.shape[3] - 3 : 2],
+    "square": lambda x: x[:, :, : min(x.shape[2:]), : min(x.shape[2:])],
+    "larger": lambda x: F.interpolate(x, size=(x.shape[2] + 1, int(x.shape[3] * 0.75))),
+    "spectrum": lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[2:]),
+    "zeros": lambda x: torch.cat([x, torch.zeros(x.shape[0], 1, *x.shape[2:])], 1),
+    "rolled": lambda x: torch.roll(x, (x.shape[2] // 2, x.shape[3] // 3), (2, 3)),
+    "split": lambda x: torch.cat(torch.split(x, [5, x.shape[2] - 5], 2)[::-1], 2),
+    "repeated": lambda x: x[..., :1].expand(-1, -1, -1, x.shape[3]) + x[..., :1, :1].repeat(
+        1, 1, x.shape[2], 1
+    ),
+    "folded": lambda x: F.fold(F.unfold(x, 2), x.shape[2:], 2),
+    "numbers": lambda x: x.clamp(max=x.shape[2] / 100) / x.numel(),
+}  # fmt: skip
+
+
+def recorded(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A recorded rebuilt network, and what the tracer warned of."""
+    return traced(rebuild(read_structure(model, IMAGE)))
+
+
+def traced(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A recorded network, and what the tracer warned of."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        made = torch.jit.trace(model, IMAGE, check_trace=False)
+    return made, [str(w.message) for w in found if w.category is torch.jit.TracerWarning]
+
+
+def test_what_is_recorded_follows_every_size() -> None:
+    torch.manual_seed(0)
+    model = Net(*LAST.values()).eval()
+    made, _ = recorded(model)
+    for shape in OTHERS:
+        image = torch.randn(shape)
+        with torch.no_grad():
+            found, expected = made(image), model(image)
+        for name, one, other in zip(["out", *LAST], found, expected, strict=True):
+            torch.testing.assert_close(one, other, msg=lambda text, of=name: f"{of}: {text}")
+
+
+def test_nothing_is_warned_of_where_sizes_are_kept() -> None:
+    assert recorded(Net(tokens).eval())[1] == []
+
+
+def test_a_refusal_of_sizes_that_is_not_recorded_is_warned_of() -> None:
+    def held(x: Tensor) -> Tensor:
+        return x if x.shape[2] == 16 else x * 2
+
+    (warning,) = recorded(Net(held).eval())[1]
+    assert "refuses other sizes" in warning
+    assert "torch.export" in warning
+
+
+def test_a_number_that_no_function_takes_as_a_size_is_warned_of() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    size = graph.call_method("size", (x, 2))
+    graph.output(graph.call_function(torch.ops.weightscope_test.widened.default, (x, size)))
+
+    class Runs(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return run_recorded(self, graph, [x])
+
+    assert any("sizes to weightscope_test.widened" in text for text in traced(Runs())[1])
+
+
+LIBRARY = torch.library.Library("weightscope_test", "DEF")
+LIBRARY.define("widened(Tensor x, SymInt n) -> Tensor")
+LIBRARY.impl("widened", lambda x, n: x * n, "CompositeExplicitAutograd")
