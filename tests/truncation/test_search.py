@@ -472,6 +472,35 @@ def test_a_chosen_network_that_is_no_better_than_a_constant_is_warned_of():
     assert "of no use" in repr(of_no_use)
 
 
+def test_a_chosen_network_within_an_error_of_a_constant_is_warned_of():
+    found = search(max_macs=600)
+    near = replace(found, candidates=(candidate(1, 200, 0.69, error=0.013),))
+    assert "within a standard error of the best trivial answer" in str(near)
+    assert "of no use" in repr(near)
+    apart = replace(found, candidates=(candidate(1, 200, 0.68, error=0.013),))
+    assert "trivial answer" not in str(apart)
+
+
+@pytest.mark.parametrize("less_is_better", [False, True])
+def test_a_chosen_network_that_is_worse_than_random_removal_is_warned_of(less_is_better):
+    found = search(max_macs=600)
+    sign = -1 if less_is_better else 1
+
+    def shown(random, quality=0.8):
+        one = replace(candidate(1, 200, 0.1), quality=sign * quality, random=sign * random)
+        whole = replace(found.whole, quality=sign * 0.9)
+        made = replace(found, candidates=(one,), whole=whole, trivial=sign * 0.2)
+        return str(made), repr(made), made._repr_html_()
+
+    for text in (*shown(0.7), *shown(0.8), *shown(math.nan)):
+        assert "better" not in text
+    for text in shown(0.87):
+        assert "better" in text
+    text = shown(0.87)[0]
+    assert f"has f1 {sign * 0.87:.3f}, the chosen one {sign * 0.8:.3f}" in text
+    assert "whole.thin(max_macs=200, by='random')" in text
+
+
 def test_a_budget_below_what_works_says_so():
     torch.manual_seed(0)
     asked = {"steps": 0, "progress": False, "repeats": 2, "random": False}

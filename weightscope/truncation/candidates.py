@@ -62,6 +62,11 @@ class Candidate:
     random: float
     random_refusal: str
 
+    @property
+    def lost_at_most(self) -> float:
+        """``lost``, its standard error added where that is known."""
+        return self.lost + (0.0 if math.isnan(self.error) else self.error)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -85,10 +90,9 @@ class Limits:
         """Which limits a measured candidate breaks, in words."""
         latency = candidate.latency.median if candidate.latency else float("nan")
         known = not math.isnan(candidate.error)
-        most = candidate.lost + (candidate.error if known else 0.0)
         with_error = f" ({candidate.lost:.4g} and a standard error)" if known else ""
         pairs = {
-            f"tolerance{with_error}": (most, self.tolerance),
+            f"tolerance{with_error}": (candidate.lost_at_most, self.tolerance),
             "max_macs": (candidate.macs, self.max_macs),
             "max_parameters": (candidate.parameters, self.max_parameters),
             "max_latency": (latency, self.max_latency),
@@ -190,6 +194,9 @@ class Search(OnOneScreen):
             "chosen": "none" if chosen is None else _named(chosen),
             "quality": f"{(chosen or self.whole).quality:.3f} of {self.whole.quality:.3f}",
             **({"of no use": "no better than a constant"} if self._useless(chosen) else {}),
+            **(
+                {"random": f"better, {chosen.random:.3f}"} if chosen and self._worse(chosen) else {}
+            ),
             "see": ".frame and print()",
         }
 
@@ -224,15 +231,31 @@ class Search(OnOneScreen):
         )
         reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
         unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
-        return [words, *self._useless(chosen), *self._adjusted(), *unknown]
+        rival = self._worse(chosen) if chosen else []
+        return [words, *self._useless(chosen), *rival, *self._adjusted(), *unknown]
+
+    def _worse(self, chosen: Candidate) -> list[str]:
+        """A warning where random channel removal kept more than what was chosen."""
+        scale = self.whole.quality - self.trivial
+        # what is lost is in proportion to the quality, of which more or less may be better
+        kept_more = (chosen.random - chosen.quality) * self.skill / scale if scale else math.nan
+        if not kept_more > 0:
+            return []
+        return [
+            "warning: random channel removal is better: the whole network without random channels, "
+            f"at the same MACs and recovered alike, has {self.metric} {chosen.random:.3f}, the "
+            f"chosen one {chosen.quality:.3f}. Give more {keyword('steps')}, or take that one: "
+            f"analyze(model).whole.thin(max_macs={chosen.macs}, by='random'), and recover it"
+        ]
 
     def _useless(self, chosen: Candidate | None) -> list[str]:
         """A warning where what was chosen is no better than an answer that needs no network."""
-        if chosen is None or not chosen.lost >= self.skill:
+        if chosen is None or not chosen.lost_at_most >= self.skill:
             return []
+        than = "no better than" if chosen.lost >= self.skill else "within a standard error of"
         useless = (
-            "warning: the chosen network is no better than the best trivial answer (a constant, or "
-            f"in a regression the input itself), whose {self.metric} is {self.trivial:.3f}"
+            f"warning: the chosen network is {than} the best trivial answer (a constant, or in a "
+            f"regression the input itself), whose {self.metric} is {self.trivial:.3f}"
         )
         if self.whole.lost >= self.skill:
             return [f"{useless}, and nor is the whole network, which has no skill to keep"]
