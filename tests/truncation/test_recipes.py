@@ -397,13 +397,17 @@ def test_a_factory_that_ties_other_weights_is_refused(tmp_path, tied, told):
     assert (again.first.weight is again.second.weight) is tied
 
 
-def test_numbers_of_a_wider_kind_are_refused_where_they_are_saved(tmp_path):
-    """The original's code rebuilds the network, and would take them as narrower ones."""
+@pytest.mark.parametrize(
+    ("floats", "told"),
+    [(torch.float64, "would be lost"), (torch.bfloat16, r"would be torch\.float32 again")],
+)
+def test_numbers_of_another_type_are_refused_where_they_are_saved(tmp_path, floats, told):
+    """The original's code rebuilds the network, and would take them as its own."""
     structure = read_structure(Plain(), image(1, 1, 32, 32))
     costs = count_costs(structure.model, structure.inputs)
     variant = propose(structure, assessment(), costs)[0].build()
-    variant.module.double()
-    with pytest.raises(RecipeError, match=r"variant.module.to\(torch.float32\)"):
+    variant.module.to(floats)
+    with pytest.raises(RecipeError, match=rf"{told}.*variant\.module\.to\(torch\.float32\)"):
         save(variant, tmp_path / "wide.safetensors")
     assert not list(tmp_path.iterdir())
     variant.module.to(torch.float32)

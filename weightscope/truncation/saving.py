@@ -69,7 +69,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         RecipeError: The network was called with something that JSON cannot hold, or keeps state
-            that is no tensor, or numbers of a wider kind than the original's.
+            that is no tensor, or numbers of another type than the original's.
         InputError: It is no variant, or the file cannot be written.
     """
     if not isinstance(variant, Variant):
@@ -90,11 +90,13 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     before = variant.structure.model.state_dict()
     for name in state.keys() & before.keys():
         saved, own = state[name].dtype, before[name].dtype
-        if torch.promote_types(saved, own) != own:
+        if saved != own:
+            lost = "be lost" if torch.promote_types(saved, own) != own else f"be {own} again"
             raise RecipeError(
                 f"{name!r} is {saved} and was {own} in the original, whose code rebuilds the "
-                f"network: numbers would be lost on loading; convert it before, such as "
-                f"variant.module.to({own}), or convert the original and build again"
+                f"network: numbers would {lost} on loading; convert it before, such as "
+                f"variant.module.to({own}), and the loaded one after, or convert the original and "
+                "build again"
             )
     recipe["aliases"] = aliases = _tied(state)
     tensors = {
