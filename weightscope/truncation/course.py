@@ -197,10 +197,10 @@ class Course:
     def _begin(self) -> _State:
         """The best of three starts: as built, with settled statistics, by regression."""
         before = self.agreement()
-        first, best, start = self._look(0, "start"), self._copy(), "random"
+        first, best, start = self._look(0, "start"), self._copy(), "given"
         images = [self.pool.inputs(part) for part in self.pool.start]
         starts: list[tuple[str, Callable[[], None]]] = [
-            ("random", lambda: self.student.settle(images)),
+            ("given", lambda: self.student.settle(images)),
             ("ridge", self._ridge),
         ]
         for name, prepare in starts:

@@ -34,8 +34,8 @@ class Recovery(OnOneScreen):
         before: Agreement with the original as it was cut.
         after: Agreement now.
         course: The checks, from the start.
-        start: ``ridge`` where the closed-form start was better than the random one, else
-            ``random``.
+        start: ``ridge`` where the closed-form start was better, else ``given``: from the weights
+            that the variant had, of which those of a new bottleneck are random.
         steps: Steps that were done; fewer than asked for where the gain ended.
         images: Number of images that were read, the held-back ones included.
         used: How many of them were looked at: held back, taken for the closed-form start, or drawn
