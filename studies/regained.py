@@ -39,7 +39,7 @@ from weightscope.truncation.images import (  # noqa: E402
     START_IMAGES,
 )
 
-CODE, VERSION = ("studies.regained", "studies.small"), 1
+CODE, VERSION = ("studies.regained", "studies.small"), 2
 """What decides a result beside the library; and the version, see `small.on_trained`."""
 
 SHARE = 0.048

@@ -10,32 +10,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from studies import regained, runner, small  # noqa: E402
 from studies.small import Network  # noqa: E402
+from weightscope.truncation import course  # noqa: E402
+from weightscope.truncation.steps import Orthogonal  # noqa: E402
 
 VERSION = 1
 """See `small.on_trained`."""
-
-MOMENTUM = 0.95
-
-SCALE = 0.2
-"""Of the root of a matrix's longer side: the root mean square of a step is then that of Adam's."""
-
-ROUNDS, FACTORS = 5, (3.4445, -4.7750, 2.0315)
-"""Rounds of Newton and Schulz, and the factors of the first, third and fifth power. They bring
-singular values near 1, not to it, in few rounds."""
 
 CHOSE = ("patch", "rings_large")
 """Tasks of the networks, of another seed, on which the length of these steps was chosen."""
@@ -43,50 +35,20 @@ CHOSE = ("patch", "rings_large")
 COMPARED = ["network", "task", "seed", "role", "keep", "steps"]
 
 
-class Orthogonal(torch.optim.Adam):
-    """Orthogonal steps for weights, each read as a matrix of its filters; Adam for vectors."""
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Take one step; the gradients of the matrices are used up."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.dim() < 2 or weight.grad is None:
-                    continue
-                held = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-                held.mul_(MOMENTUM).add_(weight.grad)
-                ahead = weight.grad + MOMENTUM * held
-                matrix = ahead.flatten(1)
-                length = group["lr"] * SCALE * max(matrix.shape) ** 0.5
-                weight.sub_(length * polar(matrix).view_as(weight))
-                weight.grad = None
-        super().step(closure)
-
-
-def polar(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthogonal rows or columns, roughly."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / wide.norm().clamp_min(1e-12)
-    first, third, fifth = FACTORS
-    for _ in range(ROUNDS):
-        square = x @ x.T
-        x = first * x + (third * square + fifth * square @ square) @ x
-    return x if wide is matrix else x.T
-
-
 @contextmanager
-def orthogonal() -> Iterator[None]:
-    """Recoveries begun in here take orthogonal steps."""
-    with mock.patch.object(torch.optim, "Adam", Orthogonal):
+def taking(kind: type[torch.optim.Optimizer]) -> Iterator[None]:
+    """Recoveries begun in here take these steps, however many levels are removed."""
+    both = (course, "Orthogonal", kind), (torch.optim, "Adam", kind)
+    with mock.patch.object(*both[0]), mock.patch.object(*both[1]):
         yield
 
 
 def compare(network: Network, place: runner.Place) -> dict[str, Any]:
     """Recover every cut of one network that loses enough, in both ways."""
     settings, found = regained.Settings(network, "given"), {}
-    for way, taken in (("adam", nullcontext()), ("orthogonal", orthogonal())):
+    for way, kind in (("adam", torch.optim.Adam), ("orthogonal", Orthogonal)):
         place.tell(way)
-        with taken:
+        with taking(kind):
             found[way] = regained.regain(settings, place)["rows"]
     return {
         "rows": [

@@ -5,37 +5,16 @@ import pytest
 import torch
 
 from studies import regained, runner, small, steps
-
-
-@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (40, 5), (1, 12)])
-def test_a_step_of_a_weight_has_singular_values_near_one(shape):
-    torch.manual_seed(1)
-    weight = torch.nn.Parameter(torch.zeros(shape))
-    optimizer = steps.Orthogonal([weight], lr=0.5)
-    weight.grad = torch.randn(shape)
-    optimizer.step()
-    matrix = weight.detach().flatten(1)
-    lengths = torch.linalg.svdvals(matrix) / (0.5 * steps.SCALE * max(matrix.shape) ** 0.5)
-    assert 0.6 < float(lengths.min()) <= float(lengths.max()) < 1.3
-
-
-def test_vectors_take_the_steps_of_adam():
-    gradient = torch.randn(5, generator=torch.Generator().manual_seed(1))
-    ends = []
-    for kind in (torch.optim.Adam, steps.Orthogonal):
-        bias, weight = torch.nn.Parameter(torch.ones(5)), torch.nn.Parameter(torch.ones(2, 2))
-        optimizer = kind([weight, bias], lr=0.1)
-        for _ in range(3):
-            bias.grad, weight.grad = gradient.clone(), torch.ones(2, 2)
-            optimizer.step()
-        ends.append(bias.detach())
-    assert torch.equal(*ends)
+from weightscope.truncation import course
+from weightscope.truncation.steps import Orthogonal
 
 
 def test_only_recoveries_inside_take_them():
-    with steps.orthogonal():
-        assert torch.optim.Adam is steps.Orthogonal
-    assert torch.optim.Adam is not steps.Orthogonal
+    with steps.taking(Orthogonal):
+        assert torch.optim.Adam is course.Orthogonal is Orthogonal
+    with steps.taking(torch.optim.SGD):
+        assert torch.optim.Adam is course.Orthogonal is torch.optim.SGD
+    assert course.Orthogonal is Orthogonal is not torch.optim.Adam
 
 
 def test_the_summary_keeps_cuts_of_one_level_apart():

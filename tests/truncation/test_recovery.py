@@ -302,7 +302,7 @@ def test_a_broken_off_course_is_read_by_the_reader_that_runs_nothing(proposals_i
 
 
 def test_a_rate_that_is_too_high_falls_until_there_is_a_gain(proposals_in_need, monkeypatch):
-    monkeypatch.setattr(course, "ALL_RATE", 0.03)
+    monkeypatch.setattr(course, "ALL_RATE", 0.1)
     rates, step = [], course.Course._step
 
     def note(self, number, eased):

@@ -35,6 +35,7 @@ from weightscope.truncation.images import BATCH, HELD_BACK, Pool, length, rows_o
 from weightscope.truncation.likeness import Agreement, read_likeness
 from weightscope.truncation.plan import Plan, digest, exits_of, weights_digest
 from weightscope.truncation.start import kept_channels, ridge_start
+from weightscope.truncation.steps import Orthogonal
 from weightscope.truncation.teaching import Goals, Student, Teacher, asked_for, flat, in_float
 
 NEW_SHARE = 0.1
@@ -165,7 +166,9 @@ class Course:
         self.new_steps = round(NEW_SHARE * steps) if self.student.new else 0
         self.trained = [*self.student.new, *self.student.kept]
         self.average = [p.detach().clone() for p in self.trained]
-        self.optimizer = torch.optim.Adam(_groups(self.trained))
+        # the rule by which orthogonal steps were taken says nothing of thinned networks
+        several = structure.depth - plan.keep_levels > 1 and not plan.thinned
+        self.optimizer = (Orthogonal if several else torch.optim.Adam)(_groups(self.trained))
         if self.labelled:
             self._refuse_without_gradient()
         self.fresh, self.plan = frozenset(new), plan
@@ -401,6 +404,7 @@ class Course:
         original = weights_digest(self.teacher.model)
         text = f"{self.steps} {self.seed} {self.plan.to_json()} {original} {shapes} {scale}"
         text += f" {self.student.frozen} {self._loss_of_original()}"
+        text += " orthogonal" * isinstance(self.optimizer, Orthogonal)
         labelled = [*self.labelled, *self.unseen]
         leaves = enumerate(pytree.tree_leaves(labelled))
         return digest(text, {str(i): leaf for i, leaf in leaves if isinstance(leaf, Tensor)})
