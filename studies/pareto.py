@@ -155,6 +155,7 @@ class _Case:
         return found
 
 
+@small.taking(torch.optim.Adam)  # as the networks of others are recovered
 def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
     """Make one network small in every way and measure the results."""
     torch.manual_seed(settings.seed)

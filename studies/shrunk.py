@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -30,6 +32,7 @@ STEPS, ALLOWED = 300, 0.03
 METRICS = {"binary": "f1", "classes": "accuracy", "regression": "mse"}
 
 
+@small.taking(torch.optim.Adam)  # as when its results were measured
 def choose(network: Network, place: runner.Place) -> dict[str, Any]:
     """Shrink one network and measure every depth, and which was chosen."""
     model, kind = small.load(network, place), TASKS[network.task].kind

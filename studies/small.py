@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -18,6 +20,7 @@ from studies.evidence_protocol import training
 from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.sources import ARCHIVES
 from studies.evidence_protocol.tasks import REAL, TASKS, Part, Pool
+from weightscope.truncation import course
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results" / "small"
@@ -144,6 +147,14 @@ def on_trained(
         needs=(training_job, *training_job.needs),
         version=version,
     )
+
+
+@contextmanager
+def taking(kind: type[torch.optim.Optimizer]) -> Iterator[None]:
+    """Recoveries begun in here take steps of this kind, however many levels are removed."""
+    both = (course, "Orthogonal", kind), (torch.optim, "Adam", kind)
+    with mock.patch.object(*both[0]), mock.patch.object(*both[1]):
+        yield
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

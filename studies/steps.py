@@ -9,11 +9,9 @@ network of each design and task.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pandas as pd
 import torch
@@ -23,7 +21,6 @@ sys.path.insert(0, str(ROOT))
 
 from studies import regained, runner, small  # noqa: E402
 from studies.small import Network  # noqa: E402
-from weightscope.truncation import course  # noqa: E402
 from weightscope.truncation.steps import Orthogonal  # noqa: E402
 
 VERSION = 1
@@ -35,20 +32,12 @@ CHOSE = ("patch", "rings_large")
 COMPARED = ["network", "task", "seed", "role", "keep", "steps"]
 
 
-@contextmanager
-def taking(kind: type[torch.optim.Optimizer]) -> Iterator[None]:
-    """Recoveries begun in here take these steps, however many levels are removed."""
-    both = (course, "Orthogonal", kind), (torch.optim, "Adam", kind)
-    with mock.patch.object(*both[0]), mock.patch.object(*both[1]):
-        yield
-
-
 def compare(network: Network, place: runner.Place) -> dict[str, Any]:
     """Recover every cut of one network that loses enough, in both ways."""
     settings, found = regained.Settings(network, "given"), {}
     for way, kind in (("adam", torch.optim.Adam), ("orthogonal", Orthogonal)):
         place.tell(way)
-        with taking(kind):
+        with small.taking(kind):
             found[way] = regained.regain(settings, place)["rows"]
     return {
         "rows": [

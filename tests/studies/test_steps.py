@@ -10,9 +10,9 @@ from weightscope.truncation.steps import Orthogonal
 
 
 def test_only_recoveries_inside_take_them():
-    with steps.taking(Orthogonal):
+    with small.taking(Orthogonal):
         assert torch.optim.Adam is course.Orthogonal is Orthogonal
-    with steps.taking(torch.optim.SGD):
+    with small.taking(torch.optim.SGD):
         assert torch.optim.Adam is course.Orthogonal is torch.optim.SGD
     assert course.Orthogonal is Orthogonal is not torch.optim.Adam
 
