@@ -1,11 +1,13 @@
 """Save, load, and every way in which a file and a factory may not fit."""
 
 import json
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -298,7 +300,8 @@ def test_a_file_that_does_not_know_the_original_warns_before_it_is_taught(saved)
     path = saved[1]
     without = ("weights", "operators")
     rewrite(path, set_format(lambda r: {k: v for k, v in r.items() if k not in without}))
-    loaded = load(path, Plain)
+    with warnings.catch_warnings(action="ignore"):  # nor by which operators it was written down
+        loaded = load(path, Plain)
     with pytest.warns(UserWarning, match="does not say which weights the original had") as told:
         loaded.recover(IMAGES, steps=1, progress=False)
     assert told[0].filename == __file__
@@ -338,7 +341,41 @@ def test_a_factory_whose_forward_does_something_else_is_refused(factory, operato
         return recipe | {"operators": recipe["operators"] | {"by": "torch 1.0"}}
 
     rewrite(path, set_format(elsewhere))  # another tracer may name the same by other operators
-    load(path, factory)
+    with pytest.warns(UserWarning, match="was not compared") as told:
+        load(path, factory)
+    assert told[0].filename == __file__
+
+
+class Skipped(nn.Module):
+    """Two levels that are concatenated in one of two orders, by convolutions of one shape."""
+
+    def __init__(self, deep_first):
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.out, self.deep_first = nn.Conv2d(8, 1, 3, padding=1), deep_first
+
+    def forward(self, x):
+        top = self.top(x).relu()
+        both = [top, F.interpolate(self.deep(F.max_pool2d(top, 2)).relu(), scale_factor=2.0)]
+        return self.out(torch.cat(both[::-1] if self.deep_first else both, 1))
+
+
+@pytest.mark.parametrize("deep_first", [True, False])
+def test_a_factory_that_is_wired_in_another_order_is_refused(deep_first, tmp_path):
+    structure = read_structure(Skipped(deep_first), image(1, 1, 32, 32))
+    costs = count_costs(structure.model, structure.inputs)
+    path = save(propose(structure, assessment(), costs)[0].build(), tmp_path / "x.safetensors")
+    load(path, lambda: Skipped(deep_first))
+    with pytest.raises(RecipeError, match="takes these in another order"):
+        load(path, lambda: Skipped(not deep_first))
+
+    def before_it_was_kept(recipe):
+        kept = {k: v for k, v in recipe["operators"].items() if k != "wiring"}
+        return recipe | {"operators": kept}
+
+    rewrite(path, set_format(before_it_was_kept))
+    with pytest.warns(UserWarning, match="was not compared"):
+        load(path, lambda: Skipped(deep_first))
 
 
 @pytest.mark.parametrize(

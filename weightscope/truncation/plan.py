@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.errors import InputError, RecipeError, TruncationError, keyword, shown
@@ -258,7 +258,11 @@ def describe(structure: Structure) -> dict[str, Any]:
         "part": structure.part,
         "notes": list(structure.notes),
         "stages": {stage.name: list(stage.layers) for stage in structure.stages},
-        "operators": {"by": tracer(structure.model), "counts": operators(structure)},
+        "operators": {
+            "by": tracer(structure.model),
+            "counts": operators(structure),
+            "wiring": wiring(structure),
+        },
     }
 
 
@@ -293,6 +297,36 @@ def operators(structure: Structure) -> dict[str, int]:
         and isinstance(node.meta.get("val"), Tensor | tuple | list)
     )
     return dict(sorted(counts.items()))
+
+
+def wiring(structure: Structure) -> str:
+    """A digest of which operator takes which tensors, in which order; no numbers.
+
+    Two networks of one state and the same operators may hand these on in another order.
+    """
+    program = structure.program
+    signature = program.graph_signature
+    owned = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    known: dict[fx.Node, str] = {}
+    for index, node in enumerate(program.graph.nodes):
+        sources = [known[n] for n in _taken(node)]
+        if node.op == "placeholder":
+            own = [owned.get(node.name, str(index))]
+        elif getattr(node.target, "namespace", "") == "weightscope":  # a mark, and no operator
+            known[node] = sources[0] if sources else ""
+            continue
+        else:
+            # no address, as the text of a function has: it is another in every process
+            own = [getattr(node.target, "__name__", node.op), *sources]
+        known[node] = hashlib.sha256("\n".join(own).encode("utf-8", "replace")).hexdigest()
+    return known[next(iter(program.graph.find_nodes(op="output")))]
+
+
+def _taken(node: fx.Node) -> list[fx.Node]:
+    """What a node takes, as often and in the order that it does."""
+    taken: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), taken.append)
+    return taken
 
 
 def digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
@@ -42,6 +43,7 @@ from weightscope.truncation.plan import (
     operators,
     tracer,
     weights_digest,
+    wiring,
 )
 from weightscope.truncation.variant import Variant
 from weightscope.wrappers import unwrap
@@ -149,8 +151,9 @@ def load(
     Raises:
         RecipeError: The file is missing, damaged, altered or of a newer format, or the factory
             makes another network: the names, shapes or types of its state differ, or the operators
-            of its forward (compared where weightscope, torch and the kind of device are those that
-            it was saved with; numbers such as a slope or a dropout are not compared).
+            of its forward or the order of what they take (compared where weightscope, torch and the
+            kind of device are those that it was saved with, else a warning says that they were not;
+            numbers such as a slope or a dropout are not compared).
         InputError: ``model_factory`` is no function, or ``path`` no path.
     """
     if isinstance(model_factory, nn.Module) or not callable(model_factory):
@@ -200,6 +203,7 @@ def load(
             raise RecipeError(f"the recipe reaches {plan.reach:,} pixels in images of {largest}")
         variant = build(structure, plan, bottleneck)
         _refuse_other_ties(variant.module, recipe["aliases"])
+        compared = _refuse_other_wiring(structure, recipe.get("operators"))
         state = tensors | {new: tensors[old] for new, old in recipe["aliases"].items()}
         _check_number_types(variant.module, state)
         variant.module.load_state_dict(state, strict=True)
@@ -211,6 +215,14 @@ def load(
             f"{keyword('model_factory')} makes: {reason}. Give the factory of the original, or "
             "save the variant again with this version of weightscope."
         ) from reason
+    if not compared:
+        warnings.warn(
+            f"{path!r} was saved by an earlier weightscope, or with another torch or kind of "
+            f"device: whether the forward of the {type(model).__name__} that "
+            f"{keyword('model_factory')} makes is that of the original was not compared in full. "
+            "Compare an output with one of the saved variant's, and save it again",
+            stacklevel=4,  # two frames are of the decorators
+        )
     return replace(variant, origin=recipe.get("weights", ""))
 
 
@@ -228,6 +240,22 @@ def _refuse_other_ties(module: nn.Module, before: Mapping[str, str]) -> None:
                 f"{name} and {other!a} were {first} and are {then} now; {remedy} them in the "
                 "factory"
             )
+
+
+def _refuse_other_wiring(structure: Structure, before: Mapping[str, Any] | None) -> bool:
+    """Refuse a network that hands its tensors on in another order; whether that can be known.
+
+    Raises:
+        RecipeError: It does.
+    """
+    if before is None or before["by"] != tracer(structure.model) or "wiring" not in before:
+        return False
+    if before["wiring"] != wiring(structure):
+        raise RecipeError(
+            "its forward does the operations of the original's with other tensors, or takes these "
+            "in another order, as of a concatenation"
+        )
+    return True
 
 
 def _check_number_types(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -359,6 +387,7 @@ def _are_operators(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("by"), str)
+        and isinstance(value.get("wiring", ""), str)
         and _is_mapping_to(value.get("counts"), lambda count: type(count) is int)
         and all(name.replace(".", "").isidentifier() for name in value["counts"])
     )
