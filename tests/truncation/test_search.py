@@ -498,7 +498,7 @@ def test_a_chosen_network_that_is_worse_than_random_removal_is_warned_of(less_is
         assert "better" in text
     text = shown(0.87)[0]
     assert f"has f1 {sign * 0.87:.3f}, the chosen one {sign * 0.8:.3f}" in text
-    assert "whole.thin(max_macs=200, by='random')" in text
+    assert "thin Analysis.whole by 'random' to 200 MACs" in text
 
 
 def test_a_budget_below_what_works_says_so():

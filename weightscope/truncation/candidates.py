@@ -244,8 +244,8 @@ class Search(OnOneScreen):
         return [
             "warning: random channel removal is better: the whole network without random channels, "
             f"at the same MACs and recovered alike, has {self.metric} {chosen.random:.3f}, the "
-            f"chosen one {chosen.quality:.3f}. Give more {keyword('steps')}, or take that one: "
-            f"analyze(model).whole.thin(max_macs={chosen.macs}, by='random'), and recover it"
+            f"chosen one {chosen.quality:.3f}. Give more {keyword('steps')}, or take that one in "
+            f"Python: thin Analysis.whole by 'random' to {chosen.macs} MACs, and recover it"
         ]
 
     def _useless(self, chosen: Candidate | None) -> list[str]:
