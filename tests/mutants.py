@@ -112,7 +112,7 @@ MUTANTS = [
     probing("change", "np.sqrt(moved / chance)", "moved / chance", "response", "by_hand"),
     probing("change", "np.where(var_x > 0, cov_w / var_x, 0.0)", "0.0 * cov_w", "response",
             "restores"),
-    probing("change", "(t if already else probabilities(t, reading) for t", "(t for t", "response",
+    probing("change", "(probabilities(t, reading) for t", "(t for t", "response",
             "by_hand"),
     probing("change", "(w.sigmoid(), c.sigmoid())", "(w, c)", "response", "must_agree"),
     probing("change", "shares.each(varied & (often >= RAREST_DECISION))", "shares.each(varied)",

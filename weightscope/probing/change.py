@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,7 +19,7 @@ from weightscope.probing.outputs import (
     Reading,
     certainty,
     channels_second,
-    predictions,
+    image_predictions,
     probabilities,
     without_class,
 )
@@ -236,7 +236,7 @@ def change_by_cut(
         outputs, values = runs.whole(inputs)
         kept = [(outputs, values)] if len(batches) == 1 else []
         image = image_of(inputs, structure)
-        for place, answer in _channels_second(predictions(outputs), structure, image).items():
+        for place, answer in image_predictions(outputs, structure, image).items():
             readings[place] = readings.get(place, Reading()).with_batch(answer)
         for node, mean in means.items():
             mean.add(values[node])
@@ -247,12 +247,12 @@ def change_by_cut(
         image = image_of(inputs, structure)
         own = image if structure.inputs.channels is not None else image[:, None]
         own = channels_second(own, structure.inputs, image)
-        whole = _channels_second(predictions(outputs), structure, image)
+        whole = image_predictions(outputs, structure, image)
         if answers is not None:
             answers.append(next(iter(whole.values())))
         for cut in structure.cuts:
             without = runs.without(cut, values, lambda site, value: means[site.node].replace(value))
-            left = _channels_second(predictions(without), structure, image)
+            left = image_predictions(without, structure, image)
             for output, answer in whole.items():
                 if output in counted:
                     changes = rows.setdefault(output, {}).setdefault(cut.keep_levels, [])
@@ -261,12 +261,6 @@ def change_by_cut(
         output: {keep: _concatenated(changes) for keep, changes in cuts.items()}
         for output, cuts in rows.items()
     }
-
-
-def _channels_second(
-    found: Mapping[str, Tensor], structure: Structure, image: Tensor
-) -> dict[str, Tensor]:
-    return {place: channels_second(t, structure.inputs, image) for place, t in found.items()}
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:
@@ -291,7 +285,7 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
     nothing = x.new_zeros(())
     reading = reading or Reading.of([w])
     already = reading.share
-    p, q = (t if already else probabilities(t, reading) for t in (w, c))
+    p, q = (probabilities(t, reading) for t in (w, c))
     if channels == 1:
         p, q = (torch.cat([1 - t, t], 1) for t in (p, q))
     each = (w, c) if already else (w.sigmoid(), c.sigmoid())
@@ -310,8 +304,9 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
 def _sums(w: Tensor, c: Tensor, x: Tensor) -> Tensor:
     """See `Change.sums`."""
     x = x.expand_as(w)
-    columns = (torch.ones_like(w), w, c, x, w * w, c * c, x * x, w * c, w * x, c * x)
-    return torch.stack([column.sum(-1) for column in columns], -1)
+    pairs = ((w, w), (c, c), (x, x), (w, c), (w, x), (c, x))
+    sums = [t.sum(-1) for t in (torch.ones_like(w), w, c, x)]
+    return torch.stack(sums + [(a * b).sum(-1) for a, b in pairs], -1)  # one product at a time
 
 
 def decides(outputs: Sequence[Tensor], images: Sequence[Tensor | None]) -> bool:

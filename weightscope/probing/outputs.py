@@ -73,10 +73,16 @@ def channels_second(value: Tensor, inputs: ExampleInputs, image: Tensor) -> Tens
         second, at_end = large(value.shape[2:]), large(value.shape[1:-1])
         return value.movedim(-1, 1) if at_end and (last or not second) else value
     if value.dim() == 3 and len(sizes) > 1:
-        tokens = [math.prod(sizes) % value.shape[axis] == 0 for axis in (1, 2)]
-        if value.shape[1] > value.shape[2] and tokens[0]:
+        positions, channels = value.shape[1:]
+        if positions > channels and math.prod(sizes) % positions == 0:
             return value.movedim(-1, 1)
     return value
+
+
+def image_predictions(outputs: Any, structure: Structure, image: Tensor) -> dict[str, Tensor]:
+    """`predictions`, each as (images, channels, *sizes)."""
+    found = predictions(outputs)
+    return {place: channels_second(t, structure.inputs, image) for place, t in found.items()}
 
 
 @dataclass(frozen=True)
@@ -192,9 +198,7 @@ class CoarserOutputs:
         with torch.no_grad():
             outputs = GraphRun(self._structure, {}).predict(inputs)
         with suppress(InputError):  # nothing that could have a coarser version
-            found = predictions(outputs)
-            image = image_of(inputs, self._structure)
-            found = {k: channels_second(v, self._structure.inputs, image) for k, v in found.items()}
+            found = image_predictions(outputs, self._structure, image_of(inputs, self._structure))
             first, *others = found
             for place in others:
                 if _is_coarser(found[place], found[first]):
