@@ -213,7 +213,7 @@ _YUCCA = {
     **{f"upsample{i}": f"decoder {4 - i}" for i in range(1, 5)},
     **{f"decoder_conv{i}": f"decoder {4 - i}" for i in range(1, 5)},
     "out_conv": "head",
-    **{f"ds_out_conv{i}": "head | dead" for i in range(4)},
+    **{f"ds_out_conv{i}": "head | dead | none" for i in range(4)},
 }
 _WORDS = {
     **resnet("feat_extractor"),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightscope.errors import StructureError
-from weightscope.graph import read_structure
+from weightscope.graph import read_structure, rebuild
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -172,13 +172,43 @@ def of_gradients(net: Net, x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "around",
-    [of_a_class, of_another_class, of_a_size, of_functions, of_gradients],
+    [of_a_class, of_another_class, of_a_size, of_functions],
 )
 def test_a_forward_that_does_something_else_while_it_is_traced_is_refused(
     around: Callable[..., Tensor],
 ) -> None:
     with pytest.raises(StructureError, match="what is read is not what it does"):
         read_structure(Net(around).eval(), IMAGE)
+
+
+def more_for_gradients(net: Net, x: Tensor, y: Tensor) -> Any:
+    return [y, net.beside(x)] if torch.is_grad_enabled() else y
+
+
+@pytest.mark.parametrize("around", [of_gradients, more_for_gradients])
+def test_a_forward_that_asks_for_gradients_is_read_without(around: Callable[..., Any]) -> None:
+    net = Net(around, beside=nn.Conv2d(3, 1, 1)).eval()
+    structure = read_structure(net, IMAGE)
+    (note,) = structure.notes
+    assert note.startswith("the forward returns something else where gradients are on")
+    assert ("beside.weight" in structure.dead_parameters) is (around is of_gradients)
+    with torch.no_grad():
+        expected = net(IMAGE)
+    found = rebuild(structure)(IMAGE)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+def test_a_part_without_gradients_and_a_question_for_them_are_refused() -> None:
+    class Frozen(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.first(x)
+            return super().forward(x)
+
+    net = Frozen(of_gradients, first=nn.Conv2d(3, 3, 1)).eval()
+    with pytest.raises(StructureError, match="what is read is not what it does"):
+        read_structure(net, IMAGE)
 
 
 def of_scripts(net: Net, x: Tensor, y: Tensor) -> Tensor:

@@ -388,3 +388,26 @@ def test_channels_may_lie_in_the_batch_to_be_filtered(channels_last: bool) -> No
         "out": "head",
     }
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class Unused(Small):
+    """Goes down once more, and nothing uses what it finds there."""
+
+    def __init__(self, below: nn.Module, for_shape: bool) -> None:
+        super().__init__()
+        self.below, self.for_shape = below, for_shape
+
+    def context(self, x: Tensor) -> Tensor:
+        below = self.below(F.avg_pool2d(x, 2))
+        return x.reshape(len(below), 16, *x.shape[2:]) if self.for_shape else x
+
+
+@pytest.mark.parametrize("below", [nn.Identity(), nn.Conv2d(16, 4, 3, padding=1)])
+@pytest.mark.parametrize("for_shape", [False, True])
+def test_what_no_output_depends_on_makes_no_level(below: nn.Module, for_shape: bool) -> None:
+    structure = read_structure(Unused(below, for_shape).eval())
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert places(structure)["deep"] == "bottleneck"
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    dead = tuple(f"below.{name}" for name, _ in below.named_parameters())
+    assert structure.dead_parameters == dead

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -473,3 +475,134 @@ def test_resolutions_in_no_order_are_refused() -> None:
     pair = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     with pytest.raises(StructureError, match="in no order"):
         read_structure(Flow(), pair)
+
+
+class Modulated(nn.Module):
+    """Two levels; a vector scales, which the signature lets out and the forward needs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.scale = nn.Linear(5 if name == "vector" else 1, 8)
+        self.out = nn.Conv2d(12, 2, 1)
+
+    def run(self, x: Tensor, scale: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        scale = scale.float().reshape(len(x), -1)
+        deep = self.deep(F.max_pool2d(top, 2)) * self.scale(scale)[..., None, None]
+        return self.out(torch.cat([top, F.interpolate(deep, scale_factor=2.0)], 1))
+
+
+class WithVector(Modulated):
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, vector: Tensor | None = None
+    ) -> Tensor:
+        return self.run(x if mask is None else x * mask, vector)
+
+
+class WithTime(Modulated):
+    def forward(self, x: Tensor, timestep: Tensor | None = None, cond: Any = None) -> Tensor:
+        assert timestep is not None
+        return self.run(x if cond is None else x + cond, timestep)
+
+
+class TimeAndLabel(Modulated):
+    def forward(self, t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
+        assert label is not None
+        return self.run(x, t + label)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(WithVector, "vector"), (WithTime, "time"), (TimeAndLabel, "time")]
+)
+def test_what_the_signature_lets_out_is_given_where_it_is_needed(
+    kind: type[Modulated], name: str
+) -> None:
+    structure = read_structure(kind(name).eval())
+    assert legal(structure) == [1]
+    assert places(structure)["deep"] == "bottleneck"
+
+
+class SliceBySlice(nn.Module):
+    """Volumes; the two topmost levels see one slice at a time, and the deepest is half as deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.upper = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
+        self.lower, self.deep = nn.Conv3d(6, 8, 3, padding=1), nn.Conv3d(8, 8, 3, padding=1)
+        self.out = nn.Conv3d(26, 2, 1)
+
+    def slices(self, layer: nn.Module, x: Tensor) -> Tensor:
+        batch, channels, depth, *sizes = x.shape
+        made = layer(x.transpose(1, 2).reshape(batch * depth, channels, *sizes))
+        return made.reshape(batch, depth, *made.shape[1:]).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool = nn.MaxPool2d(2)
+        top = self.slices(self.top, x)
+        upper = self.slices(self.upper, self.slices(pool, top))
+        lower = self.lower(self.slices(pool, upper))
+        deep = self.deep(F.max_pool3d(lower, 2))
+        sizes = top.shape[2:]
+        return self.out(
+            torch.cat([top, *(F.interpolate(y, sizes) for y in (upper, lower, deep))], 1)
+        )
+
+
+@pytest.mark.parametrize("given", [None, torch.rand(2, 1, 8, 32, 32)], ids=["guessed", "given"])
+def test_volumes_that_are_taken_slice_by_slice(given: Tensor | None) -> None:
+    structure = read_structure(SliceBySlice().eval(), given)
+    assert structure.inputs.layout == ""
+    assert structure.reductions == ((1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 8, 8))
+    assert 3 in legal(structure)
+    layers = places(structure)
+    assert (layers["upper"], layers["lower"], layers["deep"]) == (
+        "encoder 1",
+        "encoder 2",
+        "bottleneck",
+    )
+
+
+class SpaceAndTime(nn.Module):
+    """A kernel over the image and, where there are frames, one over these."""
+
+    def __init__(self, given: int, made: int) -> None:
+        super().__init__()
+        self.space = nn.Conv2d(given, made, 3, padding=1)
+        self.time = nn.Conv1d(made, made, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return self.space(x)
+        batch, channels, frames, *sizes = x.shape
+        x = self.space(x.transpose(1, 2).reshape(batch * frames, channels, *sizes))
+        x = x.reshape(batch, frames, -1, *sizes).permute(0, 3, 4, 2, 1)
+        x = self.time(x.reshape(-1, *x.shape[3:]))
+        return x.reshape(batch, *sizes, -1, frames).permute(0, 3, 4, 1, 2)
+
+
+class ImagesOrClips(nn.Module):
+    """Two levels, of images and of clips alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = SpaceAndTime(3, 4), SpaceAndTime(4, 8)
+        self.out = SpaceAndTime(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = [1, 2, 2][5 - x.dim() :]
+        pool = F.max_pool2d if x.dim() == 4 else F.max_pool3d
+        top = self.top(x).relu()
+        deep = F.interpolate(self.deep(pool(top, step)), top.shape[2:])
+        return self.out(torch.cat([top, deep], 1))
+
+
+def test_a_forward_that_does_more_with_clips_is_read_on_clips() -> None:
+    structure = read_structure(ImagesOrClips().eval())
+    assert structure.inputs.layout == "NCTHW"
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert structure.dead_parameters == ()
+    assert places(structure)["deep.time"] == "bottleneck"
+    image = read_structure(ImagesOrClips().eval(), torch.rand(1, 3, 32, 32))
+    assert "deep.time.weight" in image.dead_parameters

@@ -164,9 +164,38 @@ def last_channels(net: Net, x: Tensor) -> Tensor:
     return plain(net, x.permute(0, 3, 1, 2))
 
 
+def draws_its_own(net: Net, x: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return plain(net, x + torch.randn(x.shape, generator=generator))
+
+
+def draws(net: Net, x: Tensor) -> Tensor:
+    return plain(net, x + torch.randn(x.shape))
+
+
+def maps(net: Net, x: Tensor) -> Tensor:
+    return torch.vmap(lambda image: image - image.mean())(plain(net, x))
+
+
+def broadcasts(net: Net, x: Tensor) -> Tensor:
+    y = plain(net, x)
+    return y - y.mean((1, 2, 3), keepdim=True)
+
+
+def nests(net: Net, x: Tensor) -> Tensor:
+    return plain(net, torch.nested.as_nested_tensor(list(x)).to_padded_tensor(0.0))
+
+
+def pads(net: Net, x: Tensor) -> Tensor:
+    return plain(net, torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True))
+
+
 @pytest.mark.parametrize(
     ("wrong", "words", "right", "example"),
     [
+        (draws_its_own, "without generator=", draws, IMAGE),
+        (maps, "whole batch", broadcasts, IMAGE),
+        (nests, r"test_remedies\.py, line \d+.*pad_sequence", pads, IMAGE),
         (branches, "is_compiling", branches_when_run, IMAGE),
         (flat, "one level.*goes down and comes back up", plain, IMAGE),
         (classify, "only goes down.*Pass the whole encoder-decoder", plain, IMAGE),

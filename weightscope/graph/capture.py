@@ -52,7 +52,7 @@ from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.pools import FreeSizes
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
-from weightscope.graph.values import reads_values
+from weightscope.graph.values import cannot_follow
 from weightscope.graph.writes import order_writes
 from weightscope.restoring import Cleanup
 
@@ -191,7 +191,7 @@ def capture(
                 too_complex = True
                 failures.append(f"{sizes} sizes: too much arithmetic (at {tracer.where})")
                 continue
-            if (read := reads_values(error, model)) is not None:
+            if (read := cannot_follow(error, model)) is not None:
                 # what is read may be sizes in a tensor, which are numbers where sizes are
                 values = values or (read, error)
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -102,6 +102,7 @@ _CONDITION_NAMES = (
     "temb",
 )
 _WIDTH_NAMES = ("cross_attention_dim", "context_dim", "cond_dim", "emb_dim", "embed_dim")
+_MOST_OPTIONAL = 4  # arguments that may be left out which are tried alone
 _LIKELIEST = 8  # sizes that are tried before other channels are
 _MAX_SHAPES = 90
 
@@ -123,11 +124,7 @@ class Arguments:
 
 def arguments_of(model: nn.Module) -> Arguments:
     """Tell the image from what conditions it, which may come first."""
-    parameters = [
-        p
-        for p in inspect.signature(model.forward).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
+    parameters = _parameters(model)
     required = [p.name for p in parameters if p.default is p.empty]
     names = [p.name for p in parameters]
     if "pixel_values" in names:
@@ -142,6 +139,23 @@ def arguments_of(model: nn.Module) -> Arguments:
     if required and required[0] in by_name:
         return Arguments(required[0], tuple(required[1:]))
     return Arguments(None, tuple(required[1:]))
+
+
+def with_optional(model: nn.Module, arguments: Arguments) -> Iterator[Arguments]:
+    """The same with some that the signature lets out and the forward may need all the same."""
+    names = [p.name for p in _parameters(model)[1:] if p.default is None]
+    conditions = tuple(name for name in names if name in _CONDITION_NAMES)
+    ways = [conditions, *((name,) for name in names[:_MOST_OPTIONAL])]
+    for more in dict.fromkeys(way for way in ways if way):
+        yield replace(arguments, others=(*arguments.others, *more))
+
+
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    return [
+        p
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
 
 
 def calls_with(
@@ -163,7 +177,8 @@ def calls_with(
     for chosen in itertools.chain(even, itertools.product(*choices) if len(others) > 1 else ()):
         named = {**base, **dict(zip(others, chosen, strict=True))}
         if arguments.positional:
-            yield tuple(named[name] for name in arguments.positional), {}
+            by_position = tuple(named.pop(name) for name in arguments.positional)
+            yield by_position, named
         else:
             yield args, named
 
@@ -185,12 +200,14 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]
         if dimensions == picture.dim() - 2 and count != channels
     ]
     of_time = [steps, steps.to(picture.dtype), steps[:, None].to(picture.dtype)]
+    first = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
+    vectors = [] if first is None else [picture.new_zeros(batch, first.in_features)]
     if name in _STEP_NAMES:
         yield from (*of_time, picture)
     elif name in _CONDITION_NAMES:
-        yield from (*sequences, *(s[:, 0] for s in sequences), *of_time, picture, *others)
+        yield from (*sequences, *(s[:, 0] for s in sequences), *of_time, picture, *vectors, *others)
     else:
-        yield from (picture, *of_time, *others[:3], *sequences)
+        yield from (picture, *of_time, *others[:3], *sequences, *vectors)
 
 
 def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
@@ -233,7 +250,9 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     pairs = [(d, count) for d, channels in found[:1] for count in (2 * channels, channels + 1)]
     # images that the forward takes for clips of one frame
     clips = [(2, count) for d, count in found[:1] if d == 3]
-    kinds = [*found[:1], *declared, *small[:2], *guesses, *pairs, *clips, *found[1:3]]
+    # volumes that are taken slice by slice at first
+    volumes = [(3, count) for d, count in found[:1] if d == 2 and any(d == 3 for d, _ in found)]
+    kinds = [*found[:1], *declared, *small[:2], *volumes, *guesses, *pairs, *clips, *found[1:3]]
     return list(dict.fromkeys(kinds))
 
 

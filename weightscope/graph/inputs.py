@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightscope.adapters import pytree
+from weightscope.adapters import modules, pytree
 from weightscope.calls import (
     checked_arguments,
     plain,
@@ -26,6 +26,7 @@ from weightscope.graph.guesses import (
     declared_sizes,
     likely_shapes,
     noise,
+    with_optional,
 )
 from weightscope.graph.layouts import (
     arranged,
@@ -38,11 +39,13 @@ from weightscope.graph.layouts import (
 )
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
-from weightscope.graph.values import reads_values
+from weightscope.graph.values import cannot_follow
 
 _OTHER_LAYOUTS = ("NHWC", "NHW", "NL", "NDHWC", "NLC")
 _TRIALS_OF_A_LAYOUT = 4
+_TRIALS_OF_OPTIONAL = 8  # sizes at which an argument is given that may be left out
 _MAX_CALLS_A_SHAPE = 12
+_FRAMES = 8  # of a clip
 _TRIALS_FOR_MORE = 6  # failures after which no second size is looked for
 _TRIALS_BESIDE = 40  # failures among the sizes between: eight sizes of five numbers of channels
 _TRIALS_TO_TRAIN = 12  # sizes after which none is looked for that runs in train mode too
@@ -76,7 +79,7 @@ def find_inputs(
         check_rank(letters or "", [v.dim() for v in pytree.tree_tensors((args, kwargs))])
         error = trial.error(args, kwargs)
         if error is not None:
-            if (read := reads_values(error, trial.original)) is not None:
+            if (read := cannot_follow(error, trial.original)) is not None:
                 raise read from error
             given = shapes((args, kwargs))
             raise ForwardError(
@@ -97,8 +100,8 @@ def find_inputs(
 def _unbatched(trial: Trial, dimensions: int) -> str:
     """A hint where an example has one axis less than a batch for the model's convolutions."""
     kinds = enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), 1)
-    modules = list(trial.original.modules())
-    wanted = [d for d, kind in kinds if any(isinstance(module, kind) for module in modules)]
+    own = list(trial.original.modules())
+    wanted = [d for d, kind in kinds if any(isinstance(module, kind) for module in own)]
     if wanted and dimensions == wanted[0] - 1:
         return ", with the images of a batch first: a single one as image[None]"
     return ""
@@ -210,6 +213,8 @@ def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
     search = _search(trial)
     try:
         first = next(search)
+        if (clip := _clip_instead(trial, first)) is not None:
+            yield clip
     except ForwardError:
         for layout in _OTHER_LAYOUTS:
             found = next(_search(trial, layout, _TRIALS_OF_A_LAYOUT), None)
@@ -219,6 +224,24 @@ def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
         raise
     yield first
     yield from search
+
+
+def _clip_instead(trial: Trial, image: ExampleInputs) -> ExampleInputs | None:
+    """A clip, where a forward takes images too and calls more of its layers with clips."""
+    called = trial.called(image)
+    own = {path for path, module in trial.original.named_modules() if modules.parameters(module)}
+    if image.dimensions != 2 or own <= called:
+        return None
+
+    def frames(value: Any) -> Any:
+        is_image = isinstance(value, Tensor) and value.dim() == 4
+        return value[:, :, None].expand(-1, -1, _FRAMES, -1, -1) if is_image else value
+
+    args, kwargs = pytree.tree_map(frames, (image.args, dict(image.kwargs)))
+    if trial.error(args, kwargs) is not None:
+        return None
+    clip = _laid_out(trial, replace(image, args=args, kwargs=kwargs, dimensions=3), None)
+    return clip if own & called < own & trial.called(clip) else None
 
 
 def _search(trial: Trial, layout: str = "", limit: int | None = None) -> Iterator[ExampleInputs]:
@@ -238,8 +261,8 @@ def _search(trial: Trial, layout: str = "", limit: int | None = None) -> Iterato
     set_aside: list[ExampleInputs] = []
     failures = found = 0
     wanted = dimensions_of(layout)
-    candidates = [s for s in likely_shapes(model) if not layout or len(s) - 1 == wanted]
-    for shape in candidates[:limit]:
+    candidates = [s for s in likely_shapes(model) if not layout or len(s) - 1 == wanted][:limit]
+    for shape in candidates:
         tried.append(shape)
         inputs = _first_call(trial, arguments, shape, errors, layout)
         if inputs is None:
@@ -255,7 +278,27 @@ def _search(trial: Trial, layout: str = "", limit: int | None = None) -> Iterato
                 break
     yield from set_aside
     if not found and not set_aside and limit is None:
-        raise _nothing_found(trial, arguments, tried, errors)
+        calls = _with_optional(trial, arguments, candidates, layout)
+        first = next(calls, None)
+        if first is None:
+            raise _nothing_found(trial, arguments, tried, errors)
+        yield first
+        yield from calls
+
+
+def _with_optional(
+    trial: Trial, arguments: Arguments, candidates: Sequence[tuple[int, ...]], layout: str
+) -> Iterator[ExampleInputs]:
+    """Calls with arguments that the signature lets out, where the forward needs them."""
+    found = False
+    for more in with_optional(trial.original, arguments):
+        for shape in candidates[:_TRIALS_OF_OPTIONAL]:
+            inputs = _first_call(trial, more, shape, [], layout)
+            if inputs is not None:
+                found = True
+                yield inputs
+        if found:
+            return
 
 
 def _the_same(trial: Trial, inputs: Sequence[ExampleInputs]) -> bool:
@@ -311,7 +354,7 @@ def _nothing_found(
 ) -> WeightscopeError:
     """Say in one line each what was tried, what it met, and what to pass."""
     for error in errors:
-        if (read := reads_values(error, trial.original)) is not None:
+        if (read := cannot_follow(error, trial.original)) is not None:
             return read
     kinds: dict[tuple[int, int], list[tuple[int, ...]]] = {}
     for channels, *sizes in tried:

@@ -16,6 +16,7 @@ from weightscope.graph.structure import SPATIAL, ExampleInputs
 
 _LETTERS = {1: "L", 2: "HW", 3: "DHW"}
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+_OF_VOLUMES = (torch.conv3d, F.max_pool3d, F.avg_pool3d)
 # a convolution's input and the image differ by padding and cropping at most
 _SAME_SIZE = (0.8, 1.5)
 
@@ -65,10 +66,13 @@ class FirstLayer(TorchFunctionMode):
         given: Shape of its input, and number of its spatial dimensions, 0 of a linear layer; None
             before it ran.
         ids: Shape of what the first table of vectors is asked for; None where it was not.
+        halves_depth: Whether volumes get half as deep or less: what a first layer sees as slices
+            is then a dimension as the others, and no row of frames.
     """
 
     given: tuple[tuple[int, ...], int] | None = None
     ids: tuple[int, ...] | None = None
+    halves_depth = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -83,7 +87,10 @@ class FirstLayer(TorchFunctionMode):
             shape = tuple(int(size) for size in args[0].shape)
             # a table is what conditions the image, and is no image
             self.given = (shape, 0) if len(shape) > 2 else None
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        if func in _OF_VOLUMES and args and isinstance(made, Tensor) and made.dim() == 5:
+            self.halves_depth |= 1 < made.shape[2] <= args[0].shape[2] / 2
+        return made
 
 
 def layout_of_ids(image: Tensor, ids: tuple[int, ...] | None) -> str:

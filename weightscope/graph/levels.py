@@ -188,6 +188,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         image, channels = resized, 1
     reader = _Positions(image, channels, small, large)
     factor, pooled = _factors(capture, [*images, image], reader)
+    counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
+    factor = {node: value for node, value in factor.items() if node in counts}
     clusters = _cluster(factor.values())
     level = {node: clusters[value] for node, value in factor.items()}
     level = _without_sequences(level, factor, reader)
@@ -205,6 +207,15 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
 
     parts = {name: counted(inside, {}) for name, inside in _parts(capture, level).items()}
     return counted(_without_excursions(capture, level), parts)
+
+
+def live_nodes(capture: Capture) -> frozenset[fx.Node]:
+    """The operations that an output depends on."""
+    live: set[fx.Node] = set()
+    for node in reversed(capture.nodes):
+        if node.op == "output" or any(user in live for user in node.users):
+            live.add(node)
+    return frozenset(live)
 
 
 def _parts(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[fx.Node, int]]:
@@ -548,12 +559,18 @@ class _Positions:
 
         Along a dimension of one size: the input's over that which strides make of it.
         """
+        if facts(operator_of(node)).layout != "channels_first":
+            return None
+        return self.growth_of_map(node)
+
+    def growth_of_map(self, node: fx.Node, factor: float | None = None) -> tuple[float, ...] | None:
+        """The same of any result; ``factor`` is P_input / P where the layout is not known."""
         value = first_tensor(node)
         if value is None or value.dim() != self.dimensions + 2:
             return None
-        if facts(operator_of(node)).layout != "channels_first":
-            return None
         sizes, before = (p.shape(value)[2:] for p in (self.large, self.small))
+        if factor is not None and not self._has_all(node, factor, [math.prod(sizes)]):
+            return None
         if 0 in sizes:
             return None
         shares = self.borders.shares(node)
@@ -742,6 +759,9 @@ def _reductions(
             and reader.factor(node, pooled=False) == factor[node]
         ):
             read[where] = tuple(_tidy(value) for value in reduction)
+    for node, where in level.items():  # slices of volumes: their kernels know of the sides alone
+        if where not in read and (growth := reader.growth_of_map(node, factor[node])) is not None:
+            read[where] = tuple(_tidy(value) for value in growth)
     return tuple(
         (1.0,) * dimensions
         if where == 0 and total[0] == 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from torch import fx, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY
 from weightscope.adapters.modes import alone
+from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
 from weightscope.calls import say
 from weightscope.errors import ForwardError, StructureError, WeightscopeError, keyword
@@ -46,7 +48,7 @@ from weightscope.graph.stages import (
 )
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.graph.trial import Trial
-from weightscope.graph.values import observer_in
+from weightscope.graph.values import observer_in, require_followed
 from weightscope.showing import counted
 from weightscope.wrappers import unwrap
 
@@ -84,11 +86,42 @@ def read_structure(
     model = check_model(unwrapped.model)
     with _told(model):
         trial = Trial(model)
-        asked = (example_inputs, stages, layout, part, unwrapped.note)
-        structure = _compared(_read(trial, *asked), trial)
+        read = partial(_read, trial, example_inputs, stages, layout, part, unwrapped.note)
+        structure = _answering(read, trial)
         if differs_elsewhere(structure, copies=_writes(trial)):
-            structure = _compared(_read(trial, *asked, at_one_size=True), trial)
+            structure = _answering(partial(read, at_one_size=True), trial)
         return structure
+
+
+def _answering(read: Callable[[], Structure], trial: Trial) -> Structure:
+    """What is read, if the model answers the same; without gradients where it does only then."""
+    structure, wrong = _compared(read(), trial)
+    found = _without_gradients(structure, read, trial) if wrong else structure
+    if found is None:
+        raise StructureError(wrong)
+    return found
+
+
+def _without_gradients(
+    trained: Structure, read: Callable[[], Structure], trial: Trial
+) -> Structure | None:
+    """What is read where gradients are off, if that is what the model then does."""
+    if any(kind == "grad" for node in trained.graph.nodes for kind, *_ in region_of(node)):
+        return None  # such a part would not be seen
+    try:
+        with torch.no_grad():
+            structure, wrong = _compared(read(), trial)
+    except StructureError:
+        return None
+    note = (
+        "the forward returns something else where gradients are on (it asks"
+        " torch.is_grad_enabled(), or tensors whether they need gradients); read, cut and built is"
+        " what it returns without them, so that a variant returns that in training too. Let it ask"
+        " self.training in their place"
+    )
+    dead = tuple(n for n in structure.dead_parameters if n in trained.dead_parameters)
+    told = replace(structure, dead_parameters=dead, notes=(*structure.notes, note))
+    return None if wrong else told
 
 
 def _require_order(model: nn.Module, reductions: Sequence[Sequence[float]]) -> None:
@@ -150,6 +183,7 @@ def _read(
 ) -> Structure:
     model = trial.original
     inputs, read_at, captured = _captured(trial, example_inputs, layout)
+    require_followed(captured.program, trial.name)
     captured, levels, fixed = _at_all_sizes(trial, inputs, read_at, captured)
     fixed |= at_one_size
     if fixed or captured.sizes != "symbolic":
@@ -217,11 +251,11 @@ def _read(
     )
 
 
-def _compared(structure: Structure, trial: Trial) -> Structure:
-    """The structure with notes on what earlier calls decide.
+def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
+    """The structure with notes on what earlier calls decide, and what its graph answers wrongly.
 
     Raises:
-        StructureError: The graph answers otherwise than the model, or calls change the weights.
+        StructureError: Calls change the weights.
     """
     pair = two_images(trial, structure.inputs)
     called = {str(n.target) for n in structure.graph.find_nodes(op="call_module")}
@@ -236,7 +270,7 @@ def _compared(structure: Structure, trial: Trial) -> Structure:
     compared = compare(structure, copies=_writes(trial))
     if compared.wrong:
         where = trial.answers_to_tracing(pair)
-        raise StructureError(
+        return structure, (
             f"what the forward of {trial.name} returns depends on whether it is traced, as it is"
             f" here{where and f' ({where})'}, so what is read is not what it does: on numbers"
             f" {compared.wrong}. Let it return the same in both cases: with tensors (torch.where,"
@@ -251,7 +285,7 @@ def _compared(structure: Structure, trial: Trial) -> Structure:
         )
     else:
         note = _memory_note(left, used or compared.remembers)
-    return replace(structure, notes=(*structure.notes, *filter(None, [note])))
+    return replace(structure, notes=(*structure.notes, *filter(None, [note]))), ""
 
 
 def _writes(trial: Trial) -> bool:
@@ -267,7 +301,7 @@ def _dead(
         return ()
     if modes_agree or not unreached:
         return unreached
-    called = trial.called_in_train_mode(pair)
+    called = trial.called(pair, training=True)
     return tuple(name for name in unreached if name.rpartition(".")[0] not in called)
 
 

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from weightscope.adapters.modules import layer_of
 from weightscope.errors import InputError, StructureError, UnknownLayerError, keyword
 from weightscope.graph.capture import Capture
-from weightscope.graph.levels import Levels, raises, works_on_pieces
+from weightscope.graph.levels import Levels, live_nodes, raises, works_on_pieces
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.structure import Place, Role, Stage
@@ -60,7 +60,7 @@ def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
     something deeper that has none either. skip: neither. head: the last kernels before the outputs
     and what follows them, unless these kernels upsample or lie in the encoder.
     """
-    live = _live(capture)
+    live = live_nodes(capture)
     parameters = parameter_nodes(capture.program, model)
     places = _by_ancestry(capture, levels.level)
     for node in _head(capture, places, parameters, live):
@@ -174,14 +174,6 @@ def _other_dimensions(capture: Capture, dimensions: int) -> int | None:
 
 def _written(reductions: Iterable[tuple[float, ...]]) -> str:
     return ", ".join("x".join(f"{r:g}" for r in step) for step in reductions)
-
-
-def _live(capture: Capture) -> frozenset[fx.Node]:
-    live: set[fx.Node] = set()
-    for node in reversed(capture.nodes):
-        if node.op == "output" or any(user in live for user in node.users):
-            live.add(node)
-    return frozenset(live)
 
 
 def _kernels(

@@ -82,8 +82,13 @@ class Trial:
         return shapes, structure
 
     def first_layer(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
-        """Shape of what the first convolution is given, and its number of spatial dimensions."""
-        return self._looked_at(inputs).given
+        """Shape of what the first convolution is given, and its number of spatial dimensions.
+
+        None where that tells nothing: it is given the slices of volumes.
+        """
+        seen = self._looked_at(inputs)
+        of_slices = seen.halves_depth and seen.given is not None and seen.given[1] == 2
+        return None if of_slices else seen.given
 
     def ids(self, inputs: ExampleInputs) -> tuple[int, ...] | None:
         """Shape of the ids that vectors are first looked up for; None where none are."""
@@ -146,14 +151,14 @@ class Trial:
             counts.append(counter.counts)
         return counts[0] == counts[1]
 
-    def called_in_train_mode(self, inputs: ExampleInputs) -> frozenset[str]:
-        """Names of the modules that a forward in train mode calls."""
+    def called(self, inputs: ExampleInputs, *, training: bool = False) -> frozenset[str]:
+        """Names of the modules that a forward calls."""
         called: set[str] = set()
         with Cleanup() as hooks:
             for name, module in self.model.named_modules():
                 note = functools.partial(_note, called, name)
                 hooks.callback(module.register_forward_pre_hook(note).remove)
-            self._run(inputs.args, inputs.kwargs, training=True)
+            self._run(inputs.args, inputs.kwargs, training=training)
         return frozenset(called)
 
     def left_behind(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from weightscope.adapters.dispatch import READS_VALUES
 from weightscope.errors import StructureError, keyword, shown
 
 _NOT_THE_USERS = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent))
+_NESTED = Path(torch.__file__).parent / "nested"
 # what torch says where Python or numpy asks a tensor without numbers for them
 _SAYINGS = (
     ".numpy() is not supported",
@@ -24,7 +26,44 @@ _SAYINGS = (
 )
 
 
-def reads_values(error: BaseException, model: nn.Module) -> StructureError | None:
+def cannot_follow(error: BaseException, model: nn.Module) -> StructureError | None:
+    """What to say where a forward does what no trace follows; None where it failed otherwise.
+
+    Args:
+        error: What the forward raised on tensors without numbers.
+        model: Whose forward it is.
+    """
+    if any(_is_nested(cause) for cause in _causes(error)):
+        return StructureError(
+            f"the forward of {type(model).__name__} makes nested tensors{_where(error)}, which have"
+            " no sizes that can be followed. Let it pad to one size"
+            " (torch.nn.utils.rnn.pad_sequence) and hand over a mask, or pass the part of the"
+            " network without them"
+        )
+    return _reads_values(error, model)
+
+
+def require_followed(program: ExportedProgram, name: str) -> None:
+    """Refuse what was traced where it cannot be taken apart.
+
+    Raises:
+        StructureError: It holds generators, or maps over an axis that it hides.
+    """
+    kinds = [getattr(s.arg, "class_fqn", "") for s in program.graph_signature.input_specs]
+    if any(kind.endswith("Generator") for kind in kinds):
+        raise StructureError(
+            f"the forward of {name} draws from a torch.Generator of its own, whose state a graph"
+            " does not hold. Let it draw without generator=, and call torch.manual_seed before it"
+        )
+    if any("_vmap_increment_nesting" in str(node.target) for node in program.graph.nodes):
+        raise StructureError(
+            f"the forward of {name} uses torch.vmap, which hides the axis that it maps over. Write"
+            " what it maps for a whole batch (with that axis in broadcasting, torch.einsum or a"
+            " grouped convolution), or stack the results of a loop"
+        )
+
+
+def _reads_values(error: BaseException, model: nn.Module) -> StructureError | None:
     """What to say where a forward failed because it reads values; None where it did not.
 
     Args:
@@ -77,6 +116,12 @@ def _largest_part(model: nn.Module) -> str:
 
 def _reads(error: BaseException) -> bool:
     return isinstance(error, READS_VALUES) or any(said in shown(error, str) for said in _SAYINGS)
+
+
+def _is_nested(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = any(Path(frame.filename).is_relative_to(_NESTED) for frame in frames)
+    return inside or "nested_tensor" in shown(error, str)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
