@@ -50,11 +50,11 @@ from studies.small import Network  # noqa: E402
 from weightscope import analyze  # noqa: E402
 from weightscope.cost import count_costs, measure_latency, measure_peak_memory  # noqa: E402
 from weightscope.errors import TruncationError  # noqa: E402
-from weightscope.truncation import Proposal, Recovery, whole  # noqa: E402
+from weightscope.truncation import Proposal, Recovery, Variant, whole  # noqa: E402
 from weightscope.truncation.couplings import read_couplings  # noqa: E402
 from weightscope.truncation.recovery import recover  # noqa: E402
 
-CODE, VERSION = ("studies.pareto", "studies.small"), 1
+CODE, VERSION = ("studies.pareto", "studies.small"), 2
 """What decides a result beside the library; and the version, see `small.on_trained`."""
 
 STEPS, BATCH = 300, 2
@@ -97,7 +97,7 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class _Case:
+class Case:
     """A trained network with its images and one of its cuts."""
 
     settings: Settings
@@ -108,11 +108,21 @@ class _Case:
 
     @property
     def structure(self) -> Any:
+        """Of the trained network."""
         return self.proposals[self.keep].structure
 
     @property
     def budget(self) -> int:
+        """MACs that a smaller network may have: those of the cut."""
         return self.proposals[self.keep].macs
+
+    @property
+    def deeper(self) -> int:
+        """The least levels that a deeper cut keeps."""
+        deeper = [keep for keep in self.proposals if keep > self.keep]
+        if not deeper:
+            raise ValueError("the cut keeps as much as any cut")
+        return min(deeper)
 
     @cached_property
     def candidates(self) -> Mapping[int, tuple[nn.Module, Recovery] | TruncationError]:
@@ -127,14 +137,23 @@ class _Case:
         return found
 
     def _within_budget(self, keep: int) -> tuple[nn.Module, Recovery]:
+        variant, steps = self.begun(keep)
+        return variant.module, self.course(variant, steps)
+
+    def begun(self, keep: int) -> tuple[Variant, int]:
+        """A depth within the budget, thinned where it must be; and the steps that are left to it.
+
+        Raises:
+            TruncationError: It cannot be made.
+        """
         steps, is_whole = self.settings.steps, keep == self.structure.depth
         variant = whole(self.structure) if is_whole else self.proposals[keep].build()
-        if variant.costs.macs > self.budget:
-            first = 0 if is_whole else steps // 2
-            if first:
-                self.course(variant, first)
-            variant, steps = variant.thin(max_macs=self.budget), steps - first
-        return variant.module, self.course(variant, steps)
+        if variant.costs.macs <= self.budget:
+            return variant, steps
+        first = 0 if is_whole else steps // 2
+        if first:
+            self.course(variant, first)
+        return variant.thin(max_macs=self.budget), steps - first
 
     def candidate(self, keep: int) -> nn.Module:
         """One of the candidates.
@@ -155,17 +174,22 @@ class _Case:
         return found
 
 
-@small.taking(torch.optim.Adam)  # as the networks of others are recovered
-def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
-    """Make one network small in every way and measure the results."""
+def prepare(settings: Settings, place: runner.Place) -> Case:
+    """Find the cut of one trained network whose MACs are the budget."""
     torch.manual_seed(settings.seed)
     network, model = settings.network, small.load(settings.network, place)
-    train, test = (network.pool(part, small.images(place)) for part in ("train", "test"))
+    train = network.pool("train", small.images(place))
     analysis = analyze(model, example_inputs=train.images[:4], response=False)
     legal = {p.keep_levels: p for p in analysis.proposals if p.refusal is None}
     keep = min(legal, key=lambda k: abs(legal[k].macs / analysis.costs.macs - settings.share))
-    case = _Case(settings, model, train, legal, keep)
-    modules: dict[str, nn.Module] = {"whole": model}
+    return Case(settings, model, train, legal, keep)
+
+
+def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
+    """Make one network small in every way and measure the results."""
+    case, network = prepare(settings, place), settings.network
+    test = network.pool("test", small.images(place))
+    modules: dict[str, nn.Module] = {"whole": case.model}
     failures: dict[str, str] = {}
     for name, make in WAYS.items():
         try:
@@ -179,8 +203,8 @@ def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
         "network": network.design,
         "task": network.task,
         "seed": network.seed,
-        "levels": analysis.structure.depth,
-        "keep": keep,
+        "levels": case.structure.depth,
+        "keep": case.keep,
         "rows": rows,
         "agreements": {
             str(k): c[1].after.explained for k, c in case.candidates.items() if isinstance(c, tuple)
@@ -193,30 +217,32 @@ def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
 # --- the ways ---------------------------------------------------------------------------------
 
 
-def _cut(case: _Case) -> nn.Module:
+def _cut(case: Case) -> nn.Module:
     return case.candidate(case.keep)
 
 
-def _cut_and_thinned(case: _Case) -> nn.Module:
-    deeper = [keep for keep in case.proposals if keep > case.keep]
-    if not deeper:
-        raise ValueError("the cut keeps as much as any cut")
-    return case.candidate(min(deeper))
+def _cut_and_thinned(case: Case) -> nn.Module:
+    return case.candidate(case.deeper)
 
 
-def _chosen(case: _Case) -> nn.Module:
+def _chosen(case: Case) -> nn.Module:
     made = [c for c in case.candidates.values() if isinstance(c, tuple)]
     return max(made, key=lambda c: c[1].after.explained)[0]
 
 
-def _random(case: _Case) -> nn.Module:
-    variant = whole(case.structure).thin(max_macs=case.budget, by="random", seed=case.settings.seed)
+def at_random(case: Case) -> Variant:
+    """Thinned by channels drawn at random."""
+    return whole(case.structure).thin(max_macs=case.budget, by="random", seed=case.settings.seed)
+
+
+def _random(case: Case) -> nn.Module:
+    variant = at_random(case)
     case.course(variant, case.settings.steps)
     return variant.module
 
 
-def _pruned(case: _Case, importance: Any, graded: bool) -> nn.Module:
-    """Torch-Pruning's pruner at the lowest ratio that is within the budget, then recovery."""
+def pruned(case: Case, importance: Any, graded: bool) -> nn.Module:
+    """Torch-Pruning's pruner at the lowest ratio that is within the budget."""
     import torch_pruning
 
     inputs = case.structure.inputs
@@ -255,15 +281,20 @@ def _pruned(case: _Case, importance: Any, graded: bool) -> nn.Module:
         low, high = (low, middle) if within else (middle, high)
     module = prune(high).requires_grad_(True)
     module.zero_grad()
+    return module
+
+
+def taught(case: Case, module: nn.Module) -> nn.Module:
+    """A pruned network, recovered in place."""
     recover(
         case.structure, whole(case.structure).plan, module, (), (), case.train.images,
-        steps=case.settings.steps, batches=None, loss=None, progress=False,
-        seed=case.settings.seed, resume=None,
+        steps=case.settings.steps, batches=None, loss=None, keys=None,
+        progress=False, seed=case.settings.seed, resume=None,
     )  # fmt: skip
     return module
 
 
-def _add_gradients(case: _Case, model: nn.Module) -> None:
+def _add_gradients(case: Case, model: nn.Module) -> None:
     loss = training.make_loss(TASKS[case.settings.network.task], case.train)
     model.requires_grad_(True)
     for first in range(0, 80, 8):
@@ -271,19 +302,21 @@ def _add_gradients(case: _Case, model: nn.Module) -> None:
         loss(model(case.train.images[rows]), case.train.targets[rows]).backward()
 
 
-def _magnitude(case: _Case) -> nn.Module:
+def by_magnitude(case: Case) -> nn.Module:
+    """Pruned by the norm of coupled channels."""
     import torch_pruning
 
-    return _pruned(case, torch_pruning.importance.GroupMagnitudeImportance(p=2), graded=False)
+    return pruned(case, torch_pruning.importance.GroupMagnitudeImportance(p=2), graded=False)
 
 
-def _taylor(case: _Case) -> nn.Module:
+def by_taylor(case: Case) -> nn.Module:
+    """Pruned by the first order of Taylor's series, with gradients of labelled images."""
     import torch_pruning
 
-    return _pruned(case, torch_pruning.importance.GroupTaylorImportance(), graded=True)
+    return pruned(case, torch_pruning.importance.GroupTaylorImportance(), graded=True)
 
 
-def _scratch(case: _Case) -> nn.Module:
+def _scratch(case: Case) -> nn.Module:
     module = case.proposals[case.keep].build().module.requires_grad_(True)
     for part in module.modules():
         reset = getattr(part, "reset_parameters", None)
@@ -306,12 +339,12 @@ def _scratch(case: _Case) -> nn.Module:
     return module
 
 
-WAYS: dict[str, Callable[[_Case], nn.Module]] = {
+WAYS: dict[str, Callable[[Case], nn.Module]] = {
     "cut": _cut,
     "cut and thinned": _cut_and_thinned,
     "chosen": _chosen,
-    "magnitude": _magnitude,
-    "Taylor": _taylor,
+    "magnitude": lambda case: taught(case, by_magnitude(case)),
+    "Taylor": lambda case: taught(case, by_taylor(case)),
     "random": _random,
     "scratch": _scratch,
 }
@@ -323,7 +356,7 @@ OURS = ("cut", "chosen")
 # --- what they are worth ----------------------------------------------------------------------
 
 
-def _measure(case: _Case, modules: Mapping[str, nn.Module], test: Pool) -> list[dict[str, Any]]:
+def _measure(case: Case, modules: Mapping[str, nn.Module], test: Pool) -> list[dict[str, Any]]:
     inputs = case.structure.inputs
     times = measure_latency(list(modules.values()), inputs, repeats=31)
     skills = {

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -23,7 +21,7 @@ from studies.regained import NETWORKS, SEEDS, skill  # noqa: E402
 from studies.small import Network  # noqa: E402
 from weightscope import shrink  # noqa: E402
 
-CODE, VERSION = ("studies.shrunk", "studies.small"), 2
+CODE, VERSION = ("studies.shrunk", "studies.small"), 3
 """What decides a result beside the library; and the version, see `small.on_trained`."""
 
 STEPS, ALLOWED = 300, 0.03
@@ -32,7 +30,6 @@ STEPS, ALLOWED = 300, 0.03
 METRICS = {"binary": "f1", "classes": "accuracy", "regression": "mse"}
 
 
-@small.taking(torch.optim.Adam)  # as when its results were measured
 def choose(network: Network, place: runner.Place) -> dict[str, Any]:
     """Shrink one network and measure every depth, and which was chosen."""
     model, kind = small.load(network, place), TASKS[network.task].kind
