@@ -28,7 +28,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,13 @@ class Settings:
         network: Which.
         steps: Of each recovery.
         share: As ``SHARE``.
+        ways: Some of ``WAYS``.
     """
 
     network: Network
     steps: int = STEPS
     share: float = SHARE
+    ways: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -105,6 +107,7 @@ class Case:
     train: Pool
     proposals: Mapping[int, Proposal]
     keep: int
+    made: dict[int, tuple[nn.Module, Recovery] | TruncationError] = field(default_factory=dict)
 
     @property
     def structure(self) -> Any:
@@ -127,14 +130,16 @@ class Case:
     @cached_property
     def candidates(self) -> Mapping[int, tuple[nn.Module, Recovery] | TruncationError]:
         """By levels kept: each depth and the whole network within the budget; or why not."""
-        found: dict[int, tuple[nn.Module, Recovery] | TruncationError] = {}
-        for keep in (*self.proposals, self.structure.depth):
+        return {keep: self._found(keep) for keep in (*self.proposals, self.structure.depth)}
+
+    def _found(self, keep: int) -> tuple[nn.Module, Recovery] | TruncationError:
+        if keep not in self.made:
             torch.manual_seed(self.settings.seed)
             try:
-                found[keep] = self._within_budget(keep)
+                self.made[keep] = self._within_budget(keep)
             except TruncationError as reason:
-                found[keep] = reason
-        return found
+                self.made[keep] = reason
+        return self.made[keep]
 
     def _within_budget(self, keep: int) -> tuple[nn.Module, Recovery]:
         variant, steps = self.begun(keep)
@@ -161,7 +166,7 @@ class Case:
         Raises:
             TruncationError: It could not be made.
         """
-        found = self.candidates[keep]
+        found = self._found(keep)
         if isinstance(found, TruncationError):
             raise found
         return found[0]
@@ -192,6 +197,8 @@ def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
     modules: dict[str, nn.Module] = {"whole": case.model}
     failures: dict[str, str] = {}
     for name, make in WAYS.items():
+        if settings.ways and name not in settings.ways:
+            continue
         try:
             torch.manual_seed(settings.seed)
             modules[name] = make(case).eval()
@@ -207,7 +214,7 @@ def compare(settings: Settings, place: runner.Place) -> dict[str, Any]:
         "keep": case.keep,
         "rows": rows,
         "agreements": {
-            str(k): c[1].after.explained for k, c in case.candidates.items() if isinstance(c, tuple)
+            str(k): c[1].after.explained for k, c in case.made.items() if isinstance(c, tuple)
         },
         "failures": failures,
         "threads": torch.get_num_threads(),
@@ -402,10 +409,13 @@ def _skills(task: str, module: nn.Module, test: Pool) -> tuple[float, NDArray[np
 # --- the study --------------------------------------------------------------------------------
 
 
-def study(networks: Sequence[Network], steps: int, share: float) -> list[runner.Job]:
+def study(
+    networks: Sequence[Network], steps: int, share: float, ways: Sequence[str] = ()
+) -> list[runner.Job]:
     """Two jobs for each network: its training and the comparison."""
     return [
-        small.on_trained("pareto", n, compare, Settings(n, steps, share), VERSION) for n in networks
+        small.on_trained("pareto", n, compare, Settings(n, steps, share, tuple(ways)), VERSION)
+        for n in networks
     ]
 
 
@@ -455,6 +465,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tables", type=Path, default=ROOT / "docs/studies/pareto")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--share", type=float, default=SHARE, help="of the MACs, of the budget")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=(), help="by default all")
     parser.add_argument("--only", nargs="+", metavar="DESIGN-TASK-SEED", help="these networks")
     options = parser.parse_args(arguments)
     networks = [n for n in NETWORKS if not options.only or n.name in options.only]
@@ -467,7 +478,7 @@ def main(arguments: list[str] | None = None) -> None:
         counts = pd.concat([against(frame, ours) for ours in OURS])
         counts.to_csv(options.tables / f"peers{end}.csv", index=False)
 
-    small.carry_out(study(networks, options.steps, options.share), options, write)
+    small.carry_out(study(networks, options.steps, options.share, options.ways), options, write)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from weightscope.receptive_field import receptive_fields
 from weightscope.statistics import measure_model
 from weightscope.truncation import Variant, propose, whole
 from weightscope.utilization import assess, gather_data
+from weightscope.utilization.judging import check_metric
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def analyze(
             f"{keyword('batches')} needs {keyword('loss')} (for gradients), {keyword('metric')} "
             "(for ablation), or both"
         )
+    check_metric(metric)
     given, model = model, unwrap(model).model
     if initial is None and history is not None:
         initial = _start_of(history, model)

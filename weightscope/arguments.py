@@ -160,7 +160,7 @@ _RULES = {
         lambda v: isinstance(v, Mapping) and _are_names(v),
         "a dictionary of stages and names of layers",
     ),
-    "steps": whole(),
+    "steps": whole(0),
     "store": Rule(PATH.fits, PATH.takes),
     "thin": Rule(_is_number, "the share of the MACs that stays, or None"),
     "threads": Rule(whole().fits, "a whole number from 1"),

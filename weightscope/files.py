@@ -98,11 +98,13 @@ def tensors_target(path: str | os.PathLike[str]) -> Path:
     """`writable_target` of a safetensors file, where its name is asked for before the work.
 
     Raises:
-        InputError: As there, or the name ends as that of a file of another kind.
+        InputError: As there, or the name ends as that of a file of another kind, which nobody who
+            goes by it could read.
     """
     target, text = writable_target(path), path_text(path, "of a file to write")
     ending = Path(text).suffix
-    if ending.lower() not in ("", ".safetensors"):
+    is_version = ending[1:2].isdigit()  # small-0.5
+    if ending.lower() not in ("", ".safetensors") and not is_version:
         raise InputError(
             f"cannot write {text!r}: the file would hold safetensors and its name says {ending}; "
             f"give {str(Path(text).with_suffix('.safetensors'))!r}"

@@ -202,7 +202,10 @@ def test_a_recipe_that_does_not_fit_is_refused(change, text, saved):
 def test_unwritable_places(saved, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         save(saved[0], tmp_path / "no" / "variant.safetensors")
+    with pytest.raises(InputError, match=r"says \.pt; give '.*b\.safetensors'"):
+        save(saved[0], tmp_path / "b.pt")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["variant.safetensors"]
+    assert save(saved[0], tmp_path / "small-0.5").exists()
 
 
 def test_arguments_that_a_recipe_cannot_hold(saved, tmp_path):
@@ -448,4 +451,9 @@ def test_numbers_of_another_type_are_refused_where_they_are_saved(tmp_path, floa
         save(variant, tmp_path / "wide.safetensors")
     assert not list(tmp_path.iterdir())
     variant.module.to(torch.float32)
+    new = variant.module.get_submodule(variant.reinitialized[0].split(".")[0])
+    new.to(floats)  # the new layers alone, of which the original's state says nothing
+    with pytest.raises(RecipeError, match=f"'{variant.reinitialized[0]}' is {floats}.*{told}"):
+        save(variant, tmp_path / "wide.safetensors")
+    new.to(torch.float32)
     load(save(variant, tmp_path / "now.safetensors"), Plain)

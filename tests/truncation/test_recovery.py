@@ -556,7 +556,7 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
             "hold.* nan or inf",
         ),
         ({"images": [IMAGES[:4], IMAGES[:4] / 0.0]}, InputError, "^batch 1 of images= "),
-        ({"images": IMAGES, "steps": -1}, InputError, "must not be negative"),
+        ({"images": IMAGES, "steps": -1}, InputError, "steps=-1; give a whole number from 0"),
         ({"images": IMAGES, "batches": []}, InputError, "belong together"),
         ({"batches": [], "loss": nn.functional.mse_loss}, InputError, "batches= is empty"),
         (

@@ -339,6 +339,29 @@ def test_errors_name_the_argument(given, text):
         ws.shrink(Plain(), **given, progress=False)
 
 
+PAIRS = [(IMAGES, IMAGES)]
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "text"),
+    [
+        (ws.shrink, {"images": IMAGES, "steps": -1}, "steps=-1; give a whole number from 0"),
+        (ws.shrink, {"images": IMAGES, "resume": __file__}, "cannot make the folder"),
+        (ws.shrink, {"batches": PAIRS, "metric": "f2"}, "unknown metric 'f2'"),
+        (ws.shrink, {"batches": PAIRS, "metric": {"seg": "f1", "cls": "f1"}}, "one for 2 outputs"),
+        (ws.analyze, {"batches": PAIRS, "metric": {"seg": "f2", "cls": None}}, "metric 'f2'"),
+        (ws.analyze, {"batches": PAIRS, "metric": 3}, "metric= is int, expected a name"),
+        (ws.analyze, {"batches": PAIRS, "metric": nn.L1Loss}, r"give an object of it, L1Loss\(\)"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_the_network_is_read(call, given, text):
+    model, called = Plain(), []
+    model.register_forward_pre_hook(lambda *_: called.append(1))
+    with pytest.raises(InputError, match=text):
+        call(model, **given, progress=False)
+    assert not called
+
+
 def test_the_plot_shows_what_was_measured():
     from weightscope.report import plot_search
 

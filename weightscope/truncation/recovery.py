@@ -117,8 +117,6 @@ def recover(
     resume: str | os.PathLike[str] | None,
 ) -> Recovery:
     """Train a smaller network to answer as the original does; see ``Variant.recover``."""
-    if steps < 0:
-        raise InputError(f"{keyword('steps', steps)} must not be negative")
     if (batches is None) != (loss is None):
         raise InputError(
             f"{keyword('batches')} of (inputs, targets) and {keyword('loss')} belong together; "

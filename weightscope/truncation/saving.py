@@ -27,11 +27,11 @@ from weightscope.errors import (
     keyword,
     kind,
 )
-from weightscope.files import write_tensors
+from weightscope.files import tensors_target, write_tensors
 from weightscope.graph import read_structure
 from weightscope.graph.layouts import parse_layout
 from weightscope.graph.structure import ExampleInputs, Structure
-from weightscope.truncation.bottleneck import BottleneckFactory
+from weightscope.truncation.bottleneck import BottleneckFactory, format_of
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import (
     FORMAT,
@@ -64,7 +64,7 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     Args:
         variant: From ``Proposal.build``; its module may have been trained since, and wrapped
             (``dataclasses.replace(variant, module=...)``).
-        path: Where to write; a name that ends in ``.safetensors`` says what is in it.
+        path: Where to write; the name ends in ``.safetensors``, or has no ending.
 
     Returns:
         The path.
@@ -72,13 +72,15 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     Raises:
         RecipeError: The network was called with something that JSON cannot hold, or keeps state
             that is no tensor, or numbers of another type than the original's.
-        InputError: It is no variant, or the file cannot be written.
+        InputError: It is no variant, the file cannot be written, or its name is that of another
+            kind of file, such as ``.pt``.
     """
     if not isinstance(variant, Variant):
         raise InputError(
             f"expected a Variant, got {type(variant).__name__}; give what proposal.build() "
             "returns, not its module"
         )
+    tensors_target(path)
     recipe = dict(variant.recipe)
     if "unsaved" in json.dumps(recipe["inputs"]):
         raise RecipeError(
@@ -90,13 +92,16 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
         if not isinstance(value, Tensor):
             raise RecipeError(f"{name!r} in the state of the network is no tensor; remove it")
     before = variant.structure.model.state_dict()
-    for name in state.keys() & before.keys():
-        saved, own = state[name].dtype, before[name].dtype
+    for name, value in state.items():
+        saved, is_new = value.dtype, name not in before
+        if is_new and not saved.is_floating_point:
+            continue
+        own = format_of(variant.structure.model) if is_new else before[name].dtype
         if saved != own:
             lost = "be lost" if torch.promote_types(saved, own) != own else f"be {own} again"
             raise RecipeError(
-                f"{name!r} is {saved} and was {own} in the original, whose code rebuilds the "
-                f"network: numbers would {lost} on loading; convert it before, such as "
+                f"{name!r} is {saved} where the code of the original, which rebuilds the network, "
+                f"makes {own}: numbers would {lost} on loading; convert it before, such as "
                 f"variant.module.to({own}), and the loaded one after, or convert the original and "
                 "build again"
             )

@@ -45,7 +45,7 @@ from weightscope.truncation.trials import Trials, size_in_bytes, timed
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
 from weightscope.utilization.ablation import places_of
-from weightscope.utilization.judging import Metric, Metrics, one_metric
+from weightscope.utilization.judging import Metric, Metrics, check_metric, one_metric
 from weightscope.wrappers import unwrap
 
 TOLERANCE = 0.02
@@ -153,6 +153,9 @@ def shrink(
             f"{keyword('batches')} of (inputs, targets) and {keyword('metric')} belong together; "
             "give both"
         )
+    judged, judge = one_metric(metric)
+    check_metric(judge)
+    folder = None if resume is None else make_folder(resume)
     pairs = None if batches is None else read_batches(batches, model, keys)
     given = _images(images, pairs)
     first = next(given)
@@ -165,7 +168,6 @@ def shrink(
         costs = count_costs(model, structure.inputs)
         proposals = propose(structure, assess(structure, measure_model(model)), costs)
     kept = list(enough(structure, chain([first], given), steps))
-    judged, judge = one_metric(metric)
     counted = _counted(structure, kept, metric, seed)
     proposals = tuple(
         _without_loss(p, counted) for p in sorted(proposals, key=lambda p: -p.keep_levels)
@@ -183,7 +185,6 @@ def shrink(
         from tqdm.auto import tqdm
 
         tqdm.write(budget, file=sys.stderr)  # as the bars; a command prints its result to stdout
-    folder = None if resume is None else make_folder(resume)
     measure = ByAgreement() if pairs is None else ByMetric(structure, pairs, judge, judged)
 
     def recover(variant: Variant, name: str) -> Recovery:

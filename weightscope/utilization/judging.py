@@ -154,31 +154,39 @@ def judge_by(
             )
         raise InputError(text)
     if not isinstance(metric, str):
-        _refuse_no_metric(metric)
+        check_metric(metric)
         value = ValueMetric(metric, larger_is_better)
         if recalibrate:
             return _RecalibratingJudge(value, batches, device, f"{value.name}, recalibrated")
         return _ValueJudge(value, batches, device)
-    if metric not in REGRESSION:
-        known = ", ".join(map(repr, (*SEGMENTATION, *REGRESSION)))
-        raise InputError(
-            f"unknown metric {metric!r}; choose one of {known}, or in Python give a callable "
-            "metric(outputs, targets)"
-        )
+    check_metric(metric)
     function: Evaluate = mean_absolute_error if metric == "mae" else mean_squared_error
     if metric == "psnr":
         function = peak_signal_to_noise(_range_of(targets))
     return _ValueJudge(ValueMetric(function, metric == "psnr"), batches, device, metric)
 
 
-def _refuse_no_metric(metric: object) -> None:
-    """Refuse what is neither a name nor a function of outputs and targets."""
-    if isinstance(metric, type):
+def check_metric(metric: Metric | Metrics | None) -> None:
+    """Refuse what is neither the name of a metric nor a function of outputs and targets.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if isinstance(metric, Mapping):
+        for one in metric.values():
+            check_metric(one)
+    elif isinstance(metric, str) and metric not in (*SEGMENTATION, *REGRESSION):
+        known = ", ".join(map(repr, (*SEGMENTATION, *REGRESSION)))
+        raise InputError(
+            f"unknown metric {metric!r}; choose one of {known}, or in Python give a callable "
+            "metric(outputs, targets)"
+        )
+    elif isinstance(metric, type):
         raise InputError(
             f"{keyword('metric', metric.__name__)} is a class; give an object of it, "
             f"{metric.__name__}(), with the arguments that it needs"
         )
-    if not callable(metric):
+    elif metric is not None and not isinstance(metric, str) and not callable(metric):
         raise InputError(
             f"{keyword('metric')} is {type(metric).__name__}, expected a name or a callable"
         )
