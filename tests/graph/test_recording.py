@@ -6,11 +6,13 @@ import math
 import warnings
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from weightscope.adapters.scripting import run_recorded
+from weightscope.errors import InputError
 from weightscope.graph import read_structure, rebuild
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -122,3 +124,11 @@ def test_a_number_that_no_function_takes_as_a_size_is_warned_of() -> None:
 LIBRARY = torch.library.Library("weightscope_test", "DEF")
 LIBRARY.define("widened(Tensor x, SymInt n) -> Tensor")
 LIBRARY.impl("widened", lambda x, n: x * n, "CompositeExplicitAutograd")
+
+
+def test_what_symbolic_trace_cannot_take_is_exported():
+    module = rebuild(read_structure(Net(), IMAGE)).eval()
+    with pytest.raises(InputError, match=r"give it torch\.export\.export"):
+        fx.symbolic_trace(module)
+    traced = fx.symbolic_trace(torch.export.export(module, (IMAGE,)).module())
+    assert torch.equal(traced(IMAGE)[0], module(IMAGE)[0])

@@ -16,6 +16,7 @@ from weightscope.adapters import modules, pytree
 from weightscope.adapters.pytree import TreeSpec
 from weightscope.adapters.regions import left_on_failure, with_switches
 from weightscope.adapters.scripting import is_recorded, run_recorded
+from weightscope.errors import InputError
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.fixed import Fixed, fixed_in
 from weightscope.graph.structure import Structure
@@ -83,6 +84,12 @@ def runnable(
     guard = nullcontext if switched is plain else left_on_failure
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(args, fx.Proxy):
+            raise InputError(
+                "torch.fx cannot trace a rebuilt network, whose arguments are asked what they are; "
+                "give it torch.export.export(module, inputs).module(), as quantization by "
+                "prepare_pt2e takes it"
+            )
         given = fixed.in_order(args, kwargs)
         with guard():
             if is_recorded():
