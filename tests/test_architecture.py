@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "batches": {"errors", "calls", "graph"},
     "checkpoints": {"errors"},
     "summaries": {"errors"},
-    "statistics": {"errors", "calls", "checkpoints", "movement", "summaries"},
+    "statistics": {"errors", "copies", "calls", "checkpoints", "movement", "summaries"},
     "traces": {"statistics", "summaries"},
     "cost": {"errors", "copies", "calls", "graph"},
     "receptive_field": {"errors", "copies", "calls", "graph", "cost"},

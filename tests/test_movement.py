@@ -81,8 +81,26 @@ def test_frozen_and_unknown_kernels_are_left_out_and_named():
     }
     pooled = stage_movement(moved, ("a", "b", "c", "missing"))
     assert pooled.ratio == 0.5
-    assert pooled.notes == ("x", "not trained: no optimiser held it")
+    assert pooled.notes == (
+        "x",
+        "1 of 3 kernels moved by something else than the watched optimiser",
+    )
     assert math.isnan(stage_movement(moved, ("b", "c")).live)
+
+
+def test_kernels_that_the_watched_optimiser_does_not_hold_are_not_trained_only_where_they_stay():
+    still = Displacement("still", 10, 0.0, 1.0, 0.0, 0.0)
+    zero = Displacement("zero", 10, 0.0, math.nan, 0.0, 0.0)
+    scaled = Displacement("scaled", 10, 0.0, 0.5, 0.0, 0.0)
+    records = {d.parameter: d for d in (still, zero, scaled, record("other", 1.0, 2.0))}
+    notes = {name: stage_movement(records, (name,)).notes for name in records}
+    other = ("moved by something else than the watched optimiser",)
+    not_held = ("not trained: the watched optimiser does not hold it",)
+    assert notes == {"still": not_held, "zero": not_held, "scaled": other, "other": ()}
+    assert stage_movement(records, ("still", "zero", "scaled", "other")).notes == (
+        "2 of 4 kernels not trained: the watched optimiser does not hold them",
+        f"1 of 4 kernels {other[0]}",
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")

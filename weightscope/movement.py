@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, nan, sqrt
+from math import isfinite, isnan, nan, sqrt
 from typing import Protocol
 
 from torch import Tensor
@@ -157,9 +157,7 @@ def stage_movement(
     """Movement of the kernels of one stage; those whose walk is unknown or zero are left out."""
     found = [displacements[name] for name in kernels if name in displacements]
     usable = [d for d in found if d.count and d.walk > 0.0 and isfinite(d.moved)]
-    notes = tuple(sorted({d.note for d in found if d.note}))
-    if any(d.walk == 0.0 for d in found):
-        notes += ("not trained: no optimiser held it",)
+    notes = (*sorted({d.note for d in found if d.note}), *_not_held(found))
     if not usable:
         return StageMovement(0, nan, nan, nan, True, nan, nan, nan, notes)
     moved = _rms([(d.count, d.moved) for d in usable])
@@ -178,6 +176,19 @@ def stage_movement(
         saliency=sum(d.saliency for d in usable),
         notes=notes,
     )
+
+
+def _not_held(found: Sequence[Displacement]) -> Iterator[str]:
+    """What is said of kernels that the watched optimiser did not hold; another one may have."""
+    left = [d for d in found if d.walk == 0.0]
+    still = [d for d in left if d.moved == 0.0 and (d.shrinkage == 1.0 or isnan(d.shrinkage))]
+    for kernels, what in (
+        (still, "not trained: the watched optimiser does not hold {}"),
+        ([d for d in left if d not in still], "moved by something else than the watched optimiser"),
+    ):
+        if kernels:
+            share = "" if len(kernels) == len(found) else f"{len(kernels)} of {len(found)} kernels "
+            yield share + what.format("it" if len(kernels) == 1 else "them")
 
 
 def _rms(counted: Sequence[tuple[int, float]]) -> float:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import weightscope
 from weightscope.errors import InputError
+from weightscope.movement import measure_movement
 from weightscope.statistics import measure_model
 from weightscope.statistics.distances import movement_beyond
 from weightscope.summaries import counting, threads
@@ -250,7 +251,7 @@ def test_progress_bar_counts_weights(capsys):
         (
             nn.Sequential(nn.Linear(2, 2)),
             nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)).state_dict(),
-            "has '1.weight', '2.weight', which Sequential does not have: .* larger network",
+            "has '1.weight', '2.weight', which Sequential does not have: .* another network",
         ),
     ],
 )
@@ -354,3 +355,43 @@ def test_a_pruned_or_parametrized_kernel_finds_its_start(again):
     sources = {p.parameter: p.null.source for p in found.parameters if p.is_kernel}
     assert set(sources.values()) == {"given"}, sources
     assert len(sources) == 3
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize(
+    "normed",
+    [
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        torch.nn.utils.spectral_norm,
+        pytest.param(
+            torch.nn.utils.weight_norm,
+            marks=pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning"),
+        ),
+    ],
+)
+def test_a_start_holds_what_parametrized_tensors_are_made_of(normed, vectors):
+    torch.manual_seed(4)
+    model = nn.Sequential(normed(nn.Conv2d(8, 16, 3)), nn.ReLU())
+    run(model, 50)  # the vectors of spectral norm come to rest
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = model[0].weight.detach().clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter) * parameter.std())
+    run(model, 50)
+    kept = {name for name, _ in model.named_parameters()}
+    given = {n: t for n, t in start.items() if vectors or n in kept}
+    found = measure_model(model.eval(), initial=given)
+    record = next(p for p in found.parameters if p.parameter == "0.weight")
+    final = used_tensor(model, "0.weight").detach()
+    expected = measure_movement(final, before)
+    assert record.since_given.moved == pytest.approx(expected.moved, rel=1e-3)
+    assert record.since_given.shrinkage == pytest.approx(expected.shrinkage, rel=1e-3)
+    assert record.null.source == "given"
+
+
+@torch.no_grad()
+def run(model: nn.Module, times: int) -> None:
+    for _ in range(times):
+        model(torch.zeros(1, 8, 4, 4))

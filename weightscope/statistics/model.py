@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from weightscope.statistics.distances import compare, descends, edge_of
 from weightscope.statistics.fresh import find_fresh
 from weightscope.statistics.records import ModelStatistics, Parameter, ParameterStatistics, Spectrum
 from weightscope.statistics.rules import Null, given_null
-from weightscope.statistics.tensors import ParameterPlace, find_parameters
+from weightscope.statistics.tensors import ParameterPlace, computed_from, find_parameters
 from weightscope.summaries.summary import (
     THRESHOLDS,
     summarize_with,
@@ -167,8 +168,14 @@ def _initial_tensors(
             f"{keyword('initial')} must be a state dict, or a callable that returns one or a "
             f"model; got {type(state).__name__}; weightscope.read_weights reads a file"
         )
-    tensors, names = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    names: dict[str, str] = {}
+    known = model.state_dict().keys() | {place.parameter for place in places}
+    behind = dict(_computed(model, state, places))
     for place in places:
+        if place.parameter in behind:
+            tensors[place.parameter] = behind[place.parameter]
+            continue
         name = place.parameter if place.parameter in state else _before_wrapping(place.parameter)
         start = state.get(name)
         names[place.parameter] = name
@@ -189,7 +196,6 @@ def _initial_tensors(
             "model started from, by its own names; weightscope.fit_weights(model, "
             "weightscope.read_weights(path)) takes off what stands before them in a file"
         )
-    known = model.state_dict().keys() | {place.parameter for place in places}
     unknown = [
         name
         for name, tensor in state.items()
@@ -201,13 +207,35 @@ def _initial_tensors(
         raise InputError(
             f"{keyword('initial')} has {', '.join(map(repr, unknown[:2]))}"
             f"{', ...' if len(unknown) > 2 else ''}, which {type(model).__name__} does not have: "
-            "it is of a larger network; give the state that this model started from, without what "
-            "the model lost since"
+            "it is of another network, or of this one before its layers were renamed, wrapped or "
+            "removed; give the state that this model started from, by its present names"
         )
     tensors = {name: start for name, start in tensors.items() if start.numel()}
     second = again if isinstance(again, Mapping) else state
-    drawn = {name for name, start in tensors.items() if not _same(start, second.get(names[name]))}
+    drawn = {
+        n for n, start in tensors.items() if n in names and not _same(start, second.get(names[n]))
+    }
     return tensors, drawn
+
+
+def _computed(
+    model: nn.Module, state: Mapping[Any, Any], places: Iterable[ParameterPlace]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """What parametrized layers compute of a state that holds what they compute it from."""
+    layers = {
+        place.layer
+        for place in places
+        if place.kind.endswith("parametrized") and place.parameter not in state
+    }
+    for layer in sorted(layers):
+        prefix = f"{layer}." if layer else ""
+        own = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in state.items()
+            if isinstance(name, str) and name.startswith(prefix)
+        }
+        for attribute, tensor in computed_from(model.get_submodule(layer), own).items():
+            yield prefix + attribute, tensor
 
 
 def _before_wrapping(name: str) -> str:

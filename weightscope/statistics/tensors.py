@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -17,6 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from weightscope.adapters import modules
+from weightscope.copies import deep_copy
 from weightscope.statistics.records import Parameter, SkippedParameter
 from weightscope.statistics.rules import KernelShape, Null
 from weightscope.summaries.summary import unreadable
@@ -155,6 +156,51 @@ def _normed_by_hooks(module: nn.Module) -> Iterator[tuple[str, tuple[torch.Tenso
             continue
         with torch.no_grad():
             yield hook.name, (compute(module), [hook.name + end for end in ends])
+
+
+_SETTLING = 30
+"""Power iterations from any vectors to those of the largest singular value, or one as large."""
+
+
+def computed_from(module: nn.Module, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What a parametrized module would compute of other parameters, by attribute.
+
+    The vectors of spectral norm, which a history does not hold, are those that these parameters
+    lead to where ``state`` has none.
+
+    Args:
+        module: One layer; not changed.
+        state: The parameters and buffers behind it, by their names in the layer. What is computed
+            of a parameter that it lacks, or has in another shape, is left out.
+    """
+    twin = deep_copy(module)
+    given: set[int] = set()
+    held = [*twin.named_parameters(), *twin.named_buffers()]
+    with torch.no_grad():
+        for name, tensor in held:
+            value = state.get(name)
+            if isinstance(value, torch.Tensor) and value.shape == tensor.shape:
+                tensor.copy_(value)
+                given.add(id(tensor))
+        if any(id(buffer) not in given for buffer in twin.buffers()):
+            _settle(twin)
+    return {
+        found.attribute: found.tensor
+        for found in _all_tensors(twin)
+        if not found.layer and found.kind.endswith("parametrized")
+        if all(id(tensor) in given for tensor in found.behind)
+    }
+
+
+def _settle(module: nn.Module) -> None:
+    """Let what a parametrization iterates come to rest."""
+    for _ in range(_SETTLING):
+        if parametrize.is_parametrized(module):
+            for steps in module.parametrizations.train().values():  # type: ignore[operator, union-attr]
+                steps()
+        for hook in modules.forward_pre_hooks(module):
+            if isinstance(hook, SpectralNorm):
+                hook.compute_weight(module, do_power_iteration=True)
 
 
 def _identity(tensor: torch.Tensor) -> object:

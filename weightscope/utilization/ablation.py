@@ -374,7 +374,7 @@ def images_that_weigh(whole: Quality, chance: Quality, ablated: Sequence[Quality
     """Which images the skill and its loss hang on, (images,).
 
     Those that hold something to judge. Of one value for each image, those that have one, and of
-    these not those whose value is the same for every answer, such as a sum over no pixel.
+    these not those whose value is the same for all these answers, such as a sum over no pixel.
 
     Args:
         whole: Of the whole network.

@@ -283,7 +283,7 @@ def _path(store: str | os.PathLike[str] | None) -> Path | None:
 
 @checked(
     model=instance(nn.Module, "the network that is trained"),
-    optimizer=having("param_groups", "a torch optimizer"),
+    optimizer=having("param_groups", "a torch optimizer; of several, watch each with its own"),
 )
 @contextmanager
 def watch(
