@@ -55,7 +55,17 @@ def assert_same(before: Any, after: Any) -> None:
         assert before == after
 
 
-@pytest.mark.parametrize("name", mpseg_models.list_models())
+REST = {"unet", "half_multiresunet"}
+"""Of the same blocks as the others."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in REST else ())
+        for name in mpseg_models.list_models()
+    ],
+)
 def test_an_untrained_network_of_the_zoo_supports_no_conclusion(name: str) -> None:
     model = mpseg_models.create_model(name, **NARROW[name])
     found = ws.analyze(model)
@@ -239,7 +249,7 @@ def test_an_image_without_a_batch_is_told_what_is_missing() -> None:
 
 
 def test_costs_are_of_the_size_of_the_images_that_are_given() -> None:
-    model = mpseg_models.create_model("unet", width=4, seed=0)
+    model = mpseg_models.create_model("half_unet", width=4, seed=0)
     given = iter([torch.rand(2, 3, 48, 32), (torch.rand(1, 3, 32, 32), "a label")])  # read once
     found = ws.analyze(model, images=given, response=False)
     assert found.costs == count_costs(model, torch.zeros(1, 3, 48, 32))
@@ -256,6 +266,6 @@ def test_costs_are_of_the_size_of_the_images_that_are_given() -> None:
 
 
 def test_a_single_image_among_images_is_named() -> None:
-    model = mpseg_models.create_model("unet", width=4, seed=0)
+    model = mpseg_models.create_model("half_unet", width=4, seed=0)
     with pytest.raises(ws.ForwardError, match=r"raised on images=.*a single one as image\[N"):
         ws.analyze(model, images=[torch.rand(3, 32, 32)], response=False)

@@ -24,7 +24,9 @@ from weightscope import cli
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "mpseg_models" / "samples" / "sand"
-SLOW = {f"docs/gallery/{name}.md" for name in ("diffusion", "labels", "nnunet", "volumes")}
+SLOW = {
+    f"docs/gallery/{name}.md" for name in ("diffusion", "labels", "lightning", "nnunet", "volumes")
+}
 GALLERY = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "gallery").glob("*.md"))
 PAGES = [
     *("README.md", "docs/index.md", "docs/tutorial.md", "docs/zoo.md", "docs/command.md"),

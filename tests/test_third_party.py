@@ -21,7 +21,7 @@ from weightscope.utilization import assess
 QUICK = (
     "monai UNet 3-D anisotropic",
     "monai AttentionUnet 2-D",
-    "monai SegResNet 3-D",
+    "monai SegResNet 2-D",
     "monai DynUNet 2-D",
     # not "diffusers UNet2DModel": five minutes at the size that is guessed for it
     # not "transformers Segformer": it failed once in a run of the whole suite, never alone

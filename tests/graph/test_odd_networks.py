@@ -280,7 +280,7 @@ class RecurrentBottleneck(nn.Module):
 
 def test_recurrent_bottleneck() -> None:
     model = RecurrentBottleneck().eval()
-    structure = read_structure(model, torch.randn(2, 1, 16, 16))  # the GRU is traced step by step
+    structure = read_structure(model, torch.randn(2, 1, 8, 8))  # the GRU is traced step by step
     assert places(structure) == {
         "enc0.0": "encoder 0",
         "enc1.0": "encoder 1",
@@ -291,7 +291,7 @@ def test_recurrent_bottleneck() -> None:
         "out": "head",
     }
     assert legal(structure) == [1, 2]
-    check_same(model, structure, (torch.randn(2, 1, 16, 16),))
+    check_same(model, structure, (torch.randn(2, 1, 8, 8),))
 
 
 class Halving(nn.Module):
@@ -472,7 +472,7 @@ class Flow(nn.Module):
 
 
 def test_resolutions_in_no_order_are_refused() -> None:
-    pair = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    pair = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
     with pytest.raises(StructureError, match="in no order"):
         read_structure(Flow(), pair)
 

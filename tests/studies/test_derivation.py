@@ -1,6 +1,7 @@
 """The paper's reduced networks, derived: cut the full network, get the zoo's reduced one."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -62,7 +63,8 @@ def check(name, width):
     reduced = create_model(name, width=width, seed=0)
     full = full_network(name, width)
     leaving = config.bottleneck[1] if name == "half_unet" else config.bottleneck
-    proposal = next(p for p in analyze(full).proposals if p.keep_levels == len(config.encoder))
+    found = analyze(full, response=False).proposals
+    proposal = next(p for p in found if p.keep_levels == len(config.encoder))
     variant = proposal.build(block(name, config), exit_channels=leaving)
     size = 64
     ours, theirs = layer_table(variant.module, size), layer_table(reduced, size)
@@ -110,17 +112,24 @@ def thinner_widths(config):
     return widths
 
 
+@cache
+def wide_proposals(wide):
+    """Those of the paper's network, from which both reduced ones are cut."""
+    # table 4 fits the reduced networks with three repeats in every ResPath
+    repeats = (3,) * len(get_config("multiresunet", width=wide).encoder)
+    full = create_model("multiresunet", width=wide, respath=repeats, seed=0)
+    return analyze(full, response=False).proposals
+
+
 def check_thinner(name, width, wide):
     """The paper's wide network, cut and thinned, has the layers of its reduced one."""
     config = get_config(name, width=width)
     reduced = create_model(name, width=width, seed=0)
     original = get_config("multiresunet", width=wide)
     levels = len(config.encoder)
-    # table 4 fits the reduced networks with three repeats in every ResPath
-    full = create_model("multiresunet", width=wide, respath=(3,) * len(original.encoder), seed=0)
     wider = original.encoder[levels - 1]  # the paper's reduced networks do not widen below the cut
     assert config.bottleneck == config.encoder[-1]
-    proposal = next(p for p in analyze(full, response=False).proposals if p.keep_levels == levels)
+    proposal = next(p for p in wide_proposals(wide) if p.keep_levels == levels)
     cut = proposal.build(
         lambda entering, leaving, dimensions: MultiResBlock(entering, wider), exit_channels=wider
     )
