@@ -408,8 +408,29 @@ class WritesItsWidth(nn.Module):
         return self.head(torch.cat([a, self.up(self.c(y))], 1))
 
 
+def widths(variant):
+    layers = dict(variant.module.named_modules())
+    return [layers[name].weight.shape[0] for name in ("a", "b", "c")]
+
+
+def test_only_channels_that_are_followed_wrongly_stay(tmp_path):
+    variant = as_variant(WritesItsWidth, image(2, 1, 16, 16))
+    thinner = variant.thin(0.5)
+    assert widths(thinner) == [4, 6, 2]
+    assert widths(variant.thin(max_macs=thinner.costs.macs)) == [4, 6, 2]
+    verify(load(save(thinner, tmp_path / "thin.safetensors"), WritesItsWidth))
+    with pytest.raises(InputError, match="channels of 'b' must stay"):
+        variant.thin({"b": 3})
+
+
 @pytest.mark.parametrize("how", [{"keep": 0.5}, {"max_macs": 3_000}])
-def test_what_does_not_run_thinner_is_said_to_be_followed_wrongly(how):
+def test_what_does_not_run_thinner_is_said_to_be_followed_wrongly(how, monkeypatch):
+    from weightscope.truncation import thinning
+
+    right = thinning.read_couplings
+    monkeypatch.setattr(
+        thinning, "read_couplings", lambda *given: [c for c in right(*given) if c.layer == "b"]
+    )
     variant = as_variant(WritesItsWidth, image(2, 1, 16, 16))
     with pytest.raises(TruncationError, match=r"followed wrongly .*shallower, not thinner"):
         variant.thin(**how)

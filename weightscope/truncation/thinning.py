@@ -51,6 +51,32 @@ def thin(
     if max_macs is not None and max_macs <= 0:
         raise InputError(f"{keyword('max_macs', max_macs)}; give a number above 0")
     couplings = read_couplings(variant.module, variant.structure.inputs)
+    try:
+        return _thinner(variant, couplings, keep, max_macs, by, seed)
+    except _MisreadError:
+        sound = [coupling for coupling in couplings if _is_sound(variant, coupling)]
+        if not 0 < len(sound) < len(couplings):
+            raise
+        return _thinner(variant, sound, keep, max_macs, by, seed)
+
+
+class _MisreadError(TruncationError):
+    """The dependency graph has read the network wrongly."""
+
+
+def _thinner(
+    variant: Variant,
+    couplings: Sequence[Coupling],
+    keep: float | Mapping[str, int] | None,
+    max_macs: float | None,
+    by: Ranking,
+    seed: int,
+) -> Variant:
+    """`thin` with some of the couplings; the channels of the others stay.
+
+    Raises:
+        _MisreadError: One of them is read wrongly.
+    """
     scores = rank(variant.module, couplings, by, seed)
     if isinstance(keep, Mapping):
         gone = _by_width(variant, couplings, scores, keep)
@@ -63,11 +89,21 @@ def thin(
     return thinner
 
 
+def _is_sound(variant: Variant, coupling: Coupling) -> bool:
+    """Whether the network runs, and answers as it should, where half of them go and no others."""
+    gone = _by_share([coupling], rank(variant.module, [coupling], "magnitude", 0), 0.5)
+    try:
+        _check(variant, _followed(variant, [coupling], gone), [coupling], gone)
+    except _MisreadError:
+        return False
+    return True
+
+
 def _followed(variant: Variant, couplings: Sequence[Coupling], gone: Gone) -> Variant:
     """`_without`, where it runs.
 
     Raises:
-        TruncationError: The dependency graph has read the network wrongly.
+        _MisreadError: The dependency graph has read the network wrongly.
     """
     try:
         return _without(variant, couplings, gone)
@@ -75,8 +111,8 @@ def _followed(variant: Variant, couplings: Sequence[Coupling], gone: Gone) -> Va
         raise _wrong(str(reason)) from reason
 
 
-def _wrong(how: str) -> TruncationError:
-    return TruncationError(
+def _wrong(how: str) -> _MisreadError:
+    return _MisreadError(
         f"the channels of this network were followed wrongly ({how}); it can be made shallower, not"
         " thinner"
     )
@@ -310,7 +346,7 @@ def _check(variant: Variant, thinner: Variant, couplings: Sequence[Coupling], go
     compared.
 
     Raises:
-        TruncationError: The dependency graph has read the network wrongly.
+        _MisreadError: The dependency graph has read the network wrongly.
     """
     deaf = deep_copy(variant.module)
     tensors = deaf.state_dict(keep_vars=True)
