@@ -20,7 +20,7 @@ from studies.evidence_protocol import training
 from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.sources import ARCHIVES
 from studies.evidence_protocol.tasks import REAL, TASKS, Part, Pool
-from weightscope.truncation import course
+from weightscope.truncation import steps
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results" / "small"
@@ -151,8 +151,8 @@ def on_trained(
 
 @contextmanager
 def taking(kind: type[torch.optim.Optimizer]) -> Iterator[None]:
-    """Recoveries begun in here take steps of this kind, however many levels are removed."""
-    both = (course, "Orthogonal", kind), (torch.optim, "Adam", kind)
+    """Recoveries begun in here take steps of this kind, whatever was removed."""
+    both = (steps, "Orthogonal", kind), (torch.optim, "Adam", kind)
     with mock.patch.object(*both[0]), mock.patch.object(*both[1]):
         yield
 

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from studies import regained, runner, small, steps
-from weightscope.truncation import course
+from weightscope.truncation import steps as library
 from weightscope.truncation.steps import Orthogonal
 
 
 def test_only_recoveries_inside_take_them():
     with small.taking(Orthogonal):
-        assert torch.optim.Adam is course.Orthogonal is Orthogonal
+        assert torch.optim.Adam is library.Orthogonal is Orthogonal
     with small.taking(torch.optim.SGD):
-        assert torch.optim.Adam is course.Orthogonal is torch.optim.SGD
-    assert course.Orthogonal is Orthogonal is not torch.optim.Adam
+        assert torch.optim.Adam is library.Orthogonal is torch.optim.SGD
+    assert library.Orthogonal is Orthogonal is not torch.optim.Adam
 
 
 def test_the_summary_keeps_cuts_of_one_level_apart():

@@ -9,7 +9,7 @@ from toys import Plain, assessment, image
 
 from weightscope.cost import count_costs
 from weightscope.graph import read_structure
-from weightscope.truncation import course, propose
+from weightscope.truncation import course, propose, whole
 from weightscope.truncation.steps import SCALE, Orthogonal
 
 
@@ -60,12 +60,14 @@ def test_a_recovery_that_is_read_again_goes_on_with_the_same_momentum():
 
 @pytest.mark.parametrize(("keep", "thin", "kind"), [
     (1, False, Orthogonal), (2, False, torch.optim.Adam), (1, True, torch.optim.Adam),
+    (3, True, Orthogonal),
 ])  # fmt: skip
-def test_several_removed_levels_are_recovered_with_them(keep, thin, kind):
+def test_several_levels_or_channels_of_all_are_regained_with_them(keep, thin, kind):
     model = Plain().eval()
     structure = read_structure(model, image(2, 1, 32, 32))
     found = propose(structure, assessment(), count_costs(model, structure.inputs))
-    variant = next(p for p in found if p.keep_levels == keep).build()
+    cut = [p for p in found if p.keep_levels == keep]
+    variant = cut[0].build() if cut else whole(structure)
     variant = variant.thin(0.7) if thin else variant
     taken = []
 

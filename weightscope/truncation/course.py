@@ -35,7 +35,7 @@ from weightscope.truncation.images import BATCH, HELD_BACK, Pool, length, rows_o
 from weightscope.truncation.likeness import Agreement, read_likeness
 from weightscope.truncation.plan import Plan, digest, exits_of, weights_digest
 from weightscope.truncation.start import kept_channels, ridge_start
-from weightscope.truncation.steps import Orthogonal
+from weightscope.truncation.steps import Orthogonal, optimizer_of
 from weightscope.truncation.teaching import Goals, Student, Teacher, asked_for, flat, in_float
 
 NEW_SHARE = 0.1
@@ -166,9 +166,8 @@ class Course:
         self.new_steps = round(NEW_SHARE * steps) if self.student.new else 0
         self.trained = [*self.student.new, *self.student.kept]
         self.average = [p.detach().clone() for p in self.trained]
-        # the rule by which orthogonal steps were taken says nothing of thinned networks
-        several = structure.depth - plan.keep_levels > 1 and not plan.thinned
-        self.optimizer = (Orthogonal if several else torch.optim.Adam)(_groups(self.trained))
+        removed = structure.depth - plan.keep_levels
+        self.optimizer = optimizer_of(removed, bool(plan.thinned))(_groups(self.trained))
         if self.labelled:
             self._refuse_without_gradient()
         self.fresh, self.plan = frozenset(new), plan

@@ -21,6 +21,16 @@ ROUNDS, FACTORS = 5, (3.4445, -4.7750, 2.0315)
 singular values near 1, not to it, in few rounds."""
 
 
+def optimizer_of(removed: int, thinned: bool) -> Callable[[Any], torch.optim.Optimizer]:
+    """What teaches a smaller network: orthogonal steps where they were measured to regain more.
+
+    Args:
+        removed: Number of levels that were removed.
+        thinned: Whether channels were taken out too.
+    """
+    return Orthogonal if (removed == 0 if thinned else removed > 1) else torch.optim.Adam
+
+
 class Orthogonal(torch.optim.Optimizer):
     """Orthogonal steps for weights, each read as a matrix of its filters; Adam's for vectors.
 
