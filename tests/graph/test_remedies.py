@@ -619,6 +619,12 @@ def test_a_list_as_one_argument_goes_by_its_name_or_into_a_tuple() -> None:
         assert [cut.keep_levels for cut in read_structure(Listed(), given).cuts] == [1]
 
 
+def test_what_is_given_beside_the_images_in_one_argument_is_named() -> None:
+    """As a loader of ((image, weights), target) yields it."""
+    with pytest.raises(ForwardError, match="takes them: the first of the 2 alone, which it takes"):
+        read_structure(Net(), ((IMAGE, IMAGE),))
+
+
 class Given(Net):
     """Takes images in other forms than the usual one, too."""
 

@@ -133,7 +133,11 @@ def _is_one_image(trial: Trial, example: ExampleInputs) -> bool:
 
 
 def _listed(trial: Trial, args: tuple[Any, ...]) -> str:
-    """A hint where an example has more positional arguments than the forward takes."""
+    """A hint where an example has more than the forward takes, as arguments or in one of them."""
+    inner = args[0] if len(args) == 1 else None
+    if isinstance(inner, list | tuple) and len(inner) > 1:
+        alone = trial.error((inner[0],), {}) is None
+        return f": the first of the {len(inner)} alone, which it takes" if alone else ""
     parameters = inspect.signature(trial.original.forward).parameters.values()
     taken = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     more = any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(args) <= len(taken)
