@@ -28,7 +28,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,6 @@ from weightscope import analyze  # noqa: E402
 from weightscope.cost import count_costs, measure_latency, measure_peak_memory  # noqa: E402
 from weightscope.errors import TruncationError  # noqa: E402
 from weightscope.truncation import Proposal, Recovery, Variant, whole  # noqa: E402
-from weightscope.truncation.channels import Recut  # noqa: E402
 from weightscope.truncation.couplings import read_couplings  # noqa: E402
 from weightscope.truncation.recovery import recover  # noqa: E402
 
@@ -293,10 +292,9 @@ def pruned(case: Case, importance: Any, graded: bool) -> nn.Module:
 
 
 def taught(case: Case, module: nn.Module) -> nn.Module:
-    """A pruned network, recovered in place with the steps of one that `thin` made."""
-    plan = replace(whole(case.structure).plan, thinned=(Recut("", 0, ()),))
+    """A pruned network, recovered in place as one that `thin` made of the whole network."""
     recover(
-        case.structure, plan, module, (), (), case.train.images,
+        case.structure, whole(case.structure).plan, module, (), (), case.train.images,
         steps=case.settings.steps, batches=None, loss=None, keys=None,
         progress=False, seed=case.settings.seed, resume=None,
     )  # fmt: skip

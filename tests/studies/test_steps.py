@@ -30,5 +30,17 @@ def test_the_summary_keeps_cuts_of_one_level_apart():
 
 
 def test_committed_results_are_found():
-    done = runner.finished(steps.study(regained.SEEDS), runner.Store(small.RESULTS))
+    jobs = [*steps.study(regained.SEEDS), *steps.study_thinned()]
+    done = runner.finished(jobs, runner.Store(small.RESULTS))
     assert len(done) == len(list(small.RESULTS.glob("steps-*")))
+
+
+def test_the_summary_of_thinned_networks_tells_each_way():
+    rows = [
+        {"way": "random", "adam": 0.9, "orthogonal": 0.8},
+        {"way": "random", "adam": 0.5, "orthogonal": 0.9},
+        {"way": "Taylor", "adam": 0.8, "orthogonal": 0.75},
+    ]
+    random, taylor = steps.summary_thinned(pd.DataFrame(rows)).to_dict("records")
+    assert (random["networks"], random["more"], taylor["more"]) == (2, 1, 0)
+    assert (random["adam"], random["adam, least"]) == (pytest.approx(0.7), 0.5)

@@ -21,14 +21,13 @@ ROUNDS, FACTORS = 5, (3.4445, -4.7750, 2.0315)
 singular values near 1, not to it, in few rounds."""
 
 
-def optimizer_of(removed: int, thinned: bool) -> Callable[[Any], torch.optim.Optimizer]:
-    """What teaches a smaller network: orthogonal steps where they were measured to regain more.
+def optimizer_of(removed: int) -> Callable[[Any], torch.optim.Optimizer]:
+    """What teaches a smaller network: Adam where one level was removed, else orthogonal steps.
 
     Args:
-        removed: Number of levels that were removed.
-        thinned: Whether channels were taken out too.
+        removed: Number of levels; 0 of a whole network, which is thinned.
     """
-    return Orthogonal if (removed == 0 if thinned else removed > 1) else torch.optim.Adam
+    return torch.optim.Adam if removed == 1 else Orthogonal
 
 
 class Orthogonal(torch.optim.Optimizer):
