@@ -194,7 +194,10 @@ class AblationResult:
             return "the targets are the same everywhere, so that nothing is learned from them"
         if not self.enough and self.images < self.given:
             what = f"weigh{'s' if self.images == 1 else ''} in {self.metric}"
-            rest = "the others hold no label or value that counts in it"
+            rest = (
+                "the others hold no label or value that counts in it, or have one value with and "
+                "without every level"
+            )
             return f"{self.counted} {what} ({rest}), and {MINIMUM_IMAGES} or more are needed"
         if not self.enough:
             decide = "decides" if self.images == 1 else "decide"
