@@ -476,6 +476,7 @@ def main(arguments: list[str] | None = None) -> None:
         end = "" if options.share == SHARE else f"-{options.share:g}"
         frame.to_csv(options.tables / f"methods{end}.csv", index=False, float_format="%.4g")
         counts = pd.concat([against(frame, ours) for ours in OURS])
+        counts = counts[counts["networks"] > 0]
         counts.to_csv(options.tables / f"peers{end}.csv", index=False)
 
     small.carry_out(study(networks, options.steps, options.share, options.ways), options, write)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from studies import regained, runner, small
+from studies import pareto, regained, runner, shrunk, small
 from weightscope import analyze
 
 
@@ -44,6 +44,13 @@ def test_committed_results_are_found():
     jobs = regained.study("given")
     done = runner.finished(jobs, runner.Store(small.RESULTS))
     assert len(done) == len(list(small.RESULTS.glob("regained-given-*"))) >= 29
+    ways = ("cut", "magnitude", "Taylor", "random")
+    for name, jobs in (
+        ("pareto", pareto.study(pareto.NETWORKS, pareto.STEPS, pareto.SHARE, ways)),
+        ("shrunk", shrunk.study()),
+    ):
+        done = runner.finished(jobs, runner.Store(small.RESULTS))
+        assert len(done) == len(list(small.RESULTS.glob(f"{name}-*"))) >= 16
 
 
 @pytest.mark.parametrize("study", ["pareto", "regained", "shrunk"])
