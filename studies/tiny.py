@@ -1,6 +1,6 @@
 """Networks that train in seconds, and how a rule changes what the library says of them.
 
-Shared by `studies.labels`, `studies.restorers` and `studies.guards`.
+Shared by `studies.labels`, `studies.restorers`, `studies.channels` and `studies.guards`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Net(nn.Module):
         act: The activation.
         join: Skips are concatenated, added, or each level answers and the answers are added.
         end: What the answer passes through last.
+        inputs: Channels of the image.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Net(nn.Module):
         act: Callable[[], nn.Module],
         join: Literal["concatenate", "add", "answers"],
         end: nn.Module,
+        inputs: int = 1,
     ) -> None:
         super().__init__()
         widths = [width + width * k // 2 for k in range(levels)]
@@ -64,7 +66,7 @@ class Net(nn.Module):
         self.down = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1), norm(b), act(),
                           nn.Conv2d(b, b, 3, padding=1), norm(b), act())
-            for a, b in zip([1, *widths[:-1]], widths, strict=True)
+            for a, b in zip([inputs, *widths[:-1]], widths, strict=True)
         )  # fmt: skip
         self.back = nn.ModuleList(nn.Identity() for _ in widths[1:])
         self.up = nn.ModuleList(
