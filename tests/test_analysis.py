@@ -110,6 +110,27 @@ def test_broken_weights_are_named_first_whatever_is_given() -> None:
     assert found.images is None
 
 
+@pytest.mark.parametrize("given", [{}, {"images": 1}, {"batches": 1, "metric": "f1"}])
+def test_running_statistics_that_overflew_are_named(given: dict[str, Any]) -> None:
+    model = mpseg_models.create_model("half_multiresunet", **NARROW["half_multiresunet"])
+    name, variance = next((n, b) for n, b in model.named_buffers() if n.endswith("running_var"))
+    variance[1] = torch.inf
+    images, masks = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    pairs = {"images": [images], "batches": [(images, masks)]}
+    found = ws.analyze(model, **{key: pairs.get(key, value) for key, value in given.items()})
+    assert found.assessment.state == "broken"
+    assert found.conclusion.startswith(f"1 running statistic is NaN or infinite ({name})")
+
+
+def test_a_mask_of_infinities_is_no_broken_weight() -> None:
+    model = mpseg_models.create_model("half_unet", width=4)
+    model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    images, masks = torch.rand(12, 3, 32, 32), (torch.rand(12, 1, 32, 32) > 0.5).float()
+    found = ws.analyze(model, batches=[(images, masks)], metric="f1")
+    assert found.assessment.state != "broken"
+    assert found.data is not None
+
+
 def test_the_model_is_left_as_it_was_when_something_fails() -> None:
     model = mpseg_models.create_model("half_unet", width=4).train()
     batches = [(torch.rand(2, 3, 32, 32), torch.zeros(2))]

@@ -500,9 +500,57 @@ def test_another_mean_of_the_numbers_is_a_change_by_which_less_would_be_left_by_
 
 def test_rounding_is_no_change():
     draw = torch.Generator().manual_seed(0)
-    noise = 1e-6 * torch.randn(2, 12, 1, 30, 30, generator=draw, dtype=torch.float64)
-    whole, cut = 5.0 + noise
+    whole = torch.randn(12, 1, 30, 30, generator=draw)
+    cut = whole * (1 + 3e-7 * torch.randn(whole.shape, generator=draw))
     assert found_without(whole, cut).change == 0.0
+    assert found_without(whole.double(), cut.double()).change > 0.0  # what rounds finer has moved
+
+
+class Far(Mixed):
+    """Adds a constant in the end."""
+
+    far = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.far
+
+
+@pytest.mark.parametrize("far", [1e5, -1e7, 1e9])
+def test_numbers_far_from_zero_respond_as_those_near_it(far):
+    torch.manual_seed(0)
+    images = torch.randn(12, 1, 16, 16, dtype=torch.float64)
+    structure = structure_of(Far(0.2, gain=-3.0).double())
+    near = respond_to_images(structure, [images[:5], images[5:]]).cuts[0]
+    structure.model.far = far
+    structure = structure_of(structure.model)
+    (record,) = respond_to_images(structure, [images[:5], images[5:]]).cuts
+    assert record.change == pytest.approx(near.change, rel=1e-3)
+    assert (record.moved, record.spread) == pytest.approx((near.moved, near.spread), rel=1e-3)
+    assert record.value == record.change > 0.35
+    assert score_response(respond_to_images(structure, [images]), 1).verdict == "used"
+
+
+def test_a_constant_channel_far_from_zero_does_not_hide_what_the_others_do():
+    whole = 400 * torch.randn(12, 2, 30, 30, generator=torch.Generator().manual_seed(0))
+    cut = whole.clone()
+    cut[:, 1] *= 0.5
+    expected = found_without(whole[:, 1:], cut[:, 1:]).change
+    whole[:, 0] = cut[:, 0] = 3e9
+    found = found_without(whole, cut)
+    assert found.value == found.change == pytest.approx(expected, rel=1e-6)
+    assert found.value > 0.25
+
+
+def test_numbers_that_vary_less_than_their_format_resolves_tell_nothing():
+    torch.manual_seed(0)
+    images = torch.randn(12, 1, 16, 16)
+    model = Far(0.2)
+    model.far = 3e7
+    found = respond_to_images(structure_of(model), [images])
+    assert not found.cuts
+    assert "less than their number format resolves" in found.failure
+    found = respond_to_images(structure_of(model.double()), [images.double()])
+    assert found.cuts[0].value > 0.35
 
 
 def test_images_without_a_decision_tell_nothing_of_it():

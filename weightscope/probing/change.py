@@ -27,6 +27,14 @@ from weightscope.thresholds import BARE, CERTAIN, FOLLOWS, RAREST_DECISION
 
 Floats = NDArray[np.float64]
 
+ROUNDING = 1e-12
+"""Mean square of what rounding may add to numbers of float32, as a share of their own: that of some
+eight roundings in a row."""
+
+NO_MOVEMENT = 1e-6
+"""Share of what varies below which a movement that rounding may make is none: a response of
+0.001."""
+
 NOT_FINITE = (
     "the outputs hold nan or infinite values; look for them in the images, in buffers such as the "
     "running statistics of norms, and for numbers that overflow"
@@ -83,10 +91,12 @@ class Change:
         after: The same of the cut network.
         certainty: Of the whole network, (images,).
         sums: Of 1, w, c, x, w^2, c^2, x^2, w c, w x and c x over positions, (images, channels, 10),
-            where w is the output of the whole network, c that of the cut one, and x the input, or 0
-            where it has another shape.
-        shares: The same of the probabilities of each decision without an input, (images,
-            decisions, 10).
+            where w is the output of the whole network, c that of the cut one, both less the middle
+            of the whole network's channel, and x the input, or 0 where it has another shape.
+        rounding: Of the square of what rounding may add to the whole network's numbers, (images,
+            channels).
+        shares: As `sums`, of the probabilities of each decision without an input and as they are,
+            (images, decisions, 10).
         labels: The same if each of several channels decides for itself, (images, channels, 10).
         above: Number of positions above zero in the whole network and in the cut one, (images,
             channels, 2).
@@ -101,6 +111,7 @@ class Change:
     after: Floats
     certainty: Floats
     sums: Floats
+    rounding: Floats
     shares: Floats
     labels: Floats
     above: Floats
@@ -113,9 +124,15 @@ class Change:
         moments = self.sums[..., [1, 4]]
         return bool(np.ptp(moments, 0).max() <= 1e-12 * np.abs(moments).max())
 
+    @property
+    def lost_in_rounding(self) -> bool:
+        """Whether no channel of the whole network varies by more than rounding may."""
+        whole = _apart(self.sums, np.ones((1, len(self.sums))), self.rounding)
+        return not bool((whole.spread > whole.rounding).any())
+
     def figures(self, weights: Floats) -> Figures:
         """Figures for each weighting of the images, (weightings, images)."""
-        numbers, shares = _apart(self.sums, weights), _apart(self.shares, weights)
+        numbers, shares = _apart(self.sums, weights, self.rounding), _apart(self.shares, weights)
         before, after = weights @ self.before, weights @ self.after
         total = before.sum(1, keepdims=True)
         varied = (before + after > 0) & (before + after < 2 * total)
@@ -165,42 +182,48 @@ class _Apart:
     Attributes:
         moved: Mean square of their difference.
         chance: What that would be if they had nothing in common but the straight line of the input.
-        size: Mean square of the whole network's answer.
+        rounding: Mean square of what rounding may add to the whole network's answer.
         spread: Variance of it.
         follows: Correlation of it with the input.
     """
 
     moved: Floats
     chance: Floats
-    size: Floats
+    rounding: Floats
     spread: Floats
     follows: Floats
 
     def each(self, told: Any = True) -> Floats:
         """The root of one minus Lin's concordance of each channel; nan where nothing is told."""
-        return _root(self.moved, self.chance, self.size, told)
+        return _root(self.moved, self.chance, self.rounding, told & self._varied)
 
     def pooled(self, told: Any = True) -> Floats:
         """The same of all channels that tell something together, (weightings,)."""
-        told = np.broadcast_to(told, self.moved.shape)
-        moved, chance, size = (
-            np.where(told, t, 0.0).sum(1) for t in (self.moved, self.chance, self.size)
+        told = told & self._varied
+        moved, chance, rounding = (
+            np.where(told, t, 0.0).sum(1) for t in (self.moved, self.chance, self.rounding)
         )
-        return _root(moved, chance, size, told.any(1))
+        return _root(moved, chance, rounding, told.any(1))
+
+    @property
+    def _varied(self) -> NDArray[np.bool_]:
+        """Where there is more than rounding: what does not vary cannot change."""
+        return self.chance > self.rounding
 
 
-def _root(moved: Floats, chance: Floats, size: Floats, told: Any) -> Floats:
+def _root(moved: Floats, chance: Floats, rounding: Floats, told: Any) -> Floats:
     """The root of a share; 0 where nothing moves but by rounding, nan where nothing can."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        # what does not vary cannot change: rounding is no movement
-        found = np.where(moved > 1e-12 * size, np.sqrt(moved / chance), 0.0)
-    return np.where(told & (chance > 0), found, np.nan)
+        # rounding that is large beside what varies may hide a movement, and is shown
+        still = moved <= np.minimum(rounding, NO_MOVEMENT * chance)
+        return np.where(told, np.where(still, 0.0, np.sqrt(moved / chance)), np.nan)
 
 
-def _apart(sums: Floats, weights: Floats) -> _Apart:
-    """Weigh the sums of images, see `Change.sums`."""
+def _apart(sums: Floats, weights: Floats, rounding: Floats | None = None) -> _Apart:
+    """Weigh the sums of images and what rounding may add to them, see `Change`."""
     n, *moments = np.moveaxis(np.tensordot(weights, sums, 1), -1, 0)
     w, c, x, ww, cc, xx, wc, wx, cx = (moment / n for moment in moments)
+    lost = ROUNDING * ww if rounding is None else weights @ rounding / n
     var_w, var_c, var_x = (np.maximum(d, 0.0) for d in (ww - w * w, cc - c * c, xx - x * x))
     cov_w, cov_c = wx - w * x, cx - c * x
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -208,7 +231,7 @@ def _apart(sums: Floats, weights: Floats) -> _Apart:
         follows = np.where(var_x * var_w > 0, cov_w / np.sqrt(var_w * var_x), 0.0)
     own = var_w + var_c - 2 * slope * (cov_w + cov_c) + 2 * slope**2 * var_x
     chance = np.maximum(own, 0.0) + (w - c) ** 2
-    return _Apart(np.maximum(ww - 2 * wc + cc, 0.0), chance, ww, var_w, follows)
+    return _Apart(np.maximum(ww - 2 * wc + cc, 0.0), chance, lost, var_w, follows)
 
 
 def change_by_cut(
@@ -281,9 +304,13 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
         raise InputError(NOT_FINITE)
     images, channels = len(w), w.shape[1]
     x = image.to(w) if image.shape == w.shape else torch.zeros_like(w)
+    coarse = torch.finfo(torch.float32).eps
+    rounding = ROUNDING * (min(torch.finfo(w.dtype).eps, coarse) / coarse) ** 2
     w, c, x = (t.double().reshape(images, channels, -1) for t in (w, c, x))
     nothing = x.new_zeros(())
     reading = reading or Reading.of([w])
+    # a sum of squares of numbers far from zero would lose what they vary by
+    own, left = (t - reading.middle.to(w)[:, None] for t in (w, c))
     already = reading.share
     p, q = (probabilities(t, reading) for t in (w, c))
     if channels == 1:
@@ -294,9 +321,10 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
     flips = (before != after).double().sum(-1)
     counted = (_counted(decisions, max(channels, 2)) for decisions in (before, after))
     above = torch.stack([(t > 0).double().sum(-1) for t in (w, c)], -1)
-    total = w.sum(1)
+    total = own.sum(1)
     together = torch.stack([total.sum(-1), total.square().sum(-1)], -1)
-    moments = (_sums(w, c, x), _sums(p, q, nothing), _sums(*each, nothing))
+    size = rounding * w.square().sum(-1)
+    moments = (_sums(own, left, x), size, _sums(p, q, nothing), _sums(*each, nothing))
     found = (flips, *counted, certainty(w, reading), *moments, above, without_class(w), together)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 

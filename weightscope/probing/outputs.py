@@ -94,12 +94,14 @@ class Reading:
         negative: Whether any number is below zero.
         square: Sum of the squares of all numbers.
         numbers: How many these are.
+        sums: Of the numbers of each channel; None of no outputs.
     """
 
     share: bool = True
     negative: bool = False
     square: float = 0.0
     numbers: int = 0
+    sums: Tensor | None = None
 
     @classmethod
     def of(cls, batches: Iterable[Tensor]) -> Reading:
@@ -111,12 +113,20 @@ class Reading:
 
     def with_batch(self, outputs: Tensor) -> Reading:
         """With one more batch."""
+        sums = outputs.double().transpose(0, 1).flatten(1).sum(1)
         return Reading(
             self.share and is_share(outputs),
             self.negative or bool((outputs < 0).any()),
             self.square + float(outputs.double().square().sum()),
             self.numbers + outputs.numel(),
+            sums if self.sums is None else self.sums + sums,
         )
+
+    @property
+    def middle(self) -> Tensor:
+        """Mean of each channel, (channels,)."""
+        assert self.sums is not None, "no outputs were read"
+        return self.sums * len(self.sums) / self.numbers
 
     @property
     def logits(self) -> bool:
@@ -242,6 +252,7 @@ class Concordance:
 
     def __init__(self) -> None:
         self._sums: Tensor | float = 0.0
+        self._middle: Tensor | None = None
         self._certainty: list[float] = []
 
     def add(self, coarser: Tensor, first: Tensor) -> None:
@@ -251,8 +262,10 @@ class Concordance:
         ]
         pooled = pool(first.double(), coarser.shape[2:])  # type: ignore[arg-type]
         pair = [t.double().flatten(2) for t in (coarser, pooled)]
+        if self._middle is None:  # sums of squares of numbers far from zero lose what they vary by
+            self._middle = pair[1].mean((0, 2))[:, None]
         sums = []
-        for a, b in ([probabilities(t) for t in pair], pair):
+        for a, b in ([probabilities(t) for t in pair], [t - self._middle for t in pair]):
             moments = (torch.ones_like(a), a, b, a * a, b * b, a * b)
             sums.append(torch.stack([moment.sum((0, 2)) for moment in moments]))
         self._sums = self._sums + torch.stack(sums)

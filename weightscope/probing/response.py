@@ -294,7 +294,7 @@ def measure_response(
     generator = np.random.default_rng(seed)
     coarser = CoarserOutputs(structure)
     found: list[dict[str, dict[int, Figures]]] = []
-    collapsed, counts = [], []
+    collapsed, lost, counts = [], [], []
     with undisturbed(structure.model), torch.no_grad():
         for inputs in (inputs for batches in kinds for inputs in batches):
             coarser.add(inputs)
@@ -302,6 +302,7 @@ def measure_response(
             changes = change_by_cut(structure, batches, answers, coarser.counted)
             first = [next(iter(cuts.values())) for cuts in changes.values()]
             collapsed += [all(change.same_for_every_image for change in first)] if first else []
+            lost += [all(change.lost_in_rounding for change in first)] if first else []
             # copies of one image are answered alike, and are no images of their own
             which = which_image(batches)
             counts.append(len(set(which)))
@@ -320,6 +321,8 @@ def measure_response(
     told = [same for same, count in zip(collapsed, counts, strict=False) if count > 1]
     if told and all(told):
         return Response(source, (), sum(counts), failure=COLLAPSED)
+    if lost and all(lost):
+        return Response(source, (), sum(counts), failure=LOST)
     cuts = [
         _of_outputs(
             cut.keep_levels,
@@ -332,6 +335,11 @@ def measure_response(
 
 
 COLLAPSED = "the output is the same for every image: the network has died, or nothing reaches it"
+
+LOST = (
+    "the outputs vary by less than their number format resolves; return them without what is the "
+    "same everywhere, or analyse model.double()"
+)
 
 
 def _of_outputs(

@@ -22,7 +22,12 @@ from weightscope.statistics.distances import compare, descends, edge_of
 from weightscope.statistics.fresh import find_fresh
 from weightscope.statistics.records import ModelStatistics, Parameter, ParameterStatistics, Spectrum
 from weightscope.statistics.rules import Null, given_null
-from weightscope.statistics.tensors import ParameterPlace, computed_from, find_parameters
+from weightscope.statistics.tensors import (
+    ParameterPlace,
+    computed_from,
+    find_parameters,
+    overflown_statistics,
+)
 from weightscope.summaries.summary import (
     THRESHOLDS,
     summarize_with,
@@ -87,7 +92,15 @@ def measure_model(
     covered = sum(place.elements for place in places)
     coverage = covered / total if total else 1.0
     constants, moved = find_constants(records)
-    return ModelStatistics(records, skipped, coverage, constants, moved, find_fresh(places))
+    return ModelStatistics(
+        records,
+        skipped,
+        coverage,
+        constants,
+        moved,
+        find_fresh(places),
+        overflown_statistics(model),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 
 from weightscope.movement import Movement
@@ -125,6 +125,7 @@ class ModelStatistics(OnOneScreen):
         moved_constants: Those of them that are constant no longer: proof that the model was
             trained. Without any, nothing is proved.
         fresh: Names of the parameters that are a fresh draw bit by bit, see `find_fresh`.
+        overflown: Number of NaN and infinite values in the running statistics of norms, by name.
     """
 
     parameters: tuple[ParameterStatistics, ...]
@@ -133,6 +134,7 @@ class ModelStatistics(OnOneScreen):
     constants: tuple[str, ...] = ()
     moved_constants: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
+    overflown: Mapping[str, int] = field(default_factory=dict)
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -163,6 +165,10 @@ class ModelStatistics(OnOneScreen):
 
     @property
     def nonfinite(self) -> Mapping[str, int]:
-        """Number of NaN and infinite values by name, for the parameters that hold any."""
+        """Number of NaN and infinite values by name, for the tensors that hold any.
+
+        Of buffers running statistics alone count: an infinite variance makes a channel constant
+        without a word, and a mask of attention holds infinity rightly.
+        """
         bad = {p.parameter: p.summary.nan + p.summary.inf for p in self.parameters}
-        return {name: count for name, count in bad.items() if count}
+        return {name: count for name, count in bad.items() if count} | dict(self.overflown)

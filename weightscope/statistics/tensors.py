@@ -107,6 +107,16 @@ def find_parameters(
     return tuple(places), tuple(skipped), total
 
 
+def overflown_statistics(model: nn.Module) -> dict[str, int]:
+    """Number of NaN and infinite values by name, for running statistics of norms that hold any."""
+    found = {}
+    for name, buffer in model.named_buffers():
+        running = name.rpartition(".")[2] in ("running_mean", "running_var")
+        if running and buffer.is_floating_point() and not unreadable(buffer):
+            found[name] = int((~torch.isfinite(buffer)).sum())
+    return {name: count for name, count in found.items() if count}
+
+
 def _all_tensors(model: nn.Module) -> Iterator[_Found]:
     replaced: set[int] = set()
     for layer, module in model.named_modules(remove_duplicate=False):

@@ -36,6 +36,7 @@ from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.probing.outputs import CoarserOutputs, predictions
 from weightscope.progress import bar
 from weightscope.showing import counted, outputs_at
+from weightscope.statistics.tensors import overflown_statistics
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, RESOLUTION, SURE
 from weightscope.utilization.judging import (
     Judge,
@@ -495,14 +496,14 @@ def refuse_broken_weights(model: nn.Module) -> None:
     """Refuse to evaluate a model whose weights are no numbers: its outputs would be none either.
 
     Raises:
-        InputError: Parameters or buffers hold nan or infinite values; they are named.
+        InputError: Parameters or running statistics hold nan or infinite values; they are named.
     """
-    tensors = [*model.named_parameters(), *model.named_buffers()]
     broken = [
         name
-        for name, tensor in tensors
+        for name, tensor in model.named_parameters()
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all())
     ]
+    broken += overflown_statistics(model)
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise InputError(

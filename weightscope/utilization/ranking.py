@@ -451,8 +451,9 @@ def conclude(
         bad = statistics.nonfinite
         names = ", ".join(list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
         total = sum(bad.values())
+        kind = "weight" if bad.keys() - statistics.overflown.keys() else "running statistic"
         return (
-            f"{counted(total, 'weight')} {'is' if total == 1 else 'are'} NaN or infinite "
+            f"{counted(total, kind)} {'is' if total == 1 else 'are'} NaN or infinite "
             f"({names}): {_NOTHING}. Load weights from before the training diverged."
         )
     if state == "untrained":
