@@ -20,7 +20,7 @@ from studies.evidence_protocol.scoring import patched
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
 from weightscope.files import written_atomically
 from weightscope.graph import read_structure
-from weightscope.probing.outputs import without_class
+from weightscope.probing.outputs import Reading
 
 SIZE, TRAIN, IMAGES, TEST, BATCH, STEPS = 48, 160, 24, 80, 8, 350
 Rules = Mapping[str, Callable[[], AbstractContextManager[object]]]
@@ -193,7 +193,7 @@ def judged(
                 for grade in ("response", "images")
             }
     with torch.no_grad():
-        bare = float(without_class(model(images).flatten(2)).mean())
+        bare = Reading.of([model(images)]).bare
     return bare, found
 
 

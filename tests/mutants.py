@@ -114,7 +114,7 @@ MUTANTS = [
             "restores"),
     probing("change", "(probabilities(t, reading) for t", "(t for t", "response",
             "by_hand"),
-    probing("change", "(w.sigmoid(), c.sigmoid())", "(w, c)", "response", "must_agree"),
+    probing("change", "_sums(w.sigmoid(), c.sigmoid(), nothing)", "_sums(w, c, nothing)", "response", "must_agree"),
     probing("change", "shares.each(varied & (often >= RAREST_DECISION))", "shares.each(varied)",
             "response", "hardly_ever"),
     probing("change", "varied = (before + after > 0) & (before + after < 2 * total)",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import mpseg_models
 import weightscope as ws
+from tests.networks import UNet
 from weightscope.cost import count_costs
 
 NARROW: dict[str, dict[str, Any]] = {
@@ -112,10 +113,10 @@ def test_broken_weights_are_named_first_whatever_is_given() -> None:
 
 @pytest.mark.parametrize("given", [{}, {"images": 1}, {"batches": 1, "metric": "f1"}])
 def test_running_statistics_that_overflew_are_named(given: dict[str, Any]) -> None:
-    model = mpseg_models.create_model("half_multiresunet", **NARROW["half_multiresunet"])
+    model = UNet((4, 6))
     name, variance = next((n, b) for n, b in model.named_buffers() if n.endswith("running_var"))
     variance[1] = torch.inf
-    images, masks = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    images, masks = torch.rand(2, 3, 32, 32), torch.ones(2, 6, 32, 32)
     pairs = {"images": [images], "batches": [(images, masks)]}
     found = ws.analyze(model, **{key: pairs.get(key, value) for key, value in given.items()})
     assert found.assessment.state == "broken"

@@ -21,6 +21,7 @@ from studies.evidence_protocol.jobs import BEGIN, Job
 from studies.evidence_protocol.page import markdown, write_csv
 from studies.evidence_protocol.tasks import TASKS
 from studies.evidence_protocol.training import archives, load_network, load_pool, training
+from studies.evidence_protocol.truth import NEGLIGIBLE
 from weightscope.files import written_atomically
 from weightscope.graph import read_structure
 from weightscope.probing import change, response
@@ -29,6 +30,7 @@ from weightscope.thresholds import RESPONDS, RESPONDS_IN_NUMBERS, RESPONSE_BORDE
 
 UNUSED = (0.05, 0.08, 0.1, 0.12, 0.14)
 USED = {"decision": (0.2, 0.25, 0.3, 0.35, 0.4, 0.5), "number": (0.15, 0.2, 0.25, 0.3, 0.35)}
+FIRST = (SILENT, 0.1, 0.12, 0.14, RESPONSE_BORDER, 0.18, 0.2, 0.25)
 MIDDLE = (0.1, 0.12, 0.14, RESPONSE_BORDER, 0.18, 0.2, 0.22, 0.25)
 CHOSEN = {"unused": SILENT, "decision": RESPONDS, "number": RESPONDS_IN_NUMBERS,
           "middle": RESPONSE_BORDER}  # fmt: skip
@@ -107,6 +109,38 @@ def border_table(cuts: pd.DataFrame) -> pd.DataFrame:
                         f"{key}_clearly": int((named & wrong & sure).sum()),
                     }
                 rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def proposal_table(cuts: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """How often the first proposal would be right if it were the deepest cut surely below a border.
+
+    Where no cut is, the present first proposal stays. One row for each set of networks and border;
+    of the networks that have a cut which costs at most 5 % of the skill.
+
+    Args:
+        cuts: From `in_one_form`.
+        networks: From `judge.network_table`.
+    """
+    rows = []
+    for first, end in RANGES:
+        part = judge.skilled(cuts)
+        part = part[(part["index"] >= first) & (part["index"] < end)]
+        for border in FIRST:
+            row: dict[str, Any] = {"networks": f"index {first} to {part['index'].max()}",
+                                   "border": border}  # fmt: skip
+            for key, way in {"response": "model", "images": "images"}.items():
+                own = networks[(networks["way"] == way) & (networks["wanted"] > 0)]
+                right = costly = count = 0
+                for _, network in own[own["name"].isin(part["name"])].iterrows():
+                    mine = part[part["name"] == network["name"]].set_index("reduction")
+                    below = mine.index[mine[f"{key}_high"] < border]
+                    chosen = below.min() if len(below) else network["first"]
+                    count += 1
+                    right += chosen == network["wanted"]
+                    costly += mine["lost"].get(chosen, 0.0) > NEGLIGIBLE
+                row |= {key: right, f"{key}_costly": costly, f"{key}_networks": count}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -253,6 +287,16 @@ def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
         "alone are known, no intervals, and of those before index 104 nothing.",
         "",
         *_border_text(alike, table),
+        "## First proposals",
+        "",
+        "Networks whose first proposal would be the deepest cut that costs at most 5 % of the "
+        "skill, if it were the deepest one whose whole interval lies below a border (without any "
+        "guard; where none does, the present first proposal stays); in brackets those whose first "
+        "proposal costs more. By the model alone the border that holds now is the middle, by "
+        "images that of *unused*.",
+        "",
+        _proposal_text(proposal_table(alike, pd.read_csv(target / "networks.csv"))),
+        "",
         "## Forms",
         "",
         "AUC / within depth, on outputs that decide. Of the model alone each cut counts with the "
@@ -298,6 +342,15 @@ def _count(row: pd.Series[Any], key: str) -> str:
     if row["called"] == "middle":
         return f"{wrong} ({sure})"
     return f"{row[key]} (0)" if not wrong else f"{row[key]} ({wrong}, {sure})"
+
+
+def _proposal_text(table: pd.DataFrame) -> str:
+    shown = table[["networks", "border"]].copy()
+    for key in KEYS:
+        counts = table[[key, f"{key}_networks", f"{key}_costly"]].to_numpy()
+        shown[key] = [f"{right} of {of} ({costly})" for right, of, costly in counts]
+    columns = {"networks": ("networks", "{}"), "border": ("border", "{:g}")}
+    return markdown(shown, columns | {key: (title, "{}") for key, title in KEYS.items()})
 
 
 def _form_text(table: pd.DataFrame) -> str:

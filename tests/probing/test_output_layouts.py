@@ -5,6 +5,7 @@ import torch
 from test_response import Mixed
 from torch import nn
 
+import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.graph.structure import ExampleInputs
 from weightscope.probing.change import change_by_cut
@@ -26,6 +27,10 @@ LAST = ExampleInputs((), {}, 2, True, "NHWC")
         ((2, 8, 16, 5), PLAIN, IMAGE, (2, 5, 8, 16)),
         ((2, 128, 5), PLAIN, IMAGE, (2, 5, 128)),
         ((2, 5, 128), PLAIN, IMAGE, (2, 5, 128)),
+        ((2, 32, 300), PLAIN, IMAGE, (2, 300, 32)),
+        ((2, 300, 32), PLAIN, IMAGE, (2, 300, 32)),
+        ((2, 64, 32), PLAIN, IMAGE, (2, 64, 32)),  # no stride leaves 64 of 8 x 16
+        ((2, 128, 8), PLAIN, IMAGE, (2, 8, 128)),
         ((2, 5), PLAIN, IMAGE, (2, 5)),
         ((2, 8, 16, 8), LAST, torch.zeros(2, 8, 16, 3), (2, 8, 8, 16)),
         ((2, 4, 6), ExampleInputs((), {}, 1, True), CLIP, (2, 4, 6)),
@@ -35,6 +40,27 @@ LAST = ExampleInputs((), {}, 2, True, "NHWC")
 )
 def test_channels_are_found_by_the_sizes_of_the_image(shape, inputs, image, wanted):
     assert tuple(channels_second(torch.zeros(shape), inputs, image).shape) == wanted
+
+
+def test_tokens_of_which_either_axis_may_be_positions_are_refused_unless_the_network_tells():
+    rows = torch.zeros(2, 128, 32)  # 8 x 16 positions, or 4 x 8
+    with pytest.raises(ws.InputError, match="an output of 128 x 32 numbers"):
+        channels_second(rows, PLAIN, IMAGE)
+    assert channels_second(rows, PLAIN, IMAGE, (2,)).shape == (2, 128, 32)
+    assert channels_second(rows, PLAIN, IMAGE, (1,)).shape == (2, 32, 128)
+
+
+@pytest.mark.parametrize("turn", [lambda y: y.flatten(2), lambda y: y.flatten(2).mT])
+def test_tokens_of_more_channels_than_positions_are_read_by_what_follows_the_images_size(turn):
+    torch.manual_seed(0)
+    stem = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 4, stride=4))
+    inner = nn.Sequential(stem, Mixed(0.5, 4), nn.Conv2d(4, 256, 1))
+    example, images = torch.zeros(1, 1, 32, 32), torch.randn(12, 1, 32, 32)  # 8 x 8, or 16 x 16
+    found = [
+        measure_response(read_structure(model, example), [[images]], "images").cuts[0]
+        for model in (inner, Behind(inner, turn))
+    ]
+    assert found[1].change == pytest.approx(found[0].change, rel=1e-6)
 
 
 class Behind(nn.Module):

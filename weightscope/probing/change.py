@@ -21,7 +21,6 @@ from weightscope.probing.outputs import (
     channels_second,
     image_predictions,
     probabilities,
-    without_class,
 )
 from weightscope.thresholds import BARE, CERTAIN, FOLLOWS, RAREST_DECISION
 
@@ -97,11 +96,11 @@ class Change:
             channels).
         shares: As `sums`, of the probabilities of each decision without an input and as they are,
             (images, decisions, 10).
-        labels: The same if each of several channels decides for itself, (images, channels, 10).
+        labels: The same if each of several channels decides for itself, (images, channels, 10);
+            0 where none does.
         above: Number of positions above zero in the whole network and in the cut one, (images,
             channels, 2).
-        bare: Share of the positions at which the whole network is above zero in none of several
-            channels, (images,).
+        bare: `Reading.bare` of all images, (images,).
         together: Of s and s^2 over positions, where s is the sum of the whole network's channels,
             (images, 2).
     """
@@ -315,7 +314,6 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
     p, q = (probabilities(t, reading) for t in (w, c))
     if channels == 1:
         p, q = (torch.cat([1 - t, t], 1) for t in (p, q))
-    each = (w, c) if already else (w.sigmoid(), c.sigmoid())
     middle = 0.5 if channels == 1 and already else 0.0
     before, after = (_decisions(t, middle) for t in (w, c))
     flips = (before != after).double().sum(-1)
@@ -324,8 +322,14 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
     total = own.sum(1)
     together = torch.stack([total.sum(-1), total.square().sum(-1)], -1)
     size = rounding * w.square().sum(-1)
-    moments = (_sums(own, left, x), size, _sums(p, q, nothing), _sums(*each, nothing))
-    found = (flips, *counted, certainty(w, reading), *moments, above, without_class(w), together)
+    numbers = _sums(own, left, x)
+    if reading.bare > BARE:  # probabilities are never below zero
+        labels = _sums(w.sigmoid(), c.sigmoid(), nothing)
+    else:
+        labels = torch.zeros_like(numbers)
+    moments = (numbers, size, _sums(p, q, nothing), labels)
+    bare = w.new_full((images,), reading.bare)
+    found = (flips, *counted, certainty(w, reading), *moments, above, bare, together)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 
 

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from weightscope.adapters.symbols import hint
+from weightscope.adapters.symbols import grows, hint
 from weightscope.calls import only_tensor, tensors_by_place
 from weightscope.errors import InputError
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.probing.inputs import image_of
 from weightscope.thresholds import AGREES, CERTAIN, LARGEST_LOGIT
+
+FEWEST_POSITIONS = 16
+"""Positions below which nobody would return an image as a row of them."""
 
 
 def predictions(outputs: Any) -> dict[str, Tensor]:
@@ -48,17 +51,29 @@ def predictions(outputs: Any) -> dict[str, Tensor]:
     }
 
 
-def channels_second(value: Tensor, inputs: ExampleInputs, image: Tensor) -> Tensor:
+def channels_second(
+    value: Tensor, inputs: ExampleInputs, image: Tensor, growing: Sequence[int] = ()
+) -> Tensor:
     """What a network returned or was given, as (images, channels, *sizes).
 
     The channels may be last, or there may be none (a mask, one depth for each position); tokens may
-    come before their channels. Which axes are sizes tells the image: theirs have its proportions.
+    come before their channels. Which axes are sizes says the network where they follow the image's
+    size; else they are those that have its proportions.
 
     Args:
         value: For each image.
         inputs: What the axes of the image are.
         image: The image input of the same call.
+        growing: Axes that follow the image's size, if the network was read at free sizes.
+
+    Raises:
+        InputError: Tokens of which either axis may be the positions.
     """
+    axes = tuple(range(1, value.dim()))
+    if growing and tuple(growing) == axes[1:]:
+        return value
+    if growing and tuple(growing) == axes[:-1]:
+        return value.movedim(-1, 1)
     sizes = [image.shape[axis] for axis in inputs.space]
     last = inputs.layout.endswith("C")
 
@@ -73,16 +88,40 @@ def channels_second(value: Tensor, inputs: ExampleInputs, image: Tensor) -> Tens
         second, at_end = large(value.shape[2:]), large(value.shape[1:-1])
         return value.movedim(-1, 1) if at_end and (last or not second) else value
     if value.dim() == 3 and len(sizes) > 1:
-        positions, channels = value.shape[1:]
-        if positions > channels and math.prod(sizes) % positions == 0:
-            return value.movedim(-1, 1)
+        first, second = (_is_grid(count, sizes) for count in value.shape[1:])
+        if first and second:
+            raise InputError(
+                f"an output of {value.shape[1]} x {value.shape[2]} numbers for each image may hold "
+                "its positions first or last; return it as (images, channels, height, width)"
+            )
+        return value.movedim(-1, 1) if first else value
     return value
+
+
+def _is_grid(count: int, sizes: Sequence[int]) -> bool:
+    """Whether as many positions as these are an image's at some stride, and no mere handful."""
+    return count >= FEWEST_POSITIONS and any(
+        all(size % stride == 0 for size in sizes)
+        and math.prod(size // stride for size in sizes) == count
+        for stride in range(1, min(sizes) + 1)
+    )
 
 
 def image_predictions(outputs: Any, structure: Structure, image: Tensor) -> dict[str, Tensor]:
     """`predictions`, each as (images, channels, *sizes)."""
     found = predictions(outputs)
-    return {place: channels_second(t, structure.inputs, image) for place, t in found.items()}
+    return {
+        place: channels_second(t, structure.inputs, image, _growing(structure, place, t.dim()))
+        for place, t in found.items()
+    }
+
+
+def _growing(structure: Structure, place: str, axes: int) -> tuple[int, ...]:
+    """Axes of an output that follow the image's size; none where it was read at one size."""
+    shape = structure.outputs[place].meta["val"].shape if place in structure.outputs else ()
+    if len(shape) != axes:  # a table
+        return ()
+    return tuple(axis for axis, size in enumerate(shape) if axis and grows(size))
 
 
 @dataclass(frozen=True)
@@ -95,6 +134,7 @@ class Reading:
         square: Sum of the squares of all numbers.
         numbers: How many these are.
         sums: Of the numbers of each channel; None of no outputs.
+        below: Number of positions at which every one of several channels is below zero.
     """
 
     share: bool = True
@@ -102,6 +142,7 @@ class Reading:
     square: float = 0.0
     numbers: int = 0
     sums: Tensor | None = None
+    below: float = 0.0
 
     @classmethod
     def of(cls, batches: Iterable[Tensor]) -> Reading:
@@ -120,6 +161,7 @@ class Reading:
             self.square + float(outputs.double().square().sum()),
             self.numbers + outputs.numel(),
             sums if self.sums is None else self.sums + sums,
+            self.below + positions_below(outputs),
         )
 
     @property
@@ -127,6 +169,15 @@ class Reading:
         """Mean of each channel, (channels,)."""
         assert self.sums is not None, "no outputs were read"
         return self.sums * len(self.sums) / self.numbers
+
+    @property
+    def bare(self) -> float:
+        """Share of the positions at which every one of several channels is below zero.
+
+        Channels that exclude each other compete, and one of them is above zero nearly everywhere;
+        where each decides for itself, as before a sigmoid, the background is below zero in all.
+        """
+        return 0.0 if self.sums is None else self.below * len(self.sums) / self.numbers
 
     @property
     def logits(self) -> bool:
@@ -169,18 +220,9 @@ def certainty(outputs: Tensor, reading: Reading | None = None) -> Tensor:
     return (shares.amax(1).mean(-1) - 1 / kinds) * kinds / (kinds - 1)
 
 
-def without_class(outputs: Tensor) -> Tensor:
-    """Share of the positions at which every one of several channels is below zero, (images,).
-
-    Channels that exclude each other compete, and one of them is above zero nearly everywhere;
-    where each decides for itself, as before a sigmoid, the background is below zero in all.
-
-    Args:
-        outputs: (images, channels, positions).
-    """
-    if outputs.shape[1] == 1:
-        return outputs.new_zeros(len(outputs))
-    return (outputs < 0).all(1).to(outputs).mean(-1)
+def positions_below(outputs: Tensor) -> float:
+    """How many positions of outputs (images, channels, *sizes) are below zero in all of several."""
+    return float((outputs < 0).all(1).sum()) if outputs.shape[1] > 1 else 0.0
 
 
 class CoarserOutputs:

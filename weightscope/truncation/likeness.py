@@ -13,7 +13,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.errors import InputError, keyword
 from weightscope.probing.change import decides
-from weightscope.probing.outputs import without_class
+from weightscope.probing.outputs import Reading
 from weightscope.showing import outputs_at
 from weightscope.thresholds import BARE
 from weightscope.truncation.teaching import Goals, is_answer
@@ -138,9 +138,8 @@ def read_likeness(goals: Goals, gone: Sequence[int]) -> Likeness:
             )
         )
         logits = deciding[-1] and not known
-        if logits and all(v.dim() > 1 for v in values):
-            bare = torch.cat([without_class(v.reshape(*v.shape[:2], -1)) for v in values])
-            labels |= {i} if float(bare.mean()) > BARE else set()
+        if logits and all(v.dim() > 1 for v in values) and Reading.of(values).bare > BARE:
+            labels |= {i}
         each = i in labels
         chances.append(_variance([_chances(v, each) for v in values]) if logits else 0.0)
     likeness = tuple(variances), tuple(deciding), tuple(chances)
