@@ -1,11 +1,13 @@
-"""Are outputs of several channels numbers or decisions? Twenty-six fresh networks.
+"""Are outputs of several channels numbers or decisions? Thirty-two fresh networks.
 
     python studies/channels.py [--out runs/evidence-channels]
         [--page docs/studies/evidence/channels.md]
 
 Designs and tasks are none of the evidence study's. docs/decisions/response.md says what counts as a
-failure, and was written before this ran. Every network is analysed twice: with the rule that
-several channels may be numbers where they move alike, and with its border out of reach.
+failure, and was written before this ran. Every network is analysed twice: with the guard that a
+level is unused only if several channels do not change as numbers either, and without it. The border
+that the first 26 networks refuted, between channels that may be numbers and those that may not, is
+counted here.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -33,7 +36,6 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from studies import labels  # noqa: E402
-from studies.evidence_protocol.scoring import patched  # noqa: E402
 from studies.evidence_protocol.tasks import Pool  # noqa: E402
 from studies.evidence_protocol.truth import SKILLED, measure_truth  # noqa: E402
 from studies.tiny import (  # noqa: E402
@@ -59,18 +61,32 @@ from studies.tiny import (  # noqa: E402
     verdicts_of,
 )
 from weightscope.files import written_atomically  # noqa: E402
-from weightscope.probing.change import compare, decisive  # noqa: E402
+from weightscope.probing import response  # noqa: E402
+from weightscope.probing.change import Figures, compare, decisive  # noqa: E402
+from weightscope.probing.outputs import Reading  # noqa: E402
 from weightscope.probing.stimuli import dead_leaves  # noqa: E402
-from weightscope.thresholds import COMMON  # noqa: E402
+from weightscope.thresholds import BARE  # noqa: E402
 
 Array = NDArray[np.float64]
 Rng = np.random.Generator
 Kind = Literal["numbers", "labels", "classes"]
 KINDS: tuple[Kind, ...] = ("numbers", "labels", "classes")
-RULES: Rules = {
-    "without the rule": lambda: patched({"COMMON": np.inf}),
-    "with the rule": nullcontext,
-}
+COMMON = 0.75
+"""Variance of the sum of the channels beside the sum of their variances above which they were taken
+for numbers, too."""
+
+
+def decisions_alone() -> AbstractContextManager[object]:
+    """Several channels that may be decisions are nothing else."""
+    joined = response._joined
+
+    def without(keep_levels: int, kinds: Sequence[Figures]) -> response.CutResponse:
+        return replace(joined(keep_levels, kinds), by_number=np.nan, by_number_high=np.nan)
+
+    return mock.patch.object(response, "_joined", without)
+
+
+RULES: Rules = {"without the rule": decisions_alone, "with the rule": nullcontext}
 
 
 def smooth(rng: Rng, channels: int, width: float) -> Array:
@@ -201,6 +217,20 @@ def to_dark_and_bright(rng: Rng) -> tuple[Array, Array]:
     return with_noise(image, rng, 0.3)[None], np.clip(np.stack(far), 0, 12) / 2 - 0.75
 
 
+def lit_colours(rng: Rng) -> tuple[Array, Array]:
+    """Noisy colours; four times the colour, and in all channels the mean of the surroundings."""
+    colour = tiles(rng)[0]
+    around = 4 * ndimage.gaussian_filter(colour.mean(0), 7)
+    return with_noise(colour, rng, 0.2), 4 * (colour - colour.mean(0)) + 3 * around
+
+
+def edges_and_ground(rng: Rng) -> tuple[Array, Array]:
+    """A noisy image; three times what is above and what is below a coarse version of it."""
+    grey = tiles(rng)[0][0]
+    ground = ndimage.gaussian_filter(grey, 6)
+    return with_noise(grey, rng, 0.2)[None], 3 * np.stack([grey - ground, ground])
+
+
 def attributes(rng: Rng) -> tuple[Array, Array]:
     """Coloured tiles; which channels are high, and where no border is near: labels that overlap."""
     colour, _, border = tiles(rng)
@@ -236,6 +266,18 @@ def two_sides(rng: Rng) -> tuple[Array, Array]:
     """A lit scene; ground or not."""
     given, found = heights(rng)
     return given, (found > 0).astype(int)
+
+
+def temperatures(rng: Rng) -> tuple[Array, Array]:
+    """Coloured tiles; warm, neither, cold."""
+    colour = tiles(rng)[0]
+    return with_noise(colour, rng, 0.3), np.digitize(colour[0] - colour[2], [-0.7, 0.7])
+
+
+def brightest(rng: Rng) -> tuple[Array, Array]:
+    """A noisy image; darker than its surroundings, or brighter."""
+    grey = tiles(rng)[0][0]
+    return with_noise(grey, rng, 0.2)[None], (grey > ndimage.uniform_filter(grey, 9)).astype(int)
 
 
 def octants(rng: Rng) -> tuple[Array, Array]:
@@ -394,6 +436,21 @@ CASES = (
          (6, 4, instance, nn.GELU, "add"), of_signs, lambda p: torch.optim.AdamW(p, 4e-3)),
     Case("ground or not by squares", "classes", two_sides, 1, 2,
          (8, 5, batch, nn.ReLU, "concatenate"), of_signs, lambda p: torch.optim.Adamax(p, 8e-3)),
+    Case("colours and their surroundings", "numbers", lit_colours, 3, 3,
+         (8, 4, batch, nn.ReLU, "concatenate"), F.mse_loss, lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("edges and ground", "numbers", edges_and_ground, 1, 2,
+         (8, 5, batch, nn.SiLU, "add"), F.l1_loss, lambda p: torch.optim.AdamW(p, 4e-3)),
+    Case("opponent colours, 5 levels", "numbers", opponents, 3, 3,
+         (6, 5, instance, nn.ReLU, "concatenate"), F.huber_loss,
+         lambda p: torch.optim.Adamax(p, 8e-3)),
+    Case("temperatures, 5 levels", "classes", temperatures, 3, 3,
+         (8, 5, batch, nn.ReLU, "concatenate"), F.cross_entropy,
+         lambda p: torch.optim.RAdam(p, 6e-3)),
+    Case("temperatures by squares", "classes", temperatures, 3, 3,
+         (6, 5, layer, nn.GELU, "add"), of_signs, lambda p: torch.optim.NAdam(p, 4e-3)),
+    Case("brighter than around", "classes", brightest, 1, 2,
+         (8, 5, batch, nn.LeakyReLU, "concatenate"), F.cross_entropy,
+         lambda p: torch.optim.Adamax(p, 8e-3)),
 )  # fmt: skip
 
 
@@ -402,8 +459,11 @@ def read_as(model: Net, images: Tensor) -> dict[str, Any]:
     """Whether the answers to images are read as decisions, and how far their channels go along."""
     answers = model(images)
     found = compare(answers, answers, images).figures(np.ones((1, len(images))))
-    return {"decides": decisive(found.certainty, found.follows), "common": found.common,
-            "certainty": found.certainty, "follows": found.follows}  # fmt: skip
+    total = answers.double().sum(1).var(correction=0)
+    each = answers.double().transpose(0, 1).flatten(1).var(1, correction=0).sum()
+    labels = Reading.of([answers]).bare > BARE
+    return {"decides": decisive(found.certainty, found.follows), "labels": labels,
+            "common": float(total / each), "certainty": found.certainty}  # fmt: skip
 
 
 def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
@@ -434,7 +494,11 @@ def sides(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     for kind in KINDS:
         own = [r for r in deciding if r["kind"] == kind]
         found[kind] = [r["name"] for r in own]
-        found[f"{kind} above"] = [r["name"] for r in own if r["synthetic"]["common"] > COMMON]
+        found[f"{kind} above"] = [
+            r["name"]
+            for r in own
+            if r["synthetic"]["common"] > COMMON and not r["synthetic"]["labels"]
+        ]
     return found
 
 

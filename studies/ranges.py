@@ -2,8 +2,8 @@
 
     python studies/ranges.py [--out runs/evidence-ranges] [--page docs/studies/evidence/ranges.md]
 
-Networks for images of 0..1, standardised ones, 0..255 and 0..65535, whose designs and tasks are none
-of the evidence study's. docs/decisions/response.md says what counts as a failure, and was written
+Networks for images of 0..1, standardised ones, 0..255 and 0..65535, whose designs and tasks are
+none of the evidence study's. docs/decisions/response.md says what counts as a failure, and was written
 before this ran.
 """
 
@@ -50,7 +50,7 @@ from weightscope.graph import read_structure  # noqa: E402
 from weightscope.probing.outputs import certainty  # noqa: E402
 from weightscope.probing.response import Stimuli, measure_response  # noqa: E402
 
-Range = Literal["0..1", "standardised", "0..255", "0..65535", "0..255, divided inside"]
+Range = Literal["0..1", "standardised", "0..255", "0..65535"]
 CONTRASTS = (0.01, 0.1, 1.0, 10.0, 100.0, 10000.0)
 
 
@@ -68,14 +68,6 @@ def in_range(images: Tensor, span: Range) -> Tensor:
 def no_norm(_channels: int) -> nn.Module:
     """None."""
     return nn.Identity()
-
-
-class Divided(Net):
-    """Takes 0..255 and divides."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of images of 0..255."""
-        return super().forward(x / 255)
 
 
 @dataclass(frozen=True)
@@ -107,8 +99,7 @@ class Case:
     def build(self) -> Net:
         """The network with random weights."""
         levels, *rest = self.net
-        make = Divided if self.span.endswith("inside") else Net
-        return make(1, 8, levels, *rest, nn.Identity())
+        return Net(1, 8, levels, *rest, nn.Identity())
 
     def pool(self, n: int, seed: int) -> Pool:
         """Images and targets."""
@@ -141,17 +132,6 @@ CASES = (
     Case("0..1", large, "binary", (4, no_norm, nn.ReLU, "concatenate"), bce, adamax),
     Case("standardised", plain, "binary", (5, batch, nn.ReLU, "concatenate"), bce, adamax),
     Case("standardised", large, "binary", (4, no_norm, nn.GELU, "add"), bce, nadam),
-    Case("0..255, divided inside", plain, "binary", (5, batch, nn.ReLU, "concatenate"), bce, nadam),
-    Case("0..255, divided inside", large, "binary", (4, no_norm, nn.ReLU, "add"), bce, adamax),
-    Case("0..255", restorers.heights, "regression", (4, batch, nn.ReLU, "concatenate"),
-         F.mse_loss, nadam),
-    Case("0..255", restorers.metres, "regression", (5, layer, nn.ReLU, "add"), F.huber_loss,
-         adamax),
-    Case("0..65535", restorers.metres, "regression", (4, batch, nn.SiLU, "concatenate"),
-         F.mse_loss, adamax),
-    Case("0..1", restorers.heights, "regression", (5, batch, nn.ReLU, "add"), F.mse_loss, nadam),
-    Case("0..255", plain, "binary", (5, batch, nn.GELU, "answers"), bce, adamax),
-    Case("0..255", large, "binary", (5, no_norm, nn.ReLU, "add"), bce, adamax),
 )  # fmt: skip
 
 

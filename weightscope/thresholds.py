@@ -83,12 +83,6 @@ of exclusive classes of the evidence study 18 have at most 0.13 on their own ima
 trained 0.37 and 0.96; networks of two labels with empty background have 0.74. Of a single channel
 that follows its input above which that may be a segmentation, whose background is on that side."""
 
-COMMON = 0.75
-"""Variance of the sum of several channels beside the sum of their variances above which they may be
-numbers. Of 14 trained classifiers of the evidence study (softmax fixes only differences) 13 have at
-most 0.51 on their own images, one, of which one channel alone varies, 0.99; the regressions of
-three colours have at least 1.98, two channels that have nothing in common have 1."""
-
 FOLLOWS = 0.8
 """Correlation with the input, channel by channel, above which an output restores its input and is
 no decision: certainty cannot tell where images are in large units."""

@@ -50,6 +50,10 @@ KEYS = {"response": "the model alone", "images": "images"}
 FORMS = {"kappa": "1 - kappa of the decisions", "apart": "1 - rho_c of the probabilities"}
 
 
+BORDERS = {"kappa": (0.05, 0.35), "apart": (SILENT, RESPONDS)}
+"""Of decisions: unused below the first, used above the second; of 1 - rho_c its root."""
+
+
 def groups(cuts: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The cuts of skilled networks by their indices."""
     part, found = judge.skilled(cuts), {}
@@ -253,6 +257,33 @@ def form_table(cuts: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def decided_table(cuts: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """How many cuts each form would decide by its values alone, and how many of these rightly.
+
+    Args:
+        cuts: From `judge.score_table`.
+        measured: From `form_rows`.
+    """
+    both = judge.skilled(cuts.merge(measured, on=["name", "reduction"]))
+    rows = []
+    for first, end in (*SETS, (0, 10**6)):
+        part = both[(both["index"] >= first) & (both["index"] < end)]
+        if part.empty:
+            continue
+        used = part["used"].astype(bool)
+        row: dict[str, Any] = {
+            "networks": f"index {part['index'].min()} to {part['index'].max()}", "cuts": len(part)
+        }  # fmt: skip
+        for key in KEYS:
+            for form, (silent, responds) in BORDERS.items():
+                value = part[f"{key}:{form}"] ** (0.5 if form == "apart" else 1.0)
+                low, high = value < silent, value > responds
+                right = int((low & ~used).sum() + (high & used).sum())
+                row[f"{key}:{form}"] = int((low | high).sum()), right, int((low & used).sum())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 # --- the page ---------------------------------------------------------------------------------
 
 
@@ -304,6 +335,13 @@ def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
         "",
         _form_text(form_table(cuts, measured)),
         "",
+        "Cuts that each form would decide by its values alone, without intervals and guards (1 - "
+        f"kappa below {BORDERS['kappa'][0]} and above {BORDERS['kappa'][1]}, its borders when it "
+        "was left; the root of 1 - rho_c with those that hold now); of these the right ones, and "
+        "used cuts that would be called unused:",
+        "",
+        _decided_text(decided_table(cuts, measured)),
+        "",
         "The answers of these networks were kept at 5000 positions of each kind of images when "
         "they were trained; `python studies/evidence.py respond` measures at all positions.",
         "",
@@ -351,6 +389,20 @@ def _proposal_text(table: pd.DataFrame) -> str:
         shown[key] = [f"{right} of {of} ({costly})" for right, of, costly in counts]
     columns = {"networks": ("networks", "{}"), "border": ("border", "{:g}")}
     return markdown(shown, columns | {key: (title, "{}") for key, title in KEYS.items()})
+
+
+def _decided_text(table: pd.DataFrame) -> str:
+    shown = table[["networks", "cuts"]].copy()
+    columns = {name: (name, "{}") for name in shown.columns}
+    for form, title in FORMS.items():
+        for key, of in KEYS.items():
+            name = f"{key}:{form}"
+            shown[name] = [
+                f"{decided / cuts:.0%}, {right / max(decided, 1):.0%} right, {unused} unused"
+                for cuts, (decided, right, unused) in zip(table["cuts"], table[name], strict=True)
+            ]
+            columns[name] = (f"{title}, {of}", "{}")
+    return markdown(shown, columns)
 
 
 def _form_text(table: pd.DataFrame) -> str:

@@ -10,7 +10,8 @@ from weightscope.graph import read_structure
 from weightscope.graph.structure import ExampleInputs
 from weightscope.probing.change import change_by_cut
 from weightscope.probing.outputs import Reading, certainty, channels_second, is_share
-from weightscope.probing.response import measure_response, respond_to_synthetic
+from weightscope.probing.response import Response, measure_response, respond_to_synthetic
+from weightscope.utilization.scores import score_response
 
 IMAGE, CLIP = torch.zeros(2, 3, 8, 16), torch.zeros(2, 3, 6)
 PLAIN = ExampleInputs((), {}, 2, True)
@@ -154,6 +155,19 @@ def test_what_moves_all_channels_alike_is_no_unused_level():
     record = measure_response(read_structure(Flow(2.0), example), [[images]], "images").cuts[0]
     assert record.value < 0.05
     assert record.by_number > 0.5
-    assert record.high > 0.5
+    score = score_response(Response("images", (record,), 12), 1)
+    assert score.verdict == "undecided"
+    assert f"respond with up to {record.by_number_high:.2g}, whichever is the largest" in score.why
+    assert score.low < 0.3 < 0.9 < score.high
     same = measure_response(read_structure(Flow(0.0), example), [[images]], "images").cuts[0]
     assert same.high < 0.08
+    assert score_response(Response("images", (same,), 12), 1).verdict == "unused"
+
+
+def test_probabilities_of_several_channels_are_no_other_numbers():
+    torch.manual_seed(0)
+    images, example = torch.randn(12, 3, 32, 32), torch.zeros(1, 3, 32, 32)
+    for end, other in ((nn.Identity(), True), (nn.Softmax(1), False)):
+        structure = read_structure(nn.Sequential(Mixed(0.5, 3, -9.0), end), example)
+        record = measure_response(structure, [[images]], "images").cuts[0]
+        assert bool(record.by_number_high > 0) == other

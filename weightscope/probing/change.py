@@ -59,10 +59,7 @@ class Figures:
         moved: See `CutResponse`.
         spread: See `CutResponse`.
         below: Share of the positions at which a single channel says no; 0 of several channels.
-        common: Variance of the sum of several channels beside the sum of their variances: 0 of
-            logits that exclude each other, 1 of numbers that have nothing to do with each other, as
-            many as there are channels where all move alike. 0 of probabilities, of channels that
-            may be labels, and of a single one.
+        several: Whether there are several channels, which are no probabilities.
     """
 
     decisions: Floats
@@ -77,7 +74,7 @@ class Figures:
     moved: float
     spread: float
     below: float
-    common: float
+    several: bool
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,7 @@ class Change:
         above: Number of positions above zero in the whole network and in the cut one, (images,
             channels, 2).
         bare: `Reading.bare` of all images, (images,).
-        together: Of s and s^2 over positions, where s is the sum of the whole network's channels,
-            (images, 2).
+        share: Whether the outputs are probabilities, (images,).
     """
 
     flips: Floats
@@ -115,7 +111,7 @@ class Change:
     labels: Floats
     above: Floats
     bare: Floats
-    together: Floats
+    share: Floats
 
     @property
     def same_for_every_image(self) -> bool:
@@ -150,16 +146,8 @@ class Change:
             float(np.sqrt(numbers.moved[0].mean())),
             float(np.sqrt(numbers.spread[0].mean())),
             float(before[0, 0] / total[0, 0]) if self.sums.shape[1] == 1 else 0.0,
-            self._common(float(numbers.spread[0].sum())),
+            self.sums.shape[1] > 1 and not bool(self.share.any()),
         )
-
-    def _common(self, variances: float) -> float:
-        """See `Figures`."""
-        several = self.sums.shape[1] > 1 and float(self.bare.mean()) <= BARE
-        if not several or not variances > 0.0:
-            return 0.0
-        total, square = self.together.sum(0) / self.sums[:, 0, 0].sum()
-        return float(max(square - total**2, 0.0) / variances)
 
     def _labels(self, weights: Floats) -> Floats:
         """The change if each channel decides for itself: of all, then of each."""
@@ -319,8 +307,6 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
     flips = (before != after).double().sum(-1)
     counted = (_counted(decisions, max(channels, 2)) for decisions in (before, after))
     above = torch.stack([(t > 0).double().sum(-1) for t in (w, c)], -1)
-    total = own.sum(1)
-    together = torch.stack([total.sum(-1), total.square().sum(-1)], -1)
     size = rounding * w.square().sum(-1)
     numbers = _sums(own, left, x)
     if reading.bare > BARE:  # probabilities are never below zero
@@ -328,8 +314,8 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
     else:
         labels = torch.zeros_like(numbers)
     moments = (numbers, size, _sums(p, q, nothing), labels)
-    bare = w.new_full((images,), reading.bare)
-    found = (flips, *counted, certainty(w, reading), *moments, above, bare, together)
+    of_all = (w.new_full((images,), float(fact)) for fact in (reading.bare, already))
+    found = (flips, *counted, certainty(w, reading), *moments, above, *of_all)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 
 

@@ -31,7 +31,6 @@ from weightscope.probing.stimuli import dead_leaves, matched_images, suited_cont
 from weightscope.thresholds import (
     BARE,
     CERTAIN,
-    COMMON,
     FOLLOWING,
     LARGEST_LOGIT,
     RESPONDS,
@@ -86,8 +85,10 @@ class CutResponse:
         lost: Those of them that are computed in what the cut removes. They respond with 1.
         by_sign: The response if a single channel is a decision, where it may be one though it
             follows the input: no level is unused then that changes it; else nan.
-        by_number: The response of the numbers, where several channels may be numbers though they
-            could be decisions, too: no level is unused then that changes them; else nan.
+        by_number: The response if several channels are numbers, where they would be decisions and
+            nothing in the model tells: no level is unused then that changes what none is the
+            largest of; else nan.
+        by_number_high: Upper end of its interval.
     """
 
     keep_levels: int
@@ -105,6 +106,7 @@ class CutResponse:
     outputs: Mapping[str, float] = field(default_factory=dict)
     by_sign: float = math.nan
     by_number: float = math.nan
+    by_number_high: float = math.nan
     lost: tuple[str, ...] = ()
 
     @property
@@ -381,12 +383,10 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         # decisions may change where probabilities hardly move: no such level is unused
         most = np.fmax(most, np.fmin.reduce([_beyond_chance(k) for k in decided]))
     by_sign = float(values[0]) if either else math.nan
-    numbers = decided and sure and max(kind.common for kind in kinds) > COMMON
-    if numbers:  # channels that move alike may be numbers, of which the largest says little
-        least_change = np.fmin.reduce([k.change for k in kinds])
-        most = np.fmax(most, least_change)
+    numbers = np.fmin.reduce([k.change for k in kinds])
+    also_numbers = bool(decided) and all(kind.several for kind in kinds)
     if either:  # read as numbers; what no number shows must not change a decision either
-        values = np.fmin.reduce([k.change for k in kinds])
+        values = numbers
         most = np.fmax(most, values)
     low, high = np.nanquantile(values[1:], 0.025), np.nanquantile(most[1:], 0.975)
     part, worst, worst_high = _most(parts)
@@ -404,8 +404,14 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         moved=least.moved,
         spread=least.spread,
         by_sign=by_sign,
-        by_number=float(least_change[0]) if numbers else math.nan,
+        by_number=float(numbers[0]) if also_numbers else math.nan,
+        by_number_high=_upper(numbers) if also_numbers else math.nan,
     )
+
+
+def _upper(rows: Floats) -> float:
+    """Upper end of the interval of what the first row is and the others are resamples of."""
+    return max(float(np.nanquantile(rows[1:], 0.975)), float(rows[0]))
 
 
 def _beyond_chance(kind: Figures) -> Floats:

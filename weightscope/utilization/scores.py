@@ -327,7 +327,11 @@ def score_response(response: Response, level: int) -> Score:
             verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     why += "" if beside in why else f"; {beside}"
     if verdict == "undecided" and cut.high < RESPONSE_BORDER:
-        others = (m for m in (cut.elsewhere, cut.worst_high, cut.other[1]) if math.isfinite(m))
+        others = (
+            m
+            for m in (cut.elsewhere, cut.worst_high, cut.by_number_high, cut.other[1])
+            if math.isfinite(m)
+        )
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
     caveat = f"that is{of}" if beside else ""
     caveat += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
@@ -353,6 +357,11 @@ def _speaks_elsewhere(cut: CutResponse) -> str:
         )
     if cut.worst_high > RESPONSE_BORDER:
         return describe_part(cut)
+    if cut.by_number_high > RESPONSE_BORDER:
+        return (
+            f"its channels may be numbers, too, and these respond with up to "
+            f"{cut.by_number_high:.2g}, whichever is the largest"
+        )
     return describe_other(cut) if cut.other[1] > RESPONSE_BORDER else ""
 
 
@@ -416,11 +425,6 @@ def _what_changes(cut: CutResponse) -> str:
     if not math.isfinite(cut.flips):
         return f"the numbers {moved}" if cut.value > 0.0 else "no number changes"
     flips = f"{cut.flips:.1%} of the decisions change" if cut.flips > 0.0 else "no decision changes"
-    if math.isfinite(cut.by_number):
-        return (
-            f"{flips}; the channels may be numbers, too, and what is unused must be so for both: "
-            f"the numbers {moved} (response {cut.by_number:.2g})"
-        )
     if either:
         return (
             f"the numbers {moved}; the output may be a decision by its sign, too, and what is "
