@@ -2,8 +2,8 @@
 
     python studies/ranges.py [--out runs/evidence-ranges] [--page docs/studies/evidence/ranges.md]
 
-Networks for images of 0..1, standardised ones, 0..255 and 0..65535, whose designs and tasks are
-none of the evidence study's. docs/decisions/response.md says what counts as a failure, and was written
+Networks for images of 0..1, standardised ones, 0..255 and 0..65535. Designs and tasks are none of
+the evidence study's. docs/decisions/response.md says what counts as a failure, and was written
 before this ran.
 """
 
@@ -33,22 +33,33 @@ from studies.evidence_protocol.tasks import Pool  # noqa: E402
 from studies.evidence_protocol.truth import measure_truth  # noqa: E402
 from studies.tiny import (  # noqa: E402
     IMAGES,
+    STEPS,
     TEST,
     TRAIN,
     Loss,
     Net,
     Optimizer,
     batch,
+    cuts,
     fit,
     instance,
     judged,
     layer,
+    tally,
     taps,
     trained,
+    verdicts_of,
 )
+from weightscope.files import written_atomically  # noqa: E402
 from weightscope.graph import read_structure  # noqa: E402
 from weightscope.probing.outputs import certainty  # noqa: E402
-from weightscope.probing.response import Stimuli, measure_response  # noqa: E402
+from weightscope.probing.response import (  # noqa: E402
+    STRONGER,
+    WEAKER,
+    Stimuli,
+    measure_response,
+)
+from weightscope.thresholds import FOLLOWING, SATURATED  # noqa: E402
 
 Range = Literal["0..1", "standardised", "0..255", "0..65535"]
 CONTRASTS = (0.01, 0.1, 1.0, 10.0, 100.0, 10000.0)
@@ -165,6 +176,123 @@ def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
     test = case.pool(TEST, 10 * index + 1)
     found = measure_truth(model, taps(model), case.kind, test, case.loss)
     levels = {int(level): lost for level, lost in found["levels"].items()}
-    return {"name": case.name, "span": case.span, "kind": case.kind, "skill": found["skill"],
+    return {"name": case.name, "kind": case.span, "skill": found["skill"],
             "levels": levels, "contrasts": by_contrast(model),
             "said": judged(model, case.pool(IMAGES, 10 * index + 2).images)[1]}  # fmt: skip
+
+
+def others(row: Mapping[str, Any]) -> tuple[float, ...]:
+    """At what contrasts a level would be asked again, as it is before it is called unused."""
+    seen = row["contrasts"][1.0]
+    stronger = (STRONGER,) if seen["follows"] < FOLLOWING else ()
+    return stronger + ((WEAKER,) if seen["certainty"] > SATURATED else ())
+
+
+def looked_twice(row: Mapping[str, Any], level: int, verdict: str) -> str:
+    """The verdict by the model alone if *used* needed the second look, too."""
+    for contrast in others(row) if verdict == "used" else ():
+        _, low, _, _, responds = row["contrasts"][contrast]["cuts"][level]
+        if not low > responds:
+            return "undecided"
+    return verdict
+
+
+def found_cuts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The cuts by the model alone, with what a second look would make of them."""
+    found = [c for c in cuts(list(rows)) if c["grade"] == "response"]
+    of = {(row["name"], row["kind"]): row for row in rows}
+    return [
+        cut | {"twice": looked_twice(of[cut["name"], cut["kind"]], cut["level"], cut["after"])}
+        for cut in found
+    ]
+
+
+def failures(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """What was written down as a failure, in words, and what was not put to the test."""
+    called = [c for c in found if c["after"] == "used" and c["kind"] in ("0..255", "0..65535")]
+    wrong = [c for c in called if c["clear"] and not c["used"]]
+    said = (
+        f"{len(wrong)} of {len(called)} cuts called used, of networks for 0..255 and 0..65535, are "
+        "clearly idle"
+    )
+    condemned = [
+        f"{c['name']} ({c['kind']}), level {c['level']}: called unused, {c['lost']:.0%} of the "
+        "skill is lost"
+        for c in found
+        if c["clear"] and c["used"] and c["after"] == "unused"
+    ]
+    if len(called) < 10:
+        return condemned, [said]
+    return condemned + [said] * (len(wrong) > 0.05 * len(called)), []
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """The page, failures first."""
+    found = found_cuts(rows)
+    failed, untested = failures(found)
+    used = [c for c in found if c["after"] == "used"]
+    withdrawn = [c for c in used if c["twice"] != "used"]
+    text = ["# Images of other ranges", ""]
+    text += [f"**{len(failed)} failures**{':' if failed else '.'}", "", *[f"- {f}" for f in failed]]
+    text += [""] * bool(failed)
+    text += [f"Not put to the test: {one}." for one in untested] + [""] * bool(untested)
+    text += [
+        f"By the model alone {len(used)} cuts are called used, {sum(c['used'] for c in used)} of "
+        f"them rightly. A second look at another contrast before a level is called used would "
+        f"withdraw {len(withdrawn)}, {sum(c['used'] for c in withdrawn)} of them right.",
+        "",
+        "| range | networks | cuts | right | wrongly unused | wrongly used | undecided |",
+        "|" + " --- |" * 7,
+    ]
+    for span in dict.fromkeys(row["kind"] for row in rows):
+        own = [c for c in found if c["kind"] == span]
+        cells = (span, len({c["name"] for c in own}), len(own), *tally(own, "after"))
+        text.append("| " + " | ".join(map(str, cells)) + " |")
+    text += [
+        "",
+        "`python studies/ranges.py`. Networks whose designs and tasks chose nothing, "
+        f"trained for {STEPS} steps; what counts as a failure was [written down]"
+        "(../../decisions/response.md) before it ran. Used is a cut that costs more than 5 % of "
+        f"the skill on {TEST} test images, by hooks. Follows: variance of the answers between dead "
+        f"leaves of contrast 1 at one position, as a share of their mean square (below {FOLLOWING} "
+        "a level that is silent is asked again at 100 times the contrast). Certainty: of the "
+        f"answers (above {SATURATED} at a hundredth). Verdicts by the model alone / by images. "
+        "Response to dead leaves of contrast " + ", ".join(f"{c:g}" for c in CONTRASTS) + ".",
+        "",
+        "| range | network | skill | follows | certainty | without | skill lost | verdicts "
+        "| response |",
+        "|" + " --- |" * 9,
+    ]
+    for row in rows:
+        seen = row["contrasts"][1.0]
+        for level, lost in row["levels"].items():
+            values = " ".join(f"{row['contrasts'][c]['cuts'][level][0]:.2f}" for c in CONTRASTS)
+            text.append(
+                f"| {row['kind']} | {row['name']} | {row['skill']:.2f} | {seen['follows']:.2f} "
+                f"| {seen['certainty']:.2f} | {level} and deeper "
+                f"| {lost['lost']:.0%} ({lost['low']:.0%} to {lost['high']:.0%}) "
+                f"| {verdicts_of(row, level)} | {values} |"
+            )
+    with written_atomically(path) as temporary:
+        temporary.write_text("\n".join([*text, ""]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run all and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence-ranges")
+    page = ROOT / "docs" / "studies" / "evidence" / "ranges.md"
+    parser.add_argument("--page", type=Path, default=page)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for index, case in enumerate(CASES):  # new cases at the end: the number is the seed
+        begun = time.process_time()
+        rows.append(measure(case, index, options.out))
+        print(json.dumps(rows[-1] | {"seconds": time.process_time() - begun}), flush=True)
+    write(rows, options.page)
+
+
+if __name__ == "__main__":
+    main()
