@@ -15,9 +15,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -39,6 +41,7 @@ from studies.tiny import (  # noqa: E402
     Loss,
     Net,
     Optimizer,
+    Rules,
     batch,
     cuts,
     fit,
@@ -52,13 +55,10 @@ from studies.tiny import (  # noqa: E402
 )
 from weightscope.files import written_atomically  # noqa: E402
 from weightscope.graph import read_structure  # noqa: E402
+from weightscope.graph.structure import Structure  # noqa: E402
+from weightscope.probing import response  # noqa: E402
 from weightscope.probing.outputs import certainty  # noqa: E402
-from weightscope.probing.response import (  # noqa: E402
-    STRONGER,
-    WEAKER,
-    Stimuli,
-    measure_response,
-)
+from weightscope.probing.response import Stimuli, measure_response  # noqa: E402
 from weightscope.thresholds import FOLLOWING, SATURATED  # noqa: E402
 
 Range = Literal["0..1", "standardised", "0..255", "0..65535"]
@@ -154,13 +154,13 @@ def by_contrast(model: nn.Module) -> dict[float, dict[str, Any]]:
     for contrast in CONTRASTS:
         answers: list[Tensor] = []
         inputs = painted.scaled(contrast).inputs
-        response = measure_response(structure, [[inputs]], "response", answers=answers)
+        asked = measure_response(structure, [[inputs]], "response", answers=answers)
         given = answers[0].double()
         size = float(given.square().mean())
         found[contrast] = {
             "follows": float(given.var(0).mean()) / size if size else 0.0,
             "certainty": float(certainty(given.flatten(2)).mean()),
-            "cuts": {c.keep_levels: (c.value, c.low, c.high, *c.borders) for c in response.cuts},
+            "cuts": {c.keep_levels: (c.value, c.low, c.high, *c.borders) for c in asked.cuts},
         }
     return found
 
@@ -178,68 +178,61 @@ def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
     levels = {int(level): lost for level, lost in found["levels"].items()}
     return {"name": case.name, "kind": case.span, "skill": found["skill"],
             "levels": levels, "contrasts": by_contrast(model),
-            "said": judged(model, case.pool(IMAGES, 10 * index + 2).images)[1]}  # fmt: skip
+            "said": judged(model, case.pool(IMAGES, 10 * index + 2).images, RULES)[1]}  # fmt: skip
 
 
-def others(row: Mapping[str, Any]) -> tuple[float, ...]:
-    """At what contrasts a level would be asked again, as it is before it is called unused."""
-    seen = row["contrasts"][1.0]
-    stronger = (STRONGER,) if seen["follows"] < FOLLOWING else ()
-    return stronger + ((WEAKER,) if seen["certainty"] > SATURATED else ())
+def once() -> AbstractContextManager[object]:
+    """A level that responds is not asked again at another contrast."""
+    cuts_at = response._cuts_at
+
+    def lenient(structure: Structure, inputs: Any) -> tuple[response.CutResponse, ...]:
+        return tuple(replace(cut, low=np.inf) for cut in cuts_at(structure, inputs))
+
+    return mock.patch.object(response, "_cuts_at", lenient)
 
 
-def looked_twice(row: Mapping[str, Any], level: int, verdict: str) -> str:
-    """The verdict by the model alone if *used* needed the second look, too."""
-    for contrast in others(row) if verdict == "used" else ():
-        _, low, _, _, responds = row["contrasts"][contrast]["cuts"][level]
-        if not low > responds:
-            return "undecided"
-    return verdict
-
-
-def found_cuts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The cuts by the model alone, with what a second look would make of them."""
-    found = [c for c in cuts(list(rows)) if c["grade"] == "response"]
-    of = {(row["name"], row["kind"]): row for row in rows}
-    return [
-        cut | {"twice": looked_twice(of[cut["name"], cut["kind"]], cut["level"], cut["after"])}
-        for cut in found
-    ]
+RULES: Rules = {"without the rule": once, "with the rule": nullcontext}
 
 
 def failures(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """What was written down as a failure, in words, and what was not put to the test."""
-    called = [c for c in found if c["after"] == "used" and c["kind"] in ("0..255", "0..65535")]
-    wrong = [c for c in called if c["clear"] and not c["used"]]
-    said = (
-        f"{len(wrong)} of {len(called)} cuts called used, of networks for 0..255 and 0..65535, are "
-        "clearly idle"
-    )
     condemned = [
-        f"{c['name']} ({c['kind']}), level {c['level']}: called unused, {c['lost']:.0%} of the "
-        "skill is lost"
+        f"{c['name']} ({c['kind']}), level {c['level']}, by {c['grade']}: called unused, "
+        f"{c['lost']:.0%} of the skill is lost"
         for c in found
         if c["clear"] and c["used"] and c["after"] == "unused"
     ]
-    if len(called) < 10:
-        return condemned, [said]
-    return condemned + [said] * (len(wrong) > 0.05 * len(called)), []
+    wide = [c for c in found if c["grade"] == "response" and c["kind"] in ("0..255", "0..65535")]
+    failed, untested = condemned, []
+    for when, look in (("before", "one look"), ("after", "the second look")):
+        called = [c for c in wide if c[when] == "used"]
+        wrong = [c for c in called if c["clear"] and not c["used"]]
+        said = (
+            f"with {look} {len(wrong)} of {len(called)} cuts called used by the model alone, of "
+            "networks for 0..255 and 0..65535, are clearly idle"
+        )
+        if len(called) < 10:
+            untested.append(said)
+        elif len(wrong) > 0.05 * len(called):
+            failed.append(said)
+    return failed, untested
 
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     """The page, failures first."""
-    found = found_cuts(rows)
-    failed, untested = failures(found)
-    used = [c for c in found if c["after"] == "used"]
-    withdrawn = [c for c in used if c["twice"] != "used"]
+    every = list(cuts(rows))
+    failed, untested = failures(every)
+    found = [c for c in every if c["grade"] == "response"]
+    used = [c for c in found if c["before"] == "used"]
+    withdrawn = [c for c in used if c["after"] != "used"]
     text = ["# Images of other ranges", ""]
     text += [f"**{len(failed)} failures**{':' if failed else '.'}", "", *[f"- {f}" for f in failed]]
     text += [""] * bool(failed)
     text += [f"Not put to the test: {one}." for one in untested] + [""] * bool(untested)
     text += [
-        f"By the model alone {len(used)} cuts are called used, {sum(c['used'] for c in used)} of "
-        f"them rightly. A second look at another contrast before a level is called used would "
-        f"withdraw {len(withdrawn)}, {sum(c['used'] for c in withdrawn)} of them right.",
+        f"By the model alone one look calls {len(used)} cuts used, {sum(c['used'] for c in used)} "
+        f"of them rightly; the second withdraws {len(withdrawn)} of these, "
+        f"{sum(c['used'] for c in withdrawn)} of them right. With it:",
         "",
         "| range | networks | cuts | right | wrongly unused | wrongly used | undecided |",
         "|" + " --- |" * 7,
@@ -255,9 +248,11 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
         "(../../decisions/response.md) before it ran. Used is a cut that costs more than 5 % of "
         f"the skill on {TEST} test images, by hooks. Follows: variance of the answers between dead "
         f"leaves of contrast 1 at one position, as a share of their mean square (below {FOLLOWING} "
-        "a level that is silent is asked again at 100 times the contrast). Certainty: of the "
-        f"answers (above {SATURATED} at a hundredth). Verdicts by the model alone / by images. "
-        "Response to dead leaves of contrast " + ", ".join(f"{c:g}" for c in CONTRASTS) + ".",
+        "a level is asked again at 100 times the contrast). Certainty: of the "
+        f"answers (above {SATURATED} at a hundredth). Verdicts by the model alone / by "
+        "images; in brackets with one look. Response to dead leaves of contrast "
+        + ", ".join(f"{c:g}" for c in CONTRASTS)
+        + ".",
         "",
         "| range | network | skill | follows | certainty | without | skill lost | verdicts "
         "| response |",

@@ -169,11 +169,12 @@ def test_the_rarest_decision_that_tells_anything(rare, decided):
     shares = _sums(w, c, torch.zeros(())).numpy()
     none = (
         np.ones((1, 1, 10)),
+        np.zeros((1, 1)),
         shares,
         np.zeros((1, 1, 10)),
         np.zeros((1, 1, 2)),
         zero,
-        np.zeros((1, 2)),
+        zero,
     )
     change = Change(flips, counts, counts, one, *none)
     assert np.isfinite(change.figures(np.ones((1, 1))).decisions).all() == decided

@@ -15,7 +15,12 @@ from weightscope.probing import Response, respond_to_images, respond_to_syntheti
 from weightscope.probing.change import change_by_cut, compare
 from weightscope.probing.inputs import read_images, synthetic_inputs
 from weightscope.probing.outputs import certainty, predictions
-from weightscope.probing.response import _joined, measure_response, other_contrasts
+from weightscope.probing.response import (
+    CutResponse,
+    _joined,
+    measure_response,
+    other_contrasts,
+)
 from weightscope.probing.stimuli import dead_leaves
 from weightscope.utilization.records import Score
 from weightscope.utilization.scores import score_response
@@ -551,6 +556,22 @@ def test_numbers_that_vary_less_than_their_format_resolves_tell_nothing():
     assert "less than their number format resolves" in found.failure
     found = respond_to_images(structure_of(model.double()), [images.double()])
     assert found.cuts[0].value > 0.35
+
+
+@pytest.mark.parametrize(
+    ("least", "verdict"), [(0.3, "undecided"), (0.4, "used"), (math.nan, "used")]
+)
+def test_what_responds_must_do_so_at_every_contrast_that_was_tried(least, verdict):
+    cut = CutResponse(1, 0.9, 0.8, 1.0, 0.5, 0.9, elsewhere=0.9, elsewhere_low=least)
+    score = score_response(Response("response", (cut,), 9), 1)
+    assert score.verdict == verdict
+    assert ("down to 0.3 at another contrast" in score.why) == (verdict == "undecided")
+
+
+def test_a_contrast_at_which_the_outputs_overflow_tells_nothing():
+    structure = structure_of(Mixed(0.5, gain=-3e38))
+    assert response._cuts_at(structure, torch.randn(3, 1, 16, 16)) == ()
+    assert response._cuts_at(structure, 1e-38 * torch.randn(3, 1, 16, 16))
 
 
 def test_images_without_a_decision_tell_nothing_of_it():

@@ -73,6 +73,8 @@ class CutResponse:
             cut network add to the straight line of the input.
         elsewhere: The response to synthetic images of another contrast, where those of contrast 1
             hardly reach the network or saturate it; nan where nothing called for that.
+        elsewhere_low: Lower end of the interval of the response at that of these contrasts at which
+            it responds least.
         worst: The response of the part of the output that responds most: of one decision against
             all others, or of one channel of numbers. A rare class hardly shows in `value`.
         worst_high: Upper end of its interval.
@@ -98,6 +100,7 @@ class CutResponse:
     flips: float
     change: float
     elsewhere: float = math.nan
+    elsewhere_low: float = math.nan
     worst: float = math.nan
     worst_high: float = math.nan
     worst_part: int = -1
@@ -170,18 +173,32 @@ def respond_to_synthetic(structure: Structure) -> Response:
                 raise
             answers.clear()
             found = measure_response(structure, kinds[:1], "response", answers=answers)
-        others = other_contrasts(answers[0])
-        if not others or all(cut.high >= SILENT for cut in found.cuts):
+        elsewhere = [
+            cuts
+            for factor in other_contrasts(answers[0])
+            if (cuts := _cuts_at(structure, small.scaled(factor).inputs))
+        ]
+        if not elsewhere:
             return found
-        batches = [[small.scaled(factor).inputs] for factor in others]
-        elsewhere = [measure_response(structure, [batch], "response").cuts for batch in batches]
         cuts = [
-            replace(cut, elsewhere=max(one.value for one in same))
+            replace(
+                cut,
+                elsewhere=max(one.value for one in same),
+                elsewhere_low=min(one.low for one in same),
+            )
             for cut, *same in zip(found.cuts, *elsewhere, strict=True)
         ]
         return replace(found, cuts=tuple(cuts))
     except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
         return Response("response", (), 0, failure=_in_words(error))
+
+
+def _cuts_at(structure: Structure, inputs: Any) -> tuple[CutResponse, ...]:
+    """The response of every cut to images of another contrast; none where these tell nothing."""
+    try:
+        return measure_response(structure, [[inputs]], "response").cuts
+    except InputError:  # the outputs overflow
+        return ()
 
 
 def _in_words(error: Exception) -> str:
@@ -190,7 +207,7 @@ def _in_words(error: Exception) -> str:
 
 
 def other_contrasts(answers: Tensor) -> tuple[float, ...]:
-    """At what contrasts to ask again whether a level is silent, as factors.
+    """At what contrasts to ask again whether a level is silent or responds, as factors.
 
     Args:
         answers: Of the whole network, (images, channels, *sizes).

@@ -288,10 +288,10 @@ def score_response(response: Response, level: int) -> Score:
 
     ``m`` is the response of the deepest cut that removes the stage, ``n`` is `RESPONSE_BORDER`.
     The stage is used where the whole interval lies above `RESPONDS` (of numbers
-    `RESPONDS_IN_NUMBERS`), unused where it lies below `SILENT`. Fewer than `MINIMUM_IMAGES` of the
-    user's images decide nothing. The interval of a stage that is undecided below the middle reaches
-    up to what it does at another contrast, to the part of the output that responds most, or to
-    another output that does.
+    `RESPONDS_IN_NUMBERS`), at every contrast that was tried, unused where it lies below `SILENT`.
+    Fewer than `MINIMUM_IMAGES` of the user's images decide nothing. The interval of a stage that is
+    undecided below the middle reaches up to what it does at another contrast, to the part of the
+    output that responds most, or to another output that does.
 
     Args:
         response: Of every cut, on synthetic images or on the user's own.
@@ -322,9 +322,8 @@ def score_response(response: Response, level: int) -> Score:
         if grade == "response":
             why += ", nor what only your own images would excite"
     elif cut.low > responds:
-        verdict = "used"
-        if cut.keep_levels < level:
-            verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
+        but = _not_surely_used(cut, level)
+        verdict, why = ("undecided", f"{why}, but {but}") if but else ("used", why)
     why += "" if beside in why else f"; {beside}"
     if verdict == "undecided" and cut.high < RESPONSE_BORDER:
         others = (
@@ -348,13 +347,22 @@ def _one_of_several(cut: CutResponse) -> tuple[str, str]:
     return f" of outputs{cut.first_output}", describe_other(cut)
 
 
+_AT_ANOTHER = "at another contrast, and such images hardly reach this network or saturate it"
+
+
+def _not_surely_used(cut: CutResponse, level: int) -> str:
+    """Why a level that responds is not called used, in words; empty where it is."""
+    if cut.keep_levels < level:
+        return "the cut also removes shallower levels"
+    if cut.elsewhere_low <= cut.borders[1]:
+        return f"down to {cut.elsewhere_low:.2g} {_AT_ANOTHER}; give {keyword('images')}"
+    return ""
+
+
 def _speaks_elsewhere(cut: CutResponse) -> str:
     """Where a level responds that is silent on the whole, in words; empty where it does not."""
     if cut.elsewhere > RESPONSE_BORDER:
-        return (
-            f"{cut.elsewhere:.2g} at another contrast, and such images hardly reach this network "
-            f"or saturate it; give {keyword('images')}"
-        )
+        return f"{cut.elsewhere:.2g} {_AT_ANOTHER}; give {keyword('images')}"
     if cut.worst_high > RESPONSE_BORDER:
         return describe_part(cut)
     if cut.by_number_high > RESPONSE_BORDER:
