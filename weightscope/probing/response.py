@@ -180,7 +180,7 @@ def respond_to_synthetic(structure: Structure) -> Response:
         ]
         if not elsewhere:
             return found
-        cuts = [
+        changed = [
             replace(
                 cut,
                 elsewhere=max(one.value for one in same),
@@ -188,7 +188,7 @@ def respond_to_synthetic(structure: Structure) -> Response:
             )
             for cut, *same in zip(found.cuts, *elsewhere, strict=True)
         ]
-        return replace(found, cuts=tuple(cuts))
+        return replace(found, cuts=tuple(changed))
     except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
         return Response("response", (), 0, failure=_in_words(error))
 
