@@ -159,6 +159,19 @@ def test_values_between_classes_are_refused(tmp_path):
         mask_of(tmp_path, (YES / np.float32(7)), name="a.npy")
 
 
+@pytest.mark.parametrize("top", [1, 255])
+def test_masks_of_several_labels_are_arrays_of_0_and_1(tmp_path, top):
+    labels = np.eye(5, 4, dtype=np.uint8).reshape(5, 2, 2)
+    found = mask_of(tmp_path, top * labels, name="a.npy")
+    assert found.dtype == torch.float32
+    assert torch.equal(found, torch.from_numpy(labels)[None].float())
+
+
+def test_several_labels_of_which_each_is_a_number_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a\.npy holds several labels, and other values than 0"):
+        mask_of(tmp_path, np.arange(8).reshape(2, 2, 2), name="a.npy")
+
+
 def test_an_array_runs_no_pickle(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(InputError, match="cannot be read as an array"):

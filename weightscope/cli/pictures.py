@@ -120,15 +120,19 @@ def labelled_in(
     yes_and_no = all(np.isin(mask, (0, _WHITE)).all() for mask in read)
     for path, mask in zip(images, read, strict=True):
         image = _image(path, channels)
-        if image.shape[-mask.ndim :] != mask.shape:
+        labels = mask.ndim == image.ndim and mask.shape[1:] == image.shape[1:]
+        if not labels and image.shape[-mask.ndim :] != mask.shape:
             raise InputError(
                 f"{path} has the size {_size(image.shape[-2:])}, its mask {_size(mask.shape)}; "
-                "give masks of the size of their images"
+                "give masks of the size of their images, or of several labels as .npy files "
+                "(labels, rows, columns)"
             )
-        target = mask[None].astype(np.float32) / _WHITE if yes_and_no else mask.astype(np.int64)
         found = arranged(_tensor(_middle(image, crop, path)), axes)
-        wanted = _tensor(_middle(target, crop, path))
-        yield found, arranged(wanted, axes) if yes_and_no else wanted
+        if labels or yes_and_no:
+            target = _labels(masks[path.stem], mask if labels else mask[None])
+            yield found, arranged(_tensor(_middle(target, crop, path)), axes)
+        else:
+            yield found, _tensor(_middle(mask.astype(np.int64), crop, path))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -173,6 +177,16 @@ def _image(path: Path, channels: int | None) -> Any:
         values /= {1: _WHITE}.get(pixels.dtype.itemsize, 65535) if pixels.dtype != bool else 1
     planes = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
     return np.repeat(planes, 3, axis=0) if channels == 3 and len(planes) == 1 else planes
+
+
+def _labels(path: Path, mask: Any) -> Any:
+    """Whether each label holds, 0 or 1, of masks of 0 and 1 or of 0 and 255."""
+    if not np.isin(mask, (0, mask.max())).all() or mask.max() not in (0, 1, _WHITE):
+        raise InputError(
+            f"{path} holds several labels, and other values than 0 and 1 or 0 and 255; save "
+            "whether each holds"
+        )
+    return (mask > 0).astype(np.float32)
 
 
 def _mask(path: Path) -> Any:
