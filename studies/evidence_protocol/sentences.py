@@ -27,8 +27,8 @@ NOTHING = "nothing can be concluded about which stages are used"
 COMPARED = r"\((?P<metric>.+?) (?P<network>\S+) against (?P<trivial>\S+)\)"
 LARGER_IS_BETTER = ("f1", "accuracy")
 RULES = {
-    "broken": rf"\d+ weights? (?:is|are) NaN or infinite \(.*?\): {NOTHING}\. Load weights from "
-    r"before the training diverged\.",
+    "broken": rf"\d+ (?:weights?|running statistics?) (?:is|are) NaN or infinite "
+    rf"\(.*?\): {NOTHING}\. Load weights from before the training diverged\.",
     "untrained": r"Every layer looks as it was initialised(, \d+ tensors? to the last bit)?: an "
     rf"untrained network, {NOTHING}\.",
     "random": rf"Its random features are better than the best trivial answer {COMPARED}\.",

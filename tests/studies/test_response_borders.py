@@ -74,7 +74,7 @@ def test_the_response_of_a_cut_is_read_with_its_own_form():
 
 
 def test_the_page_follows_from_the_tables_beside_it(tmp_path):
-    for name in ("cuts", "forms"):
+    for name in ("cuts", "forms", "networks"):
         (tmp_path / f"{name}.csv").write_text((PAGE / f"{name}.csv").read_text())
     borders.write_borders((), tmp_path, tmp_path)
     for name in ("borders.csv", "borders.md"):

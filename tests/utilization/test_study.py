@@ -376,7 +376,7 @@ def test_what_is_said_of_kernels_trained_alone_is_read_where_it_is_said():
 @pytest.mark.parametrize("skill", [None, -0.1, 0.02, 0.3])
 @pytest.mark.parametrize("grade", ["data", "images", "response"])
 def test_the_rules_know_every_sentence_of_the_library(state, skill, grade):
-    statistics = SimpleNamespace(nonfinite={"a.weight": 3}, still=("a.bias",))
+    statistics = SimpleNamespace(nonfinite={"a.weight": 3}, overflown={}, still=("a.bias",))
     ablation = AblationResult((), 0.9, 0.9 - (skill or 0), -1.0, 40, "f1")
     data = None if skill is None else DataEvidence({}, ablation, None, {})
     verdicts = [StageVerdict("a", 0.1, verdict, grade, "", ()) for verdict in ("used", "undecided")]

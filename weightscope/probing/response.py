@@ -100,7 +100,6 @@ class CutResponse:
     flips: float
     change: float
     elsewhere: float = math.nan
-    elsewhere_low: float = math.nan
     worst: float = math.nan
     worst_high: float = math.nan
     worst_part: int = -1
@@ -109,8 +108,9 @@ class CutResponse:
     outputs: Mapping[str, float] = field(default_factory=dict)
     by_sign: float = math.nan
     by_number: float = math.nan
-    by_number_high: float = math.nan
     lost: tuple[str, ...] = ()
+    by_number_high: float = math.nan
+    elsewhere_low: float = math.nan
 
     @property
     def borders(self) -> tuple[float, float]:
