@@ -45,7 +45,8 @@ RULES = {
     r"(\d+ of )?\d+ images are too few to be sure of it: give more\.",
     "few": r"(?P<have>\d+) images? decides? nothing, (?P<need>\d+) or more are needed: give more\.",
     "light": r"(?P<have>\d+) of \d+ images? weighs? in .+? \(the others hold no label or value "
-    r"that counts in it(, or have one value with and without every level)?\), and (?P<need>\d+) or more are needed: give more\.",
+    r"that counts in it(, or have one value with and without every level)?\), and (?P<need>\d+) or "
+    r"more are needed: give more\.",
     "constant": "The targets are the same everywhere, so that nothing is learned from them: give "
     r"targets that differ\.",
     "accuracy": "By accuracy a constant is right wherever the commonest class is; metric='f1' "

@@ -317,8 +317,8 @@ NOTHING = "nothing can be concluded about which stages are used"
          "reaches it. 1 undecided (a).", "true", ["its answers vary"]),
         ("9 images decide nothing, 10 or more are needed: give more.", "true", []),
         ("19 images decide nothing, 10 or more are needed: give more.", "true", ["that is enough"]),
-        ("9 of 40 images weigh in f1 (the others hold no label or value that counts in it, or have one "
-         "value with and without every level), and 10 "
+        ("9 of 40 images weigh in f1 (the others hold no label or value that counts in it, or have "
+         "one value with and without every level), and 10 "
          "or more are needed: give more.", "true", []),
         ("The targets are the same everywhere, so that nothing is learned from them: give targets "
          "that differ.", "true", ["the targets differ"]),
