@@ -12,6 +12,7 @@ from torch import nn
 
 from weightscope.errors import InputError
 from weightscope.utilization.judging import judge_by
+from weightscope.utilization.segmentation import Segmentation
 
 
 def value(metric, outputs, targets, **options):
@@ -244,3 +245,25 @@ def test_targets_that_are_all_ignored_are_refused():
         judge_by(
             "f1", [(None, targets)], dimensions=2, device=torch.device("cpu"), ignore_index=255
         )
+
+
+@pytest.mark.parametrize("sizes", [(16,), (12, 16), (6, 8, 10)])
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_channels_that_seem_to_be_last_are_refused(sizes, one_hot):
+    torch.manual_seed(0)
+    scores = torch.randn(4, 3, *sizes)
+    targets = (scores > 0).long()
+    if one_hot:
+        targets = torch.nn.functional.one_hot(scores.argmax(1), 3).movedim(-1, 1)
+    reader = Segmentation("f1", [targets], len(sizes), None)
+    assert reader.read(scores, 0) is not None
+    last = targets.movedim(1, -1)
+    reader = Segmentation("f1", [last], len(sizes), None)
+    with pytest.raises(InputError, match="the channels seem to be last"):
+        reader.read(scores.movedim(1, -1), 0)
+
+
+def test_more_classes_than_rows_are_read_where_each_pixel_has_one():
+    scores = torch.randn(4, 20, 16, 8)
+    targets = torch.nn.functional.one_hot(scores.argmax(1), 20).movedim(-1, 1)
+    assert Segmentation("f1", [targets], 2, None).read(scores, 0) is not None

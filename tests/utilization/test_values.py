@@ -368,6 +368,19 @@ def test_a_regression_needs_a_target_for_each_output():
         value("mse", torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4))
 
 
+@pytest.mark.parametrize("metric", ["mse", "mae", "psnr"])
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (2, 3, 16), (2, 4, 3, 4)])
+def test_axes_of_targets_in_another_order_are_refused(metric, shape):
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="its axes in the same order"):
+        value(metric, torch.rand(2, 3, 4, 4), torch.rand(shape))
+
+
+def test_targets_may_lack_an_axis_of_one():
+    outputs = torch.rand(2, 1, 4, 5)
+    assert value("mse", outputs, outputs[:, 0] + 0.5) == pytest.approx(0.25, rel=1e-5)
+
+
 def test_metrics_of_torchmetrics_that_give_no_number_are_told_what_helps():
     logits, numbers = classes()
     kind = torchmetrics.classification.MulticlassF1Score

@@ -111,6 +111,14 @@ class Segmentation:
         images, channels = scores.shape[:2]
         sizes = scores.shape[2:]
         if target.shape == scores.shape and channels > 1:
+            if sizes[-1] < min((channels, *sizes[:-1])) and not self.one_hot:
+                raise InputError(
+                    f"outputs and targets of batch {index} have shape {tuple(scores.shape)}, where "
+                    f"the channels seem to be last; metric {self.metric!r} takes them second, as "
+                    "(images, channels, sizes). Give a network and targets that have them there "
+                    "(movedim(-1, 1)), or targets of one class number for each pixel; where they "
+                    "are second, give a callable"
+                )
             return self._of_channels(scores, target, index)
         if target.shape in ((images, *sizes), (images, 1, *sizes)):
             return self._of_numbers(scores, target.reshape(images, *sizes), index)

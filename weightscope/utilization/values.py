@@ -237,14 +237,18 @@ def peak_signal_to_noise(value_range: float) -> Evaluate:
     return psnr
 
 
+def _without_ones(value: Tensor) -> list[int]:
+    return [size for size in value.shape if size != 1]
+
+
 def same_shape(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
     """Prediction and target of one shape, in float32 or finer."""
     output, target = only_tensor(outputs), only_tensor(targets)
     if output.shape != target.shape:
-        if output.numel() != target.numel():
+        if _without_ones(output) != _without_ones(target):  # others may have another order
             raise InputError(
                 f"outputs have shape {tuple(output.shape)} and targets {tuple(target.shape)}; a "
-                "regression needs one target for each output"
+                "regression needs one target for each output, with its axes in the same order"
             )
         target = target.reshape(output.shape)
     kind = torch.promote_types(output.dtype, torch.float32)
