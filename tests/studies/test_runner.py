@@ -82,9 +82,9 @@ def test_address_depends_on_settings_work_needs_and_code(tmp_path, monkeypatch):
     [
         (fitting, 1, "7b377a8f2e06"),
         (training, 1, "c67b7a2cf4c4"),
-        (regained, 2, "05a32b88a981"),
-        (shrunk, 2, "d9d44438bb0d"),
-        (pareto, 1, "bb56978cc699"),
+        (regained, 2, "6ae464ffc748"),
+        (shrunk, 3, "b2376d1ea771"),
+        (pareto, 2, "a41a4466de0f"),
     ],
 )
 def test_the_version_of_what_takes_hours_follows_its_code(module, version, digest):
