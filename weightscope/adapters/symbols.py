@@ -53,6 +53,38 @@ def key(value: Any) -> str:
     return str(value.node.expr) if isinstance(value, torch.SymInt | torch.SymFloat) else str(value)
 
 
+def multiple(size: Any) -> tuple[str, int]:
+    """The symbol of a free size of the input, and how many times it is taken (``32*s0``)."""
+    times, symbol = size.node.expr.as_coeff_Mul()
+    return str(symbol), int(times)
+
+
+def symbols_at(sizes: Iterable[tuple[Any, int]]) -> dict[str, int]:
+    """The value of each symbol where sizes of the input are some numbers.
+
+    Args:
+        sizes: Sizes of the input as they were traced, and their numbers.
+    """
+    free = ((multiple(traced), size) for traced, size in sizes if is_symbolic(traced))
+    return {symbol: size // times for (symbol, times), size in free}
+
+
+def read_size(graph: fx.Graph, tensor: fx.Node, axis: int, size: Any) -> dict[str, fx.Node]:
+    """Write into a graph how large an input is, and the symbol that its size is a multiple of.
+
+    Returns:
+        The nodes by ``key``.
+    """
+    node = graph.call_function(torch.ops.aten.sym_size.int, (tensor, axis))
+    node.meta["val"] = size
+    symbol, times = multiple(size)
+    if times == 1:
+        return {symbol: node}
+    part = graph.call_function(operator.floordiv, (node, times))
+    part.meta["val"] = size // times
+    return {key(size): node, symbol: part}
+
+
 def free_symbols(values: Iterable[Any]) -> frozenset[str]:
     """Names of the symbols in some sizes."""
     return frozenset(

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import FrameType
@@ -592,11 +592,42 @@ def whole_quotients(arguments: Any) -> Iterator[None]:
         n for value in arguments if isinstance(value, Tensor) for n in value.shape
     )
     with _INTEGERS.on():
-        _SIZES[mine] = {size.node.expr: size for size in sizes if isinstance(size, torch.SymInt)}
+        _SIZES[mine] = {
+            symbol: size // int(times) if times != 1 else size
+            for size in sizes
+            if isinstance(size, torch.SymInt)
+            for times, symbol in [size.node.expr.as_coeff_Mul()]
+        }
         try:
             yield
         finally:
             del _SIZES[mine]
+
+
+def in_multiples(sizes: Iterable[tuple[Any, int, str]]) -> None:
+    """Let sizes of a traced forward be the multiples that they were declared as, from its start.
+
+    The tracer applies ``32 * Dim("n")`` when the forward is over; what the forward computes from
+    its sizes is short where it knows at once.
+
+    Args:
+        sizes: Each size, how many times its ``Dim`` is taken, and the name of that.
+    """
+    for size, times, name in sizes:
+        env = size.node.shape_env
+        if not (hasattr(env, "_set_replacement") and hasattr(env, "var_to_sources")):
+            return  # another version of torch, to which the sizes are free for now
+        found = [s for s, of in env.var_to_sources.items() if any(map(_is(name), of))]
+        if found and not size.node.expr.is_number:
+            env._set_replacement(size.node.expr, times * found[0], "declared")
+
+
+def _is(name: str) -> Callable[[Any], bool]:
+    def named(source: Any) -> bool:
+        own = source.name
+        return bool((own() if callable(own) else own) == name)
+
+    return named
 
 
 class _EndedError(Exception):

@@ -9,8 +9,9 @@ operators tell the span, the arguments and the results of every call.
 from __future__ import annotations
 
 import inspect
+import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -35,6 +36,7 @@ from weightscope.adapters.tracing import (
     as_pools_of_signals,
     eagerly,
     free_pools,
+    in_multiples,
     lean,
     quiet,
     unsolved_constraints,
@@ -160,6 +162,7 @@ def capture(
     fixed: bool = False,
     training: bool = False,
     numbers: bool = False,
+    unit: Sequence[int] = (),
 ) -> Capture:
     """Export the model with the boundaries of all module calls.
 
@@ -173,6 +176,7 @@ def capture(
         fixed: Capture at the example's spatial size at once.
         training: Capture what it does in train mode.
         numbers: Keep free the sizes that the forward makes numbers of; other sizes are not tried.
+        unit: What the sizes of images are multiples of, along each of their axes.
 
     Raises:
         StructureError: ``torch.export`` cannot trace the model.
@@ -183,7 +187,7 @@ def capture(
     values: tuple[StructureError, Exception] | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
     for sizes in attempts[:1] if numbers else attempts[fixed:]:
-        tracer = _Tracer(model, inputs, sizes, training, numbers)
+        tracer = _Tracer(model, inputs, sizes, training, numbers, unit)
         try:
             return replace(tracer.run(), too_complex=too_complex, numbers=numbers)
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt; the last one raises
@@ -221,6 +225,7 @@ class _Tracer:
         sizes: Sizes,
         training: bool,
         numbers: bool,
+        unit: Sequence[int],
     ) -> None:
         self.constants, self.reading = constants_of(model), Constants(active=False)
         self.model = _as_module(throwaway_copy(model).train(training))
@@ -228,6 +233,7 @@ class _Tracer:
         self.inputs = inputs
         self.sizes = sizes
         self.numbers = numbers
+        self.unit = unit
         self.budget = Budget()
         self.records: list[_Record] = []
         self.open: list[tuple[_Record, Handed]] = []
@@ -268,7 +274,7 @@ class _Tracer:
                 self.model,
                 self.args,
                 self.kwargs,
-                dynamic_shapes=_dynamic_shapes(self.model, self.inputs, self.sizes),
+                dynamic_shapes=_dynamic_shapes(self.model, self.inputs, self.sizes, self.unit),
                 strict=False,
             )
         if self.budget.exceeded:
@@ -317,6 +323,8 @@ class _Tracer:
             self.rest = Rest(self.model)
             if self.sizes == "symbolic":
                 leaves = pytree.tree_leaves((args, kwargs))
+                multiples = _multiples(leaves, self.inputs, self.unit)
+                in_multiples((leaves[n].shape[d], *dim) for (n, d), dim in multiples.items())
                 hooks.enter_context(self.budget.watching(leaves))
                 hooks.enter_context(whole_quotients(leaves))
 
@@ -391,20 +399,48 @@ def _apart(inputs: ExampleInputs) -> tuple[Any, Any]:
     return cast(tuple[Any, Any], pytree.tree_map(own, (inputs.args, dict(inputs.kwargs))))
 
 
-def _dynamic_shapes(model: nn.Module, inputs: ExampleInputs, sizes: Sizes) -> Any:
+def _multiples(
+    leaves: Sequence[Any], inputs: ExampleInputs, unit: Sequence[int]
+) -> dict[tuple[int, int], tuple[int, str]]:
+    """How many times which dimension each size of an image is, by leaf and axis."""
+    images = [place for place, leaf in enumerate(leaves) if is_image(leaf, inputs)]
+    return {
+        (place, axis): (times, f"size_{place}_{axis}")
+        for place in images
+        for axis, times in zip(inputs.space, unit, strict=bool(unit))
+    }
+
+
+def _dynamic_shapes(
+    model: nn.Module, inputs: ExampleInputs, sizes: Sizes, unit: Sequence[int]
+) -> Any:
     """Which sizes of each argument may vary: all but the channels, unless ``sizes`` says less."""
+    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    multiples = _multiples(leaves, inputs, unit)
+    places = itertools.count()
+
+    def free(place: int, axis: int) -> Any:
+        if (place, axis) not in multiples:
+            return Dim.AUTO
+        times, name = multiples[place, axis]
+        return times * Dim(name, min=1)
 
     def spec(value: Any) -> Any:
+        place = next(places)
         if not isinstance(value, torch.Tensor) or sizes == "fixed":
             return None
-        free = range(value.dim()) if sizes == "symbolic" else range(min(1, value.dim()))
+        vary = range(value.dim()) if sizes == "symbolic" else range(min(1, value.dim()))
         channels = inputs.channels if is_image(value, inputs) else 1
         # a number in a tensor has none, and an empty dict would be left out below
-        return {d: Dim.AUTO for d in free if not (d == channels and value.dim() > 2)} or None
+        whole = channels if value.dim() > 2 else None
+        return {axis: free(place, axis) for axis in vary if axis != whole} or None
 
     args, kwargs = pytree.tree_map(spec, (inputs.args, dict(inputs.kwargs)))
-    if sizes == "fixed":
-        return None
+    return None if sizes == "fixed" else _by_parameter(model, args, kwargs)
+
+
+def _by_parameter(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    """What is said of each argument, under the name of the parameter that takes it."""
     parameters = list(inspect.signature(model.forward).parameters.values())
     named: dict[str, Any] = {}
     position = 0

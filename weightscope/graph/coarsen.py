@@ -15,7 +15,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import AFTER, BOUNDARY
 from weightscope.adapters.regions import region_of
-from weightscope.adapters.symbols import SizeWriter, is_symbolic, key
+from weightscope.adapters.symbols import SizeWriter, is_symbolic, key, read_size
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.fixed import note_signature, note_values, nth
@@ -245,11 +245,7 @@ class _Builder:
                 continue
             for dimension, size in enumerate(tensor.shape):
                 if is_symbolic(size) and key(size) not in sizes:
-                    new = self.graph.call_function(
-                        torch.ops.aten.sym_size.int, (self.made[node], dimension)
-                    )
-                    new.meta["val"] = size
-                    sizes[key(size)] = new
+                    sizes |= read_size(self.graph, self.made[node], dimension, size)
         return sizes
 
     def _own_tensors(self) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from weightscope.adapters.scripting import is_recorded, size_of, warn_of_recording
-from weightscope.adapters.symbols import decided_alike, hint, is_symbolic, key
+from weightscope.adapters.symbols import decided_alike, hint, is_symbolic, multiple
 from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError, keyword, shown
 from weightscope.graph.structure import ExampleInputs
@@ -49,8 +50,8 @@ class Fixed:
             for a tensor.
         defaults: What stands for an argument that is left out.
         signature: What the forward takes.
-        free: Sizes of the images that are free: the symbol, and the size that it was read at, by
-            argument and axis.
+        free: Sizes of the images that are free: the symbol, how many times it is taken, and the
+            size that it was read at, by argument and axis.
         alike: Whether the forward takes the way that was read where the symbols have other sizes.
         decides: Whether it takes other ways at some sizes.
     """
@@ -61,7 +62,7 @@ class Fixed:
     values: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Any]
     signature: inspect.Signature
-    free: Mapping[str, Mapping[int, tuple[str, int]]]
+    free: Mapping[str, Mapping[int, tuple[str, int, int]]]
     alike: Callable[[tuple[tuple[str, int], ...]], bool]
     decides: bool
 
@@ -139,8 +140,7 @@ class Fixed:
             if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in sizes):
                 continue
             if any(size_of(value, axis) != size for axis, size in sizes.items()):
-                got = "x".join(str(size_of(value, axis)) for axis in sizes)
-                read = "x".join(map(str, sizes.values()))
+                got, read = _by(size_of(value, axis) for axis in sizes), _by(sizes.values())
                 raise _read_otherwise(f"{name} is {got}", read, "size", "the size that you use")
 
     def _refuse_other_ways(self, given: Mapping[str, Any]) -> None:
@@ -150,13 +150,19 @@ class Fixed:
             value = given.get(name)
             if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in axes):
                 return
-            sizes += [(symbol, size_of(value, axis)) for axis, (symbol, _) in axes.items()]
-        if any(is_symbolic(size) for _, size in sizes):
-            return  # it is traced itself
+            given_sizes = [size_of(value, axis) for axis in axes]
+            if any(map(is_symbolic, given_sizes)):
+                return  # it is traced itself
+            units = [times for _, times, _ in axes.values()]
+            if any(size % unit for size, unit in zip(given_sizes, units, strict=True)):
+                got, read = _by(given_sizes), f"multiples of {_by(units)}"
+                raise _read_otherwise(f"{name} is {got}", read, "size", "the size that you use")
+            symbols = (symbol for symbol, _, _ in axes.values())
+            sizes += zip(symbols, map(operator.floordiv, given_sizes, units), strict=True)
         if not self.alike(tuple(sizes)):
             name, axes = next(iter(self.free.items()))
-            got = "x".join(str(size_of(given[name], axis)) for axis in axes)
-            read = "x".join(str(size) for _, size in axes.values())
+            got = _by(size_of(given[name], axis) for axis in axes)
+            read = _by(size for _, _, size in axes.values())
             raise InputError(
                 f"{name} is {got}, where the forward takes another way than at {read}, at which"
                 f" this network was read; analyse the original with {keyword('example_inputs')} of"
@@ -242,11 +248,11 @@ def _alike(decisions: Mapping[Any, Any]) -> Callable[[tuple[tuple[str, int], ...
     return alike
 
 
-def _free(node: fx.Node) -> dict[int, tuple[str, int]]:
-    """The free sizes of an image: symbol, and the size that it was read at, by axis."""
+def _free(node: fx.Node) -> dict[int, tuple[str, int, int]]:
+    """The free sizes of an image by axis: symbol, how many times it is taken, the size read."""
     axes = node.meta.get("space", ())
     sizes = {axis: node.meta["val"].shape[axis] for axis in axes}
-    return {axis: (key(size), hint(size)) for axis, size in sizes.items() if is_symbolic(size)}
+    return {a: (*multiple(size), hint(size)) for a, size in sizes.items() if is_symbolic(size)}
 
 
 def nth(name: str, index: int) -> str:
@@ -309,6 +315,10 @@ def values_note(graph: fx.Graph) -> str:
         f" network that is read. A variant refuses other values; pass {keyword('example_inputs')}"
         f" with those that you use{', or a tensor where the forward takes one' if varies else ''}"
     )
+
+
+def _by(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _read_otherwise(given: str, read: str, what: str, wanted: str) -> InputError:

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from weightscope.adapters.symbols import Probe, free_symbols, grows, hint, is_symbolic, key
+from weightscope.adapters.symbols import (
+    Probe,
+    free_symbols,
+    grows,
+    hint,
+    is_symbolic,
+    key,
+    multiple,
+)
 from weightscope.errors import StructureError, keyword
 from weightscope.graph.borders import Borders
 from weightscope.graph.capture import Call, Capture
@@ -78,6 +86,13 @@ def _space(image: fx.Node) -> tuple[Any, ...]:
 def follows_the_input(capture: Capture) -> bool:
     """Whether the captured graph holds at other image sizes."""
     return any(is_symbolic(size) for image in image_inputs(capture) for size in _space(image))
+
+
+def units_of(capture: Capture) -> tuple[int, ...]:
+    """What the sizes of the first image are multiples of; empty where no size is free."""
+    sizes = _space(image_inputs(capture)[0])
+    units = tuple(multiple(size)[1] if is_symbolic(size) else int(size) for size in sizes)
+    return units if any(map(is_symbolic, sizes)) else ()
 
 
 def sizes_held(capture: Capture) -> int:
@@ -350,19 +365,26 @@ def _held_sides(capture: Capture, images: Sequence[fx.Node], dimensions: int) ->
     The strides tell what is coarse along such a side, as they do along one of fixed size. A side
     that is taken apart in several pieces (a clip in chunks of frames) is none.
     """
-    sides = [key(size) for image in images for size in _space(image) if is_symbolic(size)]
-    held = {side for side in sides if len(windows(capture.nodes, side)) == 1}
+    sides = _free_sides(images)
+    held = {symbol for side, symbol in sides.items() if len(windows(capture.nodes, side)) == 1}
     maps = _maps_of_kernels(capture, dimensions)
     seen = free_symbols(size for value in maps for size in value.shape)
     # where nothing grows, the whole is read at the example's size
-    return frozenset(held - seen) if seen & set(sides) else frozenset()
+    return frozenset(held - seen) if seen.intersection(sides.values()) else frozenset()
+
+
+def _free_sides(images: Iterable[fx.Node]) -> dict[str, str]:
+    """The sides of images that are not held to a number, as texts, and the symbol of each."""
+    sizes = (size for image in images for size in _space(image))
+    return {key(size): multiple(size)[0] for size in sizes if is_symbolic(size)}
 
 
 def works_on_pieces(capture: Capture, dimensions: int) -> bool:
     """Whether no kernel sees a free side of the image grow, which is taken apart in pieces."""
-    sides = {key(s) for image in image_inputs(capture) for s in _space(image) if is_symbolic(s)}
+    sides = _free_sides(image_inputs(capture))
     maps = _maps_of_kernels(capture, dimensions)
-    unseen = sides - free_symbols(size for value in maps for size in value.shape)
+    seen = free_symbols(size for value in maps for size in value.shape)
+    unseen = (side for side, symbol in sides.items() if symbol not in seen)
     return bool(maps) and any(len(windows(capture.nodes, side)) > 1 for side in unseen)
 
 
@@ -382,15 +404,15 @@ def _probe(capture: Capture, images: Sequence[fx.Node], scale: int, held: frozen
         held: Sides of the images that stay at the example's size.
     """
     symbols: dict[str, int] = {}
-    spatial = {key(size) for image in images for size in _space(image) if is_symbolic(size)} - held
+    spatial = set(_free_sides(images).values()) - held
     for node in capture.nodes:
         value = tensor_of(node)
         if node.op != "placeholder" or value is None:
             continue
         for size in value.shape:
             if is_symbolic(size):
-                name = key(size)
-                symbols[name] = hint(size) * (scale if name in spatial else 1)
+                name, times = multiple(size)
+                symbols[name] = hint(size) // times * (scale if name in spatial else 1)
     return Probe(symbols)
 
 

@@ -17,7 +17,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import region_of
-from weightscope.adapters.symbols import Probe, holds_at, is_symbolic, key
+from weightscope.adapters.symbols import Probe, decided_alike, holds_at, symbols_at
 from weightscope.calls import say
 from weightscope.errors import ForwardError, StructureError, WeightscopeError, keyword
 from weightscope.graph.answers import compare, differs_elsewhere
@@ -34,6 +34,7 @@ from weightscope.graph.levels import (
     plausible,
     read_levels,
     sizes_held,
+    units_of,
 )
 from weightscope.graph.models import check_model
 from weightscope.graph.nodes import tensor_of
@@ -404,30 +405,57 @@ def _at_all_sizes(
         The capture, its levels, and whether it has to be captured at the example's size.
     """
     levels = read_levels(captured, inputs)
-    if plausible(captured, levels, inputs) and _follows(trial, captured, read_at):
+    follows = plausible(captured, levels, inputs) and _follows(trial, captured, read_at)
+    if follows and follows_the_input(captured):
         return captured, levels, False
-    free = None if captured.numbers else _with_free_numbers(trial, read_at)
-    if free is not None and follows_the_input(free):
-        freed = read_levels(free, inputs)
-        if plausible(free, freed, inputs) and _follows(trial, free, read_at):
-            return free, freed, False
-    return captured, levels, True
+    for free, at in _freed(trial, captured, read_at):
+        if free is not None and follows_the_input(free):
+            freed = read_levels(free, inputs)
+            if plausible(free, freed, inputs) and _follows(trial, free, at):
+                return free, freed, False
+    return captured, levels, not follows
+
+
+def _freed(
+    trial: Trial, captured: Capture, read_at: ExampleInputs
+) -> Iterator[tuple[Capture | None, ExampleInputs]]:
+    """Captures that keep more sizes free, and with what: any size, then multiples only."""
+    if not (captured.numbers or captured.too_complex):
+        yield _with_free_numbers(trial, read_at), read_at
+    larger = _at_another_size(read_at)
+    if trial.error(larger.args, larger.kwargs) is None:
+        given = [images_of(read_at)[0].shape[axis] for axis in read_at.space]
+        for unit in ([_UNIT] * len(given), given):
+            if all(size % part == 0 for size, part in zip(given, unit, strict=True)):
+                yield _with_free_numbers(trial, larger, unit), larger
 
 
 def _follows(trial: Trial, captured: Capture, read_at: ExampleInputs) -> bool:
     """Whether a graph with free sizes does at another size what the model does there.
 
+    Of several sizes that one counts at which the forward takes the way that was read.
+
     A forward that turns a size into a number (``int(height / 14 * 14.0)``) leaves a graph that
     claims to follow the input and does not.
     """
-    other = _at_another_size(read_at)
-    leaves = pytree.tree_leaves((other.args, dict(other.kwargs)))
-    probe = _probe_at(captured, leaves)
-    if probe is None or holds_at(map(tensor_of, captured.nodes), probe):
-        return True
+    for factor in _OTHER_SIZES:
+        other = _at_another_size(read_at, factor)
+        leaves = pytree.tree_leaves((other.args, dict(other.kwargs)))
+        probe = _probe_at(captured, leaves)
+        if probe is None:
+            return True
+        if decided_alike(captured.decisions, probe.symbols):
+            return holds_at(map(tensor_of, captured.nodes), probe) or _made_alike(
+                trial, captured, other, probe
+            )
+    return False
+
+
+def _made_alike(trial: Trial, captured: Capture, other: ExampleInputs, probe: Probe) -> bool:
+    """Whether the model makes tensors of the sizes that its graph makes, if it runs at all."""
     made = trial.shapes(other)
     if made is None:
-        return True  # the model does not run there either
+        return True
     read = [(call.module, _shapes_at(call.exits.values(), probe)) for call in captured.calls]
     found: dict[str, list[Any]] = {}
     for name, shapes in made:
@@ -444,8 +472,7 @@ def _probe_at(captured: Capture, leaves: Sequence[Any]) -> Probe | None:
     for name, leaf in zip(captured.program.graph_signature.user_inputs, leaves, strict=True):
         traced = tensor_of(nodes[str(name)]) if str(name) in nodes else None
         if traced is not None and isinstance(leaf, torch.Tensor):
-            sizes = zip(traced.shape, leaf.shape, strict=True)
-            symbols |= {key(free): size for free, size in sizes if is_symbolic(free)}
+            symbols |= symbols_at(zip(traced.shape, leaf.shape, strict=True))
     return Probe(symbols) if symbols else None
 
 
@@ -455,14 +482,16 @@ def _shapes_at(nodes: Iterable[fx.Node], probe: Probe) -> list[Any]:
 
 def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     """What to say where the graph holds at one size though the model takes others."""
-    if follows_the_input(captured):
+    units = units_of(captured)
+    if follows_the_input(captured) and set(units) <= {1}:
         return ""
     other = _at_another_size(inputs)
     if trial.error(other.args, other.kwargs) is not None:
         return ""
-    size = "x".join(str(images_of(inputs)[0].shape[axis]) for axis in inputs.space)
+    sizes = units or [images_of(inputs)[0].shape[axis] for axis in inputs.space]
+    size = ("multiples of " if units else "") + "x".join(map(str, sizes))
     why = "the forward turns sizes into numbers or works at sizes of its own"
-    if captured.too_complex:
+    if captured.too_complex or units:
         why = "the forward computes with its sizes in more steps than are followed"
     return (
         f"read at {size} only: {why}. A variant refuses other sizes; pass"
@@ -507,22 +536,25 @@ def _twice(inputs: ExampleInputs) -> ExampleInputs:
     return replace(inputs, args=args, kwargs=kwargs)
 
 
-def _at_another_size(inputs: ExampleInputs) -> ExampleInputs:
-    """The same call with every image twice as large."""
+def _at_another_size(inputs: ExampleInputs, factor: float = 2) -> ExampleInputs:
+    """The same call with every image larger by a factor."""
 
-    def doubled(value: Any) -> Any:
+    def scaled(value: Any) -> Any:
         if not is_image(value, inputs):
             return value
-        sizes = enumerate(value.shape)
+        space = inputs.space
+        sizes = [int(n * factor) if d in space else n for d, n in enumerate(value.shape)]
         # nobody reads its numbers, and memory that nobody touches costs nothing
-        return value.new_empty([2 * n if axis in inputs.space else n for axis, n in sizes])
+        return value.new_empty(sizes)
 
-    args, kwargs = pytree.tree_map(doubled, (inputs.args, dict(inputs.kwargs)))
+    args, kwargs = pytree.tree_map(scaled, (inputs.args, dict(inputs.kwargs)))
     return replace(inputs, args=args, kwargs=kwargs)
 
 
 _stages = stages
 _SIZES_TO_CAPTURE = 2
+_OTHER_SIZES = (2, 0.5, 1.5)
+_UNIT = 32  # of images that can be halved five times
 _SHOWN = 6
 
 
@@ -569,9 +601,11 @@ def _traced(trial: Trial, inputs: ExampleInputs, fixed: bool) -> Capture:
     return free if free is not None and sizes_held(free) < sizes_held(captured) else captured
 
 
-def _with_free_numbers(trial: Trial, inputs: ExampleInputs) -> Capture | None:
+def _with_free_numbers(
+    trial: Trial, inputs: ExampleInputs, unit: Sequence[int] = ()
+) -> Capture | None:
     try:
-        return capture(trial.original, inputs, numbers=True)
+        return capture(trial.original, inputs, numbers=True, unit=unit)
     except StructureError:
         return None
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, is_persistent, parameters
-from weightscope.adapters.symbols import Probe, hint, key
+from weightscope.adapters.symbols import Probe, hint, symbols_at
 from weightscope.calls import named_errors, random_state, say
 from weightscope.copies import deep_copy
 from weightscope.cost import Costs, count_costs
@@ -463,5 +463,5 @@ def _example_sizes(structure: Structure) -> Probe:
     for name, leaf in zip(names, leaves, strict=True):
         traced = fine[str(name)].meta.get("val") if isinstance(leaf, Tensor) else None
         if isinstance(traced, Tensor):
-            symbols |= {key(a): b for a, b in zip(traced.shape, leaf.shape, strict=True)}
+            symbols |= symbols_at(zip(traced.shape, leaf.shape, strict=True))
     return Probe(symbols)

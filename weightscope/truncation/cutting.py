@@ -14,7 +14,15 @@ from torch import Tensor, fx, nn
 
 from weightscope.adapters.regions import autocast_of
 from weightscope.adapters.schemas import is_mutable
-from weightscope.adapters.symbols import Probe, SizeWriter, free_symbols, hint, is_symbolic, key
+from weightscope.adapters.symbols import (
+    Probe,
+    SizeWriter,
+    free_symbols,
+    hint,
+    is_symbolic,
+    multiple,
+    read_size,
+)
 from weightscope.errors import TruncationError
 from weightscope.graph.nodes import has_effect
 from weightscope.graph.structure import Cut, Site, Structure
@@ -234,12 +242,10 @@ def _input_sizes(graph: fx.Graph) -> dict[str, fx.Node]:
         if not isinstance(value, Tensor):
             continue
         for dimension, size in enumerate(value.shape):
-            if is_symbolic(size) and key(size).isidentifier() and key(size) not in known:
-                with graph.inserting_after(node):
-                    known[key(size)] = graph.call_function(
-                        torch.ops.aten.sym_size.int, (node, dimension)
-                    )
-                known[key(size)].meta["val"] = size
+            symbol = multiple(size)[0] if is_symbolic(size) else ""
+            if symbol.isidentifier() and symbol not in known:
+                with graph.inserting_before(node.next):
+                    known |= read_size(graph, node, dimension, size)
     return known
 
 
