@@ -180,6 +180,60 @@ def test_what_does_not_hold_at_another_size_is_read_at_one(
         rebuild(structure)(torch.randn(1, 3, 33, 61))
 
 
+class Windows(Padded):
+    """Attends in windows of four, padded as shifted windows are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = ((4 - n % 4) % 4 for n in x.shape[2:])
+        y = F.pad(x, (0, wide, 0, high))
+        batch, channels, rows, columns = y.shape
+        y = y.view(batch, channels, rows // 4, 4, columns // 4, 4).permute(0, 2, 4, 3, 5, 1)
+        tokens = y.reshape(-1, 16, channels)
+        tokens = tokens + tokens.mean(1, keepdim=True)
+        y = tokens.view(batch, rows // 4, columns // 4, 4, 4, channels).permute(0, 5, 1, 3, 2, 4)
+        y = y.reshape(batch, channels, rows, columns)
+        out: Tensor = super().forward(y[:, :, : x.shape[2], : x.shape[3]])
+        return out
+
+
+def test_what_computes_too_much_with_its_sizes_is_read_at_multiples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model = Windows(with_integers).eval()
+    monkeypatch.setattr(tracing, "LARGEST_QUESTION", 20)
+    structure = read_structure(model)
+    assert any("read at multiples of 32x32 only" in note for note in structure.notes)
+    costs = count_costs(model, structure.inputs)
+    plan = draft(structure, make_plan(structure, structure.cuts[1], "pool"), costs).plan
+    variant = build(structure, plan)
+    images = [torch.randn(3, 3, *size) for size in ((64, 64), (96, 32))]
+    assert verify(variant, sizes=images, export=False).failures == ()
+    graph = rebuild(structure)
+    for image in images:
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"x is 33x61.*read at multiples of 32x32"):
+        graph(torch.randn(1, 3, 33, 61))
+
+
+class Halved(Padded):
+    """Looks at small images as they are, and at large ones from afar."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(F.avg_pool2d(x, 3, 1, 1) if x.shape[2] > 300 else x)
+        return out
+
+
+def test_a_graph_is_compared_where_the_forward_takes_the_way_that_was_read() -> None:
+    model = Halved(with_integers).eval()
+    graph = rebuild(read_structure(model))
+    for size in ((64, 64), (288, 32)):
+        image = torch.randn(1, 3, *size)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"x is 320x32, where the forward takes another way"):
+        graph(torch.randn(1, 3, 320, 32))
+
+
 def test_a_variant_is_verified_at_the_sizes_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "rounded", lambda value, up, sizes: rounded(value, False, sizes))
     monkeypatch.setattr("weightscope.graph.read.differs_elsewhere", lambda *args, **kwargs: False)

@@ -167,9 +167,12 @@ class Probe:
             return int(expression)
         if expression not in self._known:
             values = {s: self.symbols.get(str(s)) for s in expression.free_symbols}
-            self._known[expression] = (
-                hint(value) if None in values.values() else int(interpret(values, expression))
-            )
+            try:
+                self._known[expression] = (
+                    hint(value) if None in values.values() else int(interpret(values, expression))
+                )
+            except ZeroDivisionError:  # the graph does not hold there: nothing is left of the image
+                self._known[expression] = 0
         return self._known[expression]
 
     def shape(self, tensor: torch.Tensor) -> tuple[int, ...]:
