@@ -100,7 +100,9 @@ class Capture:
 
     ``sizes`` says which sizes were left free while tracing, ``too_complex`` whether the arithmetic
     of more of them was too much to follow, ``numbers`` whether those were kept free too that the
-    forward makes numbers of. ``functions`` are the calls of what has a backward of its own.
+    forward makes numbers of, ``unit`` what the sizes of images are multiples of, along each of
+    their axes (any size where it is empty). ``functions`` are the calls of what has a backward of
+    its own.
     ``decisions`` are the answers with which the forward went on that asked about free sizes, and
     what has to be true of a size of which it takes so many positions (``x[:, :, :64]``).
     """
@@ -112,6 +114,7 @@ class Capture:
     sizes: Sizes
     too_complex: bool = False
     numbers: bool = False
+    unit: tuple[int, ...] = ()
     decisions: Mapping[Any, Any] = field(default_factory=dict)
 
 
@@ -189,7 +192,8 @@ def capture(
     for sizes in attempts[:1] if numbers else attempts[fixed:]:
         tracer = _Tracer(model, inputs, sizes, training, numbers, unit)
         try:
-            return replace(tracer.run(), too_complex=too_complex, numbers=numbers)
+            captured = tracer.run()
+            return replace(captured, too_complex=too_complex, numbers=numbers, unit=tuple(unit))
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt; the last one raises
             if tracer.budget.exceeded:
                 too_complex = True

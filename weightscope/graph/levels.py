@@ -88,13 +88,6 @@ def follows_the_input(capture: Capture) -> bool:
     return any(is_symbolic(size) for image in image_inputs(capture) for size in _space(image))
 
 
-def units_of(capture: Capture) -> tuple[int, ...]:
-    """What the sizes of the first image are multiples of; empty where no size is free."""
-    sizes = _space(image_inputs(capture)[0])
-    units = tuple(multiple(size)[1] if is_symbolic(size) else int(size) for size in sizes)
-    return units if any(map(is_symbolic, sizes)) else ()
-
-
 def sizes_held(capture: Capture) -> int:
     """How many sizes of the images the captured graph holds to one number."""
     sizes = (size for image in image_inputs(capture) for size in _space(image))

@@ -34,7 +34,6 @@ from weightscope.graph.levels import (
     plausible,
     read_levels,
     sizes_held,
-    units_of,
 )
 from weightscope.graph.models import check_model
 from weightscope.graph.nodes import tensor_of
@@ -405,32 +404,33 @@ def _at_all_sizes(
         The capture, its levels, and whether it has to be captured at the example's size.
     """
     levels = read_levels(captured, inputs)
-    follows = plausible(captured, levels, inputs) and _follows(trial, captured, read_at)
+    others = [_at_another_size(read_at, factor) for factor in _OTHER_SIZES]
+    follows = plausible(captured, levels, inputs) and _follows(trial, captured, others)
     if follows and follows_the_input(captured):
         return captured, levels, False
-    for free, at in _freed(trial, captured, read_at):
+    for free in _freed(trial, captured, read_at):
         if free is not None and follows_the_input(free):
             freed = read_levels(free, inputs)
-            if plausible(free, freed, inputs) and _follows(trial, free, at):
+            # multiples are traced at another size than the example's, which has to be one of them
+            elsewhere = [read_at] if free.unit else others
+            if plausible(free, freed, inputs) and _follows(trial, free, elsewhere):
                 return free, freed, False
     return captured, levels, not follows
 
 
-def _freed(
-    trial: Trial, captured: Capture, read_at: ExampleInputs
-) -> Iterator[tuple[Capture | None, ExampleInputs]]:
-    """Captures that keep more sizes free, and with what: any size, then multiples only."""
+def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[Capture | None]:
+    """Captures that keep more sizes free: any size, then multiples of one only."""
     if not (captured.numbers or captured.too_complex):
-        yield _with_free_numbers(trial, read_at), read_at
+        yield _with_free_numbers(trial, read_at)
     larger = _at_another_size(read_at)
     if trial.error(larger.args, larger.kwargs) is None:
         given = [images_of(read_at)[0].shape[axis] for axis in read_at.space]
         for unit in ([_UNIT] * len(given), given):
             if all(size % part == 0 for size, part in zip(given, unit, strict=True)):
-                yield _with_free_numbers(trial, larger, unit), larger
+                yield _with_free_numbers(trial, larger, unit)
 
 
-def _follows(trial: Trial, captured: Capture, read_at: ExampleInputs) -> bool:
+def _follows(trial: Trial, captured: Capture, others: Iterable[ExampleInputs]) -> bool:
     """Whether a graph with free sizes does at another size what the model does there.
 
     Of several sizes that one counts at which the forward takes the way that was read.
@@ -438,8 +438,7 @@ def _follows(trial: Trial, captured: Capture, read_at: ExampleInputs) -> bool:
     A forward that turns a size into a number (``int(height / 14 * 14.0)``) leaves a graph that
     claims to follow the input and does not.
     """
-    for factor in _OTHER_SIZES:
-        other = _at_another_size(read_at, factor)
+    for other in others:
         leaves = pytree.tree_leaves((other.args, dict(other.kwargs)))
         probe = _probe_at(captured, leaves)
         if probe is None:
@@ -482,16 +481,15 @@ def _shapes_at(nodes: Iterable[fx.Node], probe: Probe) -> list[Any]:
 
 def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     """What to say where the graph holds at one size though the model takes others."""
-    units = units_of(captured)
-    if follows_the_input(captured) and set(units) <= {1}:
+    if follows_the_input(captured) and not captured.unit:
         return ""
     other = _at_another_size(inputs)
     if trial.error(other.args, other.kwargs) is not None:
         return ""
-    sizes = units or [images_of(inputs)[0].shape[axis] for axis in inputs.space]
-    size = ("multiples of " if units else "") + "x".join(map(str, sizes))
+    sizes = captured.unit or [images_of(inputs)[0].shape[axis] for axis in inputs.space]
+    size = ("multiples of " if captured.unit else "") + "x".join(map(str, sizes))
     why = "the forward turns sizes into numbers or works at sizes of its own"
-    if captured.too_complex or units:
+    if captured.too_complex or captured.unit:
         why = "the forward computes with its sizes in more steps than are followed"
     return (
         f"read at {size} only: {why}. A variant refuses other sizes; pass"
@@ -553,7 +551,7 @@ def _at_another_size(inputs: ExampleInputs, factor: float = 2) -> ExampleInputs:
 
 _stages = stages
 _SIZES_TO_CAPTURE = 2
-_OTHER_SIZES = (2, 0.5, 1.5)
+_OTHER_SIZES = (2, 0.5)
 _UNIT = 32  # of images that can be halved five times
 _SHOWN = 6
 
