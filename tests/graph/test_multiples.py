@@ -1,0 +1,116 @@
+"""Networks whose sizes take too much arithmetic, unless they are multiples of one size."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import weightscope as ws
+from weightscope.errors import InputError
+from weightscope.graph import read_structure, rebuild
+from weightscope.truncation.checks import verify
+
+
+def in_windows(layer: nn.Module, x: Tensor, side: int) -> Tensor:
+    """Apply a layer window by window, as transformers with shifted windows do."""
+    images, channels, *sizes = x.shape
+    x = F.pad(x, [n for size in reversed(sizes) for n in (0, (side - size % side) % side)])
+    counts = [n // side for n in x.shape[2:]]
+    x = x.view(images, channels, counts[0], side, counts[1], side).permute(0, 2, 4, 1, 3, 5)
+    x = layer(x.reshape(-1, channels, side, side))
+    x = x.view(images, *counts, channels, side, side).permute(0, 3, 1, 4, 2, 5)
+    x = x.reshape(images, channels, *(n * side for n in counts))
+    return x[:, :, : sizes[0], : sizes[1]]
+
+
+class Windows(nn.Module):
+    """Three levels of convolutions in windows."""
+
+    def __init__(self, side: int = 8) -> None:
+        super().__init__()
+        self.side = side
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.top, self.last = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+        self.middle, self.low = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.down, self.lower = nn.Conv2d(4, 8, 2, 2), nn.Conv2d(8, 8, 2, 2)
+        self.raised, self.up = nn.ConvTranspose2d(8, 8, 2, 2), nn.ConvTranspose2d(8, 4, 2, 2)
+        self.head = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.first(x)
+        top = top + in_windows(self.top, top, self.side)
+        middle = self.down(top)
+        middle = middle + in_windows(self.middle, middle, self.side)
+        low = self.lower(middle)
+        low = low + in_windows(self.low, low, self.side)
+        x = self.up(self.raised(low) + middle) + top
+        return self.head(x + in_windows(self.last, x, self.side))
+
+
+def test_windows_are_read_at_multiples_of_a_size_and_follow_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Windows().eval()
+    analysis = ws.analyze(model, response=False)
+    structure = analysis.structure
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    (note,) = structure.notes
+    assert note.startswith("read at multiples of 32x32 only: the forward computes with its sizes")
+    images = [torch.randn(2, 3, *size) for size in ((64, 64), (128, 192), (64, 320))]
+    graph = rebuild(structure)
+    for image in images:
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    for proposal in analysis.proposals:
+        variant = proposal.build()
+        assert verify(variant, sizes=images, export=proposal.keep_levels == 1).failures == ()
+        with pytest.raises(InputError, match=r"x is 100x96, .* was read at multiples of 32x32"):
+            variant.module(torch.randn(1, 3, 100, 96))
+    ws.save(variant, tmp_path / "small.safetensors")
+    loaded = ws.load(tmp_path / "small.safetensors", Windows)
+    for image in images:
+        expected = variant.module.eval()(image)
+        torch.testing.assert_close(loaded.module.eval()(image), expected, rtol=0, atol=0)
+
+
+def test_windows_that_do_not_divide_the_unit_are_read_rightly_or_at_one_size() -> None:
+    torch.manual_seed(1)
+    model = Windows(side=7).eval()
+    graph = rebuild(read_structure(model))
+    read = []
+    for size in ((256, 256), (64, 64), (128, 192), (320, 64)):
+        image = torch.randn(1, 3, *size)
+        with contextlib.suppress(InputError):
+            read.append((size, graph(image), model(image)))
+    assert read[0][0] == (256, 256)  # the guess
+    for _, found, expected in read:
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_an_example_says_where_multiples_are_read() -> None:
+    model = Windows().eval()
+    structure = read_structure(model, torch.randn(1, 3, 48, 48))
+    image = torch.randn(1, 3, 48, 48)
+    torch.testing.assert_close(rebuild(structure)(image), model(image), rtol=0, atol=0)
+    for note in structure.notes:
+        assert "48x48" in note
+
+
+class Wide(Windows):
+    """Takes another way for images that are larger than those that are guessed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] > 256:
+            x = x + in_windows(nn.Identity(), x, self.side)
+        return super().forward(x)
+
+
+def test_what_is_read_of_multiples_holds_at_the_size_of_the_example() -> None:
+    torch.manual_seed(2)
+    model = Wide().eval()
+    image = torch.randn(1, 3, 256, 256)
+    torch.testing.assert_close(rebuild(read_structure(model))(image), model(image), rtol=0, atol=0)
