@@ -12,11 +12,8 @@ counted here.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -55,6 +52,8 @@ from studies.tiny import (  # noqa: E402
     instance,
     judged,
     layer,
+    no_norm,
+    run_cases,
     tally_table,
     taps,
     trained,
@@ -332,11 +331,6 @@ def focal(outputs: Tensor, targets: Tensor) -> Tensor:
     return ((1 - torch.exp(-each)) ** 2 * each).mean()
 
 
-def no_norm(_channels: int) -> nn.Module:
-    """None."""
-    return nn.Identity()
-
-
 @dataclass(frozen=True)
 class Case:
     """One network.
@@ -588,19 +582,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run all and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence-channels")
-    page = ROOT / "docs" / "studies" / "evidence" / "channels.md"
-    parser.add_argument("--page", type=Path, default=page)
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for index, case in enumerate(CASES):  # new cases at the end: the number is the seed
-        begun = time.process_time()
-        rows.append(measure(case, index, options.out))
-        print(json.dumps(rows[-1] | {"seconds": time.process_time() - begun}), flush=True)
-    write(rows, options.page)
+    run_cases("channels", __doc__ or "", CASES, measure, write, arguments)
 
 
 if __name__ == "__main__":

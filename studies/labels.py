@@ -10,11 +10,8 @@ readings only before a level is called unused.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -49,6 +46,7 @@ from studies.tiny import (  # noqa: E402
     instance,
     judged,
     layer,
+    run_cases,
     tally_table,
     taps,
     trained,
@@ -466,19 +464,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run all and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence-labels")
-    page = ROOT / "docs" / "studies" / "evidence" / "labels.md"
-    parser.add_argument("--page", type=Path, default=page)
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for index, case in enumerate(CASES):  # new cases at the end: the number is the seed
-        begun = time.process_time()
-        rows.append(measure(case, index, options.out))
-        print(json.dumps(rows[-1] | {"seconds": time.process_time() - begun}), flush=True)
-    write(rows, options.page)
+    run_cases("labels", __doc__ or "", CASES, measure, write, arguments)
 
 
 if __name__ == "__main__":

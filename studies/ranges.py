@@ -9,11 +9,8 @@ before this ran.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -48,6 +45,8 @@ from studies.tiny import (  # noqa: E402
     instance,
     judged,
     layer,
+    no_norm,
+    run_cases,
     tally,
     taps,
     trained,
@@ -74,11 +73,6 @@ def in_range(images: Tensor, span: Range) -> Tensor:
         return share
     top = 65535.0 if span == "0..65535" else 255.0
     return (top * share).round()
-
-
-def no_norm(_channels: int) -> nn.Module:
-    """None."""
-    return nn.Identity()
 
 
 @dataclass(frozen=True)
@@ -274,19 +268,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run all and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence-ranges")
-    page = ROOT / "docs" / "studies" / "evidence" / "ranges.md"
-    parser.add_argument("--page", type=Path, default=page)
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for index, case in enumerate(CASES):  # new cases at the end: the number is the seed
-        begun = time.process_time()
-        rows.append(measure(case, index, options.out))
-        print(json.dumps(rows[-1] | {"seconds": time.process_time() - begun}), flush=True)
-    write(rows, options.page)
+    run_cases("ranges", __doc__ or "", CASES, measure, write, arguments)
 
 
 if __name__ == "__main__":

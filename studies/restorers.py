@@ -11,11 +11,8 @@ with its border out of reach.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +47,7 @@ from studies.tiny import (  # noqa: E402
     instance,
     judged,
     layer,
+    run_cases,
     tally_table,
     taps,
     trained,
@@ -365,19 +363,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run all and write the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence-restorers")
-    page = ROOT / "docs" / "studies" / "evidence" / "restorers.md"
-    parser.add_argument("--page", type=Path, default=page)
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for index, case in enumerate(CASES):  # new cases at the end: the number is the seed
-        begun = time.process_time()
-        rows.append(measure(case, index, options.out))
-        print(json.dumps(rows[-1] | {"seconds": time.process_time() - begun}), flush=True)
-    write(rows, options.page)
+    run_cases("restorers", __doc__ or "", CASES, measure, write, arguments)
 
 
 if __name__ == "__main__":

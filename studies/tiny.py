@@ -5,6 +5,9 @@ Shared by `studies.labels`, `studies.restorers`, `studies.channels` and `studies
 
 from __future__ import annotations
 
+import argparse
+import json
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +25,7 @@ from weightscope.files import written_atomically
 from weightscope.graph import read_structure
 from weightscope.probing.outputs import Reading
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZE, TRAIN, IMAGES, TEST, BATCH, STEPS = 48, 160, 24, 80, 8, 350
 Rules = Mapping[str, Callable[[], AbstractContextManager[object]]]
 RULES: Rules = {
@@ -112,6 +116,11 @@ def instance(channels: int) -> nn.Module:
 def layer(channels: int) -> nn.Module:
     """One group."""
     return nn.GroupNorm(1, channels)
+
+
+def no_norm(_channels: int) -> nn.Module:
+    """None."""
+    return nn.Identity()
 
 
 def fit(
@@ -264,3 +273,36 @@ def verdicts_of(row: Mapping[str, Any], level: int) -> str:
         after[g] + (f" ({before[g]})" if before[g] != after[g] else "")
         for g in ("response", "images")
     )
+
+
+def run_cases(
+    name: str,
+    about: str,
+    cases: Sequence[Any],
+    measure: Callable[[Any, int, Path], dict[str, Any]],
+    write: Callable[[list[dict[str, Any]], Path], None],
+    arguments: Sequence[str] | None,
+) -> None:
+    """Measure every case of a study, and write its page.
+
+    Args:
+        name: Of the study: of its page, and of where it keeps its networks.
+        about: What it is, for ``--help``.
+        cases: New ones at the end: the number is the seed.
+        measure: What is found of a case, by its number, with its network kept in a folder.
+        write: Writes the page of what was found.
+        arguments: Of the command.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / f"evidence-{name}")
+    page = ROOT / "docs" / "studies" / "evidence" / f"{name}.md"
+    parser.add_argument("--page", type=Path, default=page)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for index, case in enumerate(cases):
+        begun = time.process_time()
+        rows.append(measure(case, index, options.out))
+        print(json.dumps(rows[-1] | {"seconds": time.process_time() - begun}), flush=True)
+    write(rows, options.page)
