@@ -38,8 +38,8 @@ NEGLIGIBLE_LOSS = 0.05
 LOSS_THAT_COUNTS = 0.1
 """The same by a recalibrated loss, from which on a stage is used: between the two a metric may
 forgive what the loss sees (5 to 8 % of the loss were 1 to 3 % of the F1 on the networks of the
-evidence study that may choose). Also the share of its own skill from which on one class of a mean
-over classes keeps a stage from being unused."""
+evidence study that may choose). Also the share of its own skill from which on one class or channel
+of a mean over these keeps a stage from being unused."""
 
 NEGLIGIBLE_IMPORTANCE = 0.15
 """Share of the largest stage's Taylor importance that is the border between used and unused."""

@@ -887,6 +887,23 @@ def test_an_original_without_a_gradient_is_named(top, head, reason):
     mended[1].build().recover(IMAGES[:8], steps=1, progress=False)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_statistics_that_are_not_finite_are_named_and_other_buffers_are_nobody_s(value):
+    torch.manual_seed(0)
+    model = Plain().eval()
+    model.register_buffer("spare", torch.tensor([value]))
+    small = ws.analyze(model, example_inputs=image(1, 1, 32, 32)).proposals[0].build()
+    small.recover(image(4, 1, 32, 32), steps=1, progress=False)
+    model.down[0].append(nn.BatchNorm2d(4).eval())
+    model.down[0][-1].running_var[1] = value
+    broken = ws.analyze(model, example_inputs=image(1, 1, 32, 32)).proposals[0]
+    assert "weights or running statistics are NaN" in broken.evidence
+    with pytest.raises(ws.WeightscopeError, match=r"nan or infinite \(down\.0\..*running_var"):
+        broken.build().recover(image(4, 1, 32, 32), steps=1, progress=False)
+    with pytest.raises(ws.WeightscopeError, match=r"nan or infinite \(down\.0\..*running_var"):
+        ws.shrink(model, images=image(4, 1, 32, 32), steps=1, progress=False)
+
+
 @pytest.mark.parametrize("whose", ["original", "smaller"])
 def test_weights_that_are_not_finite_are_named(whose):
     torch.manual_seed(0)

@@ -356,6 +356,17 @@ def test_errors_name_the_argument(given, error, text):
         variant.thin(**given)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(value):
+    variant = as_variant(Plain, image(2, 1, 32, 32))
+    with torch.no_grad():
+        next(variant.module.parameters()).view(-1)[0] = value
+    with pytest.raises(
+        InputError, match=r"of the network are nan or infinite \(down\.0\.0\.weight"
+    ):
+        variant.thin(keep=0.5)
+
+
 def test_a_recipe_with_other_channels_is_refused():
     plan = Plan(2, "pool", None, (4,)).to_json()
     for row in (["w", 0, [1, 1]], ["w", 0, [-1]], ["w", 0, []], ["w", True, [0]], [1, 0, [0]], 5):

@@ -551,6 +551,66 @@ def test_a_mean_over_classes_does_not_condemn_what_one_of_them_hangs_on(low, ver
     assert ("class 2 alone loses 40.0% of its own skill, surely more" in score.why) == (low > 0.1)
 
 
+class SmallBesideLarge(nn.Module):
+    """Numbers of two channels: a large one by the fine half, a small one by the deep half."""
+
+    def __init__(self, last=False):
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+        self.head = nn.Conv2d(2, 2, 1)
+        self.last = last
+        with torch.no_grad():
+            for one in (self.top, self.deep):
+                one.weight.fill_(1.0)
+                one.bias.zero_()
+            self.head.weight.copy_(torch.tensor([[100.0, 0.0], [0.0, 1.0]])[..., None, None])
+            self.head.bias.zero_()
+
+    def forward(self, x):
+        if self.last:
+            x = x.movedim(-1, 1)
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.avg_pool2d(top, 2)), scale_factor=2.0)
+        y = self.head(torch.cat([top, deep], 1))
+        return y.movedim(1, -1) if self.last else y
+
+
+def of_small_beside_large(last=False, share=1.0):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(24, 1, 8, 8, generator=generator)
+    deep = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0)
+    rest = torch.randn(deep.shape, generator=generator) * (1 - share)
+    targets = torch.cat([100 * images, share * deep + rest], 1)
+    if last:
+        images, targets = images.movedim(1, -1), targets.movedim(1, -1)
+    return images, targets
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("given", [{"metric": "mse"}, {"metric": F.l1_loss}, {"loss": F.mse_loss}])
+def test_a_mean_over_channels_does_not_condemn_what_a_small_one_hangs_on(given, last):
+    images, targets = of_small_beside_large(last)
+    model = SmallBesideLarge(last).eval()
+    structure = read_structure(model, images[:1], layout="NHWC" if last else None)
+    found = gather_data(structure, [(images, targets)], **given)
+    (cut,) = found.ablation.levels
+    assert cut.high < 0.05 * found.ablation.skill
+    assert (cut.worst_kind, cut.worst_class) == ("channel", 1)
+    assert cut.worst == pytest.approx(1.0, abs=0.05)
+    score = found.score("bottleneck")
+    assert score.verdict == "undecided"
+    assert "channel 1 alone loses" in score.why
+
+
+def test_a_channel_that_was_never_learned_speaks_for_nothing():
+    images, targets = of_small_beside_large(share=0.0)
+    structure = read_structure(SmallBesideLarge().eval(), images[:1])
+    found = gather_data(structure, [(images, targets)], metric="mse")
+    (cut,) = found.ablation.levels
+    assert (cut.worst_class, cut.worst == 0.0) == (0, True)
+    assert found.score("bottleneck").verdict == "unused"
+
+
 class ForOneClass(nn.Module):
     """Forty classes by the fine half, the last one by the deep half alone."""
 

@@ -255,7 +255,7 @@ def test_weights_that_are_no_numbers_are_said_first():
     assert found.conclusion.startswith("92 weights are NaN or infinite (")
     assert "layers.2.weight" in found.conclusion
     assert {v.verdict for v in found.verdicts} == {"undecided"}
-    assert {v.why for v in found.verdicts} == {"weights are NaN or infinite"}
+    assert {v.why for v in found.verdicts} == {"weights or running statistics are NaN or infinite"}
     assert all(np.isnan(v.utilization) for v in found.verdicts)
 
 

@@ -259,7 +259,7 @@ def test_channels_that_seem_to_be_last_are_refused(sizes, one_hot):
     assert reader.read(scores, 0) is not None
     last = targets.movedim(1, -1)
     reader = Segmentation("f1", [last], len(sizes), None)
-    with pytest.raises(InputError, match="the channels seem to be last"):
+    with pytest.raises(InputError, match="whose channels seem to be last"):
         reader.read(scores.movedim(1, -1), 0)
 
 

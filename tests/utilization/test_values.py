@@ -354,13 +354,22 @@ def test_what_is_averaged_is_said(metric, name):
     [
         (lambda o, t: {"f1": 1.0}, r"mapping with 'f1'; .*metric\(outputs, targets\)\['f1'\]"),
         (lambda o, t: o @ "x", r"<lambda> raised on an image of batch 0 \(outputs 1x3x8x8"),
-        (lambda o, t: float("nan"), "no finite number"),
+        (lambda o, t: float("nan"), "no finite number.*: outputs and targets are finite, so it is"),
         (nn.BCELoss(), "BCELoss raised on an image of batch 0"),
     ],
 )
 def test_callables_that_do_not_fit_are_named(metric, text):
     with pytest.raises(InputError, match=text):
         judged(metric, *classes())
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae", "psnr"])
+@pytest.mark.parametrize(("broken", "text"), [(0, "the model's outputs hold nan"), (1, "targets")])
+def test_what_is_no_number_is_blamed_by_the_name_that_was_given(metric, broken, text):
+    pair = [torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)]
+    pair[broken][:] = torch.nan
+    with pytest.raises(InputError, match=f"^{metric} returned no finite number.*{text}"):
+        value(metric, *pair)
 
 
 def test_a_regression_needs_a_target_for_each_output():

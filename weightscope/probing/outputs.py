@@ -110,18 +110,17 @@ def _is_grid(count: int, sizes: Sequence[int]) -> bool:
 def image_predictions(outputs: Any, structure: Structure, image: Tensor) -> dict[str, Tensor]:
     """`predictions`, each as (images, channels, *sizes)."""
     found = predictions(outputs)
-    return {
-        place: channels_second(t, structure.inputs, image, _growing(structure, place, t.dim()))
-        for place, t in found.items()
-    }
+    return {place: in_order(t, structure, place, image) for place, t in found.items()}
 
 
-def _growing(structure: Structure, place: str, axes: int) -> tuple[int, ...]:
-    """Axes of an output that follow the image's size; none where it was read at one size."""
+def in_order(value: Tensor, structure: Structure, place: str, image: Tensor) -> Tensor:
+    """`channels_second` of what has the axes of the output at a place."""
     shape = structure.outputs[place].meta["val"].shape if place in structure.outputs else ()
-    if len(shape) != axes:  # a table
-        return ()
-    return tuple(axis for axis, size in enumerate(shape) if axis and grows(size))
+    if len(shape) != value.dim():  # a table
+        shape = ()
+    # axes that follow the image's size; none where the network was read at one size
+    growing = [axis for axis, size in enumerate(shape) if axis and grows(size)]
+    return channels_second(value, structure.inputs, image, growing)
 
 
 @dataclass(frozen=True)

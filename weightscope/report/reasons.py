@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from weightscope.errors import keyword
 from weightscope.thresholds import RESPONSE_BORDER
-from weightscope.utilization.records import NO_CUT, RANKING
+from weightscope.utilization.records import BROKEN, NO_CUT, RANKING
 from weightscope.utilization.scores import utilization
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from weightscope.utilization.records import State
 
 _STATES: dict[State, str] = {
-    "broken": "weights are NaN or infinite",
+    "broken": BROKEN,
     "untrained": "the network looks untrained",
     "unfinished": "only the encoder was trained",
     "unskilled": "on the batches given the network shows no skill that counts beyond the best "

@@ -117,6 +117,18 @@ def overflown_statistics(model: nn.Module) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
+def not_finite(model: nn.Module) -> list[str]:
+    """Names of the parameters, and of norms' running statistics, that hold NaN or infinity."""
+    broken = [
+        name
+        for name, tensor in model.named_parameters()
+        if (tensor.is_floating_point() or tensor.is_complex())
+        and not tensor.is_meta
+        and not bool(torch.isfinite(tensor.detach()).all())
+    ]
+    return [*broken, *overflown_statistics(model)]
+
+
 def _all_tensors(model: nn.Module) -> Iterator[_Found]:
     replaced: set[int] = set()
     for layer, module in model.named_modules(remove_duplicate=False):

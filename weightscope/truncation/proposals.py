@@ -22,6 +22,7 @@ from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build, draft
 from weightscope.truncation.plan import Choice, find_cut, make_plan
 from weightscope.truncation.variant import Variant
+from weightscope.utilization.records import BROKEN
 from weightscope.utilization.scores import skill_lost
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
         states = {
             "untrained": "the network is untrained",
             "unfinished": "only its encoder was trained",
-            "broken": "weights are NaN or infinite",
+            "broken": BROKEN,
             # of few images no more is known; the conclusion says how sure it is
             "unskilled": "on the given batches the network shows no skill that counts beyond the "
             "best trivial answer",

@@ -19,6 +19,7 @@ from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import Structure
 from weightscope.restoring import finished
 from weightscope.showing import OnOneScreen, counted
+from weightscope.statistics.tensors import not_finite
 from weightscope.truncation.course import Check, Course, between_checks, turn
 from weightscope.truncation.images import BATCH, batches_in, enough, read_pool, together
 from weightscope.truncation.likeness import Agreement
@@ -130,8 +131,8 @@ def recover(
         images = [inputs for inputs, _ in labelled]
     if images is None or source is None:
         raise InputError(f"recovery needs {keyword('images')}: unlabelled ones will do")
-    _refuse_broken(structure.model, "the original", "load its weights again")
-    _refuse_broken(module, "the smaller network", "build it again")
+    refuse_broken(structure.model, "the original", "load its weights again")
+    refuse_broken(module, "the smaller network", "build it again")
     pool = read_pool(structure, images, steps, seed, batches_in(source))
     bystanders = [structure.model, *([loss] if isinstance(loss, nn.Module) else [])]
     with _put_back_on_failure(module), _gradients_kept(bystanders), in_float32(module):
@@ -160,15 +161,17 @@ def recover(
     )
 
 
-def _refuse_broken(module: nn.Module, what: str, remedy: str) -> None:
-    """Refuse weights that are not finite: what follows from them would be called a recovery."""
-    broken = [name for name, p in module.named_parameters() if not bool(p.isfinite().all())]
-    broken += [name for name, b in module.named_buffers() if bool(b.isnan().any())]
-    if broken:
+def refuse_broken(module: nn.Module, what: str, remedy: str) -> None:
+    """Refuse weights that are not finite: what follows from them would be called a recovery.
+
+    Raises:
+        InputError: Parameters or running statistics hold nan or infinite values; they are named.
+    """
+    if broken := not_finite(module):
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise InputError(
-            f"weights of {what} are nan or infinite ({', '.join(broken[:3])}{more}), as after a "
-            f"training that diverged; {remedy}, or repair them (torch.nan_to_num)"
+            f"weights or running statistics of {what} are nan or infinite "
+            f"({', '.join(broken[:3])}{more}), as after a training that diverged; {remedy}, or repair them (torch.nan_to_num)"
         )
 
 

@@ -52,7 +52,7 @@ def _fresh_twin(
         new = torch.empty(shape, dtype=old.dtype, device=old.device)
         if not old.is_meta:
             parts = torch.view_as_real(new) if new.is_complex() else new
-            parts.normal_(float(_real(old).mean()), float(_real(old).std(unbiased=False)))
+            parts.normal_(*_spread(old))
         setattr(twin, leaf, _like(old, new))
     _fit(twin)
     reset = getattr(twin, "reset_parameters", None)
@@ -66,6 +66,15 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
     if isinstance(old, nn.Parameter):
         return nn.Parameter(new, requires_grad=old.requires_grad)
     return new
+
+
+def _spread(tensor: Tensor) -> tuple[float, float]:
+    """Mean and spread of the numbers that are finite, for a broken network is cut, too."""
+    known = _real(tensor)
+    known = known[known.isfinite()]
+    if not known.numel():
+        return 0.0, 0.0
+    return float(known.mean()), float(known.std(unbiased=False))
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from weightscope.truncation.couplings import library
 from weightscope.truncation.images import BATCH, enough, make_pool, together
 from weightscope.truncation.proposals import Proposal, propose
 from weightscope.truncation.qualities import ByAgreement, ByMetric
-from weightscope.truncation.recovery import Recovery, forwards
+from weightscope.truncation.recovery import Recovery, forwards, refuse_broken
 from weightscope.truncation.trials import Trials, size_in_bytes, timed
 from weightscope.truncation.variant import Variant
 from weightscope.utilization import assess
@@ -165,6 +165,7 @@ def shrink(
         example_inputs = _example(first, pairs, model)
     with alone(), stood_for("example_inputs", source):
         structure = read_structure(model, example_inputs, layout=layout, part=part)
+        refuse_broken(model, "the original", "load its weights again")
         costs = count_costs(model, structure.inputs)
         proposals = propose(structure, assess(structure, measure_model(model)), costs)
     kept = list(enough(structure, chain([first], given), steps))

@@ -17,6 +17,7 @@ from weightscope.errors import InputError, TruncationError, UnknownLayerError, k
 from weightscope.truncation.building import apply_thinning
 from weightscope.truncation.channels import Recut
 from weightscope.truncation.couplings import Coupling, Staying, read_couplings, read_groups
+from weightscope.truncation.recovery import refuse_broken
 from weightscope.truncation.variant import Ranking, Variant
 
 HALVINGS = 10
@@ -50,6 +51,7 @@ def thin(
         )
     if max_macs is not None and max_macs <= 0:
         raise InputError(f"{keyword('max_macs', max_macs)}; give a number above 0")
+    refuse_broken(variant.module, "the network", "load others")
     couplings = read_couplings(variant.module, variant.structure.inputs)
     try:
         return _thinner(variant, couplings, keep, max_macs, by, seed)

@@ -36,8 +36,9 @@ from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.probing.outputs import CoarserOutputs, predictions
 from weightscope.progress import bar
 from weightscope.showing import counted, outputs_at
-from weightscope.statistics.tensors import overflown_statistics
+from weightscope.statistics.tensors import not_finite
 from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, RESOLUTION, SURE
+from weightscope.utilization.channels import ChannelMeter
 from weightscope.utilization.judging import (
     Judge,
     JudgedOutputs,
@@ -81,10 +82,12 @@ class LevelAblation:
         unadjusted: Quality without the levels at the threshold that is best for the whole network,
             where ``ablated`` is at the one that is best without them; None where the metric has no
             threshold.
-        worst: Of a mean over classes, the share of its own skill that one class loses, of the
-            classes that have any the one that surely loses most; nan where there is none.
+        worst: Of a mean over classes, or over several channels of numbers (by their squared
+            errors), the share of its own skill that one loses, of those that have any the one that
+            surely loses most; nan where there is none.
         worst_low: Lower end of its interval over images.
         worst_class: Which class or channel that is; -1 where there is none.
+        worst_kind: Whether these are classes, each of its own quality, or channels of numbers.
         lost: Of several outputs those that were judged and are computed in what the cut removes.
             Where all are, ``ablated`` is that of the best trivial answer.
         images: Images that have a value both with the levels and without, where a callable leaves
@@ -101,6 +104,7 @@ class LevelAblation:
     worst: float = math.nan
     worst_low: float = math.nan
     worst_class: int = -1
+    worst_kind: Literal["class", "channel"] = "class"
     lost: tuple[str, ...] = ()
     images: int = -1
 
@@ -307,6 +311,8 @@ def ablate_levels(
 
     told = JudgedOutputs(metric, device_of(model), coarser)
     left = [judge.meter() for _ in structure.cuts]
+    # of the whole network, then without each cut's levels
+    numbers = [ChannelMeter(structure, batches, output) for _ in (None, *structure.cuts)]
     passed = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
     with undisturbed(model), judge.kept(), torch.no_grad(), passed as advance:
         needed = needed_for(structure.graph, runs.sites)
@@ -324,8 +330,13 @@ def ablate_levels(
             if output is None:
                 told.add(outputs, target)
             judge.add(own(outputs))
-            for cut, filler, meter in zip(structure.cuts, fills, left, strict=True):
-                meter.add(own(runs.without(cut, values, filler)))
+            numbers[0].add(outputs)
+            for cut, filler, meter, by_channel in zip(
+                structure.cuts, fills, left, numbers[1:], strict=True
+            ):
+                without = runs.without(cut, values, filler)
+                meter.add(own(without))
+                by_channel.add(without)
             advance(1)
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
@@ -340,19 +351,24 @@ def ablate_levels(
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
     classes = by_class(whole, weights)
+    channels, *channels_left = [by_class(meter.quality(), weights) for meter in numbers]
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
 
-    def level(cut: Cut, quality: Quality) -> LevelAblation:
+    def level(
+        cut: Cut, quality: Quality, alone: Mapping[int, tuple[FloatArray, FloatArray]]
+    ) -> LevelAblation:
         lost = tuple(p for p in structure.lost_outputs(cut.keep_levels) if p in read)
         if lost and len(lost) == len(read):
             return replace(_record(cut, whole, chance, weights, sign, weight, None), lost=lost)
         at_best = quality_at(quality, best)
         record = _record(cut, whole, quality, weights, sign, weight, at_best)
-        worst = _of_the_worst_class(classes, quality, weights, weight)
+        worst = _of_the_worst(classes, by_class(quality, weights), weight) or _of_the_worst(
+            channels, alone, weight, kind="channel"
+        )
         return replace(record, lost=lost, **worst)
 
     return AblationResult(
-        levels=tuple(map(level, structure.cuts, ablated)),
+        levels=tuple(map(level, structure.cuts, ablated, channels_left)),
         quality=float(full[0]),
         chance=float(trivial[0]),
         skill_low=surely_above(sign * (full - trivial), weight),
@@ -455,32 +471,33 @@ def places_of(structure: Structure, output: Any) -> list[str]:
     return [place for place, leaf in tensors_by_place(returned).items() if id(leaf) in held]
 
 
-def _of_the_worst_class(
+def _of_the_worst(
     whole: Mapping[int, tuple[FloatArray, FloatArray]],
-    ablated: Quality,
-    weights: FloatArray,
+    ablated: Mapping[int, tuple[FloatArray, FloatArray]],
     images: int,
+    *,
+    kind: Literal["class", "channel"] = "class",
 ) -> dict[str, Any]:
-    """The class of a mean over classes that surely loses the largest share of its own skill.
+    """The one of several classes or channels that surely loses the largest share of its own skill.
 
     Args:
         whole: Of the whole network, from `by_class`.
-        ablated: Quality without the levels.
-        weights: Of all images, and of resamples.
+        ablated: The same without the levels.
         images: Number of those that weigh.
+        kind: What they are.
     """
     found = []
-    for number, (left, _) in by_class(ablated, weights).items():
-        quality, trivial = whole[number]
+    for number, (quality, trivial) in whole.items():
+        left, _ = ablated.get(number, (np.full_like(quality, np.nan), None))
         skill = quality - trivial
-        if skill[0] > MINIMUM_SKILL:
+        if skill[0] > MINIMUM_SKILL and np.isfinite(left[0]):
             lost = (quality - left) / np.where(skill > 0.0, skill, np.nan)
             low, _ = interval(lost[1:], images)
             found.append((low, float(lost[0]), number))
     if not found:
         return {}
     surely, share, number = max(found)
-    return {"worst": share, "worst_low": surely, "worst_class": number}
+    return {"worst": share, "worst_low": surely, "worst_class": number, "worst_kind": kind}
 
 
 def _floor(judge: Judge, chance: Quality) -> float:
@@ -498,13 +515,7 @@ def refuse_broken_weights(model: nn.Module) -> None:
     Raises:
         InputError: Parameters or running statistics hold nan or infinite values; they are named.
     """
-    broken = [
-        name
-        for name, tensor in model.named_parameters()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all())
-    ]
-    broken += overflown_statistics(model)
-    if broken:
+    if broken := not_finite(model):
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise InputError(
             f"{', '.join(broken[:3])}{more} of {type(model).__name__} hold nan or infinite "

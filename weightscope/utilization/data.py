@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightscope.adapters import pytree
 from weightscope.adapters.modules import layer_of
 from weightscope.batches import Batch, split_images, which_image
 from weightscope.calls import (
@@ -56,6 +55,7 @@ from weightscope.utilization.scores import (
     unseen,
     utilization,
 )
+from weightscope.utilization.values import why_no_number
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,10 @@ class DataEvidence:
             return score
         # labels may be read as numbers; one channel of true numbers may be of little worth
         of_classes = self.ablation.recalibrated or self.ablation.larger_is_better
+        # numbers may look like decisions, unless each channel's own error was measured
+        decides = math.isfinite(same.flips) and cut.worst_kind != "channel"
         # of two decisions both respond as the whole does
-        if same.worst > max(same.borders[1], 1.01 * same.value) and (
-            of_classes or math.isfinite(same.flips)
-        ):
+        if same.worst > max(same.borders[1], 1.01 * same.value) and (of_classes or decides):
             return replace(
                 score, verdict="undecided", why=f"{score.why}; but {describe_part(same)}"
             )
@@ -212,7 +212,7 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     one_class = ""
     if cut.worst > max(LOSS_THAT_COUNTS, share):
         own = "all" if cut.worst > 1.0 else f"{cut.worst:.1%}"
-        one_class = f"class {cut.worst_class} alone loses {own} of its own skill"
+        one_class = f"{cut.worst_kind} {cut.worst_class} alone loses {own} of its own skill"
         one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
     caveat = ", ".join(filter(None, (alone, one_class, caveat)))
@@ -432,13 +432,8 @@ def _loss_of(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any, ind
             "outputs"
         )
     if not bool(torch.isfinite(value)):
-        broken = "the model's outputs hold" if _is_broken(outputs) else "the targets hold"
-        cause = (
-            f"{broken} nan or infinite values"
-            if _is_broken(outputs) or _is_broken(targets)
-            else "outputs and targets are finite, so it is the loss"
-        )
-        raise InputError(f"the loss of batch {index} is {float(value.detach())}: {cause}")
+        cause = why_no_number(outputs, targets)
+        raise InputError(f"the loss of batch {index} is {float(value.detach())}{cause}")
     return value
 
 
@@ -453,14 +448,6 @@ def _how_to_pick(outputs: Any) -> str:
     return (
         f"; the model returns a {type(outputs).__name__}, so give one that picks from it, such as "
         f"lambda outputs, targets: loss(outputs[{place}], targets)"
-    )
-
-
-def _is_broken(tree: Any) -> bool:
-    """Whether a tensor in it holds nan or infinite values."""
-    return any(
-        isinstance(v, Tensor) and v.is_floating_point() and not bool(torch.isfinite(v).all())
-        for v in pytree.tree_leaves(tree)
     )
 
 

@@ -163,7 +163,7 @@ def judge_by(
     function: Evaluate = mean_absolute_error if metric == "mae" else mean_squared_error
     if metric == "psnr":
         function = peak_signal_to_noise(_range_of(targets))
-    return _ValueJudge(ValueMetric(function, metric == "psnr"), batches, device, metric)
+    return _ValueJudge(ValueMetric(function, metric == "psnr", metric), batches, device)
 
 
 def check_metric(metric: Metric | Metrics | None) -> None:
@@ -435,7 +435,7 @@ class _ValueJudge:
         device: torch.device,
         name: str | None = None,
     ) -> None:
-        self._name = metric.name if name is None else name
+        self._name = name or metric.name
         self.metric, self.batches, self.device = metric, batches, device
         self.targets = [target for _, target in batches]
         self._outputs = OutputShapes()

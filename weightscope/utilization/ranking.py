@@ -22,6 +22,7 @@ from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, UNTOLD
 from weightscope.traces import marks_of_training, shows_training
 from weightscope.utilization.records import (
+    BROKEN,
     RANKING,
     Assessment,
     Grade,
@@ -107,8 +108,8 @@ def assess(
         scores += [score_history(movements[stage.name], network)] if movements else []
         scores += [score_weights(spread, typical, dispersion)]
         if state == "broken":
-            nan, why = math.nan, "weights are NaN or infinite"
-            scores = [Score(s.grade, nan, nan, nan, "undecided", why) for s in scores]
+            nan = math.nan
+            scores = [Score(s.grade, nan, nan, nan, "undecided", BROKEN) for s in scores]
         elif state != "trained":
             scores = [replace(score, verdict="undecided") for score in scores]
         verdicts.append(join_grades(stage.name, scores, removable=stage.level >= shallowest))

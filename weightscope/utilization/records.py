@@ -12,6 +12,9 @@ Verdict = Literal["used", "unused", "undecided"]
 RANKING: tuple[Grade, ...] = ("history", "weights")
 """Grades that rank stages and decide nothing."""
 
+BROKEN = "weights or running statistics are NaN or infinite"
+"""What a network that computes no numbers has, in words."""
+
 NO_CUT = "no cut removes it"
 """Why a grade that removes levels did not measure a stage."""
 
@@ -84,7 +87,8 @@ class Assessment(OnOneScreen):
         state: ``trained``; ``unfinished`` (only the encoder was);
             ``untrained`` (every layer looks as initialised, and what starts
             constant still is); ``unskilled`` (on the batches given the network is not better than
-            the best trivial answer); ``broken`` (weights are NaN or infinite); ``unknown`` (nothing
+            the best trivial answer); ``broken`` (weights or running statistics
+            are NaN or infinite); ``unknown`` (nothing
             shows training, and nothing shows that there was none). Only ``trained`` comes with
             decided verdicts.
         conclusion: What follows, in words.

@@ -113,11 +113,11 @@ class Segmentation:
         if target.shape == scores.shape and channels > 1:
             if sizes[-1] < min((channels, *sizes[:-1])) and not self.one_hot:
                 raise InputError(
-                    f"outputs and targets of batch {index} have shape {tuple(scores.shape)}, where "
-                    f"the channels seem to be last; metric {self.metric!r} takes them second, as "
-                    "(images, channels, sizes). Give a network and targets that have them there "
-                    "(movedim(-1, 1)), or targets of one class number for each pixel; where they "
-                    "are second, give a callable"
+                    f"outputs of batch {index} have shape {tuple(only_tensor(output).shape)} and "
+                    f"targets {tuple(target.shape)}, whose channels seem to be last; metric "
+                    f"{self.metric!r} takes them second, as (images, channels, sizes). Give "
+                    "targets, and a network, that have them there (movedim(-1, 1)), or targets of "
+                    "one class number for each pixel; where they are second, give a callable"
                 )
             return self._of_channels(scores, target, index)
         if target.shape in ((images, *sizes), (images, 1, *sizes)):

@@ -31,15 +31,18 @@ class ValueMetric:
         metric: ``metric(outputs, targets)``: a function, a loss, or a metric object of torchmetrics
             or MONAI. It is left as it was.
         larger_is_better: None where the values have to show it.
+        name: What the user calls it; by default what it calls itself.
     """
 
-    def __init__(self, metric: Evaluate, larger_is_better: bool | None = None) -> None:
+    def __init__(
+        self, metric: Evaluate, larger_is_better: bool | None = None, name: str = ""
+    ) -> None:
         declared = attribute_of(metric, "higher_is_better")
         if larger_is_better is None and isinstance(declared, bool):
             larger_is_better = declared
         if any(kind.__module__ == nn.MSELoss.__module__ for kind in type(metric).__mro__):
             larger_is_better = False
-        self.name = _name(metric)
+        self.name = name or _name(metric)
         self.larger_is_better = larger_is_better
         self._metric = _own(metric)
         self._decisions = takes_decisions(metric)
@@ -181,11 +184,15 @@ class ValueMeter:
         self.device = device
         self.batches = 0
         self.values: list[float] = []
+        self._cause = ""
 
     def add(self, output: Any) -> None:
         """Add the outputs for the next batch."""
         target = on_device(self.targets[self.batches], self.device)
-        self.values += image_values(self.metric, output, target, f"batch {self.batches}")
+        values = image_values(self.metric, output, target, f"batch {self.batches}")
+        if not self.values and not np.isfinite(values).any():
+            self._cause = why_no_number(output, target)
+        self.values += values
         self.batches += 1
 
     def quality(self) -> ImageValues:
@@ -198,8 +205,18 @@ class ValueMeter:
         if not np.isfinite(values).any():
             raise InputError(
                 f"{self.metric.name} returned no finite number for any image of the batches"
+                f"{self._cause}"
             )
         return ImageValues(values)
+
+
+def why_no_number(outputs: Any, targets: Any) -> str:
+    """What a value that is no finite number comes of, in words."""
+    for what, tree in (("the model's outputs", outputs), ("the targets", targets)):
+        for leaf in pytree.tree_tensors(tree):
+            if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+                return f": {what} hold nan or infinite values"
+    return ": outputs and targets are finite, so it is what was given to judge them"
 
 
 def on_device(tree: Any, device: torch.device) -> Any:
