@@ -44,7 +44,7 @@ REGRESSIONS = tuple(case for case in CASES if case.kind == "numbers")
 
 def without_guard() -> AbstractContextManager[object]:
     """No channel is asked alone."""
-    return mock.patch.object(ablation, "_of_the_worst", lambda *_, **__: {})
+    return mock.patch.object(ablation, "_of_the_worst", return_value={})
 
 
 RULES: Mapping[str, Callable[[], AbstractContextManager[object]]] = {
@@ -90,7 +90,7 @@ def truth(model: Net, images: Tensor, targets: Tensor) -> dict[int, list[dict[st
     for level in list(found)[1:]:
         left = weights @ errors[level]
         more, skill = left - whole, trivial - whole
-        columns = [(more.sum(1), skill.sum(1), trivial.sum()), *zip(more.T, skill.T, trivial)]
+        columns = [(more.sum(1), skill.sum(1), trivial.sum()), *zip(more.T, skill.T, trivial, strict=True)]
         levels[level] = [
             {
                 "skill": float(s[0] / t),
