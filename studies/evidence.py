@@ -1,6 +1,6 @@
 """Does the verdict predict the truth? Trains networks, scores their levels, judges the scores.
 
-    python studies/evidence.py train [--count 416] [--workers 2] [--cluster ADDRESS] [--dry-run]
+    python studies/evidence.py train [--count 544] [--workers 2] [--cluster ADDRESS] [--dry-run]
     python studies/evidence.py respond
     python studies/evidence.py score [--half choose|judge|new|again|third|fourth|last]
     python studies/evidence.py page [--page docs/studies/evidence]
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one part of the study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=("train", "respond", "score", "page", "classes", "borders"))
-    parser.add_argument("--count", type=int, default=416, help="networks of the list")
+    parser.add_argument("--count", type=int, default=544, help="networks of the list")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to score")

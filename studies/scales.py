@@ -90,7 +90,10 @@ def truth(model: Net, images: Tensor, targets: Tensor) -> dict[int, list[dict[st
     for level in list(found)[1:]:
         left = weights @ errors[level]
         more, skill = left - whole, trivial - whole
-        columns = [(more.sum(1), skill.sum(1), trivial.sum()), *zip(more.T, skill.T, trivial, strict=True)]
+        columns = [
+            (more.sum(1), skill.sum(1), trivial.sum()),
+            *zip(more.T, skill.T, trivial, strict=True),
+        ]
         levels[level] = [
             {
                 "skill": float(s[0] / t),

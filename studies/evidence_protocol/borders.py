@@ -40,7 +40,10 @@ CALLED = {
     "number": "numbers used, whole interval above",
     "middle": "on the wrong side of the middle (of clear truth)",
 }
-RANGES = ((0, BEGIN["last"]), (BEGIN["last"], 10**6))
+FIGURE = 0.25
+"""Utilization below which a removed stage would speak for a cut by its figure alone."""
+
+RANGES = ((0, BEGIN["fifth"]), (BEGIN["fifth"], 10**6))
 """Indices of the networks on which form and borders were chosen, and of those that judge them."""
 
 SETS = tuple(zip(sorted(BEGIN.values()), [*sorted(BEGIN.values())[1:], 10**6], strict=True))
@@ -75,7 +78,7 @@ def in_one_form(cuts: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """
     cuts = cuts.merge(measured, on=["name", "reduction"], how="left")
     for key in KEYS:
-        earlier = (cuts["index"] < BEGIN["last"]) & (cuts[f"{key}_form"] == "decision")
+        earlier = (cuts["index"] < BEGIN["fifth"]) & (cuts[f"{key}_form"] == "decision")
         for end in ("cut", "low", "high"):
             cuts.loc[earlier, f"{key}_{end}"] = np.sqrt(cuts.loc[earlier, f"{key}:apart"])
     return cuts
@@ -145,6 +148,45 @@ def proposal_table(cuts: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
                     costly += mine["lost"].get(chosen, 0.0) > NEGLIGIBLE
                 row |= {key: right, f"{key}_costly": costly, f"{key}_networks": count}
             rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def figure_table(cuts: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """How often the first proposal would be right if figures chose it, without their intervals.
+
+    It would be the deepest cut whose removed stages all have a utilization below `FIGURE`; where
+    none is, the present first proposal stays. One row for each set of networks.
+
+    Args:
+        cuts: From `judge.score_table`.
+        networks: From `judge.network_table`.
+    """
+    rows = []
+    skilled = judge.skilled(cuts)
+    for first, end in (*SETS, (0, 10**6)):
+        part = skilled[(skilled["index"] >= first) & (skilled["index"] < end)]
+        if part.empty:
+            continue
+        row: dict[str, Any] = {"networks": f"index {part['index'].min()} to {part['index'].max()}"}
+        for way in ("model", "images", "metric", "loss"):
+            own = networks[(networks["way"] == way) & (networks["wanted"] > 0)]
+            own = own[own["state"] == "trained"].set_index("name")
+            key = "response" if way == "model" else way
+            found = {"now": [0, 0], "then": [0, 0]}
+            count = 0
+            for name, mine in part[part["name"].isin(own.index)].groupby("name"):
+                mine, network = mine.set_index("reduction"), own.loc[name]
+                if mine[key].isna().all():
+                    continue
+                count += 1
+                below = mine.index[(mine[key] < FIGURE) & (mine[f"{key}_verdict"] != "used")]
+                then = below.min() if len(below) else network["first"]
+                for when, chosen in (("now", network["first"]), ("then", then)):
+                    found[when][0] += chosen == network["wanted"]
+                    found[when][1] += mine["lost"].get(chosen, 0.0) > NEGLIGIBLE
+            row[way] = ", ".join(f"{right} ({costly})" for right, costly in found.values())
+            row[way] += f" of {count}"
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -328,6 +370,12 @@ def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
         "",
         _proposal_text(proposal_table(alike, pd.read_csv(target / "networks.csv"))),
         "",
+        "The same if the figures chose it, without their intervals: the deepest cut whose removed "
+        f"stages all have a utilization below {FIGURE}. Right as it is, right if they chose; in "
+        "brackets those that cost more.",
+        "",
+        _figure_text(figure_table(cuts, pd.read_csv(target / "networks.csv"))),
+        "",
         "## Forms",
         "",
         "AUC / within depth, on outputs that decide. Of the model alone each cut counts with the "
@@ -389,6 +437,10 @@ def _proposal_text(table: pd.DataFrame) -> str:
         shown[key] = [f"{right} of {of} ({costly})" for right, of, costly in counts]
     columns = {"networks": ("networks", "{}"), "border": ("border", "{:g}")}
     return markdown(shown, columns | {key: (title, "{}") for key, title in KEYS.items()})
+
+
+def _figure_text(table: pd.DataFrame) -> str:
+    return markdown(table, {name: (name, "{}") for name in table.columns})
 
 
 def _decided_text(table: pd.DataFrame) -> str:

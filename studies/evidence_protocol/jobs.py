@@ -13,7 +13,7 @@ from typing import Any, Literal
 from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.tasks import TASKS
 
-Half = Literal["choose", "judge", "new", "again", "third", "fourth", "last"]
+Half = Literal["choose", "judge", "new", "again", "third", "fourth", "fifth", "last"]
 
 HELD_OUT = {
     "design": ("multiresunet", "pyramid", "layer", "instance"),
@@ -25,6 +25,7 @@ others choose. Fixed before the first network was scored."""
 
 HALVES: dict[Half, str] = {
     "last": "networks trained last",
+    "fifth": "fifth new networks",
     "fourth": "fourth new networks",
     "third": "third new networks",
     "again": "second new networks",
@@ -34,7 +35,14 @@ HALVES: dict[Half, str] = {
 }
 """Sets of networks with their titles, those that chose least first."""
 
-BEGIN: dict[Half, int] = {"last": 352, "fourth": 288, "third": 224, "again": 104, "new": 64}
+BEGIN: dict[Half, int] = {
+    "last": 416,
+    "fifth": 352,
+    "fourth": 288,
+    "third": 224,
+    "again": 104,
+    "new": 64,
+}
 """From these indices on networks were trained after every form and border had been settled, on the
 scores of those before: they chose nothing of what stood then, whatever their circumstances."""
 

@@ -81,7 +81,7 @@ def test_address_depends_on_settings_work_needs_and_code(tmp_path, monkeypatch):
     ("module", "version", "digest"),
     [
         (fitting, 1, "7b377a8f2e06"),
-        (training, 1, "c67b7a2cf4c4"),
+        (training, 1, "cafc2ee60958"),
         (regained, 2, "6ae464ffc748"),
         (shrunk, 3, "b2376d1ea771"),
         (pareto, 2, "a41a4466de0f"),

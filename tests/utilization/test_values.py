@@ -372,6 +372,21 @@ def test_what_is_no_number_is_blamed_by_the_name_that_was_given(metric, broken, 
         value(metric, *pair)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_input_is_taken_to_the_targets_channel_by_channel(dtype):
+    torch.manual_seed(0)
+    images = torch.randn(8, 2, 6, 6, dtype=dtype)  # standardised, each channel in its own way
+    targets = images * torch.tensor([1.0, 100.0])[:, None, None] + 5
+    rest = 0.1 * torch.randn_like(targets)
+    outputs = targets + rest
+    for batches in ([slice(0, 8)], [slice(0, 3), slice(3, 8)]):
+        pairs = [(images[s], targets[s] + rest[s]) for s in batches]
+        judge = judge_by("mse", pairs, dimensions=2, device=torch.device("cpu"))
+        for s in batches:
+            judge.add(outputs[s])
+        assert float(judge.trivial().of(np.ones((1, 8)))[0]) == pytest.approx(0.01, rel=0.2)
+
+
 def test_a_regression_needs_a_target_for_each_output():
     with pytest.raises(InputError, match="one target for each output"):
         value("mse", torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4))

@@ -400,10 +400,10 @@ def _by_simplex(images: Images, start: Constant) -> Constant:
 
 
 def input_itself(images: Images) -> FloatArray | None:
-    """Values of the inputs as outputs, by the straight line that takes them to the targets best.
+    """Values of the inputs as outputs, each channel by the line that takes it to the targets best.
 
-    A line, because inputs are often standardised and targets not. None unless the targets are a
-    regression of the inputs' shape.
+    A line, because inputs are often standardised, each channel in its own way, and targets not.
+    None unless the targets are a regression of the inputs' shape.
     """
     made: list[tuple[Tensor, Tensor]] = []
     for batch, leaves in enumerate(images.outputs.leaves):
@@ -417,10 +417,16 @@ def input_itself(images: Images) -> FloatArray | None:
         made.append((value.to(output.dtype), target))
     if all(is_mask(target) for _, target in made):
         return None  # brightness is no answer to it
-    slope, offset = line(made)
+    channels = range(made[0][0].shape[1] if made[0][0].dim() > 1 else 1)
+    lines = [line([(by_channel(x)[c], by_channel(y)[c]) for x, y in made]) for c in channels]
+    slope, offset = (
+        torch.tensor(numbers, dtype=torch.float64, device="cpu").reshape(channel_shape(made[0][0]))
+        for numbers in zip(*lines, strict=True)
+    )
     return images.values(
         lambda batch: pytree.tree_unflatten(
-            [slope * made[batch][0] + offset], images.outputs.specs[batch]
+            [slope.to(made[batch][0]) * made[batch][0] + offset.to(made[batch][0])],
+            images.outputs.specs[batch],
         )
     )
 
