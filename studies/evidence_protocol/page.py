@@ -336,11 +336,11 @@ def protocol(
         f"0.05, on all networks so far. Networks from index {BEGIN['fourth']} on judged that. Then "
         "the form of decisions was changed: one minus Lin's concordance of the probabilities, of "
         "which the root is taken as of numbers, with *unused* below 0.08. Networks from index "
-        f"{BEGIN['fifth']} on judged that. Then channels that are no probabilities were measured as "
-        "numbers, too, and *used* was given a second look at another contrast. Networks from index "
-        f"{BEGIN['last']} on were trained after that, and judge. Those before {BEGIN['fifth']} keep scores with "
-        "kappa: the second new networks with the borders of before, without history and losses, "
-        "the fourth ones with 0.05, the others with 0.08.",
+        f"{BEGIN['fifth']} on judged that. Then channels that are no probabilities were measured "
+        "as numbers, too, and *used* was given a second look at another contrast. Networks from "
+        f"index {BEGIN['last']} on were trained after that, and judge. Those before "
+        f"{BEGIN['fifth']} keep scores with kappa: the second new networks with the borders of "
+        "before, without history and losses, the fourth ones with 0.05, the others with 0.08.",
         "",
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",
