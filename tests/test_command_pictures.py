@@ -1,13 +1,15 @@
 """Folders of images and masks as the command reads them."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from weightscope.cli.pictures import images_in, labelled_in
-from weightscope.errors import InputError
+from weightscope.cli.pictures import cropping, images_in, labelled_in
+from weightscope.errors import ForwardError, InputError
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (6, 4, 3), dtype=np.uint8)
@@ -44,6 +46,14 @@ def test_channels_are_those_of_the_first_convolution(tmp_path):
     assert torch.equal(only(tmp_path / "grey", 1), wanted[None])
     assert only(tmp_path / "colours", 1).shape == (1, 6, 4)
     assert only(tmp_path / "colours", 4).shape == (3, 6, 4)  # the forward refuses them by name
+
+
+@pytest.mark.parametrize(("kind", "named"), [(nn.Conv1d, 0), (nn.Conv2d, 1), (nn.Conv3d, 0)])
+def test_a_crop_is_named_to_models_of_pictures_alone(kind, named, tmp_path):
+    options = argparse.Namespace(images=str(tmp_path), data=None, crop=None, input=None)
+    with pytest.raises(ForwardError) as raised, cropping(options, kind(1, 1, 3)):
+        raise ForwardError("it raised.")
+    assert str(raised.value).count("--crop N takes the middle") == named
 
 
 def test_a_palette_becomes_its_colours(tmp_path):

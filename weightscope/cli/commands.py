@@ -106,7 +106,7 @@ def _analyze(options: argparse.Namespace) -> None:
     if (options.data is None) != (options.metric is None):
         raise InputError("--data and --metric go together: --data DIR --metric f1")
     model = built_model(options)
-    with cropping(options):
+    with cropping(options, model):
         analysis = analyze(
             model,
             example_inputs=example_of(options),

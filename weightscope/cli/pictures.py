@@ -45,8 +45,8 @@ def add_crop(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def cropping(options: argparse.Namespace) -> Iterator[None]:
-    """Name ``--crop`` where a forward does not take images of a folder.
+def cropping(options: argparse.Namespace, model: nn.Module) -> Iterator[None]:
+    """Name ``--crop`` where the forward of a model of pictures does not take those of a folder.
 
     Raises:
         InputError: ``--crop`` has nothing to crop.
@@ -62,7 +62,9 @@ def cropping(options: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     except ForwardError as error:
-        if options.input is not None or not folders:
+        first = _first_convolution(model)
+        flat = first is None or len(first.kernel_size) == 2
+        if options.input is not None or not folders or not flat:
             raise
         size = "" if options.crop is None else f"; these have the sizes of --crop {options.crop}"
         raise ForwardError(
@@ -161,10 +163,15 @@ def _axes(layout: str | None) -> str:
 
 def _channels(model: nn.Module) -> int | None:
     """Channels that the first convolution takes; the first in the model is nearly always that."""
+    first = _first_convolution(model)
+    return None if first is None else first.in_channels
+
+
+def _first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
     from torch import nn
 
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return next((m.in_channels for m in model.modules() if isinstance(m, kinds)), None)
+    return next((m for m in model.modules() if isinstance(m, kinds)), None)
 
 
 def _image(path: Path, channels: int | None) -> Any:

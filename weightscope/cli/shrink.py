@@ -84,7 +84,7 @@ def _shrink(options: argparse.Namespace) -> None:
     if options.data and options.batches:
         raise InputError("--data and --batches both name labelled images; give one of them")
     model = built_model(options)
-    with cropping(options):
+    with cropping(options, model):
         found = shrink(
             model,
             example_inputs=example_of(options),
