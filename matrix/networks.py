@@ -21,6 +21,7 @@ from matrix import (
     held_back_eighth,
     held_back_fifth,
     held_back_fourth,
+    held_back_ninth,
     held_back_seventh,
     held_back_sixth,
     held_back_third,
@@ -486,6 +487,7 @@ for _name, _entry in {
     **held_back_sixth.HELD_BACK_SIXTH,
     **held_back_seventh.HELD_BACK_SEVENTH,
     **held_back_eighth.HELD_BACK_EIGHTH,
+    **held_back_ninth.HELD_BACK_NINTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -504,5 +506,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back_sixth.HELD_BACK_SIXTH.items()},
     **{name: network.truth for name, network in held_back_seventh.HELD_BACK_SEVENTH.items()},
     **{name: network.truth for name, network in held_back_eighth.HELD_BACK_EIGHTH.items()},
+    **{name: network.truth for name, network in held_back_ninth.HELD_BACK_NINTH.items()},
 }
 """The truth about every network, by name."""

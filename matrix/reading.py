@@ -24,6 +24,7 @@ from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
+from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
 from matrix.held_back_third import HELD_BACK_THIRD
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [n for n in names if n not in rows],
                 TRUTHS,
                 {
+                    "Held back, ninth": HELD_BACK_NINTH,
                     "Held back, eighth": HELD_BACK_EIGHTH,
                     "Held back, seventh": HELD_BACK_SEVENTH,
                     "Held back, sixth": HELD_BACK_SIXTH,

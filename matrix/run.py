@@ -28,6 +28,7 @@ from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
+from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
 from matrix.held_back_third import HELD_BACK_THIRD
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_SIXTH,
         *HELD_BACK_SEVENTH,
         *HELD_BACK_EIGHTH,
+        *HELD_BACK_NINTH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
