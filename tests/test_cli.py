@@ -252,11 +252,12 @@ def test_version(capsys):
 
 def test_a_reader_that_leaves_early_is_no_error(folder):
     save_file({f"t{i}": torch.zeros(1) for i in range(3000)}, folder / "w.safetensors")
-    command = f"{sys.executable} -m weightscope scan w.safetensors | head -n 1"
+    command = f"{sys.executable} -m weightscope scan w.safetensors --csv w.csv | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert done.stdout == "w.safetensors: 3.000 k numbers in 3000 tensors\n"
     assert done.stderr == ""
     assert done.returncode == 0
+    assert len((folder / "w.csv").read_text().splitlines()) == 3001
 
 
 def test_python_m_is_the_command():

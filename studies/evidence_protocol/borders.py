@@ -233,9 +233,9 @@ def measure_forms(job: Job, folder: Path) -> list[dict[str, Any]]:
             for kind, batches in enumerate(kinds):
                 pairs: list[tuple[Tensor, Tensor]] = []
 
-                def keep(w: Tensor, c: Tensor, image: Tensor) -> change.Change:
+                def keep(w: Tensor, c: Tensor, *rest: Any) -> change.Change:
                     pairs.append((w, c))  # noqa: B023 - called before the loop goes on
-                    return compare(w, c, image)
+                    return compare(w, c, *rest)
 
                 with mock.patch.object(change, "compare", keep):
                     change.change_by_cut(structure, batches)

@@ -69,7 +69,8 @@ RULES = {
     "probabilities": r"The model returns probabilities, and \w+= takes them for logits: .*\.",
     "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",
     "unmeasured": r"The response to (synthetic images|images=) was not measured: .*?\.(?= |$)",
-    "foreign": r"No kernel (descends from initial=|is as history= recorded it)[,:] .*?\.",
+    "foreign": r"No kernel (descends from initial=|(that history= holds )?is as (history=|it) "
+    r"recorded it)[,:] .*?\.",
     "history": r"history= (says nothing of (some kernels|any kernel)|holds no parameter|"
     r"was recorded (under|of another network)).*?(\.(?= |$)|$)",
 }

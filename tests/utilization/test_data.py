@@ -586,6 +586,96 @@ def of_small_beside_large(last=False, share=1.0):
     return images, targets
 
 
+class FindsLess(nn.Module):
+    """Faint points are found by the deep half alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+        self.head = nn.Conv2d(2, 1, 1)
+        with torch.no_grad():
+            for one in (self.top, self.deep):
+                one.weight.fill_(1.0)
+                one.bias.zero_()
+            self.head.weight.copy_(torch.tensor([[[[9.0]], [[9.0]]]]))
+            self.head.bias.fill_(-4.0)
+
+    def forward(self, x):
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.max_pool2d(top, 2)), scale_factor=2.0)
+        return self.head(torch.cat([(top - 1).relu(), (deep - 0.5).clamp(0, 0.5) * (top > 0)], 1))
+
+
+def precision(outputs, targets):
+    called = outputs > 0
+    return (called & (targets > 0.5)).sum() / called.sum()  # nan where nothing is called
+
+
+precision.higher_is_better = True
+
+
+def test_images_that_lose_their_value_are_no_proof_that_nothing_is_lost():
+    images = torch.zeros(40, 1, 8, 8)
+    for number, image in enumerate(images):
+        image[0, number % 8, number % 5] = 2.0  # found without the deep half, too
+    images[:10] /= 2
+    masks = (images > 0).float()
+    structure = read_structure(FindsLess().eval(), images[:1])
+    found = gather_data(structure, [(images, masks)], metric=precision)
+    (cut,) = found.ablation.levels
+    assert (cut.images, cut.silenced, cut.drop) == (30, 10, 0.0)
+    score = found.score("bottleneck")
+    assert score.verdict == "undecided"
+    assert "10 more images have no value without them, which this leaves out" in score.why
+    rest = images.amax((1, 2, 3)) > 1
+    found = gather_data(structure, [(images[rest], masks[rest])], metric=precision)
+    assert found.score("bottleneck").verdict == "unused"
+
+
+def of_each_class(outputs, targets):
+    one_hot = F.one_hot(outputs.argmax(1), 41).movedim(-1, 1)
+    true = F.one_hot(targets, 41).movedim(-1, 1)
+    both, either = (one_hot * true).sum((0, 2, 3)), (one_hot + true).sum((0, 2, 3))
+    return 2 * both / either  # nan of a class that is neither there nor called
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_one_of_the_numbers_of_a_callable_speaks_for_itself(scale):
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randint(20, (40, 8, 8), generator=generator)
+    numbers[:, :2, :2] = 40
+    images = numbers[:, None].float().clone()
+    images[:, :, :2, :2] = 46.0
+    structure = read_structure(ForOneClass().eval(), images[:1])
+    found = gather_data(
+        structure, [(images, numbers)], metric=lambda o, t: scale * of_each_class(o, t)
+    )
+    (cut,) = found.ablation.levels
+    if scale > 1.0:  # what is no share has no known zero
+        assert cut.worst_kind == "class"
+        assert math.isnan(cut.worst)
+        return
+    assert (cut.worst_kind, cut.worst_class, cut.worst) == ("number", 40, 1.0)
+    score = found.score("bottleneck")
+    assert score.verdict != "unused"
+    assert "number 40 of the metric alone loses 100.0% of its own skill" in score.why
+
+
+def masked(outputs, targets):
+    numbers, counts = targets
+    return (((outputs - numbers) ** 2) * counts).sum() / counts.sum()
+
+
+@pytest.mark.parametrize("given", [{"metric": masked}, {"loss": masked}])
+def test_what_a_metric_leaves_out_of_a_channel_speaks_for_nothing(given):
+    images, targets = of_small_beside_large()
+    structure = read_structure(SmallBesideLarge().eval(), images[:1])
+    for counts, verdict in (([1.0, 1.0], "undecided"), ([1.0, 0.0], "unused")):
+        weights = torch.tensor(counts)[:, None, None].expand_as(targets).contiguous()
+        found = gather_data(structure, [(images, (targets, weights))], **given)
+        assert found.score("bottleneck").verdict == verdict
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("given", [{"metric": "mse"}, {"metric": F.l1_loss}, {"loss": F.mse_loss}])
 def test_a_mean_over_channels_does_not_condemn_what_a_small_one_hangs_on(given, last):

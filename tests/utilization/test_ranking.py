@@ -381,7 +381,7 @@ def test_a_history_of_another_training_is_not_told_as_this_ones(layers):
     assert {v.evidence for v in found.verdicts} == {"weights"}
     (note,) = found.notes
     assert note.startswith(
-        "No kernel is as history= recorded it: the weights are an average of the"
+        "No kernel that history= holds is as it recorded it: the weights are an average of the"
     )
     assert "or are of another training" in note
     (note,) = assess(structure, measure_model(other, initial=model.start)).notes

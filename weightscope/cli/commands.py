@@ -51,13 +51,14 @@ def _scan(options: argparse.Namespace) -> None:
         importlib.import_module("weightscope.report")
     statistics = scan(options.file, progress=sys.stderr.isatty())
     name = Path(options.file).resolve().name
-    print(checkpoint_table(name, statistics))
+    # files first: the reader of what is printed may leave before its end
     if options.csv:
         write_csv(parameters_frame(None, statistics), options.csv)
     if options.html:
         from weightscope.report import render_checkpoint, write_page
 
         write_page(render_checkpoint(name, statistics), options.html)
+    print(checkpoint_table(name, statistics))
 
 
 def add_analyze(commands: Any) -> None:
@@ -118,7 +119,6 @@ def _analyze(options: argparse.Namespace) -> None:
             part=options.part,
             progress=sys.stderr.isatty(),
         )
-    print(analysis)
     if options.csv:
         write_csv(analysis.layers, options.csv)
     if options.json:
@@ -127,6 +127,7 @@ def _analyze(options: argparse.Namespace) -> None:
         write_text(options.markdown, as_markdown(analysis))
     if options.html:
         analysis.to_html(options.html)
+    print(analysis)
 
 
 def _evidence(options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:

@@ -105,18 +105,18 @@ def _shrink(options: argparse.Namespace) -> None:
             resume=options.resume,
             progress=sys.stderr.isatty(),
         )
-    print(found.budget)
-    print(found)
+    chosen = None if found.chosen is None else found.chosen.variant
     if options.csv:
         write_csv(found.frame, options.csv)
-    if options.out:
-        if found.chosen is None or found.chosen.variant is None:
-            raise TruncationError(
-                f"no smaller network is within the limits, so {options.out} was not written; "
-                "loosen --tolerance or the budget, or give more --steps, more labelled images or "
-                "--thin"
-            )
-        save_cut(found.chosen.variant, options)
+    if options.out and chosen is not None:
+        save_cut(chosen, options)
+    print(found.budget)
+    print(found)
+    if options.out and chosen is None:
+        raise TruncationError(
+            f"no smaller network is within the limits, so {options.out} was not written; loosen "
+            "--tolerance or the budget, or give more --steps, more labelled images or --thin"
+        )
 
 
 def _images(options: argparse.Namespace, model: nn.Module) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,7 +58,7 @@ from weightscope.utilization.metrics import (
     quality_at,
     resampled,
 )
-from weightscope.utilization.readings import are_constant, first_answer, logits_note
+from weightscope.utilization.readings import are_classes, are_constant, first_answer, logits_note
 from weightscope.utilization.segmentation import SEGMENTATION
 from weightscope.wrappers import unwrap
 
@@ -82,16 +82,19 @@ class LevelAblation:
         unadjusted: Quality without the levels at the threshold that is best for the whole network,
             where ``ablated`` is at the one that is best without them; None where the metric has no
             threshold.
-        worst: Of a mean over classes, or over several channels of numbers (by their squared
-            errors), the share of its own skill that one loses, of those that have any the one that
-            surely loses most; nan where there is none.
+        worst: Of a mean over classes, or of several channels of numbers, the share of its own skill
+            that one loses, of those that have any the one that surely loses most; nan where there
+            is none.
         worst_low: Lower end of its interval over images.
         worst_class: Which class or channel that is; -1 where there is none.
-        worst_kind: Whether these are classes, each of its own quality, or channels of numbers.
+        worst_kind: Whether these are classes, each of its own quality; numbers, where a callable
+            gives several shares, each against 0; or channels of numbers, each against what its mean
+            is worth in its place.
         lost: Of several outputs those that were judged and are computed in what the cut removes.
             Where all are, ``ablated`` is that of the best trivial answer.
         images: Images that have a value both with the levels and without, where a callable leaves
-            some out; -1 where that is no question.
+            some out; the figures are of these. -1 where that is no question.
+        silenced: Images that have a value with the levels and none without.
     """
 
     keep_levels: int
@@ -104,9 +107,10 @@ class LevelAblation:
     worst: float = math.nan
     worst_low: float = math.nan
     worst_class: int = -1
-    worst_kind: Literal["class", "channel"] = "class"
+    worst_kind: Literal["class", "number", "channel"] = "class"
     lost: tuple[str, ...] = ()
     images: int = -1
+    silenced: int = 0
 
 
 @dataclass(frozen=True)
@@ -311,16 +315,11 @@ def ablate_levels(
 
     told = JudgedOutputs(metric, device_of(model), coarser)
     left = [judge.meter() for _ in structure.cuts]
-    # of the whole network, then without each cut's levels
-    numbers = [ChannelMeter(structure, batches, output) for _ in (None, *structure.cuts)]
+    alone = _channel_meter(structure, judge, targets, own)
     passed = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
     with undisturbed(model), judge.kept(), torch.no_grad(), passed as advance:
-        needed = needed_for(structure.graph, runs.sites)
-        averaging = GraphRun(structure, {node: mean.add for node, mean in means.items()}, needed)
-        for index, (inputs, _) in enumerate(batches):
-            check_images(inputs, index, structure)
-            with forward_errors(model, inputs, f"batch {index}"):
-                averaging.predict(inputs)
+        for inputs, outputs in _averaged(structure, batches, means, alone, own):
+            alone.look(inputs, outputs)
             advance(1)
         fills = [_filler(fill, means, seed) for _ in structure.cuts]
         for index, (inputs, target) in enumerate(batches):
@@ -330,13 +329,13 @@ def ablate_levels(
             if output is None:
                 told.add(outputs, target)
             judge.add(own(outputs))
-            numbers[0].add(outputs)
-            for cut, filler, meter, by_channel in zip(
-                structure.cuts, fills, left, numbers[1:], strict=True
+            alone.add(inputs, own(outputs))
+            for place, (cut, filler, meter) in enumerate(
+                zip(structure.cuts, fills, left, strict=True)
             ):
-                without = runs.without(cut, values, filler)
-                meter.add(own(without))
-                by_channel.add(without)
+                without = own(runs.without(cut, values, filler))
+                meter.add(without)
+                alone.add_cut(place, without)
             advance(1)
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
@@ -351,19 +350,22 @@ def ablate_levels(
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
     classes = by_class(whole, weights)
-    channels, *channels_left = [by_class(meter.quality(), weights) for meter in numbers]
+    several = _by_number(whole, weights) if larger else {}
+    channels, *channels_left = alone.by_cut(weights, sign)
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
 
     def level(
-        cut: Cut, quality: Quality, alone: Mapping[int, tuple[FloatArray, FloatArray]]
+        cut: Cut, quality: Quality, each: Mapping[int, tuple[FloatArray, FloatArray]]
     ) -> LevelAblation:
         lost = tuple(p for p in structure.lost_outputs(cut.keep_levels) if p in read)
         if lost and len(lost) == len(read):
             return replace(_record(cut, whole, chance, weights, sign, weight, None), lost=lost)
         at_best = quality_at(quality, best)
         record = _record(cut, whole, quality, weights, sign, weight, at_best)
-        worst = _of_the_worst(classes, by_class(quality, weights), weight) or _of_the_worst(
-            channels, alone, weight, kind="channel"
+        worst = (
+            _of_the_worst(classes, by_class(quality, weights), weight)
+            or _of_the_worst(several, _by_number(quality, weights), weight, kind="number")
+            or _of_the_worst(channels, each, weight, kind="channel")
         )
         return replace(record, lost=lost, **worst)
 
@@ -388,6 +390,41 @@ def ablate_levels(
         given=len(np.unique(which)),
         constant_targets=constant,
     )
+
+
+def _channel_meter(
+    structure: Structure,
+    judge: Judge,
+    targets: Sequence[Any],
+    own: Callable[[Any], Any],
+) -> ChannelMeter:
+    """What asks each channel of a regression; of classes it asks nothing."""
+    answer, dimensions = own(structure.returned), structure.inputs.dimensions
+    numbers = not judge.recalibrated and not are_classes(targets, dimensions, answer)
+    metric = judge.metric if numbers else None
+    return ChannelMeter(structure, metric, targets, device_of(structure.model))
+
+
+def _by_number(quality: Quality, weights: FloatArray) -> dict[int, tuple[FloatArray, FloatArray]]:
+    """See `ImageValues.by_number`; empty for any other quality."""
+    return quality.by_number(weights) if isinstance(quality, ImageValues) else {}
+
+
+def _averaged(
+    structure: Structure,
+    batches: Sequence[Batch],
+    means: Mapping[str, MeanActivation],
+    alone: ChannelMeter,
+    own: Callable[[Any], Any],
+) -> Iterator[tuple[Any, Any]]:
+    """Run the network for the means of activations, up to its outputs if these are looked at."""
+    needed = None if alone.asks else needed_for(structure.graph, means)
+    averaging = GraphRun(structure, {node: mean.add for node, mean in means.items()}, needed)
+    for index, (inputs, _) in enumerate(batches):
+        check_images(inputs, index, structure)
+        with forward_errors(structure.model, inputs, f"batch {index}"):
+            outputs = averaging.predict(inputs)
+        yield inputs, own(outputs) if alone.asks else None
 
 
 def images_that_weigh(whole: Quality, chance: Quality, ablated: Sequence[Quality]) -> BoolArray:
@@ -476,7 +513,7 @@ def _of_the_worst(
     ablated: Mapping[int, tuple[FloatArray, FloatArray]],
     images: int,
     *,
-    kind: Literal["class", "channel"] = "class",
+    kind: Literal["class", "number", "channel"] = "class",
 ) -> dict[str, Any]:
     """The one of several classes or channels that surely loses the largest share of its own skill.
 
@@ -490,7 +527,11 @@ def _of_the_worst(
     for number, (quality, trivial) in whole.items():
         left, _ = ablated.get(number, (np.full_like(quality, np.nan), None))
         skill = quality - trivial
-        if skill[0] > MINIMUM_SKILL and np.isfinite(left[0]):
+        if kind != "channel":
+            able = skill[0] > MINIMUM_SKILL
+        else:  # in the metric's own unit, in which the others are the larger part
+            able = surely_above(skill, images) > RESOLUTION * abs(quality[0])
+        if able and np.isfinite(left[0]):
             lost = (quality - left) / np.where(skill > 0.0, skill, np.nan)
             low, _ = interval(lost[1:], images)
             found.append((low, float(lost[0]), number))
@@ -601,11 +642,12 @@ def _record(
     unadjusted: float | None,
 ) -> LevelAblation:
     """Compare whole and ablated quality on the images and on their resamples."""
-    common = -1
+    common, silenced = -1, 0
     if isinstance(whole, ImageValues) and isinstance(ablated, ImageValues):
         both = whole.known & ablated.known
         if not np.array_equal(both, whole.known):
             common = int(both.sum())
+            silenced = int(whole.known.sum()) - common
             images = min(images, common)
         whole, ablated = whole.among(both), ablated.among(both)
     full, left = whole.of(weights), ablated.of(weights)
@@ -613,6 +655,7 @@ def _record(
     low, high = interval(drops[1:], images)
     return LevelAblation(
         images=common,
+        silenced=silenced,
         keep_levels=cut.keep_levels,
         quality=float(full[0]),
         ablated=float(left[0]),

@@ -10,73 +10,126 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weightscope.batches import Batch
-from weightscope.calls import only_tensor
+from weightscope.adapters import pytree
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import image_of
 from weightscope.probing.outputs import in_order, predictions
-from weightscope.utilization.judging import one_of_several
-from weightscope.utilization.metrics import ChannelErrors, FloatArray
-from weightscope.utilization.trivial import is_mask, matching
+from weightscope.utilization.metrics import FloatArray, ImageValues
+from weightscope.utilization.trivial import by_channel
+from weightscope.utilization.values import ValueMetric, image_values, on_device
+
+Compared = dict[int, tuple[FloatArray, FloatArray]]
+"""By number of a channel: its quality, and that of its constant, on resamples."""
 
 
 class ChannelMeter:
-    """Collects the squared errors of every channel of one output, in the order of the batches.
+    """Asks a metric of one channel at a time, the others being the whole network's.
+
+    The metric alone knows which positions count, and for how much. What a channel is worth is what
+    its mean over all images and positions would lose in its place; what it loses without a level is
+    what the cut network's channel does there.
 
     Args:
-        structure: The network.
-        batches: All inputs and targets, on any device.
-        output: Name or number of the one of several outputs that is judged; by default the first.
+        structure: The network, with its cuts.
+        metric: Of one value for each image; None where there is nothing to ask.
+        targets: All targets, batch by batch.
+        device: Where the outputs are.
     """
 
-    def __init__(self, structure: Structure, batches: Sequence[Batch], output: Any = None) -> None:
-        self._structure, self._batches, self._output = structure, batches, output
-        self._sums: list[FloatArray] = []
-        self._added = 0
-        self._masks = True
+    def __init__(
+        self,
+        structure: Structure,
+        metric: ValueMetric | None,
+        targets: Sequence[Any],
+        device: torch.device,
+    ) -> None:
+        self._structure, self._metric = structure, metric
+        self._targets, self._device = targets, device
+        self._sums: Tensor | float = 0.0
+        self._count = self._added = 0
+        self._now: tuple[int, int, Any] | None = None
+        self._whole: list[float] = []
+        # by channel: with its mean in its place, then as each cut leaves it
+        self._others: dict[int, list[list[float]]] = {}
 
-    def add(self, outputs: Any) -> None:
-        """Add the outputs for the next batch, unless they are no regression of several channels."""
-        inputs, target = self._batches[self._added]
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to ask, for which `look` wants to see the outputs."""
+        return self._metric is not None
+
+    def look(self, inputs: Any, outputs: Any) -> None:
+        """Take note of what the whole network returned for a batch."""
+        place = self._place(inputs, outputs) if self.asks else None
+        if place is not None:
+            rows = by_channel(pytree.tree_leaves(outputs)[place[0]].movedim(place[1], 1).double())
+            self._sums, self._count = self._sums + rows.sum(1), self._count + rows.shape[1]
+
+    def add(self, inputs: Any, outputs: Any) -> None:
+        """Add what the whole network returned for the next batch."""
+        place = self._place(inputs, outputs) if self.asks else None
+        self._now = None if place is None or not self._count else (*place, outputs)
         self._added += 1
-        with suppress(InputError):  # no output whose axes are known
-            found = self._in_order(outputs, inputs, target)
-            if found is not None and found[0].shape[1] > 1:
-                self._masks &= is_mask(found[1])
-                self._sums.append(_sums(*found))
+        if self._now is not None and isinstance(self._sums, Tensor):
+            index, axis, _ = self._now
+            self._whole += self._values(outputs)
+            own = pytree.tree_leaves(outputs)[index]
+            shape = [-1 if a == axis else 1 for a in range(own.dim())]
+            self._ask(0, (self._sums / self._count).to(own).reshape(shape).expand_as(own))
 
-    def quality(self) -> ChannelErrors | None:
-        """Of all images; None if a batch was none, or if all targets are masks."""
-        if self._masks or len(self._sums) < len(self._batches):
-            return None
-        return ChannelErrors(np.concatenate(self._sums))
+    def add_cut(self, cut: int, outputs: Any) -> None:
+        """Add what a cut network returned for the same batch; cuts are counted from 0."""
+        if self._now is not None:
+            self._ask(1 + cut, pytree.tree_leaves(outputs)[self._now[0]])
 
-    def _in_order(self, outputs: Any, inputs: Any, target: Any) -> list[Tensor] | None:
-        """Output, target and input, if it has their shape, as (images, channels, *sizes).
+    def _ask(self, row: int, other: Tensor) -> None:
+        """Take each channel from elsewhere, and ask the metric."""
+        assert self._now is not None
+        index, axis, outputs = self._now
+        leaves, spec = pytree.tree_flatten(outputs)
+        for channel in range(other.shape[axis]):
+            rows = self._others.setdefault(channel, [[] for _ in (0, *self._structure.cuts)])
+            mixed = leaves[index].clone()
+            mixed.select(axis, channel).copy_(other.select(axis, channel))
+            made = pytree.tree_unflatten([*leaves[:index], mixed, *leaves[index + 1 :]], spec)
+            rows[row] += self._values(made)
 
-        None where there is no such target.
+    def _values(self, outputs: Any) -> list[float]:
+        assert self._metric is not None
+        batch = self._added - 1
+        target = on_device(self._targets[batch], self._device)
+        return image_values(self._metric, outputs, target, f"batch {batch}")
+
+    def by_cut(self, weights: FloatArray, sign: float) -> list[Compared]:
+        """Of the whole network, then without the levels of each cut; empty where nothing is known.
+
+        Args:
+            weights: (resamples, images): how often each image is counted.
+            sign: 1 where more is better, else -1.
         """
-        plain = predictions(outputs)
-        place = next(iter(plain))
-        if self._output is not None:
-            one = only_tensor(one_of_several(outputs, self._output, "outputs"))
-            place = next((p for p, leaf in plain.items() if leaf is one), place)
-        output = plain[place]
-        true, own = matching(target, output.shape), matching(inputs, output.shape)
-        if true is None:
-            return None
-        image = image_of(inputs, self._structure)
+        cuts = range(1, 1 + len(self._structure.cuts))
+        if len(self._whole) != weights.shape[1]:
+            return [{} for _ in (0, *cuts)]
+
+        def quality(values: Sequence[float]) -> FloatArray:
+            return sign * ImageValues(np.array(values)).of(weights)
+
+        whole = quality(self._whole)
+        constants = {channel: quality(rows[0]) for channel, rows in self._others.items()}
         return [
-            in_order(value.detach().cpu(), self._structure, place, image)
-            for value in (output, true, torch.zeros_like(output) if own is None else own)
+            {channel: (whole, constant) for channel, constant in constants.items()},
+            *(
+                {c: (quality(rows[cut]), constants[c]) for c, rows in self._others.items()}
+                for cut in cuts
+            ),
         ]
 
-
-def _sums(output: Tensor, target: Tensor, image: Tensor) -> FloatArray:
-    """See `ChannelErrors`: (images, channels, 7)."""
-    o, y, x = (t.double().flatten(2) for t in (output, target, image))
-    known = torch.isfinite(y) & torch.isfinite(x)
-    o, y, x = (torch.where(known, t, 0.0) for t in (o, y, x))
-    moments = (known.double(), y, y * y, x, x * x, x * y, (o - y) ** 2)
-    return torch.stack([moment.sum(-1) for moment in moments], -1).numpy()
+    def _place(self, inputs: Any, outputs: Any) -> tuple[int, int] | None:
+        """Which leaf of the outputs is judged, and its axis of several channels; None of one."""
+        with suppress(InputError):  # no output whose axes are known
+            place, leaf = next(iter(predictions(outputs).items()))
+            ordered = in_order(leaf, self._structure, place, image_of(inputs, self._structure))
+            held = [id(one) for one in pytree.tree_leaves(outputs)]
+            if ordered.dim() == leaf.dim() > 2 and ordered.shape[1] > 1 and id(leaf) in held:
+                return held.index(id(leaf)), 1 if ordered is leaf else leaf.dim() - 1
+        return None

@@ -212,7 +212,8 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     one_class = ""
     if cut.worst > max(LOSS_THAT_COUNTS, share):
         own = "all" if cut.worst > 1.0 else f"{cut.worst:.1%}"
-        one_class = f"{cut.worst_kind} {cut.worst_class} alone loses {own} of its own skill"
+        of = " of the metric" if cut.worst_kind == "number" else ""
+        one_class = f"{cut.worst_kind} {cut.worst_class}{of} alone loses {own} of its own skill"
         one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
     caveat = ", ".join(filter(None, (alone, one_class, caveat)))
@@ -225,6 +226,11 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
         verdict, low, high = "undecided", 0.0, 1.0
         have = "1 image has" if cut.images == 1 else f"{cut.images} images have"
         why += f"; but {have} a value both with and without them, {MINIMUM_IMAGES} are needed"
+    if cut.silenced:
+        # such as a precision where nothing is found any more: no value may be worse than a bad one
+        have = "image has" if cut.silenced == 1 else "images have"
+        why += f"; {cut.silenced} more {have} no value without them, which this leaves out"
+        verdict = "undecided" if verdict == "unused" else verdict
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score("data", value, low, high, verdict, why, share, caveat)

@@ -72,6 +72,11 @@ class Judge(Protocol):
     recalibrated: bool
 
     @property
+    def metric(self) -> ValueMetric | None:
+        """What is asked of each image; None where counts are all there is."""
+        ...
+
+    @property
     def name(self) -> str:
         """Of the metric; with what was averaged, once outputs were added."""
         ...
@@ -379,7 +384,7 @@ def _range_of(targets: Sequence[Any]) -> float:
 class _ClassJudge:
     """Judges by a built-in metric of classes, whose best constant follows from the counts."""
 
-    bounded, recalibrated = True, False
+    bounded, recalibrated, metric = True, False, None
 
     def __init__(self, reader: Segmentation) -> None:
         self._name = reader.metric
@@ -436,7 +441,8 @@ class _ValueJudge:
         name: str | None = None,
     ) -> None:
         self._name = name or metric.name
-        self.metric, self.batches, self.device = metric, batches, device
+        self.metric: ValueMetric = metric
+        self.batches, self.device = batches, device
         self.targets = [target for _, target in batches]
         self._outputs = OutputShapes()
         self._meter = self.meter()

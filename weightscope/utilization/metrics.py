@@ -313,34 +313,8 @@ class Confusion:
         return hits / _positive(decided + true - hits, true)
 
 
-class ChannelErrors:
-    """The share of the best trivial answer's squared error that each channel of numbers is without.
-
-    That answer is a constant, or the straight line of the input that comes nearest.
-
-    Args:
-        sums: Of 1, y, y^2, x, x^2, x y and (o - y)^2 over positions, (images, channels, 7), where o
-            is the output, y the target and x the input, or 0 where it has another shape.
-    """
-
-    def __init__(self, sums: FloatArray) -> None:
-        self.numbers = range(sums.shape[1])
-        self._sums = sums
-
-    def by_class(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Of each channel, and of its best trivial answer, which is 0: (channels, resamples)."""
-        n, *moments = np.moveaxis(np.tensordot(weights, self._sums, 1), -1, 0)
-        y, yy, x, xx, xy, error = (moment / _some(n) for moment in moments)
-        var_y, var_x, both = yy - y * y, xx - x * x, xy - x * y
-        line = np.divide(both**2, var_x, out=np.zeros_like(both), where=var_x > 0)
-        quality = 1.0 - error / _some(var_y - line)
-        return quality.T, np.zeros_like(quality.T)
-
-
-def by_class(
-    quality: Quality | ChannelErrors | None, weights: FloatArray
-) -> dict[int, tuple[FloatArray, FloatArray]]:
-    """Of a mean over classes or channels: quality of each, and of its best constant, on resamples.
+def by_class(quality: Quality, weights: FloatArray) -> dict[int, tuple[FloatArray, FloatArray]]:
+    """Of a mean over classes: quality of each class, and of its best constant, on resamples.
 
     Empty for any other quality, accuracy too.
 
@@ -348,7 +322,7 @@ def by_class(
         quality: Of all images.
         weights: (resamples, images): how often each image is counted.
     """
-    if not isinstance(quality, MeanOverClasses | Confusion | ChannelErrors) or (
+    if not isinstance(quality, MeanOverClasses | Confusion) or (
         isinstance(quality, Confusion) and quality.kind == "accuracy"
     ):
         return {}
@@ -361,10 +335,13 @@ class ImageValues:
 
     Args:
         values: (images,).
+        numbers: Where each value is the mean of several, such as one for each class, these:
+            (images, numbers); nan where there is none.
     """
 
-    def __init__(self, values: FloatArray) -> None:
+    def __init__(self, values: FloatArray, numbers: FloatArray | None = None) -> None:
         self.images = len(values)
+        self.numbers = numbers
         self.known: BoolArray = np.isfinite(values)
         self.values = np.where(self.known, values, 0.0)
 
@@ -376,6 +353,15 @@ class ImageValues:
     def among(self, which: BoolArray) -> ImageValues:
         """The same of some images alone."""
         return ImageValues(np.where(self.known & which, self.values, np.nan))
+
+    def by_number(self, weights: FloatArray) -> dict[int, tuple[FloatArray, FloatArray]]:
+        """Mean of each of several numbers that are shares, and 0, the least that they may be."""
+        found = self.numbers
+        if found is None or not bool(((found >= 0) & (found <= 1) | np.isnan(found)).all()):
+            return {}
+        known = np.isfinite(found)
+        means = (weights @ np.where(known, found, 0.0)) / _some(weights @ known)
+        return {k: (mean, np.zeros_like(mean)) for k, mean in enumerate(means.T)}
 
     def of(self, weights: FloatArray) -> FloatArray:
         """Weighted mean over the images that have a value."""

@@ -211,9 +211,9 @@ def foreign_start(
     pairs = [(p, recorded[p.parameter]) for p in kernels if p.parameter in recorded]
     if pairs and not any(is_as_recorded(kernel, record) for kernel, record in pairs):
         return (
-            f"No kernel is as {keyword('history')} recorded it: the weights are an average of the"
-            " recorded ones or of an earlier step, were changed afterwards, or are of another"
-            f" training; or {keyword('initial')} is not their start.",
+            f"No kernel that {keyword('history')} holds is as it recorded it: the weights are an"
+            " average of the recorded ones or of an earlier step, were changed afterwards, or are"
+            f" of another training; or {keyword('initial')} is not their start.",
         )
     if "drawn" not in sources or "given" in sources:
         return ()

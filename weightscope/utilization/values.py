@@ -23,6 +23,9 @@ from weightscope.utilization.metrics import ImageValues
 
 Evaluate = Callable[[Any, Any], Any]
 
+NUMBERS = 256
+"""Most numbers for an image that may be one for each class; more are one for each position."""
+
 
 class ValueMetric:
     """A metric or a loss as a function of the outputs and targets of one image.
@@ -78,6 +81,14 @@ class ValueMetric:
         Raises:
             InputError: The metric raises, or returns no number.
         """
+        return mean_of_known(self.numbers(outputs, targets, where))
+
+    def numbers(self, outputs: Any, targets: Any, where: str) -> Tensor:
+        """The numbers for one image, in a line.
+
+        Raises:
+            InputError: The metric raises, or returns no number.
+        """
         try:
             value = self(outputs, targets)
         except InputError:
@@ -90,8 +101,13 @@ class ValueMetric:
             ) from error
         numbers = _numbers(value, self.name)
         self._sizes.add(len(numbers))
-        known = numbers[torch.isfinite(numbers)]
-        return float(known.mean()) if len(known) else float("nan")
+        return numbers
+
+
+def mean_of_known(numbers: Tensor) -> float:
+    """Mean of those that are finite; nan where none is."""
+    known = numbers[torch.isfinite(numbers)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _name(metric: Any) -> str:
@@ -184,12 +200,18 @@ class ValueMeter:
         self.device = device
         self.batches = 0
         self.values: list[float] = []
+        self._numbers: list[Tensor] = []
         self._cause = ""
 
     def add(self, output: Any) -> None:
         """Add the outputs for the next batch."""
         target = on_device(self.targets[self.batches], self.device)
-        values = image_values(self.metric, output, target, f"batch {self.batches}")
+        where = f"batch {self.batches}"
+        pairs = zip(split_images(output), split_images(target), strict=True)
+        numbers = [self.metric.numbers(one, true, where) for one, true in pairs]
+        if all(1 < len(row) <= NUMBERS for row in numbers):
+            self._numbers += numbers
+        values = [mean_of_known(row) for row in numbers]
         if not self.values and not np.isfinite(values).any():
             self._cause = why_no_number(output, target)
         self.values += values
@@ -207,15 +229,20 @@ class ValueMeter:
                 f"{self.metric.name} returned no finite number for any image of the batches"
                 f"{self._cause}"
             )
-        return ImageValues(values)
+        alike = len(self._numbers) == len(values) and len({len(n) for n in self._numbers}) == 1
+        return ImageValues(values, torch.stack(self._numbers).numpy() if alike else None)
 
 
 def why_no_number(outputs: Any, targets: Any) -> str:
     """What a value that is no finite number comes of, in words."""
-    for what, tree in (("the model's outputs", outputs), ("the targets", targets)):
+    remedy = "; leave such images out, or give a callable that leaves such positions out"
+    for what, tree, then in (
+        ("the model's outputs", outputs, ""),
+        ("the targets", targets, remedy),
+    ):
         for leaf in pytree.tree_tensors(tree):
             if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
-                return f": {what} hold nan or infinite values"
+                return f": {what} hold nan or infinite values{then}"
     return ": outputs and targets are finite, so it is what was given to judge them"
 
 
