@@ -411,3 +411,56 @@ def test_what_no_output_depends_on_makes_no_level(below: nn.Module, for_shape: b
     assert [cut.keep_levels for cut in structure.cuts] == [1]
     dead = tuple(f"below.{name}" for name, _ in below.named_parameters())
     assert structure.dead_parameters == dead
+
+
+class Encoder(nn.Module):
+    """Three levels; returns the deepest, and hands all of them over in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 3, stride=2, padding=1)
+        self.c = nn.Conv2d(4, 4, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, maps: list[Tensor]) -> Tensor:
+        for layer in self.children():
+            x = layer(x)
+            maps.append(x)
+        return x
+
+
+class HandsOver(nn.Module):
+    """Takes the maps of its encoder by hooks, or of a list, and not what the encoder returns."""
+
+    def __init__(self, hooks: bool) -> None:
+        super().__init__()
+        self.hooks, self.encoder = hooks, Encoder()
+        self.d = nn.Conv2d(8, 4, 3, padding=1)
+        self.e = nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: list[Tensor] = []
+        handles = [
+            layer.register_forward_hook(lambda _, __, result: maps.append(result))
+            for layer in (self.encoder.children() if self.hooks else ())
+        ]
+        self.encoder(x, [] if self.hooks else maps)
+        for handle in handles:
+            handle.remove()
+        a, b, c = maps
+        b = self.d(torch.cat([b, F.interpolate(c, scale_factor=2.0)], 1))
+        return self.e(torch.cat([a, F.interpolate(b, scale_factor=2.0)], 1))
+
+
+@pytest.mark.parametrize("hooks", [True, False])
+def test_maps_leave_a_module_by_hooks_or_lists_as_by_its_result(hooks: bool) -> None:
+    structure = read_structure(HandsOver(hooks))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert places(structure) == {
+        "encoder.a": "encoder 0",
+        "encoder.b": "encoder 1",
+        "encoder.c": "bottleneck",
+        "d": "decoder 1",
+        "e": "head",
+    }
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

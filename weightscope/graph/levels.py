@@ -731,10 +731,18 @@ def _without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[
 def _stray(
     call: Call, capture: Capture, level: Mapping[fx.Node, int]
 ) -> tuple[list[fx.Node], int] | None:
-    """The nodes of a call that strays from the one level of its ends, and that level."""
+    """The nodes of a call that strays from the one level of its ends, and that level.
+
+    What a hook or an attribute takes out of it leaves as well as what it returns.
+    """
+    span = set(capture.nodes[call.first : call.last + 1])
     inside = [n for n in capture.nodes[call.first : call.last + 1] if n in level]
     ends = {level[root(n)] for n in call.entries.values() if root(n) in level}
-    ends |= {level[n] for n in call.exits.values() if n in level}
+    ends |= {
+        level[n]
+        for n in inside
+        if any(u not in span and (u in level or u.op == "output") for u in n.users)
+    }
     if len(ends) != 1 or all(level[n] in ends for n in inside):
         return None
     own = ends.pop()
