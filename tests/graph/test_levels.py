@@ -464,3 +464,20 @@ def test_maps_leave_a_module_by_hooks_or_lists_as_by_its_result(hooks: bool) -> 
         "e": "head",
     }
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class OneCorner(Small):
+    """Puts all that comes up into one place, and takes only a shape of it for that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
+        places = torch.ones_like(deep, dtype=torch.int64)
+        return self.out(self.join(torch.cat([F.max_unpool2d(deep, places, 2), top], 1)))
+
+
+def test_a_cut_may_leave_what_takes_only_a_shape_from_below() -> None:
+    analysis = ws.analyze(OneCorner().eval(), example_inputs=torch.randn(1, 1, 32, 32))
+    assert [cut.keep_levels for cut in analysis.structure.cuts] == [1]
+    variant = analysis.proposals[0].build()
+    assert variant.module(torch.randn(1, 1, 64, 32)).shape == (1, 1, 64, 32)

@@ -42,6 +42,12 @@ def in_a_loop(net: Net, x: Tensor) -> Tensor:
     return x
 
 
+def made_and_written(value: float | Tensor) -> float:
+    table = torch.zeros(2, 2)
+    table.view(-1)[1:2].add_(value)
+    return float(table.max())
+
+
 READ: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "if": lambda net, x: x if net.table[1] else x * 2,
     "int": lambda net, x: x * int(net.table[2]),
@@ -50,6 +56,9 @@ READ: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "global": lambda net, x: x * TABLE[2].item() if TABLE[0] > 0 else x,
     "loop": in_a_loop,
     "mixed": lambda net, x: x * net.table[0] + net.tables["a"][0].mean(),
+    "list of steps": lambda net, x: x - x.mean(torch.arange(1, x.dim()).tolist(), keepdim=True),
+    "made": lambda net, x: x * float(torch.linspace(0, 2, 3)[2]) if torch.ones(3).sum() > 2 else x,
+    "made and written": lambda net, x: x * made_and_written(3.0),
     "data": lambda net, x: x.data * net.held.data[2] if net.held.data[0] else x,
 }
 
@@ -83,12 +92,17 @@ def counted_by_a_function(net: Net, x: Tensor) -> Tensor:
     return x * int(net.table[0])
 
 
+def made_of_the_image(net: Net, x: Tensor) -> Tensor:
+    return x * made_and_written(x.mean())
+
+
 def drawn(net: Net, x: Tensor) -> Tensor:
     return x * float(torch.bernoulli(net.probability))
 
 
 @pytest.mark.parametrize(
-    "skip", [written, counted, counted_through_a_view, counted_by_a_function, drawn]
+    "skip",
+    [written, counted, counted_through_a_view, counted_by_a_function, made_of_the_image, drawn],
 )
 def test_numbers_that_change_are_no_constants(skip: Callable[[Net, Tensor], Tensor]) -> None:
     model = Net(skip).eval()

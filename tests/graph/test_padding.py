@@ -234,6 +234,71 @@ def test_a_graph_is_compared_where_the_forward_takes_the_way_that_was_read() -> 
         graph(torch.randn(1, 3, 320, 32))
 
 
+class Joined(nn.Module):
+    """Joins what comes up with a skip that is larger where a size is odd."""
+
+    def __init__(self, fit: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fit = fit
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.c, self.d = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.e = nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.a(x))
+        b = F.relu(self.b(F.max_pool2d(a, 2)))
+        c = F.relu(self.c(F.max_pool2d(b, 2)))
+        d = self.d(torch.cat([self.fit(F.interpolate(c, scale_factor=2.0), b), b], 1))
+        return self.e(torch.cat([self.fit(F.interpolate(d, scale_factor=2.0), a), a], 1))
+
+
+def padded_to(x: Tensor, like: Tensor) -> Tensor:
+    high, wide = (b - a for a, b in zip(x.shape[2:], like.shape[2:], strict=True))
+    if high != 0 or wide != 0:
+        x = F.pad(x, [wide // 2, wide - wide // 2, high // 2, high - high // 2])
+    return x
+
+
+def resized_to(x: Tensor, like: Tensor) -> Tensor:
+    return x if x.shape == like.shape else F.interpolate(x, like.shape[2:], mode="bilinear")
+
+
+def padded_by_one(x: Tensor, like: Tensor) -> Tensor:
+    if x.shape[2] != like.shape[2]:
+        x = F.pad(x, [0, 0, 0, 1])
+    return F.pad(x, [0, 1]) if x.shape[3] != like.shape[3] else x
+
+
+@pytest.mark.parametrize("fit", [padded_to, resized_to])
+def test_what_fits_maps_where_they_differ_follows_every_size(
+    fit: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    model = Joined(fit).eval()
+    structure = read_structure(model)
+    assert (structure.sizes, structure.notes) == ("symbolic", ())
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    assert structure.inputs.args[0].shape[2:] == (256, 256)
+    graph = rebuild(structure)
+    images = [torch.randn(2, 1, *size) for size in ((64, 32), (37, 64), (64, 38), (61, 59))]
+    for image in images:
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    costs = count_costs(model, structure.inputs)
+    plan = draft(structure, make_plan(structure, structure.cuts[1]), costs).plan
+    variant = build(structure, plan).module
+    assert [variant(image).shape for image in images] == [image.shape for image in images]
+
+
+def test_a_way_that_does_not_hold_at_the_example_is_refused() -> None:
+    model = Joined(padded_by_one).eval()
+    graph = rebuild(read_structure(model))
+    image = torch.randn(1, 1, 64, 32)
+    torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"x is 37x64, where the forward takes another way"):
+        graph(torch.randn(1, 1, 37, 64))
+
+
 def test_a_variant_is_verified_at_the_sizes_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "rounded", lambda value, up, sizes: rounded(value, False, sizes))
     monkeypatch.setattr("weightscope.graph.read.differs_elsewhere", lambda *args, **kwargs: False)

@@ -81,9 +81,13 @@ class Constants(TorchFunctionMode):
             return func(*args, **kwargs)
         try:
             if args and isinstance(args[0], FakeTensor) and "out" not in kwargs:
+                if func is Tensor.tolist and args[0].constant is not None:
+                    return args[0].constant.tolist()
                 # the tracer follows detach(), which gives the same, and not this
                 return args[0].detach() if func == _DATA else func(*args, **kwargs)
             leaves = tree_leaves((args, kwargs))
+            if func in _MADE_OF_NUMBERS and _plain(leaves):
+                return _with_numbers(func(*args, **kwargs), func, args, kwargs)
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             constants = [tensor for tensor in tensors if _is_constant(tensor)]
             if _writes(func, kwargs):
@@ -110,6 +114,21 @@ class Constants(TorchFunctionMode):
             return made
         self._written.update({storage_of(t): t for t, _ in changed})
         return func(*args, **kwargs)
+
+
+# what they make follows from their arguments, where these hold no sizes
+_MADE_OF_NUMBERS = (torch.arange, torch.zeros, torch.ones, torch.full, torch.linspace, torch.eye)
+
+
+def _with_numbers(made: Any, func: Any, args: Any, kwargs: Any) -> Any:
+    """Let a small tensor that is made of numbers alone be read."""
+    plain = isinstance(made, FakeTensor) and made.device.type == "cpu" and "out" not in kwargs
+    if plain and made.numel() <= _LARGEST_CONSTANT:
+        with _disable_current_modes(), torch.no_grad():
+            made.constant = func(*args, **kwargs)
+        made.fake_mode.fake_tensor_converter.add_constant_storage_mapping(made)
+        vars(made.fake_mode)["may_turn_const"] = _is_small
+    return made
 
 
 def _asking_line() -> tuple[str, int]:

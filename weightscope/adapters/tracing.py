@@ -118,13 +118,17 @@ class TooComplexError(Exception):
 class Budget:
     """Stops a trace whose arithmetic on sizes outgrows its limits, whatever time that takes.
 
+    Args:
+        largest: Operations in a question that is still answered, if fewer than usual.
+
     Attributes:
         exceeded: Whether a limit was passed; the tracer may swallow the error that says so.
         decisions: What the forward itself asked about free sizes, with the answers that it went on
             with; not what torch asks to find out what comes out of its operators.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int | None = None) -> None:
+        self.largest = largest or LARGEST_QUESTION
         self.exceeded = False
         self.decisions: dict[Any, Any] = {}
 
@@ -141,7 +145,7 @@ class Budget:
             if question not in seen:
                 seen.add(question)
                 size = question.count_ops() if hasattr(question, "count_ops") else 0
-                self.exceeded |= size > LARGEST_QUESTION or len(env.guards) > MOST_QUESTIONS
+                self.exceeded |= size > self.largest or len(env.guards) > MOST_QUESTIONS
             if self.exceeded:
                 raise TooComplexError
             answer = ask(question, *args, **kwargs)

@@ -93,18 +93,38 @@ def differs_elsewhere(structure: Structure, *, copies: bool = False) -> bool:
     held = fixed_in(structure.graph)
     for sizes in () if _without_numbers(structure.model) else _elsewhere(structure):
         inputs = resized(structure.inputs, sizes)
-        runs = _Runs(structure, inputs, copies)
         try:
             held.in_order(inputs.args, inputs.kwargs)
-            expected = runs.model(runs.once)
-        except Exception:  # noqa: BLE001 - the forward refuses that size
+        except InputError:
             continue
-        try:
-            different = bool(_difference(expected, runs.graph(runs.once)))
-        except Exception:  # noqa: BLE001 - what it does not run at, it does not hold at
-            different = True
-        return different and _same_where_read(structure, copies)
+        holds = _holds(structure, inputs, copies)
+        if holds is not None:
+            return not holds and _same_where_read(structure, copies)
     return False
+
+
+def holds_where_shown(structure: Structure, *, copies: bool = False) -> bool:
+    """Whether the graph runs at the example, and answers as the model does if that runs on it.
+
+    Args:
+        structure: The network, read at another size than its example's.
+        copies: Whether the forward leaves something in weights: copies of them are used then.
+    """
+    without = _without_numbers(structure.model)
+    return not without and _holds(structure, structure.inputs, copies) is not False
+
+
+def _holds(structure: Structure, inputs: ExampleInputs, copies: bool) -> bool | None:
+    """Whether the graph answers a call as the model does; None where the model does not run."""
+    runs = _Runs(structure, inputs, copies)
+    try:
+        expected = runs.model(runs.once)
+    except Exception:  # noqa: BLE001 - the forward refuses that size
+        return None
+    try:
+        return not _difference(expected, runs.graph(runs.once))
+    except Exception:  # noqa: BLE001 - what it does not run at, it does not hold at
+        return False
 
 
 def _same_where_read(structure: Structure, copies: bool) -> bool:

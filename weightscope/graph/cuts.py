@@ -217,7 +217,8 @@ def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[f
         node = waiting.pop()
         if node in removed and node not in stays:
             stays.add(node)
-            waiting.extend(node.all_input_nodes)
+            # of a tensor that only its shape is taken of, the bottleneck makes one as well
+            waiting.extend([] if operator_of(node) in _OF_A_SHAPE else node.all_input_nodes)
             # the items of what returns several tensors
             waiting.extend(u for u in node.users if u.target in _ITEMS and u in removed)
     return stays
@@ -255,6 +256,7 @@ def _puts_channels_apart(node: fx.Node) -> bool:
 _RESHAPES = tuple(
     f"aten::{name}" for name in ("reshape", "view", "permute", "transpose", "contiguous", "clone")
 )
+_OF_A_SHAPE = tuple(f"aten::{name}_like" for name in ("ones", "zeros", "full", "empty"))
 _ITEMS = (operator.getitem, pytree.tree_leaves)
 
 

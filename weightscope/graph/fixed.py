@@ -66,6 +66,12 @@ class Fixed:
     alike: Callable[[tuple[tuple[str, int], ...]], bool]
     decides: bool
 
+    @property
+    def only_decides(self) -> bool:
+        """Whether all sizes are free, but for those at which the forward takes other ways."""
+        units = [times for axes in self.free.values() for _, times, _ in axes.values()]
+        return self.decides and not any(self.sizes.values()) and set(units) <= {1}
+
     @functools.cached_property
     def left_out(self) -> dict[str, Any]:
         """Arguments of the forward that are none of the graph's, with the default."""

@@ -19,12 +19,12 @@ from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import Probe, decided_alike, holds_at, symbols_at
 from weightscope.calls import say
-from weightscope.errors import ForwardError, StructureError, WeightscopeError, keyword
-from weightscope.graph.answers import compare, differs_elsewhere
+from weightscope.errors import ForwardError, InputError, StructureError, WeightscopeError, keyword
+from weightscope.graph.answers import compare, differs_elsewhere, holds_where_shown
 from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
-from weightscope.graph.fixed import values_note
+from weightscope.graph.fixed import fixed_in, values_note
 from weightscope.graph.gradients import hooked_modules
 from weightscope.graph.inputs import declared_inputs, find_inputs, two_images, twofold
 from weightscope.graph.layouts import images_of, is_image
@@ -90,7 +90,7 @@ def read_structure(
         structure = _answering(read, trial)
         if differs_elsewhere(structure, copies=_writes(trial)):
             structure = _answering(partial(read, at_one_size=True), trial)
-        return structure
+        return _taking_every_way(structure, read, trial)
 
 
 def _answering(read: Callable[[], Structure], trial: Trial) -> Structure:
@@ -100,6 +100,54 @@ def _answering(read: Callable[[], Structure], trial: Trial) -> Structure:
     if found is None:
         raise StructureError(wrong)
     return found
+
+
+def _taking_every_way(
+    structure: Structure, read: Callable[..., Structure], trial: Trial
+) -> Structure:
+    """What is read where sizes go with each other less well, if it holds at the example's too.
+
+    A forward that pads, crops or resizes where two sizes differ takes another way at such sizes,
+    which does nothing where they are the same.
+    """
+    if not fixed_in(structure.graph).only_decides:
+        return structure
+    pair = two_images(trial, structure.inputs)
+    for more in (-1, 1):
+        read_at = _at_another_size(pair, 1, more)
+        if not _refuses(structure, read_at) or trial.error(read_at.args, read_at.kwargs):
+            continue
+        try:
+            taken = structure.inputs, read_at, _where_both_hold(trial, pair, read_at)
+            found = read(taken=taken)
+        except StructureError:
+            continue
+        alike = found.reductions == structure.reductions and len(found.cuts) >= len(structure.cuts)
+        takes = not _refuses(found, read_at) and not _refuses(found, structure.inputs)
+        if alike and takes and holds_where_shown(found, copies=_writes(trial)):
+            found, wrong = _compared(found, trial)
+            if not wrong and not differs_elsewhere(found, copies=_writes(trial)):
+                return found
+    return structure
+
+
+def _refuses(structure: Structure, inputs: ExampleInputs) -> bool:
+    """Whether what is built refuses a call for its sizes."""
+    try:
+        fixed_in(structure.graph).in_order(inputs.args, inputs.kwargs)
+    except InputError:
+        return True
+    return False
+
+
+def _where_both_hold(trial: Trial, inputs: ExampleInputs, read_at: ExampleInputs) -> Capture:
+    """A capture at another size than the example's, held to what is decided alike at both."""
+    captured = capture(trial.original, read_at, numbers=True, largest=_DIFFERENCES)
+    probe = _probe_at(captured, pytree.tree_leaves((inputs.args, dict(inputs.kwargs))))
+    sizes = probe.symbols if probe else {}
+    decided = captured.decisions.items()
+    alike = {asked: said for asked, said in decided if decided_alike({asked: said}, sizes)}
+    return replace(captured, decisions=alike)
 
 
 def _without_gradients(
@@ -180,9 +228,10 @@ def _read(
     wrapped: str,
     *,
     at_one_size: bool = False,
+    taken: tuple[ExampleInputs, ExampleInputs, Capture] | None = None,
 ) -> Structure:
     model = trial.original
-    inputs, read_at, captured = _captured(trial, example_inputs, layout)
+    inputs, read_at, captured = taken or _captured(trial, example_inputs, layout)
     require_followed(captured.program, trial.name)
     captured, levels, fixed = _at_all_sizes(trial, inputs, read_at, captured)
     fixed |= at_one_size
@@ -534,14 +583,14 @@ def _twice(inputs: ExampleInputs) -> ExampleInputs:
     return replace(inputs, args=args, kwargs=kwargs)
 
 
-def _at_another_size(inputs: ExampleInputs, factor: float = 2) -> ExampleInputs:
-    """The same call with every image larger by a factor."""
+def _at_another_size(inputs: ExampleInputs, factor: float = 2, more: int = 0) -> ExampleInputs:
+    """The same call with every image larger by a factor, and by some pixels."""
 
     def scaled(value: Any) -> Any:
         if not is_image(value, inputs):
             return value
         space = inputs.space
-        sizes = [int(n * factor) if d in space else n for d, n in enumerate(value.shape)]
+        sizes = [int(n * factor) + more if d in space else n for d, n in enumerate(value.shape)]
         # nobody reads its numbers, and memory that nobody touches costs nothing
         return value.new_empty(sizes)
 
@@ -552,6 +601,7 @@ def _at_another_size(inputs: ExampleInputs, factor: float = 2) -> ExampleInputs:
 _stages = stages
 _SIZES_TO_CAPTURE = 2
 _OTHER_SIZES = (2, 0.5)
+_DIFFERENCES = 25  # operations in a question whether maps of two levels have one size
 _UNIT = 32  # of images that can be halved five times
 _SHOWN = 6
 
