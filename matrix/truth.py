@@ -5,8 +5,9 @@ interpolations that the library's code writes down, the roles from its forward, 
 definitions:
 
 - a layer's level is the resolution of its output; level 0 is the image's own;
-- bottleneck: the deepest level; decoder: has a deeper ancestor; encoder: has none, but a deeper
-  descendant; skip: neither; head: the last weighted layers before an output;
+- bottleneck: the deepest level; decoder: has a deeper ancestor; encoder: has none, but feeds
+  something deeper that has none either; skip: neither; head: the last weighted layers before an
+  output;
 - a depth may be cut if the kept part still holds a head, and something removed leads back to it.
 
 A pattern is a qualified module name or the beginning of one, ``*`` stands for one part of the name,

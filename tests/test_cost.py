@@ -346,3 +346,17 @@ def test_old_style_weight_normalisation_after_a_forward_is_measured():
     assert latency.median > 0
     assert measure_peak_memory(model, image) >= 4 * 4 * 16 * 16
     assert not model[0].weight.is_leaf
+
+
+def test_numbers_of_tensors_made_of_numbers_are_there_without_numbers() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3, padding=1, device="meta")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            axes = torch.arange(1, x.dim()).tolist()
+            out: torch.Tensor = self.conv(x - x.mean(axes, keepdim=True))
+            return out
+
+    assert count_costs(Centred(), torch.randn(1, 1, 8, 8)).macs == 8 * 8 * 2 * 9

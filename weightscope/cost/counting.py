@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from weightscope.adapters import modules, pytree
+from weightscope.adapters.constants import Constants
 from weightscope.adapters.dispatch import (
     DEVICE_OPERATOR,
     FAKE_TENSOR_LOGGER,
@@ -167,7 +168,7 @@ def _count(
                 model(*args, **kwargs)
         else:
             # what does not fit is raised; torch would print it too
-            with quiet(FAKE_TENSOR_LOGGER), mode, counter:
+            with quiet(FAKE_TENSOR_LOGGER), Constants(), mode, counter:
                 model(*args, **kwargs)
     parameters = _own_parameters(model)
     layers = {
