@@ -5,6 +5,7 @@ network, with the same images, draws, rates and number of steps: with Adam, and 
 momentum is replaced by its polar factor (Muon, Jordan et al. 2024). ``--seeds 3001`` takes one
 network of each design and task. ``--thinned`` asks it of networks whose channels were taken out, by
 Torch-Pruning or by ``thin``, in place of cuts: of eight networks that judge nothing.
+``--one-level`` asks it of the same networks without one level and some channels.
 """
 
 from __future__ import annotations
@@ -81,12 +82,32 @@ THINNED: dict[str, Callable[[pareto.Case], tuple[nn.Module | Variant, int]]] = {
 half of the steps, as the library does it."""
 
 
+ONE_LEVEL: dict[str, Callable[[pareto.Case], tuple[nn.Module | Variant, int]]] = {
+    "one level cut and thinned": lambda case: case.begun(case.structure.depth - 1),
+}
+"""Of one removed level and some channels, as in ``THINNED``; what is recovered before it is thinned
+takes Adam's steps, as the library does it."""
+
+
 def compare_thinned(network: Network, place: runner.Place) -> dict[str, Any]:
     """Recover one network in both ways after each way of taking channels out of it."""
+    return _compare(network, place, THINNED)
+
+
+def compare_one_level(network: Network, place: runner.Place) -> dict[str, Any]:
+    """The same without one level and some channels."""
+    return _compare(network, place, ONE_LEVEL)
+
+
+def _compare(
+    network: Network,
+    place: runner.Place,
+    ways: Mapping[str, Callable[[pareto.Case], tuple[nn.Module | Variant, int]]],
+) -> dict[str, Any]:
     case, rows = pareto.prepare(pareto.Settings(network), place), []
     test = network.pool("test", small.images(place))
     full = regained.skill(network, case.model, test)
-    for way, make in THINNED.items():
+    for way, make in ways.items():
         torch.manual_seed(network.seed)
         made, steps = make(case)
         row = {"network": network.design, "task": network.task, "seed": network.seed, "way": way}
@@ -113,6 +134,11 @@ def study(seeds: Iterable[int]) -> list[runner.Job]:
 def study_thinned() -> list[runner.Job]:
     """Two jobs for each network: its training and the comparison."""
     return [small.on_trained("steps-thinned", n, compare_thinned, n, VERSION) for n in OTHERS]
+
+
+def study_one_level() -> list[runner.Job]:
+    """Two jobs for each network: its training and the comparison."""
+    return [small.on_trained("steps-one-level", n, compare_one_level, n, VERSION) for n in OTHERS]
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -146,17 +172,21 @@ def main() -> None:
     parser = small.parser(__doc__)
     parser.add_argument("--tables", type=Path, default=ROOT / "docs/studies/pareto")
     parser.add_argument("--thinned", action="store_true", help="networks without some channels")
+    parser.add_argument("--one-level", action="store_true", help="and without one level")
     parser.add_argument("--seeds", type=int, nargs="+", default=regained.SEEDS)
     options = parser.parse_args()
 
-    name, judge = ("steps-thinned", summary_thinned) if options.thinned else ("steps", summary)
+    name, judge, jobs = "steps", summary, study(options.seeds)
+    if options.thinned:
+        name, judge, jobs = "steps-thinned", summary_thinned, study_thinned()
+    if options.one_level:
+        name, judge, jobs = "steps-one-level", summary_thinned, study_one_level()
 
     def write(found: list[Mapping[str, Any]]) -> None:
         rows = [row for result in found for row in result["rows"]]
         small.write_table(rows, options.tables / f"{name}.csv")
         print(judge(pd.DataFrame(rows)).round(3).to_string(index=False))
 
-    jobs = study_thinned() if options.thinned else study(options.seeds)
     small.carry_out(jobs, options, write)
 
 

@@ -30,7 +30,7 @@ def test_the_summary_keeps_cuts_of_one_level_apart():
 
 
 def test_committed_results_are_found():
-    jobs = [*steps.study(regained.SEEDS), *steps.study_thinned()]
+    jobs = [*steps.study(regained.SEEDS), *steps.study_thinned(), *steps.study_one_level()]
     done = runner.finished(jobs, runner.Store(small.RESULTS))
     assert len(done) == len(list(small.RESULTS.glob("steps-*")))
 
