@@ -511,6 +511,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--share", type=float, default=SHARE, help="of the MACs, of the budget")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=(), help="by default all")
+    parser.add_argument("--name", default="", help="ends the names of the tables")
     parser.add_argument("--only", nargs="+", metavar="DESIGN-TASK-SEED", help="these networks")
     options = parser.parse_args(arguments)
     networks = [n for n in NETWORKS if not options.only or n.name in options.only]
@@ -519,6 +520,7 @@ def main(arguments: list[str] | None = None) -> None:
         frame = table(found)
         options.tables.mkdir(parents=True, exist_ok=True)
         end = "" if options.share == SHARE else f"-{options.share:g}"
+        end += f"-{options.name}" if options.name else ""
         frame.to_csv(options.tables / f"methods{end}.csv", index=False, float_format="%.4g")
         counts = pd.concat([against(frame, ours) for ours in OURS])
         counts = counts[counts["networks"] > 0]
