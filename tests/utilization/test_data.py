@@ -551,20 +551,29 @@ def test_a_mean_over_classes_does_not_condemn_what_one_of_them_hangs_on(low, ver
     assert ("class 2 alone loses 40.0% of its own skill, surely more" in score.why) == (low > 0.1)
 
 
-class SmallBesideLarge(nn.Module):
-    """Numbers of two channels: a large one by the fine half, a small one by the deep half."""
+class TwoHalves(nn.Module):
+    """A fine half and a deep one, which hand on what they are given, and a head of both."""
 
-    def __init__(self, last=False):
+    def __init__(self, outputs):
         super().__init__()
         self.top, self.deep = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
-        self.head = nn.Conv2d(2, 2, 1)
-        self.last = last
+        self.head = nn.Conv2d(2, outputs, 1)
         with torch.no_grad():
             for one in (self.top, self.deep):
                 one.weight.fill_(1.0)
                 one.bias.zero_()
-            self.head.weight.copy_(torch.tensor([[100.0, 0.0], [0.0, 1.0]])[..., None, None])
+            self.head.weight.zero_()
             self.head.bias.zero_()
+
+
+class SmallBesideLarge(TwoHalves):
+    """Numbers of two channels: a large one by the fine half, a small one by the deep half."""
+
+    def __init__(self, last=False):
+        super().__init__(2)
+        self.last = last
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([[100.0, 0.0], [0.0, 1.0]])[..., None, None])
 
     def forward(self, x):
         if self.last:
@@ -586,17 +595,12 @@ def of_small_beside_large(last=False, share=1.0):
     return images, targets
 
 
-class FindsLess(nn.Module):
+class FindsLess(TwoHalves):
     """Faint points are found by the deep half alone."""
 
     def __init__(self):
-        super().__init__()
-        self.top, self.deep = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
-        self.head = nn.Conv2d(2, 1, 1)
+        super().__init__(1)
         with torch.no_grad():
-            for one in (self.top, self.deep):
-                one.weight.fill_(1.0)
-                one.bias.zero_()
             self.head.weight.copy_(torch.tensor([[[[9.0]], [[9.0]]]]))
             self.head.bias.fill_(-4.0)
 
@@ -701,18 +705,12 @@ def test_a_channel_that_was_never_learned_speaks_for_nothing():
     assert found.score("bottleneck").verdict == "unused"
 
 
-class ForOneClass(nn.Module):
+class ForOneClass(TwoHalves):
     """Forty classes by the fine half, the last one by the deep half alone."""
 
     def __init__(self):
-        super().__init__()
-        self.top, self.deep = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
-        self.head = nn.Conv2d(2, 41, 1)
+        super().__init__(41)
         with torch.no_grad():
-            for one in (self.top, self.deep):
-                one.weight.fill_(1.0)
-                one.bias.zero_()
-            self.head.weight.zero_()
             k = torch.arange(40.0)
             self.head.weight[:40, 0, 0, 0], self.head.bias[:40] = 2 * k, -(k**2)
             self.head.weight[40, 1], self.head.bias[40] = 1e4, -3e4

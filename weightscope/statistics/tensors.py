@@ -117,8 +117,8 @@ def overflown_statistics(model: nn.Module) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-def not_finite(model: nn.Module) -> list[str]:
-    """Names of the parameters, and of norms' running statistics, that hold NaN or infinity."""
+def not_finite(model: nn.Module) -> str:
+    """Which parameters, and running statistics of norms, hold NaN or infinity; empty if none do."""
     broken = [
         name
         for name, tensor in model.named_parameters()
@@ -126,7 +126,9 @@ def not_finite(model: nn.Module) -> list[str]:
         and not tensor.is_meta
         and not bool(torch.isfinite(tensor.detach()).all())
     ]
-    return [*broken, *overflown_statistics(model)]
+    broken += overflown_statistics(model)
+    more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+    return ", ".join(broken[:3]) + more
 
 
 def _all_tensors(model: nn.Module) -> Iterator[_Found]:

@@ -168,11 +168,9 @@ def refuse_broken(module: nn.Module, what: str, remedy: str) -> None:
         InputError: Parameters or running statistics hold nan or infinite values; they are named.
     """
     if broken := not_finite(module):
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise InputError(
-            f"weights or running statistics of {what} are nan or infinite "
-            f"({', '.join(broken[:3])}{more}), as after a training that diverged; {remedy}, or "
-            "repair them (torch.nan_to_num)"
+            f"weights or running statistics of {what} are nan or infinite ({broken}), as after "
+            f"a training that diverged; {remedy}, or repair them (torch.nan_to_num)"
         )
 
 

@@ -50,6 +50,7 @@ from weightscope.utilization.judging import (
 )
 from weightscope.utilization.metrics import (
     BoolArray,
+    Compared,
     FloatArray,
     ImageValues,
     Quality,
@@ -351,12 +352,10 @@ def ablate_levels(
     sign = 1.0 if larger else -1.0
     classes = by_class(whole, weights)
     several = _by_number(whole, weights) if larger else {}
-    channels, *channels_left = alone.by_cut(weights, sign)
+    channels, *channels_left = alone.by_cut(whole, weights, sign)
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
 
-    def level(
-        cut: Cut, quality: Quality, each: Mapping[int, tuple[FloatArray, FloatArray]]
-    ) -> LevelAblation:
+    def level(cut: Cut, quality: Quality, each: Compared) -> LevelAblation:
         lost = tuple(p for p in structure.lost_outputs(cut.keep_levels) if p in read)
         if lost and len(lost) == len(read):
             return replace(_record(cut, whole, chance, weights, sign, weight, None), lost=lost)
@@ -405,7 +404,7 @@ def _channel_meter(
     return ChannelMeter(structure, metric, targets, device_of(structure.model))
 
 
-def _by_number(quality: Quality, weights: FloatArray) -> dict[int, tuple[FloatArray, FloatArray]]:
+def _by_number(quality: Quality, weights: FloatArray) -> Compared:
     """See `ImageValues.by_number`; empty for any other quality."""
     return quality.by_number(weights) if isinstance(quality, ImageValues) else {}
 
@@ -509,8 +508,8 @@ def places_of(structure: Structure, output: Any) -> list[str]:
 
 
 def _of_the_worst(
-    whole: Mapping[int, tuple[FloatArray, FloatArray]],
-    ablated: Mapping[int, tuple[FloatArray, FloatArray]],
+    whole: Compared,
+    ablated: Compared,
     images: int,
     *,
     kind: Literal["class", "number", "channel"] = "class",
@@ -557,9 +556,8 @@ def refuse_broken_weights(model: nn.Module) -> None:
         InputError: Parameters or running statistics hold nan or infinite values; they are named.
     """
     if broken := not_finite(model):
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise InputError(
-            f"{', '.join(broken[:3])}{more} of {type(model).__name__} hold nan or infinite "
+            f"{broken} of {type(model).__name__} hold nan or infinite "
             "values, so that no batch says anything; repair the weights, or analyse them without "
             f"{keyword('batches')}"
         )

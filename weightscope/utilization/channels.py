@@ -15,12 +15,9 @@ from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import image_of
 from weightscope.probing.outputs import in_order, predictions
-from weightscope.utilization.metrics import FloatArray, ImageValues
+from weightscope.utilization.metrics import Compared, FloatArray, ImageValues, Quality
 from weightscope.utilization.trivial import by_channel
 from weightscope.utilization.values import ValueMetric, image_values, on_device
-
-Compared = dict[int, tuple[FloatArray, FloatArray]]
-"""By number of a channel: its quality, and that of its constant, on resamples."""
 
 
 class ChannelMeter:
@@ -49,8 +46,7 @@ class ChannelMeter:
         self._sums: Tensor | float = 0.0
         self._count = self._added = 0
         self._now: tuple[int, int, Any] | None = None
-        self._whole: list[float] = []
-        # by channel: with its mean in its place, then as each cut leaves it
+        # by channel: values with its mean in its place, then as each cut leaves it
         self._others: dict[int, list[list[float]]] = {}
 
     @property
@@ -72,7 +68,6 @@ class ChannelMeter:
         self._added += 1
         if self._now is not None and isinstance(self._sums, Tensor):
             index, axis, _ = self._now
-            self._whole += self._values(outputs)
             own = pytree.tree_leaves(outputs)[index]
             shape = [-1 if a == axis else 1 for a in range(own.dim())]
             self._ask(0, (self._sums / self._count).to(own).reshape(shape).expand_as(own))
@@ -85,39 +80,37 @@ class ChannelMeter:
     def _ask(self, row: int, other: Tensor) -> None:
         """Take each channel from elsewhere, and ask the metric."""
         assert self._now is not None
+        assert self._metric is not None
         index, axis, outputs = self._now
+        batch = self._added - 1
+        target = on_device(self._targets[batch], self._device)
         leaves, spec = pytree.tree_flatten(outputs)
         for channel in range(other.shape[axis]):
             rows = self._others.setdefault(channel, [[] for _ in (0, *self._structure.cuts)])
             mixed = leaves[index].clone()
             mixed.select(axis, channel).copy_(other.select(axis, channel))
             made = pytree.tree_unflatten([*leaves[:index], mixed, *leaves[index + 1 :]], spec)
-            rows[row] += self._values(made)
+            rows[row] += image_values(self._metric, made, target, f"batch {batch}")
 
-    def _values(self, outputs: Any) -> list[float]:
-        assert self._metric is not None
-        batch = self._added - 1
-        target = on_device(self._targets[batch], self._device)
-        return image_values(self._metric, outputs, target, f"batch {batch}")
-
-    def by_cut(self, weights: FloatArray, sign: float) -> list[Compared]:
+    def by_cut(self, whole: Quality, weights: FloatArray, sign: float) -> list[Compared]:
         """Of the whole network, then without the levels of each cut; empty where nothing is known.
 
         Args:
+            whole: Quality of the whole network.
             weights: (resamples, images): how often each image is counted.
             sign: 1 where more is better, else -1.
         """
         cuts = range(1, 1 + len(self._structure.cuts))
-        if len(self._whole) != weights.shape[1]:
+        if any(len(rows[0]) != whole.images for rows in self._others.values()):
             return [{} for _ in (0, *cuts)]
 
         def quality(values: Sequence[float]) -> FloatArray:
             return sign * ImageValues(np.array(values)).of(weights)
 
-        whole = quality(self._whole)
+        full = sign * whole.of(weights)
         constants = {channel: quality(rows[0]) for channel, rows in self._others.items()}
         return [
-            {channel: (whole, constant) for channel, constant in constants.items()},
+            {channel: (full, constant) for channel, constant in constants.items()},
             *(
                 {c: (quality(rows[cut]), constants[c]) for c, rows in self._others.items()}
                 for cut in cuts

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+Compared = dict[int, tuple[FloatArray, FloatArray]]
+"""By number of a class or channel: its quality, and that of its best constant, on resamples."""
+
 Counted = Literal["f1", "iou", "accuracy", "average_precision"]
 
 BINS = 1024
@@ -313,7 +316,7 @@ class Confusion:
         return hits / _positive(decided + true - hits, true)
 
 
-def by_class(quality: Quality, weights: FloatArray) -> dict[int, tuple[FloatArray, FloatArray]]:
+def by_class(quality: Quality, weights: FloatArray) -> Compared:
     """Of a mean over classes: quality of each class, and of its best constant, on resamples.
 
     Empty for any other quality, accuracy too.
@@ -354,7 +357,7 @@ class ImageValues:
         """The same of some images alone."""
         return ImageValues(np.where(self.known & which, self.values, np.nan))
 
-    def by_number(self, weights: FloatArray) -> dict[int, tuple[FloatArray, FloatArray]]:
+    def by_number(self, weights: FloatArray) -> Compared:
         """Mean of each of several numbers that are shares, and 0, the least that they may be."""
         found = self.numbers
         if found is None or not bool(((found >= 0) & (found <= 1) | np.isnan(found)).all()):
