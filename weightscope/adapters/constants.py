@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters.dispatch import READS_VALUES, FakeTensor, storage_of
+from weightscope.adapters.modes import modes_kept
 from weightscope.adapters.needed import needed
 from weightscope.adapters.pytree import tree_leaves
 
@@ -74,6 +75,18 @@ class Constants(TorchFunctionMode):
         self.active = active
         self.read: set[tuple[str, int]] = set()
         self._written: dict[int, Tensor] = {}  # kept, or another tensor may get the memory
+        self._within = modes_kept()
+
+    def __enter__(self) -> Constants:
+        super().__enter__()
+        self._within.__enter__()
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        # torch takes the mode off while it runs an operator; where an interrupt lands there, it
+        # could not be left, and that error would come out in the interrupt's place
+        self._within.__exit__(*details)
+        super().__exit__(*details)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -121,10 +121,15 @@ def is_image(value: Any, rank: int) -> bool:
 
 
 def image_of(inputs: Any, structure: Structure) -> Tensor:
-    """The image among what a network is called with."""
-    leaves: list[Any] = pytree.tree_leaves(inputs)
-    image: Tensor = next(x for x in leaves if is_image(x, structure.inputs.rank))
-    return image
+    """The image among what a network is called with.
+
+    Raises:
+        InputError: There is none of floating-point numbers.
+    """
+    for leaf in pytree.tree_tensors(inputs):
+        if is_image(leaf, structure.inputs.rank):
+            return leaf
+    raise InputError("no input of the network is an image of floating-point numbers")
 
 
 def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> float:
