@@ -78,7 +78,7 @@ class Constants(TorchFunctionMode):
         self._within = modes_kept()
 
     def __enter__(self) -> Constants:
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         self._within.__enter__()
         return self
 
