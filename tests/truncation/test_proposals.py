@@ -96,6 +96,39 @@ def test_what_surely_costs_little_by_the_model_alone_may_go_first(
     assert "surely" not in found[2].evidence
 
 
+@pytest.mark.parametrize(
+    ("grade", "verdict", "value", "guarded", "first"),
+    [
+        ("images", "undecided", 0.249, False, 1),
+        ("data", "undecided", 0.249, False, 1),
+        ("images", "undecided", 0.251, False, 2),
+        ("data", "undecided", 0.251, False, 2),
+        ("images", "undecided", 0.249, True, 2),
+        ("data", "used", 0.249, False, 2),
+        ("data", "undecided", math.nan, False, 2),
+        ("response", "undecided", 0.249, False, 2),
+        ("history", "undecided", 0.249, False, 2),
+    ],
+)
+def test_what_probably_costs_little_on_what_the_user_gave_may_go_first(
+    structures, grade, verdict, value, guarded, first
+):
+    given = assessment("trained", **UNUSED_BELOW_2 | {"encoder_1": (verdict, value)})
+    for one in given.verdicts:
+        one.evidence, mine = grade, one.stage == "encoder 1"
+        one.scores = (
+            Score(grade, value if mine else 0.05, 0.0, 0.9, one.verdict, "", 0.02,
+                  guarded=guarded and mine),
+        )  # fmt: skip
+    found = ranked(structures, given)
+    assert next(iter(found)) == first
+    probable = "not decided: encoder 2, bottleneck unused; encoder 1 undecided"
+    shown = "; unused is more probable: each utilization is below 0.25"
+    if first == 1:
+        assert found[1].evidence.startswith(probable)
+    assert (shown in found[1].evidence) == (first == 1)
+
+
 @pytest.mark.parametrize("verdict", ["undecided", "used"])
 def test_other_depths_are_ordered_by_expected_loss(structures, verdict):
     levels = {"encoder_1": 0.99, "encoder_2": 0.8, "bottleneck": 0.75}

@@ -551,6 +551,31 @@ def test_a_mean_over_classes_does_not_condemn_what_one_of_them_hangs_on(low, ver
     assert ("class 2 alone loses 40.0% of its own skill, surely more" in score.why) == (low > 0.1)
 
 
+@pytest.mark.parametrize(
+    ("given", "guarded"),
+    [
+        ({}, False),
+        ({"worst_low": 0.2, "worst_class": 2}, True),
+        ({"lost": ("['deep']",)}, True),
+        ({"silenced": 1}, True),
+        ({"images": 3}, True),
+        ({"worst": 0.5}, True),  # of the response: one class of it
+    ],
+)
+def test_what_speaks_against_a_level_does_so_where_its_figure_decides_nothing(given, guarded):
+    part = given.pop("worst", 0.01)
+    cut = LevelAblation(1, 0.97, 0.96, 0.01, -0.2, 0.2, **given)
+    result = AblationResult((cut,), 0.97, 0.1, 0.7, 24, "f1")
+    same = CutResponse(1, 0.1, 0.1, 0.1, 0.1, 0.1, math.nan, part, part, 2)
+    seen = Response("images", (same,), 24)
+    evidence = DataEvidence({}, result, True, {"bottleneck": 1}, seen)
+    score = evidence.score("bottleneck")
+    assert (score.verdict, score.utilization < 0.25, score.guarded) == ("undecided", True, guarded)
+    more = replace(result, levels=(LevelAblation(1, 0.97, 0.95, 0.02, -0.2, 0.2),))
+    plain = DataEvidence({}, more, True, {"bottleneck": 1})
+    assert replace(evidence, beside=(plain,)).score("bottleneck").guarded is guarded
+
+
 class TwoHalves(nn.Module):
     """A fine half and a deep one, which hand on what they are given, and a head of both."""
 

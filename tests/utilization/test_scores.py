@@ -302,4 +302,6 @@ def test_fewer_than_ten_images_decide_nothing(value):
     few = replace(response((1, value, value, value), source="images"), images=9)
     assert score_response(few, 1).verdict == "undecided"
     assert "fewer than 10 images" in score_response(few, 1).why
+    assert score_response(few, 1).guarded
+    assert not score_response(replace(few, images=10), 1).guarded
     assert score_response(replace(few, source="response"), 1).verdict != "undecided"

@@ -17,7 +17,7 @@ from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, network_receptive_field
 from weightscope.showing import OnOneScreen, outputs_at
-from weightscope.thresholds import RESPONSE_BORDER, SAVES_TOO_LITTLE
+from weightscope.thresholds import RESPONSE_BORDER, SAVES_TOO_LITTLE, SPEAKS_FOR_A_CUT
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.building import build, draft
 from weightscope.truncation.plan import Choice, find_cut, make_plan
@@ -158,8 +158,9 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
     """Propose a smaller network for every depth.
 
     First come the depths whose removed stages are all judged unused, together if not each alone
-    (see `speaks_for_itself`), or by the model alone surely cost little (see `surely_little`), the
-    one that removes most before the others; then, in the same order, those that speak more for no
+    (see `speaks_for_itself`), by the model alone surely cost little (see `surely_little`), or by
+    the user's own images or data probably do (see `by_figure`), the one that removes most before
+    the others; then, in the same order, those that speak more for no
     use than for use at every removed stage; then those that are undecided by their expected loss /
     what they save; then those that are spoken against by their expected loss. Of a network without
     verdicts the shallowest cut comes first. Refused depths come last, with the reason.
@@ -190,7 +191,7 @@ def _rank(
     """Where a proposal stands: the smaller, the earlier."""
     if verdicts and all(v.verdict == "unused" or surely_little(v) for v in verdicts):
         return (0, proposal.keep_levels)
-    if speaks_for_itself(structure, verdicts, proposal.keep_levels):
+    if speaks_for_itself(structure, verdicts, proposal.keep_levels) or by_figure(verdicts):
         return (0, proposal.keep_levels)
     own = _of_the_cut(structure, verdicts)
     if verdicts and all(
@@ -214,6 +215,26 @@ def surely_little(verdict: StageVerdict) -> bool:
     if verdict.evidence != "response" or verdict.verdict == "used":
         return False
     return any(s.grade == "response" and s.high < 0.5 for s in verdict.scores)
+
+
+def by_figure(verdicts: Sequence[StageVerdict]) -> bool:
+    """Whether the user's own images or data speak for a cut by their figures, sure or not.
+
+    What may be unused within its interval is more often unused than not, and the deepest such cut
+    is more often the right one than the deepest that is sure. Not where a guard speaks against it.
+    """
+    own = [
+        next((s for s in v.scores if s.grade == v.evidence and not math.isnan(s.loss)), None)
+        for v in verdicts
+    ]
+    return bool(own) and all(
+        score is not None
+        and score.grade in ("images", "data")
+        and score.verdict != "used"
+        and score.utilization < SPEAKS_FOR_A_CUT
+        and not score.guarded
+        for score in own
+    )
 
 
 def speaks_for_itself(
@@ -291,6 +312,8 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
         return f"spoken against: {'; '.join(parts)}{resting}"
     little = bool(verdicts) and all(v.verdict == "unused" or surely_little(v) for v in verdicts)
     resting += f", surely by less than {RESPONSE_BORDER}" if little else ""
+    probable = f"; unused is more probable: each utilization is below {SPEAKS_FOR_A_CUT}"
+    resting += probable if by_figure(verdicts) else ""
     return f"not decided: {'; '.join(parts) or 'no verdict on the removed stages'}{resting}"
 
 

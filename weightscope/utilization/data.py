@@ -125,7 +125,7 @@ class DataEvidence:
         if self.ablation is not None and removing:
             least = max(removing, key=lambda cut: cut.keep_levels)
             score = _score_ablation(self.ablation, least, level)
-            return score if score.verdict != "unused" else self._doubted(score, least)
+            return score if score.verdict == "used" else self._doubted(score, least)
         largest = max((i.value for i in self.importances.values()), default=0.0)
         if stage in self.importances and largest > 0.0:
             score = _score_importance(self.importances[stage], largest)
@@ -142,8 +142,7 @@ class DataEvidence:
         same = next(c for c in self.responses.cuts if c.keep_levels == cut.keep_levels)
         _, most = same.loudest(self.ablation.unjudged)
         if most > RESPONSE_BORDER:
-            why = f"{score.why}; but {describe_other(same, self.ablation.unjudged)}"
-            return replace(score, verdict="undecided", why=why)
+            return score.guarded_by(describe_other(same, self.ablation.unjudged))
         if not self.of_pixels:
             return score
         # labels may be read as numbers; one channel of true numbers may be of little worth
@@ -152,9 +151,9 @@ class DataEvidence:
         decides = math.isfinite(same.flips) and cut.worst_kind != "channel"
         # of two decisions both respond as the whole does
         if same.worst > max(same.borders[1], 1.01 * same.value) and (of_classes or decides):
-            return replace(
-                score, verdict="undecided", why=f"{score.why}; but {describe_part(same)}"
-            )
+            return score.guarded_by(describe_part(same))
+        if score.verdict != "unused":
+            return score
         return replace(score, why=f"{score.why}; {unseen(classes=of_classes)}")
 
 
@@ -166,10 +165,9 @@ def _decisive(scores: Sequence[Score]) -> Score:
         return scores[0]
     most = max(measured, key=lambda s: (order.index(s.verdict), s.utilization))
     unmeasured = [s for s in scores if s not in measured]
-    if most.verdict == "unused" and unmeasured:
-        why = f"{most.why}; but {unmeasured[0].why}"
-        return replace(most, verdict="undecided", why=why)
-    return most
+    if most.verdict != "used" and unmeasured:
+        return most.guarded_by(unmeasured[0].why)
+    return replace(most, guarded=any(s.guarded for s in measured))
 
 
 def _verdict(low: float, high: float, used: float = 0.5) -> Verdict:
@@ -219,21 +217,21 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     caveat = ", ".join(filter(None, (alone, one_class, caveat)))
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
-    if verdict == "unused" and (cut.worst_low > LOSS_THAT_COUNTS or cut.lost):
-        # a mean over many classes hides what one of them loses, a sum of losses an output
+    # a mean over many classes hides what one of them loses, a sum of losses an output
+    guarded = cut.worst_low > LOSS_THAT_COUNTS or bool(cut.lost) or cut.silenced > 0
+    if verdict == "unused" and guarded:
         verdict = "undecided"
     if 0 <= cut.images < MINIMUM_IMAGES:
-        verdict, low, high = "undecided", 0.0, 1.0
+        verdict, low, high, guarded = "undecided", 0.0, 1.0, True
         have = "1 image has" if cut.images == 1 else f"{cut.images} images have"
         why += f"; but {have} a value both with and without them, {MINIMUM_IMAGES} are needed"
     if cut.silenced:
         # such as a precision where nothing is found any more: no value may be worse than a bad one
         have = "image has" if cut.silenced == 1 else "images have"
         why += f"; {cut.silenced} more {have} no value without them, which this leaves out"
-        verdict = "undecided" if verdict == "unused" else verdict
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
-    return Score("data", value, low, high, verdict, why, share, caveat)
+    return Score("data", value, low, high, verdict, why, share, caveat, guarded=guarded)
 
 
 def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:

@@ -192,9 +192,7 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
 
 def doubted(score: Score, doubt: str) -> Score:
     """A score that calls nothing unused where there is a doubt."""
-    if not doubt or score.verdict != "unused":
-        return score
-    return replace(score, verdict="undecided", why=f"{score.why}; but {doubt}")
+    return score.guarded_by(doubt) if doubt and score.verdict != "used" else score
 
 
 def foreign_start(

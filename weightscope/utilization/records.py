@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from weightscope.showing import OnOneScreen
@@ -36,6 +36,8 @@ class Score:
             of the skill (data), or the response (images, response); nan where the
             grade does not measure that.
         caveat: What that figure leaves out, in words; else empty.
+        guarded: Whether something beside the figure speaks against calling the stage unused: a part
+            of the output, another one, another contrast, too few images.
         borders: Values of `loss`: with its whole interval below the first the stage is unused,
             above the second it is used; nan for grades of one border or none.
     """
@@ -49,6 +51,16 @@ class Score:
     loss: float = float("nan")
     caveat: str = ""
     borders: tuple[float, float] = (float("nan"), float("nan"))
+    guarded: bool = False
+
+    def guarded_by(self, reason: str) -> Score:
+        """The same where something beside the figure speaks against calling the stage unused.
+
+        Args:
+            reason: What does, in words.
+        """
+        why = f"{self.why}; but {reason}" if self.verdict == "unused" else self.why
+        return replace(self, verdict="undecided", why=why, guarded=True)
 
 
 @dataclass(frozen=True)

@@ -334,7 +334,9 @@ def score_response(response: Response, level: int) -> Score:
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
     caveat = f"that is{of}" if beside else ""
     caveat += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
-    return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders)
+    few = grade == "images" and response.images < MINIMUM_IMAGES
+    guarded = few or bool(_speaks_elsewhere(cut))
+    return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders, guarded)
 
 
 def _one_of_several(cut: CutResponse) -> tuple[str, str]:
