@@ -60,9 +60,9 @@ def test_a_recovery_that_is_read_again_goes_on_with_the_same_momentum():
 
 @pytest.mark.parametrize(("keep", "thin", "kind"), [
     (1, False, Orthogonal), (2, False, torch.optim.Adam), (1, True, Orthogonal),
-    (3, True, Orthogonal),
+    (2, True, Orthogonal), (3, True, Orthogonal),
 ])  # fmt: skip
-def test_all_but_one_removed_level_is_recovered_with_them(keep, thin, kind):
+def test_all_but_one_removed_level_alone_is_recovered_with_them(keep, thin, kind):
     model = Plain().eval()
     structure = read_structure(model, image(2, 1, 32, 32))
     found = propose(structure, assessment(), count_costs(model, structure.inputs))

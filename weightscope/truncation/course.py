@@ -166,7 +166,7 @@ class Course:
         self.new_steps = round(NEW_SHARE * steps) if self.student.new else 0
         self.trained = [*self.student.new, *self.student.kept]
         self.average = [p.detach().clone() for p in self.trained]
-        take_steps = optimizer_of(structure.depth - plan.keep_levels)
+        take_steps = optimizer_of(structure.depth - plan.keep_levels, bool(plan.thinned))
         self.optimizer = take_steps(_groups(self.trained))
         if self.labelled:
             self._refuse_without_gradient()

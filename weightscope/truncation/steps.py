@@ -21,13 +21,14 @@ ROUNDS, FACTORS = 5, (3.4445, -4.7750, 2.0315)
 singular values near 1, not to it, in few rounds."""
 
 
-def optimizer_of(removed: int) -> Callable[[Any], torch.optim.Optimizer]:
-    """What teaches a smaller network: Adam where one level was removed, else orthogonal steps.
+def optimizer_of(removed: int, thinned: bool) -> Callable[[Any], torch.optim.Optimizer]:
+    """What teaches a smaller network: Adam where one level and no more was removed.
 
     Args:
-        removed: Number of levels; 0 of a whole network, which is thinned.
+        removed: Number of levels.
+        thinned: Whether channels were removed too.
     """
-    return torch.optim.Adam if removed == 1 else Orthogonal
+    return torch.optim.Adam if removed == 1 and not thinned else Orthogonal
 
 
 class Orthogonal(torch.optim.Optimizer):
