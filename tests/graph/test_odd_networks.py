@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightscope.errors import ForwardError, StructureError
+from weightscope.errors import ForwardError, InputError, StructureError
 from weightscope.graph import Structure, read_structure, rebuild
 
 
@@ -356,21 +356,24 @@ class RowsBelow(nn.Module):
         self.enc0 = nn.Conv1d(1, 8, 7, padding=3)
         self.enc1 = nn.Conv1d(8, 16, 4, 2, 1)
         self.enc2 = nn.Conv1d(16, 32, 8, 4, 2)
-        self.rnn = nn.LSTM(32, 32, batch_first=True)
+        self.cell = nn.RNNCell(32, 32)
         self.up1 = nn.ConvTranspose1d(32, 16, 8, 4, 2)
         self.up0 = nn.ConvTranspose1d(16, 8, 4, 2, 1)
         self.out = nn.Conv1d(8, 1, 7, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
         deep = self.enc2(self.enc1(self.enc0(x).relu()).relu())
-        deep = deep + self.rnn(deep.transpose(1, 2))[0].transpose(1, 2)
+        states = [self.cell(deep[:, :, 0])]
+        for step in deep.unbind(2):
+            states.append((states[-1] + step) / 2)
+        deep = deep + torch.stack(states[1:], dim=2)
         return self.out(self.up0(self.up1(deep).relu()).relu())
 
 
 def test_a_size_is_read_alike_whether_it_was_guessed_or_given() -> None:
     guessed = read_structure(RowsBelow())
     (image,) = guessed.inputs.args
-    assert image.shape[-1] != 32  # channels of the LSTM
+    assert image.shape[-1] != 32  # channels of the cell
     given = read_structure(RowsBelow(), torch.rand(image.shape))
     assert given.sizes == guessed.sizes == "batch"
 
@@ -388,6 +391,8 @@ def test_a_declared_size_is_held_against_the_model_as_a_given_one_is() -> None:
     (image,) = guessed.inputs.args
     assert image.shape[-1] == 32
     assert given.sizes == guessed.sizes == "batch"
+    with pytest.raises(InputError, match="read at 32 and computes with that size"):
+        rebuild(given)(torch.rand(1, 1, 64))
 
 
 class Scaled(nn.Module):

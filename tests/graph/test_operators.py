@@ -214,7 +214,7 @@ TOYS: dict[str, Callable[[Y], Y]] = {
     "grid_sampler": lambda y: F.grid_sample(
         y, y[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False
     ),
-    # torch traces an LSTM place by place, so there are few
+    # gradients go through it place by place, so there are few
     "lstm": lambda y: F.interpolate(_lstm(F.avg_pool2d(y, 4)), scale_factor=4.0),
     "masked": lambda y: torch.where(y > 0, y, y * 0.1).masked_fill(y > 9, 0.0),
     "gather": lambda y: y.gather(3, y.argsort(3)),

@@ -29,6 +29,7 @@ from weightscope.calls import checked_arguments, fresh, held_tensors, random_sta
 from weightscope.copies import deep_copy
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError, kind
+from weightscope.graph.recurrence import WholeRecurrences
 from weightscope.graph.structure import ExampleInputs
 from weightscope.showing import OnOneScreen
 
@@ -168,7 +169,7 @@ def _count(
                 model(*args, **kwargs)
         else:
             # what does not fit is raised; torch would print it too
-            with quiet(FAKE_TENSOR_LOGGER), Constants(), mode, counter:
+            with quiet(FAKE_TENSOR_LOGGER), Constants(), WholeRecurrences(), mode, counter:
                 model(*args, **kwargs)
     parameters = _own_parameters(model)
     layers = {

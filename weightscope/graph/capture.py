@@ -52,6 +52,7 @@ from weightscope.graph.gradients import HooksAside
 from weightscope.graph.layouts import is_image
 from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.pools import FreeSizes
+from weightscope.graph.recurrence import WholeRecurrences
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import cannot_follow
@@ -256,8 +257,9 @@ class _Tracer:
             for context in (without_numbers(), eagerly(), HooksAside(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
-            for context in (free_pools(), FreeSizes(), watched_functions(self._function)):
+            for context in (free_pools(), FreeSizes(), WholeRecurrences()):
                 hooks.enter_context(context)
+            hooks.enter_context(watched_functions(self._function))
             hooks.enter_context(unsolved_constraints())
             hooks.enter_context(self.reading)
             hooks.enter_context(untold(self.model))
@@ -494,9 +496,18 @@ def _cut_to_numbers(program: ExportedProgram) -> dict[Any, Any]:
     """That free sizes are as large as the fixed number of positions that slices take of them.
 
     A slice takes what there is of a smaller image, and the numbers computed from it are others.
+    What takes positions one by one takes as many as there were.
     """
     found: dict[Any, Any] = {}
     for node in program.graph.nodes:
+        if operator_of(node) == "aten::unbind":
+            whole, taken = (
+                node.args[0].meta["val"].shape[argument(node, "dim")],
+                len(node.meta["val"]),
+            )
+            if is_symbolic(whole):
+                expression = whole.node.expr
+                found |= {expression >= taken: True, expression <= taken: True}
         made = tensor_of(node)
         if made is None or operator_of(node) not in ("aten::slice", "aten::narrow"):
             continue

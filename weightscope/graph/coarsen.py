@@ -31,6 +31,7 @@ from weightscope.graph.nodes import (
 )
 from weightscope.graph.operators import facts
 from weightscope.graph.pools import PLAIN
+from weightscope.graph.recurrence import PLAIN_RECURRENCE
 from weightscope.graph.stages import HIDDEN_REGION, Placement
 from weightscope.graph.states import follow_settings
 from weightscope.graph.structure import ExampleInputs, Place
@@ -356,7 +357,7 @@ class _Builder:
             self._glue(node)
 
     def _glue(self, node: fx.Node) -> None:
-        target: Any = {**PLAIN, AFTER: after}.get(node.target, node.target)
+        target: Any = {**PLAIN, **PLAIN_RECURRENCE, AFTER: after}.get(node.target, node.target)
         args = list(fx.map_arg(node.args, self._value))
         kwargs = dict(fx.map_arg(node.kwargs, self._value))
         mode = facts(operator_of(node)).mode

@@ -272,6 +272,10 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ("_native_multi_head_attention", Operator(view="whole", macs="multi-head attention")),
     ("_transformer_encoder_layer_fwd", Operator(view="whole", macs="encoder layer")),
     ("lstm gru rnn_tanh rnn_relu", Operator(view="whole")),
+    (
+        "weightscope::lstm weightscope::gru weightscope::rnn_tanh weightscope::rnn_relu",
+        Operator(_LAST, kernel=True, mode="train", view="whole", macs="recurrent"),
+    ),
     ("mkldnn_rnn_layer _cudnn_rnn", Operator(view="whole", macs="recurrent")),
     (
         "fft_fft fft_ifft fft_fftn fft_ifftn fft_fftshift fft_ifftshift _fft_c2c stft istft",

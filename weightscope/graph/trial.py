@@ -34,6 +34,7 @@ from weightscope.graph.layouts import (
     FirstLayer,
 )
 from weightscope.graph.memory import Descent
+from weightscope.graph.recurrence import WholeRecurrences
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.values import line_of
 from weightscope.restoring import Cleanup, finished
@@ -302,7 +303,7 @@ class Trial:
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
             traced = as_exported(None if training else self._asked) if exported else nullcontext()
             numbers = Constants() if training else self._numbers
-            for context in (eagerly(), traced, without_numbers(), numbers):
+            for context in (eagerly(), traced, without_numbers(), numbers, WholeRecurrences()):
                 stack.enter_context(context)
             stack.enter_context(random_state())
             hold_constants(self.model, [_clone(c) for c in self.constants])

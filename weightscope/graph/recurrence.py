@@ -1,0 +1,91 @@
+"""Recurrent layers, kept whole while a network is traced.
+
+The tracer would follow a recurrent layer step by step, so that its graph holds at the length of the
+example alone, and is as long. Here each call of one becomes one operator of our own, which holds at
+any length and gives every step as many values as the layer does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_LIBRARY = torch.library.Library("weightscope", "FRAGMENT")  # type: ignore[no-untyped-call]
+_SETTINGS = (
+    "bool has_biases, int num_layers, float dropout, bool train, bool bidirectional,"
+    " bool batch_first"
+)
+
+
+def _results(input: Tensor, states: list[Tensor], bidirectional: bool) -> tuple[Tensor, ...]:
+    """What tracing needs of a recurrent layer: its sequence, and its last states."""
+    features = states[0].shape[-1] * (2 if bidirectional else 1)
+    return input.new_empty([*input.shape[:-1], features]), *map(torch.empty_like, states)
+
+
+def _with_cells(
+    input: Tensor,
+    hx: list[Tensor],
+    params: list[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
+    return _results(input, hx, bidirectional)
+
+
+def _without_cells(
+    input: Tensor,
+    hx: Tensor,
+    params: list[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
+    return _results(input, [hx], bidirectional)
+
+
+def _defined(name: str) -> Any:
+    """An operator of our own that stands for a recurrent layer of torch."""
+    cells = name == "lstm"
+    states, made = ("Tensor[]", "Tensor, Tensor, Tensor") if cells else ("Tensor", "Tensor, Tensor")
+    _LIBRARY.define(  # type: ignore[no-untyped-call]
+        f"{name}(Tensor input, {states} hx, Tensor[] params, {_SETTINGS}) -> ({made})"
+    )
+    shapes: Callable[..., Any] = _with_cells if cells else _without_cells
+    torch.library.register_fake(f"weightscope::{name}", shapes, lib=_LIBRARY)
+    return getattr(torch.ops.weightscope, name).default
+
+
+_OPERATORS: Mapping[Callable[..., Any], Any] = {
+    getattr(torch, name): _defined(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+}
+
+PLAIN_RECURRENCE: Mapping[Any, Callable[..., Any]] = {
+    operator: function for function, operator in _OPERATORS.items()
+}
+"""The function that runs in the place of each operator."""
+
+
+class WholeRecurrences(TorchFunctionMode):
+    """Traces a recurrent layer as one operator, unless its sequences are packed."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace a call of a recurrent layer whose sequences have one length."""
+        operator = _OPERATORS.get(func)
+        # packed sequences come as one tensor, their lengths behind it
+        if operator is not None and len(args) == 9 and isinstance(args[2], list | tuple):
+            return operator(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
