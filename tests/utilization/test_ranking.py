@@ -134,9 +134,19 @@ def test_random_features_with_some_skill_are_untrained_all_the_same():
         "Its random features are better than the best trivial answer (f1 0.46 against 0.32). If its"
         " kernels alone were trained, say trained=True."
     )
-    # kernels alone may be trained: more skill than random features have, or the user's word
+    # kernels alone may be trained, and the user must say so: random features may do as well
     mastered = judged(0.97, 0.39, 0.5, **{str(i): 1.0 for i in range(6)})
-    assert assess(stages_of(model), measure_model(model), data=mastered).state == "trained"
+    found = assess(stages_of(model), measure_model(model), data=mastered)
+    assert found.state == "unknown"
+    assert {v.verdict for v in found.verdicts} == {"undecided"}
+    assert found.conclusion == (
+        "The network is better than the best trivial answer (f1 0.97 against 0.39), more than"
+        " random features mostly are; but every layer looks as it was initialised: nothing can be"
+        " concluded about which stages are used. If its kernels alone were trained, say"
+        " trained=True."
+    )
+    said = assess(stages_of(model), measure_model(model), data=mastered, trained=True)
+    assert said.state == "trained"
     found = assess(stages_of(model), measure_model(model), data=evidence, trained=True)
     assert found.state == "trained"
     assert assess(stages_of(model), measure_model(model), trained=True).state == "untrained"

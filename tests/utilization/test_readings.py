@@ -30,7 +30,11 @@ ONE, THREE = torch.zeros(1, 1, 2, 2), torch.zeros(1, 3, 2, 2)
         (torch.tensor([[[0, 3], [2, 1]]]), THREE.movedim(1, -1), True),
         (torch.tensor([[[0, 1], [255, 1]]]), ONE, True),  # a mask with a mark
         (torch.tensor([[[0, 1], [2, 1]]]), ONE, False),
-        (torch.tensor([[[0.0, 1.0], [255.0, 1.0]]]), ONE, False),
+        (torch.tensor([[[0.0, 1.0], [255.0, 1.0]]]), ONE, True),  # the same as floats
+        (torch.tensor([[[0.0, 1.0], [float("nan"), 1.0]]]), ONE, True),
+        (torch.tensor([[[0.0, 1.0], [-1.0, 1.0]]]), ONE, True),
+        (torch.tensor([[[-1.0, 1.0], [-1.0, 1.0]]]), ONE, False),  # numbers of a margin loss
+        (torch.tensor([[[0.0, 1.0], [7.0, 1.0]]]), ONE, False),
         (torch.arange(16).view(1, 4, 4), ONE, False),  # at a coarser level
         (torch.tensor([[[[0.0, 1.0]]]]), ONE, True),
         (torch.tensor([[[[True]]]]), ONE, True),

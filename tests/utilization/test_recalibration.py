@@ -1,5 +1,7 @@
 """A loss after a scale and an offset of each output channel."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -158,12 +160,21 @@ class Shifting(nn.Module):
         return self.head(torch.cat([top, deep], 1))
 
 
-def test_a_level_that_only_shifts_the_logits_is_not_called_used():
+def masked(logits, targets):
+    """Cross-entropy where a pixel is 0 or 1."""
+    counts = (targets == 0) | (targets == 1)
+    return F.binary_cross_entropy_with_logits(logits[counts], targets[counts])
+
+
+@pytest.mark.parametrize("mark", [None, -1.0, math.nan])
+def test_a_level_that_only_shifts_the_logits_is_not_called_used(mark):
     torch.manual_seed(0)
     images = [torch.randn(6, 1, 8, 8) for _ in range(4)]
     pairs = [(x, (x > 0).float()) for x in images]
+    if mark is not None:  # pixels that do not count
+        pairs = [(x, y.where(x < 1, torch.tensor(mark))) for x, y in pairs]
     structure = read_structure(Shifting().eval(), images[0])
-    evidence = gather_data(structure, pairs, loss=F.binary_cross_entropy_with_logits)
+    evidence = gather_data(structure, pairs, loss=masked)
     (cut,) = evidence.ablation.levels
     assert evidence.ablation.recalibrated
     assert evidence.skilled

@@ -327,11 +327,11 @@ def judge_state(
     What was measured on data outranks the weights, with one exception: where every stage holds
     numbers that are an initialiser's to the last bit, the network is untrained though its
     random features have some skill. Kernels alone may have been trained, beside frozen biases
-    and norms: that is so where the skill is more than random features have, or the user says
-    so. Of the weights, movement from a start that is known or was recorded proves training, and
-    what `shows_training` finds, unless the weights between the deepest level and the output are
-    still: then only the encoder was trained, elsewhere. That none is found does not prove the
-    contrary: for that, tensors that any training moves must be still.
+    and norms: the user must say so, and where the skill is more than random features mostly have
+    it is not known. Of the weights, movement from a start that is known or was recorded proves
+    training, and what `shows_training` finds, unless the weights between the deepest level and
+    the output are still: then only the encoder was trained, elsewhere. That none is found does
+    not prove the contrary: for that, tensors that any training moves must be still.
 
     Args:
         statistics: Of the network's parameters.
@@ -347,8 +347,9 @@ def judge_state(
     moved = any(m.moved > 0.0 for m in movements) or any(s.has_moved for s in spreads)
     shown = shows_training(statistics)
     if untouched and not moved and not shown:
-        certain = data is not None and bool(data.skilled) and (said or data.masters)
-        return "trained" if certain else "untrained"
+        if data is None or not data.skilled:
+            return "untrained"
+        return "trained" if said else "unknown" if data.masters else "untrained"
     if data is not None and data.skilled is not None:
         return "trained" if data.skilled else "unskilled"
     if moved:
@@ -482,16 +483,7 @@ def conclude(
             f"the last bit; only the encoder was trained: {_NOTHING}.{doubt}"
         )
     if state == "unknown":
-        return (
-            "Nothing in the weights shows that the network was trained, and nothing shows that it "
-            f"was not: {_NOTHING}."
-            + (
-                doubt
-                or f" If you know that it was, say {keyword('trained', True)}; else give"
-                f" {keyword('initial')} (the weights at the start), or {keyword('batches')} with"
-                f" {keyword('loss')} or {keyword('metric')}."
-            )
-        )
+        return _unknown(ablation, doubt)
     seen: dict[Grade, str] = {
         "data": "" if ablation is None else f" on {ablation.counted}",
         "images": f" on {counted(images, 'image')}" if images else "",
@@ -509,6 +501,26 @@ def conclude(
     asked += [] if ablation is not None else [keyword("batches")]
     more = f"{' or '.join(asked)} say more" if asked else ""
     return _what_follows(verdicts, seen, doubt, hardly, more)
+
+
+def _unknown(ablation: AblationResult | None, doubt: str) -> str:
+    """What to say of a network that nothing shows to be trained, and nothing to be untrained."""
+    if ablation is not None and ablation.skilled:
+        return (
+            f"The network is {ablation.comparison}, more than random features mostly are; but"
+            f" every layer looks as it was initialised: {_NOTHING}. If its kernels alone were"
+            f" trained, say {keyword('trained', True)}."
+        )
+    return (
+        "Nothing in the weights shows that the network was trained, and nothing shows that it"
+        f" was not: {_NOTHING}."
+        + (
+            doubt
+            or f" If you know that it was, say {keyword('trained', True)}; else give"
+            f" {keyword('initial')} (the weights at the start), or {keyword('batches')} with"
+            f" {keyword('loss')} or {keyword('metric')}."
+        )
+    )
 
 
 def _of_a_common_class(ablation: AblationResult) -> str:

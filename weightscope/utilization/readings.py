@@ -168,7 +168,7 @@ def right_answer(output: Tensor, targets: Any) -> Tensor | None:
             continue
         if target.numel() == output.numel():
             given = target.reshape(output.shape).to(output)
-            return given.clamp(0.0, 1.0) if is_mask(target) else None
+            return given.nan_to_num(0.0).clamp(0.0, 1.0) if is_mask(target) else None
         channels = output.shape[1] if output.dim() > 1 else 1
         if target.numel() * channels == output.numel() and not target.is_floating_point():
             numbers = target.reshape(output.shape[0], 1, *output.shape[2:])

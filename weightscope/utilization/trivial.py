@@ -37,7 +37,7 @@ TINY = 1e-6
 """Probability of what never happens, in a constant that must not claim so."""
 
 MARKS = (255, -1, -100)
-"""Whole numbers by which masks mark what does not count: of common data sets, and of torch."""
+"""Numbers by which masks mark what does not count: of common data sets, and of torch."""
 
 
 @dataclass
@@ -329,12 +329,16 @@ def _target_middles(images: Images, position: int) -> Iterator[Tensor]:
 
 
 def is_mask(target: Tensor) -> bool:
-    """Whether numbers are 0 and 1 alone; whole numbers may mark what does not count."""
-    marks = () if target.is_floating_point() else MARKS
-    known = (target == 0) | (target == 1)
-    for mark in marks:
-        known |= target == mark
-    return bool(known.all())
+    """Whether numbers are 0 and 1 alone, but for `MARKS` and nan of what does not count.
+
+    -1 and 1 alone are numbers if they are floats, as a margin loss takes them.
+    """
+    known = target == 0
+    without = target.is_floating_point() and not bool(known.any())
+    for number in (1, *MARKS):
+        if number != -1 or not without:
+            known |= target == number
+    return bool((known | target.isnan()).all())
 
 
 def matching(tree: Any, shape: torch.Size) -> Tensor | None:
