@@ -141,9 +141,15 @@ def _refuses(structure: Structure, inputs: ExampleInputs) -> bool:
 
 
 def _where_both_hold(trial: Trial, inputs: ExampleInputs, read_at: ExampleInputs) -> Capture:
-    """A capture at another size than the example's, held to what is decided alike at both."""
+    """A capture at another size than the example's, held to what is decided alike at both.
+
+    Raises:
+        StructureError: It cannot be captured, or does not do at the example's what the model does.
+    """
     captured = capture(trial.original, read_at, numbers=True, largest=_DIFFERENCES)
     probe = _probe_at(captured, pytree.tree_leaves((inputs.args, dict(inputs.kwargs))))
+    if probe and not _made_alike(trial, captured, inputs, probe):
+        raise StructureError("this way fits no size but those that take it")
     sizes = probe.symbols if probe else {}
     decided = captured.decisions.items()
     alike = {asked: said for asked, said in decided if decided_alike({asked: said}, sizes)}
