@@ -24,6 +24,7 @@ from matrix import (
     held_back_ninth,
     held_back_seventh,
     held_back_sixth,
+    held_back_tenth,
     held_back_third,
 )
 from matrix.kinds import KINDS
@@ -488,6 +489,7 @@ for _name, _entry in {
     **held_back_seventh.HELD_BACK_SEVENTH,
     **held_back_eighth.HELD_BACK_EIGHTH,
     **held_back_ninth.HELD_BACK_NINTH,
+    **held_back_tenth.HELD_BACK_TENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -507,5 +509,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back_seventh.HELD_BACK_SEVENTH.items()},
     **{name: network.truth for name, network in held_back_eighth.HELD_BACK_EIGHTH.items()},
     **{name: network.truth for name, network in held_back_ninth.HELD_BACK_NINTH.items()},
+    **{name: network.truth for name, network in held_back_tenth.HELD_BACK_TENTH.items()},
 }
 """The truth about every network, by name."""

@@ -27,6 +27,7 @@ from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
+from matrix.held_back_tenth import HELD_BACK_TENTH
 from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import is_right, reading_page, refused_rightly
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [n for n in names if n not in rows],
                 TRUTHS,
                 {
+                    "Held back, tenth": HELD_BACK_TENTH,
                     "Held back, ninth": HELD_BACK_NINTH,
                     "Held back, eighth": HELD_BACK_EIGHTH,
                     "Held back, seventh": HELD_BACK_SEVENTH,

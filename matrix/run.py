@@ -31,6 +31,7 @@ from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
+from matrix.held_back_tenth import HELD_BACK_TENTH
 from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_SEVENTH,
         *HELD_BACK_EIGHTH,
         *HELD_BACK_NINTH,
+        *HELD_BACK_TENTH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
