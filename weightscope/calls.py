@@ -8,7 +8,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -375,7 +375,9 @@ def _put_back(tensor: Tensor, memory: Tensor, values: Tensor) -> None:
     if _place(tensor) != _place(memory):
         tensor.data = memory
     if not torch.equal(memory, values):  # what did not change may be read-only
-        with torch.inference_mode(memory.is_inference()):
+        own = memory.is_inference()
+        same = own == torch.is_inference_mode_enabled()
+        with nullcontext() if same else torch.inference_mode(own):
             memory.copy_(values)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -155,6 +155,16 @@ if hasattr(os, "register_at_fork"):
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
+def _leave(mode: torch.inference_mode) -> None:
+    """Leave a mode that an interrupt may have left entered; one that is left stays so.
+
+    Torch would leave it when the collector finds it, in the midst of whatever runs then, and turn
+    gradients on there.
+    """
+    with suppress(AttributeError):  # never entered
+        mode.__exit__(None, None, None)
+
+
 @contextmanager
 def outside_modes() -> Iterator[None]:
     """Run a block, or a decorated function, as outside of modes of the caller's thread.
@@ -164,11 +174,15 @@ def outside_modes() -> Iterator[None]:
     forward may count on it; what the library makes says its device. The default dtype belongs to
     the whole process and stays too.
     """
-    leaving = _leaving_modes()
-    with modes_kept(leaving.gen.close), Cleanup() as stack:
+    leaving, inference = _leaving_modes(), torch.inference_mode(False)  # gradients are on again too
+
+    def close() -> None:
+        finished(leaving.gen.close, lambda: _leave(inference))
+
+    with modes_kept(close), Cleanup() as stack:
         stack.enter_context(leaving)
         stack.enter_context(modes_kept())  # what is left over would be in the way of the caller's
-        stack.enter_context(torch.inference_mode(False))  # gradients are on again too
+        stack.enter_context(inference)
         for kind in _AUTOCAST:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
