@@ -75,11 +75,11 @@ def recorded(model: nn.Module) -> tuple[nn.Module, list[str]]:
     return traced(rebuild(read_structure(model, IMAGE)))
 
 
-def traced(model: nn.Module) -> tuple[nn.Module, list[str]]:
+def traced(model: nn.Module, *more: Tensor) -> tuple[nn.Module, list[str]]:
     """A recorded network, and what the tracer warned of."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        made = torch.jit.trace(model, IMAGE, check_trace=False)
+        made = torch.jit.trace(model, (IMAGE, *more), check_trace=False)
     return made, [str(w.message) for w in found if w.category is torch.jit.TracerWarning]
 
 
@@ -93,6 +93,16 @@ def test_what_is_recorded_follows_every_size() -> None:
             found, expected = made(image), model(image)
         for name, one, other in zip(["out", *LAST], found, expected, strict=True):
             torch.testing.assert_close(one, other, msg=lambda text, of=name: f"{of}: {text}")
+
+
+def test_a_flag_may_come_as_a_tensor_as_onnx_hands_on_what_is_left_out() -> None:
+    class Flagged(Net):
+        def forward(self, x: Tensor, named: bool = True) -> tuple[Tensor, ...]:
+            return super().forward(x) if named else (x,)
+
+    model, flag, image = Flagged().eval(), torch.tensor(True), torch.randn(OTHERS[0])
+    made, _ = traced(rebuild(read_structure(model, IMAGE)), flag)
+    torch.testing.assert_close(made(image, flag), model(image))
 
 
 def test_nothing_is_warned_of_where_sizes_are_kept() -> None:

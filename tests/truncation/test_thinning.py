@@ -296,6 +296,55 @@ def test_each_group_of_a_normalisation_loses_the_same():
     }  # fmt: skip
 
 
+class Heads(nn.Module):
+    """Attention with heads of a fixed width, as many as there are."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, t):
+        q, k, v = (f(t).view(*t.shape[:2], -1, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = (self.slope * q @ k.mT).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Normalised(nn.Module):
+    """Behind a normalisation over channels: their mean, or attention."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8) if slope is None else nn.LayerNorm(8)
+        self.heads = None if slope is None else Heads(slope)
+        self.head = nn.Conv2d(16, 1, 1)
+
+    def middle(self, x):
+        if self.heads is None:
+            x = self.norm(x)
+            return x * (4 * x.mean(1, keepdim=True)).tanh()
+        return x + self.heads(self.norm(x.flatten(2).mT)).mT.unflatten(-1, x.shape[2:])
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        b = F.interpolate(self.middle(self.b(F.max_pool2d(a, 2))), scale_factor=2)
+        return self.head(torch.cat([a, b], 1))
+
+
+BESIDE_HEADS = {"a.weight", "b.weight", "norm.weight", "heads.out.weight"}
+
+
+@pytest.mark.parametrize(
+    ("slope", "share", "made"),
+    [(None, 0.5, {"a.weight"}), (3.0, 0.5, BESIDE_HEADS), (1e-6, 0.75, BESIDE_HEADS)],
+)
+def test_what_follows_a_normalisation_over_channels_is_checked_as_well(slope, share, made):
+    variant = as_variant(partial(Normalised, slope), image(2, 1, 16, 16))
+    places = {(r.tensor, r.dimension) for r in variant.thin(share).plan.thinned}
+    assert {name for name, d in places if d == 0 and name.endswith("weight")} == made
+
+
 def test_a_budget_is_reached_from_below():
     variant = as_variant(Plain, image(2, 1, 32, 32))
     for share in (0.8, 0.5, 0.2):

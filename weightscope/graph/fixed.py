@@ -343,6 +343,8 @@ def _same(given: Any, read: Any) -> bool:
         return False
     if (given is None) != (read is None):
         return False
+    if isinstance(given, Tensor) and isinstance(read, bool):
+        read = int(read)  # torch.jit.trace has no operator that compares a tensor with a bool
     try:
         return bool(given == read)
     except Exception:  # noqa: BLE001 - of somebody's own class, or an array of numbers

@@ -141,10 +141,7 @@ def apply_thinning(built: Variant, recuts: Sequence[Recut], plan: Plan) -> Varia
     Raises:
         TruncationError: A tensor is not there, or the result does not run.
     """
-    module = deep_copy(built.module)
-    with random_state():
-        for path, changes in group(recuts).items():
-            recut_layer(module, path, changes)
+    module = without_channels(built.module, recuts)
     tensors = module.state_dict().keys() & {r.tensor for r in recuts}
     touched = aliases(module, tensors) | set(built.thinned)
     return replace(
@@ -155,6 +152,19 @@ def apply_thinning(built: Variant, recuts: Sequence[Recut], plan: Plan) -> Varia
         thinned=tuple(key for key in module.state_dict() if key in touched),
         costs=count(built.structure, module),
     )
+
+
+def without_channels(module: nn.Module, recuts: Sequence[Recut]) -> nn.Module:
+    """A copy of a network of whose tensors only some channels stay; it need not run.
+
+    Raises:
+        TruncationError: A tensor is not there.
+    """
+    copy = deep_copy(module)
+    with random_state():
+        for path, changes in group(recuts).items():
+            recut_layer(copy, path, changes)
+    return copy
 
 
 def _free_name(model: nn.Module) -> str:

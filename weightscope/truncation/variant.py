@@ -121,9 +121,9 @@ class Variant(OnOneScreen):
         """Make the network thinner: remove channels, with all that is coupled with them.
 
         What is coupled is read with Torch-Pruning's dependency graph (Fang et al. 2023, *DepGraph*;
-        the extra ``prune``), and checked: without normalisations over several channels the result
-        gives the outputs that this network gives when the weights that read the removed channels
-        are zero. Channels that reach an output, a grouped convolution or a layer of an unknown kind
+        the extra ``prune``), and checked: the result gives the outputs that this network gives when
+        the weights that read the removed channels are zero and normalisations see only the others.
+        Channels that fail this stay. Channels that reach an output, a grouped convolution or a layer of an unknown kind
         stay. The weights that remain keep their values; ``recover`` trains the result.
 
         Args:
