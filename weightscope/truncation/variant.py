@@ -123,8 +123,9 @@ class Variant(OnOneScreen):
         What is coupled is read with Torch-Pruning's dependency graph (Fang et al. 2023, *DepGraph*;
         the extra ``prune``), and checked: the result gives the outputs that this network gives when
         the weights that read the removed channels are zero and normalisations see only the others.
-        Channels that fail this stay. Channels that reach an output, a grouped convolution or a layer of an unknown kind
-        stay. The weights that remain keep their values; ``recover`` trains the result.
+        Channels that fail this stay, and those that reach an output, a grouped convolution or a
+        layer of an unknown kind. The weights that remain keep their values; ``recover`` trains the
+        result.
 
         Args:
             keep: Share of the channels that stays, the same in every layer and at least one; or
