@@ -33,7 +33,7 @@ class Findings:
         costs: Parameters, MACs and activation memory of every layer.
         receptive_fields: Receptive field of each stage in input pixels, by stage name.
         assessment: Scores and verdict of each stage, least used first.
-        proposals: One per depth, the best supported first, refused ones last.
+        proposals: One per depth, the one to try first on top, refused ones last.
         data: What the batches showed; None where no batches were given.
         response: How the output responds to each cut on synthetic images; None where it was left
             out.

@@ -236,7 +236,7 @@ def scores_frame(assessment: Assessment) -> pd.DataFrame:
 
 
 def proposals_frame(proposals: Iterable[Proposal], costs: Costs) -> pd.DataFrame:
-    """One row per depth, the best supported first, refused ones last.
+    """One row per depth, the one to try first on top, refused ones last.
 
     Args:
         proposals: The proposals, in their order.

@@ -41,7 +41,7 @@ def analysis_table(
         costs: Parameters and MACs.
         receptive_fields: Receptive field of each stage in input pixels.
         assessment: Utilization, verdicts and conclusion.
-        proposals: The depths, the best supported first.
+        proposals: The depths, the one to try first on top.
 
     Returns:
         Lines of at most 100 characters, without a newline at the end.
@@ -324,7 +324,7 @@ def _proposal_table(proposals: pd.DataFrame) -> str:
 def _heading(evidence: Iterable[str]) -> str:
     """Above the table of smaller networks."""
     if any(text.startswith("supported") for text in evidence):
-        return "Smaller networks, the best supported first"
+        return "Smaller networks, the one to try first on top"
     return "Smaller networks, none of them supported"
 
 

@@ -45,7 +45,7 @@ def test_refusals_and_omissions_are_said(text):
 
 @pytest.mark.parametrize(
     ("evidence", "said"),
-    [("supported: ", "the best supported first"), ("not decided: ", "none of them supported")],
+    [("supported: ", "the one to try first on top"), ("not decided: ", "none of them supported")],
 )
 def test_no_smaller_network_is_called_supported_where_none_is(
     structure, statistics, costs, receptive_fields, assessment, proposals, evidence, said
