@@ -5,7 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
+
+_ONLY_ON_TERMINALS = ContextVar("only on terminals", default=False)
+
+
+@contextmanager
+def only_on_terminals() -> Iterator[None]:
+    """Bars of what runs in here are not drawn into files and pipes, where each would be a line."""
+    before = _ONLY_ON_TERMINALS.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_ON_TERMINALS.reset(before)
+
+
+def _drawn(shown: bool) -> bool:
+    if not shown or sys.stderr is None:  # a program without a console
+        return False
+    return not _ONLY_ON_TERMINALS.get() or sys.stderr.isatty()
 
 
 @contextmanager
@@ -25,7 +44,7 @@ def bar(
     Yields:
         A function that says how many more are done.
     """
-    if not shown or sys.stderr is None:  # a program without a console
+    if not _drawn(shown):
         yield lambda _: None
         return
     with _kind()(
@@ -46,7 +65,7 @@ def steps(total: int, name: str, *, shown: bool) -> Iterator[Callable[[str], obj
     Yields:
         A function to call with the name of each step before it begins.
     """
-    if not shown or sys.stderr is None:  # a program without a console
+    if not _drawn(shown):
         yield lambda _: None
         return
     begun = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.models import add_model, built_model, example_of, object_at, save_cut
@@ -12,6 +11,7 @@ from weightscope.cli.pictures import add_crop, cropping, images_in, labelled_in
 from weightscope.cli.targets import check_targets
 from weightscope.errors import InputError, TruncationError
 from weightscope.files import write_csv
+from weightscope.progress import only_on_terminals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +84,7 @@ def _shrink(options: argparse.Namespace) -> None:
     if options.data and options.batches:
         raise InputError("--data and --batches both name labelled images; give one of them")
     model = built_model(options)
-    with cropping(options, model):
+    with cropping(options, model), only_on_terminals():
         found = shrink(
             model,
             example_inputs=example_of(options),
@@ -103,14 +103,12 @@ def _shrink(options: argparse.Namespace) -> None:
             random=not options.no_random,
             seed=options.seed,
             resume=options.resume,
-            progress=sys.stderr.isatty(),
         )
     chosen = None if found.chosen is None else found.chosen.variant
     if options.csv:
         write_csv(found.frame, options.csv)
     if options.out and chosen is not None:
         save_cut(chosen, options)
-    print(found.budget)
     print(found)
     if options.out and chosen is None:
         raise TruncationError(
