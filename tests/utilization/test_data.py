@@ -576,6 +576,25 @@ def test_what_speaks_against_a_level_does_so_where_its_figure_decides_nothing(gi
     assert replace(evidence, beside=(plain,)).score("bottleneck").guarded is guarded
 
 
+@pytest.mark.parametrize(
+    ("skill_low", "drop", "said"),
+    [
+        (0.7, 0.01, "but its response was not measured: the network has died"),
+        (0.7, 0.03, "3.4% of the skill"),  # undecided
+        (-0.1, 0.01, "no better than"),
+    ],
+)
+def test_without_a_response_nothing_is_unused(skill_low, drop, said):
+    cut = LevelAblation(1, 0.97, 0.96, drop, drop - 0.04, drop + 0.03)
+    cut = replace(cut, low=0.009, high=0.011) if drop == 0.01 else cut
+    quality = 0.97 if skill_low > 0 else 0.1
+    result = AblationResult((cut,), quality, 0.1 if skill_low > 0 else 0.2, skill_low, 24, "f1")
+    failed = Response("images", (), 24, failure="the network has died")
+    score = DataEvidence({}, result, True, {"bottleneck": 1}, failed).score("bottleneck")
+    assert score.verdict == "undecided"
+    assert said in score.why
+
+
 class TwoHalves(nn.Module):
     """A fine half and a deep one, which hand on what they are given, and a head of both."""
 

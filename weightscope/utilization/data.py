@@ -137,8 +137,10 @@ class DataEvidence:
 
     def _doubted(self, score: Score, cut: LevelAblation) -> Score:
         """Condemn nothing that an output which was not judged hangs on, or one class of several."""
-        if self.responses is None or self.ablation is None:
+        if self.responses is None or self.ablation is None or math.isnan(score.utilization):
             return score
+        if self.responses.failure:
+            return score.guarded_by(f"its response was not measured: {self.responses.failure}")
         same = next(c for c in self.responses.cuts if c.keep_levels == cut.keep_levels)
         _, most = same.loudest(self.ablation.unjudged)
         if most > RESPONSE_BORDER:
