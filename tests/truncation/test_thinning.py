@@ -345,6 +345,28 @@ def test_what_follows_a_normalisation_over_channels_is_checked_as_well(slope, sh
     assert {name for name, d in places if d == 0 and name.endswith("weight")} == made
 
 
+class Second(nn.LayerNorm):
+    """Over the second axis, as ConvNeXt has it."""
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("side", [16, 12])  # at 12 there are as many columns as channels
+def test_a_layer_normalisation_may_have_its_channels_second(side):
+    def build():
+        torch.manual_seed(0)
+        model = Normalised(None)
+        model.a, model.b, model.norm = (
+            nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 6, 3, padding=1), Second(6)
+        )  # fmt: skip
+        model.middle, model.head = lambda x: model.norm(x), nn.Conv2d(14, 1, 1)
+        return model
+
+    thinner = as_variant(build, image(2, 1, side, side)).thin(0.5)
+    assert {"b.weight", "norm.weight"} <= {r.tensor for r in thinner.plan.thinned}
+
+
 def test_a_budget_is_reached_from_below():
     variant = as_variant(Plain, image(2, 1, 32, 32))
     for share in (0.8, 0.5, 0.2):

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from weightscope.adapters import pytree
 from weightscope.calls import called, say, undisturbed
@@ -384,15 +385,25 @@ def _check(variant: Variant, narrow: nn.Module, couplings: Sequence[Coupling], g
 def _normalise_the_rest(deaf: nn.Module, layer: str, narrow: nn.Module, lost: set[int]) -> None:
     """Let a normalisation over several channels pass those that are lost, as zeros."""
     wide = deaf.get_submodule(layer)
-    axis = 1 if isinstance(wide, nn.GroupNorm) else -1
 
-    def passed(_: nn.Module, given: tuple[Tensor, ...], __: Tensor) -> Tensor:
+    def passed(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
         (x,) = given
+        axis = 1 if isinstance(wide, nn.GroupNorm) else _axis(cast(nn.LayerNorm, wide), x, made)
         stays = torch.tensor([i for i in range(x.shape[axis]) if i not in lost], device=x.device)
         some = narrow(x.index_select(axis, stays))
         return torch.zeros_like(x, dtype=some.dtype).index_copy(axis, stays, some)
 
     wide.register_forward_hook(passed)
+
+
+def _axis(norm: nn.LayerNorm, x: Tensor, made: Tensor) -> int:
+    """Where the channels of a layer normalisation lie: a class of others may have them second."""
+    size = norm.normalized_shape[0]
+    if x.shape[-1] != size or (x.shape[1] == size and not torch.allclose(
+        F.layer_norm(x, (size,), norm.weight, norm.bias, norm.eps).to(made.dtype), made, atol=1e-3
+    )):  # fmt: skip
+        return 1
+    return -1
 
 
 def _difference(variant: Variant, a: nn.Module, b: nn.Module) -> str:
