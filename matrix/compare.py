@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from matrix.truth import Reduction, Truth
+from weightscope.adapters.modules import layer_of
 from weightscope.graph import Structure
 
 TOLERANCE = 0.05
@@ -16,12 +17,13 @@ TOLERANCE = 0.05
 def weighted_layers(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the modules that own parameters, shared modules once.
 
-    A parametrization is part of its layer.
+    A parametrization is part of its layer; each parameter in a list of them is a layer.
     """
     owners = (
-        name.partition(".parametrizations.")[0]
+        layer_of(model, f"{name}.{parameter}" if name else parameter)
         for name, module in model.named_modules()
-        if any(parameter is not None for parameter in module._parameters.values())
+        for parameter, value in module._parameters.items()
+        if value is not None
     )
     return tuple(dict.fromkeys(owners))
 
@@ -60,9 +62,11 @@ def _place(structure: Structure, layer: str, dead: frozenset[str]) -> str:
     stage = structure.stage_of.get(layer)
     if stage is not None:
         return stage.role if stage.role in ("head", "bottleneck") else stage.name
-    owned = structure.model.get_submodule(layer)._parameters
-    within = f"{layer}." if layer else ""
-    names = {f"{within}{name}" for name, value in owned.items() if value is not None}
+    names = {
+        name
+        for name, _ in structure.model.named_parameters()
+        if layer_of(structure.model, name) == layer
+    }
     return "dead" if names <= dead else "none"
 
 

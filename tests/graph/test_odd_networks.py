@@ -611,3 +611,76 @@ def test_a_forward_that_does_more_with_clips_is_read_on_clips() -> None:
     assert places(structure)["deep.time"] == "bottleneck"
     image = read_structure(ImagesOrClips().eval(), torch.rand(1, 3, 32, 32))
     assert "deep.time.weight" in image.dead_parameters
+
+
+class TokensOfOneSide(nn.Module):
+    """Tokens of the deepest map are laid out anew as maps of a fixed height."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep, self.back = block(3, 4), nn.Conv2d(4, 8, 2, 2), block(8, 8)
+        self.up0, self.out = block(8 + 4, 4), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x)
+        deep = self.deep(top).flatten(2).reshape(len(x), 8, 32, -1)
+        deep = F.interpolate(self.back(deep), scale_factor=2.0)
+        return self.out(self.up0(torch.cat([deep, top], dim=1)))
+
+
+def test_tokens_of_one_side_are_no_turned_images() -> None:
+    structure = read_structure(TokensOfOneSide(), torch.rand(1, 3, 64, 64))
+    assert legal(structure) == [1]
+
+
+class Slices(nn.Conv2d):
+    """A kernel of images that works on volumes, slice by slice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv3d(x, self.weight[:, :, None], self.bias, padding=(0, 1, 1))
+
+
+class OfSlices(nn.Module):
+    """Volumes, as only a pooling tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.pool, self.deep = Slices(1, 4, 3), nn.MaxPool3d(2), Slices(4, 8, 3)
+        self.up0 = Slices(8 + 4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x)
+        deep = F.interpolate(self.deep(self.pool(top)), scale_factor=2.0)
+        return self.up0(torch.cat([deep, top], dim=1))
+
+
+def test_volumes_are_guessed_where_kernels_are_of_images() -> None:
+    structure = read_structure(OfSlices())
+    assert structure.inputs.args[0].dim() == 5
+    assert structure.reductions == ((1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+
+
+class Starting(nn.Module):
+    """Counts what it sees at its first call, and scales by that from then on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep, self.out = block(1, 4), block(4, 8), nn.Conv2d(8, 1, 1)
+        self.register_buffer("inited", torch.zeros(1))
+        self.register_buffer("counts", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = self.deep(F.max_pool2d(self.top(x), 2))
+        if not self.inited:
+            kinds = deep.detach().argmax(dim=1).flatten()
+            self.counts.copy_(1 + torch.bincount(kinds, minlength=8)[:8])
+            self.inited.fill_(1)
+        return self.out(F.interpolate(deep / self.counts[:, None, None], scale_factor=2.0))
+
+
+def test_what_starts_at_its_first_call_is_read_after_it() -> None:
+    net = Starting()
+    with pytest.raises(StructureError, match=r"inited .* call the model once"):
+        read_structure(net)
+    net(torch.rand(1, 1, 32, 32))
+    assert legal(read_structure(net)) == [1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.cost import count_costs
+from weightscope.errors import StructureError
 from weightscope.graph import read_structure, rebuild
 from weightscope.receptive_field import receptive_fields
 from weightscope.statistics import measure_model
@@ -128,6 +129,25 @@ def test_a_recurrent_layer_costs_each_of_its_weights_once_a_step() -> None:
     costs = count_costs(net, torch.zeros(3, 1, 400))
     assert costs.layers["rnn"].macs == 3 * 100 * matrices
     assert costs.unsupported == {}
+
+
+class Frames(nn.Module):
+    """A spectrogram's frames, through linear and recurrent layers: nothing goes down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rnn, self.last = nn.Linear(32, 8), nn.LSTM(8, 8), nn.Linear(8, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.permute(3, 0, 1, 2)
+        made = self.first(rows.reshape(-1, 32)).reshape(*rows.shape[:2], 8)
+        made = self.last(self.rnn(made)[0].reshape(-1, 8))
+        return made.reshape(rows.shape).permute(1, 2, 3, 0)
+
+
+def test_frames_are_no_deeper_level() -> None:
+    with pytest.raises(StructureError, match="one level"):
+        read_structure(Frames(), torch.randn(2, 2, 16, 20))
 
 
 class Packed(nn.Module):

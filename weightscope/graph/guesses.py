@@ -102,6 +102,7 @@ _CONDITION_NAMES = (
     "temb",
 )
 _WIDTH_NAMES = ("cross_attention_dim", "context_dim", "cond_dim", "emb_dim", "embed_dim")
+_SOLID = (nn.BatchNorm3d, nn.InstanceNorm3d, nn.MaxPool3d, nn.AvgPool3d)
 _MOST_OPTIONAL = 4  # arguments that may be left out which are tried alone
 _LIKELIEST = 8  # sizes that are tried before other channels are
 _MAX_SHAPES = 90
@@ -250,8 +251,9 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     pairs = [(d, count) for d, channels in found[:1] for count in (2 * channels, channels + 1)]
     # images that the forward takes for clips of one frame
     clips = [(2, count) for d, count in found[:1] if d == 3]
-    # volumes that are taken slice by slice at first
-    volumes = [(3, count) for d, count in found[:1] if d == 2 and any(d == 3 for d, _ in found)]
+    # volumes that are taken slice by slice at first, or by kernels of slices along each axis
+    solid = any(d == 3 for d, _ in found) or any(isinstance(m, _SOLID) for m in model.modules())
+    volumes = [(3, count) for d, count in found[:1] if d == 2 and solid]
     kinds = [*found[:1], *declared, *small[:2], *volumes, *guesses, *pairs, *clips, *found[1:3]]
     return list(dict.fromkeys(kinds))
 

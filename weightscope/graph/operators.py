@@ -274,7 +274,7 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ("lstm gru rnn_tanh rnn_relu", Operator(view="whole")),
     (
         "weightscope::lstm weightscope::gru weightscope::rnn_tanh weightscope::rnn_relu",
-        Operator(_LAST, kernel=True, mode="train", view="whole", macs="recurrent"),
+        Operator(kernel=True, mode="train", view="whole", macs="recurrent"),
     ),
     ("mkldnn_rnn_layer _cudnn_rnn", Operator(view="whole", macs="recurrent")),
     (

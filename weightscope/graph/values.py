@@ -76,7 +76,13 @@ def _reads_values(error: BaseException, model: nn.Module) -> StructureError | No
         "Take that line out of the forward: compute in __init__ what follows no input, and do what"
         " only checks or reports only `if not torch.compiler.is_compiling():`"
     )
-    part, where = _largest_part(model), _where(error)
+    part, where, starting = _largest_part(model), _where(error), _starting(model)
+    if starting:
+        remedy = (
+            f"{starting} says that its first call is still to come, which starts what later calls"
+            " use (codes, by k-means): load trained weights, or call the model once on your data in"
+            " train mode, before it is read"
+        )
     if part and "istft(" in where:
         remedy = (
             "torch.istft checks the sum of windows; analyse the part that works on spectrograms,"
@@ -102,6 +108,23 @@ def observer_in(model: nn.Module) -> str:
 
 
 _OBSERVERS = ("ObserverBase", "FakeQuantizeBase")
+
+
+def _starting(model: nn.Module) -> str:
+    """Name of a buffer that says that a first call has not been yet; empty where there is none."""
+    return next(
+        (
+            name
+            for name, buffer in model.named_buffers()
+            if name.rpartition(".")[2] in _STARTED
+            and (buffer.numel(), buffer.is_meta) == (1, False)
+            and not bool(buffer)
+        ),
+        "",
+    )
+
+
+_STARTED = ("inited", "initted", "initialized", "is_initialized")
 
 
 def _largest_part(model: nn.Module) -> str:
