@@ -190,12 +190,12 @@ ten lists that were read only when the work on the reader was done
 `matrix/held_back_fourth.py`, `matrix/held_back_fifth.py`, `matrix/held_back_sixth.py`,
 `matrix/held_back_seventh.py`, `matrix/held_back_eighth.py`, `matrix/held_back_ninth.py`,
 `matrix/held_back_tenth.py`); these stand here as they were first read. What is right about each was
-written down and committed before it was first read. Each was
-read with nothing but the model, except those whose layout must be seen on an example; its graph was run beside it in both modes, at two batch sizes and two image sizes,
-and had to give the same outputs bit by bit; every legal depth was built and counted on tensors
-without numbers. Here nothing is trained, saved and loaded; the matrix does that. *s* is processor
-seconds, on a machine with other work on the same cores; *commit* is the one that a network was read
-on.
+written down and committed before it was first read. Each was read with nothing but the model,
+except those whose layout must be seen on an example; its graph was run beside it in both modes, at
+two batch sizes and two image sizes, and had to give the same outputs bit by bit; every legal depth
+was built and counted on tensors without numbers. Here nothing is trained, saved and loaded; the
+matrix does that. *s* is processor seconds, on a machine with other work on the same cores; *commit*
+is the one that a network was read on.
 
 Of all 185 networks held back, 126 were right or rightly refused at first reading (68 %).
 

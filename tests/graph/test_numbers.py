@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -111,3 +112,42 @@ def test_numbers_that_change_are_no_constants(skip: Callable[[Net, Tensor], Tens
         read_structure(model, IMAGE)
     assert torch.equal(model.table, before[0])
     assert torch.equal(model.tables["a"][0], before[1])
+
+
+class Steered(nn.Module):
+    """Scales by a flag of its own that the forward writes before it is read."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.write = write
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.out = nn.Conv2d(8 + 4, 1, 1)
+        self.register_buffer("flag", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x)
+        deep = self.deep(F.max_pool2d(top, 2))
+        self.write(self.flag, deep.detach().mean() * 0 - 1)
+        if float(self.flag[0]) > 0:
+            deep = deep * 2
+        return self.out(torch.cat([F.interpolate(deep, scale_factor=2.0), top], dim=1))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda flag, value: flag.fill_(value),
+        lambda flag, value: flag.mul_(value),
+        lambda flag, value: flag[0].copy_(value),
+        lambda flag, value: operator.setitem(flag, 0, value),
+        lambda flag, value: flag.view(2, 1).select(0, 0).add_(value),
+    ],
+)
+def test_what_the_forward_writes_is_no_constant(write: Callable[[Tensor, Tensor], object]) -> None:
+    with pytest.raises(StructureError, match="reads values"):
+        read_structure(Steered(write).eval(), torch.rand(1, 1, 32, 32))
+
+
+def test_what_nothing_writes_is_one() -> None:
+    structure = read_structure(Steered(lambda flag, value: None).eval(), torch.rand(1, 1, 32, 32))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

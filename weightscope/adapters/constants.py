@@ -44,9 +44,15 @@ def hold_constants(fake: nn.Module, constants: list[Tensor | None]) -> None:
     """
     for stand_in, constant in zip([*fake.parameters(), *fake.buffers()], constants, strict=True):
         if isinstance(stand_in, FakeTensor) and constant is not None:
-            stand_in.constant = constant
-            # of what is computed from constants the mode by itself keeps single numbers only
-            vars(stand_in.fake_mode)["may_turn_const"] = _is_small
+            _hold(stand_in, constant)
+
+
+def _hold(stand_in: Any, constant: Tensor) -> None:
+    """Let the numbers of a tensor be read until something is written into it, or into a view."""
+    stand_in.constant = constant
+    stand_in.fake_mode.fake_tensor_converter.add_constant_storage_mapping(stand_in)
+    # of what is computed from constants the mode by itself keeps single numbers only
+    vars(stand_in.fake_mode)["may_turn_const"] = _is_small
 
 
 def _is_small(result: Tensor) -> bool:
@@ -138,9 +144,7 @@ def _with_numbers(made: Any, func: Any, args: Any, kwargs: Any) -> Any:
     plain = isinstance(made, FakeTensor) and made.device.type == "cpu" and "out" not in kwargs
     if plain and made.numel() <= _LARGEST_CONSTANT:
         with _disable_current_modes(), torch.no_grad():
-            made.constant = func(*args, **kwargs)
-        made.fake_mode.fake_tensor_converter.add_constant_storage_mapping(made)
-        vars(made.fake_mode)["may_turn_const"] = _is_small
+            _hold(made, func(*args, **kwargs))
     return made
 
 
