@@ -43,6 +43,8 @@ RULES = {
     "verdicts": r"(By [a-z0-9, ]+: )?(?P<named>(\d+ (unused|used|undecided) \([^)]*\)(; )?)+)\.",
     "unsure": rf"The network is better than the best trivial answer {COMPARED}, but "
     r"(\d+ of )?\d+ images are too few to be sure of it: give more\.",
+    "untold": rf"The network is better than the best trivial answer {COMPARED}, more than random "
+    rf"features mostly are; but every layer looks as it was initialised: {NOTHING}\.",
     "few": r"(?P<have>\d+) images? decides? nothing, (?P<need>\d+) or more are needed: give more\.",
     "light": r"(?P<have>\d+) of \d+ images? weighs? in .+? \(the others hold no label or value "
     r"that counts in it(, or have one value with and without every level)?\), and (?P<need>\d+) or "
@@ -145,6 +147,7 @@ def _wrong(
         "verdicts": _judged_untrained(match) if labels == "none" else "",
         "random": _not_better(match),
         "unsure": _not_better(match),
+        "untold": _not_better(match),
         "unskilled": _better(match),
         "unshown": _better(match),
         "few": _enough(match),
@@ -157,7 +160,7 @@ def _wrong(
         "died": "its answers vary" if learned else "",
         "foreign": _own(match, truth),
         "kernels alone": ""
-        if "an untrained network" in said["conclusion"]
+        if "every layer looks as it was initialised" in said["conclusion"].lower()
         else "it is not told untrained",
         "unfinished": "" if labels == "none" else "all of it was trained",
     }

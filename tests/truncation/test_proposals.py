@@ -123,10 +123,27 @@ def test_what_probably_costs_little_on_what_the_user_gave_may_go_first(
     found = ranked(structures, given)
     assert next(iter(found)) == first
     probable = "not decided: encoder 2, bottleneck unused; encoder 1 undecided"
-    shown = "; unused is more probable: each utilization is below 0.25"
+    shown = "; probably unused together: utilization below 0.25"
     if first == 1:
         assert found[1].evidence.startswith(probable)
     assert (shown in found[1].evidence) == (first == 1)
+
+
+@pytest.mark.parametrize(("grade", "first"), [("data", 1), ("images", 3)])
+def test_the_figure_of_a_cut_outweighs_those_of_deeper_ones(structures, grade, first):
+    stages = {"encoder_1": ("undecided", 0.2), "encoder_2": ("used", 0.7),
+              "bottleneck": ("undecided", 0.6)}  # fmt: skip
+    given = assessment("trained", **stages)
+    for one in given.verdicts:
+        one.evidence = "data" if one.stage != "bottleneck" else grade
+        one.scores = (
+            Score(one.evidence, one.utilization, 0.0, 0.9, one.verdict, "", one.utilization),
+        )
+    found = ranked(structures, given)
+    assert next(iter(found)) == first
+    started = "not decided: encoder 2 used; encoder 1, bottleneck undecided"
+    assert found[1].evidence.startswith(started) == (first == 1)
+    assert found[2].evidence.startswith("spoken against")
 
 
 @pytest.mark.parametrize("verdict", ["undecided", "used"])

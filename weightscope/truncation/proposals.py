@@ -159,11 +159,11 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
 
     First come the depths whose removed stages are all judged unused, together if not each alone
     (see `speaks_for_itself`), by the model alone surely cost little (see `surely_little`), or by
-    the user's own images or data probably do (see `by_figure`), the one that removes most before
-    the others; then, in the same order, those that speak more for no
-    use than for use at every removed stage; then those that are undecided by their expected loss /
-    what they save; then those that are spoken against by their expected loss. Of a network without
-    verdicts the shallowest cut comes first. Refused depths come last, with the reason.
+    the user's own images or data are probably unused (see `by_figure`), the one that removes most
+    before the others; then, in the same order, those that speak more for no use than for use at
+    every removed stage; then those that are undecided by their expected loss / what they save; then
+    those that are spoken against by their expected loss. Of a network without verdicts the
+    shallowest cut comes first. Refused depths come last, with the reason.
 
     Args:
         structure: The network.
@@ -191,7 +191,10 @@ def _rank(
     """Where a proposal stands: the smaller, the earlier."""
     if verdicts and all(v.verdict == "unused" or surely_little(v) for v in verdicts):
         return (0, proposal.keep_levels)
-    if speaks_for_itself(structure, verdicts, proposal.keep_levels) or by_figure(verdicts):
+    if any(
+        speaks(structure, verdicts, proposal.keep_levels)
+        for speaks in (speaks_for_itself, by_figure)
+    ):
         return (0, proposal.keep_levels)
     own = _of_the_cut(structure, verdicts)
     if verdicts and all(
@@ -217,23 +220,32 @@ def surely_little(verdict: StageVerdict) -> bool:
     return any(s.grade == "response" and s.high < 0.5 for s in verdict.scores)
 
 
-def by_figure(verdicts: Sequence[StageVerdict]) -> bool:
-    """Whether the user's own images or data speak for a cut by their figures, sure or not.
+def by_figure(structure: Structure, verdicts: Sequence[StageVerdict], keep_levels: int) -> bool:
+    """Whether the user's own images or data speak for a cut by its figure, sure or not.
 
     What may be unused within its interval is more often unused than not, and the deepest such cut
     is more often the right one than the deepest that is sure. Not where a guard speaks against it.
+
+    Args:
+        structure: The network.
+        verdicts: On the stages that the cut removes.
+        keep_levels: Of the cut.
     """
-    own = [
+    measured = [
         next((s for s in v.scores if s.grade == v.evidence and not math.isnan(s.loss)), None)
-        for v in verdicts
+        for v in _of_its_level(structure, verdicts, keep_levels)
     ]
-    return bool(own) and all(
-        score is not None
-        and score.grade in ("images", "data")
-        and score.verdict != "used"
-        and score.utilization < SPEAKS_FOR_A_CUT
-        and not score.guarded
-        for score in own
+    return (
+        bool(measured)
+        and len({v.evidence for v in verdicts}) == 1
+        and all(
+            score is not None
+            and score.grade in ("images", "data")
+            and score.verdict != "used"
+            and score.utilization < SPEAKS_FOR_A_CUT
+            and not score.guarded
+            for score in measured
+        )
     )
 
 
@@ -250,13 +262,20 @@ def speaks_for_itself(
         verdicts: On the stages that the cut removes.
         keep_levels: Of the cut.
     """
-    levels = {stage.name: stage.level for stage in structure.stages}
-    own = [v for v in verdicts if levels[v.stage] == keep_levels]
+    own = _of_its_level(structure, verdicts, keep_levels)
     return (
         bool(own)
         and all(v.verdict == "unused" and not math.isnan(v.loss) for v in own)
         and len({v.evidence for v in verdicts}) == 1
     )
+
+
+def _of_its_level(
+    structure: Structure, verdicts: Sequence[StageVerdict], keep_levels: int
+) -> list[StageVerdict]:
+    """The verdicts on the stages of the level that a cut removes first: by its own measurement."""
+    levels = {stage.name: stage.level for stage in structure.stages}
+    return [v for v in verdicts if levels[v.stage] == keep_levels]
 
 
 def _of_the_cut(structure: Structure, verdicts: Sequence[StageVerdict]) -> StageVerdict | None:
@@ -308,12 +327,13 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
         alone = [f"{_names(groups[k])} {k}" for k in ("used", "undecided") if groups[k]]
         return f"supported: unused together, though alone {' and '.join(alone)}{resting}"
     parts = [f"{_names(groups[kind])} {kind}" for kind in groups if groups[kind]]
-    if groups["used"]:
+    probably = by_figure(structure, verdicts, keep_levels)
+    if groups["used"] and not probably:
         return f"spoken against: {'; '.join(parts)}{resting}"
     little = bool(verdicts) and all(v.verdict == "unused" or surely_little(v) for v in verdicts)
     resting += f", surely by less than {RESPONSE_BORDER}" if little else ""
-    probable = f"; unused is more probable: each utilization is below {SPEAKS_FOR_A_CUT}"
-    resting += probable if by_figure(verdicts) else ""
+    probable = f"; probably unused together: utilization below {SPEAKS_FOR_A_CUT}"
+    resting += probable if probably else ""
     return f"not decided: {'; '.join(parts) or 'no verdict on the removed stages'}{resting}"
 
 
