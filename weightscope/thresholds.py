@@ -42,9 +42,9 @@ evidence study that may choose). Also the share of its own skill from which on o
 of a mean over these keeps a stage from being unused."""
 
 SPEAKS_FOR_A_CUT = 0.25
-"""Utilization by the user's images or labelled data, of what a cut removes together, below which the
-cut comes first though it is not sure. Suggested by the networks of the evidence study before index 416, and kept after
-128 others had judged it."""
+"""Utilization by the user's images or labelled data, of what a cut removes together, below which
+the cut comes first though it is not sure. Suggested by the networks of the evidence study before
+index 416, and kept after 128 others had judged it."""
 
 NEGLIGIBLE_IMPORTANCE = 0.15
 """Share of the largest stage's Taylor importance that is the border between used and unused."""

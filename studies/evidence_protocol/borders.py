@@ -41,7 +41,7 @@ CALLED = {
     "middle": "on the wrong side of the middle (of clear truth)",
 }
 FIGURE = 0.25
-"""Utilization below which a removed stage would speak for a cut by its figure alone."""
+"""Utilization below which a cut would come first by its figure alone."""
 
 RANGES = ((0, BEGIN["fifth"]), (BEGIN["fifth"], 10**6))
 """Indices of the networks on which form and borders were chosen, and of those that judge them."""
@@ -154,8 +154,8 @@ def proposal_table(cuts: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 def figure_table(cuts: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """How often the first proposal would be right if figures chose it, without their intervals.
 
-    It would be the deepest cut whose removed stages all have a utilization below `FIGURE`; where
-    none is, the present first proposal stays. One row for each set of networks.
+    It would be the deepest cut whose own utilization is below `FIGURE`; where none is, the present
+    first proposal stays. One row for each set of networks.
 
     Args:
         cuts: From `judge.score_table`.
@@ -370,9 +370,10 @@ def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
         "",
         _proposal_text(proposal_table(alike, pd.read_csv(target / "networks.csv"))),
         "",
-        "The same if the figures chose it, without their intervals: the deepest cut whose removed "
-        f"stages all have a utilization below {FIGURE}. Right as it is, right if they chose; in "
-        "brackets those that cost more.",
+        "The same if the figures chose it, without their intervals and guards: the deepest cut "
+        f"whose own utilization is below {FIGURE}. Right as it is, right if they chose; in "
+        "brackets those that cost more. For images and data the library does so, unless a guard speaks "
+        "against the cut; networks of index below 416 were scored before.",
         "",
         _figure_text(figure_table(cuts, pd.read_csv(target / "networks.csv"))),
         "",
