@@ -372,8 +372,8 @@ def write_borders(listed: Sequence[Job], folder: Path, target: Path) -> None:
         "",
         "The same if the figures chose it, without their intervals and guards: the deepest cut "
         f"whose own utilization is below {FIGURE}. Right as it is, right if they chose; in "
-        "brackets those that cost more. For images and data the library does so, unless a guard speaks "
-        "against the cut; networks of index below 416 were scored before.",
+        "brackets those that cost more. For images and data the library does so, unless a guard "
+        "speaks against the cut; networks of index below 416 were scored before.",
         "",
         _figure_text(figure_table(cuts, pd.read_csv(target / "networks.csv"))),
         "",
