@@ -45,12 +45,12 @@ def shows_training(statistics: ModelStatistics) -> bool:
     with a few weights beyond its edge. That none is found proves nothing.
     """
     kernels = [p for p in statistics.parameters if p.is_kernel]
-    return (
-        bool(statistics.moved_constants)
-        or are_coherent(kernels)
-        or are_dispersed(kernels)
-        or have_spilled(kernels)
-    )
+    return bool(statistics.moved_constants) or show_training(kernels)
+
+
+def show_training(kernels: Sequence[ParameterStatistics]) -> bool:
+    """Whether some kernels prove by themselves that something trained them."""
+    return are_coherent(kernels) or are_dispersed(kernels) or have_spilled(kernels)
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def undecided_cause(state: str, why: str, value: float, low: float, high: float)
     """
     said = {
         "hardly": "show no more training than",
-        "part": "however rare it is",
+        "part": " of the output responds with ",
         "contrast": "at another contrast",
         "other": "of the network responds with up to",
         "shallower": "also removes shallower levels",

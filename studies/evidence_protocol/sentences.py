@@ -63,8 +63,11 @@ RULES = {
     r"trained=True that its training is over\.",
     "advice": r"If you know that it was, say trained=True; else give initial= \(the weights at the "
     r"start\), or batches= with loss= or metric=\.",
-    "unfinished": "The weights between the deepest level and the output are as they were "
-    rf"initialised, to the last bit; only the encoder was trained: {NOTHING}\.",
+    "unfinished": "(The weights between the deepest level and the output are as they were "
+    "initialised, to the last bit; only the encoder was trained|Only the encoder shows training. "
+    "Between the deepest level and the output what starts constant still is, to the last bit, and "
+    rf"no kernel proves the contrary): {NOTHING}\.",
+    "late kernels": r"If the kernels there were trained, say trained=True\.",
     "reach": "Used and unused tell here on what the output depends on (these|synthetic) images, "
     r"not whether the output is right(; (images=|batches=|images= or batches=) say more)?\.",
     "more": r"(images=|batches=|images= or batches=) say more\.",

@@ -129,6 +129,19 @@ def test_what_probably_costs_little_on_what_the_user_gave_may_go_first(
     assert (shown in found[1].evidence) == (first == 1)
 
 
+@pytest.mark.parametrize(("guarded", "order"), [(False, [1, 2, 3]), (True, [3, 2, 1])])
+def test_a_cut_that_takes_a_part_away_comes_after_those_that_take_less(structures, guarded, order):
+    stages = {"encoder_1": 0.45, "encoder_2": 0.35, "bottleneck": 0.3}
+    given = assessment("trained", **{k: ("undecided", v) for k, v in stages.items()})
+    for one in given.verdicts:
+        one.evidence = "data"
+        one.scores = (
+            Score("data", one.utilization, 0.0, 0.9, "undecided", "", one.utilization,
+                  guarded=guarded),
+        )  # fmt: skip
+    assert list(ranked(structures, given)) == order
+
+
 @pytest.mark.parametrize(("grade", "first"), [("data", 1), ("images", 3)])
 def test_the_figure_of_a_cut_outweighs_those_of_deeper_ones(structures, grade, first):
     stages = {"encoder_1": ("undecided", 0.2), "encoder_2": ("used", 0.7),

@@ -639,6 +639,89 @@ def of_small_beside_large(last=False, share=1.0):
     return images, targets
 
 
+def psnr(outputs, targets):
+    return -10 * torch.log10(F.mse_loss(outputs, targets))
+
+
+def r_squared(outputs, targets):
+    return 1 - F.mse_loss(outputs, targets) / targets.var()
+
+
+def in_single(outputs, targets):
+    if outputs.dtype == torch.float64:
+        raise TypeError("expected single precision")
+    return F.mse_loss(outputs, targets)
+
+
+psnr.higher_is_better = r_squared.higher_is_better = True
+
+
+class InUnits(SmallBesideLarge):
+    """The large channel in any unit; both as outputs of their own where they are named."""
+
+    def __init__(self, unit, named=False):
+        super().__init__()
+        self.named, self.unit = named, unit
+
+    def forward(self, x):
+        made = super().forward(x) * torch.tensor([self.unit, 1.0]).view(1, 2, 1, 1)
+        return {"large": made[:, :1], "small": made[:, 1:]} if self.named else made
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "verdict"),
+    [
+        ("mse", 100.0, "undecided"),
+        (psnr, 100.0, "undecided"),
+        (r_squared, 100.0, "undecided"),
+        (in_single, 0.1, "undecided"),
+        (in_single, 100.0, "unused"),  # a share of its value that single precision cannot hold
+    ],
+)
+def test_a_channel_may_be_a_millionth_of_another(metric, unit, verdict):
+    images, targets = of_small_beside_large()
+    noise = 15 * torch.randn(len(images), 8, 8, generator=torch.Generator().manual_seed(1))
+    targets[:, 0] = unit * (targets[:, 0] + noise)
+    structure = read_structure(InUnits(unit).eval(), images[:1])
+    found = gather_data(structure, [(images, targets)], metric=metric)
+    assert found.score("bottleneck").verdict == verdict
+    assert (found.ablation.levels[0].worst > 0.9) == (verdict == "undecided")
+
+
+@pytest.mark.parametrize("unit", [0.1, 100.0])
+def test_a_sum_over_outputs_does_not_condemn_what_a_small_one_hangs_on(unit):
+    images, targets = of_small_beside_large()
+    noise = 15 * torch.randn(len(images), 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    named = {"large": unit * (targets[:, :1] + noise), "small": targets[:, 1:]}
+    structure = read_structure(InUnits(unit, named=True).eval(), images[:1])
+
+    def both(outputs, targets):
+        return sum(F.mse_loss(outputs[name], targets[name]) for name in targets)
+
+    found = gather_data(structure, [(images, named)], loss=both)
+    (cut,) = found.ablation.levels
+    assert (cut.worst_kind, cut.worst_class, cut.worst_output) == ("output", -1, "['small']")
+    score = found.score("bottleneck")
+    assert score.verdict == "undecided"
+    assert "outputs['small'] alone loses" in score.why
+
+    def one(outputs, targets):
+        return F.mse_loss(outputs["large"], targets["large"])
+
+    assert "small" not in gather_data(structure, [(images, named)], loss=one).score("head").why
+    wide = {"large": named["large"], "small": named["small"].expand(-1, 2, -1, -1)}
+
+    class Wide(InUnits):
+        def forward(self, x):
+            made = super().forward(x)
+            return made | {"small": made["small"].expand(-1, 2, -1, -1) * torch.ones(2, 1, 1)}
+
+    found = gather_data(
+        read_structure(Wide(unit, named=True).eval(), images[:1]), [(images, wide)], loss=both
+    )
+    assert "channel 1 of outputs['small'] alone loses" in found.score("bottleneck").why
+
+
 class FindsLess(TwoHalves):
     """Faint points are found by the deep half alone."""
 

@@ -592,7 +592,14 @@ def test_a_trained_encoder_under_a_fresh_decoder_decides_nothing():
     found = assess(structure, measure_model(model), response=response(0.5, 0.5, 0.0))
     assert found.state == "unfinished"
     assert {v.verdict for v in found.verdicts} == {"undecided"}
-    assert "only the encoder was trained" in found.conclusion
+    assert "Only the encoder shows training" in found.conclusion
+    assert found.conclusion.endswith("If the kernels there were trained, say trained=True.")
+    said = assess(structure, measure_model(model), response=response(0.5, 0.5, 0.0), trained=True)
+    assert said.state == "trained"
+    with torch.no_grad():  # kernels alone, beside frozen norms
+        model.layers[4].weight.add_(0.3 * torch.randn(90, 1))
+    found = assess(structure, measure_model(model), response=response(0.5, 0.5, 0.0))
+    assert found.state == "trained"
     with torch.no_grad():
         model.norms[3].bias.normal_(0.0, 0.1)
     found = assess(structure, measure_model(model), response=response(0.5, 0.5, 0.0))

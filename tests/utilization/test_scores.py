@@ -305,3 +305,14 @@ def test_fewer_than_ten_images_decide_nothing(value):
     assert score_response(few, 1).guarded
     assert not score_response(replace(few, images=10), 1).guarded
     assert score_response(replace(few, source="response"), 1).verdict != "undecided"
+
+
+@pytest.mark.parametrize(("flips", "of"), [(0.1, "decision 2 of"), (math.nan, "channel 2 of")])
+@pytest.mark.parametrize("worst", [0.15, 0.17])
+def test_a_part_that_responds_is_named_beside_the_figure(flips, of, worst):
+    cut = CutResponse(1, 0.1, 0.05, 0.2, flips, 0.1, worst=worst, worst_high=0.3, worst_part=2)
+    score = score_response(Response("images", (cut,), 24), 1)
+    assert (score.guarded, of in score.caveat) == (worst > 0.158,) * 2
+    assert ("rare" in score.caveat, "small" in score.caveat) == (
+        (of[0] == "d" and worst > 0.158), (of[0] == "c" and worst > 0.158)
+    )  # fmt: skip

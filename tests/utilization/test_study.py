@@ -495,7 +495,11 @@ def test_the_failures_of_the_labels_are_those_that_were_written_down():
     ("figures", "why", "cause"),
     [
         ((0.03, 0.02, 0.04), "x; but its weights show no more training than a few", "hardly"),
-        ((0.03, 0.02, 0.04), "decision 2 of the output responds, however rare it is", "part"),
+        (
+            (0.03, 0.02, 0.04),
+            "decision 2 of the output responds with 0.3, however rare it is",
+            "part",
+        ),
         ((0.04, 0.03, 0.1), "", "lower"),
         ((0.3, 0.2, 0.4), "9% of the decisions change", "upper"),
         ((0.3, 0.27, 0.34), "9% of the decisions change", "between"),

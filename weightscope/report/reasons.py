@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _STATES: dict[State, str] = {
     "broken": BROKEN,
     "untrained": "the network looks untrained",
-    "unfinished": "only the encoder was trained",
+    "unfinished": "only the encoder shows training",
     "unskilled": "on the batches given the network shows no skill that counts beyond the best "
     "trivial answer",
     "unknown": "it is not known whether the network was trained",

@@ -27,6 +27,7 @@ from weightscope.utilization.scores import skill_lost
 
 if TYPE_CHECKING:
     from weightscope.utilization import Assessment, StageVerdict
+    from weightscope.utilization.records import Score
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -162,7 +163,8 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
     the user's own images or data are probably unused (see `by_figure`), the one that removes most
     before the others; then, in the same order, those that speak more for no use than for use at
     every removed stage; then those that are undecided by their expected loss / what they save; then
-    those that are spoken against by their expected loss. Of a network without verdicts the
+    those that are spoken against, or take one class, channel or output away, by their expected
+    loss. Of a network without verdicts the
     shallowest cut comes first. Refused depths come last, with the reason.
 
     Args:
@@ -197,13 +199,15 @@ def _rank(
     ):
         return (0, proposal.keep_levels)
     own = _of_the_cut(structure, verdicts)
-    if verdicts and all(
-        v.utilization < 0.5 and not math.isnan(v.loss) and v.verdict != "used" for v in verdicts
-    ):
+    against = any(v.verdict == "used" or _loses_a_part(v) for v in verdicts)
+    little = bool(verdicts) and all(
+        v.utilization < 0.5 and not math.isnan(v.loss) for v in verdicts
+    )
+    if little and not against:
         return (1, proposal.keep_levels)
     if own is None or any(math.isnan(v.loss) for v in verdicts):
         return (2, math.inf, -proposal.keep_levels)
-    if any(v.verdict == "used" for v in verdicts):
+    if against:
         return (3, own.loss, -proposal.keep_levels)
     return (2, own.loss / max(proposal.saved, 1e-9), -proposal.keep_levels)
 
@@ -220,6 +224,18 @@ def surely_little(verdict: StageVerdict) -> bool:
     return any(s.grade == "response" and s.high < 0.5 for s in verdict.scores)
 
 
+def _measured(verdict: StageVerdict) -> Score | None:
+    """The score that decided, if it measured what removing the stage takes away."""
+    own = (s for s in verdict.scores if s.grade == verdict.evidence)
+    return next((s for s in own if not math.isnan(s.loss)), None)
+
+
+def _loses_a_part(verdict: StageVerdict) -> bool:
+    """Whether labelled data speak against a stage beside its figure, which then says too little."""
+    score = _measured(verdict)
+    return score is not None and score.grade == "data" and score.guarded
+
+
 def by_figure(structure: Structure, verdicts: Sequence[StageVerdict], keep_levels: int) -> bool:
     """Whether the user's own images or data speak for a cut by its figure, sure or not.
 
@@ -231,10 +247,7 @@ def by_figure(structure: Structure, verdicts: Sequence[StageVerdict], keep_level
         verdicts: On the stages that the cut removes.
         keep_levels: Of the cut.
     """
-    measured = [
-        next((s for s in v.scores if s.grade == v.evidence and not math.isnan(s.loss)), None)
-        for v in _of_its_level(structure, verdicts, keep_levels)
-    ]
+    measured = [_measured(v) for v in _of_its_level(structure, verdicts, keep_levels)]
     return (
         bool(measured)
         and len({v.evidence for v in verdicts}) == 1
@@ -302,7 +315,7 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
     if assessment.state != "trained":
         states = {
             "untrained": "the network is untrained",
-            "unfinished": "only its encoder was trained",
+            "unfinished": "only its encoder shows training",
             "broken": BROKEN,
             # of few images no more is known; the conclusion says how sure it is
             "unskilled": "on the given batches the network shows no skill that counts beyond the "

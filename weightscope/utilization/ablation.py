@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,8 +89,9 @@ class LevelAblation:
         worst_low: Lower end of its interval over images.
         worst_class: Which class or channel that is; -1 where there is none.
         worst_kind: Whether these are classes, each of its own quality; numbers, where a callable
-            gives several shares, each against 0; or channels of numbers, each against what its mean
-            is worth in its place.
+            gives several shares, each against 0; or channels of numbers, or outputs of one channel,
+            each against what its mean is worth in its place.
+        worst_output: Which of several outputs that is, or is of; empty where there is one.
         lost: Of several outputs those that were judged and are computed in what the cut removes.
             Where all are, ``ablated`` is that of the best trivial answer.
         images: Images that have a value both with the levels and without, where a callable leaves
@@ -108,7 +109,8 @@ class LevelAblation:
     worst: float = math.nan
     worst_low: float = math.nan
     worst_class: int = -1
-    worst_kind: Literal["class", "number", "channel"] = "class"
+    worst_kind: Literal["class", "number", "channel", "output"] = "class"
+    worst_output: str = ""
     lost: tuple[str, ...] = ()
     images: int = -1
     silenced: int = 0
@@ -316,7 +318,7 @@ def ablate_levels(
 
     told = JudgedOutputs(metric, device_of(model), coarser)
     left = [judge.meter() for _ in structure.cuts]
-    alone = _channel_meter(structure, judge, targets, own)
+    alone = _channel_meter(structure, judge, targets, own, coarser)
     passed = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
     with undisturbed(model), judge.kept(), torch.no_grad(), passed as advance:
         for inputs, outputs in _averaged(structure, batches, means, alone, own):
@@ -352,7 +354,7 @@ def ablate_levels(
     sign = 1.0 if larger else -1.0
     classes = by_class(whole, weights)
     several = _by_number(whole, weights) if larger else {}
-    channels, *channels_left = alone.by_cut(whole, weights, sign)
+    channels, *channels_left = alone.by_cut(whole.images, weights, sign)
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
 
     def level(cut: Cut, quality: Quality, each: Compared) -> LevelAblation:
@@ -364,7 +366,7 @@ def ablate_levels(
         worst = (
             _of_the_worst(classes, by_class(quality, weights), weight)
             or _of_the_worst(several, _by_number(quality, weights), weight, kind="number")
-            or _of_the_worst(channels, each, weight, kind="channel")
+            or _of_the_worst_part(channels, each, weight, alone)
         )
         return replace(record, lost=lost, **worst)
 
@@ -396,12 +398,13 @@ def _channel_meter(
     judge: Judge,
     targets: Sequence[Any],
     own: Callable[[Any], Any],
+    coarser: Collection[str],
 ) -> ChannelMeter:
-    """What asks each channel of a regression; of classes it asks nothing."""
+    """What asks each channel of a regression and each output; of classes it asks nothing."""
     answer, dimensions = own(structure.returned), structure.inputs.dimensions
     numbers = not judge.recalibrated and not are_classes(targets, dimensions, answer)
     metric = judge.metric if numbers else None
-    return ChannelMeter(structure, metric, targets, device_of(structure.model))
+    return ChannelMeter(structure, metric, targets, device_of(structure.model), coarser)
 
 
 def _by_number(quality: Quality, weights: FloatArray) -> Compared:
@@ -513,6 +516,7 @@ def _of_the_worst(
     images: int,
     *,
     kind: Literal["class", "number", "channel"] = "class",
+    resolution: float = RESOLUTION,
 ) -> dict[str, Any]:
     """The one of several classes or channels that surely loses the largest share of its own skill.
 
@@ -521,6 +525,7 @@ def _of_the_worst(
         ablated: The same without the levels.
         images: Number of those that weigh.
         kind: What they are.
+        resolution: Share of a value below which a difference is rounding.
     """
     found = []
     for number, (quality, trivial) in whole.items():
@@ -529,7 +534,7 @@ def _of_the_worst(
         if kind != "channel":
             able = skill[0] > MINIMUM_SKILL
         else:  # in the metric's own unit, in which the others are the larger part
-            able = surely_above(skill, images) > RESOLUTION * abs(quality[0])
+            able = surely_above(skill, images) > resolution * abs(quality[0])
         if able and np.isfinite(left[0]):
             lost = (quality - left) / np.where(skill > 0.0, skill, np.nan)
             low, _ = interval(lost[1:], images)
@@ -538,6 +543,18 @@ def _of_the_worst(
         return {}
     surely, share, number = max(found)
     return {"worst": share, "worst_low": surely, "worst_class": number, "worst_kind": kind}
+
+
+def _of_the_worst_part(
+    whole: Compared, ablated: Compared, images: int, meter: ChannelMeter
+) -> dict[str, Any]:
+    """The same of the parts of the outputs that were asked one by one."""
+    found = _of_the_worst(whole, ablated, images, kind="channel", resolution=meter.resolution)
+    if not found:
+        return {}
+    output, channel = meter.parts[found["worst_class"]]
+    kind = "channel" if channel >= 0 else "output"
+    return found | {"worst_class": channel, "worst_kind": kind, "worst_output": output}
 
 
 def _floor(judge: Judge, chance: Quality) -> float:

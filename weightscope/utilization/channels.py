@@ -1,9 +1,10 @@
-"""What each channel of a regression is worth: a mean over channels hides one of small numbers."""
+"""What each channel of a regression or each output is worth: a sum hides small ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,27 +12,54 @@ import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
+from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import image_of
 from weightscope.probing.outputs import in_order, predictions
-from weightscope.utilization.metrics import Compared, FloatArray, ImageValues, Quality
+from weightscope.thresholds import RESOLUTION
+from weightscope.utilization.metrics import Compared, FloatArray, ImageValues
 from weightscope.utilization.trivial import by_channel
 from weightscope.utilization.values import ValueMetric, image_values, on_device
 
+EXACTLY = 1e-12
+"""Share of a value below which a difference is rounding where it is computed in double precision,
+which resolves 2e-16: depth in millimetres hides a share of its millionth."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An output that is asked: by its channels, or as a whole.
+
+    Attributes:
+        name: What gets at it among several; empty of a single one.
+        index: Which leaf of the outputs it is.
+        axis: Of its channels; None where it is asked as a whole.
+    """
+
+    name: str
+    index: int
+    axis: int | None
+
 
 class ChannelMeter:
-    """Asks a metric of one channel at a time, the others being the whole network's.
+    """Asks a metric of one part of the outputs at a time, the others being the whole network's.
 
-    The metric alone knows which positions count, and for how much. What a channel is worth is what
-    its mean over all images and positions would lose in its place; what it loses without a level is
-    what the cut network's channel does there.
+    A part is a channel, or one of several outputs that has none. The metric alone knows which
+    positions count, and for how much. What a part is worth is what its mean over all images and
+    positions would lose in its place; what it loses without a level is what the cut network's does
+    there. All is computed in double precision, where the metric takes it.
 
     Args:
         structure: The network, with its cuts.
         metric: Of one value for each image; None where there is nothing to ask.
         targets: All targets, batch by batch.
         device: Where the outputs are.
+        coarser: Outputs that are not asked, see `CoarserOutputs`.
+
+    Attributes:
+        parts: The output, by what gets at it among several, and the channel, -1 of a whole output.
+        resolution: Share of a value below which a difference is rounding.
     """
 
     def __init__(
@@ -40,14 +68,18 @@ class ChannelMeter:
         metric: ValueMetric | None,
         targets: Sequence[Any],
         device: torch.device,
+        coarser: Collection[str] = (),
     ) -> None:
         self._structure, self._metric = structure, metric
-        self._targets, self._device = targets, device
-        self._sums: Tensor | float = 0.0
-        self._count = self._added = 0
-        self._now: tuple[int, int, Any] | None = None
-        # by channel: values with its mean in its place, then as each cut leaves it
-        self._others: dict[int, list[list[float]]] = {}
+        self._targets, self._device, self._coarser = targets, device, coarser
+        self.parts: list[tuple[str, int]] = []
+        self.resolution = EXACTLY
+        self._means: dict[int, tuple[Tensor, int]] = {}  # sums and counts, by leaf
+        self._added = 0
+        self._now: tuple[list[_Place], Any] | None = None
+        self._whole: list[float] = []
+        # of each part: values with its mean in its place, then as each cut leaves it
+        self._others: list[list[list[float]]] = []
 
     @property
     def asks(self) -> bool:
@@ -56,73 +88,140 @@ class ChannelMeter:
 
     def look(self, inputs: Any, outputs: Any) -> None:
         """Take note of what the whole network returned for a batch."""
-        place = self._place(inputs, outputs) if self.asks else None
-        if place is not None:
-            rows = by_channel(pytree.tree_leaves(outputs)[place[0]].movedim(place[1], 1).double())
-            self._sums, self._count = self._sums + rows.sum(1), self._count + rows.shape[1]
+        for place in self._places(inputs, outputs):
+            rows = _rows(pytree.tree_leaves(outputs)[place.index], place.axis)
+            total, count = self._means.get(place.index, (torch.zeros_like(rows[:, 0]), 0))
+            self._means[place.index] = (total + rows.sum(1), count + rows.shape[1])
 
     def add(self, inputs: Any, outputs: Any) -> None:
         """Add what the whole network returned for the next batch."""
-        place = self._place(inputs, outputs) if self.asks else None
-        self._now = None if place is None or not self._count else (*place, outputs)
+        places = self._places(inputs, outputs)
+        self._now = (places, outputs) if places and self._means else None
         self._added += 1
-        if self._now is not None and isinstance(self._sums, Tensor):
-            index, axis, _ = self._now
-            own = pytree.tree_leaves(outputs)[index]
-            shape = [-1 if a == axis else 1 for a in range(own.dim())]
-            self._ask(0, (self._sums / self._count).to(own).reshape(shape).expand_as(own))
+        if self._now is None:
+            return
+        if self._added == 1:
+            self._try_exactly(outputs)
+        self._whole += self._values(outputs)
+        leaves = pytree.tree_leaves(outputs)
+        self._ask(0, [_filled(leaves[p.index], p.axis, self._means[p.index]) for p in places])
 
     def add_cut(self, cut: int, outputs: Any) -> None:
         """Add what a cut network returned for the same batch; cuts are counted from 0."""
         if self._now is not None:
-            self._ask(1 + cut, pytree.tree_leaves(outputs)[self._now[0]])
+            leaves = pytree.tree_leaves(outputs)
+            self._ask(1 + cut, [leaves[place.index] for place in self._now[0]])
 
-    def _ask(self, row: int, other: Tensor) -> None:
-        """Take each channel from elsewhere, and ask the metric."""
+    def _ask(self, row: int, others: Sequence[Tensor]) -> None:
+        """Take each part from elsewhere, and ask the metric."""
         assert self._now is not None
-        assert self._metric is not None
-        index, axis, outputs = self._now
-        batch = self._added - 1
-        target = on_device(self._targets[batch], self._device)
+        places, outputs = self._now
         leaves, spec = pytree.tree_flatten(outputs)
-        for channel in range(other.shape[axis]):
-            rows = self._others.setdefault(channel, [[] for _ in (0, *self._structure.cuts)])
-            mixed = leaves[index].clone()
-            mixed.select(axis, channel).copy_(other.select(axis, channel))
-            made = pytree.tree_unflatten([*leaves[:index], mixed, *leaves[index + 1 :]], spec)
-            rows[row] += image_values(self._metric, made, target, f"batch {batch}")
+        number = 0
+        for place, other in zip(places, others, strict=True):
+            for channel, mixed in _mixed(leaves[place.index], other, place.axis):
+                if number == len(self.parts):
+                    self.parts.append((place.name, channel))
+                    self._others.append([[] for _ in (0, *self._structure.cuts)])
+                changed = [*leaves[: place.index], mixed, *leaves[place.index + 1 :]]
+                self._others[number][row] += self._values(pytree.tree_unflatten(changed, spec))
+                number += 1
 
-    def by_cut(self, whole: Quality, weights: FloatArray, sign: float) -> list[Compared]:
+    def _try_exactly(self, outputs: Any) -> None:
+        """Whether the metric takes double precision, on a device that has it."""
+        try:
+            self._values(outputs)
+        except (InputError, TypeError):
+            self.resolution = RESOLUTION
+
+    def _values(self, outputs: Any) -> list[float]:
+        """The metric of some outputs for the present batch, image by image."""
+        assert self._metric is not None
+        batch = self._added - 1
+        given = outputs, on_device(self._targets[batch], self._device)
+        if self.resolution == EXACTLY:
+            given = pytree.tree_map(_exact, given)
+        return image_values(self._metric, *given, f"batch {batch}")
+
+    def by_cut(self, images: int, weights: FloatArray, sign: float) -> list[Compared]:
         """Of the whole network, then without the levels of each cut; empty where nothing is known.
 
         Args:
-            whole: Quality of the whole network.
+            images: How many there are.
             weights: (resamples, images): how often each image is counted.
             sign: 1 where more is better, else -1.
         """
         cuts = range(1, 1 + len(self._structure.cuts))
-        if any(len(rows[0]) != whole.images for rows in self._others.values()):
+        if len(self._whole) != images or any(len(rows[0]) != images for rows in self._others):
             return [{} for _ in (0, *cuts)]
 
         def quality(values: Sequence[float]) -> FloatArray:
             return sign * ImageValues(np.array(values)).of(weights)
 
-        full = sign * whole.of(weights)
-        constants = {channel: quality(rows[0]) for channel, rows in self._others.items()}
+        full = quality(self._whole)
+        constants = [quality(rows[0]) for rows in self._others]
         return [
-            {channel: (full, constant) for channel, constant in constants.items()},
+            {part: (full, constant) for part, constant in enumerate(constants)},
             *(
-                {c: (quality(rows[cut]), constants[c]) for c, rows in self._others.items()}
+                {
+                    part: (quality(rows[cut]), constants[part])
+                    for part, rows in enumerate(self._others)
+                }
                 for cut in cuts
             ),
         ]
 
-    def _place(self, inputs: Any, outputs: Any) -> tuple[int, int] | None:
-        """Which leaf of the outputs is judged, and its axis of several channels; None of one."""
-        with suppress(InputError):  # no output whose axes are known
-            place, leaf = next(iter(predictions(outputs).items()))
-            ordered = in_order(leaf, self._structure, place, image_of(inputs, self._structure))
-            held = [id(one) for one in pytree.tree_leaves(outputs)]
-            if ordered.dim() == leaf.dim() > 2 and ordered.shape[1] > 1 and id(leaf) in held:
-                return held.index(id(leaf)), 1 if ordered is leaf else leaf.dim() - 1
+    def _places(self, inputs: Any, outputs: Any) -> list[_Place]:
+        """What is asked of some outputs: nothing of a single one of one channel."""
+        if not self.asks:
+            return []
+        leaves = leaves_by_place(outputs)
+        names = list(leaves)
+        try:
+            found = [name for name in predictions(outputs) if name not in self._coarser]
+        except InputError:  # no output that is known
+            return []
+        several = len(found) > 1
+        places = [
+            _Place(name if several else "", names.index(name), self._axis(inputs, leaves, name))
+            for name in found
+        ]
+        return [place for place in places if several or place.axis is not None]
+
+    def _axis(self, inputs: Any, leaves: dict[str, Any], name: str) -> int | None:
+        """The axis of several channels of an output; None of one, or where it is not known."""
+        leaf = leaves[name]
+        with suppress(InputError):
+            ordered = in_order(leaf, self._structure, name, image_of(inputs, self._structure))
+            if ordered.dim() == leaf.dim() > 2 and ordered.shape[1] > 1:
+                return 1 if ordered is leaf else leaf.dim() - 1
         return None
+
+
+def _exact(value: Any) -> Any:
+    real = isinstance(value, Tensor) and value.is_floating_point()
+    return value.double() if real else value
+
+
+def _rows(leaf: Tensor, axis: int | None) -> Tensor:
+    """Numbers of each channel, (channels, positions); of a whole output in one row."""
+    double = leaf.double()
+    return double.reshape(1, -1) if axis is None else by_channel(double.movedim(axis, 1))
+
+
+def _filled(leaf: Tensor, axis: int | None, mean: tuple[Tensor, int]) -> Tensor:
+    """The mean of each channel at all positions."""
+    total, count = mean
+    shape = [-1 if a == axis else 1 for a in range(leaf.dim())]
+    return (total / count).to(leaf).reshape(shape).expand_as(leaf)
+
+
+def _mixed(own: Tensor, other: Tensor, axis: int | None) -> Iterator[tuple[int, Tensor]]:
+    """An output with one channel at a time from elsewhere; as a whole where it is asked so."""
+    if axis is None:
+        yield -1, other.clone()
+        return
+    for channel in range(own.shape[axis]):
+        mixed = own.clone()
+        mixed.select(axis, channel).copy_(other.select(axis, channel))
+        yield channel, mixed

@@ -150,7 +150,7 @@ class DataEvidence:
         # labels may be read as numbers; one channel of true numbers may be of little worth
         of_classes = self.ablation.recalibrated or self.ablation.larger_is_better
         # numbers may look like decisions, unless each channel's own error was measured
-        decides = math.isfinite(same.flips) and cut.worst_kind != "channel"
+        decides = math.isfinite(same.flips) and cut.worst_kind not in ("channel", "output")
         # of two decisions both respond as the whole does
         if same.worst > max(same.borders[1], 1.01 * same.value) and (of_classes or decides):
             return score.guarded_by(describe_part(same))
@@ -212,8 +212,7 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     one_class = ""
     if cut.worst > max(LOSS_THAT_COUNTS, share):
         own = "all" if cut.worst > 1.0 else f"{cut.worst:.1%}"
-        of = " of the metric" if cut.worst_kind == "number" else ""
-        one_class = f"{cut.worst_kind} {cut.worst_class}{of} alone loses {own} of its own skill"
+        one_class = f"{_the_worst(cut)} alone loses {own} of its own skill"
         one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
     caveat = ", ".join(filter(None, (alone, one_class, caveat)))
@@ -234,6 +233,15 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score("data", value, low, high, verdict, why, share, caveat, guarded=guarded)
+
+
+def _the_worst(cut: LevelAblation) -> str:
+    """Which class, channel or output loses most of its own skill, in words."""
+    if cut.worst_kind == "output":
+        return f"outputs{cut.worst_output}"
+    of = " of the metric" if cut.worst_kind == "number" else ""
+    of += f" of outputs{cut.worst_output}" if cut.worst_output else ""
+    return f"{cut.worst_kind} {cut.worst_class}{of}"
 
 
 def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:

@@ -20,7 +20,7 @@ from weightscope.probing.response import COLLAPSED
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, UNTOLD
-from weightscope.traces import marks_of_training, shows_training
+from weightscope.traces import marks_of_training, show_training, shows_training
 from weightscope.utilization.records import (
     BROKEN,
     RANKING,
@@ -85,16 +85,19 @@ def assess(
     spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
     recorded, notes = fitting_history(history, statistics)
     movements = pool_stages(kernels, recorded) if recorded else {}
+    early = ("encoder", "bottleneck")
+    late = [p for stage in structure.stages if stage.role not in early for p in kernels[stage.name]]
     state = judge_state(
         statistics,
         spreads,
         movements.values(),
         data,
         untouched=looks_untouched(structure, statistics),
-        late_untouched=looks_untouched(structure, statistics, but=("encoder", "bottleneck")),
+        late_untouched=looks_untouched(structure, statistics, but=early)
+        and not show_training(late),
         said=trained,
     )
-    told = trained and state == "unknown"
+    told = trained and state in ("unknown", "unfinished")
     state = "trained" if told else state
     certain = trained or (data is not None and bool(data.skilled))
     doubt = "" if certain or state != "trained" else hardly_trained(statistics, responses)
@@ -130,7 +133,7 @@ def assess(
     )
     if told:
         notes += (f"That it was trained says {keyword('trained', True)}, not its weights.",)
-    elif trained and state in ("untrained", "unfinished"):
+    elif trained and state == "untrained":
         notes += (f"{keyword('trained', True)} says otherwise: were its weights loaded?",)
     return Assessment(tuple(verdicts), state, conclusion, notes)
 
@@ -192,7 +195,9 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
 
 def doubted(score: Score, doubt: str) -> Score:
     """A score that calls nothing unused where there is a doubt."""
-    return score.guarded_by(doubt) if doubt and score.verdict != "used" else score
+    if not doubt or score.verdict != "unused":
+        return score
+    return replace(score, verdict="undecided", why=f"{score.why}; but {doubt}")
 
 
 def foreign_start(
@@ -339,7 +344,8 @@ def judge_state(
         movements: What a history recorded of each stage.
         data: What batches showed.
         untouched: See `looks_untouched`.
-        late_untouched: The same of decoder, skips and head alone.
+        late_untouched: The same of decoder, skips and head alone, and of their kernels none shows
+            training.
         said: Whether the user says that the network was trained.
     """
     if statistics.nonfinite:
@@ -479,8 +485,10 @@ def conclude(
     )
     if state == "unfinished":
         return (
-            "The weights between the deepest level and the output are as they were initialised, to "
-            f"the last bit; only the encoder was trained: {_NOTHING}.{doubt}"
+            "Only the encoder shows training. Between the deepest level and the output what starts"
+            " constant still is, to the last bit, and no kernel proves the contrary:"
+            f" {_NOTHING}.{doubt} If the kernels there were trained, say"
+            f" {keyword('trained', True)}."
         )
     if state == "unknown":
         return _unknown(ablation, doubt)

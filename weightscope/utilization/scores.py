@@ -334,8 +334,11 @@ def score_response(response: Response, level: int) -> Score:
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
     caveat = f"that is{of}" if beside else ""
     caveat += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
+    if cut.worst > max(RESPONSE_BORDER, cut.value):
+        caveat = f"{caveat}; {describe_part(cut)}".removeprefix("; ")
     few = grade == "images" and response.images < MINIMUM_IMAGES
-    guarded = few or bool(_speaks_elsewhere(cut))
+    figures = (cut.elsewhere, cut.worst, cut.by_number, cut.other[1])
+    guarded = few or any(m > RESPONSE_BORDER for m in figures)
     return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders, guarded)
 
 
@@ -398,8 +401,9 @@ def unseen(*, classes: bool) -> str:
 
 def describe_part(cut: CutResponse) -> str:
     """What happens to the part of the output that responds most, in words."""
-    of = "decision" if math.isfinite(cut.flips) else "channel"
-    return f"{of} {cut.worst_part} of the output responds with {cut.worst:.2g}, however rare it is"
+    of, what = ("decision", "rare") if math.isfinite(cut.flips) else ("channel", "small")
+    responds = f"of the output responds with {cut.worst:.2g}"
+    return f"{of} {cut.worst_part} {responds}, however {what} it is"
 
 
 def describe_other(cut: CutResponse, among: Iterable[str] | None = None) -> str:
