@@ -334,7 +334,7 @@ def score_response(response: Response, level: int) -> Score:
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
     caveat = f"that is{of}" if beside else ""
     caveat += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
-    if cut.worst > max(RESPONSE_BORDER, cut.value):
+    if cut.worst > max(RESPONSE_BORDER, 1.01 * cut.value):  # of two decisions both respond alike
         caveat = f"{caveat}; {describe_part(cut)}".removeprefix("; ")
     few = grade == "images" and response.images < MINIMUM_IMAGES
     figures = (cut.elsewhere, cut.worst, cut.by_number, cut.other[1])
