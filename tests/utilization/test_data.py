@@ -708,7 +708,19 @@ def test_a_sum_over_outputs_does_not_condemn_what_a_small_one_hangs_on(unit):
     def one(outputs, targets):
         return F.mse_loss(outputs["large"], targets["large"])
 
-    assert "small" not in gather_data(structure, [(images, named)], loss=one).score("head").why
+    assert gather_data(structure, [(images, named)], loss=one).ablation.levels[0].worst_class == -1
+
+    class Beside(InUnits):
+        def forward(self, x):
+            made = super().forward(x)
+            return {"other": made["large"], "both": torch.cat([*made.values()], 1)}
+
+    beside = read_structure(Beside(unit, named=True).eval(), images[:1])
+    pair = torch.cat([*named.values()], 1)
+    found = gather_data(
+        beside, [(images, pair)], loss=lambda outputs, targets: F.mse_loss(outputs["both"], targets)
+    )
+    assert "; channel 1 alone loses" in found.score("bottleneck").why
     wide = {"large": named["large"], "small": named["small"].expand(-1, 2, -1, -1)}
 
     class Wide(InUnits):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -318,7 +318,7 @@ def ablate_levels(
 
     told = JudgedOutputs(metric, device_of(model), coarser)
     left = [judge.meter() for _ in structure.cuts]
-    alone = _channel_meter(structure, judge, targets, own, coarser)
+    alone = _channel_meter(structure, judge, targets, own)
     passed = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
     with undisturbed(model), judge.kept(), torch.no_grad(), passed as advance:
         for inputs, outputs in _averaged(structure, batches, means, alone, own):
@@ -332,7 +332,7 @@ def ablate_levels(
             if output is None:
                 told.add(outputs, target)
             judge.add(own(outputs))
-            alone.add(inputs, own(outputs))
+            alone.add(inputs, own(outputs), told.read)
             for place, (cut, filler, meter) in enumerate(
                 zip(structure.cuts, fills, left, strict=True)
             ):
@@ -398,13 +398,12 @@ def _channel_meter(
     judge: Judge,
     targets: Sequence[Any],
     own: Callable[[Any], Any],
-    coarser: Collection[str],
 ) -> ChannelMeter:
     """What asks each channel of a regression and each output; of classes it asks nothing."""
     answer, dimensions = own(structure.returned), structure.inputs.dimensions
     numbers = not judge.recalibrated and not are_classes(targets, dimensions, answer)
     metric = judge.metric if numbers else None
-    return ChannelMeter(structure, metric, targets, device_of(structure.model), coarser)
+    return ChannelMeter(structure, metric, targets, device_of(structure.model))
 
 
 def _by_number(quality: Quality, weights: FloatArray) -> Compared:

@@ -55,7 +55,6 @@ class ChannelMeter:
         metric: Of one value for each image; None where there is nothing to ask.
         targets: All targets, batch by batch.
         device: Where the outputs are.
-        coarser: Outputs that are not asked, see `CoarserOutputs`.
 
     Attributes:
         parts: The output, by what gets at it among several, and the channel, -1 of a whole output.
@@ -68,10 +67,10 @@ class ChannelMeter:
         metric: ValueMetric | None,
         targets: Sequence[Any],
         device: torch.device,
-        coarser: Collection[str] = (),
     ) -> None:
         self._structure, self._metric = structure, metric
-        self._targets, self._device, self._coarser = targets, device, coarser
+        self._targets, self._device = targets, device
+        self._read: Collection[str] = ()
         self.parts: list[tuple[str, int]] = []
         self.resolution = EXACTLY
         self._means: dict[int, tuple[Tensor, int]] = {}  # sums and counts, by leaf
@@ -93,8 +92,17 @@ class ChannelMeter:
             total, count = self._means.get(place.index, (torch.zeros_like(rows[:, 0]), 0))
             self._means[place.index] = (total + rows.sum(1), count + rows.shape[1])
 
-    def add(self, inputs: Any, outputs: Any) -> None:
-        """Add what the whole network returned for the next batch."""
+    def add(self, inputs: Any, outputs: Any, read: Collection[str] = ()) -> None:
+        """Add what the whole network returned for the next batch.
+
+        Args:
+            inputs: Of the batch.
+            outputs: Of the whole network.
+            read: Of several outputs those that the metric reads, by what gets at them. Those that
+                it reads of the first batch are asked.
+        """
+        if not self._added:
+            self._read = read
         places = self._places(inputs, outputs)
         self._now = (places, outputs) if places and self._means else None
         self._added += 1
@@ -178,7 +186,7 @@ class ChannelMeter:
         leaves = leaves_by_place(outputs)
         names = list(leaves)
         try:
-            found = [name for name in predictions(outputs) if name not in self._coarser]
+            found = [n for n in predictions(outputs) if not self._read or n in self._read]
         except InputError:  # no output that is known
             return []
         several = len(found) > 1
