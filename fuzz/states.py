@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+import scipy.sparse
+import scipy.special  # both add filters of warnings when they are first imported  # noqa: F401
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -204,6 +206,12 @@ def _lazy():
     return model
 
 
+def _complex():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torch's complex modules are new, said once
+        return Small().to(torch.complex64)
+
+
 def _quantised():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -225,7 +233,7 @@ KINDS = {
     "bfloat16": lambda: Small().bfloat16(),
     "float16": lambda: Small().half(),
     "float64": lambda: Small().double(),
-    "complex": lambda: Small().to(torch.complex64),
+    "complex": _complex,
     "quantised": _quantised,
     "data parallel": lambda: nn.DataParallel(Small()),
     "compiled": lambda: torch.compile(Small(), backend="eager"),
