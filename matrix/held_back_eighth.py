@@ -6,28 +6,17 @@ stands in ``docs/matrix_reading.md`` as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from matrix.more import Entry
+from matrix.more import Entry, network_of
 from matrix.truth import HALVES, Truth, resnet, widening
 
 _THREE, _FOUR, _FIVE = (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)
 _VECTOR = "encoder 0 | none"  # one vector for all levels
-
-
-def _of(module: str, name: str, *settings: Any, **named: Any) -> Callable[[], nn.Module]:
-    """A network of a module, with fresh weights, in training mode."""
-
-    def build() -> nn.Module:
-        factory: Callable[..., nn.Module] = getattr(import_module(module), name)
-        return factory(*settings, **named).train()
-
-    return build
 
 
 def _two(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -325,20 +314,20 @@ _MEDICAL = {"in_chns": 1, "class_num": 2, "feature_chns": [4, 8, 8, 16, 16], "dr
 HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     "deepCR UNet3": Entry(
         "deepCR",
-        _of("deepCR.unet", "UNet3", 1, 1, hidden=8),
+        network_of("deepCR.unet", "UNet3", 1, 1, hidden=8),
         Truth(_THREE, _COSMIC, (1, 2)),
         {"channels": 1},
     ),
     # crops where a size is odd
     "icon-registration UNet2": Entry(
         "icon_registration",
-        _of("icon_registration.networks", "UNet2", 3, [[2, 8, 8, 16], [8, 8, 16]], 2),
+        network_of("icon_registration.networks", "UNet2", 3, [[2, 8, 8, 16], [8, 8, 16]], 2),
         Truth(_FOUR, _REGISTER, (1, 2, 3)),
         {"channels": 2, "other": (75, 97), "arrange": _two},
     ),
     "azula UNet": Entry(
         "azula",
-        _of(
+        network_of(
             "azula.nn.unet",
             "UNet",
             3,
@@ -353,7 +342,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     # the time comes before the image
     "torchcfm UNetModelWrapper": Entry(
         "torchcfm",
-        _of(
+        network_of(
             "torchcfm.models.unet.unet",
             "UNetModelWrapper",
             dim=(3, 32, 32),
@@ -368,7 +357,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     # built for one size
     "med-seg-diff-pytorch Unet": Entry(
         "med_seg_diff_pytorch",
-        _of(
+        network_of(
             "med_seg_diff_pytorch",
             "Unet",
             dim=16,
@@ -381,7 +370,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     ),
     "make-a-video-pytorch SpaceTimeUnet": Entry(
         "make_a_video_pytorch",
-        _of(
+        network_of(
             "make_a_video_pytorch",
             "SpaceTimeUnet",
             dim=8,
@@ -399,7 +388,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     "mfai HalfUNet": Entry("mfai", _halved, Truth(_FIVE, _HALF, (1, 2, 3, 4))),
     "the-well UNetConvNext": Entry(
         "the_well",
-        _of(
+        network_of(
             "the_well.benchmark.models.unet_convnext",
             "UNetConvNext",
             dim_in=3,
@@ -413,7 +402,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     ),
     "tardis-em FNet": Entry(
         "tardis_em",
-        _of(
+        network_of(
             "tardis_em.cnn.utils.build_cnn",
             "FNet",
             num_conv_layer=3,
@@ -428,19 +417,19 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     # planar at the top; crops by a scripted function
     "elektronn3 UNet": Entry(
         "elektronn3",
-        _of("elektronn3.models.unet", "UNet", start_filts=8, planar_blocks=(0,)),
+        network_of("elektronn3.models.unet", "UNet", start_filts=8, planar_blocks=(0,)),
         Truth(((1, 1, 1), (1, 2, 2), (2, 4, 4)), _NEURITES, (1, 2)),
         {"channels": 1, "size": (16, 32, 32), "other": (8, 48, 32)},
     ),
     "ivadomed Modified3DUNet": Entry(
         "ivadomed",
-        _of("ivadomed.models", "Modified3DUNet", 1, 1, n_filters=4),
+        network_of("ivadomed.models", "Modified3DUNet", 1, 1, n_filters=4),
         Truth(_FIVE, _CORD, (1, 2, 3, 4)),
         {"channels": 1, "size": (32, 32, 32), "other": (32, 48, 32)},
     ),
     "yucca UNet": Entry(
         "yucca",
-        _of(
+        network_of(
             "yucca.modules.networks.networks.UNet",
             "UNet",
             1,
@@ -453,7 +442,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     ),
     "python-doctr linknet_resnet18": Entry(
         "doctr",
-        _of(
+        network_of(
             "doctr.models.detection.linknet.pytorch",
             "linknet_resnet18",
             pretrained_backbone=False,
@@ -464,18 +453,18 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     # an image and a mask
     "segmentation-refinement RefinementModule": Entry(
         "segmentation_refinement",
-        _of("segmentation_refinement.models.psp.pspnet", "RefinementModule"),
+        network_of("segmentation_refinement.models.psp.pspnet", "RefinementModule"),
         Truth(_FOUR, _MASKS, (1, 2, 3)),
         {"channels": 4, "arrange": _two},
     ),
     "controlnet-aux lineart Generator": Entry(
         "controlnet_aux",
-        _of("controlnet_aux.lineart", "Generator", 3, 1, n_residual_blocks=2),
+        network_of("controlnet_aux.lineart", "Generator", 3, 1, n_residual_blocks=2),
         Truth(_THREE, _LINES, (1, 2)),
     ),
     "nafnetlib NAFNetLocal": Entry(
         "nafnetlib",
-        _of(
+        network_of(
             "nafnetlib.models.nafnet",
             "NAFNetLocal",
             width=8,
@@ -487,7 +476,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     ),
     "PyMIC UNet2D5": Entry(
         "pymic",
-        _of("pymic.net.net3d.unet2d5", "UNet2D5", _MEDICAL),
+        network_of("pymic.net.net3d.unet2d5", "UNet2D5", _MEDICAL),
         Truth(
             ((1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 8, 8), (4, 16, 16)),
             _SLICES,
@@ -497,7 +486,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     ),
     "spotiflow UNetBackbone": Entry(
         "spotiflow",
-        _of(
+        network_of(
             "spotiflow.model.backbones.unet",
             "UNetBackbone",
             1,
@@ -511,7 +500,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     ),
     "k-diffusion ImageDenoiserModelV1": Entry(
         "k_diffusion",
-        _of(
+        network_of(
             "k_diffusion.models.image_v1",
             "ImageDenoiserModelV1",
             3,
@@ -525,7 +514,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
     ),
     "tiatoolbox UNetModel": Entry(
         "tiatoolbox",
-        _of(
+        network_of(
             "tiatoolbox.models.architecture.unet",
             "UNetModel",
             3,

@@ -9,28 +9,17 @@ feed what goes down only after it came up (empanada).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from matrix.more import Entry
+from matrix.more import Entry, network_of
 from matrix.truth import HALVES, LINKNET, Truth, resnet, widening
 
 _THREE, _FOUR, _FIVE = (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)
 _VECTOR = "encoder 0 | none"  # one vector for all levels
-
-
-def _of(module: str, name: str, *settings: Any, **named: Any) -> Callable[[], nn.Module]:
-    """A network of a module, with fresh weights, in training mode."""
-
-    def build() -> nn.Module:
-        factory: Callable[..., nn.Module] = getattr(import_module(module), name)
-        return factory(*settings, **named).train()
-
-    return build
 
 
 def _two(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -318,7 +307,7 @@ def _layers() -> nn.Module:
 HELD_BACK_NINTH: Mapping[str, Entry] = {
     "cosmic-conn UNet": Entry(
         "cosmic_conn",
-        _of(
+        network_of(
             "cosmic_conn.dl_framework.unet",
             "UNet_module",
             1,
@@ -336,13 +325,15 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "viscy Unet25d": Entry(
         "viscy",
-        _of("viscy.unet.networks.Unet25D", "Unet25d", num_blocks=3, num_filters=[4, 8, 8, 16]),
+        network_of(
+            "viscy.unet.networks.Unet25D", "Unet25d", num_blocks=3, num_filters=[4, 8, 8, 16]
+        ),
         Truth(((1, 1, 1), (1, 2, 2), (1, 4, 4), (1, 8, 8)), _STACKS, (1, 2, 3)),
         {"channels": 1, "size": (5, 32, 32), "other": (9, 48, 32)},
     ),
     "cleanunet CleanUNet": Entry(
         "cleanunet",
-        _of(
+        network_of(
             "cleanunet",
             "CleanUNet",
             channels_H=8,
@@ -358,7 +349,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "denoiser Demucs": Entry(
         "denoiser",
-        _of("denoiser.demucs", "Demucs", hidden=8, depth=3, resample=1),
+        network_of("denoiser.demucs", "Demucs", hidden=8, depth=3, resample=1),
         Truth((1, 4, 16, 64), _DENOISER, (1, 2, 3)),
         {"channels": 1, "size": (2048,), "other": (3000,)},
     ),
@@ -371,7 +362,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "asteroid SuDORMRFImproved": Entry(
         "asteroid",
-        _of(
+        network_of(
             "asteroid.masknn.convolutional",
             "SuDORMRFImproved",
             8,
@@ -385,7 +376,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "score-models DDPM": Entry(
         "score_models",
-        _of(
+        network_of(
             "score_models.architectures.ddpm",
             "DDPM",
             channels=3,
@@ -399,7 +390,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     # pads to what fits; adds noise
     "snac SNAC": Entry(
         "snac",
-        _of(
+        network_of(
             "snac",
             "SNAC",
             encoder_dim=8,
@@ -420,7 +411,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     # its finest map is at one half
     "sleap-nn UNet": Entry(
         "sleap_nn",
-        _of(
+        network_of(
             "sleap_nn.architectures.unet",
             "UNet",
             output_stride=2,
@@ -435,7 +426,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "modulaic ConditionalUNetGenerator": Entry(
         "modulaic",
-        _of(
+        network_of(
             "modulaic.models.generator",
             "ConditionalUNetGenerator",
             3,
@@ -452,7 +443,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "neuroimaging UNet3D": Entry(
         "neuroimaging_models",
-        _of("neuroimaging_models.unet3d", "UNet3D", 1, 2, [4, 8, 16], 32),
+        network_of("neuroimaging_models.unet3d", "UNet3D", 1, 2, [4, 8, 16], 32),
         Truth(_FOUR, _BRAIN, (1, 2, 3)),
         {"channels": 1, "size": (16, 32, 16), "other": (24, 16, 32)},
     ),
@@ -464,7 +455,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "octopytorch Tiramisu": Entry(
         "models",
-        _of(
+        network_of(
             "models.tiramisu",
             "Tiramisu",
             3,
@@ -479,24 +470,24 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "torchvf H2Model": Entry(
         "torchvf",
-        _of("torchvf.models.models", "H2Model", 1),
+        network_of("torchvf.models.models", "H2Model", 1),
         Truth(_FOUR, _FIELDS, (1, 2, 3)),
         {"channels": 1},
     ),
     "patchgan UNet": Entry(
         "patchgan",
-        _of("patchgan.unet", "UNet", 3, 2, nf=4),
+        network_of("patchgan.unet", "UNet", 3, 2, nf=4),
         Truth((1, 2, 4, 8, 16, 32, 64, 128), _PATCHES, (1, 2, 3, 4, 5, 6, 7)),
         {"size": (256, 256), "other": (384, 256)},
     ),
     "tnet-segmentation TNet": Entry(
         "TNet_Segmentation",
-        _of("TNet_Segmentation.net", "TNet", emb_size=16),
+        network_of("TNet_Segmentation.net", "TNet", emb_size=16),
         Truth(_FOUR, _UNPOOLED, (1, 2, 3)),
     ),
     "segmentation-models-pytorch-3d Linknet": Entry(
         "segmentation_models_pytorch_3d",
-        _of(
+        network_of(
             "segmentation_models_pytorch_3d",
             "Linknet",
             "resnet18",
@@ -509,7 +500,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     ),
     "pretrained-backbones-unet Unet": Entry(
         "backbones_unet",
-        _of(
+        network_of(
             "backbones_unet.model.unet",
             "Unet",
             backbone="resnet18",
@@ -522,7 +513,7 @@ HELD_BACK_NINTH: Mapping[str, Entry] = {
     # its heads are at a quarter
     "empanada-dl PanopticBiFPN": Entry(
         "empanada",
-        _of(
+        network_of(
             "empanada.models.panoptic_bifpn",
             "PanopticBiFPN",
             "resnet18",

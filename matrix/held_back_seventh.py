@@ -7,28 +7,16 @@ fifth list already, and were taken out when that was seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matrix.more import Entry
+from matrix.more import Entry, network_of
 from matrix.truth import HALVES, Truth
 
 _THREE, _FOUR, _FIVE = (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)
-
-
-def _of(module: str, name: str, *settings: Any, **named: Any) -> Callable[[], nn.Module]:
-    """A network of a module, with fresh weights, in training mode."""
-
-    def build() -> nn.Module:
-        factory: Callable[..., nn.Module] = getattr(import_module(module), name)
-        return factory(*settings, **named).train()
-
-    return build
 
 
 # of packages -------------------------------------------------------------------------------------
@@ -638,61 +626,65 @@ _CAPACITY = [(2, 4), (2, 4), (6, 4, 1, 1, 0), (4, 8), (14, 8, 1, 1, 0), (8, 8)]
 HELD_BACK_SEVENTH: Mapping[str, Entry] = {
     "ternausnet UNet11": Entry(
         "ternausnet",
-        _of("ternausnet.models", "UNet11", num_filters=32),
+        network_of("ternausnet.models", "UNet11", num_filters=32),
         Truth(HALVES, _TERNAUS, (1, 2, 3, 4, 5)),
     ),
     # two outputs
     "facexlib ParseNet": Entry(
         "facexlib",
-        _of(_PARSING, "ParseNet", 64, 64, 16, base_ch=8, res_depth=2, ch_range=[8, 16]),
+        network_of(_PARSING, "ParseNet", 64, 64, 16, base_ch=8, res_depth=2, ch_range=[8, 16]),
         Truth(_THREE, _PARSENET, (1, 2)),
     ),
     # of spectrograms; pads to what divides
     "resemble-enhance UNet": Entry(
         "resemble_enhance",
-        _of("resemble_enhance.denoiser.unet", "UNet", 3, 3, num_blocks=2, num_middle_blocks=1),
+        network_of(
+            "resemble_enhance.denoiser.unet", "UNet", 3, 3, num_blocks=2, num_middle_blocks=1
+        ),
         Truth(_THREE, _ENHANCE, (1, 2)),
         {"other": (75, 97)},
     ),
     # of micrographs; resized to the size of the skip
     "topaz UDenoiseNet": Entry(
         "topaz",
-        _of("topaz.denoising.models", "UDenoiseNet", nf=4),
+        network_of("topaz.denoising.models", "UDenoiseNet", nf=4),
         Truth(HALVES, _TOPAZ, (1, 2, 3, 4, 5)),
         {"channels": 1, "other": (75, 97)},
     ),
     # an image and a mask
     "spandrel LaMa": Entry(
         "spandrel",
-        _of("spandrel.architectures.LaMa.__arch.LaMa", "FFCResNetGenerator", 4, 3, 8, 2, 1),
+        network_of("spandrel.architectures.LaMa.__arch.LaMa", "FFCResNetGenerator", 4, 3, 8, 2, 1),
         Truth(_THREE, _LAMA, (1, 2)),
         {"channels": 4, "arrange": _two},
     ),
     # pads where a size is odd
     "fastmri Unet": Entry(
         "fastmri",
-        _of("fastmri.models", "Unet", 1, 1, chans=4, num_pool_layers=3),
+        network_of("fastmri.models", "Unet", 1, 1, chans=4, num_pool_layers=3),
         Truth(_FOUR, _FASTMRI, (1, 2, 3)),
         {"channels": 1, "other": (75, 97)},
     ),
     # modules that are called in a way of their own; more comes out while training
     "audio-separator CascadedASPPNet": Entry(
         "audio_separator",
-        _of(_VOCALS, "CascadedASPPNet", 128, [*_CAPACITY, (8, 2, 1), (4, 2, 1), (8, 2, 1)], 31191),
+        network_of(
+            _VOCALS, "CascadedASPPNet", 128, [*_CAPACITY, (8, 2, 1), (4, 2, 1), (8, 2, 1)], 31191
+        ),
         Truth(_FIVE, _bands(), (1, 2, 3, 4)),
         {"channels": 2, "size": (65, 64), "other": (65, 96)},
     ),
     # of seismograms; by four, padded and cropped for one length
     "seisbench PhaseNet": Entry(
         "seisbench",
-        _of("seisbench.models", "PhaseNet"),
+        network_of("seisbench.models", "PhaseNet"),
         Truth((1, 4, 16, 64, 256), _PHASES, (1, 2, 3, 4)),
         {"channels": 3, "size": (3001,), "other": (3002,)},
     ),
     # two images; the flow is integrated
     "voxelmorph VxmPairwise": Entry(
         "voxelmorph",
-        _of(
+        network_of(
             "voxelmorph.nn.models",
             "VxmPairwise",
             ndim=2,
@@ -707,7 +699,7 @@ HELD_BACK_SEVENTH: Mapping[str, Entry] = {
     # of sleep; one answer for a window
     "braindecode USleep": Entry(
         "braindecode",
-        _of(
+        network_of(
             "braindecode.models", "USleep", n_chans=2, sfreq=128, depth=3, n_outputs=3, n_times=256
         ),
         Truth(_FOUR, _SLEEP, (1, 2, 3)),

@@ -5,28 +5,18 @@ What came out at the first reading stands in ``docs/matrix_reading.md`` as it wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from matrix.more import Entry
+from matrix.more import Entry, network_of
 from matrix.truth import HALVES, Truth, resnet
 
 _THREE, _FOUR, _FIVE = (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)
 _SIXTY_FOURTH = (*HALVES, 64)
-
-
-def _of(module: str, name: str, **settings: Any) -> Callable[[], nn.Module]:
-    """A network of a module, with fresh weights, as every other here in training mode."""
-
-    def build() -> nn.Module:
-        factory: Callable[..., nn.Module] = getattr(import_module(module), name)
-        return factory(**settings).train()
-
-    return build
 
 
 # restoration -------------------------------------------------------------------------------------
@@ -418,7 +408,7 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # keys and values of what comes up and of the skip: twice the batch
     "uformer-pytorch Uformer": Entry(
         "uformer_pytorch",
-        _of(
+        network_of(
             "uformer_pytorch",
             "Uformer",
             dim=8,
@@ -433,7 +423,7 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # norms without an offset; sizes that do not divide are padded
     "deepinv UNet": Entry(
         "deepinv",
-        _of(
+        network_of(
             "deepinv.models",
             "UNet",
             in_channels=3,
@@ -449,7 +439,7 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # resized by the buffer of a filter
     "deepinv NCSN++": Entry(
         "deepinv",
-        _of(
+        network_of(
             "deepinv.models",
             "NCSNpp",
             img_resolution=32,
@@ -465,7 +455,7 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     ),
     "speechbrain UNetModel": Entry(
         "speechbrain",
-        _of(
+        network_of(
             "speechbrain.nnet.unet",
             "UNetModel",
             in_channels=1,
@@ -483,7 +473,7 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # only space is reduced; who looks at the present alone is asked of a mask of nothing
     "video-diffusion-pytorch Unet3D": Entry(
         "video_diffusion_pytorch",
-        _of(
+        network_of(
             "video_diffusion_pytorch",
             "Unet3D",
             dim=8,
@@ -498,14 +488,14 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # the same layers for this frame and the one before
     "bio-image-unet Siam_UNet": Entry(
         "bio_image_unet",
-        _of("bio_image_unet.siam_unet", "Siam_UNet", n_filter=4),
+        network_of("bio_image_unet.siam_unet", "Siam_UNet", n_filter=4),
         Truth(_FIVE, _SIAMESE, (1, 2, 3, 4)),
         {"channels": 2, "arrange": _apart},
     ),
     # two maps by name, of every depth, the last one twice
     "bio-image-unet MultiOutputNestedUNet": Entry(
         "bio_image_unet",
-        _of(
+        network_of(
             "bio_image_unet.multi_output_unet.multi_output_nested_unet",
             "MultiOutputNestedUNet",
             output_heads=_HEADS,
@@ -518,13 +508,13 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # returns its features and the vector as well
     "cellpose CPnet": Entry(
         "cellpose",
-        _of("cellpose.resnet_torch", "CPnet", nbase=[2, 8, 16, 24, 32], nout=3, sz=3),
+        network_of("cellpose.resnet_torch", "CPnet", nbase=[2, 8, 16, 24, 32], nout=3, sz=3),
         Truth(_FOUR, _CELLPOSE, (1, 2, 3)),
         {"channels": 2},
     ),
     "instanseg-torch InstanSeg_UNet": Entry(
         "instanseg",
-        _of(
+        network_of(
             "instanseg.utils.models.InstanSeg_UNet",
             "InstanSeg_UNet",
             in_channels=3,
@@ -535,7 +525,7 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     ),
     "pytorch3dunet ResidualUNetSE3D": Entry(
         "pytorch3dunet",
-        _of(
+        network_of(
             "pytorch3dunet.unet3d.model",
             "ResidualUNetSE3D",
             in_channels=1,
@@ -548,7 +538,7 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     ),
     "segment-torch AttentionUNet": Entry(
         "segment_torch",
-        _of(
+        network_of(
             "segment_torch.attention_unet",
             "AttentionUNet",
             in_channels=3,
@@ -561,13 +551,13 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # a LightningModule
     "torch-segment-fiducials-2d ResidualUNet18": Entry(
         "torch_segment_fiducials_2d",
-        _of("torch_segment_fiducials_2d.model.model", "ResidualUNet18"),
+        network_of("torch_segment_fiducials_2d.model.model", "ResidualUNet18"),
         Truth(_FIVE, _FIDUCIALS, (1, 2, 3, 4)),
         {"channels": 1},
     ),
     "careamics UNet": Entry(
         "careamics",
-        _of(
+        network_of(
             "careamics.models.unet",
             "UNet",
             conv_dims=2,
@@ -582,19 +572,21 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # a gradient of its own, which computes the input again from the output
     "iunets iUNet": Entry(
         "iunets",
-        _of("iunets", "iUNet", in_channels=4, architecture=(1, 1, 1), dim=2, verbose=0),
+        network_of("iunets", "iUNet", in_channels=4, architecture=(1, 1, 1), dim=2, verbose=0),
         Truth(_THREE, _INVERTIBLE, (1, 2)),
         {"channels": 4},
     ),
     "torchgeo FarSeg": Entry(
         "torchgeo",
-        _of("torchgeo.models", "FarSeg", backbone="resnet18", classes=2, backbone_pretrained=False),
+        network_of(
+            "torchgeo.models", "FarSeg", backbone="resnet18", classes=2, backbone_pretrained=False
+        ),
         Truth(HALVES, {**_farseg(""), "decoder.classifier": "head"}, (3, 4, 5)),
     ),
     # two dates in one tensor; more comes out while training
     "torchgeo ChangeStarFarSeg": Entry(
         "torchgeo",
-        _of(
+        network_of(
             "torchgeo.models",
             "ChangeStarFarSeg",
             backbone="resnet18",
@@ -607,21 +599,21 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
     # a dictionary of a pair of frames; maps of every level while training
     "ptlflow FlowNetS": Entry(
         "ptlflow",
-        _of("ptlflow.models.flownet.flownets", "FlowNetS"),
+        network_of("ptlflow.models.flownet.flownets", "FlowNetS"),
         Truth(_SIXTY_FOURTH, _FLOWNET, (3, 4, 5, 6)),
         {"channels": 6, "other": (128, 192), "given": True, "arrange": _pair_by_name},
     ),
     # moved by the flow so far, and compared at every shift
     "ptlflow PWCNet": Entry(
         "ptlflow",
-        _of("ptlflow.models.pwcnet.pwcnet", "PWCNet", md=1),
+        network_of("ptlflow.models.pwcnet.pwcnet", "PWCNet", md=1),
         Truth(_SIXTY_FOURTH, _PWCNET, (3, 4, 5, 6)),
         {"channels": 6, "size": (128, 128), "other": (128, 192), "given": True}
         | {"arrange": _pair_by_name},
     ),
     "neuraloperator UNO": Entry(
         "neuralop",
-        _of(
+        network_of(
             "neuralop.models",
             "UNO",
             in_channels=1,

@@ -6,28 +6,17 @@ stands in ``docs/matrix_reading.md`` as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import nn
 
-from matrix.more import Entry
+from matrix.more import Entry, network_of
 from matrix.truth import QUARTER_FIRST, Truth, widening
 
 _THREE, _FOUR, _FIVE = (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)
 _VECTOR = "encoder 0 | none"  # one vector for all levels
-
-
-def _of(module: str, name: str, *settings: Any, **named: Any) -> Callable[[], nn.Module]:
-    """A network of a module, with fresh weights, in training mode."""
-
-    def build() -> nn.Module:
-        factory: Callable[..., nn.Module] = getattr(import_module(module), name)
-        return factory(*settings, **named).train()
-
-    return build
 
 
 _PLAIN = {
@@ -277,20 +266,22 @@ _ONLY_UP = Truth((), {}, (), refusal=("only comes up", "one level"))
 HELD_BACK_TENTH: Mapping[str, Entry] = {
     "medicaltorch Unet": Entry(
         "medicaltorch",
-        _of("medicaltorch.models", "Unet"),
+        network_of("medicaltorch.models", "Unet"),
         Truth(_FOUR, _PLAIN, (1, 2, 3)),
         {"channels": 1},
     ),
     "eisen VNet": Entry(
         "eisen",
-        _of("eisen.models.segmentation", "VNet", 1, 2, n_filters=4, normalization="batchnorm"),
+        network_of(
+            "eisen.models.segmentation", "VNet", 1, 2, n_filters=4, normalization="batchnorm"
+        ),
         Truth(_FIVE, _VOLUMES, (1, 2, 3, 4)),
         {"channels": 1, "size": (32, 32, 32), "other": (32, 64, 32)},
     ),
     # its answer is at a quarter
     "segformer-pytorch Segformer": Entry(
         "segformer_pytorch",
-        _of(
+        network_of(
             "segformer_pytorch",
             "Segformer",
             dims=(16, 32, 40, 64),
@@ -303,7 +294,7 @@ HELD_BACK_TENTH: Mapping[str, Entry] = {
     ),
     "self-attention-cv TransUnet": Entry(
         "self_attention_cv",
-        _of(
+        network_of(
             "self_attention_cv.transunet",
             "TransUnet",
             img_dim=64,
@@ -318,7 +309,7 @@ HELD_BACK_TENTH: Mapping[str, Entry] = {
     ),
     "audio-encoders-pytorch AutoEncoder1d": Entry(
         "audio_encoders_pytorch",
-        _of(
+        network_of(
             "audio_encoders_pytorch",
             "AutoEncoder1d",
             in_channels=2,
@@ -332,12 +323,12 @@ HELD_BACK_TENTH: Mapping[str, Entry] = {
     ),
     "doc-ufcn DocUFCNModel": Entry(
         "doc_ufcn",
-        _of("doc_ufcn.model", "DocUFCNModel", 4),
+        network_of("doc_ufcn.model", "DocUFCNModel", 4),
         Truth(_FOUR, _documents(), (1, 2, 3)),
     ),
     "taming-transformers Model": Entry(
         "taming",
-        _of(
+        network_of(
             "taming.modules.diffusionmodules.model",
             "Model",
             ch=32,
@@ -353,7 +344,7 @@ HELD_BACK_TENTH: Mapping[str, Entry] = {
     ),
     "muse-maskgit-pytorch VQGanVAE": Entry(
         "muse_maskgit_pytorch",
-        _of(
+        network_of(
             "muse_maskgit_pytorch",
             "VQGanVAE",
             dim=16,
@@ -365,7 +356,7 @@ HELD_BACK_TENTH: Mapping[str, Entry] = {
     ),
     "ACSConv ACSUNet": Entry(
         "acsconv",
-        _of("acsconv.models", "ACSUNet", 2),
+        network_of("acsconv.models", "ACSUNet", 2),
         Truth(_THREE, _VIEWS, (1, 2)),
         {"channels": 1, "size": (16, 16, 16), "other": (16, 24, 16)},
     ),
@@ -391,32 +382,32 @@ HELD_BACK_TENTH: Mapping[str, Entry] = {
     # its answer is at a quarter
     "face-alignment FAN": Entry(
         "face_alignment",
-        _of("face_alignment.models", "FAN", 1),
+        network_of("face_alignment.models", "FAN", 1),
         Truth((1, 2, 4, 8, 16, 32, 64), _FACES, (3, 4, 5, 6)),
         {"size": (128, 128), "other": (256, 128)},
     ),
     # a spectrogram's frames, one after the other
     "openunmix OpenUnmix": Entry(
         "openunmix",
-        _of("openunmix.model", "OpenUnmix", nb_bins=64, nb_channels=2, hidden_size=16),
+        network_of("openunmix.model", "OpenUnmix", nb_bins=64, nb_channels=2, hidden_size=16),
         _ONE_LEVEL,
         {"channels": 2, "size": (64, 32), "other": (64, 48)},
     ),
-    "torchsr NinaSR": Entry("torchsr", _of("torchsr.models", "ninasr_b0", 2), _ONLY_UP),
+    "torchsr NinaSR": Entry("torchsr", network_of("torchsr.models", "ninasr_b0", 2), _ONLY_UP),
     "compressai FactorizedPrior": Entry(
         "compressai",
-        _of("compressai.models", "FactorizedPrior", 8, 12),
+        network_of("compressai.models", "FactorizedPrior", 8, 12),
         Truth(_FIVE, _CODES, (1, 2, 3, 4)),
     ),
     "dlsia TUNet": Entry(
         "dlsia",
-        _of("dlsia.core.networks.tunet", "TUNet", (64, 64), 1, 2, 4, 4),
+        network_of("dlsia.core.networks.tunet", "TUNet", (64, 64), 1, 2, 4, 4),
         Truth(_FOUR, _TUNED, (1, 2, 3)),
         {"channels": 1},
     ),
     "lungmask UNet": Entry(
         "lungmask",
-        _of(
+        network_of(
             "lungmask.resunet",
             "UNet",
             n_classes=2,
@@ -431,13 +422,13 @@ HELD_BACK_TENTH: Mapping[str, Entry] = {
     ),
     "atomai SegResNet": Entry(
         "atomai",
-        _of("atomai.nets", "SegResNet", nb_classes=2, nb_filters=4),
+        network_of("atomai.nets", "SegResNet", nb_classes=2, nb_filters=4),
         Truth(_THREE, _ATOMS, (1, 2)),
         {"channels": 1},
     ),
     "pytorchcv SQNet": Entry(
         "pytorchcv",
-        _of(
+        network_of(
             "pytorchcv.models.sqnet",
             "SQNet",
             channels=[[16, 24, 32], [24, 16, 8]],

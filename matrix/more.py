@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -44,6 +45,16 @@ class Entry:
     build: Callable[[], nn.Module]
     truth: Truth
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def network_of(module: str, name: str, *settings: Any, **named: Any) -> Callable[[], nn.Module]:
+    """A network of a module, with fresh weights, in training mode."""
+
+    def build() -> nn.Module:
+        factory: Callable[..., nn.Module] = getattr(import_module(module), name)
+        return factory(*settings, **named).train()
+
+    return build
 
 
 # segmentation-models-pytorch ---------------------------------------------------------------------

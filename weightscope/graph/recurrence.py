@@ -21,38 +21,12 @@ _SETTINGS = (
 )
 
 
-def _results(input: Tensor, states: list[Tensor], bidirectional: bool) -> tuple[Tensor, ...]:
+def _results(input: Tensor, hx: Any, *settings: Any) -> tuple[Tensor, ...]:
     """What tracing needs of a recurrent layer: its sequence, and its last states."""
+    *_, bidirectional, _ = settings
+    states = [hx] if isinstance(hx, Tensor) else hx
     features = states[0].shape[-1] * (2 if bidirectional else 1)
     return input.new_empty([*input.shape[:-1], features]), *map(torch.empty_like, states)
-
-
-def _with_cells(
-    input: Tensor,
-    hx: list[Tensor],
-    params: list[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, ...]:
-    return _results(input, hx, bidirectional)
-
-
-def _without_cells(
-    input: Tensor,
-    hx: Tensor,
-    params: list[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, ...]:
-    return _results(input, [hx], bidirectional)
 
 
 def _defined(name: str) -> Any:
@@ -62,8 +36,7 @@ def _defined(name: str) -> Any:
     _LIBRARY.define(  # type: ignore[no-untyped-call]
         f"{name}(Tensor input, {states} hx, Tensor[] params, {_SETTINGS}) -> ({made})"
     )
-    shapes: Callable[..., Any] = _with_cells if cells else _without_cells
-    torch.library.register_fake(f"weightscope::{name}", shapes, lib=_LIBRARY)
+    torch.library.register_fake(f"weightscope::{name}", _results, lib=_LIBRARY)
     return getattr(torch.ops.weightscope, name).default
 
 

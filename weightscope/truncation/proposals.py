@@ -164,8 +164,8 @@ def propose(structure: Structure, assessment: Assessment, costs: Costs) -> tuple
     before the others; then, in the same order, those that speak more for no use than for use at
     every removed stage; then those that are undecided by their expected loss / what they save; then
     those that are spoken against, or take one class, channel or output away, by their expected
-    loss. Of a network without verdicts the
-    shallowest cut comes first. Refused depths come last, with the reason.
+    loss. Of a network without verdicts the shallowest cut comes first. Refused depths come last,
+    with the reason.
 
     Args:
         structure: The network.
@@ -193,10 +193,8 @@ def _rank(
     """Where a proposal stands: the smaller, the earlier."""
     if verdicts and all(v.verdict == "unused" or surely_little(v) for v in verdicts):
         return (0, proposal.keep_levels)
-    if any(
-        speaks(structure, verdicts, proposal.keep_levels)
-        for speaks in (speaks_for_itself, by_figure)
-    ):
+    given = structure, verdicts, proposal.keep_levels
+    if speaks_for_itself(*given) or by_figure(*given):
         return (0, proposal.keep_levels)
     own = _of_the_cut(structure, verdicts)
     against = any(v.verdict == "used" or _loses_a_part(v) for v in verdicts)

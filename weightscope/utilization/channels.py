@@ -75,7 +75,7 @@ class ChannelMeter:
         self.resolution = EXACTLY
         self._means: dict[int, tuple[Tensor, int]] = {}  # sums and counts, by leaf
         self._added = 0
-        self._now: tuple[list[_Place], Any] | None = None
+        self._now: tuple[list[_Place], Any, Any] | None = None
         self._whole: list[float] = []
         # of each part: values with its mean in its place, then as each cut leaves it
         self._others: list[list[list[float]]] = []
@@ -104,13 +104,14 @@ class ChannelMeter:
         if not self._added:
             self._read = read
         places = self._places(inputs, outputs)
-        self._now = (places, outputs) if places and self._means else None
+        target = on_device(self._targets[self._added], self._device)
         self._added += 1
-        if self._now is None:
+        self._now = None
+        if not places or not self._means:
             return
-        if self._added == 1:
-            self._try_exactly(outputs)
-        self._whole += self._values(outputs)
+        outputs, target = self._as_asked((outputs, target))
+        self._now = places, outputs, target
+        self._whole += self._values(outputs, target)
         leaves = pytree.tree_leaves(outputs)
         self._ask(0, [_filled(leaves[p.index], p.axis, self._means[p.index]) for p in places])
 
@@ -123,7 +124,7 @@ class ChannelMeter:
     def _ask(self, row: int, others: Sequence[Tensor]) -> None:
         """Take each part from elsewhere, and ask the metric."""
         assert self._now is not None
-        places, outputs = self._now
+        places, outputs, target = self._now
         leaves, spec = pytree.tree_flatten(outputs)
         number = 0
         for place, other in zip(places, others, strict=True):
@@ -132,24 +133,29 @@ class ChannelMeter:
                     self.parts.append((place.name, channel))
                     self._others.append([[] for _ in (0, *self._structure.cuts)])
                 changed = [*leaves[: place.index], mixed, *leaves[place.index + 1 :]]
-                self._others[number][row] += self._values(pytree.tree_unflatten(changed, spec))
+                made = pytree.tree_unflatten(changed, spec)
+                self._others[number][row] += self._values(made, target)
                 number += 1
 
-    def _try_exactly(self, outputs: Any) -> None:
-        """Whether the metric takes double precision, on a device that has it."""
+    def _as_asked(self, given: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Outputs and targets in double precision, if the metric took the first ones so."""
+        if self.resolution == RESOLUTION:
+            return given
         try:
-            self._values(outputs)
-        except (InputError, TypeError):
+            outputs, target = pytree.tree_map(_exact, given)
+            if not self._whole:
+                self._values(outputs, target)
+        except (InputError, TypeError):  # TypeError of a device without it
+            if self._whole:
+                raise
             self.resolution = RESOLUTION
+            return given
+        return outputs, target
 
-    def _values(self, outputs: Any) -> list[float]:
-        """The metric of some outputs for the present batch, image by image."""
+    def _values(self, outputs: Any, target: Any) -> list[float]:
+        """The metric for the present batch, image by image."""
         assert self._metric is not None
-        batch = self._added - 1
-        given = outputs, on_device(self._targets[batch], self._device)
-        if self.resolution == EXACTLY:
-            given = pytree.tree_map(_exact, given)
-        return image_values(self._metric, *given, f"batch {batch}")
+        return image_values(self._metric, outputs, target, f"batch {self._added - 1}")
 
     def by_cut(self, images: int, weights: FloatArray, sign: float) -> list[Compared]:
         """Of the whole network, then without the levels of each cut; empty where nothing is known.
@@ -227,7 +233,7 @@ def _filled(leaf: Tensor, axis: int | None, mean: tuple[Tensor, int]) -> Tensor:
 def _mixed(own: Tensor, other: Tensor, axis: int | None) -> Iterator[tuple[int, Tensor]]:
     """An output with one channel at a time from elsewhere; as a whole where it is asked so."""
     if axis is None:
-        yield -1, other.clone()
+        yield -1, other.to(own, copy=True)
         return
     for channel in range(own.shape[axis]):
         mixed = own.clone()

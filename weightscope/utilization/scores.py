@@ -311,7 +311,8 @@ def score_response(response: Response, level: int) -> Score:
     why = f"response {cut.value:.2g}{of}: {_what_changes(cut)} on {seen}"
     why += f" without levels {cut.keep_levels} and deeper"
     verdict: Verdict = "undecided"
-    if grade == "images" and response.images < MINIMUM_IMAGES:
+    few = grade == "images" and response.images < MINIMUM_IMAGES
+    if few:
         why += f"; fewer than {MINIMUM_IMAGES} images decide nothing"
     elif cut.high < silent and _speaks_elsewhere(cut):
         why += f"; but {_speaks_elsewhere(cut)}"
@@ -336,7 +337,6 @@ def score_response(response: Response, level: int) -> Score:
     caveat += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
     if cut.worst > max(RESPONSE_BORDER, 1.01 * cut.value):  # of two decisions both respond alike
         caveat = f"{caveat}; {describe_part(cut)}".removeprefix("; ")
-    few = grade == "images" and response.images < MINIMUM_IMAGES
     figures = (cut.elsewhere, cut.worst, cut.by_number, cut.other[1])
     guarded = few or any(m > RESPONSE_BORDER for m in figures)
     return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders, guarded)
