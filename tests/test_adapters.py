@@ -18,6 +18,11 @@ import pytest
 import torch
 from torch import fx, nn
 from torch._decomp import decompositions
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 
 from tests.networks import UNet
 from weightscope.adapters import (
@@ -230,6 +235,38 @@ def test_normalising_without_arithmetic_returns_what_torch_says(
     for got, right in made:
         assert (got.shape, got.dtype) == (right.shape, right.dtype)
         assert got.stride() == right.stride() or 1 in got.shape
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "normalise",
+    [
+        lambda x: nn.functional.batch_norm(x, *torch.ones(2, x.shape[1]), training=True),
+        lambda x: nn.functional.batch_norm(x, *torch.ones(2, x.shape[1])),
+        lambda x: nn.functional.group_norm(x, 2, torch.ones(4)),
+        lambda x: nn.functional.normalize(x, dim=1),
+        lambda x: torch.linalg.vector_norm(x, 3, (2, 3), dtype=torch.float64),
+        lambda x: torch.linalg.vector_norm(x),
+    ],
+)
+def test_operators_that_are_not_taken_apart_return_what_torch_says(
+    normalise: Any, layout: torch.memory_format
+) -> None:
+    x, made, free = torch.randn(3, 4, 8, 6).to(memory_format=layout), [], [DimDynamic.DYNAMIC] * 2
+    for without in (nullcontext, tracing.without_numbers):
+        mode = dispatch.FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+        sizes = StatelessSymbolicContext([DimDynamic.DYNAMIC, DimDynamic.STATIC, *free])
+        with without(), mode:
+            found = normalise(mode.from_tensor(x, symbolic_context=sizes))
+        made.append((str(found.shape), str(found.stride()), found.dtype))
+    assert made[0] == made[1]
+
+
+def test_a_group_norm_of_other_channels_is_refused_without_arithmetic() -> None:
+    x = torch.zeros(3, 4, 8, 6)
+    for given, groups in ((torch.ones(5), 2), (None, 3)):
+        with pytest.raises(RuntimeError, match="channels"):
+            tracing._group_norm_shapes(x, given, None, 3, 4, 48, groups, 1e-5)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])

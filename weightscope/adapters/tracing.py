@@ -435,12 +435,58 @@ def _normalized_shapes(input: Tensor, dims: Any, eps: float) -> tuple[Tensor, Te
     return torch.empty_like(input, dtype=dtype), mean, deviation
 
 
-_SHAPES: dict[tuple[str, str], Any] = {
-    ("torch._decomp.decompositions", "native_batch_norm_helper"): _norm_shapes,
-    ("torch._decomp.decompositions", "_upsample_linear"): _linear_shapes,
-    ("torch._decomp.decompositions", "_upsample_nearest"): _nearest_shapes,
+def _batch_norm_shapes(
+    input: Tensor, weight: Any, bias: Any, mean: Any, var: Any, *settings: Any
+) -> tuple[Any, ...]:
+    return _norm_shapes(input, weight, bias, mean, var, *settings, functional=False)[:3]
+
+
+def _group_norm_shapes(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    images: Any,
+    channels: int,
+    positions: Any,
+    groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a group norm returns, without its arithmetic."""
+    for given in (weight, bias):
+        if given is not None and given.shape[0] != channels:
+            raise RuntimeError(f"group norm of {given.shape[0]} channels is given {channels}")
+    if channels % groups:
+        raise RuntimeError(f"{channels} channels are not divided by {groups} groups")
+    layout = suggest_memory_format(input) if input.device.type == "cpu" else torch.contiguous_format
+    saved = [input.new_empty((images, groups)) for _ in range(2)]
+    return torch.empty_like(input, memory_format=layout), saved[0], saved[1]
+
+
+def _vector_norm_shapes(
+    input: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
+    return torch.sum(input, dim, keepdim, dtype=dtype)
+
+
+_DECOMPOSITIONS = "torch._decomp.decompositions"
+_SHAPES: dict[tuple[str, Any], Any] = {
+    (_DECOMPOSITIONS, "native_batch_norm_helper"): _norm_shapes,
+    (_DECOMPOSITIONS, "_upsample_linear"): _linear_shapes,
+    (_DECOMPOSITIONS, "_upsample_nearest"): _nearest_shapes,
     ("torch._refs", "_normalize"): _normalized_shapes,
+    ("torch._decomp", torch.ops.aten.native_batch_norm.default): _batch_norm_shapes,
+    ("torch._decomp", torch.ops.aten.native_group_norm.default): _group_norm_shapes,
+    ("torch._decomp", torch.ops.aten.linalg_vector_norm.default): _vector_norm_shapes,
 }
+
+
+def _places() -> Iterator[tuple[dict[Any, Any], Any, Any]]:
+    """Where torch looks up what it takes apart (a function's name, an operator), and its shapes."""
+    for (room, name), shapes in _SHAPES.items():
+        functions = vars(_module(room) or object)
+        table = functions if isinstance(name, str) else functions.get("decomposition_table", {})
+        if name in table:
+            yield table, name, shapes
 
 
 @contextmanager
@@ -449,24 +495,24 @@ def _by_shape() -> Iterator[None]:
 
     Normalising and resizing took half the time of a reading.
     """
-    places = {(_module(room), name): shapes for (room, name), shapes in _SHAPES.items()}
-    places = {place: shapes for place, shapes in places.items() if hasattr(*place)}
-    originals = {place: getattr(*place) for place in places} if _KNOWS_SHAPES else {}
 
-    def shaped(place: tuple[Any, str]) -> Any:
+    def shaped(original: Any, shapes: Any) -> Any:
+        @functools.wraps(original)
         def called(input: Tensor, *args: Any, **kwargs: Any) -> Any:
             mine = threading.get_ident() in _TRACING and input.is_floating_point()
-            return (places if mine else originals)[place](input, *args, **kwargs)
+            return (shapes if mine else original)(input, *args, **kwargs)
 
         return called
 
-    for place in originals:
-        setattr(*place, shaped(place))
+    places = list(_places()) if _KNOWS_SHAPES else []
+    originals = [table[name] for table, name, _ in places]
+    for (table, name, shapes), original in zip(places, originals, strict=True):
+        table[name] = shaped(original, shapes)
     try:
         yield
     finally:
-        for place, original in originals.items():
-            setattr(*place, original)
+        for (table, name, _), original in zip(places, originals, strict=True):
+            table[name] = original
 
 
 @contextmanager

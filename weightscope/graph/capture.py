@@ -104,6 +104,8 @@ class Capture:
     forward makes numbers of, ``unit`` what the sizes of images are multiples of, along each of
     their axes (any size where it is empty). ``functions`` are the calls of what has a backward of
     its own.
+    ``freer`` is the capture that keeps those free too, where it was tried and no more sizes of
+    images are free in it; None where it failed.
     ``decisions`` are the answers with which the forward went on that asked about free sizes, and
     what has to be true of a size of which it takes so many positions (``x[:, :, :64]``).
     """
@@ -116,6 +118,7 @@ class Capture:
     too_complex: bool = False
     numbers: bool = False
     unit: tuple[int, ...] = ()
+    freer: tuple[Capture | None, ...] = ()
     decisions: Mapping[Any, Any] = field(default_factory=dict)
 
 

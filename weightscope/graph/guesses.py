@@ -171,11 +171,15 @@ def calls_with(
         for seed, name in enumerate(others, start=1)
     ]
     # first all with their likeliest value, then all with their second, then every mixture
-    even = (
-        tuple(values[min(index, len(values) - 1)] for values in choices)
-        for index in range(max(map(len, choices), default=1))
+    even = zip(*choices, strict=False) if choices else [()]
+    shortest = min(map(len, choices), default=0)
+    mixed = itertools.product(*map(range, map(len, choices)))
+    mixtures = (
+        tuple(values[place] for values, place in zip(choices, places, strict=True))
+        for places in mixed
+        if min(places, default=shortest) != max(places, default=0) or places[0] >= shortest
     )
-    for chosen in itertools.chain(even, itertools.product(*choices) if len(others) > 1 else ()):
+    for chosen in itertools.chain(even, mixtures if len(others) > 1 else ()):
         named = {**base, **dict(zip(others, chosen, strict=True))}
         if arguments.positional:
             by_position = tuple(named.pop(name) for name in arguments.positional)

@@ -243,12 +243,13 @@ def _read(
     fixed |= at_one_size
     if fixed or captured.sizes != "symbolic":
         declared = declared_inputs(trial, inputs, layout)
-        inputs = declared or inputs
-        if declared and not fixed:
+        inputs, too_complex = declared or inputs, captured.too_complex
+        if declared and not (fixed or too_complex):
             read_at, captured = _with_batch(trial, inputs)
             captured, levels, fixed = _at_all_sizes(trial, inputs, read_at, captured)
-        if fixed:
+        if fixed or (declared and too_complex):  # it computes with other sizes in as many steps
             _, captured = _with_batch(trial, inputs, fixed=True)
+            captured = replace(captured, too_complex=captured.too_complex or too_complex)
             levels = read_levels(captured, inputs)
     whole = placement = place(captured, levels, model)
     parts = tuple(levels.parts)
@@ -475,7 +476,8 @@ def _at_all_sizes(
 
 def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[Capture | None]:
     """Captures that keep more sizes free: any size, then multiples of one only."""
-    if not (captured.numbers or captured.too_complex):
+    yield from captured.freer
+    if not (captured.freer or captured.numbers or captured.too_complex):
         yield _with_free_numbers(trial, read_at)
     larger = _at_another_size(read_at)
     if trial.error(larger.args, larger.kwargs) is None:
@@ -652,7 +654,9 @@ def _traced(trial: Trial, inputs: ExampleInputs, fixed: bool) -> Capture:
     if fixed or captured.too_complex or not sizes_held(captured):
         return captured
     free = _with_free_numbers(trial, inputs)
-    return free if free is not None and sizes_held(free) < sizes_held(captured) else captured
+    if free is not None and sizes_held(free) < sizes_held(captured):
+        return free
+    return replace(captured, freer=(free,))
 
 
 def _with_free_numbers(
