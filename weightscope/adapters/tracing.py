@@ -436,9 +436,9 @@ def _normalized_shapes(input: Tensor, dims: Any, eps: float) -> tuple[Tensor, Te
 
 
 def _batch_norm_shapes(
-    input: Tensor, weight: Any, bias: Any, mean: Any, var: Any, *settings: Any
+    input: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, m: float, eps: float
 ) -> tuple[Any, ...]:
-    return _norm_shapes(input, weight, bias, mean, var, *settings, functional=False)[:3]
+    return _norm_shapes(input, weight, bias, mean, var, training, m, eps, functional=False)[:3]
 
 
 def _group_norm_shapes(
@@ -483,7 +483,7 @@ _SHAPES: dict[tuple[str, Any], Any] = {
 def _places() -> Iterator[tuple[dict[Any, Any], Any, Any]]:
     """Where torch looks up what it takes apart (a function's name, an operator), and its shapes."""
     for (room, name), shapes in _SHAPES.items():
-        functions = vars(_module(room) or object)
+        functions: dict[Any, Any] = getattr(_module(room), "__dict__", {})
         table = functions if isinstance(name, str) else functions.get("decomposition_table", {})
         if name in table:
             yield table, name, shapes
