@@ -493,6 +493,26 @@ class SeveralFormats(nn.Module):
         return self.head(torch.cat([top, self.up(deep)], 1))
 
 
+def test_after_recovery_only_kept_tensors_fail_to_verify_and_why_is_said(tmp_path):
+    variant = needs_its_levels()[1].build()
+    assert verify(variant, export=False).passed
+    variant.recover(IMAGES, steps=30, progress=False)
+
+    def failed(variant):
+        return {c.name: c.detail for c in verify(variant, export=False, factory=Plain).failures}
+
+    (found,) = failed(variant).items()
+    assert found[0] == "kept"
+    assert "verify compares with the network as it was built: after recover" in found[1]
+    path = save(variant, tmp_path / "small.safetensors")
+    original = variant.structure.model
+    (found,) = failed(load(path, lambda: original)).items()
+    assert "as it was built" in found[1]
+    (found,) = failed(load(path, Plain)).items()
+    assert found[0] == "kept"
+    assert "load(path, lambda: model)" in found[1]
+
+
 @pytest.mark.parametrize("way", ["autocast", "parts", "all"])
 def test_networks_of_several_number_formats_are_recovered(way, tmp_path):
     def build():

@@ -78,6 +78,17 @@ def test_the_frame_shows_every_depth_and_why_not():
     assert "the whole one stays (thin=0.5 tries thinner ones too)" in str(search(tolerance=0.0))
 
 
+def test_what_is_printed_fits_a_terminal_and_says_a_reason_once():
+    found = search(max_macs=600)
+    refused = [candidate(k, 0, math.nan, "no path " * 40) for k in (1, 0)]
+    text = str(replace(found, candidates=(found.candidates[1], *refused)))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "levels kept 1 and 0: no path no path" in text
+    assert text.count("levels kept") == 1
+    assert "thinned" not in text
+    assert text.splitlines()[2].endswith("chosen")
+
+
 def test_a_thinner_network_is_a_row_of_its_own_and_can_be_chosen():
     found = search(max_macs=100)
     thinner = (candidate(4, 90, 0.2, thinned=True), candidate(2, 80, 0.1, thinned=True))
@@ -543,9 +554,9 @@ def test_nothing_is_shown_of_a_network_that_cannot_be_built():
     row = found.frame.iloc[-1]
     assert row[["parameters", "macs", "bytes"]].isna().all()
     assert found.frame["macs"][1] == 500
-    line = str(found).splitlines()[3].split()
-    assert "0" not in line
-    assert line[-1] == "cannot"
+    lines = str(found).splitlines()
+    assert lines[3].split() == ["1", "True", "1.0", "0.1"]
+    assert "levels kept 1, thinner: cannot" in lines
     from weightscope.report import plot_search
 
     ax = plot_search(found.frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ from weightscope.truncation.variant import Variant
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+WIDTH = 100
+"""Columns of a line of words, as of `print(analysis)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +210,26 @@ class Search(OnOneScreen):
         return f"<div><strong>Search</strong>{words}{frame_table(self._shown())}</div>"
 
     def __str__(self) -> str:
-        return "\n".join([self._shown().to_string(index=False, na_rep=""), *self._words()])
+        shown = self._shown()
+        if not shown["thinned"].any():
+            shown = shown.drop(columns=["thinned"])
+        marks = [
+            "chosen" if c else "yes" if p else "" for c, p in shown[["chosen", "pareto"]].values
+        ]
+        counts = {
+            column: shown[column].astype("string").fillna("") for column in ("parameters", "macs")
+        }
+        table = shown.drop(columns=["chosen", "why"]).assign(pareto=marks, **counts)
+        words = [textwrap.fill(text, WIDTH) for text in [*self._reasons(), *self._words()]]
+        return "\n".join([table.to_string(index=False, na_rep=""), "", *words])
+
+    def _reasons(self) -> list[str]:
+        """Why networks were refused or are beyond the limits; what shares a reason, in one line."""
+        of: dict[str, list[str]] = {}
+        for row in self.frame.iloc[1:].itertuples():
+            levels = f"{row.keep_levels}{', thinner' if row.thinned else ''}"
+            of.setdefault(row.why, []).append(levels)
+        return [f"levels kept {' and '.join(names)}: {why}" for why, names in of.items() if why]
 
     def _shown(self) -> pd.DataFrame:
         """The frame without what is the same twice or unknown throughout."""

@@ -27,7 +27,7 @@ from weightscope.graph.structure import Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut, aliases, plan_recuts
 from weightscope.truncation.cutting import cut_graph, read_crossing
-from weightscope.truncation.plan import cut_of
+from weightscope.truncation.plan import cut_of, weights_digest
 from weightscope.truncation.saving import load, save
 from weightscope.truncation.variant import Variant
 
@@ -79,7 +79,10 @@ def verify(
     factory: Callable[[], nn.Module] | None = None,
     bottleneck: nn.Module | BottleneckFactory | None = None,
 ) -> Verification:
-    """Try a freshly built variant.
+    """Try a variant, against the original and its plan, as it was built.
+
+    To be called before ``recover``: kept tensors that have learned are no longer the original's,
+    and ``kept`` says so. The other checks hold of a variant that has learned as well.
 
     Where outputs are compared, every operator that draws at random (dropout that goes on in
     evaluation mode) does so from the same seed.
@@ -103,7 +106,7 @@ def verify(
     - ``exports``: ``torch.export`` gives the same output.
 
     Args:
-        variant: From ``Proposal.build``.
+        variant: From ``Proposal.build``, ``Variant.thin`` or ``load``.
         sizes: More inputs: tensors, tuples of arguments or dicts of keyword arguments.
         export: Whether to try ``torch.export``, the slowest check.
         factory: Makes the original again; with it, saving and loading is tried.
@@ -206,11 +209,23 @@ def _surgery(variant: Variant, structure: Structure) -> str:
 # --- tensors and costs ------------------------------------------------------------------------
 
 
+_LEARNED = (
+    "verify compares with the network as it was built: after recover, or another training, this is "
+    "as it should be, and the other checks count"
+)
+
+
 def _kept(variant: Variant) -> str:
+    if variant.origin and variant.origin != weights_digest(variant.structure.model):
+        return (
+            "the variant was loaded, and the network that model_factory made has other weights "
+            "than the original, so there is nothing to compare with: load it with a factory that "
+            "returns the trained network, load(path, lambda: model)"
+        )
     before, after = variant.structure.model.state_dict(), variant.module.state_dict()
     for name in variant.kept:
         if not torch.equal(before[name], after[name]):
-            return f"{name} is listed as kept and differs; a variant is verified before it learns"
+            return f"{name} is listed as kept and differs from the original's; {_LEARNED}"
     for tensor, parts in _recuts(variant).items():
         names = aliases(variant.structure.model, {tensor})
         new = next(after[name] for name in after if name in names)
@@ -221,7 +236,7 @@ def _kept(variant: Variant) -> str:
             new = new.index_select(part.dimension, kept_new)
             old = old.index_select(part.dimension, kept_old)
         if not torch.equal(new, old):
-            return f"the kept slices of {tensor} differ"
+            return f"the kept slices of {tensor} differ from the original's; {_LEARNED}"
     return ""
 
 
