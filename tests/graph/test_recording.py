@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from weightscope.adapters import symbols
 from weightscope.adapters.scripting import run_recorded
 from weightscope.errors import InputError
 from weightscope.graph import read_structure, rebuild
@@ -116,6 +119,89 @@ def test_a_refusal_of_sizes_that_is_not_recorded_is_warned_of() -> None:
     (warning,) = recorded(Net(held).eval())[1]
     assert "refuses other sizes" in warning
     assert "torch.export" in warning
+
+
+FREE = ({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO},)
+
+
+def up_to_20(x: Tensor) -> Tensor:
+    return x if x.shape[2] <= 20 else x * 2
+
+
+def by_its_height(x: Tensor) -> Tensor:
+    return x * math.sqrt(int(x.shape[2]))
+
+
+def thirds(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 0, 0, -(-x.shape[2] // 3)))
+
+
+@pytest.mark.parametrize("last", [padded, thirds])
+def test_no_negative_number_is_divided(last: Callable[[Tensor], Tensor]) -> None:
+    """A file of ONNX would round the quotient up, to another size."""
+    module = rebuild(read_structure(Net(last).eval(), IMAGE))
+    program = torch.export.export(module, (IMAGE,), dynamic_shapes=FREE, strict=False)
+    divided = [n.args[0] for n in program.graph.nodes if n.target is operator.floordiv]
+    assert divided
+    assert all(symbols.hint(node.meta["val"]) >= 0 for node in divided)
+    image = torch.randn(1, 3, 25, 16)
+    torch.testing.assert_close(program.module()(image), module(image))
+
+
+def test_what_is_exported_refuses_what_the_network_refuses() -> None:
+    module = rebuild(read_structure(Net(up_to_20).eval(), IMAGE))
+    made = torch.export.export(module, (IMAGE,), dynamic_shapes=FREE, strict=False).module()
+    higher, lower = torch.randn(1, 3, 24, 16), torch.randn(1, 3, 18, 16)
+    torch.testing.assert_close(made(lower), module(lower))
+    with pytest.raises(AssertionError, match=r"\[2\] <= 20"):
+        made(higher)
+    with pytest.raises(InputError, match="takes another way"):
+        torch.export.export(module, (higher,), dynamic_shapes=FREE, strict=False)
+    with pytest.raises(InputError, match="takes another way"):
+        rebuild(read_structure(module, IMAGE))(higher)  # read a second time
+
+
+@pytest.mark.parametrize("settings", [True, False])
+def test_a_size_that_is_a_number_is_one_where_questions_are_put_off(
+    settings: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `torch.onnx.export` does; another torch may have no settings for it."""
+    if not settings:
+        monkeypatch.setattr(symbols, "replace", lambda settings: settings)
+    module = rebuild(read_structure(Net(by_its_height).eval(), IMAGE))
+    program = torch.export.export(
+        module, (IMAGE,), dynamic_shapes=FREE, strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )  # fmt: skip
+    (image,) = (n.meta["val"] for n in program.graph.nodes if n.name == "x")
+    assert isinstance(image.shape[0], torch.SymInt)
+    assert str(image.shape[2]).isdigit() == settings
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # inside torch's own exporter
+@pytest.mark.parametrize("last", [padded, thirds, up_to_20, by_its_height])
+@pytest.mark.parametrize("free", [FREE, None])
+def test_onnx_keeps_sizes_and_what_it_does_not_refuse_is_warned_of(
+    last: Callable[[Tensor], Tensor], free: object, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    torch.manual_seed(0)
+    module, path = rebuild(read_structure(Net(last).eval(), IMAGE)), tmp_path / "net.onnx"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.onnx.export(
+            module, (IMAGE,), path, dynamo=True, verbose=False, dynamic_shapes=free
+        )  # fmt: skip
+    refuses = [w for w in told if "a file of ONNX does not" in str(w.message)]
+    assert len(refuses) == (free is not None and last in (up_to_20, by_its_height))
+    session = onnxruntime.InferenceSession(path)
+    heights = {up_to_20: (16, 18), by_its_height: (16,)}.get(last, (16, 24, 19))
+    for image in [torch.randn(1, 3, height, 16) for height in heights] if free else [IMAGE]:
+        found = session.run(None, {"x": image.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(tuple(map(torch.from_numpy, found)), module(image))
 
 
 def test_a_number_that_no_function_takes_as_a_size_is_warned_of() -> None:

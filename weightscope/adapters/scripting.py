@@ -33,6 +33,11 @@ def size_of(x: Tensor, axis: int) -> int:
     return x.shape[axis]
 
 
+def is_written_to_onnx() -> bool:
+    """Whether ``torch.onnx.export`` traces or records what is called now."""
+    return torch.onnx.is_in_onnx_export()
+
+
 def warn_of_recording(what: str) -> None:
     """Warn that what is recorded will not follow the sizes that it is given.
 
@@ -42,7 +47,19 @@ def warn_of_recording(what: str) -> None:
     warnings.warn(
         f"the network {what}, which torch.jit.trace does not record: what it makes is right at the"
         " sizes of this example alone, and does not say so at others. torch.export and"
-        " torch.onnx.export(..., dynamo=True) keep sizes, or refuse others",
+        " torch.onnx.export(..., dynamo=True) keep sizes",
+        torch.jit.TracerWarning,  # type: ignore[attr-defined]
+        stacklevel=3,
+    )
+
+
+def warn_of_no_refusal() -> None:
+    """Warn that what is recorded, or written to ONNX, will not refuse what the network refuses."""
+    what = "a file of ONNX" if is_written_to_onnx() else "what torch.jit.trace makes"
+    warnings.warn(
+        f"the network refuses other sizes of its inputs than it was read for, and {what} does not:"
+        " at those it is wrong and does not say so. Keep it to sizes that the network takes;"
+        " torch.export keeps the refusal",
         torch.jit.TracerWarning,  # type: ignore[attr-defined]
         stacklevel=3,
     )

@@ -11,6 +11,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,27 @@ Size = int | torch.SymInt
 def is_symbolic(value: object) -> bool:
     """Whether a size follows the input's size."""
     return isinstance(value, torch.SymInt | torch.SymFloat) and not value.node.expr.is_number
+
+
+def is_number(size: Any, number: int) -> bool:
+    """Whether a size is some number; where it is traced, it is that number from here on.
+
+    ``torch.onnx.export`` puts such questions off, as assertions that its files do not hold: a size
+    that the network computes with would be written down as free.
+    """
+    if not is_symbolic(size):
+        return bool(size == number)
+    env = size.node.shape_env
+    kept = getattr(env, "settings", None)
+    try:
+        at_once = replace(kept, prefer_deferred_runtime_asserts_over_guards=False)
+    except TypeError:  # settings of another torch
+        return bool(size == number)
+    env.settings = at_once
+    try:
+        return bool(size == number)
+    finally:
+        env.settings = kept
 
 
 def is_unknown(value: object) -> bool:
@@ -184,17 +206,22 @@ class Probe:
         return math.prod(self.shape(tensor))
 
 
-def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, int]) -> bool:
+def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, Size]) -> bool:
     """Whether questions about sizes have the same answers at other sizes.
 
     Args:
         decisions: Answer to each question.
-        sizes: Size by symbol; questions about others are left out.
+        sizes: Size by symbol; questions about others are left out. Where sizes are traced, the
+            questions are asked in the trace, which notes the answers.
     """
     for question, answer in decisions.items():
         values = {symbol: sizes.get(str(symbol)) for symbol in question.free_symbols}
         if values and None not in values.values():
             found = interpret(values, question)
+            if isinstance(found, torch.SymBool):
+                found = bool(found)
+            elif isinstance(found, torch.SymInt):
+                found = int(answer) if found == int(answer) else None
             # numbers and truth values of sympy compare with Python's
             if found != answer:
                 return False
@@ -229,11 +256,31 @@ class SizeWriter:
             return int(expression) if isinstance(value, torch.SymInt) else float(expression)
         name = key(value)
         if name not in self.known:
+            expression = _of_positive_numerators(expression)
             proxies = {s: fx.Proxy(self.known[str(s)]) for s in expression.free_symbols}
             node = interpret(proxies, expression).node
             node.meta["val"] = value
             self.known[name] = node
         return self.known[name]
+
+
+def _of_positive_numerators(expression: Any) -> Any:
+    """The same with ``(a + d - 1) // d`` in place of ``-(-a // d)``.
+
+    A file of ONNX divides whole numbers towards zero, where Python rounds down.
+    """
+    with needed():
+        from torch.utils._sympy.functions import FloorDiv
+
+    def is_negative(part: Any) -> bool:
+        if not (isinstance(part, FloorDiv) and part.args[1].is_number and part.args[1] > 0):
+            return False
+        at = (dict.fromkeys(part.free_symbols, n) for n in _TWO_LARGE_SIZES)
+        return all(interpret(sizes, part.args[0]) < 0 for sizes in at)
+
+    return expression.replace(
+        is_negative, lambda part: -FloorDiv(part.args[1] - 1 - part.args[0], part.args[1])
+    )
 
 
 def holds_at(tensors: Iterable[Any], probe: Probe) -> bool:

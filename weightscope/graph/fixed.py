@@ -18,8 +18,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 
-from weightscope.adapters.scripting import is_recorded, size_of, warn_of_recording
-from weightscope.adapters.symbols import decided_alike, hint, is_symbolic, multiple
+from weightscope.adapters.scripting import (
+    is_recorded,
+    is_written_to_onnx,
+    size_of,
+    warn_of_no_refusal,
+)
+from weightscope.adapters.symbols import decided_alike, hint, is_number, is_symbolic, multiple
 from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError, keyword, shown
 from weightscope.graph.structure import ExampleInputs
@@ -90,12 +95,11 @@ class Fixed:
         given = self._by_name(args, kwargs)
         self._refuse_more(given)
         self._refuse_fewer(given)
+        self._warn_of_no_refusal(given)  # before sizes are asked, which settles them
         self._refuse_other_sizes(given)
         self._refuse_other_ways(given)
         self._refuse_other_batches(given)
         self._refuse_other_values(given)
-        if is_recorded() and (self.decides or any(self.sizes.values()) or self.images):
-            warn_of_recording("refuses other sizes of its inputs than it was read for")
         return [given[n] if n in given else self.defaults[n] for n in self.names]
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,12 +144,29 @@ class Fixed:
         tensors = all(value is Tensor for value in values.values())
         return counted(len(values), "tensor") if tensors else _text([*values.values()])
 
+    def _warn_of_no_refusal(self, given: Mapping[str, Any]) -> None:
+        """Warn where sizes are refused here, and not by what is recorded or written."""
+        if is_recorded():
+            lost = self.decides or any(self.sizes.values()) or bool(self.images)
+        else:
+            asked = [(name, axis) for name, axes in self.sizes.items() for axis in axes]
+            asked += [(name, 0) for name in self.images]
+            if self.decides:
+                asked += [(name, axis) for name, axes in self.free.items() for axis in axes]
+            lost = is_written_to_onnx() and any(
+                axis < given[name].dim() and is_symbolic(given[name].shape[axis])
+                for name, axis in asked
+                if isinstance(given.get(name), Tensor)
+            )
+        if lost:
+            warn_of_no_refusal()
+
     def _refuse_other_sizes(self, given: Mapping[str, Any]) -> None:
         for name, sizes in self.sizes.items():
             value = given.get(name)
             if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in sizes):
                 continue
-            if any(size_of(value, axis) != size for axis, size in sizes.items()):
+            if not all(is_number(size_of(value, axis), size) for axis, size in sizes.items()):
                 got, read = _by(size_of(value, axis) for axis in sizes), _by(sizes.values())
                 raise _read_otherwise(f"{name} is {got}", read, "size", "the size that you use")
 
@@ -157,8 +178,6 @@ class Fixed:
             if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in axes):
                 return
             given_sizes = [size_of(value, axis) for axis in axes]
-            if any(map(is_symbolic, given_sizes)):
-                return  # it is traced itself
             units = [times for _, times, _ in axes.values()]
             if any(size % unit for size, unit in zip(given_sizes, units, strict=True)):
                 got, read = _by(given_sizes), f"multiples of {_by(units)}"
@@ -178,7 +197,9 @@ class Fixed:
     def _refuse_other_batches(self, given: Mapping[str, Any]) -> None:
         for name, number in self.images.items():
             value = given.get(name)
-            if isinstance(value, Tensor) and value.dim() and size_of(value, 0) != number:
+            if not isinstance(value, Tensor) or not value.dim():
+                continue
+            if not is_number(size_of(value, 0), number):
                 got, read = (counted(count, "image") for count in (size_of(value, 0), number))
                 raise _read_otherwise(
                     f"{name} holds {got}", f"{read} a batch", "number", "as many images as you use"
@@ -245,13 +266,18 @@ def fixed_in(graph: fx.Graph) -> Fixed:
 
 
 def _alike(decisions: Mapping[Any, Any]) -> Callable[[tuple[tuple[str, int], ...]], bool]:
-    @functools.lru_cache(maxsize=_SIZES_KEPT)
     def alike(sizes: tuple[tuple[str, int], ...]) -> bool:
         known = dict(sizes)
         # one symbol for several sizes: the forward asked for them to be the same
         return all(known[s] == n for s, n in sizes) and decided_alike(decisions, known)
 
-    return alike
+    kept = functools.lru_cache(maxsize=_SIZES_KEPT)(alike)
+
+    def alike_or_traced(sizes: tuple[tuple[str, int], ...]) -> bool:
+        """Sizes that are traced have no hash; what is asked of them is noted in their trace."""
+        return (alike if any(is_symbolic(n) for _, n in sizes) else kept)(sizes)
+
+    return alike_or_traced
 
 
 def _free(node: fx.Node) -> dict[int, tuple[str, int, int]]:
