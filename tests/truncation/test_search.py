@@ -89,6 +89,12 @@ def test_what_is_printed_fits_a_terminal_and_says_a_reason_once():
     assert text.splitlines()[2].endswith("chosen")
 
 
+def test_a_threshold_of_small_outputs_is_shown_in_full():
+    found = search(tolerance=0.02)
+    one = replace(found.candidates[0], thresholds=(-0.000123456,))
+    assert "-0.000123" in str(replace(found, candidates=(one,)))
+
+
 def test_a_thinner_network_is_a_row_of_its_own_and_can_be_chosen():
     found = search(max_macs=100)
     thinner = (candidate(4, 90, 0.2, thinned=True), candidate(2, 80, 0.1, thinned=True))
@@ -331,6 +337,8 @@ def test_refused_depths_are_listed(tmp_path):
         random=False,
     )
     assert found.candidates[-1].refusal
+    assert found.candidates[-1].macs == 0
+    assert found.frame["parameters"].isna().iloc[-1]
     assert found.chosen.keep_levels == 2
 
 

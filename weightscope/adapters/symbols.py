@@ -36,10 +36,10 @@ def is_number(size: Any, number: int) -> bool:
     if not is_symbolic(size):
         return bool(size == number)
     env = size.node.shape_env
-    kept = getattr(env, "settings", None)
     try:
+        kept = env.settings
         at_once = replace(kept, prefer_deferred_runtime_asserts_over_guards=False)
-    except TypeError:  # settings of another torch
+    except (AttributeError, TypeError):  # another torch
         return bool(size == number)
     env.settings = at_once
     try:

@@ -6,7 +6,7 @@ import html
 import math
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weightscope.cost import Latency
 from weightscope.errors import keyword
@@ -226,16 +226,17 @@ class Search(OnOneScreen):
     def _reasons(self) -> list[str]:
         """Why networks were refused or are beyond the limits; what shares a reason, in one line."""
         of: dict[str, list[str]] = {}
-        for row in self.frame.iloc[1:].itertuples():
-            levels = f"{row.keep_levels}{', thinner' if row.thinned else ''}"
-            of.setdefault(row.why, []).append(levels)
+        for row in self.frame.iloc[1:].to_dict("records"):
+            levels = f"{row['keep_levels']}{', thinner' if row['thinned'] else ''}"
+            of.setdefault(row["why"], []).append(levels)
         return [f"levels kept {' and '.join(names)}: {why}" for why, names in of.items() if why]
 
     def _shown(self) -> pd.DataFrame:
         """The frame without what is the same twice or unknown throughout."""
-        qualities = ("cut", "quality", "threshold", "unadjusted", "lost", "error", "random")
+        qualities = ("cut", "quality", "unadjusted", "lost", "error", "random")
         return (
-            self.frame.drop(columns=["bytes"])
+            self.frame.assign(threshold=[_shown_threshold(t) for t in self.frame["threshold"]])
+            .drop(columns=["bytes"])
             .dropna(axis=1, how="all")
             .round(dict.fromkeys(qualities, 3))
         )
@@ -317,6 +318,11 @@ def _one(thresholds: tuple[float, ...]) -> object:
     if len(thresholds) < 2:
         return thresholds[0] if thresholds else math.nan
     return tuple(round(threshold, 3) for threshold in thresholds)
+
+
+def _shown_threshold(threshold: Any) -> Any:
+    """On the scale of the outputs, which may be small."""
+    return float(f"{threshold:.3g}") if isinstance(threshold, float) else threshold
 
 
 def _named(candidate: Candidate, of: int | None = None) -> str:

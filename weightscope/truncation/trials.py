@@ -51,7 +51,7 @@ class Trials:
         keep = proposal.keep_levels
         self.begin(f"levels kept {keep}")
         if proposal.refusal is not None:
-            return [_refused(keep, False, proposal.parameters, proposal.macs, proposal.refusal)]
+            return [_refused(keep, False, proposal.refusal)]
         with alone(), random_state():
             torch.manual_seed(self.seed)  # of the new weights
             variant = proposal.build()
@@ -67,7 +67,7 @@ class Trials:
         try:
             thinner = variant.thin(max_macs=goal)
         except (TruncationError, MissingExtraError) as reason:
-            return [_refused(keep, True, 0, 0, str(reason))]
+            return [_refused(keep, True, str(reason))]
         return [self._tried(thinner, f"{keep}_to_{goal:.0f}")]
 
     def _tried(self, variant: Variant, name: str) -> Candidate:
@@ -111,13 +111,13 @@ class Trials:
         return self._after(rival, self.recover(rival, f"random_{name}")).quality, ""
 
 
-def _refused(keep: int, thinned: bool, parameters: int, macs: int, reason: str) -> Candidate:
+def _refused(keep: int, thinned: bool, reason: str) -> Candidate:
     nan = math.nan
     return Candidate(
         keep_levels=keep,
         thinned=thinned,
-        parameters=parameters,
-        macs=macs,
+        parameters=0,
+        macs=0,
         bytes=0,
         latency=None,
         cut=nan,
