@@ -493,6 +493,25 @@ class SeveralFormats(nn.Module):
         return self.head(torch.cat([top, self.up(deep)], 1))
 
 
+class WithClass(Plain):
+    """A class beside the map, which one image held back does not let vary."""
+
+    def __init__(self):
+        super().__init__()
+        self.classes = nn.Linear(2, 3)
+
+    def forward(self, x):
+        found = super().forward(x)
+        return found, self.classes(found.mean((2, 3)))
+
+
+def test_an_output_that_does_not_vary_outweighs_no_other():
+    variant = needs_its_levels(WithClass)[1].build()
+    found = variant.recover(IMAGES[:5], steps=20, progress=False)
+    assert -10 < found.before.explained < found.after.explained <= 1
+    assert found.after.explained > 0.2
+
+
 def test_after_recovery_only_kept_tensors_fail_to_verify_and_why_is_said(tmp_path):
     variant = needs_its_levels()[1].build()
     assert verify(variant, export=False).passed

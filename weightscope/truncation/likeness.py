@@ -23,13 +23,18 @@ LEAST_SHARE = 1e-6
 0: a thousandth of the spread counts as matched."""
 
 
+ROUNDING = 1e-12
+"""Share of its mean square below which an output varies by rounding alone."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How alike two networks answer on the held-back images.
 
     Attributes:
         explained: 1 - mean squared difference / variance of the original's outputs, averaged over
-            the outputs; 1: equal, 0: no better than a constant.
+            the outputs; 1: equal, 0: no better than a constant. Of an output that is the same on
+            all of these images its mean square stands for the variance.
         decisions: Share of positions with the same decision: the same largest channel, or the same
             side of the threshold (0 for logits, 0.5 for probabilities) where there is one channel.
             NaN where the outputs are numbers (a regression), not decisions.
@@ -153,8 +158,13 @@ def _alike(output: Tensor, inputs: Sequence[Any]) -> Tensor | None:
 
 
 def _variance(parts: Sequence[Tensor]) -> float:
-    """Variance around the mean of each channel: a constant answer explains nothing of it."""
+    """Variance around the mean of each channel: a constant answer explains nothing of it.
+
+    Of an output that does not vary, as that of a class where one image is held back, the mean
+    square: divided by nothing, what it lacks would outweigh all other outputs.
+    """
     rows = torch.cat(
         [p.double().movedim(1, -1).flatten(0, -2) if p.dim() > 1 else p.double() for p in parts]
     )
-    return max(float(rows.var(0, unbiased=False).mean()), 1e-12)
+    spread, size = float(rows.var(0, unbiased=False).mean()), float(rows.square().mean())
+    return max(spread if spread > ROUNDING * size else size, 1e-12)
