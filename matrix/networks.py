@@ -19,6 +19,7 @@ from matrix import (
     held_back,
     held_back_again,
     held_back_eighth,
+    held_back_eleventh,
     held_back_fifth,
     held_back_fourth,
     held_back_ninth,
@@ -490,6 +491,7 @@ for _name, _entry in {
     **held_back_eighth.HELD_BACK_EIGHTH,
     **held_back_ninth.HELD_BACK_NINTH,
     **held_back_tenth.HELD_BACK_TENTH,
+    **held_back_eleventh.HELD_BACK_ELEVENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -510,5 +512,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back_eighth.HELD_BACK_EIGHTH.items()},
     **{name: network.truth for name, network in held_back_ninth.HELD_BACK_NINTH.items()},
     **{name: network.truth for name, network in held_back_tenth.HELD_BACK_TENTH.items()},
+    **{name: entry.truth for name, entry in held_back_eleventh.HELD_BACK_ELEVENTH.items()},
 }
 """The truth about every network, by name."""

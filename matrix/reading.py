@@ -22,6 +22,7 @@ from pathlib import Path
 from matrix.held_back import HELD_BACK
 from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.held_back_eighth import HELD_BACK_EIGHTH
+from matrix.held_back_eleventh import HELD_BACK_ELEVENTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [n for n in names if n not in rows],
                 TRUTHS,
                 {
+                    "Held back, eleventh": HELD_BACK_ELEVENTH,
                     "Held back, tenth": HELD_BACK_TENTH,
                     "Held back, ninth": HELD_BACK_NINTH,
                     "Held back, eighth": HELD_BACK_EIGHTH,
