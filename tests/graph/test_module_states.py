@@ -227,3 +227,23 @@ def test_what_train_leaves_in_evaluation_mode_stays_there() -> None:
             assert found == {name: expected[name] for name in found}
             assert {"norm", "drop", "deep.side"} <= found.keys()
     small(x)
+
+
+class Remembering(nn.Module):
+    """Codes whose mean is no tensor before the first call in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", None)
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = x.mean((0, 2, 3)).detach()
+        return x * self.scale
+
+
+def test_a_buffer_that_training_fills_is_no_reason_to_refuse() -> None:
+    structure = read_structure(Hourglass(Remembering(), lambda part, x: part(x)))
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert structure.model.part.mean is None

@@ -8,6 +8,7 @@ operators on such tensors alone run as they are.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,22 +30,26 @@ _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 _LARGEST_CONSTANT = 256
 
 
-def constants_of(model: nn.Module) -> list[Tensor | None]:
-    """Copies of the tensors of a model that are small enough to be read as numbers."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return [t.detach().clone() if t.numel() <= _LARGEST_CONSTANT else None for t in tensors]
+def constants_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the tensors of a model that are small enough to be read as numbers, by name."""
+    small = {n: t for n, t in _named(model).items() if t.numel() <= _LARGEST_CONSTANT}
+    return {name: tensor.detach().clone() for name, tensor in small.items()}
 
 
-def hold_constants(fake: nn.Module, constants: list[Tensor | None]) -> None:
+def hold_constants(fake: nn.Module, constants: Mapping[str, Tensor]) -> None:
     """Let a forward read the numbers in small tensors of the model: they follow no input.
 
     Args:
-        fake: The model on fake tensors.
+        fake: The model on fake tensors; a forward may have filled buffers that were none.
         constants: From the same model with its values.
     """
-    for stand_in, constant in zip([*fake.parameters(), *fake.buffers()], constants, strict=True):
-        if isinstance(stand_in, FakeTensor) and constant is not None:
-            _hold(stand_in, constant)
+    for name, stand_in in _named(fake).items():
+        if isinstance(stand_in, FakeTensor) and name in constants:
+            _hold(stand_in, constants[name])
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _hold(stand_in: Any, constant: Tensor) -> None:

@@ -306,7 +306,8 @@ class Trial:
             for context in (eagerly(), traced, without_numbers(), numbers, WholeRecurrences()):
                 stack.enter_context(context)
             stack.enter_context(random_state())
-            hold_constants(self.model, [_clone(c) for c in self.constants])
+            # a forward may count in them
+            hold_constants(self.model, {n: c.clone() for n, c in self.constants.items()})
             self.model.train(training)
             stack.callback(self.model.eval)
             aside = HooksAside()
@@ -385,10 +386,6 @@ def _asks_for_its_mode(kind: type[nn.Module]) -> bool:
     own = [c for c in kind.__mro__ if not c.__module__.startswith("torch.nn.")]
     methods = [m for c in own for m in vars(c).values() if inspect.isfunction(m)]
     return any("training" in m.__code__.co_names for m in methods)
-
-
-def _clone(constant: torch.Tensor | None) -> torch.Tensor | None:
-    return None if constant is None else constant.clone()  # a forward may count in it
 
 
 def _cloned(value: Any) -> Any:
