@@ -16,6 +16,7 @@ from weightscope.cost import count_costs
 from weightscope.errors import InputError, keyword, stood_for
 from weightscope.findings import Findings
 from weightscope.graph import read_structure
+from weightscope.movement import renamed
 from weightscope.probing import respond_to_images, respond_to_synthetic
 from weightscope.progress import steps
 from weightscope.receptive_field import receptive_fields
@@ -231,7 +232,10 @@ def _unless_broken(
 
 
 def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str, Tensor] | None:
-    """The recorded start of the parameters that the model has under the same name and shape."""
+    """The recorded start of the parameters that the model has under the same name and shape.
+
+    A wrapper's prefix does not count, as in the movement that the history recorded.
+    """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     try:
         start = history.initial()
@@ -245,6 +249,10 @@ def _start_of(history: History | RecordedHistory, model: nn.Module) -> dict[str,
             stacklevel=5,  # two frames are of the decorators
         )
         return None
+    start = max(
+        renamed(start, shapes),
+        key=lambda named: sum(shapes.get(n) == t.shape for n, t in named.items()),
+    )
     kernels = [n for n, t in start.items() if t.dim() > 1 and n in shapes]
     if kernels and not any(shapes[n] == start[n].shape for n in kernels):
         return None  # of another network: constants that both begin with would look like its own

@@ -8,10 +8,11 @@ orthogonal to the start ``w0``: weight decay only scales ``w0`` and does not cou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan, nan, sqrt
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -178,9 +179,27 @@ def stage_movement(
     )
 
 
+def renamed(named: Mapping[str, Any], wanted: Collection[str]) -> list[dict[str, Any]]:
+    """What has names, under its own names and with a wrapper's prefix taken off or put on.
+
+    Args:
+        named: By names that may begin otherwise (``model.x``, ``module.x``).
+        wanted: Names of the network.
+    """
+    found = [dict(named)]
+    for name, own in itertools.product(named, wanted):
+        if name.endswith(f".{own}"):
+            prefix = name.removesuffix(own)
+            return [*found, {n.removeprefix(prefix): value for n, value in named.items()}]
+        if own.endswith(f".{name}"):
+            prefix = own.removesuffix(name)
+            return [*found, {prefix + n: value for n, value in named.items()}]
+    return found
+
+
 def _not_held(found: Sequence[Displacement]) -> Iterator[str]:
     """What is said of kernels that the watched optimiser did not hold; another one may have."""
-    left = [d for d in found if d.walk == 0.0]
+    left = [d for d in found if d.walk == 0.0 and isfinite(d.moved)]
     still = [d for d in left if d.moved == 0.0 and (d.shrinkage == 1.0 or isnan(d.shrinkage))]
     for kernels, what in (
         (still, "not trained: the watched optimiser does not hold {}"),

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 from weightscope.thresholds import (
     CLEAR_DISPERSION,
-    CLEAR_MOVED,
-    CLEAR_SHIFT,
     FAINT_DISPERSION,
     FAINT_NORMS,
     FAINT_SHIFT,
@@ -63,13 +61,11 @@ class Marks:
         dispersion: Variance of the filters' energies (mean squares) relative to that of independent
             weights; 1 by chance, mean over filters.
         norms: Rms distance of norm scales from 1 and of shifts from 0, where they surely moved.
-        moved: Rms movement of the kernels whose start is known, as a share of its spread; else 0.
     """
 
     shift: float
     dispersion: float
     norms: float
-    moved: float = 0.0
 
     @property
     def faint(self) -> bool:
@@ -83,11 +79,7 @@ class Marks:
     @property
     def clear(self) -> bool:
         """Whether they are more than some tens of steps leave."""
-        return (
-            self.shift > CLEAR_SHIFT
-            or self.dispersion > CLEAR_DISPERSION
-            or self.moved > CLEAR_MOVED
-        )
+        return self.dispersion > CLEAR_DISPERSION
 
 
 def marks_of_training(statistics: ModelStatistics) -> Marks:
@@ -108,16 +100,7 @@ def marks_of_training(statistics: ModelStatistics) -> Marks:
         shift=coherent_movement(kernels),
         dispersion=_mean(dispersions) if dispersions else 1.0,
         norms=sqrt(_mean(norms)) if norms else 0.0,
-        moved=_known_movement(kernels),
     )
-
-
-def _known_movement(kernels: Sequence[ParameterStatistics]) -> float:
-    """Rms movement of the kernels whose start is known, as a share of the start's spread."""
-    known = [(k.count, k.comparison) for k in kernels if k.comparison and k.comparison.movement]
-    moved = sum(n * c.movement.moved**2 for n, c in known if c.movement is not None)
-    spread = sum(n * c.std_initial**2 for n, c in known)
-    return sqrt(moved / spread) if spread > 0.0 else 0.0
 
 
 def _start(parameter: ParameterStatistics) -> float:

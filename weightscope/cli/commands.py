@@ -19,7 +19,7 @@ from weightscope.cli.pictures import (
     labelled_in,
 )
 from weightscope.cli.targets import check_targets
-from weightscope.errors import InputError
+from weightscope.errors import CheckpointError, InputError
 from weightscope.files import write_csv
 from weightscope.showing import counted
 
@@ -136,7 +136,17 @@ def _evidence(options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     if options.initial:
-        found["initial"] = state_of(model, options.initial, options.prefix)
+        try:
+            found["initial"] = state_of(model, options.initial, options.prefix)
+        except CheckpointError as error:
+            try:
+                read_history(options.initial)
+            except CheckpointError:
+                raise error from None
+            raise InputError(
+                f"{options.initial!r}, given as --initial, is a history that watch() recorded: give"
+                " it as --history"
+            ) from None
     if options.history:
         found["history"] = read_history(options.history)
     if options.images:

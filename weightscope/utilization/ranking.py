@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from weightscope.movement import (
     Displacement,
     MovementRecord,
     StageMovement,
+    renamed,
     stage_movement,
 )
 from weightscope.probing.response import COLLAPSED
@@ -84,7 +84,9 @@ def assess(
     responses = [r for r in (images, response) if r is not None]
     spreads = [measure_spread(stage.name, kernels[stage.name]) for stage in structure.stages]
     recorded, notes = fitting_history(history, statistics)
-    movements = pool_stages(kernels, recorded) if recorded else {}
+    movements = {}
+    if recorded and not drawn_elsewhere(statistics):
+        movements = pool_stages(kernels, recorded)
     early = ("encoder", "bottleneck")
     late = [p for stage in structure.stages if stage.role not in early for p in kernels[stage.name]]
     state = judge_state(
@@ -195,9 +197,17 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
 
 def doubted(score: Score, doubt: str) -> Score:
     """A score that calls nothing unused where there is a doubt."""
-    if not doubt or score.verdict != "unused":
-        return score
-    return replace(score, verdict="undecided", why=f"{score.why}; but {doubt}")
+    return score.guarded_by(doubt) if doubt and score.verdict != "used" else score
+
+
+def drawn_elsewhere(statistics: ModelStatistics) -> bool:
+    """Whether there is a start, and no kernel descends from it."""
+    sources = {
+        p.null.source
+        for p in statistics.parameters
+        if p.is_kernel and p.null is not None and p.null.std > 0.0
+    }
+    return "drawn" in sources and "given" not in sources
 
 
 def foreign_start(
@@ -210,20 +220,23 @@ def foreign_start(
         recorded: What the history says of each, if there is one.
     """
     kernels = [p for p in statistics.parameters if p.is_kernel and p.null is not None]
-    sources = {p.null.source for p in kernels if p.null is not None and p.null.std > 0.0}
     pairs = [(p, recorded[p.parameter]) for p in kernels if p.parameter in recorded]
     if pairs and not any(is_as_recorded(kernel, record) for kernel, record in pairs):
         return (
             f"No kernel that {keyword('history')} holds is as it recorded it: the weights are an"
             " average of the recorded ones or of an earlier step, were changed afterwards, or are"
-            f" of another training; or {keyword('initial')} is not their start.",
+            f" of another training; or {keyword('initial')}, if it was given, is not their start.",
         )
-    if "drawn" not in sources or "given" in sources:
+    if not drawn_elsewhere(statistics):
         return ()
+    where, left = keyword("initial"), ""
+    if recorded:
+        where = f"the start that {keyword('history')} recorded or {where} gives"
+        left = f", so that {keyword('history')} was left out"
     return (
-        f"No kernel descends from {keyword('initial')}, which is another draw, another training, or"
-        " a start of which the training left nothing: it says how the weights were drawn, and not"
-        " how far they moved.",
+        f"No kernel descends from {where}, which is another draw, another training, or a start of"
+        " which the training left nothing: it says how the weights were drawn, and not how far"
+        f" they moved{left}.",
     )
 
 
@@ -242,7 +255,7 @@ def fitting_history(
     counts = {p.parameter: p.count for p in statistics.parameters}
     if not moved:
         return {}, (f"{keyword('history')} holds no parameter: it says nothing.",)
-    fitting = max(_renamed(moved, kernels), key=lambda names: len(names.keys() & kernels))
+    fitting = max(renamed(moved, kernels), key=lambda names: len(names.keys() & kernels))
     found = {name: d for name, d in fitting.items() if name in kernels}
     if kernels and not found:
         have, want = next(iter(moved)), min(kernels)
@@ -266,21 +279,6 @@ def fitting_history(
     return {n: d for n, d in fitting.items() if counts.get(n, d.count) == d.count}, tuple(
         f"{keyword('history')} says nothing of {which}: {note}." for note in notes
     )
-
-
-def _renamed(
-    moved: Mapping[str, Displacement], kernels: Collection[str]
-) -> list[dict[str, Displacement]]:
-    """The records under their own names, and with a wrapper's prefix taken off or put on."""
-    found = [dict(moved)]
-    for name, kernel in itertools.product(moved, kernels):
-        if name.endswith(f".{kernel}"):
-            prefix = name.removesuffix(kernel)
-            return [*found, {n.removeprefix(prefix): d for n, d in moved.items()}]
-        if kernel.endswith(f".{name}"):
-            prefix = kernel.removesuffix(name)
-            return [*found, {prefix + n: d for n, d in moved.items()}]
-    return found
 
 
 def pool_stages(
@@ -309,8 +307,8 @@ def is_as_recorded(kernel: ParameterStatistics, recorded: Displacement) -> bool:
     of an earlier step. Nor do weights that were restored, drawn again or scaled after the training.
     """
     movement = kernel.since_given
-    if movement is None:
-        return True
+    if movement is None or math.isnan(movement.moved) or math.isnan(recorded.moved):
+        return True  # nothing speaks against it
     return math.isclose(movement.moved, recorded.moved, rel_tol=AS_RECORDED, abs_tol=1e-12) and (
         math.isnan(recorded.shrinkage)
         or abs(movement.shrinkage - recorded.shrinkage) <= AS_RECORDED

@@ -30,6 +30,9 @@ from weightscope.wrappers import unwrap
 if TYPE_CHECKING:
     import pandas as pd
 
+_STORED = "weightscope_start"
+"""Marks a file of starting weights."""
+
 
 class History(OnOneScreen):
     """What was recorded of one training; `watch` makes it.
@@ -204,7 +207,7 @@ class History(OnOneScreen):
         if self._store is None:
             self._initial = initial
             return
-        write_tensors(initial, self._store)
+        write_tensors(initial, self._store, {_STORED: ""})
 
     @outside_modes()
     def _after_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -278,7 +281,21 @@ class History(OnOneScreen):
 
 
 def _path(store: str | os.PathLike[str] | None) -> Path | None:
-    return None if store is None else Path(path_text(store, f"given as {keyword('store')}"))
+    """Where to keep the starting weights; no file of anything else is written over."""
+    if store is None:
+        return None
+    path = Path(path_text(store, f"given as {keyword('store')}"))
+    if path.is_file() and path.stat().st_size > 0:
+        try:
+            ours = _STORED in load_tensors(path)[1]
+        except CheckpointError:
+            ours = False
+        if not ours:
+            raise InputError(
+                f"{str(path)!r}, given as {keyword('store')}, is there already and holds no "
+                "starting weights that watch() kept: name another file, or move it away"
+            )
+    return path
 
 
 @checked(
