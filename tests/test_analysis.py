@@ -180,7 +180,8 @@ def test_a_trained_stage_shows_against_the_exact_start() -> None:
                 parameter.mul_(0.01)
             elif parameter.dim() == 4:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    found = ws.analyze(model, initial=start)
+    # a few steps at a high rate would move it as far
+    found = ws.analyze(model, initial=start, trained=True)
     verdicts = dict(zip(found.stages["stage"], found.stages["verdict"], strict=True))
     assert found.assessment.state == "trained"
     assert verdicts["bottleneck"] == "unused"

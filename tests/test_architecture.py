@@ -82,6 +82,7 @@ MAY_IMPORT["analysis"] = MAY_IMPORT["report"] | {
     "exports",
     "watching",
     "histories",
+    "movement",
     "calls",
     "batches",
     "wrappers",

@@ -47,6 +47,9 @@ def needs(arguments):
 def classifier():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
 
+def normed():
+    return torch.nn.Sequential(small(), torch.nn.BatchNorm2d(1))
+
 number = 3
 """
 
@@ -573,6 +576,15 @@ def test_a_cut_network_is_rebuilt_by_its_recipe(folder, capsys):
     assert "give the factory" in failure(
         capsys, "field", "mynetworks:needs", "unet", "--weights", "half.safetensors"
     )
+
+
+def test_a_history_given_as_a_start_is_known_as_one(folder, capsys):
+    model = torch.nn.Sequential(create_model("half_unet", width=4), torch.nn.BatchNorm2d(1))
+    with ws.watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as history:
+        pass
+    ws.save_history(history, "h.safetensors")
+    said = failure(capsys, "analyze", "mynetworks:normed", "--initial", "h.safetensors")
+    assert "is a history that watch() recorded: give it as --history" in said
 
 
 KEYWORD = re.compile(r"keyword\(\s*['\"](\w+)['\"]")

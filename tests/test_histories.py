@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 import weightscope as ws
 from mpseg_models import create_model
-from weightscope.errors import CheckpointError
+from weightscope.errors import CheckpointError, InputError
 from weightscope.histories import _KEY
 
 
@@ -168,3 +168,70 @@ def test_the_command_reads_it(watched, tmp_path, monkeypatch, capsys):
     scores = json.loads((tmp_path / "a.json").read_text())["scores"]
     assert "history" in {score["grade"] for score in scores}
     assert load_file("h.safetensors").keys() == dict(model.named_parameters()).keys()
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, image):
+        return self.net(image)
+
+
+def test_the_start_is_known_under_a_wrappers_prefix(watched):
+    model, history = watched
+    bare = ws.analyze(model, history=history, response=False)
+    wrapped = ws.analyze(Wrapped(model), history=history, response=False)
+    assert list(wrapped.scores["why"]) == list(bare.scores["why"])
+    assert all(p.null.source == "given" for p in wrapped.statistics.parameters if p.is_kernel)
+
+
+def test_a_history_of_another_draw_ranks_nothing(watched):
+    _, history = watched
+    other = create_model("half_unet", width=4, seed=1)
+    optimizer = torch.optim.Adam(other.parameters(), lr=1e-3)
+    with ws.watch(other, optimizer) as resumed:  # without the weights of the first training
+        resumed.load_state_dict(history.state_dict())
+    found = ws.analyze(other, history=resumed, response=False)
+    assert set(found.scores["grade"]) == {"weights"}
+    (note,) = found.assessment.notes
+    assert "the start that history= recorded" in note
+    assert note.endswith("so that history= was left out.")
+
+
+def test_a_training_that_lost_its_numbers_is_not_called_another_one():
+    torch.manual_seed(0)
+    model = create_model("half_unet", width=4, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ws.watch(model, optimizer, every=1) as history:
+        for loss in (1.0, float("nan")):
+            optimizer.zero_grad()
+            (loss * model(torch.rand(2, 3, 16, 16)).square().mean()).backward()
+            optimizer.step()
+    found = ws.analyze(model, history=history)
+    assert found.assessment.state == "broken"
+    assert "NaN" in str(found)
+    for wrong in ("as it recorded", "something else than the watched optimiser"):
+        assert wrong not in str(found) + " ".join(found.scores["why"])
+
+
+@pytest.mark.parametrize("content", [b"precious", None])
+def test_a_store_writes_over_nothing_else(tmp_path, content):
+    model = torch.nn.Conv2d(1, 1, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    file = tmp_path / "start.safetensors"
+    if content is None:
+        save_file({"weights": torch.ones(3)}, file)
+    else:
+        file.write_bytes(content)
+    before = file.read_bytes()
+    with (
+        pytest.raises(InputError, match="is there already and holds no starting weights"),
+        ws.watch(model, optimizer, store=file),
+    ):
+        pass
+    assert file.read_bytes() == before
+    for _ in range(2):  # a resumed training keeps its start where it was
+        with ws.watch(model, optimizer, store=tmp_path / "own.safetensors") as history:
+            assert set(history.initial()) == {"weight", "bias"}

@@ -511,7 +511,8 @@ def test_conclusion_names_every_stage_and_what_synthetic_images_cannot_say(layer
         ((0.5, 0.0), 0.0, "undecided"),  # a few steps
         ((0.2, 0.0), 0.15, "undecided"),  # some tens, and nothing responds
         ((0.5, 0.0), 0.15, "unused"),
-        ((0.2, 0.0), 0.3, "unused"),  # however little responds
+        ((0.2, 0.0), 0.3, "undecided"),  # at a high rate
+        ((0.2, 0.0), 2.0, "unused"),  # however little responds
     ],
 )
 def test_silent_levels_of_a_network_that_is_hardly_trained_are_not_condemned(
@@ -526,6 +527,8 @@ def test_silent_levels_of_a_network_that_is_hardly_trained_are_not_condemned(
         found = assess(structure, statistics, **{source: response(*values, source=source)})
         assert found.state == "trained"
         assert {v.stage: v.verdict for v in found.verdicts}["b"] == verdict
+        (own,) = (s for v in found.verdicts if v.stage == "b" for s in v.scores if s.grade == source)
+        assert own.guarded is (verdict == "undecided")
         assert ("hardly trained" in found.conclusion) is (verdict == "undecided")
         assert "no level responds" not in found.conclusion  # one does, by 0.2
         assert ("no level surely responds" in found.conclusion) is (

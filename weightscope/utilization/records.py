@@ -37,7 +37,7 @@ class Score:
             grade does not measure that.
         caveat: What that figure leaves out, in words; else empty.
         guarded: Whether something beside the figure speaks against calling the stage unused: a part
-            of the output, another one, another contrast, too few images.
+            of the output, another one, another contrast, too few images, too little training.
         borders: Values of `loss`: with its whole interval below the first the stage is unused,
             above the second it is used; nan for grades of one border or none.
     """
