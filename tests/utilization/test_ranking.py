@@ -527,7 +527,9 @@ def test_silent_levels_of_a_network_that_is_hardly_trained_are_not_condemned(
         found = assess(structure, statistics, **{source: response(*values, source=source)})
         assert found.state == "trained"
         assert {v.stage: v.verdict for v in found.verdicts}["b"] == verdict
-        (own,) = (s for v in found.verdicts if v.stage == "b" for s in v.scores if s.grade == source)
+        (own,) = (
+            s for v in found.verdicts if v.stage == "b" for s in v.scores if s.grade == source
+        )
         assert own.guarded is (verdict == "undecided")
         assert ("hardly trained" in found.conclusion) is (verdict == "undecided")
         assert "no level responds" not in found.conclusion  # one does, by 0.2
