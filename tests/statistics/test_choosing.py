@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from weightscope.statistics import measure_model
 from weightscope.statistics.choosing import Evidence, explain, infer_rules
@@ -155,3 +156,18 @@ def test_of_two_bounded_rules_the_one_without_decay_is_taken():
     labels, _ = explain(trained("PyTorch default (uniform)", kept=0.98, moved=0.0))
     assert labels[0] == "PyTorch default (uniform)"
     assert "He uniform (fan in)" in labels
+
+
+@pytest.mark.parametrize(("moved", "source"), [(True, "inferred"), (False, "matched")])
+def test_a_rule_that_one_kernel_follows_alone_is_chance_where_the_others_moved(moved, source):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(6)), nn.Conv2d(16, 1, 1))
+    with torch.no_grad():
+        nn.init.kaiming_uniform_(model[6].weight, mode="fan_out", nonlinearity="relu")
+        for layer in model[:2] if moved else ():
+            layer.weight += 0.05 * torch.randn_like(layer.weight)
+    null = next(p.null for p in measure_model(model).parameters if p.parameter == "6.weight")
+    assert null.source == source
+    assert (null.label == "PyTorch default (uniform)") is moved
+    if moved:  # either may be true
+        assert null.plausible == pytest.approx((1 / (3 * 16) ** 0.5, 2**0.5))

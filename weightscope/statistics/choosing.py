@@ -75,6 +75,7 @@ def choose_nulls(tensors: Sequence[Evidence]) -> list[Null]:
     followed = [followed_rules(t.summary, t.rules.values()) for t in tensors]
     kernels = [(t, f) for t, f in zip(tensors, followed, strict=True) if t.is_kernel]
     votes = _vote(kernels)
+    moved = any(not labels for _, labels in kernels)
     explained: Mapping[str, tuple[str, ...]] = {}
     size = sum(t.summary.count for t, _ in kernels)
     if sum(t.summary.count for t, labels in kernels if not labels) > LEFT * max(size, 1):
@@ -89,7 +90,11 @@ def choose_nulls(tensors: Sequence[Evidence]) -> list[Null]:
             chosen = sharpest_rule(t.summary, t.rules, labels, favourite, t.rounding)
             if alike:  # where most left every rule, few follow one but by chance
                 labels = tuple(label for label in labels if label == chosen)
-            nulls.append(_choose(t.rules, labels, chosen, alike))
+            null = _choose(t.rules, labels, chosen, alike)
+            alone = null.source == "matched" and votes["", null.label] <= t.summary.count
+            if moved and alone and chosen in t.rules and chosen != null.label:
+                null = _likelier(t, null, t.rules[chosen])
+            nulls.append(null)
     return nulls
 
 
@@ -115,6 +120,16 @@ def _choose(
     elif source == "assumed":
         spreads += [rule.std for rule in rules.values()]
     return replace(chosen, source=source, plausible=(min(spreads), max(spreads)))
+
+
+def _likelier(kernel: Evidence, own: Null, others: Null) -> Null:
+    """The null of a kernel that follows a rule alone in a network whose kernels moved.
+
+    That may be its rule, or chance after a training, which widens: the uncertainty is kept.
+    """
+    ends = sorted((own.std, others.std))
+    likelier = others if kernel.summary.std >= others.std else own
+    return replace(likelier, source="inferred", plausible=(ends[0], ends[1]))
 
 
 def followed_rules(summary: TensorSummary, candidates: Iterable[Null]) -> tuple[str, ...]:
