@@ -61,8 +61,8 @@ RULES = {
     "levels would do after more training cannot be known, so none is called unused; batches= say "
     "what they do now, and "
     r"trained=True that its training is over\.",
-    "advice": r"If you know that it was, say trained=True; else give initial= \(the weights at the "
-    r"start\), or batches= with loss= or metric=\.",
+    "advice": r"If you know that (it was|its training is over), say trained=True; else give "
+    r"initial= \(the weights at the start\), or batches= with loss= or metric=\.",
     "unfinished": "(The weights between the deepest level and the output are as they were "
     "initialised, to the last bit; only the encoder was trained|Only the encoder shows training. "
     "Between the deepest level and the output what starts constant still is, to the last bit, and "

@@ -547,7 +547,10 @@ def test_who_knows_that_a_network_was_trained_may_say_so(layers):
     measured = response(0.5, 0.0)
     silent = assess(structure, measure_model(model), response=measured)
     assert silent.state == "unknown"
-    assert "If you know that it was, say trained=True; else give initial=" in silent.conclusion
+    assert (
+        "If you know that its training is over, say trained=True; else give initial="
+        in silent.conclusion
+    )
     told = assess(structure, measure_model(model), response=measured, trained=True)
     assert told.state == "trained"
     assert {v.stage: v.verdict for v in told.verdicts} == {"a": "used", "b": "unused"}

@@ -522,7 +522,7 @@ def _unknown(ablation: AblationResult | None, doubt: str) -> str:
         f" was not: {_NOTHING}."
         + (
             doubt
-            or f" If you know that it was, say {keyword('trained', True)}; else give"
+            or f" If you know that its training is over, say {keyword('trained', True)}; else give"
             f" {keyword('initial')} (the weights at the start), or {keyword('batches')} with"
             f" {keyword('loss')} or {keyword('metric')}."
         )
