@@ -92,8 +92,9 @@ def choose_nulls(tensors: Sequence[Evidence]) -> list[Null]:
                 labels = tuple(label for label in labels if label == chosen)
             null = _choose(t.rules, labels, chosen, alike)
             alone = null.source == "matched" and votes["", null.label] <= t.summary.count
-            if moved and alone and chosen in t.rules and chosen != null.label:
-                null = _likelier(t, null, t.rules[chosen])
+            others = t.rules.get(chosen or "")
+            if moved and alone and others is not None and others.label != null.label:
+                null = _likelier(t, null, others)
             nulls.append(null)
     return nulls
 
