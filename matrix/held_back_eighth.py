@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from matrix.more import Entry, network_of
-from matrix.truth import HALVES, Truth, resnet, widening
+from matrix.truth import HALVES, THREE_UPS, Truth, resnet, widening
 
 _THREE, _FOUR, _FIVE = (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)
 _VECTOR = "encoder 0 | none"  # one vector for all levels
@@ -87,13 +87,7 @@ def _lesions() -> dict[str, str]:
         "cond_mid_block1": "bottleneck",
         "mid_transformer": "bottleneck",
         "mid_block2": "bottleneck",
-        "ups.0": "bottleneck",
-        "ups.0.3": "decoder 1",
-        "ups.1": "decoder 1",
-        "ups.1.3": "decoder 0",
-        "ups.2": "decoder 0",
-        "final_res_block": "decoder 0",
-        "final_conv": "head",
+        **THREE_UPS,
     }
     return places
 

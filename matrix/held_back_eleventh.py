@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from matrix.more import Entry, network_of
-from matrix.truth import HALVES, Truth, resnet, unet_decoder
+from matrix.truth import HALVES, THREE_UPS, Truth, resnet, unet_decoder
 
 _THREE, _FIVE = (1, 2, 4), (1, 2, 4, 8, 16)
 _VECTOR = "encoder 0 | none"  # one vector for all levels
@@ -102,13 +102,7 @@ _BITS = {
     "downs.1.3": "bottleneck",
     "downs.2": "bottleneck",
     **{f"mid_{part}": "bottleneck" for part in ("block1", "attn", "block2")},
-    "ups.0": "bottleneck",
-    "ups.0.3": "decoder 1",
-    "ups.1": "decoder 1",
-    "ups.1.3": "decoder 0",
-    "ups.2": "decoder 0",
-    "final_res_block": "decoder 0",
-    "final_conv": "head",
+    **THREE_UPS,
 }
 _CODES = {
     "vq_codebook_dim": 16,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from matrix.more import Entry
-from matrix.truth import Truth
+from matrix.truth import THREE_UPS, Truth
 
 _THREE, _FOUR = (1, 2, 4), (1, 2, 4, 8)
 
@@ -159,13 +159,7 @@ _DENOISING = {
     "mid_block1": "bottleneck",
     "mid_attn": "bottleneck",
     "mid_block2": "bottleneck",
-    "ups.0": "bottleneck",
-    "ups.0.3": "decoder 1",
-    "ups.1": "decoder 1",
-    "ups.1.3": "decoder 0",
-    "ups.2": "decoder 0",
-    "final_res_block": "decoder 0",
-    "final_conv": "head",
+    **THREE_UPS,
 }
 _GUIDED = {
     **_DENOISING,

@@ -155,6 +155,17 @@ def unet_decoder(levels: int) -> dict[str, str]:
     return blocks | {"segmentation_head.0": "head"}
 
 
+# the way up of three resolutions, as denoising-diffusion-pytorch and its kin build it
+THREE_UPS = {
+    "ups.0": "bottleneck",
+    "ups.0.3": "decoder 1",
+    "ups.1": "decoder 1",
+    "ups.1.3": "decoder 0",
+    "ups.2": "decoder 0",
+    "final_res_block": "decoder 0",
+    "final_conv": "head",
+}
+
 UNETPP = {
     # x_d_l takes feature l + 1 from the bottom as its skip, so l alone says the level
     **{f"decoder.blocks.x_{d}_{i}": f"decoder {4 - i}" for i in range(4) for d in range(i + 1)},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.arguments import checked, having
-from weightscope.checkpoints import load_tensors, parse_json, path_of
+from weightscope.checkpoints import holds_text, load_tensors, parse_json, path_of
 from weightscope.errors import CheckpointError, shown
 from weightscope.files import write_tensors
 from weightscope.movement import Displacement
@@ -84,6 +84,11 @@ def save_history(history: History, path: str | os.PathLike[str]) -> None:
         "displacements": [asdict(record) for record in history.displacements()],
     }
     write_tensors(history.initial(), path, {_KEY: json.dumps(known)})
+
+
+def is_history(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a history that `save_history` wrote; it may be any file."""
+    return holds_text(path, _KEY)
 
 
 @checked()

@@ -5,6 +5,7 @@ from weightscope.checkpoints.plain import load_plain
 from weightscope.checkpoints.safetensors_files import (
     RECIPE,
     holds_recipe,
+    holds_text,
     load_tensors,
     parse_json,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Weights",
     "fit_weights",
     "holds_recipe",
+    "holds_text",
     "load_plain",
     "load_tensors",
     "open_checkpoint",

@@ -66,6 +66,11 @@ RECIPE = "weightscope_recipe"
 
 def holds_recipe(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a cut network that `weightscope.save` wrote; it may be any file."""
+    return holds_text(path, RECIPE)
+
+
+def holds_text(path: str | os.PathLike[str], name: str) -> bool:
+    """Whether the header of a safetensors file holds a text; it may be any file."""
     try:
         source = Source.open(path_of(path))
         if not is_safetensors(source.text(0, min(source.size, SAMPLE))):
@@ -73,7 +78,7 @@ def holds_recipe(path: str | os.PathLike[str]) -> bool:
         texts = _header(source)[1]
     except CheckpointError:
         return False
-    return isinstance(texts, dict) and RECIPE in texts
+    return isinstance(texts, dict) and name in texts
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -132,17 +132,15 @@ def _analyze(options: argparse.Namespace) -> None:
 
 def _evidence(options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
     """What the options name beside the model, as `analyze` takes it."""
-    from weightscope.histories import read_history
+    from weightscope.histories import is_history, read_history
 
     found: dict[str, Any] = {}
     if options.initial:
         try:
             found["initial"] = state_of(model, options.initial, options.prefix)
-        except CheckpointError as error:
-            try:
-                read_history(options.initial)
-            except CheckpointError:
-                raise error from None
+        except CheckpointError:
+            if not is_history(options.initial):
+                raise
             raise InputError(
                 f"{options.initial!r}, given as --initial, is a history that watch() recorded: give"
                 " it as --history"

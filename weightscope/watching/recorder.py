@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.arguments import checked, having, instance, path_text
-from weightscope.checkpoints import load_tensors
+from weightscope.checkpoints import holds_text, load_tensors
 from weightscope.errors import CheckpointError, InputError, keyword
 from weightscope.files import write_csv, write_tensors
 from weightscope.movement import Displacement, measure_movement
@@ -285,16 +285,11 @@ def _path(store: str | os.PathLike[str] | None) -> Path | None:
     if store is None:
         return None
     path = Path(path_text(store, f"given as {keyword('store')}"))
-    if path.is_file() and path.stat().st_size > 0:
-        try:
-            ours = _STORED in load_tensors(path)[1]
-        except CheckpointError:
-            ours = False
-        if not ours:
-            raise InputError(
-                f"{str(path)!r}, given as {keyword('store')}, is there already and holds no "
-                "starting weights that watch() kept: name another file, or move it away"
-            )
+    if path.is_file() and path.stat().st_size > 0 and not holds_text(path, _STORED):
+        raise InputError(
+            f"{str(path)!r}, given as {keyword('store')}, is there already and holds no "
+            "starting weights that watch() kept: name another file, or move it away"
+        )
     return path
 
 
@@ -329,8 +324,8 @@ def watch(
         The history, which grows with every step.
 
     Raises:
-        InputError: ``every`` is not positive, the optimiser trains no parameter of the model, or
-            the parameters have no values yet.
+        InputError: ``every`` is not positive, the optimiser trains no parameter of the model, the
+            parameters have no values yet, or ``store`` is a file of something else.
 
     Example:
         >>> import torch, weightscope as ws
