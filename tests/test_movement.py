@@ -1,6 +1,7 @@
 """Movement is what is orthogonal to the start; decay is not movement."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,3 +128,9 @@ def test_movement_has_one_degree_of_freedom_less_than_weights():
     from_zero = measure_movement(final, torch.zeros(3))
     assert from_zero.moved == pytest.approx((25.25 / 3) ** 0.5)
     assert np.isnan(from_zero.shrinkage)
+
+
+def test_numbers_that_were_lost_are_not_moved_by_something_else():
+    lost = Displacement("w", 9, math.nan, math.nan, 0.0, 0.0)
+    assert stage_movement({"w": lost}, ("w",)).notes == ()
+    assert stage_movement({"w": replace(lost, moved=1.0)}, ("w",)).notes
