@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightscope.errors import StructureError
+from weightscope.errors import InputError, StructureError
 from weightscope.graph import read_structure, rebuild
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -172,13 +172,21 @@ def of_gradients(net: Net, x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "around",
-    [of_a_class, of_another_class, of_a_size, of_functions],
+    [of_a_class, of_another_class, of_functions],
 )
 def test_a_forward_that_does_something_else_while_it_is_traced_is_refused(
     around: Callable[..., Tensor],
 ) -> None:
     with pytest.raises(StructureError, match="what is read is not what it does"):
         read_structure(Net(around).eval(), IMAGE)
+
+
+def test_a_forward_that_asks_for_the_class_of_a_size_is_read_at_one_size() -> None:
+    net = Net(of_a_size).eval()
+    graph = rebuild(read_structure(net, IMAGE))
+    assert torch.equal(graph(IMAGE), net(IMAGE))
+    with pytest.raises(InputError, match="computes with that size"):
+        graph(torch.cat([IMAGE, IMAGE], 2))
 
 
 def more_for_gradients(net: Net, x: Tensor, y: Tensor) -> Any:

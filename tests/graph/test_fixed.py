@@ -156,11 +156,13 @@ class Counting(Plain):
             return y * torch.ones(int(x.shape[0]), 1, 1, 1)
         if self.way == "range":
             return torch.stack([y[b] / (y[b].abs().amax() + 1e-3) for b in range(x.size(0))])
+        if self.way == "odd":
+            return 2 * y if len(x) % 2 else y
         return y + self.token.expand(len(x), 1, *x.shape[2:])
 
 
 @pytest.mark.parametrize("images", [1, 3])
-@pytest.mark.parametrize("way", ["iterates", "ones", "range", "length"])
+@pytest.mark.parametrize("way", ["iterates", "ones", "range", "length", "odd"])
 def test_a_number_of_images_that_became_a_number_is_told_and_kept(way: str, images: int) -> None:
     model, x = Counting(way).eval(), torch.randn(images, 3, 16, 16)
     structure = read_structure(model, x)
@@ -441,6 +443,22 @@ class Ways(Plain):
             return 0.5 * super().forward(x)
         if self.kind == "assertion":
             assert height % 8 == 0
+        if self.kind == "many images" and len(x) > 2:
+            return 0.5 * super().forward(x)
+        if self.kind == "what an operator refuses":
+            try:
+                x.unflatten(2, (-1, 5))
+            except RuntimeError:
+                return 0.5 * super().forward(x)
+        if self.kind == "what cannot be added":
+            try:
+                return super().forward(x) + torch.ones(24, 1)
+            except RuntimeError:
+                pass
+        if self.kind == "smallest of three":
+            return super().forward(x) * min(height, width, 500)
+        if self.kind == "parts":
+            return super().forward(x) * len(x.split(6, 3))
         if self.kind == "steps":
             return sum(super(Ways, self).forward(x) * s for s in range(0, width, 16))
         return super().forward(x)
@@ -454,6 +472,11 @@ class Ways(Plain):
         ("square", (16, 24)),
         ("of several numbers", (24, 16)),
         ("assertion", (20, 16)),
+        ("many images", (16, 16)),
+        ("what an operator refuses", (20, 16)),
+        ("what cannot be added", (24, 16)),
+        ("smallest of three", (24, 16)),
+        ("parts", (16, 24)),
         ("steps", (16, 40)),
     ],
 )
@@ -464,7 +487,8 @@ def test_sizes_at_which_the_forward_takes_another_way_are_refused(
     graph = rebuild(read_structure(model, IMAGE))
     torch.testing.assert_close(graph(IMAGE), model(IMAGE), rtol=0, atol=0)
     there = torch.randn(3, 3, *other)
-    with pytest.raises(InputError, match=r"takes another way|computes with that size"):
+    told = r"takes another way|computes with that (size|number)"
+    with pytest.raises(InputError, match=told):
         graph(there)
     if kind != "assertion":  # what the error asks for
         again = rebuild(read_structure(model, there))

@@ -465,6 +465,19 @@ def test_a_size_that_became_a_number_is_told_and_kept() -> None:
     assert not any("only" in note for note in read_structure(Small()).notes)
 
 
+def test_a_number_that_was_made_of_a_size_unseen_is_kept() -> None:
+    def unseen(model: Small, x: Tensor) -> Tensor:
+        height = x.shape[2]
+        number = height.node.hint if isinstance(height, torch.SymInt) else height
+        return number * model.decode(*model.encode(x))
+
+    model, x = Small(unseen).eval(), torch.randn(1, 3, 64, 64)
+    graph = rebuild(read_structure(model, x))
+    torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"x is 48x48.*read at 64x64"):
+        graph(torch.randn(3, 3, 48, 48))
+
+
 def test_what_cannot_be_explained_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> None:
         raise KeyError("lost")

@@ -206,6 +206,11 @@ class Probe:
         return math.prod(self.shape(tensor))
 
 
+def asked_for(decisions: Iterable[Any]) -> frozenset[str]:
+    """Names of the symbols in questions about sizes."""
+    return frozenset(str(symbol) for question in decisions for symbol in question.free_symbols)
+
+
 def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, Size]) -> bool:
     """Whether questions about sizes have the same answers at other sizes.
 

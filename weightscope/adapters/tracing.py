@@ -46,6 +46,7 @@ MOST_QUESTIONS = 120
 LARGEST_QUESTION = 150
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _SIZES_OF_TORCH = (torch.__file__, os.path.join(_TORCH, "fx", "experimental") + os.sep)
+_MIN_OR_MAX = "_tensor_min_max"  # what the tracer puts in the place of Python's min and max
 _NOTES, _CACHE = "do_not_emit_stack_traces", "fake_tensor_cache_enabled"
 
 
@@ -124,13 +125,15 @@ class Budget:
     Attributes:
         exceeded: Whether a limit was passed; the tracer may swallow the error that says so.
         decisions: What the forward itself asked about free sizes, with the answers that it went on
-            with; not what torch asks to find out what comes out of its operators.
+            with; not what torch asks to find out what comes out of its operators, but where one
+            raises: a forward that goes on then takes that way because of the answers.
     """
 
     def __init__(self, largest: int | None = None) -> None:
         self.largest = largest or LARGEST_QUESTION
         self.exceeded = False
         self.decisions: dict[Any, Any] = {}
+        self.within: dict[Any, Any] = {}  # asked by the operator that runs
 
     @contextmanager
     def watching(self, arguments: Any) -> Iterator[None]:
@@ -148,7 +151,7 @@ class Budget:
                 self.exceeded |= size > self.largest or len(env.guards) > MOST_QUESTIONS
             if self.exceeded:
                 raise TooComplexError
-            answer = ask(question, *args, **kwargs)
+            answer = self.within[question] = ask(question, *args, **kwargs)
             if _asked_by_a_forward():
                 self.decisions.setdefault(question, answer)
             return answer
@@ -160,10 +163,32 @@ class Budget:
             del vars(env)["evaluate_expr"]
 
 
+class Failures(TorchFunctionMode):
+    """Notes what an operator had asked about free sizes when it raised.
+
+    Args:
+        budget: Keeps the answers.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__()
+        self.budget = budget
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.budget.within.clear()
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.budget.decisions.update(self.budget.within)
+            raise
+
+
 def _asked_by_a_forward() -> bool:
     """Whether code outside torch wanted a number or a truth value of a free size."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith(_SIZES_OF_TORCH):
+    while frame is not None and (
+        frame.f_code.co_filename.startswith(_SIZES_OF_TORCH) or frame.f_code.co_name == _MIN_OR_MAX
+    ):
         frame = frame.f_back
     return frame is not None and not frame.f_code.co_filename.startswith(_TORCH)
 

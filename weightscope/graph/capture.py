@@ -32,6 +32,7 @@ from weightscope.adapters.tracing import (
     EXPORTING,
     SIZES_LOGGER,
     Budget,
+    Failures,
     TooComplexError,
     as_pools_of_signals,
     eagerly,
@@ -260,7 +261,7 @@ class _Tracer:
             for context in (without_numbers(), eagerly(), HooksAside(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
-            for context in (free_pools(), FreeSizes(), WholeRecurrences()):
+            for context in (Failures(self.budget), free_pools(), FreeSizes(), WholeRecurrences()):
                 hooks.enter_context(context)
             hooks.enter_context(watched_functions(self._function))
             hooks.enter_context(unsolved_constraints())
@@ -499,25 +500,23 @@ def _cut_to_numbers(program: ExportedProgram) -> dict[Any, Any]:
     """That free sizes are as large as the fixed number of positions that slices take of them.
 
     A slice takes what there is of a smaller image, and the numbers computed from it are others.
-    What takes positions one by one takes as many as there were.
+    What takes positions one by one, or so many at once, takes as many as there were.
     """
     found: dict[Any, Any] = {}
     for node in program.graph.nodes:
-        if operator_of(node) == "aten::unbind":
-            whole, taken = (
-                node.args[0].meta["val"].shape[argument(node, "dim")],
-                len(node.meta["val"]),
-            )
-            if is_symbolic(whole):
-                expression = whole.node.expr
-                found |= {expression >= taken: True, expression <= taken: True}
+        if operator_of(node) in ("aten::unbind", "aten::split"):
+            size = 1 if operator_of(node) == "aten::unbind" else argument(node, "split_size")
+            whole, parts = node.args[0].meta["val"].shape[argument(node, "dim")], node.meta["val"]
+            if is_symbolic(whole) and isinstance(size, int):
+                expression, taken = whole.node.expr, size * len(parts)
+                found |= {expression > taken - size: True, expression <= taken: True}
         made = tensor_of(node)
         if made is None or operator_of(node) not in ("aten::slice", "aten::narrow"):
             continue
         given, axis, start = tensor_of(node.args[0]), argument(node, "dim"), argument(node, "start")
         whole, part = (t.shape[axis] for t in (given, made) if t is not None)
         first = 0 if start is None else start
-        if is_symbolic(whole) and isinstance(part, int) and isinstance(first, int):
+        if axis and is_symbolic(whole) and isinstance(part, int) and isinstance(first, int):
             found[whole.node.expr >= max(first, 0) + part] = True
     return found
 

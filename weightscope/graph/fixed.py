@@ -24,7 +24,15 @@ from weightscope.adapters.scripting import (
     size_of,
     warn_of_no_refusal,
 )
-from weightscope.adapters.symbols import decided_alike, hint, is_number, is_symbolic, multiple
+from weightscope.adapters.symbols import (
+    asked_for,
+    decided_alike,
+    free_symbols,
+    hint,
+    is_number,
+    is_symbolic,
+    multiple,
+)
 from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError, keyword, shown
 from weightscope.graph.structure import ExampleInputs
@@ -56,7 +64,7 @@ class Fixed:
         defaults: What stands for an argument that is left out.
         signature: What the forward takes.
         free: Sizes of the images that are free: the symbol, how many times it is taken, and the
-            size that it was read at, by argument and axis.
+            size that it was read at, by argument and axis; also their number, where it decides.
         alike: Whether the forward takes the way that was read where the symbols have other sizes.
         decides: Whether it takes other ways at some sizes.
     """
@@ -261,9 +269,9 @@ def fixed_in(graph: fx.Graph) -> Fixed:
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
         signature=nodes[0].meta["signature"] if nodes else inspect.Signature(),
-        free={str(n.target): free for n in nodes if (free := _free(n))},
+        free={str(n.target): free for n in nodes if (free := _free(n, decisions))},
         alike=_alike(decisions),
-        decides=any(question.free_symbols for question in decisions),
+        decides=bool(asked_for(decisions)),
     )
 
 
@@ -282,9 +290,14 @@ def _alike(decisions: Mapping[Any, Any]) -> Callable[[tuple[tuple[str, int], ...
     return alike_or_traced
 
 
-def _free(node: fx.Node) -> dict[int, tuple[str, int, int]]:
-    """The free sizes of an image by axis: symbol, how many times it is taken, the size read."""
+def _free(node: fx.Node, decisions: Mapping[Any, Any]) -> dict[int, tuple[str, int, int]]:
+    """The free sizes of an image by axis: symbol, how many times it is taken, the size read.
+
+    The number of images is among them where the forward decides by it.
+    """
     axes = node.meta.get("space", ())
+    if node.meta.get("counts") and free_symbols([node.meta["val"].shape[0]]) & asked_for(decisions):
+        axes = (0, *axes)
     sizes = {axis: node.meta["val"].shape[axis] for axis in axes}
     return {a: (*multiple(size), hint(size)) for a, size in sizes.items() if is_symbolic(size)}
 

@@ -93,10 +93,18 @@ def read_structure(
         return _taking_every_way(structure, read, trial)
 
 
-def _answering(read: Callable[[], Structure], trial: Trial) -> Structure:
-    """What is read, if the model answers the same; without gradients where it does only then."""
+def _answering(read: Callable[..., Structure], trial: Trial) -> Structure:
+    """What is read, if the model answers the same.
+
+    Where it does so only at the example's size, or without gradients, that is what is read.
+    """
     structure, wrong = _compared(read(), trial)
-    found = _without_gradients(structure, read, trial) if wrong else structure
+    if not wrong:
+        return structure
+    at_example, still = _compared(read(at_one_size=True), trial)
+    if not still:
+        return at_example
+    found = _without_gradients(structure, read, trial)
     if found is None:
         raise StructureError(wrong)
     return found
@@ -148,7 +156,7 @@ def _where_both_hold(trial: Trial, inputs: ExampleInputs, read_at: ExampleInputs
     """
     captured = capture(trial.original, read_at, numbers=True, largest=_DIFFERENCES)
     probe = _probe_at(captured, pytree.tree_leaves((inputs.args, dict(inputs.kwargs))))
-    if probe and not _made_alike(trial, captured, inputs, probe):
+    if probe and _made_alike(trial, captured, inputs, probe) is False:
         raise StructureError("this way fits no size but those that take it")
     sizes = probe.symbols if probe else {}
     decided = captured.decisions.items()
@@ -490,28 +498,33 @@ def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[
 def _follows(trial: Trial, captured: Capture, others: Iterable[ExampleInputs]) -> bool:
     """Whether a graph with free sizes does at another size what the model does there.
 
-    Of several sizes that one counts at which the forward takes the way that was read.
+    Of several sizes that one counts at which the forward takes the way that was read, and runs.
 
     A forward that turns a size into a number (``int(height / 14 * 14.0)``) leaves a graph that
     claims to follow the input and does not.
     """
+    runs_nowhere = False
     for other in others:
         leaves = pytree.tree_leaves((other.args, dict(other.kwargs)))
         probe = _probe_at(captured, leaves)
         if probe is None:
             return True
-        if decided_alike(captured.decisions, probe.symbols):
-            return holds_at(map(tensor_of, captured.nodes), probe) or _made_alike(
-                trial, captured, other, probe
-            )
-    return False
+        if not decided_alike(captured.decisions, probe.symbols):
+            continue
+        if holds_at(map(tensor_of, captured.nodes), probe):
+            return True
+        alike = _made_alike(trial, captured, other, probe)
+        if alike is not None:
+            return alike
+        runs_nowhere = True
+    return runs_nowhere
 
 
-def _made_alike(trial: Trial, captured: Capture, other: ExampleInputs, probe: Probe) -> bool:
-    """Whether the model makes tensors of the sizes that its graph makes, if it runs at all."""
+def _made_alike(trial: Trial, captured: Capture, other: ExampleInputs, probe: Probe) -> bool | None:
+    """Whether the model makes tensors of the sizes that its graph makes; None if it raises."""
     made = trial.shapes(other)
     if made is None:
-        return True
+        return None
     read = [(call.module, _shapes_at(call.exits.values(), probe)) for call in captured.calls]
     found: dict[str, list[Any]] = {}
     for name, shapes in made:
@@ -573,9 +586,9 @@ def _batch_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     if trial.error(other.args, other.kwargs) is not None:
         return ""
     return (
-        f"read at {counted(images, 'image')} a batch only: the forward turns their number into a"
-        f" number. A variant refuses other batches; pass {keyword('example_inputs')} with as many"
-        " as you use"
+        f"read at {counted(images, 'image')} a batch only: the forward decides by their number, or"
+        " turns it into a number. A variant refuses other batches; pass"
+        f" {keyword('example_inputs')} with as many as you use"
     )
 
 
@@ -636,16 +649,22 @@ def _captured(
 def _with_batch(
     trial: Trial, inputs: ExampleInputs, *, fixed: bool = False
 ) -> tuple[ExampleInputs, Capture]:
-    """Capture with two images a batch, or, where their number becomes one, with the example's.
+    """Capture with two images a batch, or, where their number counts, with the example's.
 
     Returns:
         What it was captured with, and the capture.
     """
     pair = two_images(trial, inputs)
     captured = _traced(trial, pair, fixed)
-    if pair is inputs or images_read(captured) is None:
+    if pair is inputs or (images_read(captured) is None and _takes_this_way(captured, inputs)):
         return pair, captured
     return inputs, _traced(trial, inputs, fixed)
+
+
+def _takes_this_way(captured: Capture, inputs: ExampleInputs) -> bool:
+    """Whether the forward decides as it was traced, where it is given some other inputs."""
+    probe = _probe_at(captured, pytree.tree_leaves((inputs.args, dict(inputs.kwargs))))
+    return probe is None or decided_alike(captured.decisions, probe.symbols)
 
 
 def _traced(trial: Trial, inputs: ExampleInputs, fixed: bool) -> Capture:
