@@ -181,8 +181,13 @@ def values(kind: str) -> Callable[[Small, Tensor], Tensor]:
             model.seen = x.mean().item()
         if kind == "if" and x.max() > 2:
             x = x / 255
-        if kind == "assert":
-            assert torch.isfinite(x).all()
+        if kind == "handled":
+            try:
+                assert x.max() <= 1
+            except AssertionError:
+                x = x / 255
+        if kind == "of several answers":
+            assert x.max() <= 1 or not (x.min() < 0)
         if kind == "numpy":
             x.detach().numpy().mean()
         if kind == "guarded" and not compiling:
@@ -192,11 +197,70 @@ def values(kind: str) -> Callable[[Small, Tensor], Tensor]:
     return around
 
 
-@pytest.mark.parametrize("kind", ["item", "if", "assert", "numpy"])
+@pytest.mark.parametrize("kind", ["item", "if", "handled", "of several answers", "numpy"])
 @pytest.mark.parametrize("given", [None, IMAGE], ids=["guessed", "given"])
 def test_reading_values_is_refused_with_the_line(kind: str, given: Tensor | None) -> None:
     with pytest.raises(StructureError, match=r"test_forwards\.py, line \d+.*is_compiling"):
         read_structure(Small(values(kind)), given)
+
+
+def between(x: Tensor) -> None:
+    assert x.min() >= 0 and torch.all(x <= 1), f"images of {x.min()} to {x.max()}"  # noqa: PT018
+
+
+def no_nan(x: Tensor) -> None:
+    assert not (torch.isnan(x).any() or bool(torch.isinf(x).any()))  # noqa: PT018
+
+
+def raising(x: Tensor) -> None:
+    if x.min() < 0 or x.max() <= 1:
+        raise ValueError("images of 0 to 255 are wanted")
+
+
+def warning(x: Tensor) -> None:
+    if (x > 255).any():
+        warnings.warn("bright", stacklevel=1)
+
+
+def of_numbers(x: Tensor) -> None:
+    assert x.min().item() >= 0 and x.max().item() <= 1, "images of 0 to 1 are wanted"  # noqa: PT018
+
+
+def by_torch(x: Tensor) -> None:
+    torch._assert(x.min() >= 0, "images of 0 to 1 are wanted")
+
+
+@pytest.mark.parametrize("check", [between, no_nan, raising, warning, of_numbers, by_torch])
+def test_what_only_checks_values_is_read(check: Callable[[Tensor], None]) -> None:
+    def around(model: Small, x: Tensor) -> Tensor:
+        check(x)
+        return model.decode(*model.encode(x))
+
+    model = Small(around).eval()
+    structure = read_structure(model)
+    assert places(structure) == PLACES
+    (note,) = structure.notes
+    assert note.startswith("the forward checks values (test_forwards.py, line ")
+    x = structure.inputs.args[0]  # its values pass
+    torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=0)
+
+
+class Checked(nn.Module):
+    """Lets nothing but images of 0 to 1 pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        between(x)
+        return x
+
+
+def test_a_module_that_checks_values_holds_no_image_back() -> None:
+    """Synthetic ones are of other values."""
+    model = Small(lambda model, x: model.decode(*model.encode(model.checked(x)))).eval()
+    model.checked = Checked()
+    graph = rebuild(read_structure(model))
+    assert graph(IMAGE - 1).isfinite().all()
+    with pytest.raises(AssertionError):
+        model(IMAGE - 1)
 
 
 def test_the_remedy_for_reading_values_works() -> None:

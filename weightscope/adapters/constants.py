@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from weightscope.adapters.checks import Passing, passing_answer
 from weightscope.adapters.dispatch import READS_VALUES, FakeTensor, storage_of
 from weightscope.adapters.modes import modes_kept
 from weightscope.adapters.needed import needed
@@ -79,12 +80,14 @@ class Constants(TorchFunctionMode):
 
     Attributes:
         read: File and line of what asked for numbers that are not there.
+        checks: The same of what only checks values, once for each time; it passes.
     """
 
     def __init__(self, active: bool = True) -> None:
         super().__init__()
         self.active = active
         self.read: set[tuple[str, int]] = set()
+        self.checks: list[tuple[str, int]] = []
         self._written: dict[int, Tensor] = {}  # kept, or another tensor may get the memory
         self._within = modes_kept()
 
@@ -107,6 +110,8 @@ class Constants(TorchFunctionMode):
             if args and isinstance(args[0], FakeTensor) and "out" not in kwargs:
                 if func is Tensor.tolist and args[0].constant is not None:
                     return args[0].constant.tolist()
+                if func in _TRUTHS and args[0].constant is None:
+                    return self._truth(func, args, kwargs)
                 # the tracer follows detach(), which gives the same, and not this
                 return args[0].detach() if func == _DATA else func(*args, **kwargs)
             leaves = tree_leaves((args, kwargs))
@@ -124,6 +129,14 @@ class Constants(TorchFunctionMode):
         except READS_VALUES:
             self.read.add(_asking_line())
             raise
+
+    def _truth(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A truth value of numbers that are not there, if all that it is for is a check."""
+        passes = func is torch._assert or passing_answer(_asking_frame())
+        if passes is None:
+            return func(*args, **kwargs)
+        self.checks.append(_asking_line())
+        return Passing(passes) if func is Tensor.item else passes
 
     def _run(self, func: Any, args: Any, kwargs: Any, constants: list[Tensor]) -> Any:
         with _disable_current_modes(), torch.no_grad():
@@ -151,6 +164,19 @@ def _with_numbers(made: Any, func: Any, args: Any, kwargs: Any) -> Any:
         with _disable_current_modes(), torch.no_grad():
             _hold(made, func(*args, **kwargs))
     return made
+
+
+_TRUTHS = (Tensor.__bool__, Tensor.item, torch.allclose, torch.equal, torch._assert)
+
+
+def _asking_frame() -> FrameType:
+    """What asks for a truth value; not the modes between."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code.co_filename == __file__ or frame.f_code.co_name == "__torch_function__"
+    ):
+        frame = frame.f_back
+    return frame
 
 
 def _asking_line() -> tuple[str, int]:

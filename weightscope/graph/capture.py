@@ -131,6 +131,7 @@ class _Record:
     arguments_spec: pytree.TreeSpec
     at_rest: bool
     shared: list[Any]
+    checks: int
     function: Any = None
     changes: bool = False
     results: tuple[Any, ...] = ()
@@ -305,7 +306,8 @@ class _Tracer:
         flat, spec = pytree.tree_flatten((args, {}))
         number = len(self.records)
         name, shared = function.__name__, self.rest.shared()
-        record = _Record(number, name, tuple(flat), spec, True, shared, function)
+        checks = len(self.reading.checks)
+        record = _Record(number, name, tuple(flat), spec, True, shared, checks, function)
         self.records.append(record)
         handed = _handed((args, {}), flat, spec, number, entry=True)
         self.open.append((record, handed))
@@ -321,6 +323,8 @@ class _Tracer:
         record, handed = self.open.pop()
         changed, lost = handed.take_back()
         record.changes = changed or not self.rest.shared_is(record.shared)
+        # a module that checks values is taken apart: not all images that are tried may pass
+        record.at_rest &= len(self.reading.checks) == record.checks
         if lost:
             raise StructureError(
                 f"{record.module} changes the {lost} that it is given; a change of such an object"
@@ -360,7 +364,8 @@ class _Tracer:
             number = len(self.records)
             at_rest, given = arrived.pop()
             at_rest = at_rest and list(map(id, given)) == list(map(id, flat))
-            record = _Record(number, name, tuple(flat), spec, at_rest, self.rest.shared())
+            shared, checks = self.rest.shared(), len(self.reading.checks)
+            record = _Record(number, name, tuple(flat), spec, at_rest, shared, checks)
             self.records.append(record)
             handed = _handed((args, kwargs), flat, spec, number, entry=True)
             self.open.append((record, handed))

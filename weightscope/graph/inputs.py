@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 
 from weightscope.adapters import modules, pytree
 from weightscope.calls import (
+    called,
     checked_arguments,
     plain,
     say,
     shapes,
+    undisturbed,
 )
 from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword
+from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.guesses import (
     Arguments,
     arguments_of,
@@ -45,6 +49,7 @@ _OTHER_LAYOUTS = ("NHWC", "NHW", "NL", "NDHWC", "NLC")
 _TRIALS_OF_A_LAYOUT = 4
 _TRIALS_OF_OPTIONAL = 8  # sizes at which an argument is given that may be left out
 _MAX_CALLS_A_SHAPE = 12
+_RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))  # that images have
 _FRAMES = 8  # of a clip
 _TRIALS_FOR_MORE = 6  # failures after which no second size is looked for
 _TRIALS_BESIDE = 40  # failures among the sizes between: eight sizes of five numbers of channels
@@ -181,6 +186,31 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
     if trial.error(args, kwargs) is not None:
         return inputs
     return replace(inputs, args=args, kwargs=kwargs)
+
+
+def passing(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
+    """A guessed call whose images have values that the forward's own checks let pass, if found."""
+    if not (inputs.guessed and trial.checks):
+        return inputs
+    for within in (None, *_RANGES):
+        call = (inputs.args, dict(inputs.kwargs))
+        args, kwargs = pytree.tree_map(partial(_brought, within), call) if within else call
+        model = throwaway_copy(trial.original)
+        try:
+            with torch.no_grad(), undisturbed(model):
+                called(model, args, kwargs)
+        except Exception:  # noqa: BLE001 - a foreign forward may raise anything
+            continue
+        return replace(inputs, args=args, kwargs=kwargs)
+    return inputs
+
+
+def _brought(within: tuple[float, float], value: Any) -> Any:
+    """Noise as numbers of a range."""
+    if not isinstance(value, Tensor) or value.dim() < 3 or not value.is_floating_point():
+        return value
+    low, high = within
+    return low + (high - low) * value.sigmoid()
 
 
 def twofold(value: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import fixed_in, values_note
 from weightscope.graph.gradients import hooked_modules
-from weightscope.graph.inputs import declared_inputs, find_inputs, two_images, twofold
+from weightscope.graph.inputs import declared_inputs, find_inputs, passing, two_images, twofold
 from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.levels import (
     Levels,
@@ -288,6 +288,7 @@ def _read(
         _inside_note(levels.inside),
         _batch_note(trial, captured, inputs),
         values_note(coarse.graph),
+        _checks_note(trial.checks),
         _modes_note(trial, modes_agree, pair),
         _gradients_note(coarse.lost),
         _hooks_note(trial.gradient_hooks(pair, called), hooked_modules(model, called)),
@@ -296,7 +297,7 @@ def _read(
     )
     return Structure(
         model=model,
-        inputs=inputs,
+        inputs=passing(trial, inputs),
         graph=coarse.graph,
         constants=coarse.constants,
         output_spec=captured.program.call_spec.out_spec,
@@ -413,6 +414,16 @@ def _gradients_note(lost: Sequence[str]) -> str:
         " is given more than tensors and numbers; a variant returns the same, and its gradients are"
         " those of the operations in the forward, in training and in recover. Call it in a module"
         " of its own that has no other inside, and a variant keeps it"
+    )
+
+
+def _checks_note(where: str) -> str:
+    """What to say of checks of values, which a trace without values passes."""
+    if not where:
+        return ""
+    return (
+        f"the forward checks values ({where}); read, cut and built is what it does where they pass,"
+        " and a variant does not check them"
     )
 
 

@@ -215,6 +215,11 @@ class Trial:
         return "" if same else _lines(self._asked)
 
     @property
+    def checks(self) -> str:
+        """Where a forward only checks values, as in ``assert x.min() >= 0``; empty if nowhere."""
+        return _lines({*self._numbers.checks})
+
+    @property
     def written_weights(self) -> Mapping[str, bool]:
         """Names of weights that a forward in eval mode wrote into, and whether they are trained."""
         return self._written
