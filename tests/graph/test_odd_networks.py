@@ -684,3 +684,36 @@ def test_what_starts_at_its_first_call_is_read_after_it() -> None:
         read_structure(net)
     net(torch.rand(1, 1, 32, 32))
     assert legal(read_structure(net)) == [1]
+
+
+class OfRemainders(nn.Module):
+    """Takes only sizes that leave some remainder, as networks do that pad nothing."""
+
+    def __init__(self, divisor: int, remainder: int, dimensions: int) -> None:
+        super().__init__()
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+        self.divisor, self.remainder = divisor, remainder
+        self.top, self.deep = conv(1, 2, 3, padding=1), conv(2, 4, 3, padding=1)
+        self.up, self.out = conv(6, 2, 3, padding=1), conv(2, 1, 1)
+        self.pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dimensions - 1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(size % self.divisor != self.remainder for size in x.shape[-2:]):
+            raise ValueError(f"{tuple(x.shape)} cannot be joined again")
+        top = F.relu(self.top(x))
+        halves = (1, 2, 2) if x.dim() == 5 else 2
+        deep = F.interpolate(F.relu(self.deep(self.pool(top, halves))), size=top.shape[2:])
+        return self.out(F.relu(self.up(torch.cat([top, deep], 1))))
+
+
+@pytest.mark.parametrize(
+    ("divisor", "remainder", "dimensions", "size"),
+    [(16, 4, 2, (196, 196)), (32, 1, 2, (193, 193)), (8, 4, 3, (32, 92, 92))],
+)
+def test_sizes_of_every_remainder_are_guessed_where_no_usual_one_runs(
+    divisor: int, remainder: int, dimensions: int, size: tuple[int, ...]
+) -> None:
+    structure = read_structure(OfRemainders(divisor, remainder, dimensions).eval())
+    assert structure.inputs.args[0].shape[2:] == size
+    assert len(structure.reductions) == 2
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

@@ -42,6 +42,9 @@ _SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {
     ),
     3: (*((n,) * 3 for n in (64, 96, 128, 32, 48, 72)), (8, 64, 64), (16, 112, 112)),
 }
+# every remainder of a power of two: of networks that pad nothing, or join what has to fit
+_REMAINDERS = {1: range(4096, 4160), 2: range(188, 252), 3: range(92, 108)}
+_SLICES = 32  # of a volume that goes down along two axes only
 _SIZE_NAMES = (
     "img_size",
     "image_size",
@@ -106,6 +109,7 @@ _SOLID = (nn.BatchNorm3d, nn.InstanceNorm3d, nn.MaxPool3d, nn.AvgPool3d)
 _MOST_OPTIONAL = 4  # arguments that may be left out which are tried alone
 _LIKELIEST = 8  # sizes that are tried before other channels are
 _MAX_SHAPES = 90
+_KINDS_AT_ODD_SIZES = 2
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,15 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
     found = dict.fromkeys([*by_kind[0][:_LIKELIEST], *(s for s in in_turn if s is not None)])
     return list(found)[:_MAX_SHAPES]
+
+
+def odd_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """(channels, *sizes) where no usual size runs: one of each remainder."""
+    for dimensions, channels in _channels(model)[:_KINDS_AT_ODD_SIZES]:
+        for size in _REMAINDERS[dimensions]:
+            if dimensions == 3:
+                yield channels, _SLICES, size, size
+            yield (channels, *(size,) * dimensions)
 
 
 def _channels(model: nn.Module) -> list[tuple[int, int]]:

@@ -30,6 +30,7 @@ from weightscope.graph.guesses import (
     declared_sizes,
     likely_shapes,
     noise,
+    odd_shapes,
     with_optional,
 )
 from weightscope.graph.layouts import (
@@ -255,7 +256,13 @@ def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
             if found is not None and _laid_out(trial, replace(found, layout=""), None) == found:
                 yield found
                 return
-        raise
+        given = arguments_of(trial.original)
+        calls = (_first_call(trial, given, s, [], "") for s in odd_shapes(trial.original))
+        odd = next((call for call in calls if call is not None), None)
+        if odd is None:
+            raise
+        yield odd
+        return
     yield first
     yield from search
 
