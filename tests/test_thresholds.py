@@ -127,6 +127,7 @@ def shown(certainty, follows, below=0.0):
                 np.ones(3),
                 values + 0.1,
                 certainty,
+                0.5,
                 follows,
                 values[:, None],
                 values[:, None],

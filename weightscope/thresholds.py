@@ -67,6 +67,12 @@ RESPONSE_BORDER = 0.158
 """Response that speaks for neither side: of a network that errs as little as it can, a level that
 responds so is worth 5 % of the skill. Proposals are ordered by it."""
 
+RESOLVED = 0.2
+"""Share of the variance of decisions that their probabilities must have before a network of which
+no level surely responds is said not to use one. Small networks without norms, 5 to 60 steps at
+rates of 3e-3 to 1e-2, had at most 0.16, trained ones of the evidence study without a level that
+responds at least 0.21 (``docs/decisions/response.md``)."""
+
 RAREST_DECISION = 1e-3
 """Share of the positions below which the rarer decisions are too few to tell anything."""
 
@@ -160,6 +166,11 @@ TELLING = {"uniform": 2_000, "truncated normal": 12_000}
 DRAWN_SCALES = 0.02
 """DCGAN, pix2pix and CycleGAN draw the scales of norm layers from N(1, 0.02^2): the one initialiser
 in common use that does not start them constant."""
+
+DRAWN_WITH_KERNELS = 2.0
+"""Factor within which the typical spread of a network's kernels must be of 0.02 for its norms to
+count as perhaps drawn, shifts as well: the few generators (of GANs) that do that draw all kernels
+from N(0, 0.02^2), and a training that doubles their spread has moved the scales as well."""
 
 DRAWN_AROUND_ZERO = 0.25
 """Mean of the scales of a norm layer below which they may have been drawn like every other

@@ -57,7 +57,9 @@ RULES = {
     r"data is not said of (it|them)\.",
     "removable": r"Nothing here can be removed on this evidence\.",
     "hardly": r"Perhaps it is hardly trained: (no level (surely )?responds( by more than [\d.]+)?, "
-    r"and )?its weights show no more training than (a few|some tens of) steps leave\. What silent "
+    r"and )?(its weights show no more training than (a few|some tens of) steps leave|the "
+    r"probabilities of its decisions hardly vary \([\d.]+% of the variance of sure decisions\))\. "
+    "What silent "
     "levels would do after more training cannot be known, so none is called unused; batches= say "
     "what they do now, and "
     r"trained=True that its training is over\.",

@@ -18,8 +18,10 @@ class Normed(nn.Module):
 
 
 def draw_scales(model, shifts):
-    """As DCGAN and pix2pix do, who leave the shifts at zero."""
+    """As DCGAN and pix2pix do, who leave the shifts at zero; some generators draw these, too."""
     for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, 0.0, 0.02)
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, 1.0, 0.02)
             nn.init.normal_(module.bias, 0.0, shifts)
@@ -42,6 +44,15 @@ def test_drawn_scales_prove_nothing(shifts):
         model = Normed()
         draw_scales(model, shifts)
         assert measure_model(model).moved_constants == ()
+
+
+@pytest.mark.parametrize(("kernels", "moved"), [(0.02, ()), (0.1, ("norm.weight", "norm.bias"))])
+def test_scales_and_shifts_that_moved_as_far_as_a_draw(kernels, moved):
+    torch.manual_seed(0)
+    model = Normed()
+    draw_scales(model, 0.02)
+    nn.init.normal_(model.conv.weight, 0.0, kernels)
+    assert measure_model(model).moved_constants == moved
 
 
 def test_one_step_of_training_is_proved():

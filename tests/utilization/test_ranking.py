@@ -542,6 +542,38 @@ def test_silent_levels_of_a_network_that_is_hardly_trained_are_not_condemned(
     assert "hardly" not in found.conclusion
 
 
+@pytest.mark.parametrize(
+    ("images", "synthetic", "most", "verdict"),
+    [
+        (0.19, 0.5, 0.2, "undecided"),  # the user's images are asked first
+        (0.21, 0.01, 0.2, "unused"),
+        (None, 0.19, 0.2, "undecided"),
+        (None, 0.21, 0.2, "unused"),
+        (0.19, 0.19, 0.5, "unused"),  # some level responds
+        (math.nan, 0.01, 0.2, "unused"),  # numbers have no such scale
+    ],
+)
+def test_silence_tells_nothing_where_decisions_hardly_vary(
+    layers, images, synthetic, most, verdict
+):
+    structure, _, model = layers(a=0.01, b=0.01)
+    with torch.no_grad():
+        for layer in model.children():
+            layer.weight += 2.0 * layer.weight.std() * torch.randn(len(layer.weight), 1)
+    seen = {}
+    for source, resolved in (("images", images), ("response", synthetic)):
+        if resolved is not None:
+            found = response(most, 0.0, source=source)
+            cuts = tuple(replace(cut, resolved=resolved) for cut in found.cuts)
+            seen[source] = replace(found, cuts=cuts)
+    statistics = measure_model(model)
+    found = assess(structure, statistics, **seen)
+    assert {v.stage: v.verdict for v in found.verdicts}["b"] == verdict
+    assert ("decisions hardly vary (19.0% of" in found.conclusion) is (verdict == "undecided")
+    told = assess(structure, statistics, trained=True, **seen)
+    assert {v.stage: v.verdict for v in told.verdicts}["b"] == "unused"
+
+
 def test_who_knows_that_a_network_was_trained_may_say_so(layers):
     structure, _, model = layers(a=0.01, b=0.01)
     measured = response(0.5, 0.0)

@@ -50,6 +50,7 @@ class Figures:
         by_chance: Share that would change if the decisions had nothing in common.
         change: See `CutResponse`.
         certainty: Of the whole network's decisions.
+        resolved: See `CutResponse`.
         follows: Least correlation of a channel of the output with that of the input.
         parts: `change` of the probability of each decision, (weightings, decisions); nan for those
             that the whole network hardly takes.
@@ -67,6 +68,7 @@ class Figures:
     by_chance: Floats
     change: Floats
     certainty: float
+    resolved: float
     follows: float
     parts: Floats
     channels: Floats
@@ -139,6 +141,7 @@ class Change:
             1 - (before * after).sum(1) / total[:, 0] ** 2,
             np.nan_to_num(numbers.pooled()),
             float(self.certainty.mean()),
+            self._resolved,
             float(numbers.follows[0].min()),
             shares.each(varied & (often >= RAREST_DECISION)),
             np.nan_to_num(numbers.each()),
@@ -148,6 +151,15 @@ class Change:
             float(before[0, 0] / total[0, 0]) if self.sums.shape[1] == 1 else 0.0,
             self.sums.shape[1] > 1 and not bool(self.share.any()),
         )
+
+    @property
+    def _resolved(self) -> float:
+        """Variance of the probabilities as a share of what decisions as frequent would have."""
+        n, mean, square = self.shares.sum(0).T[[0, 1, 4]]
+        mean, square = mean / n, square / n
+        possible = float((mean * (1.0 - mean)).sum())
+        varied = float(np.maximum(square - mean * mean, 0.0).sum())
+        return varied / possible if possible > 0.0 else 0.0
 
     def _labels(self, weights: Floats) -> Floats:
         """The change if each channel decides for itself: of all, then of each."""

@@ -91,6 +91,11 @@ class CutResponse:
             nothing in the model tells: no level is unused then that changes what none is the
             largest of; else nan.
         by_number_high: Upper end of its interval.
+        resolved: Of the whole network, on the kind of image where it is least: the variance of its
+            probabilities as a share of that of decisions which are as frequent, the sum of
+            ``var(p)`` over that of ``mean(p) (1 - mean(p))``. It is 0 where the answer is the same
+            everywhere, and for a calibrated network the share of the Brier score of the
+            frequencies alone that it saves (the resolution of Murphy 1973); nan of numbers.
     """
 
     keep_levels: int
@@ -111,6 +116,7 @@ class CutResponse:
     lost: tuple[str, ...] = ()
     by_number_high: float = math.nan
     elsewhere_low: float = math.nan
+    resolved: float = math.nan
 
     @property
     def borders(self) -> tuple[float, float]:
@@ -423,6 +429,7 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         by_sign=by_sign,
         by_number=float(numbers[0]) if also_numbers else math.nan,
         by_number_high=_upper(numbers) if also_numbers else math.nan,
+        resolved=min(kind.resolved for kind in kinds) if deciding else math.nan,
     )
 
 

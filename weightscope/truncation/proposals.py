@@ -343,7 +343,8 @@ def _evidence(structure: Structure, assessment: Assessment, keep_levels: int) ->
         return f"spoken against: {'; '.join(parts)}{resting}"
     little = bool(verdicts) and all(v.verdict == "unused" or surely_little(v) for v in verdicts)
     resting += f", surely by less than {RESPONSE_BORDER}" if little else ""
-    probable = f"; probably unused together: utilization below {SPEAKS_FOR_A_CUT}"
+    together = " together" if len(verdicts) > 1 else ""
+    probable = f"; probably unused{together}: utilization below {SPEAKS_FOR_A_CUT}"
     resting += probable if probably else ""
     return f"not decided: {'; '.join(parts) or 'no verdict on the removed stages'}{resting}"
 

@@ -218,6 +218,12 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     caveat = ", ".join(filter(None, (alone, one_class, caveat)))
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
+    if verdict == "undecided":
+        shares = " to ".join(f"{loss / result.skill:.1%}" for loss in (cut.low, cut.high))
+        least = f"{NEGLIGIBLE_LOSS:.0%}"
+        one = border == NEGLIGIBLE_LOSS
+        two = f"is not below {least} nor above {border:.0%}"
+        why += f"; {shares} " + (f"lies on both sides of {least}" if one else two)
     # a mean over many classes hides what one of them loses, a sum of losses an output
     guarded = cut.worst_low > LOSS_THAT_COUNTS or bool(cut.lost) or cut.silenced > 0
     if verdict == "unused" and guarded:

@@ -19,7 +19,7 @@ from weightscope.movement import (
 from weightscope.probing.response import COLLAPSED
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
-from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, UNTOLD
+from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, RESOLVED, UNTOLD
 from weightscope.traces import marks_of_training, show_training, shows_training
 from weightscope.utilization.records import (
     BROKEN,
@@ -172,25 +172,35 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     """Why a level without a response need not be unused: the network may hardly have been trained.
 
     The deep levels of an untrained network do nothing either. Where the weights show no more than a
-    few steps of training, or some tens and no level surely responds, none is called unused.
+    few steps of training, none is called unused. Where no level surely responds, none is unless the
+    weights show more than some tens of steps, and decisions vary by `RESOLVED` or more on the
+    user's images (on synthetic ones if there are none).
 
     Args:
         statistics: Of the network's parameters.
-        responses: Of its output to each level.
+        responses: Of its output to each level, to the user's images before synthetic ones.
 
     Returns:
-        A clause; empty where the weights show more, or nothing was measured.
+        A clause; empty where the network shows more, or nothing was measured.
     """
     cuts = [cut for response in responses for cut in response.cuts]
-    marks = marks_of_training(statistics)
-    if not cuts or marks.clear:
+    if not cuts:
         return ""
+    marks = marks_of_training(statistics)
     if marks.faint:
         return "its weights show no more training than a few steps leave"
-    if not any(cut.low > cut.borders[1] for cut in cuts):
+    if any(cut.low > cut.borders[1] for cut in cuts):
+        return ""
+    if not marks.clear:
         return (
             "no level surely responds, and its weights show no more training than some tens of "
             "steps leave"
+        )
+    resolved = cuts[0].resolved
+    if resolved < RESOLVED:
+        return (
+            "no level surely responds, and the probabilities of its decisions hardly vary "
+            f"({resolved:.1%} of the variance of sure decisions)"
         )
     return ""
 

@@ -325,6 +325,8 @@ def score_response(response: Response, level: int) -> Score:
     elif cut.low > responds:
         but = _not_surely_used(cut, level)
         verdict, why = ("undecided", f"{why}, but {but}") if but else ("used", why)
+    else:
+        why += f"; {cut.low:.2g} to {cut.high:.2g} is not below {silent} nor above {responds}"
     why += "" if beside in why else f"; {beside}"
     if verdict == "undecided" and cut.high < RESPONSE_BORDER:
         others = (
