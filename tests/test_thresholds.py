@@ -176,6 +176,7 @@ def test_the_rarest_decision_that_tells_anything(rare, decided):
         np.zeros((1, 1, 2)),
         zero,
         zero,
+        zero,
     )
     change = Change(flips, counts, counts, one, *none)
     assert np.isfinite(change.figures(np.ones((1, 1))).decisions).all() == decided

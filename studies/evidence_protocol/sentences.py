@@ -57,8 +57,9 @@ RULES = {
     r"data is not said of (it|them)\.",
     "removable": r"Nothing here can be removed on this evidence\.",
     "hardly": r"Perhaps it is hardly trained: (no level (surely )?responds( by more than [\d.]+)?, "
-    r"and )?(its weights show no more training than (a few|some tens of) steps leave|the "
-    r"probabilities of its decisions hardly vary \([\d.]+% of the variance of sure decisions\))\. "
+    r"and )?(its weights show no more training than (a few|some tens of) steps leave|"
+    r"its output hardly varies|its decisions hardly vary by their probabilities \([\d.]+% of the "
+    r"variance of sure ones\))\. "
     "What silent "
     "levels would do after more training cannot be known, so none is called unused; batches= say "
     "what they do now, and "

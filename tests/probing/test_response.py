@@ -609,6 +609,31 @@ def test_images_that_are_no_numbers_are_refused_by_name():
         read_images(structure, [torch.zeros(12, 1, 16, 16), broken])
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "resolved"),
+    [
+        (0.1, 0.7, 0.375),  # 0.3^2 / (0.4 * 0.6)
+        (0.01, 0.5, 0.316),  # 0.245^2 / (0.255 * 0.745)
+        (0.02, 0.021, 0.0),
+        (0.45, 0.5, math.nan),  # numbers: neither is a decision
+    ],
+)
+def test_how_far_decisions_vary(low, high, resolved):
+    shares = torch.tensor([low, high]).repeat(4, 1, 8, 4)
+    found = found_without(shares.logit(), shares.logit() + 0.1)
+    assert found.resolved == pytest.approx(resolved, abs=1e-3, nan_ok=True)
+    assert (found.resolved == 0.0) is (resolved == 0.0)
+    two = torch.cat([torch.zeros_like(shares), shares.logit()], 1)
+    assert found_without(two, two + 0.1).resolved == pytest.approx(found.resolved, nan_ok=True)
+
+
+@pytest.mark.parametrize(("spread", "constant"), [(0.9, True), (1.1, False)])
+def test_numbers_that_hardly_vary(spread, constant):
+    numbers = 100.0 - 0.5 * torch.tensor([spread, -spread]).repeat(4, 1, 8, 4) * 2
+    assert (found_without(-numbers * 3, numbers).resolved == 0.0) is constant
+    assert math.isnan(found_without(-numbers * 3, numbers).resolved) is not constant
+
+
 def test_labels_of_their_own_and_classes_that_exclude_each_other_must_agree():
     torch.manual_seed(0)
     whole = torch.empty(12, 2, 16, 16)

@@ -394,8 +394,9 @@ def test_the_rules_know_every_sentence_of_the_library(state, skill, grade):
         "its weights show no more training than a few steps leave",
         "no level surely responds, and its weights show no more training than "
         "some tens of steps leave",
-        "no level surely responds, and the probabilities of its decisions hardly vary (4.1% of "
-        "the variance of sure decisions)",
+        "no level surely responds, and its output hardly varies",
+        "no level surely responds, and its decisions hardly vary by their probabilities (4.1% of "
+        "the variance of sure ones)",
     ],
 )
 def test_the_rules_know_what_is_said_of_networks_that_are_hardly_trained(doubt):

@@ -22,7 +22,7 @@ from weightscope.probing.outputs import (
     image_predictions,
     probabilities,
 )
-from weightscope.thresholds import BARE, CERTAIN, FOLLOWS, RAREST_DECISION
+from weightscope.thresholds import BARE, CERTAIN, CONSTANT, FOLLOWS, RAREST_DECISION
 
 Floats = NDArray[np.float64]
 
@@ -101,6 +101,7 @@ class Change:
             channels, 2).
         bare: `Reading.bare` of all images, (images,).
         share: Whether the outputs are probabilities, (images,).
+        level: Mean square of the channels' means over all images, (images,).
     """
 
     flips: Floats
@@ -114,6 +115,7 @@ class Change:
     above: Floats
     bare: Floats
     share: Floats
+    level: Floats
 
     @property
     def same_for_every_image(self) -> bool:
@@ -154,7 +156,13 @@ class Change:
 
     @property
     def _resolved(self) -> float:
-        """Variance of the probabilities as a share of what decisions as frequent would have."""
+        """Variance of the probabilities as a share of what decisions as frequent would have.
+
+        0 where the numbers vary by less than `CONSTANT` of their size.
+        """
+        numbers = _apart(self.sums, np.ones((1, len(self.sums))))
+        if numbers.spread.mean() <= CONSTANT**2 * self.level.mean():
+            return 0.0
         n, mean, square = self.shares.sum(0).T[[0, 1, 4]]
         mean, square = mean / n, square / n
         possible = float((mean * (1.0 - mean)).sum())
@@ -326,7 +334,8 @@ def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None)
     else:
         labels = torch.zeros_like(numbers)
     moments = (numbers, size, _sums(p, q, nothing), labels)
-    of_all = (w.new_full((images,), float(fact)) for fact in (reading.bare, already))
+    facts = (reading.bare, already, reading.middle.square().mean())
+    of_all = (w.new_full((images,), float(fact)) for fact in facts)
     found = (flips, *counted, certainty(w, reading), *moments, above, *of_all)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 

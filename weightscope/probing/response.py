@@ -95,7 +95,8 @@ class CutResponse:
             probabilities as a share of that of decisions which are as frequent, the sum of
             ``var(p)`` over that of ``mean(p) (1 - mean(p))``. It is 0 where the answer is the same
             everywhere, and for a calibrated network the share of the Brier score of the
-            frequencies alone that it saves (the resolution of Murphy 1973); nan of numbers.
+            frequencies alone that it saves (the resolution of Murphy 1973). Of numbers nan, or 0
+            where they vary by less than `CONSTANT` of their size.
     """
 
     keep_levels: int
@@ -413,6 +414,7 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         most = np.fmax(most, values)
     low, high = np.nanquantile(values[1:], 0.025), np.nanquantile(most[1:], 0.975)
     part, worst, worst_high = _most(parts)
+    resolved = min(kind.resolved for kind in kinds)
     least = min(kinds, key=lambda kind: kind.change[0])
     return CutResponse(
         keep_levels,
@@ -429,7 +431,7 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         by_sign=by_sign,
         by_number=float(numbers[0]) if also_numbers else math.nan,
         by_number_high=_upper(numbers) if also_numbers else math.nan,
-        resolved=min(kind.resolved for kind in kinds) if deciding else math.nan,
+        resolved=resolved if deciding or not resolved else math.nan,
     )
 
 

@@ -2,7 +2,7 @@
 
 A network's kernels are drawn at random, so that a trained kernel may look like a fresh one. The
 scales and shifts of its norm layers start at one value each, under nearly every initialiser. Some
-draw the scales, and few of these the shifts as well: all kernels, too, from N(0, 0.02^2). Where both
+draw the scales, and few of these the shifts as well, with all kernels from N(0, 0.02^2). Where both
 have several values and were not drawn so, something trained them.
 """
 

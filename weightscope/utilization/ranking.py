@@ -173,8 +173,8 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
 
     The deep levels of an untrained network do nothing either. Where the weights show no more than a
     few steps of training, none is called unused. Where no level surely responds, none is unless the
-    weights show more than some tens of steps, and decisions vary by `RESOLVED` or more on the
-    user's images (on synthetic ones if there are none).
+    weights show more than some tens of steps, and the output varies, decisions by `RESOLVED` or
+    more, on the user's images (on synthetic ones if there are none).
 
     Args:
         statistics: Of the network's parameters.
@@ -197,12 +197,11 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
             "steps leave"
         )
     resolved = cuts[0].resolved
-    if resolved < RESOLVED:
-        return (
-            "no level surely responds, and the probabilities of its decisions hardly vary "
-            f"({resolved:.1%} of the variance of sure decisions)"
-        )
-    return ""
+    if not resolved < RESOLVED:
+        return ""
+    share = f" by their probabilities ({resolved:.1%} of the variance of sure ones)"
+    vary = f"its decisions hardly vary{share}" if resolved else "its output hardly varies"
+    return f"no level surely responds, and {vary}"
 
 
 def doubted(score: Score, doubt: str) -> Score:
