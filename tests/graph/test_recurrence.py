@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightscope.cost import count_costs
@@ -164,3 +165,47 @@ class Packed(nn.Module):
 
 def test_packed_sequences_run_as_before() -> None:
     assert count_costs(Packed(), torch.zeros(2, 4, 1)).layers["rnn"].macs == 6 * (16 + 64)
+
+
+class Speech(nn.Module):
+    """Halves frequencies, folds what is left of them into channels for a recurrent layer, goes up.
+
+    It takes any number of frames, and few numbers of frequencies.
+    """
+
+    def __init__(self, linear: bool) -> None:
+        super().__init__()
+        self.first, self.down = (nn.Conv2d(c, 2 * c + 2, (1, 3), (1, 2), (0, 1)) for c in (1, 4))
+        self.rnn = nn.GRU(160, 160, batch_first=True)
+        self.mix = nn.Linear(160, 160) if linear else nn.Identity()
+        self.up, self.last = (
+            nn.ConvTranspose2d(2 * c + 2, c, (1, 4), (1, 2), (0, 1)) for c in (4, 1)
+        )
+        self.out = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = F.elu(self.down(F.elu(self.first(x))))
+        folded = deep.transpose(1, 2).flatten(2)
+        mixed = self.mix(self.rnn(folded)[0])
+        deep = mixed.unflatten(2, (deep.shape[1], deep.shape[3])).transpose(1, 2)
+        return self.out(F.elu(self.last(F.elu(self.up(deep)))))
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_frequencies_folded_for_a_recurrent_layer_come_back_up(linear: bool) -> None:
+    model = Speech(linear).eval()
+    structure = read_structure(model)
+    assert structure.inputs.args[0].shape[-1] == 64
+    assert structure.reductions == ((1.0, 1.0), (1.0, 2.0), (1.0, 4.0))
+    assert {layer: stage.name for layer, stage in structure.stage_of.items()} == {
+        "first": "encoder 1",
+        "down": "bottleneck",
+        "rnn": "bottleneck",
+        **({"mix": "bottleneck"} if linear else {}),
+        "up": "decoder 1",
+        "last": "decoder 0",
+        "out": "head",
+    }
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    x = torch.randn(2, 1, 24, 64)
+    torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=0)

@@ -54,6 +54,10 @@ class Borders:
         """Its positions over those which the strides alone would give it."""
         return math.prod(self.shares(node))
 
+    def size_before(self, node: fx.Node) -> tuple[int, ...]:
+        """The example's size of the nearest map that a result was made from; empty if unknown."""
+        return self._maps.get(self._last.get(node, node), ())
+
     def note(
         self, node: fx.Node, feeds: Sequence[fx.Node], largest: fx.Node, *, is_piece: bool
     ) -> None:

@@ -223,7 +223,7 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     """Plausible (channels, *sizes), the likeliest first.
 
     The usual sizes with the likeliest channels, then all channels in turn at each size: wrong
-    channels fail alike at every size.
+    channels fail alike at every size. Every size is among them with the likeliest channels.
     """
     by_kind = []
     for dimensions, channels in _channels(model):
@@ -234,7 +234,7 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
         by_kind.append([(channels, *size) for size in sizes])
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
     found = dict.fromkeys([*by_kind[0][:_LIKELIEST], *(s for s in in_turn if s is not None)])
-    return list(found)[:_MAX_SHAPES]
+    return list(dict.fromkeys([*list(found)[:_MAX_SHAPES], *by_kind[0]]))
 
 
 def odd_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:

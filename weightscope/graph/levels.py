@@ -6,7 +6,7 @@ See ``docs/decisions/levels.md`` for what a level is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -19,6 +19,7 @@ from weightscope.adapters.symbols import (
     free_symbols,
     grows,
     hint,
+    holds_at,
     is_symbolic,
     key,
     multiple,
@@ -363,7 +364,27 @@ def _held_sides(capture: Capture, images: Sequence[fx.Node], dimensions: int) ->
     maps = _maps_of_kernels(capture, dimensions)
     seen = free_symbols(size for value in maps for size in value.shape)
     # where nothing grows, the whole is read at the example's size
-    return frozenset(held - seen) if seen.intersection(sides.values()) else frozenset()
+    unseen = held - seen if seen.intersection(sides.values()) else set()
+    return frozenset(unseen) | _bound_sides(capture, images)
+
+
+def _bound_sides(capture: Capture, images: Sequence[fx.Node]) -> frozenset[str]:
+    """Free sides that the trace takes to be about as large as in the example.
+
+    Where positions are made channels, of which a layer takes so many, few sizes make as many.
+    """
+    tensors, sides = list(map(tensor_of, capture.nodes)), set(_free_sides(images).values())
+    example = _probe(capture, images, 1, frozenset()).symbols
+
+    def holds(changed: Collection[str]) -> bool:
+        """Whether the trace does, where some sides are half as large or twice."""
+        return any(
+            holds_at(tensors, Probe({**example, **{s: int(example[s] * times) for s in changed}}))
+            for times in (0.5, 2)
+        )
+
+    # of sides that go together none is bound
+    return frozenset(s for s in sides if not holds({s}) and not holds(sides))
 
 
 def _free_sides(images: Iterable[fx.Node]) -> dict[str, str]:
@@ -430,6 +451,7 @@ class _Positions:
         self.borders = Borders([before == after for before, after in sides])
         first = not image.meta.get("space") or image.meta["space"][0] == 2
         self.borders.begin(image, channels_first=first)
+        self.images = hint(shape[0])
         channels = 1 if channel is None else large.size(shape[channel])
         # images and, in a clip, their frames
         self.batch = large.numel(image.meta["val"]) // (self.positions * channels)
@@ -457,6 +479,8 @@ class _Positions:
             return unknown
         if self.resized and any(map(is_symbolic, value.shape[1:])):
             return unknown  # before the images are brought to one size, or back at their own
+        if layout == "channels_last" and self._folds_a_side(node, value):
+            return unknown
         channel = 1 if layout == "channels_first" else value.dim() - 1
         if any(self.borders.fixed) and (
             (row.view == "adaptive" and (self.growth == 1 or self._has_one_row(value, channel)))
@@ -478,6 +502,13 @@ class _Positions:
             elif self._stack(value) in self.stacks or self._holds_channels(value):
                 batch = self._stack(value)  # the frames of a clip are taken one by one
         return self.positions * batch / after * self.borders.share(node)
+
+    def _folds_a_side(self, node: fx.Node, value: torch.Tensor) -> bool:
+        """Whether the positions along a side of fixed size lie among the channels."""
+        sizes = self.borders.size_before(node)
+        free = [size for size, fixed in zip(sizes, self.borders.fixed, strict=False) if not fixed]
+        positions = math.prod(map(hint, value.shape[:-1])) // self.images
+        return bool(free) and positions == math.prod(free) != math.prod(sizes)
 
     def _has_one_row(self, value: torch.Tensor, channel: int) -> bool:
         """Whether a map has one position along a side of fixed size."""
