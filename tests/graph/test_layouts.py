@@ -31,6 +31,14 @@ class Net(nn.Module):
             return self.images(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.layout == "NHW":
             return self.images(x.unsqueeze(1)).squeeze(1)
+        if self.layout == "NHCW":
+            return self.images(x.transpose(1, 2)).transpose(1, 2)
+        if self.layout == "NCWH":
+            return self.images(x.transpose(2, 3)).transpose(2, 3)
+        if self.layout == "NHWTC":
+            return self.images(x.squeeze(3).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unsqueeze(3)
+        if self.layout == "HWCN":
+            return self.images(x.permute(3, 2, 0, 1)).permute(2, 3, 1, 0)
         if self.layout == "NTCHW":
             y = self.images(x.flatten(0, 1))
             return y.view(*x.shape[:2], *y.shape[1:])
@@ -48,6 +56,9 @@ SHAPES = {
     "NHW": ((2, 24, 32), (3, 16, 48)),
     "NTCHW": ((2, 4, 3, 24, 32), (1, 3, 3, 16, 48)),
     "NCHW": ((2, 3, 24, 32), (3, 3, 16, 48)),
+    "NHCW": ((2, 24, 3, 32), (3, 16, 3, 48)),
+    "NCWH": ((2, 3, 48, 24), (3, 3, 64, 16)),
+    "NHWTC": ((2, 24, 32, 1, 3), (3, 16, 48, 1, 3)),
 }
 
 
@@ -116,6 +127,46 @@ def test_a_layout_that_cannot_be() -> None:
     assert parse_layout("nhwc") == "NHWC"
 
 
+class Turned(nn.Module):
+    """Takes batches first, as the error asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Net("HWCN")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.own(x.permute(2, 3, 1, 0)).permute(3, 2, 0, 1)
+
+
+def test_the_batch_is_the_first_axis() -> None:
+    with pytest.raises(InputError, match="takes another axis"):
+        read_structure(Net("HWCN"), torch.randn(24, 32, 3, 2))
+    assert read_structure(Turned(), torch.randn(2, 3, 24, 32)).reductions[1:] == ((2.0, 2.0),)
+
+
+class Frames(nn.Module):
+    """Clips of frames before channels, of which only the images get smaller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv3d(3, 4, 3, padding=1), nn.Conv3d(4, 8, 3, padding=1)
+        self.join = nn.Conv3d(12, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x.transpose(1, 2)))
+        deep = F.relu(self.deep(F.max_pool3d(top, (1, 2, 2))))
+        up = F.interpolate(deep, scale_factor=(1.0, 2.0, 2.0))
+        return self.join(torch.cat([up, top], 1)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("given", [None, (1, 8, 3, 24, 24)])
+def test_clips_with_frames_before_channels(given: tuple[int, ...] | None) -> None:
+    structure = read_structure(Frames(), None if given is None else torch.randn(given))
+    assert structure.inputs.layout == "NDCHW"
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
 def test_an_implausible_reading_names_the_remedy() -> None:
     """Told wrongly, the width counts as channels: nothing is as fine as the image."""
     with pytest.raises(StructureError, match="layout="):
@@ -132,6 +183,7 @@ def test_layouts_by_hand() -> None:
     assert infer_layout((2, 64, 64), ((2, 1, 64, 64), 2)) == "NHW"
     assert infer_layout((2, 1, 4096), ((2, 1, 65, 33), 2)) == ""  # a spectrogram of a signal
     assert infer_layout((2, 3, 4, 64, 64), ((8, 3, 64, 64), 2)) == "NCTHW"
+    assert infer_layout((2, 4, 64, 64, 3), ((8, 3, 64, 64), 2)) == "NTHWC"
     assert infer_layout((2, 4, 64, 64), ((2, 16, 32, 32), 2)) == ""  # folded before it
     assert infer_layout((2, 4, 64, 64), None) == ""
 

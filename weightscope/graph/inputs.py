@@ -37,6 +37,7 @@ from weightscope.graph.layouts import (
     arranged,
     check_rank,
     dimensions_of,
+    has_batch_elsewhere,
     images_of,
     infer_layout,
     layout_of_ids,
@@ -46,7 +47,7 @@ from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 from weightscope.graph.values import cannot_follow
 
-_OTHER_LAYOUTS = ("NHWC", "NHW", "NL", "NDHWC", "NLC")
+_OTHER_LAYOUTS = ("NHWC", "NHW", "NL", "NDHWC", "NLC", "NDCHW")
 _TRIALS_OF_A_LAYOUT = 4
 _TRIALS_OF_OPTIONAL = 8  # sizes at which an argument is given that may be left out
 _MAX_CALLS_A_SHAPE = 12
@@ -162,7 +163,15 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         image = next((v for v in ranked if v.dim() > 2), None)
         image = next(v for v in ranked if v.dim() == 2) if image is None else image
         ids = None if image.is_floating_point() else trial.ids(inputs)
-        layout = layout_of_ids(image, ids) or infer_layout(image.shape, trial.first_layer(inputs))
+        first = trial.first_layer(inputs)
+        layout = layout_of_ids(image, ids) or infer_layout(image.shape, first)
+        if not layout and has_batch_elsewhere(image.shape, first):
+            raise InputError(
+                f"the first convolution of {trial.name} takes another axis of"
+                f" {keyword('example_inputs')} ({shapes(image)}) for the batch than the first;"
+                " images are counted along the first here. Pass a module that is given batches"
+                " so and turns their axes before it calls this one"
+            )
     dimensions = dimensions_of(layout) if layout else inputs.dimensions
     if not dimensions:
         raise _no_image()

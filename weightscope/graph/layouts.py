@@ -120,9 +120,9 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     (batch, channels, *sizes), dimensions = given
     space = _LETTERS[dimensions]
     choices = {
-        dimensions + 2: ("NC" + space, "N" + space + "C"),
+        dimensions + 2: [f"N{axes}" for axes in _of_images(space)],
         dimensions + 1: ("N" + space,),
-        dimensions + 3: ("NTC" + space, "NCT" + space),
+        dimensions + 3: [f"N{axes}" for axes in _of_clips(space)],
     }
     for layout in choices.get(len(image), ()):
         of = dict(zip(layout, image, strict=True))
@@ -137,6 +137,28 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     # brought to another size first: the number of channels alone tells where they are
     last = len(image) == dimensions + 2 and image[-1] == channels != image[1]
     return f"N{space}C" if last and image[0] == batch else ""
+
+
+def _of_images(space: str) -> tuple[str, ...]:
+    """Where channels may lie beside the sizes, and how these may be turned."""
+    return f"C{space}", f"{space}C", f"{space[0]}C{space[1:]}", f"C{space[::-1]}"
+
+
+def has_batch_elsewhere(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> bool:
+    """Whether the first convolution is given the image's axes with another one as the batch.
+
+    Args:
+        image: Shape of the image input.
+        given: Shape of the layer's input, and number of its spatial dimensions.
+    """
+    if given is None or len(image) != given[1] + 2:
+        return False
+    return image[0] != given[0][0] and sorted(image) == sorted(given[0])
+
+
+def _of_clips(space: str) -> tuple[str, ...]:
+    """Where frames and channels may lie beside the sizes."""
+    return f"TC{space}", f"CT{space}", f"T{space}C", f"{space}TC", f"{space}CT"
 
 
 def alike(size: int, other: int) -> bool:
@@ -171,6 +193,7 @@ __all__ = [
     "check_rank",
     "dimensions_of",
     "frames_of",
+    "has_batch_elsewhere",
     "images_of",
     "infer_layout",
     "is_image",

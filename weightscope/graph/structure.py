@@ -57,7 +57,8 @@ class ExampleInputs:
         """Axes of the image input along which it is large."""
         if not self.layout:
             return tuple(range(2, self.dimensions + 2))
-        return tuple(i for i, letter in enumerate(self.layout) if letter in SPATIAL)
+        letters = [letter for letter in SPATIAL if letter in self.layout]
+        return tuple(self.layout.index(letter) for letter in letters)
 
     @property
     def channels(self) -> int | None:
