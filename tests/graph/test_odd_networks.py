@@ -717,3 +717,25 @@ def test_sizes_of_every_remainder_are_guessed_where_no_usual_one_runs(
     assert structure.inputs.args[0].shape[2:] == size
     assert len(structure.reductions) == 2
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Flattened(nn.Module):
+    """Mixes channels by kernels of one position over flattened images, as Fourier networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(3, 4, 1), nn.Conv1d(8, 1, 1)
+        self.deep, self.up = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.first(x.flatten(2)).unflatten(2, x.shape[2:])
+        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
+        up = F.relu(self.up(F.interpolate(deep, size=top.shape[2:])))
+        return self.last(torch.cat([top, up], 1).flatten(2)).unflatten(2, x.shape[2:])
+
+
+def test_images_are_guessed_where_the_first_kernel_works_on_flattened_ones() -> None:
+    structure = read_structure(Flattened().eval())
+    assert structure.inputs.args[0].shape[1] == 3
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

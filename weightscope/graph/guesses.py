@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -249,11 +250,13 @@ def odd_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
 def _channels(model: nn.Module) -> list[tuple[int, int]]:
     """(dimensions, channels) that the first convolutions take, then plain guesses."""
     found: list[tuple[int, int]] = []
+    pointwise = False
     for module in model.modules():
         weight = _weight(module)
         channels = _attribute(module, "in_channels")
         if weight is not None and weight.dim() in (3, 4, 5):
             count = channels if isinstance(channels, int) else weight.shape[1]
+            pointwise |= not found and math.prod(weight.shape[2:]) == 1
             found.append((weight.dim() - 2, int(count)))
     dimensions = found[0][0] if found else 2
     declared = [
@@ -266,12 +269,24 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     guesses = [(dimensions, 3), (dimensions, 1)]
     # real and imaginary parts, two images, or an image and its mask, that the forward takes apart
     pairs = [(d, count) for d, channels in found[:1] for count in (2 * channels, channels + 1)]
+    # kernels of one position may work on flattened images
+    flat = [(2, count) for d, count in (*declared, *found[:1]) if d == 1 and pointwise]
     # images that the forward takes for clips of one frame
     clips = [(2, count) for d, count in found[:1] if d == 3]
     # volumes that are taken slice by slice at first, or by kernels of slices along each axis
     solid = any(d == 3 for d, _ in found) or any(isinstance(m, _SOLID) for m in model.modules())
     volumes = [(3, count) for d, count in found[:1] if d == 2 and solid]
-    kinds = [*found[:1], *declared, *small[:2], *volumes, *guesses, *pairs, *clips, *found[1:3]]
+    kinds = [
+        *found[:1],
+        *declared,
+        *small[:2],
+        *volumes,
+        *flat,
+        *guesses,
+        *pairs,
+        *clips,
+        *found[1:3],
+    ]
     return list(dict.fromkeys(kinds))
 
 
