@@ -12,7 +12,7 @@ from weightscope.probing import respond_to_images, respond_to_synthetic
 from weightscope.probing.outputs import CoarserOutputs, Concordance
 from weightscope.utilization import gather_data
 from weightscope.utilization.ablation import ablate_levels, coarser_outputs
-from weightscope.utilization.judging import one_metric
+from weightscope.utilization.judging import one_metric, one_of_several, refuse_unnamed_outputs
 from weightscope.utilization.scores import describe_lost, score_response
 
 IMAGES, TARGETS = classed_images()
@@ -106,6 +106,21 @@ def test_a_lost_output_is_filled_as_the_exits_are(structure, fill):
         larger_is_better=True, resamples=10,
     )  # fmt: skip
     assert all(level.lost == ("['cls']",) for level in result.levels)
+
+
+def test_an_output_deeper_within_is_named_by_its_place():
+    outputs = (IMAGES, {"aux": TARGETS["seg"], "rest": [IMAGES]})
+    assert one_of_several(outputs, 0, "outputs") is IMAGES
+    assert one_of_several(outputs, "[1]['aux']", "outputs") is TARGETS["seg"]
+    places = ["[0]", "[1]['aux']", "[1]['rest'][0]"]
+    refuse_unnamed_outputs(dict.fromkeys(places, "f1"), outputs, places)
+    refuse_unnamed_outputs({0: "f1", 1: None}, outputs, places)  # nothing in the second counts
+    with pytest.raises(
+        InputError, match=r"holds none for outputs\[1\]\['aux'\].*as \"\[1\]\['aux'\]"
+    ):
+        refuse_unnamed_outputs({0: "f1"}, outputs, places)
+    with pytest.raises(InputError, match=r"by its name or place, such as \"\[1\]\['rest'\]\[0\]\""):
+        one_of_several(outputs, "aux", "outputs")
 
 
 def test_another_quantity_at_fewer_positions_is_an_output_of_its_own():

@@ -715,8 +715,9 @@ def ablate(
             asked for one image at a time: a function, a loss, a metric of torchmetrics or MONAI. Of
             several outputs a name judges the first (``logits`` or ``out`` of a mapping); a callable
             is given them all. Or a metric for each output by its name or number, such as
-            ``{"seg": "f1", "depth": "mae"}``, with targets of the same names, and None for an
-            output that does not count; then there are rows for each.
+            ``{"seg": "f1", "depth": "mae"}``, or by its place (``"[1]['edges']"``) where it lies
+            deeper, with targets of the same names, and None for an output that does not count;
+            then there are rows for each.
         ignore_index: Value of targets that does not count, or number of a class that does not, for
             the built-in metrics.
         keys: Where inputs and targets are in a batch, as keys or positions, such as

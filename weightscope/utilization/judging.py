@@ -313,11 +313,11 @@ def _altered(leaf: Tensor) -> Iterator[Tensor]:
 
 
 def one_of_several(value: Any, name: Any, what: str) -> Any:
-    """One of several outputs or targets by its name or number.
+    """One of several outputs or targets by its name or number, or by its place deeper within.
 
     Args:
         value: What the network returned, or the targets of a batch.
-        name: What a metric was given for.
+        name: What a metric was given for, such as ``0``, ``"edges"`` or ``"[1]['edges']"``.
         what: ``"outputs"`` or ``"targets"``.
 
     Raises:
@@ -328,11 +328,15 @@ def one_of_several(value: Any, name: Any, what: str) -> Any:
             return value[name]
     except (KeyError, IndexError, TypeError):
         pass
-    places, named = ", ".join(what + place for place in tensors_by_place(value)), shown(name)
+    with suppress(KeyError, TypeError):
+        return leaves_by_place(value)[name]
+    places = list(tensors_by_place(value))
+    there = ", ".join(what + place for place in places)
+    such = f' or place, such as "{places[-1]}"' if places and places[-1] else ""
     raise InputError(
-        f"{keyword('metric')} holds one for {what}[{named}], and there are {places}; give a "
-        "metric for each output by its name, and batches of (inputs, targets) with targets of the "
-        "same names"
+        f"{keyword('metric')} holds one for {what}[{shown(name)}], and there are {there}; give a "
+        f"metric for each output by its name{such}, and batches of (inputs, targets) with targets "
+        "of the same names"
     )
 
 
@@ -365,11 +369,13 @@ def refuse_unnamed_outputs(metrics: Metrics, outputs: Any, places: Collection[st
         InputError: An output has none, or no output has any.
     """
     named = [one_of_several(outputs, name, "outputs") for name in metrics]
+    held = {id(leaf) for one in named for leaf in pytree.tree_leaves(one)}
     for place, leaf in tensors_by_place(outputs).items():
-        if place in places and not any(leaf is one for one in named):
+        if place in places and id(leaf) not in held:
             raise InputError(
                 f"{keyword('metric')} holds none for outputs{place}, which the network returns, "
-                "too; add one, or None where that output does not count"
+                f'too; add one, as "{place}" if nothing shorter names it, or None where that '
+                "output does not count"
             )
     if all(metric is None for metric in metrics.values()):
         raise InputError(f"{keyword('metric')} is None for all outputs; give one for some of them")
