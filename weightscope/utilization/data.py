@@ -45,7 +45,7 @@ from weightscope.utilization.ablation import (
     refuse_broken_weights,
 )
 from weightscope.utilization.judging import Metric, Metrics
-from weightscope.utilization.readings import are_classes, first_answer, logits_note
+from weightscope.utilization.readings import are_classes, first_answer, logits_note, reads_marks
 from weightscope.utilization.records import NO_CUT, Score, Verdict
 from weightscope.utilization.scores import (
     describe_lost,
@@ -312,6 +312,9 @@ def gather_data(
         answer = first_answer(structure, batches)
         targets = [target for _, target in batches]
         classes = are_classes(targets, structure.inputs.dimensions, answer)
+        if classes and metric is None:
+            images = (one for target in targets for one in split_images(target))
+            classes = not reads_marks(loss, answer, images)
     levels = {stage.name: stage.level for stage in structure.stages}
     if isinstance(metric, Mapping):
         results = ablate_outputs(

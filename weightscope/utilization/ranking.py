@@ -512,7 +512,8 @@ def conclude(
             f"{'was' if len(ablation.judged) == 1 else 'were'} judged; "
             f"{keyword('metric')} with one for each output by its name judges all of them."
         )
-    asked = [] if images else [keyword("images")]
+    # what labelled images show outweighs what others do
+    asked = [] if images or ablation is not None else [keyword("images")]
     asked += [] if ablation is not None else [keyword("batches")]
     more = f"{' or '.join(asked)} say more" if asked else ""
     return _what_follows(verdicts, seen, doubt, hardly, more)

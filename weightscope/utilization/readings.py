@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,17 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, first_image, split_images
 from weightscope.calls import forward_errors, own_arguments, to_device, undisturbed
-from weightscope.errors import keyword
+from weightscope.errors import InputError, keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
-from weightscope.utilization.trivial import ChannelRange, by_channel, is_mask, is_prediction
+from weightscope.utilization.trivial import (
+    MARKS,
+    ChannelRange,
+    by_channel,
+    is_mask,
+    is_prediction,
+    matching,
+)
 from weightscope.utilization.values import ValueMetric, on_device
 
 SHARING = ("aten::sigmoid", "aten::hardsigmoid", "aten::softmax", "aten::_softmax")
@@ -159,6 +166,71 @@ def note_on_logits(
         f"the right answer costs {as_shares:.2g}. Give a loss of probabilities (torch.nn.BCELoss, "
         "or torch.nn.NLLLoss of their logarithms), or a model that returns logits."
     )
+
+
+def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable[Any]) -> bool:
+    """Whether a loss takes for numbers what marks positions that do not count, such as 255.
+
+    Asked of the loss itself: what it leaves out does not change with the outputs there.
+
+    Args:
+        judge: ``loss(outputs, targets)``; left as it was.
+        answer: What the network returned for an image.
+        targets: Of each image.
+
+    Raises:
+        InputError: It does, and has no least value then: a label beyond 1 of a cross entropy.
+    """
+    answer = on_device(answer, torch.device("cpu"))
+    leaves, spec = pytree.tree_flatten(answer)
+    shares = all(map(_are_shares, _predictions(answer)))
+    middle, *ends = (0.5, 0.999, 0.001) if shares else (0.0, 100.0, -100.0)
+    for target in targets:
+        target = on_device(target, torch.device("cpu"))
+        given = [matching(target, x.shape) if is_prediction(x) else None for x in leaves]
+        marks = [None if t is None else sum((t == m for m in MARKS), t != t) for t in given]
+        held = {m for t in given if t is not None for m in MARKS if bool((t == m).any())}
+        if not held:
+            continue
+        values = _values_at(judge, leaves, spec, target, marks, (middle, *ends))
+        if values is None or len(set(values)) == 1:
+            return False
+        if min(values[1:]) < min(0.0, values[0]):
+            number = max(held, key=abs)
+            raise InputError(
+                f"the targets hold {number}, which {keyword('loss')} takes for a number: it falls "
+                f"without end as the outputs there grow. If {number} marks what does not count, "
+                f"give a loss that leaves it out, or {keyword('metric')} with "
+                f"{keyword('ignore_index', number)}; divide masks of 0 and 255 by 255"
+            )
+        return True
+    return False
+
+
+def _values_at(
+    judge: Callable[[Any, Any], Any],
+    leaves: Sequence[Any],
+    spec: Any,
+    target: Any,
+    marks: Sequence[Tensor | None],
+    levels: Sequence[float],
+) -> list[float] | None:
+    """The loss where the outputs are the first level but at the marks; None where it refuses."""
+    metric = ValueMetric(judge)
+    try:
+        with torch.no_grad(), metric.kept():
+            values = []
+            for level in levels:
+                made = [
+                    leaf
+                    if mark is None
+                    else torch.full_like(leaf, levels[0]).masked_fill(mark.bool(), level)
+                    for leaf, mark in zip(leaves, marks, strict=True)
+                ]
+                values.append(metric.value(pytree.tree_unflatten(made, spec), target, "loss"))
+            return values
+    except Exception:  # noqa: BLE001 - a foreign loss may refuse what is no answer of the network
+        return None
 
 
 def right_answer(output: Tensor, targets: Any) -> Tensor | None:
