@@ -524,3 +524,14 @@ def test_a_metric_on_arrays_has_its_best_constant(structures, detached):
     best = -(share * np.log(share) + (1 - share) * np.log(1 - share))
     found = ablate_levels(structures["deep"], [(image, mask)], log_loss, resamples=20)
     assert found.chance == pytest.approx(best, rel=0.02)
+
+
+@pytest.mark.parametrize(("quality", "found"), [(0.98, 0.5), (0.9615, None)])
+def test_the_skill_of_a_rare_label_is_a_share_of_what_there_is_to_have(quality, found):
+    whole, trivial = np.full(51, quality), np.full(51, 0.96)
+    half = np.full(51, (quality + 0.96) / 2)
+    lost = ablation._of_the_worst({2: (whole, trivial)}, {2: (half, trivial)}, 40)
+    assert lost.get("worst") == (None if found is None else pytest.approx(found))
+    assert (
+        ablation._of_the_worst({2: (whole, trivial)}, {2: (half, trivial)}, 40, kind="number") == {}
+    )
