@@ -255,7 +255,8 @@ def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:
     if cut.unadjusted is None:
         return ""
     figure = f"{cut.unadjusted:.3g}"
-    if figure == f"{cut.ablated:.3g}":
+    # it may be the better one by a little, where not every threshold was tried
+    if figure == f"{cut.ablated:.3g}" or cut.unadjusted > cut.ablated:
         return ""
     return f"each at its best threshold; at that of the whole network {result.metric} is {figure}"
 
