@@ -135,6 +135,7 @@ CASES = [
     (compares, {}, "depends on what earlier calls left in before;"),
     (pops, {"maps": []}, ""),
     (counts, {"calls": 0}, ""),
+    (counts, {"calls": 0, "size": torch.Size([1])}, ""),
     (caches, {"mask": None}, ""),
 ]
 
@@ -156,6 +157,16 @@ def test_what_a_forward_leaves_is_told_and_the_model_is_as_it_was(
     graph = rebuild(structure).eval()
     assert torch.equal(graph(IMAGE), first)
     assert torch.equal(graph(IMAGE), first)
+
+
+def test_what_hooks_of_the_model_leave_is_read_too() -> None:
+    net = Net(listed, maps=[], told=torch.ones(2)).eval()
+    net.register_forward_pre_hook(lambda model, args: delattr(model, "told"))
+    net.register_forward_hook(lambda model, args, made: setattr(model, "made", made))
+    structure = read_structure(net)
+    assert "leaves tensors in maps, made;" in structure.notes[0]
+    assert list(net.told) == [1, 1]
+    assert not hasattr(net, "made")
 
 
 def test_a_state_that_is_handed_over_is_read_and_kept() -> None:

@@ -295,6 +295,9 @@ def holds_at(tensors: Iterable[Any], probe: Probe) -> bool:
         tensors: Fake tensors of the trace; the first tells where its assumptions are kept.
         probe: The other sizes.
     """
+    with needed():
+        import sympy
+
     modes = (getattr(tensor, "fake_mode", None) for tensor in tensors)
     env = next((mode.shape_env for mode in modes if mode is not None), None)
     for guard in env.guards if env is not None else ():
@@ -302,7 +305,8 @@ def holds_at(tensors: Iterable[Any], probe: Probe) -> bool:
         if None in values.values():
             continue
         try:
-            true = bool(guard.expr.xreplace(values))
+            # of torch 2.9, expressions take sympy's numbers only
+            true = bool(guard.expr.xreplace({s: sympy.Integer(n) for s, n in values.items()}))
         except TypeError:  # it stays an expression, which says nothing
             continue
         if not true:

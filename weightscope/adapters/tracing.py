@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
+from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FakeTensor
 from weightscope.adapters.quotients import never_below, rounded
 from weightscope.restoring import Cleanup, finished
@@ -711,9 +712,10 @@ class _EndedError(Exception):
 
 @contextmanager
 def untold(model: nn.Module) -> Iterator[None]:
-    """Keep the tracer from printing the whole graph where the forward of a copy raises.
+    """Keep from the tracer what the forward of a copy leaves on it, and how it ends.
 
-    It does so for a RuntimeError about values of tensors, which is told by the one who reads.
+    Of a RuntimeError about values of tensors it would print the whole graph; that error is told by
+    the one who reads. torch 2.9 refuses attributes that are set on the model itself.
     """
     forward = model.forward
 
@@ -726,15 +728,37 @@ def untold(model: nn.Module) -> Iterator[None]:
 
     raised = None
     model.forward = run
+    put_back = _as_now(model)
+    last = model.register_forward_hook(lambda *_: put_back(), always_call=True)
     try:
         yield
     except _EndedError as ended:
         raised = ended.__cause__
         ended.__cause__ = ended.__context__ = None  # what is raised would be its own cause
     finally:
+        last.remove()
         model.forward = forward
     if raised is not None:
         raise raised
+
+
+_OF_MODULES = frozenset(vars(nn.Module()))
+
+
+def _as_now(model: nn.Module) -> Callable[[], None]:
+    """What gives a module the attributes that it has now, with what their containers hold."""
+
+    def own() -> dict[str, Any]:
+        return {name: value for name, value in vars(model).items() if name not in _OF_MODULES}
+
+    before = pytree.in_own_containers(own())
+
+    def put_back() -> None:
+        for name in own().keys() - before.keys():
+            del vars(model)[name]
+        vars(model).update(before)
+
+    return put_back
 
 
 _POOLS = (torch.max_pool1d, nn.functional.max_pool1d)

@@ -40,7 +40,20 @@ def cannot_follow(error: BaseException, model: nn.Module) -> StructureError | No
             " (torch.nn.utils.rnn.pad_sequence) and hand over a mask, or pass the part of the"
             " network without them"
         )
+    if any(_OF_GENERATORS in str(cause) for cause in _causes(error)):
+        return _draws(type(model).__name__)
     return _reads_values(error, model)
+
+
+_OF_GENERATORS = "argument of type: <class 'torch._C.Generator'>"
+"""In what torch 2.9 says of a generator; torch of later versions hands it on as an input."""
+
+
+def _draws(name: str) -> StructureError:
+    return StructureError(
+        f"the forward of {name} draws from a torch.Generator of its own, whose state a graph"
+        " does not hold. Let it draw without generator=, and call torch.manual_seed before it"
+    )
 
 
 def require_followed(program: ExportedProgram, name: str) -> None:
@@ -51,10 +64,7 @@ def require_followed(program: ExportedProgram, name: str) -> None:
     """
     kinds = [getattr(s.arg, "class_fqn", "") for s in program.graph_signature.input_specs]
     if any(kind.endswith("Generator") for kind in kinds):
-        raise StructureError(
-            f"the forward of {name} draws from a torch.Generator of its own, whose state a graph"
-            " does not hold. Let it draw without generator=, and call torch.manual_seed before it"
-        )
+        raise _draws(name)
     if any("_vmap_increment_nesting" in str(node.target) for node in program.graph.nodes):
         raise StructureError(
             f"the forward of {name} uses torch.vmap, which hides the axis that it maps over. Write"

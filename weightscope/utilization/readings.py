@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
+from weightscope.adapters.symbols import hint
 from weightscope.batches import Batch, first_image, split_images
 from weightscope.calls import forward_errors, own_arguments, to_device, undisturbed
 from weightscope.errors import InputError, keyword
@@ -256,7 +257,7 @@ def _predictions(answer: Any) -> list[Tensor]:
 
 def _extended(leaf: Tensor) -> int:
     """Number of axes of an image along which there is more than one number."""
-    return sum(size > 1 for size in leaf.shape[1:])
+    return sum(hint(size) > 1 for size in leaf.shape[1:])
 
 
 def _are_shares(leaf: Tensor) -> bool:
