@@ -418,6 +418,16 @@ def test_sizes_are_written_into_a_graph() -> None:
     assert symbols.holds_at(tensors, symbols.Probe({symbols.key(height): 64}))
 
 
+def test_a_pooled_size_is_held_neither_even_nor_odd() -> None:
+    model = nn.Sequential(nn.MaxPool2d(2), nn.AvgPool2d(3, 2))
+    inputs = ExampleInputs((torch.zeros(2, 3, 20, 25),), {}, 2, guessed=False)
+    graph = capture(model, inputs).program.graph
+    tensors = [node.meta["val"] for node in graph.nodes if node.op != "output"]
+    for size in tensors[0].shape[2:]:
+        for number in range(20, 26):
+            assert symbols.holds_at(tensors, symbols.Probe({symbols.key(size): number}))
+
+
 def test_pools_of_signals_keep_their_length_free() -> None:
     x = torch.rand(2, 3, 17)
     with tracing.free_pools():

@@ -494,12 +494,18 @@ def _vector_norm_shapes(
     return torch.sum(input, dim, keepdim, dtype=dtype)
 
 
+def _whole(size: Any, by: Any) -> Any:
+    """A size that is pooled; torch 2.9 would hold it to be even for good, or odd."""
+    return size // by
+
+
 _DECOMPOSITIONS = "torch._decomp.decompositions"
 _SHAPES: dict[tuple[str, Any], Any] = {
     (_DECOMPOSITIONS, "native_batch_norm_helper"): _norm_shapes,
     (_DECOMPOSITIONS, "_upsample_linear"): _linear_shapes,
     (_DECOMPOSITIONS, "_upsample_nearest"): _nearest_shapes,
     ("torch._refs", "_normalize"): _normalized_shapes,
+    ("torch._meta_registrations", "div_rtn"): _whole,
     ("torch._decomp", torch.ops.aten.native_batch_norm.default): _batch_norm_shapes,
     ("torch._decomp", torch.ops.aten.native_group_norm.default): _group_norm_shapes,
     ("torch._decomp", torch.ops.aten.linalg_vector_norm.default): _vector_norm_shapes,
@@ -524,8 +530,9 @@ def _by_shape() -> Iterator[None]:
 
     def shaped(original: Any, shapes: Any) -> Any:
         @functools.wraps(original)
-        def called(input: Tensor, *args: Any, **kwargs: Any) -> Any:
-            mine = threading.get_ident() in _TRACING and input.is_floating_point()
+        def called(input: Any, *args: Any, **kwargs: Any) -> Any:
+            whole = isinstance(input, Tensor) and not input.is_floating_point()
+            mine = threading.get_ident() in _TRACING and not whole
             return (shapes if mine else original)(input, *args, **kwargs)
 
         return called
