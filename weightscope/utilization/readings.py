@@ -180,7 +180,7 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
         targets: Of each image.
 
     Raises:
-        InputError: It does, and has no least value then: a label beyond 1 of a cross entropy.
+        InputError: It does, and falls below zero then, as a cross entropy of a label beyond 1.
     """
     answer = on_device(answer, torch.device("cpu"))
     leaves, spec = pytree.tree_flatten(answer)
@@ -200,7 +200,7 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
             number = max(held, key=abs)
             raise InputError(
                 f"the targets hold {number}, which {keyword('loss')} takes for a number: it falls "
-                f"without end as the outputs there grow. If {number} marks what does not count, "
+                f"below zero where the outputs there are large. If {number} marks what does not count, "
                 f"give a loss that leaves it out, or {keyword('metric')} with "
                 f"{keyword('ignore_index', number)}; divide masks of 0 and 255 by 255"
             )
