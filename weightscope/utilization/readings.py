@@ -200,8 +200,8 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
             number = max(held, key=abs)
             raise InputError(
                 f"the targets hold {number}, which {keyword('loss')} takes for a number: it falls "
-                f"below zero where the outputs there are large. If {number} marks what does not count, "
-                f"give a loss that leaves it out, or {keyword('metric')} with "
+                f"below zero where the outputs there are large. If {number} marks what does not "
+                f"count, give a loss that leaves it out, or {keyword('metric')} with "
                 f"{keyword('ignore_index', number)}; divide masks of 0 and 255 by 255"
             )
         return True
