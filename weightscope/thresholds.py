@@ -69,7 +69,7 @@ responds so is worth 5 % of the skill. Proposals are ordered by it."""
 
 RESOLVED = 0.2
 """Share of the variance of decisions that their probabilities must have before a network of which
-no level surely responds is said not to use one. Small networks without norms, 5 to 60 steps at
+no level surely responds is said not to use one. Small networks without norms, 5 to 120 steps at
 rates of 3e-3 to 1e-2, had at most 0.16, trained ones of the evidence study without a level that
 responds at least 0.21, but for two (``docs/decisions/response.md``)."""
 

@@ -137,31 +137,30 @@ class Change:
         varied = (before + after > 0) & (before + after < 2 * total)
         often = self.before.sum(0) / self.before.sum()
         alike = often.max() >= 1 - RAREST_DECISION
+        spread = float(np.sqrt(numbers.spread[0].mean()))
         return Figures(
             shares.pooled(varied) * (np.nan if alike else 1.0),
             weights @ self.flips / total[:, 0],
             1 - (before * after).sum(1) / total[:, 0] ** 2,
             np.nan_to_num(numbers.pooled()),
             float(self.certainty.mean()),
-            self._resolved,
+            self._resolved(spread),
             float(numbers.follows[0].min()),
             shares.each(varied & (often >= RAREST_DECISION)),
             np.nan_to_num(numbers.each()),
             self._labels(weights),
             float(np.sqrt(numbers.moved[0].mean())),
-            float(np.sqrt(numbers.spread[0].mean())),
+            spread,
             float(before[0, 0] / total[0, 0]) if self.sums.shape[1] == 1 else 0.0,
             self.sums.shape[1] > 1 and not bool(self.share.any()),
         )
 
-    @property
-    def _resolved(self) -> float:
+    def _resolved(self, spread: float) -> float:
         """Variance of the probabilities as a share of what decisions as frequent would have.
 
-        0 where the numbers vary by less than `CONSTANT` of their size.
+        0 where the numbers, of this spread, vary by less than `CONSTANT` of their size.
         """
-        numbers = _apart(self.sums, np.ones((1, len(self.sums))))
-        if numbers.spread.mean() <= CONSTANT**2 * self.level.mean():
+        if spread**2 <= CONSTANT**2 * self.level.mean():
             return 0.0
         n, mean, square = self.shares.sum(0).T[[0, 1, 4]]
         mean, square = mean / n, square / n

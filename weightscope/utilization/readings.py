@@ -148,8 +148,8 @@ def note_on_logits(
         return ""
 
     def cost(read: Callable[[Tensor], Tensor]) -> float:
-        made = [leaf if r is None else read(r) for leaf, r in zip(leaves, right, strict=True)]
-        return metric.value(pytree.tree_unflatten(made, spec), targets, name)
+        made = [None if r is None else read(r) for r in right]
+        return _cost(metric, leaves, made, spec, targets, name)
 
     try:
         metric = ValueMetric(judge)
@@ -189,12 +189,23 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
     for target in targets:
         target = on_device(target, torch.device("cpu"))
         given = [matching(target, x.shape) if is_prediction(x) else None for x in leaves]
-        marks = [None if t is None else sum((t == m for m in MARKS), t != t) for t in given]
         held = {m for t in given if t is not None for m in MARKS if bool((t == m).any())}
         if not held:
             continue
-        values = _values_at(judge, leaves, spec, target, marks, (middle, *ends))
-        if values is None or len(set(values)) == 1:
+        answers = [
+            [
+                None if t is None else torch.full_like(x, middle).masked_fill(_marked(t), level)
+                for x, t in zip(leaves, given, strict=True)
+            ]
+            for level in (middle, *ends)
+        ]
+        metric = ValueMetric(judge)
+        try:
+            with torch.no_grad(), metric.kept():
+                values = [_cost(metric, leaves, one, spec, target, "loss") for one in answers]
+        except Exception:  # noqa: BLE001 - a foreign loss may refuse what is no answer of the network
+            return False
+        if len(set(values)) == 1:
             return False
         if min(values[1:]) < min(0.0, values[0]):
             number = max(held, key=abs)
@@ -208,30 +219,25 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
     return False
 
 
-def _values_at(
-    judge: Callable[[Any, Any], Any],
+def _marked(target: Tensor) -> Tensor:
+    """Where a target holds one of `MARKS`, or nan."""
+    marked = target.isnan()
+    for mark in MARKS:
+        marked |= target == mark
+    return marked
+
+
+def _cost(
+    metric: ValueMetric,
     leaves: Sequence[Any],
+    made: Sequence[Tensor | None],
     spec: Any,
-    target: Any,
-    marks: Sequence[Tensor | None],
-    levels: Sequence[float],
-) -> list[float] | None:
-    """The loss where the outputs are the first level but at the marks; None where it refuses."""
-    metric = ValueMetric(judge)
-    try:
-        with torch.no_grad(), metric.kept():
-            values = []
-            for level in levels:
-                made = [
-                    leaf
-                    if mark is None
-                    else torch.full_like(leaf, levels[0]).masked_fill(mark.bool(), level)
-                    for leaf, mark in zip(leaves, marks, strict=True)
-                ]
-                values.append(metric.value(pytree.tree_unflatten(made, spec), target, "loss"))
-            return values
-    except Exception:  # noqa: BLE001 - a foreign loss may refuse what is no answer of the network
-        return None
+    targets: Any,
+    name: str,
+) -> float:
+    """What a metric makes of an answer in which some tensors are others."""
+    answer = [leaf if one is None else one for leaf, one in zip(leaves, made, strict=True)]
+    return metric.value(pytree.tree_unflatten(answer, spec), targets, name)
 
 
 def right_answer(output: Tensor, targets: Any) -> Tensor | None:
