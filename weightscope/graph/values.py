@@ -40,7 +40,7 @@ def cannot_follow(error: BaseException, model: nn.Module) -> StructureError | No
             " (torch.nn.utils.rnn.pad_sequence) and hand over a mask, or pass the part of the"
             " network without them"
         )
-    if any(_OF_GENERATORS in str(cause) for cause in _causes(error)):
+    if any(_OF_GENERATORS in shown(cause, str) for cause in _causes(error)):
         return _draws(type(model).__name__)
     return _reads_values(error, model)
 
