@@ -24,6 +24,7 @@ from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
 from weightscope.thresholds import RESPONSE_BORDER
 
 NOTHING = "nothing can be concluded about which stages are used"
+ANSWER = r"(, (a straight line of the input|its answer for another image),)?"
 COMPARED = r"\((?P<metric>.+?) (?P<network>\S+) against (?P<trivial>\S+)\)"
 LARGER_IS_BETTER = ("f1", "accuracy")
 RULES = {
@@ -31,20 +32,20 @@ RULES = {
     rf"\(.*?\): {NOTHING}\. Load weights from before the training diverged\.",
     "untrained": r"Every layer looks as it was initialised(, \d+ tensors? to the last bit)?: an "
     rf"untrained network, {NOTHING}\.",
-    "random": rf"Its random features are better than the best trivial answer {COMPARED}\.",
+    "random": rf"Its random features are better than the best trivial answer{ANSWER} {COMPARED}\.",
     "kernels alone": r"If its kernels alone were trained, say trained=True\.",
     "unskilled": r"On the batches given the network is (?P<how>no|hardly) better than the best "
-    rf"trivial answer {COMPARED}: {NOTHING}\.",
+    rf"trivial answer{ANSWER} {COMPARED}: {NOTHING}\.",
     "unshown": r"On the batches given the network is (?P<how>no|hardly) better than the best "
-    rf"trivial answer {COMPARED}, but (\d+ of )?\d+ images are too few to be sure of it: "
+    rf"trivial answer{ANSWER} {COMPARED}, but (\d+ of )?\d+ images are too few to be sure of it: "
     rf"{NOTHING}; give more\.",
     "unknown": "Nothing in the weights shows that the network was trained, and nothing shows that "
     rf"it was not: {NOTHING}\.",
     "verdicts": r"(By [a-z0-9, ]+: )?(?P<named>(\d+ (unused|used|undecided) \([^)]*\)(; )?)+)\.",
-    "unsure": rf"The network is better than the best trivial answer {COMPARED}, but "
+    "unsure": rf"The network is better than the best trivial answer{ANSWER} {COMPARED}, but "
     r"(\d+ of )?\d+ images are too few to be sure of it: give more\.",
-    "untold": rf"The network is better than the best trivial answer {COMPARED}, more than random "
-    rf"features mostly are; but every layer looks as it was initialised: {NOTHING}\.",
+    "untold": rf"The network is better than the best trivial answer{ANSWER} {COMPARED}, more than "
+    rf"random features mostly are; but every layer looks as it was initialised: {NOTHING}\.",
     "few": r"(?P<have>\d+) images? decides? nothing, (?P<need>\d+) or more are needed: give more\.",
     "light": r"(?P<have>\d+) of \d+ images? weighs? in .+? \(the others hold no label or value "
     r"that counts in it(, or have one value with and without every level)?\), and (?P<need>\d+) or "

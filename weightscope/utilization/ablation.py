@@ -61,6 +61,7 @@ from weightscope.utilization.metrics import (
 )
 from weightscope.utilization.readings import are_classes, are_constant, first_answer, logits_note
 from weightscope.utilization.segmentation import SEGMENTATION
+from weightscope.utilization.trivial import CONSTANT, TrivialValues
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class AblationResult:
             that counts over their own best constant, as a share of what there is to gain.
         given: Number of all images that differ; 0 where they all weigh.
         constant_targets: Whether the targets are the same everywhere: nothing is learned from them.
+        trivial: What the best trivial answer is, in words.
     """
 
     levels: tuple[LevelAblation, ...]
@@ -155,6 +157,7 @@ class AblationResult:
     unlearned: tuple[int, ...] = ()
     given: int = 0
     constant_targets: bool = False
+    trivial: str = CONSTANT
 
     @property
     def judged_outputs(self) -> str:
@@ -194,8 +197,9 @@ class AblationResult:
         """Its quality compared with that of the best trivial answer, in words."""
         how = "better" if self.skill > self.floor else "hardly better"
         how = how if self.skill > 0.0 else "no better"
+        which = "" if self.trivial == CONSTANT else f", {self.trivial},"
         return (
-            f"{how} than the best trivial answer ({self.metric} {self.quality:.3g} against "
+            f"{how} than the best trivial answer{which} ({self.metric} {self.quality:.3g} against "
             f"{self.chance:.3g})"
         )
 
@@ -390,6 +394,7 @@ def ablate_levels(
         ),
         given=len(np.unique(which)),
         constant_targets=constant,
+        trivial=chance.what if isinstance(chance, TrivialValues) else CONSTANT,
     )
 
 

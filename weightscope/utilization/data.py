@@ -55,6 +55,7 @@ from weightscope.utilization.scores import (
     unseen,
     utilization,
 )
+from weightscope.utilization.trivial import CONSTANT
 from weightscope.utilization.values import why_no_number
 
 
@@ -179,6 +180,17 @@ def _verdict(low: float, high: float, used: float = 0.5) -> Verdict:
     return "used" if low > used else "undecided"
 
 
+def _change(result: AblationResult, cut: LevelAblation, share: float) -> str:
+    """The quality before and after, and that of the trivial answer where it says more."""
+    change = f"{result.metric} {cut.quality:.3g} to {cut.ablated:.3g}"
+    trivial = f"{result.chance:.3g}"
+    if result.trivial != CONSTANT:
+        return f"{change}; of {result.trivial} it is {trivial}"
+    # one figure is not worse than itself
+    worse = share > 1.0 and trivial != f"{cut.ablated:.3g}"
+    return f"{change}, worse than the trivial {trivial}" if worse else change
+
+
 def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> Score:
     """Score a stage by the cut that removes it and least else."""
     nan = float("nan")
@@ -200,11 +212,8 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     )
     exact = cut.keep_levels == level
     share = max(cut.drop, 0.0) / result.skill
-    change = f"{result.metric} {cut.quality:.3g} to {cut.ablated:.3g}"
-    trivial = f"{result.chance:.3g}"
-    if share > 1.0 and trivial != f"{cut.ablated:.3g}":  # one figure is not worse than itself
-        change += f", worse than the trivial {trivial}"
     caveat = _threshold_caveat(result, cut)
+    change = _change(result, cut, share)
     change += f", {caveat}" if caveat else ""
     change += f"; {describe_lost(cut.lost)}" if cut.lost else ""
     why = f"without levels {cut.keep_levels} and deeper {skill_lost(share)} ({change})"

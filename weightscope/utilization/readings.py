@@ -12,7 +12,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.symbols import hint
 from weightscope.batches import Batch, first_image, split_images
 from weightscope.calls import forward_errors, own_arguments, to_device, undisturbed
-from weightscope.errors import InputError, keyword
+from weightscope.errors import keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
 from weightscope.utilization.trivial import (
@@ -178,9 +178,6 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
         judge: ``loss(outputs, targets)``; left as it was.
         answer: What the network returned for an image.
         targets: Of each image.
-
-    Raises:
-        InputError: It does, and falls below zero then, as a cross entropy of a label beyond 1.
     """
     answer = on_device(answer, torch.device("cpu"))
     leaves, spec = pytree.tree_flatten(answer)
@@ -205,17 +202,7 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
                 values = [_cost(metric, leaves, one, spec, target, "loss") for one in answers]
         except Exception:  # noqa: BLE001 - a foreign loss may refuse what is no answer of the network
             return False
-        if len(set(values)) == 1:
-            return False
-        if min(values[1:]) < min(0.0, values[0]):
-            number = max(held, key=abs)
-            raise InputError(
-                f"the targets hold {number}, which {keyword('loss')} takes for a number: it falls "
-                f"below zero where the outputs there are large. If {number} marks what does not "
-                f"count, give a loss that leaves it out, or {keyword('metric')} with "
-                f"{keyword('ignore_index', number)}; divide masks of 0 and 255 by 255"
-            )
-        return True
+        return len(set(values)) != 1
     return False
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
-from weightscope.errors import InputError
+from weightscope.errors import InputError, keyword
 from weightscope.utilization.metrics import FloatArray, ImageValues
 from weightscope.utilization.values import ValueMetric, image_values, on_device
 
@@ -138,6 +138,23 @@ class ChannelRange:
 
 Constant = dict[int, Tensor]
 
+CONSTANT = "a constant"
+LINE_OF_INPUT = "a straight line of the input"
+ANSWER_FOR_OTHERS = "its answer for another image"
+
+
+class TrivialValues(ImageValues):
+    """The values of an answer that needs no network.
+
+    Args:
+        values: (images,).
+        what: The answer, in words.
+    """
+
+    def __init__(self, values: FloatArray, what: str) -> None:
+        super().__init__(values)
+        self.what = what
+
 
 def best_trivial(
     metric: ValueMetric,
@@ -147,7 +164,7 @@ def best_trivial(
     device: torch.device,
     *,
     larger_is_better: bool,
-) -> ImageValues:
+) -> TrivialValues:
     """The values of the best answer that needs no network.
 
     Candidates are: constants for each channel, fitted to the targets by gradient where the metric
@@ -162,13 +179,19 @@ def best_trivial(
         others: (images,): values of the network's outputs against other images' targets.
         device: Where the outputs are.
         larger_is_better: For this metric.
+
+    Raises:
+        InputError: A loss falls without end on these targets.
     """
     sign = 1.0 if larger_is_better else -1.0
     images = Images(metric, batches, outputs, device, sign)
-    candidates = [v for v in (fitted_constant(images), input_itself(images)) if v is not None]
-    if not candidates:
-        return ImageValues(others)
-    return ImageValues(max(candidates, key=lambda values: sign * float(np.nanmean(values))))
+    if not larger_is_better:
+        require_least(images)
+    found = {CONSTANT: fitted_constant(images), LINE_OF_INPUT: input_itself(images)}
+    known = {what: values for what, values in found.items() if values is not None}
+    known = known or {ANSWER_FOR_OTHERS: others}
+    best = max(known, key=lambda what: sign * float(np.nanmean(known[what])))
+    return TrivialValues(known[best], best)
 
 
 def at_even_odds(
@@ -237,6 +260,99 @@ class Images:
 def as_number(value: Any) -> Tensor:
     """What a metric returned, as a tensor; one that it returned stays where it is."""
     return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+
+
+def require_least(images: Images) -> None:
+    """Refuse targets on which a loss falls without end, as a cross entropy of a label beyond 1.
+
+    Asked of the loss itself: outputs are made large where the targets lie outside 0 and 1.
+
+    Raises:
+        InputError: It does; no answer is the best one then.
+    """
+    for batch, chosen in images._chosen():
+        ranges, leaves = images.outputs.ranges, images.outputs.leaves[batch]
+        middle = {i: torch.zeros_like(own.mean) for i, own in ranges.items()}
+        answers = split_images(images.outputs.constant(batch, middle))
+        targets = split_images(images.targets(batch))
+        bounded = [i in ranges and ranges[i].bounded for i in range(len(leaves))]
+        for image in chosen:
+            number = falls_for(images.metric, answers[image], targets[image], bounded)
+            if number is not None:
+                raise InputError(
+                    f"the targets hold {number:g}, which {images.metric.name} takes for a number: "
+                    "it falls below zero where the outputs there are large, so that no answer is "
+                    f"the best. Give masks as 0 and 1 (divide those of 0 and 255 by 255). If "
+                    f"{number:g} marks what does not count, give a loss that leaves it out, or "
+                    f"{keyword('metric')} with {keyword('ignore_index', f'{number:g}')}"
+                )
+
+
+def falls_for(
+    metric: ValueMetric, answer: Any, target: Any, bounded: Sequence[bool]
+) -> float | None:
+    """The number in the targets of an image for which a loss falls without end; None for none.
+
+    Args:
+        metric: The loss.
+        answer: Outputs that leave everything open.
+        target: The targets.
+        bounded: Whether each tensor of the answer holds probabilities. Their logarithms end
+            somewhere, so that for these a mark that brings the loss below zero is enough.
+    """
+    leaves, spec = pytree.tree_flatten(answer)
+    for place, leaf in enumerate(leaves):
+        given = matching(target, leaf.shape) if is_prediction(leaf) else None
+        if given is None:
+            continue
+        beyond = _marked(given) if bounded[place] else (given < 0) | (given > 1)
+        if not bool(beyond.any()):
+            continue
+        levels = (0.5, 0.999, 0.001) if bounded[place] else (0.0, 1e2, 1e3, -1e2, -1e3)
+        made = [leaf.clone().masked_fill(beyond, level) for level in levels]
+        try:
+            with torch.no_grad():
+                middle, *ends = [
+                    float(
+                        as_number(metric(_with(leaves, place, one, spec), target)).double().mean()
+                    )
+                    for one in made
+                ]
+        except Exception:  # noqa: BLE001 - a foreign loss may refuse what is no answer of the network
+            continue
+        falls = [end - middle for end in ends if end < 0.0]
+        if bounded[place]:
+            fallen = bool(falls) and min(falls) < 0.0
+        else:
+            pairs = zip(ends[::2], ends[1::2], strict=True)
+            fallen = any(
+                far < 0.0 and _is_linear(near - middle, far - middle) for near, far in pairs
+            )
+        if fallen:
+            return float(given[beyond][given[beyond].abs().argmax()])
+    return None
+
+
+def _is_linear(near: float, far: float) -> bool:
+    """Whether what outputs ten times as large change is a fall, and ten times as large.
+
+    What only comes nearer to its best value there, such as a negative PSNR, falls by less, and a
+    negative squared error, a quality that was taken for a loss, by more.
+    """
+    return near < 0.0 and 5.0 < far / near < 20.0
+
+
+def _with(leaves: Sequence[Any], place: int, one: Tensor, spec: Any) -> Any:
+    """The answer with one tensor in place of another."""
+    return pytree.tree_unflatten([*leaves[:place], one, *leaves[place + 1 :]], spec)
+
+
+def _marked(target: Tensor) -> Tensor:
+    """Where a target holds one of `MARKS`."""
+    marked = torch.zeros_like(target, dtype=torch.bool)
+    for mark in MARKS:
+        marked |= target == mark
+    return marked
 
 
 def fitted_constant(images: Images) -> FloatArray | None:

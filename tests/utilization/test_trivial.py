@@ -1,0 +1,99 @@
+"""The best answer that needs no network: what it is, and where there is none."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import weightscope as ws
+from weightscope.utilization.trivial import falls_for
+
+ANSWER = torch.zeros(1, 1, 2, 2)
+MASK = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
+BCE = nn.BCEWithLogitsLoss()
+
+
+def marked(number):
+    return torch.where(torch.tensor([[[[False, True], [False, False]]]]), float(number), MASK)
+
+
+def psnr(output, target):
+    return 10.0 * torch.log10(255.0**2 / F.mse_loss(output, target))
+
+
+def leaving_out(output, target):
+    counts = target != 255
+    return F.binary_cross_entropy_with_logits(output[counts], target[counts])
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "number"),
+    [
+        (BCE, MASK, None),
+        (BCE, marked(255), 255.0),
+        (BCE, marked(-1), -1.0),
+        (BCE, 2 * MASK, 2.0),
+        (BCE, marked(0.3), None),
+        (leaving_out, marked(255), None),
+        (F.mse_loss, marked(255), None),
+        (lambda o, t: F.softplus(-o * (2 * t - 1)).mean(), marked(-1), None),
+        (lambda o, t: -psnr(o, t), marked(255), None),  # only nearer to the best
+        (lambda o, t: -F.mse_loss(o, t), marked(-1), None),  # a quality, not a loss
+    ],
+)
+def test_numbers_on_which_a_loss_falls_without_end(loss, target, number):
+    assert falls_for(loss, ANSWER, target, [False]) == number
+
+
+def test_of_probabilities_a_mark_that_brings_a_loss_below_zero_is_enough():
+    def loss(output, target):
+        likely = target * output.log() + (1.0 - target) * (1.0 - output).log()
+        return -likely.mean()
+
+    assert falls_for(loss, ANSWER + 0.5, marked(255), [True]) == 255.0
+    assert falls_for(loss, ANSWER + 0.5, marked(0.3), [True]) is None
+    assert falls_for(F.mse_loss, ANSWER + 0.5, marked(255), [True]) is None
+
+
+class Edges(nn.Module):
+    """Answers with what is bright, level for level."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(5, 1, 3, padding=1)
+
+    def forward(self, x):
+        below = self.down(F.avg_pool2d(x, 2))
+        return self.up(torch.cat([x, F.interpolate(below, scale_factor=2.0)], 1))
+
+
+def pairs(make):
+    x = torch.rand(12, 1, 8, 8, generator=torch.manual_seed(0))
+    return [(x, make(x))]
+
+
+@pytest.mark.parametrize("given", ["loss", "metric"])
+@pytest.mark.parametrize("high", [2.0, 255.0])
+def test_a_loss_that_takes_a_label_for_a_number_is_refused(given, high):
+    torch.manual_seed(0)
+    with pytest.raises(ws.InputError, match=f"the targets hold {high:g}, which BCEWithLogitsLoss"):
+        ws.analyze(Edges().eval(), batches=pairs(lambda x: (x > 0.6) * high), **{given: BCE})
+
+
+def test_the_trivial_answer_is_named_where_it_is_no_constant():
+    torch.manual_seed(0)
+    model = Edges().eval()
+    target = F.avg_pool2d(pairs(lambda x: x)[0][0], 3, 1, 1)
+    with torch.no_grad():  # a smoothing filter at the full resolution, and none below
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.up.weight[0, 0] = 1.0 / 9.0
+    batches = [(pairs(lambda x: x)[0][0], target)]
+    result = ws.ablate(model, batches, F.mse_loss, progress=False)
+    found = ws.analyze(model, batches=batches, metric=F.mse_loss, trained=True)
+    line = float(result.chance[0])
+    assert 0.0 < line < float(target.var())
+    why = " ".join(str(found).split())
+    assert f"; of a straight line of the input it is {line:.3g})" in why
+    constant = ws.analyze(model, batches=pairs(lambda x: (x > 0.6) * 1.0), metric=F.mse_loss)
+    assert "straight line" not in str(constant)
