@@ -365,11 +365,25 @@ def test_history_says_nothing_of_weights_that_were_changed_after_it(layers, chan
     with torch.no_grad():
         change(model.b.weight, model.start["b.weight"])
     statistics = measure_model(model, initial=model.start)
-    verdicts = {v.stage: v for v in assess(structure, statistics, history=history).verdicts}
+    found = assess(structure, statistics, history=history)
+    verdicts = {v.stage: v for v in found.verdicts}
     assert verdicts["b"].evidence == ("history" if fits else "weights")
+    some = "history= says nothing of some kernels: 1 of the 3 that moved is not as the recorded"
+    assert any(note.startswith(some) for note in found.notes) == (not fits)
     by_history = next(s for s in verdicts["b"].scores if s.grade == "history")
     assert ("left it (averaged, trained on or changed since)" in by_history.why) == (not fits)
     assert verdicts["a"].evidence == "history"
+
+
+def test_frozen_kernels_do_not_make_an_averaged_history_fit(layers):
+    structure, statistics, model = layers(a=0.05, b=0.0, c=0.05)
+    history = recorded(statistics)
+    with torch.no_grad():
+        for name, weight in (("a", model.a.weight), ("c", model.c.weight)):
+            weight.lerp_(model.start[f"{name}.weight"], 0.5)
+    statistics = measure_model(model, initial=model.start)
+    (note,) = assess(structure, statistics, history=history).notes
+    assert note.startswith("No kernel that history= holds is as it recorded it")
 
 
 def test_stages_that_different_grades_rank_are_not_compared(layers):

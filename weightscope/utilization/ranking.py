@@ -229,15 +229,23 @@ def foreign_start(
         recorded: What the history says of each, if there is one.
     """
     kernels = [p for p in statistics.parameters if p.is_kernel and p.null is not None]
-    pairs = [(p, recorded[p.parameter]) for p in kernels if p.parameter in recorded]
-    if pairs and not any(is_as_recorded(kernel, record) for kernel, record in pairs):
+    # a frozen kernel is as it was recorded, whatever became of the others
+    pairs = [
+        (p, recorded[p.parameter])
+        for p in kernels
+        if p.parameter in recorded and recorded[p.parameter].moved != 0.0
+    ]
+    changed = sum(not is_as_recorded(kernel, record) for kernel, record in pairs)
+    if pairs and changed == len(pairs):
         return (
             f"No kernel that {keyword('history')} holds is as it recorded it: the weights are an"
             " average of the recorded ones or of an earlier step, were changed afterwards, or are"
             f" of another training; or {keyword('initial')}, if it was given, is not their start.",
         )
     if not drawn_elsewhere(statistics):
-        return ()
+        some = f"{keyword('history')} says nothing of some kernels: {changed} of the {len(pairs)}"
+        are = "is" if changed == 1 else "are"
+        return (f"{some} that moved {are} {NOT_AS_RECORDED}.",) if changed else ()
     where, left = keyword("initial"), ""
     if recorded:
         where = f"the start that {keyword('history')} recorded or {where} gives"
