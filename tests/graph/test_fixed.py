@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from weightscope import analyze
 from weightscope.errors import InputError, StructureError
-from weightscope.graph import read_structure, rebuild
+from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation import load, save, verify
 from weightscope.truncation.building import whole
 from weightscope.truncation.images import make_pool, together
@@ -505,3 +506,70 @@ def test_what_torch_asks_for_itself_refuses_no_size() -> None:
         alike(model, shape)
     alike(Ways("divides").eval(), (3, 3, 24, 30))
     alike(Ways("larger").eval(), (3, 3, 22, 30))
+
+
+class Asked(Plain):
+    """Lets operators ask of their layouts whether there is one image, or asks by itself."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.codes, self.gate = nn.Embedding(8, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        last = top.permute(0, 2, 3, 1)
+        if self.kind == "codes":
+            flat = last.contiguous().view(-1, 4)
+            nearest = torch.argmin(torch.cdist(flat, self.codes.weight), dim=1)
+            top = self.codes(nearest).view(last.shape).permute(0, 3, 1, 2).contiguous()
+        if self.kind == "reshaped":
+            top = last.reshape(-1, 4).softmax(1).reshape(last.shape).permute(0, 3, 1, 2)
+        if self.kind == "squeezed":
+            top = top + self.gate(top.mean((2, 3), True).squeeze((2, 3)))[..., None, None]
+        if self.kind == "expanded":
+            top = top + top.mean(0, keepdim=True).expand(x.shape[0], -1, -1, -1).contiguous()
+        if self.kind == "by squeezing":
+            top = top + top.mean((1, 2, 3), True).squeeze()[..., None, None, None]
+        if self.kind == "by itself" and x.shape[0] == 1:
+            top = 2 * top
+        if self.kind == "by its length" and len(x) == 1:
+            top = 2 * top
+        if self.kind == "by all sizes" and x.numel() == 3 * x.shape[2] * x.shape[3]:
+            top = 2 * top
+        if self.kind == "by a caught error":
+            try:
+                top.view(1, 4, *top.shape[2:])
+                top = 2 * top
+            except RuntimeError:
+                pass
+        deep = F.interpolate(F.relu(self.deep(F.max_pool2d(top, 2))), scale_factor=2.0)
+        out = self.out(F.relu(self.up(torch.cat([deep, top], 1))))
+        return torch.sigmoid(out).squeeze() if self.kind == "squeezed at last" else out
+
+
+def _answers_alike(model: nn.Module, structure: Structure, images: Sequence[int]) -> None:
+    graph = rebuild(structure)
+    for number in images:
+        x = torch.randn(number, 3, 16, 16)
+        torch.testing.assert_close(graph(x), model(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["codes", "reshaped", "squeezed", "squeezed at last", "expanded"])
+def test_what_operators_ask_of_the_number_of_images_is_not_the_forward(kind: str) -> None:
+    model = Asked(kind).eval()
+    structure = read_structure(model, IMAGE)
+    assert "image" not in " ".join(structure.notes)
+    _answers_alike(model, structure, [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "kind", ["by itself", "by its length", "by all sizes", "by a caught error", "by squeezing"]
+)
+def test_what_a_forward_asks_of_the_number_of_images_is_told(kind: str) -> None:
+    model = Asked(kind).eval()
+    structure = read_structure(model, IMAGE)
+    assert "read at 1 image a batch only" in " ".join(structure.notes)
+    _answers_alike(model, structure, [1])
+    with pytest.raises(InputError, match="holds 2 images"):
+        rebuild(structure)(torch.randn(2, 3, 16, 16))

@@ -153,7 +153,7 @@ class Budget:
             if self.exceeded:
                 raise TooComplexError
             answer = self.within[question] = ask(question, *args, **kwargs)
-            if _asked_by_a_forward():
+            if _asked_by_a_forward(getattr(answer, "is_Boolean", isinstance(answer, bool))):
                 self.decisions.setdefault(question, answer)
             return answer
 
@@ -184,14 +184,21 @@ class Failures(TorchFunctionMode):
             raise
 
 
-def _asked_by_a_forward() -> bool:
-    """Whether code outside torch wanted a number or a truth value of a free size."""
+def _asked_by_a_forward(truth: bool) -> bool:
+    """Whether code outside torch wanted a number or a truth value of a free size.
+
+    Numbers are also wanted by operators: what they take as one stays so in the graph. Truth values
+    they want for themselves, as of a layout, and the graph holds the operator.
+    """
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and (
         frame.f_code.co_filename.startswith(_SIZES_OF_TORCH) or frame.f_code.co_name == _MIN_OR_MAX
     ):
         frame = frame.f_back
-    return frame is not None and not frame.f_code.co_filename.startswith(_TORCH)
+    if frame is None or frame.f_code.co_filename.startswith(_TORCH):
+        return False
+    by_operator = frame.f_code.co_name == "__torch_function__"
+    return not (truth and by_operator)
 
 
 class _Shared:
