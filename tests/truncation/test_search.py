@@ -43,7 +43,7 @@ def search(**limits):
         candidate(1, 200, 0.4, seconds=0.2),
         candidate(0, 1000, math.nan, "no path leads back up"),
     )
-    return Search("f1", Limits(**given), "", 0.2, 0.7, candidate(4, 1000, 0.0), found)
+    return Search("f1", "f1", Limits(**given), "", 0.2, 0.7, candidate(4, 1000, 0.0), found)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,61 @@ def test_with_labels_quality_is_the_metric(metric):
         assert small.quality == pytest.approx(quality, rel=1e-3)
         worse = quality > 0 if metric == "mse" else quality < found.whole.quality
         assert (small.lost > 0) == worse  # more of an error is worse
+
+
+BOUNDS = {"plot_lower_bound": 0.0, "plot_upper_bound": 1.0}
+
+
+def hits(factor=1.0, **declared):
+    """The share of pixels on the right side, and what it says of itself."""
+
+    def shared(outputs, targets):
+        return factor * ((outputs > 0) == (targets > 0)).double().mean()
+
+    shared.__dict__ |= declared
+    return shared
+
+
+def _of_torchmetrics():
+    classification = pytest.importorskip("torchmetrics.classification")
+    return classification.BinaryAccuracy(), classification.BinaryHammingDistance()
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [
+        (lambda: "accuracy", True),
+        (lambda: _of_torchmetrics()[0], True),
+        (lambda: _of_torchmetrics()[1], False),  # the less the better
+        (lambda: pytest.importorskip("monai.metrics").DiceMetric(), True),
+        (lambda: hits(higher_is_better=True), False),
+        (lambda: hits(higher_is_better=True, **BOUNDS), True),
+        (lambda: hits(**BOUNDS), True),  # that more is better is seen
+        (lambda: hits(1024, higher_is_better=True, **BOUNDS), False),  # what it says is not so
+        (lambda: "mse", False),
+    ],
+)
+def test_what_is_lost_is_in_the_unit_of_a_metric_that_says_it_is_between_0_and_1(make, own):
+    from weightscope.report import plot_search
+
+    torch.manual_seed(0)
+    model = create_model("half_unet", width=4, in_channels=1, classes=1, sigmoid=False).eval()
+    with torch.no_grad():
+        targets = (model(IMAGES) + 0.3 * torch.randn(12, 1, 32, 32) > 0).float()
+    found = ws.shrink(
+        model, batches=[(IMAGES, targets)], metric=make(), steps=0, progress=False, repeats=2,
+        random=False,
+    )  # fmt: skip
+    small = next(c for c in found.candidates if not c.refusal)
+    difference = abs(found.whole.quality - small.quality)
+    skill = abs(found.whole.quality - found.trivial)
+    assert abs(small.lost) == pytest.approx(difference if own else difference / skill)
+    assert found.unit == (found.metric if own else "share of the skill")
+    assert set(found.frame.unit) == {found.unit}
+    said = f"lost is in the unit of {found.metric}" if own else "lost is a share of the skill: 1 is"
+    for text in (str(found), found._repr_html_()):
+        assert said in text
+    assert found.unit in plot_search(found.frame).get_ylabel()
 
 
 def test_the_error_of_a_loss_is_that_of_the_mean_over_images():

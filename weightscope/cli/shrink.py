@@ -44,7 +44,12 @@ def add_shrink(commands: Any) -> None:
     parser.add_argument(
         "--metric", help="f1, iou, accuracy, mse, ...: quality on --data or --batches"
     )
-    parser.add_argument("--tolerance", type=float, help="quality that may be lost (0.02)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="quality that may be lost (0.02): in the unit of --metric, of mae, mse and psnr a "
+        "share of the skill",
+    )
     parser.add_argument("--max-macs", type=float, help="multiply-accumulates of one forward")
     parser.add_argument("--max-parameters", type=float, help="number of parameters")
     parser.add_argument("--max-latency", type=float, help="seconds of one forward here")

@@ -39,8 +39,7 @@ class Candidate:
             chosen.
         unadjusted: Quality at the thresholds that are best for the whole network, as for a user who
             keeps the threshold that is in use; nan where none is chosen.
-        lost: Quality lost against the whole network: in the unit of a metric between 0 and 1, else
-            as a share of the skill over the best trivial answer.
+        lost: Quality lost against the whole network, in ``Search.unit``.
         error: Standard error of ``lost``, by resampling the images of ``batches``; nan without
             them.
         refusal: Why there is nothing to measure, else empty.
@@ -117,6 +116,9 @@ class Search(OnOneScreen):
     Attributes:
         metric: What ``quality`` is; ``agreement`` where no metric was given: the share of the
             variance of the whole network's outputs that is matched on images held back.
+        unit: In which ``lost``, ``error`` and the tolerance are: that of the metric, by its name,
+            where it lies between 0 and 1 (see ``shrink``), else ``share of the skill``, of which 1
+            is the difference between the whole network and the best trivial answer.
         limits: What was asked for.
         budget: What the search was going to cost, in words.
         trivial: Quality of the best trivial answer, a constant or in a regression the input itself:
@@ -128,6 +130,7 @@ class Search(OnOneScreen):
     """
 
     metric: str
+    unit: str
     limits: Limits
     budget: str
     trivial: float
@@ -153,9 +156,10 @@ class Search(OnOneScreen):
         Columns: keep_levels, thinned, parameters, macs, bytes (missing where nothing was built),
         latency (median seconds), cut, quality, threshold (the one at which quality is taken; of
         several channels a tuple, where none is chosen missing), unadjusted (quality at the
-        threshold of the whole network), lost, error (standard error of lost), random (quality of
-        random channel removal at the same MACs, recovered alike), pareto (no other network is as
-        cheap in MACs and as good), chosen, why (the limits that it breaks, or why it was refused).
+        threshold of the whole network), lost, error (standard error of lost), unit (of both),
+        random (quality of random channel removal at the same MACs, recovered alike), pareto (no
+        other network is as cheap in MACs and as good), chosen, why (the limits that it breaks, or
+        why it was refused).
         """
         import pandas as pd
 
@@ -181,6 +185,7 @@ class Search(OnOneScreen):
                     "unadjusted": c.unadjusted,
                     "lost": c.lost,
                     "error": c.error,
+                    "unit": self.unit,
                     "random": c.random,
                     "pareto": not c.refusal and not any(_beats(d, c) for d in [self.whole, *built]),
                     "chosen": c is chosen,
@@ -236,7 +241,7 @@ class Search(OnOneScreen):
         qualities = ("cut", "quality", "unadjusted", "lost", "error", "random")
         return (
             self.frame.assign(threshold=[_shown_threshold(t) for t in self.frame["threshold"]])
-            .drop(columns=["bytes"])
+            .drop(columns=["bytes", "unit"])
             .dropna(axis=1, how="all")
             .round(dict.fromkeys(qualities, 3))
         )
@@ -257,7 +262,16 @@ class Search(OnOneScreen):
         reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
         unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
         rival = self._worse(chosen) if chosen else []
-        return [words, *self._useless(chosen), *rival, *self._adjusted(), *unknown]
+        return [self._unit(), words, *self._useless(chosen), *rival, *self._adjusted(), *unknown]
+
+    def _unit(self) -> str:
+        """In which unit the loss is."""
+        if self.unit == self.metric:
+            return f"lost is in the unit of {self.metric}"
+        return (
+            f"lost is a {self.unit}: 1 is all by which the whole network is better than the best "
+            f"trivial answer, whose {self.metric} is {self.trivial:.3f}"
+        )
 
     def _worse(self, chosen: Candidate) -> list[str]:
         """A warning where random channel removal kept more than what was chosen."""

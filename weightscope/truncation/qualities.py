@@ -23,6 +23,10 @@ RESAMPLES = 500
 """Of the images, for the standard error of a loss of quality: it is then known to 3 %."""
 
 
+SKILL = "share of the skill"
+"""Unit of what is lost by a metric that does not say that it lies between 0 and 1."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """The quality of one network; see ``Candidate``."""
@@ -36,7 +40,7 @@ class Measured:
 class ByAgreement:
     """Quality without labels: how well the outputs are matched on images held back."""
 
-    name, whole, trivial = "agreement", Measured(1.0), 0.0
+    name, unit, whole, trivial = "agreement", "agreement", Measured(1.0), 0.0
 
     def quality(self, variant: Variant) -> Measured:
         """Known from the recovery alone."""
@@ -73,7 +77,8 @@ class ByMetric:
         self.whole = self._measured(whole, best_thresholds(whole), 0.0)
         self.sign = 1.0 if self.judge.larger_is_better() else -1.0
         skill = abs(self.whole.quality - self.trivial)
-        self.unit = 1.0 if self.judge.bounded else max(skill, 1e-12)
+        bounded = self.judge.bounded
+        self.unit, self._one = (self.name, 1.0) if bounded else (SKILL, max(skill, 1e-12))
 
     def quality(self, variant: Variant) -> Measured:
         """Quality of a network on all batches, with the standard error of what it lost."""
@@ -101,7 +106,7 @@ class ByMetric:
         return float(self._lost(self.whole.quality, quality))
 
     def _lost(self, whole: Any, quality: Any) -> Any:
-        return self.sign * (whole - quality) / self.unit
+        return self.sign * (whole - quality) / self._one
 
 
 def _value(quality: Any) -> float:

@@ -102,10 +102,14 @@ def shrink(
         metric: As for ``ablate``; of several outputs for one by its name, with None for those that
             may be lost, ``{"seg": "f1", "cls": None}``. Without it, quality is the agreement with
             the whole network on the images that recovery held back.
-        tolerance: Quality that may be lost: in the unit of a metric between 0 and 1, else as a
-            share of the skill. The standard error of the loss over the images of ``batches`` is
-            added, so that what is chosen keeps its promise on other images. 0.02 where no limit is
-            given.
+        tolerance: Quality that may be lost: in the unit of ``metric`` where that lies between 0
+            and 1 (f1, iou, accuracy, dice; metric objects of torchmetrics whose
+            ``plot_lower_bound`` and ``plot_upper_bound`` are 0 and 1, the more the better, MONAI's
+            of overlap, and SSIM; the agreement), else as a share of the skill over the best trivial
+            answer. A function is of the second kind; it is of the first where you set these two
+            attributes and ``higher_is_better = True``. ``Search.unit`` says which. The standard
+            error of the loss over the images of ``batches`` is added, so that what is chosen keeps
+            its promise on other images. 0.02 where no limit is given.
         max_macs: Largest number of multiply-accumulates of a forward on the example input.
         max_parameters: Largest number of parameters.
         max_latency: Longest median time of a forward on the example input, in seconds.
@@ -218,6 +222,7 @@ def shrink(
     ready = timed(structure, [itself, *found], repeats)
     return Search(
         metric=measure.name,
+        unit=measure.unit,
         limits=limits,
         budget=budget,
         trivial=measure.trivial,

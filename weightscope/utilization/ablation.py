@@ -565,7 +565,7 @@ def _of_the_worst_part(
 
 def _floor(judge: Judge, chance: Quality) -> float:
     """Skill that does not count yet, given the quality of the best trivial answer."""
-    if judge.bounded:
+    if judge.metric is None:
         return MINIMUM_SKILL
     trivial = abs(float(chance.of(np.ones((1, chance.images)))[0]))
     share = MINIMUM_SKILL if judge.recalibrated else RESOLUTION

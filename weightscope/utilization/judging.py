@@ -64,12 +64,15 @@ class Judge(Protocol):
     """Judges a network's outputs, those of its ablations, and the best trivial answer.
 
     Attributes:
-        bounded: Whether the quality lies between 0 and 1 by definition.
         recalibrated: Whether it is a loss after a scale and an offset of each output channel.
     """
 
-    bounded: bool
     recalibrated: bool
+
+    @property
+    def bounded(self) -> bool:
+        """Whether quality lies between 0 and 1, the more the better; once outputs were added."""
+        ...
 
     @property
     def metric(self) -> ValueMetric | None:
@@ -437,7 +440,7 @@ class _Constant:
 class _ValueJudge:
     """Judges by one value for each image, whose best trivial answer has to be looked for."""
 
-    bounded, recalibrated = False, False
+    recalibrated = False
 
     def __init__(
         self,
@@ -458,6 +461,15 @@ class _ValueJudge:
     @property
     def name(self) -> str:
         return self._name + self.metric.averaged
+
+    @property
+    def bounded(self) -> bool:
+        """As declared, if the values bear it out: a sum over pixels is beyond its bounds."""
+        if not self.metric.bounded or not self.larger_is_better():
+            return False
+        values: FloatArray = np.array(self._meter.values)
+        known = values[np.isfinite(values)]
+        return bool(((known >= -ROUNDING) & (known <= 1.0 + ROUNDING)).all())
 
     def kept(self) -> AbstractContextManager[None]:
         return self.metric.kept()
@@ -526,6 +538,9 @@ class _ValueJudge:
         own, other = (float(np.nanmean(value)) for value in values)
         return own, other
 
+
+ROUNDING = 1e-6
+"""By how much a value between 0 and 1 in single precision may be beyond."""
 
 SURE_LOGIT = 8.0
 """Of an answer that leaves no doubt."""

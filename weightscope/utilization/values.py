@@ -23,6 +23,12 @@ from weightscope.utilization.metrics import ImageValues
 
 Evaluate = Callable[[Any, Any], Any]
 
+_SHARES = (
+    "DiceHelper", "DiceMetric", "FBetaScore", "GeneralizedDiceScore", "MeanIoU",
+    "MultiScaleSSIMMetric", "PanopticQualityMetric", "SSIMMetric", "SurfaceDiceMetric",
+)  # fmt: skip
+"""MONAI's metrics between 0 and 1, the more the better; they declare no bounds."""
+
 NUMBERS = 256
 """Most numbers for an image that may be one for each class; more are one for each position."""
 
@@ -35,6 +41,9 @@ class ValueMetric:
             or MONAI. It is left as it was.
         larger_is_better: None where the values have to show it.
         name: What the user calls it; by default what it calls itself.
+
+    Attributes:
+        bounded: Whether it declares that it lies between 0 and 1.
     """
 
     def __init__(
@@ -47,6 +56,7 @@ class ValueMetric:
             larger_is_better = False
         self.name = name or _name(metric)
         self.larger_is_better = larger_is_better
+        self.bounded = _is_bounded(metric)
         self._metric = _own(metric)
         self._decisions = takes_decisions(metric)
         self._whole = _takes_whole_numbers(metric)
@@ -131,10 +141,21 @@ def _own(metric: Evaluate) -> Evaluate:
 
 def takes_decisions(metric: Any) -> bool:
     """Whether this is one of MONAI's metrics of masks, which take 0 and 1 channel by channel."""
-    kinds = type(metric).__mro__
-    return any(kind.__module__.startswith("monai.metrics") for kind in kinds) and not any(
-        kind.__name__ in ("RegressionMetric", "RankFilter") for kind in kinds
-    )
+    names = _names_in_monai(metric)
+    return bool(names) and not names & {"RegressionMetric", "RankFilter"}
+
+
+def _names_in_monai(metric: Any) -> set[str]:
+    """What MONAI calls the classes that this metric is of; empty where it is none of MONAI's."""
+    kinds = [k for k in type(metric).__mro__ if k.__module__.startswith("monai.metrics")]
+    return {kind.__name__ for kind in kinds}
+
+
+def _is_bounded(metric: Any) -> bool:
+    """Whether a metric declares that it lies between 0 and 1, in the way of torchmetrics."""
+    bounds = [attribute_of(metric, f"plot_{end}_bound") for end in ("lower", "upper")]
+    declared = all(isinstance(bound, int | float) for bound in bounds) and bounds == [0, 1]
+    return declared or not _names_in_monai(metric).isdisjoint(_SHARES)
 
 
 def _takes_whole_numbers(metric: Any) -> bool:
