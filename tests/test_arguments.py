@@ -149,6 +149,7 @@ CALLS = {
     }),
     "Proposal.build": (lambda **k: analysis().proposals[0].build(**k), lambda: {
         "bottleneck": "light", "width": None, "exit_channels": None, "reach": None,
+        "seed": None,
     }),
     "Variant.thin": (lambda **k: variant().thin(**k), lambda: {
         "keep": 0.5, "max_macs": None, "by": "magnitude", "seed": 0,
@@ -218,7 +219,8 @@ def test_wrong_kinds(call):
     given = arguments()
     wrong = []
     for argument in given:
-        for what in sorted((set(ODD) if argument in _RULES else FEW) - TAKEN.get(argument, set())):
+        taken = TAKEN.get(argument, set()) | ({"None"} if given[argument] is None else set())
+        for what in sorted((set(ODD) if argument in _RULES else FEW) - taken):
             try:
                 function(**given | {argument: ODD[what]})
             except ws.WeightscopeError as error:

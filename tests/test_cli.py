@@ -330,6 +330,12 @@ def test_cut_saves_a_network_that_loads(folder, capsys):
     kept = small.module.state_dict()
     name = "encoder.0.conv1.weight"
     assert torch.equal(kept[name], model.state_dict()[name])
+    for name, seed in (("again", "0"), ("other", "1")):
+        assert main([*arguments, "--out", f"{name}.safetensors", "--seed", seed]) == 0
+        drawn = ws.load(f"{name}.safetensors", lambda: create_model("half_unet", width=4)).module
+        same = [torch.equal(kept[key], value) for key, value in drawn.state_dict().items()]
+        assert all(same) == (name == "again")
+    capsys.readouterr()
     assert "would replace" in failure(capsys, *arguments, "--out", "trained.safetensors")
     assert "has 3 levels" in failure(capsys, "cut", "mynetworks:small", "--keep", "7", "--out", "x")
 

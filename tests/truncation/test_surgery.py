@@ -389,6 +389,26 @@ def test_building_again_from_one_seed_gives_the_same_numbers(proposals):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"exit_channels": 20}, {"bottleneck": lambda a, b, _: nn.Conv2d(a, b, 3, padding=1)}],
+)
+def test_a_seed_says_which_new_weights_are_drawn(proposals, options):
+    def built(seed=None):
+        return proposals("plain")[1].build(**options, seed=seed).module.state_dict()
+
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    one, again, other, as_it_stands = built(3), built(3), built(4), built()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(3)
+    after = built()
+    assert all(torch.equal(one[k], again[k]) and torch.equal(one[k], after[k]) for k in one)
+    for different in (other, as_it_stands):
+        assert not all(torch.equal(one[k], different[k]) for k in one)
+    assert all(torch.equal(one[k], other[k]) for k in proposals("plain")[1].build(**options).kept)
+
+
 def test_names_do_not_collide():
     class Taken(Plain):
         def __init__(self):

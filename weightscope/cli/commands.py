@@ -166,6 +166,7 @@ def add_cut(commands: Any) -> None:
     add_model(cut)
     cut.add_argument("--keep", metavar="N", type=int, required=True, help="levels to keep")
     cut.add_argument("--out", metavar="FILE", required=True, help="the .safetensors file to write")
+    cut.add_argument("--seed", type=int, default=0, help="of the new weights (0)")
     cut.set_defaults(run=_cut)
 
 
@@ -188,7 +189,7 @@ def _cut(options: argparse.Namespace) -> None:
             f"--keep {options.keep}: this network has {analysis.structure.depth} levels; it can be "
             f"asked to keep {', '.join(map(str, sorted(found))) or 'no fewer'}"
         )
-    variant = found[options.keep].build()
+    variant = found[options.keep].build(seed=options.seed)
     save_cut(variant, options)
     before = analysis.costs
     print(

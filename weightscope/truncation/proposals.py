@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from weightscope.adapters.modes import alone
 from weightscope.arguments import Rule, checked, whole
-from weightscope.calls import say
+from weightscope.calls import random_state, say
 from weightscope.cost import Costs
 from weightscope.errors import WeightscopeError
 from weightscope.graph.structure import Cut, Structure
@@ -111,6 +112,7 @@ class Proposal(OnOneScreen):
             optional=False,
         ),
         width=whole(1, optional=True),
+        seed=whole(0, optional=True),
     )
     @alone()
     def build(
@@ -120,8 +122,13 @@ class Proposal(OnOneScreen):
         width: int | None = None,
         exit_channels: int | Sequence[int] | None = None,
         reach: int | None = None,
+        seed: int | None = None,
     ) -> Variant:
         """Build the network; the original is not changed, its kept tensors are copied.
+
+        The new weights are drawn by torch's global generator, as those of any layer, which is then
+        put back: two builds in turn draw the same, two runs of a script only with a ``seed``, or
+        after ``torch.manual_seed``.
 
         Args:
             bottleneck: ``"light"``: pooling, two 3x3 convolutions with batch normalisation and
@@ -139,11 +146,17 @@ class Proposal(OnOneScreen):
             reach: Dilation of the second convolution of the light bottleneck, which costs nothing;
                 by default how much coarser the deepest removed level is than the finest one, at
                 most 4. With 1 the receptive field is the smallest.
+            seed: Of the new weights, which are the same as after ``torch.manual_seed(seed)``. None:
+                they are drawn as that generator stands.
 
         Raises:
             TruncationError: This depth is refused, or these options cannot be built.
             InputError: Options that contradict each other.
         """
+        if seed is not None:
+            with random_state(self.structure.model):
+                torch.manual_seed(seed)
+                return self.build(bottleneck, width=width, exit_channels=exit_channels, reach=reach)
         options = (width, exit_channels, reach)
         is_light = isinstance(bottleneck, str) and bottleneck == "light"
         if self.draft is not None and is_light and options == (None, None, None):

@@ -6,11 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
-from weightscope.adapters.modes import alone
-from weightscope.calls import random_state
 from weightscope.cost import measure_latency
 from weightscope.errors import MissingExtraError, TruncationError
 from weightscope.graph.structure import Structure
@@ -52,9 +49,7 @@ class Trials:
         self.begin(f"levels kept {keep}")
         if proposal.refusal is not None:
             return [_refused(keep, False, proposal.refusal)]
-        with alone(), random_state():
-            torch.manual_seed(self.seed)  # of the new weights
-            variant = proposal.build()
+        variant = proposal.build(seed=self.seed)
         return [self._tried(variant, f"{keep}"), *self.thinned(variant)]
 
     def thinned(self, variant: Variant) -> list[Candidate]:
