@@ -21,9 +21,17 @@ from torch.nn.parameter import is_lazy
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import writes_of
 from weightscope.errors import ForwardError, InputError, WeightscopeError, shown
-from weightscope.restoring import Step, as_it_is, finished, lend_iterators, reached
+from weightscope.restoring import (
+    Step,
+    as_it_is,
+    finished,
+    held_by,
+    lend_iterators,
+    reached,
+)
 
 _SHOWN = 500  # characters of a foreign error's text; some list every tensor that they met
+_MOST = 10_000  # objects in one attribute that are looked at: it may hold whoever trains the model
 
 
 def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -285,12 +293,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in a module's attributes, and in the plain containers there, by the attribute.
+    """Tensors in a module's attributes, and in the containers and objects there, by the attribute.
 
-    Its parameters and buffers are not among them.
+    Its parameters and buffers are not among them, nor is what lies in other modules.
     """
     for name, value in vars(module).items():
-        if name not in _OF_TORCH and isinstance(value, Tensor | dict | list | tuple | set | deque):
+        if name not in _OF_TORCH:
             for found in _inside(value):
                 if isinstance(found, Tensor):
                     yield name, found
@@ -301,16 +309,14 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 
 def _inside(value: Any) -> Iterator[Any]:
-    """A value and, where it is a container of Python's own, all that it holds."""
-    waiting, seen = [value], set[int]()
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict | list | tuple | set | deque):
-            if id(value) in seen:
-                continue
+    """A value and what it holds, as far as that is no module and no tensor."""
+    waiting, seen = deque([value]), set[int]()
+    while waiting and len(seen) < _MOST:
+        value = waiting.popleft()
+        if id(value) not in seen and not isinstance(value, nn.Module):
             seen.add(id(value))
-            waiting.extend(value.values() if isinstance(value, dict) else value)
-        yield value
+            yield value
+            waiting += [] if isinstance(value, Tensor) else held_by(value)
 
 
 @contextmanager

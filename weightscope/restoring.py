@@ -155,7 +155,7 @@ class Cleanup(ExitStack):
             finished(partial(super().__exit__, None, None, None))
 
 
-def _refill(container: Any, contents: Any) -> None:
+def refill(container: Any, contents: Any) -> None:
     """Make a list, a dictionary, a set or a queue hold what it held."""
     if issubclass(type(container), list):
         list.__setitem__(container, slice(None), contents)
@@ -188,7 +188,7 @@ def _rewrite(text: Any, contents: Any, place: int) -> None:
 
 # how the first kind that fits is put back
 _KNOWN: tuple[tuple[Any, Callable[[Any], Step]], ...] = (
-    (dict | list | set | deque, lambda v: partial(_refill, v, copy.copy(v))),
+    (dict | list | set | deque, lambda v: partial(refill, v, copy.copy(v))),
     (np.ndarray, lambda v: partial(_overwrite, v, v.copy())),
     (bytearray | array, lambda v: partial(v.__setitem__, slice(None), v[:])),
     (io.StringIO | io.BytesIO, lambda v: partial(_rewrite, v, v.getvalue(), v.tell())),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightscope import analyze
+from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation import load, save, verify
@@ -573,3 +576,141 @@ def test_what_a_forward_asks_of_the_number_of_images_is_told(kind: str) -> None:
     _answers_alike(model, structure, [1])
     with pytest.raises(InputError, match="holds 2 images"):
         rebuild(structure)(torch.randn(2, 3, 16, 16))
+
+
+class Looking(Plain):
+    """Looks something up by a size of its image, in text or as it is."""
+
+    TABLE: ClassVar[dict[Any, float]] = {"16": 2.0, "16x24": 3.0, 24: 4.0, "torch.Size([24])": 5.0}
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.scales = nn.ParameterDict({"16": nn.Parameter(torch.tensor(2.0))})
+        self.scale_16 = 2.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale(*x.shape[2:], x.shape[-1:])
+
+    def scale(self, height: int, width: int, last: torch.Size) -> Any:
+        if self.kind == "str":
+            return self.TABLE.get(str(width), 1.0)
+        if self.kind == "text of two":
+            return self.TABLE.get(f"{height}x{width}", 1.0)
+        if self.kind == "joined":
+            return self.TABLE.get("x".join(map(str, (height, width))), 1.0)
+        if self.kind == "text of sizes":
+            return self.TABLE.get(str(last), 1.0)
+        if self.kind == "parameters":
+            return self.scales.get(str(width), 1.0)
+        if self.kind == "attribute":
+            return getattr(self, f"scale_{width}", 1.0)
+        if self.kind == "length of a text":
+            return len(str(width))
+        return self.TABLE.get(width, 1.0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["str", "text of two", "joined", "text of sizes", "parameters", "attribute", "itself"],
+)
+def test_sizes_that_something_is_looked_up_by_are_held(kind: str) -> None:
+    model = Looking(kind).eval()
+    structure = read_structure(model, torch.randn(1, 3, 64, 64))
+    assert re.search(r"read at (64x|any x )64 only", " ".join(structure.notes))
+    graph = rebuild(structure)
+    for size in ((16, 16), (16, 24), (64, 16), (64, 24)):
+        with pytest.raises(InputError, match="computes with that size"):
+            graph(torch.randn(1, 3, *size))
+
+
+def test_the_length_of_a_text_holds_a_size() -> None:
+    graph = rebuild(read_structure(Looking("length of a text").eval(), IMAGE))
+    with pytest.raises(InputError, match="x is 128, and this network was read at 16"):
+        graph(torch.randn(1, 3, 16, 128))
+
+
+GRIDS: dict[Any, Tensor] = {}
+
+
+@functools.cache
+def _columns(width: int) -> Tensor:
+    return torch.linspace(0, 1, width)
+
+
+class Keeping(Plain):
+    """Keeps a grid for each size of its image, and says which it was given."""
+
+    GRIDS: ClassVar[dict[Any, Tensor]] = {}
+    GRID: ClassVar[Tensor | None] = None
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.grids = kind, {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        logging.getLogger("weightscope.tests").info("%s %s", *x.shape[2:])
+        torch._assert(x.shape[2] > 1, f"{x.shape} is small")
+        return super().forward(x) * getattr(self, self.kind)(x)
+
+    def of_the_file(self, x: Tensor) -> Tensor:
+        key = (str(x.device), str(x.size()))
+        if key not in GRIDS:
+            GRIDS[key] = torch.linspace(0, 1, x.shape[-1])
+        return GRIDS[key]
+
+    def of_the_class(self, x: Tensor) -> Tensor:
+        if x.shape[2:] not in self.GRIDS:
+            self.GRIDS[x.shape[2:]] = torch.linspace(0, 1, x.shape[-1])
+        return self.GRIDS[x.shape[2:]]
+
+    def of_the_class_alone(self, x: Tensor) -> Tensor:
+        if Keeping.GRID is None or Keeping.GRID.shape[-1] != x.shape[-1]:
+            Keeping.GRID = torch.linspace(0, 1, x.shape[-1])
+        return Keeping.GRID
+
+    def of_the_module(self, x: Tensor) -> Tensor:
+        grid = self.grids.get((x.shape[-1], x.device))
+        if grid is None:
+            grid = self.grids[(x.shape[-1], x.device)] = torch.linspace(0, 1, x.shape[-1])
+        return grid
+
+    def as_a_buffer(self, x: Tensor) -> Tensor:
+        name = f"grid_{x.shape[-1]}"
+        if not hasattr(self, name):
+            self.register_buffer(name, torch.linspace(0, 1, x.shape[-1]))
+        return getattr(self, name)
+
+    def of_a_function(self, x: Tensor) -> Tensor:
+        return _columns(x.shape[-1])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "of_the_file",
+        "of_the_class",
+        "of_the_class_alone",
+        "of_the_module",
+        "as_a_buffer",
+        "of_a_function",
+    ],
+)
+@pytest.mark.parametrize("first", ["read", "called", "counted"])
+def test_what_is_kept_by_sizes_follows_them_and_no_tensor_without_numbers_is_left(
+    kind: str, first: str
+) -> None:
+    Keeping.GRID = None  # one that fits is what the network computes with
+    model, own = Keeping(kind).eval(), Plain().eval()
+    own.load_state_dict(model.state_dict())
+    if first == "called":
+        model(IMAGE.repeat(1, 1, 2, 2))
+    if first == "counted":
+        count_costs(model, IMAGE)
+    for _ in range(2):
+        graph = rebuild(read_structure(model, IMAGE))
+    for size in ((16, 16), (24, 20), (8, 40)):
+        x = torch.randn(2, 3, *size)
+        expected = own(x) * torch.linspace(0, 1, size[1])
+        torch.testing.assert_close(model(x), expected)
+        torch.testing.assert_close(graph(x), expected)

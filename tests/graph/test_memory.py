@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +61,38 @@ def listed(net: Net, x: Tensor) -> Tensor:
 def in_a_dictionary(net: Net, x: Tensor) -> Tensor:
     top, deep = net.encode(x)
     net.store["deep"] = deep.mean((2, 3))
+    return net.decode(top, deep)
+
+
+@dataclass
+class Store:
+    maps: list[Tensor] = field(default_factory=list)
+
+
+class Slotted:
+    __slots__ = ("map",)
+
+
+def in_an_object(net: Net, x: Tensor) -> Tensor:
+    top, deep = net.encode(x)
+    net.space.deep = deep
+    return net.decode(top, deep)
+
+
+def deep_in_an_object(net: Net, x: Tensor) -> Tensor:
+    top, deep = net.encode(x)
+    net.space.store.maps.append(top)
+    return net.decode(top, deep)
+
+
+def in_slots(net: Net, x: Tensor) -> Tensor:
+    net.slotted.map = x
+    return net.decode(*net.encode(x))
+
+
+def remembers_in_an_object(net: Net, x: Tensor) -> Tensor:
+    top, deep = net.encode(x)
+    net.space.last = deep = 0.5 * (deep + getattr(net.space, "last", deep))
     return net.decode(top, deep)
 
 
@@ -130,6 +164,10 @@ CASES = [
     (listed, {"maps": []}, "leaves tensors in maps;"),
     (in_a_dictionary, {"store": {}}, "leaves tensors in store;"),
     (the_image, {}, "leaves tensors in image;"),
+    (in_an_object, {"space": SimpleNamespace()}, "leaves tensors in space;"),
+    (deep_in_an_object, {"space": SimpleNamespace(store=Store())}, "leaves tensors in space;"),
+    (in_slots, {"slotted": Slotted()}, "leaves tensors in slotted;"),
+    (remembers_in_an_object, {"space": SimpleNamespace()}, "earlier calls left in space;"),
     (recurrent, {"last": None}, "depends on what earlier calls left in last;"),
     (frames, {"seen": deque(maxlen=3)}, "depends on what earlier calls left in seen;"),
     (compares, {}, "depends on what earlier calls left in before;"),

@@ -12,7 +12,7 @@ import itertools
 import linecache
 from collections.abc import Iterator
 from types import FrameType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 _REPORTS = ("print", "warn", "warning", "info", "debug", "error")
 
@@ -22,13 +22,30 @@ def passing_answer(frame: FrameType) -> bool | None:
 
     None where the frame does something else than check, or where several answers are needed.
     """
-    places = frame.f_code.co_positions()
-    place = next(itertools.islice(places, frame.f_lasti // 2, None), (None,) * 4)
     for check in _checks(frame.f_code.co_filename):
-        if _of(check) == place or _is_inside(place, _of(check.test)):
+        if is_place_of(frame, check) or is_part_of(frame, check.test):
             answers = set(_answers(check.test, isinstance(check, ast.Assert)))
             return answers.pop() if len(answers) == 1 else None
     return None
+
+
+def is_place_of(frame: FrameType, node: ast.AST) -> bool:
+    """Whether a statement, or an expression, is what a frame does now."""
+    return hasattr(node, "lineno") and _place_of(frame) == _of(node)
+
+
+def is_part_of(frame: FrameType, node: ast.AST) -> bool:
+    """Whether what a frame does now is a part of a statement, or of an expression, of its file."""
+    return _is_inside(_place_of(frame), _of(node))
+
+
+@functools.lru_cache(maxsize=64)
+def syntax_of(filename: str) -> ast.AST:
+    """The syntax of a file; an empty one where it cannot be had."""
+    try:
+        return ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])
 
 
 class Passing(float):
@@ -51,7 +68,13 @@ class Passing(float):
 _Place = tuple[int | None, int | None, int | None, int | None]
 
 
-def _of(node: ast.expr | ast.stmt) -> _Place:
+def _place_of(frame: FrameType) -> _Place:
+    """Where in its file a frame is now."""
+    places = frame.f_code.co_positions()
+    return next(itertools.islice(places, frame.f_lasti // 2, None), (None,) * 4)
+
+
+def _of(node: Any) -> _Place:
     """First line, last line, first column, last column."""
     return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
 
@@ -65,10 +88,7 @@ def _is_inside(place: _Place, outer: _Place) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _checks(filename: str) -> tuple[ast.Assert | ast.If, ...]:
-    try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
-    except (SyntaxError, ValueError):
-        return ()
+    tree = syntax_of(filename)
     handled = {
         node
         for part in ast.walk(tree)

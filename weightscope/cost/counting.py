@@ -22,6 +22,7 @@ from weightscope.adapters.dispatch import (
     TorchDispatchMode,
     storage_of,
 )
+from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.modes import alone, modes_kept
 from weightscope.adapters.schemas import is_operator, packet
 from weightscope.adapters.tracing import quiet
@@ -169,7 +170,14 @@ def _count(
                 model(*args, **kwargs)
         else:
             # what does not fit is raised; torch would print it too
-            with quiet(FAKE_TENSOR_LOGGER), Constants(), WholeRecurrences(), mode, counter:
+            with (
+                quiet(FAKE_TENSOR_LOGGER),
+                nothing_left(model),
+                Constants(),
+                WholeRecurrences(),
+                mode,
+                counter,
+            ):
                 model(*args, **kwargs)
     parameters = _own_parameters(model)
     layers = {

@@ -24,10 +24,12 @@ from weightscope.adapters.boundary import BOUNDARY, marked
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
 from weightscope.adapters.containers import Handed
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
+from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.numbers import free_numbers
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.schemas import is_pointwise
 from weightscope.adapters.symbols import is_symbolic, is_unknown
+from weightscope.adapters.texts import free_keys
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
     EXPORTING,
@@ -258,6 +260,8 @@ class _Tracer:
 
     def run(self) -> Capture:
         with EXPORTING, Cleanup() as hooks, random_state(), lean():
+            hooks.enter_context(free_keys())
+            hooks.enter_context(nothing_left(self.model))  # keys may be sizes
             # what an operator raises inside the trace is told by the error itself
             loggers = map(quiet, (EXPORT_LOGGER, FAKE_TENSOR_LOGGER, SIZES_LOGGER))
             for context in (without_numbers(), eagerly(), HooksAside(), *loggers):

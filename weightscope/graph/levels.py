@@ -84,6 +84,12 @@ def _space(image: fx.Node) -> tuple[Any, ...]:
     return tuple(shape[axis] for axis in image.meta.get("space") or range(2, len(shape)))
 
 
+def image_sizes(capture: Capture) -> tuple[Any, ...]:
+    """Sizes of the largest image, free ones and numbers, along its spatial axes."""
+    images = image_inputs(capture)
+    return _space(images[0]) if images else ()
+
+
 def follows_the_input(capture: Capture) -> bool:
     """Whether the captured graph holds at other image sizes."""
     return any(is_symbolic(size) for image in image_inputs(capture) for size in _space(image))

@@ -17,7 +17,13 @@ from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import region_of
-from weightscope.adapters.symbols import Probe, decided_alike, holds_at, symbols_at
+from weightscope.adapters.symbols import (
+    Probe,
+    decided_alike,
+    holds_at,
+    is_symbolic,
+    symbols_at,
+)
 from weightscope.calls import say
 from weightscope.errors import ForwardError, InputError, StructureError, WeightscopeError, keyword
 from weightscope.graph.answers import compare, differs_elsewhere, holds_where_shown
@@ -31,6 +37,7 @@ from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.levels import (
     Levels,
     follows_the_input,
+    image_sizes,
     plausible,
     read_levels,
     sizes_held,
@@ -562,13 +569,19 @@ def _shapes_at(nodes: Iterable[fx.Node], probe: Probe) -> list[Any]:
 
 def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     """What to say where the graph holds at one size though the model takes others."""
-    if follows_the_input(captured) and not captured.unit:
+    free = [is_symbolic(size) for size in image_sizes(captured)]
+    if free and all(free) and not captured.unit:
         return ""
     other = _at_another_size(inputs)
     if trial.error(other.args, other.kwargs) is not None:
         return ""
-    sizes = captured.unit or [images_of(inputs)[0].shape[axis] for axis in inputs.space]
-    size = ("multiples of " if captured.unit else "") + "x".join(map(str, sizes))
+    given = [images_of(inputs)[0].shape[axis] for axis in inputs.space]
+    size = "x".join(map(str, captured.unit or given))
+    if captured.unit:
+        size = f"multiples of {size}"
+    elif any(free):
+        pairs = zip(free, given, strict=True)
+        size = " x ".join("any" if is_free else str(n) for is_free, n in pairs)
     why = "the forward turns sizes into numbers or works at sizes of its own"
     if captured.too_complex or captured.unit:
         why = "the forward computes with its sizes in more steps than are followed"

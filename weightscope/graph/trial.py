@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from weightscope.adapters import pytree
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode, storage_of, writes_of
+from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.tracing import (
     as_exported,
     eagerly,
@@ -311,6 +312,7 @@ class Trial:
             for context in (eagerly(), traced, without_numbers(), numbers, WholeRecurrences()):
                 stack.enter_context(context)
             stack.enter_context(random_state())
+            stack.enter_context(nothing_left(self.model))
             # a forward may count in them
             hold_constants(self.model, {n: c.clone() for n, c in self.constants.items()})
             self.model.train(training)

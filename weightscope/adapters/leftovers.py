@@ -1,0 +1,122 @@
+"""What a forward leaves outside of its model while it runs without numbers: taken out again.
+
+Networks keep grids and masks in dictionaries of their files (``_GRIDS[str(x.shape)]``) and classes,
+and in functions under ``functools.cache``. A tensor without numbers that stays there would be met
+by the model's next call.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from weightscope.adapters.dispatch import FakeTensor
+from weightscope.restoring import finished, refill
+
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+_MOST = 10_000  # entries of what may be a cache, and objects that are looked through
+CACHED: Any = type(functools.cache(lambda: None))
+"""The kind of what keeps its results by its arguments."""
+_OF_OTHERS = sys.stdlib_module_names | {"torch", "numpy", "weightscope"}
+
+
+@contextmanager
+def nothing_left(model: nn.Module) -> Iterator[None]:
+    """Take out afterwards what the forward of a model left without numbers in what it shares."""
+    shared = _shared(model)
+    containers = [(held, copy.copy(held)) for held in shared if type(held) in _CONTAINERS]
+    classes = [(held, dict(vars(held))) for held in shared if isinstance(held, type)]
+    cached = [(held, held.cache_info().misses) for held in shared if type(held) is CACHED]
+    try:
+        yield
+    finally:
+        finished(
+            *(partial(_put_back, held, before) for held, before in containers),
+            *(partial(_put_back_in_class, held, before) for held, before in classes),
+            *(held.cache_clear for held, misses in cached if held.cache_info().misses != misses),
+        )
+
+
+def _shared(model: nn.Module) -> list[Any]:
+    """Containers, classes and cached functions that a model's code may keep something in."""
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if _foreign(kind)}
+    own = [vars(sys.modules[k.__module__]) for k in kinds if k.__module__ in sys.modules]
+    used = [names for space in own for names in _namespaces(space)]
+    waiting: deque[Any] = deque([*own, *used, *kinds])
+    found: dict[int, Any] = {}
+    while waiting and len(found) < _MOST:
+        held = waiting.popleft()
+        if id(held) in found:
+            continue
+        if type(held) in _CONTAINERS and len(held) <= _MOST:
+            found[id(held)] = held
+            waiting.extend(held.values() if isinstance(held, dict) else held)
+        elif type(held) is CACHED or (isinstance(held, type) and held in kinds):
+            found[id(held)] = held
+            waiting.extend(vars(held).values())
+        elif isinstance(held, FunctionType) and _foreign(held):
+            waiting.extend([vars(held), *(held.__defaults__ or ())])
+    return [*found.values()]
+
+
+def _namespaces(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The names around the functions, and in the files, that are known in one file."""
+    for value in list(space.values()):
+        if isinstance(value, FunctionType) and _foreign(value):
+            yield value.__globals__
+        elif isinstance(value, ModuleType) and value.__name__.partition(".")[0] not in _OF_OTHERS:
+            yield vars(value)
+
+
+def _foreign(made: Any) -> bool:
+    """Whether a class or a function is neither Python's nor torch's."""
+    return str(made.__module__).partition(".")[0] not in _OF_OTHERS
+
+
+def _put_back(held: Any, before: Any) -> None:
+    if isinstance(held, dict):
+        for key in _new_without_numbers(held, before):
+            if key in before:
+                held[key] = before[key]
+            else:
+                del held[key]
+    else:
+        known = set(map(id, before))
+        if any(id(value) not in known and _without_numbers(value) for value in held):
+            refill(held, before)
+
+
+def _put_back_in_class(kind: type, before: Mapping[str, Any]) -> None:
+    for name in _new_without_numbers(vars(kind), before):
+        if name in before:
+            setattr(kind, name, before[name])
+        else:
+            delattr(kind, name)
+
+
+def _new_without_numbers(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[Any]:
+    new = ((key, value) for key, value in now.items() if before.get(key) is not value)
+    return [key for key, value in new if _without_numbers(value)]
+
+
+def _without_numbers(value: Any) -> bool:
+    """Whether a tensor or a size without numbers is in a value, or in plain containers there."""
+    waiting, seen = [value], set[int]()
+    while waiting and len(seen) < _MOST:
+        value = waiting.pop()
+        if isinstance(value, FakeTensor | torch.SymInt | torch.SymFloat):
+            return True
+        if id(value) not in seen and type(value) in (*_CONTAINERS, tuple):
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
+    return False
