@@ -301,6 +301,35 @@ def test_the_error_of_a_loss_is_that_of_the_mean_over_images():
         assert small.error / small.lost == pytest.approx(expected / small.quality, rel=0.1)
 
 
+@pytest.mark.parametrize("budget", [{"tolerance": 0.5}, {"max_macs": 1e12}])
+@pytest.mark.parametrize("silent", [12, 5])
+def test_a_network_without_a_value_for_an_image_is_not_chosen(budget, silent):
+    torch.manual_seed(0)
+    model = Plain().eval()
+    with torch.no_grad():
+        answers = model(IMAGES)
+
+    def distance(outputs, targets):
+        number = int((targets - answers).abs().mean((1, 2, 3)).argmin())
+        error = (outputs - targets).abs().max()
+        constant = outputs.std() == 0  # the trivial answer has a value everywhere
+        return math.inf if number < silent and error > 1e-6 and not constant else error
+
+    distance.higher_is_better = False
+    found = ws.shrink(
+        model, batches=[(IMAGES, answers)], metric=distance, steps=1, progress=False, repeats=2,
+        random=False, **budget,
+    )  # fmt: skip
+    frame = found.frame.iloc[1:]
+    assert len(frame) == len(found.candidates) > 0
+    assert found.chosen is None
+    assert not frame["pareto"].any()
+    assert frame["why"].str.contains(f"{silent} of 12 images that have a value").all()
+    assert all(one.variant is not None for one in found.candidates)
+    assert math.isnan(found.candidates[0].quality) == (silent == 12)
+    assert "no smaller network is within the limits" in str(found)
+
+
 def test_random_channels_are_left_out_where_the_extra_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     found = ws.shrink(Plain(), images=IMAGES, steps=1, progress=False, repeats=2)

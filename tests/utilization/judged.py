@@ -16,8 +16,7 @@ def measure_quality(metric, outputs, targets, *, ignore_index=None):
         device=first.device,
         ignore_index=ignore_index,
     )
-    meter = judge.meter()
     with judge.kept(), torch.no_grad():
         for output in outputs:
-            meter.add(output)
-    return meter.quality()
+            judge.add(output)
+    return judge.whole()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
+from weightscope import analyze
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
 from weightscope.probing import CutResponse, Response
@@ -26,6 +27,8 @@ from weightscope.utilization.data import (
     measure_importance,
     refuse_no_loss,
 )
+from weightscope.utilization.ranking import join_grades
+from weightscope.utilization.records import Score
 
 
 class Small(nn.Module):
@@ -774,6 +777,57 @@ def test_images_that_lose_their_value_are_no_proof_that_nothing_is_lost():
     rest = images.amax((1, 2, 3)) > 1
     found = gather_data(structure, [(images[rest], masks[rest])], metric=precision)
     assert found.score("bottleneck").verdict == "unused"
+
+
+def found_by_the_deep_half_alone(count=12):
+    images = torch.zeros(count, 1, 8, 8)
+    for number, image in enumerate(images):
+        image[0, number % 8, number % 5] = 1.0
+    return images, (images > 0).float()
+
+
+def distance(outputs, targets):
+    """Smaller is better; infinite for an empty answer."""
+    called = outputs > 0
+    return torch.inf if not called.any() else 1.0 - precision(outputs, targets)
+
+
+@pytest.mark.parametrize("metric", [precision, distance])
+@pytest.mark.parametrize("kind", ["response", "images"])
+def test_a_level_without_which_no_image_has_a_value_is_undecided_by_data(metric, kind, tmp_path):
+    images, masks = found_by_the_deep_half_alone()
+    model = FindsLess().eval()
+    structure = read_structure(model, images[:1])
+    found = gather_data(structure, [(images, masks)], metric=metric)
+    (cut,) = found.ablation.levels
+    assert (cut.images, cut.silenced, cut.quality) == (0, 12, found.ablation.quality)
+    assert math.isnan(cut.drop)
+    score = found.score("bottleneck")
+    assert (score.grade, score.verdict, score.guarded) == ("data", "undecided", True)
+    said = "without levels 1 and deeper no image has a value"
+    assert said in score.why
+    frame = ablate(model, [(images, masks)], metric, progress=False)
+    assert frame["ablated"].isna().all()
+    assert frame["quality"][0] == found.ablation.quality
+    # no weaker grade calls unused what labels say that all is lost without
+    silent = Score(kind, 0.0, 0.0, 0.1, "unused", "the output hardly responds", 0.0)
+    verdict = join_grades("bottleneck", [score, silent])
+    assert (verdict.verdict, verdict.evidence) == ("undecided", "data")
+    analysis = analyze(model, batches=[(images, masks)], metric=metric, trained=True)
+    row = analysis.stages.set_index("stage").loc["bottleneck"]
+    assert (row.verdict, row.evidence) == ("undecided", "data")
+    assert said in row.why
+    analysis.to_html(tmp_path / "page.html")
+    assert '"quality left">no image has a value' in (tmp_path / "page.html").read_text()
+    (proposal,) = analysis.proposals
+    assert "of the skill is lost" not in proposal.evidence
+
+
+def test_a_metric_that_has_no_value_with_the_whole_network_is_refused():
+    images, masks = found_by_the_deep_half_alone()
+    structure = read_structure(FindsLess().eval(), images[:1])
+    with pytest.raises(InputError, match="precision returned no finite number for any image"):
+        gather_data(structure, [(images * 0, masks)], metric=precision)
 
 
 def of_each_class(outputs, targets):

@@ -42,8 +42,8 @@ class Candidate:
         lost: Quality lost against the whole network, in ``Search.unit``.
         error: Standard error of ``lost``, by resampling the images of ``batches``; nan without
             them.
-        refusal: Why there is nothing to measure, else empty.
-        variant: The recovered network; None for the whole one and for what was refused.
+        refusal: Why there is nothing to measure or to compare, else empty.
+        variant: The recovered network; None for the whole one and for what was not built.
         random: Quality, after the same recovery, of the whole network without as many channels,
             drawn at random, as bring it to the same MACs; nan where it was not measured.
         random_refusal: Why it was not measured, else empty.

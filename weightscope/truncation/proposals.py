@@ -305,11 +305,12 @@ def _of_its_level(
 def _of_the_cut(structure: Structure, verdicts: Sequence[StageVerdict]) -> StageVerdict | None:
     """The verdict whose figure is that of this very cut: on the shallowest stage that it removes.
 
-    The figures of deeper stages are those of deeper cuts.
+    The figures of deeper stages are those of deeper cuts. None where labelled data have no figure.
     """
     levels = {stage.name: stage.level for stage in structure.stages}
-    measured = [v for v in verdicts if not math.isnan(v.loss)]
-    return min(measured, key=lambda v: (levels[v.stage], -v.loss), default=None)
+    measured = [v for v in verdicts if not math.isnan(v.loss) or v.evidence == "data"]
+    found = min(measured, key=lambda v: (levels[v.stage], -v.loss), default=None)
+    return None if found is None or math.isnan(found.loss) else found
 
 
 def removed_verdicts(

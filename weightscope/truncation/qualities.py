@@ -14,7 +14,9 @@ from torch import nn
 from weightscope.adapters.modes import alone
 from weightscope.batches import Batch, which_image
 from weightscope.calls import device_of, own_arguments, undisturbed
+from weightscope.errors import keyword
 from weightscope.graph.structure import Structure
+from weightscope.showing import counted
 from weightscope.truncation.variant import Variant
 from weightscope.utilization.judging import Judge, judge_by, one_of_several
 from weightscope.utilization.metrics import Quality, best_thresholds, quality_at, resampled
@@ -29,12 +31,34 @@ SKILL = "share of the skill"
 
 @dataclass(frozen=True)
 class Measured:
-    """The quality of one network; see ``Candidate``."""
+    """The quality of one network; see ``Candidate``.
+
+    Attributes:
+        quality: On the images that have a value; nan where none has.
+        error: Standard error of what it lost.
+        thresholds: See ``Candidate``.
+        unadjusted: See ``Candidate``.
+        silenced: Images that have a value with the whole network and none with this one.
+        images: Those that have a value with the whole network, where any is silenced.
+    """
 
     quality: float
     error: float = math.nan
     thresholds: tuple[float, ...] = ()
     unadjusted: float = math.nan
+    silenced: int = 0
+    images: int = 0
+
+    @property
+    def refusal(self) -> str:
+        """Why it cannot be compared with the whole network, in words; empty where it can."""
+        if not self.silenced:
+            return ""
+        return (
+            f"{self.silenced} of {counted(self.images, 'image')} that have a value of the metric "
+            "with the whole network have none with this one, and no value may be worse than a bad "
+            f"one; give a {keyword('metric')} that has a value for every answer"
+        )
 
 
 class ByAgreement:
@@ -73,6 +97,7 @@ class ByMetric:
             whole = self.judge.whole()
             self.trivial = _value(self.judge.trivial())
         self.drawn = resampled(which_image([x for x, _ in pairs]), RESAMPLES, seed=0)
+        self.known = whole.weighing
         self.wholes = whole.of(self.drawn)
         self.whole = self._measured(whole, best_thresholds(whole), 0.0)
         self.sign = 1.0 if self.judge.larger_is_better() else -1.0
@@ -87,6 +112,9 @@ class ByMetric:
             for inputs, _ in self.pairs:
                 meter.add(self._run(variant.module, inputs))
             found = meter.quality()
+        if silenced := int((self.known & ~found.weighing).sum()):
+            quality = _value(found) if found.weighing.any() else math.nan
+            return Measured(quality, silenced=silenced, images=int(self.known.sum()))
         lost = self._lost(self.wholes, found.of(self.drawn))
         error = float(np.nanstd(lost)) if found.images > 1 else math.nan
         return self._measured(found, self.whole.thresholds, error)

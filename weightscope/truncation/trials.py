@@ -85,7 +85,7 @@ class Trials:
             unadjusted=after.unadjusted,
             lost=self.measure.lost(after.quality),
             error=after.error,
-            refusal="",
+            refusal=after.refusal,
             variant=variant,
             random=rival,
             random_refusal=reason,
@@ -103,7 +103,8 @@ class Trials:
             rival = whole(self.structure).thin(max_macs=macs, by="random", seed=self.seed)
         except (TruncationError, MissingExtraError) as reason:
             return math.nan, str(reason)
-        return self._after(rival, self.recover(rival, f"random_{name}")).quality, ""
+        after = self._after(rival, self.recover(rival, f"random_{name}"))
+        return (math.nan, after.refusal) if after.refusal else (after.quality, "")
 
 
 def _refused(keep: int, thinned: bool, reason: str) -> Candidate:

@@ -96,7 +96,8 @@ class LevelAblation:
         lost: Of several outputs those that were judged and are computed in what the cut removes.
             Where all are, ``ablated`` is that of the best trivial answer.
         images: Images that have a value both with the levels and without, where a callable leaves
-            some out; the figures are of these. -1 where that is no question.
+            some out; the figures are of these, nan where there are none. -1 where that is no
+            question.
         silenced: Images that have a value with the levels and none without.
     """
 
@@ -663,7 +664,7 @@ def _record(
     unadjusted: float | None,
 ) -> LevelAblation:
     """Compare whole and ablated quality on the images and on their resamples."""
-    common, silenced = -1, 0
+    common, silenced, quality = -1, 0, float(whole.of(weights[:1])[0])
     if isinstance(whole, ImageValues) and isinstance(ablated, ImageValues):
         both = whole.known & ablated.known
         if not np.array_equal(both, whole.known):
@@ -671,6 +672,7 @@ def _record(
             silenced = int(whole.known.sum()) - common
             images = min(images, common)
         whole, ablated = whole.among(both), ablated.among(both)
+        quality = float(whole.of(weights[:1])[0]) if both.any() else quality
     full, left = whole.of(weights), ablated.of(weights)
     drops = sign * (full - left)
     low, high = interval(drops[1:], images)
@@ -678,7 +680,7 @@ def _record(
         images=common,
         silenced=silenced,
         keep_levels=cut.keep_levels,
-        quality=float(full[0]),
+        quality=quality,
         ablated=float(left[0]),
         drop=float(drops[0]),
         low=low,

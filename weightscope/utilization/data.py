@@ -207,6 +207,12 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
             "undecided",
             f"on these images the network is {result.comparison}",
         )
+    if not cut.images:
+        why = (
+            f"without levels {cut.keep_levels} and deeper no image has a value, so that what they "
+            f"are worth by {result.metric} cannot be said"
+        )
+        return Score("data", nan, nan, nan, "undecided", why, guarded=True)
     value, low, high = (
         utilization(loss / result.skill, NEGLIGIBLE_LOSS) for loss in (cut.drop, cut.low, cut.high)
     )

@@ -17,7 +17,7 @@ from weightscope.calls import is_complex, leaves_by_place, only_tensor, tensors_
 from weightscope.errors import InputError, keyword, shown
 from weightscope.probing.outputs import predictions
 from weightscope.thresholds import RESOLUTION
-from weightscope.utilization.metrics import CountedQuality, FloatArray, Quality
+from weightscope.utilization.metrics import CountedQuality, FloatArray, ImageValues, Quality
 from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
@@ -34,10 +34,12 @@ from weightscope.utilization.values import (
     ValueMetric,
     image_values,
     mean_absolute_error,
+    mean_of_known,
     mean_squared_error,
     on_device,
     peak_signal_to_noise,
     takes_decisions,
+    why_no_number,
 )
 
 Metric = str | Evaluate
@@ -487,8 +489,20 @@ class _ValueJudge:
         if index == 0:
             self._first = output, on_device(self.targets[0], self.device), others
 
-    def whole(self) -> Quality:
-        return self._meter.quality()
+    def whole(self) -> ImageValues:
+        """Quality of the whole network; without it nothing can be compared.
+
+        Raises:
+            InputError: No image has a value.
+        """
+        quality = self._meter.quality()
+        if not quality.known.any():
+            output, targets, _ = self._first
+            raise InputError(
+                f"{self.metric.name} returned no finite number for any image of the batches"
+                f"{why_no_number(output, targets)}"
+            )
+        return quality
 
     def trivial(self) -> Quality:
         return best_trivial(
@@ -511,7 +525,8 @@ class _ValueJudge:
         if self.metric.larger_is_better is not None:
             return self.metric.larger_is_better
         values: FloatArray = np.array([self._meter.values, self._others])
-        right, others = values[:, np.isfinite(values).all(0)].mean(1)
+        both = values[:, np.isfinite(values).all(0)]
+        right, others = both.mean(1) if both.size else (0.0, 0.0)
         if _are_alike(right, others):  # what answers all images alike tells nothing
             right, others = self._of_the_right_answer()
         if _are_alike(right, others):
@@ -534,9 +549,9 @@ class _ValueJudge:
         pairs = zip(leaves, found, strict=True)
         answer = [x if right is None else SURE_LOGIT * (2.0 * right - 1.0) for x, right in pairs]
         best = pytree.tree_unflatten(answer, spec)
-        values = (image_values(self.metric, best, t, "batch 0") for t in (targets, others))
-        own, other = (float(np.nanmean(value)) for value in values)
-        return own, other
+        values = [image_values(self.metric, best, t, "batch 0") for t in (targets, others)]
+        own, other = (mean_of_known(torch.tensor(value, device="cpu")) for value in values)
+        return (own, other) if np.isfinite([own, other]).all() else (0.0, 0.0)
 
 
 ROUNDING = 1e-6

@@ -222,7 +222,6 @@ class ValueMeter:
         self.batches = 0
         self.values: list[float] = []
         self._numbers: list[Tensor] = []
-        self._cause = ""
 
     def add(self, output: Any) -> None:
         """Add the outputs for the next batch."""
@@ -232,24 +231,12 @@ class ValueMeter:
         numbers = [self.metric.numbers(one, true, where) for one, true in pairs]
         if all(1 < len(row) <= NUMBERS for row in numbers):
             self._numbers += numbers
-        values = [mean_of_known(row) for row in numbers]
-        if not self.values and not np.isfinite(values).any():
-            self._cause = why_no_number(output, target)
-        self.values += values
+        self.values += [mean_of_known(row) for row in numbers]
         self.batches += 1
 
     def quality(self) -> ImageValues:
-        """The mean over all images.
-
-        Raises:
-            InputError: No image has a value.
-        """
+        """The mean over all images."""
         values = np.array(self.values, dtype=np.float64)
-        if not np.isfinite(values).any():
-            raise InputError(
-                f"{self.metric.name} returned no finite number for any image of the batches"
-                f"{self._cause}"
-            )
         alike = len(self._numbers) == len(values) and len({len(n) for n in self._numbers}) == 1
         return ImageValues(values, torch.stack(self._numbers).numpy() if alike else None)
 
