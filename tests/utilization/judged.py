@@ -4,6 +4,7 @@ import torch
 
 from weightscope.calls import only_tensor
 from weightscope.utilization.judging import judge_by
+from weightscope.utilization.metrics import ImageValues
 
 
 def measure_quality(metric, outputs, targets, *, ignore_index=None):
@@ -16,7 +17,13 @@ def measure_quality(metric, outputs, targets, *, ignore_index=None):
         device=first.device,
         ignore_index=ignore_index,
     )
+    meter = judge.meter()
     with judge.kept(), torch.no_grad():
         for output in outputs:
-            judge.add(output)
-    return judge.whole()
+            meter.add(output)
+        quality = meter.quality()
+        if isinstance(quality, ImageValues) and not quality.known.any():
+            for output in outputs:
+                judge.add(output)
+            return judge.whole()
+    return quality

@@ -424,8 +424,9 @@ def join_grades(stage: str, scores: Sequence[Score], *, removable: bool = True) 
         scores: One for each available grade, the strongest first.
         removable: Whether a cut removes the stage.
     """
-    # what has no figure because all values are lost outweighs the figures of weaker grades, too
-    best = next((s for s in scores if math.isfinite(s.utilization) or s.guarded), scores[0])
+    # data without a figure, because every value is lost, outweigh the figures of weaker grades, too
+    lost = [s for s in scores if s.grade == "data" and s.guarded]
+    best = next((s for s in scores if math.isfinite(s.utilization) or s in lost), scores[0])
     others = [s for s in scores if s is not best and s.verdict not in ("undecided", best.verdict)]
     why = best.why
     if others and best.verdict != "undecided":
