@@ -576,12 +576,48 @@ def test_a_cut_network_is_rebuilt_by_its_recipe(folder, capsys):
     rebuild = said[said.index("weightscope.load(") : said.rindex(" rebuilds")]
     factory = {"factory": lambda: create_model("half_unet", width=4), "weightscope": ws}
     assert eval(rebuild, factory).plan.keep_levels == 1
+    chain = ["--weights", "half.safetensors", "--weights", "again.safetensors"]
+    assert f"and so does {' '.join(chain)} of a command" in said
+    refused = failure(capsys, "field", whole[0], *chain[2:])
+    assert "was cut from a smaller UNet, not from the one that FACTORY makes" in refused
+    assert "--weights FILE before --weights again.safetensors" in refused
+    assert main(["field", whole[0], *chain]) == 0
+    assert "again.safetensors: a UNetGraph cut to 1 of 3 levels" in capsys.readouterr().err
     assert "is a cut network: weightscope.load" in failure(
         capsys, "analyze", *whole[:1], "--initial", "half.safetensors"
     )
     assert "give the factory" in failure(
         capsys, "field", "mynetworks:needs", "unet", "--weights", "half.safetensors"
     )
+
+
+def test_a_chain_of_cuts_is_followed_and_said(folder, capsys):
+    network = ["mynetworks:needs", "unet"]
+    given = []
+    for keep, file in zip(
+        (3, 2, 1), ("a b.safetensors", "c.safetensors", "d.safetensors"), strict=True
+    ):
+        assert main(["cut", *network, *given, "--keep", str(keep), "--out", file]) == 0
+        said = capsys.readouterr().err
+        given += ["--weights", file]
+    rebuild = said[said.index("weightscope.load(") : said.rindex(" rebuilds")]
+    known = {"factory": lambda: create_model("unet", width=4), "weightscope": ws}
+    assert eval(rebuild, known).structure.depth == 3
+    assert main(["field", *network, *given]) == 0
+    assert "d.safetensors: a UNetGraphGraph cut to 1 of 3" in capsys.readouterr().err
+    assert "was cut from a smaller UNet" in failure(capsys, "field", *network, *given[4:])
+
+
+def test_weights_may_follow_the_file_of_a_cut_network(folder, capsys):
+    network = ["mynetworks:small"]
+    assert main(["cut", *network, "--keep", "2", "--out", "half.safetensors"]) == 0
+    factory = lambda: create_model("half_unet", width=4)  # noqa: E731
+    state = ws.load("half.safetensors", factory).module.state_dict()
+    torch.save({name: torch.zeros_like(value) for name, value in state.items()}, "tuned.pt")
+    files = ["--weights", "half.safetensors", "--weights", "tuned.pt"]
+    assert main(["cut", *network, *files, "--keep", "1", "--out", "quarter.safetensors"]) == 0
+    kept = ws.load("quarter.safetensors", lambda: ws.load("half.safetensors", factory).module)
+    assert not any(kept.module.state_dict()[name].any() for name in kept.kept)
 
 
 def test_a_history_given_as_a_start_is_known_as_one(folder, capsys):

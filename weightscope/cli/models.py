@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,7 +38,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="arguments of the factory: VALUE or KEY=VALUE; numbers, True, False, None and lists "
         "are read as Python reads them, anything else is text",
     )
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint to load (default: as built)")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="checkpoint to load (default: as built); given several times, each in turn: a network "
+        "that was cut from a cut one needs the file of that one before its own",
+    )
     parser.add_argument(
         "--prefix",
         help="what stands before the names of this network in the checkpoints, such as "
@@ -92,22 +100,23 @@ def built_model(options: argparse.Namespace) -> nn.Module:
     """
     from weightscope.checkpoints import holds_recipe
 
-    if options.weights and holds_recipe(options.weights):
-        return _cut_network(options)
     model = build(options.factory, options.arguments)
-    if options.weights:
-        load(model, options.weights, options.prefix)
+    for path in options.weights:
+        if holds_recipe(path):
+            model = _cut_network(path, model)
+        else:
+            load(model, path, options.prefix)
     return model
 
 
-def _cut_network(options: argparse.Namespace) -> nn.Module:
-    """What ``cut`` and ``shrink`` wrote, rebuilt from the original that ``FACTORY`` makes."""
+def _cut_network(path: str, original: nn.Module) -> nn.Module:
+    """What ``cut`` and ``shrink`` wrote, rebuilt from the original."""
     from weightscope.printing import printable
     from weightscope.truncation import load
 
-    variant = load(options.weights, lambda: build(options.factory, options.arguments))
+    variant = load(path, lambda: original)
     note = (
-        f"{options.weights}: {kind(variant.structure.model)} cut to "
+        f"{path}: {kind(variant.structure.model)} cut to "
         f"{variant.plan.keep_levels} of {variant.structure.depth} levels, rebuilt by its recipe"
     )
     print(printable(note), file=sys.stderr)
@@ -121,11 +130,16 @@ def save_cut(variant: Variant, options: argparse.Namespace) -> None:
     from weightscope.truncation import save
 
     save(variant, options.out)
-    if options.weights and holds_recipe(options.weights):
+    cut = [path for path in options.weights if holds_recipe(path)]
+    if cut:
+        factory = "factory"
+        for path in cut:
+            factory = f"lambda: weightscope.load({path!r}, {factory}).module"
+        named = " ".join(f"--weights {shlex.quote(path)}" for path in [*cut, options.out])
         note = (
-            f"{options.out} is cut from the network in {options.weights}; keep both: "
-            f"weightscope.load({options.out!r}, lambda: weightscope.load({options.weights!r}, "
-            "factory).module) rebuilds it"
+            f"{options.out} is cut from the network in {cut[-1]}; keep both: "
+            f"weightscope.load({options.out!r}, {factory}) rebuilds it, and so does {named} of a "
+            "command"
         )
         print(printable(note), file=sys.stderr)
 

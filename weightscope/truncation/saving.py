@@ -175,21 +175,7 @@ def load(
         raise RecipeError(
             f"{keyword('model_factory')} returned {kind(model)}; expected a torch.nn.Module"
         )
-    if fingerprint(model) != recipe["original"]:
-        name = recipe["model"]  # anybody may have written it
-        name = name if name.isidentifier() else ascii(name[:100])
-        fitting = [t for t in _FLOATS if fingerprint(model, t) == recipe["original"]]
-        if fitting:
-            raise RecipeError(
-                f"{path!r} was cut from a {name} in {fitting[0]}, and the one that "
-                f"{keyword('model_factory')} makes has other types; give {fitting[0]} ones, such "
-                f"as lambda: factory().to({fitting[0]}), and convert the variant's module after"
-            )
-        raise RecipeError(
-            f"{path!r} was cut from a {name} whose state has other names, shapes or "
-            f"types than the {type(model).__name__} that {keyword('model_factory')} makes; "
-            "give the factory of the original"
-        )
+    _refuse_another_original(path, recipe, model)
     plan = Plan.from_json(recipe)
     if recipe["format"] not in (1, plan.format):
         raise RecipeError(
@@ -229,6 +215,38 @@ def load(
             stacklevel=4,  # two frames are of the decorators
         )
     return replace(variant, origin=recipe.get("weights", ""))
+
+
+def _refuse_another_original(path: str, recipe: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse a model whose state is not that of the network which the recipe was made from.
+
+    Raises:
+        RecipeError: It is not.
+    """
+    if fingerprint(model) == recipe["original"]:
+        return
+    name = recipe["model"]  # anybody may have written it
+    name = name if name.isidentifier() else ascii(name[:100])
+    fitting = [t for t in _FLOATS if fingerprint(model, t) == recipe["original"]]
+    if fitting:
+        raise RecipeError(
+            f"{path!r} was cut from a {name} in {fitting[0]}, and the one that "
+            f"{keyword('model_factory')} makes has other types; give {fitting[0]} ones, such "
+            f"as lambda: factory().to({fitting[0]}), and convert the variant's module after"
+        )
+    own = type(model).__name__
+    if name != own and name.startswith(own) and not name.removeprefix(own).replace("Graph", ""):
+        raise RecipeError(
+            f"{path!r} was cut from a smaller {own}, not from the one that "
+            f"{keyword('model_factory')} makes; give a factory that returns the smaller one, "
+            "such as lambda: weightscope.load(FILE, factory).module of the file that holds it "
+            f"(in a command, --weights FILE before --weights {path})"
+        )
+    raise RecipeError(
+        f"{path!r} was cut from a {name} whose state has other names, shapes or "
+        f"types than the {own} that {keyword('model_factory')} makes; "
+        "give the factory of the original"
+    )
 
 
 def _refuse_other_ties(module: nn.Module, before: Mapping[str, str]) -> None:
