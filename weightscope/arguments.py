@@ -149,6 +149,7 @@ _RULES = {
     "progress": _FLAG,
     "random": _FLAG,
     "reach": Rule(whole().fits, "a whole number from 1"),
+    "relative": _FLAG,
     "repeats": whole(2),  # whose quartiles are told
     # of the resampling, whose memory grows with them
     "resamples": whole(1, 1_000_000),
@@ -156,6 +157,7 @@ _RULES = {
     "resume": Rule(PATH.fits, PATH.takes),
     "seed": whole(0),
     "spectra": _FLAG,
+    "stage": Rule(_TEXT.fits, "the name of a stage", optional=False),
     "stages": Rule(
         lambda v: isinstance(v, Mapping) and _are_names(v),
         "a dictionary of stages and names of layers",

@@ -5,11 +5,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import weightscope as ws
 from weightscope.report import (
     plot_ablation,
     plot_layer_histograms,
     plot_overlaid_histograms,
     plot_proposals,
+    plot_search,
     plot_spread_ratio,
     plot_stage_histograms,
     plot_utilization,
@@ -224,3 +226,51 @@ def test_empty_frames_give_empty_axes():
     drawn(plot_overlaid_histograms(histograms[:0], layers[:0]))
     drawn(plot_spread_ratio(layers[:0]))
     drawn(plot_utilization(stages_of(3)[:0]))
+
+
+def test_plots_name_what_they_take():
+    histograms, layers = network()
+    stages = pd.DataFrame({"stage": ["encoder 0"], "verdict": ["used"], "utilization": [0.5]})
+    stages = stages.assign(utilization_low=0.4, utilization_high=0.6)
+    drops = pd.DataFrame({"keep_levels": [1], "drop": [0.1], "low": [0.0], "high": [0.2]})
+    proposals = pd.DataFrame(
+        {"keep_levels": [1], "refusal": [""], "parameters_share": [0.5], "macs_share": [0.5]}
+    )
+    search = pd.DataFrame(
+        {
+            "keep_levels": [2], "thinned": [False], "macs": [9], "cut": [0.9], "quality": [0.9],
+            "unit": ["f1"], "random": [0.9], "pareto": [True], "chosen": [False],
+        }
+    )  # fmt: skip
+    calls = {
+        plot_layer_histograms: {"histograms": histograms, "layers": layers, "relative": False},
+        plot_stage_histograms: {
+            "histograms": histograms, "layers": layers, "stage": "encoder 0",
+        },
+        plot_overlaid_histograms: {"histograms": histograms, "layers": layers, "columns": 3},
+        plot_utilization: {"stages": stages},
+        plot_spread_ratio: {"layers": layers},
+        plot_proposals: {"proposals": proposals},
+        plot_search: {"frame": search},
+        plot_ablation: {"drops": drops},
+    }  # fmt: skip
+    odd = [None, 3.5, "text", object(), (), [], {}, pd.DataFrame({"a": [1]}), pd.Series([1])]
+    panels = Figure().subplots(1, 2)
+    for plot, given in calls.items():
+        plot(**given)
+        own = {} if plot is plot_overlaid_histograms else {"ax": None}
+        for name in given | own:
+            for value in [*odd, panels, panels[0].figure]:
+                taken = {"ax": (type(None),), "relative": (type(None), float), "stage": (str,)}
+                if not isinstance(value, taken.get(name, ())):
+                    with pytest.raises(ws.InputError, match=f"{name}=.*; give ") as caught:
+                        plot(**given | own | {name: value})
+                    assert len(str(caught.value)) < 160
+    for remedy, call in (
+        ("Search.frame", lambda: plot_search(search.iloc[:0])),
+        ("Search.frame", lambda: plot_search(stages)),
+        ("proposals_frame", lambda: plot_proposals(())),
+        ("Analysis.stages", lambda: plot_utilization(layers)),
+    ):
+        with pytest.raises(ws.InputError, match=remedy):
+            call()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -14,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from weightscope.arguments import Rule, checked, whole
 from weightscope.report.densities import densities, extent, with_null
 from weightscope.showing import counted
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -43,6 +44,33 @@ _LONGEST_NAME = 44
 _MOST_LISTED = 4
 
 
+def _frame(takes: str, columns: str, rows: int = 0) -> Rule:
+    """Frames with some columns, and not None."""
+
+    def fits(value: Any) -> bool:
+        known = isinstance(value, pd.DataFrame) and set(columns.split()) <= set(value.columns)
+        return known and len(value) >= rows
+
+    return Rule(fits, takes, optional=False)
+
+
+_AX = Rule(lambda value: isinstance(value, Axes), "one Axes of matplotlib")
+_HISTOGRAMS = _frame("Analysis.histograms", "layer bin_left bin_right count null_count")
+_LAYERS = _frame("Analysis.layers", "layer stage std_initial spread_ratio")
+_STAGES = _frame("Analysis.stages", "stage verdict utilization utilization_low utilization_high")
+_PROPOSALS = _frame(
+    "weightscope.frames.proposals_frame(analysis.proposals, analysis.costs)",
+    "keep_levels refusal parameters_share macs_share",
+)
+_SEARCH = _frame(
+    "Search.frame, a row for each network",
+    "keep_levels thinned macs cut quality unit random pareto chosen",
+    rows=1,
+)
+_DROPS = _frame("what weightscope.ablate returned", "keep_levels drop low high")
+
+
+@checked(histograms=_HISTOGRAMS, layers=_LAYERS, ax=_AX)
 def plot_layer_histograms(
     histograms: pd.DataFrame,
     layers: pd.DataFrame,
@@ -66,6 +94,9 @@ def plot_layer_histograms(
 
     Returns:
         The axes.
+
+    Raises:
+        InputError: An argument is of a wrong kind.
     """
     names = with_null(histograms, layers)
     ax = _axes(ax, 8.0, 1.4 + 0.24 * len(names))
@@ -108,6 +139,7 @@ def plot_layer_histograms(
     return ax
 
 
+@checked(histograms=_HISTOGRAMS, layers=_LAYERS, ax=_AX)
 def plot_stage_histograms(
     histograms: pd.DataFrame,
     layers: pd.DataFrame,
@@ -125,6 +157,9 @@ def plot_stage_histograms(
 
     Returns:
         The axes; the vertical axis is the density of weights.
+
+    Raises:
+        InputError: An argument is of a wrong kind.
     """
     ax = _axes(ax, 4.5, 3.2)
     here = histograms[histograms["layer"].isin(layers.loc[layers["stage"] == stage, "layer"])]
@@ -154,6 +189,7 @@ def plot_stage_histograms(
     return ax
 
 
+@checked(histograms=_HISTOGRAMS, layers=_LAYERS, columns=whole(1))
 def plot_overlaid_histograms(
     histograms: pd.DataFrame, layers: pd.DataFrame, *, columns: int = 3
 ) -> Figure:
@@ -166,6 +202,9 @@ def plot_overlaid_histograms(
 
     Returns:
         A figure with one panel for each stage that has a kernel.
+
+    Raises:
+        InputError: An argument is of a wrong kind.
     """
     drawn = set(with_null(histograms, layers))
     stages = [s for s in dict.fromkeys(layers.loc[layers["layer"].isin(drawn), "stage"]) if s]
@@ -187,6 +226,7 @@ def plot_overlaid_histograms(
     return figure
 
 
+@checked(stages=_STAGES, ax=_AX)
 def plot_utilization(stages: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Utilization of each stage with its interval, the least used on top.
 
@@ -196,6 +236,9 @@ def plot_utilization(stages: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes; a mark's shape and colour tell the verdict.
+
+    Raises:
+        InputError: An argument is of a wrong kind.
     """
     ax = _axes(ax, 7.0, 1.2 + 0.32 * len(stages))
     for place, row in enumerate(stages.to_dict("records")):
@@ -224,6 +267,7 @@ def plot_utilization(stages: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked(layers=_LAYERS, ax=_AX)
 def plot_spread_ratio(layers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Spread of each kernel over its initial spread, along the forward pass.
 
@@ -233,6 +277,9 @@ def plot_spread_ratio(layers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes; the line at 1 is a layer as wide as before training. Logarithmic.
+
+    Raises:
+        InputError: An argument is of a wrong kind.
     """
     kernels = layers[layers["spread_ratio"] > 0].reset_index(drop=True)
     ax = _axes(ax, 8.0, 3.6)
@@ -274,15 +321,20 @@ def plot_spread_ratio(layers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked(proposals=_PROPOSALS, ax=_AX)
 def plot_proposals(proposals: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """What each smaller network keeps of the parameters and of the MACs.
 
     Args:
-        proposals: `frames.proposals_frame`; refused depths are left out.
+        proposals: ``weightscope.frames.proposals_frame(analysis.proposals, analysis.costs)``;
+            refused depths are left out.
         ax: Where to draw; a new figure by default.
 
     Returns:
         The axes, shallowest network on top; shares of the whole network's figures.
+
+    Raises:
+        InputError: An argument is of a wrong kind.
     """
     legal = proposals[proposals["refusal"] == ""].sort_values("keep_levels")
     ax = _axes(ax, 7.0, 1.3 + 0.55 * len(legal))
@@ -306,6 +358,7 @@ def plot_proposals(proposals: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked(frame=_SEARCH, ax=_AX)
 def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Quality over cost of every network that a search measured.
 
@@ -318,6 +371,9 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         cut or thinned (hollow), each with the number of levels that it keeps; squares: thinner;
         crosses: random channels removed instead, at the same MACs; a line joins what no other
         network beats. What was refused is named below.
+
+    Raises:
+        InputError: An argument is of a wrong kind.
     """
     whole, built = frame.iloc[0], frame[frame["quality"].notna()]
     ax = _axes(ax, 6.0, 4.0)
@@ -378,6 +434,7 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked(drops=_DROPS, ax=_AX)
 def plot_ablation(drops: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Quality lost when everything below a level is replaced by its mean, with its interval.
 
@@ -387,6 +444,9 @@ def plot_ablation(drops: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes; an interval that holds 0 is drawn hollow: nothing was measurably lost.
+
+    Raises:
+        InputError: An argument is of a wrong kind.
     """
     ax = _axes(ax, 7.0, 1.2 + 0.4 * len(drops))
     ax.axvline(0.0, color=NULL_COLOR, linewidth=0.9)
@@ -497,6 +557,7 @@ __all__ = [
     "plot_layer_histograms",
     "plot_overlaid_histograms",
     "plot_proposals",
+    "plot_search",
     "plot_spread_ratio",
     "plot_stage_histograms",
     "plot_utilization",
