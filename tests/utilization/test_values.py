@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
+import torchmetrics.segmentation
 from judged import measure_quality
 from torch import nn
 
@@ -307,6 +308,139 @@ def test_monai_metrics_of_one_channel():
         assert found == pytest.approx(float(dice.mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize("form", ["one-hot", "index", "mixed"])
+@pytest.mark.parametrize("one_hot", [True, False])
+@pytest.mark.parametrize("name", ["MeanIoU", "DiceScore", "GeneralizedDiceScore"])
+def test_torchmetrics_of_masks_get_decisions_in_the_form_that_they_take(name, form, one_hot):
+    logits, numbers = classes(3)
+    make = getattr(torchmetrics.segmentation, name)
+    hot = [F.one_hot(n, 3).movedim(-1, 1) for n in (logits.argmax(1), numbers)]
+    by_hand = [float(make(3)(o[None], t[None])) for o, t in zip(*hot, strict=True)]
+    targets = hot[1].float() if one_hot else numbers
+    found, trivial, larger = judged(make(3, input_format=form), logits, targets)
+    assert found == pytest.approx(np.mean(by_hand))
+    assert trivial < found
+    assert larger
+
+
+@pytest.mark.parametrize(("count", "form"), [(1, "one-hot"), (2, "one-hot"), (2, "index")])
+def test_torchmetrics_of_masks_get_decisions_of_one_channel(count, form):
+    logits, numbers = classes(2)
+    outputs, targets = logits[:, 1:] - logits[:, :1], numbers[:, None].float()
+    metric = torchmetrics.segmentation.DiceScore(
+        count, include_background=count == 1, input_format=form
+    )
+    called, true = outputs > 0, targets > 0
+    both, all_ = ((x.sum((1, 2, 3))) for x in (called & true, called.int() + true.int()))
+    assert value(metric, outputs, targets) == pytest.approx(float((2 * both / all_).mean()))
+
+
+def test_a_metric_that_raises_where_a_class_is_nowhere_has_no_value_there():
+    logits, numbers = classes(3)
+    metric = torchmetrics.segmentation.HausdorffDistance(3)
+    numbers[0] = 0  # and nothing else is called in it
+    logits[0] = 9.0 * F.one_hot(numbers[0], 3).movedim(-1, 0)
+    with pytest.raises(InputError, match="batch 0, answered by the whole network .*given as masks"):
+        judged(metric, logits, numbers)
+    found, trivial, larger = judged(metric, logits[1:], numbers[1:])
+    assert found < trivial
+    assert not larger
+    numbers[1:4] = 0
+    judge = judge_by(metric, [(None, numbers[1:])], dimensions=2, device=torch.device("cpu"))
+    meter = judge.meter()  # of other answers than the network's own
+    with judge.kept(), torch.no_grad():
+        meter.add(torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand_as(logits[1:]))
+    assert not meter.quality().known.any()
+
+
+class Counts:
+    """As MONAI's: a call returns counts of each class, `aggregate` makes numbers of all calls."""
+
+    __module__ = "monai.metrics.stand_in"
+
+    def __init__(self, total, names=("f1",)):
+        self.total, self.names, self.seen = total, names, []
+
+    def reset(self):
+        self.seen = []
+
+    def __call__(self, outputs, targets):
+        assert outputs.unique().tolist() in ([0.0], [1.0], [0.0, 1.0])
+        hits, called, true = ((x.sum((2, 3))) for x in (outputs * targets, outputs, targets))
+        self.seen.append(torch.stack([hits, called, true], 2))
+        return self.seen[-1]
+
+    def aggregate(self):
+        return self.total(torch.cat(self.seen))
+
+
+def f1(counts):
+    hits, called, true = counts.sum(0).unbind(-1)
+    return (2 * hits / (called + true)).nanmean()
+
+
+@pytest.mark.parametrize(
+    "total",
+    [f1, lambda c: [f1(c)], lambda c: (f1(c), torch.ones(1)), lambda c: [(f1(c), torch.ones(1))]],
+)
+@pytest.mark.parametrize("declared", [True, None])
+def test_counts_of_monai_are_judged_by_what_it_makes_of_them(total, declared):
+    logits, numbers = classes(3)
+    metric = Counts(total)
+    if declared:
+        metric.higher_is_better = True
+    metric(torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
+    before = list(metric.seen)
+    found, trivial, larger = judged(metric, logits, numbers)
+    hot = [F.one_hot(n, 3).movedim(-1, 1).float() for n in (logits.argmax(1), numbers)]
+    by_hand = 2 * (hot[0] * hot[1]).sum((2, 3)) / (hot[0] + hot[1]).sum((2, 3))
+    assert found == pytest.approx(float(by_hand.mean()), rel=1e-5)
+    assert trivial < found
+    assert larger
+    assert metric.seen == before
+
+
+@pytest.mark.parametrize(
+    ("total", "several"),
+    [
+        (lambda c: c.nanmean(), True),
+        (lambda c: c.nan_to_num(7.0)[0], True),  # each; of a class without a value anything
+        (lambda c: c.nansum(), False),
+    ],
+)
+def test_numbers_of_each_class_stay_where_monai_takes_their_mean(total, several):
+    class Shares(Counts):
+        __module__ = "monai.metrics.stand_in"
+
+        def __call__(self, outputs, targets):
+            hits, called, true = super().__call__(outputs, targets).unbind(-1)
+            self.seen[-1] = torch.where(true > 0, 2 * hits / (called + true), torch.nan)
+            return self.seen[-1]
+
+    logits, numbers = classes(3)
+    numbers[1] = numbers[1].clamp(max=1)
+    targets = F.one_hot(numbers, 3).movedim(-1, 1).float()
+    quality = measure_quality(Shares(total), [logits], [targets])
+    if several:
+        assert quality.numbers.shape == (8, 3)
+        assert np.isnan(quality.numbers[1, 2])
+        assert quality.values == pytest.approx(np.nanmean(quality.numbers, 1))
+    else:
+        assert quality.numbers is None
+        assert quality.values.max() > 1.0
+
+
+def test_what_is_no_number_of_monai_says_what_to_give():
+    with pytest.raises(InputError, match="gives 2 numbers by different names; .*one name"):
+        judged(Counts(lambda c: [f1(c), f1(c)]), *classes())
+
+    class PanopticQualityMetric(Counts):
+        __module__ = "monai.metrics.stand_in"
+
+    with pytest.raises(InputError, match="maps of instances.*give a callable"):
+        judged(PanopticQualityMetric(f1), *classes())
+
+
 def test_a_module_with_counters_is_left_as_it_was():
     class Counting(nn.Module):
         def __init__(self):
@@ -353,7 +487,10 @@ def test_what_is_averaged_is_said(metric, name):
     ("metric", "text"),
     [
         (lambda o, t: {"f1": 1.0}, r"mapping with 'f1'; .*metric\(outputs, targets\)\['f1'\]"),
-        (lambda o, t: o @ "x", r"<lambda> raised on an image of batch 0 \(outputs 1x3x8x8"),
+        (
+            lambda o, t: o @ "x",
+            r"<lambda> raised on an image of batch 0, answered by the whole network \(outputs 1x3x8x8",
+        ),
         (lambda o, t: float("nan"), "no finite number.*: outputs and targets are finite, so it is"),
         (nn.BCELoss(), "BCELoss raised on an image of batch 0"),
     ],

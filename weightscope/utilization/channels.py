@@ -111,7 +111,7 @@ class ChannelMeter:
             return
         outputs, target = self._as_asked((outputs, target))
         self._now = places, outputs, target
-        self._whole += self._values(outputs, target)
+        self._whole += self._values(outputs, target, f"batch {self._added - 1}")
         leaves = pytree.tree_leaves(outputs)
         self._ask(0, [_filled(leaves[p.index], p.axis, self._means[p.index]) for p in places])
 
@@ -144,7 +144,7 @@ class ChannelMeter:
         try:
             outputs, target = pytree.tree_map(_exact, given)
             if not self._whole:
-                self._values(outputs, target)
+                self._values(outputs, target, f"batch {self._added - 1}")
         except (InputError, TypeError):  # TypeError of a device without it
             if self._whole:
                 raise
@@ -152,10 +152,10 @@ class ChannelMeter:
             return given
         return outputs, target
 
-    def _values(self, outputs: Any, target: Any) -> list[float]:
+    def _values(self, outputs: Any, target: Any, where: str = "") -> list[float]:
         """The metric for the present batch, image by image."""
         assert self._metric is not None
-        return image_values(self._metric, outputs, target, f"batch {self._added - 1}")
+        return image_values(self._metric, outputs, target, where)
 
     def by_cut(self, images: int, weights: FloatArray, sign: float) -> list[Compared]:
         """Of the whole network, then without the levels of each cut; empty where nothing is known.

@@ -456,7 +456,7 @@ class _ValueJudge:
         self.batches, self.device = batches, device
         self.targets = [target for _, target in batches]
         self._outputs = OutputShapes()
-        self._meter = self.meter()
+        self._meter = self.meter(whole=True)
         self._others: list[float] = []
         self._first: tuple[Any, Any, Any] = (None, None, None)
 
@@ -476,8 +476,8 @@ class _ValueJudge:
     def kept(self) -> AbstractContextManager[None]:
         return self.metric.kept()
 
-    def meter(self) -> ValueMeter | RecalibratedMeter:
-        return ValueMeter(self.metric, self.targets, self.device)
+    def meter(self, *, whole: bool = False) -> ValueMeter | RecalibratedMeter:
+        return ValueMeter(self.metric, self.targets, self.device, whole=whole)
 
     def add(self, output: Any) -> None:
         index = self._meter.batches
@@ -485,7 +485,7 @@ class _ValueJudge:
         self._meter.add(output)
         others = pytree.tree_map(_of_another_image, self.targets[index])
         others = on_device(others, self.device)
-        self._others += image_values(self.metric, output, others, f"batch {index}")
+        self._others += image_values(self.metric, output, others)
         if index == 0:
             self._first = output, on_device(self.targets[0], self.device), others
 
@@ -549,7 +549,7 @@ class _ValueJudge:
         pairs = zip(leaves, found, strict=True)
         answer = [x if right is None else SURE_LOGIT * (2.0 * right - 1.0) for x, right in pairs]
         best = pytree.tree_unflatten(answer, spec)
-        values = [image_values(self.metric, best, t, "batch 0") for t in (targets, others)]
+        values = [image_values(self.metric, best, t) for t in (targets, others)]
         own, other = (mean_of_known(torch.tensor(value, device="cpu")) for value in values)
         return (own, other) if np.isfinite([own, other]).all() else (0.0, 0.0)
 
@@ -575,7 +575,7 @@ class _RecalibratingJudge(_ValueJudge):
 
     recalibrated = True
 
-    def meter(self) -> RecalibratedMeter:
+    def meter(self, *, whole: bool = False) -> RecalibratedMeter:
         return RecalibratedMeter(self.metric, self.targets, self.device, self._outputs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -58,7 +59,15 @@ class ValueMetric:
         self.larger_is_better = larger_is_better
         self.bounded = _is_bounded(metric)
         self._metric = _own(metric)
-        self._decisions = takes_decisions(metric)
+        if "PanopticQualityMetric" in _names_in_monai(metric):
+            raise InputError(
+                f"{self.name} takes maps of instances, which follow from outputs by steps of your "
+                "own; give a callable metric(outputs, targets) that makes them and returns a number"
+            )
+        self._form = form_of(metric)
+        self._cumulates = bool(_names_in_monai(metric)) and all(
+            hasattr(metric, name) for name in ("reset", "aggregate")
+        )
         self._whole = _takes_whole_numbers(metric)
         self._sizes: set[int] = set()
 
@@ -76,38 +85,74 @@ class ValueMetric:
 
     def __call__(self, outputs: Any, targets: Any) -> Any:
         """What the metric returns for one image."""
-        if self._decisions:
-            outputs, targets = _decided(only_tensor(outputs), only_tensor(targets))
+        if self._form:
+            classes = attribute_of(self._metric, "num_classes")
+            outputs, targets = _formed(
+                self._form, only_tensor(outputs), only_tensor(targets), classes
+            )
         if self._whole:
             targets = pytree.tree_map(_whole, targets)
-        value = self._metric(*fresh(outputs, targets))
-        if hasattr(self._metric, "reset") and hasattr(self._metric, "update"):
-            self._metric.reset()  # what torchmetrics collects would fill the memory
-        return value
+        collects = self._cumulates or hasattr(self._metric, "update")
+        reset = getattr(self._metric, "reset", None) if collects else None
+        if self._cumulates and reset is not None:
+            reset()  # what the user collected is no part of this image
+        try:
+            value = self._metric(*fresh(outputs, targets))
+            return self._of_all(value) if self._cumulates else value
+        finally:
+            if reset is not None:
+                reset()  # what is collected would fill the memory
 
-    def value(self, outputs: Any, targets: Any, where: str) -> float:
+    def _of_all(self, returned: Any) -> Any:
+        """What MONAI makes of the one image, unless it is the mean of what the call returned."""
+        total = self._metric.aggregate()  # type: ignore[attr-defined]
+        if isinstance(total, list) and len(total) > 1:
+            raise InputError(
+                f"{self.name} gives {len(total)} numbers by different names; build it with one "
+                "name, such as metric_name='f1 score', and give one metric for each"
+            )
+        total = total[0] if isinstance(total, list) else total
+        total = total[0] if isinstance(total, tuple) else total  # the number, and of how many
+        return returned if _are_alike(returned, total) else total
+
+    def value(self, outputs: Any, targets: Any, where: str = "") -> float:
         """The value for one image; the mean of the numbers that there are, where it gives several.
+
+        Args:
+            outputs: For the image.
+            targets: Of the image.
+            where: As of `numbers`.
 
         Raises:
             InputError: The metric raises, or returns no number.
         """
         return mean_of_known(self.numbers(outputs, targets, where))
 
-    def numbers(self, outputs: Any, targets: Any, where: str) -> Tensor:
+    def numbers(self, outputs: Any, targets: Any, where: str = "") -> Tensor:
         """The numbers for one image, in a line.
+
+        Args:
+            outputs: For the image.
+            targets: Of the image.
+            where: What a raise of the metric is told of. Empty for what the network itself did not
+                answer: where a metric raises there (distances of empty masks) it has no value.
 
         Raises:
             InputError: The metric raises, or returns no number.
         """
         try:
             value = self(outputs, targets)
-        except InputError:
+        except (InputError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
+            if not where:
+                return torch.full((max(self._sizes, default=1),), math.nan, device="cpu").double()
+            form = f", given as {_FORMS[self._form]}" if self._form else ""
             raise InputError(
                 f"{self.name} raised on an image of {where} (outputs {shapes(outputs)}, targets "
-                f"{shapes(targets)}): {say(error)}. It is called as metric(outputs, targets) for "
-                "one image at a time, with its batch dimension."
+                f"{shapes(targets)}{form}): {say(error)}. It is called as metric(outputs, targets) "
+                "for one image at a time, with its batch dimension; where it has no value for an "
+                "image, give a callable that returns nan there."
             ) from error
         numbers = _numbers(value, self.name)
         self._sizes.add(len(numbers))
@@ -140,9 +185,33 @@ def _own(metric: Evaluate) -> Evaluate:
 
 
 def takes_decisions(metric: Any) -> bool:
-    """Whether this is one of MONAI's metrics of masks, which take 0 and 1 channel by channel."""
+    """Whether this is one of MONAI's or torchmetrics' of masks, which want what was decided."""
+    return bool(form_of(metric))
+
+
+_FORMS = {
+    "masks": "masks of 0 and 1, a channel for each class",
+    "one-hot": "masks of 0 and 1, a channel for each class",
+    "mixed": "masks of 0 and 1, a channel for each class, and numbers of classes",
+    "index": "numbers of classes",
+}
+_OF_SCORES = {
+    "RegressionMetric", "RankFilter", "LossMetric", "ROCAUCMetric", "AveragePrecisionMetric",
+    "CalibrationErrorMetric",
+}  # fmt: skip
+"""MONAI's metrics that take outputs as they are."""
+
+
+def form_of(metric: Any) -> str:
+    """In which of `_FORMS` a metric takes outputs and targets; empty: as they are."""
     names = _names_in_monai(metric)
-    return bool(names) and not names & {"RegressionMetric", "RankFilter"}
+    if names:
+        return "" if names & _OF_SCORES else "masks"
+    kinds = type(metric).__mro__
+    if any(kind.__module__.startswith("torchmetrics.segmentation") for kind in kinds):
+        form = attribute_of(metric, "input_format")
+        return form if form in _FORMS else ""
+    return ""
 
 
 def _names_in_monai(metric: Any) -> set[str]:
@@ -175,6 +244,38 @@ def _whole(target: Any) -> Any:
     return target
 
 
+def _formed(form: str, scores: Tensor, targets: Tensor, classes: Any) -> tuple[Tensor, Tensor]:
+    """Outputs and targets in one of `_FORMS`; numbers of classes stay as they are."""
+    if form == "masks":
+        return _decided(scores, targets)
+    if not scores.is_floating_point():
+        return scores, targets
+    made = [mask.long() for mask in _decided(scores, targets)]
+    if scores.shape[1] == 1 and (classes == 2 or form != "one-hot"):
+        made = [torch.cat([1 - mask, mask], 1) for mask in made]
+    numbers = {"index": (0, 1), "mixed": (1,)}.get(form, ())
+    one, true = (mask.argmax(1) if i in numbers else mask for i, mask in enumerate(made))
+    return one, true
+
+
+def _are_alike(returned: Any, total: Any) -> bool:
+    """Whether one number is the mean of several, or several are the same; nan is left out."""
+    if not isinstance(returned, Tensor):
+        return False
+    own, other = (as_line(value) for value in (returned, total))
+    known = ~own.isnan()
+    if not bool(known.any()):
+        return True
+    own, other = (own.nanmean()[None], other) if len(other) == 1 else (own[known], other)
+    other = other[known] if len(other) == len(known) > 1 else other
+    return own.shape == other.shape and torch.allclose(own, other, rtol=1e-5, atol=1e-8)
+
+
+def as_line(value: Any) -> Tensor:
+    """Numbers in a line, in double precision."""
+    return torch.as_tensor(value, device="cpu").detach().double().flatten()
+
+
 def _decided(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Scores and class numbers as masks of 0 and 1, a channel for each class."""
     channels = scores.shape[1]
@@ -193,7 +294,7 @@ def _decided(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _numbers(value: Any, name: str) -> Tensor:
     """What a metric returned for one image, in a line."""
     if isinstance(value, Tensor | np.ndarray | float | int | np.number):
-        return torch.as_tensor(value, device="cpu").detach().double().flatten()
+        return as_line(value)
     if isinstance(value, Mapping) and value:
         raise InputError(
             f"{name} returned a mapping with {', '.join(map(shown, list(value)[:3]))}; give one "
@@ -213,10 +314,18 @@ class ValueMeter:
         metric: What is asked.
         targets: All targets, batch by batch.
         device: Where the model's outputs are.
+        whole: Whether these are the whole network's outputs, on which a metric must not raise.
     """
 
-    def __init__(self, metric: ValueMetric, targets: Sequence[Any], device: torch.device) -> None:
-        self.metric = metric
+    def __init__(
+        self,
+        metric: ValueMetric,
+        targets: Sequence[Any],
+        device: torch.device,
+        *,
+        whole: bool = False,
+    ) -> None:
+        self.metric, self.whole = metric, whole
         self.targets = targets
         self.device = device
         self.batches = 0
@@ -226,7 +335,7 @@ class ValueMeter:
     def add(self, output: Any) -> None:
         """Add the outputs for the next batch."""
         target = on_device(self.targets[self.batches], self.device)
-        where = f"batch {self.batches}"
+        where = f"batch {self.batches}, answered by the whole network" if self.whole else ""
         pairs = zip(split_images(output), split_images(target), strict=True)
         numbers = [self.metric.numbers(one, true, where) for one, true in pairs]
         if all(1 < len(row) <= NUMBERS for row in numbers):
@@ -259,8 +368,8 @@ def on_device(tree: Any, device: torch.device) -> Any:
     return pytree.tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, tree)
 
 
-def image_values(metric: ValueMetric, output: Any, target: Any, where: str) -> list[float]:
-    """The metric's value of each image of a batch."""
+def image_values(metric: ValueMetric, output: Any, target: Any, where: str = "") -> list[float]:
+    """The metric's value of each image of a batch; see `ValueMetric.numbers`."""
     return [
         metric.value(one, true, where)
         for one, true in zip(split_images(output), split_images(target), strict=True)
