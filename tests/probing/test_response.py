@@ -463,7 +463,7 @@ def test_how_far_numbers_change_is_said_in_their_own_unit():
 
 def found_without(whole, cut):
     """The response of outputs (images, channels, height, width) to a cut."""
-    change = compare(whole, cut, torch.zeros(len(whole), 1, 1))
+    change = compare(whole, cut, None)
     draws = np.random.default_rng(0).multinomial(len(whole), [1 / len(whole)] * len(whole), 200)
     return _joined(1, [change.figures(np.vstack([np.ones(len(whole)), draws]))])
 
@@ -641,7 +641,7 @@ def test_labels_of_their_own_and_classes_that_exclude_each_other_must_agree():
     whole[:, 0] = torch.where(torch.rand(12, 16, 16) < 0.2, 3.0, -8.0)
     cut = whole.clone()
     cut[:, 0] = -8.0  # the first label is gone; it still is the larger of two
-    change = compare(whole, cut, torch.zeros(12, 1, 16, 16))
+    change = compare(whole, cut, None)
     assert float(change.bare.mean()) > 0.25
     rows = np.vstack([np.ones(12), np.random.default_rng(0).multinomial(12, [1 / 12] * 12, 50)])
     found = _joined(1, [change.figures(rows)])
@@ -650,11 +650,11 @@ def test_labels_of_their_own_and_classes_that_exclude_each_other_must_agree():
     assert found.worst_part == 0
     other = whole.clone()
     other[:, 1] = torch.where((whole < 0).all(1), -7.0, whole[:, 1])  # no label changes
-    found = _joined(1, [compare(whole, other, torch.zeros(12, 1, 16, 16)).figures(rows)])
+    found = _joined(1, [compare(whole, other, None).figures(rows)])
     assert found.low <= found.value < 0.01 < 0.35 < found.high
     assert score_response(Response("images", (found,), 12), 1).verdict == "undecided"
     one_of_two = torch.stack([whole[:, 0], -whole[:, 0]], 1)
-    assert float(compare(one_of_two, one_of_two, torch.zeros(12, 1, 16, 16)).bare.mean()) == 0.0
+    assert float(compare(one_of_two, one_of_two, None).bare.mean()) == 0.0
 
 
 def test_a_network_that_answers_all_images_alike_is_not_measured():

@@ -628,7 +628,7 @@ class SmallBesideLarge(TwoHalves):
             x = x.movedim(-1, 1)
         top = self.top(x)
         deep = F.interpolate(self.deep(F.avg_pool2d(top, 2)), scale_factor=2.0)
-        y = self.head(torch.cat([top, deep], 1))
+        y = self.head(torch.cat([top.square(), deep], 1))  # no straight line of the input
         return y.movedim(1, -1) if self.last else y
 
 
@@ -637,7 +637,7 @@ def of_small_beside_large(last=False, share=1.0):
     images = torch.randn(24, 1, 8, 8, generator=generator)
     deep = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0)
     rest = torch.randn(deep.shape, generator=generator) * (1 - share)
-    targets = torch.cat([100 * images, share * deep + rest], 1)
+    targets = torch.cat([100 * images.square(), share * deep + rest], 1)
     if last:
         images, targets = images.movedim(1, -1), targets.movedim(1, -1)
     return images, targets

@@ -143,7 +143,7 @@ def test_the_zero_of_a_dice_loss_calls_everything_foreground():
 )
 def test_the_zero_of_a_regression_is_the_mean_or_the_median(metric, best):
     outputs, targets = regression()
-    found, trivial, larger = judged(metric, outputs, targets, inputs=targets[:, :1])
+    found, trivial, larger = judged(metric, outputs, targets, inputs=torch.rand(len(targets), 3))
     assert trivial == pytest.approx(float(best(targets)), rel=2e-3)
     assert found < trivial
     assert not larger
@@ -201,7 +201,9 @@ def test_where_constants_have_no_value_other_images_stand_in():
             raise ValueError("constant")
         return float((o @ t) / (o.norm() * t.norm()))
 
-    found, trivial, larger = judged(correlation, outputs, targets, inputs=targets[:, :, :4])
+    found, trivial, larger = judged(
+        correlation, outputs, targets, inputs=torch.rand(len(targets), 3)
+    )
     assert found > 0.9
     assert abs(trivial) < 0.1
     assert larger

@@ -14,7 +14,8 @@ from torch import Tensor
 from weightscope.errors import InputError
 from weightscope.graph.running import CutRuns, MeanActivation
 from weightscope.graph.structure import Structure
-from weightscope.probing.inputs import image_of
+from weightscope.probing.inputs import image_of, images_of
+from weightscope.probing.nearest import Nearest
 from weightscope.probing.outputs import (
     Reading,
     certainty,
@@ -51,7 +52,7 @@ class Figures:
         change: See `CutResponse`.
         certainty: Of the whole network's decisions.
         resolved: See `CutResponse`.
-        follows: Least correlation of a channel of the output with that of the input.
+        follows: Least correlation of a channel of the output with that of the input, see `Nearest`.
         parts: `change` of the probability of each decision, (weightings, decisions); nan for those
             that the whole network hardly takes.
         channels: `change` of each channel, (weightings, channels).
@@ -90,7 +91,7 @@ class Change:
         certainty: Of the whole network, (images,).
         sums: Of 1, w, c, x, w^2, c^2, x^2, w c, w x and c x over positions, (images, channels, 10),
             where w is the output of the whole network, c that of the cut one, both less the middle
-            of the whole network's channel, and x the input, or 0 where it has another shape.
+            of the whole network's channel, and x the input, or 0 where there is none.
         rounding: Of the square of what rounding may add to the whole network's numbers, (images,
             channels).
         shares: As `sums`, of the probabilities of each decision without an input and as they are,
@@ -260,13 +261,15 @@ def change_by_cut(
     counted = tuple(structure.outputs) if counted is None else counted
     runs = CutRuns(structure, counted)
     means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
-    kept, readings = [], dict[str, Reading]()
+    kept, readings, nearest = [], dict[str, Reading](), dict[str, Nearest]()
     for inputs in batches:
         outputs, values = runs.whole(inputs)
         kept = [(outputs, values)] if len(batches) == 1 else []
         image = image_of(inputs, structure)
         for place, answer in image_predictions(outputs, structure, image).items():
             readings[place] = readings.get(place, Reading()).with_batch(answer)
+            known = nearest.get(place, Nearest())
+            nearest[place] = known.with_batch(answer, _channels_second(inputs, structure))
         for node, mean in means.items():
             mean.add(values[node])
     rows: dict[str, dict[int, list[Change]]] = {}
@@ -274,8 +277,7 @@ def change_by_cut(
         # the values of one batch only are held, so that memory does not grow with the images
         outputs, values = kept[0] if kept else runs.whole(inputs)
         image = image_of(inputs, structure)
-        own = image if structure.inputs.channels is not None else image[:, None]
-        own = channels_second(own, structure.inputs, image)
+        given = _channels_second(inputs, structure)
         whole = image_predictions(outputs, structure, image)
         if answers is not None:
             answers.append(next(iter(whole.values())))
@@ -285,6 +287,8 @@ def change_by_cut(
             for output, answer in whole.items():
                 if output in counted:
                     changes = rows.setdefault(output, {}).setdefault(cut.keep_levels, [])
+                    same = given[0].shape == answer.shape
+                    own = given[0] if same else nearest[output].of(given, answer)
                     changes.append(compare(answer, left[output], own, readings[output]))
     return {
         output: {keep: _concatenated(changes) for keep, changes in cuts.items()}
@@ -292,24 +296,33 @@ def change_by_cut(
     }
 
 
+def _channels_second(inputs: Any, structure: Structure) -> list[Tensor]:
+    """The images of a batch, each as (images, channels, *sizes)."""
+    flat = structure.inputs.channels is None
+    return [
+        channels_second(image[:, None] if flat else image, structure.inputs, image)
+        for image in images_of(inputs, structure)
+    ]
+
+
 def _concatenated(changes: Sequence[Change]) -> Change:
     names = [one.name for one in fields(Change)]
     return Change(*(np.concatenate([getattr(c, name) for c in changes]) for name in names))
 
 
-def compare(w: Tensor, c: Tensor, image: Tensor, reading: Reading | None = None) -> Change:
+def compare(w: Tensor, c: Tensor, image: Tensor | None, reading: Reading | None = None) -> Change:
     """Compare what the whole network returned for a batch with what it returned without a level.
 
     Args:
         w: Of the whole network, (images, channels, *sizes).
         c: Without the level.
-        image: The input; it counts where it has the shape of the outputs.
+        image: What of the input the outputs may be a restored form of, in their shape.
         reading: Of what the whole network returned for all batches; by default this is all.
     """
     if not all(bool(torch.isfinite(t).all()) for t in (w, c)):
         raise InputError(NOT_FINITE)
     images, channels = len(w), w.shape[1]
-    x = image.to(w) if image.shape == w.shape else torch.zeros_like(w)
+    x = torch.zeros_like(w) if image is None else image.to(w)
     coarse = torch.finfo(torch.float32).eps
     rounding = ROUNDING * (min(torch.finfo(w.dtype).eps, coarse) / coarse) ** 2
     w, c, x = (t.double().reshape(images, channels, -1) for t in (w, c, x))

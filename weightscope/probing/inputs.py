@@ -126,10 +126,15 @@ def image_of(inputs: Any, structure: Structure) -> Tensor:
     Raises:
         InputError: There is none of floating-point numbers.
     """
-    for leaf in pytree.tree_tensors(inputs):
-        if is_image(leaf, structure.inputs.rank):
-            return leaf
+    if found := images_of(inputs, structure):
+        return found[0]
     raise InputError("no input of the network is an image of floating-point numbers")
+
+
+def images_of(inputs: Any, structure: Structure) -> list[Tensor]:
+    """All images among what a network is called with."""
+    leaves = pytree.tree_tensors(inputs)
+    return [leaf for leaf in leaves if is_image(leaf, structure.inputs.rank)]
 
 
 def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> float:

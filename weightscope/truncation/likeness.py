@@ -13,6 +13,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.errors import InputError, keyword
 from weightscope.probing.change import decides
+from weightscope.probing.nearest import like_outputs
 from weightscope.probing.outputs import Reading
 from weightscope.showing import outputs_at
 from weightscope.thresholds import BARE
@@ -121,7 +122,8 @@ def read_likeness(goals: Goals, gone: Sequence[int]) -> Likeness:
             "no output that the smaller network still computes is a tensor of floating-point "
             "numbers; there is nothing to match"
         )
-    inputs = [pytree.tree_leaves(goals.pool.inputs(part)) for part in goals.pool.held_back]
+    leaves = [pytree.tree_leaves(goals.pool.inputs(part)) for part in goals.pool.held_back]
+    inputs = [[x for x in own if is_answer(x) and x.dim() > 2] for own in leaves]
     variances, deciding, chances, labels = [], [], [], set[int]()
     for i in positions:
         values = [answer[i] for answer in answers]
@@ -136,12 +138,8 @@ def read_likeness(goals: Goals, gone: Sequence[int]) -> Likeness:
             )
         low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
         known = low >= 0.0 and high <= 1.0
-        deciding.append(
-            decides(
-                [v if v.dim() > 1 else v[:, None] for v in values],
-                [_alike(v, leaves) for v, leaves in zip(values, inputs, strict=True)],
-            )
-        )
+        columns = [v if v.dim() > 1 else v[:, None] for v in values]
+        deciding.append(decides(columns, like_outputs(columns, inputs)))
         logits = deciding[-1] and not known
         if logits and all(v.dim() > 1 for v in values) and Reading.of(values).bare > BARE:
             labels |= {i}
@@ -149,12 +147,6 @@ def read_likeness(goals: Goals, gone: Sequence[int]) -> Likeness:
         chances.append(_variance([_chances(v, each) for v in values]) if logits else 0.0)
     likeness = tuple(variances), tuple(deciding), tuple(chances)
     return Likeness(positions, *likeness, frozenset(labels))
-
-
-def _alike(output: Tensor, inputs: Sequence[Any]) -> Tensor | None:
-    """The first input that an image-like output could be a restored form of."""
-    fit = (x for x in inputs if is_answer(x) and x.dim() > 2 and x.shape == output.shape)
-    return next(fit, None)
 
 
 def _variance(parts: Sequence[Tensor]) -> float:

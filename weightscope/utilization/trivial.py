@@ -19,6 +19,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
 from weightscope.errors import InputError, keyword
+from weightscope.probing.nearest import like_outputs
 from weightscope.utilization.metrics import FloatArray, ImageValues
 from weightscope.utilization.values import ValueMetric, image_values, on_device
 
@@ -523,20 +524,26 @@ def input_itself(images: Images) -> FloatArray | None:
     """Values of the inputs as outputs, each channel by the line that takes it to the targets best.
 
     A line, because inputs are often standardised, each channel in its own way, and targets not.
-    None unless the targets are a regression of the inputs' shape.
+    Where no input has the targets' shape, each of their channels is compared with the channel of
+    the inputs that suits it best, at its size. None unless the targets are a regression of images.
     """
-    made: list[tuple[Tensor, Tensor]] = []
+    targets: list[Tensor] = []
     for batch, leaves in enumerate(images.outputs.leaves):
         if len(leaves) != 1 or not is_prediction(leaves[0]):
             return None
-        output = leaves[0]
-        target = matching(images.targets(batch), output.shape)
-        value = matching(on_device(images.batches[batch][0], images.device), output.shape)
-        if target is None or value is None:
+        target = matching(images.targets(batch), leaves[0].shape)
+        if target is None:
             return None
-        made.append((value.to(output.dtype), target))
-    if all(is_mask(target) for _, target in made):
+        targets.append(target)
+    if all(map(is_mask, targets)):
         return None  # brightness is no answer to it
+    inputs = _like(images, targets)
+    if inputs is None:
+        return None
+    made = [
+        (x.to(leaves[0].dtype), target)
+        for x, leaves, target in zip(inputs, images.outputs.leaves, targets, strict=True)
+    ]
     channels = range(made[0][0].shape[1] if made[0][0].dim() > 1 else 1)
     lines = [line([(by_channel(x)[c], by_channel(y)[c]) for x, y in made]) for c in channels]
     slope, offset = (
@@ -549,6 +556,28 @@ def input_itself(images: Images) -> FloatArray | None:
             images.outputs.specs[batch],
         )
     )
+
+
+def _like(images: Images, targets: Sequence[Tensor]) -> list[Tensor] | None:
+    """What of the inputs of each batch has the shape of its targets, or is brought to it."""
+    given = [on_device(inputs, images.device) for inputs, _ in images.batches]
+    same = [matching(x, target.shape) for x, target in zip(given, targets, strict=True)]
+    if all(x is not None for x in same):  # with or without a channel of one
+        return [x for x in same if x is not None]
+    leaves = [[t for t in pytree.tree_tensors(x) if not t.is_complex()] for x in given]
+    last = all(
+        any(x.shape[:-1] == target.shape[:-1] for x in own)
+        for own, target in zip(leaves, targets, strict=True)
+    )
+    axis = -1 if last else 1
+    if any(target.dim() < 2 for target in targets):
+        return None
+    found = like_outputs(
+        [target.double().movedim(axis, 1) for target in targets],
+        [[x.double().movedim(axis, 1) for x in own if x.dim() > 1] for own in leaves],
+    )
+    known = [x.movedim(1, axis) for x in found if x is not None]
+    return known if len(known) == len(targets) else None
 
 
 def line(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:

@@ -1,0 +1,107 @@
+"""What of the inputs an output may be a restored form of."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import weightscope as ws
+from weightscope.graph import read_structure
+from weightscope.probing.nearest import Nearest, like_outputs
+from weightscope.probing.response import measure_response
+
+NOISE = torch.Generator().manual_seed(0)
+
+
+def noise(*sizes):
+    return torch.randn(*sizes, generator=NOISE)
+
+
+IMAGE = noise(4, 1, 8, 8)
+SMALL = F.avg_pool2d(IMAGE, 2)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "wanted"),
+    [
+        (IMAGE + 0.1, [torch.cat([noise(4, 2, 8, 8), IMAGE], 1)], IMAGE),
+        (-IMAGE, [noise(4, 2, 8, 8), torch.cat([3 * IMAGE, noise(4, 1, 8, 8)], 1)], 3 * IMAGE),
+        (SMALL, [torch.cat([IMAGE, noise(4, 1, 8, 8)], 1)], SMALL),
+        (SMALL.flatten(2), [IMAGE], SMALL.flatten(2)),
+        (torch.cat([IMAGE, IMAGE], 1), [IMAGE], torch.cat([IMAGE, IMAGE], 1)),
+        (IMAGE.where(IMAGE > 0, torch.nan), [torch.cat([noise(4, 1, 8, 8), IMAGE], 1)], IMAGE),
+    ],
+)  # fmt: skip
+def test_the_channel_that_an_output_follows_is_found(outputs, inputs, wanted):
+    (found,) = like_outputs([outputs], [inputs])
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_an_input_of_the_same_shape_is_taken_and_what_cannot_be_laid_beside_is_left():
+    other = noise(4, 1, 8, 8)
+    assert like_outputs([IMAGE], [[noise(4, 2, 8, 8), other, IMAGE]])[0] is other
+    assert like_outputs([noise(4, 5)], [[IMAGE]]) == [None]
+    assert like_outputs([noise(4, 3, 7)], [[IMAGE]]) == [None]
+    assert like_outputs([noise(3, 2, 8, 8)], [[IMAGE]]) == [None]
+
+
+def test_all_batches_choose_together():
+    nearest = Nearest()
+    batches = [(IMAGE + 2.0 * noise(4, 1, 8, 8), torch.cat([noise(4, 1, 8, 8), IMAGE], 1))] * 6
+    batches += [(noise(4, 1, 8, 8), noise(4, 2, 8, 8)) for _ in range(2)]
+    for outputs, inputs in batches:
+        nearest = nearest.with_batch(outputs, [inputs])
+    assert nearest.channels == [1]
+
+
+class Denoiser(nn.Module):
+    """Smooths an image by half of what lies at half the resolution, wherever the image is given."""
+
+    def __init__(self, image=lambda x: x):
+        super().__init__()
+        self.image = image
+        self.first, self.below, self.last = (
+            nn.Conv2d(1, 1, 1),
+            nn.Conv2d(1, 1, 1),
+            nn.Conv2d(2, 1, 1),
+        )
+        with torch.no_grad():
+            for layer, weight in ((self.first, 1.0), (self.below, 1.0), (self.last, 0.5)):
+                layer.weight.fill_(weight)
+                layer.bias.zero_()
+
+    def forward(self, *inputs):
+        x = self.first(self.image(*inputs))
+        below = F.interpolate(self.below(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        return self.last(torch.cat([x, below], 1))
+
+
+CLEAN = F.interpolate(noise(24, 1, 8, 8), scale_factor=4.0)
+NOISY, LEVEL = CLEAN + 0.3 * noise(24, 1, 32, 32), torch.full((24, 1, 32, 32), 0.3)
+GIVEN = [
+    (NOISY, lambda x: x),
+    ((NOISY, LEVEL), lambda x, level: x + 0.0 * level),
+    (torch.cat([NOISY, LEVEL], 1), lambda x: x[:, :1]),
+    (torch.cat([LEVEL, NOISY], 1), lambda x: x[:, 1:]),
+]
+
+
+@pytest.mark.parametrize("metric", ["mse", "psnr"])
+def test_a_denoiser_has_to_beat_its_image_wherever_that_is_given(metric):
+    found = [
+        ws.ablate(Denoiser(image), [(inputs, CLEAN)], metric, progress=False)
+        for inputs, image in GIVEN
+    ]
+    for name in ("chance", "share_lost"):
+        (first, *others) = (list(frame[name]) for frame in found)
+        assert [other == pytest.approx(first, rel=1e-4) for other in others] == [True] * 3
+    assert found[0].share_lost[0] > 0.5
+
+
+def test_the_response_of_a_denoiser_does_not_hang_on_where_its_image_is_given():
+    found = []
+    for inputs, image in GIVEN:
+        structure = read_structure(Denoiser(image).eval(), inputs)
+        found.append(measure_response(structure, [[inputs]], "images").cuts[0].change)
+    assert found[1:] == pytest.approx(found[:1] * 3, rel=1e-3)
+    assert found[0] > 0.5  # beside what it adds to the image, not beside the image

@@ -1,0 +1,140 @@
+"""The channel of the inputs that is most like a channel of the outputs or of the targets.
+
+What a restoration has to beat: of an image beside a map of its noise the image, of several frames
+the one that is restored, of a small image for a large one the image at the larger size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""How an image is enlarged along as many axes."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """How each channel of some outputs follows each channel of the inputs, over all batches.
+
+    Attributes:
+        sums: Of 1, w, x, w^2, x^2 and w x over all positions at which w is finite, (6, channels of
+            w, channels of x); w is the output, x the input. None of no batch.
+    """
+
+    sums: Tensor | None = None
+
+    def with_batch(self, outputs: Tensor, inputs: Sequence[Tensor]) -> Nearest:
+        """With one more batch.
+
+        Args:
+            outputs: Outputs or targets, (images, channels, *sizes).
+            inputs: The image inputs of the same call, each (images, channels, *sizes).
+        """
+        if not (beside := _beside(outputs, inputs)):
+            return self
+        w, x = _rows(outputs), torch.cat([_rows(image) for image in beside])
+        known = w.isfinite().to(w)
+        w = w.nan_to_num(0.0, 0.0, 0.0)
+        ones = torch.ones_like(x)
+        sums = torch.stack(
+            [known @ ones.T, w @ ones.T, known @ x.T, w**2 @ ones.T, known @ (x * x).T, w @ x.T]
+        )
+        if self.sums is None:
+            return Nearest(sums)
+        return Nearest(self.sums + sums) if self.sums.shape == sums.shape else self
+
+    @property
+    def channels(self) -> list[int]:
+        """For each channel of the outputs the channel of the inputs whose straight line suits it.
+
+        Inputs count one after the other.
+        """
+        assert self.sums is not None, "no batch was read"
+        n, w, x, ww, xx, wx = self.sums
+        shared = (n * wx - w * x) ** 2
+        varied = (n * ww - w * w) * (n * xx - x * x)
+        explained = torch.where(varied > 0, shared / varied, 0.0)
+        return [int(k) for k in explained.nan_to_num(0.0).argmax(1)]
+
+    def of(self, inputs: Sequence[Tensor], outputs: Tensor) -> Tensor | None:
+        """These channels of a batch at the size of its outputs, in their shape."""
+        beside = _beside(outputs, inputs)
+        if self.sums is None or not beside:
+            return None
+        return torch.cat(beside, 1)[:, self.channels].to(outputs)
+
+
+def like_outputs(
+    outputs: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]]
+) -> list[Tensor | None]:
+    """What of the inputs of each batch its outputs may be a restored form of, in their shape.
+
+    An input of that shape, if every batch has one, else each channel's nearest; None where none
+    can be laid beside.
+
+    Args:
+        outputs: Outputs or targets of each batch, (images, channels, *sizes).
+        inputs: The image inputs of each batch.
+    """
+    pairs = list(zip(outputs, inputs, strict=True))
+    same = [next((x for x in own if x.shape == out.shape), None) for out, own in pairs]
+    if all(x is not None for x in same):
+        return list(same)
+    nearest = Nearest()
+    for out, own in pairs:
+        nearest = nearest.with_batch(out, own)
+    return [nearest.of(own, out) for out, own in pairs]
+
+
+def resized(image: Tensor, sizes: Sequence[int]) -> Tensor:
+    """An image at other sizes: means over areas where it is larger, smooth between where smaller.
+
+    Example:
+        >>> resized(torch.tensor([[[1.0, 3.0, 5.0, 7.0]]]), [2]).tolist()
+        [[[2.0, 6.0]]]
+        >>> resized(torch.tensor([[[2.0, 6.0]]]), [4]).tolist()
+        [[[2.0, 3.0, 5.0, 6.0]]]
+    """
+    if list(image.shape[2:]) == list(sizes):
+        return image
+    smaller = all(a <= b for a, b in zip(sizes, image.shape[2:], strict=True))
+    mode = "area" if smaller else SMOOTH[image.dim() - 2]
+    return functional.interpolate(image, size=list(sizes), mode=mode)
+
+
+def _beside(outputs: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs that can be laid beside outputs, at their size."""
+    found = []
+    for x in inputs:
+        if len(x) != len(outputs) or x.dim() - 2 not in SMOOTH:
+            continue
+        sizes = list(outputs.shape[2:])
+        if outputs.dim() == 3 and x.dim() > 3:  # positions in a row, as of tokens
+            sizes = _grid(sizes[0], x.shape[2:])
+        if len(sizes) == x.dim() - 2:
+            shape = (*x.shape[:2], *outputs.shape[2:])
+            found.append(resized(x.to(outputs.device), sizes).reshape(shape))
+    return found
+
+
+def _grid(positions: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes of the same proportions that have so many positions; empty if none have.
+
+    Example:
+        >>> _grid(8, [8, 16]), _grid(9, [8, 16])
+        ([2, 4], [])
+    """
+    step = (math.prod(sizes) / positions) ** (1 / len(sizes))
+    found = [round(size / step) for size in sizes]
+    return found if math.prod(found) == positions else []
+
+
+def _rows(images: Tensor) -> Tensor:
+    """(channels, images and positions)."""
+    return images.detach().double().transpose(0, 1).flatten(1)
