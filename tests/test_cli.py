@@ -552,7 +552,7 @@ def test_a_metric_without_labels_asks_for_them(capsys):
     pictures = Path(mpseg_models.__file__).parent / "samples" / "sand" / "images"
     images = ("--images", str(pictures), "--crop", "32")
     said = failure(capsys, "shrink", "mynetworks:small", *images, "--metric", "f1")
-    assert "--data of (inputs, targets) and --metric belong together" in said
+    assert "--data and --metric belong together: give labelled images" in said
 
 
 def test_a_cut_network_is_rebuilt_by_its_recipe(folder, capsys):

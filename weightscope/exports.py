@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import outside_modes
 from weightscope.frames import layers_frame, proposals_frame, stages_frame
-from weightscope.printing import aligned_columns, share
-from weightscope.showing import counted, frame_table
+from weightscope.printing import aligned_columns
+from weightscope.showing import counted, frame_table, share
 
 if TYPE_CHECKING:
     import pandas as pd

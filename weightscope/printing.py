@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.frames import proposals_frame, stages_frame
 from weightscope.receptive_field import unknown_operators
-from weightscope.showing import counted
+from weightscope.showing import counted, share
 from weightscope.utilization.records import RANKING
 
 if TYPE_CHECKING:
@@ -143,18 +143,6 @@ def human(number: float | None, unit: str = "") -> str:
         if abs(number) >= 0.99995 * size:
             return f"{number / size:#.4g}".rstrip(".") + f" {prefix}{unit}"
     return f"{number:.4g}" + (f" {unit}" if unit else "")
-
-
-def share(part: float) -> str:
-    """A share as a percentage that never rounds something to nothing.
-
-    Example:
-        >>> share(0.4278), share(0.0004), share(0.0), share(1.0)
-        ('43 %', '<1 %', '0 %', '100 %')
-    """
-    if part != part:
-        return "-"
-    return "<1 %" if 0 < part < 0.005 else f"{100 * part:.0f} %"
 
 
 def aligned_columns(columns: Mapping[str, Sequence[str]]) -> str:

@@ -78,6 +78,31 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def share(part: float) -> str:
+    """A share as a percentage that never rounds something to nothing.
+
+    Example:
+        >>> share(0.4278), share(0.0004), share(0.0), share(1.0)
+        ('43 %', '<1 %', '0 %', '100 %')
+    """
+    if part != part:
+        return "-"
+    return "<1 %" if 0 < part < 0.005 else f"{100 * part:.0f} %"
+
+
+def above(value: float, limit: float) -> str:
+    """That a number is above a limit: whole ones in full, others in digits enough to tell.
+
+    Example:
+        >>> above(16_110_593, 16_110_592), above(0.4, 0.02), above(0.300001, 0.3)
+        ('16,110,593 > 16,110,592', '0.4 > 0.02', '0.300001 > 0.3')
+    """
+    if isinstance(value, int):
+        return f"{value:,} > {int(limit) if limit == int(limit) else float(limit):,}"
+    pairs = [(f"{value:.{n}g}", f"{float(limit):.{n}g}") for n in range(4, 18)]
+    return " > ".join(next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1]))
+
+
 class OnOneScreen:
     """A record that shows its main facts, in a console and in a notebook."""
 

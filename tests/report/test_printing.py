@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from weightscope.printing import aligned_columns, analysis_table, checkpoint_table, human, share
+from weightscope.printing import aligned_columns, analysis_table, checkpoint_table, human
+from weightscope.showing import share
 from weightscope.statistics import measure_model
 
 

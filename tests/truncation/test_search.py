@@ -75,7 +75,70 @@ def test_the_frame_shows_every_depth_and_why_not():
     worse = replace(search(tolerance=0.02), candidates=(candidate(3, 900, 0.5), candidate(2, 5, 0)))
     assert list(worse.frame.pareto) == [False, False, True]  # as good as the whole, and cheaper
     assert "chosen: 2 of 4 levels" in str(worse)
-    assert "the whole one stays (thin=0.5 tries thinner ones too)" in str(search(tolerance=0.0))
+
+
+def test_a_limit_that_is_hardly_broken_is_told_from_what_breaks_it():
+    limits = search(max_macs=16_110_592, max_latency=0.3, max_parameters=1e3, tolerance=0.1).limits
+    one = replace(candidate(2, 16_110_593, 0.1000001, seconds=0.30000001), parameters=1001)
+    assert limits.broken(one) == (
+        "tolerance: 0.1000001 > 0.1",
+        "max_macs: 16,110,593 > 16,110,592",
+        "max_parameters: 1,001 > 1,000",
+        "max_latency: 0.30000001 > 0.3",
+    )
+    (why,) = search(max_macs=899.5).limits.broken(candidate(3, 900, 0.0))
+    assert why == "max_macs: 900 > 899.5"
+    (why,) = search(max_latency=0.3).limits.broken(
+        candidate(3, 900, 0.0, seconds=math.nextafter(0.3, 1))
+    )
+    assert why == "max_latency: 0.30000000000000004 > 0.29999999999999999"
+
+
+@pytest.mark.parametrize(
+    ("limits", "changes", "said"),
+    [
+        ({"tolerance": 1e-4}, {},
+         "the whole one stays. Give a larger tolerance=, more steps= or thin="),
+        ({"tolerance": 1e-4}, {"lost": 0.0, "error": 0.1},
+         "larger tolerance=, more steps=, more images as batches= or thin="),
+        ({"max_latency": 0.01}, {},
+         "and nor is the whole one (max_latency: 1 > 0.01). Give a larger max_latency= or thin="),
+        ({"max_latency": 0.01}, {"thinned": True}, "a larger max_latency= or a smaller thin="),
+        ({"tolerance": 1e-4}, {"thinned": True}, "Give a larger tolerance= or more steps="),
+        ({"tolerance": 1e-4, "max_macs": 600}, {},
+         "whole one (max_macs: 1,000 > 600). Give a larger tolerance=, a larger max_macs=, more"),
+        ({"max_macs": 1}, {"refusal": "cannot", "thinned": True},
+         "nor is the whole one (max_macs: 1,000 > 1)"),
+    ],
+)  # fmt: skip
+def test_where_nothing_is_chosen_what_can_help_is_named(limits, changes, said):
+    found = search(**limits)
+    candidates = tuple(replace(c, **changes) for c in found.candidates[:3])
+    found = replace(found, candidates=candidates)
+    assert found.chosen is None
+    text = " ".join(str(found).split())
+    assert said in text
+    assert f"{found.nothing_chosen()}{found.remedy()}" in text
+    if changes.get("refusal"):
+        assert text.endswith(said)
+
+
+def test_a_share_is_not_rounded_to_nothing():
+    found = search(tolerance=0.02)
+    tiny = replace(candidate(2, 1, 0.0), parameters=4)
+    huge = replace(found.whole, macs=10**6, parameters=10**6)
+    text = str(replace(found, candidates=(tiny,), whole=huge))
+    assert "chosen: 2 of 4 levels, <1 % of the MACs, <1 % of the parameters" in text
+
+
+def test_another_search_is_told_to_leave_the_folder_alone(tmp_path):
+    asked = {"images": IMAGES, "progress": False, "repeats": 2, "random": False}
+    torch.manual_seed(0)
+    model = Plain().eval()
+    ws.shrink(model, **asked, steps=1, resume=tmp_path / "kept")
+    with pytest.raises(InputError, match=r"kept' holds .*; remove the folder, or give another one"):
+        ws.shrink(model, **asked, steps=2, resume=tmp_path / "kept")
+    ws.shrink(model, **asked, steps=2, resume=tmp_path / "other")
 
 
 def test_what_is_printed_fits_a_terminal_and_says_a_reason_once():
@@ -100,10 +163,10 @@ def test_a_thinner_network_is_a_row_of_its_own_and_can_be_chosen():
     thinner = (candidate(4, 90, 0.2, thinned=True), candidate(2, 80, 0.1, thinned=True))
     found = replace(found, candidates=(thinner[0], *found.candidates, thinner[1]))
     assert found.chosen is thinner[1]
-    assert "chosen: 2 of 4 levels, thinner, 8% of the MACs" in str(found)
+    assert "chosen: 2 of 4 levels, thinner, 8 % of the MACs" in str(found)
     assert list(found.frame.thinned) == [False] * 4 + [True] * 2 + [False]
     nothing = replace(found, limits=replace(found.limits, max_macs=10))
-    assert str(nothing).endswith("the whole one stays")
+    assert "Give a\nlarger max_macs= or a smaller thin=" in str(nothing)
 
 
 def test_a_loss_that_is_not_known_well_is_not_within_the_tolerance():
@@ -515,7 +578,9 @@ def test_the_command_writes_the_chosen_network(folder, capsys):
     loaded = ws.load("small.safetensors", lambda: create_model("half_unet", width=4))
     assert loaded.plan.keep_levels == 1
     assert main([*asked, "--max-parameters", "1", "--out", "none.safetensors"]) == 2
-    assert "no smaller network is within the limits" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no smaller network is within the limits, and nor is the whole one (max_par" in said
+    assert said.endswith("a larger --max-parameters or --thin 0.5, which tries thinner ones too\n")
     assert not (folder / "none.safetensors").exists()
 
 

@@ -117,8 +117,7 @@ def _shrink(options: argparse.Namespace) -> None:
     print(found)
     if options.out and chosen is None:
         raise TruncationError(
-            f"no smaller network is within the limits, so {options.out} was not written; loosen "
-            "--tolerance or the budget, or give more --steps, more labelled images or --thin"
+            f"{options.out} was not written: {found.nothing_chosen()}{found.remedy()}"
         )
 
 

@@ -17,7 +17,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from weightscope.files import write_text
-from weightscope.printing import human, per_dimension, printable, share
+from weightscope.printing import human, per_dimension, printable
+from weightscope.showing import share
 
 _OPTION = re.compile(r"--[a-z]+(-[a-z]+)*")
 

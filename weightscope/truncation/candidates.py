@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightscope.cost import Latency
 from weightscope.errors import keyword
-from weightscope.showing import OnOneScreen, counted, frame_table
+from weightscope.showing import OnOneScreen, above, counted, frame_table, share
 from weightscope.truncation.variant import Variant
 
 if TYPE_CHECKING:
@@ -90,22 +90,29 @@ class Limits:
     max_latency: float | None
     max_bytes: float | None
 
-    def broken(self, candidate: Candidate) -> tuple[str, ...]:
-        """Which limits a measured candidate breaks, in words."""
+    def exceeded(self, candidate: Candidate) -> dict[str, tuple[float, float]]:
+        """By name, the limits that a measured candidate breaks: what it has, and the limit."""
         latency = candidate.latency.median if candidate.latency else float("nan")
-        known = not math.isnan(candidate.error)
-        with_error = f" ({candidate.lost:.4g} and a standard error)" if known else ""
         pairs = {
-            f"tolerance{with_error}": (candidate.lost_at_most, self.tolerance),
+            "tolerance": (candidate.lost_at_most, self.tolerance),
             "max_macs": (candidate.macs, self.max_macs),
             "max_parameters": (candidate.parameters, self.max_parameters),
             "max_latency": (latency, self.max_latency),
             "max_bytes": (candidate.bytes, self.max_bytes),
         }
-        return tuple(
-            f"{name}: {value:.4g} > {limit:.4g}"
+        return {
+            name: (value, limit)
             for name, (value, limit) in pairs.items()
             if limit is not None and not value <= limit
+        }
+
+    def broken(self, candidate: Candidate) -> tuple[str, ...]:
+        """Which limits a measured candidate breaks, in words."""
+        known = not math.isnan(candidate.error)
+        error = {"tolerance": f" ({candidate.lost:.4g} and a standard error)"} if known else {}
+        return tuple(
+            f"{name}{error.get(name, '')}: {above(value, limit)}"
+            for name, (value, limit) in self.exceeded(candidate).items()
         )
 
 
@@ -249,20 +256,48 @@ class Search(OnOneScreen):
     def _words(self) -> list[str]:
         """What was chosen, and what is unknown."""
         chosen = self.chosen
-        thinner = any(c.thinned for c in self.candidates)
         words = (
-            "no smaller network is within the limits; the whole one stays"
-            + ("" if thinner else f" ({keyword('thin', 0.5)} tries thinner ones too)")
+            f"{self.nothing_chosen()}{self.remedy()}"
             if chosen is None
             else f"chosen: {_named(chosen, self.whole.keep_levels)}, "
-            f"{chosen.macs / max(1, self.whole.macs):.0%} of the MACs, "
-            f"{chosen.parameters / max(1, self.whole.parameters):.0%} of the parameters, "
+            f"{share(chosen.macs / max(1, self.whole.macs))} of the MACs, "
+            f"{share(chosen.parameters / max(1, self.whole.parameters))} of the parameters, "
             f"{self.metric} {chosen.quality:.3f} of {self.whole.quality:.3f}"
         )
         reasons = {c.random_refusal for c in self.candidates if c.random_refusal}
         unknown = [f"random channels were not tried: {reason}" for reason in sorted(reasons)]
         rival = self._worse(chosen) if chosen else []
         return [self._unit(), words, *self._useless(chosen), *rival, *self._adjusted(), *unknown]
+
+    def nothing_chosen(self) -> str:
+        """That no smaller network is within the limits, and whether the whole one is."""
+        broken = "; ".join(self.limits.broken(self.whole))
+        stays = f", and nor is the whole one ({broken})" if broken else "; the whole one stays"
+        return f"no smaller network is within the limits{stays}"
+
+    def remedy(self) -> str:
+        """What may bring a smaller network within the limits that were broken, as a sentence more.
+
+        Only what can help is named: more steps and images make up for a loss, not for a cost, and
+        more images only where a standard error alone is too much. Empty where nothing was built.
+        """
+        built = [c for c in self.candidates if not c.refusal]
+        broken = {name for c in built for name in self.limits.exceeded(c)}
+        ways = [f"a larger {keyword(name)}" for name in vars(self.limits) if name in broken]
+        tolerance = self.limits.tolerance
+        if "tolerance" in broken:
+            ways.append(f"more {keyword('steps')}")
+        if tolerance is not None and any(c.lost <= tolerance < c.lost_at_most for c in built):
+            ways.append(f"more images as {keyword('batches')}")
+        thinner = [c for c in self.candidates if c.thinned]
+        if not thinner:
+            ways.append(f"{keyword('thin', 0.5)}, which tries thinner ones too")
+        elif any(self.limits.exceeded(c).keys() - {"tolerance"} for c in thinner if not c.refusal):
+            ways.append(f"a smaller {keyword('thin')}")
+        if not ways:
+            return ""
+        *others, last = ways
+        return f". Give {', '.join(others)}{' or ' if others else ''}{last}"
 
     def _unit(self) -> str:
         """In which unit the loss is."""

@@ -98,6 +98,10 @@ class _State:
     fallen: int  # how often the rate fell back
 
 
+class AnotherRecoveryError(InputError):
+    """The file to go on from is that of another recovery."""
+
+
 @dataclass(frozen=True)
 class _File:
     """Where a course is kept, and what it must have been begun with.
@@ -449,7 +453,7 @@ class Course:
             # where the file's course came to its end, the variant may hold what it came to
             begun = (content["begun"], self._kept(content["best"]))
             if content["name"] != file.name or file.begun not in begun:
-                raise InputError(
+                raise AnotherRecoveryError(
                     f"{str(path)!r} belongs to another recovery: other images, labels, "
                     f"{keyword('loss')}, {keyword('steps')}, {keyword('seed')}, another network or "
                     f"other weights; remove it or give another path as {keyword('resume')}"

@@ -37,6 +37,7 @@ from weightscope.statistics import measure_model
 from weightscope.truncation.building import whole
 from weightscope.truncation.candidates import Candidate, Limits, Search
 from weightscope.truncation.couplings import library
+from weightscope.truncation.course import AnotherRecoveryError
 from weightscope.truncation.images import BATCH, enough, make_pool, together
 from weightscope.truncation.proposals import Proposal, propose
 from weightscope.truncation.qualities import ByAgreement, ByMetric
@@ -154,8 +155,8 @@ def shrink(
         library()
     if (batches is None) != (metric is None):
         raise InputError(
-            f"{keyword('batches')} of (inputs, targets) and {keyword('metric')} belong together; "
-            "give both"
+            f"{keyword('batches')} and {keyword('metric')} belong together: give labelled images "
+            "and what to judge them by"
         )
     judged, judge = one_metric(metric)
     check_metric(judge)
@@ -194,7 +195,14 @@ def shrink(
 
     def recover(variant: Variant, name: str) -> Recovery:
         file = None if folder is None else folder / f"{name}.pt"
-        return variant.recover(kept, steps=steps, seed=seed, progress=progress, resume=file)
+        try:
+            return variant.recover(kept, steps=steps, seed=seed, progress=progress, resume=file)
+        except AnotherRecoveryError as reason:
+            raise InputError(
+                f"the folder {str(folder)!r} holds recoveries of another search: other images, "
+                f"{keyword('steps')}, {keyword('seed')}, another network or other weights; remove "
+                f"the folder, or give another one as {keyword('resume')}"
+            ) from reason
 
     with steps_shown(len(proposals) + len(goals), "shrink", shown=progress) as begin:
         trials = Trials(structure, goals, measure, recover, begin, random, seed)
