@@ -1,5 +1,9 @@
 """Several outputs: one that a cut removes is lost by it, and is never spared without a word."""
 
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -199,6 +203,107 @@ def test_an_unknown_name_is_not_given_as_advice(structure):
     with pytest.raises(InputError, match=r"outputs\['dept'\], and there are .*'cls'") as refused:
         gather_data(structure, GIVEN, metric={"seg": "f1", "dept": "mse"})
     assert str(refused.value).count("dept") == 1
+
+
+@dataclass
+class Answer:
+    seg: torch.Tensor
+    cls: torch.Tensor
+
+
+class Pair(NamedTuple):
+    seg: torch.Tensor
+    cls: torch.Tensor
+
+
+@dataclass
+class Listed(OrderedDict):
+    """As transformers' ModelOutput: a dict, a dataclass, and indexed by numbers."""
+
+    seg: torch.Tensor | None = None
+    cls: torch.Tensor | None = None
+
+    def __post_init__(self):
+        for name in ("seg", "cls"):
+            super().__setitem__(name, getattr(self, name))
+
+    def __getitem__(self, key):
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+class As(ClassBeside):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        return self.kind(**super().forward(x))
+
+
+KINDS = [dict, Answer, Pair]
+
+
+def _first_metric(found):
+    return found.ablation.metric, found.beside[0].ablation.metric
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", [*KINDS, Listed])
+def test_outputs_and_targets_of_any_container_go_by_their_names(kind, targets):
+    model = As(kind).eval()
+    structure = read_structure(model, IMAGES[:2])
+    given = [(IMAGES, targets(**TARGETS))]
+    found = gather_data(structure, given, metric={"seg": "f1", "cls": hits})
+    plain = gather_data(structure_of(), GIVEN, metric={"seg": "f1", "cls": hits})
+    places = ["f1 of outputs.seg", "hits of outputs.cls"]
+    if kind is not Pair:
+        places = ["f1 of outputs['seg']", "hits of outputs['cls']"]
+    assert list(_first_metric(found)) == places
+    levels = [one.ablation.levels for one in (found, found.beside[0])]
+    expected = [one.ablation.levels for one in (plain, plain.beside[0])]
+    for own, other in zip(levels, expected, strict=True):
+        assert [level.drop for level in own] == [level.drop for level in other]
+    # what is printed may be given back, in full or without what all begin with
+    for cut in (0, len("outputs")):
+        names = [place.partition(" of ")[2][cut:] for place in places]
+        again = gather_data(structure, given, metric=dict(zip(names, ("f1", hits), strict=True)))
+        assert list(_first_metric(again)) == places
+
+
+@pytest.mark.parametrize("kind", [Answer, Pair, lambda seg, cls: (seg, cls)])
+def test_outputs_in_order_go_by_numbers_too(kind):
+    structure = read_structure(As(kind).eval(), IMAGES[:2])
+    given = [(IMAGES, (TARGETS["seg"], TARGETS["cls"]))]
+    found = gather_data(structure, given, metric={0: "f1", 1: hits})
+    assert [one.ablation.quality for one in (found, found.beside[0])] == [1.0, 1.0]
+
+
+def test_targets_that_bear_no_names_are_told_what_helps():
+    structure = read_structure(As(Answer).eval(), IMAGES[:2])
+    given = [(IMAGES, (TARGETS["seg"], TARGETS["cls"]))]
+    text = r"targets\['seg'\], and there are targets\[0\], targets\[1\]; .*\{'seg': ...\}"
+    with pytest.raises(InputError, match=text):
+        gather_data(structure, given, metric={"seg": "f1", "cls": hits})
+    found = gather_data(structure, [(IMAGES, TARGETS)], metric={"seg": "f1", "cls": hits})
+    assert found.ablation is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_output_is_judged_by_the_target_of_another_name(kind):
+    structure = read_structure(As(kind).eval(), IMAGES[:2])
+    wrong = {"other": TARGETS["cls"], "seg": TARGETS["seg"]}
+    with pytest.raises(InputError, match=r"would be judged by targets\['other'\].*\['seg'\]"):
+        gather_data(structure, [(IMAGES, wrong)], metric="f1")
+
+
+@pytest.mark.parametrize("name", ["seg", "['seg']", "outputs['seg']", 0])
+def test_a_search_takes_the_same_names(name):
+    found = ws.shrink(
+        As(Answer).eval(), batches=[(IMAGES, Answer(**TARGETS))],
+        metric={name: "f1", "cls": None}, tolerance=0.9, steps=0, repeats=2, random=False,
+        progress=False,
+    )  # fmt: skip
+    assert found.chosen is not None
 
 
 def test_several_lost_outputs_are_named():

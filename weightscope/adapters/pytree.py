@@ -154,7 +154,9 @@ def is_opened(value: Any) -> bool:
 
 
 def held_in(container: Any) -> dict[Any, Any]:
-    """What a container that torch does not know holds, by name."""
+    """What a container that torch does not know, or a named tuple, holds by name."""
+    if isinstance(container, tuple):
+        return dict(zip(getattr(container, "_fields", ()), container, strict=False))
     return _held(container) or {}
 
 

@@ -348,7 +348,7 @@ def ablate_levels(
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
         floor = _floor(judge, chance)
-    named = f"[{output!r}]" if output is not None else told.by_name
+    named = told.by_name if output is None else _named(structure, output)
     judged = (named,) if named else told.judged
     read = told.read if output is None else frozenset(counted)
     weighing = images_that_weigh(whole, chance, ablated)
@@ -513,6 +513,12 @@ def places_of(structure: Structure, output: Any) -> list[str]:
     one = returned if output is None else one_of_several(returned, output, "outputs")
     held = [id(leaf) for leaf in pytree.tree_tensors(one)]
     return [place for place, leaf in tensors_by_place(returned).items() if id(leaf) in held]
+
+
+def _named(structure: Structure, output: Any) -> str:
+    """One of several outputs by what gets at it, which may be given in its stead."""
+    places = places_of(structure, output)
+    return places[0] if len(places) == 1 else f"[{output!r}]"
 
 
 def _of_the_worst(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -222,15 +224,16 @@ def judged_output(metric: Metric, output: Any, targets: Any) -> str:
     first = only_tensor(output)
     judged = next(place for place, leaf in places.items() if leaf is first)
     named = tensors_by_place(targets)
+    own = {name_at(place): place for place in named}.get(name_at(judged))
     if (
-        judged in named
-        and isinstance(targets, Mapping)
-        and named[judged] is not only_tensor(targets)
+        own is not None
+        and (isinstance(targets, Mapping) or isinstance(name_at(judged), str))
+        and named[own] is not only_tensor(targets)
     ):
-        wrong = next(iter(named))
+        wrong = next(place for place, leaf in named.items() if leaf is only_tensor(targets))
         raise InputError(
             f"outputs{judged} would be judged by targets{wrong}; give the target of one output, "
-            f"targets{judged}, or a callable metric(outputs, targets) that judges all"
+            f"targets{own}, or a callable metric(outputs, targets) that judges all"
         )
     return judged
 
@@ -322,27 +325,54 @@ def one_of_several(value: Any, name: Any, what: str) -> Any:
 
     Args:
         value: What the network returned, or the targets of a batch.
-        name: What a metric was given for, such as ``0``, ``"edges"`` or ``"[1]['edges']"``.
+        name: What a metric was given for, such as ``0``, ``"edges"`` or ``"[1]['edges']"``; a place
+            may be that in another container, as ``".edges"`` or ``"outputs['edges']"``.
         what: ``"outputs"`` or ``"targets"``.
 
     Raises:
         InputError: There is none of that name.
     """
-    try:
-        if not isinstance(value, Tensor):
-            return value[name]
-    except (KeyError, IndexError, TypeError):
-        pass
-    with suppress(KeyError, TypeError):
-        return leaves_by_place(value)[name]
+    place = name.removeprefix("outputs") if isinstance(name, str) else name
+    for one in dict.fromkeys((name, place, name_at(place))):
+        with suppress(KeyError, IndexError, TypeError):
+            if not isinstance(value, Tensor):
+                return value[one]
+        for held in (_parts(value), leaves_by_place(value)):
+            if one in held:
+                return held[one]
     places = list(tensors_by_place(value))
     there = ", ".join(what + place for place in places)
     such = f' or place, such as "{places[-1]}"' if places and places[-1] else ""
+    remedy = f"give a metric for each output by its name{such}, and batches of (inputs, targets)"
+    if what == "targets":
+        remedy = "give batches of (inputs, targets)"
+    own = name_at(place)
+    example = f", such as {{{own!r}: ...}}" if what == "targets" else ""
     raise InputError(
-        f"{keyword('metric')} holds one for {what}[{shown(name)}], and there are {there}; give a "
-        f"metric for each output by its name{such}, and batches of (inputs, targets) with targets "
-        "of the same names"
+        f"{keyword('metric')} holds one for {what}[{shown(own)}], and there are {there}; {remedy} "
+        f"with targets of the same names{example}"
     )
+
+
+def _parts(value: Any) -> dict[Any, Any]:
+    """What lies in a container, by its names, and by numbers if it has an order of its own."""
+    if isinstance(value, Tensor):
+        return {}
+    named = dict(value) if isinstance(value, Mapping) else pytree.held_in(value)
+    ordered = value if isinstance(value, list | tuple) else named.values()
+    mapping = isinstance(value, Mapping) and not is_dataclass(value)
+    return {**({} if mapping else dict(enumerate(ordered))), **named}
+
+
+def name_at(place: Any) -> Any:
+    """The name or the number in a place, ``"seg"`` of ``"['seg']"`` and ``".seg"``; else itself."""
+    found = _ONE.fullmatch(place) if isinstance(place, str) else None
+    if found is None:
+        return place
+    return found["name"] or found["field"] or int(found["number"])
+
+
+_ONE = re.compile(r"""\['(?P<name>[^']+)'\]|\.(?P<field>\w+)|\[(?P<number>\d+)\]""")
 
 
 def one_metric(metric: Metric | Metrics | None) -> tuple[Any, Metric | None]:
