@@ -349,3 +349,46 @@ def test_pairs_that_cannot_be_followed_are_refused(
     structure = read_structure(kind(), (IMAGE, IMAGE.flip(3)))
     assert [refusal.keep_levels for refusal in structure.refusals] == refused
     assert all(re.search(remedy, refusal.reason) for refusal in structure.refusals)
+
+
+def in_tiles(x: Tensor, rows: int, columns: int) -> Tensor:
+    n, c, h, w = x.shape
+    tiles = x.view(n, c, rows, h // rows, columns, w // columns).permute(0, 2, 4, 1, 3, 5)
+    return tiles.reshape(n * rows * columns, c, h // rows, w // columns)
+
+
+def of_tiles(tiles: Tensor, rows: int, columns: int) -> Tensor:
+    n, c, h, w = tiles.shape
+    split = tiles.view(n // (rows * columns), rows, columns, c, h, w).permute(0, 3, 1, 4, 2, 5)
+    return split.reshape(n // (rows * columns), c, rows * h, columns * w)
+
+
+class Tiled(UNet):
+    """Lays the tiles of its image beside each other in the batch."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.tiles = rows, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        return of_tiles(super().forward(in_tiles(x, *self.tiles)), *self.tiles)
+
+
+class TiledBelow(UNet):
+    """Does so from the second level on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.e0(x).relu()
+        b = self.e1(in_tiles(F.max_pool2d(a, 2), 2, 2)).relu()
+        c = self.e2(F.max_pool2d(b, 2)).relu()
+        d = self.d1(torch.cat([b, self.up(c)], 1)).relu()
+        return self.head(self.d0(torch.cat([a, self.up(of_tiles(d, 2, 2))], 1)).relu())
+
+
+@pytest.mark.parametrize("model", [Tiled(2, 2), Tiled(4, 1), Tiled(2, 4), TiledBelow()])
+def test_tiles_in_the_batch_have_the_reductions_of_the_image(model: nn.Module) -> None:
+    structure = read_structure(model.eval(), torch.randn(1, 3, 64, 64))
+    assert list(structure.reductions) == SIDES
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    x = torch.randn(2, 3, 96, 64)
+    torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=1e-6)

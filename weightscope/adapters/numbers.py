@@ -1,10 +1,10 @@
 """Sizes stay sizes where a forward makes numbers of them, while a network is traced.
 
-``int(math.ceil(height / 32))`` and ``range(0, length, stride)`` want Python's own numbers, and what
-is traced with free sizes would be held to one of them. torch has the arithmetic (``sym_int``,
-``sym_float``), and no way to ask for it by these names. For the time of a trace the modules that a
-network's code stands in therefore find names of ours before Python's; on all but free sizes they do
-what Python's do.
+``int(math.ceil(height / 32))``, ``range(0, length, stride)`` and ``len(images)`` want Python's own
+numbers, and what is traced with free sizes would be held to one of them. torch has the arithmetic
+(``sym_int``, ``sym_float``), and no way to ask for it by these names. For the time of a trace the
+modules that a network's code stands in therefore find names of ours before Python's; on all but
+free sizes they do what Python's do.
 """
 
 from __future__ import annotations
@@ -72,7 +72,13 @@ def _steps(*bounds: Any) -> Any:
     return [start + step * index for index in builtins.range(number)]
 
 
-_NAMES = {"int": _Int, "float": _Float, "range": _steps}
+def _length(value: Any) -> Any:
+    """How many a tensor holds, which Python's own makes a number."""
+    tensor = isinstance(value, torch.Tensor) and value.dim() > 0
+    return value.shape[0] if tensor else builtins.len(value)
+
+
+_NAMES = {"int": _Int, "float": _Float, "range": _steps, "len": _length}
 
 
 @contextmanager

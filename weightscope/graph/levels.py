@@ -811,9 +811,13 @@ def _reductions(
 ) -> tuple[tuple[float, ...], ...]:
     read: dict[int, tuple[float, ...]] = {}
     total: dict[int, float] = {}
+    tiles: list[tuple[float, ...]] = []
     for node, where in level.items():
         total.setdefault(where, factor[node])
         reduction = reader.reduction(node)
+        if reduction is not None:
+            whole = (1.0,) * dimensions if where == 0 else read.get(where)
+            reduction = _as_of_the_whole(reduction, factor[node], whole, tiles)
         if (
             where not in read
             and reduction is not None
@@ -829,6 +833,33 @@ def _reductions(
         else read.get(where, (_tidy(total[where] ** (1 / dimensions)),) * dimensions)
         for where in range(depth)
     )
+
+
+def _as_of_the_whole(
+    reduction: tuple[float, ...],
+    factor: float,
+    whole: tuple[float, ...] | None,
+    tiles: list[tuple[float, ...]],
+) -> tuple[float, ...]:
+    """A reduction as of the image where its tiles lie in the batch.
+
+    Args:
+        reduction: The image's size over that of a map.
+        factor: Its number of positions over those of all tiles.
+        whole: The reduction of the map's level, where known.
+        tiles: How many tiles lie along each side, of every way to cut an image that was met.
+    """
+    number = math.prod(reduction) / factor
+    if number < _TWO_TILES:
+        return reduction
+    sides = next((t for t in tiles if abs(math.prod(t) / number - 1) < _ROUNDING), None)
+    if sides is None and whole is not None:
+        sides = tuple(a / b for a, b in zip(reduction, whole, strict=True))
+        tiles.append(sides)
+    return tuple(a / b for a, b in zip(reduction, sides, strict=True)) if sides else reduction
+
+
+_TWO_TILES, _ROUNDING = 1.9, 0.02
 
 
 def _tidy(value: float) -> float:

@@ -694,12 +694,17 @@ def _takes_this_way(captured: Capture, inputs: ExampleInputs) -> bool:
 def _traced(trial: Trial, inputs: ExampleInputs, fixed: bool) -> Capture:
     """Capture; where the forward makes numbers of its sizes, keep them free if that can be done."""
     captured = capture(trial.original, inputs, fixed=fixed)
-    if fixed or captured.too_complex or not sizes_held(captured):
+    if fixed or captured.too_complex or not _held(captured):
         return captured
     free = _with_free_numbers(trial, inputs)
-    if free is not None and sizes_held(free) < sizes_held(captured):
+    if free is not None and _held(free) < _held(captured):
         return free
     return replace(captured, freer=(free,))
+
+
+def _held(captured: Capture) -> int:
+    """How many sizes are held to a number, and the number of images with them."""
+    return sizes_held(captured) + (images_read(captured) is not None)
 
 
 def _with_free_numbers(
