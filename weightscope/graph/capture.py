@@ -27,7 +27,6 @@ from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.numbers import free_numbers
 from weightscope.adapters.regions import write_back
-from weightscope.adapters.schemas import is_pointwise
 from weightscope.adapters.symbols import is_symbolic, is_unknown
 from weightscope.adapters.texts import free_keys
 from weightscope.adapters.tracing import (
@@ -510,15 +509,10 @@ def _held_by_operators(program: ExportedProgram) -> dict[Any, Any]:
     """That free sizes are as large as the fixed number of positions that slices take of them.
 
     A slice takes what there is of a smaller image, and the numbers computed from it are others.
-    What takes positions one by one, or so many at once, takes as many as there were. Axes that were
-    not squeezed away have more than one position.
+    What takes positions one by one, or so many at once, takes as many as there were.
     """
     found: dict[Any, Any] = {}
     for node in program.graph.nodes:
-        if operator_of(node) == "aten::squeeze" and not _comes_out(node):
-            sizes, axes = node.args[0].meta["val"].shape, argument(node, "dim")
-            axes = range(len(sizes)) if axes is None else [axes] if isinstance(axes, int) else axes
-            found |= {s.node.expr > 1: True for s in (sizes[a] for a in axes) if is_symbolic(s)}
         if operator_of(node) in ("aten::unbind", "aten::split"):
             size = 1 if operator_of(node) == "aten::unbind" else argument(node, "split_size")
             whole, parts = node.args[0].meta["val"].shape[argument(node, "dim")], node.meta["val"]
@@ -534,16 +528,6 @@ def _held_by_operators(program: ExportedProgram) -> dict[Any, Any]:
         if axis and is_symbolic(whole) and isinstance(part, int) and isinstance(first, int):
             found[whole.node.expr >= max(first, 0) + part] = True
     return found
-
-
-def _comes_out(node: fx.Node) -> bool:
-    """Whether nothing asks for the axes of what a node makes before it comes out."""
-
-    def keeps_them(user: fx.Node) -> bool:
-        pointwise = len(user.all_input_nodes) == 1 and is_pointwise(operator_of(user))
-        return user.target is BOUNDARY or pointwise
-
-    return all(u.op == "output" or (keeps_them(u) and _comes_out(u)) for u in node.users)
 
 
 def _with_spans(
