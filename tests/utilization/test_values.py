@@ -310,6 +310,20 @@ def test_monai_metrics_of_one_channel():
         assert found == pytest.approx(float(dice.mean()), rel=1e-5)
 
 
+def test_torchmetrics_of_classes_get_targets_with_the_axes_that_they_want():
+    logits, numbers = classes(3)
+    metric = torchmetrics.classification.MulticlassF1Score(3)
+    found = value(metric, logits, numbers)
+    one_hot = F.one_hot(numbers, 3).movedim(-1, 1)
+    for targets in (numbers[:, None], one_hot, one_hot.float()):
+        assert value(metric, logits, targets) == found
+    several = torchmetrics.classification.MultilabelF1Score(3)
+    by_hand = [float(several(o[None], t[None])) for o, t in zip(logits, one_hot, strict=True)]
+    assert value(several, logits, one_hot.float()) == pytest.approx(np.mean(by_hand))
+    one = torchmetrics.classification.BinaryJaccardIndex()
+    assert value(one, logits[:, :1], one_hot[:, 0]) == value(one, logits[:, :1], one_hot[:, :1])
+
+
 @pytest.mark.parametrize("form", ["one-hot", "index", "mixed"])
 @pytest.mark.parametrize("one_hot", [True, False])
 @pytest.mark.parametrize("name", ["MeanIoU", "DiceScore", "GeneralizedDiceScore"])

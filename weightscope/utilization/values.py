@@ -92,6 +92,8 @@ class ValueMetric:
             )
         if self._whole:
             targets = pytree.tree_map(_whole, targets)
+            multiclass = type(self._metric).__name__.startswith("Multiclass")
+            targets = _as_classes(outputs, targets, multiclass=multiclass)
         collects = self._cumulates or hasattr(self._metric, "update")
         reset = getattr(self._metric, "reset", None) if collects else None
         if self._cumulates and reset is not None:
@@ -242,6 +244,20 @@ def _whole(target: Any) -> Any:
     ):
         return target.long()
     return target
+
+
+def _as_classes(outputs: Any, targets: Any, *, multiclass: bool) -> Any:
+    """Targets with the axes that torchmetrics wants beside these outputs, one-hot ones numbered."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return targets
+    if outputs.shape == targets.shape and multiclass and outputs.dim() > 1:
+        one_hot = bool(((targets == 0) | (targets == 1)).all() and (targets.sum(1) == 1).all())
+        return targets.argmax(1) if one_hot else targets
+    if _without_ones(outputs) == _without_ones(targets):
+        return targets.reshape(outputs.shape)
+    numbered = (outputs.shape[0], *outputs.shape[2:])
+    beside = targets.dim() == outputs.dim() > 1 and targets.shape[1] == 1
+    return targets.squeeze(1) if beside and targets.squeeze(1).shape == numbered else targets
 
 
 def _formed(form: str, scores: Tensor, targets: Tensor, classes: Any) -> tuple[Tensor, Tensor]:
