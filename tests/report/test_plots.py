@@ -15,6 +15,10 @@ from weightscope.report import (
     plot_spread_ratio,
     plot_stage_histograms,
     plot_utilization,
+    render_checkpoint,
+    render_html,
+    write_html,
+    write_page,
 )
 
 HOSTILE = "$\\frac$_<b>"
@@ -226,6 +230,21 @@ def test_empty_frames_give_empty_axes():
     drawn(plot_overlaid_histograms(histograms[:0], layers[:0]))
     drawn(plot_spread_ratio(layers[:0]))
     drawn(plot_utilization(stages_of(3)[:0]))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda _: render_html(None), "analysis= is None; give what weightscope.analyze returned"),
+        (lambda path: write_html(3, path), "analysis=3; give what weightscope.analyze returned"),
+        (lambda _: render_checkpoint("a", {}), "statistics= is a dict; give what weightscope.scan"),
+        (lambda path: write_page(None, path), "page= is None; give the page as text"),
+    ],
+)
+def test_pages_name_what_they_take(call, words, tmp_path):
+    with pytest.raises(ws.InputError, match=words):
+        call(tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
 
 
 def test_plots_name_what_they_take():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from weightscope.arguments import checked, having
 from weightscope.frames import histograms_frame, parameters_frame
 from weightscope.printing import human
 from weightscope.report.drawings import draw_histograms
@@ -29,6 +30,7 @@ _COLUMNS = {
 _WORDS = {"tensor", "shape", "format", "note"}
 
 
+@checked(statistics=having("coverage", "what weightscope.scan returned"))
 def render_checkpoint(name: str, statistics: ModelStatistics) -> str:
     """The tensors of a file of weights as one self-contained page.
 

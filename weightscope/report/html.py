@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weightscope.arguments import checked, having
 from weightscope.frames import proposals_frame
 from weightscope.printing import human, input_size, interval
 from weightscope.receptive_field import unknown_operators
@@ -47,7 +48,10 @@ _WORDS = {"layer", "kind", "stage", "shape", "requires_grad", "warning"}
 _SHARES = {"near_zero_1e-2", "near_zero_relative", "dead_filters"}
 _GRADES = ("data", "images", "response", "history", "weights")
 
+_ANALYSIS = having("assessment", "what weightscope.analyze returned")
 
+
+@checked(analysis=_ANALYSIS)
 def write_html(analysis: Findings, path: str | os.PathLike[str]) -> Path:
     """Write the analysis as one self-contained page.
 
@@ -64,6 +68,7 @@ def write_html(analysis: Findings, path: str | os.PathLike[str]) -> Path:
     return write_page(render_html(analysis), path)
 
 
+@checked(analysis=_ANALYSIS)
 def render_html(analysis: Findings) -> str:
     """The page as text.
 

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from weightscope.arguments import Rule, checked
 from weightscope.files import write_text
 from weightscope.printing import human, per_dimension, printable
 from weightscope.showing import share
@@ -93,6 +94,7 @@ def render(template: str, **values: Any) -> str:
     return printable(page)  # a browser obeys what turns the order of letters, too
 
 
+@checked(page=Rule(lambda page: isinstance(page, str), "the page as text", optional=False))
 def write_page(page: str, path: str | os.PathLike[str]) -> Path:
     """Write a page, replacing the file atomically.
 
