@@ -111,6 +111,7 @@ def reading_page(
     missing: Sequence[str],
     truths: Mapping[str, Truth],
     held_back: Mapping[str, Collection[str]],
+    again: Mapping[str, Mapping[str, str]],
 ) -> str:
     """The page of the networks that are read, and built without numbers only.
 
@@ -119,11 +120,22 @@ def reading_page(
         missing: Names of the networks that were not.
         truths: The truth about each, by name.
         held_back: Names of those that were read only when some work was done, by a label.
+        again: What some of those were read as later, by name.
     """
     summary = []
     for label, names in held_back.items():
         kept = [row for row in rows if row.name in names]
-        summary += _read_rightly(kept, truths, f"{label}: ") if kept else []
+        later = [again[name]["outcome"] for name in names if name in again]
+        good = sum(map(RIGHT.__contains__, later))
+        since = f" Read again later: {good} of {len(later)}." if later else ""
+        summary += [f"{line}{since}" for line in _read_rightly(kept, truths, f"{label}: ") if kept]
+    later = [kept["outcome"] for kept in again.values()]
+    good = sum(map(RIGHT.__contains__, later))
+    summary.append(
+        f"- All {len(later)} that were held back, read again: {good}"
+        f" ({_percent(good, len(later))}) rightly read or rightly refused. They are held back no"
+        " longer then: what they showed was mended."
+    )
     apart = {name for names in held_back.values() for name in names}
     others = [row for row in rows if row.name not in apart]
     summary += _read_rightly(others, truths, "The others, which the reader was mended on: ")
@@ -138,7 +150,8 @@ def reading_page(
     table = [
         (
             row.name,
-            _outcome(row, truths[row.name]),
+            outcome(row, truths[row.name]),
+            again.get(row.name, {}).get("outcome", ""),
             f"{sum(not d.refusal and not d.failures for d in row.depths)} /"
             f" {len(truths[row.name].legal)}",
             "" if row.seconds != row.seconds else f"{row.seconds:.1f}",
@@ -154,7 +167,9 @@ def reading_page(
         "## Where it disagrees with the truth",
         *_disagreements(rows, truths),
         "## Every network",
-        _table(("network", "outcome", "depths built without numbers", "s", "commit"), table),
+        _table(
+            ("network", "outcome", "again", "depths built without numbers", "s", "commit"), table
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -173,7 +188,11 @@ def _read_rightly(rows: Sequence[Row], truths: Mapping[str, Truth], what: str) -
     ]
 
 
-def _outcome(row: Row, truth: Truth) -> str:
+RIGHT = ("right", "rightly refused")
+
+
+def outcome(row: Row, truth: Truth) -> str:
+    """What came of a network, in a word or two; `RIGHT` are those that are."""
     if refused_rightly(row, truth):
         return "rightly refused"
     if is_right(row):
@@ -196,7 +215,8 @@ except those whose layout must be seen on an example; its graph was run beside i
 two batch sizes and two image sizes, and had to give the same outputs bit by bit; every legal depth
 was built and counted on tensors without numbers. Here nothing is trained, saved and loaded; the
 matrix does that. *s* is processor seconds, on a machine with other work on the same cores; *commit*
-is the one that a network was read on.
+is the one that a network was read on; *again* is what a network that was held back is read as later
+(`matrix/again.csv`).
 
 Of all 195 networks held back, 132 were right or rightly refused at first reading (68 %).
 
