@@ -1,6 +1,7 @@
 """Networks that train in seconds, and how a rule changes what the library says of them.
 
-Shared by `studies.labels`, `studies.restorers`, `studies.channels` and `studies.guards`.
+Shared by `studies.labels`, `studies.restorers`, `studies.shapes`, `studies.channels` and
+`studies.guards`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ RULES: Rules = {
 }
 """What holds while a network is judged. No share of positions below zero in every channel is above
 2, so without the rule nothing is read as labels."""
+
+GRADES = ("response", "images")
 
 Optimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -213,13 +216,15 @@ def together(verdicts: list[str]) -> str:
     return "unused" if set(verdicts) == {"unused"} else "undecided"
 
 
-def cuts(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def cuts(rows: list[dict[str, Any]], grades: Sequence[str] = GRADES) -> Iterator[dict[str, Any]]:
     """One entry for each cut and grade of networks with skill."""
     for row in rows:
         if row["skill"] < SKILLED:
             continue
         for level, lost in row["levels"].items():
-            for grade in ("response", "images"):
+            for grade in grades:
+                if grade not in row["said"]["with the rule"][level]:
+                    continue
                 before, after = (row["said"][rule][level][grade] for rule in RULES)
                 used = lost["lost"] > NEGLIGIBLE
                 clear = lost["low"] > NEGLIGIBLE or lost["high"] < NEGLIGIBLE
@@ -252,13 +257,15 @@ def changes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{how_many}; {len(right)} of these were right:", "", *lines, ""]
 
 
-def tally_table(found: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
+def tally_table(
+    found: Sequence[dict[str, Any]], kinds: Sequence[str], grades: Sequence[str] = GRADES
+) -> list[str]:
     """Verdicts with the rule and without it, in lines of Markdown."""
     lines = [
         "| of | by | rule | cuts | right | wrongly unused | wrongly used | undecided |",
         "|" + " --- |" * 8,
     ]
-    for kind, grade in ((k, g) for k in kinds for g in ("response", "images")):
+    for kind, grade in ((k, g) for k in kinds for g in grades):
         own = [c for c in found if (c["kind"], c["grade"]) == (kind, grade)]
         for when, rule in zip(("before", "after"), RULES, strict=True):
             cells = (kind, grade, rule, str(len(own)), *map(str, tally(own, when)))
@@ -266,12 +273,13 @@ def tally_table(found: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[s
     return lines
 
 
-def verdicts_of(row: Mapping[str, Any], level: int) -> str:
-    """By the model alone / by images, with the rule; in brackets what was said without it."""
+def verdicts_of(row: Mapping[str, Any], level: int, grades: Sequence[str] = GRADES) -> str:
+    """By the model alone / by images / by other grades, with the rule; in brackets what was said without it."""
     before, after = (row["said"][rule][level] for rule in RULES)
     return " / ".join(
         after[g] + (f" ({before[g]})" if before[g] != after[g] else "")
-        for g in ("response", "images")
+        for g in grades
+        if g in after
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,12 @@ class Skill:
 
 
 def measure_truth(
-    model: nn.Module, taps: Taps, kind: Kind, pool: Pool, loss: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module,
+    taps: Taps,
+    kind: Kind,
+    pool: Pool,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    reference: Tensor | None = None,
 ) -> dict[str, Any]:
     """Share of the skill that goes with each level.
 
@@ -150,6 +156,7 @@ def measure_truth(
         kind: Of the targets.
         pool: Labelled images that no training and no grade sees.
         loss: What the network was trained with.
+        reference: What a restoration has to beat, where that is not the image as it is given.
 
     Returns:
         ``quality``, ``trivial`` and ``skill`` (share of what perfection would gain) of the whole
@@ -157,7 +164,7 @@ def measure_truth(
         bootstrap interval over images, and ``loss`` without it; ``loss`` of the whole.
     """
     found = without_levels(model, taps, pool.images)
-    skill = Skill(kind, pool)
+    skill = Skill(kind, pool if reference is None else replace(pool, images=reference))
     count = len(pool.images)
     rng = np.random.default_rng(0)
     weights = np.concatenate(
