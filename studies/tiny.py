@@ -274,7 +274,7 @@ def tally_table(
 
 
 def verdicts_of(row: Mapping[str, Any], level: int, grades: Sequence[str] = GRADES) -> str:
-    """By the model alone / by images / by other grades, with the rule; in brackets what was said without it."""
+    """By the model alone / by images / by more, with the rule; in brackets without it."""
     before, after = (row["said"][rule][level] for rule in RULES)
     return " / ".join(
         after[g] + (f" ({before[g]})" if before[g] != after[g] else "")
