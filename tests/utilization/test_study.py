@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from studies import restorers
+from studies import restorers, shapes
 from studies.evidence_protocol import classes
 from studies.evidence_protocol.classes import CutOfClasses
 from studies.evidence_protocol.compare import auc, auc_within_depth, truth_table
@@ -576,3 +576,17 @@ def test_labels_are_judged_at_their_best_threshold_and_classes_by_the_largest():
     # the first class wins where both are equal
     found = f1(counts("classes", outputs * 0, masks[:, 1].long()), both)[0]
     assert found == pytest.approx([2 * 0.75 / 1.75, 0.0])
+
+
+def test_the_failures_of_restorations_of_another_shape_are_those_that_were_written_down():
+    def cut(used, before, after, clear=True):
+        return {"name": "a", "level": 1, "grade": "data", "used": used, "lost": 0.3,
+                "clear": clear, "before": before, "after": after}  # fmt: skip
+
+    assert not shapes.failures([cut(True, "unused", "undecided"), cut(True, "x", "unused", False)])
+    (failed,) = shapes.failures([cut(True, "unused", "unused")])
+    assert "called unused" in failed
+    right = [cut(False, "unused", "unused") for _ in range(9)]
+    assert not shapes.failures([*right, cut(True, "used", "undecided")])
+    (failed,) = shapes.failures([*right[1:], cut(True, "used", "undecided")])
+    assert "1 of 9 right verdicts" in failed
