@@ -401,7 +401,9 @@ def plot_search(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axhline(whole["quality"], color=NULL_COLOR, linewidth=0.8, linestyle=_DASHED)
     ax.margins(0.1, 0.15)
     ax.set(xlabel="share of the whole network's MACs; numbers: levels kept")
-    ax.set_ylabel(f"quality (unit of the loss: {whole['unit']})")
+    unit = whole["unit"]
+    skill = unit.startswith("share")  # the quality itself is in its own unit
+    ax.set_ylabel(f"quality; lost: {unit}" if skill else f"quality ({unit})")
     ax.set_xlim(left=0)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     refused = frame[frame["quality"].isna()].to_dict("records")
