@@ -570,7 +570,7 @@ def test_metrics_of_torchmetrics_that_give_no_number_are_told_what_helps():
         judged(kind(3), logits, numbers)[0]
     )
     matrix = torchmetrics.classification.MulticlassConfusionMatrix(3)
-    with pytest.raises(InputError, match=r"mean of 9 numbers is better .* callable that returns"):
+    with pytest.raises(InputError, match=r"mean of 9 numbers is the same .* callable that returns"):
         judged(matrix, logits, numbers)
 
 
@@ -586,3 +586,19 @@ def test_many_classes_without_a_gradient_start_from_how_often_each_is():
 
     _, trivial, _ = judged(loss, logits, numbers, larger_is_better=False)
     assert trivial == pytest.approx(entropy, rel=1e-3)
+
+
+def test_a_mean_of_counts_that_is_the_same_for_every_answer_is_refused():
+    from torchmetrics.classification import BinaryConfusionMatrix, BinaryStatScores
+
+    logits, targets = torch.randn(12, 1, 8, 8), torch.randint(2, (12, 1, 8, 8))
+    for metric in (BinaryStatScores(), BinaryConfusionMatrix()):
+        with pytest.raises(InputError, match="give a callable that returns the one number"):
+            judged(metric, logits + 4 * targets, targets)
+    found, trivial, _ = judged(lambda o, t: metric_of(o, t)[0], logits + 4 * targets, targets)
+    assert found > trivial
+
+
+def metric_of(outputs, targets):
+    both = (outputs > 0) & (targets == 1)
+    return both.sum() / ((outputs > 0) | (targets == 1)).sum(), both.sum()

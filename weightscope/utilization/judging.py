@@ -535,6 +535,11 @@ class _ValueJudge:
         return quality
 
     def trivial(self) -> Quality:
+        if self.metric.averaged and self._ignores_answers():
+            raise InputError(
+                f"{self.name} is the same whatever the network answers, as a mean of counts is;"
+                " give a callable that returns the one number of these that is meant"
+            )
         return best_trivial(
             self.metric,
             self.batches,
@@ -543,6 +548,13 @@ class _ValueJudge:
             self.device,
             larger_is_better=self.larger_is_better(),
         )
+
+    def _ignores_answers(self) -> bool:
+        """Whether the opposite of what the network answers for the first batch is as good."""
+        output, targets, _ = self._first
+        opposite = pytree.tree_map(lambda x: -x if is_prediction(x) else x, output)
+        own, other = (np.array(image_values(self.metric, x, targets)) for x in (output, opposite))
+        return own.shape == other.shape and bool(np.allclose(own, other, rtol=1e-9, atol=0.0))
 
     def resolution(self) -> float:
         """A share of the loss at even odds, which a loss of classes is rounded by."""
