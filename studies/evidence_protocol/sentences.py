@@ -24,7 +24,7 @@ from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
 from weightscope.thresholds import RESPONSE_BORDER
 
 NOTHING = "nothing can be concluded about which stages are used"
-ANSWER = r"(, (a straight line of the input|its answer for another image),)?"
+ANSWER = r"(, (the input itself|a straight line of the input|its answer for another image),)?"
 COMPARED = r"\((?P<metric>.+?) (?P<network>\S+) against (?P<trivial>\S+)\)"
 LARGER_IS_BETTER = ("f1", "accuracy")
 RULES = {
@@ -59,8 +59,9 @@ RULES = {
     "removable": r"Nothing here can be removed on this evidence\.",
     "hardly": r"Perhaps it is hardly trained: (no level (surely )?responds( by more than [\d.]+)?, "
     r"and )?(its weights show no more training than (a few|some tens of) steps leave|"
-    r"its output hardly varies|its decisions hardly vary by their probabilities \([\d.]+% of the "
-    r"variance of sure ones\))\. "
+    r"its output hardly varies|"
+    r"its (decisions hardly vary|output, read as decisions, hardly varies) by their "
+    r"probabilities \([\d.]+% of the variance of sure ones\))\. "
     "What silent "
     "levels would do after more training cannot be known, so none is called unused; batches= say "
     "what they do now, and "

@@ -83,25 +83,43 @@ GIVEN = [
     ((NOISY, LEVEL), lambda x, level: x + 0.0 * level),
     (torch.cat([NOISY, LEVEL], 1), lambda x: x[:, :1]),
     (torch.cat([LEVEL, NOISY], 1), lambda x: x[:, 1:]),
+    (torch.stack([LEVEL, NOISY, LEVEL], 1), lambda x: x[:, 1]),  # frames, then channels
+    (torch.cat([NOISY, LEVEL], 1).movedim(1, -1), lambda x: x[..., :1].movedim(-1, 1), "NHWC"),
+    (NOISY[:, 0], lambda x: x[:, None]),
 ]
+
+
+def with_layout(given):
+    return given if len(given) == 3 else (*given, None)
 
 
 @pytest.mark.parametrize("metric", ["mse", "psnr"])
 def test_a_denoiser_has_to_beat_its_image_wherever_that_is_given(metric):
     found = [
-        ws.ablate(Denoiser(image), [(inputs, CLEAN)], metric, progress=False)
-        for inputs, image in GIVEN
+        ws.ablate(Denoiser(image), [(inputs, CLEAN)], metric, layout=layout, progress=False)
+        for inputs, image, layout in map(with_layout, GIVEN)
     ]
+    bare = nn.Sequential(Denoiser(), nn.Flatten(1, 2))  # no axis of channels
+    found.append(ws.ablate(bare, [(NOISY, CLEAN[:, 0])], metric, progress=False))
     for name in ("chance", "share_lost"):
         (first, *others) = (list(frame[name]) for frame in found)
-        assert [other == pytest.approx(first, rel=1e-4) for other in others] == [True] * 3
+        assert [other == pytest.approx(first, rel=1e-4) for other in others] == [True] * len(GIVEN)
     assert found[0].share_lost[0] > 0.5
 
 
 def test_the_response_of_a_denoiser_does_not_hang_on_where_its_image_is_given():
     found = []
-    for inputs, image in GIVEN:
-        structure = read_structure(Denoiser(image).eval(), inputs)
+    for inputs, image, layout in map(with_layout, GIVEN):
+        structure = read_structure(Denoiser(image).eval(), inputs, layout=layout)
         found.append(measure_response(structure, [[inputs]], "images").cuts[0].change)
-    assert found[1:] == pytest.approx(found[:1] * 3, rel=1e-3)
+    assert found[1:] == pytest.approx(found[:1] * (len(GIVEN) - 1), rel=1e-3)
     assert found[0] > 0.5  # beside what it adds to the image, not beside the image
+
+
+def test_what_makes_images_larger_is_compared_with_the_smoother_image_too():
+    large = F.interpolate(noise(4, 1, 8, 8), scale_factor=4.0, mode="bicubic")
+    for mode in ("bilinear", "bicubic"):
+        small = noise(4, 1, 16, 16)
+        wanted = F.interpolate(small, scale_factor=2.0, mode=mode)
+        (found,) = like_outputs([wanted + 0.01 * large], [[small]])
+        assert torch.allclose(found, wanted, atol=1e-6)

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import weightscope as ws
-from weightscope.utilization.trivial import falls_for
+from weightscope.graph import read_structure
+from weightscope.utilization.ablation import ablate_levels
+from weightscope.utilization.trivial import falls_for, line_between
 
 ANSWER = torch.zeros(1, 1, 2, 2)
 MASK = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
@@ -97,3 +99,32 @@ def test_the_trivial_answer_is_named_where_it_is_no_constant():
     assert f"; of a straight line of the input it is {line:.3g})" in why
     constant = ws.analyze(model, batches=pairs(lambda x: (x > 0.6) * 1.0), metric=F.mse_loss)
     assert "straight line" not in str(constant)
+
+
+def test_the_line_of_least_absolute_differences_does_not_hang_on_a_few():
+    x = torch.randn(400, generator=torch.manual_seed(0))
+    y = 2.0 * x + 1.0
+    y[::20] = 50.0
+    assert line_between([(x[:200], y[:200]), (x[200:], y[200:])]) == pytest.approx(
+        (2.0, 1.0), abs=1e-3
+    )
+    y[3] = torch.nan
+    assert line_between([(x, y)]) == pytest.approx((2.0, 1.0), abs=1e-3)
+    assert line_between([(torch.ones(9), torch.arange(9.0))]) == pytest.approx((0.0, 4.0), abs=1e-3)
+
+
+def test_by_absolute_differences_a_denoiser_has_to_beat_its_image_as_it_is():
+    generator = torch.manual_seed(0)
+    clean = F.interpolate(torch.randn(24, 1, 8, 8, generator=generator), scale_factor=2.0)
+    hit = torch.rand(clean.shape, generator=generator) < 0.02
+    noisy = torch.where(hit, 20.0, clean)  # a line of least squares is far from most of it
+    worse = Edges().eval()
+    with torch.no_grad():
+        for parameter in worse.parameters():
+            parameter.zero_()
+        worse.up.weight[0, 0, 1, 1] = 0.5
+    structure = read_structure(worse, noisy[:1])
+    for metric in ("mae", nn.L1Loss()):
+        result = ablate_levels(structure, [(noisy, clean)], metric)
+        assert result.chance == pytest.approx(float((noisy - clean).abs().mean()), rel=1e-3)
+        assert "no better than the best trivial answer, the input itself, (" in result.comparison

@@ -14,12 +14,11 @@ from torch import Tensor
 from weightscope.errors import InputError
 from weightscope.graph.running import CutRuns, MeanActivation
 from weightscope.graph.structure import Structure
-from weightscope.probing.inputs import image_of, images_of
+from weightscope.probing.inputs import all_channels, image_of
 from weightscope.probing.nearest import Nearest
 from weightscope.probing.outputs import (
     Reading,
     certainty,
-    channels_second,
     image_predictions,
     probabilities,
 )
@@ -269,7 +268,7 @@ def change_by_cut(
         for place, answer in image_predictions(outputs, structure, image).items():
             readings[place] = readings.get(place, Reading()).with_batch(answer)
             known = nearest.get(place, Nearest())
-            nearest[place] = known.with_batch(answer, _channels_second(inputs, structure))
+            nearest[place] = known.with_batch(answer, all_channels(inputs, structure))
         for node, mean in means.items():
             mean.add(values[node])
     rows: dict[str, dict[int, list[Change]]] = {}
@@ -277,7 +276,7 @@ def change_by_cut(
         # the values of one batch only are held, so that memory does not grow with the images
         outputs, values = kept[0] if kept else runs.whole(inputs)
         image = image_of(inputs, structure)
-        given = _channels_second(inputs, structure)
+        given = all_channels(inputs, structure)
         whole = image_predictions(outputs, structure, image)
         if answers is not None:
             answers.append(next(iter(whole.values())))
@@ -294,15 +293,6 @@ def change_by_cut(
         output: {keep: _concatenated(changes) for keep, changes in cuts.items()}
         for output, cuts in rows.items()
     }
-
-
-def _channels_second(inputs: Any, structure: Structure) -> list[Tensor]:
-    """The images of a batch, each as (images, channels, *sizes)."""
-    flat = structure.inputs.channels is None
-    return [
-        channels_second(image[:, None] if flat else image, structure.inputs, image)
-        for image in images_of(inputs, structure)
-    ]
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:

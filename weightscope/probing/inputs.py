@@ -15,7 +15,7 @@ from weightscope.calls import shapes
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.layouts import arranged, frames_of
-from weightscope.graph.structure import Structure
+from weightscope.graph.structure import ExampleInputs, Structure
 
 Painter = Callable[..., Tensor]
 """Makes (images, channels, *sizes) from these three and a seed."""
@@ -135,6 +135,24 @@ def images_of(inputs: Any, structure: Structure) -> list[Tensor]:
     """All images among what a network is called with."""
     leaves = pytree.tree_tensors(inputs)
     return [leaf for leaf in leaves if is_image(leaf, structure.inputs.rank)]
+
+
+def all_channels(inputs: Any, structure: Structure) -> list[Tensor]:
+    """All images among what a network is called with, each as (images, channels, *sizes)."""
+    return [in_channels(image, structure.inputs) for image in images_of(inputs, structure)]
+
+
+def in_channels(image: Tensor, inputs: ExampleInputs) -> Tensor:
+    """An image input as (images, channels, *sizes); frames and all else that is no size count too.
+
+    Args:
+        image: One of `images_of`.
+        inputs: What its axes are.
+    """
+    space = inputs.space
+    others = [axis for axis in range(1, image.dim()) if axis not in space]
+    turned = image.permute(0, *others, *space)
+    return turned.reshape(len(image), -1, *turned.shape[1 + len(others) :])
 
 
 def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> float:

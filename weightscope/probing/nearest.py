@@ -92,8 +92,13 @@ def like_outputs(
     return [nearest.of(own, out) for out, own in pairs]
 
 
-def resized(image: Tensor, sizes: Sequence[int]) -> Tensor:
+def resized(image: Tensor, sizes: Sequence[int], mode: str = "") -> Tensor:
     """An image at other sizes: means over areas where it is larger, smooth between where smaller.
+
+    Args:
+        image: (images, channels, *sizes).
+        sizes: Wanted.
+        mode: How to enlarge; by default linearly.
 
     Example:
         >>> resized(torch.tensor([[[1.0, 3.0, 5.0, 7.0]]]), [2]).tolist()
@@ -104,7 +109,7 @@ def resized(image: Tensor, sizes: Sequence[int]) -> Tensor:
     if list(image.shape[2:]) == list(sizes):
         return image
     smaller = all(a <= b for a, b in zip(sizes, image.shape[2:], strict=True))
-    mode = "area" if smaller else SMOOTH[image.dim() - 2]
+    mode = "area" if smaller else mode or SMOOTH[image.dim() - 2]
     return functional.interpolate(image, size=list(sizes), mode=mode)
 
 
@@ -117,9 +122,13 @@ def _beside(outputs: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         sizes = list(outputs.shape[2:])
         if outputs.dim() == 3 and x.dim() > 3:  # positions in a row, as of tokens
             sizes = _grid(sizes[0], x.shape[2:])
-        if len(sizes) == x.dim() - 2:
-            shape = (*x.shape[:2], *outputs.shape[2:])
-            found.append(resized(x.to(outputs.device), sizes).reshape(shape))
+        if len(sizes) != x.dim() - 2:
+            continue
+        shape = (*x.shape[:2], *outputs.shape[2:])
+        larger = len(sizes) == 2 and any(a > b for a, b in zip(sizes, x.shape[2:], strict=True))
+        # what makes images larger is compared with either
+        modes = ("bilinear", "bicubic") if larger else ("",)
+        found += [resized(x.to(outputs.device), sizes, mode).reshape(shape) for mode in modes]
     return found
 
 

@@ -18,7 +18,7 @@ from weightscope.calls import only_tensor, tensors_by_place
 from weightscope.errors import InputError
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import ExampleInputs, Structure
-from weightscope.probing.inputs import image_of
+from weightscope.probing.inputs import all_channels, image_of
 from weightscope.thresholds import AGREES, CERTAIN, LARGEST_LOGIT
 
 FEWEST_POSITIONS = 16
@@ -121,6 +121,19 @@ def in_order(value: Tensor, structure: Structure, place: str, image: Tensor) -> 
     # axes that follow the image's size; none where the network was read at one size
     growing = [axis for axis, size in enumerate(shape) if axis and grows(size)]
     return channels_second(value, structure.inputs, image, growing)
+
+
+def images_and_target(
+    structure: Structure, inputs: Any, target: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """The images of a batch, and its target for a single output, as (images, channels, *sizes).
+
+    Raises:
+        InputError: There is no image, or tokens of which either axis may be the positions.
+    """
+    place = next(iter(structure.outputs)) if len(structure.outputs) == 1 else ""
+    own = in_order(target, structure, place, image_of(inputs, structure))
+    return [image.double() for image in all_channels(inputs, structure)], own.double()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from weightscope.batches import Batch, which_image
 from weightscope.calls import device_of, own_arguments, undisturbed
 from weightscope.errors import keyword
 from weightscope.graph.structure import Structure
+from weightscope.probing.outputs import images_and_target
 from weightscope.showing import counted
 from weightscope.truncation.variant import Variant
 from weightscope.utilization.judging import Judge, judge_by, one_of_several
@@ -89,6 +91,7 @@ class ByMetric:
             pairs,
             dimensions=structure.inputs.dimensions,
             device=device_of(structure.model),
+            arrange=partial(images_and_target, structure),
         )
         self.name = self.judge.name
         with alone(), undisturbed(structure.model), torch.no_grad(), self.judge.kept():

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ from weightscope.graph.running import (
     needed_for,
 )
 from weightscope.graph.structure import Cut, Site, Structure
-from weightscope.probing.outputs import CoarserOutputs, predictions
+from weightscope.probing.outputs import CoarserOutputs, images_and_target, predictions
 from weightscope.progress import bar
 from weightscope.showing import counted, outputs_at
 from weightscope.statistics.tensors import not_finite
@@ -309,6 +310,7 @@ def ablate_levels(
         batches,
         dimensions=structure.inputs.dimensions,
         device=device_of(model),
+        arrange=partial(images_and_target, structure),
         larger_is_better=larger_is_better,
         ignore_index=ignore_index,
         recalibrate=recalibrate and not constant,  # a fit to one answer would go on for ever

@@ -24,7 +24,9 @@ from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
 from weightscope.utilization.trivial import (
+    Arrange,
     OutputShapes,
+    as_given,
     at_even_odds,
     best_trivial,
     is_mask,
@@ -126,6 +128,7 @@ def judge_by(
     larger_is_better: bool | None = None,
     ignore_index: int | None = None,
     recalibrate: bool = False,
+    arrange: Arrange = as_given,
 ) -> Judge:
     """Make ready to judge outputs for some batches.
 
@@ -139,6 +142,7 @@ def judge_by(
         ignore_index: Value of targets that does not count.
         recalibrate: Whether a callable, a loss of classes, is taken after a scale and an offset of
             each output channel, see `RecalibratedMeter`.
+        arrange: See `as_given`.
 
     Raises:
         InputError: The name is unknown, or ``ignore_index`` does not apply.
@@ -169,13 +173,16 @@ def judge_by(
         check_metric(metric)
         value = ValueMetric(metric, larger_is_better)
         if recalibrate:
-            return _RecalibratingJudge(value, batches, device, f"{value.name}, recalibrated")
-        return _ValueJudge(value, batches, device)
+            return _RecalibratingJudge(
+                value, batches, device, arrange, f"{value.name}, recalibrated"
+            )
+        return _ValueJudge(value, batches, device, arrange)
     check_metric(metric)
     function: Evaluate = mean_absolute_error if metric == "mae" else mean_squared_error
     if metric == "psnr":
         function = peak_signal_to_noise(_range_of(targets))
-    return _ValueJudge(ValueMetric(function, metric == "psnr", metric), batches, device)
+    value = ValueMetric(function, metric == "psnr", metric)
+    return _ValueJudge(value, batches, device, arrange)
 
 
 def check_metric(metric: Metric | Metrics | None) -> None:
@@ -479,9 +486,10 @@ class _ValueJudge:
         metric: ValueMetric,
         batches: Sequence[Batch],
         device: torch.device,
+        arrange: Arrange,
         name: str | None = None,
     ) -> None:
-        self._name = name or metric.name
+        self._name, self._arrange = name or metric.name, arrange
         self.metric: ValueMetric = metric
         self.batches, self.device = batches, device
         self.targets = [target for _, target in batches]
@@ -547,6 +555,7 @@ class _ValueJudge:
             np.array(self._others),
             self.device,
             larger_is_better=self.larger_is_better(),
+            arrange=self._arrange,
         )
 
     def _ignores_answers(self) -> bool:

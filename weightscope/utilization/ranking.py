@@ -200,7 +200,9 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     if not resolved < RESOLVED:
         return ""
     share = f" by their probabilities ({resolved:.1%} of the variance of sure ones)"
-    vary = f"its decisions hardly vary{share}" if resolved else "its output hardly varies"
+    decisions = "decisions" if math.isnan(cuts[0].by_sign) else "output, read as decisions,"
+    verb = "vary" if math.isnan(cuts[0].by_sign) else "varies"
+    vary = f"its {decisions} hardly {verb}{share}" if resolved else "its output hardly varies"
     return f"no level surely responds, and {vary}"
 
 

@@ -138,8 +138,10 @@ class ChannelRange:
 
 
 Constant = dict[int, Tensor]
+Arrange = Callable[[Any, Tensor], tuple[list[Tensor], Tensor]]
 
 CONSTANT = "a constant"
+INPUT_ITSELF = "the input itself"
 LINE_OF_INPUT = "a straight line of the input"
 ANSWER_FOR_OTHERS = "its answer for another image"
 
@@ -165,6 +167,7 @@ def best_trivial(
     device: torch.device,
     *,
     larger_is_better: bool,
+    arrange: Arrange,
 ) -> TrivialValues:
     """The values of the best answer that needs no network.
 
@@ -180,16 +183,17 @@ def best_trivial(
         others: (images,): values of the network's outputs against other images' targets.
         device: Where the outputs are.
         larger_is_better: For this metric.
+        arrange: See `as_given`.
 
     Raises:
         InputError: A loss falls without end on these targets.
     """
     sign = 1.0 if larger_is_better else -1.0
-    images = Images(metric, batches, outputs, device, sign)
+    images = Images(metric, batches, outputs, device, sign, arrange)
     if not larger_is_better:
         require_least(images)
-    found = {CONSTANT: fitted_constant(images), LINE_OF_INPUT: input_itself(images)}
-    known = {what: values for what, values in found.items() if values is not None}
+    constant = fitted_constant(images)
+    known = from_input(images) | ({} if constant is None else {CONSTANT: constant})
     known = known or {ANSWER_FOR_OTHERS: others}
     best = max(known, key=lambda what: sign * float(np.nanmean(known[what])))
     return TrivialValues(known[best], best)
@@ -199,10 +203,20 @@ def at_even_odds(
     metric: ValueMetric, batches: Sequence[Batch], outputs: OutputShapes, device: torch.device
 ) -> float:
     """Size of the loss of outputs that leave everything open; 0 where it has none for them."""
-    images = Images(metric, batches, outputs, device, -1.0)
+    images = Images(metric, batches, outputs, device, -1.0, as_given)
     neutral = {i: torch.zeros_like(own.mean) for i, own in outputs.ranges.items()}
     loss = abs(_loss(images, neutral))
     return loss if math.isfinite(loss) else 0.0
+
+
+def as_given(inputs: Any, target: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The image inputs of a batch and its target, each as (images, channels, *sizes).
+
+    Without knowing the network: as they are.
+    """
+    same = matching(inputs, target.shape)
+    leaves = [x for x in pytree.tree_tensors(inputs) if x.dim() > 1 and not x.is_complex()]
+    return [x.double() for x in (leaves if same is None else [same])], target.double()
 
 
 class Images:
@@ -215,9 +229,10 @@ class Images:
         outputs: OutputShapes,
         device: torch.device,
         sign: float,
+        arrange: Arrange,
     ) -> None:
         self.metric, self.batches, self.outputs = metric, batches, outputs
-        self.device, self.sign = device, sign
+        self.device, self.sign, self.arrange = device, sign, arrange
         places = [
             (batch, image)
             for batch, leaves in enumerate(outputs.leaves)
@@ -520,64 +535,101 @@ def _by_simplex(images: Images, start: Constant) -> Constant:
     return unpacked(found.x)
 
 
-def input_itself(images: Images) -> FloatArray | None:
-    """Values of the inputs as outputs, each channel by the line that takes it to the targets best.
+def from_input(images: Images) -> dict[str, FloatArray]:
+    """Values of the inputs as outputs: as they are, and by the line that suits each channel best.
 
-    A line, because inputs are often standardised, each channel in its own way, and targets not.
-    Where no input has the targets' shape, each of their channels is compared with the channel of
-    the inputs that suits it best, at its size. None unless the targets are a regression of images.
+    A line, because inputs are often standardised, each channel in its own way, and targets not;
+    the better of the least squares and of the least absolute differences. Where no input has the
+    targets' shape, each of their channels is compared with the channel of the inputs that suits it
+    best, at its size. Empty unless the targets are a regression of images.
     """
     targets: list[Tensor] = []
     for batch, leaves in enumerate(images.outputs.leaves):
         if len(leaves) != 1 or not is_prediction(leaves[0]):
-            return None
+            return {}
         target = matching(images.targets(batch), leaves[0].shape)
         if target is None:
-            return None
+            return {}
         targets.append(target)
     if all(map(is_mask, targets)):
-        return None  # brightness is no answer to it
-    inputs = _like(images, targets)
-    if inputs is None:
-        return None
-    made = [
-        (x.to(leaves[0].dtype), target)
-        for x, leaves, target in zip(inputs, images.outputs.leaves, targets, strict=True)
-    ]
-    channels = range(made[0][0].shape[1] if made[0][0].dim() > 1 else 1)
-    lines = [line([(by_channel(x)[c], by_channel(y)[c]) for x, y in made]) for c in channels]
-    slope, offset = (
-        torch.tensor(numbers, dtype=torch.float64, device="cpu").reshape(channel_shape(made[0][0]))
-        for numbers in zip(*lines, strict=True)
-    )
-    return images.values(
-        lambda batch: pytree.tree_unflatten(
-            [slope.to(made[batch][0]) * made[batch][0] + offset.to(made[batch][0])],
-            images.outputs.specs[batch],
-        )
-    )
-
-
-def _like(images: Images, targets: Sequence[Tensor]) -> list[Tensor] | None:
-    """What of the inputs of each batch has the shape of its targets, or is brought to it."""
+        return {}  # brightness is no answer to it
     given = [on_device(inputs, images.device) for inputs, _ in images.batches]
-    same = [matching(x, target.shape) for x, target in zip(given, targets, strict=True)]
-    if all(x is not None for x in same):  # with or without a channel of one
-        return [x for x in same if x is not None]
-    leaves = [[t for t in pytree.tree_tensors(x) if not t.is_complex()] for x in given]
-    last = all(
-        any(x.shape[:-1] == target.shape[:-1] for x in own)
-        for own, target in zip(leaves, targets, strict=True)
+    try:
+        pairs = [images.arrange(x, target) for x, target in zip(given, targets, strict=True)]
+    except InputError:  # tokens of which either axis may be the positions
+        return {}
+    true = [target for _, target in pairs]
+    found = like_outputs(true, [x for x, _ in pairs])
+    like = [x for x in found if x is not None]
+    if len(like) < len(targets):
+        return {}
+
+    def values(slope: Tensor, offset: Tensor) -> FloatArray | None:
+        return images.values(
+            lambda batch: pytree.tree_unflatten(
+                [
+                    _shaped_as(
+                        slope.to(like[batch].device) * like[batch] + offset.to(like[batch].device),
+                        images.outputs.leaves[batch][0],
+                    )
+                ],
+                images.outputs.specs[batch],
+            )
+        )
+
+    channels = range(like[0].shape[1] if like[0].dim() > 1 else 1)
+    rows = [
+        [(by_channel(x)[c], by_channel(y)[c]) for x, y in zip(like, true, strict=True)]
+        for c in channels
+    ]
+    one = torch.ones(channel_shape(like[0]), dtype=torch.float64, device="cpu")
+    fits = [one.new_tensor([fit(row) for row in rows]) for fit in (line, line_between)]
+    lines = [values(*(numbers.view_as(one) for numbers in fit.unbind(1))) for fit in fits]
+    known = [v for v in lines if v is not None]
+    best = max(known, key=lambda v: images.sign * float(np.nanmean(v)), default=None)
+    candidates = {INPUT_ITSELF: values(one, 0.0 * one), LINE_OF_INPUT: best}
+    return {what: v for what, v in candidates.items() if v is not None}
+
+
+def _shaped_as(answer: Tensor, output: Tensor) -> Tensor:
+    """An answer (images, channels, *sizes) with the axes of the output that it stands for."""
+    if answer.shape != output.shape:
+        flat = answer.dim() > output.dim()
+        answer = answer.squeeze(1) if flat else answer.movedim(1, -1)
+    return answer.to(output.dtype)
+
+
+def line_between(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Slope and offset of the line of least absolute differences, by least squares weighted anew.
+
+    Of every so many values, where there are more than `ENOUGH`.
+    """
+    x, y = (
+        torch.cat([part.detach().cpu().double().flatten() for part in parts])
+        for parts in zip(*pairs, strict=True)
     )
-    axis = -1 if last else 1
-    if any(target.dim() < 2 for target in targets):
-        return None
-    found = like_outputs(
-        [target.double().movedim(axis, 1) for target in targets],
-        [[x.double().movedim(axis, 1) for x in own if x.dim() > 1] for own in leaves],
-    )
-    known = [x.movedim(1, axis) for x in found if x is not None]
-    return known if len(known) == len(targets) else None
+    known = torch.isfinite(x) & torch.isfinite(y)
+    x, y = x[known], y[known]
+    x, y = (part[:: len(part) // ENOUGH + 1] for part in (x, y))
+    weight = torch.ones_like(x)
+    slope, offset = 0.0, 0.0
+    for _ in range(ROUNDS):
+        share = weight / weight.sum()
+        mean_x, mean_y = share @ x, share @ y
+        spread = float(share @ (x - mean_x) ** 2)
+        varies = spread > 1e-12 * float(mean_x) ** 2  # beyond rounding
+        slope = float(share @ ((x - mean_x) * (y - mean_y))) / spread if varies else 0.0
+        offset = float(mean_y) - slope * float(mean_x)
+        away = (y - slope * x - offset).abs()
+        weight = 1.0 / away.clamp_min(max(1e-6 * float(away.max()), 1e-300))
+    return slope, offset
+
+
+ENOUGH = 100_000
+"""Values that a line of two numbers is fitted to."""
+
+ROUNDS = 30
+"""Of weighting anew: the line hardly moves any more."""
 
 
 def line(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
