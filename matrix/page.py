@@ -132,9 +132,9 @@ def reading_page(
     later = [kept["outcome"] for kept in again.values()]
     good = sum(map(RIGHT.__contains__, later))
     summary.append(
-        f"- All {len(later)} that were held back, read again: {good}"
+        f"- Of all that were held back {len(later)} were read again: {good}"
         f" ({_percent(good, len(later))}) rightly read or rightly refused. They are held back no"
-        " longer then: what they showed was mended."
+        " longer then: the reader was mended on what they showed."
     )
     apart = {name for names in held_back.values() for name in names}
     others = [row for row in rows if row.name not in apart]
