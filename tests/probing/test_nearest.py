@@ -123,3 +123,22 @@ def test_what_makes_images_larger_is_compared_with_the_smoother_image_too():
         wanted = F.interpolate(small, scale_factor=2.0, mode=mode)
         (found,) = like_outputs([wanted + 0.01 * large], [[small]])
         assert torch.allclose(found, wanted, atol=1e-6)
+
+
+class OfClips(nn.Module):
+    """A denoiser of every frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Denoiser()
+
+    def forward(self, x):
+        return self.inner(x.flatten(0, 1)).reshape(x.shape)
+
+
+def test_a_denoiser_of_clips_has_to_beat_its_clips():
+    clips, clean = (t.reshape(12, 2, 1, 32, 32) for t in (NOISY, CLEAN))
+    wanted = ws.ablate(Denoiser(), [(NOISY, CLEAN)], "mse", progress=False)
+    found = ws.ablate(OfClips(), [(clips, clean)], "mse", progress=False)
+    assert found.chance.tolist() == pytest.approx(wanted.chance.tolist(), rel=0.02)
+    assert found.ablated.tolist() == pytest.approx(wanted.ablated.tolist(), rel=1e-4)

@@ -133,6 +133,9 @@ def images_and_target(
     """
     place = next(iter(structure.outputs)) if len(structure.outputs) == 1 else ""
     own = in_order(target, structure, place, image_of(inputs, structure))
+    axes = structure.inputs.dimensions + 2
+    if own.dim() > axes:  # clips: frames count as channels, as in their images
+        own = own.reshape(len(own), -1, *own.shape[own.dim() - axes + 2 :])
     return [image.double() for image in all_channels(inputs, structure)], own.double()
 
 

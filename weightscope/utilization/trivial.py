@@ -593,6 +593,8 @@ def from_input(images: Images) -> dict[str, FloatArray]:
 
 def _shaped_as(answer: Tensor, output: Tensor) -> Tensor:
     """An answer (images, channels, *sizes) with the axes of the output that it stands for."""
+    if output.dim() > answer.dim():  # frames were channels
+        return answer.reshape(output.shape).to(output.dtype)
     if answer.shape != output.shape:
         flat = answer.dim() > output.dim()
         answer = answer.squeeze(1) if flat else answer.movedim(1, -1)
