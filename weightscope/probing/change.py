@@ -267,8 +267,9 @@ def change_by_cut(
         image = image_of(inputs, structure)
         for place, answer in image_predictions(outputs, structure, image).items():
             readings[place] = readings.get(place, Reading()).with_batch(answer)
-            known = nearest.get(place, Nearest())
-            nearest[place] = known.with_batch(answer, all_channels(inputs, structure))
+            given = all_channels(inputs, structure)
+            if given[0].shape != answer.shape:
+                nearest[place] = nearest.get(place, Nearest()).with_batch(answer, given)
         for node, mean in means.items():
             mean.add(values[node])
     rows: dict[str, dict[int, list[Change]]] = {}
@@ -278,6 +279,12 @@ def change_by_cut(
         image = image_of(inputs, structure)
         given = all_channels(inputs, structure)
         whole = image_predictions(outputs, structure, image)
+        own = {
+            output: given[0]
+            if given[0].shape == answer.shape
+            else nearest[output].of(given, answer)
+            for output, answer in whole.items()
+        }
         if answers is not None:
             answers.append(next(iter(whole.values())))
         for cut in structure.cuts:
@@ -286,9 +293,7 @@ def change_by_cut(
             for output, answer in whole.items():
                 if output in counted:
                     changes = rows.setdefault(output, {}).setdefault(cut.keep_levels, [])
-                    same = given[0].shape == answer.shape
-                    own = given[0] if same else nearest[output].of(given, answer)
-                    changes.append(compare(answer, left[output], own, readings[output]))
+                    changes.append(compare(answer, left[output], own[output], readings[output]))
     return {
         output: {keep: _concatenated(changes) for keep, changes in cuts.items()}
         for output, cuts in rows.items()

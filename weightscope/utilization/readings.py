@@ -21,6 +21,7 @@ from weightscope.utilization.trivial import (
     by_channel,
     is_mask,
     is_prediction,
+    marked,
     matching,
 )
 from weightscope.utilization.values import ValueMetric, on_device
@@ -191,7 +192,9 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
             continue
         answers = [
             [
-                None if t is None else torch.full_like(x, middle).masked_fill(_marked(t), level)
+                None
+                if t is None
+                else torch.full_like(x, middle).masked_fill(marked(t) | t.isnan(), level)
                 for x, t in zip(leaves, given, strict=True)
             ]
             for level in (middle, *ends)
@@ -204,14 +207,6 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
             return False
         return len(set(values)) != 1
     return False
-
-
-def _marked(target: Tensor) -> Tensor:
-    """Where a target holds one of `MARKS`, or nan."""
-    marked = target.isnan()
-    for mark in MARKS:
-        marked |= target == mark
-    return marked
 
 
 def _cost(

@@ -321,7 +321,7 @@ def falls_for(
         given = matching(target, leaf.shape) if is_prediction(leaf) else None
         if given is None:
             continue
-        beyond = _marked(given) if bounded[place] else (given < 0) | (given > 1)
+        beyond = marked(given) if bounded[place] else (given < 0) | (given > 1)
         if not bool(beyond.any()):
             continue
         levels = (0.5, 0.999, 0.001) if bounded[place] else (0.0, 1e2, 1e3, -1e2, -1e3)
@@ -336,9 +336,8 @@ def falls_for(
                 ]
         except Exception:  # noqa: BLE001 - a foreign loss may refuse what is no answer of the network
             continue
-        falls = [end - middle for end in ends if end < 0.0]
         if bounded[place]:
-            fallen = bool(falls) and min(falls) < 0.0
+            fallen = min(ends) < min(0.0, middle)
         else:
             pairs = zip(ends[::2], ends[1::2], strict=True)
             fallen = any(
@@ -363,12 +362,12 @@ def _with(leaves: Sequence[Any], place: int, one: Tensor, spec: Any) -> Any:
     return pytree.tree_unflatten([*leaves[:place], one, *leaves[place + 1 :]], spec)
 
 
-def _marked(target: Tensor) -> Tensor:
+def marked(target: Tensor) -> Tensor:
     """Where a target holds one of `MARKS`."""
-    marked = torch.zeros_like(target, dtype=torch.bool)
+    found = torch.zeros_like(target, dtype=torch.bool)
     for mark in MARKS:
-        marked |= target == mark
-    return marked
+        found |= target == mark
+    return found
 
 
 def fitted_constant(images: Images) -> FloatArray | None:
