@@ -193,6 +193,32 @@ def test_a_batch_that_does_not_fit_is_named_wherever_it_lies(proposals_in_need):
             variant.recover(given, steps=2, progress=False)
 
 
+def test_a_file_belongs_to_one_build_one_network_and_its_images(tmp_path):
+    def leaky():
+        model = Plain()
+        for name, part in list(model.named_modules()):
+            if isinstance(part, nn.ReLU):
+                model.get_submodule(name.rpartition(".")[0])[int(name[-1])] = nn.LeakyReLU(0.1)
+        return model
+
+    path = tmp_path / "course.pt"
+    proposal = needs_its_levels()[1]
+    first = proposal.build(seed=0).recover(IMAGES, steps=2, progress=False, resume=path)
+    again = proposal.build(seed=0).recover(IMAGES, steps=2, progress=False, resume=path)
+    assert again == first
+    learned = images.make_pool([IMAGES], 0).training[0].rows[0]
+    one_less = IMAGES.clone()
+    one_less[learned] = 0  # none that is held back
+    for another, shown in (
+        (proposal.build(seed=1), IMAGES),
+        (proposal.build(seed=0), one_less),
+        (needs_its_levels(seed=1)[1].build(seed=0), IMAGES),
+        (needs_its_levels(leaky)[1].build(seed=0), IMAGES),
+    ):
+        with pytest.raises(InputError, match=r"belongs to another recovery.*build\(seed=0\)"):
+            another.recover(shown, steps=2, progress=False, resume=path)
+
+
 @pytest.mark.parametrize("rate", [1e-3, 0.03])  # with the second it falls back
 def test_a_course_that_was_broken_off_goes_on(rate, proposals_in_need, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "ALL_RATE", rate)

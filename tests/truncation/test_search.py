@@ -138,6 +138,10 @@ def test_another_search_is_told_to_leave_the_folder_alone(tmp_path):
     ws.shrink(model, **asked, steps=1, resume=tmp_path / "kept")
     with pytest.raises(InputError, match=r"kept' holds .*; remove the folder, or give another one"):
         ws.shrink(model, **asked, steps=2, resume=tmp_path / "kept")
+    for other in ({"seed": 1}, {"images": IMAGES + 0.1}):
+        with pytest.raises(InputError, match=r"kept' holds .*; remove the folder"):
+            ws.shrink(model, **asked | other, steps=1, resume=tmp_path / "kept")
+    ws.shrink(model, **asked, steps=1, tolerance=0.5, resume=tmp_path / "kept")
     ws.shrink(model, **asked, steps=2, resume=tmp_path / "other")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,7 +109,7 @@ class _File:
     Attributes:
         path: The file.
         name: A digest of all that the course hangs on but the smaller network's weights.
-        begun: A digest of the weights that it had from the original.
+        begun: A digest of the weights that it had, the new ones included.
     """
 
     path: Path
@@ -174,7 +174,7 @@ class Course:
         self.optimizer = take_steps(_groups(self.trained))
         if self.labelled:
             self._refuse_without_gradient()
-        self.fresh, self.plan = frozenset(new), plan
+        self.plan = plan
 
     def run(self, path: Path | None, progress: bool) -> _State:
         """Go through the steps, or through those that are left."""
@@ -398,19 +398,19 @@ class Course:
     def _file(self, path: Path) -> _File:
         """A file for this course, as it begins."""
         with self._turn(0):
-            return _File(path, self._name(), self._kept(self.module.state_dict()))
+            return _File(path, self._name(), digest("", self.module.state_dict()))
 
     def _name(self) -> str:
         """What course this is: the same file must not go on with another one."""
         shapes = [[n, list(t.shape)] for n, t in self.module.state_dict().items()]
-        scale = [round(v, 6) for v in self.like.variances]
+        scale = [f"{v:.4g}" for v in self.like.variances]
         original = weights_digest(self.teacher.model)
         text = f"{self.steps} {self.seed} {self.plan.to_json()} {original} {shapes} {scale}"
         text += f" {self.student.frozen} {self._loss_of_original()}"
         text += " orthogonal" * isinstance(self.optimizer, Orthogonal)
-        labelled = [*self.labelled, *self.unseen]
-        leaves = enumerate(pytree.tree_leaves(labelled))
-        return digest(text, {str(i): leaf for i, leaf in leaves if isinstance(leaf, Tensor)})
+        leaves = pytree.tree_leaves([*self.pool.batches, *self.labelled, *self.unseen])
+        text += f" {[leaf for leaf in leaves if isinstance(leaf, int | float | str)]}"
+        return digest(text, {str(i): v for i, v in enumerate(leaves) if isinstance(v, Tensor)})
 
     def _loss_of_original(self) -> str:
         """What the user's loss says of the original: there is no other way to know a function."""
@@ -420,10 +420,6 @@ class Course:
         with torch.no_grad(), named_errors(f"the function given as {keyword('loss')}"):
             outputs = self.teacher.run.predict(inputs)
             return f"{float(self.loss(*fresh(outputs, to_device(targets, self.module)))):.4g}"
-
-    def _kept(self, state: Mapping[str, Tensor]) -> str:
-        """A digest of the weights that a smaller network has from the original."""
-        return digest("", {name: t for name, t in state.items() if name not in self.fresh})
 
     def _write(self, file: _File | None, state: _State) -> None:
         if file is None:
@@ -451,12 +447,13 @@ class Course:
         try:
             content = load_plain(path)
             # where the file's course came to its end, the variant may hold what it came to
-            begun = (content["begun"], self._kept(content["best"]))
+            begun = (content["begun"], digest("", content["best"]))
             if content["name"] != file.name or file.begun not in begun:
                 raise AnotherRecoveryError(
                     f"{str(path)!r} belongs to another recovery: other images, labels, "
                     f"{keyword('loss')}, {keyword('steps')}, {keyword('seed')}, another network or "
-                    f"other weights; remove it or give another path as {keyword('resume')}"
+                    "other weights (build(seed=0) draws the same new ones in every run); "
+                    f"remove it or give another path as {keyword('resume')}"
                 )
             self.module.load_state_dict(content["now"])
             _set(self.average, content["average"])

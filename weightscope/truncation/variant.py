@@ -213,7 +213,8 @@ class Variant(OnOneScreen):
             progress: Show a progress bar.
             seed: Seed of everything that is drawn at random.
             resume: File that holds the state of the training. A training that was interrupted goes
-                on from there.
+                on from there; in another run, of a variant with the same new weights
+                (``build(seed=0)``).
 
         Returns:
             The course, and the agreement with the original before and after.
