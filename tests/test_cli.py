@@ -3,6 +3,7 @@ import ast
 import csv
 import inspect
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -261,6 +262,17 @@ def test_a_reader_that_leaves_early_is_no_error(folder):
     assert done.stderr == ""
     assert done.returncode == 0
     assert len((folder / "w.csv").read_text().splitlines()) == 3001
+
+
+def test_equal_commands_write_equal_files(folder):
+    for seed in "123":
+        done = subprocess.run(
+            [sys.executable, "-m", "weightscope", "cut", "mynetworks:small", "--keep", "1",
+             "--out", f"{seed}.safetensors"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )  # fmt: skip
+        assert done.returncode == 0
+    assert len({(folder / f"{seed}.safetensors").read_bytes() for seed in "123"}) == 1
 
 
 def test_python_m_is_the_command():

@@ -2,10 +2,12 @@ import errno
 import os
 
 import pytest
+import torch
+from safetensors import safe_open
 
 import weightscope as ws
 from weightscope.errors import InputError
-from weightscope.files import written_atomically
+from weightscope.files import write_pickle, write_tensors, written_atomically
 
 
 def test_a_finished_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
@@ -74,3 +76,17 @@ def test_a_link_is_followed(tmp_path):
         temporary.write_text("new")
     assert link.is_symlink()
     assert target.read_text() == "new"
+
+
+def test_equal_content_makes_equal_files(tmp_path):
+    tensors = {"b": torch.ones(3), "a.ü": torch.zeros(2, dtype=torch.int64)}
+    texts = {f"text {i}": 'ü\x7f\x01\\"\n' * i for i in range(6)}
+    for name in "12":
+        write_tensors(tensors, tmp_path / f"{name}.safetensors", dict(sorted(texts.items())))
+        write_tensors(tensors, tmp_path / f"{name}0.safetensors")
+        write_pickle({"step": 3, "tensors": tensors}, tmp_path / f"{name}.pt")
+    for name in (".safetensors", "0.safetensors", ".pt"):
+        assert (tmp_path / f"1{name}").read_bytes() == (tmp_path / f"2{name}").read_bytes()
+    with safe_open(tmp_path / "1.safetensors", "pt") as found:
+        assert found.metadata() == texts
+        assert all(torch.equal(found.get_tensor(name), value) for name, value in tensors.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import stat
@@ -122,7 +123,7 @@ def write_tensors(
     Args:
         tensors: By name; none may share memory.
         path: The file, replaced atomically.
-        metadata: Texts to write with them.
+        metadata: Texts to write with them; equal ones give equal files.
 
     Raises:
         InputError: If the file cannot be written.
@@ -136,6 +137,20 @@ def write_tensors(
             save_file(whole, temporary, None if metadata is None else dict(metadata))
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(str(error)) from error
+        if metadata:
+            _sort_header(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the texts of a safetensors file, whose writer puts them in another order every time."""
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # the tensors begin where they did
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def write_pickle(content: Any, path: str | os.PathLike[str]) -> None:
@@ -146,9 +161,9 @@ def write_pickle(content: Any, path: str | os.PathLike[str]) -> None:
     """
     import torch
 
-    with written_atomically(path) as temporary:
+    with written_atomically(path) as temporary, temporary.open("wb") as file:
         try:
-            torch.save(content, temporary)
+            torch.save(content, file)  # into a file by its name, it would write the name too
         except RuntimeError as error:  # what it makes of a full disk and of a folder that is closed
             raise OSError(f"torch could not write all of it ({str(error)[:200]})") from error
 
