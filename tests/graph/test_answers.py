@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import read_structure, rebuild
+from weightscope.graph.answers import differs_elsewhere
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -277,3 +279,9 @@ def test_weights_that_are_written_in_train_mode_alone_are_read() -> None:
         return y
 
     assert read_structure(Net(normalised).eval(), IMAGE).cuts
+
+
+def test_a_level_that_is_finer_than_the_image_is_no_division_by_nothing() -> None:
+    structure = read_structure(Net(lambda net, x, y: y), IMAGE)
+    finer = replace(structure, reductions=((1.0, 0.25), (2.0, 0.5)))
+    assert not differs_elsewhere(finer)

@@ -123,8 +123,46 @@ def test_a_layout_that_cannot_be() -> None:
         parse_layout("NC")
     with pytest.raises(InputError, match="names 3 axes"):
         read_structure(Net("NHWC"), torch.randn(2, 16, 16, 3), layout="NHW")
+    with pytest.raises(InputError, match="names 5 axes"):  # the usual one is none that goes unseen
+        read_structure(Net("NCHW"), torch.randn(2, 3, 16, 16), layout="NCDHW")
+    with pytest.raises(InputError, match="so N comes first"):
+        read_structure(Net("HWCN"), torch.randn(24, 32, 3, 2), layout="HWCN")
     assert parse_layout("BCHW") == ""
     assert parse_layout("nhwc") == "NHWC"
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("NHWC", "NCHW"), ("NHWC", "NHCW"), ("NHWC", "NWHC"),
+        ("NCHW", "NHWC"), ("NCHW", "NHCW"), ("NTCHW", "NCTHW"),
+    ],
+)  # fmt: skip
+def test_a_layout_by_which_the_first_convolution_would_be_given_something_else(own, told) -> None:
+    said = (
+        f"by layout='{told}' the axes of example_inputs= are N=2, .* is given 3 channels of 24x32"
+    )
+    with pytest.raises(InputError, match=f"{said} of it: give layout='{own}'"):
+        read_structure(Net(own), torch.randn(SHAPES[own][0]), layout=told)
+
+
+@pytest.mark.parametrize(
+    ("own", "told"), [("NHWC", "NCHW"), ("NCHW", "NHWC"), ("NHWC", "NHCW"), ("NCHW", "NCDHW")]
+)
+def test_a_layout_of_which_no_image_runs(own, told) -> None:
+    with pytest.raises(InputError, match=f"no image of layout='{told}' .* of layout='{own}' does"):
+        read_structure(Net(own), layout=told)
+
+
+def test_an_example_that_does_not_run_as_the_layout_says() -> None:
+    with pytest.raises(ForwardError, match="or give layout='NHWC', of which images run"):
+        read_structure(Net("NHWC"), torch.randn(2, 3, 24, 32), layout="NCHW")
+
+
+def test_sides_that_are_nearly_as_long_are_not_mixed_up() -> None:
+    assert infer_layout((2, 3, 56, 64), ((2, 3, 64, 56), 2)) == "NCWH"
+    with pytest.raises(InputError, match="give layout='NHWC'"):
+        read_structure(Net("NHWC"), torch.randn(2, 56, 64, 3), layout="NWHC")
 
 
 class Turned(nn.Module):
@@ -167,10 +205,21 @@ def test_clips_with_frames_before_channels(given: tuple[int, ...] | None) -> Non
     assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
+class Folded(Net):
+    """Takes four neighbours side by side, and so the first convolution another size."""
+
+    def __init__(self) -> None:
+        super().__init__("NCHW")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.images(x.permute(0, 4, 1, 2, 3).flatten(3))
+
+
 def test_an_implausible_reading_names_the_remedy() -> None:
     """Told wrongly, the width counts as channels: nothing is as fine as the image."""
+    net = nn.Sequential(nn.Unflatten(3, (4, 3)), Folded())
     with pytest.raises(StructureError, match="layout="):
-        read_structure(Net("NHWC"), torch.randn(2, 16, 16, 3), layout="NCHW")
+        read_structure(net, torch.randn(2, 64, 64, 12), layout="NCHW")
 
 
 def test_layouts_by_hand() -> None:

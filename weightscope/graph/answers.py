@@ -137,7 +137,9 @@ def _elsewhere(structure: Structure) -> Iterator[list[int]]:
     image, *others = images_of(structure.inputs)
     if any(other.shape[1:] != image.shape[1:] for other in others):
         return  # images of several sizes belong together in a way that is not known
-    deepest = [int(max(reductions)) for reductions in zip(*structure.reductions, strict=True)]
+    deepest = [
+        max(1, int(max(reductions))) for reductions in zip(*structure.reductions, strict=True)
+    ]
     small = [max(_SMALLEST, _AT_THE_DEEPEST * reduction) for reduction in deepest]
     yield [n + 5 + 4 * axis for axis, n in enumerate(small)]
     yield [*small[:-1], (small[-1] // deepest[-1] + 1) * deepest[-1]]

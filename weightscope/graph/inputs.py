@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,17 +36,21 @@ from weightscope.graph.guesses import (
 )
 from weightscope.graph.layouts import (
     arranged,
+    better_layout,
     check_rank,
     dimensions_of,
     has_batch_elsewhere,
     images_of,
     infer_layout,
     layout_of_ids,
+    letters_of,
     parse_layout,
+    usual,
 )
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 from weightscope.graph.values import cannot_follow
+from weightscope.showing import counted
 
 _OTHER_LAYOUTS = ("NHWC", "NHW", "NL", "NDHWC", "NLC", "NDCHW")
 _TRIALS_OF_A_LAYOUT = 4
@@ -74,25 +79,31 @@ def find_inputs(
         ForwardError: The forward raises on the example, or on everything that was tried.
     """
     letters = None if layout is None else parse_layout(layout)
+    whole = None if layout is None else letters_of(layout)
     if isinstance(example_inputs, ExampleInputs):
         call = plain((example_inputs.args, dict(example_inputs.kwargs)))
         example = replace(example_inputs, args=call[0], kwargs=call[1])
         yield _laid_out(trial, example, letters or example_inputs.layout or None)
     elif example_inputs is None:
-        yield from _search(trial, letters) if letters is not None else _search_any_layout(trial)
+        yield from _search_any_layout(trial) if whole is None else _search_in(trial, whole)
     else:
         args, kwargs = plain(checked_arguments(example_inputs, "example_inputs"))
         dimensions = _dimensions((args, kwargs))
-        check_rank(letters or "", [v.dim() for v in pytree.tree_tensors((args, kwargs))])
+        if whole is not None:
+            check_rank(whole, [v.dim() for v in pytree.tree_tensors((args, kwargs))])
         error = trial.error(args, kwargs)
         if error is not None:
             if (read := cannot_follow(error, trial.original)) is not None:
                 raise read from error
             given = shapes((args, kwargs))
+            fits = whole and _other_layout(trial, whole)
+            lying = (
+                f", or give {keyword('layout', repr(fits))}, of which images run" if fits else ""
+            )
             raise ForwardError(
                 f"the forward of {trial.name} raised on {keyword('example_inputs')} ({given}): "
                 f"{say(error)}. Pass {keyword('example_inputs')} as the forward takes "
-                f"them{_unbatched(trial, dimensions)}{_listed(trial, args)}."
+                f"them{_unbatched(trial, dimensions)}{_listed(trial, args)}{lying}."
             ) from error
         example = ExampleInputs(args, kwargs, dimensions, guessed=False)
         if _unbatched(trial, dimensions) and _is_one_image(trial, example):
@@ -158,8 +169,10 @@ def _listed(trial: Trial, args: tuple[Any, ...]) -> str:
 
 def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> ExampleInputs:
     """The inputs with their layout: the given one, or what the first convolution shows."""
-    if layout is None:
-        ranked = pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))
+    ranked = pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))
+    if layout is not None:
+        _check_layout(trial, inputs, usual(layout, inputs.dimensions), ranked)
+    else:
         image = next((v for v in ranked if v.dim() > 2), None)
         image = next(v for v in ranked if v.dim() == 2) if image is None else image
         ids = None if image.is_floating_point() else trial.ids(inputs)
@@ -176,6 +189,27 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
     if not dimensions:
         raise _no_image()
     return replace(inputs, layout=layout, dimensions=dimensions)
+
+
+def _check_layout(
+    trial: Trial, inputs: ExampleInputs, layout: str, tensors: Sequence[Tensor]
+) -> None:
+    """Refuse a layout by which the first convolution would be given something else.
+
+    Raises:
+        InputError: It names the one by which it is given what it is.
+    """
+    image = next((tensor for tensor in tensors if tensor.dim() == len(layout)), None)
+    first = None if image is None else trial.first_layer(inputs)
+    if image is None or first is None or not (fits := better_layout(layout, image.shape, first)):
+        return
+    axes = ", ".join(f"{axis}={size}" for axis, size in zip(layout, image.shape, strict=True))
+    _, channels, *sizes = first[0]
+    raise InputError(
+        f"by {keyword('layout', repr(layout))} the axes of {keyword('example_inputs')} are {axes},"
+        f" but the first convolution of {trial.name} is given {counted(channels, 'channel')} of"
+        f" {_by(sizes)} of it: give {keyword('layout', repr(fits))}, or leave it out"
+    )
 
 
 def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
@@ -252,6 +286,33 @@ def _no_image() -> InputError:
     )
 
 
+def _search_in(trial: Trial, layout: str) -> Iterator[ExampleInputs]:
+    """Try images of a layout, given by all its letters.
+
+    Raises:
+        InputError: None runs, but one of another layout does.
+        ForwardError: No image runs.
+    """
+    try:
+        yield from _search(trial, parse_layout(layout), wanted=dimensions_of(layout))
+    except ForwardError as error:
+        if fits := _other_layout(trial, layout):
+            raise InputError(
+                f"no image of {keyword('layout', repr(layout))} runs in {trial.name}, but one of"
+                f" {keyword('layout', repr(fits))} does: give this, or leave it out"
+            ) from error
+        raise
+
+
+def _other_layout(trial: Trial, layout: str) -> str:
+    """All letters of another layout of which an image runs; empty where none is found."""
+    with suppress(ForwardError):
+        found = next(_search_any_layout(trial))
+        fits = usual(found.layout, found.dimensions)
+        return "" if fits == layout else fits
+    return ""
+
+
 def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
     """Try images as (batch, channels, *sizes); where none runs, in other layouts."""
     search = _search(trial)
@@ -295,7 +356,9 @@ def _clip_instead(trial: Trial, image: ExampleInputs) -> ExampleInputs | None:
     return clip if own & called < own & trial.called(clip) else None
 
 
-def _search(trial: Trial, layout: str = "", limit: int | None = None) -> Iterator[ExampleInputs]:
+def _search(
+    trial: Trial, layout: str = "", limit: int | None = None, wanted: int = 0
+) -> Iterator[ExampleInputs]:
     """Try plausible images, then plausible values of the other required arguments.
 
     What runs in train mode too comes first.
@@ -304,6 +367,7 @@ def _search(trial: Trial, layout: str = "", limit: int | None = None) -> Iterato
         trial: The model on fake tensors.
         layout: Of the images.
         limit: Number of images to try; nothing is raised then where none runs.
+        wanted: Number of spatial dimensions; 0: any.
     """
     model = trial.original
     arguments = arguments_of(model)
@@ -311,8 +375,8 @@ def _search(trial: Trial, layout: str = "", limit: int | None = None) -> Iterato
     tried: list[tuple[int, ...]] = []
     set_aside: list[ExampleInputs] = []
     failures = found = 0
-    wanted = dimensions_of(layout)
-    candidates = [s for s in likely_shapes(model) if not layout or len(s) - 1 == wanted][:limit]
+    wanted = wanted or dimensions_of(layout)
+    candidates = [s for s in likely_shapes(model) if wanted in (0, len(s) - 1)][:limit]
     for shape in candidates:
         tried.append(shape)
         inputs = _first_call(trial, arguments, shape, errors, layout)

@@ -21,8 +21,8 @@ _OF_VOLUMES = (torch.conv3d, F.max_pool3d, F.avg_pool3d)
 _SAME_SIZE = (0.8, 1.5)
 
 
-def parse_layout(layout: str) -> str:
-    """Check a layout that the user gives; empty where it is the usual one.
+def letters_of(layout: str) -> str:
+    """All letters of a layout that the user gives, checked.
 
     Raises:
         InputError: It does not name a batch and one to three spatial axes, each once.
@@ -38,7 +38,22 @@ def parse_layout(layout: str) -> str:
         )
     if not spatial:
         raise InputError(f"{keyword('layout', repr(layout))} names no spatial axis (D, H, W or L)")
-    return "" if letters == f"NC{_LETTERS[len(spatial)]}" else letters
+    if letters[0] != "N":
+        raise InputError(
+            f"{keyword('layout', repr(layout))}: images are counted along the first axis here, so N"
+            " comes first; pass a module that is given batches so and turns their axes"
+        )
+    return letters
+
+
+def parse_layout(layout: str) -> str:
+    """A layout that the user gives; empty where it is the usual one.
+
+    Raises:
+        InputError: As for `letters_of`.
+    """
+    letters = letters_of(layout)
+    return "" if letters == usual("", dimensions_of(letters)) else letters
 
 
 def arranged(image: Tensor, layout: str, frames: int = 2) -> Tensor:
@@ -117,26 +132,70 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
         return f"N{_LETTERS[len(image) - 2]}C" if len(image) - 2 in _LETTERS else ""
     if given is None or len(given[0]) != given[1] + 2:
         return ""
-    (batch, channels, *sizes), dimensions = given
+    (batch, channels, *_), dimensions = given
     space = _LETTERS[dimensions]
-    choices = {
-        dimensions + 2: [f"N{axes}" for axes in _of_images(space)],
-        dimensions + 1: ("N" + space,),
-        dimensions + 3: [f"N{axes}" for axes in _of_clips(space)],
-    }
-    for layout in choices.get(len(image), ()):
-        of = dict(zip(layout, image, strict=True))
-        channels_given, frames = of.get("C", 1), of.get("T", 1)
-        calls = (
-            (channels_given, of["N"] * frames),  # all frames at once
-            (channels_given, of["N"]),  # one by one
-            (channels_given * frames, of["N"]),  # side by side as channels
-        )
-        if (channels, batch) in calls and all(map(alike, (of[letter] for letter in space), sizes)):
-            return "" if layout == "NC" + space else layout
+    if (fitting := _fitting(image, given)) is not None:
+        return "" if fitting == "NC" + space else fitting
     # brought to another size first: the number of channels alone tells where they are
     last = len(image) == dimensions + 2 and image[-1] == channels != image[1]
     return f"N{space}C" if last and image[0] == batch else ""
+
+
+def _fitting(image: Sequence[int], given: tuple[tuple[int, ...], int]) -> str | None:
+    """The first layout by which an image is just what the first convolution is given, if any."""
+    space = _LETTERS[given[1]]
+    choices = {
+        len(space) + 2: [f"N{axes}" for axes in _of_images(space)],
+        len(space) + 1: ["N" + space],
+        len(space) + 3: [f"N{axes}" for axes in _of_clips(space)],
+    }
+    return _of_same_sizes(choices.get(len(image), ()), image, given)
+
+
+def _of_same_sizes(
+    layouts: Sequence[str], image: Sequence[int], given: tuple[tuple[int, ...], int]
+) -> str | None:
+    """The first of some layouts by which all is the same, or by padding and cropping alone."""
+    for same in (int.__eq__, alike):
+        for layout in layouts:
+            of = dict(zip(layout, image, strict=True))
+            batch, channels, *sizes = given[0]
+            own, frames = of.get("C", 1), of.get("T", 1)
+            calls = (
+                (own, of["N"] * frames),  # all frames at once
+                (own, of["N"]),  # one by one
+                (own * frames, of["N"]),  # side by side as channels
+            )
+            told = [of[letter] for letter in _LETTERS[given[1]] if letter in of]
+            alike_in_all = len(told) == len(sizes) and all(map(same, told, sizes))
+            if (channels, batch) in calls and alike_in_all:
+                return layout
+    return None
+
+
+def better_layout(
+    layout: str, image: Sequence[int], given: tuple[tuple[int, ...], int] | None
+) -> str:
+    """The layout by which the first convolution is given an image, where it is not that of a user.
+
+    Args:
+        layout: That of the user.
+        image: Shape of the image input, which has as many axes.
+        given: Shape of the convolution's input, and number of its spatial dimensions.
+
+    Returns:
+        All its letters; empty where that of the user may be right.
+    """
+    if given is None or given[1] != dimensions_of(layout) or len(given[0]) != given[1] + 2:
+        return ""
+    found = _fitting(image, given)
+    better = None if found is None else _of_same_sizes([layout, found], image, given)
+    return "" if better in (None, layout) else str(better)
+
+
+def usual(layout: str, dimensions: int) -> str:
+    """All letters of a layout, those of the usual one too."""
+    return layout or f"NC{_LETTERS[dimensions]}"
 
 
 def _of_images(space: str) -> tuple[str, ...]:
@@ -178,7 +237,7 @@ def check_rank(layout: str, ranks: Sequence[int]) -> None:
     Raises:
         InputError: No tensor has as many axes as the layout has letters.
     """
-    if layout and len(layout) not in ranks:
+    if len(layout) not in ranks:
         shown = ", ".join(str(rank) for rank in ranks)
         raise InputError(
             f"{keyword('layout', repr(layout))} names {len(layout)} axes, but the tensors of "
@@ -190,6 +249,7 @@ __all__ = [
     "FirstLayer",
     "alike",
     "arranged",
+    "better_layout",
     "check_rank",
     "dimensions_of",
     "frames_of",
@@ -198,7 +258,9 @@ __all__ = [
     "infer_layout",
     "is_image",
     "layout_of_ids",
+    "letters_of",
     "parse_layout",
+    "usual",
 ]
 
 
