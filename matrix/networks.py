@@ -27,6 +27,7 @@ from matrix import (
     held_back_sixth,
     held_back_tenth,
     held_back_third,
+    held_back_twelfth,
 )
 from matrix.kinds import KINDS
 from matrix.more import MORE, nnunet_builder
@@ -492,6 +493,7 @@ for _name, _entry in {
     **held_back_ninth.HELD_BACK_NINTH,
     **held_back_tenth.HELD_BACK_TENTH,
     **held_back_eleventh.HELD_BACK_ELEVENTH,
+    **held_back_twelfth.HELD_BACK_TWELFTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -513,5 +515,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back_ninth.HELD_BACK_NINTH.items()},
     **{name: network.truth for name, network in held_back_tenth.HELD_BACK_TENTH.items()},
     **{name: entry.truth for name, entry in held_back_eleventh.HELD_BACK_ELEVENTH.items()},
+    **{name: entry.truth for name, entry in held_back_twelfth.HELD_BACK_TWELFTH.items()},
 }
 """The truth about every network, by name."""
