@@ -1,5 +1,6 @@
 """Thinner: channels go with all that is coupled with them, and nothing else changes."""
 
+import copy
 import sys
 from dataclasses import replace
 from functools import partial
@@ -75,8 +76,9 @@ class Hasty(nn.Module):
 class Gate(nn.Module):
     """One channel is spread over many."""
 
-    def __init__(self):
+    def __init__(self, how):
         super().__init__()
+        self.how = how
         self.a, self.gate = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 1, 1)
         self.b, self.up = nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
         self.head = nn.Conv2d(10, 2, 1)
@@ -84,7 +86,17 @@ class Gate(nn.Module):
     def forward(self, x):
         a = self.a(x).relu()
         up = F.interpolate(self.up(self.b(F.max_pool2d(a, 2)).relu()), scale_factor=2)
-        return self.head(torch.cat([a * self.gate(a).sigmoid(), up], 1))
+        gate = self.gate(a.mean((2, 3), keepdim=True) if self.how == "scalar" else a).sigmoid()
+        if self.how == "expand":
+            a = a * gate.expand_as(a)
+        elif self.how == "inplace":
+            a = a + 1
+            a *= gate
+        elif self.how == "map":
+            a = torch.where(gate > 0.5, a, gate) + gate
+        else:
+            a = gate * a
+        return self.head(torch.cat([a, up], 1))
 
 
 class Grouped(nn.Module):
@@ -518,10 +530,106 @@ def test_what_does_not_run_thinner_is_said_to_be_followed_wrongly(how, monkeypat
         variant.thin(**how)
 
 
-def test_what_one_channel_is_spread_over_stays():
-    thinner = as_variant(Gate, image(2, 1, 16, 16)).thin(0.5)
+@pytest.mark.parametrize("how", ["mul", "expand", "inplace", "scalar", "map"])
+def test_what_one_channel_is_spread_over_gets_thinner(how):
+    variant = as_variant(partial(Gate, how), image(2, 1, 16, 16))
+    thinner = variant.thin(0.5)
     widths = {name: m.out_channels for name, m in thinner.module.named_modules() if name}
-    assert (widths["a"], widths["gate"], widths["b"]) == (6, 1, 4)
+    assert (widths["a"], widths["gate"], widths["b"]) == (3, 1, 4)
+    assert thinner.module.gate.in_channels == 3
+    thinner = variant.thin({"a": 4})
+    kept = {(r.tensor, r.dimension): r.source for r in thinner.plan.thinned}["a.weight", 0]
+    deaf = copy.deepcopy(variant.module)
+    with torch.no_grad():
+        for index in set(range(6)) - set(kept):
+            for reader in (deaf.gate, deaf.b, deaf.head):
+                reader.weight[:, index] = 0
+    x = torch.randn(3, 1, 24, 32)
+    torch.testing.assert_close(thinner.module(x), deaf(x))
+    with pytest.raises(InputError, match="'gate' must stay, for they are only one"):
+        variant.thin({"gate": 1})
+
+
+class Averaged(Plain):
+    """Attention that reads the mean of all channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        x = self.down[0](x)
+        x = x * self.gate(x.mean(1, keepdim=True)).sigmoid()
+        low = F.interpolate(self.down[2](self.down[1](F.max_pool2d(x, 2))), scale_factor=2)
+        return self.head(self.up[0](torch.cat([x, low[:, :8]], 1)))
+
+
+def test_channels_that_are_averaged_stay_and_the_reason_is_true():
+    variant = as_variant(Averaged, image(2, 1, 16, 16))
+    with pytest.raises(InputError, match=r"'down\.0\.3' must stay, for they are mixed into fewer"):
+        variant.thin({"down.0.3": 2})
+
+
+def test_where_the_graph_cannot_be_read_with_gates_cut_off_it_is_read_with_them(monkeypatch):
+    from weightscope.truncation import couplings
+
+    right = couplings._Spread._cut
+
+    def lost(self, value, shape):
+        if self.rank:
+            raise TypeError("of somebody else")
+        return right(self, value, shape)
+
+    monkeypatch.setattr(couplings._Spread, "_cut", lost)
+    thinner = as_variant(partial(Gate, "mul"), image(2, 1, 16, 16)).thin(0.5)
+    assert (thinner.module.a.out_channels, thinner.module.b.out_channels) == (6, 4)
+
+
+def test_a_width_is_given_to_what_is_normalised_in_groups():
+    variant = as_variant(Grouped, image(2, 1, 16, 16))
+    thinner = variant.thin({"a": 4})
+    kept = {(r.tensor, r.dimension): r.source for r in thinner.plan.thinned}
+    assert [i // 2 for i in kept["a.weight", 0]] == [0, 1, 2, 3]
+    assert thinner.module.norm.num_groups == thinner.module.norm.num_channels == 4
+    assert variant.thin({"a": 8}).plan.thinned == ()
+
+
+class InTwo(Grouped):
+    """Groups of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 8)
+
+
+def test_a_width_that_groups_cannot_have_is_refused_with_the_nearest():
+    variant = as_variant(InTwo, image(2, 1, 16, 16))
+    assert variant.thin({"a": 6}).module.norm.num_channels == 6
+    said = "'a' has 8 channels and cannot have 5: .* can only go 2 at a time; give 4 or 6"
+    with pytest.raises(InputError, match=said):
+        variant.thin({"a": 5})
+    with pytest.raises(InputError, match="of which 7 can still go"):
+        variant.thin({"a": 1})
+
+
+class Half(nn.Module):
+    """A part of what a depthwise convolution has is normalised in groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.both = nn.GroupNorm(2, 8), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.head = nn.Conv2d(16, 1, 1)
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        low = self.norm(F.interpolate(self.b(F.max_pool2d(a, 2)), scale_factor=2))
+        return self.head(self.both(torch.cat([low, a], 1)))
+
+
+def test_groups_are_not_counted_among_other_channels():
+    with pytest.raises(TruncationError, match="go with others than 'norm' normalises in groups"):
+        as_variant(Half, image(2, 1, 16, 16)).thin(0.5)
 
 
 def test_a_wrong_graph_is_noticed(monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import Convolution, Norm, buffers, parameters
@@ -93,7 +94,8 @@ def read_groups(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling | St
     """Find which channels go together, and whether they can go.
 
     Channels that reach an output, a layer of a kind that is not known here, a grouped convolution,
-    or a tensor that several layers share, stay.
+    or a tensor that several layers share, stay. One channel that is spread over many, as an
+    attention gate, is not coupled with these.
 
     Args:
         module: The network; not changed.
@@ -103,6 +105,16 @@ def read_groups(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling | St
         MissingExtraError: Torch-Pruning is not installed.
         TruncationError: Its dependency graph cannot be built.
     """
+    try:
+        return _read(module, inputs, _Spread(inputs.dimensions + 2))
+    except TruncationError:  # the graph may lose channels where something is cut off
+        return _read(module, inputs, _Spread(0))
+
+
+def _read(
+    module: nn.Module, inputs: ExampleInputs, spread: _Spread
+) -> tuple[Coupling | Staying, ...]:
+    """`read_groups`, with what is spread over channels cut off."""
     pruning = library()
     twin = deep_copy(module).eval().requires_grad_(True)
     for part in twin.modules():
@@ -115,8 +127,10 @@ def read_groups(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling | St
 
     def sums(model: nn.Module, _: object) -> list[Tensor]:
         """One number for each output: behind it the graph knows an output, not a layer."""
-        found = pytree.tree_leaves(called(model, inputs.args, inputs.kwargs))
-        return [x.sum() for x in found if isinstance(x, Tensor) and x.requires_grad]
+        with spread:
+            found = pytree.tree_leaves(called(model, inputs.args, inputs.kwargs))
+        returned = [x.sum() for x in found if isinstance(x, Tensor) and x.requires_grad]
+        return [*returned, *spread.ends]
 
     graph = pruning.DependencyGraph()
     try:
@@ -134,7 +148,56 @@ def read_groups(module: nn.Module, inputs: ExampleInputs) -> tuple[Coupling | St
             f"the channels of {_lost(graph, names)} cannot be followed "
             f"({type(reason).__name__}: {reason}); it can be made shallower, not thinner"
         ) from reason
-    return tuple(_group(group, graph, names, owned, shared) for group in groups)
+    return tuple(_group(group, graph, names, owned, shared, spread) for group in groups)
+
+
+_STRETCHING = ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave")
+_ELEMENTWISE = (
+    *("add", "radd", "iadd", "sub", "rsub", "isub", "subtract", "mul", "rmul", "imul", "multiply"),
+    *("div", "idiv", "truediv", "rtruediv", "itruediv", "divide", "true_divide", "lerp", "addcmul"),
+    *("maximum", "minimum", "where"),
+)
+
+
+class _Spread(TorchFunctionMode):
+    """Cuts off the maps of one channel that are spread over the channels of others.
+
+    The graph would take the others' channels for those of the layer that made the map.
+
+    Attributes:
+        rank: Axes of a map; of no map is anything cut off where it is 0.
+        ends: A number for each of these maps, behind which the graph knows an end.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank, self.ends = rank, list[Tensor]()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call, with what is spread cut off."""
+        name = getattr(func, "__name__", "").partition(".")[0].strip("_")  # mul.Tensor, mul_
+        given, options = [x for x in args if isinstance(x, Tensor)], kwargs or {}
+        if name in _STRETCHING and given:
+            args = tuple(self._cut(x, func(*args, **options).shape) for x in args)
+        elif name in _ELEMENTWISE and len(given) > 1:
+            shape = torch.broadcast_shapes(*(x.shape for x in given))
+            args = tuple(self._cut(x, shape) for x in args)
+        return func(*args, **options)
+
+    def _cut(self, value: Any, shape: torch.Size) -> Any:
+        if not isinstance(value, Tensor) or not value.requires_grad or value.dim() != len(shape):
+            return value
+        spreads = len(shape) == self.rank and value.shape[1] == 1 < shape[1]
+        if not spreads or value.shape[2:] not in (shape[2:], (1,) * (self.rank - 2)):
+            return value
+        self.ends.append(value.sum())
+        return value.detach()
+
+    def ends_at(self, node: Any) -> bool:
+        """Whether a node of the graph is one of the ends."""
+        return any(node.grad_fn is end.grad_fn for end in self.ends)
 
 
 def _lost(graph: Any, names: Mapping[nn.Module, str]) -> str:
@@ -203,6 +266,7 @@ def _group(
     names: Mapping[nn.Module, str],
     owned: Mapping[int, str],
     shared: set[int],
+    spread: _Spread,
 ) -> Coupling | Staying:
     """One group of the dependency graph as a record."""
     root, channels = group[0].dep.target.module, len(group[0].idxs)
@@ -212,6 +276,9 @@ def _group(
         names[target] for target, makes in zip(targets, making, strict=True)
         if makes and isinstance(target, nn.Module) and target in names
     )  # fmt: skip
+    if any(spread.ends_at(item.dep.target) for item in group):
+        one = "are only one" if channels == 1 else "are mixed into one that is spread over others"
+        return Staying(tuple(makers), one)
     parts: dict[tuple[str, int], Part] = {}
     chunks = 1
     for item, target, makes in zip(group, targets, making, strict=True):
@@ -220,6 +287,8 @@ def _group(
         why = tensors if isinstance(tensors, str) else _astray(target, layer, tensors, places)
         if isinstance(tensors, str) or why:
             return Staying(tuple(makers), why)
+        if _in_groups(target) and channels != target.num_channels:
+            return Staying(tuple(makers), f"go with others than {layer!r} normalises in groups")
         if _in_groups(target):
             chunks = math.lcm(chunks, target.num_groups)
         for leaf, dimension in tensors:
@@ -261,7 +330,7 @@ def _astray(
     if any(channel is None for channel, _ in places):
         return "are mixed by an operation that cannot be followed"
     if _beyond(target, tensors, places):
-        return f"are spread over others in {layer!r}"
+        return f"are mixed into fewer, or spread over more, than {layer!r} has"
     if _in_groups(target) and list(places) != [(i, i) for i in range(target.num_channels)]:
         # runs of what is concatenated are no runs of its groups
         return f"are a part of what {layer!r} normalises in groups"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -271,15 +272,13 @@ def _by_width(
     settled = [_last(*pair) for pair in zip(couplings, scores, strict=True)]
     for layer in sorted(widths, key=lambda name: len(made[name][1])):
         width, channels = made[layer]
-        away = width - widths[layer] - sum(c in gone[k] for k, c in channels)
+        left = width - sum(c in gone[k] for k, c in channels)
         free = [(k, c) for k, c in channels if c not in settled[k] and c not in gone[k]]
-        if widths[layer] < 1 or not 0 <= away <= len(free):
-            raise InputError(
-                f"keep: {layer!r} has {width} channels, of which {len(free)} can still go, and "
-                f"shall have {widths[layer]}; the widths of the layers that it is coupled with must"
-                " fit"
-            )
-        for k, c in sorted(free, key=lambda place: scores[place[0]][place[1]])[:away]:
+        units = _units(couplings, scores, free)
+        widths_left = {left - n for n in _sums(units)}
+        if widths[layer] not in widths_left:
+            raise InputError(_unreachable(layer, width, widths, len(free), widths_left, units))
+        for k, c in _drawn(units, left - widths[layer]):
             gone[k].add(c)
         for k, c in channels:
             settled[k].add(c)
@@ -288,10 +287,74 @@ def _by_width(
         counts = {sum(c // size == i for c in lost) for i in range(coupling.chunks)}
         if len(counts) > 1:
             raise InputError(
-                f"keep: the channels of {coupling.layer!r} are normalised in {coupling.chunks} "
-                "groups, each of which must lose the same; leave the layer out or give a share"
+                f"keep: the channels of {coupling.layer!r} are normalised in groups: each of the "
+                f"{coupling.chunks} runs of {size} must lose the same. Give all layers that make "
+                "some of them widths that fit, leave them out or give a share"
             )
     return gone
+
+
+_Unit = Sequence[tuple[int, int]]
+"""Channels that can only go together: pairs of the number of a coupling and a channel of it."""
+
+
+def _units(
+    couplings: Sequence[Coupling], scores: Sequence[Sequence[float]], free: _Unit
+) -> list[_Unit]:
+    """Channels that can go, the least worth first: one of every run where there are such."""
+    runs: dict[int, dict[int, list[int]]] = {}
+    for k, c in free:
+        size = couplings[k].channels // couplings[k].chunks
+        runs.setdefault(k, {}).setdefault(c // size, []).append(c)
+    units = [
+        [(k, c) for c in unit]
+        for k, of_runs in runs.items()
+        for unit in zip(*(_lowest(run, scores[k]) for run in of_runs.values()), strict=False)
+    ]
+    return sorted(units, key=lambda unit: sum(scores[k][c] for k, c in unit) / len(unit))
+
+
+def _sums(units: Sequence[_Unit]) -> set[int]:
+    """How many channels can go."""
+    sums = {0}
+    for size, count in Counter(map(len, units)).items():
+        sums = {done + size * n for done in sums for n in range(count + 1)}
+    return sums
+
+
+def _drawn(units: Sequence[_Unit], count: int) -> _Unit:
+    """So many channels, of the first units with which that can be."""
+    drawn: list[tuple[int, int]] = []
+    alike = len(set(map(len, units))) == 1
+    for i, unit in enumerate(units):
+        rest = count - len(drawn) - len(unit)
+        if rest >= 0 and (alike or rest in _sums(units[i + 1 :])):
+            drawn += unit
+    return drawn
+
+
+def _unreachable(
+    layer: str,
+    width: int,
+    widths: Mapping[str, int],
+    free: int,
+    possible: set[int],
+    units: Sequence[_Unit],
+) -> str:
+    """Why a layer cannot have a width, and which are the nearest that it can."""
+    wanted, together = widths[layer], max(map(len, units), default=1)
+    if min(possible) < wanted < max(possible):
+        near = (
+            f"{max(n for n in possible if n < wanted)} or {min(n for n in possible if n > wanted)}"
+        )
+        return (
+            f"keep: {layer!r} has {width} channels and cannot have {wanted}: they are normalised in"
+            f" groups, so that they can only go {together} at a time; give {near}"
+        )
+    return (
+        f"keep: {layer!r} has {width} channels, of which {free} can still go, and shall have "
+        f"{wanted}; the widths of the layers that it is coupled with must fit"
+    )
 
 
 def _made(
@@ -313,6 +376,9 @@ def _unknown(variant: Variant, layer: str, made: Mapping[str, Any]) -> InputErro
     if layer in dict(variant.module.named_modules()):
         groups = read_groups(variant.module, variant.structure.inputs)
         whys = [g.why for g in groups if isinstance(g, Staying) and layer in g.layers]
+        free = _made(variant.module, [g for g in groups if isinstance(g, Coupling)])
+        if layer in free:
+            whys.append("are wanted by a forward that does not run, or answers otherwise, without")
         cause = f", for they {whys[0]}" if whys else ""
         return InputError(f"keep: the channels of {layer!r} must stay{cause}; leave it out")
     near = difflib.get_close_matches(layer, made, n=1)

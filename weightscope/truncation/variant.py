@@ -124,7 +124,9 @@ class Variant(OnOneScreen):
         the extra ``prune``), and checked: the result gives the outputs that this network gives when
         the weights that read the removed channels are zero and normalisations see only the others.
         Channels that fail this stay, and those that reach an output, a grouped convolution or a
-        layer of an unknown kind. The weights that remain keep their values; ``recover`` trains the
+        layer of an unknown kind. Of channels that are normalised in groups each group loses as
+        many. A map of one channel (an attention gate) stays; what it multiplies need not. The
+        weights that remain keep their values; ``recover`` trains the
         result.
 
         Args:
