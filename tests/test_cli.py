@@ -51,6 +51,20 @@ def classifier():
 def normed():
     return torch.nn.Sequential(small(), torch.nn.BatchNorm2d(1))
 
+def lists():
+    return [torch.rand(4, 3, 32, 32)]
+
+class UnlikeAny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inside = small()
+
+    def forward(self, x):
+        raise ValueError("nothing will do")
+
+def unlike_any():
+    return UnlikeAny()
+
 number = 3
 """
 
@@ -262,6 +276,15 @@ def test_a_reader_that_leaves_early_is_no_error(folder):
     assert done.stderr == ""
     assert done.returncode == 0
     assert len((folder / "w.csv").read_text().splitlines()) == 3001
+
+
+def test_words_that_only_python_can_follow_are_left_out(capsys):
+    cut = ("cut", "mynetworks:small", "--keep", "1", "--out", "x.safetensors", "--seed", "-1")
+    assert failure(capsys, *cut).endswith("--seed -1; give a whole number from 0\n")
+    shrink = ("shrink", "mynetworks:small", "--images", "mynetworks:lists", "--thin", "nan")
+    assert failure(capsys, *shrink).endswith("give the share of the MACs that stays\n")
+    said = failure(capsys, "analyze", "mynetworks:unlike_any")
+    assert "Pass --input, or --layout where" in said
 
 
 def test_equal_commands_write_equal_files(folder):

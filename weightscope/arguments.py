@@ -12,7 +12,7 @@ from functools import wraps
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
-from weightscope.errors import InputError, keyword, kind, shown
+from weightscope.errors import InputError, in_python, keyword, kind, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,7 +164,7 @@ _RULES = {
     ),
     "steps": whole(0),
     "store": Rule(PATH.fits, PATH.takes),
-    "thin": Rule(_is_number, "the share of the MACs that stays, or None"),
+    "thin": Rule(_is_number, "the share of the MACs that stays"),
     "threads": Rule(whole().fits, "a whole number from 1"),
     "trained": _FLAG,
     "warmup": whole(0),
@@ -207,7 +207,9 @@ def _check(name: str, value: Any, rule: Rule) -> None:
         given = keyword(name, value) if isinstance(value, int | float) else ""
         if not given or len(given) > 60:
             given = f"{keyword(name)} is {kind(value)}"
-        raise InputError(f"{given}; give {rule.takes}{', or None' if rule.optional else ''}")
+        raise InputError(
+            f"{given}; give {rule.takes}{in_python(', or None') if rule.optional else ''}"
+        )
 
 
 def _fits(rule: Rule, value: Any) -> bool:

@@ -26,6 +26,7 @@ def _in_python(name: str, value: str) -> str:
 
 
 _write: ContextVar[Callable[[str, str], str]] = ContextVar("_write", default=_in_python)
+_shell: ContextVar[bool] = ContextVar("_shell", default=False)
 
 
 def keyword(name: str, value: object = "") -> str:
@@ -66,14 +67,20 @@ def kind(value: object) -> str:
     return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
 
 
+def in_python(text: str, in_shell: str = "") -> str:
+    """Words that only callers of Python can follow, and what stands for them at the command."""
+    return in_shell if _shell.get() else text
+
+
 @contextmanager
-def keywords_written(write: Callable[[str, str], str]) -> Iterator[None]:
-    """Inside, `keyword` writes as ``write(name, value)`` does."""
-    token = _write.set(write)
+def keywords_written(write: Callable[[str, str], str], *, shell: bool = False) -> Iterator[None]:
+    """Inside, `keyword` writes as ``write(name, value)`` does; ``shell``: for a command."""
+    token, by = _write.set(write), _shell.set(shell or _shell.get())
     try:
         yield
     finally:
         _write.reset(token)
+        _shell.reset(by)
 
 
 @contextmanager

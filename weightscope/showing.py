@@ -96,9 +96,13 @@ def above(value: float, limit: float) -> str:
     Example:
         >>> above(16_110_593, 16_110_592), above(0.4, 0.02), above(0.300001, 0.3)
         ('16,110,593 > 16,110,592', '0.4 > 0.02', '0.300001 > 0.3')
+        >>> above(96_337_920, 77_031_014.39999999), above(900, 899.97)
+        ('96,337,920 > 77,031,014.4', '900 > 899.9')
     """
     if isinstance(value, int):
-        return f"{value:,} > {int(limit) if limit == int(limit) else float(limit):,}"
+        rounded = round(float(limit), 1)
+        least = math.floor(10 * limit) / 10 if rounded >= value else rounded
+        return f"{value:,} > {int(least) if least == int(least) else least:,}"
     pairs = [(f"{value:.{n}g}", f"{float(limit):.{n}g}") for n in range(4, 18)]
     return " > ".join(next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1]))
 

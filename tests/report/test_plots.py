@@ -290,6 +290,7 @@ def test_plots_name_what_they_take():
         ("Search.frame", lambda: plot_search(stages)),
         ("proposals_frame", lambda: plot_proposals(())),
         ("Analysis.stages", lambda: plot_utilization(layers)),
+        ("there are those of encoder 0", lambda: plot_stage_histograms(histograms, layers, "deep")),
     ):
         with pytest.raises(ws.InputError, match=remedy):
             call()

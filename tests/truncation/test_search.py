@@ -88,6 +88,8 @@ def test_a_limit_that_is_hardly_broken_is_told_from_what_breaks_it():
     )
     (why,) = search(max_macs=899.5).limits.broken(candidate(3, 900, 0.0))
     assert why == "max_macs: 900 > 899.5"
+    (why,) = search(max_macs=0.8 * 1001).limits.broken(candidate(3, 900, 0.0))
+    assert why == "max_macs: 900 > 800.8"
     (why,) = search(max_latency=0.3).limits.broken(
         candidate(3, 900, 0.0, seconds=math.nextafter(0.3, 1))
     )
@@ -502,6 +504,7 @@ def test_refused_depths_are_listed(tmp_path):
         ({"images": IMAGES, "metric": "f1"}, "belong together"),
         ({"images": IMAGES, "thin": 1.5}, "thin=1.5 must be a share above 0 and at most 1"),
         ({"images": []}, "images= is empty"),
+        ({"images": IMAGES, "max_parameters": 0}, "max_parameters=0 leaves no network"),
     ],
 )
 def test_errors_name_the_argument(given, text):

@@ -45,7 +45,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        with _any_terminal(), keywords_written(partial(write_keyword, options)):
+        with _any_terminal(), keywords_written(partial(write_keyword, options), shell=True):
             options.run(options)
             sys.stdout.flush()
     except WeightscopeError as error:

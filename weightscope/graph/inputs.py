@@ -22,7 +22,7 @@ from weightscope.calls import (
     shapes,
     undisturbed,
 )
-from weightscope.errors import ForwardError, InputError, WeightscopeError, keyword
+from weightscope.errors import ForwardError, InputError, WeightscopeError, in_python, keyword
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.guesses import (
     Arguments,
@@ -482,11 +482,11 @@ def _nothing_found(
     others = ", ".join(map(repr, arguments.others))
     needs = f" Its forward requires {others} besides the image." if others else ""
     met = say(errors[0]) if errors else "nothing"
+    types = in_python(" (a tensor, a tuple of arguments or a dict of keyword arguments)")
     found = ForwardError(
         f"no example input was found that {trial.name} takes; tried images of {shown}. The first"
-        f" trial raised {met}.{needs} Pass {keyword('example_inputs')} (a tensor, a tuple of"
-        f" arguments or a dict of keyword arguments), or {keyword('layout')} where the axes are"
-        " not batch, channels, sizes."
+        f" trial raised {met}.{needs} Pass {keyword('example_inputs')}{types}, or"
+        f" {keyword('layout')} where the axes are not batch, channels, sizes."
     )
     found.__cause__ = errors[0] if errors else None
     return found

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from weightscope.arguments import Rule, checked, whole
+from weightscope.errors import UnknownLayerError, keyword
 from weightscope.report.densities import densities, extent, with_null
 from weightscope.showing import counted
 
@@ -160,9 +161,16 @@ def plot_stage_histograms(
 
     Raises:
         InputError: An argument is of a wrong kind.
+        UnknownLayerError: No layer of a stage of this name has a histogram.
     """
-    ax = _axes(ax, 4.5, 3.2)
     here = histograms[histograms["layer"].isin(layers.loc[layers["stage"] == stage, "layer"])]
+    if here.empty:
+        drawn = layers.loc[layers["layer"].isin(histograms["layer"]), "stage"]
+        raise UnknownLayerError(
+            f"{keyword('stage', repr(stage))} has no layer with a histogram; there are those of "
+            f"{', '.join(s for s in dict.fromkeys(drawn) if s)}"
+        )
+    ax = _axes(ax, 4.5, 3.2)
     names = with_null(here, layers)
     colors = sns.color_palette("viridis", n_colors=max(len(names), 2))
     extents, highest = [], 0.0

@@ -182,7 +182,7 @@ class _Spread(TorchFunctionMode):
         if name in _STRETCHING and given:
             args = tuple(self._cut(x, func(*args, **options).shape) for x in args)
         elif name in _ELEMENTWISE and len(given) > 1:
-            shape = torch.broadcast_shapes(*(x.shape for x in given))
+            shape = torch.broadcast_shapes(*(x.shape for x in given))  # type: ignore[no-untyped-call]
             args = tuple(self._cut(x, shape) for x in args)
         return func(*args, **options)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weightscope.adapters import pytree
 from weightscope.batches import each_batch
-from weightscope.errors import InputError, keyword
+from weightscope.errors import InputError, in_python, keyword
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import read_images
@@ -132,8 +132,8 @@ def make_pool(
     if len(places) < 2:
         raise InputError(
             f"{keyword('images')} holds {counted(len(places), 'image')}; recovery needs at least "
-            "2, one of them to see when there is no more gain: give a tensor (images, channels, "
-            "sizes...) or batches"
+            "2, one of them to see when there is no more gain: give "
+            f"{in_python('a tensor (images, channels, sizes...) or batches', 'more')}"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(places), generator=generator, device="cpu").tolist()

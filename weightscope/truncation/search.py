@@ -282,10 +282,8 @@ def _limits(tolerance: float | None, *budgets: float | None) -> Limits:
     for limit, value in zip(fields(Limits), (tolerance, *budgets), strict=True):
         if value is not None and not value >= 0:
             raise InputError(f"{keyword(limit.name, value)} must not be negative")
-        if value == 0 and limit.name == "max_latency":
-            raise InputError(
-                f"{keyword(limit.name, value)} leaves no network; give seconds above 0"
-            )
+        if value == 0 and limit.name != "tolerance":
+            raise InputError(f"{keyword(limit.name, value)} leaves no network; give more than 0")
     if tolerance is None and all(limit is None for limit in budgets):
         tolerance = TOLERANCE
     return Limits(tolerance, *budgets)

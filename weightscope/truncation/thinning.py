@@ -233,8 +233,8 @@ def _within(
             return gone
         if low == 0.0:
             raise TruncationError(
-                f"{keyword('max_macs', f'{max_macs:,.0f}')} cannot be reached by thinning: with "
-                f"one channel in every layer that can lose some it still costs {macs:,}"
+                f"{keyword('max_macs', f'{math.floor(max_macs):,}')} cannot be reached by thinning:"
+                f" with one channel in every layer that can lose some it still costs {macs:,}"
             )
         low = low * 0.95 if low > 0.01 else 0.0
 
