@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=("train", "respond", "score", "page", "classes", "borders"))
     parser.add_argument("--count", type=int, default=544, help="networks of the list")
+    parser.add_argument("--begin", type=int, default=0, help="leave out the networks before")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "studies" / "evidence")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to score")
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what training would cost")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    listed, store = jobs(options.count), Store(options.out)
+    listed, store = jobs(options.count)[options.begin :], Store(options.out)
     if options.part == "train":
         trainings = [training(job) for job in listed]
         print(estimate(trainings, store, options.workers))

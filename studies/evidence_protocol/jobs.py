@@ -13,7 +13,7 @@ from typing import Any, Literal
 from studies.evidence_protocol.designs import DESIGNS
 from studies.evidence_protocol.tasks import TASKS
 
-Half = Literal["choose", "judge", "new", "again", "third", "fourth", "fifth", "last"]
+Half = Literal["choose", "judge", "new", "again", "third", "fourth", "fifth", "last", "newest"]
 
 HELD_OUT = {
     "design": ("multiresunet", "pyramid", "layer", "instance"),
@@ -24,6 +24,7 @@ HELD_OUT = {
 others choose. Fixed before the first network was scored."""
 
 HALVES: dict[Half, str] = {
+    "newest": "networks trained after all that",
     "last": "networks trained last",
     "fifth": "fifth new networks",
     "fourth": "fourth new networks",
@@ -36,6 +37,7 @@ HALVES: dict[Half, str] = {
 """Sets of networks with their titles, those that chose least first."""
 
 BEGIN: dict[Half, int] = {
+    "newest": 544,
     "last": 416,
     "fifth": 352,
     "fourth": 288,
