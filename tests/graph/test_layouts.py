@@ -85,6 +85,50 @@ def test_the_axes_of_an_example_are_read(layout: str, told: bool) -> None:
     torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
 
 
+class Enlarging(nn.Module):
+    """Prepares its images without weights, enlarges them, and works on what is larger."""
+
+    def __init__(self, prepare: str) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.top = nn.Conv2d(3, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1)
+        self.back = nn.Conv2d(16, 8, 3, padding=1)
+        self.out = nn.Conv2d(16, 1, 1)
+        self.norm = nn.InstanceNorm2d(3)
+        self.register_buffer("mean", torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.prepare == "NHWC":
+            x = x.permute(0, 3, 1, 2)
+        if self.prepare == "mean":
+            x = (x - self.mean) / 0.2
+        if self.prepare == "norm":
+            x = self.norm(x)
+        if self.prepare == "range":
+            low, high = (end(x, (1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
+            x = (x - low) / (high - low + 1e-6)
+        top = F.relu(self.top(F.interpolate(x, scale_factor=2.0, mode="bilinear")))
+        middle = F.relu(self.middle(F.max_pool2d(top, 2)))
+        deep = F.relu(self.deep(F.max_pool2d(middle, 2)))
+        back = self.back(torch.cat([F.interpolate(deep, scale_factor=2.0), middle], 1))
+        y = self.out(torch.cat([F.interpolate(back, scale_factor=2.0), top], 1))
+        return y.permute(0, 2, 3, 1) if self.prepare == "NHWC" else y
+
+
+@pytest.mark.parametrize("prepare", ["NHWC", "mean", "norm", "range"])
+def test_images_that_are_prepared_before_they_are_enlarged_are_no_level(prepare: str) -> None:
+    shape = (2, 16, 16, 3) if prepare == "NHWC" else (2, 3, 16, 16)
+    found = read_structure(Enlarging(prepare).eval(), torch.randn(shape))
+    plain = read_structure(Enlarging("").eval(), torch.randn(2, 3, 16, 16))
+    crossing = [
+        [[site.node for site in sites] for cut in read.cuts for sites in cut.runs[0]]
+        for read in (plain, found)
+    ]
+    assert crossing[0] == crossing[1] and len(plain.cuts) == 2
+
+
 @pytest.mark.parametrize("layout", ["NHWC", "NHW"])
 def test_images_in_other_layouts_are_guessed(layout: str) -> None:
     structure = read_structure(Net(layout))

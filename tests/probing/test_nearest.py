@@ -76,6 +76,15 @@ class Denoiser(nn.Module):
         return self.last(torch.cat([x, below], 1))
 
 
+class Permuted(nn.Module):
+    def __init__(self, *axes):
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x):
+        return x.permute(self.axes)
+
+
 CLEAN = F.interpolate(noise(24, 1, 8, 8), scale_factor=4.0)
 NOISY, LEVEL = CLEAN + 0.3 * noise(24, 1, 32, 32), torch.full((24, 1, 32, 32), 0.3)
 GIVEN = [
@@ -101,9 +110,14 @@ def test_a_denoiser_has_to_beat_its_image_wherever_that_is_given(metric):
     ]
     bare = nn.Sequential(Denoiser(), nn.Flatten(1, 2))  # no axis of channels
     found.append(ws.ablate(bare, [(NOISY, CLEAN[:, 0])], metric, progress=False))
+    for inputs, image, layout in map(with_layout, GIVEN[5:6]):  # channels last, targets without
+        last = nn.Sequential(Denoiser(image), Permuted(0, 2, 3, 1))
+        found.append(
+            ws.ablate(last, [(inputs, CLEAN[:, 0])], metric, layout=layout, progress=False)
+        )
     for name in ("chance", "share_lost"):
         (first, *others) = (list(frame[name]) for frame in found)
-        assert [other == pytest.approx(first, rel=1e-4) for other in others] == [True] * len(GIVEN)
+        assert [other == pytest.approx(first, rel=1e-4) for other in others] == [True] * len(others)
     assert found[0].share_lost[0] > 0.5
 
 

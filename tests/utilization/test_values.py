@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
+import torchmetrics.image
 import torchmetrics.segmentation
 from judged import measure_quality
 from torch import nn
 
 from weightscope.errors import InputError
 from weightscope.utilization.judging import judge_by
+from weightscope.utilization.values import ValueMetric
 
 
 def value(metric, outputs, targets):
@@ -602,3 +604,40 @@ def test_a_mean_of_counts_that_is_the_same_for_every_answer_is_refused():
 def metric_of(outputs, targets):
     both = (outputs > 0) & (targets == 1)
     return both.sum() / ((outputs > 0) | (targets == 1)).sum(), both.sum()
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (torchmetrics.R2Score(), torchmetrics.functional.r2_score),
+        (torchmetrics.PearsonCorrCoef(), torchmetrics.functional.pearson_corrcoef),
+        (torchmetrics.ExplainedVariance(), torchmetrics.functional.explained_variance),
+        (torchmetrics.MeanSquaredError(), torchmetrics.functional.mean_squared_error),
+    ],
+)
+@pytest.mark.parametrize("channel", [True, False])
+def test_regressions_of_torchmetrics_take_each_pixel_for_an_answer(metric, expected, channel):
+    outputs, targets = torch.randn(1, 1, 8, 8), torch.randn(1, 1, 8, 8)
+    found = ValueMetric(metric).value(outputs, targets if channel else targets[:, 0])
+    assert found == pytest.approx(float(expected(outputs.flatten(), targets.flatten())))
+
+
+def test_images_of_torchmetrics_take_targets_without_a_channel():
+    metric = ValueMetric(torchmetrics.image.PeakSignalNoiseRatio(data_range=1.0))
+    outputs, targets = torch.rand(1, 1, 16, 16), torch.rand(1, 1, 16, 16)
+    assert metric.value(outputs, targets[:, 0]) == metric.value(outputs, targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its old place
+        old = torchmetrics.PeakSignalNoiseRatio(data_range=1.0)
+    assert ValueMetric(old).name == metric.name == "PeakSignalNoiseRatio"
+
+
+def test_a_metric_that_raises_for_an_axis_of_one_is_told_so():
+    def strict(outputs, targets):
+        assert outputs.shape == targets.shape
+        return (outputs - targets).abs().mean()
+
+    outputs, targets = torch.randn(1, 1, 8, 8), torch.randn(1, 8, 8)
+    with pytest.raises(InputError, match="give targets the axes of the outputs, of one too"):
+        ValueMetric(strict).numbers(outputs, targets, "batch 0")
+    assert ValueMetric(strict).value(outputs, targets[:, None]) > 0

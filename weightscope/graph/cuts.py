@@ -87,7 +87,7 @@ def _cut(
 ) -> Cut | str:
     """One cut, or why it cannot be."""
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    depth = _split(coarse, weights, keep, dimensions, levels)
+    depth = _split(coarse, model, weights, keep, dimensions, levels)
     refused = _no_way_back(depth) or _no_head(depth, model) or _no_gradient(depth)
     if refused:
         return refused
@@ -161,6 +161,7 @@ _MAPS_OF_SIGNALS = (
 
 def _split(
     coarse: Coarse,
+    model: nn.Module,
     weights: Collection[str],
     keep: int,
     dimensions: int,
@@ -187,14 +188,33 @@ def _split(
         # what is only returned (a loss, codes) is no way up
         if stays and (node in reshapes or (moves and nodes[-1:] != stays)):
             removed.discard(node)
-    for node in reversed(nodes):  # a number or a grid that what stays computes with
-        if node.name not in coarse.reached and any(u not in removed for u in node.users):
+    prepared = _without_weights(nodes, model, weights)
+    for node in reversed(nodes):  # a number or a grid that what stays computes with, or the image
+        free = node.name not in coarse.reached or node in prepared
+        if free and any(u not in removed for u in node.users):
             removed.discard(node)
     below: set[fx.Node] = set()
     for node in nodes:
         if any(n in removed or n in below for n in node.all_input_nodes):
             below.add(node)
     return _Depth(nodes, nodes[-1], frozenset(removed), frozenset(below))
+
+
+def _without_weights(
+    nodes: Sequence[fx.Node], model: nn.Module, weights: Collection[str]
+) -> set[fx.Node]:
+    """The inputs, and what is made of them without weights: no level's work, as the image itself.
+
+    Images that were put in another order or standardised before they are enlarged, for instance.
+    """
+    found: set[fx.Node] = set()
+    for node in nodes:
+        own = (node.op == "get_attr" and str(node.target) in weights) or (
+            node.op == "call_module" and _has_weights(node, model)
+        )
+        if not own and all(n in found for n in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[fx.Node]:

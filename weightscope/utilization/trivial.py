@@ -473,16 +473,19 @@ def is_mask(target: Tensor) -> bool:
 
 
 def matching(tree: Any, shape: torch.Size) -> Tensor | None:
-    """The tensor of numbers that has a shape, but perhaps for a channel of one; floats first."""
+    """The tensor of numbers that has a shape, but perhaps for axes of one; floats first."""
     leaves = pytree.tree_tensors(tree)
     for leaf in sorted(leaves, key=lambda leaf: not leaf.is_floating_point()):
         if leaf.is_complex() or leaf.dtype == torch.bool:
             continue
-        if leaf.shape == shape:
-            return leaf
-        if (*leaf.shape[:1], 1, *leaf.shape[1:]) == tuple(shape):
-            return leaf[:, None]
+        if leaf.shape[:1] == shape[:1] and _beyond_one(leaf.shape) == _beyond_one(shape):
+            return leaf.reshape(shape)
     return None
+
+
+def _beyond_one(shape: torch.Size) -> list[int]:
+    """The axes of each image that are longer than one."""
+    return [size for size in shape[1:] if size != 1]
 
 
 def refined(images: Images, start: Constant) -> Constant:

@@ -68,7 +68,9 @@ class ValueMetric:
         self._cumulates = bool(_names_in_monai(metric)) and all(
             hasattr(metric, name) for name in ("reset", "aggregate")
         )
-        self._whole = _takes_whole_numbers(metric)
+        self._part = _part_of_torchmetrics(metric)
+        self._whole = self._part in ("classification", "segmentation")
+        self._flat = self._part == "regression" and _takes_a_row(metric)
         self._sizes: set[int] = set()
 
     @property
@@ -94,6 +96,8 @@ class ValueMetric:
             targets = pytree.tree_map(_whole, targets)
             multiclass = type(self._metric).__name__.startswith("Multiclass")
             targets = _as_classes(outputs, targets, multiclass=multiclass)
+        elif self._part:
+            outputs, targets = _as_numbers(outputs, targets, flat=self._flat)
         collects = self._cumulates or hasattr(self._metric, "update")
         reset = getattr(self._metric, "reset", None) if collects else None
         if self._cumulates and reset is not None:
@@ -150,6 +154,8 @@ class ValueMetric:
             if not where:
                 return torch.full((max(self._sizes, default=1),), math.nan, device="cpu").double()
             form = f", given as {_FORMS[self._form]}" if self._form else ""
+            if _differ_by_ones(outputs, targets):
+                form += "; give targets the axes of the outputs, of one too"
             raise InputError(
                 f"{self.name} raised on an image of {where} (outputs {shapes(outputs)}, targets "
                 f"{shapes(targets)}{form}): {say(error)}. It is called as metric(outputs, targets) "
@@ -172,7 +178,8 @@ def _name(metric: Any) -> str:
     if isinstance(metric, functools.partial):
         return _name(metric.func)
     name = attribute_of(metric, "__name__")
-    return name if isinstance(name, str) else type(metric).__name__
+    # torchmetrics' of old places are private classes of the same name
+    return name if isinstance(name, str) else type(metric).__name__.lstrip("_")
 
 
 def _own(metric: Evaluate) -> Evaluate:
@@ -229,10 +236,26 @@ def _is_bounded(metric: Any) -> bool:
     return declared or not _names_in_monai(metric).isdisjoint(_SHARES)
 
 
-def _takes_whole_numbers(metric: Any) -> bool:
-    """Whether this is one of torchmetrics' for classes, which refuse masks of floats."""
-    names = {str(attribute_of(metric, "__module__") or ""), type(metric).__module__}
-    return any("torchmetrics" in n and ("classif" in n or "segment" in n) for n in names if n)
+def _part_of_torchmetrics(metric: Any) -> str:
+    """Which part of torchmetrics a metric is of, as ``regression``; empty where it is of none."""
+    for module in (attribute_of(metric, "__module__"), type(metric).__module__):
+        name, *parts = str(module or "").split(".")
+        if name == "torchmetrics":
+            return next((p for p in parts if p not in ("functional", "metric")), "")
+    return ""
+
+
+_OF_DISTRIBUTIONS = {
+    "cosinesimilarity", "kldivergence", "jensenshannondivergence",
+    "continuousrankedprobabilityscore",
+}  # fmt: skip
+"""torchmetrics' regressions that take several numbers for each answer."""
+
+
+def _takes_a_row(metric: Any) -> bool:
+    """Whether a regression of torchmetrics takes one number for each answer: each pixel is one."""
+    named = _name(metric).replace("_", "").lower()
+    return named not in _OF_DISTRIBUTIONS and attribute_of(metric, "num_outputs") in (None, 1)
 
 
 def _whole(target: Any) -> Any:
@@ -258,6 +281,19 @@ def _as_classes(outputs: Any, targets: Any, *, multiclass: bool) -> Any:
     numbered = (outputs.shape[0], *outputs.shape[2:])
     beside = targets.dim() == outputs.dim() > 1 and targets.shape[1] == 1
     return targets.squeeze(1) if beside and targets.squeeze(1).shape == numbered else targets
+
+
+def _as_numbers(outputs: Any, targets: Any, *, flat: bool) -> tuple[Any, Any]:
+    """What torchmetrics takes of numbers: equal shapes, or a row of all numbers of the image."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return outputs, targets
+    if _without_ones(outputs) != _without_ones(targets):
+        return outputs, targets
+    return (
+        (outputs.flatten(), targets.flatten())
+        if flat
+        else (outputs, targets.reshape(outputs.shape))
+    )
 
 
 def _formed(form: str, scores: Tensor, targets: Tensor, classes: Any) -> tuple[Tensor, Tensor]:
@@ -416,6 +452,14 @@ def peak_signal_to_noise(value_range: float) -> Evaluate:
 
 def _without_ones(value: Tensor) -> list[int]:
     return [size for size in value.shape if size != 1]
+
+
+def _differ_by_ones(outputs: Any, targets: Any) -> bool:
+    """Whether two tensors have another shape, but by axes of one alone."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return False
+    alike = _without_ones(outputs) == _without_ones(targets)
+    return alike and outputs.shape != targets.shape
 
 
 def same_shape(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
