@@ -126,7 +126,8 @@ def test_images_that_are_prepared_before_they_are_enlarged_are_no_level(prepare:
         [[site.node for site in sites] for cut in read.cuts for sites in cut.runs[0]]
         for read in (plain, found)
     ]
-    assert crossing[0] == crossing[1] and len(plain.cuts) == 2
+    assert crossing[0] == crossing[1]
+    assert len(plain.cuts) == 2
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NHW"])
