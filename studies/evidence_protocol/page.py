@@ -307,6 +307,31 @@ def protocol(
         f"Held out, before anything was scored: {held}. A network with any of these judges; the "
         f"others chose. {listed}.",
         "",
+        choices(table),
+        "",
+        "The score of a cut is the largest among the stages that it removes. It is *used* if any "
+        "of them is called so, *unused* if all are.",
+        "",
+        "Limits: no GPU was used (one core and one thread for each network; torch 2.11, for the "
+        "networks trained last 2.14), and the networks are small and trained briefly; one seed for "
+        "each; the truth is what each network uses, not what its task needs. Within depth compares "
+        "cuts at the same reduction only, so "
+        "that depth itself scores one half.",
+    ]
+
+
+def choices(table: pd.DataFrame) -> str:
+    """What was chosen on which networks; on a page of the newest alone, where that stands."""
+    if set(table["half"]) == {"newest"}:
+        return (
+            f"Networks from index {BEGIN['newest']} on alone. Every form, border and guard was "
+            "chosen on networks before these ([their page](../index.md)) and stood when they were "
+            "trained; the rules that came after the scores on that page (what an output of another "
+            "shape restores, outputs that hardly vary, the last guards of a first proposal) are "
+            "judged here for the first time. The goals are those written down for all. After a "
+            "look at these scores nothing was changed."
+        )
+    return (
         "The form of the response (one minus Cohen's kappa between the decisions with and without "
         "a level, the least over the kinds of images) and its borders were chosen on the first 15 "
         "networks of the choosing half, at the third attempt: the geometric mean of flips and "
@@ -340,17 +365,9 @@ def protocol(
         "as numbers, too, and *used* was given a second look at another contrast. Networks from "
         f"index {BEGIN['last']} on were trained after that, and judge. Those before "
         f"{BEGIN['fifth']} keep scores with kappa: the second new networks with the borders of "
-        "before, without history and losses, the fourth ones with 0.05, the others with 0.08.",
-        "",
-        "The score of a cut is the largest among the stages that it removes. It is *used* if any "
-        "of them is called so, *unused* if all are.",
-        "",
-        "Limits: no GPU was used (one core and one thread for each network; torch 2.11, for the "
-        "networks trained last 2.14), and the networks are small and trained briefly; one seed for "
-        "each; the truth is what each network uses, not what its task needs. Within depth compares "
-        "cuts at the same reduction only, so "
-        "that depth itself scores one half.",
-    ]
+        "before, without history and losses, the fourth ones with 0.05, the others with 0.08. "
+        f"Networks from index {BEGIN['newest']} on have [a page of their own](newest/index.md)."
+    )
 
 
 def grade_text(halves: dict[Half, pd.DataFrame]) -> list[str]:
