@@ -550,6 +550,36 @@ def test_what_one_channel_is_spread_over_gets_thinner(how):
         variant.thin({"gate": 1})
 
 
+class Positions(nn.Module):
+    """Attention of all positions to all others, by products of matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.top, self.center = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+        self.c, self.up = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 6, 3, padding=1)
+        self.head = nn.Conv2d(12, 2, 1)
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        y = self.b(F.max_pool2d(a, 2)).relu()
+        n = len(y)
+        alike = self.center(y).flatten(2).transpose(1, 2) @ self.top(y).flatten(2)
+        alike = alike.view(n, -1).softmax(1).view(alike.shape)
+        mixed = (alike @ self.c(y).flatten(2).transpose(1, 2)).reshape(n, 8, *y.shape[2:])
+        up = F.interpolate(self.up(y + mixed), scale_factor=2)
+        return self.head(torch.cat([a, up], 1))
+
+
+def test_attention_among_positions_stays_and_the_rest_gets_thinner():
+    variant = as_variant(Positions, image(2, 1, 8, 8))
+    thinner = variant.thin(0.5)
+    widths = {name: m.out_channels for name, m in thinner.module.named_modules() if name}
+    assert (widths["a"], widths["up"], widths["top"], widths["c"]) == (3, 3, 4, 8)
+    with pytest.raises(InputError, match="'top' must stay, for they are mixed by an operation"):
+        variant.thin({"top": 2})
+
+
 class Averaged(Plain):
     """Attention that reads the mean of all channels."""
 

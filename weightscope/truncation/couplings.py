@@ -151,6 +151,7 @@ def _read(
     return tuple(_group(group, graph, names, owned, shared, spread) for group in groups)
 
 
+_PRODUCTS = ("matmul", "rmatmul", "bmm")
 _STRETCHING = ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave")
 _ELEMENTWISE = (
     *("add", "radd", "iadd", "sub", "rsub", "isub", "subtract", "mul", "rmul", "imul", "multiply"),
@@ -162,7 +163,9 @@ _ELEMENTWISE = (
 class _Spread(TorchFunctionMode):
     """Cuts off the maps of one channel that are spread over the channels of others.
 
-    The graph would take the others' channels for those of the layer that made the map.
+    The graph would take the others' channels for those of the layer that made the map. Cut off are
+    also the factors of products of matrices, as of all positions with all others: the graph would
+    follow positions for channels, into ever more of them.
 
     Attributes:
         rank: Axes of a map; of no map is anything cut off where it is 0.
@@ -179,7 +182,9 @@ class _Spread(TorchFunctionMode):
         """Call, with what is spread cut off."""
         name = getattr(func, "__name__", "").partition(".")[0].strip("_")  # mul.Tensor, mul_
         given, options = [x for x in args if isinstance(x, Tensor)], kwargs or {}
-        if name in _STRETCHING and given:
+        if name in _PRODUCTS and [x.dim() for x in given] == [3, 3]:
+            args = tuple(map(self._end, args)) if all(x.requires_grad for x in given) else args
+        elif name in _STRETCHING and given:
             args = tuple(self._cut(x, func(*args, **options).shape) for x in args)
         elif name in _ELEMENTWISE and len(given) > 1:
             shape = torch.broadcast_shapes(*(x.shape for x in given))  # type: ignore[no-untyped-call]
@@ -192,8 +197,12 @@ class _Spread(TorchFunctionMode):
         spreads = len(shape) == self.rank and value.shape[1] == 1 < shape[1]
         if not spreads or value.shape[2:] not in (shape[2:], (1,) * (self.rank - 2)):
             return value
-        self.ends.append(value.sum())
-        return value.detach()
+        return self._end(value)
+
+    def _end(self, value: Tensor) -> Tensor:
+        if self.rank:
+            self.ends.append(value.sum())
+        return value.detach() if self.rank else value
 
     def ends_at(self, node: Any) -> bool:
         """Whether a node of the graph is one of the ends."""
@@ -277,8 +286,10 @@ def _group(
         if makes and isinstance(target, nn.Module) and target in names
     )  # fmt: skip
     if any(spread.ends_at(item.dep.target) for item in group):
-        one = "are only one" if channels == 1 else "are mixed into one that is spread over others"
-        return Staying(tuple(makers), one)
+        why = (
+            "are only one" if channels == 1 else "are mixed by an operation that cannot be followed"
+        )
+        return Staying(tuple(makers), why)
     parts: dict[tuple[str, int], Part] = {}
     chunks = 1
     for item, target, makes in zip(group, targets, making, strict=True):
