@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import weightscope as ws
+from weightscope.adapters import tracing
 from weightscope.errors import InputError
 from weightscope.graph import read_structure, rebuild
 from weightscope.truncation.checks import verify
@@ -52,7 +54,10 @@ class Windows(nn.Module):
         return self.head(x + in_windows(self.last, x, self.side))
 
 
-def test_windows_are_read_at_multiples_of_a_size_and_follow_them(tmp_path: Path) -> None:
+def test_windows_are_read_at_multiples_of_a_size_and_follow_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "MOST_QUESTIONS", 30)
     torch.manual_seed(0)
     model = Windows().eval()
     analysis = ws.analyze(model, response=False)
@@ -75,6 +80,59 @@ def test_windows_are_read_at_multiples_of_a_size_and_follow_them(tmp_path: Path)
     for image in images:
         expected = variant.module.eval()(image)
         torch.testing.assert_close(loaded.module.eval()(image), expected, rtol=0, atol=0)
+
+
+class Resized(Windows):
+    """Halves its maps by a factor that is no whole number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.first(x)
+        top = top + in_windows(self.top, top, self.side)
+        middle = F.interpolate(self.down(F.interpolate(top, scale_factor=2.0)), scale_factor=0.5)
+        low = F.interpolate(middle, scale_factor=0.5, mode="bilinear")
+        low = low + in_windows(self.low, low, self.side)
+        x = F.interpolate(self.raised(low), middle.shape[2:]) + middle
+        x = F.interpolate(self.up(x), x.shape[2:]) + F.interpolate(top, scale_factor=0.5)
+        return self.head(x + in_windows(self.last, x, self.side))
+
+
+class Turned(Windows):
+    """Its windows are of maps whose axes were turned, so that they lie otherwise in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))
+
+
+class OnlyWhereItDoesNotFit(Windows):
+    """Pads to a multiple by a quotient that is rounded up, if the size is none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = x.shape[2:]
+        if all(size % 4 == 0 for size in sizes):
+            return super().forward(x)
+        more = [int(np.ceil(size / 4) * 4 - size) for size in sizes]
+        x = F.pad(x, (0, more[1], 0, more[0]), mode="replicate")
+        return super().forward(x)[..., : sizes[0], : sizes[1]]
+
+
+@pytest.mark.parametrize("network", [Windows, Resized, Turned, OnlyWhereItDoesNotFit])
+def test_windows_follow_every_size(network: type[Windows]) -> None:
+    torch.manual_seed(0)
+    model = network().eval()
+    structure = read_structure(model)
+    assert structure.sizes == "symbolic"
+    assert structure.notes == ()
+    graph = rebuild(structure)
+    for size in ((64, 64), (128, 192), (72, 80), (256, 256)):
+        image = torch.randn(3, 3, *size)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(74, 97), (75, 64)])
+def test_windows_that_pad_follow_sizes_that_do_not_fit(size: tuple[int, int]) -> None:
+    model = OnlyWhereItDoesNotFit().eval()
+    image = torch.randn(1, 3, *size)
+    torch.testing.assert_close(rebuild(read_structure(model))(image), model(image), rtol=0, atol=0)
 
 
 def test_windows_that_do_not_divide_the_unit_are_read_rightly_or_at_one_size() -> None:

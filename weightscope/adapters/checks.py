@@ -17,26 +17,40 @@ from typing import Any, TypeGuard
 _REPORTS = ("print", "warn", "warning", "info", "debug", "error")
 
 
+Place = tuple[int | None, int | None, int | None, int | None]
+"""First line, last line, first column, last column."""
+
+
+def place_of(frame: FrameType) -> Place:
+    """Where in its file a frame is now."""
+    places = frame.f_code.co_positions()
+    return next(itertools.islice(places, frame.f_lasti // 2, None), (None,) * 4)
+
+
+def place(node: Any) -> Place:
+    """Where in its file a statement, or an expression, is."""
+    return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
+
+
+def is_inside(part: Place, outer: Place) -> bool:
+    """Whether a place is in another one."""
+    if None in part or None in outer:
+        return False
+    (first, last, left, right), (begin, end, before, after) = part, outer
+    return (begin, before) <= (first, left) and (last, right) <= (end, after)
+
+
 def passing_answer(frame: FrameType) -> bool | None:
     """What a truth value has to be for a check that a frame is in to pass.
 
     None where the frame does something else than check, or where several answers are needed.
     """
+    now = place_of(frame)
     for check in _checks(frame.f_code.co_filename):
-        if is_place_of(frame, check) or is_part_of(frame, check.test):
+        if now == place(check) or is_inside(now, place(check.test)):
             answers = set(_answers(check.test, isinstance(check, ast.Assert)))
             return answers.pop() if len(answers) == 1 else None
     return None
-
-
-def is_place_of(frame: FrameType, node: ast.AST) -> bool:
-    """Whether a statement, or an expression, is what a frame does now."""
-    return hasattr(node, "lineno") and _place_of(frame) == _of(node)
-
-
-def is_part_of(frame: FrameType, node: ast.AST) -> bool:
-    """Whether what a frame does now is a part of a statement, or of an expression, of its file."""
-    return _is_inside(_place_of(frame), _of(node))
 
 
 @functools.lru_cache(maxsize=64)
@@ -63,27 +77,6 @@ class Passing(float):
 
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _compared
     __hash__ = float.__hash__
-
-
-_Place = tuple[int | None, int | None, int | None, int | None]
-
-
-def _place_of(frame: FrameType) -> _Place:
-    """Where in its file a frame is now."""
-    places = frame.f_code.co_positions()
-    return next(itertools.islice(places, frame.f_lasti // 2, None), (None,) * 4)
-
-
-def _of(node: Any) -> _Place:
-    """First line, last line, first column, last column."""
-    return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
-
-
-def _is_inside(place: _Place, outer: _Place) -> bool:
-    if None in place or None in outer:
-        return False
-    (first, last, left, right), (begin, end, before, after) = place, outer
-    return (begin, before) <= (first, left) and (last, right) <= (end, after)
 
 
 @functools.lru_cache(maxsize=64)

@@ -63,6 +63,25 @@ class _Float(metaclass=_Kind):
     dtype = np.dtype(builtins.float)
 
 
+class _KindOf(type):
+    """Stands for ``type``: what ``int`` makes is of the kind ``int``, as it is called here."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = builtins.type(*args, **kwargs)
+        named = len(args) == 1 and not kwargs
+        return next((k for k in (_Int, _Float) if named and made in (k.of, k.symbolic)), made)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, builtins.type)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(builtins.type, name)
+
+
+class _Type(metaclass=_KindOf):
+    pass
+
+
 def _steps(*bounds: Any) -> Any:
     """Steps whose number is held, and whose bounds are not."""
     if not any(map(is_symbolic, bounds)):
@@ -78,7 +97,7 @@ def _length(value: Any) -> Any:
     return value.shape[0] if tensor else builtins.len(value)
 
 
-_NAMES = {"int": _Int, "float": _Float, "range": _steps, "len": _length}
+_NAMES = {"int": _Int, "float": _Float, "range": _steps, "len": _length, "type": _Type}
 
 
 @contextmanager

@@ -79,6 +79,33 @@ def _divided(term: Any) -> tuple[Any, int] | None:
     return None
 
 
+def left_over(value: torch.SymInt, divisor: Any, sizes: Mapping[Any, torch.SymInt]) -> Any:
+    """What a size lacks to a multiple (``(8 - n % 8) % 8``), without what it has above one.
+
+    With it the size is a multiple as it is written, and torch knows what comes of dividing it.
+
+    Returns:
+        None where ``value`` is nothing of that kind.
+    """
+    with needed():
+        import sympy
+        from torch.utils._sympy.functions import Mod
+
+    if not (isinstance(divisor, int) and divisor > 0):
+        return None
+    whole, taken = sympy.Integer(0), False
+    for term in sympy.Add.make_args(value.node.expr):
+        factor, part = term.as_coeff_Mul()
+        taken |= bool(factor < 0)
+        above = isinstance(part, Mod) and part.args[1] == divisor
+        if not (term.is_Integer and term % divisor == 0):
+            whole += factor * part.args[0] if above else term
+    if not taken or not whole.free_symbols <= sizes.keys():
+        return None
+    rest = interpret({s: sizes[s] for s in whole.free_symbols}, whole)
+    return rest - rest // divisor * divisor
+
+
 def never_below(one: Any, other: Any) -> bool:
     """Whether a size is as large as another at every size of the input.
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from weightscope.adapters.checks import is_part_of, is_place_of, syntax_of
+from weightscope.adapters.checks import Place, is_inside, place, place_of, syntax_of
 from weightscope.adapters.leftovers import CACHED
 from weightscope.adapters.symbols import is_symbolic, is_unknown
 from weightscope.restoring import finished
@@ -81,14 +81,14 @@ def _forward(frame: FrameType | None) -> FrameType | None:
 
 
 def _decides_nothing(frame: FrameType) -> bool:
-    return any(is_part_of(frame, part) for part in _harmless(frame.f_code.co_filename))
+    now = place_of(frame)
+    return any(is_inside(now, part) for part in _harmless(frame.f_code.co_filename))
 
 
 def _calls_a_cache(frame: FrameType) -> bool:
     """Whether a frame calls what keeps its results by its arguments: ``functools.cache``."""
-    calls = [c for c in ast.walk(syntax_of(frame.f_code.co_filename)) if is_place_of(frame, c)]
-    for call in calls:
-        first, *rest = _text(call.func).split(".") if isinstance(call, ast.Call) else [""]
+    for call in _calls(frame.f_code.co_filename).get(place_of(frame), ()):
+        first, *rest = call.split(".")
         called = {**frame.f_globals, **frame.f_locals}.get(first)
         for name in rest:
             called = getattr(called, name, None)
@@ -103,11 +103,22 @@ def _is_of_python(frame: FrameType) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _harmless(filename: str) -> tuple[ast.AST, ...]:
+def _calls(filename: str) -> dict[Place, list[str]]:
+    """What is called at each place of a file."""
+    found: dict[Place, list[str]] = {}
+    for node in ast.walk(syntax_of(filename)):
+        if isinstance(node, ast.Call):
+            found.setdefault(place(node), []).append(_text(node.func))
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _harmless(filename: str) -> tuple[Place, ...]:
     """Where a size decides nothing: what only shows something, and the keys of what is kept."""
     tree = syntax_of(filename)
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    return (*_shown(tree), *(part for function in functions for part in _keys_of_kept(function)))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    kept = (part for function in functions for part in _keys_of_kept(function))
+    return tuple(map(place, (*_shown(tree), *kept)))
 
 
 def _shown(tree: ast.AST) -> Iterator[ast.AST]:

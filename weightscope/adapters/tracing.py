@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import FrameType
@@ -23,11 +24,11 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FakeTensor
-from weightscope.adapters.quotients import never_below, rounded
+from weightscope.adapters.quotients import left_over, never_below, rounded
 from weightscope.restoring import Cleanup, finished
 
 try:
-    from torch._prims_common import suggest_memory_format
+    from torch._prims_common import infer_size, is_contiguous_or_false, suggest_memory_format
 
     _KNOWS_SHAPES = True
 except ImportError:  # another version of torch, which computes what it needs
@@ -41,9 +42,9 @@ SIZES_LOGGER = "torch.fx.experimental.symbolic_shapes"
 
 
 # Arithmetic on window sizes can grow without bound. Ordinary networks ask up to 50 questions about
-# their sizes, of up to 54 operations; shifted windows more than 200, of up to 269 in their first
-# block. The limits lie between, and count nothing that a slow or busy machine could change.
-MOST_QUESTIONS = 120
+# their sizes, of up to 54 operations; windows in all blocks of a large one up to 200. The limits
+# count nothing that a slow or busy machine could change.
+MOST_QUESTIONS = 400
 LARGEST_QUESTION = 150
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _SIZES_OF_TORCH = (torch.__file__, os.path.join(_TORCH, "fx", "experimental") + os.sep)
@@ -120,9 +121,6 @@ class TooComplexError(Exception):
 class Budget:
     """Stops a trace whose arithmetic on sizes outgrows its limits, whatever time that takes.
 
-    Args:
-        largest: Operations in a question that is still answered, if fewer than usual.
-
     Attributes:
         exceeded: Whether a limit was passed; the tracer may swallow the error that says so.
         decisions: What the forward itself asked about free sizes, with the answers that it went on
@@ -130,8 +128,7 @@ class Budget:
             raises: a forward that goes on then takes that way because of the answers.
     """
 
-    def __init__(self, largest: int | None = None) -> None:
-        self.largest = largest or LARGEST_QUESTION
+    def __init__(self) -> None:
         self.exceeded = False
         self.decisions: dict[Any, Any] = {}
         self.within: dict[Any, Any] = {}  # asked by the operator that runs
@@ -149,7 +146,7 @@ class Budget:
             if question not in seen:
                 seen.add(question)
                 size = question.count_ops() if hasattr(question, "count_ops") else 0
-                self.exceeded |= size > self.largest or len(env.guards) > MOST_QUESTIONS
+                self.exceeded |= size > LARGEST_QUESTION or len(env.guards) > MOST_QUESTIONS
             if self.exceeded:
                 raise TooComplexError
             answer = self.within[question] = ask(question, *args, **kwargs)
@@ -501,6 +498,25 @@ def _vector_norm_shapes(
     return torch.sum(input, dim, keepdim, dtype=dtype)
 
 
+def _view(input: Tensor, *shape: Any, allow_copy: bool) -> Any:
+    """A view in the sizes that it is asked for.
+
+    torch splits one axis after the other and takes what is left: ``n // (n // 8)`` in the place of
+    eight, which all that is computed afterwards holds.
+    """
+    asked: Any = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+    if not (input.dim() and asked):
+        return NotImplemented
+    sizes = infer_size(asked, input.numel())
+    strides: Any = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    if not is_contiguous_or_false(input):
+        kept: Any = getattr(_module("torch._subclasses.fake_impls"), "_compute_stride", None)
+        strides = None if kept is None else kept(input.shape, input.stride(), sizes)
+    if strides is None:
+        return NotImplemented
+    return input.as_strided(sizes, strides, input.storage_offset())
+
+
 def _whole(size: Any, by: Any) -> Any:
     """A size that is pooled; torch 2.9 would hold it to be even for good, or odd."""
     return size // by
@@ -513,6 +529,7 @@ _SHAPES: dict[tuple[str, Any], Any] = {
     (_DECOMPOSITIONS, "_upsample_nearest"): _nearest_shapes,
     ("torch._refs", "_normalize"): _normalized_shapes,
     ("torch._meta_registrations", "div_rtn"): _whole,
+    ("torch._refs", "_reshape_view_helper"): _view,
     ("torch._decomp", torch.ops.aten.native_batch_norm.default): _batch_norm_shapes,
     ("torch._decomp", torch.ops.aten.native_group_norm.default): _group_norm_shapes,
     ("torch._decomp", torch.ops.aten.linalg_vector_norm.default): _vector_norm_shapes,
@@ -540,7 +557,8 @@ def _by_shape() -> Iterator[None]:
         def called(input: Any, *args: Any, **kwargs: Any) -> Any:
             whole = isinstance(input, Tensor) and not input.is_floating_point()
             mine = threading.get_ident() in _TRACING and not whole
-            return (shapes if mine else original)(input, *args, **kwargs)
+            made = shapes(input, *args, **kwargs) if mine else NotImplemented
+            return original(input, *args, **kwargs) if made is NotImplemented else made
 
         return called
 
@@ -649,13 +667,24 @@ def _choosing(largest: bool, original: Any) -> Any:
     return chooses
 
 
+def _leaving(original: Any) -> Any:
+    def leaves(value: torch.SymInt, divisor: Any) -> Any:
+        sizes = _SIZES.get(threading.get_ident())
+        found = None if sizes is None else left_over(value, divisor, sizes)
+        return original(value, divisor) if found is None else found
+
+    return leaves
+
+
 @contextmanager
 def _in_integers() -> Iterator[None]:
     makers: dict[tuple[Any, str], Any] = {
         (torch.SymFloat, "__ceil__"): partial(_rounding, True),
         (torch.SymFloat, "__floor__"): partial(_rounding, False),
+        (torch.SymFloat, "__trunc__"): partial(_rounding, False),
         (torch.SymInt, "__sym_max__"): partial(_choosing, True),
         (torch.SymInt, "__sym_min__"): partial(_choosing, False),
+        (torch.SymInt, "__mod__"): _leaving,
     }
     originals = {place: getattr(*place) for place in makers if hasattr(*place)}
     for place, original in originals.items():

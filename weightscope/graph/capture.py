@@ -174,7 +174,6 @@ def capture(
     training: bool = False,
     numbers: bool = False,
     unit: Sequence[int] = (),
-    largest: int | None = None,
 ) -> Capture:
     """Export the model with the boundaries of all module calls.
 
@@ -189,7 +188,6 @@ def capture(
         training: Capture what it does in train mode.
         numbers: Keep free the sizes that the forward makes numbers of; other sizes are not tried.
         unit: What the sizes of images are multiples of, along each of their axes.
-        largest: Operations in a question about sizes that is still followed, if fewer than usual.
 
     Raises:
         StructureError: ``torch.export`` cannot trace the model.
@@ -200,7 +198,7 @@ def capture(
     values: tuple[StructureError, Exception] | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
     for sizes in attempts[:1] if numbers else attempts[fixed:]:
-        tracer = _Tracer(model, inputs, sizes, training, numbers, unit, largest)
+        tracer = _Tracer(model, inputs, sizes, training, numbers, unit)
         try:
             captured = tracer.run()
             return replace(captured, too_complex=too_complex, numbers=numbers, unit=tuple(unit))
@@ -240,7 +238,6 @@ class _Tracer:
         training: bool,
         numbers: bool,
         unit: Sequence[int],
-        largest: int | None,
     ) -> None:
         self.constants, self.reading = constants_of(model), Constants(active=False)
         self.model = _as_module(throwaway_copy(model).train(training))
@@ -249,7 +246,7 @@ class _Tracer:
         self.sizes = sizes
         self.numbers = numbers
         self.unit = unit
-        self.budget = Budget(largest)
+        self.budget = Budget()
         self.records: list[_Record] = []
         self.open: list[tuple[_Record, Handed]] = []
 

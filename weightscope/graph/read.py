@@ -161,7 +161,7 @@ def _where_both_hold(trial: Trial, inputs: ExampleInputs, read_at: ExampleInputs
     Raises:
         StructureError: It cannot be captured, or does not do at the example's what the model does.
     """
-    captured = capture(trial.original, read_at, numbers=True, largest=_DIFFERENCES)
+    captured = capture(trial.original, read_at, numbers=True)
     probe = _probe_at(captured, pytree.tree_leaves((inputs.args, dict(inputs.kwargs))))
     if probe and _made_alike(trial, captured, inputs, probe) is False:
         raise StructureError("this way fits no size but those that take it")
@@ -646,7 +646,6 @@ def _at_another_size(inputs: ExampleInputs, factor: float = 2, more: int = 0) ->
 _stages = stages
 _SIZES_TO_CAPTURE = 2
 _OTHER_SIZES = (2, 0.5)
-_DIFFERENCES = 25  # operations in a question whether maps of two levels have one size
 _UNIT = 32  # of images that can be halved five times
 _SHOWN = 6
 
