@@ -42,7 +42,8 @@ def run(module: nn.Module, network: Network, call: Call, training: bool, seed: i
     args, kwargs = network.inputs(batch, size)
     module.train(training)
     torch.manual_seed(seed)
-    return module(*args, **kwargs)
+    with torch.set_grad_enabled(network.gradients):
+        return module(*args, **kwargs)
 
 
 def failures(checks: Mapping[str, Callable[[], str]]) -> tuple[str, ...]:

@@ -432,7 +432,7 @@ HELD_BACK_EIGHTH: Mapping[str, Entry] = {
             deep_supervision=True,
         ),
         Truth(_FIVE, _YUCCA, (1, 2, 3, 4)),
-        {"channels": 1},
+        {"channels": 1, "gradients": False},
     ),
     "python-doctr linknet_resnet18": Entry(
         "doctr",

@@ -49,6 +49,8 @@ class Network:
         given: Whether the reader is given an example of ``size``, and nothing but the model if not.
         arrange: What the forward takes, made of a (B, C, *S) image: a tensor or a tuple of
             positional arguments; None: the image itself.
+        gradients: Whether its graph is compared with gradients on; not where the forward asks for
+            them, and is read without.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Network:
     extra: Callable[[int], Mapping[str, Any]] | None = None
     given: bool = False
     arrange: Callable[[torch.Tensor], Any] | None = None
+    gradients: bool = True
 
     @property
     def installed(self) -> bool:

@@ -391,10 +391,13 @@ def test_sizes_that_a_forward_makes_numbers_of_stay_free(around: Callable[..., T
 def test_names_that_stand_for_numbers_are_pythons_own_otherwise() -> None:
     before = names()
     with free_numbers(Small()):
-        assert names() - before == {"int", "float", "range", "len"}
+        assert names() - before == {"int", "float", "range", "len", "type"}
         assert (isinstance(3, int), isinstance(3, float), issubclass(bool, int)) == (1, 0, 1)
         kind = type(IMAGE.dim())
         assert kind == int  # noqa: E721 - as some write it
+        assert [type(value) for value in (0.5, "a")] == [float, str]
+        assert kind is int
+        assert isinstance(type("Made", (), {}), type)
         assert ([*range(5, 1, -2)], int("11", 2), int.from_bytes(b"\1")) == ([5, 3], 3, 1)
         assert np.zeros(1, dtype=float).dtype == np.float64
         assert np.zeros(1, dtype=int).dtype == np.int64

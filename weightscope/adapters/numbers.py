@@ -10,9 +10,13 @@ free sizes they do what Python's do.
 from __future__ import annotations
 
 import builtins
+import math
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial, wraps
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -20,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from weightscope.adapters import pytree
 from weightscope.adapters.symbols import is_symbolic
 
 _OWN = {"torch", "numpy", "weightscope"}
@@ -97,6 +102,115 @@ def _length(value: Any) -> Any:
     return value.shape[0] if tensor else builtins.len(value)
 
 
+_OPERATORS = (
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
+    *("radd", "rsub", "rmul", "rtruediv", "rfloordiv", "neg", "eq", "ne", "lt", "le", "gt", "ge"),
+)
+_ROUNDED = {"int": torch.sym_int, "long": torch.sym_int, "ceil": math.ceil, "floor": math.floor}
+_KEPT = {"float": torch.sym_float, "double": torch.sym_float, "cpu": lambda n: n}
+_SHAPED = {
+    "flatten": lambda a: a.reshape(-1),
+    "t": lambda a: a.T,
+    "tolist": lambda a: a.tolist(),
+    "item": lambda a: a.item(),
+    "sum": lambda a: a.sum(keepdims=True).reshape(()),
+    "prod": lambda a: a.prod(keepdims=True).reshape(()),
+}
+
+
+class SizesInATensor:
+    """What ``torch.tensor(x.shape)`` stands for while sizes are free: numbers that follow them.
+
+    Arithmetic, rounding and what only arranges them give sizes again; for all else it is the tensor
+    that torch makes, whose numbers nobody knows.
+
+    Args:
+        numbers: Sizes and numbers, as Python's objects.
+    """
+
+    def __init__(self, numbers: Any) -> None:
+        self.numbers = np.asarray(numbers, dtype=object)
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The same as a tensor."""
+        return torch.tensor(self.numbers.tolist())
+
+    def __getitem__(self, place: Any) -> SizesInATensor:
+        return SizesInATensor(self.numbers[place])
+
+    def __len__(self) -> int:
+        return builtins.len(self.numbers)
+
+    def __int__(self) -> Any:
+        return builtins.int(self.numbers.item())
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(_of_sizes, name, self) if name in _METHODS else getattr(self.tensor, name)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do to the numbers what a function of torch does to tensors."""
+        name = getattr(func, "__name__", "")
+        if not kwargs and name in _METHODS and builtins.len(args) == 1:
+            return _of_sizes(name, *args)
+        if func in (torch.stack, torch.cat) and all(isinstance(part, cls) for part in args[0]):
+            axis = args[1] if builtins.len(args) > 1 else (kwargs or {}).get("dim", 0)
+            parts = [part.numbers for part in args[0]]
+            return cls((np.stack if func is torch.stack else np.concatenate)(parts, axis))
+        args, kwargs = pytree.tree_map(as_tensor, (tuple(args), kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def as_tensor(value: Any) -> Any:
+    """Sizes in a tensor as torch knows them; anything else as it is."""
+    return value.tensor if isinstance(value, SizesInATensor) else value
+
+
+def _of_sizes(name: str, sizes: SizesInATensor) -> Any:
+    if name in ("tolist", "item"):
+        return _SHAPED[name](sizes.numbers)
+    if name in _SHAPED:
+        return SizesInATensor(_SHAPED[name](sizes.numbers))
+    each = {**_ROUNDED, **_KEPT}[name]
+    numbers = [each(n) for n in sizes.numbers.reshape(-1)]
+    return SizesInATensor(np.array(numbers, dtype=object).reshape(sizes.numbers.shape))
+
+
+_METHODS = {*_ROUNDED, *_KEPT, *_SHAPED}
+
+
+def _operator(name: str) -> Any:
+    def apply(self: SizesInATensor, *others: Any) -> Any:
+        if any(isinstance(other, torch.Tensor) for other in others):
+            return getattr(self.tensor, f"__{name}__")(*others)
+        given = [other.numbers if isinstance(other, SizesInATensor) else other for other in others]
+        return SizesInATensor(getattr(self.numbers, f"__{name}__")(*given))
+
+    return apply
+
+
+for _name in _OPERATORS:
+    setattr(SizesInATensor, f"__{_name}__", _operator(_name))
+
+
+def _of_free_sizes(original: Callable[..., Any], thread: int) -> Callable[..., Any]:
+    @wraps(original)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        leaves = pytree.tree_leaves(args[:1])
+        plain = all(
+            isinstance(leaf, torch.SymInt | torch.SymFloat | int | float) for leaf in leaves
+        )
+        asked = not sys._getframe(1).f_code.co_filename.startswith(_TORCH)
+        free = threading.get_ident() == thread and plain and any(map(is_symbolic, leaves))
+        return SizesInATensor(args[0]) if asked and free else original(*args, **kwargs)
+
+    return make
+
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+
+
 _NAMES = {"int": _Int, "float": _Float, "range": _steps, "len": _length, "type": _Type}
 
 
@@ -104,7 +218,10 @@ _NAMES = {"int": _Int, "float": _Float, "range": _steps, "len": _length, "type":
 def free_numbers(model: nn.Module) -> Iterator[None]:
     """Let the code of a network, and of the packages that it is from, keep its sizes free."""
     changed: list[tuple[dict[str, Any], str]] = []
+    makers = {name: getattr(torch, name) for name in ("tensor", "as_tensor")}
     try:
+        for name, maker in makers.items():
+            setattr(torch, name, _of_free_sizes(maker, threading.get_ident()))
         for names in _namespaces(model):
             for name, stand_in in _NAMES.items():
                 if name not in names:
@@ -112,6 +229,8 @@ def free_numbers(model: nn.Module) -> Iterator[None]:
                     changed.append((names, name))
         yield
     finally:
+        for name, maker in makers.items():
+            setattr(torch, name, maker)
         for names, name in changed:
             del names[name]
 

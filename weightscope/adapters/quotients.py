@@ -20,7 +20,7 @@ from weightscope.adapters.symbols import interpret
 _FINEST = 1 << 10  # shares of a size as fine as this are exact as floating-point numbers
 
 
-def rounded(value: torch.SymFloat, up: bool, sizes: Mapping[Any, torch.SymInt]) -> Any:
+def rounded(value: torch.SymFloat, up: bool | None, sizes: Mapping[Any, torch.SymInt]) -> Any:
     """A quotient of sizes rounded to a whole number, as an integer division.
 
     ``ceil(n / 2)`` and ``-(-n // 2)`` are the same number, and torch knows what comes of divisions
@@ -28,7 +28,8 @@ def rounded(value: torch.SymFloat, up: bool, sizes: Mapping[Any, torch.SymInt]) 
 
     Args:
         value: What is rounded.
-        up: Whether to the next whole number; else to the one before.
+        up: Whether to the next whole number; else to the one before, or, if None, to the one that is
+            nearer to zero.
         sizes: Sizes of the input, by symbol.
 
     Returns:
@@ -40,7 +41,16 @@ def rounded(value: torch.SymFloat, up: bool, sizes: Mapping[Any, torch.SymInt]) 
         return None
     whole, divisor = quotient
     numerator = interpret({s: sizes[s] for s in whole.free_symbols}, -whole if up else whole)
+    if up is None and not _is_positive(numerator):
+        return None
     return -(numerator // divisor) if up else numerator // divisor
+
+
+def _is_positive(size: Any) -> bool:
+    with needed():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return bool(statically_known_true(size >= 0))
 
 
 def _quotient(expression: Any) -> tuple[Any, int] | None:

@@ -211,6 +211,16 @@ def asked_for(decisions: Iterable[Any]) -> frozenset[str]:
     return frozenset(str(symbol) for question in decisions for symbol in question.free_symbols)
 
 
+def is_of_one_size(question: Any, answer: Any) -> bool:
+    """Whether a question is for one size (``n // 16 == 4``), and it was another one."""
+    with needed():
+        import sympy
+
+    other = bool(answer) if isinstance(question, sympy.Ne) else not answer
+    equality = isinstance(question, sympy.Ne | sympy.Eq)
+    return equality and other and any(side.is_number for side in question.args)
+
+
 def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, Size]) -> bool:
     """Whether questions about sizes have the same answers at other sizes.
 

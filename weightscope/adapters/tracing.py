@@ -646,7 +646,7 @@ _SIZES: dict[int, dict[Any, torch.SymInt]] = {}
 """Sizes of the input by symbol, of each thread that traces a forward."""
 
 
-def _rounding(up: bool, original: Any) -> Any:
+def _rounding(up: bool | None, original: Any) -> Any:
     def rounds(value: torch.SymFloat) -> Any:
         sizes = _SIZES.get(threading.get_ident())
         found = None if sizes is None else rounded(value, up, sizes)
@@ -681,7 +681,7 @@ def _in_integers() -> Iterator[None]:
     makers: dict[tuple[Any, str], Any] = {
         (torch.SymFloat, "__ceil__"): partial(_rounding, True),
         (torch.SymFloat, "__floor__"): partial(_rounding, False),
-        (torch.SymFloat, "__trunc__"): partial(_rounding, False),
+        (torch.SymFloat, "__trunc__"): partial(_rounding, None),
         (torch.SymInt, "__sym_max__"): partial(_choosing, True),
         (torch.SymInt, "__sym_min__"): partial(_choosing, False),
         (torch.SymInt, "__mod__"): _leaving,

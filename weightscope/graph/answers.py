@@ -114,6 +114,18 @@ def holds_where_shown(structure: Structure, *, copies: bool = False) -> bool:
     return not without and _holds(structure, structure.inputs, copies) is not False
 
 
+def holds_at_size(structure: Structure, sizes: Sequence[int], *, copies: bool = False) -> bool:
+    """Whether the model runs at some size of its images, and the graph answers as it does.
+
+    Args:
+        structure: The network.
+        sizes: Of the images.
+        copies: Whether the forward leaves something in weights: copies of them are used then.
+    """
+    without = _without_numbers(structure.model)
+    return not without and bool(_holds(structure, resized(structure.inputs, sizes), copies))
+
+
 def _holds(structure: Structure, inputs: ExampleInputs, copies: bool) -> bool | None:
     """Whether the graph answers a call as the model does; None where the model does not run."""
     runs = _Runs(structure, inputs, copies)

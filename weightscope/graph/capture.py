@@ -54,7 +54,7 @@ from weightscope.errors import StructureError, shown
 from weightscope.graph.gradients import HooksAside
 from weightscope.graph.layouts import is_image
 from weightscope.graph.nodes import argument, operator_of, tensor_of
-from weightscope.graph.pools import FreeSizes
+from weightscope.graph.pools import FittedPads, FreeSizes
 from weightscope.graph.recurrence import WholeRecurrences
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -263,8 +263,9 @@ class _Tracer:
             for context in (without_numbers(), eagerly(), HooksAside(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
-            for context in (Failures(self.budget), free_pools(), FreeSizes(), WholeRecurrences()):
-                hooks.enter_context(context)
+            given_sizes = FreeSizes(), FittedPads(), WholeRecurrences()
+            for mode in (Failures(self.budget), free_pools(), *given_sizes):
+                hooks.enter_context(mode)
             hooks.enter_context(watched_functions(self._function))
             hooks.enter_context(unsolved_constraints())
             hooks.enter_context(self.reading)

@@ -1,4 +1,4 @@
-"""Windows and grids that follow the image's size, kept as such while a network is traced.
+"""Windows, grids and pads that follow the image's size, kept as such while a network is traced.
 
 ``avg_pool2d(x, x.shape[-2:])`` pools the whole image, ``linspace(-1, 1, x.shape[-1])`` counts its
 columns. The operators take these sizes as numbers, so that the tracer would write the example's
@@ -9,12 +9,15 @@ which take sizes like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from weightscope.adapters.symbols import hint, is_symbolic, key
 
 _LIBRARY = torch.library.Library("weightscope", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -95,6 +98,60 @@ class FreeSizes(TorchFunctionMode):
                 if window is not None:
                     return operator(args[0] if args else kwargs["input"], window)
         return func(*args, **kwargs)
+
+
+_PADS = tuple({F.pad, torch._C._nn.pad})
+_JOINS = (torch.cat, torch.concat, torch.concatenate)
+_SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.add_)
+
+
+class FittedPads(TorchFunctionMode):
+    """Traces what pads a map to the size of another as padding by what it lacks to that.
+
+    ``if x.shape[-1] != skip.shape[-1]: pads[1] = 1`` says in a number what follows from the sizes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._padded: dict[int, tuple[Tensor, Callable[[Sequence[Any]], Tensor], list[Any]]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Keep what is padded by numbers, and pad it anew where it meets another map."""
+        kwargs = kwargs or {}
+        if self._padded and args and func in (*_JOINS, *_SUMS):
+            joined = isinstance(args[0], list | tuple)
+            maps = self._fitted(args[0] if joined else args[:2])
+            args = (maps, *args[1:]) if joined else (*maps, *args[2:])
+        made = func(*args, **kwargs)
+        if func in _PADS and len(args) > 1 and all(type(n) is int for n in args[1]):
+            pad = partial(_padded, func, args, kwargs)
+            self._padded[id(made)] = made, pad, list(args[1])
+        return made
+
+    def _fitted(self, maps: Sequence[Any]) -> list[Any]:
+        """Maps of which those that were padded by numbers are as large as the others."""
+        whole = [m for m in maps if isinstance(m, Tensor) and id(m) not in self._padded]
+        return [self._as_large(m, whole[0]) if whole else m for m in maps]
+
+    def _as_large(self, padded: Any, other: Tensor) -> Any:
+        if id(padded) not in self._padded or other.dim() != padded.dim():
+            return padded
+        _, pad, pads = self._padded[id(padded)]
+        axes = [-1 - place // 2 for place in range(1, len(pads), 2)]
+        sizes = [(other.shape[axis], padded.shape[axis]) for axis in axes]
+        if not all(hint(a) == hint(b) for a, b in sizes):
+            return padded
+        more = [a - b if key(a) != key(b) else 0 for a, b in sizes]
+        if not any(map(is_symbolic, more)):
+            return padded
+        return pad([n + more[place // 2] if place % 2 else n for place, n in enumerate(pads)])
+
+
+def _padded(func: Any, args: tuple[Any, ...], kwargs: Any, pads: Sequence[Any]) -> Tensor:
+    made: Tensor = func(args[0], pads, *args[2:], **kwargs)
+    return made
 
 
 def _grid(

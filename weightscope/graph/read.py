@@ -19,14 +19,16 @@ from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import (
     Probe,
+    asked_for,
     decided_alike,
     holds_at,
+    is_of_one_size,
     is_symbolic,
     symbols_at,
 )
 from weightscope.calls import say
 from weightscope.errors import ForwardError, InputError, StructureError, WeightscopeError, keyword
-from weightscope.graph.answers import compare, differs_elsewhere, holds_where_shown
+from weightscope.graph.answers import compare, differs_elsewhere, holds_at_size, holds_where_shown
 from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
@@ -125,6 +127,7 @@ def _taking_every_way(
     A forward that pads, crops or resizes where two sizes differ takes another way at such sizes,
     which does nothing where they are the same.
     """
+    _forget_idle_questions(structure, _writes(trial))
     if not fixed_in(structure.graph).only_decides:
         return structure
     pair = two_images(trial, structure.inputs)
@@ -144,6 +147,40 @@ def _taking_every_way(
             if not wrong and not differs_elsewhere(found, copies=_writes(trial)):
                 return found
     return structure
+
+
+def _forget_idle_questions(structure: Structure, copies: bool) -> None:
+    """Forget that the forward leaves something out at one size, where it would do nothing there.
+
+    What resizes a table (``if x.shape[2:] != self.table.shape[2:]``) does so at its own size, too.
+    """
+    held = fixed_in(structure.graph)
+    if not held.only_decides:
+        return
+    first = structure.graph.find_nodes(op="placeholder")[0]
+    image = images_of(structure.inputs)[0]
+    given = [image.shape[axis] for axis in structure.inputs.space]
+    symbols = [s for axes in held.free.values() for s, _, _ in axes.values()]
+
+    def is_idle(question: Any, answer: Any) -> bool:
+        asked = is_of_one_size(question, answer) and asked_for([question]) <= set(symbols)
+        # where a whole patch more would be another size, the first is one that patches fill
+        size = next(
+            (
+                n
+                for n in range(1, max(given))
+                if asked and not decided_alike({question: answer}, dict.fromkeys(symbols, n))
+            ),
+            None,
+        )
+        if size is None:
+            return False
+        calls = [[size] * len(given)]
+        calls += [[*given[:axis], size, *given[axis + 1 :]] for axis in range(len(given))]
+        return all(holds_at_size(structure, sizes, copies=copies) for sizes in calls)
+
+    decisions = first.meta["decisions"].items()
+    first.meta["decisions"] = {q: a for q, a in decisions if not is_idle(q, a)}
 
 
 def _refuses(structure: Structure, inputs: ExampleInputs) -> bool:

@@ -1,0 +1,186 @@
+"""Forwards that fit maps to each other: by numbers, tables, and sizes put into tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.errors import InputError
+from weightscope.graph import read_structure, rebuild
+from weightscope.truncation.building import build
+from weightscope.truncation.checks import verify
+from weightscope.truncation.plan import make_plan
+
+SIZES = ((64, 64), (63, 61), (75, 97), (66, 95), (128, 63))
+
+
+class UNet(nn.Module):
+    """Three levels; how maps of two levels meet is what the networks below vary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.middle = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1)
+        self.raise1, self.raise0 = (nn.ConvTranspose2d(8, 8, 2, 2) for _ in range(2))
+        self.up1, self.up0 = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(12, 4, 3, padding=1)
+        self.out = nn.Conv2d(4, 1, 1)
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        middle = F.relu(self.middle(F.max_pool2d(top, 2)))
+        deep = F.relu(self.deep(F.max_pool2d(middle, 2)))
+        up = F.relu(self.up1(self.meet(self.raise1(deep), middle)))
+        return self.out(F.relu(self.up0(self.meet(self.raise0(up), top))))
+
+
+class PadsByOne(UNet):
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        pads = [0, 0, 0, 0]
+        if x.shape[-1] != skip.shape[-1]:
+            pads[1] = 1
+        if x.shape[-2] != skip.shape[-2]:
+            pads[3] = 1
+        if sum(pads) != 0:
+            x = F.pad(x, pads, "reflect")
+        return torch.cat([x, skip], dim=1)
+
+
+class PadsEachAxis(UNet):
+    """As MONAI does: pads whatever it is, by nothing where that fits."""
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        pads = [0] * 4
+        for axis in range(2):
+            if skip.shape[-axis - 1] != x.shape[-axis - 1]:
+                pads[axis * 2 + 1] = 1
+        return torch.cat([skip, F.pad(x, pads, "replicate")], dim=1)
+
+
+class PadsAndAdds(UNet):
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        if x.shape != skip.shape[:1] + x.shape[1:2] + skip.shape[2:]:
+            x = nn.functional.pad(x, (0, 1, 0, 1))[..., : skip.shape[-2], : skip.shape[-1]]
+        return torch.cat([x, skip], 1)
+
+
+class CropsByATensor(UNet):
+    """Computes what it crops in a tensor of sizes, and goes on with a list."""
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        crop = torch.tensor(skip.shape)[2:] - torch.tensor(x.shape)[2:]
+        half = (crop / 2).int()
+        before = -torch.stack((half, crop - half)).t().flatten()
+        pads = before.tolist()
+        return torch.cat([x, F.pad(skip, [*pads[2:], *pads[:2]])], dim=1)
+
+
+class RoundsATensor(UNet):
+    """Asks for the kind of a number, and rounds up in a tensor."""
+
+    halving: Any = 2
+
+    def lacking(self, size: int, by: int) -> int:
+        return int(max(torch.ceil(torch.tensor(size / by)).item() * by - size, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = x.shape[-2:]
+        by = self.halving if type(self.halving) is int else self.halving[0]
+        assert isinstance(self.halving, int)
+        assert type(by) is int
+        assert isinstance(type(x), type)
+        x = F.pad(x, (0, self.lacking(wide, 2 * by), 0, self.lacking(high, 2 * by)))
+        return super().forward(x)[..., :high, :wide]
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([x, skip], 1)
+
+
+class ScalesByATensor(RoundsATensor):
+    """What is computed of sizes meets a tensor that has numbers of its own."""
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([x, skip], 1) / torch.tensor(x.shape[-2:]).prod().sqrt()
+
+
+@pytest.mark.parametrize(
+    "network", [PadsByOne, PadsEachAxis, PadsAndAdds, CropsByATensor, RoundsATensor]
+)
+def test_what_is_fitted_follows_every_size(network: type[UNet]) -> None:
+    torch.manual_seed(0)
+    model = network().eval()
+    structure = read_structure(model)
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    assert structure.notes == ()
+    graph = rebuild(structure)
+    for size in SIZES:
+        image = torch.randn(2, 1, *size)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, "pool"))
+        images = [torch.randn(1, 1, *size) for size in SIZES[:3]]
+        assert verify(variant, sizes=images, export=False).failures == ()
+
+
+def test_a_tensor_of_sizes_is_one_to_all_that_is_no_arithmetic() -> None:
+    torch.manual_seed(0)
+    model = ScalesByATensor().eval()
+    structure = read_structure(model)
+    graph = rebuild(structure)
+    image = torch.randn(2, 1, *structure.inputs.args[0].shape[2:])
+    torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+
+
+class Tables(UNet):
+    """Tokens with positions that were made for one size, resized for others."""
+
+    def __init__(self, resizes: bool = True) -> None:
+        super().__init__()
+        self.resizes = resizes
+        self.table = nn.Parameter(torch.randn(1, 8, 8, 8))
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        if x.shape[1:] == skip.shape[1:]:
+            high, wide = x.shape[2] // 2, x.shape[3] // 2
+            table: Tensor = self.table
+            if high != table.shape[2] or wide != table.shape[3]:
+                table = F.interpolate(table, (high, wide), mode="bicubic", align_corners=False)
+                table = table if self.resizes else table + 1
+            x = x + F.interpolate(table, x.shape[2:])
+        return torch.cat([x, skip], 1)
+
+
+class TablesOfAnyShape(Tables):
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        high, wide = x.shape[2:]
+        table: Tensor = self.table
+        if high * wide != table.shape[2] * table.shape[3] or high != wide:
+            table = F.interpolate(table, (high, wide), mode="bilinear")
+        return torch.cat([x + table, skip], 1)
+
+
+@pytest.mark.parametrize("network", [Tables, TablesOfAnyShape])
+def test_a_table_that_is_resized_fits_its_own_size(network: type[Tables]) -> None:
+    torch.manual_seed(0)
+    model = network().eval()
+    graph = rebuild(read_structure(model))
+    for size in ((32, 32), (64, 64), (32, 64), (128, 96), (256, 256)):
+        image = torch.randn(2, 1, *size)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=1e-6)
+
+
+def test_a_table_that_is_something_else_at_its_own_size_is_refused_there() -> None:
+    torch.manual_seed(0)
+    model = Tables(resizes=False).eval()
+    graph = rebuild(read_structure(model))
+    image = torch.randn(2, 1, 128, 96)
+    torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    with pytest.raises(InputError, match="takes another way"):
+        graph(torch.randn(2, 1, 32, 32))
