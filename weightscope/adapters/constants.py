@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters.checks import Passing, passing_answer
-from weightscope.adapters.dispatch import READS_VALUES, FakeTensor, storage_of
+from weightscope.adapters.dispatch import READS_VALUES, FakeTensor, FakeTensorMode, storage_of
 from weightscope.adapters.modes import modes_kept
 from weightscope.adapters.needed import needed
 from weightscope.adapters.pytree import tree_leaves
@@ -57,8 +57,12 @@ def _hold(stand_in: Any, constant: Tensor) -> None:
     """Let the numbers of a tensor be read until something is written into it, or into a view."""
     stand_in.constant = constant
     stand_in.fake_mode.fake_tensor_converter.add_constant_storage_mapping(stand_in)
-    # of what is computed from constants the mode by itself keeps single numbers only
-    vars(stand_in.fake_mode)["may_turn_const"] = _is_small
+    keep_computed(stand_in.fake_mode)
+
+
+def keep_computed(mode: FakeTensorMode) -> None:
+    """Let a mode keep what is computed from constants, and not only single numbers."""
+    vars(mode)["may_turn_const"] = _is_small
 
 
 def _is_small(result: Tensor) -> bool:

@@ -28,7 +28,7 @@ def rounded(value: torch.SymFloat, up: bool | None, sizes: Mapping[Any, torch.Sy
 
     Args:
         value: What is rounded.
-        up: Whether to the next whole number; else to the one before, or, if None, to the one that is
+        up: Whether to the next whole number; else to the one before. If None, to the one that is
             nearer to zero.
         sizes: Sizes of the input, by symbol.
 

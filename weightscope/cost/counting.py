@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from weightscope.adapters import modules, pytree
-from weightscope.adapters.constants import Constants
+from weightscope.adapters.constants import Constants, keep_computed
 from weightscope.adapters.dispatch import (
     DEVICE_OPERATOR,
     FAKE_TENSOR_LOGGER,
@@ -299,6 +299,7 @@ def _fake_copy(
             f"{type(model).__name__} has lazy parameters without a shape; run its forward once"
         )
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    keep_computed(mode)
     given = pytree.tree_tensors((args, dict(kwargs)))
     home = next((t.device for t in given if not t.is_meta), torch.device("cpu"))
 

@@ -160,23 +160,19 @@ def _forget_idle_questions(structure: Structure, copies: bool) -> None:
     first = structure.graph.find_nodes(op="placeholder")[0]
     image = images_of(structure.inputs)[0]
     given = [image.shape[axis] for axis in structure.inputs.space]
-    symbols = [s for axes in held.free.values() for s, _, _ in axes.values()]
+    symbols = {s for axes in held.free.values() for axis, (s, _, _) in axes.items() if axis}
 
     def is_idle(question: Any, answer: Any) -> bool:
-        asked = is_of_one_size(question, answer) and asked_for([question]) <= set(symbols)
-        # where a whole patch more would be another size, the first is one that patches fill
-        size = next(
-            (
-                n
-                for n in range(1, max(given))
-                if asked and not decided_alike({question: answer}, dict.fromkeys(symbols, n))
-            ),
-            None,
-        )
-        if size is None:
+        if not is_of_one_size(question, answer) or not asked_for([question]) <= symbols:
             return False
-        calls = [[size] * len(given)]
-        calls += [[*given[:axis], size, *given[axis + 1 :]] for axis in range(len(given))]
+        sizes = (n for n in range(1, max(given)))
+        equal = [
+            n for n in sizes if not decided_alike({question: answer}, dict.fromkeys(symbols, n))
+        ]
+        if not equal or equal[-1] - equal[0] >= len(equal):
+            return False  # it asks for a remainder, which many sizes leave
+        calls = [[equal[0]] * len(given)]
+        calls += [[*given[:axis], equal[0], *given[axis + 1 :]] for axis in range(len(given))]
         return all(holds_at_size(structure, sizes, copies=copies) for sizes in calls)
 
     decisions = first.meta["decisions"].items()
