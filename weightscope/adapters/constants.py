@@ -93,6 +93,7 @@ class Constants(TorchFunctionMode):
         self.read: set[tuple[str, int]] = set()
         self.checks: list[tuple[str, int]] = []
         self._written: dict[int, Tensor] = {}  # kept, or another tensor may get the memory
+        self._alike: dict[int, tuple[Tensor, bool]] = {}
         self._within = modes_kept()
 
     def __enter__(self) -> Constants:
@@ -112,18 +113,14 @@ class Constants(TorchFunctionMode):
             return func(*args, **kwargs)
         try:
             if args and isinstance(args[0], FakeTensor) and "out" not in kwargs:
-                if func is Tensor.tolist and args[0].constant is not None:
-                    return args[0].constant.tolist()
-                if func in _TRUTHS and args[0].constant is None:
-                    return self._truth(func, args, kwargs)
-                # the tracer follows detach(), which gives the same, and not this
-                return args[0].detach() if func == _DATA else func(*args, **kwargs)
+                return self._of_unknown(func, args, kwargs)
             leaves = tree_leaves((args, kwargs))
-            if func in _MADE_OF_NUMBERS and _plain(leaves):
-                return _with_numbers(func(*args, **kwargs), func, args, kwargs)
+            if func in _MADE_OF_NUMBERS and "out" not in kwargs:
+                return self._made(func, args, kwargs, _plain(leaves))
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             constants = [tensor for tensor in tensors if _is_constant(tensor)]
             if _writes(func, kwargs):
+                self._alike.clear()
                 self._written.update({storage_of(t): t for t in constants})
             if not constants or len(constants) < len(tensors) or not _plain(leaves):
                 return func(*args, **kwargs)
@@ -133,6 +130,31 @@ class Constants(TorchFunctionMode):
         except READS_VALUES:
             self.read.add(_asking_line())
             raise
+
+    def _made(self, func: Any, args: Any, kwargs: Any, plain: bool) -> Any:
+        """A tensor made of numbers, noted where it is a mask that is the same everywhere."""
+        made = func(*args, **kwargs)
+        if isinstance(made, FakeTensor) and made.dtype == torch.bool and func in _MASKS:
+            self._alike[storage_of(made)] = made, func is torch.ones
+        return _with_numbers(made, func, args, kwargs) if plain else made
+
+    def _of_unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
+        first = args[0]
+        mask, truth = self._alike.get(storage_of(first), (None, False))
+        if func is Tensor.tolist and first.constant is not None:
+            return first.constant.tolist()
+        if func in _TRUTHS and first.constant is None:
+            return self._truth(func, args, kwargs)
+        # the tracer follows detach(), which gives the same, and not this
+        made = first.detach() if func == _DATA else func(*args, **kwargs)
+        if first.dtype == torch.bool and _writes(func, kwargs):
+            self._alike.clear()  # what is written into may be a part of any mask
+        elif mask is not None and func in _TURNED:
+            self._alike[storage_of(made)] = made, not truth
+        elif mask is not None and func in _WHOLE and len(args) == 1 and not kwargs:
+            with _disable_current_modes(), torch.no_grad():
+                _hold(made, torch.tensor(truth))
+        return made
 
     def _truth(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A truth value of numbers that are not there, if all that it is for is a check."""
@@ -170,6 +192,9 @@ def _with_numbers(made: Any, func: Any, args: Any, kwargs: Any) -> Any:
     return made
 
 
+_MASKS = (torch.zeros, torch.ones)
+_TURNED = (Tensor.__invert__, torch.logical_not, Tensor.logical_not, torch.bitwise_not)
+_WHOLE = (Tensor.all, Tensor.any, torch.all, torch.any)
 _TRUTHS = (Tensor.__bool__, Tensor.item, torch.allclose, torch.equal, torch._assert)
 
 
