@@ -441,11 +441,15 @@ class Cropped(nn.Module):
         return self.out(self.dec0(torch.cat([top, deep], 1)))
 
 
-def test_sizes_in_a_tensor_are_read_at_the_size_of_the_example() -> None:
-    structure = read_structure(Cropped())  # its number of channels is declared
+def test_sizes_in_a_tensor_stay_sizes() -> None:
+    model = Cropped().eval()
+    structure = read_structure(model)  # its number of channels is declared
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
-    assert any("only" in note for note in structure.notes)
-    assert structure.sizes != "symbolic"
+    assert structure.notes == ()
+    graph = rebuild(structure)
+    for size in ((32, 32), (48, 64)):
+        image = torch.randn(2, 4, *size)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
 
 
 class Flow(nn.Module):

@@ -153,7 +153,7 @@ class Constants(TorchFunctionMode):
             self._alike[storage_of(made)] = made, not truth
         elif mask is not None and func in _WHOLE and len(args) == 1 and not kwargs:
             with _disable_current_modes(), torch.no_grad():
-                _hold(made, torch.tensor(truth))
+                _hold(made, torch.tensor(truth, device="cpu"))
         return made
 
     def _truth(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -126,21 +126,27 @@ class SizesInATensor:
 
     Args:
         numbers: Sizes and numbers, as Python's objects.
+        device: Of the tensor.
     """
 
-    def __init__(self, numbers: Any) -> None:
+    def __init__(self, numbers: Any, device: Any = None) -> None:
         self.numbers = np.asarray(numbers, dtype=object)
+        self.device = torch.get_default_device() if device is None else torch.device(device)
 
     @property
     def tensor(self) -> torch.Tensor:
         """The same as a tensor."""
-        return torch.tensor(self.numbers.tolist())
+        return torch.tensor(self.numbers.tolist(), device=self.device)
 
     def __getitem__(self, place: Any) -> SizesInATensor:
-        return SizesInATensor(self.numbers[place])
+        return self.holding(self.numbers[place])
+
+    def holding(self, numbers: Any) -> SizesInATensor:
+        """Other numbers on the same device."""
+        return SizesInATensor(numbers, self.device)
 
     def __len__(self) -> int:
-        return builtins.len(self.numbers)
+        return len(self.numbers)
 
     def __int__(self) -> Any:
         return builtins.int(self.numbers.item())
@@ -152,12 +158,13 @@ class SizesInATensor:
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do to the numbers what a function of torch does to tensors."""
         name = getattr(func, "__name__", "")
-        if not kwargs and name in _METHODS and builtins.len(args) == 1:
+        if not kwargs and name in _METHODS and len(args) == 1:
             return _of_sizes(name, *args)
         if func in (torch.stack, torch.cat) and all(isinstance(part, cls) for part in args[0]):
-            axis = args[1] if builtins.len(args) > 1 else (kwargs or {}).get("dim", 0)
+            axis = args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)
             parts = [part.numbers for part in args[0]]
-            return cls((np.stack if func is torch.stack else np.concatenate)(parts, axis))
+            joined = np.stack if func is torch.stack else np.concatenate
+            return args[0][0].holding(joined(parts, axis))
         args, kwargs = pytree.tree_map(as_tensor, (tuple(args), kwargs or {}))
         return func(*args, **kwargs)
 
@@ -171,10 +178,10 @@ def _of_sizes(name: str, sizes: SizesInATensor) -> Any:
     if name in ("tolist", "item"):
         return _SHAPED[name](sizes.numbers)
     if name in _SHAPED:
-        return SizesInATensor(_SHAPED[name](sizes.numbers))
+        return sizes.holding(_SHAPED[name](sizes.numbers))
     each = {**_ROUNDED, **_KEPT}[name]
     numbers = [each(n) for n in sizes.numbers.reshape(-1)]
-    return SizesInATensor(np.array(numbers, dtype=object).reshape(sizes.numbers.shape))
+    return sizes.holding(np.array(numbers, dtype=object).reshape(sizes.numbers.shape))
 
 
 _METHODS = {*_ROUNDED, *_KEPT, *_SHAPED}
@@ -185,7 +192,7 @@ def _operator(name: str) -> Any:
         if any(isinstance(other, torch.Tensor) for other in others):
             return getattr(self.tensor, f"__{name}__")(*others)
         given = [other.numbers if isinstance(other, SizesInATensor) else other for other in others]
-        return SizesInATensor(getattr(self.numbers, f"__{name}__")(*given))
+        return self.holding(getattr(self.numbers, f"__{name}__")(*given))
 
     return apply
 
@@ -203,7 +210,10 @@ def _of_free_sizes(original: Callable[..., Any], thread: int) -> Callable[..., A
         )
         asked = not sys._getframe(1).f_code.co_filename.startswith(_TORCH)
         free = threading.get_ident() == thread and plain and any(map(is_symbolic, leaves))
-        return SizesInATensor(args[0]) if asked and free else original(*args, **kwargs)
+        if not (asked and free and len(args) == 1 and kwargs.keys() <= {"dtype", "device"}):
+            return original(*args, **kwargs)
+        made, dtype = SizesInATensor(args[0], kwargs.get("device")), kwargs.get("dtype")
+        return made if dtype is None else made.float() if dtype.is_floating_point else made.int()
 
     return make
 

@@ -100,7 +100,6 @@ class FreeSizes(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_PADS = tuple({F.pad, torch._C._nn.pad})
 _JOINS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.add_)
 
@@ -125,7 +124,7 @@ class FittedPads(TorchFunctionMode):
             maps = self._fitted(args[0] if joined else args[:2])
             args = (maps, *args[1:]) if joined else (*maps, *args[2:])
         made = func(*args, **kwargs)
-        if func in _PADS and len(args) > 1 and all(type(n) is int for n in args[1]):
+        if func is F.pad and len(args) > 1 and all(type(n) is int for n in args[1]):
             pad = partial(_padded, func, args, kwargs)
             self._padded[id(made)] = made, pad, list(args[1])
         return made
