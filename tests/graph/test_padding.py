@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from weightscope.adapters import tracing
 from weightscope.adapters.quotients import never_below, rounded
-from weightscope.adapters.symbols import Probe, free_symbols
+from weightscope.adapters.symbols import Probe, SizeWriter, free_symbols
 from weightscope.cost import count_costs
 from weightscope.errors import InputError
 from weightscope.graph import read_structure, rebuild
@@ -376,6 +376,13 @@ def _free_size() -> torch.SymInt:
     found = env.create_symintnode(made, hint=64)
     assert isinstance(found, torch.SymInt)
     return found
+
+
+def test_what_is_one_number_at_every_size_is_written_as_that() -> None:
+    size, graph = _free_size(), torch.fx.Graph()
+    known = {str(size.node.expr): graph.placeholder("n")}
+    lacks = -((1 - (size - 1) // 2) // 2) - (size - 1) // 4
+    assert SizeWriter(graph, known).write(lacks) == 0
 
 
 @pytest.mark.slow

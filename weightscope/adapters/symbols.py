@@ -273,7 +273,10 @@ class SizeWriter:
         if name not in self.known:
             expression = _of_positive_numerators(expression)
             proxies = {s: fx.Proxy(self.known[str(s)]) for s in expression.free_symbols}
-            node = interpret(proxies, expression).node
+            made = interpret(proxies, expression)
+            if not isinstance(made, fx.Proxy):  # written so, it is one number
+                return made
+            node = made.node
             node.meta["val"] = value
             self.known[name] = node
         return self.known[name]
