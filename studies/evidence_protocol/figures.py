@@ -14,7 +14,8 @@ from studies.evidence_protocol.truth import NEGLIGIBLE
 from weightscope.files import written_atomically
 
 COLOURS: dict[Half, str] = {
-    "last": "#2b6cb0", "fifth": "#4d7c0f", "fourth": "#b83280", "third": "#c2410c",
+    "newest": "#1f2937", "last": "#2b6cb0", "fifth": "#4d7c0f", "fourth": "#b83280",
+    "third": "#c2410c",
     "again": "#0f9d8a", "new": "#7c5cbf", "judge": "#d97706", "choose": "#8a8f98",
 }  # fmt: skip
 BLUE = COLOURS["last"]
