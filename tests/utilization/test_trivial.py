@@ -128,3 +128,48 @@ def test_by_absolute_differences_a_denoiser_has_to_beat_its_image_as_it_is():
         result = ablate_levels(structure, [(noisy, clean)], metric)
         assert result.chance == pytest.approx(float((noisy - clean).abs().mean()), rel=1e-3)
         assert "no better than the best trivial answer, the input itself, (" in result.comparison
+
+
+def sparse(mark):
+    """Depths of a line of the image, of which most are not known, and the images."""
+    images = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    known = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.7
+    return images, torch.where(known, 2.0 * images + 8.0, mark), known.float()
+
+
+def masked_error(outputs, target, known):
+    return ((outputs - target).abs() * known).sum() / known.sum()
+
+
+@pytest.mark.parametrize("mark", [0.0, -1.0, 100.0])
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_a_line_of_the_input_leaves_out_what_the_metric_leaves_out(mark, differentiable):
+    images, depth, _ = sparse(mark)
+
+    def error(outputs, target):
+        value = masked_error(outputs, target, (target != mark).float())
+        return value if differentiable else float(value)
+
+    error.higher_is_better = False
+    frame = ws.ablate(Edges(), [(images, depth)], error, progress=False)
+    assert frame.chance[0] < 0.02
+
+
+@pytest.mark.parametrize("packed", ["first", "last", "tuple", "known first"])
+def test_a_line_of_the_input_is_tried_where_weights_lie_beside_the_target(packed):
+    images, depth, known = sparse(0.0)
+    targets = {
+        "first": torch.cat([depth, known], 1),
+        "last": torch.cat([known, depth], 1),
+        "tuple": (depth, known),
+        "known first": (known, depth),
+    }[packed]
+
+    def error(outputs, given):
+        parts = given if isinstance(given, tuple) else (given[:, :1], given[:, 1:])
+        true, weight = parts if packed in ("first", "tuple") else parts[::-1]
+        return masked_error(outputs, true, weight)
+
+    error.higher_is_better = False
+    frame = ws.ablate(Edges(), [(images, targets)], error, progress=False)
+    assert frame.chance[0] < 0.02

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
+from weightscope.calls import tensors_by_place
 from weightscope.errors import InputError, keyword
 from weightscope.probing.nearest import like_outputs
 from weightscope.utilization.metrics import FloatArray, ImageValues
@@ -138,6 +139,7 @@ class ChannelRange:
 
 
 Constant = dict[int, Tensor]
+Answer = Callable[[int, Constant], Any]
 Arrange = Callable[[Any, Tensor], tuple[list[Tensor], Tensor]]
 
 CONSTANT = "a constant"
@@ -195,7 +197,8 @@ def best_trivial(
     constant = fitted_constant(images)
     known = from_input(images) | ({} if constant is None else {CONSTANT: constant})
     known = known or {ANSWER_FOR_OTHERS: others}
-    best = max(known, key=lambda what: sign * float(np.nanmean(known[what])))
+    # of what differs by rounding alone the first, which is simplest
+    best = max(known, key=lambda what: float(f"{sign * np.nanmean(known[what]):.6g}"))
     return TrivialValues(known[best], best)
 
 
@@ -258,11 +261,16 @@ class Images:
         values = np.array(found)
         return values if np.isfinite(values).any() else None
 
-    def loss(self, constant: Constant) -> Tensor:
-        """Mean of minus the quality of a constant over the picked images, with its gradient."""
+    def loss(self, numbers: Constant, answer: Answer | None = None) -> Tensor:
+        """Mean of minus the quality over the picked images, with its gradient.
+
+        Args:
+            numbers: Of the answer.
+            answer: What it makes of them; by default they are a constant.
+        """
         losses = []
         for batch, chosen in self._chosen():
-            made = split_images(self.outputs.constant(batch, constant))
+            made = split_images((answer or self.outputs.constant)(batch, numbers))
             true = split_images(self.targets(batch))
             losses += [as_number(self.metric(made[i], true[i])).double().mean() for i in chosen]
         return -self.sign * torch.stack(losses).nanmean()
@@ -390,11 +398,11 @@ def fitted_constant(images: Images) -> FloatArray | None:
     return None
 
 
-def _loss(images: Images, constant: Constant) -> float:
+def _loss(images: Images, numbers: Constant, answer: Answer | None = None) -> float:
     """The loss as a number; nan where the metric raises."""
     try:
         with torch.no_grad():
-            return float(images.loss(constant))
+            return float(images.loss(numbers, answer))
     except Exception:  # noqa: BLE001 - a foreign metric may refuse a constant in any way
         return math.nan
 
@@ -488,33 +496,37 @@ def _beyond_one(shape: torch.Size) -> list[int]:
     return [size for size in shape[1:] if size != 1]
 
 
-def refined(images: Images, start: Constant) -> Constant:
-    """The best constant near a start: by its gradient if it has one, else by a simplex."""
+def refined(images: Images, start: Constant, answer: Answer | None = None) -> Constant:
+    """The best constant near a start: by its gradient if it has one, else by a simplex.
+
+    Or the best numbers of another answer, as of `Images.loss`.
+    """
     names = list(start)
     free = [start[name].clone().requires_grad_() for name in names]
     with torch.enable_grad():
         try:
-            differentiable = images.loss(dict(zip(names, free, strict=True))).requires_grad
+            loss = images.loss(dict(zip(names, free, strict=True)), answer)
+            differentiable = loss.requires_grad
         except Exception:  # noqa: BLE001 - as of `.numpy()` on what has a gradient; see _loss
             differentiable = False
         if not differentiable:
-            return _by_simplex(images, start)
+            return _by_simplex(images, start, answer)
         optimizer = torch.optim.LBFGS(free, max_iter=50, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = images.loss(dict(zip(names, free, strict=True)))
+            loss = images.loss(dict(zip(names, free, strict=True)), answer)
             torch.autograd.backward(loss, inputs=free)
             return loss
 
         try:
             optimizer.step(closure)  # type: ignore[no-untyped-call]
         except Exception:  # noqa: BLE001 - see _loss
-            return _by_simplex(images, start)
+            return _by_simplex(images, start, answer)
     return {name: value.detach() for name, value in zip(names, free, strict=True)}
 
 
-def _by_simplex(images: Images, start: Constant) -> Constant:
+def _by_simplex(images: Images, start: Constant, answer: Answer | None) -> Constant:
     """Nelder and Mead's search, for a few channels; of many the start is all there is."""
     from scipy import optimize
 
@@ -527,8 +539,8 @@ def _by_simplex(images: Images, start: Constant) -> Constant:
         return {i: part.to(v) for (i, v), part in zip(start.items(), parts, strict=True)}
 
     def loss(numbers: FloatArray) -> float:
-        value = _loss(images, unpacked(numbers))
-        return value if math.isfinite(value) else math.inf
+        value = _loss(images, unpacked(numbers), answer)
+        return _finite(value)
 
     packed = torch.cat([value.flatten() for value in start.values()]).double().cpu().numpy()
     found = optimize.minimize(
@@ -540,57 +552,116 @@ def _by_simplex(images: Images, start: Constant) -> Constant:
 def from_input(images: Images) -> dict[str, FloatArray]:
     """Values of the inputs as outputs: as they are, and by the line that suits each channel best.
 
-    A line, because inputs are often standardised, each channel in its own way, and targets not;
-    the better of the least squares and of the least absolute differences. Where no input has the
-    targets' shape, each of their channels is compared with the channel of the inputs that suits it
-    best, at its size. Empty unless the targets are a regression of images.
+    A line, because inputs are often standardised, each channel in its own way, and targets not; the
+    best by the metric itself, which may leave values out, from those of the least squares and of
+    the least absolute differences on. Where no input has the targets' shape, each of their channels
+    is compared with the channel of the inputs that suits it best, at its size. Empty unless the
+    targets are a regression of images.
     """
-    targets: list[Tensor] = []
+    if any(len(leaves) != 1 or not is_prediction(leaves[0]) for leaves in images.outputs.leaves):
+        return {}
+    found = [values for true in _regressions(images) for values in _of_line(images, true)]
+    known: dict[str, FloatArray] = {}
+    for what, values in found:
+        if what not in known or _is_better(images, values, known[what]):
+            known[what] = values
+    return known
+
+
+def _is_better(images: Images, values: FloatArray, others: FloatArray) -> bool:
+    return images.sign * float(np.nanmean(values)) > images.sign * float(np.nanmean(others))
+
+
+def _regressions(images: Images) -> list[list[Tensor]]:
+    """What of the targets the output may be a regression of, each batch by batch, in its shape.
+
+    Every tensor of its shape, and as many channels of one that holds more (of a depth beside its
+    weights, say), first or last. Masks are left out: brightness is no answer to them.
+    """
+    found: dict[tuple[str, int], list[Tensor]] = {}
     for batch, leaves in enumerate(images.outputs.leaves):
-        if len(leaves) != 1 or not is_prediction(leaves[0]):
-            return {}
-        target = matching(images.targets(batch), leaves[0].shape)
-        if target is None:
-            return {}
-        targets.append(target)
-    if all(map(is_mask, targets)):
-        return {}  # brightness is no answer to it
+        for place, leaf in tensors_by_place(images.targets(batch)).items():
+            for side, part in enumerate(_alike(leaf, leaves[0].shape)):
+                found.setdefault((str(place), side), []).append(part)
+    whole = [own for own in found.values() if len(own) == len(images.outputs.leaves)]
+    return [own for own in whole if not all(map(is_mask, own))]
+
+
+def _alike(leaf: Tensor, shape: torch.Size) -> list[Tensor]:
+    """A tensor with a shape, or the first and the last so many channels of it."""
+    same = matching(leaf, shape)
+    if same is not None:
+        return [same]
+    for axis in {1: 0, leaf.dim() - 1: 0} if leaf.dim() > 2 else ():
+        count = shape[axis] if leaf.dim() == len(shape) else 1
+        more = leaf.shape[axis] - count
+        if more > 0:
+            parts = [matching(leaf.narrow(axis, first, count), shape) for first in (0, more)]
+            if parts[0] is not None:
+                return [part for part in parts if part is not None]
+    return []
+
+
+def _of_line(images: Images, targets: Sequence[Tensor]) -> Iterator[tuple[str, FloatArray]]:
+    """The values of the inputs that follow some targets, and of the best line of these."""
     given = [on_device(inputs, images.device) for inputs, _ in images.batches]
     try:
         pairs = [images.arrange(x, target) for x, target in zip(given, targets, strict=True)]
     except InputError:  # tokens of which either axis may be the positions
-        return {}
+        return
     true = [target for _, target in pairs]
-    found = like_outputs(true, [x for x, _ in pairs])
-    like = [x for x in found if x is not None]
-    if len(like) < len(targets):
-        return {}
-
-    def values(slope: Tensor, offset: Tensor) -> FloatArray | None:
-        return images.values(
-            lambda batch: pytree.tree_unflatten(
-                [
-                    _shaped_as(
-                        slope.to(like[batch].device) * like[batch] + offset.to(like[batch].device),
-                        images.outputs.leaves[batch][0],
-                    )
-                ],
-                images.outputs.specs[batch],
-            )
-        )
-
-    channels = range(like[0].shape[1] if like[0].dim() > 1 else 1)
+    like = [x for x in like_outputs(true, [x for x, _ in pairs]) if x is not None]
+    if len(like) < len(true):
+        return
+    shape = channel_shape(like[0])
     rows = [
         [(by_channel(x)[c], by_channel(y)[c]) for x, y in zip(like, true, strict=True)]
-        for c in channels
+        for c in range(math.prod(shape))
     ]
-    one = torch.ones(channel_shape(like[0]), dtype=torch.float64, device="cpu")
-    fits = [one.new_tensor([fit(row) for row in rows]) for fit in (line, line_between)]
-    lines = [values(*(numbers.view_as(one) for numbers in fit.unbind(1))) for fit in fits]
-    known = [v for v in lines if v is not None]
-    best = max(known, key=lambda v: images.sign * float(np.nanmean(v)), default=None)
-    candidates = {INPUT_ITSELF: values(one, 0.0 * one), LINE_OF_INPUT: best}
-    return {what: v for what, v in candidates.items() if v is not None}
+    # of units in which the input has mean 0 and spread 1, so that a search finds its way
+    spread, mean = _columns([_spread([x for x, _ in row]) for row in rows])
+
+    def answer(batch: int, numbers: Constant) -> Any:
+        x, leaf = like[batch], images.outputs.leaves[batch][0]
+        units = [n.to(x.device, x.dtype).view(shape) for n in (mean, spread, *numbers.values())]
+        made = units[2] * (x - units[0]) / units[1] + units[3]
+        return pytree.tree_unflatten([_shaped_as(made, leaf)], images.outputs.specs[batch])
+
+    def values(numbers: Constant) -> FloatArray | None:
+        return images.values(lambda batch: answer(batch, numbers))
+
+    itself = values({0: spread, 1: mean})
+    if itself is not None:
+        yield INPUT_ITSELF, itself
+    tried = []
+    for fit in (line, line_between):
+        slope, offset = _columns([fit(row) for row in rows])
+        tried.append({0: slope * spread, 1: offset + slope * mean})
+    tried.append(
+        refined(images, min(tried, key=lambda n: _finite(_loss(images, n, answer))), answer)
+    )
+    for numbers in tried:
+        found = values(numbers)
+        if found is not None:
+            yield LINE_OF_INPUT, found
+
+
+def _spread(parts: Sequence[Tensor]) -> tuple[float, float]:
+    """Standard deviation and mean of all finite values; 1 for what does not vary."""
+    x = torch.cat([part.detach().cpu().double().flatten() for part in parts])
+    x = x[torch.isfinite(x)]
+    spread = float(x.std(unbiased=False)) if len(x) else 0.0
+    return spread if spread > 0.0 else 1.0, float(x.mean()) if len(x) else 0.0
+
+
+def _columns(rows: Sequence[tuple[float, float]]) -> Tensor:
+    """Rows of two numbers as two columns, (2, rows)."""
+    return torch.tensor(rows, dtype=torch.float64, device="cpu").T
+
+
+def _finite(loss: float) -> float:
+    """A loss by which what has none comes last."""
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _shaped_as(answer: Tensor, output: Tensor) -> Tensor:
