@@ -4,6 +4,7 @@
     python studies/evidence.py respond
     python studies/evidence.py score [--half choose|judge|new|again|third|fourth|last]
     python studies/evidence.py page [--page docs/studies/evidence]
+    python studies/evidence.py train|score|page --begin 544 --count 640  (the newest networks)
     python studies/evidence.py classes
     python studies/evidence.py borders
 
@@ -85,8 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(options.page / "borders.md")
     else:
         write_page(listed, options.out, options.version or code_version(), options.page)
-        write_responses(listed, options.out, options.page)
-        write_borders(listed, options.out, options.page)
+        if not options.begin:  # candidates and borders are of the networks that chose
+            write_responses(listed, options.out, options.page)
+            write_borders(listed, options.out, options.page)
         print(options.page / "index.md")
 
 

@@ -70,7 +70,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
     present = [half for half in HALVES if (table["half"] == half).any()]
     halves = {half: judge.grade_table(table[table["half"] == half]) for half in present}
     judging = present[0]
-    judged = table[table["half"] == judging]
+    judged, newest = table[table["half"] == judging], present == ["newest"]
     circumstances = judge.circumstance_table(table, tuple(judge.GRADES))
     by_name = {job.name: job for job in listed}
     wrong = judge.wrong_table(table, lambda name: given(by_name[name], folder))
@@ -94,7 +94,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         sentences[sentences["half"] == judging],
     )
     text = [
-        "# Does the verdict predict the truth?",
+        "# Does the verdict predict the truth?" + newest * " The newest networks",
         "",
         *findings(halves[judging], reached),
         "",
@@ -328,8 +328,9 @@ def choices(table: pd.DataFrame) -> str:
             "chosen on networks before these ([their page](../index.md)) and stood when they were "
             "trained; the rules that came after the scores on that page (what an output of another "
             "shape restores, outputs that hardly vary, the last guards of a first proposal) are "
-            "judged here for the first time. The goals are those written down for all. After a "
-            "look at these scores nothing was changed."
+            "judged here for the first time. The goals are those written down for all. How many "
+            "networks there are was settled by the time that there was, before the first was "
+            "scored, and no rule was changed after a look at the scores."
         )
     return (
         "The form of the response (one minus Cohen's kappa between the decisions with and without "
