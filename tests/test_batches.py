@@ -132,6 +132,15 @@ def test_images_of_integers_are_passed_on_and_said():
     assert torch.equal(inputs, images.float())
 
 
+def test_keys_name_the_inputs_of_a_forward():
+    ((inputs, targets),) = read_batches(
+        [{"photo": X, "truth": Y}], MODEL, keys=({"x": "photo"}, "truth")
+    )
+    assert list(inputs) == ["x"]
+    assert torch.equal(inputs["x"], X)
+    assert torch.equal(targets, Y)
+
+
 def test_reading_a_loader_draws_nothing():
     loader = DataLoader(TensorDataset(X, Y), batch_size=2, shuffle=True)
     before = torch.get_rng_state()

@@ -43,8 +43,9 @@ def read_batches(batches: Iterable[Any], model: nn.Module, keys: Keys | None = N
             out), or mappings with one of the usual names for each. A `Dataset` gives batches of one
             image.
         model: For the number type of its inputs, and how many of them it needs.
-        keys: Where inputs and targets are in a batch, as keys or positions; a tuple of several for
-            several: ``("image", ("mask", "weight"))``.
+        keys: Where inputs and targets are in a batch, as keys or positions; several as a tuple,
+            ``("image", ("mask", "weight"))``, or by the names that the model takes them by,
+            ``({"x": "image", "age": "age"}, "mask")``.
 
     Returns:
         Inputs (a tensor, a tuple of positional or a mapping of keyword arguments) and targets.
@@ -361,9 +362,11 @@ def _split(batch: Any, index: int, keys: Keys | None, model: nn.Module) -> Batch
 
 
 def _at(batch: Any, key: Any, index: int) -> Any:
-    """A part of a batch by its key or position, or a tuple of several."""
+    """A part of a batch by its key or position, or several as a tuple or by names."""
     if isinstance(key, tuple | list):
         return tuple(_at(batch, one, index) for one in key)
+    if isinstance(key, Mapping):
+        return {name: _at(batch, one, index) for name, one in key.items()}
     try:
         return batch[key]
     except (KeyError, IndexError, TypeError):

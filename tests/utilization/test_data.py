@@ -490,7 +490,7 @@ def test_each_of_several_outputs_is_judged_by_a_metric_of_its_own(by_name):
     ):
         with pytest.raises(InputError, match=said):
             gather_data(structure, given, metric=metrics)
-    with pytest.raises(InputError, match="and there are targets"):
+    with pytest.raises(InputError, match="and the targets are one tensor without a name"):
         gather_data(structure, pairs(8), metric={fine: "f1", other: "mse"})
 
 

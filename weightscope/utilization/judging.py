@@ -348,7 +348,9 @@ def one_of_several(value: Any, name: Any, what: str) -> Any:
             if one in held:
                 return held[one]
     places = list(tensors_by_place(value))
-    there = ", ".join(what + place for place in places)
+    there = "there are " + ", ".join(what + place for place in places)
+    if isinstance(value, Tensor):
+        there = f"the {what} are one tensor without a name"
     such = f' or place, such as "{places[-1]}"' if places and places[-1] else ""
     remedy = f"give a metric for each output by its name{such}, and batches of (inputs, targets)"
     if what == "targets":
@@ -356,7 +358,7 @@ def one_of_several(value: Any, name: Any, what: str) -> Any:
     own = name_at(place)
     example = f", such as {{{own!r}: ...}}" if what == "targets" else ""
     raise InputError(
-        f"{keyword('metric')} holds one for {what}[{shown(own)}], and there are {there}; {remedy} "
+        f"{keyword('metric')} holds one for {what}[{shown(own)}], and {there}; {remedy} "
         f"with targets of the same names{example}"
     )
 
@@ -586,7 +588,7 @@ class _ValueJudge:
                 remedy = "give a callable that returns the one number of these that is meant"
             raise InputError(
                 f"whether more or less of {self.name} is better cannot be seen: it is as large for"
-                f" the targets of other images; {remedy}"
+                f" the targets of other images, if there are others; {remedy}"
             )
         return bool(right > others)
 
