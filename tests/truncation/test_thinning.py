@@ -404,6 +404,21 @@ class Branches(nn.Module):
         return self.last(F.interpolate(x, scale_factor=2))
 
 
+class Spare(Plain):
+    """Has a layer that its forward never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Conv2d(4, 4, 3)
+
+
+@pytest.mark.parametrize("thin", [False, True])
+def test_what_the_original_never_calls_fails_no_check(thin):
+    variant = as_variant(Spare, image(2, 1, 32, 32))
+    variant = variant.thin(0.5) if thin else variant
+    assert verify(variant, factory=Spare, export=False).failures == ()
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.01, {"first": 2}])
 def test_a_channel_of_every_branch_stays(keep):
     thinner = as_variant(Branches, image(2, 1, 16, 16)).thin(keep)

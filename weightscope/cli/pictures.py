@@ -245,7 +245,10 @@ def _middle(array: Any, crop: int | None, path: Path) -> Any:
         return array
     sizes = array.shape[-2:]
     if not 0 < crop <= min(sizes):
-        raise InputError(f"--crop {crop} does not fit into {path} of {_size(sizes)} pixels")
+        raise InputError(
+            f"--crop {crop} does not fit into {path} of {_size(sizes)} pixels; give 1 to "
+            f"{min(sizes)}"
+        )
     top, left = ((size - crop) // 2 for size in sizes)
     return array[..., top : top + crop, left : left + crop]
 

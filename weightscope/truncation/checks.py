@@ -390,10 +390,13 @@ def _alive(variant: Variant) -> str:
     if wrong := _backward(called(module, args, kwargs), variant.structure.model, args, kwargs):
         return wrong
     still = without_autograd(variant.structure.graph)
+    idle = variant.structure.dead_parameters  # of the original too
     dead = [
         name
         for name, parameter in module.named_parameters()
-        if parameter.grad is None and not any(f"{name}.".startswith(f"{s}.") for s in still)
+        if parameter.grad is None
+        and name not in idle
+        and not any(f"{name}.".startswith(f"{s}.") for s in still)
     ]
     return f"no forward reaches {', '.join(dead[:3])} ({len(dead)} in all)" if dead else ""
 
