@@ -531,7 +531,7 @@ def _by_simplex(images: Images, start: Constant, answer: Answer | None) -> Const
     from scipy import optimize
 
     sizes = [value.numel() for value in start.values()]
-    if sum(sizes) > 8:
+    if sum(sizes) > 8 or not math.isfinite(_loss(images, start, answer)):
         return start
 
     def unpacked(numbers: FloatArray) -> Constant:
@@ -539,8 +539,7 @@ def _by_simplex(images: Images, start: Constant, answer: Answer | None) -> Const
         return {i: part.to(v) for (i, v), part in zip(start.items(), parts, strict=True)}
 
     def loss(numbers: FloatArray) -> float:
-        value = _loss(images, unpacked(numbers), answer)
-        return _finite(value)
+        return _finite(_loss(images, unpacked(numbers), answer))
 
     packed = torch.cat([value.flatten() for value in start.values()]).double().cpu().numpy()
     found = optimize.minimize(
