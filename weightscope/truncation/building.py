@@ -424,10 +424,12 @@ def draft(structure: Structure, plan: Plan, costs: Costs) -> Variant:
     while own.parameters > LIGHT_BUDGET * replaced or cut.times * own.macs > LIGHT_BUDGET * macs:
         width = min(width - 1, width * 3 // 4)
         if width < 1:
+            shared = "" if replaced > 0 else " (levels that stay use the weights below, too)"
             raise TruncationError(
-                "saves too little: what lies below is hardly larger than the narrowest "
-                f"bottleneck with weights; {keyword('bottleneck', repr('pool'))} or "
-                f"{keyword('width')} can still be built"
+                f"saves too little: the narrowest bottleneck with weights has {own.parameters:,} "
+                f"parameters and {cut.times * own.macs:,} MACs, more than {LIGHT_BUDGET:.0%} of "
+                f"the {max(replaced, 0):,} or the {macs:,} that it replaces{shared}; "
+                f"{keyword('bottleneck', repr('pool'))} or {keyword('width')} can still be built"
             )
         own = bottleneck_costs(structure, cut, crossing, replace(plan, width=width))
     if width == widest.plan.width:
