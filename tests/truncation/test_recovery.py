@@ -486,6 +486,17 @@ def test_outputs_of_any_structure_and_those_that_are_gone():
     assert found.after.explained >= found.before.explained
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_finished_course_is_known_to_the_variant_that_it_came_to(kind, tmp_path):
+    proposals = ws.analyze(
+        Plain().eval().to(kind), example_inputs=IMAGES[:1].to(kind), response=False
+    ).proposals
+    variant = proposals[1].build(seed=0)
+    shown, path = IMAGES.to(kind), tmp_path / "course.pt"
+    first = variant.recover(shown, steps=2, progress=False, resume=path)
+    assert variant.recover(shown, steps=2, progress=False, resume=path) == first
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_number_formats_are_put_back(dtype):
     proposal = needs_its_levels(lambda: Plain().to(dtype), image(2, 1, 32, 32).to(dtype))[1]

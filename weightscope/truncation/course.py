@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -446,9 +446,11 @@ class Course:
             return None
         try:
             content = load_plain(path)
-            # where the file's course came to its end, the variant may hold what it came to
-            begun = (content["begun"], digest("", content["best"]))
-            if content["name"] != file.name or file.begun not in begun:
+            # where the file's course came to its end, the variant may hold what it came to, in
+            # the kind of numbers that it has
+            kinds = (torch.float32, torch.float16, torch.bfloat16)
+            ends = [digest("", _rounded(content["best"], kind)) for kind in kinds]
+            if content["name"] != file.name or file.begun not in (content["begun"], *ends):
                 raise AnotherRecoveryError(
                     f"{str(path)!r} belongs to another recovery: other images, labels, "
                     f"{keyword('loss')}, {keyword('steps')}, {keyword('seed')}, another network or "
@@ -472,6 +474,14 @@ class Course:
                 f"{str(path)!r} cannot be read as a broken-off recovery ({reason}); remove it or "
                 f"give another path as {keyword('resume')}"
             ) from reason
+
+
+def _rounded(state: Mapping[str, Tensor], kind: torch.dtype) -> dict[str, Tensor]:
+    """Numbers of float32 as they come back from another kind; others as they are."""
+    return {
+        name: value.to(kind).to(value.dtype) if value.dtype == torch.float32 else value
+        for name, value in state.items()
+    }
 
 
 def _groups(parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
