@@ -743,3 +743,97 @@ def test_images_are_guessed_where_the_first_kernel_works_on_flattened_ones() -> 
     assert structure.inputs.args[0].shape[1] == 3
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class MayBeLeftOut(nn.Module):
+    """Needs the time that its signature lets out; attends to itself without a context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(8, 1, 1)
+        self.deep, self.mix = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 4)
+        self.of_time = nn.Linear(1, 4)
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, timesteps: Tensor | None = None
+    ) -> Tensor:
+        assert timesteps is not None
+        top = F.relu(self.first(x)) + self.of_time(timesteps[:, None].float())[:, :, None, None]
+        deep = F.relu(self.deep(F.max_pool2d(top, 2))).flatten(2).mT
+        keys = deep if context is None else self.mix(context)
+        deep = deep + F.scaled_dot_product_attention(deep, keys, keys)
+        deep = deep.mT.unflatten(2, (top.shape[2] // 2, top.shape[3] // 2))
+        return self.last(torch.cat([top, F.interpolate(deep, size=top.shape[2:])], 1))
+
+
+def test_an_argument_that_may_be_left_out_is_left_out_where_the_forward_runs_without() -> None:
+    model = MayBeLeftOut().eval()
+    model.context_dim = 4  # type: ignore[assignment]
+    structure = read_structure(model)
+    given = structure.inputs
+    assert len(given.args) + len(given.kwargs) in (2, 3)
+    assert not any(
+        isinstance(v, Tensor) and v.dim() == 3 for v in (*given.args, *given.kwargs.values())
+    )
+    x, steps = torch.rand(2, 3, 32, 48), torch.arange(2)
+    torch.testing.assert_close(
+        rebuild(structure)(x, timesteps=steps), model(x, timesteps=steps), rtol=0, atol=0
+    )
+
+
+class AsManyChannels(nn.Module):
+    """Works at one size, and pads on one side what it goes down with: 17x17 with 16 channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.down = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 8, 3, 2)
+        self.mix, self.up = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.out = nn.Conv2d(channels + 4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[2] == x.shape[3] == 16
+        top = F.relu(self.first(x))
+        deep = F.relu(self.mix(F.relu(self.down(F.pad(top, (0, 1, 0, 1))))))
+        return self.out(torch.cat([top, self.up(F.interpolate(deep, scale_factor=2))], 1))
+
+
+@pytest.mark.parametrize("channels", [8, 16, 18])
+def test_a_padded_map_of_one_size_is_told_from_its_channels(channels: int) -> None:
+    structure = read_structure(AsManyChannels(channels).eval(), torch.rand(2, 3, 16, 16))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert legal(structure) == [1]
+    assert structure.cuts[0].runs[0][0][0].channels == channels
+
+
+class Gated(nn.Module):
+    """Two levels; the deep one is multiplied with what one window of a fixed size pools of it."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.first, self.deep = block(3, 4), block(4, 8)
+        self.gate = nn.Sequential(pool, nn.Conv2d(8, 8, 1), nn.Sigmoid())
+        self.up, self.out = block(12, 4), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.first(x)
+        deep = self.deep(F.max_pool2d(top, 4))
+        deep = deep * F.interpolate(self.gate(deep), size=deep.shape[2:])
+        return self.out(self.up(torch.cat([top, F.interpolate(deep, size=top.shape[2:])], 1)))
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.AvgPool2d(17, (4, 5)), nn.MaxPool2d(9, 2, 4), nn.AvgPool2d((7, 9), 3)]
+)
+def test_one_large_window_makes_no_level(pool: nn.Module) -> None:
+    model = Gated(pool).eval()
+    structure = read_structure(model, torch.rand(2, 3, 160, 160))
+    assert structure.reductions == ((1.0, 1.0), (4.0, 4.0))
+    assert legal(structure) == [1]
+    assert places(structure)["gate.1"] == "bottleneck"
+    check_same(model, structure, (torch.rand(1, 3, 160, 192),))
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(4, 2)])
+def test_a_usual_window_makes_a_level_with_kernels_of_one_position(pool: nn.Module) -> None:
+    structure = read_structure(Gated(pool).eval(), torch.rand(2, 3, 160, 160))
+    assert len(structure.reductions) == 3

@@ -60,6 +60,8 @@ class Handed:
     def _handed(self, before: Any, marked: Any, inside: frozenset[int]) -> Any:
         if isinstance(before, Tensor):
             self._marks[id(marked)] = (marked, before)
+            if marked is not before:
+                vars(marked).update(hung_on(before))
             return marked
         if id(before) in inside or before is marked:
             return before
@@ -75,6 +77,18 @@ class Handed:
             _put(before, key, self._handed(held[key], value, inside))
         self._kept.append((before, _items(before)))
         return before
+
+
+def hung_on(tensor: Tensor) -> dict[str, Tensor]:
+    """The tensors that a forward has set as attributes of another one."""
+    return {
+        name: held
+        for name, held in vars(tensor).items()
+        if isinstance(held, Tensor) and not name.startswith("_") and name not in _OWN
+    }
+
+
+_OWN = ("constant", "real_tensor")  # of tensors without numbers
 
 
 def _is_tuple(value: Any) -> bool:

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -600,15 +601,58 @@ _DECOMPOSED = _Shared(_by_shape)
 
 
 @contextmanager
+def _no_subclasses() -> Iterator[None]:
+    """Leave out the subclass that a forward makes a tensor an object of; its numbers are the same.
+
+    A library may have put a method of its own, or a function, in the place of torch's.
+    """
+    places = [(Tensor, "as_subclass"), (Tensor, "_make_subclass"), (torch, "as_subclass")]
+
+    def passing(original: Any) -> Any:
+        def as_it_is(*given: Any, **kwargs: Any) -> Any:
+            tensor = next((value for value in given if isinstance(value, Tensor)), None)
+            kind = next((value for value in given if isinstance(value, type)), Tensor)
+            foreign = tensor is not None and kind.__module__.partition(".")[0] != "torch"
+            mine = foreign and threading.get_ident() in _TRACING
+            if not mine:
+                return original(*given, **kwargs)
+            _LEFT_OUT[threading.get_ident()] += 1
+            return tensor
+
+        return as_it_is
+
+    with Cleanup() as stack:
+        for holder, name in places:
+            if (original := getattr(holder, name, None)) is None:
+                continue
+            if name in vars(holder):
+                stack.callback(setattr, holder, name, vars(holder)[name])
+            else:
+                stack.callback(delattr, holder, name)
+            replaced = passing(original)
+            setattr(holder, name, staticmethod(replaced) if name[0] == "_" else replaced)
+        yield
+
+
+_SUBCLASSES = _Shared(_no_subclasses)
+_LEFT_OUT: Counter[int] = Counter()
+
+
+def subclasses_left_out() -> int:
+    """How often a tensor was left as it is in this thread, of which a forward made another."""
+    return _LEFT_OUT[threading.get_ident()]
+
+
+@contextmanager
 def without_numbers() -> Iterator[None]:
     """Let a forward run on tensors without numbers, in this thread.
 
-    Checkpointed functions are called directly, since they run without autograd otherwise;
-    distributions do not check the values of their arguments; of what normalises and resizes only
-    the shape is computed.
+    Checkpointed functions are called directly, since they run without autograd otherwise; tensors
+    stay as they are where they are made objects of a subclass; distributions do not check the
+    values of their arguments; of what normalises and resizes only the shape is computed.
     """
     mine = threading.get_ident()
-    with _CHECKPOINTS.on(), _VALIDATION.on(), _DECOMPOSED.on():
+    with _CHECKPOINTS.on(), _SUBCLASSES.on(), _VALIDATION.on(), _DECOMPOSED.on():
         _TRACING.add(mine)
         try:
             yield

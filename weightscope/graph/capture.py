@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from torch.export import Dim, ExportedProgram
 from weightscope.adapters import pytree
 from weightscope.adapters.boundary import BOUNDARY, marked
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
-from weightscope.adapters.containers import Handed
+from weightscope.adapters.containers import Handed, hung_on
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.numbers import free_numbers
@@ -42,6 +42,7 @@ from weightscope.adapters.tracing import (
     in_multiples,
     lean,
     quiet,
+    subclasses_left_out,
     unsolved_constraints,
     untold,
     watched_functions,
@@ -308,7 +309,7 @@ class _Tracer:
         flat, spec = pytree.tree_flatten((args, {}))
         number = len(self.records)
         name, shared = function.__name__, self.rest.shared()
-        checks = len(self.reading.checks)
+        checks = self._noted()
         record = _Record(number, name, tuple(flat), spec, True, shared, checks, function)
         self.records.append(record)
         handed = _handed((args, {}), flat, spec, number, entry=True)
@@ -325,8 +326,7 @@ class _Tracer:
         record, handed = self.open.pop()
         changed, lost = handed.take_back()
         record.changes = changed or not self.rest.shared_is(record.shared)
-        # a module that checks values is taken apart: not all images that are tried may pass
-        record.at_rest &= len(self.reading.checks) == record.checks
+        record.at_rest &= self._noted() == record.checks
         if lost:
             raise StructureError(
                 f"{record.module} changes the {lost} that it is given; a change of such an object"
@@ -334,6 +334,14 @@ class _Tracer:
                 " what is new"
             )
         return record
+
+    def _noted(self) -> int:
+        """Counts what a module is taken apart for.
+
+        Not all images that are tried may pass its checks of values; a tensor of a subclass of
+        somebody's own cannot be traced again.
+        """
+        return len(self.reading.checks) + subclasses_left_out()
 
     def _begin(self, hooks: Cleanup) -> Any:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -366,7 +374,11 @@ class _Tracer:
             number = len(self.records)
             at_rest, given = arrived.pop()
             at_rest = at_rest and list(map(id, given)) == list(map(id, flat))
-            shared, checks = self.rest.shared(), len(self.reading.checks)
+            asked = _asked_for(original, flat)
+            at_rest = at_rest and not asked
+            for outer, _ in self.open if asked else ():  # given the same with it
+                outer.at_rest &= asked.isdisjoint(_hung(outer.arguments))
+            shared, checks = self.rest.shared(), self._noted()
             record = _Record(number, name, tuple(flat), spec, at_rest, shared, checks)
             self.records.append(record)
             handed = _handed((args, kwargs), flat, spec, number, entry=True)
@@ -388,6 +400,18 @@ def _handed(
 ) -> Handed:
     """Arguments or results of a call with marks in the place of their tensors."""
     return Handed(tree, pytree.tree_unflatten(marked(flat, number, entry=entry), spec))
+
+
+def _hung(values: Iterable[Any]) -> set[tuple[str, int]]:
+    """Names and identities of what is set as an attribute of some tensors."""
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    return {(name, id(held)) for tensor in tensors for name, held in hung_on(tensor).items()}
+
+
+def _asked_for(module: nn.Module, given: Iterable[Any]) -> set[tuple[str, int]]:
+    """What of that a module's own forward names: its arguments alone do not tell what it does."""
+    names = getattr(getattr(type(module).forward, "__code__", None), "co_names", ())
+    return {(name, held) for name, held in _hung(given) if name in names}
 
 
 def _sizes_of(node: fx.Node) -> tuple[Any, ...]:

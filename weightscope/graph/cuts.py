@@ -424,11 +424,16 @@ def _map_layout(
     first, last = slice(2, None), slice(1, -1)
     # a free size is read by its symbol, a fixed one by its number
     near = [all(map(alike, about, numbers[where])) for where in (first, last)]
+    # where as many channels are near too: a pad or a crop changes all sides by as much
+    evenly = [
+        fits and len({n - a for a, n in zip(about, numbers[where], strict=True)}) == 1
+        for fits, where in zip(near, (first, last), strict=True)
+    ]
     for reads in (
         [not free[1] and all(free[first]), not free[-1] and all(free[last])],
         [tuple(numbers[where]) in maps for where in (first, last)],
         # cropped, or made smaller by convolutions without padding
-        [near == [True, False], near == [False, True]],
+        *([fits == [True, False], fits == [False, True]] for fits in (near, evenly)),
     ):
         if any(reads):
             return ("channels_first", numbers[1]) if reads[0] else ("channels_last", numbers[-1])

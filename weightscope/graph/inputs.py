@@ -409,11 +409,25 @@ def _with_optional(
     for more in with_optional(trial.original, arguments):
         for shape in candidates[:_TRIALS_OF_OPTIONAL]:
             inputs = _first_call(trial, more, shape, [], layout)
+            if inputs is not None and not found:
+                more = _needed(trial, arguments, more, shape, layout)
+                inputs = _first_call(trial, more, shape, [], layout)
             if inputs is not None:
                 found = True
                 yield inputs
         if found:
             return
+
+
+def _needed(
+    trial: Trial, required: Arguments, given: Arguments, shape: tuple[int, ...], layout: str
+) -> Arguments:
+    """What is given without all that may be left out and the forward does not need."""
+    for name in given.others[len(required.others) :]:
+        fewer = replace(given, others=tuple(other for other in given.others if other != name))
+        if _first_call(trial, fewer, shape, [], layout) is not None:
+            given = fewer
+    return given
 
 
 def _the_same(trial: Trial, inputs: Sequence[ExampleInputs]) -> bool:

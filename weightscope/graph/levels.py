@@ -179,8 +179,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     linear) its number of positions P is read at a large input, and ``P_input / P`` sorted: a new
     level starts where the ratio to the last is at least 1.5. Other operations inherit from their
     largest input. What does not grow with the input is global: it has no level of its own, and
-    lies where it is used. Windows of several sizes beside each other, with nothing but 1x1 kernels
-    behind them, lie at the level that they pool.
+    lies where it is used. Windows of several sizes beside each other, and those that overlap more
+    than twice, lie at the level that they pool where nothing but 1x1 kernels is behind them.
 
     Args:
         capture: The exported program with its module calls.
@@ -689,7 +689,7 @@ def _from_a_sequence(
 
 
 def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
-    """Give windows of several sizes beside each other the level that they pool.
+    """Give windows of several sizes beside each other, and large ones, the level that they pool.
 
     A pyramid pooling looks at its level's surroundings: nothing there convolves or attends at a
     coarser resolution, each branch pools, mixes channels and is resized back. A U-Net's own levels
@@ -706,9 +706,20 @@ def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx
                 branches.setdefault(sources.pop(), []).append(branch)
         for source, beside in branches.items():
             nodes = {node for branch in beside for node in branch}
-            if flat[source] == own and len({flat[node] for node in nodes}) > 1:
+            several = len({flat[node] for node in nodes}) > 1
+            if flat[source] == own and (several or any(map(_overlaps, nodes))):
                 flat.update(dict.fromkeys(nodes, own))
     return flat
+
+
+def _overlaps(node: fx.Node) -> bool:
+    """Whether a pooling gives each position to more than two windows along every side."""
+    if facts(operator_of(node)).view != "window":
+        return False
+    sizes = [argument(node, name) for name in ("kernel_size", "stride")]
+    windows, steps = ([n] if isinstance(n, int) else [*(n or ())] for n in sizes)
+    each = zip(windows * len(steps), steps * len(windows), strict=True)
+    return bool(steps) and all(window > 2 * step for window, step in each)
 
 
 def _branches(capture: Capture, level: Mapping[fx.Node, int], own: int) -> list[set[fx.Node]]:

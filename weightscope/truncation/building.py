@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import buffers, children, is_persistent, parameters
@@ -23,6 +24,7 @@ from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.rebuild import own_modes
 from weightscope.graph.structure import Cut, Structure
 from weightscope.receptive_field import Pixels, Views, network_receptive_field, propagate
+from weightscope.restoring import reached
 from weightscope.truncation.bottleneck import (
     Bottleneck,
     BottleneckFactory,
@@ -79,6 +81,7 @@ def build(
             recut_layer(owner, path, changes)
     _remove_unused(owner, graph)
     _drop(owner, aliases(structure.model, set(structure.dead_parameters)))
+    _let_go(owner)
     constants, modes = _constants(structure, graph, numbers), own_modes(structure.model)
     module = runnable(owner, graph, constants, structure.output_spec, modes)
     if like is None:
@@ -299,6 +302,18 @@ def _remove_unused(owner: nn.Module, graph: fx.Graph) -> None:
                     cast(dict[str, Any], tensors)[name] = None
 
     visit(owner, "")
+
+
+def _let_go(owner: nn.Module) -> None:
+    """Take from handles of hooks what they keep of a module that is gone: torch copies none such.
+
+    A module that is kept may hold the handle of a hook that it had set on another one.
+    """
+    own = {id(held) for m in owner.modules() for held in vars(m).values() if held is not None}
+    for handle in reached(owner):
+        if isinstance(handle, RemovableHandle):
+            extra: Any = handle.extra_dict_ref or ()
+            handle.extra_dict_ref = tuple(ref for ref in extra if id(ref()) in own)
 
 
 def _holder(module: nn.Module) -> nn.Module:
