@@ -116,8 +116,9 @@ def _shrink(options: argparse.Namespace) -> None:
         save_cut(chosen, options)
     print(found)
     if options.out and chosen is None:
+        table = f"; {options.csv} holds what was tried" if options.csv else ""
         raise TruncationError(
-            f"{options.out} was not written: {found.nothing_chosen()}{found.remedy()}"
+            f"{options.out} was not written: {found.nothing_chosen()}{found.remedy()}{table}"
         )
 
 

@@ -38,7 +38,8 @@ class Agreement:
             all of these images its mean square stands for the variance.
         decisions: Share of positions with the same decision: the same largest channel, or the same
             side of the threshold (0 for logits, 0.5 for probabilities) where there is one channel.
-            NaN where the outputs are numbers (a regression), not decisions.
+            NaN where the outputs do not decide: numbers of a regression, or classes that are left
+            nearly open, as by a network that is hardly trained (a certainty below 0.3).
     """
 
     explained: float

@@ -214,8 +214,9 @@ class Variant(OnOneScreen):
             keys: Where inputs and targets are in a batch of them, as for ``ablate``.
             progress: Show a progress bar.
             seed: Seed of everything that is drawn at random.
-            resume: File that holds the state of the training. A training that was interrupted goes
-                on from there; in another run, of a variant with the same new weights
+            resume: File that holds the state of the training, written at every look at what is
+                held back. A training that was interrupted goes on from there, or begins anew if
+                there was none; in another run, of a variant with the same new weights
                 (``build(seed=0)``).
 
         Returns:
