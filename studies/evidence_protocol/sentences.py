@@ -57,15 +57,14 @@ RULES = {
     "unlearned": r"Of class(es)? [\d, .]+ the network shows no skill that counts: what is said by "
     r"data is not said of (it|them)\.",
     "removable": r"Nothing here can be removed on this evidence\.",
-    "hardly": r"Perhaps it is hardly trained: (no level (surely )?responds( by more than [\d.]+)?, "
-    r"and )?(its weights show no more training than (a few|some tens of) steps leave|"
-    r"its output hardly varies|"
+    "hardly": r"Perhaps it is hardly trained: (no level (surely )?responds( on synthetic images"
+    r"| by more than [\d.]+)?, and )?(its weights show no more training than "
+    r"(a few|some tens of) steps leave|its output hardly varies|"
     r"its (decisions hardly vary|output, read as decisions, hardly varies) by their "
     r"probabilities \([\d.]+% of the variance of sure ones\))\. "
     "What silent "
-    "levels would do after more training cannot be known, so none is called unused; batches= say "
-    "what they do now, and "
-    r"trained=True that its training is over\.",
+    r"levels would do after more training cannot be known, so none is called unused; (batches= say "
+    r"what they do now, and )?trained=True (says )?that its training is over\.",
     "advice": r"If you know that (it was|its training is over), say trained=True; else give "
     r"initial= \(the weights at the start\), or batches= with loss= or metric=\.",
     "unfinished": "(The weights between the deepest level and the output are as they were "

@@ -755,3 +755,32 @@ def test_copies_of_the_images_make_nothing_surer():
     for a, b in zip(once.cuts, often.cuts, strict=True):
         assert (b.value, b.low, b.high) == pytest.approx((a.value, a.low, a.high), abs=1e-6)
     assert once.cuts[0].low < once.cuts[0].value < once.cuts[0].high
+
+
+class OfClasses(nn.Module):
+    """A U-net whose deep level is driven by a number for each image alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.top, self.below = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.classes = nn.Embedding(3, 4)
+        self.last = nn.Conv2d(8, 1, 1)
+        self.seen = []
+
+    def forward(self, x, number):
+        x = self.top(x)
+        below = self.below(F.avg_pool2d(x, 2)) * 0.0 + self.classes(number)[:, :, None, None]
+        return self.last(torch.cat([x, F.interpolate(below, scale_factor=2.0)], 1))
+
+
+def test_other_inputs_are_the_rows_of_the_example_in_turn():
+    torch.manual_seed(0)
+    model, images = OfClasses().eval(), torch.randn(3, 1, 16, 16)
+    with torch.no_grad():
+        model.last.weight[:, 4:] = 5.0
+    found = []
+    for numbers in ([1, 1, 1], [0, 1, 2]):
+        structure = read_structure(model, (images, torch.tensor(numbers)))
+        found.append(respond_to_synthetic(structure).cuts[0].change)
+    assert found[0] < 0.01
+    assert found[1] > 0.5

@@ -37,8 +37,8 @@ def test_the_largest_set_of_unused_levels_comes_first(structures):
     assert list(found) == [2, 3, 1]
     assert found[2].evidence == (
         "supported: all 2 removed stages are judged unused (evidence: response)"
-        "; with means in place of what is removed the output responds with 0.1 (1: nothing of it is"
-        f" left){LACKING}"
+        "; with means in place of what is removed the output responds on synthetic images with 0.1 "
+        f"(1: nothing of it is left){LACKING}"
     )
     assert found[1].evidence.startswith("spoken against:")
     assert "encoder 1 used" in found[1].evidence
@@ -51,8 +51,8 @@ def test_the_measurement_of_a_cut_outweighs_those_of_deeper_ones(structures, alo
     assert next(iter(found)) == 2
     assert found[2].evidence == (
         f"supported: unused together, though alone bottleneck {alone} (evidence: response); with"
-        " means in place of what is removed the output responds with 0.1 (1: nothing of it is left)"
-        + LACKING
+        " means in place of what is removed the output responds on synthetic images with 0.1 (1: "
+        "nothing of it is left)" + LACKING
     )
     assert not found[3].evidence.startswith("supported")
     next(v for v in given.verdicts if v.stage == "bottleneck").evidence = "data"
@@ -269,4 +269,4 @@ def test_a_cut_shows_its_own_figure_and_not_that_of_a_deeper_one(structures):
     given = assessment("trained", **{k: ("undecided", v) for k, v in levels.items()})
     found = ranked(structures, given)
     for keep, figure in ((1, "0.1"), (2, "0.3"), (3, "0.2")):
-        assert f"the output responds with {figure} (1" in found[keep].evidence
+        assert f"the output responds on synthetic images with {figure} (1" in found[keep].evidence

@@ -173,3 +173,15 @@ def test_a_line_of_the_input_is_tried_where_weights_lie_beside_the_target(packed
     error.higher_is_better = False
     frame = ws.ablate(Edges(), [(images, targets)], error, progress=False)
     assert frame.chance[0] < 0.02
+
+
+def test_what_answers_with_its_input_is_judged_beyond_a_constant():
+    torch.manual_seed(0)
+    model = Edges().eval()
+    images = pairs(lambda x: x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.up.weight[0, 0, 1, 1] = 0.9
+    result = ws.ablate(model, images, "mse", progress=False)
+    assert result.chance[0] == pytest.approx(float(images[0][1].var(correction=0)), rel=1e-3)

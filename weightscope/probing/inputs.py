@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
@@ -34,7 +35,7 @@ LARGEST = {1: 4096, 2: 256, 3: 64}
 def synthetic_inputs(
     structure: Structure, paint: Painter, images: int, seed: int, scale: float = 1.0
 ) -> Any:
-    """What to call the network with: painted images, everything else as in the example.
+    """What to call the network with: painted images, all else by the rows of the example in turn.
 
     Args:
         structure: The network and its example inputs.
@@ -67,7 +68,7 @@ def synthetic_inputs(
             image = paint(count, channels, sizes, seed=seed + 1000 * index).to(leaf)
             made.append(arranged(image, inputs.layout, frames_of(leaf.shape, inputs.layout)))
         elif isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == len(first):
-            made.append(leaf[:1].expand(count, *leaf.shape[1:]))
+            made.append(leaf[torch.arange(count, device=leaf.device) % len(leaf)])
         else:
             made.append(leaf)
     args, kwargs = pytree.tree_unflatten(made, spec)

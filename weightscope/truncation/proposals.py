@@ -371,7 +371,8 @@ def _expected(most: StageVerdict | None) -> str:
     if most.evidence == "data":
         return f"{filled} {skill_lost(most.loss)}{f' ({most.caveat})' if most.caveat else ''}"
     left = "1: nothing of it is left" + (f"; {most.caveat}" if most.caveat else "")
-    return f"{filled} the output responds with {most.loss:.2g} ({left})"
+    where = "synthetic images" if most.evidence == "response" else "the images given"
+    return f"{filled} the output responds on {where} with {most.loss:.2g} ({left})"
 
 
 def _lacking(structure: Structure, cut: Cut) -> str:

@@ -191,11 +191,10 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
         return "its weights show no more training than a few steps leave"
     if any(cut.low > cut.borders[1] for cut in cuts):
         return ""
+    synthetic = {response.source for response in responses if response.cuts} == {"response"}
+    none = f"no level surely responds{' on synthetic images' if synthetic else ''}"
     if not marks.clear:
-        return (
-            "no level surely responds, and its weights show no more training than some tens of "
-            "steps leave"
-        )
+        return f"{none}, and its weights show no more training than some tens of steps leave"
     resolved = cuts[0].resolved
     if not resolved < RESOLVED:
         return ""
@@ -203,7 +202,7 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     decisions = "decisions" if math.isnan(cuts[0].by_sign) else "output, read as decisions,"
     verb = "vary" if math.isnan(cuts[0].by_sign) else "varies"
     vary = f"its {decisions} hardly {verb}{share}" if resolved else "its output hardly varies"
-    return f"no level surely responds, and {vary}"
+    return f"{none}, and {vary}"
 
 
 def doubted(score: Score, doubt: str) -> Score:
@@ -593,11 +592,12 @@ def _what_follows(
     text = f"By {', '.join(grade + seen.get(grade, '') for grade in decided)}: " if decided else ""
     text += "; ".join(parts) + "." + doubt
     if hardly and any(hardly in s.why for v in verdicts for s in v.scores):
+        batches = keyword("batches")
         text += (
             f" Perhaps it is hardly trained: {hardly}. What silent levels would do after more "
             "training cannot be known, so none is called unused; "
-            f"{keyword('batches')} say what they "
-            f"do now, and {keyword('trained', True)} that its training is over."
+            + (f"{batches} say what they do now, and " if batches in more else "")
+            + f"{keyword('trained', True)} says that its training is over."
         )
     if not named["unused"]:
         text += " Nothing here can be removed on this evidence."
