@@ -713,7 +713,10 @@ def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx
 
 
 def _overlaps(node: fx.Node) -> bool:
-    """Whether a pooling gives each position to more than two windows along every side."""
+    """Whether a pooling gives each position to more than two windows along every side.
+
+    What goes on at fewer positions is pooled by windows of at most two steps: 2/2, 3/2, 4/2.
+    """
     if facts(operator_of(node)).view != "window":
         return False
     sizes = [argument(node, name) for name in ("kernel_size", "stride")]
