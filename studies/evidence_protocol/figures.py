@@ -65,6 +65,8 @@ def draw_scatter(table: pd.DataFrame) -> Figure:
     axes = np.atleast_1d(figure.subplots(1, len(keys), sharey=True))
     for axis, key in zip(axes, keys, strict=True):
         for half in reversed(HALVES):
+            if not (part["half"] == half).any():
+                continue
             own = part[(part["half"] == half) & part[key].notna()]
             axis.scatter(own[key], own["lost"].clip(-0.2, 1.3), s=14, color=COLOURS[half],
                          alpha=0.5, label=HALVES[half])  # fmt: skip

@@ -24,7 +24,7 @@ HELD_OUT = {
 others choose. Fixed before the first network was scored."""
 
 HALVES: dict[Half, str] = {
-    "newest": "networks trained after all that",
+    "newest": "newest networks",
     "last": "networks trained last",
     "fifth": "fifth new networks",
     "fourth": "fourth new networks",

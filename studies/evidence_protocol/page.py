@@ -496,10 +496,11 @@ def refutation_text(table: pd.DataFrame) -> list[str]:
 def undecided_text(undecided: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     """How many cuts each cause leaves undecided, and which costs most."""
     rows, all_cuts = [], judge.skilled(table)
+    halves = [half for half in HALVES if (all_cuts["half"] == half).any()]
     for cause, title in judge.CAUSES.items():
         own = undecided[undecided["cause"] == cause]
         row: dict[str, object] = {"cause": title}
-        for half in HALVES:
+        for half in halves:
             used = own.loc[own["half"] == half, "used"].astype(bool)
             row[half] = f"{len(used)} ({int(used.sum())} used)" if len(used) else "-"
         if len(own):
@@ -520,7 +521,7 @@ def undecided_text(undecided: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         )
     return [*lines, "", "Each cut by the first cause that applies; all are in `undecided.csv`.", "",
             markdown(pd.DataFrame(rows), {"cause": ("cause", "{}")} | {
-                half: (half, "{}") for half in HALVES})]  # fmt: skip
+                half: (half, "{}") for half in halves})]  # fmt: skip
 
 
 def own_data_text(table: pd.DataFrame) -> str:

@@ -81,7 +81,7 @@ def test_address_depends_on_settings_work_needs_and_code(tmp_path, monkeypatch):
     ("module", "version", "digest"),
     [
         (fitting, 1, "7b377a8f2e06"),
-        (training, 1, "a41ba474647e"),
+        (training, 1, "ce20ba000fd1"),
         (regained, 2, "6ae464ffc748"),
         (shrunk, 3, "b2376d1ea771"),
         (pareto, 2, "c06863da9452"),
