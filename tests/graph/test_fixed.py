@@ -735,3 +735,45 @@ def test_what_is_kept_by_sizes_follows_them_and_no_tensor_without_numbers_is_lef
         expected = own(x) * torch.linspace(0, 1, size[1])
         torch.testing.assert_close(model(x), expected)
         torch.testing.assert_close(graph(x), expected)
+
+
+class OwnTable(nn.Module):
+    """Adds a table of numbers, as it is to images of its own size, resized to others."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 16, 8))
+        self.patch, self.deep = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 16, 3, 2, 1)
+        self.deeper, self.out = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(24, 1, 1)
+
+    def positions(self, count, width, height):
+        if count == 16 and width == height:
+            return self.table
+        table = self.table.reshape(1, 4, 4, 8).permute(0, 3, 1, 2)
+        table = F.interpolate(table, size=(width // 8, height // 8), mode="bilinear")
+        return table.flatten(2).transpose(1, 2)
+
+    def forward(self, x):
+        width, height = x.shape[2:]
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = tokens + self.positions(tokens.shape[1], width, height)
+        x = tokens.transpose(1, 2).reshape(x.shape[0], 8, width // 8, height // 8)
+        below = F.relu(self.deeper(F.relu(self.deep(x))))
+        x = torch.cat([x, F.interpolate(below, size=x.shape[2:])], 1)
+        return F.interpolate(self.out(x), size=(width, height))
+
+
+@pytest.mark.parametrize("side", [32, 48])
+def test_a_table_for_squares_of_its_own_size_is_no_table_for_others(side):
+    analysis = analyze(
+        OwnTable().eval(), example_inputs=torch.randn(1, 3, side, side), response=False
+    )
+    variant = next(p for p in analysis.proposals if p.refusal is None).build()
+    assert variant.module(torch.randn(2, 3, side, side)).shape == (2, 1, side, side)
+    for sizes in ((64, 64), (48, 32)):
+        x = torch.randn(1, 3, *sizes)
+        if side == 32:
+            with pytest.raises(InputError, match="analyse the original with example_inputs= of"):
+                variant.module(x)
+        else:
+            assert variant.module(x).shape == (1, 1, *sizes)

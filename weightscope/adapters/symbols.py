@@ -229,8 +229,12 @@ def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, Size]) -> bo
         sizes: Size by symbol; questions about others are left out. Where sizes are traced, the
             questions are asked in the trace, which notes the answers.
     """
+    partners = _equals(decisions)
     for question, answer in decisions.items():
-        values = {symbol: sizes.get(str(symbol)) for symbol in question.free_symbols}
+        values = {
+            symbol: sizes.get(str(symbol), sizes.get(partners.get(str(symbol), "")))
+            for symbol in question.free_symbols
+        }
         if values and None not in values.values():
             found = interpret(values, question)
             if isinstance(found, torch.SymBool):
@@ -241,6 +245,20 @@ def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, Size]) -> bo
             if found != answer:
                 return False
     return True
+
+
+def _equals(decisions: Mapping[Any, Any]) -> dict[str, str]:
+    """For each size that was asked to be that of another side, and is, the other one's name.
+
+    Where a network takes square images alone, one name stands for both sides.
+    """
+    found: dict[str, str] = {}
+    for question, answer in decisions.items():
+        if answer == True and getattr(question, "rel_op", "") == "==":  # noqa: E712 - sympy's too
+            sides = [str(side) for side in question.args if side.is_Symbol]
+            if len(sides) == 2:
+                found |= {sides[0]: sides[1], sides[1]: sides[0]}
+    return found
 
 
 class SizeWriter:
