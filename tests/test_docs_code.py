@@ -102,6 +102,17 @@ def users_folder(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
+def test_links_between_pages_lead_to_files() -> None:
+    """The strict build of the docs refuses a dead link; the suite says which one sooner."""
+    dead = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for link in re.findall(r"\]\(([^)#\s:]+)[^):]*\)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert not dead
+
+
 @pytest.mark.parametrize(
     "page", [pytest.param(p, marks=pytest.mark.slow if p in SLOW else ()) for p in PAGES]
 )

@@ -482,10 +482,11 @@ def refutation_text(table: pd.DataFrame) -> list[str]:
     new = table[table["half"] == half]
     if new.empty:
         return []
+    up = "../" * (2 + (set(table["half"]) == {"newest"}))  # that page lies a folder deeper
     sets = {"all": new, "under a circumstance that was held out": new[new["held_out"] != ""]}
     columns = {k: (k, "{}") for k in ("claim", "found", "failed")}
     lines = ["## What would have refuted the borders", "",
-             "As [written down](../../decisions/response.md) before these networks were scored; "
+             f"As [written down]({up}decisions/response.md) before these networks were scored; "
              "cuts whose truth is clear.", ""]  # fmt: skip
     for title, own in sets.items():
         lines += [f"Of the {HALVES[half]}, {title}:", "",
