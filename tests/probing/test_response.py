@@ -53,6 +53,48 @@ def structure_of(model: nn.Module, channels: int = 1, size: int = 32):
     return read_structure(model, torch.zeros(1, channels, size, size))
 
 
+class Noisy(Mixed):
+    """Adds noise to what it returns, in evaluation mode, too."""
+
+    noise = 0.5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        returned = super().forward(x)
+        return F.dropout(returned + self.noise * torch.randn_like(returned), 0.2)
+
+
+def test_what_a_forward_draws_at_random_is_no_response_of_a_level():
+    found = {}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        structure = structure_of(Noisy(0.0))
+        before = torch.get_rng_state()
+        found[seed] = respond_to_synthetic(structure).cuts[0]
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[1].value == pytest.approx(0.0, abs=1e-9)
+    assert found[1] == found[2]
+    assert respond_to_synthetic(structure_of(Noisy(1.0))).cuts[0].value > 0.35
+    assert structure.draws
+    assert "draws at random in evaluation mode" in structure.notes[-1]
+
+
+def test_dropout_of_training_draws_nothing_in_evaluation():
+    structure = structure_of(nn.Sequential(Mixed(0.5), nn.Dropout(0.5)))
+    assert not structure.draws
+    assert not any("random" in note for note in structure.notes)
+
+
+def test_ablation_takes_the_same_draws_with_and_without_a_level():
+    x = dead_leaves(6, 1, (32, 32), seed=0)
+    batches = [(x[:3], x[:3] > 0), (x[3:], x[3:] > 0)]
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        results.append(ws.ablate(Noisy(0.0, gain=4.0), batches, metric="f1"))
+    assert results[0]["drop"].abs().max() == 0.0
+    assert results[0].equals(results[1])
+
+
 def test_the_response_is_none_without_the_level_and_whole_with_nothing_else():
     found = {
         share: respond_to_synthetic(structure_of(Mixed(share))).cuts[0] for share in (0.0, 0.3, 1.0)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.calls import called, fresh, undisturbed
 from weightscope.copies import deep_copy
 from weightscope.errors import InputError
@@ -21,7 +20,7 @@ from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.memory import advance, changed, state_of
-from weightscope.graph.running import GraphRun
+from weightscope.graph.running import GraphRun, SameDraws
 from weightscope.graph.structure import ExampleInputs, Structure
 
 _ROUNDINGS = 100  # in a deep network few are as large; a wrong setting is orders above
@@ -29,22 +28,6 @@ _SMALLEST = 32  # pixels along each side of what is called to compare answers
 _AT_THE_DEEPEST = 2  # pixels there: of a single one, some normalisations leave nothing
 _CALLS = 6  # in a row, of a forward that counts them
 _ELSEWHERE = "what is outside of its modules"
-
-
-class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lets every operator that draws at random do so from one seed.
-
-    What dropout takes out, in a network that goes on with it in evaluation mode, then follows from
-    the shape alone, and not from how often was drawn before.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            torch.manual_seed(0)
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -57,11 +40,13 @@ class Comparison:
             model returns, where those of the graph do not.
         repeatable: Whether the model answers the same call alike when all that hangs on it is put
             back.
+        draws: Whether its forward draws at random by torch, in evaluation mode.
     """
 
     wrong: str = ""
     remembers: tuple[str, ...] = ()
     repeatable: bool = True
+    draws: bool = False
 
 
 def differs(structure: Structure, inputs: ExampleInputs | None = None) -> str:
@@ -180,7 +165,7 @@ def compare(structure: Structure, *, copies: bool = False) -> Comparison:
             again = runs.model(runs.after_another)
         except Exception:  # noqa: BLE001 - the forward refuses that size
             continue
-        return _compared(runs, again)
+        return replace(_compared(runs, again), draws=runs.draws)
     return Comparison()
 
 
@@ -219,6 +204,7 @@ class _Runs:
     Attributes:
         left: What a call left otherwise in the model, by name, after `after_another` was run.
         counts: What of that each of two calls changed, and is a number or a few.
+        draws: Whether a call of the model drew at random.
     """
 
     def __init__(self, structure: Structure, inputs: ExampleInputs, copies: bool = False) -> None:
@@ -227,6 +213,7 @@ class _Runs:
         self._another = _turned(inputs)
         self.left: list[str] = []
         self.counts: list[str] = []
+        self.draws = False
 
     def model(self, calls: _Calls) -> list[Tensor]:
         """What the model returns in the last of some calls."""
@@ -254,10 +241,11 @@ class _Runs:
         model = self._structure.model
         # what functions that the model holds count outside of it is put back by no one
         model = deep_copy(model) if self._copies else throwaway_copy(model)
-        with torch.no_grad(), undisturbed(model), SameDraws():
+        with torch.no_grad(), undisturbed(model), SameDraws() as drawn:
             random.seed(0)
             np.random.seed(0)
             made, states = calls(model, functools.partial(call, model))
+            self.draws |= drawn.any
             return pytree.tree_tensors(made), states
 
     def once(self, model: nn.Module, call: Any) -> Any:

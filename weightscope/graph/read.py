@@ -390,7 +390,12 @@ def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
         )
     else:
         note = _memory_note(left, used or compared.remembers)
-    return replace(structure, notes=(*structure.notes, *filter(None, [note]))), ""
+    drawn = compared.draws * (
+        "the forward draws at random in evaluation mode (dropout that goes on, noise). What is"
+        " measured is measured on the same draws with and without a level, and holds for these"
+    )
+    notes = (*structure.notes, *filter(None, [note, drawn]))
+    return replace(structure, notes=notes, draws=compared.draws), ""
 
 
 def _writes(trial: Trial) -> bool:

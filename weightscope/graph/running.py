@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from weightscope.adapters import pytree
+from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.adapters.regions import entered, region_of
 from weightscope.calls import own_arguments
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Cut, Site, Structure
+
+
+class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lets every operator that draws at random do so from one seed.
+
+    What dropout takes out, in a network that goes on with it in evaluation mode, then follows from
+    the shape alone, and not from how often was drawn before.
+
+    Attributes:
+        any: Whether anything was drawn.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seed, self.any = seed, False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        torch.manual_seed(self.seed)
+        before = _generators()
+        made = func(*args, **(kwargs or {}))
+        # dropout of evaluation mode has the tag, too, and draws nothing
+        self.any |= any(map(operator.ne, before, _generators()))
+        return made
+
+
+def _generators() -> list[bytes]:
+    """Where the generators of torch are."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states += torch.cuda.get_rng_state_all()
+    return [state.numpy().tobytes() for state in states]
+
+
+def same_draws(structure: Structure, seed: int = 0) -> AbstractContextManager[Any]:
+    """Draws from one seed, where the forward draws at random in evaluation mode at all."""
+    return SameDraws(seed) if structure.draws else nullcontext()
 
 
 class GraphRun(fx.Interpreter):
@@ -77,7 +118,9 @@ class GraphRun(fx.Interpreter):
 class CutRuns:
     """Runs a network whole, and with the exits of each cut replaced; what is the same runs once.
 
-    Without a level only what its exits feed is run again: the decoder above.
+    What the forward draws at random is the same for a batch with and without a level, or every
+    level would seem to change the output. Without a level only what its exits feed is run again:
+    the decoder above.
 
     Args:
         structure: The network and its cuts.
@@ -90,6 +133,7 @@ class CutRuns:
 
     def __init__(self, structure: Structure, counted: Collection[str] = ()) -> None:
         self.structure = structure
+        self._batches = 0
         self.replaced = {
             cut.keep_levels: _replaced(structure, cut, counted) for cut in structure.cuts
         }
@@ -123,7 +167,9 @@ class CutRuns:
             return keep
 
         run = GraphRun(self.structure, {name: keeper(name) for name in self._kept})
-        return run.predict(inputs), values
+        self._batches += 1
+        with same_draws(self.structure, self._batches):
+            return run.predict(inputs), values
 
     def without(
         self, cut: Cut, values: Mapping[str, Any], fill: Callable[[Site, Tensor], Tensor]
@@ -134,7 +180,7 @@ class CutRuns:
 
         Args:
             cut: One of the structure's cuts.
-            values: From `whole`.
+            values: From the last call of `whole`.
             fill: What to put in an exit's place, from the exit and its value.
         """
         again, sources = self._again[cut.keep_levels]
@@ -142,7 +188,8 @@ class CutRuns:
         for site in self.replaced[cut.keep_levels]:
             known[self._nodes[site.node]] = fill(site, values[site.node]).contiguous()
         run = GraphRun(self.structure, {}, again)
-        return run.folded(run.run(initial_env=known))
+        with same_draws(self.structure, self._batches):
+            return run.folded(run.run(initial_env=known))
 
 
 def _changeable(value: Any) -> Any:

@@ -206,6 +206,7 @@ class Structure(OnOneScreen):
             mode (deep supervision); the graph then holds what it does in eval mode.
         parts: Names of the modules that are networks of their own among others.
         part: The one whose levels, stages and cuts these are; empty for the whole network.
+        draws: Whether the forward draws at random by torch in evaluation mode.
     """
 
     model: nn.Module
@@ -225,6 +226,7 @@ class Structure(OnOneScreen):
     modes_agree: bool
     parts: tuple[str, ...]
     part: str
+    draws: bool = False
 
     def _facts(self) -> dict[str, object]:
         return {

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from weightscope.adapters.symbols import grows, hint
 from weightscope.calls import only_tensor, tensors_by_place
 from weightscope.errors import InputError
-from weightscope.graph.running import GraphRun
+from weightscope.graph.running import GraphRun, same_draws
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.probing.inputs import all_channels, image_of
 from weightscope.thresholds import AGREES, CERTAIN, LARGEST_LOGIT
@@ -262,7 +262,7 @@ class CoarserOutputs:
         """Look at what the network returns for the next batch."""
         if not self._alike:
             return
-        with torch.no_grad():
+        with torch.no_grad(), same_draws(self._structure):
             outputs = GraphRun(self._structure, {}).predict(inputs)
         with suppress(InputError):  # nothing that could have a coarser version
             found = image_predictions(outputs, self._structure, image_of(inputs, self._structure))

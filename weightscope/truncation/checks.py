@@ -20,9 +20,9 @@ from weightscope.calls import called, fresh, random_state, say, undisturbed, wit
 from weightscope.copies import deep_copy
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
-from weightscope.graph.answers import SameDraws, differs, in_order
+from weightscope.graph.answers import differs, in_order
 from weightscope.graph.fixed import fixed_in
-from weightscope.graph.running import GraphRun
+from weightscope.graph.running import GraphRun, SameDraws
 from weightscope.graph.structure import Structure
 from weightscope.truncation.bottleneck import BottleneckFactory
 from weightscope.truncation.channels import Recut, aliases, plan_recuts

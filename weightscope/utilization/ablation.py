@@ -32,6 +32,7 @@ from weightscope.graph.running import (
     GraphRun,
     MeanActivation,
     needed_for,
+    same_draws,
 )
 from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.probing.outputs import CoarserOutputs, images_and_target, predictions
@@ -431,7 +432,8 @@ def _averaged(
     averaging = GraphRun(structure, {node: mean.add for node, mean in means.items()}, needed)
     for index, (inputs, _) in enumerate(batches):
         check_images(inputs, index, structure)
-        with forward_errors(structure.model, inputs, f"batch {index}"):
+        forward = forward_errors(structure.model, inputs, f"batch {index}")
+        with forward, same_draws(structure, index):
             outputs = averaging.predict(inputs)
         yield inputs, own(outputs) if alone.asks else None
 
