@@ -62,6 +62,19 @@ class Nearest:
         explained = torch.where(varied > 0, shared / varied, 0.0)
         return [int(k) for k in explained.nan_to_num(0.0).argmax(1)]
 
+    @property
+    def line(self) -> tuple[Tensor, Tensor]:
+        """Slope and offset of the least squares line of each channel by its channel of the inputs.
+
+        Of an input that does not vary the slope is 0.
+        """
+        assert self.sums is not None, "no batch was read"
+        picked = torch.tensor(self.channels, device=self.sums.device)[:, None]
+        n, w, x, _, xx, wx = (sums.gather(1, picked)[:, 0] for sums in self.sums)
+        spread = n * xx - x * x
+        slope = torch.where(spread > 1e-12 * n * xx, (n * wx - w * x) / spread, 0.0)
+        return slope, (w - slope * x) / n
+
     def of(self, inputs: Sequence[Tensor], outputs: Tensor) -> Tensor | None:
         """These channels of a batch at the size of its outputs, in their shape."""
         beside = _beside(outputs, inputs)

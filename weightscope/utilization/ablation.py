@@ -569,7 +569,7 @@ def _of_the_worst_part(
     found = _of_the_worst(whole, ablated, images, kind="channel", resolution=meter.resolution)
     if not found:
         return {}
-    output, channel = meter.parts[found["worst_class"]]
+    output, channel = meter.parts[found["worst_class"] % len(meter.parts)]
     kind = "channel" if channel >= 0 else "output"
     return found | {"worst_class": channel, "worst_kind": kind, "worst_output": output}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +16,18 @@ from weightscope.adapters import pytree
 from weightscope.calls import leaves_by_place
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
-from weightscope.probing.inputs import image_of
+from weightscope.probing.inputs import all_channels, image_of
+from weightscope.probing.nearest import Nearest
 from weightscope.probing.outputs import in_order, predictions
 from weightscope.thresholds import RESOLUTION
 from weightscope.utilization.metrics import Compared, FloatArray, ImageValues
-from weightscope.utilization.trivial import by_channel
+from weightscope.utilization.trivial import (
+    by_channel,
+    channel_shape,
+    is_mask,
+    matching,
+    shaped_as,
+)
 from weightscope.utilization.values import ValueMetric, image_values, on_device
 
 EXACTLY = 1e-12
@@ -33,11 +41,13 @@ class _Place:
 
     Attributes:
         name: What gets at it among several; empty of a single one.
+        where: What gets at it.
         index: Which leaf of the outputs it is.
         axis: Of its channels; None where it is asked as a whole.
     """
 
     name: str
+    where: str
     index: int
     axis: int | None
 
@@ -47,8 +57,10 @@ class ChannelMeter:
 
     A part is a channel, or one of several outputs that has none. The metric alone knows which
     positions count, and for how much. What a part is worth is what its mean over all images and
-    positions would lose in its place; what it loses without a level is what the cut network's does
-    there. All is computed in double precision, where the metric takes it.
+    positions would lose in its place, and what the straight line of the input that is nearest to it
+    would, where its targets are a regression: a restoration that hardly does more than hand its
+    input on is worth little beyond that. What it loses without a level is what the cut network's
+    does there. All is computed in double precision, where the metric takes it.
 
     Args:
         structure: The network, with its cuts.
@@ -77,8 +89,11 @@ class ChannelMeter:
         self._added = 0
         self._now: tuple[list[_Place], Any, Any] | None = None
         self._whole: list[float] = []
-        # of each part: values with its mean in its place, then as each cut leaves it
+        # of each part: values with its mean in its place, then as each cut leaves it, then with
+        # the line in its place
         self._others: list[list[list[float]]] = []
+        self._looked = 0
+        self._nearest: dict[int, Nearest] = {}  # by leaf; none of what follows no input
 
     @property
     def asks(self) -> bool:
@@ -87,10 +102,45 @@ class ChannelMeter:
 
     def look(self, inputs: Any, outputs: Any) -> None:
         """Take note of what the whole network returned for a batch."""
-        for place in self._places(inputs, outputs):
+        places = self._places(inputs, outputs)
+        target = self._targets[self._looked] if places else None
+        self._looked += 1
+        for place in places:
+            self._look_beside(place, inputs, outputs, target)
             rows = _rows(pytree.tree_leaves(outputs)[place.index], place.axis)
             total, count = self._means.get(place.index, (torch.zeros_like(rows[:, 0]), 0))
             self._means[place.index] = (total + rows.sum(1), count + rows.shape[1])
+
+    def _look_beside(self, place: _Place, inputs: Any, outputs: Any, target: Any) -> None:
+        """How an output of numbers follows the inputs."""
+        if self._looked > 1 and place.index not in self._nearest:
+            return
+        leaf = pytree.tree_leaves(outputs)[place.index]
+        true = matching(target, leaf.shape)
+        nearest = Nearest()
+        if true is not None and not is_mask(true):
+            with suppress(InputError):  # no image, or tokens
+                nearest = self._nearest.get(place.index, nearest).with_batch(
+                    self._ordered(place, inputs, leaf), all_channels(inputs, self._structure)
+                )
+        if nearest.sums is None:
+            self._nearest.pop(place.index, None)
+        else:
+            self._nearest[place.index] = nearest
+
+    def _ordered(self, place: _Place, inputs: Any, leaf: Tensor) -> Tensor:
+        return in_order(leaf, self._structure, place.where, image_of(inputs, self._structure))
+
+    def _line(self, place: _Place, inputs: Any, leaf: Tensor) -> Tensor | None:
+        """The line of the nearest input in place of an output; None where it follows none."""
+        if place.index not in self._nearest:
+            return None
+        nearest = self._nearest[place.index]
+        x = nearest.of(all_channels(inputs, self._structure), self._ordered(place, inputs, leaf))
+        if x is None:
+            return None
+        slope, offset = (n.to(x).view(channel_shape(x)) for n in nearest.line)
+        return shaped_as(slope * x + offset, leaf)
 
     def add(self, inputs: Any, outputs: Any, read: Collection[str] = ()) -> None:
         """Add what the whole network returned for the next batch.
@@ -114,6 +164,7 @@ class ChannelMeter:
         self._whole += self._values(outputs, target, f"batch {self._added - 1}")
         leaves = pytree.tree_leaves(outputs)
         self._ask(0, [_filled(leaves[p.index], p.axis, self._means[p.index]) for p in places])
+        self._ask(-1, [self._line(p, inputs, leaves[p.index]) for p in places])
 
     def add_cut(self, cut: int, outputs: Any) -> None:
         """Add what a cut network returned for the same batch; cuts are counted from 0."""
@@ -121,17 +172,22 @@ class ChannelMeter:
             leaves = pytree.tree_leaves(outputs)
             self._ask(1 + cut, [leaves[place.index] for place in self._now[0]])
 
-    def _ask(self, row: int, others: Sequence[Tensor]) -> None:
-        """Take each part from elsewhere, and ask the metric."""
+    def _ask(self, row: int, others: Sequence[Tensor | None]) -> None:
+        """Take each part from elsewhere, and ask the metric; nan where there is nothing else."""
         assert self._now is not None
         places, outputs, target = self._now
         leaves, spec = pytree.tree_flatten(outputs)
         number = 0
         for place, other in zip(places, others, strict=True):
-            for channel, mixed in _mixed(leaves[place.index], other, place.axis):
+            own = leaves[place.index]
+            for channel, mixed in _mixed(own, own if other is None else other, place.axis):
                 if number == len(self.parts):
                     self.parts.append((place.name, channel))
-                    self._others.append([[] for _ in (0, *self._structure.cuts)])
+                    self._others.append([[] for _ in (0, *self._structure.cuts, -1)])
+                if other is None:
+                    self._others[number][row] += [math.nan] * len(own)
+                    number += 1
+                    continue
                 changed = [*leaves[: place.index], mixed, *leaves[place.index + 1 :]]
                 made = pytree.tree_unflatten(changed, spec)
                 self._others[number][row] += self._values(made, target)
@@ -160,6 +216,8 @@ class ChannelMeter:
     def by_cut(self, images: int, weights: FloatArray, sign: float) -> list[Compared]:
         """Of the whole network, then without the levels of each cut; empty where nothing is known.
 
+        Parts are counted twice: against their means, then against the lines.
+
         Args:
             images: How many there are.
             weights: (resamples, images): how often each image is counted.
@@ -173,17 +231,12 @@ class ChannelMeter:
             return sign * ImageValues(np.array(values)).of(weights)
 
         full = quality(self._whole)
-        constants = [quality(rows[0]) for rows in self._others]
-        return [
-            {part: (full, constant) for part, constant in enumerate(constants)},
-            *(
-                {
-                    part: (quality(rows[cut]), constants[part])
-                    for part, rows in enumerate(self._others)
-                }
-                for cut in cuts
-            ),
-        ]
+        instead = [rows[row] for row in (0, -1) for rows in self._others]
+        known = [part for part, values in enumerate(instead) if np.isfinite(values).any()]
+        trivial = list(map(quality, instead))
+        left = [[quality(rows[cut]) for rows in self._others] * 2 for cut in cuts]
+        wholes = [full] * len(trivial)
+        return [{part: (own[part], trivial[part]) for part in known} for own in (wholes, *left)]
 
     def _places(self, inputs: Any, outputs: Any) -> list[_Place]:
         """What is asked of some outputs: nothing of a single one of one channel."""
@@ -197,7 +250,9 @@ class ChannelMeter:
             return []
         several = len(found) > 1
         places = [
-            _Place(name if several else "", names.index(name), self._axis(inputs, leaves, name))
+            _Place(
+                name if several else "", name, names.index(name), self._axis(inputs, leaves, name)
+            )
             for name in found
         ]
         return [place for place in places if several or place.axis is not None]

@@ -148,6 +148,19 @@ LINE_OF_INPUT = "a straight line of the input"
 ANSWER_FOR_OTHERS = "its answer for another image"
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """An answer that was fitted to the targets.
+
+    Attributes:
+        values: Of the metric, (images,).
+        numbers: That it is made of.
+    """
+
+    values: FloatArray
+    numbers: Constant
+
+
 class TrivialValues(ImageValues):
     """The values of an answer that needs no network.
 
@@ -174,9 +187,9 @@ def best_trivial(
     """The values of the best answer that needs no network.
 
     Candidates are: constants for each channel, fitted to the targets by gradient where the metric
-    has one and by a simplex search elsewhere, from several starts; the input itself, where the
-    targets are a regression and the shapes agree; and where neither gives a value on the images,
-    the network's outputs for other images.
+    has one and by a simplex search elsewhere, from several starts; the input itself and a straight
+    line of it, where the targets of an output are a regression; and where neither gives a value on
+    the images, the network's outputs for other images.
 
     Args:
         metric: What is asked.
@@ -195,7 +208,8 @@ def best_trivial(
     if not larger_is_better:
         require_least(images)
     constant = fitted_constant(images)
-    known = from_input(images) | ({} if constant is None else {CONSTANT: constant})
+    known = from_input(images, constant)
+    known |= {} if constant is None else {CONSTANT: constant.values}
     known = known or {ANSWER_FOR_OTHERS: others}
     # of what differs by rounding alone the first, which is simplest
     best = max(known, key=lambda what: float(f"{sign * np.nanmean(known[what]):.6g}"))
@@ -378,8 +392,8 @@ def marked(target: Tensor) -> Tensor:
     return found
 
 
-def fitted_constant(images: Images) -> FloatArray | None:
-    """Values of the best constant; None where the metric gives none for constants."""
+def fitted_constant(images: Images) -> Fitted | None:
+    """The best constant; None where the metric gives no values for constants."""
     found = [
         (loss, constant)
         for constant in starts(images)
@@ -394,7 +408,7 @@ def fitted_constant(images: Images) -> FloatArray | None:
     for _, constant in found:
         values = images.values(lambda batch, c=constant: images.outputs.constant(batch, c))  # type: ignore[misc]
         if values is not None:
-            return values
+            return Fitted(values, constant)
     return None
 
 
@@ -548,7 +562,7 @@ def _by_simplex(images: Images, start: Constant, answer: Answer | None) -> Const
     return unpacked(found.x)
 
 
-def from_input(images: Images) -> dict[str, FloatArray]:
+def from_input(images: Images, constant: Fitted | None = None) -> dict[str, FloatArray]:
     """Values of the inputs as outputs: as they are, and by the line that suits each channel best.
 
     A line, because inputs are often standardised, each channel in its own way, and targets not; the
@@ -556,14 +570,35 @@ def from_input(images: Images) -> dict[str, FloatArray]:
     the least absolute differences on. Where no input has the targets' shape, each of their channels
     is compared with the channel of the inputs that suits it best, at its size. Empty unless the
     targets are a regression of images.
+
+    Of several outputs one after the other gets a line where it helps; the others are constants.
+
+    Args:
+        images: What is judged.
+        constant: The best one, of which several outputs start.
     """
-    if any(len(leaves) != 1 or not is_prediction(leaves[0]) for leaves in images.outputs.leaves):
+    first, *others = [
+        [place for place, leaf in enumerate(leaves) if is_prediction(leaf)]
+        for leaves in images.outputs.leaves
+    ]
+    several = len(first) > 1
+    if any(places != first for places in others) or (several and constant is None):
         return {}
-    found = [values for true in _regressions(images) for values in _of_line(images, true)]
+    best = constant if several else None
     known: dict[str, FloatArray] = {}
-    for what, values in found:
-        if what not in known or _is_better(images, values, known[what]):
-            known[what] = values
+    lines: _Lines = {}
+    for place in first:
+        chosen = lines
+        for true in _regressions(images, place):
+            if (like := _like(images, true)) is None:
+                continue
+            laid = lines | {place: like}
+            for what, tried in _of_line(images, place, laid, best):
+                if what not in known or _is_better(images, tried.values, known[what]):
+                    known[what] = tried.values
+                if best is None or _is_better(images, tried.values, best.values):
+                    best, chosen = tried, laid
+        lines = chosen
     return known
 
 
@@ -571,17 +606,17 @@ def _is_better(images: Images, values: FloatArray, others: FloatArray) -> bool:
     return images.sign * float(np.nanmean(values)) > images.sign * float(np.nanmean(others))
 
 
-def _regressions(images: Images) -> list[list[Tensor]]:
-    """What of the targets the output may be a regression of, each batch by batch, in its shape.
+def _regressions(images: Images, place: int) -> list[list[Tensor]]:
+    """What of the targets an output may be a regression of, each batch by batch, in its shape.
 
     Every tensor of its shape, and as many channels of one that holds more (of a depth beside its
     weights, say), first or last. Masks are left out: brightness is no answer to them.
     """
     found: dict[tuple[str, int], list[Tensor]] = {}
     for batch, leaves in enumerate(images.outputs.leaves):
-        for place, leaf in tensors_by_place(images.targets(batch)).items():
-            for side, part in enumerate(_alike(leaf, leaves[0].shape)):
-                found.setdefault((str(place), side), []).append(part)
+        for name, leaf in tensors_by_place(images.targets(batch)).items():
+            for side, part in enumerate(_alike(leaf, leaves[place].shape)):
+                found.setdefault((name, side), []).append(part)
     whole = [own for own in found.values() if len(own) == len(images.outputs.leaves)]
     return [own for own in whole if not all(map(is_mask, own))]
 
@@ -601,48 +636,91 @@ def _alike(leaf: Tensor, shape: torch.Size) -> list[Tensor]:
     return []
 
 
-def _of_line(images: Images, targets: Sequence[Tensor]) -> Iterator[tuple[str, FloatArray]]:
-    """The values of the inputs that follow some targets, and of the best line of these."""
+@dataclass(frozen=True)
+class _Like:
+    """What of the input an output may follow, in units of mean 0 and spread 1.
+
+    So a search finds its way.
+
+    Attributes:
+        batches: Of each batch, (images, channels, *sizes).
+        targets: What follows it, in the same shape.
+        spread: Of each channel.
+        mean: Of each channel.
+    """
+
+    batches: list[Tensor]
+    targets: list[Tensor]
+    spread: Tensor
+    mean: Tensor
+
+
+_Lines = dict[int, _Like]
+"""By the place of the output among all leaves."""
+
+
+def _like(images: Images, targets: Sequence[Tensor]) -> _Like | None:
+    """What of the inputs follows some targets; None where nothing can be laid beside them."""
     given = [on_device(inputs, images.device) for inputs, _ in images.batches]
     try:
         pairs = [images.arrange(x, target) for x, target in zip(given, targets, strict=True)]
     except InputError:  # tokens of which either axis may be the positions
-        return
+        return None
     true = [target for _, target in pairs]
     like = [x for x in like_outputs(true, [x for x, _ in pairs]) if x is not None]
     if len(like) < len(true) or all(map(torch.equal, like, true)):
-        return  # of a reconstruction the input is the goal, and no answer that needs no network
+        return None  # of a reconstruction the input is the goal, not an answer without a network
     shape = channel_shape(like[0])
-    rows = [
-        [(by_channel(x)[c], by_channel(y)[c]) for x, y in zip(like, true, strict=True)]
-        for c in range(math.prod(shape))
-    ]
-    # of units in which the input has mean 0 and spread 1, so that a search finds its way
-    spread, mean = _columns([_spread([x for x, _ in row]) for row in rows])
+    channels = range(math.prod(shape))
+    spread, mean = _columns([_spread([by_channel(x)[c] for x in like]) for c in channels])
+    units = [[n.to(x.device, x.dtype).view(shape) for n in (mean, spread)] for x in like]
+    scaled = [(x - own[0]) / own[1] for x, own in zip(like, units, strict=True)]
+    return _Like(scaled, true, spread, mean)
+
+
+def _of_line(
+    images: Images, place: int, lines: _Lines, beside: Fitted | None
+) -> Iterator[tuple[str, Fitted]]:
+    """The inputs that follow some targets in an output's place, and the best lines of these.
+
+    Args:
+        images: What is judged.
+        place: Of the output.
+        lines: What of the input this output may follow, and what others do already.
+        beside: What the others are, so far.
+    """
 
     def answer(batch: int, numbers: Constant) -> Any:
-        x, leaf = like[batch], images.outputs.leaves[batch][0]
-        units = [n.to(x.device, x.dtype).view(shape) for n in (mean, spread, *numbers.values())]
-        made = units[2] * (x - units[0]) / units[1] + units[3]
-        return pytree.tree_unflatten([_shaped_as(made, leaf)], images.outputs.specs[batch])
+        flat = {i: n for i, n in numbers.items() if i >= 0 and i not in lines}
+        made, spec = pytree.tree_flatten(images.outputs.constant(batch, flat))
+        for i, like in lines.items():
+            x = like.batches[batch]
+            slope, offset = (
+                numbers[key].to(x.device, x.dtype).view(channel_shape(x)) for key in (~i, i)
+            )
+            made[i] = shaped_as(slope * x + offset, made[i])
+        return pytree.tree_unflatten(made, spec)
 
-    def values(numbers: Constant) -> FloatArray | None:
-        return images.values(lambda batch: answer(batch, numbers))
+    def fitted(numbers: Constant) -> Fitted | None:
+        values = images.values(lambda batch: answer(batch, numbers))
+        return None if values is None else Fitted(values, numbers)
 
-    itself = values({0: spread, 1: mean})
-    if itself is not None:
-        yield INPUT_ITSELF, itself
+    def with_line(slope: Tensor, offset: Tensor) -> Constant:
+        return ({} if beside is None else beside.numbers) | {~place: slope, place: offset}
+
+    like = lines[place]
+    found = [(INPUT_ITSELF, fitted(with_line(like.spread, like.mean)))]
+    pairs = list(zip(like.batches, like.targets, strict=True))
     tried = []
     for fit in (line, line_between):
-        slope, offset = _columns([fit(row) for row in rows])
-        tried.append({0: slope * spread, 1: offset + slope * mean})
-    tried.append(
-        refined(images, min(tried, key=lambda n: _finite(_loss(images, n, answer))), answer)
-    )
-    for numbers in tried:
-        found = values(numbers)
-        if found is not None:
-            yield LINE_OF_INPUT, found
+        rows = [
+            [(by_channel(x)[c], by_channel(y)[c]) for x, y in pairs] for c in range(len(like.mean))
+        ]
+        tried.append(with_line(*_columns([fit(row) for row in rows])))
+    start = min(tried, key=lambda numbers: _finite(_loss(images, numbers, answer)))
+    tried.append(refined(images, start, answer))
+    found += [(LINE_OF_INPUT, fitted(numbers)) for numbers in tried]
+    yield from ((what, own) for what, own in found if own is not None)
 
 
 def _spread(parts: Sequence[Tensor]) -> tuple[float, float]:
@@ -663,7 +741,7 @@ def _finite(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def _shaped_as(answer: Tensor, output: Tensor) -> Tensor:
+def shaped_as(answer: Tensor, output: Tensor) -> Tensor:
     """An answer (images, channels, *sizes) with the axes of the output that it stands for."""
     if output.dim() > answer.dim():  # frames were channels
         return answer.reshape(output.shape).to(output.dtype)
