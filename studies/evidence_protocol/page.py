@@ -393,7 +393,7 @@ def clear_text(table: pd.DataFrame) -> str:
         rows += [
             {"half": half, "title": title} | judge.grade_row(part, key)
             for key, (_, _, title) in judge.GRADES.items()
-            if key in part
+            if key in part and len(part)
         ]
     return markdown(pd.DataFrame(rows), {"half": ("half", "{}")} | GRADE_COLUMNS)
 

@@ -756,7 +756,8 @@ def ablate(
         chance (quality of the best constant, or of the input itself), images, metric, fill.
 
     Warns:
-        UserWarning: The model returns probabilities, and the metric takes them for logits.
+        UserWarning: The model returns probabilities, and the metric takes them for logits; or no
+            level can be cut, with the reasons, and the table is empty.
 
     Raises:
         InputError: Batches, metric or fill cannot be used.
@@ -778,6 +779,13 @@ def ablate(
     if example_inputs is None:
         example_inputs = to_device(first_image(pairs), model)
     structure = read_structure(model, example_inputs, layout=layout, part=part)
+    if not structure.cuts:
+        reasons = dict.fromkeys(refusal.reason for refusal in structure.refusals)
+        warnings.warn(
+            f"no level of {type(model).__name__} can be cut, and the table is empty: "
+            + "; ".join(reasons),
+            stacklevel=4,  # two frames are of the decorators
+        )
     options: dict[str, Any] = {
         "ignore_index": ignore_index,
         "fill": fill,
@@ -793,5 +801,5 @@ def ablate(
     result = ablate_levels(structure, pairs, metric, **options)
     note = logits_note(structure, pairs, metric, "metric")
     if note:
-        warnings.warn(note, stacklevel=4)  # two frames are of the decorators
+        warnings.warn(note, stacklevel=4)
     return result.frame().assign(fill=fill)
