@@ -481,3 +481,45 @@ def test_a_cut_may_leave_what_takes_only_a_shape_from_below() -> None:
     assert [cut.keep_levels for cut in analysis.structure.cuts] == [1]
     variant = analysis.proposals[0].build()
     assert variant.module(torch.randn(1, 1, 64, 32)).shape == (1, 1, 64, 32)
+
+
+class Taps(nn.Module):
+    """A norm for several maps of one resolution, of which one goes deeper and others go up."""
+
+    def __init__(self, first_down: bool, bottom: bool) -> None:
+        super().__init__()
+        self.first_down = first_down
+        self.embed, self.norm = nn.Conv2d(3, 16, 4, 4), nn.GroupNorm(4, 16)
+        self.blocks = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(3))
+        self.down = nn.Conv2d(16, 16, 3, 2 if bottom else 1, 1)
+        self.rise = nn.ConvTranspose2d(16, 16, 2, 2)
+        self.side, self.fuse = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=1)
+        self.last, self.head = nn.Conv2d(32, 16, 3, padding=1), nn.Conv2d(16, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps, x = [], self.embed(x)
+        for block in self.blocks:
+            x = block(x).relu()
+            maps.append(x)
+        low, middle, deep = maps
+        if self.first_down:
+            deep = self.down(self.norm(deep))
+        low, middle = self.rise(self.norm(low)), self.side(self.norm(middle))
+        if not self.first_down:
+            deep = self.down(self.norm(deep))
+        middle = self.fuse(middle + F.interpolate(deep, size=middle.shape[2:]))
+        low = torch.cat([low, F.interpolate(middle, size=low.shape[2:])], 1)
+        return self.head(F.interpolate(self.last(low), scale_factor=2))
+
+
+@pytest.mark.parametrize("first_down", [False, True])
+@pytest.mark.parametrize(
+    ("bottom", "stage", "side"),
+    [(True, "encoder 2", "skip 2"), (False, "bottleneck", "bottleneck")],
+)
+def test_a_norm_of_several_maps_lies_on_the_way_down(
+    first_down: bool, bottom: bool, stage: str, side: str
+) -> None:
+    structure = read_structure(Taps(first_down, bottom), torch.rand(2, 3, 64, 64))
+    stages = {layer: found.name for found in structure.stages for layer in found.layers}
+    assert (stages["norm"], stages["side"]) == (stage, side)

@@ -72,6 +72,21 @@ class StripsWithMargins(UNet):
         return torch.cat([left, self.own(x[:, :, :, half - 1 :])[:, :, :, 1:]], 3)
 
 
+class Halves(UNet):
+    """Halves of halves along three sides in turn; each is worked on before and after it is cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = conv(8, 8)
+
+    def top(self, x: Tensor, sides: tuple[int, ...] = (3, 2, 3)) -> Tensor:
+        if not sides:
+            return self.own(x)
+        size = x.shape[sides[0]] // 2
+        parts = [x.narrow(sides[0], start, size) for start in (0, size)]
+        return self.own(torch.cat([self.top(part, sides[1:]) for part in parts], sides[0]))
+
+
 class Tiles(UNet):
     def __init__(self) -> None:
         super().__init__()
@@ -106,6 +121,7 @@ class MergedTokens(UNet):
     ("kind", "stage", "layers"),
     [
         (StripsOnTop, "encoder 0", {"e0", "own"}),
+        (Halves, "encoder 0", {"e0", "own"}),
         (StripsWithMargins, "encoder 1", {"e1", "own"}),
         (Tiles, "encoder 1", {"e1", "own"}),
         (MergedTokens, "bottleneck", {"e2", "merged", "mixed"}),
@@ -117,6 +133,7 @@ def test_pieces_and_merged_tokens_lie_where_the_whole_lies(
     structure = read_structure(kind(), IMAGE)
     assert list(structure.reductions) == SIDES
     assert next(set(s.layers) for s in structure.stages if s.name == stage) == layers
+    assert not any("several levels" in note for note in structure.notes)
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
 
 

@@ -255,3 +255,75 @@ def test_volumes_with_their_channels_last_are_guessed():
     structure = read_structure(DepthLast())
     assert structure.inputs.layout == "NDHWC"
     assert structure.depth == 2
+
+
+class Patches(nn.Module):
+    """Merges patches and expands them, as (batch, tokens, channels), for one size as Swin-Unet.
+
+    Args:
+        width: Of the patches, of which there are 16 x 16.
+        as_maps: Whether they lie as (batch, height, width, channels) between their blocks.
+    """
+
+    def __init__(self, width: int, as_maps: bool) -> None:
+        super().__init__()
+        self.as_maps = as_maps
+        self.embed, self.norm = nn.Conv2d(3, width, 4, 4), nn.LayerNorm(width)
+        self.block0, self.reduce0 = conv(width, width), nn.Linear(4 * width, 2 * width)
+        self.block1, self.reduce1 = conv(2 * width, 2 * width), nn.Linear(8 * width, 4 * width)
+        self.deep, self.expand1 = nn.Linear(4 * width, 4 * width), nn.Linear(4 * width, 8 * width)
+        self.fuse1, self.expand0 = nn.Linear(4 * width, 2 * width), nn.Linear(2 * width, 4 * width)
+        self.fuse0, self.last = nn.Linear(2 * width, width), nn.Linear(width, 16 * width)
+        self.out = nn.Conv2d(width, 2, 1)
+
+    def laid_out(self, x: Tensor, side: int) -> Tensor:
+        return x if self.as_maps else x.reshape(x.shape[0], side * side, -1)
+
+    def mixed(self, x: Tensor, side: int, block: nn.Module) -> Tensor:
+        image = torch.roll(x.view(x.shape[0], side, side, -1), 1, 1).permute(0, 3, 1, 2)
+        return x + self.laid_out(block(image).permute(0, 2, 3, 1), side)
+
+    def merged(self, x: Tensor, side: int, reduce: nn.Module) -> Tensor:
+        x = x.view(x.shape[0], side, side, -1)
+        corners = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
+        return reduce(self.laid_out(torch.cat(corners, -1), side // 2))
+
+    def expanded(self, x: Tensor, side: int, times: int, widen: nn.Module) -> Tensor:
+        x = widen(x).view(x.shape[0], side, side, times, times, -1).permute(0, 1, 3, 2, 4, 5)
+        x = x.reshape(x.shape[0], times * side, times * side, -1)
+        return self.laid_out(x, times * side)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        if x.shape[1] != 256:
+            raise ValueError("another size")
+        a = self.mixed(
+            self.laid_out(self.norm(x).view(-1, 16, 16, x.shape[2]), 16), 16, self.block0
+        )
+        b = self.mixed(self.merged(a, 16, self.reduce0), 8, self.block1)
+        c = self.deep(self.merged(b, 8, self.reduce1))
+        b = self.fuse1(torch.cat([b, self.expanded(c, 4, 2, self.expand1)], -1))
+        a = self.fuse0(torch.cat([a, self.expanded(b, 8, 2, self.expand0)], -1))
+        x = self.expanded(a, 16, 4, self.last).view(x.shape[0], 64, 64, -1)
+        return self.out(x.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("width", [12, 16])
+@pytest.mark.parametrize("as_maps", [False, True])
+def test_patches_are_merged_whatever_their_width(width: int, as_maps: bool) -> None:
+    # as wide as the maps at one level are high, no shape tells where the channels lie
+    torch.manual_seed(0)
+    example = torch.rand(2, 3, 64, 64)
+    analysis = ws.analyze(Patches(width, as_maps), example_inputs=example, response=False)
+    assert [step[0] for step in analysis.structure.reductions] == [1, 4, 8, 16]
+    stages = {layer: stage.name for stage in analysis.structure.stages for layer in stage.layers}
+    assert [stages[layer] for layer in ("block0", "reduce0", "block1", "fuse1", "fuse0")] == [
+        "encoder 1",
+        "encoder 2",
+        "encoder 2",
+        "decoder 2",
+        "decoder 1",
+    ]
+    for proposal in analysis.proposals:
+        assert proposal.build().module(torch.rand(2, 3, 64, 64)).shape == (2, 2, 64, 64)
+    assert len(analysis.proposals) == 3

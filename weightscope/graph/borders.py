@@ -77,7 +77,7 @@ class Borders:
         if is_map and (
             row.layout == "channels_first"
             or self._stays_a_map(node, feeds)
-            or (before is not None and _as_large(node, before))  # laid out otherwise between them
+            or (before is not None and self._is_a_map_again(node, feeds, before))
         ):
             self._maps[node] = self._sizes(node)
             self._last[node] = node
@@ -109,7 +109,27 @@ class Borders:
             return any(known)
         stays = view in _STAYS or node.target is operator.getitem
         # a reshape to the same shape too
-        return all(known) and (stays or self._sizes(node) == self._maps[feeds[0]])
+        return (
+            all(known)
+            and view != "permute"
+            and (stays or self._sizes(node) == self._maps[feeds[0]])
+        )
+
+    def _is_a_map_again(self, node: fx.Node, feeds: Sequence[fx.Node], before: fx.Node) -> bool:
+        """Whether a result has the shape of the last map, and was laid out otherwise between them.
+
+        Where there are as many channels as positions a side, the shape does not tell whether they
+        lie last: a reshape that keeps the last axis leaves them there.
+        """
+        if not _as_large(node, before):
+            return False
+        shape, given = _shape(node), _shape(feeds[0])
+        if shape[1] != shape[-1]:
+            return True
+        view = facts(operator_of(node)).view
+        if view == "reshape":
+            return given[-1] != shape[-1]
+        return (feeds[0] in self._maps) != (view == "permute")
 
     def _joined(self, node: fx.Node, feeds: Sequence[fx.Node]) -> list[fx.Node]:
         """What of the given has the result's size: a crop is joined with what lost more."""
@@ -151,12 +171,13 @@ class Borders:
 
 def _as_large(node: fx.Node, other: fx.Node) -> bool:
     """Whether two results have the same shape."""
-    shapes = [
-        [hint(size) for size in value.shape]
-        for n in (node, other)
-        if (value := first_tensor(n)) is not None
-    ]
-    return len(shapes) == 2 and shapes[0] == shapes[1]
+    return bool(_shape(node)) and _shape(node) == _shape(other)
+
+
+def _shape(node: fx.Node) -> list[int]:
+    """The example's shape of a result."""
+    value = first_tensor(node)
+    return [] if value is None else [hint(size) for size in value.shape]
 
 
 def _each(value: Any, count: int) -> Sequence[int]:

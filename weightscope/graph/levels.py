@@ -653,8 +653,8 @@ def _without_sequences(
 ) -> dict[fx.Node, int]:
     """Give merged tokens, which never lie as an image, the next finer level.
 
-    They are made of a sequence of all tokens of that level; patches of an image are made of the
-    image, and their level is one even where no operation shows it as an image.
+    They are made of a sequence of all tokens of that level; patches of an image, or of tokens that
+    lie as one, are made of that, and their level is one even where no operation shows it so.
     """
     if reader.dimensions == 1:
         return dict(level)
@@ -673,7 +673,7 @@ def _without_sequences(
 def _from_a_sequence(
     given: Sequence[fx.Node], factor: Mapping[fx.Node, float], reader: _Positions
 ) -> bool:
-    """Whether what is given was a sequence of all positions before, since the last kernel."""
+    """Whether what is given was a sequence of all positions last, since the last kernel."""
     seen: set[fx.Node] = set()
     waiting = list(given)
     while waiting:
@@ -683,7 +683,7 @@ def _from_a_sequence(
         seen.add(node)
         if reader.is_sequence(node, factor[node]):
             return True
-        if not facts(operator_of(node)).kernel:
+        if not facts(operator_of(node)).kernel and not reader.is_image(node, factor[node]):
             waiting.extend(node.all_input_nodes)
     return False
 

@@ -42,6 +42,9 @@ def joined_pieces(
             {n for n in _ancestors(given) if n in cut and cut[n][1] == axis}
             for given in argument(node, "tensors")
         ]
+        before = set.intersection(*behind)  # all of it was cut from the same piece of more
+        if all(those - before for those in behind):
+            behind = [those - before for those in behind]
         for base in {_uncut(n, cut) for n in behind[0]}:
             seen: set[fx.Node] = set()
             own = []

@@ -255,6 +255,8 @@ def layer_places(
 
     A layer lies where the first operation lies that reads one of its parameters; a layer of a side
     branch that the image does not reach (a time embedding) where its result first meets the image.
+    One for several maps of a level (the last norm of a transformer, of whose blocks four are read)
+    is encoder where it is for one that goes deeper.
     """
     order = {node: index for index, node in enumerate(capture.nodes)}
     found: dict[str, tuple[int, Place]] = {}
@@ -269,11 +271,18 @@ def layer_places(
         layer = layer_of(model, name)
         reached = min(order[user] for user in node.users)
         if layer not in found or reached < found[layer][0]:
-            found[layer] = (reached, placement.places[use])
+            found[layer] = (reached, _on_the_way_down(node, placement, placement.places[use]))
     ordered = sorted(found.items(), key=lambda item: item[1][0])
     return {layer: where for layer, (_, where) in ordered}, tuple(
         name for name, _ in model.named_parameters() if name in dead
     )
+
+
+def _on_the_way_down(weight: fx.Node, placement: Placement, first: Place) -> Place:
+    """Encoder in the place of skip, where a weight of a skip is used there too."""
+    encoder = Place(first.level, "encoder")
+    uses = (placement.places[node] for node in weight.users if node in placement.places)
+    return encoder if first.role == "skip" and encoder in uses else first
 
 
 def shared_layers(placement: Placement, model: nn.Module, nodes: Iterable[fx.Node]) -> list[str]:

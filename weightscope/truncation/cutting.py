@@ -91,7 +91,10 @@ def read_crossing(structure: Structure, cut: Cut) -> Crossing:
 
 
 def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
-    """Spatial sizes of a crossing tensor; those of tokens are read off an image at their level."""
+    """Spatial sizes of a crossing tensor; those of tokens are read off an image of as many.
+
+    One at their level comes first: what makes several tokens of one leaves its level that way.
+    """
     nodes = {node.name: node for node in structure.graph.nodes}
     given = nodes[site.node].meta["val"].shape
     if shown := site.sizes(given):
@@ -99,16 +102,21 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
     shape = [size for axis, size in enumerate(given) if axis not in site.single]
     tokens = shape[1] if site.layout == "tokens_last" else shape[2]
     rank = structure.inputs.dimensions + 2
+    images: list[tuple[bool, tuple[Any, ...]]] = []
     for node in structure.graph.nodes:
         place, value = structure.places.get(node.name), node.meta.get("val")
-        if place is None or place.level != site.level or not isinstance(value, Tensor):
-            continue
-        for sizes in (value.shape[2:], value.shape[1:-1]):
-            if value.dim() == rank and prod(hint(s) for s in sizes) == hint(tokens):
-                return tuple(sizes)
+        if place is not None and isinstance(value, Tensor) and value.dim() == rank:
+            at_level = place.level == site.level
+            images += [(at_level, value.shape[2:]), (at_level, value.shape[1:-1])]
+    probes = _probes([tokens, *(size for _, sizes in images for size in sizes)])
+    for at_level, sizes in sorted(images, key=lambda found: not found[0]):
+        if prod(hint(s) for s in sizes) == hint(tokens) and (
+            at_level or all(prod(map(p.size, sizes)) == p.size(tokens) for p in probes)
+        ):
+            return tuple(sizes)
     raise TruncationError(
         f"the positions of {site.node}, a sequence of {hint(tokens)} tokens, cannot be arranged as "
-        "an image: no operation at its level shows the height and width. Arrange them as an image"
+        "an image: no operation shows the height and width. Arrange them as an image"
         " in the forward before they leave"
     )
 
