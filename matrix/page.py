@@ -229,8 +229,9 @@ of 518 x 518 at which DepthAnything does not resize its positions, and a context
 out and was not (opensr's UNetModel). Of Funnel's numbered words, of token forms of Swin-Unet and of
 patches that are cut out (StackDMPHN) levels are found that are none, as is one of fastseg's pooling
 by a window of 49. Of smalldiffusion's Unet one legal depth is refused. Mended since: tensors that
-are made objects of a class of one's own, what may be left out, one large window, and padded maps
-with about as many channels as positions a side, which makes four of these right.
+are made objects of a class of one's own, what may be left out, one large window, padded maps with
+about as many channels as positions a side, patches that are merged, and halves of halves, which
+makes six of these right.
 
 The eleventh, ten networks of ten packages, came out at 60 %: 6. Of a U-net for thick slices, which
 takes only sizes that are four more than multiples of eight, no example was guessed. Two that look
