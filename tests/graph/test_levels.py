@@ -523,3 +523,25 @@ def test_a_norm_of_several_maps_lies_on_the_way_down(
     structure = read_structure(Taps(first_down, bottom), torch.rand(2, 3, 64, 64))
     stages = {layer: found.name for found in structure.stages for layer in found.layers}
     assert (stages["norm"], stages["side"]) == (stage, side)
+
+
+class Fitted(Small):
+    """Brings the skip to the size of what comes from below, and convolves it there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        tokens = F.relu(self.deep(F.max_pool2d(top, 2))).flatten(2)
+        side = int(tokens.shape[2] ** 0.5)
+        deep = F.interpolate(tokens.reshape(len(x), 16, side, side), scale_factor=2.0)
+        top = self.side(F.interpolate(top, size=deep.shape[2:]))
+        return self.out(self.join(torch.cat([deep, top], 1)))
+
+
+def test_a_skip_brought_to_the_size_of_what_comes_from_below_is_a_skip() -> None:
+    structure = read_structure(Fitted(), torch.rand(1, 1, 32, 32))
+    assert places(structure)["side"] == "skip 0"
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

@@ -618,22 +618,26 @@ def test_a_forward_that_does_more_with_clips_is_read_on_clips() -> None:
 
 
 class TokensOfOneSide(nn.Module):
-    """Tokens of the deepest map are laid out anew as maps of a fixed height."""
+    """Tokens of the deepest map are laid out anew as maps of a fixed height, or as squares."""
 
-    def __init__(self) -> None:
+    def __init__(self, square: bool) -> None:
         super().__init__()
+        self.square = square
         self.top, self.deep, self.back = block(3, 4), nn.Conv2d(4, 8, 2, 2), block(8, 8)
         self.up0, self.out = block(8 + 4, 4), nn.Conv2d(4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         top = self.top(x)
-        deep = self.deep(top).flatten(2).reshape(len(x), 8, 32, -1)
+        tokens = self.deep(top).flatten(2)
+        side = int(tokens.shape[2] ** 0.5) if self.square else 32
+        deep = tokens.reshape(len(x), 8, side, -1)
         deep = F.interpolate(self.back(deep), scale_factor=2.0)
         return self.out(self.up0(torch.cat([deep, top], dim=1)))
 
 
-def test_tokens_of_one_side_are_no_turned_images() -> None:
-    structure = read_structure(TokensOfOneSide(), torch.rand(1, 3, 64, 64))
+@pytest.mark.parametrize("square", [False, True])
+def test_tokens_of_one_side_are_no_turned_images(square: bool) -> None:
+    structure = read_structure(TokensOfOneSide(square), torch.rand(1, 3, 64, 64))
     assert legal(structure) == [1]
 
 

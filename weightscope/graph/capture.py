@@ -198,7 +198,7 @@ def capture(
     cause: Exception | None = None
     values: tuple[StructureError, Exception] | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
-    for sizes in attempts[:1] if numbers else attempts[fixed:]:
+    for sizes in attempts[fixed:][:1] if numbers else attempts[fixed:]:
         tracer = _Tracer(model, inputs, sizes, training, numbers, unit)
         try:
             captured = tracer.run()

@@ -731,12 +731,13 @@ def _takes_this_way(captured: Capture, inputs: ExampleInputs) -> bool:
 def _traced(trial: Trial, inputs: ExampleInputs, fixed: bool) -> Capture:
     """Capture; where the forward makes numbers of its sizes, keep them free if that can be done."""
     captured = capture(trial.original, inputs, fixed=fixed)
-    if fixed or captured.too_complex or not _held(captured):
+    held = images_read(captured) is not None if fixed else _held(captured)
+    if captured.too_complex or not held:
         return captured
-    free = _with_free_numbers(trial, inputs)
+    free = _with_free_numbers(trial, inputs, fixed=fixed)
     if free is not None and _held(free) < _held(captured):
         return free
-    return replace(captured, freer=(free,))
+    return captured if fixed else replace(captured, freer=(free,))
 
 
 def _held(captured: Capture) -> int:
@@ -745,10 +746,10 @@ def _held(captured: Capture) -> int:
 
 
 def _with_free_numbers(
-    trial: Trial, inputs: ExampleInputs, unit: Sequence[int] = ()
+    trial: Trial, inputs: ExampleInputs, unit: Sequence[int] = (), *, fixed: bool = False
 ) -> Capture | None:
     try:
-        return capture(trial.original, inputs, numbers=True, unit=unit)
+        return capture(trial.original, inputs, fixed=fixed, numbers=True, unit=unit)
     except StructureError:
         return None
 

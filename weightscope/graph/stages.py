@@ -14,7 +14,7 @@ from weightscope.adapters.modules import layer_of
 from weightscope.errors import InputError, StructureError, UnknownLayerError, keyword
 from weightscope.graph.capture import Capture
 from weightscope.graph.levels import Levels, live_nodes, raises, works_on_pieces
-from weightscope.graph.nodes import operator_of, tensor_of
+from weightscope.graph.nodes import is_size, operator_of, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.structure import Place, Role, Stage
 from weightscope.showing import counted
@@ -72,13 +72,13 @@ def _by_ancestry(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node
     """Places without a head: what is deeper before and after each operation tells its role.
 
     An input of low resolution, or the image shrunk and enlarged again, makes no decoder of what
-    reads it.
+    reads it; nor does what gives its size alone (a skip that is brought to what comes from below).
     """
     deepest = max(level.values())
     above: dict[fx.Node, int] = {}
     untouched: set[fx.Node] = set()  # inputs, and what no kernel has seen of them
     for node in capture.nodes:
-        feeds = node.all_input_nodes
+        feeds = [n for n in node.all_input_nodes if not is_size(n)]
         if (
             node in level
             and all(n in untouched for n in feeds if n in level)

@@ -135,8 +135,8 @@ def turned(sizes: Sequence[Sequence[Any]]) -> bool:
     if len(symbols) == 3 and all(len(of_one) == 3 for of_one in sizes):
         follows = {tuple(tuple(free_symbols([size])) for size in of_one) for of_one in sizes}
         return len(follows) > 1 and all(len(by) == 1 for of_one in follows for by in of_one)
-    # what is laid out anew as maps of one height (tokens) tells nothing
-    sizes = [of_one for of_one in sizes if all(free_symbols([size]) for size in of_one)]
+    # what is laid out anew as maps of one height, or of the root of their number (tokens), does not
+    sizes = [of_one for of_one in sizes if all(len(free_symbols([size])) == 1 for size in of_one)]
     # several images have sizes of their own, and nothing tells heights from widths by their names
     if len(symbols) != 2 or any(len(of_one) < 2 for of_one in sizes):
         return False
