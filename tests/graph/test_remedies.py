@@ -676,3 +676,20 @@ def test_a_batch_without_a_channel_axis_is_no_image_without_a_batch_axis() -> No
     for images in (1, 2):
         structure = read_structure(model, torch.randn(images, 16, 16))
         assert [found.keep_levels for found in structure.cuts] == [1]
+
+
+def test_a_forward_that_takes_the_axis_of_one_image_off_names_the_axis() -> None:
+    def images(x: Tensor) -> Tensor:
+        return x[None] if x.dim() == 3 else x
+
+    def all_axes(net: Net, x: Tensor) -> Tensor:
+        return plain(net, images(x.squeeze()))
+
+    def one_axis(net: Net, x: Tensor) -> Tensor:
+        return plain(net, images(x.squeeze(1)))
+
+    for example in (None, IMAGE[:1]):
+        with pytest.raises(StructureError, match=r"Name the axis .* with two images"):
+            read_structure(Net(all_axes), example)
+        assert read_structure(Net(one_axis), example).cuts
+    assert read_structure(Net(all_axes), IMAGE).cuts

@@ -45,7 +45,7 @@ from weightscope.graph.levels import (
     sizes_held,
 )
 from weightscope.graph.models import check_model
-from weightscope.graph.nodes import tensor_of
+from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.stages import (
     inside_part,
     layer_places,
@@ -372,7 +372,14 @@ def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
             " every call makes another network. Make them buffers (register_buffer); where only a"
             " first call does so, call the model once before"
         )
-    compared = compare(structure, copies=_writes(trial))
+    try:
+        compared = compare(structure, copies=_writes(trial))
+    except RuntimeError:
+        if _squeezes_images(structure):
+            return structure, _squeezed(trial.name)
+        raise
+    if compared.wrong and _squeezes_images(structure):
+        return structure, _squeezed(trial.name)
     if compared.wrong:
         where = trial.answers_to_tracing(pair)
         return structure, (
@@ -396,6 +403,26 @@ def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
     )
     notes = (*structure.notes, *filter(None, [note, drawn]))
     return replace(structure, notes=notes, draws=compared.draws), ""
+
+
+def _squeezes_images(structure: Structure) -> bool:
+    """Whether axes of one are taken off where one is that of the images, and there is one."""
+    return len(images_of(structure.inputs)[0]) == 1 and any(
+        operator_of(node) == "aten::squeeze"
+        and argument(node, "dim") is None
+        and (value := tensor_of(node.all_input_nodes[0])) is not None
+        and any(map(is_symbolic, value.shape[:1]))
+        for node in structure.program.graph.nodes
+    )
+
+
+def _squeezed(name: str) -> str:
+    return (
+        f"the forward of {name} takes all axes of one off a tensor (`x.squeeze()`), that of the"
+        " images with them where there is one image, and does something else there than with"
+        f" several. Name the axis (`x.squeeze(1)`); or pass {keyword('example_inputs')} with two"
+        " images, and give a variant several"
+    )
 
 
 def _writes(trial: Trial) -> bool:
