@@ -127,8 +127,9 @@ CALLS = {
     "shrink": (ws.shrink, lambda: {
         "model": model(), "images": X, "batches": None, "metric": None, "tolerance": 0.5,
         "max_macs": None, "max_parameters": None, "max_latency": None, "max_bytes": None,
-        "keys": None, "example_inputs": X[:1], "layout": None, "part": None, "steps": 1,
-        "repeats": 2, "thin": None, "random": False, "seed": 0, "progress": False, "resume": None,
+        "ignore_index": None, "keys": None, "example_inputs": X[:1], "layout": None, "part": None,
+        "steps": 1, "repeats": 2, "thin": None, "random": False, "seed": 0, "progress": False,
+        "resume": None,
     }),
     "fit_weights": (ws.fit_weights, lambda: {
         "model": model(), "weights": ws.read_weights(saved()), "prefix": None,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import weightscope as ws
 from weightscope.errors import StructureError
-from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.graph import Structure, levels, read_structure, rebuild
 from weightscope.receptive_field import receptive_fields
 
 
@@ -545,3 +545,44 @@ def test_a_skip_brought_to_the_size_of_what_comes_from_below_is_a_skip() -> None
     structure = read_structure(Fitted(), torch.rand(1, 1, 32, 32))
     assert places(structure)["side"] == "skip 0"
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class TokensOfOneSize(nn.Module):
+    """Adds a place to each token, of which there are as many as the image has at one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(c, 8, 3, 2, 1) for c in (3, 8, 8, 8))
+        self.where = nn.Parameter(torch.zeros(16, 8))
+        self.mix, self.conv = nn.Linear(8, 8), nn.Conv2d(8, 8, 3, padding=1)
+        self.up = nn.ModuleList(nn.Conv2d(c, 8, 3, padding=1) for c in (16, 16, 16, 8))
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        made = []
+        for layer in self.down:
+            x = F.relu(layer(x))
+            made.append(x)
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = self.mix(tokens + self.where[: tokens.shape[1]])
+        y = self.conv(tokens.reshape(len(x), 4, 4, 8).movedim(-1, 1))
+        for layer, skip in zip(self.up, (*made[2::-1], None), strict=True):
+            y = F.interpolate(y, scale_factor=2, mode="bilinear")
+            y = F.relu(layer(y if skip is None else torch.cat([y, skip], 1)))
+        return self.head(y)
+
+
+def test_both_sides_are_bound_by_as_many_tokens_as_one_size_has(monkeypatch):
+    found, real = [], levels._bound_sides
+
+    def recorded(*given):
+        found.append(real(*given))
+        return found[-1]
+
+    monkeypatch.setattr(levels, "_bound_sides", recorded)
+    structure = read_structure(TokensOfOneSize().eval(), torch.zeros(1, 3, 64, 64))
+    assert len(found[0]) == 2
+    stages = {name: stage.name for stage in structure.stages for name in stage.layers}
+    assert (stages["mix"], stages["conv"], stages["up.0"]) == (
+        "bottleneck", "bottleneck", "decoder 3",
+    )  # fmt: skip

@@ -667,7 +667,7 @@ def test_a_chosen_network_that_is_no_better_than_a_constant_is_warned_of():
         assert "the input itself), whose f1 is 0.200" in shown
     assert "nor is the whole" not in str(of_no_use)
     useless = replace(of_no_use, whole=candidate(4, 1000, 0.8))
-    assert "and nor is the whole network" in str(useless)
+    assert "the whole network shows no skill that counts" in str(useless)
     assert "of no use" in repr(of_no_use)
 
 
@@ -743,3 +743,64 @@ def test_latencies_need_two_forwards_everywhere(repeats):
 def test_images_without_numbers_are_refused():
     with pytest.raises(InputError, match="meta and hold no numbers"):
         ws.shrink(Plain(), images=IMAGES.to("meta"), steps=1, progress=False, random=False)
+
+
+class Pair(nn.Module):
+    """A plain network that returns numbers beside a decision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Plain()
+
+    def forward(self, x):
+        made = self.net(x)
+        return {"depth": made.mean(1, keepdim=True), "mask": made.amax(1, keepdim=True) - 0.1}
+
+
+SHORT = {"steps": 0, "progress": False, "repeats": 2, "random": False}
+
+
+def test_an_output_is_judged_by_its_own_target_or_refused():
+    torch.manual_seed(0)
+    model = Pair().eval()
+    with torch.no_grad():
+        made = model(IMAGES)
+    noise = 0.1 * torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    own = {"depth": made["depth"] + noise, "mask": (made["mask"] > 0).float()}
+    turned = {name: own[name] for name in ("mask", "depth")}
+    with pytest.raises(
+        InputError, match=r"outputs\['depth'\] would be judged by targets\['mask'\]"
+    ):
+        ws.shrink(model, batches=[(IMAGES, turned)], metric="mse", **SHORT)
+    found = ws.shrink(model, batches=[(IMAGES, own)], metric="mse", **SHORT)
+    assert found.metric == "mse of outputs['depth']"
+    assert found.whole.quality == pytest.approx(0.01, rel=0.1)
+    named = ws.shrink(
+        model, batches=[(IMAGES, turned)], metric={"depth": None, "mask": "f1"}, **SHORT
+    )
+    assert (named.metric, named.unit) == ("f1 of outputs['mask']", "f1")
+    assert named.whole.quality == 1.0
+    assert "lost is in the unit of f1\n" in f"{named}\n"
+
+
+def test_what_does_not_count_is_left_out_of_the_quality():
+    torch.manual_seed(0)
+    model = create_model("half_unet", width=4, in_channels=1, classes=1, sigmoid=False).eval()
+    with torch.no_grad():
+        made = model(IMAGES)[:, 0]
+    marked = (made > made.median()).long()
+    marked[:, :8] = 255
+    with pytest.raises(InputError, match=r"declare it by ignore_index=255"):
+        ws.shrink(model, batches=[(IMAGES, marked)], metric="f1", **SHORT)
+    found = ws.shrink(model, batches=[(IMAGES, marked)], metric="f1", ignore_index=255, **SHORT)
+    assert found.whole.quality == 1.0
+
+
+@pytest.mark.parametrize("metric", ["f1", "iou", "mse"])
+def test_a_network_without_skill_is_told_whatever_is_chosen(metric):
+    torch.manual_seed(0)
+    model = create_model("half_unet", width=4, in_channels=1, classes=1, sigmoid=False).eval()
+    targets = (torch.rand(12, 1, 32, 32, generator=torch.Generator().manual_seed(1)) > 0.7).float()
+    found = ws.shrink(model, batches=[(IMAGES, targets)], metric=metric, tolerance=0.5, **SHORT)
+    assert found.skill == 0
+    assert "warning: the whole network shows no skill that counts" in str(found)

@@ -45,6 +45,9 @@ def add_shrink(commands: Any) -> None:
         "--metric", help="f1, iou, accuracy, mse, ...: quality on --data or --batches"
     )
     parser.add_argument(
+        "--ignore-index", metavar="N", type=int, help="value in the masks that does not count"
+    )
+    parser.add_argument(
         "--tolerance",
         type=float,
         help="quality that may be lost (0.02): in the unit of --metric, of mae, mse and psnr a "
@@ -98,6 +101,7 @@ def _shrink(options: argparse.Namespace) -> None:
             images=None if options.images is None else _images(options, model),
             batches=_batches(options, model),
             metric=options.metric,
+            ignore_index=options.ignore_index,
             tolerance=options.tolerance,
             max_macs=options.max_macs,
             max_parameters=options.max_parameters,

@@ -389,9 +389,8 @@ def _bound_sides(capture: Capture, images: Sequence[fx.Node]) -> frozenset[str]:
             for times in (0.5, 2)
         )
 
-    # of sides that go together none is bound; where all are, nothing could come back up
-    bound = frozenset(s for s in sides if not holds({s}) and not holds(sides))
-    return bound if bound != sides else frozenset()
+    # of sides that go together none is bound
+    return frozenset(s for s in sides if not holds({s}) and not holds(sides))
 
 
 def _free_sides(images: Iterable[fx.Node]) -> dict[str, str]:

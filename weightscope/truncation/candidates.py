@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weightscope.cost import Latency
 from weightscope.errors import keyword
 from weightscope.showing import OnOneScreen, above, counted, frame_table, share
+from weightscope.truncation.qualities import SKILL
 from weightscope.truncation.variant import Variant
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ class Search(OnOneScreen):
         budget: What the search was going to cost, in words.
         trivial: Quality of the best trivial answer, a constant or in a regression the input itself:
             0 of an agreement.
-        skill: ``lost`` of that answer. A network that lost as much is of no use, whatever it costs.
+        skill: ``lost`` of that answer, 0 where the whole network shows no skill that counts. A
+            network that lost as much is of no use, whatever it costs.
         whole: The network itself.
         candidates: One for each depth, the deepest first, each before the thinner one that was made
             from it; first of all the whole network made thinner.
@@ -301,8 +303,8 @@ class Search(OnOneScreen):
 
     def _unit(self) -> str:
         """In which unit the loss is."""
-        if self.unit == self.metric:
-            return f"lost is in the unit of {self.metric}"
+        if self.unit != SKILL:
+            return f"lost is in the unit of {self.unit}"
         return (
             f"lost is a {self.unit}: 1 is all by which the whole network is better than the best "
             f"trivial answer, whose {self.metric} is {self.trivial:.3f}"
@@ -324,15 +326,22 @@ class Search(OnOneScreen):
 
     def _useless(self, chosen: Candidate | None) -> list[str]:
         """A warning where what was chosen is no better than an answer that needs no network."""
-        if chosen is None or not chosen.lost_at_most >= self.skill:
+        if chosen is None:
+            return []
+        if self.whole.lost >= self.skill:
+            return [
+                "warning: the whole network shows no skill that counts, so that nothing says what "
+                f"is of use: its {self.metric} is {self.whole.quality:.3f}, that of the best "
+                "trivial answer (a constant, or in a regression the input itself) "
+                f"{self.trivial:.3f}"
+            ]
+        if not chosen.lost_at_most >= self.skill:
             return []
         than = "no better than" if chosen.lost >= self.skill else "within a standard error of"
         useless = (
             f"warning: the chosen network is {than} the best trivial answer (a constant, or in a "
             f"regression the input itself), whose {self.metric} is {self.trivial:.3f}"
         )
-        if self.whole.lost >= self.skill:
-            return [f"{useless}, and nor is the whole network, which has no skill to keep"]
         more = f"Give more {keyword('steps')}"
         if any(
             limit is not None

@@ -20,7 +20,8 @@ from weightscope.graph.structure import Structure
 from weightscope.probing.outputs import images_and_target
 from weightscope.showing import counted
 from weightscope.truncation.variant import Variant
-from weightscope.utilization.judging import Judge, judge_by, one_of_several
+from weightscope.utilization.ablation import floor_of, named_output
+from weightscope.utilization.judging import Judge, judge_by, judged_output, one_of_several
 from weightscope.utilization.metrics import Quality, best_thresholds, quality_at, resampled
 
 RESAMPLES = 500
@@ -66,7 +67,7 @@ class Measured:
 class ByAgreement:
     """Quality without labels: how well the outputs are matched on images held back."""
 
-    name, unit, whole, trivial = "agreement", "agreement", Measured(1.0), 0.0
+    name, unit, whole, trivial, skilled = "agreement", "agreement", Measured(1.0), 0.0, True
 
     def quality(self, variant: Variant) -> Measured:
         """Known from the recovery alone."""
@@ -78,10 +79,20 @@ class ByAgreement:
 
 
 class ByMetric:
-    """Quality by a metric on labelled batches."""
+    """Quality by a metric on labelled batches.
+
+    Raises:
+        InputError: Metric, batches or ``ignore_index`` cannot be used; or by their names, an output
+            would be judged by the target of another one.
+    """
 
     def __init__(
-        self, structure: Structure, pairs: Sequence[Batch], metric: Any, output: Any = None
+        self,
+        structure: Structure,
+        pairs: Sequence[Batch],
+        metric: Any,
+        output: Any = None,
+        ignore_index: int | None = None,
     ) -> None:
         self.pairs, self.model, self.output = pairs, structure.model, output
         if output is not None:
@@ -92,21 +103,27 @@ class ByMetric:
             dimensions=structure.inputs.dimensions,
             device=device_of(structure.model),
             arrange=partial(images_and_target, structure),
+            ignore_index=ignore_index,
         )
-        self.name = self.judge.name
+        judged = "" if output is None else named_output(structure, output)
         with alone(), undisturbed(structure.model), torch.no_grad(), self.judge.kept():
-            for inputs, _ in pairs:
-                self.judge.add(self._run(structure.model, inputs))
-            whole = self.judge.whole()
-            self.trivial = _value(self.judge.trivial())
+            for inputs, target in pairs:
+                outputs = self._run(structure.model, inputs)
+                if output is None:
+                    judged = judged_output(metric, outputs, target)
+                self.judge.add(outputs)
+            whole, chance = self.judge.whole(), self.judge.trivial()
+        self.name = f"{self.judge.name} of outputs{judged}" if judged else self.judge.name
+        self.trivial = _value(chance)
         self.drawn = resampled(which_image([x for x, _ in pairs]), RESAMPLES, seed=0)
         self.known = whole.weighing
         self.wholes = whole.of(self.drawn)
         self.whole = self._measured(whole, best_thresholds(whole), 0.0)
         self.sign = 1.0 if self.judge.larger_is_better() else -1.0
-        skill = abs(self.whole.quality - self.trivial)
+        gained = self.sign * (self.whole.quality - self.trivial)
+        self.skilled, skill = gained > floor_of(self.judge, chance), abs(gained)
         bounded = self.judge.bounded
-        self.unit, self._one = (self.name, 1.0) if bounded else (SKILL, max(skill, 1e-12))
+        self.unit, self._one = (self.judge.name, 1.0) if bounded else (SKILL, max(skill, 1e-12))
 
     def quality(self, variant: Variant) -> Measured:
         """Quality of a network on all batches, with the standard error of what it lost."""

@@ -66,6 +66,7 @@ def shrink(
     max_parameters: float | None = None,
     max_latency: float | None = None,
     max_bytes: float | None = None,
+    ignore_index: int | None = None,
     keys: Keys | None = None,
     example_inputs: Any = None,
     layout: str | None = None,
@@ -115,6 +116,8 @@ def shrink(
         max_parameters: Largest number of parameters.
         max_latency: Longest median time of a forward on the example input, in seconds.
         max_bytes: Largest size of parameters and buffers.
+        ignore_index: Value of targets that does not count, or number of a class that does not, for
+            the built-in metrics.
         keys: Where inputs and targets are in what ``batches`` yields, as for ``ablate``.
         example_inputs: What to read the network with; by default the first image.
         layout: What the axes of the images are, as for ``analyze``.
@@ -158,6 +161,8 @@ def shrink(
             f"{keyword('batches')} and {keyword('metric')} belong together: give labelled images "
             "and what to judge them by"
         )
+    if metric is None and ignore_index is not None:
+        raise InputError(f"{keyword('ignore_index', ignore_index)} needs {keyword('metric')}")
     judged, judge = one_metric(metric)
     check_metric(judge)
     folder = None if resume is None else make_folder(resume)
@@ -191,7 +196,9 @@ def shrink(
         from tqdm.auto import tqdm
 
         tqdm.write(budget, file=sys.stderr)  # as the bars; a command prints its result to stdout
-    measure = ByAgreement() if pairs is None else ByMetric(structure, pairs, judge, judged)
+    measure = (
+        ByAgreement() if pairs is None else ByMetric(structure, pairs, judge, judged, ignore_index)
+    )
 
     def recover(variant: Variant, name: str) -> Recovery:
         file = None if folder is None else folder / f"{name}.pt"
@@ -234,7 +241,7 @@ def shrink(
         limits=limits,
         budget=budget,
         trivial=measure.trivial,
-        skill=measure.lost(measure.trivial),
+        skill=measure.lost(measure.trivial) if measure.skilled else 0.0,
         whole=ready[0],
         candidates=tuple(ready[1:]),
     )
@@ -271,9 +278,9 @@ def _without_loss(proposal: Proposal, counted: Sequence[str]) -> Proposal:
     are = "are" if len(lost) > 1 else "is"
     return replace(
         proposal,
-        refusal=f"{outputs_at(lost)} {are} computed in what would be removed; where that may be "
-        f"lost, give {keyword('batches')} and in Python {keyword('metric')} by the names of the "
-        "outputs, with None for it",
+        refusal=f"{outputs_at(lost)} {are} computed in what would be removed; let the forward "
+        "leave out what serves the training alone (nnU-Net: deep_supervision=False), or say in "
+        "Python that it may be lost: a metric for each output by its name, with None for it",
     )
 
 

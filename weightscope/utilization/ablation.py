@@ -350,8 +350,8 @@ def ablate_levels(
             advance(1)
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
-        floor = _floor(judge, chance)
-    named = told.by_name if output is None else _named(structure, output)
+        floor = floor_of(judge, chance)
+    named = told.by_name if output is None else named_output(structure, output)
     judged = (named,) if named else told.judged
     read = told.read if output is None else frozenset(counted)
     weighing = images_that_weigh(whole, chance, ablated)
@@ -519,7 +519,7 @@ def places_of(structure: Structure, output: Any) -> list[str]:
     return [place for place, leaf in tensors_by_place(returned).items() if id(leaf) in held]
 
 
-def _named(structure: Structure, output: Any) -> str:
+def named_output(structure: Structure, output: Any) -> str:
     """One of several outputs by what gets at it, which may be given in its stead."""
     places = places_of(structure, output)
     return places[0] if len(places) == 1 else f"[{output!r}]"
@@ -574,7 +574,7 @@ def _of_the_worst_part(
     return found | {"worst_class": channel, "worst_kind": kind, "worst_output": output}
 
 
-def _floor(judge: Judge, chance: Quality) -> float:
+def floor_of(judge: Judge, chance: Quality) -> float:
     """Skill that does not count yet, given the quality of the best trivial answer."""
     if judge.metric is None:
         return MINIMUM_SKILL
