@@ -381,3 +381,29 @@ def test_ids_are_images_without_channels_and_a_text_beside_them_is_none(
     assert structure.inputs.layout == ("NHW" if len(size) == 2 else "NDHW")
     assert structure.reductions == ((1.0,) * len(size), (2.0,) * len(size))
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class FramesInTheBatch(nn.Module):
+    """Convolutions of frames, and one along them; of clips alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.along = nn.Conv3d(8, 8, (3, 1, 1), padding=(1, 0, 0))
+        self.up, self.head = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, clip):
+        n, _, frames, height, width = clip.shape
+        x = clip.transpose(1, 2).flatten(0, 1)
+        top = F.relu(self.top(x))
+        deep = F.relu(self.deep(top)).unflatten(0, (n, frames)).transpose(1, 2)
+        deep = self.along(deep).transpose(1, 2).flatten(0, 1)
+        deep = F.interpolate(deep, size=(height, width))
+        made = self.head(F.relu(self.up(torch.cat([top, deep], 1))))
+        return made.unflatten(0, (n, frames)).transpose(1, 2)
+
+
+def test_of_clips_a_few_frames_are_guessed_first():
+    structure = read_structure(FramesInTheBatch().eval())
+    assert tuple(structure.inputs.args[0].shape[1:]) == (4, 8, 64, 64)
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))

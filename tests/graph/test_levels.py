@@ -586,3 +586,22 @@ def test_both_sides_are_bound_by_as_many_tokens_as_one_size_has(monkeypatch):
     assert (stages["mix"], stages["conv"], stages["up.0"]) == (
         "bottleneck", "bottleneck", "decoder 3",
     )  # fmt: skip
+
+
+class FourByFour(nn.Module):
+    """Goes down by four, so that of the smallest image one position is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.below = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1)
+        self.norm, self.head = nn.BatchNorm2d(2), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x):
+        top = self.top(x)
+        deep = self.norm(self.below(F.avg_pool2d(top, 4)))
+        return self.head(torch.cat([top, F.interpolate(deep, scale_factor=4.0)], 1))
+
+
+def test_a_side_is_not_bound_by_a_map_of_one_position():
+    structure = read_structure(FourByFour().eval(), torch.zeros(10, 1, 4, 4))
+    assert structure.reductions == ((1.0, 1.0), (4.0, 4.0))

@@ -226,9 +226,11 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     The usual sizes with the likeliest channels, then all channels in turn at each size: wrong
     channels fail alike at every size. Every size is among them with the likeliest channels.
     """
-    by_kind = []
-    for dimensions, channels in _channels(model):
+    by_kind, kinds = [], _channels(model)
+    for dimensions, channels in kinds:
         usual = _SIZES[dimensions]
+        if dimensions > kinds[0][0]:  # frames or slices, few of which say as much as many
+            usual = tuple(sorted(usual, key=lambda size: len(set(size)) == 1))
         windows = declared_sizes(model, 1, _WINDOW_NAMES) if dimensions == 1 else []
         declared = declared_sizes(model, dimensions)
         sizes = dict.fromkeys([*windows, usual[0], *declared, *usual[1:]])

@@ -389,6 +389,9 @@ def _bound_sides(capture: Capture, images: Sequence[fx.Node]) -> frozenset[str]:
             for times in (0.5, 2)
         )
 
+    # a size of one is taken for a number, which binds a side that nothing else does
+    sizes = (size for value in tensors if value is not None for size in value.shape)
+    sides -= free_symbols(size for size in sizes if hint(size) == 1)
     # of sides that go together none is bound
     return frozenset(s for s in sides if not holds({s}) and not holds(sides))
 
