@@ -792,6 +792,20 @@ def test_a_joint_loss_does_not_condemn_what_a_restoration_adds_to_its_input(
     assert (f"{part} alone loses all of its own skill" in score.why) == (haze > 0)
 
 
+def test_a_mask_beside_a_restoration_does_not_hide_what_that_adds_to_its_input():
+    x, targets = hazy(0.1)
+    targets = {"square": (x > 0).to(x), "image": targets["image"]}
+
+    def loss(outputs, targets):
+        mask = F.binary_cross_entropy_with_logits(outputs["square"] - 0.3, targets["square"])
+        return F.mse_loss(outputs["image"], targets["image"]) + 20 * mask
+
+    structure = read_structure(Dehazed(0.1).eval(), x[:2])
+    (cut,) = gather_data(structure, [(x, targets)], loss=loss).ablation.levels
+    assert (cut.worst_kind, cut.worst_output) == ("output", "['image']")
+    assert cut.worst_low > 0.9
+
+
 @pytest.mark.parametrize("gain", [1.0, 0.9])
 def test_a_joint_loss_has_to_beat_the_line_of_the_input_of_each_output(gain):
     x, targets = hazy(0.1)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
-from weightscope.calls import leaves_by_place
+from weightscope.calls import leaves_by_place, tensors_by_place
 from weightscope.errors import InputError
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import all_channels, image_of
 from weightscope.probing.nearest import Nearest
 from weightscope.probing.outputs import in_order, predictions
 from weightscope.thresholds import RESOLUTION
+from weightscope.utilization.judging import name_at
 from weightscope.utilization.metrics import Compared, FloatArray, ImageValues
 from weightscope.utilization.trivial import (
     by_channel,
@@ -116,9 +117,8 @@ class ChannelMeter:
         if self._looked > 1 and place.index not in self._nearest:
             return
         leaf = pytree.tree_leaves(outputs)[place.index]
-        true = matching(target, leaf.shape)
         nearest = Nearest()
-        if true is not None and not is_mask(true):
+        if _of_numbers(place.where, leaf, target):
             with suppress(InputError):  # no image, or tokens
                 nearest = self._nearest.get(place.index, nearest).with_batch(
                     self._ordered(place, inputs, leaf), all_channels(inputs, self._structure)
@@ -265,6 +265,15 @@ class ChannelMeter:
             if ordered.dim() == leaf.dim() > 2 and ordered.shape[1] > 1:
                 return 1 if ordered is leaf else leaf.dim() - 1
         return None
+
+
+def _of_numbers(where: str, leaf: Tensor, targets: Any) -> bool:
+    """Whether the target of an output is a regression: that of its name, else any of its shape."""
+    named = {name_at(place): target for place, target in tensors_by_place(targets).items()}
+    own = named.get(name_at(where))
+    own_or_any = named.values() if own is None else [own]
+    found = [matching(target, leaf.shape) for target in own_or_any]
+    return any(true is not None and not is_mask(true) for true in found)
 
 
 def _exact(value: Any) -> Any:
