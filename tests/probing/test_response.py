@@ -78,6 +78,26 @@ def test_what_a_forward_draws_at_random_is_no_response_of_a_level():
     assert "draws at random in evaluation mode" in structure.notes[-1]
 
 
+class Switched(Mixed):
+    """Draws once for all images whether the level below counts."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        back = F.interpolate(self.below(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        return self.last(x + 0.5 * (torch.rand(()) < 0.0) * back)
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [(Mixed, "unused"), (Switched, "undecided")])
+def test_what_is_silent_in_some_draws_is_not_called_unused(kind, verdict):
+    x = dead_leaves(16, 1, (32, 32), seed=0)
+    found = ws.analyze(
+        kind(0.0, gain=4.0), batches=[(x, x > 0)], metric="f1", response=False, progress=False
+    )
+    (bottleneck,) = (v for v in found.assessment.verdicts if v.stage == "bottleneck")
+    assert bottleneck.verdict == verdict
+    assert ("but the forward answers otherwise" in bottleneck.why) == (kind is Switched)
+
+
 def test_dropout_of_training_draws_nothing_in_evaluation():
     structure = structure_of(nn.Sequential(Mixed(0.5), nn.Dropout(0.5)))
     assert not structure.draws

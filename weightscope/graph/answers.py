@@ -40,7 +40,7 @@ class Comparison:
             model returns, where those of the graph do not.
         repeatable: Whether the model answers the same call alike when all that hangs on it is put
             back.
-        draws: Whether its forward draws at random by torch, in evaluation mode.
+        draws: Whether its forward draws at random in evaluation mode, or seems to.
     """
 
     wrong: str = ""
@@ -165,7 +165,9 @@ def compare(structure: Structure, *, copies: bool = False) -> Comparison:
             again = runs.model(runs.after_another)
         except Exception:  # noqa: BLE001 - the forward refuses that size
             continue
-        return replace(_compared(runs, again), draws=runs.draws)
+        found = _compared(runs, again)
+        elsewhere = not found.repeatable or not GENERATORS.isdisjoint(found.remembers)
+        return replace(found, draws=runs.draws or elsewhere)
     return Comparison()
 
 
@@ -278,6 +280,10 @@ def _state(model: nn.Module) -> dict[str, Any]:
 def _generators() -> dict[str, Any]:
     of_numpy = np.random.get_state(legacy=False)
     return {"random": random.getstate(), "numpy.random": str(of_numpy)}
+
+
+GENERATORS = frozenset(_generators())
+"""Names of the generators that are not torch's."""
 
 
 def _difference(expected: list[Tensor], found: list[Tensor]) -> str:

@@ -28,7 +28,13 @@ from weightscope.adapters.symbols import (
 )
 from weightscope.calls import say
 from weightscope.errors import ForwardError, InputError, StructureError, WeightscopeError, keyword
-from weightscope.graph.answers import compare, differs_elsewhere, holds_at_size, holds_where_shown
+from weightscope.graph.answers import (
+    GENERATORS,
+    compare,
+    differs_elsewhere,
+    holds_at_size,
+    holds_where_shown,
+)
 from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
@@ -393,13 +399,19 @@ def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
         note = (
             "the forward answers the same call differently: it draws at random outside of torch, or"
             " counts outside of its modules. Read, cut and built is one of its calls; draw by"
-            " torch.rand, and keep what counts in a module"
+            " torch.rand, and keep what counts in a module. No level is called unused"
+        )
+    elif compared.remembers and GENERATORS.issuperset(compared.remembers):
+        note = (
+            f"the forward draws at random outside of torch ({_some(compared.remembers)}): read, cut"
+            " and built is one of its draws. Draw by torch.rand, and each call draws anew"
         )
     else:
         note = _memory_note(left, used or compared.remembers)
-    drawn = compared.draws * (
+    drawn = (compared.draws and compared.repeatable) * (
         "the forward draws at random in evaluation mode (dropout that goes on, noise). What is"
-        " measured is measured on the same draws with and without a level, and holds for these"
+        " measured is measured on the same draws with and without a level, holds for these, and"
+        " calls no level unused"
     )
     notes = (*structure.notes, *filter(None, [note, drawn]))
     return replace(structure, notes=notes, draws=compared.draws), ""

@@ -206,7 +206,7 @@ class Structure(OnOneScreen):
             mode (deep supervision); the graph then holds what it does in eval mode.
         parts: Names of the modules that are networks of their own among others.
         part: The one whose levels, stages and cuts these are; empty for the whole network.
-        draws: Whether the forward draws at random by torch in evaluation mode.
+        draws: Whether the forward draws at random in evaluation mode, or seems to.
     """
 
     model: nn.Module

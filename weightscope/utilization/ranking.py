@@ -108,8 +108,9 @@ def assess(
     shallowest = min((cut.keep_levels for cut in structure.cuts), default=math.inf)
     verdicts = []
     for stage, spread in zip(structure.stages, spreads, strict=True):
-        scores = [] if data is None else [data.score(stage.name)]
-        scores += [doubted(score_response(r, stage.level), doubt) for r in responses]
+        scores = [doubted(score_response(r, stage.level), doubt) for r in responses]
+        scores = [*([] if data is None else [data.score(stage.name)]), *scores]
+        scores = [doubted(score, structure.draws * DRAWN) for score in scores]
         scores += [score_history(movements[stage.name], network)] if movements else []
         scores += [score_weights(spread, typical, dispersion)]
         if state == "broken":
@@ -208,6 +209,12 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
 def doubted(score: Score, doubt: str) -> Score:
     """A score that calls nothing unused where there is a doubt."""
     return score.guarded_by(doubt) if doubt and score.verdict != "used" else score
+
+
+DRAWN = (
+    "the forward answers otherwise call by call, and what is silent in some may not be in others"
+)
+"""A switch of a whole level may have been drawn once for all images of a batch."""
 
 
 def drawn_elsewhere(statistics: ModelStatistics) -> bool:
