@@ -37,6 +37,7 @@ def stages_of(model):
     return SimpleNamespace(
         stages=tuple(Stage(n, "encoder", i, (2.0**i,) * 2, (n,)) for i, n in enumerate(names)),
         cuts=tuple(SimpleNamespace(keep_levels=i) for i in range(len(names))),
+        draws=False,
     )
 
 

@@ -25,6 +25,7 @@ def zoo_structure(model):
             for block, layers in blocks.items()
         ),
         cuts=(SimpleNamespace(keep_levels=0),),
+        draws=False,
     )
 
 

@@ -81,6 +81,7 @@ def stages_of(model):
             for i in range(len(model.layers))
         ),
         cuts=(SimpleNamespace(keep_levels=1),),
+        draws=False,
     )
 
 
@@ -174,7 +175,8 @@ def stages_with_norms(model):
         SimpleNamespace(name=str(i), layers=(f"layers.{i}", f"norms.{i}"), role="encoder", level=i)
         for i in range(len(model.layers))
     ]
-    return SimpleNamespace(stages=tuple(stages), cuts=(SimpleNamespace(keep_levels=1),))
+    cuts = (SimpleNamespace(keep_levels=1),)
+    return SimpleNamespace(stages=tuple(stages), cuts=cuts, draws=False)
 
 
 @pytest.mark.parametrize(("head", "state"), [(1, "untrained"), (8, "trained")])
@@ -489,7 +491,7 @@ def test_an_undecided_strong_grade_is_not_overruled():
 
 def test_a_network_without_nulls_is_unknown():
     structure = SimpleNamespace(
-        cuts=(), stages=(SimpleNamespace(name="a", layers=(), role="x", level=0),)
+        cuts=(), draws=False, stages=(SimpleNamespace(name="a", layers=(), role="x", level=0),)
     )
     assessment = assess(structure, ModelStatistics((), (), 1.0))
     assert assessment.state == "unknown"
