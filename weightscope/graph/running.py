@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -37,14 +36,16 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))
         torch.manual_seed(self.seed)
-        before = _generators()
+        if self.any:
+            return func(*args, **(kwargs or {}))
+        before = _states_of_torch()
         made = func(*args, **(kwargs or {}))
         # dropout of evaluation mode has the tag, too, and draws nothing
-        self.any |= any(map(operator.ne, before, _generators()))
+        self.any = _states_of_torch() != before
         return made
 
 
-def _generators() -> list[bytes]:
+def _states_of_torch() -> list[bytes]:
     """Where the generators of torch are."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -72,7 +72,8 @@ class Nearest:
         picked = torch.tensor(self.channels, device=self.sums.device)[:, None]
         n, w, x, _, xx, wx = (sums.gather(1, picked)[:, 0] for sums in self.sums)
         spread = n * xx - x * x
-        slope = torch.where(spread > 1e-12 * n * xx, (n * wx - w * x) / spread, 0.0)
+        varies = spread > 1e-12 * n * xx  # beyond rounding
+        slope = torch.where(varies, (n * wx - w * x) / spread, 0.0)
         return slope, (w - slope * x) / n
 
     def of(self, inputs: Sequence[Tensor], outputs: Tensor) -> Tensor | None:

@@ -108,8 +108,8 @@ def assess(
     shallowest = min((cut.keep_levels for cut in structure.cuts), default=math.inf)
     verdicts = []
     for stage, spread in zip(structure.stages, spreads, strict=True):
-        scores = [doubted(score_response(r, stage.level), doubt) for r in responses]
-        scores = [*([] if data is None else [data.score(stage.name)]), *scores]
+        scores = [] if data is None else [data.score(stage.name)]
+        scores += [doubted(score_response(r, stage.level), doubt) for r in responses]
         scores = [doubted(score, structure.draws * DRAWN) for score in scores]
         scores += [score_history(movements[stage.name], network)] if movements else []
         scores += [score_weights(spread, typical, dispersion)]

@@ -562,7 +562,7 @@ def _by_simplex(images: Images, start: Constant, answer: Answer | None) -> Const
     return unpacked(found.x)
 
 
-def from_input(images: Images, constant: Fitted | None = None) -> dict[str, FloatArray]:
+def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]:
     """Values of the inputs as outputs: as they are, and by the line that suits each channel best.
 
     A line, because inputs are often standardised, each channel in its own way, and targets not; the
@@ -575,7 +575,7 @@ def from_input(images: Images, constant: Fitted | None = None) -> dict[str, Floa
 
     Args:
         images: What is judged.
-        constant: The best one, of which several outputs start.
+        constant: The best one, from which several outputs start; None where there is none.
     """
     first, *others = [
         [place for place, leaf in enumerate(leaves) if is_prediction(leaf)]
@@ -680,7 +680,7 @@ def _like(images: Images, targets: Sequence[Tensor]) -> _Like | None:
 
 def _of_line(
     images: Images, place: int, lines: _Lines, beside: Fitted | None
-) -> Iterator[tuple[str, Fitted]]:
+) -> list[tuple[str, Fitted]]:
     """The inputs that follow some targets in an output's place, and the best lines of these.
 
     Args:
@@ -720,7 +720,7 @@ def _of_line(
     start = min(tried, key=lambda numbers: _finite(_loss(images, numbers, answer)))
     tried.append(refined(images, start, answer))
     found += [(LINE_OF_INPUT, fitted(numbers)) for numbers in tried]
-    yield from ((what, own) for what, own in found if own is not None)
+    return [(what, own) for what, own in found if own is not None]
 
 
 def _spread(parts: Sequence[Tensor]) -> tuple[float, float]:
