@@ -217,6 +217,18 @@ def test_inputs_are_read_with_or_without_targets(batches):
     assert found.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("batches", "index"),
+    [([X[:0], X], 0), ([X, (X[:0], Y[:0])], 1), ([{"image": X.numpy()[:0]}], 0), (X[:0], 0)],
+)
+def test_a_batch_without_images_is_named(batches, index):
+    with pytest.raises(InputError, match=f"batch {index} holds no images; leave empty ones out"):
+        read_inputs(batches, MODEL)
+    if index == 0:  # of which the example is taken
+        with pytest.raises(InputError, match="batch 0 holds no images; leave empty ones out"):
+            example_in(batches if isinstance(batches, torch.Tensor) else batches[0], MODEL)
+
+
 def test_inputs_by_position_and_by_name():
     ((_, second),) = read_inputs([(X, X + 1, Y)], Pair(), count=2)
     assert torch.equal(second, X + 1)

@@ -112,6 +112,8 @@ def read_inputs(
             _as_inputs(_inputs_alone(batch, index, count, names, container), index, model)
             for index, batch in enumerate(_told(each_batch(batches), count, names, model))
         ]
+    for index, inputs in enumerate(read):
+        _refuse_empty(inputs, index)
     if not read:
         raise InputError(f"{keyword('images')} is empty; give at least one batch of images")
     return read
@@ -221,6 +223,7 @@ def example_in(batch: Any, model: nn.Module) -> Any:
         names = [*names, *(key for key in batch if key not in _TARGETS)]
     count = max(1, _required(model))
     inputs = _inputs_alone(batch, 0, count, names)
+    _refuse_empty(_tensors(inputs, 0), 0)
     if (
         count == 1
         and isinstance(batch, list | tuple)
@@ -499,10 +502,17 @@ def _refuse_sample(inputs: Any, index: int, model: nn.Module) -> None:
         )
 
 
+def _refuse_empty(inputs: Any, index: int) -> None:
+    """Refuse a batch of no image, such as a loader yields that leaves some out."""
+    if _images(call_arguments(inputs)) == 0:
+        raise InputError(f"batch {index} holds no images; leave empty ones out")
+
+
 def _check_images(pair: Batch, index: int) -> None:
     """Refuse a batch without images, or with another number of targets."""
+    _refuse_empty(pair[0], index)
     images, targets = _images(call_arguments(pair[0])), _images(pair[1])
-    if not images:
+    if images is None:
         raise InputError(f"batch {index} holds no images; give tensors or arrays")
     if targets is not None and targets != images:
         raise InputError(

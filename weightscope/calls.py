@@ -339,6 +339,16 @@ def random_state(model: nn.Module | None = None) -> Iterator[None]:
         )
 
 
+def random_states() -> list[Any]:
+    """Where the generators of torch, numpy and Python are."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states += torch.cuda.get_rng_state_all()
+    of_torch = [state.numpy().tobytes() for state in states]
+    _, keys, place, *_ = np.random.get_state(legacy=True)
+    return [*of_torch, np.asarray(keys).tobytes(), place, random.getstate()]
+
+
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
     """Restore the attributes and the tensors that calls of it changed.

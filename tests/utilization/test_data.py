@@ -300,8 +300,8 @@ def test_the_margin_of_importance_is_students(structure):
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
-        (lambda o, t: (o - t).square(), "expected a scalar tensor"),
-        (lambda o, t: 3.0, "returned float"),
+        (lambda o, t: (o - t).square(), r"expected a scalar tensor.* give its mean: .*\.mean\(\)"),
+        (lambda o, t: 3.0, "returned a float"),
         (lambda o, t: o.detach().sum(), "expected a scalar tensor"),
         (
             lambda o, t: o.sum() * float("nan"),
@@ -673,24 +673,73 @@ class InUnits(SmallBesideLarge):
         return {"large": made[:, :1], "small": made[:, 1:]} if self.named else made
 
 
-@pytest.mark.parametrize(
-    ("metric", "unit", "verdict"),
-    [
-        ("mse", 100.0, "undecided"),
-        (psnr, 100.0, "undecided"),
-        (r_squared, 100.0, "undecided"),
-        (in_single, 0.1, "undecided"),
-        (in_single, 100.0, "unused"),  # a share of its value that single precision cannot hold
-    ],
-)
-def test_a_channel_may_be_a_millionth_of_another(metric, unit, verdict):
+def in_units(unit, named=False):
+    """Images, and targets of which one is in any unit."""
     images, targets = of_small_beside_large()
     noise = 15 * torch.randn(len(images), 8, 8, generator=torch.Generator().manual_seed(1))
     targets[:, 0] = unit * (targets[:, 0] + noise)
+    return images, {"large": targets[:, :1], "small": targets[:, 1:]} if named else targets
+
+
+def of_the_large(outputs, targets):
+    return F.mse_loss(outputs[:, :1], targets[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "resolved"),
+    [
+        ("mse", 100.0, True),
+        (psnr, 100.0, True),
+        (r_squared, 100.0, True),
+        (in_single, 0.1, True),
+        (in_single, 100.0, False),
+        ("mse", 1e7, False),
+        ("mae", 1e7, True),
+    ],
+)
+def test_a_channel_in_a_small_unit_does_not_hide_what_it_needs(metric, unit, resolved):
+    images, targets = in_units(unit)
     structure = read_structure(InUnits(unit).eval(), images[:1])
     found = gather_data(structure, [(images, targets)], metric=metric)
-    assert found.score("bottleneck").verdict == verdict
-    assert (found.ablation.levels[0].worst > 0.9) == (verdict == "undecided")
+    score, (cut,) = found.score("bottleneck"), found.ablation.levels
+    assert score.verdict == "undecided"
+    assert (cut.worst > 0.9) == resolved
+    assert cut.hidden == (() if resolved else ("channel 1",))
+    named = "channel 1 alone loses" if resolved else "channel 1 changes, and"
+    assert named in score.why
+    assert named in score.caveat
+
+
+def test_what_is_hidden_must_be_read_and_change():
+    unit = 1e7
+    images, targets = in_units(unit)
+    structure = read_structure(InUnits(unit).eval(), images[:1])
+    unread = gather_data(structure, [(images, targets)], metric=of_the_large)
+    assert unread.score("bottleneck").verdict == "unused"
+    assert unread.ablation.levels[0].hidden == ()
+
+    class Still(InUnits):
+        def forward(self, x):
+            made = super().forward(x)
+            return torch.cat([made[:, :1], 1e-3 * x[:, :1] + 1e-7 * made[:, 1:]], 1)
+
+    structure = read_structure(Still(unit).eval(), images[:1])
+    still = gather_data(structure, [(images, targets)], metric="mse")
+    assert still.score("bottleneck").verdict == "unused"
+
+
+def test_an_output_in_a_small_unit_is_read_and_keeps_what_it_needs():
+    unit = 1e8
+    images, named = in_units(unit, named=True)
+    structure = read_structure(InUnits(unit, named=True).eval(), images[:1])
+
+    def both(outputs, targets):
+        return sum(F.mse_loss(outputs[name], targets[name]) for name in targets)
+
+    found = gather_data(structure, [(images, named)], loss=both)
+    assert found.ablation.judged == ()
+    assert found.ablation.levels[0].hidden == ("outputs['small']",)
+    assert found.score("bottleneck").verdict == "undecided"
 
 
 @pytest.mark.parametrize("unit", [0.1, 100.0])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import random
 import warnings
 
 import numpy as np
@@ -641,3 +642,64 @@ def test_a_metric_that_raises_for_an_axis_of_one_is_told_so():
     with pytest.raises(InputError, match="give targets the axes of the outputs, of one too"):
         ValueMetric(strict).numbers(outputs, targets, "batch 0")
     assert ValueMetric(strict).value(outputs, targets[:, None]) > 0
+
+
+def by_torch(outputs, targets):
+    kept = torch.rand(outputs.shape) > 0.5
+    return (outputs - targets)[kept].square().mean()
+
+
+def by_numpy(outputs, targets):
+    row = np.random.randint(len(outputs[0, 0]))
+    return (outputs - targets)[:, :, row].square().mean()
+
+
+def by_python(outputs, targets):
+    return F.mse_loss(random.choice((0.5, 2.0, 3.0)) * outputs, targets)
+
+
+class Dropping(nn.Module):
+    """Draws because it is in training mode, as some perceptual losses are by default."""
+
+    def forward(self, outputs, targets):
+        return F.mse_loss(F.dropout(outputs, 0.5, self.training), targets)
+
+
+@pytest.mark.parametrize("metric", [by_torch, by_numpy, by_python, Dropping()])
+def test_a_metric_that_draws_gives_one_value_for_one_answer(metric):
+    outputs, targets = regression()
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    whole = judged(metric, outputs, targets, larger_is_better=False)
+    torch.rand(3), random.random(), np.random.rand(3)
+    asked = ValueMetric(metric)
+    one = [asked.value(outputs[:1], targets[:1]) for _ in range(5)]
+    assert len(set(one)) == 1
+    assert judged(metric, outputs, targets, larger_is_better=False) == whole
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    asked.value(outputs[:1], targets[:1])
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_a_metric_that_counts_its_calls_is_refused():
+    calls = []
+
+    def annealed(outputs, targets):
+        calls.append(1)
+        return F.mse_loss(outputs, targets) / (1 + 0.01 * len(calls))
+
+    own = np.random.default_rng(0)
+
+    def of_its_own(outputs, targets):
+        return F.mse_loss(outputs, targets) * own.random()
+
+    outputs, targets = regression()
+    for metric in (annealed, of_its_own):
+        with pytest.raises(InputError, match="another value each time for one answer"):
+            judged(metric, outputs, targets)

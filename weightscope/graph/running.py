@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.adapters.regions import entered, region_of
-from weightscope.calls import own_arguments
+from weightscope.calls import own_arguments, random_states
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Cut, Site, Structure
@@ -38,19 +38,11 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         torch.manual_seed(self.seed)
         if self.any:
             return func(*args, **(kwargs or {}))
-        before = _states_of_torch()
+        before = random_states()
         made = func(*args, **(kwargs or {}))
         # dropout of evaluation mode has the tag, too, and draws nothing
-        self.any = _states_of_torch() != before
+        self.any = random_states() != before
         return made
-
-
-def _states_of_torch() -> list[bytes]:
-    """Where the generators of torch are."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states += torch.cuda.get_rng_state_all()
-    return [state.numpy().tobytes() for state in states]
 
 
 def same_draws(structure: Structure, seed: int = 0) -> AbstractContextManager[Any]:

@@ -95,6 +95,8 @@ class LevelAblation:
             gives several shares, each against 0; or channels of numbers, or outputs of one channel,
             each against what its mean is worth in its place.
         worst_output: Which of several outputs that is, or is of; empty where there is one.
+        hidden: Channels or outputs that change without the levels, and whose worth the metric
+            cannot resolve beside that of the others, by their names.
         lost: Of several outputs those that were judged and are computed in what the cut removes.
             Where all are, ``ablated`` is that of the best trivial answer.
         images: Images that have a value both with the levels and without, where a callable leaves
@@ -115,6 +117,7 @@ class LevelAblation:
     worst_class: int = -1
     worst_kind: Literal["class", "number", "channel", "output"] = "class"
     worst_output: str = ""
+    hidden: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     images: int = -1
     silenced: int = 0
@@ -376,7 +379,8 @@ def ablate_levels(
             or _of_the_worst(several, _by_number(quality, weights), weight, kind="number")
             or _of_the_worst_part(channels, each, weight, alone)
         )
-        return replace(record, lost=lost, **worst)
+        hidden = alone.hidden(structure.cuts.index(cut))
+        return replace(record, lost=lost, hidden=hidden, **worst)
 
     return AblationResult(
         levels=tuple(map(level, structure.cuts, ablated, channels_left)),

@@ -19,8 +19,8 @@ from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import all_channels, image_of
 from weightscope.probing.nearest import Nearest
 from weightscope.probing.outputs import in_order, predictions
-from weightscope.thresholds import RESOLUTION
-from weightscope.utilization.judging import name_at
+from weightscope.thresholds import LOSS_THAT_COUNTS, RESOLUTION
+from weightscope.utilization.judging import louder, name_at
 from weightscope.utilization.metrics import Compared, FloatArray, ImageValues
 from weightscope.utilization.trivial import (
     by_channel,
@@ -34,6 +34,10 @@ from weightscope.utilization.values import ValueMetric, image_values, on_device
 EXACTLY = 1e-12
 """Share of a value below which a difference is rounding where it is computed in double precision,
 which resolves 2e-16: depth in millimetres hides a share of its millionth."""
+
+HARDLY_RESOLVED = 10.0
+"""A part worth fewer of such differences than this is not surely seen: its worth varies over the
+images, and what surely is there may be none."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class ChannelMeter:
     positions would lose in its place, and what the straight line of the input that is nearest to it
     would, where its targets are a regression: a restoration that hardly does more than hand its
     input on is worth little beyond that. What it loses without a level is what the cut network's
-    does there. All is computed in double precision, where the metric takes it.
+    does there. All is computed in double precision, where the metric takes it. A part of so small a
+    unit that its worth drowns in the rest's rounding is told by `hidden`.
 
     Args:
         structure: The network, with its cuts.
@@ -93,6 +98,9 @@ class ChannelMeter:
         # of each part: values with its mean in its place, then as each cut leaves it, then with
         # the line in its place
         self._others: list[list[list[float]]] = []
+        # of each part: squares by which its mean, then each cut, then the line changes it
+        self._squares: list[FloatArray] = []
+        self._unread: set[int] = set()  # parts that the metric does not look at
         self._looked = 0
         self._nearest: dict[int, Nearest] = {}  # by leaf; none of what follows no input
 
@@ -165,6 +173,53 @@ class ChannelMeter:
         leaves = pytree.tree_leaves(outputs)
         self._ask(0, [_filled(leaves[p.index], p.axis, self._means[p.index]) for p in places])
         self._ask(-1, [self._line(p, inputs, leaves[p.index]) for p in places])
+        if self._added == 1:
+            self._unread = set(self._find_unread(places, outputs, target))
+
+    def _find_unread(self, places: Sequence[_Place], outputs: Any, target: Any) -> Iterator[int]:
+        """Parts that the metric does not look at, of those of no worth in the first batch."""
+        leaves, spec = pytree.tree_flatten(outputs)
+        loudest = max(float(leaves[place.index].abs().max()) for place in places)
+        number = -1
+        for place in places:
+            own = leaves[place.index]
+            for _, mixed in _mixed(own, louder(own, loudest, place.axis), place.axis):
+                number += 1
+                if self._is_faint(number):
+                    changed = [*leaves[: place.index], mixed, *leaves[place.index + 1 :]]
+                    made = pytree.tree_unflatten(changed, spec)
+                    if np.array_equal(self._values(made, target), self._whole, equal_nan=True):
+                        yield number
+
+    def _is_faint(self, number: int) -> bool:
+        """Whether what a part is worth, if anything, is hardly more than rounding."""
+        whole = np.array(self._whole)
+        change = np.abs(np.array(self._others[number][0]) - whole)
+        known = np.isfinite(change)
+        if not known.any():
+            return False
+        border = HARDLY_RESOLVED * self.resolution
+        return bool(change[known].mean() <= border * np.abs(whole[known]).mean())
+
+    def hidden(self, cut: int) -> tuple[str, ...]:
+        """Parts that change without a cut's levels, and are worth too little beside the rest.
+
+        Of a network that errs as little as it can, the share of its variance that changes is the
+        share of its own skill that a part loses.
+
+        Args:
+            cut: Counted from 0.
+
+        Returns:
+            Their names, such as ``channel 1``. None is a part that the metric does not look at.
+        """
+        return tuple(
+            part_named(*part)
+            for number, part in enumerate(self.parts)
+            if self._squares[number][1 + cut] > LOSS_THAT_COUNTS * self._squares[number][0]
+            and self._is_faint(number)
+            and number not in self._unread
+        )
 
     def add_cut(self, cut: int, outputs: Any) -> None:
         """Add what a cut network returned for the same batch; cuts are counted from 0."""
@@ -183,11 +238,14 @@ class ChannelMeter:
             for channel, mixed in _mixed(own, own if other is None else other, place.axis):
                 if number == len(self.parts):
                     self.parts.append((place.name, channel))
-                    self._others.append([[] for _ in (0, *self._structure.cuts, -1)])
+                    rows = (0, *self._structure.cuts, -1)
+                    self._others.append([[] for _ in rows])
+                    self._squares.append(np.zeros(len(rows)))
                 if other is None:
                     self._others[number][row] += [math.nan] * len(own)
                     number += 1
                     continue
+                self._squares[number][row] += float((mixed.double() - own.double()).square().sum())
                 changed = [*leaves[: place.index], mixed, *leaves[place.index + 1 :]]
                 made = pytree.tree_unflatten(changed, spec)
                 self._others[number][row] += self._values(made, target)
@@ -265,6 +323,18 @@ class ChannelMeter:
             if ordered.dim() == leaf.dim() > 2 and ordered.shape[1] > 1:
                 return 1 if ordered is leaf else leaf.dim() - 1
         return None
+
+
+def part_named(output: str, channel: int) -> str:
+    """A part of the outputs in words: ``channel 1``, ``channel 1 of outputs['flow']``.
+
+    Args:
+        output: What gets at it; empty of a single one.
+        channel: -1 of a whole output.
+    """
+    if channel < 0:
+        return f"outputs{output}"
+    return f"channel {channel}" + (f" of outputs{output}" if output else "")
 
 
 def _of_numbers(where: str, leaf: Tensor, targets: Any) -> bool:

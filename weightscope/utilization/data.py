@@ -25,7 +25,7 @@ from weightscope.calls import (
     unchanged,
     undisturbed,
 )
-from weightscope.errors import InputError, keyword
+from weightscope.errors import InputError, keyword, kind
 from weightscope.graph.structure import Structure
 from weightscope.probing.response import Response, measure_response
 from weightscope.progress import bar
@@ -44,6 +44,7 @@ from weightscope.utilization.ablation import (
     ablate_outputs,
     refuse_broken_weights,
 )
+from weightscope.utilization.channels import part_named
 from weightscope.utilization.judging import Metric, Metrics
 from weightscope.utilization.readings import are_classes, first_answer, logits_note, reads_marks
 from weightscope.utilization.records import NO_CUT, Score, Verdict
@@ -230,7 +231,9 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
         one_class = f"{_the_worst(cut)} alone loses {own} of its own skill"
         one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
-    caveat = ", ".join(filter(None, (alone, one_class, caveat)))
+    hidden, remedy = _describe_hidden(result, cut)
+    why += hidden and f"; {hidden}; {remedy}"
+    caveat = ", ".join(filter(None, (alone, one_class, hidden, caveat)))
     border = LOSS_THAT_COUNTS if result.recalibrated else NEGLIGIBLE_LOSS
     verdict = _verdict(low, high, utilization(border, NEGLIGIBLE_LOSS))
     if verdict == "undecided":
@@ -240,7 +243,7 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
         two = f"is not below {least} nor above {border:.0%}"
         why += f"; {shares} " + (f"lies on both sides of {least}" if one else two)
     # a mean over many classes hides what one of them loses, a sum of losses an output
-    guarded = cut.worst_low > LOSS_THAT_COUNTS or bool(cut.lost) or cut.silenced > 0
+    guarded = cut.worst_low > LOSS_THAT_COUNTS or bool(cut.lost or cut.hidden) or cut.silenced > 0
     if verdict == "unused" and guarded:
         verdict = "undecided"
     if 0 <= cut.images < MINIMUM_IMAGES:
@@ -258,11 +261,22 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
 
 def _the_worst(cut: LevelAblation) -> str:
     """Which class, channel or output loses most of its own skill, in words."""
-    if cut.worst_kind == "output":
-        return f"outputs{cut.worst_output}"
+    if cut.worst_kind in ("channel", "output"):
+        return part_named(cut.worst_output, cut.worst_class)
     of = " of the metric" if cut.worst_kind == "number" else ""
-    of += f" of outputs{cut.worst_output}" if cut.worst_output else ""
     return f"{cut.worst_kind} {cut.worst_class}{of}"
+
+
+def _describe_hidden(result: AblationResult, cut: LevelAblation) -> tuple[str, str]:
+    """That the metric cannot see what a channel or output is worth, and what helps, in words."""
+    if not cut.hidden:
+        return "", ""
+    names = ", ".join(cut.hidden)
+    s, it, is_ = ("s", "it", "it is") if len(cut.hidden) == 1 else ("", "each", "each of them is")
+    return (
+        f"{names} change{s}, and {result.metric} cannot resolve what {is_} worth beside the rest",
+        f"give outputs and targets in units of one size, or judge {it} alone",
+    )
 
 
 def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:
@@ -465,10 +479,12 @@ def _loss_of(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any, ind
             f"{_how_to_pick(outputs)}."
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-        what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        several = isinstance(value, Tensor) and value.numel() > 1
+        what = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else kind(value)
+        mean = "; give its mean: lambda outputs, targets: loss(outputs, targets).mean()"
         raise InputError(
             f"loss(outputs, targets) returned {what}; expected a scalar tensor that depends on the "
-            "outputs"
+            f"outputs{mean if several else ''}"
         )
     if not bool(torch.isfinite(value)):
         cause = why_no_number(outputs, targets)

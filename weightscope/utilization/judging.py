@@ -312,19 +312,35 @@ def _reads(metric: ValueMetric, outputs: Any, targets: Any, place: str) -> bool:
         return np.array(image_values(metric, changed, targets, "a batch"))
 
     leaf = leaves[index]
+    loudest = max(float(one.abs().max()) for one in leaves if is_prediction(one) and one.numel())
     try:
         known = values(leaf)
         return any(
-            not np.array_equal(values(other), known, equal_nan=True) for other in _altered(leaf)
+            not np.array_equal(values(other), known, equal_nan=True)
+            for other in _altered(leaf, loudest)
         )
     except InputError:
         return True
 
 
-def _altered(leaf: Tensor) -> Iterator[Tensor]:
-    """Other numbers of the same range: in the opposite order, and none but their mean."""
+def _altered(leaf: Tensor, loudest: float) -> Iterator[Tensor]:
+    """Other numbers: in the opposite order, none but their mean, and as large as any output's."""
     yield leaf.amin() + leaf.amax() - leaf
     yield leaf.mean().expand_as(leaf)
+    yield louder(leaf, loudest)
+
+
+def louder(leaf: Tensor, loudest: float, axis: int | None = None) -> Tensor:
+    """The numbers of an output multiplied, so that no small unit hides them beside the others.
+
+    Args:
+        leaf: The output.
+        loudest: The largest number of any output.
+        axis: Of channels that are multiplied each by its own factor; None: all by one.
+    """
+    own = leaf.abs().amax([a for a in range(leaf.dim()) if a != axis], keepdim=True)
+    factor = 2.0 * max(loudest, 1.0) / own.double()
+    return leaf * torch.where(own > 0.0, factor, 1.0).to(leaf)
 
 
 def one_of_several(value: Any, name: Any, what: str) -> Any:

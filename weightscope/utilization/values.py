@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import math
+import random
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +19,15 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.arguments import attribute_of
 from weightscope.batches import split_images
-from weightscope.calls import fresh, only_tensor, say, shapes, unchanged
+from weightscope.calls import (
+    fresh,
+    only_tensor,
+    random_state,
+    random_states,
+    say,
+    shapes,
+    unchanged,
+)
 from weightscope.errors import InputError, shown
 from weightscope.utilization.metrics import ImageValues
 
@@ -72,6 +81,7 @@ class ValueMetric:
         self._whole = self._part in ("classification", "segmentation")
         self._flat = self._part == "regression" and _takes_a_row(metric)
         self._sizes: set[int] = set()
+        self._draws: bool | None = None  # None: not known yet
 
     @property
     def averaged(self) -> str:
@@ -86,7 +96,38 @@ class ValueMetric:
         return unchanged(self._metric) if isinstance(self._metric, nn.Module) else nullcontext()
 
     def __call__(self, outputs: Any, targets: Any) -> Any:
-        """What the metric returns for one image."""
+        """What the metric returns for one image, whatever was drawn at random before.
+
+        Raises:
+            InputError: It gives another value each time.
+        """
+        if self._draws is None:
+            self._draws = self._draws_for(outputs, targets)
+            value, again = (self(outputs, targets) for _ in range(2))
+            if not _is_again(value, again):
+                raise InputError(
+                    f"{self.name} gives another value each time for one answer and its target "
+                    f"({_shown(value)}, then {_shown(again)}), so that no two answers can be "
+                    "compared; give a callable that hangs on these two alone: one that keeps no "
+                    "count of its calls, and draws by torch, numpy or random without generators "
+                    "of its own"
+                )
+            return value
+        if not self._draws:
+            return self._once(outputs, targets)
+        with random_state():
+            _start_anew()
+            return self._once(outputs, targets)
+
+    def _draws_for(self, outputs: Any, targets: Any) -> bool:
+        """Whether the metric draws at random."""
+        with random_state():
+            _start_anew()
+            before = random_states()
+            self._once(outputs, targets)
+            return random_states() != before
+
+    def _once(self, outputs: Any, targets: Any) -> Any:
         if self._form:
             classes = attribute_of(self._metric, "num_classes")
             outputs, targets = _formed(
@@ -165,6 +206,26 @@ class ValueMetric:
         numbers = _numbers(value, self.name)
         self._sizes.add(len(numbers))
         return numbers
+
+
+def _start_anew() -> None:
+    """Seed what a metric may draw by."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
+
+def _is_again(value: Any, again: Any) -> bool:
+    """Whether two values are one, but for rounding; what are no numbers always are."""
+    try:
+        one, other = as_line(value), as_line(again)
+    except Exception:  # noqa: BLE001 - whatever a callable returns; it is refused elsewhere
+        return True
+    return one.shape == other.shape and torch.allclose(one, other, 1e-5, 1e-7, equal_nan=True)
+
+
+def _shown(value: Any) -> str:
+    return f"{mean_of_known(as_line(value)):.6g}"
 
 
 def mean_of_known(numbers: Tensor) -> float:
