@@ -24,7 +24,13 @@ def calls(network: Network) -> tuple[Call, ...]:
 def tensors(tree: Any) -> list[Any]:
     """Return the leaves of a nested output."""
     leaves: list[Any] = pytree.tree_leaves(tree)
-    return leaves
+    return [part for leaf in leaves for part in _parts(leaf)]
+
+
+def _parts(leaf: Any) -> list[Any]:
+    """What an object of a class of one's own holds, as some forwards return; others themselves."""
+    own = getattr(leaf, "__dict__", None)
+    return list(own.values()) if own and not isinstance(leaf, Tensor) else [leaf]
 
 
 def same(left: Any, right: Any) -> bool:
