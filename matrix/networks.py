@@ -27,6 +27,7 @@ from matrix import (
     held_back_sixth,
     held_back_tenth,
     held_back_third,
+    held_back_thirteenth,
     held_back_twelfth,
 )
 from matrix.kinds import KINDS
@@ -497,6 +498,7 @@ for _name, _entry in {
     **held_back_tenth.HELD_BACK_TENTH,
     **held_back_eleventh.HELD_BACK_ELEVENTH,
     **held_back_twelfth.HELD_BACK_TWELFTH,
+    **held_back_thirteenth.HELD_BACK_THIRTEENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -519,5 +521,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: network.truth for name, network in held_back_tenth.HELD_BACK_TENTH.items()},
     **{name: entry.truth for name, entry in held_back_eleventh.HELD_BACK_ELEVENTH.items()},
     **{name: entry.truth for name, entry in held_back_twelfth.HELD_BACK_TWELFTH.items()},
+    **{name: entry.truth for name, entry in held_back_thirteenth.HELD_BACK_THIRTEENTH.items()},
 }
 """The truth about every network, by name."""

@@ -33,6 +33,7 @@ from matrix.held_back_seventh import HELD_BACK_SEVENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
 from matrix.held_back_tenth import HELD_BACK_TENTH
 from matrix.held_back_third import HELD_BACK_THIRD
+from matrix.held_back_thirteenth import HELD_BACK_THIRTEENTH
 from matrix.held_back_twelfth import HELD_BACK_TWELFTH
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import is_right, outcome, reading_page, refused_rightly
@@ -45,6 +46,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, thirteenth": HELD_BACK_THIRTEENTH,
     "Held back, twelfth": HELD_BACK_TWELFTH,
     "Held back, eleventh": HELD_BACK_ELEVENTH,
     "Held back, tenth": HELD_BACK_TENTH,

@@ -34,6 +34,7 @@ from matrix.held_back_seventh import HELD_BACK_SEVENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
 from matrix.held_back_tenth import HELD_BACK_TENTH
 from matrix.held_back_third import HELD_BACK_THIRD
+from matrix.held_back_thirteenth import HELD_BACK_THIRTEENTH
 from matrix.held_back_twelfth import HELD_BACK_TWELFTH
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_TENTH,
         *HELD_BACK_ELEVENTH,
         *HELD_BACK_TWELFTH,
+        *HELD_BACK_THIRTEENTH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
