@@ -57,7 +57,10 @@ def layers_frame(
             "stage": stage_name(structure, layer),
             "shape": tensors[0].shape,
             "fan_in": tensors[0].fan_in,
-            "parameters": sum(tensor.count for tensor in tensors),
+            # a weight norm's scales are the layer's, and no tensor of it
+            "parameters": costs.layers[layer].parameters
+            if costs and layer in costs.layers
+            else sum(tensor.count for tensor in tensors),
             "requires_grad": tensors[0].requires_grad,
             **_figures(tensors[0]),
             "macs": costs.layers[layer].macs if costs and layer in costs.layers else 0,

@@ -103,7 +103,7 @@ def find_inputs(
             raise ForwardError(
                 f"the forward of {trial.name} raised on {keyword('example_inputs')} ({given}): "
                 f"{say(error)}. Pass {keyword('example_inputs')} as the forward takes "
-                f"them{_unbatched(trial, dimensions)}{_listed(trial, args)}{lying}."
+                f"them{_unbatched(trial, dimensions)}{_listed(trial, args)}{lying}.{_of_one_size()}"
             ) from error
         example = ExampleInputs(args, kwargs, dimensions, guessed=False)
         if _unbatched(trial, dimensions) and _is_one_image(trial, example):
@@ -113,6 +113,16 @@ def find_inputs(
                 "as image[None]"
             )
         yield _laid_out(trial, example, letters)
+
+
+def _of_one_size() -> str:
+    """A hint where one image of the user's batches was tried, which a fixed export refuses."""
+    if keyword("example_inputs") == "example_inputs=":
+        return ""
+    return (
+        " It was tried on one image: where it takes only so many at once, give example_inputs= of "
+        "as many."
+    )
 
 
 def _unbatched(trial: Trial, dimensions: int) -> str:
