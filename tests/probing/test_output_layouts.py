@@ -157,11 +157,50 @@ def test_what_moves_all_channels_alike_is_no_unused_level():
     assert record.by_number > 0.5
     score = score_response(Response("images", (record,), 12), 1)
     assert score.verdict == "undecided"
-    assert f"respond with up to {record.by_number_high:.2g}, whichever is the largest" in score.why
+    assert f"respond with up to {record.by_number_high:.2g}, whatever they decide" in score.why
     assert score.low < 0.3 < 0.9 < score.high
     same = measure_response(read_structure(Flow(0.0), example), [[images]], "images").cuts[0]
     assert same.high < 0.08
     assert score_response(Response("images", (same,), 12), 1).verdict == "unused"
+
+
+class Distance(nn.Module):
+    """One channel of both signs, far from zero; half resolution tells how far, not on which side.
+
+    Args:
+        share: How much of the distance half resolution tells.
+        end: Applied to the output.
+    """
+
+    def __init__(self, share, end=None):
+        super().__init__()
+        self.below, self.last = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+        for layer in (self.below, self.last):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.share, self.end = share, nn.Identity() if end is None else end
+
+    def forward(self, x):
+        back = self.below(nn.functional.avg_pool2d(torch.sin(2.0 * x), 2))
+        back = nn.functional.interpolate(back, scale_factor=2.0)
+        return self.end(self.last(torch.sign(torch.sin(9.0 * x)) * (10.0 + self.share * back)))
+
+
+def test_a_single_channel_of_both_signs_may_be_a_number():
+    torch.manual_seed(0)
+    images = torch.nn.functional.interpolate(torch.randn(12, 1, 8, 8), scale_factor=4.0)
+    example = torch.zeros(1, 1, 32, 32)
+    for share, end, verdict in (
+        (5.0, None, "undecided"),
+        (0.3, None, "unused"),
+        (5.0, nn.Sigmoid(), "unused"),  # a probability is no other number
+    ):
+        structure = read_structure(Distance(share, end), example)
+        record = measure_response(structure, [[images]], "images").cuts[0]
+        assert (record.flips, record.value < 0.05) == (0.0, True)
+        score = score_response(Response("images", (record,), 12), 1)
+        assert score.verdict == verdict
+        assert ("whatever they decide" in score.why) == (verdict == "undecided")
 
 
 def test_probabilities_of_several_channels_are_no_other_numbers():

@@ -310,3 +310,68 @@ def test_several_lost_outputs_are_named():
     assert describe_lost(["[1]", "[2]"]) == (
         "outputs[1] and outputs[2] of the network are computed there and lost"
     )
+
+
+def halves(outputs, targets):
+    fine = F.binary_cross_entropy_with_logits(outputs["seg"], targets["seg"])
+    return 0.3 * fine + F.binary_cross_entropy_with_logits(outputs["half"], targets["half"])
+
+
+@pytest.mark.parametrize("way", ["loss", "metric"])
+def test_a_coarser_version_that_a_callable_reads_is_judged_and_lost(way):
+    structure = structure_of(coarse="version")
+    mask = (F.avg_pool2d(IMAGES, 2) > 0).float()
+    targets = {"seg": TARGETS["seg"], "half": mask}
+    found = gather_data(structure, [(IMAGES, targets)], **{way: halves})
+    first, second = found.ablation.levels
+    assert (first.lost, second.lost) == (("['half']",), ())
+    assert first.drop > 0.5 * found.ablation.skill
+    score = found.score("encoder 1")
+    assert score.verdict == "used"
+    assert "outputs['half'] of the network is computed there and lost" in score.why
+    assert found.score("bottleneck").verdict == "unused"
+
+    def of_the_first(outputs, targets):
+        return F.binary_cross_entropy_with_logits(outputs["seg"], targets["seg"])
+
+    alone = gather_data(structure, [(IMAGES, targets)], **{way: of_the_first})
+    assert alone.ablation.levels[0].lost == ()
+    assert alone.score("encoder 1").verdict == "unused"
+
+
+class Unequal(torch.nn.Module):
+    """Two masks of bright blocks: the first one comes from half resolution, the second does not."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.top, self.low = torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1)
+        self.head = torch.nn.Conv2d(2, 2, 1, bias=False)
+        for layer in (self.top, self.low):
+            torch.nn.init.ones_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+        kernel = torch.tensor([[1 - share, share], [1.0, 0.0]])
+        self.head.weight.data = 8 * kernel.view(2, 2, 1, 1)
+
+    def forward(self, x):
+        top = self.top(x)
+        back = F.interpolate(self.low(F.avg_pool2d(top, 2)), scale_factor=2.0)
+        made = self.head(torch.cat([top, back], 1))
+        return {"small": made[:, :1], "large": made[:, 1:]}
+
+
+@pytest.mark.parametrize("way", ["loss", "metric"])
+def test_a_sum_of_classes_hides_no_small_output(way):
+    def weighed(outputs, targets):
+        small, large = (
+            F.binary_cross_entropy_with_logits(outputs[n], targets) for n in ("small", "large")
+        )
+        return 1e-4 * small + large
+
+    verdicts = {}
+    for share in (0.8, 0.0):
+        structure = read_structure(Unequal(share).eval(), IMAGES[:2])
+        found = gather_data(structure, [(IMAGES, TARGETS["seg"])], **{way: weighed})
+        verdicts[share] = found.score("bottleneck")
+        assert found.ablation.levels[0].drop < 0.05 * found.ablation.skill
+    assert [score.verdict for score in verdicts.values()] == ["undecided", "unused"]
+    assert "outputs['small'] of the network responds with up to" in verdicts[0.8].why

@@ -314,12 +314,16 @@ def _no_gradient(depth: _Depth) -> str:
 
 
 def _entries(depth: _Depth, coarse: Coarse, dimensions: int, levels: Levels) -> list[Site]:
-    """The deepest tensors that feed what goes and need nothing of it."""
+    """The deepest tensors that feed what goes and need nothing of it, and inputs that begin there.
+
+    An input of the size of a level that goes (a state, a code) lies deeper than what comes down.
+    """
     found = [
-        s for n in _feeding(depth, coarse) if (s := site(n, coarse.places, dimensions, levels))
+        (n, s) for n in _feeding(depth, coarse) if (s := site(n, coarse.places, dimensions, levels))
     ]
-    deepest = max((s.level for s in found), default=0)
-    return [s for s in found if s.level == deepest]
+    from_above = [s.level for n, s in found if n.op != "placeholder"]
+    deepest = max(from_above or [s.level for _, s in found], default=0)
+    return [s for n, s in found if s.level == deepest or (from_above and s.level > deepest)]
 
 
 def _feeding(depth: _Depth, coarse: Coarse) -> list[fx.Node]:

@@ -60,7 +60,7 @@ class Figures:
         moved: See `CutResponse`.
         spread: See `CutResponse`.
         below: Share of the positions at which a single channel says no; 0 of several channels.
-        several: Whether there are several channels, which are no probabilities.
+        shares: Whether any outputs are probabilities.
     """
 
     decisions: Floats
@@ -76,7 +76,7 @@ class Figures:
     moved: float
     spread: float
     below: float
-    several: bool
+    shares: bool
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Change:
             float(np.sqrt(numbers.moved[0].mean())),
             spread,
             float(before[0, 0] / total[0, 0]) if self.sums.shape[1] == 1 else 0.0,
-            self.sums.shape[1] > 1 and not bool(self.share.any()),
+            bool(self.share.any()),
         )
 
     def _resolved(self, spread: float) -> float:

@@ -87,9 +87,9 @@ class CutResponse:
         lost: Those of them that are computed in what the cut removes. They respond with 1.
         by_sign: The response if a single channel is a decision, where it may be one though it
             follows the input: no level is unused then that changes it; else nan.
-        by_number: The response if several channels are numbers, where they would be decisions and
-            nothing in the model tells: no level is unused then that changes what none is the
-            largest of; else nan.
+        by_number: The response if the outputs are numbers, where they would be decisions and
+            nothing in the model tells: no level is unused then that changes them, whichever channel
+            is the largest and whatever sign a single one has; else nan.
         by_number_high: Upper end of its interval.
         resolved: Of the whole network, on the kind of image where it is least: the variance of its
             probabilities as a share of that of decisions which are as frequent, the sum of
@@ -408,7 +408,7 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         most = np.fmax(most, np.fmin.reduce([_beyond_chance(k) for k in decided]))
     by_sign = float(values[0]) if either else math.nan
     numbers = np.fmin.reduce([k.change for k in kinds])
-    also_numbers = bool(decided) and all(kind.several for kind in kinds)
+    also_numbers = bool(decided) and not either and not any(kind.shares for kind in kinds)
     if either:  # read as numbers; what no number shows must not change a decision either
         values = numbers
         most = np.fmax(most, values)

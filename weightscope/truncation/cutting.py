@@ -133,10 +133,26 @@ def _ratio(a: Any, b: Any, probes: Sequence[Probe]) -> float:
 
     The example's own size must not decide: a variant is built and loaded on different ones.
     """
+    if _of_two_inputs(a, b):
+        return hint(a) / hint(b)
     return probes[-1].size(a) / probes[-1].size(b)
 
 
+def _of_two_inputs(a: Any, b: Any) -> bool:
+    """Whether two sizes follow different inputs of different sizes: an image, a map at its bottom.
+
+    Nothing but the example tells how these belong together.
+    """
+    of_a, of_b = free_symbols([a]), free_symbols([b])
+    if not of_a or not of_b or of_a & of_b:
+        return False
+    (probe, *_) = _probes([a, b])
+    return probe.size(a) * hint(b) != probe.size(b) * hint(a)
+
+
 def _same(a: Any, b: Any, probes: Sequence[Probe]) -> bool:
+    if _of_two_inputs(a, b):
+        return False
     if not is_symbolic(a) and not is_symbolic(b):
         return hint(a) == hint(b)
     return all(probe.size(a) == probe.size(b) for probe in probes)
@@ -160,8 +176,9 @@ def _exit(site: Site, runs: _Pairs, probes: Sequence[Probe]) -> Exit:
 
 def _entry(site: Site, runs: _Pairs, probes: Sequence[Probe]) -> Entry:
     kernel = tuple(max(1, round(_ratio(a, b, probes))) for a, b in zip(*runs[0], strict=True))
+    apart = any(_of_two_inputs(a, b) for pair in runs for a, b in zip(*pair, strict=True))
     for ceil in (False, True):
-        if all(
+        if not apart and all(
             (probe.size(a) + (k - 1 if ceil else 0)) // k == probe.size(b)
             for probe in probes
             for pair in runs

@@ -319,7 +319,7 @@ def ablate_levels(
         ignore_index=ignore_index,
         recalibrate=recalibrate and not constant,  # a fit to one answer would go on for ever
     )
-    coarser = coarser_outputs(structure, batches) if output is None else frozenset()
+    coarser = _not_judged(structure, batches, metric) if output is None else frozenset()
     counted = [place for place in places_of(structure, output) if place not in coarser]
     runs = CutRuns(structure, counted)
     means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
@@ -513,6 +513,18 @@ def coarser_outputs(structure: Structure, batches: Sequence[Batch]) -> frozenset
             with forward_errors(structure.model, inputs, f"batch {index}"):
                 found.add(inputs)
     return found.places
+
+
+def _not_judged(structure: Structure, batches: Sequence[Batch], metric: Metric) -> frozenset[str]:
+    """Coarser versions of the first output, but for those that the metric reads."""
+    coarser, device = coarser_outputs(structure, batches), device_of(structure.model)
+    if not coarser:
+        return coarser
+    told = JudgedOutputs(metric, device)
+    inputs, targets = batches[0]
+    with undisturbed(structure.model), torch.no_grad(), same_draws(structure):
+        told.add(GraphRun(structure, {}).predict(inputs), targets)
+    return coarser - told.read
 
 
 def places_of(structure: Structure, output: Any) -> list[str]:

@@ -89,6 +89,7 @@ class DataEvidence:
         responses: Of the output on these images at each cut, where quality is a mean over pixels,
             in which a rare class drowns, or is that of one of several outputs; else None.
         of_pixels: Whether quality is a mean over pixels.
+        summed: Whether quality is of several outputs together, of which each may be a small part.
         notes: What must be known of what was given.
         beside: The same of further outputs, each by a metric of its own.
     """
@@ -99,6 +100,7 @@ class DataEvidence:
     levels: Mapping[str, int]
     responses: Response | None = None
     of_pixels: bool = True
+    summed: bool = False
     notes: tuple[str, ...] = ()
     beside: tuple[DataEvidence, ...] = ()
 
@@ -144,9 +146,16 @@ class DataEvidence:
         if self.responses.failure:
             return score.guarded_by(f"its response was not measured: {self.responses.failure}")
         same = next(c for c in self.responses.cuts if c.keep_levels == cut.keep_levels)
-        _, most = same.loudest(self.ablation.unjudged)
+        others = self.ablation.unjudged
+        if self.summed and cut.worst_kind not in ("channel", "output"):
+            others = tuple(same.outputs)
+            # of which the others may be coarser versions
+            if not others and same.high > RESPONSE_BORDER:
+                first = f"the first output of the network responds with up to {same.high:.2g}"
+                return score.guarded_by(first)
+        _, most = same.loudest(others)
         if most > RESPONSE_BORDER:
-            return score.guarded_by(describe_other(same, self.ablation.unjudged))
+            return score.guarded_by(describe_other(same, others))
         if not self.of_pixels:
             return score
         # labels may be read as numbers; one channel of true numbers may be of little worth
@@ -379,13 +388,13 @@ def gather_data(
     notes = tuple(filter(None, (logits_note(structure, batches, by, name) for name, by in given)))
     found = DataEvidence(importances, result, _is_skilled(result), levels, notes=notes)
     of_pixels = metric is None or metric == "accuracy"
-    one_of_several = result is not None and bool(result.unjudged)
-    if not of_pixels and not one_of_several:
+    summed = result is not None and len(structure.outputs) > 1 and len(result.judged) != 1
+    if not of_pixels and not summed and not (result and result.unjudged):
         return found
     if all(found.score(stage).verdict != "unused" for stage in levels):
         return found
     responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
-    return replace(found, responses=responses, of_pixels=of_pixels)
+    return replace(found, responses=responses, of_pixels=of_pixels, summed=summed)
 
 
 def _is_skilled(result: AblationResult | None) -> bool | None:

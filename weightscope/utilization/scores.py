@@ -374,8 +374,8 @@ def _speaks_elsewhere(cut: CutResponse) -> str:
         return describe_part(cut)
     if cut.by_number_high > RESPONSE_BORDER:
         return (
-            f"its channels may be numbers, too, and these respond with up to "
-            f"{cut.by_number_high:.2g}, whichever is the largest"
+            f"the outputs may be numbers, too, and these respond with up to "
+            f"{cut.by_number_high:.2g}, whatever they decide"
         )
     return describe_other(cut) if cut.other[1] > RESPONSE_BORDER else ""
 
