@@ -140,7 +140,7 @@ MUTANTS = [
     probing("response", "and not any(kind.shares for kind in kinds)", "and False", "output_layouts",
             "alike"),
     probing("response", "and not any(kind.shares for kind in kinds)", "", "output_layouts",
-            "may_be_a_number"),
+            "no_other_numbers"),
     probing("change", "shares.each(varied & (often >= RAREST_DECISION))", "shares.each(varied)",
             "response", "hardly_ever"),
     probing("change", "varied = (before + after > 0) & (before + after < 2 * total)",
