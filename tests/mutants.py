@@ -122,7 +122,7 @@ MUTANTS = [
     utilization("channels", "and number not in self._unread", "", "data", "must_be_read"),
     utilization("channels", "> LOSS_THAT_COUNTS * self._squares[number][0]", ">= 0.0", "data",
                 "must_be_read"),
-    utilization("ablation", "return coarser - told.read", "return coarser", "several_outputs",
+    utilization("ablation", "versions - _read_of_first_batch(structure, batches, metric)", "versions", "several_outputs",
                 "callable_reads"),
     utilization("values", "            _start_anew()\n            return", "            return",
                 "values", "that_draws"),

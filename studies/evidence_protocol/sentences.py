@@ -76,6 +76,8 @@ RULES = {
     r"not whether the output is right(; (images=|batches=|images= or batches=) say more)?\.",
     "more": r"(images=|batches=|images= or batches=) say more\.",
     "probabilities": r"The model returns probabilities, and \w+= takes them for logits: .*\.",
+    "versions": r"\S+ reads outputs.*?, (a coarser version|coarser versions) of the first output, "
+    r"too, .*? reads the first output alone\.",
     "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",
     "unmeasured": r"The response to (synthetic images|images=) was not measured: .*?\.(?= |$)",
     "foreign": r"No kernel (descends from initial=|(that history= holds )?is as (history=|it) "

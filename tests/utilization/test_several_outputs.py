@@ -330,12 +330,14 @@ def test_a_coarser_version_that_a_callable_reads_is_judged_and_lost(way):
     assert score.verdict == "used"
     assert "outputs['half'] of the network is computed there and lost" in score.why
     assert found.score("bottleneck").verdict == "unused"
+    (note,) = found.notes
+    assert note.startswith("halves reads outputs['half'], a coarser version of the first output")
 
     def of_the_first(outputs, targets):
         return F.binary_cross_entropy_with_logits(outputs["seg"], targets["seg"])
 
     alone = gather_data(structure, [(IMAGES, targets)], **{way: of_the_first})
-    assert alone.ablation.levels[0].lost == ()
+    assert (alone.ablation.levels[0].lost, alone.notes) == ((), ())
     assert alone.score("encoder 1").verdict == "unused"
 
 

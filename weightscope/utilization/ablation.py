@@ -142,6 +142,7 @@ class AblationResult:
             one, or where the metric reads them all.
         unjudged: The others that a level may be used for, unless the user says that they do not
             count.
+        versions: Coarser versions of the first output that the metric reads, which are judged then.
         unlearned: Classes or channels of a mean over classes of which the network shows no skill
             that counts over their own best constant, as a share of what there is to gain.
         given: Number of all images that differ; 0 where they all weigh.
@@ -160,6 +161,7 @@ class AblationResult:
     recalibrated: bool = False
     judged: tuple[str, ...] = ()
     unjudged: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
     unlearned: tuple[int, ...] = ()
     given: int = 0
     constant_targets: bool = False
@@ -169,6 +171,23 @@ class AblationResult:
     def judged_outputs(self) -> str:
         """What was judged of several outputs, in words."""
         return outputs_at(self.judged)
+
+    @property
+    def on_versions(self) -> str:
+        """What to know where coarser versions of the first output were judged; empty if none was.
+
+        As for deep supervision, whose loss reads them all, though the first one is what is used.
+        """
+        if not self.versions or not any(set(cut.lost) & set(self.versions) for cut in self.levels):
+            return ""
+        one = len(self.versions) == 1
+        return (
+            f"{self.metric.removesuffix(', recalibrated')} reads {outputs_at(self.versions)}, "
+            f"{'a coarser version' if one else 'coarser versions'} of the first output, too, and "
+            f"a level that {'it is' if one else 'they are'} computed in counts as used for "
+            f"{'it' if one else 'them'}: where {'it only serves' if one else 'they only serve'} "
+            "the training, give a callable that reads the first output alone."
+        )
 
     @property
     def skill(self) -> float:
@@ -319,7 +338,8 @@ def ablate_levels(
         ignore_index=ignore_index,
         recalibrate=recalibrate and not constant,  # a fit to one answer would go on for ever
     )
-    coarser = _not_judged(structure, batches, metric) if output is None else frozenset()
+    versions = coarser_outputs(structure, batches) if output is None else frozenset()
+    coarser = versions and versions - _read_of_first_batch(structure, batches, metric)
     counted = [place for place in places_of(structure, output) if place not in coarser]
     runs = CutRuns(structure, counted)
     means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
@@ -394,6 +414,7 @@ def ablate_levels(
         recalibrated=judge.recalibrated,
         judged=judged,
         unjudged=told.unjudged,
+        versions=tuple(sorted(versions - coarser)),
         unlearned=tuple(
             number
             for number, (own, constant) in classes.items()
@@ -515,16 +536,15 @@ def coarser_outputs(structure: Structure, batches: Sequence[Batch]) -> frozenset
     return found.places
 
 
-def _not_judged(structure: Structure, batches: Sequence[Batch], metric: Metric) -> frozenset[str]:
-    """Coarser versions of the first output, but for those that the metric reads."""
-    coarser, device = coarser_outputs(structure, batches), device_of(structure.model)
-    if not coarser:
-        return coarser
-    told = JudgedOutputs(metric, device)
+def _read_of_first_batch(
+    structure: Structure, batches: Sequence[Batch], metric: Metric
+) -> frozenset[str]:
+    """Which outputs the metric reads, coarser versions of the first among them."""
+    told = JudgedOutputs(metric, device_of(structure.model))
     inputs, targets = batches[0]
     with undisturbed(structure.model), torch.no_grad(), same_draws(structure):
         told.add(GraphRun(structure, {}).predict(inputs), targets)
-    return coarser - told.read
+    return told.read
 
 
 def places_of(structure: Structure, output: Any) -> list[str]:

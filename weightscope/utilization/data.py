@@ -386,6 +386,8 @@ def gather_data(
         )
     given = (("loss", loss), ("metric", metric))
     notes = tuple(filter(None, (logits_note(structure, batches, by, name) for name, by in given)))
+    if result is not None and result.on_versions:
+        notes += (result.on_versions,)
     found = DataEvidence(importances, result, _is_skilled(result), levels, notes=notes)
     of_pixels = metric is None or metric == "accuracy"
     summed = result is not None and len(structure.outputs) > 1 and len(result.judged) != 1
