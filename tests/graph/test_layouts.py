@@ -12,6 +12,9 @@ from weightscope.errors import ForwardError, InputError, StructureError
 from weightscope.graph import read_structure, rebuild
 from weightscope.graph.layouts import arranged, infer_layout, parse_layout
 from weightscope.receptive_field import receptive_fields
+from weightscope.truncation import verify
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import make_plan
 
 
 class Net(nn.Module):
@@ -407,3 +410,50 @@ def test_of_clips_a_few_frames_are_guessed_first():
     structure = read_structure(FramesInTheBatch().eval())
     assert tuple(structure.inputs.args[0].shape[1:]) == (4, 8, 64, 64)
     assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))
+
+
+class FramesFirstInTheBatch(FramesInTheBatch):
+    """All clips' first frames come first in the batch."""
+
+    def forward(self, clip):
+        n, _, frames, height, width = clip.shape
+        top = F.relu(self.top(clip.permute(2, 0, 1, 3, 4).flatten(0, 1)))
+        deep = F.relu(self.deep(top)).unflatten(0, (frames, n)).permute(1, 2, 0, 3, 4)
+        deep = self.along(deep).permute(2, 0, 1, 3, 4).flatten(0, 1)
+        deep = F.interpolate(deep, size=(height, width))
+        made = self.head(F.relu(self.up(torch.cat([top, deep], 1))))
+        return made.unflatten(0, (frames, n)).permute(1, 2, 0, 3, 4)
+
+
+class SlicesAboveVolumes(nn.Module):
+    """Two levels of slices, and one of volumes below them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.middle = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 8, 3, 2, 1)
+        self.deep, self.up1 = nn.Conv3d(8, 8, 3, 2, 1), nn.Conv2d(16, 8, 1)
+        self.up0, self.head = nn.Conv2d(14, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, volume):
+        n, channels, depth, height, width = volume.shape
+        top = self.top(volume.transpose(1, 2).reshape(n * depth, channels, height, width)).relu()
+        middle = self.middle(top).relu()
+        below = middle.reshape(n, depth, *middle.shape[1:]).transpose(1, 2)
+        deep = F.interpolate(self.deep(below), size=below.shape[2:])
+        deep = deep.transpose(1, 2).reshape(middle.shape)
+        middle = F.interpolate(self.up1(torch.cat([middle, deep], 1)), size=(height, width))
+        made = self.head(self.up0(torch.cat([top, middle], 1)).relu())
+        return made.reshape(n, depth, *made.shape[1:]).transpose(1, 2)
+
+
+@pytest.mark.parametrize("kind", [FramesInTheBatch, FramesFirstInTheBatch, SlicesAboveVolumes])
+def test_where_frames_or_slices_lie_in_the_batch_each_is_cut_alone(kind):
+    structure = read_structure(kind().eval())
+    assert structure.inputs.dimensions == 3
+    assert [cut.keep_levels for cut in structure.cuts] == [*range(1, structure.depth)]
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=4))
+    assert isinstance(variant.module.new_bottleneck.trunk[0], nn.Conv2d)
+    assert variant.receptive_field == (None, None, None)
+    given = torch.randn(2, 4, 5, 32, 48)
+    assert variant.module.eval()(given).shape == given.shape
+    assert verify(variant, sizes=[given], export=False).failures == ()

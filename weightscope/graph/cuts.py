@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ def read_cuts(
     refusals: list[Refusal] = []
     for keep in range(1, len(levels.sizes)):
         found = _cut(coarse, fine, model, keep, dimensions, levels)
+        if isinstance(found, str) and dimensions == 3:
+            found = _cut_of_slices(coarse, fine, model, keep, levels) or found
         if isinstance(found, Cut):
             cuts.append(found)
         else:
@@ -119,6 +121,25 @@ def _cut(
     entering, leaving, times = in_runs(depth.nodes, depth.removed, beside, exits)
     cut = Cut(keep, frozenset(n.name for n in depth.removed), entering, leaving, times)
     return _TURNED if _is_turned(cut, depth) else cut
+
+
+def _cut_of_slices(
+    coarse: Coarse, fine: Sequence[fx.Node], model: nn.Module, keep: int, levels: Levels
+) -> Cut | None:
+    """One cut where the slices or frames of volumes lie in the batch, of maps of each alone."""
+    sizes, maps = (tuple(s[1:] for s in of) for of in (levels.sizes, levels.maps))
+    flat = replace(levels, sizes=sizes, maps=frozenset(maps))
+    found = _cut(coarse, fine, model, keep, 2, flat)
+    if isinstance(found, str):
+        return None
+    values = {n.name: n.meta["val"] for n in coarse.graph.nodes if makes_tensor(n)}
+    crossing = (*found.entries, *found.exits)
+    of_slices = [
+        len(site.sizes(value := values[site.node].shape)) == 2
+        and hint(value[0]) % levels.sizes[site.level][0] == 0
+        for site in crossing
+    ]
+    return found if all(of_slices) else None
 
 
 _TURNED = (

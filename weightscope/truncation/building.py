@@ -195,7 +195,7 @@ def make_bottleneck(
     """
     model = structure.model
     home = next(t.device for t in model.parameters() if t.is_floating_point() or t.is_complex())
-    dimensions = structure.inputs.dimensions
+    dimensions = len(crossing.runs[0].trunk)  # of volumes whose slices lie in the batch, 2
     exits = [
         replace(site, channels=channels * (1 + site.is_complex))
         for site, channels in zip(crossing.exits, plan.exit_channels, strict=True)
@@ -387,13 +387,14 @@ def _receptive_field(
 ) -> Pixels:
     """The receptive field of a variant, by arithmetic over the original's graph.
 
-    Where an input has more dimensions than its images (frames of a film), the whole input counts.
+    Where an input has more dimensions than its images (frames of a film), or its slices lie in the
+    batch where it is cut, the whole input counts.
     """
     fine = {node.name: str(node.meta.get("fine")) for node in structure.graph.nodes}
     views = {node.name: seen for node, seen in propagate(structure.program).items()}
     entries = [views[fine[site.node]] for site in cut.entries]
     dimensions = structure.inputs.dimensions
-    if any(len(seen) != dimensions for seen in entries):
+    if any(len(seen) != dimensions for seen in (*entries, crossing.runs[0].trunk)):
         return (None,) * dimensions
     known: dict[str, Views] = {}
     for (entering, leaving), sizes in zip(cut.runs, crossing.runs, strict=True):
