@@ -457,3 +457,55 @@ def test_where_frames_or_slices_lie_in_the_batch_each_is_cut_alone(kind):
     given = torch.randn(2, 4, 5, 32, 48)
     assert variant.module.eval()(given).shape == given.shape
     assert verify(variant, sizes=[given], export=False).failures == ()
+
+
+class Remembering(nn.Module):
+    """Frames join a memory one by one; pixels become channels in all of them at once."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.channels = channels
+        self.top = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.deep = nn.Conv2d(8 * channels, 4 * channels, 3, padding=1)
+        self.out = nn.Conv2d(2 * channels, 2, 3, padding=1)
+
+    def remember(self, layer: nn.Module, clip: Tensor) -> Tensor:
+        """Of every frame what the layer makes of it and of what it made before."""
+        memory, found = torch.zeros_like(clip[:, 0]), []
+        for i in range(clip.size(1)):
+            memory = torch.tanh(layer(torch.cat([clip[:, i], memory], 1)))
+            found.append(memory)
+        return torch.stack(found, 1)
+
+    def forward(self, clip):
+        top = self.remember(self.top, clip)
+        deep = self.remember(self.deep, F.pixel_unshuffle(top, 2))
+        # more frames leave than were given
+        last = F.pixel_shuffle(deep[:, -1:].repeat(1, 6, 1, 1, 1), 2)
+        return torch.stack([self.out(torch.cat([x, top[:, -1]], 1)) for x in last.unbind(1)], 1)
+
+
+class RememberingLast(Remembering):
+    """The same of clips with the channels first."""
+
+    def forward(self, clip):
+        return super().forward(clip.transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "layout"),
+    [
+        (Remembering(1), (2, 4, 1, 32, 32), "NTCHW"),
+        (Remembering(3), (2, 5, 3, 32, 32), "NTCHW"),
+        (RememberingLast(3), (2, 3, 5, 32, 32), "NCTHW"),
+        (RememberingLast(1), (2, 1, 4, 32, 48), "NCTHW"),
+    ],
+)
+def test_frames_that_join_a_memory_one_by_one(
+    model: nn.Module, shape: tuple[int, ...], layout: str
+) -> None:
+    structure = read_structure(model, torch.randn(shape))
+    assert structure.inputs.layout == layout
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    names = {layer: stage.name for layer, stage in structure.stage_of.items()}
+    assert names == {"top": "encoder 0", "deep": "bottleneck", "out": "head"}

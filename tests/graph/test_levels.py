@@ -605,3 +605,45 @@ class FourByFour(nn.Module):
 def test_a_side_is_not_bound_by_a_map_of_one_position():
     structure = read_structure(FourByFour().eval(), torch.zeros(10, 1, 4, 4))
     assert structure.reductions == ((1.0, 1.0), (4.0, 4.0))
+
+
+class Repeated(nn.Module):
+    """Comes up by repeating each position along one side after the other, and looks there."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+        self.top, self.down = conv(3, 4, 3, padding=1), conv(4, 8, 2, 2)
+        self.deep, self.up = conv(8, 16, 2, 2), conv(16, 8, 3, padding=1)
+        self.join, self.out = conv(16, 4, 3, padding=1), conv(9, 2, 1)
+
+    def twice(self, x: Tensor) -> Tensor:
+        for axis in range(2, x.dim()):
+            x = x.repeat_interleave(2, axis)
+        return x
+
+    def forward(self, x):
+        top = self.top(x)
+        middle = self.down(top)
+        up = self.up(self.twice(self.deep(middle)))
+        # what is computed there has no axis of channels, and is seen at a coarser level, too
+        fine = self.twice(up)
+        far = (fine[:, 0] / (1 + fine[:, 1].abs())).unsqueeze(1)
+        near = F.interpolate(far, scale_factor=0.5)
+        joined = self.twice(self.join(torch.cat([up * near, middle], 1)))
+        return self.out(torch.cat([joined, top, far], 1))
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "size"), [(1, (64,)), (2, (32, 32)), (2, (32, 48)), (3, (16, 16, 16))]
+)
+def test_positions_that_are_repeated_lie_where_they_come_up_to(
+    dimensions: int, size: tuple[int, ...]
+) -> None:
+    structure = read_structure(Repeated(dimensions), torch.randn(2, 3, *size))
+    assert structure.reductions == tuple((n,) * dimensions for n in (1.0, 2.0, 4.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    assert structure.stage_of["up"].name == structure.stage_of["join"].name == "decoder 1"
+    found = ws.analyze(Repeated(dimensions), example_inputs=torch.randn(2, 3, *size))
+    variant = next(p for p in found.proposals if p.keep_levels == 1).build("pool")
+    assert variant.module(torch.randn(2, 3, *size)).shape == (2, 2, *size)

@@ -207,7 +207,7 @@ def _split(
         stays = [user for user in node.users if user not in removed]
         moves = _moves_one_tensor(node, coarse.reached, weights)
         # what is only returned (a loss, codes) is no way up
-        if stays and (node in reshapes or (moves and nodes[-1:] != stays)):
+        if stays and nodes[-1:] != stays and (node in reshapes or moves):
             removed.discard(node)
     prepared = _without_weights(nodes, model, weights)
     for node in reversed(nodes):  # a number or a grid that what stays computes with, or the image

@@ -36,6 +36,7 @@ from weightscope.graph.guesses import (
 )
 from weightscope.graph.layouts import (
     arranged,
+    beside_a_memory,
     better_layout,
     check_rank,
     dimensions_of,
@@ -143,21 +144,47 @@ def _is_one_image(trial: Trial, example: ExampleInputs) -> bool:
     """
     rank = example.dimensions + 2
     image = next(v for v in pytree.tree_tensors((example.args, example.kwargs)) if v.dim() == rank)
-
-    def given(change: Callable[[Tensor], Tensor]) -> list[int]:
-        def changed(value: Any) -> Any:
-            is_image = isinstance(value, Tensor) and value.dim() == rank
-            return change(value) if is_image else value
-
-        args, kwargs = pytree.tree_map(changed, (example.args, dict(example.kwargs)))
-        if trial.error(args, kwargs) is not None:
-            return []
-        shape, dimensions = trial.first_layer(replace(example, args=args, kwargs=kwargs)) or ((), 0)
-        return [1, *shape] if len(shape) == dimensions + 1 else [*shape]
-
-    seen = given(lambda value: value)
+    seen = _given(trial, example, rank, lambda value: value)
     one = len(seen) == rank + 1 and seen[0] == 1 and sorted(seen[1:]) == sorted(image.shape)
-    return one and given(lambda value: value[None]) == seen and given(twofold)[:1] != [2]
+    return (
+        one
+        and _given(trial, example, rank, lambda value: value[None]) == seen
+        and _given(trial, example, rank, twofold)[:1] != [2]
+    )
+
+
+def _given(
+    trial: Trial, example: ExampleInputs, rank: int, change: Callable[[Tensor], Tensor]
+) -> list[int]:
+    """What the first layer is given of changed images, with a batch; nothing where none runs."""
+
+    def changed(value: Any) -> Any:
+        is_image = isinstance(value, Tensor) and value.dim() == rank
+        return change(value) if is_image else value
+
+    args, kwargs = pytree.tree_map(changed, (example.args, dict(example.kwargs)))
+    if trial.error(args, kwargs) is not None:
+        return []
+    shape, dimensions = trial.first_layer(replace(example, args=args, kwargs=kwargs)) or ((), 0)
+    return [1, *shape] if len(shape) == dimensions + 1 else [*shape]
+
+
+def _frame_by_frame(
+    trial: Trial, inputs: ExampleInputs, image: Tensor, first: tuple[tuple[int, ...], int] | None
+) -> str:
+    """The layout of a clip whose frames join a memory one by one; empty where they do not.
+
+    The first convolution is then given the same of a clip with one frame more.
+    """
+    for layout in beside_a_memory(image.shape, first):
+        longer = partial(_one_more, layout.index("T"))
+        if first is not None and _given(trial, inputs, image.dim(), longer) == [*first[0]]:
+            return layout
+    return ""
+
+
+def _one_more(axis: int, value: Tensor) -> Tensor:
+    return torch.cat([value, value.narrow(axis, 0, 1)], axis)
 
 
 def _listed(trial: Trial, args: tuple[Any, ...]) -> str:
@@ -188,6 +215,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         ids = None if image.is_floating_point() else trial.ids(inputs)
         first = trial.first_layer(inputs)
         layout = layout_of_ids(image, ids) or infer_layout(image.shape, first)
+        layout = layout or _frame_by_frame(trial, inputs, image, first)
         if not layout and has_batch_elsewhere(image.shape, first):
             raise InputError(
                 f"the first convolution of {trial.name} takes another axis of"

@@ -173,6 +173,25 @@ def _of_same_sizes(
     return None
 
 
+def beside_a_memory(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> list[str]:
+    """The layouts by which a clip's frames are given one by one, with a memory's channels beside.
+
+    Args:
+        image: Shape of the clip.
+        given: Shape of the first convolution's input, and number of its spatial dimensions.
+    """
+    if given is None or not given[1] or len(image) != given[1] + 3 or len(given[0]) != given[1] + 2:
+        return []
+    (batch, channels, *sizes), dimensions = given
+    found = []
+    for layout in (f"N{axes}" for axes in _of_clips(_LETTERS[dimensions])):
+        of = dict(zip(layout, image, strict=True))
+        told = [of[letter] for letter in _LETTERS[dimensions]]
+        if of["N"] == batch and of["C"] < channels and all(map(alike, told, sizes)):
+            found.append(layout)
+    return found
+
+
 def better_layout(
     layout: str, image: Sequence[int], given: tuple[tuple[int, ...], int] | None
 ) -> str:
@@ -249,6 +268,7 @@ __all__ = [
     "FirstLayer",
     "alike",
     "arranged",
+    "beside_a_memory",
     "better_layout",
     "check_rank",
     "dimensions_of",

@@ -281,7 +281,8 @@ def _factors(
                 1, _elements(node, reader.large)
             )
         reader.borders.note(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
-        own = reader.factor(node, pooled=all(n in pooled for n in feeds))
+        own: float | Global | None = reader.of_shuffled_frames(node)
+        own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
             factor[node] = factor[largest]
             if own is GLOBAL:
@@ -473,6 +474,18 @@ class _Positions:
             return 1.0
         return self.positions / math.prod(map(self.large.size, _space(image)))
 
+    def of_shuffled_frames(self, node: fx.Node) -> float | None:
+        """P_input / P where pixels become channels or the other way round in each frame of a clip.
+
+        The last axes are a map's, whatever lies before them, and there may be more frames than in
+        the input; None where that is not so.
+        """
+        value = first_tensor(node)
+        shuffles = facts(operator_of(node)).view in ("shuffle", "unshuffle")
+        if not shuffles or value is None or value.dim() <= self.dimensions + 2:
+            return None
+        return self.positions / max(1, math.prod(self.large.shape(value)[-self.dimensions :]))
+
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.
 
@@ -561,15 +574,20 @@ class _Positions:
     def _layout(self, node: fx.Node, value: torch.Tensor | None) -> str | None:
         """Channels first, where all that a node is given comes out with the axes of an image.
 
-        Pixels that a reshape makes channels of, or the other way round, change the level so.
+        Pixels that a reshape makes channels of, or the other way round, change the level so, as do
+        those that are repeated beside each other.
         """
         if value is None or value.dim() != self.dimensions + 2 or self.growth == 1:
             return None
         given = [tensor_of(n) for n in node.all_input_nodes if not is_size(n)]
-        if len(given) != 1 or given[0] is None or given[0].dim() == value.dim():
+        if len(given) != 1 or given[0] is None:
             return None
-        small, large = self.small.shape(value), self.large.shape(value)
-        if self.large.numel(given[0]) != math.prod(large) or 0 in small:
+        small, large, before = *(p.shape(value) for p in (self.small, self.large)), given[0]
+        if before.dim() == value.dim():
+            last = _repeats(node) and not any(map(_repeats, node.users))  # one side after another
+            if not last or self.large.shape(before)[:2] != large[:2]:
+                return None
+        elif self.large.numel(before) != math.prod(large) or 0 in small:
             return None
         step = self.growth ** (1 / self.dimensions)
         grown = [after / before for before, after in zip(small, large, strict=True)]
@@ -637,6 +655,10 @@ class _Positions:
                 self.sizes, self.small_sizes, sizes, before, shares, strict=True
             )
         )
+
+
+def _repeats(node: fx.Node) -> bool:
+    return operator_of(node) == "aten::repeat_interleave"
 
 
 def _cluster(factors: Any) -> dict[float, int]:
