@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from weightscope.errors import ForwardError, InputError, StructureError
 from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.truncation import verify
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import make_plan
 
 
 def block(in_channels: int, channels: int) -> nn.Sequential:
@@ -396,29 +399,60 @@ def test_a_declared_size_is_held_against_the_model_as_a_given_one_is() -> None:
 
 
 class Scaled(nn.Module):
-    """The mean of the deepest map scales and shifts the image's own; or of that map, resized."""
+    """What ``vector`` makes of the deepest map scales and shifts the image's own."""
 
-    def __init__(self, resized: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.resized = resized
         self.enc0, self.enc1, self.enc2 = block(3, 8), block(8, 16), block(16, 16)
         self.dec, self.out = block(8, 8), nn.Conv2d(8, 2, 1)
+        self.mixed, self.again = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.means = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def vector(self, deep: Tensor, top: Tensor) -> Tensor:
+        return deep.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         top = self.enc0(x)
         deep = self.enc2(F.max_pool2d(self.enc1(F.max_pool2d(top, 2)), 2))
-        if self.resized:
-            deep = F.interpolate(deep, size=top.shape[2:])
-        scale, shift = deep.mean((2, 3))[:, :, None, None].chunk(2, 1)
+        scale, shift = self.vector(deep, top)[:, :, None, None].chunk(2, 1)
         return self.out(self.dec(top * scale + shift))
 
 
+class ScaledByMeans(Scaled):
+    """A module takes the means."""
+
+    def vector(self, deep: Tensor, top: Tensor) -> Tensor:
+        return self.means(deep)
+
+
+class ScaledByWeights(Scaled):
+    """Means are mixed before they come back up."""
+
+    def vector(self, deep: Tensor, top: Tensor) -> Tensor:
+        return self.again(self.mixed(deep.mean((2, 3))).relu())
+
+
+class ScaledByResized(ScaledByWeights):
+    """The same, of a map of the image's size."""
+
+    def vector(self, deep: Tensor, top: Tensor) -> Tensor:
+        return super().vector(F.interpolate(deep, size=top.shape[2:]), top)
+
+
+@pytest.mark.parametrize("kind", [Scaled, ScaledByMeans])
+def test_means_without_weights_are_taken_of_what_the_bottleneck_makes(kind: type[Scaled]) -> None:
+    structure = read_structure(kind())
+    assert legal(structure) == [1, 2]
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=4))
+    assert verify(variant, export=False).failures == ()
+
+
 def test_a_vector_from_below_is_refused_as_what_it_is_and_the_remedy_works() -> None:
-    structure = read_structure(Scaled(resized=False))
+    structure = read_structure(ScaledByWeights())
     assert legal(structure) == []
     assert all("as large for every image" in refusal.reason for refusal in structure.refusals)
     assert all("let a map leave" in refusal.reason for refusal in structure.refusals)
-    assert legal(read_structure(Scaled(resized=True))) == [1, 2]
+    assert legal(read_structure(ScaledByResized())) == [1, 2]
 
 
 class Cropped(nn.Module):

@@ -18,6 +18,7 @@ from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
 from weightscope.graph.nodes import operator_of
+from weightscope.graph.pieces import SPLITS
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 from weightscope.graph.turns import in_runs, turned
 
@@ -205,10 +206,10 @@ def _split(
             removed.add(node)
     for node in unreadable:  # what leaves before channels become pixels, or pixels are repeated
         stays = [user for user in node.users if user not in removed]
-        moves = _moves_one_tensor(node, coarse.reached, weights)
+        moves = _moves_one_tensor(node, model, coarse.reached, weights)
         # what is only returned (a loss, codes) is no way up
         if stays and nodes[-1:] != stays and (node in reshapes or moves):
-            removed.discard(node)
+            removed -= {node, _taken_from(node)}
     prepared = _without_weights(nodes, model, weights)
     for node in reversed(nodes):  # a number or a grid that what stays computes with, or the image
         free = node.name not in coarse.reached or node in prepared
@@ -265,15 +266,24 @@ def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[f
     return stays
 
 
-def _moves_one_tensor(node: fx.Node, reached: Collection[str], weights: Collection[str]) -> bool:
-    """Whether a function without weights makes a tensor of one that the image reaches."""
+def _moves_one_tensor(
+    node: fx.Node, model: nn.Module, reached: Collection[str], weights: Collection[str]
+) -> bool:
+    """Whether what has no weights makes a tensor, or equal parts, of one that the image reaches."""
+    node = _taken_from(node)
     given = [n for n in node.all_input_nodes if n.name in reached]
     own = any(n.op == "get_attr" and str(n.target) in weights for n in node.all_input_nodes)
     return (
-        node.op == "call_function"
-        and [makes_tensor(n) for n in given] == [True]  # no item of what returns several
+        (node.op == "call_function" or (node.op == "call_module" and not _has_weights(node, model)))
+        and [makes_tensor(n) for n in given] == [True]  # of several results no item
         and not own
     )
+
+
+def _taken_from(node: fx.Node) -> fx.Node:
+    """The split that a tensor is one part of; any other node itself."""
+    source = node.args[0] if node.target is operator.getitem else node
+    return source if isinstance(source, fx.Node) and operator_of(source) in SPLITS else node
 
 
 def _images(node: fx.Node) -> str:
