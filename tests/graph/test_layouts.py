@@ -509,3 +509,67 @@ def test_frames_that_join_a_memory_one_by_one(
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
     names = {layer: stage.name for layer, stage in structure.stage_of.items()}
     assert names == {"top": "encoder 0", "deep": "bottleneck", "out": "head"}
+
+
+class Season(nn.Module):
+    """Dates become one below, by weights that weigh the dates above as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1)
+        self.ask, self.rise = nn.Conv2d(16, 1, 1), nn.ConvTranspose2d(16, 8, 2, 2)
+        self.out = nn.Conv2d(16, 2, 1)
+
+    def weights(self, deep: Tensor) -> Tensor:
+        return self.ask(deep.flatten(0, 1)).view(*deep.shape[:2], *deep.shape[3:]).softmax(1)
+
+    def forward(self, clip):
+        images, dates = clip.shape[:2]
+        top = F.relu(self.top(clip.flatten(0, 1)))
+        deep = F.relu(self.deep(top)).unflatten(0, (images, dates))
+        weights = self.weights(deep)
+        below = (deep * weights[:, :, None]).sum(1)
+        above = F.interpolate(weights, scale_factor=2, mode="bilinear")
+        skip = (top.unflatten(0, (images, dates)) * above[:, :, None]).sum(1)
+        return self.out(torch.cat([self.rise(below), skip], 1))
+
+
+class MeanOfSeason(Season):
+    """Clips with the channels first, and all dates count alike."""
+
+    def forward(self, clip):
+        images, dates = clip.shape[0], clip.shape[2]
+        top = F.relu(self.top(clip.transpose(1, 2).reshape(-1, 3, *clip.shape[3:])))
+        deep = F.relu(self.deep(top)).view(images, dates, 16, *[n // 2 for n in clip.shape[3:]])
+        skip = top.unflatten(0, (images, dates)).amax(1)
+        return self.out(torch.cat([self.rise(deep.mean(1)), skip], 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(Season(), (2, 4, 3, 32, 32)), (MeanOfSeason(), (2, 3, 4, 32, 48))]
+)
+def test_frames_that_become_one_are_held_to_their_number(
+    model: nn.Module, shape: tuple[int, ...]
+) -> None:
+    clip = torch.randn(shape)
+    found = ws.analyze(model, example_inputs=clip)
+    structure = found.structure
+    assert structure.sizes == "symbolic"
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    assert any("4 frames a clip only" in note for note in structure.notes)
+    small = found.proposals[0].build().module
+    larger = torch.randn(*shape[:3], 64, 64)
+    assert small(larger).shape == model(larger).shape
+    frames = structure.inputs.layout.index("T")
+    with pytest.raises(InputError, match="8 frames, and this network was read at 4 frames a clip"):
+        small(torch.cat([clip, clip], frames))
+
+
+def test_frames_that_are_taken_one_by_one_are_counted() -> None:
+    structure = read_structure(FrameByFrame(), torch.randn(2, 4, 3, 32, 32))
+    assert not structure.inputs.holds_frames
+    graph = rebuild(structure)
+    assert graph(torch.randn(2, 4, 3, 64, 32)).shape == (2, 4, 1, 64, 32)
+    with pytest.raises(InputError, match="6 frames, and this network was read at 4 frames a clip"):
+        graph(torch.randn(2, 6, 3, 32, 32))  # the last two had been left out without a word

@@ -14,6 +14,8 @@ from weightscope.graph.pieces import SPLITS
 from weightscope.graph.structure import Site
 
 _RESHAPES = ("aten::view", "aten::reshape", "aten::unflatten", "aten::_unsafe_view")
+OTHER_IMAGES = "another number of images in a batch"
+"""In every refusal of what many images become below, and nothing says how many."""
 _AT = (60, 420)  # numbers of images at which batches are compared
 
 
@@ -53,7 +55,7 @@ def side_by_side(
         in_turn = _in_turn(next(n for n in fine if n.name == start), images, goal)
         if images < 2 or in_turn is None:
             return (
-                f"{site.node} enters what lies below with another number of images in a batch than"
+                f"{site.node} enters what lies below with {OTHER_IMAGES} than"
                 f" {exits[0].node} leaves it with, and how they become one another cannot be read;"
                 " take a batch of pairs apart with chunk(2), or clips with view(batch, frames, ...)"
             )

@@ -476,8 +476,10 @@ def _dynamic_shapes(
         vary = range(value.dim()) if sizes == "symbolic" else range(min(1, value.dim()))
         channels = inputs.channels if is_image(value, inputs) else 1
         # a number in a tensor has none, and an empty dict would be left out below
-        whole = channels if value.dim() > 2 else None
-        return {axis: free(place, axis) for axis in vary if axis != whole} or None
+        held = {channels} if value.dim() > 2 else set()
+        if inputs.holds_frames and is_image(value, inputs):
+            held.add(inputs.frames)
+        return {axis: free(place, axis) for axis in vary if axis not in held} or None
 
     args, kwargs = pytree.tree_map(spec, (inputs.args, dict(inputs.kwargs)))
     return None if sizes == "fixed" else _by_parameter(model, args, kwargs)
@@ -506,7 +508,7 @@ def _by_parameter(model: nn.Module, args: Any, kwargs: Any) -> Any:
 
 
 def _mark_images(program: ExportedProgram, inputs: ExampleInputs) -> None:
-    """Note on every image input along which axes it is large, and which one counts the images."""
+    """Note on every image input where its sizes and frames lie, and which one counts the images."""
     users = set(program.graph_signature.user_inputs)
     counted = False
     for node in program.graph.nodes:
@@ -514,6 +516,7 @@ def _mark_images(program: ExportedProgram, inputs: ExampleInputs) -> None:
         if node.op == "placeholder" and node.name in users and isinstance(value, torch.Tensor):
             image = is_image(value, inputs)
             node.meta["space"] = inputs.space if image else ()
+            node.meta["frames"] = inputs.frames if image else None
             if image and not counted:
                 node.meta["counts"] = counted = True
 

@@ -274,6 +274,7 @@ class _Builder:
         new.meta["val"] = fine.meta.get("val")
         new.meta["fine"] = root(fine).name
         new.meta["space"] = fine.meta.get("space", ())
+        new.meta["frames"] = fine.meta.get("frames")
         new.meta["counts"] = fine.meta.get("counts", False)
         if region := region_of(fine):
             new.meta["region"] = region

@@ -1,9 +1,10 @@
 """What a network computes with as it was read: sizes and arguments that are numbers in its graph.
 
-A coarse graph notes on its placeholders the axes of an image (``meta["space"]``), whether it counts
-the images of a batch (``meta["counts"]``), and the leaves of an argument that were no tensors
-(``meta["fixed"]``, by the path inside the argument). Its first placeholder notes what the forward
-takes (``meta["signature"]``): the arguments of a call are placed as the forward would.
+A coarse graph notes on its placeholders the axes of an image (``meta["space"]``) and that of a
+clip's frames (``meta["frames"]``), whether it counts the images of a batch (``meta["counts"]``),
+and the leaves of an argument that were no tensors (``meta["fixed"]``, by the path inside the
+argument). Its first placeholder notes what the forward takes (``meta["signature"]``): the arguments
+of a call are placed as the forward would.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Fixed:
         names: The arguments, in the order of the graph.
         sizes: Sizes of the images that are numbers, by argument and axis.
         images: Number of images of a batch where it is a number, by argument.
+        frames: The axis of a clip's frames and their number, where it is one, by argument.
         values: What was no tensor in an argument, by argument and path inside it; ``Tensor`` stands
             for a tensor.
         defaults: What stands for an argument that is left out.
@@ -72,6 +74,7 @@ class Fixed:
     names: tuple[str, ...]
     sizes: Mapping[str, Mapping[int, int]]
     images: Mapping[str, int]
+    frames: Mapping[str, tuple[int, int]]
     values: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Any]
     signature: inspect.Signature
@@ -107,6 +110,7 @@ class Fixed:
         self._refuse_other_sizes(given)
         self._refuse_other_ways(given)
         self._refuse_other_batches(given)
+        self._refuse_other_clips(given)
         self._refuse_other_values(given)
         return [given[n] if n in given else self.defaults[n] for n in self.names]
 
@@ -159,6 +163,7 @@ class Fixed:
         else:
             asked = [(name, axis) for name, axes in self.sizes.items() for axis in axes]
             asked += [(name, 0) for name in self.images]
+            asked += [(name, axis) for name, (axis, _) in self.frames.items()]
             if self.decides:
                 asked += [(name, axis) for name, axes in self.free.items() for axis in axes]
             lost = is_written_to_onnx() and any(
@@ -215,6 +220,17 @@ class Fixed:
                     f"{name} holds {got}", f"{read} a batch", "number", "as many images as you use"
                 )
 
+    def _refuse_other_clips(self, given: Mapping[str, Any]) -> None:
+        for name, (axis, number) in self.frames.items():
+            value = given.get(name)
+            if not isinstance(value, Tensor) or axis >= value.dim():
+                continue
+            if not is_number(size_of(value, axis), number):
+                got, read = (counted(count, "frame") for count in (size_of(value, axis), number))
+                raise _read_otherwise(
+                    f"{name} holds {got}", f"{read} a clip", "number", "as many frames as you use"
+                )
+
     def _refuse_other_values(self, given: Mapping[str, Any]) -> None:
         for name, values in self.values.items():
             if name not in given:
@@ -265,6 +281,12 @@ def fixed_in(graph: fx.Graph) -> Fixed:
             str(n.target): hint(n.meta["val"].shape[0])
             for n in nodes
             if n.meta.get("counts") and not is_symbolic(n.meta["val"].shape[0])
+        },
+        frames={
+            str(n.target): (axis, hint(n.meta["val"].shape[axis]))
+            for n in nodes
+            if (axis := n.meta.get("frames")) is not None
+            and not is_symbolic(n.meta["val"].shape[axis])
         },
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},

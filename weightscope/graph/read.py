@@ -35,6 +35,7 @@ from weightscope.graph.answers import (
     holds_at_size,
     holds_where_shown,
 )
+from weightscope.graph.beside import OTHER_IMAGES
 from weightscope.graph.capture import Capture, capture, images_read
 from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
@@ -105,7 +106,18 @@ def read_structure(
         structure = _answering(read, trial)
         if differs_elsewhere(structure, copies=_writes(trial)):
             structure = _answering(partial(read, at_one_size=True), trial)
+        if _joins_frames(structure):
+            read = partial(read, holds_frames=True)
+            held = _answering(read, trial)
+            structure = held if held.cuts else structure
         return _taking_every_way(structure, read, trial)
+
+
+def _joins_frames(structure: Structure) -> bool:
+    """Whether nothing can be cut because frames become one below, and there are any number."""
+    reasons = [refusal.reason for refusal in structure.refusals]
+    clips = structure.inputs.frames is not None and structure.sizes == "symbolic"
+    return clips and not structure.cuts and any(OTHER_IMAGES in reason for reason in reasons)
 
 
 def _answering(read: Callable[..., Structure], trial: Trial) -> Structure:
@@ -288,10 +300,11 @@ def _read(
     wrapped: str,
     *,
     at_one_size: bool = False,
+    holds_frames: bool = False,
     taken: tuple[ExampleInputs, ExampleInputs, Capture] | None = None,
 ) -> Structure:
     model = trial.original
-    inputs, read_at, captured = taken or _captured(trial, example_inputs, layout)
+    inputs, read_at, captured = taken or _captured(trial, example_inputs, layout, holds_frames)
     require_followed(captured.program, trial.name)
     captured, levels, fixed = _at_all_sizes(trial, inputs, read_at, captured)
     fixed |= at_one_size
@@ -331,6 +344,7 @@ def _read(
     notes = (
         wrapped,
         _fixed_note(trial, captured, inputs),
+        _frames_note(inputs),
         _inside_note(levels.inside),
         _batch_note(trial, captured, inputs),
         values_note(coarse.graph),
@@ -668,6 +682,18 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     )
 
 
+def _frames_note(inputs: ExampleInputs) -> str:
+    """What to say where the number of frames is held."""
+    if not inputs.holds_frames or inputs.frames is None:
+        return ""
+    frames = images_of(inputs)[0].shape[inputs.frames]
+    return (
+        f"read with {counted(frames, 'frame')} a clip only: frames become one below, and a"
+        " bottleneck does that of one number. A variant refuses others; pass"
+        f" {keyword('example_inputs')} with as many as you use"
+    )
+
+
 def _inside_note(inside: tuple[int, ...]) -> str:
     """What to say where images of any size are brought to one."""
     if not inside:
@@ -728,7 +754,7 @@ _SHOWN = 6
 
 
 def _captured(
-    trial: Trial, example_inputs: Any, layout: str | None
+    trial: Trial, example_inputs: Any, layout: str | None, holds_frames: bool
 ) -> tuple[ExampleInputs, ExampleInputs, Capture]:
     """The inputs to show, those that the network was captured with, and the capture.
 
@@ -736,7 +762,8 @@ def _captured(
     size), other sizes are tried.
     """
     found: list[tuple[ExampleInputs, ExampleInputs, Capture]] = []
-    for inputs in find_inputs(trial, example_inputs, layout):
+    for laid_out in find_inputs(trial, example_inputs, layout):
+        inputs = replace(laid_out, holds_frames=holds_frames)
         read_at, captured = _with_batch(trial, inputs)
         found.append((inputs, read_at, captured))
         if captured.sizes != "symbolic" or follows_the_input(captured):

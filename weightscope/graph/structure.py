@@ -39,6 +39,7 @@ class ExampleInputs:
         layout: What the axes of the image input are, one letter each (``"NHWC"``: batch, height,
             width, channels; ``T`` frames, ``D`` depth, ``L`` length); empty where they are batch,
             channels, sizes.
+        holds_frames: Whether clips are read with the example's number of frames alone.
     """
 
     args: tuple[Any, ...]
@@ -46,6 +47,7 @@ class ExampleInputs:
     dimensions: int
     guessed: bool
     layout: str = ""
+    holds_frames: bool = False
 
     @property
     def rank(self) -> int:
@@ -59,6 +61,12 @@ class ExampleInputs:
             return tuple(range(2, self.dimensions + 2))
         letters = [letter for letter in SPATIAL if letter in self.layout]
         return tuple(self.layout.index(letter) for letter in letters)
+
+    @property
+    def frames(self) -> int | None:
+        """Axis of a clip's frames; None of images."""
+        axis = self.layout.find("T")
+        return None if axis < 0 else axis
 
     @property
     def channels(self) -> int | None:
