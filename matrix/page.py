@@ -229,7 +229,10 @@ was found: a detector of spots maps over its images at the end (`torch.vmap`), w
 forecast of rain takes one frame after another out of its clips, and their axis was not seen; and of
 a matting network that takes four images of 3, 2, 3 and 6 channels no example was guessed. Of two
 written by hand depths that are legal were refused: one that weighs a season of images, because many
-images become one below, and one whose planes give depths in the middle of the way up.
+images become one below, and one whose planes give depths in the middle of the way up. Mended since:
+both of these (positions that are repeated beside each other lie where they come up to, and frames
+that become one are held to their number), and the clips, whose levels are read now; they cross a
+cut as clips, so that no depth is.
 
 The twelfth, twenty networks (thirteen of packages that were new here), was written down when all
 that is mended below was, and came out at 50 %: 10. Wrongly refused: fastai's DynamicUnet, whose
