@@ -647,3 +647,37 @@ def test_positions_that_are_repeated_lie_where_they_come_up_to(
     found = ws.analyze(Repeated(dimensions), example_inputs=torch.randn(2, 3, *size))
     variant = next(p for p in found.proposals if p.keep_levels == 1).build("pool")
     assert variant.module(torch.randn(2, 3, *size)).shape == (2, 2, *size)
+
+
+class Styled(nn.Module):
+    """What the deepest map is on average is told to the layers above, through one of their own."""
+
+    def __init__(self, keepdim: bool) -> None:
+        super().__init__()
+        self.keepdim = keepdim
+        self.top, self.middle = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.deep, self.style = nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(16, 8, 1)
+        self.rise, self.up = nn.ConvTranspose2d(16, 8, 2, 2), nn.Conv2d(16, 8, 3, padding=1)
+        self.dense, self.out = nn.Linear(16, 8), nn.Conv2d(16, 2, 3, padding=1)
+
+    def average(self, x):
+        return x.mean((2, 3), keepdim=self.keepdim)
+
+    def forward(self, x):
+        top = self.top(x)
+        middle = self.middle(top)
+        deep = self.deep(middle)
+        if self.keepdim:
+            told = self.style(self.average(deep).sqrt())
+        else:
+            told = self.dense(F.normalize(self.average(deep)))[:, :, None, None]
+        x = F.interpolate(self.up(torch.cat([self.rise(deep), middle], 1)), scale_factor=2)
+        return self.out(torch.cat([x + told, top], 1))
+
+
+@pytest.mark.parametrize(("keepdim", "layer"), [(False, "dense"), (True, "style")])
+def test_what_a_mean_tells_the_layers_above_lies_there(keepdim: bool, layer: str) -> None:
+    structure = read_structure(Styled(keepdim), torch.randn(2, 3, 32, 32))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert structure.stage_of[layer].level == 0
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

@@ -495,7 +495,7 @@ class _Positions:
         """
         value = first_tensor(node)
         row = facts(operator_of(node))
-        unknown = GLOBAL if pooled else None
+        unknown = GLOBAL if pooled or self._is_reduced(node, value) else None
         layout = row.layout or self._layout(node, value)
         if value is None or layout is None or value.dim() < 3:
             return unknown
@@ -524,6 +524,12 @@ class _Positions:
             elif self._stack(value) in self.stacks or self._holds_channels(value):
                 batch = self._stack(value)  # the frames of a clip are taken one by one
         return self.positions * batch / after * self.borders.share(node)
+
+    def _is_reduced(self, node: fx.Node, value: torch.Tensor | None) -> bool:
+        """Whether a mean or the like leaves one size for every input, whatever axes it keeps."""
+        if self.growth == 1 or value is None or facts(operator_of(node)).view != "along":
+            return False
+        return 0 < self.small.numel(value) == self.large.numel(value)
 
     def _folds_a_side(self, node: fx.Node, value: torch.Tensor) -> bool:
         """Whether the positions along a side of fixed size lie among the channels."""
