@@ -232,7 +232,8 @@ written by hand depths that are legal were refused: one that weighs a season of 
 images become one below, and one whose planes give depths in the middle of the way up. Mended since:
 both of these (positions that are repeated beside each other lie where they come up to, and frames
 that become one are held to their number), and the clips, whose levels are read now; they cross a
-cut as clips, so that no depth is.
+cut as clips, so that no depth is. The pyramid of the detector alone, which its refusal names now,
+is read at every size and cut at every depth.
 
 The twelfth, twenty networks (thirteen of packages that were new here), was written down when all
 that is mended below was, and came out at 50 %: 10. Wrongly refused: fastai's DynamicUnet, whose
