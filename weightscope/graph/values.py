@@ -69,8 +69,8 @@ def require_followed(program: ExportedProgram, name: str) -> None:
         raise StructureError(
             f"the forward of {name} uses torch.vmap, which hides the axis that it maps over. Write"
             " what it maps for a whole batch (with that axis in broadcasting, torch.einsum or a"
-            " grouped convolution), stack the results of a loop, or pass the part of the network that"
-            " ends before it"
+            " grouped convolution), stack the results of a loop, or pass the part of the network"
+            " that ends before it"
         )
 
 
