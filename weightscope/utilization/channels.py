@@ -26,7 +26,7 @@ from weightscope.utilization.trivial import (
     by_channel,
     channel_shape,
     is_mask,
-    matching,
+    numbers_for,
     shaped_as,
 )
 from weightscope.utilization.values import ValueMetric, image_values, on_device
@@ -342,8 +342,8 @@ def _of_numbers(where: str, leaf: Tensor, targets: Any) -> bool:
     named = {name_at(place): target for place, target in tensors_by_place(targets).items()}
     own = named.get(name_at(where))
     own_or_any = named.values() if own is None else [own]
-    found = [matching(target, leaf.shape) for target in own_or_any]
-    return any(true is not None and not is_mask(true) for true in found)
+    found = [true for target in own_or_any for true in numbers_for(target, leaf.shape)]
+    return any(not is_mask(true) for true in found)
 
 
 def _exact(value: Any) -> Any:

@@ -593,7 +593,7 @@ def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]
             if (like := _like(images, true)) is None:
                 continue
             laid = lines | {place: like}
-            for what, tried in _of_line(images, place, laid, best):
+            for what, tried in _of_line(images, place, laid, best, constant):
                 if what not in known or _is_better(images, tried.values, known[what]):
                     known[what] = tried.values
                 if best is None or _is_better(images, tried.values, best.values):
@@ -615,25 +615,55 @@ def _regressions(images: Images, place: int) -> list[list[Tensor]]:
     found: dict[tuple[str, int], list[Tensor]] = {}
     for batch, leaves in enumerate(images.outputs.leaves):
         for name, leaf in tensors_by_place(images.targets(batch)).items():
-            for side, part in enumerate(_alike(leaf, leaves[place].shape)):
+            for side, part in enumerate(numbers_for(leaf, leaves[place].shape)):
                 found.setdefault((name, side), []).append(part)
     whole = [own for own in found.values() if len(own) == len(images.outputs.leaves)]
     return [own for own in whole if not all(map(is_mask, own))]
 
 
-def _alike(leaf: Tensor, shape: torch.Size) -> list[Tensor]:
-    """A tensor with a shape, or the first and the last so many channels of it."""
-    same = matching(leaf, shape)
+def numbers_for(target: Tensor, shape: torch.Size) -> list[Tensor]:
+    """What of a tensor of the targets may be what an output of some shape is of, in that shape.
+
+    The whole of it; the first and the last so many channels of more (of a depth beside its
+    weights); or fewer again and again, where these are no whole numbers: several quantiles are of
+    one, and a mean and its variance.
+    """
+    same = matching(target, shape)
     if same is not None:
         return [same]
-    for axis in {1: 0, leaf.dim() - 1: 0} if leaf.dim() > 2 else ():
-        count = shape[axis] if leaf.dim() == len(shape) else 1
-        more = leaf.shape[axis] - count
+    for axis in {1: 0, target.dim() - 1: 0} if target.dim() > 2 else ():
+        count = shape[axis] if target.dim() == len(shape) else 1
+        more = target.shape[axis] - count
         if more > 0:
-            parts = [matching(leaf.narrow(axis, first, count), shape) for first in (0, more)]
+            parts = [matching(target.narrow(axis, first, count), shape) for first in (0, more)]
             if parts[0] is not None:
                 return [part for part in parts if part is not None]
+    return [] if _are_whole(target) else _repeated(target, shape)
+
+
+def _repeated(target: Tensor, shape: torch.Size) -> list[Tensor]:
+    """Fewer channels again and again: all one after the other, or each in turn."""
+    if target.dim() == len(shape) - 1:
+        target = target.unsqueeze(1)
+    for axis in (1, len(shape) - 1):
+        times, rest = (
+            divmod(shape[axis], max(target.shape[axis], 1)) if target.dim() > 2 else (0, 1)
+        )
+        others = [size for a, size in enumerate(target.shape) if a != axis]
+        if rest or times > CLASSES or others != [n for a, n in enumerate(shape) if a != axis]:
+            continue
+        repeats = [times if a == axis else 1 for a in range(target.dim())]
+        in_turn = target.repeat_interleave(times, axis)
+        return [target.repeat(repeats), *([in_turn] if target.shape[axis] > 1 else [])]
     return []
+
+
+def _are_whole(target: Tensor) -> bool:
+    """Whether numbers are whole, as those of classes are; nan is left out."""
+    if not target.is_floating_point():
+        return True
+    known = target[target.isfinite()]
+    return bool((known == known.round()).all())
 
 
 @dataclass(frozen=True)
@@ -679,7 +709,7 @@ def _like(images: Images, targets: Sequence[Tensor]) -> _Like | None:
 
 
 def _of_line(
-    images: Images, place: int, lines: _Lines, beside: Fitted | None
+    images: Images, place: int, lines: _Lines, beside: Fitted | None, constant: Fitted | None
 ) -> list[tuple[str, Fitted]]:
     """The inputs that follow some targets in an output's place, and the best lines of these.
 
@@ -688,6 +718,7 @@ def _of_line(
         place: Of the output.
         lines: What of the input this output may follow, and what others do already.
         beside: What the others are, so far.
+        constant: The best one, where a line is looked for too.
     """
 
     def answer(batch: int, numbers: Constant) -> Any:
@@ -719,6 +750,11 @@ def _of_line(
         tried.append(with_line(*_columns([fit(row) for row in rows])))
     start = min(tried, key=lambda numbers: _finite(_loss(images, numbers, answer)))
     tried.append(refined(images, start, answer))
+    level = None if constant is None else constant.numbers.get(place)
+    if level is not None and level.numel() == like.mean.numel():  # not where channels are last
+        # the line of the targets is no start for a variance beside a mean
+        offset = images.outputs.ranges[place].link(level).to(like.mean).reshape(like.mean.shape)
+        tried.append(refined(images, with_line(torch.zeros_like(like.mean), offset), answer))
     found += [(LINE_OF_INPUT, fitted(numbers)) for numbers in tried]
     return [(what, own) for what, own in found if own is not None]
 
