@@ -76,6 +76,7 @@ RULES = {
     r"not whether the output is right(; (images=|batches=|images= or batches=) say more)?\.",
     "more": r"(images=|batches=|images= or batches=) say more\.",
     "probabilities": r"The model returns probabilities, and \w+= takes them for logits: .*\.",
+    "uncut": r"No level can be cut, as the proposals say, so that none was measured alone\.",
     "versions": r"\S+ reads outputs.*?, (a coarser version|coarser versions) of the first output, "
     r"too, .*? reads the first output alone\.",
     "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",

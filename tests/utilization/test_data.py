@@ -30,6 +30,7 @@ from weightscope.utilization.data import (
 )
 from weightscope.utilization.ranking import join_grades
 from weightscope.utilization.records import Score
+from weightscope.utilization.trivial import numbers_for
 
 
 class Small(nn.Module):
@@ -1064,3 +1065,113 @@ def test_one_class_of_many_is_found_on_images():
     numbers[:, 7, 6:] = 12  # never where it is called so
     found = gather_data(read_structure(model, images[:1]), [(images, numbers)], metric="f1")
     assert found.ablation.unlearned == (12,)
+
+
+def hits(outputs, targets):
+    return (outputs.argmax(1) == targets).float().mean()
+
+
+class RareFromBelow(nn.Module):
+    """Two classes by the fine half; a third one, of few pixels, by the deep half alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.top, self.deep, self.head = nn.Conv2d(2, 2, 1), nn.Conv2d(1, 1, 1), nn.Conv2d(2, 3, 1)
+        with torch.no_grad():
+            nn.init.dirac_(self.top.weight)
+            self.deep.weight.fill_(1.0)
+            self.head.weight.copy_(
+                torch.tensor([[-4.0, 0.0], [4.0, 0.0], [0.0, 14.0]])[:, :, None, None]
+            )
+            for layer in (self.top, self.deep, self.head):
+                layer.bias.zero_()
+            self.head.bias[2] = -7.0
+
+    def forward(self, x):
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.max_pool2d(top[:, 1:], 2)), scale_factor=2.0)
+        return self.head(torch.cat([top[:, :1], deep], 1))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", hits])
+def test_a_rare_class_drowns_in_no_mean_over_pixels(metric):
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randint(2, (40, 16, 16), generator=generator)
+    images = torch.stack([2.0 * numbers - 1.0, torch.zeros(40, 16, 16)], 1)
+    images[:, 1, :2, :2], numbers[:, :2, :2] = 1.0, 2
+    structure = read_structure(RareFromBelow().eval(), images[:1])
+    found = gather_data(structure, [(images, numbers)], metric=metric)
+    assert found.ablation.levels[0].high < 0.05 * found.ablation.skill
+    score = found.score("bottleneck")
+    assert score.verdict == "undecided"
+    assert "decision 2 of the output responds with" in score.why
+
+
+QUANTILES = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1)
+
+
+def pinball(outputs, targets):
+    e = targets - outputs
+    return torch.maximum(QUANTILES * e, (QUANTILES - 1) * e).mean()
+
+
+def gaussian(outputs, targets):
+    return F.gaussian_nll_loss(outputs[:, :1], targets, outputs[:, 1:].exp())
+
+
+class Spread(nn.Module):
+    """The image itself, and from half resolution how far the truth is from it."""
+
+    def __init__(self, quantiles):
+        super().__init__()
+        self.deep = nn.Conv2d(1, 1, 1)
+        self.head = nn.Conv2d(2, 3 if quantiles else 2, 1)
+        rows = [[1.0, -1.28], [1.0, 0.0], [1.0, 1.28]] if quantiles else [[1.0, 0.0], [0.0, 1.0]]
+        with torch.no_grad():
+            self.deep.weight.fill_(1.0)
+            self.head.weight.copy_(torch.tensor(rows)[:, :, None, None])
+            for layer in (self.deep, self.head):
+                layer.bias.zero_()
+
+    def forward(self, x):
+        deep = F.interpolate(self.deep(F.avg_pool2d(x[:, 1:2], 2)), scale_factor=2.0)
+        return self.head(torch.cat([x[:, :1], deep], 1))
+
+
+@pytest.mark.parametrize("given", ["loss", "metric"])
+@pytest.mark.parametrize("quantiles", [True, False])
+def test_outputs_of_more_channels_than_their_targets_have_to_beat_the_input(quantiles, given):
+    generator = torch.Generator().manual_seed(0)
+    spread = 0.05 + 0.6 * (torch.rand(60, 1, 4, 4, generator=generator) > 0.5).float()
+    spread = F.interpolate(spread, scale_factor=4.0)
+    x = 8.0 * torch.randn(60, 1, 16, 16, generator=generator)
+    targets = x + spread * torch.randn(x.shape, generator=generator)
+    # a third channel, or the images would have the shape of the answer and be tried as such
+    images = torch.cat([x, spread if quantiles else 2.0 * spread.log(), torch.zeros_like(x)], 1)
+    structure = read_structure(Spread(quantiles).eval(), images[:1])
+    judge = pinball if quantiles else gaussian
+    found = gather_data(structure, [(images, targets)], **{given: judge})
+    result = found.ablation
+    levels = torch.quantile(targets - x, QUANTILES.flatten()).view(1, 3, 1, 1)
+    away = (targets - x).var().log().expand_as(x)
+    known = x + levels if quantiles else torch.cat([x, away], 1)
+    assert result.chance == pytest.approx(float(judge(known, targets)), rel=0.01)
+    assert result.levels[0].drop > 0.5 * result.skill
+    assert found.score("bottleneck").verdict == "used"
+    repeated = targets.expand(-1, 3, -1, -1) if quantiles else targets
+    again = gather_data(structure, [(images, repeated)], **{given: judge})
+    assert again.ablation.chance == pytest.approx(result.chance, rel=1e-3)
+
+
+def test_whole_numbers_are_no_numbers_of_several_channels():
+    shape = torch.Size((2, 3, 4, 4))
+    assert numbers_for(torch.randint(3, (2, 4, 4)).float(), shape) == []
+    assert numbers_for(torch.randint(3, (2, 4, 4)), shape) == []
+    half = torch.rand(2, 4, 4)
+    (found,) = numbers_for(half, shape)
+    assert torch.equal(found, half[:, None].expand(shape))
+    pair = torch.rand(2, 2, 4, 4)
+    in_blocks, in_turn = numbers_for(pair, torch.Size((2, 4, 4, 4)))
+    assert torch.equal(in_blocks, torch.cat([pair, pair], 1))
+    assert torch.equal(in_turn[:, :2], pair[:, :1].expand(-1, 2, -1, -1))
+    assert numbers_for(torch.rand(2, 5, 4, 4), torch.Size((2, 4, 5, 5))) == []

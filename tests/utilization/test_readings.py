@@ -13,10 +13,12 @@ from weightscope.utilization import gather_data
 from weightscope.utilization.readings import (
     are_classes,
     ends_in_shares,
+    is_mean_over_pixels,
     note_on_logits,
     reads_marks,
     right_answer,
 )
+from weightscope.utilization.values import ValueMetric
 
 ONE, THREE = torch.zeros(1, 1, 2, 2), torch.zeros(1, 3, 2, 2)
 
@@ -229,3 +231,37 @@ def leaving_out(outputs, targets):
 )  # fmt: skip
 def test_marks_that_a_loss_takes_for_numbers(loss, answer, target, reads):
     assert reads_marks(loss, answer, [target]) is reads
+
+
+def hits(outputs, targets):
+    return (outputs.argmax(1) == targets).float().mean()
+
+
+def recall(outputs, targets):
+    found = [(outputs.argmax(1) == targets)[targets == k].float().mean() for k in range(3)]
+    return torch.stack(found).nanmean()
+
+
+def of_whole_images(outputs, targets):
+    assert outputs.shape[-1] == 16
+    return hits(outputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean"),
+    [
+        (hits, True),
+        (F.cross_entropy, True),
+        (nn.CrossEntropyLoss(ignore_index=7), True),
+        (recall, False),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1.0, 30.0])), False),
+        (of_whole_images, True),  # which cannot be asked of halves
+        (lambda o, t: 1.0, True),  # alike everywhere
+    ],
+)
+def test_a_mean_over_pixels_is_known_by_halves(metric, mean):
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(4, 3, 16, 16, generator=generator)
+    targets = torch.randint(3, (4, 16, 16), generator=generator)
+    targets[:, :, 8:] = targets[:, :, 8:].clamp_max(1)
+    assert is_mean_over_pixels(ValueMetric(metric), outputs, targets) == mean

@@ -267,3 +267,15 @@ def test_more_classes_than_rows_are_read_where_each_pixel_has_one():
     scores = torch.randn(4, 20, 16, 8)
     targets = torch.nn.functional.one_hot(scores.argmax(1), 20).movedim(-1, 1)
     assert Segmentation("f1", [targets], 2, None).read(scores, 0) is not None
+
+
+def test_what_says_which_class_already_is_no_score():
+    numbers = torch.tensor([[[0, 1], [2, 1]]])
+    for outputs in (numbers, numbers[:, None].to(torch.uint8)):
+        with pytest.raises(InputError, match=r"whole numbers up to 2 .* take argmax outside of it"):
+            measure_quality("f1", [outputs], [numbers])
+    grades = torch.tensor([[[0, 1], [2, 3]]])
+    with pytest.raises(InputError, match=r"torch.stack\(\[target > k for k in range\(3\)\], 1\)"):
+        measure_quality("f1", [torch.randn(1, 3, 2, 2)], [grades])
+    cumulative = torch.stack([grades > k for k in range(3)], 1).float()
+    measure_quality("f1", [torch.randn(1, 3, 2, 2)], [cumulative])

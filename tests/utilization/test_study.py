@@ -384,9 +384,11 @@ def test_the_rules_know_every_sentence_of_the_library(state, skill, grade):
     verdicts = [StageVerdict("a", 0.1, verdict, grade, "", ()) for verdict in ("used", "undecided")]
     if state == "unskilled" and skill not in (-0.1, 0.02):
         return  # so called only where data show that there is no skill
-    said = said_of(conclude(verdicts, state, statistics, data, images=12), a=(2, "used"))
-    found = sentences(said, "shuffled", true_cuts(0.5))
-    assert all(s.kind for s in found), found
+    for cuttable in (True, False):
+        text = conclude(verdicts, state, statistics, data, images=12, cuttable=cuttable)
+        found = sentences(said_of(text, a=(2, "used")), "shuffled", true_cuts(0.5))
+        assert all(s.kind for s in found), found
+        assert cuttable or "say more" not in text
 
 
 @pytest.mark.parametrize(

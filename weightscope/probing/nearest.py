@@ -85,7 +85,7 @@ class Nearest:
 
 
 def like_outputs(
-    outputs: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]]
+    outputs: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]], *, by_channel: bool = False
 ) -> list[Tensor | None]:
     """What of the inputs of each batch its outputs may be a restored form of, in their shape.
 
@@ -95,10 +95,11 @@ def like_outputs(
     Args:
         outputs: Outputs or targets of each batch, (images, channels, *sizes).
         inputs: The image inputs of each batch.
+        by_channel: Each channel's nearest in any case.
     """
     pairs = list(zip(outputs, inputs, strict=True))
     same = [next((x for x in own if x.shape == out.shape), None) for out, own in pairs]
-    if all(x is not None for x in same):
+    if all(x is not None for x in same) and not by_channel:
         return list(same)
     nearest = Nearest()
     for out, own in pairs:

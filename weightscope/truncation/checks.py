@@ -398,7 +398,12 @@ def _alive(variant: Variant) -> str:
         and name not in idle
         and not any(f"{name}.".startswith(f"{s}.") for s in still)
     ]
-    return f"no forward reaches {', '.join(dead[:3])} ({len(dead)} in all)" if dead else ""
+    return (
+        f"no gradient reaches {', '.join(dead[:3])} ({len(dead)} in all), so that they cannot be "
+        "trained"
+        if dead
+        else ""
+    )
 
 
 def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = True) -> str:

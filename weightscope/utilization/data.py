@@ -46,7 +46,13 @@ from weightscope.utilization.ablation import (
 )
 from weightscope.utilization.channels import part_named
 from weightscope.utilization.judging import Metric, Metrics
-from weightscope.utilization.readings import are_classes, first_answer, logits_note, reads_marks
+from weightscope.utilization.readings import (
+    are_classes,
+    drowns_what_is_rare,
+    first_answer,
+    logits_note,
+    reads_marks,
+)
 from weightscope.utilization.records import NO_CUT, Score, Verdict
 from weightscope.utilization.scores import (
     describe_lost,
@@ -390,6 +396,8 @@ def gather_data(
         notes += (result.on_versions,)
     found = DataEvidence(importances, result, _is_skilled(result), levels, notes=notes)
     of_pixels = metric is None or metric == "accuracy"
+    if metric is not None and not isinstance(metric, str):
+        of_pixels = drowns_what_is_rare(structure, batches, metric)
     summed = result is not None and len(structure.outputs) > 1 and len(result.judged) != 1
     if not of_pixels and not summed and not (result and result.unjudged):
         return found

@@ -125,7 +125,13 @@ def assess(
         key=lambda v: (math.isnan(v.utilization), group.get(v.evidence, 0), v.utilization)
     )
     conclusion = conclude(
-        verdicts, state, statistics, data, doubt, 0 if images is None else images.images
+        verdicts,
+        state,
+        statistics,
+        data,
+        doubt,
+        0 if images is None else images.images,
+        cuttable=bool(structure.cuts),
     )
     conclusion = " ".join(filter(None, (died(responses, data), conclusion)))
     notes = (
@@ -466,6 +472,8 @@ def conclude(
     data: DataEvidence | None = None,
     hardly: str = "",
     images: int = 0,
+    *,
+    cuttable: bool = True,
 ) -> str:
     """Say in words what follows, and no more than that.
 
@@ -476,6 +484,7 @@ def conclude(
         data: What batches showed.
         hardly: From `hardly_trained`.
         images: Number of the user's images without labels.
+        cuttable: Whether any level can be cut, so that anything could be measured of one.
     """
     ablation = None if data is None else data.ablation
     if state == "broken":
@@ -530,11 +539,20 @@ def conclude(
             f"{'was' if len(ablation.judged) == 1 else 'were'} judged; "
             f"{keyword('metric')} with one for each output by its name judges all of them."
         )
+    doubt += "" if cuttable else f" {_UNCUT}"
+    more = _what_says_more(ablation, images) if cuttable else ""
+    return _what_follows(verdicts, seen, doubt, hardly, more)
+
+
+_UNCUT = "No level can be cut, as the proposals say, so that none was measured alone."
+
+
+def _what_says_more(ablation: AblationResult | None, images: int) -> str:
+    """Which arguments that were not given would say more, in words; empty where all were."""
     # what labelled images show outweighs what others do
     asked = [] if images or ablation is not None else [keyword("images")]
     asked += [] if ablation is not None else [keyword("batches")]
-    more = f"{' or '.join(asked)} say more" if asked else ""
-    return _what_follows(verdicts, seen, doubt, hardly, more)
+    return f"{' or '.join(asked)} say more" if asked else ""
 
 
 def _unknown(ablation: AblationResult | None, doubt: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +13,14 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import hint
 from weightscope.batches import Batch, first_image, split_images
-from weightscope.calls import forward_errors, own_arguments, to_device, undisturbed
-from weightscope.errors import keyword
+from weightscope.calls import (
+    device_of,
+    forward_errors,
+    own_arguments,
+    to_device,
+    undisturbed,
+)
+from weightscope.errors import InputError, keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
 from weightscope.utilization.trivial import (
@@ -53,6 +61,62 @@ def are_classes(targets: Sequence[Any], dimensions: int, answer: Any) -> bool:
         )
         for leaf in leaves
     )
+
+
+def drowns_what_is_rare(
+    structure: Structure, batches: Sequence[Batch], metric: Callable[[Any, Any], Any]
+) -> bool:
+    """Whether a callable seems to be a mean over pixels of classes.
+
+    Args:
+        structure: The network.
+        batches: ``(inputs, targets)`` pairs, of which the first is looked at.
+        metric: The callable.
+    """
+    targets = [target for _, target in batches]
+    if not are_classes(targets, structure.inputs.dimensions, first_answer(structure, batches)):
+        return False
+    asked, outputs = ValueMetric(metric), _answer(structure, batches[0][0])
+    with asked.kept():
+        return is_mean_over_pixels(
+            asked, outputs, on_device(targets[0], device_of(structure.model))
+        )
+
+
+def is_mean_over_pixels(metric: ValueMetric, outputs: Any, targets: Any) -> bool:
+    """Whether a metric seems to be a mean over pixels, in which a rare class drowns.
+
+    That of a whole image is then the mean of those of its halves. A share of counts (Dice, a mean
+    over classes) is not, and has no value where there is nothing to count. In doubt, as where it
+    takes no half images, it is one.
+
+    Args:
+        metric: What is asked.
+        outputs: For a batch.
+        targets: Of it.
+    """
+    without = False
+    for one, true in zip(split_images(outputs), split_images(targets), strict=True):
+        parts = [
+            pytree.tree_map(partial(_part_of, part=part), (one, true)) for part in (0, 1, None)
+        ]
+        try:
+            left, right, both = (metric.value(a, b, "half an image") for a, b in parts)
+        except InputError:
+            return True
+        if not math.isfinite(left + right + both):
+            without = True  # as a share of what there is in a half
+        elif abs(left - right) > 1e-3 * abs(both):  # what is alike everywhere tells nothing
+            return math.isclose(both, (left + right) / 2.0, rel_tol=1e-3)
+    return not without
+
+
+def _part_of(value: Any, part: int | None) -> Any:
+    """One half of an image along its last axis, or both of one length."""
+    if not isinstance(value, Tensor) or value.dim() < 3:
+        return value
+    half = value.shape[-1] // 2
+    return value[..., : 2 * half] if part is None else value[..., part * half : (part + 1) * half]
 
 
 def are_constant(targets: Sequence[Any], dimensions: int, ignored: Collection[Any] = ()) -> bool:
@@ -112,8 +176,13 @@ def logits_note(structure: Structure, batches: Sequence[Batch], judge: object, n
 
 def first_answer(structure: Structure, batches: Sequence[Batch]) -> Any:
     """What the network returns for the first image of the batches."""
+    return _answer(structure, first_image(batches))
+
+
+def _answer(structure: Structure, inputs: Any) -> Any:
+    """What the network returns for inputs of the first batch."""
     model = structure.model
-    inputs = to_device(first_image(batches), model)
+    inputs = to_device(inputs, model)
     args, kwargs = own_arguments(inputs, model)
     with undisturbed(model), torch.no_grad(), forward_errors(model, inputs, "batch 0"):
         return model(*args, **kwargs)

@@ -102,7 +102,15 @@ class Segmentation:
             InputError: Outputs and targets do not fit each other, or hold values without meaning.
         """
         target = only_tensor(self.targets[index]).detach().cpu()
-        scores = self._channels_first(only_tensor(output).detach().cpu().float(), target, index)
+        given = only_tensor(output).detach().cpu()
+        if not given.is_floating_point() and bool((given > 1).any()):
+            raise InputError(
+                f"the model returns whole numbers up to {int(given.max())} for batch {index}, "
+                f"as of classes that were chosen already; metric {self.metric!r} takes the scores "
+                "of each class: let the forward return them, and take argmax outside of it, or "
+                "give a callable"
+            )
+        scores = self._channels_first(given.float(), target, index)
         if not bool(torch.isfinite(scores).all()):
             raise InputError(
                 f"the model's outputs for batch {index} hold nan or infinite values; no metric is "
@@ -250,6 +258,13 @@ def _cure(values: Tensor, found: Sequence[float], largest: int) -> str:
     if least < most and not bool((values == 0).any()):  # masks of 1 and 2, or of -1 and 1
         mapped = f"(target == {most:g}).float()" if largest == 1 else f"target - {least:g}"
         return f"map them to 0 to {largest}, {mapped}, or {declare} if it does not count"
+    if found == [largest + 1.0] and largest > 1:
+        # as of grades, one more than there are borders between them
+        return (
+            f"{declare} if it does not count; if it is a class, the network has no output for it, "
+            "and of outputs that each say whether a grade is passed give targets of as many "
+            f"channels, torch.stack([target > k for k in range({largest + 1})], 1).float()"
+        )
     return declare
 
 

@@ -590,14 +590,13 @@ def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]
     for place in first:
         chosen = lines
         for true in _regressions(images, place):
-            if (like := _like(images, true)) is None:
-                continue
-            laid = lines | {place: like}
-            for what, tried in _of_line(images, place, laid, best, constant):
-                if what not in known or _is_better(images, tried.values, known[what]):
-                    known[what] = tried.values
-                if best is None or _is_better(images, tried.values, best.values):
-                    best, chosen = tried, laid
+            for like in _likes(images, true):
+                laid = lines | {place: like}
+                for what, tried in _of_line(images, place, laid, best, constant):
+                    if what not in known or _is_better(images, tried.values, known[what]):
+                        known[what] = tried.values
+                    if best is None or _is_better(images, tried.values, best.values):
+                        best, chosen = tried, laid
         lines = chosen
     return known
 
@@ -689,17 +688,28 @@ _Lines = dict[int, _Like]
 """By the place of the output among all leaves."""
 
 
-def _like(images: Images, targets: Sequence[Tensor]) -> _Like | None:
-    """What of the inputs follows some targets; None where nothing can be laid beside them."""
+def _likes(images: Images, targets: Sequence[Tensor]) -> list[_Like]:
+    """What of the inputs follows some targets; none where nothing can be laid beside them."""
     given = [on_device(inputs, images.device) for inputs, _ in images.batches]
     try:
         pairs = [images.arrange(x, target) for x, target in zip(given, targets, strict=True)]
     except InputError:  # tokens of which either axis may be the positions
-        return None
+        return []
     true = [target for _, target in pairs]
-    like = [x for x in like_outputs(true, [x for x, _ in pairs]) if x is not None]
-    if len(like) < len(true) or all(map(torch.equal, like, true)):
-        return None  # of a reconstruction the input is the goal, not an answer without a network
+    found: list[list[Tensor]] = []
+    # several channels may be of one of the image's, whatever shape that has
+    for each in (False, True):
+        nearest = like_outputs(true, [x for x, _ in pairs], by_channel=each)
+        like = [x for x in nearest if x is not None]
+        if len(like) == len(true) and not any(all(map(torch.equal, like, own)) for own in found):
+            found.append(like)
+    if any(all(map(torch.equal, like, true)) for like in found):
+        return []  # of a reconstruction the input is the goal, not an answer without a network
+    return [_in_units(like, true) for like in found]
+
+
+def _in_units(like: list[Tensor], true: list[Tensor]) -> _Like:
+    """See `_Like`."""
     shape = channel_shape(like[0])
     channels = range(math.prod(shape))
     spread, mean = _columns([_spread([by_channel(x)[c] for x in like]) for c in channels])
