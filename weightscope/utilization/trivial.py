@@ -761,12 +761,19 @@ def _of_line(
     start = min(tried, key=lambda numbers: _finite(_loss(images, numbers, answer)))
     tried.append(refined(images, start, answer))
     level = None if constant is None else constant.numbers.get(place)
-    if level is not None and level.numel() == like.mean.numel():  # not where channels are last
+    apart = level is not None and level.numel() == like.mean.numel()  # not where channels are last
+    if level is not None and apart and _repeats(like.targets):
         # the line of the targets is no start for a variance beside a mean
         offset = images.outputs.ranges[place].link(level).to(like.mean).reshape(like.mean.shape)
         tried.append(refined(images, with_line(torch.zeros_like(like.mean), offset), answer))
     found += [(LINE_OF_INPUT, fitted(numbers)) for numbers in tried]
     return [(what, own) for what, own in found if own is not None]
+
+
+def _repeats(targets: Sequence[Tensor]) -> bool:
+    """Whether the first of several channels, (images, channels, *sizes), comes again."""
+    others = range(1, targets[0].shape[1])
+    return any(all(torch.equal(y[:, 0], y[:, other]) for y in targets) for other in others)
 
 
 def _spread(parts: Sequence[Tensor]) -> tuple[float, float]:
