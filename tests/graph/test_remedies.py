@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import weightscope as ws
 from weightscope.cost import count_costs
 from weightscope.errors import (
     ForwardError,
@@ -559,12 +560,9 @@ class Generating(Net):
         return torch.einsum("boc,bchw->bohw", weights, decode(self, top, deep))
 
 
-def test_weights_that_are_made_of_a_mean() -> None:
-    refused = read_structure(Generating(above=False).eval(), IMAGE)
-    assert not refused.cuts
-    assert "let a map leave, and take its mean above" in refused.refusals[-1].reason
-    assert "leaves what lies below as (batch, " in refused.refusals[-1].reason
-    structure = read_structure(model := Generating(above=True).eval(), IMAGE)
+@pytest.mark.parametrize("above", [False, True])
+def test_weights_that_are_made_of_a_mean(above: bool) -> None:
+    structure = read_structure(model := Generating(above=above).eval(), IMAGE)
     assert torch.equal(rebuild(structure)(IMAGE), model(IMAGE))
     assert cut(structure)(IMAGE).shape == (2, 2, 16, 16)
 
@@ -693,3 +691,13 @@ def test_a_forward_that_takes_the_axis_of_one_image_off_names_the_axis() -> None
             read_structure(Net(all_axes), example)
         assert read_structure(Net(one_axis), example).cuts
     assert read_structure(Net(all_axes), IMAGE).cuts
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, where its own program is copied
+def test_an_export_of_one_number_of_images_says_how_it_is_read() -> None:
+    pair = torch.rand(2, 3, 16, 16)
+    program = torch.export.export(Normalised().eval(), (pair,)).module()
+    for given in ({"images": [pair] * 6}, {"batches": [(pair, pair[:, :2])] * 6, "metric": "mse"}):
+        with pytest.raises(ForwardError, match="give example_inputs of as many"):
+            ws.analyze(program, **given)
+        assert ws.analyze(program, **given, example_inputs=pair).conclusion

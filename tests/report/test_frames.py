@@ -3,7 +3,10 @@ import csv
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import mpseg_models
+import weightscope as ws
 from weightscope.files import write_csv
 from weightscope.frames import (
     histograms_frame,
@@ -149,3 +152,16 @@ def test_a_carriage_return_begins_no_row_of_a_table(tmp_path):
     with (tmp_path / "names.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["name"], ["x\\r=1+1"], ["\\r=1"], ["two\nlines"]]
+
+
+def test_the_scales_of_a_weight_norm_are_parameters_of_their_layer():
+    torch.manual_seed(0)
+    model = mpseg_models.create_model("half_unet", width=4)
+    plain = ws.analyze(model, response=False).layers.set_index("layer").parameters
+    for module in list(model.modules()):
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.utils.parametrizations.weight_norm(module)
+    analysis = ws.analyze(model, response=False)
+    count = sum(p.numel() for p in model.parameters())
+    assert analysis.layers.parameters.sum() == analysis.stages.parameters.sum() == count
+    assert (analysis.layers.set_index("layer").parameters >= plain).all()

@@ -118,10 +118,10 @@ def find_inputs(
 
 def _of_one_size() -> str:
     """A hint where one image of the user's batches was tried, which a fixed export refuses."""
-    if keyword("example_inputs") == "example_inputs=":
+    if keyword("example_inputs") not in (keyword("batches"), keyword("images")):
         return ""
     return (
-        " It was tried on one image: where it takes only so many at once, give example_inputs= of "
+        " It was tried on one image: where it takes only so many at once, give example_inputs of "
         "as many."
     )
 
