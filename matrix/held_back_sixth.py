@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matrix.more import Entry, network_of
+from matrix.more import Entry, network_of, two_images
 from matrix.truth import HALVES, Truth, resnet
 
 _THREE, _FOUR, _FIVE = (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)
@@ -259,11 +259,6 @@ _INVERTIBLE = {
 }
 
 
-def _apart(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Two images of one channel."""
-    return image[:, :1], image[:, 1:]
-
-
 # from above, and motion --------------------------------------------------------------------------
 def _farseg(prefix: str) -> dict[str, str]:
     """A pyramid, of which every map is weighted by how much it is like the whole scene."""
@@ -490,7 +485,7 @@ HELD_BACK_SIXTH: Mapping[str, Entry] = {
         "bio_image_unet",
         network_of("bio_image_unet.siam_unet", "Siam_UNet", n_filter=4),
         Truth(_FIVE, _SIAMESE, (1, 2, 3, 4)),
-        {"channels": 2, "arrange": _apart},
+        {"channels": 2, "arrange": two_images},
     ),
     # two maps by name, of every depth, the last one twice
     "bio-image-unet MultiOutputNestedUNet": Entry(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matrix.more import ALL, Entry, network_of
+from matrix.more import ALL, Entry, network_of, two_images
 from matrix.truth import HALVES, Truth, resnet, widening
 
 _THREE, _FOUR, _FIVE = (1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16)
@@ -623,11 +623,6 @@ _FILM = {
 }
 
 
-def _pair(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Two images of one channel."""
-    return image[:, :1], image[:, 1:]
-
-
 def _clip(image: Tensor) -> tuple[Tensor, int]:
     """Frames of one channel, and how many to foretell."""
     return image.unsqueeze(2), 3
@@ -668,7 +663,7 @@ HELD_BACK_THIRTEENTH: Mapping[str, Entry] = {
         "deepsea",
         network_of("deepsea.model", "DeepSeaTracker", 1, 2),
         Truth(_THREE, _TRACKED, (1, 2)),
-        {"channels": 2, "arrange": _pair},
+        {"channels": 2, "arrange": two_images},
     ),
     "demosaicnet BayerDemosaick": Entry(
         "demosaicnet",

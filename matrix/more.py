@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from matrix.truth import (
     BASICUNET,
@@ -55,6 +55,11 @@ def network_of(module: str, name: str, *settings: Any, **named: Any) -> Callable
         return factory(*settings, **named).train()
 
     return build
+
+
+def two_images(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Two images of one channel, where an entry's image holds them side by side."""
+    return image[:, :1], image[:, 1:]
 
 
 # segmentation-models-pytorch ---------------------------------------------------------------------

@@ -124,7 +124,7 @@ MUTANTS = [
                 "must_be_read"),
     utilization("ablation", "versions - _read_of_first_batch(structure, batches, metric)",
                 "versions", "several_outputs", "callable_reads"),
-    utilization("values", "            _start_anew()\n            return", "            return",
+    utilization("values", "            seed_all()\n            return", "            return",
                 "values", "that_draws"),
     utilization("trivial", "5.0 < far / near < 20.0", "5.0 < far / near", "trivial"),
     utilization("trivial", "self.what = what", "self.what = CONSTANT", "trivial"),

@@ -21,7 +21,10 @@ from weightscope.calls import (
     evaluation_mode,
     finished,
     forward_errors,
+    random_state,
+    random_states,
     say,
+    seed_all,
     undisturbed,
 )
 from weightscope.copies import deep_copy
@@ -395,3 +398,24 @@ def test_a_copy_shares_no_memory_with_what_a_forward_left():
         assert not tensor.requires_grad
         tensor.zero_()
     assert all(t.abs().sum() > 0 for t in (left, model.maps[0], model.found["deep"][0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"),
+    [
+        ("torch", lambda: torch.rand(1)),
+        ("numpy.random", np.random.random),
+        ("numpy.random", np.random.randn),  # the second normal number is only taken from the first
+        ("random", random.random),
+    ],
+)
+def test_every_draw_shows_in_the_states_of_the_generators(name, draw):
+    with random_state():
+        seed_all(3)
+        first = draw()
+        before = random_states()
+        draw()
+        after = random_states()
+        assert [key for key in before if before[key] != after[key]] == [name]
+        seed_all(3)
+        assert draw() == first

@@ -339,14 +339,24 @@ def random_state(model: nn.Module | None = None) -> Iterator[None]:
         )
 
 
-def random_states() -> list[Any]:
-    """Where the generators of torch, numpy and Python are."""
-    states = [torch.get_rng_state()]
+def seed_all(number: int = 0) -> None:
+    """Seed torch, numpy and Python, inside of what puts their states back (`random_state`)."""
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
+def random_states() -> dict[str, Any]:
+    """Where the generators of torch, numpy and Python are, by their names."""
+    of_torch = [torch.get_rng_state()]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states += torch.cuda.get_rng_state_all()
-    of_torch = [state.numpy().tobytes() for state in states]
-    _, keys, place, *_ = np.random.get_state(legacy=True)
-    return [*of_torch, np.asarray(keys).tobytes(), place, random.getstate()]
+        of_torch += torch.cuda.get_rng_state_all()
+    _, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": [state.numpy().tobytes() for state in of_torch],
+        "numpy.random": (np.asarray(keys).tobytes(), *rest),
+        "random": random.getstate(),
+    }
 
 
 @contextmanager

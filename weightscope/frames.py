@@ -50,6 +50,7 @@ def layers_frame(
     """
     import pandas as pd
 
+    known = costs.layers if costs else {}
     rows = [
         {
             "layer": layer,
@@ -58,12 +59,12 @@ def layers_frame(
             "shape": tensors[0].shape,
             "fan_in": tensors[0].fan_in,
             # a weight norm's scales are the layer's, and no tensor of it
-            "parameters": costs.layers[layer].parameters
-            if costs and layer in costs.layers
+            "parameters": known[layer].parameters
+            if layer in known
             else sum(tensor.count for tensor in tensors),
             "requires_grad": tensors[0].requires_grad,
             **_figures(tensors[0]),
-            "macs": costs.layers[layer].macs if costs and layer in costs.layers else 0,
+            "macs": known[layer].macs if layer in known else 0,
             "warning": _warnings(structure, tensors),
         }
         for layer, tensors in _by_layer(structure, statistics).items()

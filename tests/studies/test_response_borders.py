@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from studies.evidence_protocol import borders, judge
+from studies.evidence_protocol.tasks import TASKS
 from studies.small import ROOT
+from weightscope.thresholds import RESPONSE_BORDER
 
 PAGE = ROOT / "docs" / "studies" / "evidence"
+MASKS = [name for name, task in TASKS.items() if task.kind == "binary"]
 
 
 def cuts(**columns):
@@ -91,3 +94,23 @@ def test_decisions_of_earlier_networks_are_counted_in_the_form_that_holds_now():
         [0.5, 0.01, float("nan"), 0.01], nan_ok=True
     )
     assert found["images_high"].isna().tolist() == [False, False, True, False]
+
+
+def test_what_measuring_masks_as_numbers_too_withdraws_is_what_the_docs_say():
+    keys = ["name", "reduction"]
+    found = pd.read_csv(PAGE / "cuts.csv").merge(pd.read_csv(PAGE / "responses.csv"), on=keys)
+    masks = found[found["task"].isin(MASKS)]
+    withdrawn = {}
+    for way, kinds in (("images", ["images"]), ("response", ["leaves", "matched"])):
+        change = masks[[f"{kind}:change" for kind in kinds]].min(axis=1)
+        called = (
+            (masks[f"{way}_verdict"] == "unused")
+            & (masks[f"{way}_form"] == "decision")
+            & change.notna()
+        )
+        gone = masks[called & (change > RESPONSE_BORDER)]
+        withdrawn[way] = (len(gone), int(called.sum()))
+        assert not gone["used_x"].any()
+    assert withdrawn == {"images": (3, 76), "response": (2, 75)}
+    text = " ".join((ROOT / "docs" / "decisions" / "response.md").read_text().split())
+    assert "it withdraws 3 of 76 on images and 2 of 75 by the model alone" in text

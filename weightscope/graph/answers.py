@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.calls import called, fresh, undisturbed
+from weightscope.calls import called, fresh, random_states, seed_all, undisturbed
 from weightscope.copies import deep_copy
 from weightscope.errors import InputError
 from weightscope.graph.capture import throwaway_copy
@@ -244,8 +242,7 @@ class _Runs:
         # what functions that the model holds count outside of it is put back by no one
         model = deep_copy(model) if self._copies else throwaway_copy(model)
         with torch.no_grad(), undisturbed(model), SameDraws() as drawn:
-            random.seed(0)
-            np.random.seed(0)
+            seed_all()
             made, states = calls(model, functools.partial(call, model))
             self.draws |= drawn.any
             return pytree.tree_tensors(made), states
@@ -278,8 +275,7 @@ def _state(model: nn.Module) -> dict[str, Any]:
 
 
 def _generators() -> dict[str, Any]:
-    of_numpy = np.random.get_state(legacy=False)
-    return {"random": random.getstate(), "numpy.random": str(of_numpy)}
+    return {name: state for name, state in random_states().items() if name != "torch"}
 
 
 GENERATORS = frozenset(_generators())

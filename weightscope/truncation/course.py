@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from weightscope.calls import (
     fresh,
     gradient_errors,
     named_errors,
+    seed_all,
     to_device,
     undisturbed,
 )
@@ -129,10 +128,7 @@ def turn(original: nn.Module, seed: int, step: int) -> Iterator[None]:
     Networks and losses that draw do so from the seed and the step, as all of the course does.
     """
     with alone(), undisturbed(original):
-        number = (seed * 1_000_003 + step) % 2**32
-        torch.manual_seed(number)
-        np.random.seed(number)
-        random.seed(number)
+        seed_all((seed * 1_000_003 + step) % 2**32)
         yield
 
 

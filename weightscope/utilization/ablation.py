@@ -388,7 +388,9 @@ def ablate_levels(
     channels, *channels_left = alone.by_cut(whole.images, weights, sign)
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
 
-    def level(cut: Cut, quality: Quality, each: Compared) -> LevelAblation:
+    hidden = [alone.hidden(number) for number in range(len(structure.cuts))]
+
+    def level(cut: Cut, quality: Quality, each: Compared, hidden: tuple[str, ...]) -> LevelAblation:
         lost = tuple(p for p in structure.lost_outputs(cut.keep_levels) if p in read)
         if lost and len(lost) == len(read):
             return replace(_record(cut, whole, chance, weights, sign, weight, None), lost=lost)
@@ -399,11 +401,10 @@ def ablate_levels(
             or _of_the_worst(several, _by_number(quality, weights), weight, kind="number")
             or _of_the_worst_part(channels, each, weight, alone)
         )
-        hidden = alone.hidden(structure.cuts.index(cut))
         return replace(record, lost=lost, hidden=hidden, **worst)
 
     return AblationResult(
-        levels=tuple(map(level, structure.cuts, ablated, channels_left)),
+        levels=tuple(map(level, structure.cuts, ablated, channels_left, hidden)),
         quality=float(full[0]),
         chance=float(trivial[0]),
         skill_low=surely_above(sign * (full - trivial), weight),

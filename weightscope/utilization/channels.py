@@ -174,22 +174,19 @@ class ChannelMeter:
         self._ask(0, [_filled(leaves[p.index], p.axis, self._means[p.index]) for p in places])
         self._ask(-1, [self._line(p, inputs, leaves[p.index]) for p in places])
         if self._added == 1:
-            self._unread = set(self._find_unread(places, outputs, target))
+            self._unread = set(self._find_unread(places, leaves))
 
-    def _find_unread(self, places: Sequence[_Place], outputs: Any, target: Any) -> Iterator[int]:
+    def _find_unread(self, places: Sequence[_Place], leaves: Sequence[Any]) -> Iterator[int]:
         """Parts that the metric does not look at, of those of no worth in the first batch."""
-        leaves, spec = pytree.tree_flatten(outputs)
-        loudest = max(float(leaves[place.index].abs().max()) for place in places)
-        number = -1
-        for place in places:
-            own = leaves[place.index]
-            for _, mixed in _mixed(own, louder(own, loudest, place.axis), place.axis):
-                number += 1
-                if self._is_faint(number):
-                    changed = [*leaves[: place.index], mixed, *leaves[place.index + 1 :]]
-                    made = pytree.tree_unflatten(changed, spec)
-                    if np.array_equal(self._values(made, target), self._whole, equal_nan=True):
-                        yield number
+        assert self._now is not None
+        own = [leaves[place.index] for place in places]
+        loudest = max(float(leaf.abs().max()) for leaf in own)
+        others = [louder(x, loudest, p.axis) for x, p in zip(own, places, strict=True)]
+        for number, (_, _, made) in enumerate(self._exchanged(others)):
+            if self._is_faint(number):
+                values = self._values(made, self._now[2])
+                if np.array_equal(values, self._whole, equal_nan=True):
+                    yield number
 
     def _is_faint(self, number: int) -> bool:
         """Whether what a part is worth, if anything, is hardly more than rounding."""
@@ -230,26 +227,33 @@ class ChannelMeter:
     def _ask(self, row: int, others: Sequence[Tensor | None]) -> None:
         """Take each part from elsewhere, and ask the metric; nan where there is nothing else."""
         assert self._now is not None
-        places, outputs, target = self._now
+        target = self._now[2]
+        for number, (part, change, made) in enumerate(self._exchanged(others)):
+            if number == len(self.parts):
+                self.parts.append(part)
+                rows = (0, *self._structure.cuts, -1)
+                self._others.append([[] for _ in rows])
+                self._squares.append(np.zeros(len(rows)))
+            values = [math.nan] * len(change) if made is None else self._values(made, target)
+            self._squares[number][row] += float(change.square().sum())
+            self._others[number][row] += values
+
+    def _exchanged(
+        self, others: Sequence[Tensor | None]
+    ) -> Iterator[tuple[tuple[str, int], Tensor, Any]]:
+        """For each part its name, how it changes if taken from elsewhere, and all outputs then.
+
+        These are None where there is nothing else.
+        """
+        assert self._now is not None
+        places, outputs, _ = self._now
         leaves, spec = pytree.tree_flatten(outputs)
-        number = 0
         for place, other in zip(places, others, strict=True):
             own = leaves[place.index]
             for channel, mixed in _mixed(own, own if other is None else other, place.axis):
-                if number == len(self.parts):
-                    self.parts.append((place.name, channel))
-                    rows = (0, *self._structure.cuts, -1)
-                    self._others.append([[] for _ in rows])
-                    self._squares.append(np.zeros(len(rows)))
-                if other is None:
-                    self._others[number][row] += [math.nan] * len(own)
-                    number += 1
-                    continue
-                self._squares[number][row] += float((mixed.double() - own.double()).square().sum())
                 changed = [*leaves[: place.index], mixed, *leaves[place.index + 1 :]]
-                made = pytree.tree_unflatten(changed, spec)
-                self._others[number][row] += self._values(made, target)
-                number += 1
+                made = None if other is None else pytree.tree_unflatten(changed, spec)
+                yield (place.name, channel), mixed.double() - own.double(), made
 
     def _as_asked(self, given: tuple[Any, Any]) -> tuple[Any, Any]:
         """Outputs and targets in double precision, if the metric took the first ones so."""

@@ -395,13 +395,13 @@ def gather_data(
     if result is not None and result.on_versions:
         notes += (result.on_versions,)
     found = DataEvidence(importances, result, _is_skilled(result), levels, notes=notes)
+    if all(found.score(stage).verdict != "unused" for stage in levels):
+        return found
     of_pixels = metric is None or metric == "accuracy"
     if metric is not None and not isinstance(metric, str):
         of_pixels = drowns_what_is_rare(structure, batches, metric)
     summed = result is not None and len(structure.outputs) > 1 and len(result.judged) != 1
     if not of_pixels and not summed and not (result and result.unjudged):
-        return found
-    if all(found.score(stage).verdict != "unused" for stage in levels):
         return found
     responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
     return replace(found, responses=responses, of_pixels=of_pixels, summed=summed)

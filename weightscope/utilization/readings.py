@@ -74,9 +74,9 @@ def drowns_what_is_rare(
         metric: The callable.
     """
     targets = [target for _, target in batches]
-    if not are_classes(targets, structure.inputs.dimensions, first_answer(structure, batches)):
-        return False
     asked, outputs = ValueMetric(metric), _answer(structure, batches[0][0])
+    if not are_classes(targets, structure.inputs.dimensions, outputs):
+        return False
     with asked.kept():
         return is_mean_over_pixels(
             asked, outputs, on_device(targets[0], device_of(structure.model))

@@ -589,14 +589,13 @@ def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]
     lines: _Lines = {}
     for place in first:
         chosen = lines
-        for true in _regressions(images, place):
-            for like in _likes(images, true):
-                laid = lines | {place: like}
-                for what, tried in _of_line(images, place, laid, best, constant):
-                    if what not in known or _is_better(images, tried.values, known[what]):
-                        known[what] = tried.values
-                    if best is None or _is_better(images, tried.values, best.values):
-                        best, chosen = tried, laid
+        for like in [own for true in _regressions(images, place) for own in _likes(images, true)]:
+            laid = lines | {place: like}
+            for what, tried in _of_line(images, place, laid, best, constant):
+                if what not in known or _is_better(images, tried.values, known[what]):
+                    known[what] = tried.values
+                if best is None or _is_better(images, tried.values, best.values):
+                    best, chosen = tried, laid
         lines = chosen
     return known
 
@@ -644,16 +643,17 @@ def _repeated(target: Tensor, shape: torch.Size) -> list[Tensor]:
     """Fewer channels again and again: all one after the other, or each in turn."""
     if target.dim() == len(shape) - 1:
         target = target.unsqueeze(1)
+    if target.dim() < 3:
+        return []
     for axis in (1, len(shape) - 1):
-        times, rest = (
-            divmod(shape[axis], max(target.shape[axis], 1)) if target.dim() > 2 else (0, 1)
-        )
+        count = target.shape[axis]
+        times, rest = divmod(shape[axis], max(count, 1))
         others = [size for a, size in enumerate(target.shape) if a != axis]
         if rest or times > CLASSES or others != [n for a, n in enumerate(shape) if a != axis]:
             continue
         repeats = [times if a == axis else 1 for a in range(target.dim())]
-        in_turn = target.repeat_interleave(times, axis)
-        return [target.repeat(repeats), *([in_turn] if target.shape[axis] > 1 else [])]
+        in_turn = [target.repeat_interleave(times, axis)] if count > 1 else []
+        return [target.repeat(repeats), *in_turn]
     return []
 
 

@@ -6,7 +6,6 @@ import copy
 import functools
 import inspect
 import math
-import random
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +24,7 @@ from weightscope.calls import (
     random_state,
     random_states,
     say,
+    seed_all,
     shapes,
     unchanged,
 )
@@ -116,13 +116,13 @@ class ValueMetric:
         if not self._draws:
             return self._once(outputs, targets)
         with random_state():
-            _start_anew()
+            seed_all()
             return self._once(outputs, targets)
 
     def _draws_for(self, outputs: Any, targets: Any) -> bool:
         """Whether the metric draws at random."""
         with random_state():
-            _start_anew()
+            seed_all()
             before = random_states()
             self._once(outputs, targets)
             return random_states() != before
@@ -206,13 +206,6 @@ class ValueMetric:
         numbers = _numbers(value, self.name)
         self._sizes.add(len(numbers))
         return numbers
-
-
-def _start_anew() -> None:
-    """Seed what a metric may draw by."""
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
 
 
 def _is_again(value: Any, again: Any) -> bool:
