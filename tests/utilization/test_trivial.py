@@ -175,6 +175,79 @@ def test_a_line_of_the_input_is_tried_where_weights_lie_beside_the_target(packed
     assert frame.chance[0] < 0.02
 
 
+def gradients(x):
+    return torch.cat([x[..., 1:, :-1] - x[..., :-1, :-1], x[..., :-1, 1:] - x[..., :-1, :-1]], 1)
+
+
+ELSEWHERE = {
+    "flat": lambda x: x.flatten(1),
+    "spectrum": lambda x: torch.fft.rfft2(x, norm="ortho"),
+    "pairs": lambda x: torch.view_as_real(torch.fft.rfft2(x, norm="ortho")),
+    "gradients": gradients,
+    "smaller": lambda x: F.avg_pool2d(x, 2)[:, :, 1:],
+}
+
+
+def error_of(laid, differentiable=True):
+    def error(outputs, targets):
+        value = (ELSEWHERE[laid](outputs) - targets).abs().square().mean()
+        return value if differentiable else float(value)
+
+    error.higher_is_better = False
+    return error
+
+
+def ablated_by(error, images, targets):
+    structure = read_structure(Edges().eval(), images[:1])
+    return ablate_levels(structure, [(images, targets)], error)
+
+
+@pytest.mark.parametrize("laid", ELSEWHERE)
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_a_line_of_the_input_is_tried_where_targets_are_laid_otherwise(laid, differentiable):
+    images, _, _ = sparse(0.0)
+    noise = 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    error, targets = error_of(laid, differentiable), ELSEWHERE[laid](2.0 * images + 8.0 + noise)
+    result = ablated_by(error, images, targets)
+    assert result.chance == pytest.approx(float(error(2.0 * images + 8.0, targets)), rel=0.1)
+    assert result.trivial == "a straight line of the input"
+
+
+@pytest.mark.parametrize("laid", ELSEWHERE)
+def test_of_a_reconstruction_in_another_layout_the_input_is_the_goal(laid):
+    images, _, _ = sparse(0.0)
+    assert ablated_by(error_of(laid), images, ELSEWHERE[laid](images)).trivial == "a constant"
+
+
+@pytest.mark.parametrize("unit", [1.0, 100.0])
+def test_a_line_of_the_input_is_tried_where_targets_are_a_few_points(unit):
+    images, _, _ = sparse(0.0)
+    generator = torch.Generator().manual_seed(2)
+    where = torch.stack([torch.randperm(256, generator=generator)[:40] for _ in images])
+    value = (2.0 * images + 8.0).flatten(1).gather(1, where)
+    value = value + 0.01 * torch.randn(value.shape, generator=generator)
+    value = unit * value if unit == 1.0 else (unit * value).round()  # whole, but no classes
+
+    def error(outputs, targets):
+        places, known = targets
+        return F.mse_loss(unit * outputs.flatten(1).gather(1, places), known)
+
+    error.higher_is_better = False
+    result = ablated_by(error, images, (where, value))
+    assert result.chance < 1.3e-4 * unit**2
+    assert result.trivial == "a straight line of the input"
+
+
+def test_masks_in_another_layout_are_no_numbers():
+    images, _, _ = sparse(0.0)
+
+    def loss(outputs, targets):
+        return F.binary_cross_entropy_with_logits(outputs.flatten(1), targets)
+
+    loss.higher_is_better = False
+    assert ablated_by(loss, images, (images > 0.5).float().flatten(1)).trivial == "a constant"
+
+
 def test_what_answers_with_its_input_is_judged_beyond_a_constant():
     torch.manual_seed(0)
     model = Edges().eval()

@@ -129,7 +129,10 @@ def resized(image: Tensor, sizes: Sequence[int], mode: str = "") -> Tensor:
 
 
 def _beside(outputs: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs that can be laid beside outputs, at their size."""
+    """The inputs that can be laid beside outputs: at their size, and cropped where they are larger.
+
+    Cropped as a network crops whose borders are cut away: centrally, or at one end.
+    """
     found = []
     for x in inputs:
         if len(x) != len(outputs) or x.dim() - 2 not in SMOOTH:
@@ -140,10 +143,32 @@ def _beside(outputs: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         if len(sizes) != x.dim() - 2:
             continue
         shape = (*x.shape[:2], *outputs.shape[2:])
+        image = x.to(outputs.device)
         larger = len(sizes) == 2 and any(a > b for a, b in zip(sizes, x.shape[2:], strict=True))
         # what makes images larger is compared with either
         modes = ("bilinear", "bicubic") if larger else ("",)
-        found += [resized(x.to(outputs.device), sizes, mode).reshape(shape) for mode in modes]
+        laid = [resized(image, sizes, mode) for mode in modes] + _cropped(image, sizes)
+        found += [own.reshape(shape) for own in laid]
+    return found
+
+
+def _cropped(image: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """An image without its borders, or with one end of each axis; none where it is not larger.
+
+    Example:
+        >>> [x.tolist() for x in _cropped(torch.tensor([[[1, 2, 3, 4]]]), [2])]
+        [[[[1, 2]]], [[[2, 3]]], [[[3, 4]]]]
+    """
+    more = [own - size for own, size in zip(image.shape[2:], sizes, strict=True)]
+    if min(more) < 0 or max(more) == 0:
+        return []
+    starts = ([0 for _ in more], [m // 2 for m in more], [-(-m // 2) for m in more], more)
+    found = []
+    for start in sorted({tuple(start) for start in starts}):
+        laid = image
+        for axis, (first, size) in enumerate(zip(start, sizes, strict=True), start=2):
+            laid = laid.narrow(axis, first, size)
+        found.append(laid)
     return found
 
 

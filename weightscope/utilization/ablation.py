@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,12 +64,15 @@ from weightscope.utilization.metrics import (
     resampled,
 )
 from weightscope.utilization.readings import are_classes, are_constant, first_answer, logits_note
-from weightscope.utilization.segmentation import SEGMENTATION
-from weightscope.utilization.trivial import CONSTANT, TrivialValues
+from weightscope.utilization.segmentation import SEGMENTATION, ClassesApart, Segmentation
+from weightscope.utilization.trivial import CONSTANT, TrivialValues, marks_in
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
+
+APART = "f1"
+"""What classes are judged by one by one, as what they lose by a callable cannot be asked of it."""
 
 Fill = Literal["mean", "zero", "shuffle"]
 
@@ -95,6 +100,7 @@ class LevelAblation:
             gives several shares, each against 0; or channels of numbers, or outputs of one channel,
             each against what its mean is worth in its place.
         worst_output: Which of several outputs that is, or is of; empty where there is one.
+        worst_metric: What that skill is measured by, where the metric takes all classes together.
         hidden: Channels or outputs that change without the levels, and whose worth the metric
             cannot resolve beside that of the others, by their names.
         lost: Of several outputs those that were judged and are computed in what the cut removes.
@@ -117,6 +123,7 @@ class LevelAblation:
     worst_class: int = -1
     worst_kind: Literal["class", "number", "channel", "output"] = "class"
     worst_output: str = ""
+    worst_metric: str = ""
     hidden: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     images: int = -1
@@ -350,6 +357,7 @@ def ablate_levels(
     told = JudgedOutputs(metric, device_of(model), coarser)
     left = [judge.meter() for _ in structure.cuts]
     alone = _channel_meter(structure, judge, targets, own)
+    apart = _classes_apart(structure, metric, targets, own, ignore_index)
     passed = bar(2 * len(batches), "ablation", shown=progress, unit="batch")
     with undisturbed(model), judge.kept(), torch.no_grad(), passed as advance:
         for inputs, outputs in _averaged(structure, batches, means, alone, own):
@@ -364,12 +372,14 @@ def ablate_levels(
                 told.add(outputs, target)
             judge.add(own(outputs))
             alone.add(inputs, own(outputs), told.read)
+            apart.add(own(outputs))
             for place, (cut, filler, meter) in enumerate(
                 zip(structure.cuts, fills, left, strict=True)
             ):
                 without = own(runs.without(cut, values, filler))
                 meter.add(without)
                 alone.add_cut(place, without)
+                apart.add(without, 1 + place)
             advance(1)
         whole, chance, larger = judge.whole(), judge.trivial(), judge.larger_is_better()
         ablated = [meter.quality() for meter in left]
@@ -386,11 +396,10 @@ def ablate_levels(
     classes = by_class(whole, weights)
     several = _by_number(whole, weights) if larger else {}
     channels, *channels_left = alone.by_cut(whole.images, weights, sign)
+    one_by_one, *one_by_one_left = apart.by_cut(weights)
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
 
-    hidden = [alone.hidden(number) for number in range(len(structure.cuts))]
-
-    def level(cut: Cut, quality: Quality, each: Compared, hidden: tuple[str, ...]) -> LevelAblation:
+    def level(place: int, cut: Cut, quality: Quality) -> LevelAblation:
         lost = tuple(p for p in structure.lost_outputs(cut.keep_levels) if p in read)
         if lost and len(lost) == len(read):
             return replace(_record(cut, whole, chance, weights, sign, weight, None), lost=lost)
@@ -399,12 +408,13 @@ def ablate_levels(
         worst = (
             _of_the_worst(classes, by_class(quality, weights), weight)
             or _of_the_worst(several, _by_number(quality, weights), weight, kind="number")
-            or _of_the_worst_part(channels, each, weight, alone)
+            or _of_the_worst_part(channels, channels_left[place], weight, alone)
+            or _of_the_worst_apart(one_by_one, one_by_one_left[place], weight)
         )
-        return replace(record, lost=lost, hidden=hidden, **worst)
+        return replace(record, lost=lost, hidden=alone.hidden(place), **worst)
 
     return AblationResult(
-        levels=tuple(map(level, structure.cuts, ablated, channels_left, hidden)),
+        levels=tuple(map(level, itertools.count(), structure.cuts, ablated)),
         quality=float(full[0]),
         chance=float(trivial[0]),
         skill_low=surely_above(sign * (full - trivial), weight),
@@ -439,6 +449,26 @@ def _channel_meter(
     numbers = not judge.recalibrated and not are_classes(targets, dimensions, answer)
     metric = judge.metric if numbers else None
     return ChannelMeter(structure, metric, targets, device_of(structure.model))
+
+
+def _classes_apart(
+    structure: Structure,
+    metric: Metric,
+    targets: Sequence[Any],
+    own: Callable[[Any], Any],
+    ignore_index: int | None,
+) -> ClassesApart:
+    """What judges each class of a single output, where the metric takes all of them together."""
+    answer, dimensions = own(structure.returned), structure.inputs.dimensions
+    single = len(tensors_by_place(answer)) == 1
+    by_class = isinstance(metric, str) and SEGMENTATION.get(metric, "accuracy") != "accuracy"
+    reader = None
+    if single and not by_class and are_classes(targets, dimensions, answer):
+        given = (ignore_index, attribute_of(metric, "ignore_index"), *marks_in(targets))
+        left_out = next((number for number in given if isinstance(number, int)), None)
+        with suppress(InputError):
+            reader = Segmentation(APART, targets, dimensions, left_out)
+    return ClassesApart(reader, len(structure.cuts))
 
 
 def _by_number(quality: Quality, weights: FloatArray) -> Compared:
@@ -609,6 +639,12 @@ def _of_the_worst_part(
     output, channel = meter.parts[found["worst_class"] % len(meter.parts)]
     kind = "channel" if channel >= 0 else "output"
     return found | {"worst_class": channel, "worst_kind": kind, "worst_output": output}
+
+
+def _of_the_worst_apart(whole: Compared, ablated: Compared, images: int) -> dict[str, Any]:
+    """The same of classes that a callable takes together."""
+    found = _of_the_worst(whole, ablated, images)
+    return found and found | {"worst_metric": APART}
 
 
 def floor_of(judge: Judge, chance: Quality) -> float:

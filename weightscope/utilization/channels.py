@@ -23,6 +23,7 @@ from weightscope.thresholds import LOSS_THAT_COUNTS, RESOLUTION
 from weightscope.utilization.judging import louder, name_at
 from weightscope.utilization.metrics import Compared, FloatArray, ImageValues
 from weightscope.utilization.trivial import (
+    are_numbers_elsewhere,
     by_channel,
     channel_shape,
     is_mask,
@@ -342,12 +343,13 @@ def part_named(output: str, channel: int) -> str:
 
 
 def _of_numbers(where: str, leaf: Tensor, targets: Any) -> bool:
-    """Whether the target of an output is a regression: that of its name, else any of its shape."""
+    """Whether the target of an output is a regression: that of its name, else any."""
     named = {name_at(place): target for place, target in tensors_by_place(targets).items()}
     own = named.get(name_at(where))
     own_or_any = named.values() if own is None else [own]
     found = [true for target in own_or_any for true in numbers_for(target, leaf.shape)]
-    return any(not is_mask(true) for true in found)
+    elsewhere = are_numbers_elsewhere(list(own_or_any), leaf.shape)
+    return elsewhere or any(not is_mask(true) for true in found)
 
 
 def _exact(value: Any) -> Any:

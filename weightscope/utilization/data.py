@@ -243,7 +243,8 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     one_class = ""
     if cut.worst > max(LOSS_THAT_COUNTS, share):
         own = "all" if cut.worst > 1.0 else f"{cut.worst:.1%}"
-        one_class = f"{_the_worst(cut)} alone loses {own} of its own skill"
+        by = f" by {cut.worst_metric}" if cut.worst_metric else ""
+        one_class = f"{_the_worst(cut)} alone loses {own} of its own skill{by}"
         one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
     hidden, remedy = _describe_hidden(result, cut)

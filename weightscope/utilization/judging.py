@@ -538,6 +538,7 @@ class _ValueJudge:
     def add(self, output: Any) -> None:
         index = self._meter.batches
         self._outputs.add(output)
+        self._outputs.lay_beside(*self.batches[index], output, self._arrange)
         self._meter.add(output)
         others = pytree.tree_map(_of_another_image, self.targets[index])
         others = on_device(others, self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,11 +18,14 @@ from torch import Tensor
 from weightscope.calls import only_tensor
 from weightscope.errors import InputError, keyword
 from weightscope.utilization.metrics import (
+    Compared,
     Confusion,
     Counted,
     CountedQuality,
+    FloatArray,
     MeanOverClasses,
     PixelCounts,
+    by_class,
 )
 
 SEGMENTATION: dict[str, Counted] = {
@@ -335,6 +339,47 @@ class SegmentationMeter:
             if len(found) == 1
             else MeanOverClasses(found, list(by_channel), exclusive=self._exclusive)
         )
+
+
+class ClassesApart:
+    """F1 of each of several classes or labels, beside a figure of all that may hide one of them.
+
+    Empty where outputs and targets are none that F1 is defined for, or only one class is judged.
+
+    Args:
+        reader: Reads outputs and targets; None where the targets are no classes.
+        cuts: How many cuts there are.
+    """
+
+    def __init__(self, reader: Segmentation | None, cuts: int) -> None:
+        self._rows = 1 + cuts
+        self._meters = (
+            [] if reader is None else [SegmentationMeter(reader) for _ in range(self._rows)]
+        )
+
+    def add(self, output: Any, row: int = 0) -> None:
+        """Add the outputs for the next batch.
+
+        Args:
+            output: What was returned.
+            row: 0: by the whole network; else without the levels of a cut, counted from 1.
+        """
+        with suppress(InputError):
+            if self._meters:
+                self._meters[row].add(output)
+                return
+        self._meters = []
+
+    def by_cut(self, weights: FloatArray) -> list[Compared]:
+        """Of the whole network, then without the levels of each cut; see `by_class`."""
+        nothing: list[Compared] = [{} for _ in range(self._rows)]
+        try:
+            found = [meter.quality() for meter in self._meters]
+        except InputError:  # no pixel that counts
+            return nothing
+        if any(quality.images != weights.shape[1] for quality in found):
+            return nothing
+        return [by_class(quality, weights) for quality in found] or nothing
 
 
 def _confusion(pixels: Pixels) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
 from weightscope.calls import tensors_by_place
 from weightscope.errors import InputError, keyword
-from weightscope.probing.nearest import like_outputs
+from weightscope.probing.nearest import Nearest, like_outputs
 from weightscope.utilization.metrics import FloatArray, ImageValues
 from weightscope.utilization.values import ValueMetric, image_values, on_device
 
@@ -50,11 +51,13 @@ class OutputShapes:
         specs: How the outputs of each batch fold back.
         leaves: For each batch, the sizes and types of its tensors; anything else as it is.
         ranges: For each tensor, what all its values have in common.
+        nearest: How each tensor follows the inputs, where `lay_beside` was asked.
     """
 
     specs: list[Any] = field(default_factory=list)
     leaves: list[list[Any]] = field(default_factory=list)
     ranges: dict[int, ChannelRange] = field(default_factory=dict)
+    nearest: dict[int, Nearest] = field(default_factory=dict)
 
     def add(self, output: Any) -> None:
         """Note the outputs for one batch."""
@@ -66,6 +69,22 @@ class OutputShapes:
         for position, leaf in enumerate(leaves):
             if is_prediction(leaf):
                 self.ranges.setdefault(position, ChannelRange()).add(leaf)
+
+    def lay_beside(self, inputs: Any, targets: Any, output: Any, arrange: Arrange) -> None:
+        """Note how the outputs for one batch follow its inputs, if its targets are laid otherwise.
+
+        Args:
+            inputs: Of the batch.
+            targets: Of it; only numbers that have no output's shape ask for this.
+            output: For it.
+            arrange: See `as_given`.
+        """
+        for position, leaf in enumerate(pytree.tree_leaves(output)):
+            if is_prediction(leaf) and are_numbers_elsewhere(targets, leaf.shape):
+                with suppress(InputError):  # no image, or tokens
+                    images, ordered = arrange(inputs, leaf)
+                    nearest = self.nearest.get(position, Nearest())
+                    self.nearest[position] = nearest.with_batch(ordered, images)
 
     def constant(self, batch: int, values: dict[int, Tensor]) -> Any:
         """Outputs for a batch that are the same at all its positions."""
@@ -392,6 +411,12 @@ def marked(target: Tensor) -> Tensor:
     return found
 
 
+def marks_in(targets: Any) -> list[int]:
+    """Which of `MARKS` targets hold."""
+    real = [leaf for leaf in pytree.tree_tensors(targets) if not leaf.is_complex()]
+    return [mark for mark in MARKS if any(bool((leaf == mark).any()) for leaf in real)]
+
+
 def fitted_constant(images: Images) -> Fitted | None:
     """The best constant; None where the metric gives no values for constants."""
     found = [
@@ -568,8 +593,9 @@ def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]
     A line, because inputs are often standardised, each channel in its own way, and targets not; the
     best by the metric itself, which may leave values out, from those of the least squares and of
     the least absolute differences on. Where no input has the targets' shape, each of their channels
-    is compared with the channel of the inputs that suits it best, at its size. Empty unless the
-    targets are a regression of images.
+    is compared with the channel of the inputs that suits it best, at its size. Where the targets
+    hold numbers laid otherwise than the outputs (a spectrum, a flat vector, a few points), the
+    input stands for the output itself. Empty unless the targets are a regression.
 
     Of several outputs one after the other gets a line where it helps; the others are constants.
 
@@ -589,15 +615,45 @@ def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]
     lines: _Lines = {}
     for place in first:
         chosen = lines
-        for like in [own for true in _regressions(images, place) for own in _likes(images, true)]:
+        for like in _followed(images, place):
             laid = lines | {place: like}
-            for what, tried in _of_line(images, place, laid, best, constant):
+            answers = _of_line(images, place, laid, best, constant)
+            if place in images.outputs.nearest and _are_exact(images, answers, constant):
+                continue  # of a reconstruction the input is the goal
+            for what, tried in answers:
                 if what not in known or _is_better(images, tried.values, known[what]):
                     known[what] = tried.values
                 if best is None or _is_better(images, tried.values, best.values):
                     best, chosen = tried, laid
         lines = chosen
     return known
+
+
+def _followed(images: Images, place: int) -> list[_Like]:
+    """What of the inputs an output may follow, by its targets; by itself if these are elsewhere."""
+    regressions = _regressions(images, place)
+    if regressions or place not in images.outputs.nearest:
+        return [own for true in regressions for own in _likes(images, true)]
+    nearest, like = images.outputs.nearest[place], []
+    for (inputs, _), leaves in zip(images.batches, images.outputs.leaves, strict=True):
+        x, output = images.arrange(on_device(inputs, images.device), leaves[place])
+        like.append(nearest.of(x, output))
+    known = [x for x in like if x is not None]
+    if len(known) < len(like):
+        return []
+    shape, (slope, offset) = channel_shape(known[0]), nearest.line
+    own = [(slope.to(x).view(shape) * x + offset.to(x).view(shape)) for x in known]
+    return [_in_units(known, own, varied=True)]
+
+
+def _are_exact(
+    images: Images, answers: Sequence[tuple[str, Fitted]], constant: Fitted | None
+) -> bool:
+    """Whether one of several answers has no error, but for rounding."""
+    if constant is None or images.sign > 0.0:
+        return False
+    least = min(abs(float(np.nanmean(own.values))) for _, own in answers) if answers else math.inf
+    return least <= 1e-6 * abs(float(np.nanmean(constant.values)))
 
 
 def _is_better(images: Images, values: FloatArray, others: FloatArray) -> bool:
@@ -657,6 +713,26 @@ def _repeated(target: Tensor, shape: torch.Size) -> list[Tensor]:
     return []
 
 
+def are_numbers_elsewhere(targets: Any, shape: torch.Size) -> bool:
+    """Whether targets hold numbers of a regression, none of which is laid as an output is.
+
+    Args:
+        targets: Of a batch.
+        shape: Of the output.
+    """
+    held = pytree.tree_tensors(targets)
+    if any(not is_mask(true) for leaf in held for true in numbers_for(leaf, shape)):
+        return False
+    return any(map(_are_numbers, held))
+
+
+def _are_numbers(target: Tensor) -> bool:
+    """Whether these are no classes: complex, not whole, or many different floats."""
+    if target.is_complex() or not target.is_floating_point():
+        return target.is_complex()
+    return not _are_whole(target) or len(torch.unique(target[target.isfinite()])) > CLASSES
+
+
 def _are_whole(target: Tensor) -> bool:
     """Whether numbers are whole, as those of classes are; nan is left out."""
     if not target.is_floating_point():
@@ -676,12 +752,15 @@ class _Like:
         targets: What follows it, in the same shape.
         spread: Of each channel.
         mean: Of each channel.
+        varied: Whether the line of the targets may be no start for all channels, as for a variance
+            beside a mean.
     """
 
     batches: list[Tensor]
     targets: list[Tensor]
     spread: Tensor
     mean: Tensor
+    varied: bool
 
 
 _Lines = dict[int, _Like]
@@ -705,17 +784,17 @@ def _likes(images: Images, targets: Sequence[Tensor]) -> list[_Like]:
             found.append(like)
     if any(all(map(torch.equal, like, true)) for like in found):
         return []  # of a reconstruction the input is the goal, not an answer without a network
-    return [_in_units(like, true) for like in found]
+    return [_in_units(like, true, varied=_repeats(true)) for like in found]
 
 
-def _in_units(like: list[Tensor], true: list[Tensor]) -> _Like:
+def _in_units(like: list[Tensor], true: list[Tensor], *, varied: bool) -> _Like:
     """See `_Like`."""
     shape = channel_shape(like[0])
     channels = range(math.prod(shape))
     spread, mean = _columns([_spread([by_channel(x)[c] for x in like]) for c in channels])
     units = [[n.to(x.device, x.dtype).view(shape) for n in (mean, spread)] for x in like]
     scaled = [(x - own[0]) / own[1] for x, own in zip(like, units, strict=True)]
-    return _Like(scaled, true, spread, mean)
+    return _Like(scaled, true, spread, mean, varied)
 
 
 def _of_line(
@@ -762,8 +841,7 @@ def _of_line(
     tried.append(refined(images, start, answer))
     level = None if constant is None else constant.numbers.get(place)
     apart = level is not None and level.numel() == like.mean.numel()  # not where channels are last
-    if level is not None and apart and _repeats(like.targets):
-        # the line of the targets is no start for a variance beside a mean
+    if level is not None and apart and like.varied:
         offset = images.outputs.ranges[place].link(level).to(like.mean).reshape(like.mean.shape)
         tried.append(refined(images, with_line(torch.zeros_like(like.mean), offset), answer))
     found += [(LINE_OF_INPUT, fitted(numbers)) for numbers in tried]
