@@ -59,7 +59,7 @@ RULES = {
     "removable": r"Nothing here can be removed on this evidence\.",
     "hardly": r"Perhaps it is hardly trained: (no level (surely )?responds( on synthetic images"
     r"| by more than [\d.]+)?, and )?(its weights show no more training than "
-    r"(a few|some tens of) steps leave|its output hardly varies|"
+    r"(a few|some tens of) steps leave(, or many small ones)?|its output hardly varies|"
     r"its (decisions hardly vary|output, read as decisions, hardly varies) by their "
     r"probabilities \([\d.]+% of the variance of sure ones\))\. "
     "What silent "

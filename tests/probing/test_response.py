@@ -502,6 +502,12 @@ def test_numbers_in_large_units_are_no_decisions(spread, numbers):
     assert (record.value == record.change) == numbers
 
 
+def test_few_decisions_that_change_are_not_rounded_to_none():
+    cut = CutResponse(1, 0.2, 0.1, 0.3, 0.0004, 0.5)
+    response = Response("images", (cut,), 20)
+    assert "less than 0.1% of the decisions change" in score_response(response, 1).why
+
+
 def test_nothing_that_changes_is_said_so():
     assert "response 0: no decision changes on synthetic images" in spoken(Rescaled(1.0, 0.0)).why
     structure = structure_of(Mixed(0.0, gain=1.0))

@@ -396,7 +396,7 @@ def test_the_rules_know_every_sentence_of_the_library(state, skill, grade):
     [
         "its weights show no more training than a few steps leave",
         "no level surely responds, and its weights show no more training than "
-        "some tens of steps leave",
+        "some tens of steps leave, or many small ones",
         "no level surely responds, and its output hardly varies",
         "no level surely responds on synthetic images, and its output hardly varies",
         "no level surely responds, and its decisions hardly vary by their probabilities (4.1% of "

@@ -201,7 +201,8 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     synthetic = {response.source for response in responses if response.cuts} == {"response"}
     none = f"no level surely responds{' on synthetic images' if synthetic else ''}"
     if not marks.clear:
-        return f"{none}, and its weights show no more training than some tens of steps leave"
+        few = "some tens of steps leave, or many small ones"
+        return f"{none}, and its weights show no more training than {few}"
     resolved = cuts[0].resolved
     if not resolved < RESOLVED:
         return ""

@@ -440,7 +440,8 @@ def _what_changes(cut: CutResponse) -> str:
         return "no number changes"
     if not math.isfinite(cut.flips):
         return f"the numbers {moved}" if cut.value > 0.0 else "no number changes"
-    flips = f"{cut.flips:.1%} of the decisions change" if cut.flips > 0.0 else "no decision changes"
+    some = f"{cut.flips:.1%}" if cut.flips >= 0.0005 else "less than 0.1%"
+    flips = f"{some} of the decisions change" if cut.flips > 0.0 else "no decision changes"
     if either:
         return (
             f"the numbers {moved}; the output may be a decision by its sign, too, and what is "
