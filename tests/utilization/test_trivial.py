@@ -239,6 +239,62 @@ def test_a_line_of_the_input_is_tried_where_targets_are_a_few_points(unit):
     assert result.trivial == "a straight line of the input"
 
 
+class Directions(nn.Module):
+    """Answers with vectors of one length, as a network of surface normals does."""
+
+    def __init__(self, length=1.0):
+        super().__init__()
+        self.length = length
+        self.down, self.up = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(7, 3, 3, padding=1)
+
+    def forward(self, x):
+        below = self.down(F.avg_pool2d(x, 2))
+        made = self.up(torch.cat([x, F.interpolate(below, scale_factor=2.0)], 1))
+        return self.length * F.normalize(made, dim=1)
+
+
+def cosine(outputs, targets):
+    return (1.0 - (outputs * targets).sum(1)).mean()
+
+
+@pytest.mark.parametrize("length", [1.0, 3.0])
+def test_directions_are_compared_with_directions(length):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(24, 3, 16, 16, generator=generator)
+    away = 0.05 * torch.randn(images.shape, generator=generator)
+    targets = F.normalize(images + torch.tensor([0.0, 0.0, 2.0]).view(3, 1, 1) + away, dim=1)
+
+    def loss(outputs, targets):
+        return cosine(outputs / length, targets)
+
+    loss.higher_is_better = False
+    torch.manual_seed(0)
+    structure = read_structure(Directions(length).eval(), images[:1])
+    result = ablate_levels(structure, [(images, targets)], loss)
+    assert 0.0 < result.chance < 0.01
+    assert result.trivial == "a straight line of the input"
+    # without an input that tells them, the mean direction is best
+    other = torch.randn(images.shape, generator=generator)
+    result = ablate_levels(structure, [(other, targets)], loss)
+    best = F.normalize(targets.mean((0, 2, 3), keepdim=True), dim=1).expand_as(targets)
+    assert result.chance == pytest.approx(float(cosine(best, targets)), rel=0.02)
+    # as by a squared error what leaves the direction open is
+    result = ablate_levels(structure, [(other, targets - targets.mean((0, 2, 3), True))], "mse")
+    assert result.chance == pytest.approx(float(targets.var((0, 2, 3)).mean()), rel=0.02)
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae", "psnr", F.l1_loss])
+def test_of_a_reconstruction_in_other_units_the_input_is_the_goal(metric):
+    images, _, _ = sparse(0.0)
+    assert ablated_by(metric, images, 40.0 * images + 100.0).trivial == "a constant"
+
+    def in_units(outputs, targets):
+        return F.mse_loss(40.0 * outputs + 100.0, targets)
+
+    in_units.higher_is_better = False
+    assert ablated_by(in_units, images, 40.0 * images + 100.0).trivial == "a constant"
+
+
 def test_masks_in_another_layout_are_no_numbers():
     images, _, _ = sparse(0.0)
 

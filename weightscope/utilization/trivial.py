@@ -112,12 +112,17 @@ def by_channel(leaf: Tensor) -> Tensor:
 
 
 class ChannelRange:
-    """Whether a tensor holds logits, probabilities or their logarithms, and its channels' means."""
+    """Whether a tensor holds logits, probabilities or their logarithms, and its channels' means.
+
+    Or directions, as the normals of a surface, or the sine and cosine of an angle: of several
+    channels vectors of one length.
+    """
 
     def __init__(self) -> None:
         self.total: Tensor | float = 0.0
         self.count = 0
-        self.within = self.shares = self.logarithms = True
+        self.within = self.shares = self.logarithms = self._directions = True
+        self._length = math.nan
 
     def add(self, leaf: Tensor) -> None:
         """Add one batch of it."""
@@ -128,6 +133,11 @@ class ChannelRange:
         self.within &= bool(((rows >= 0) & (rows <= 1)).all())
         self.shares &= several and bool(((rows.sum(0) - 1).abs() < 1e-3).all())
         self.logarithms &= several and bool((rows.logsumexp(0).abs() < 1e-3).all())
+        lengths = rows.norm(dim=0)
+        if math.isnan(self._length):
+            self._length = float(lengths[0])
+        alike = (lengths - self._length).abs() < 1e-3 * self._length
+        self._directions &= several and bool(alike.all())
 
     @property
     def mean(self) -> Tensor:
@@ -140,8 +150,22 @@ class ChannelRange:
         """Whether these are probabilities or their logarithms, not logits or plain numbers."""
         return self.within or self.logarithms
 
+    @property
+    def directions(self) -> bool:
+        """Whether these are vectors of one length, and no probabilities."""
+        return self._directions and not self.bounded
+
+    def no_longer(self, vectors: Tensor, axis: int) -> Tensor:
+        """Vectors along an axis, none of which is longer than the outputs' directions are."""
+        if not self.directions:
+            return vectors
+        lengths: Tensor = vectors.norm(dim=axis, keepdim=True).clamp_min(self._length)
+        return vectors * (self._length / lengths)
+
     def link(self, free: Tensor) -> Tensor:
         """From unbounded numbers to what the outputs may be."""
+        if self.directions:
+            return self.no_longer(free, 0)
         if self.logarithms:
             return free.log_softmax(0)
         if self.within and self.shares:
@@ -332,7 +356,8 @@ def require_least(images: Images) -> None:
         middle = {i: torch.zeros_like(own.mean) for i, own in ranges.items()}
         answers = split_images(images.outputs.constant(batch, middle))
         targets = split_images(images.targets(batch))
-        bounded = [i in ranges and ranges[i].bounded for i in range(len(leaves))]
+        known = [ranges.get(i) for i in range(len(leaves))]
+        bounded = [None if own is None or own.directions else own.bounded for own in known]
         for image in chosen:
             number = falls_for(images.metric, answers[image], targets[image], bounded)
             if number is not None:
@@ -346,7 +371,7 @@ def require_least(images: Images) -> None:
 
 
 def falls_for(
-    metric: ValueMetric, answer: Any, target: Any, bounded: Sequence[bool]
+    metric: ValueMetric, answer: Any, target: Any, bounded: Sequence[bool | None]
 ) -> float | None:
     """The number in the targets of an image for which a loss falls without end; None for none.
 
@@ -355,12 +380,13 @@ def falls_for(
         answer: Outputs that leave everything open.
         target: The targets.
         bounded: Whether each tensor of the answer holds probabilities. Their logarithms end
-            somewhere, so that for these a mark that brings the loss below zero is enough.
+            somewhere, so that for these a mark that brings the loss below zero is enough. None of
+            what cannot be large.
     """
     leaves, spec = pytree.tree_flatten(answer)
     for place, leaf in enumerate(leaves):
         given = matching(target, leaf.shape) if is_prediction(leaf) else None
-        if given is None:
+        if given is None or bounded[place] is None:
             continue
         beyond = marked(given) if bounded[place] else (given < 0) | (given > 1)
         if not bool(beyond.any()):
@@ -618,7 +644,7 @@ def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]
         for like in _followed(images, place):
             laid = lines | {place: like}
             answers = _of_line(images, place, laid, best, constant)
-            if place in images.outputs.nearest and _are_exact(images, answers, constant):
+            if _are_exact(images, answers, constant, elsewhere=place in images.outputs.nearest):
                 continue  # of a reconstruction the input is the goal
             for what, tried in answers:
                 if what not in known or _is_better(images, tried.values, known[what]):
@@ -647,12 +673,17 @@ def _followed(images: Images, place: int) -> list[_Like]:
 
 
 def _are_exact(
-    images: Images, answers: Sequence[tuple[str, Fitted]], constant: Fitted | None
+    images: Images,
+    answers: Sequence[tuple[str, Fitted]],
+    constant: Fitted | None,
+    *,
+    elsewhere: bool,
 ) -> bool:
-    """Whether one of several answers has no error, but for rounding."""
+    """Whether the input has no error, but for rounding; or its line has, of targets elsewhere."""
     if constant is None or images.sign > 0.0:
         return False
-    least = min(abs(float(np.nanmean(own.values))) for _, own in answers) if answers else math.inf
+    asked = [own for what, own in answers if elsewhere or what == INPUT_ITSELF]
+    least = min([abs(float(np.nanmean(own.values))) for own in asked], default=math.inf)
     # beyond what single precision leaves of absolute differences
     return least <= 3e-7 * abs(float(np.nanmean(constant.values)))
 
@@ -783,9 +814,26 @@ def _likes(images: Images, targets: Sequence[Tensor]) -> list[_Like]:
         like = [x for x in nearest if x is not None]
         if len(like) == len(true) and not any(all(map(torch.equal, like, own)) for own in found):
             found.append(like)
-    if any(all(map(torch.equal, like, true)) for like in found):
-        return []  # of a reconstruction the input is the goal, not an answer without a network
-    return [_in_units(like, true, varied=_repeats(true)) for like in found]
+    likes = [_in_units(like, true, varied=_repeats(true)) for like in found]
+    # of a reconstruction the input is the goal, not an answer without a network
+    return [] if any(map(_is_exact, likes)) else likes
+
+
+def _is_exact(like: _Like) -> bool:
+    """Whether each channel of the targets is a straight line of the input, but for rounding."""
+    for channel in range(len(like.mean)):
+        pairs = [
+            (by_channel(x)[channel].double(), by_channel(y)[channel].double())
+            for x, y in zip(like.batches, like.targets, strict=True)
+        ]
+        slope, offset = line(pairs)
+        away = sum(float((y - slope * x - offset).square().nansum()) for x, y in pairs)
+        spread, middle = _spread([y for _, y in pairs])
+        numbers = sum(y.numel() for _, y in pairs)
+        # 1e-6: beyond the rounding of single precision, that of a mean far from zero too
+        if not slope or away > (1e-6 * (spread + abs(middle))) ** 2 * numbers:
+            return False
+    return True
 
 
 def _in_units(like: list[Tensor], true: list[Tensor], *, varied: bool) -> _Like:
@@ -819,7 +867,8 @@ def _of_line(
             slope, offset = (
                 numbers[key].to(x.device, x.dtype).view(channel_shape(x)) for key in (~i, i)
             )
-            made[i] = shaped_as(slope * x + offset, made[i])
+            laid = shaped_as(slope * x + offset, made[i])
+            made[i] = images.outputs.ranges[i].no_longer(laid, 1)
         return pytree.tree_unflatten(made, spec)
 
     def fitted(numbers: Constant) -> Fitted | None:
