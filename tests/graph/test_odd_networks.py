@@ -432,13 +432,6 @@ class ScaledByWeights(Scaled):
         return self.again(self.mixed(deep.mean((2, 3))).relu())
 
 
-class ScaledByResized(ScaledByWeights):
-    """The same, of a map of the image's size."""
-
-    def vector(self, deep: Tensor, top: Tensor) -> Tensor:
-        return super().vector(F.interpolate(deep, size=top.shape[2:]), top)
-
-
 class ScaledAtTwoLevels(ScaledByWeights):
     """The same vector scales a level between, too, so that it leaves what is below that one."""
 
@@ -450,6 +443,42 @@ class ScaledAtTwoLevels(ScaledByWeights):
         return self.out(self.dec(top * told[:, :8] + x))
 
 
+class ScaledByOnePixel(ScaledAtTwoLevels):
+    """The same, made by convolutions of one pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 16, 1), nn.ReLU())
+
+    def vector(self, deep: Tensor, top: Tensor) -> Tensor:
+        return self.mixed(deep).flatten(1)
+
+
+class ScaledByACorner(Scaled):
+    """A vector alone comes back up, of one position."""
+
+    def vector(self, deep: Tensor, top: Tensor) -> Tensor:
+        return self.mixed(deep[:, :, 0, 0])
+
+
+class SignalsScaled(nn.Module):
+    """Of signals; the vector has an axis of length 1, and its channels are the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc0, self.enc1 = nn.Conv1d(1, 4, 3, padding=1), nn.Conv1d(4, 8, 3, padding=1)
+        self.enc2, self.mixed = nn.Conv1d(8, 8, 3, padding=1), nn.Linear(8, 8)
+        self.dec, self.out = nn.Conv1d(12, 4, 3, padding=1), nn.Conv1d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.enc0(x).relu()
+        middle = self.enc1(F.max_pool1d(top, 2)).relu()
+        deep = self.enc2(F.max_pool1d(middle, 2)).relu()
+        told = self.mixed(deep.amax(2)[:, None]).relu()
+        middle = F.interpolate(middle * told.mT + F.interpolate(deep, scale_factor=2), None, 2)
+        return self.out(self.dec(torch.cat([top * told[..., :4].mT, middle], 1)))
+
+
 @pytest.mark.parametrize("kind", [Scaled, ScaledByMeans, ScaledByWeights])
 def test_means_are_taken_of_what_the_bottleneck_makes(kind: type[Scaled]) -> None:
     structure = read_structure(kind())
@@ -458,12 +487,30 @@ def test_means_are_taken_of_what_the_bottleneck_makes(kind: type[Scaled]) -> Non
     assert verify(variant, export=False).failures == ()
 
 
-def test_a_vector_from_below_is_refused_as_what_it_is_and_the_remedy_works() -> None:
-    structure = read_structure(ScaledAtTwoLevels())
-    assert legal(structure) == [2]
-    assert all("as large for every image" in refusal.reason for refusal in structure.refusals)
-    assert all("let a map leave" in refusal.reason for refusal in structure.refusals)
-    assert legal(read_structure(ScaledByResized())) == [1, 2]
+@pytest.mark.parametrize(
+    ("kind", "channels"),
+    [(ScaledAtTwoLevels, 16), (ScaledByOnePixel, 16), (ScaledByACorner, 16), (SignalsScaled, 8)],
+)
+def test_a_vector_from_below_is_the_mean_of_what_a_bottleneck_makes(
+    kind: type[nn.Module], channels: int
+) -> None:
+    structure = read_structure(kind())
+    assert legal(structure) == [1, 2]
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert verify(variant, export=False).failures == ()
+    leaving = structure.cuts[0].exits
+    assert [site.channels for site in leaving if site.layout == "vector"] == [channels]
+
+
+def test_a_vector_is_taught_and_thinned_as_maps_are() -> None:
+    structure = read_structure(ScaledAtTwoLevels().eval())
+    images = [torch.rand(2, 3, 32, 32) for _ in range(3)]
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=4))
+    assert variant.receptive_field == (None, None)
+    recovery = variant.recover(images, steps=20, progress=False)
+    assert recovery.after.explained > recovery.before.explained
+    assert variant.thin(0.5).module.eval()(images[0]).shape == (2, 2, 32, 32)
 
 
 class Cropped(nn.Module):

@@ -103,14 +103,11 @@ def _cut(
         )
     exits: list[Site] = []
     for node in depth.exits:
-        read = site(node, coarse.places, dimensions, levels)
+        read = site(node, coarse.places, dimensions, levels) or _vector(node, coarse.places, levels)
         if read is None and dimensions == 1 and node.meta["val"].dim() == 4:
             return _MAPS_OF_SIGNALS
         if read is None:
             shape = _in_words(node.meta["val"].shape)
-            given = (n for n in depth.nodes if n.op == "placeholder")
-            if any(map(_grows, given)) and not _grows(node):
-                return f"{node.name} leaves what lies below as {shape}, " + _VECTORS
             return (
                 f"{node.name} leaves what lies below in an unreadable layout, {shape}; "
                 + _LAYOUT_REMEDY
@@ -164,16 +161,6 @@ def _in_words(shape: Sequence[object]) -> str:
 _LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"
 
 
-def _grows(node: fx.Node) -> bool:
-    """Whether a tensor is larger for a larger image."""
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and any(grows(size) for size in value.shape[1:])
-
-
-_VECTORS = (
-    "which is as large for every image, and bottlenecks make maps; keep the level that it comes"
-    " from, or let a map leave, and take its mean above"
-)
 _MAPS_OF_SIGNALS = (
     "what crosses are maps made of signals (a spectrogram, frames), or of an image without a batch"
     " axis, and bottlenecks for signals take none; pass the part of the network that works on maps,"
@@ -423,6 +410,20 @@ def site(
         return None
     layout, channels = read
     return Site(node.name, channels, layout, level, value.is_complex(), single=single)
+
+
+def _vector(node: fx.Node, places: Mapping[str, Place], levels: Levels) -> Site | None:
+    """A tensor of one axis of channels beside those of length 1, as large for every image."""
+    value: torch.Tensor = node.meta["val"]
+    longer = [axis for axis in range(1, value.dim()) if value.shape[axis] != 1]
+    if value.dim() < 2 or len(longer) > 1:
+        return None
+    axis = longer[0] if longer else 1
+    channels, single = value.shape[axis], tuple(a for a in range(1, value.dim()) if a != axis)
+    if grows(channels) or (hint(channels),) in levels.maps:
+        return None
+    level, is_complex = places[node.name].level, value.is_complex()
+    return Site(node.name, hint(channels), "vector", level, is_complex, single=single)
 
 
 def _single(value: torch.Tensor, dimensions: int) -> tuple[int, ...]:

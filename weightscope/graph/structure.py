@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weightscope.adapters.pytree import TreeSpec
 
 Role = Literal["encoder", "bottleneck", "decoder", "skip", "head"]
-Layout = Literal["channels_first", "channels_last", "tokens_last", "tokens_first"]
+Layout = Literal["channels_first", "channels_last", "tokens_last", "tokens_first", "vector"]
 Sizes = Literal["symbolic", "batch", "fixed"]
 """Which sizes of the inputs were free while the model was traced: all, the batch's only, none."""
 
@@ -111,7 +111,8 @@ class Site:
         node: Name of the node in ``Structure.graph`` that produces it.
         channels: Number of channels.
         layout: ``channels_first`` (B, C, *S), ``channels_last`` (B, *S, C), ``tokens_last``
-            (B, N, C) or ``tokens_first`` (B, C, N).
+            (B, N, C), ``tokens_first`` (B, C, N) or, of what leaves, a ``vector`` (B, C), as large
+            for every image.
         level: Level at which it lies.
         is_complex: Whether it holds complex numbers.
         images: Images of its batch for each image of what leaves the cut: 2 where pairs lie in the
@@ -138,12 +139,12 @@ class Site:
     @property
     def channel_axis(self) -> int:
         """Which axis holds its channels."""
-        if self.layout not in ("channels_first", "tokens_first"):
+        if self.layout in ("channels_last", "tokens_last"):
             return -1
         return next(axis for axis in count(1) if axis not in self.single)
 
     def sizes(self, shape: Sequence[Any]) -> tuple[Any, ...]:
-        """Its spatial sizes, of its shape; none of tokens, whose shape does not show them."""
+        """Its spatial sizes, of its shape; none of vectors, and of tokens, whose do not show."""
         kept = [size for axis, size in enumerate(shape) if axis not in self.single]
         if self.layout == "channels_first":
             return tuple(kept[2:])

@@ -2,7 +2,7 @@
 
 from weightscope.receptive_field.effective import EffectiveField, effective_receptive_field
 from weightscope.receptive_field.seen import Views
-from weightscope.receptive_field.spans import Span, box, interpolated, window
+from weightscope.receptive_field.spans import WHOLE, Span, box, interpolated, window
 from weightscope.receptive_field.theoretical import (
     Pixels,
     in_pixels,
@@ -14,6 +14,7 @@ from weightscope.receptive_field.theoretical import (
 )
 
 __all__ = [
+    "WHOLE",
     "EffectiveField",
     "Pixels",
     "Span",

@@ -19,7 +19,7 @@ from weightscope.calls import say
 from weightscope.errors import TruncationError
 from weightscope.graph.structure import Layout
 from weightscope.graph.trial import Trial
-from weightscope.receptive_field import Span, Views, interpolated, propagate, union, window
+from weightscope.receptive_field import WHOLE, Span, Views, interpolated, propagate, union, window
 
 BottleneckFactory = Callable[[int, int, int], nn.Module]
 """``factory(in_channels, out_channels, dimensions)`` makes a module that maps
@@ -160,7 +160,7 @@ class Bottleneck(nn.Module):
         y = given[0] if len(given) == 1 else torch.cat(given, 1)
         y = self.trunk(y if like is None else y.to(like.dtype))
         return [
-            _from_image(head(y if site.exact else self._resized(y, sizes)), site)
+            _from_image(head(brought(y, site, sizes)), site)
             for head, site, sizes in zip(self.heads, self.exits, exit_sizes, strict=True)
         ]
 
@@ -168,10 +168,7 @@ class Bottleneck(nn.Module):
         if prod(entry.kernel) > 1:
             pool = getattr(F, f"max_pool{self.dimensions}d")
             x = pool(x, entry.kernel, ceil_mode=entry.ceil)
-        return x if entry.exact else self._resized(x, size)
-
-    def _resized(self, x: Tensor, size: list[int]) -> Tensor:
-        return F.interpolate(x, size=size, mode=_MODES[self.dimensions], align_corners=False)
+        return x if entry.exact else _resized(x, size)
 
     def views(
         self,
@@ -186,7 +183,23 @@ class Bottleneck(nn.Module):
             for entry, views, sizes in zip(self.entries, entries, entry_sizes, strict=True)
         ]
         inside = _trunk_views(self.trunk, union(pooled), sum(e.channels for e in self.entries))
-        return tuple(tuple(map(interpolated, inside, size, sizes)) for sizes in exit_sizes)
+        return tuple(
+            (WHOLE,) * len(inside)
+            if site.layout == "vector"
+            else tuple(map(interpolated, inside, size, sizes))
+            for site, sizes in zip(self.exits, exit_sizes, strict=True)
+        )
+
+
+def brought(x: Tensor, site: Exit, sizes: Sequence[int]) -> Tensor:
+    """Bring what a trunk returns to the sizes of an exit: a vector is the mean over positions."""
+    if site.layout == "vector":
+        return x.mean(tuple(range(2, x.dim())), keepdim=True)
+    return x if site.exact else _resized(x, list(sizes))
+
+
+def _resized(x: Tensor, size: list[int]) -> Tensor:
+    return F.interpolate(x, size=size, mode=_MODES[x.dim() - 2], align_corners=False)
 
 
 def format_of(model: nn.Module) -> torch.dtype:
@@ -252,7 +265,7 @@ def _from_image(x: Tensor, site: Exit) -> Tensor:
     if site.layout == "channels_last":
         x = x.movedim(1, -1)
     elif site.layout != "channels_first":
-        x = x.flatten(2)
+        x = x.flatten(1 if site.layout == "vector" else 2)
         x = x.transpose(1, 2) if site.layout == "tokens_last" else x
     for axis in site.single:
         x = x.unsqueeze(axis)

@@ -35,7 +35,8 @@ class RunSizes:
 
     Attributes:
         entries: Those of each entry.
-        trunk: Those at which the bottleneck works: those of its finest exit.
+        trunk: Those at which the bottleneck works: those of its finest exit, and where vectors
+            alone leave those of the level below its coarsest entry.
         exits: Those of each exit.
     """
 
@@ -60,8 +61,9 @@ class Crossing:
 
     @property
     def finest(self) -> int:
-        """Which exit has the size at which the bottleneck works."""
-        return self.runs[0].exits.index(self.runs[0].trunk)
+        """Which exit has the size at which the bottleneck works; the first of vectors alone."""
+        run = self.runs[0]
+        return run.exits.index(run.trunk) if run.trunk in run.exits else 0
 
 
 def read_crossing(structure: Structure, cut: Cut) -> Crossing:
@@ -71,7 +73,7 @@ def read_crossing(structure: Structure, cut: Cut) -> Crossing:
     runs = tuple(
         RunSizes(
             entries=tuple(entering),
-            trunk=max(leaving, key=lambda sizes: prod(map(probes[-1].size, sizes))),
+            trunk=_trunk(structure, cut, (entering, leaving), probes[-1]),
             exits=tuple(leaving),
         )
         for entering, leaving in both
@@ -90,13 +92,33 @@ def read_crossing(structure: Structure, cut: Cut) -> Crossing:
     )
 
 
+def _trunk(
+    structure: Structure, cut: Cut, run: Sequence[Sequence[tuple[Any, ...]]], probe: Probe
+) -> tuple[Any, ...]:
+    """Sizes at which the bottleneck of one run works."""
+    entering, leaving = run
+    maps = [z for z, site in zip(leaving, cut.runs[0][1], strict=True) if site.layout != "vector"]
+    if maps:
+        return max(maps, key=lambda sizes: prod(map(probe.size, sizes)))
+    index = min(range(len(entering)), key=lambda i: prod(map(probe.size, entering[i])))
+    above = structure.reductions[cut.entries[index].level]
+    steps = [b / a for a, b in zip(above, structure.reductions[cut.keep_levels], strict=True)]
+    return tuple(
+        size // max(1, round(step)) for size, step in zip(entering[index], steps, strict=True)
+    )
+
+
 def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
     """Spatial sizes of a crossing tensor; those of tokens are read off an image of as many.
+
+    A vector is a map of one position.
 
     One at their level comes first: what makes several tokens of one leaves its level that way.
     """
     nodes = {node.name: node for node in structure.graph.nodes}
     given = nodes[site.node].meta["val"].shape
+    if site.layout == "vector":
+        return (1,) * structure.inputs.dimensions
     if shown := site.sizes(given):
         return shown
     shape = [size for axis, size in enumerate(given) if axis not in site.single]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weightscope.truncation.bottleneck import Bottleneck, Light, to_image
+from weightscope.truncation.bottleneck import Bottleneck, Light, brought, to_image
 from weightscope.truncation.channels import Recut
 
 RIDGE = 1e-2
@@ -93,9 +93,9 @@ def ridge_start(
         else:
             _settle(last, second(features))
         made = F.relu(last(second(features)))
-        for goal, head in zip(goals, heads, strict=True):
+        for goal, head, site in zip(goals, heads, bottleneck.exits, strict=True):
             if not isinstance(head, nn.Identity):
-                _regress_head(head, made, goal)
+                _regress_head(head, brought(made, site, goal.shape[2:]), goal)
 
 
 def _settle(norm: nn.Module, x: Tensor) -> None:
@@ -127,10 +127,7 @@ def _regress_convolution(
 
 
 def _regress_head(head: nn.Module, x: Tensor, goal: Tensor) -> None:
-    """Fit a 1x1 convolution from the trunk's result, resized to the exit."""
-    if x.shape[2:] != goal.shape[2:]:
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[x.dim() - 2]
-        x = F.interpolate(x, size=goal.shape[2:], mode=mode, align_corners=False)
+    """Fit a 1x1 convolution from the trunk's result, brought to the size of the exit."""
     slope, offset = _ridge(x.movedim(1, -1).flatten(0, -2), goal.movedim(1, -1).flatten(0, -2))
     weight = cast(Tensor, head.weight)
     weight.copy_(slope.T.reshape(weight.shape))
