@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightscope.errors import ForwardError, InputError, StructureError
+from weightscope.errors import ForwardError, InputError, StructureError, TruncationError
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
@@ -511,6 +511,68 @@ def test_a_vector_is_taught_and_thinned_as_maps_are() -> None:
     recovery = variant.recover(images, steps=20, progress=False)
     assert recovery.after.explained > recovery.before.explained
     assert variant.thin(0.5).module.eval()(images[0]).shape == (2, 2, 32, 32)
+
+
+class Each(nn.Module):
+    """Runs a layer on every frame, and keeps the frames apart."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.layer(frame) for frame in x.unbind(1)], 1)
+
+
+class Clips(nn.Module):
+    """Clips cross every cut as clips: each layer takes them whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc0, self.enc1, self.deep = Each(block(1, 2)), Each(block(8, 8)), Each(block(32, 32))
+        self.dec1, self.dec0 = Each(block(8, 8)), Each(block(2, 4), nn.Conv2d(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.enc1(F.pixel_unshuffle(self.enc0(x), 2))
+        deep = F.pixel_shuffle(self.deep(F.pixel_unshuffle(first, 2)), 2)
+        return self.dec0(F.pixel_shuffle(self.dec1(deep + first), 2))
+
+
+def test_clips_cross_a_cut_with_their_frames_side_by_side() -> None:
+    model = Clips().eval()
+    structure = read_structure(model, torch.rand(2, 3, 1, 32, 32))
+    assert legal(structure) == [1, 2]
+    for cut in structure.cuts:
+        (clip,) = cut.exits
+        assert clip.parts == (3, clip.channels // 3)
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert verify(variant, export=False).failures == ()
+        assert variant.module.eval()(torch.rand(1, 3, 1, 48, 32)).shape == (1, 3, 1, 48, 32)
+        with pytest.raises(TruncationError, match="cannot change their number of channels"):
+            build(structure, make_plan(structure, cut, width=4, exit_channels=[5]))
+
+
+class TurnedBack(nn.Module):
+    """A deep map is enlarged and goes down again, before it comes up for good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc0, self.enc1, self.enc2 = block(3, 4), block(4, 8), block(8, 8)
+        self.dec, self.out = block(12, 8), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.enc0(x)
+        deep = self.enc1(F.max_pool2d(top, 2))
+        large = F.interpolate(deep, scale_factor=2.0).relu()
+        deep = self.enc2(F.avg_pool2d(large, 2))
+        return self.out(self.dec(torch.cat([top, F.interpolate(deep, size=top.shape[2:])], 1)))
+
+
+def test_what_goes_down_again_leaves_nothing() -> None:
+    structure = read_structure(TurnedBack())
+    assert [len(cut.exits) for cut in structure.cuts] == [1]
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=4))
+    assert verify(variant, export=False).failures == ()
 
 
 class Cropped(nn.Module):

@@ -89,7 +89,7 @@ def test_means_need_no_decoder():
     model, images = mpseg_models.create_model("unet", width=4), torch.rand(2, 3, 64, 64)
     structure = read_structure(model, images)
     site = structure.cuts[-1].exits[0]
-    mean, seen = MeanActivation(site.channel_axis), []
+    mean, seen = MeanActivation(site.channel_axes), []
     needed = needed_for(structure.graph, [site.node])
     model.head.register_forward_hook(lambda *_: seen.append(1))
     with undisturbed(model), torch.no_grad():

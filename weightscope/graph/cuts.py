@@ -17,7 +17,7 @@ from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
-from weightscope.graph.nodes import operator_of
+from weightscope.graph.nodes import has_effect, operator_of
 from weightscope.graph.pieces import SPLITS
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 from weightscope.graph.turns import in_runs, turned
@@ -103,7 +103,11 @@ def _cut(
         )
     exits: list[Site] = []
     for node in depth.exits:
-        read = site(node, coarse.places, dimensions, levels) or _vector(node, coarse.places, levels)
+        read = (
+            site(node, coarse.places, dimensions, levels)
+            or _vector(node, coarse.places, levels)
+            or _of_parts(node, coarse.places, dimensions, levels)
+        )
         if read is None and dimensions == 1 and node.meta["val"].dim() == 4:
             return _MAPS_OF_SIGNALS
         if read is None:
@@ -206,7 +210,19 @@ def _split(
     for node in nodes:
         if any(n in removed or n in below for n in node.all_input_nodes):
             below.add(node)
+    removed |= below - _needed(nodes, removed)  # what comes up and goes down again
     return _Depth(nodes, nodes[-1], frozenset(removed), frozenset(below))
+
+
+def _needed(nodes: Sequence[fx.Node], removed: Collection[fx.Node]) -> set[fx.Node]:
+    """What an output is made of above a cut, and what has an effect."""
+    needed: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if node.op == "output" or (
+            node not in removed and (has_effect(node) or any(u in needed for u in node.users))
+        ):
+            needed.add(node)
+    return needed
 
 
 def _without_weights(
@@ -336,9 +352,12 @@ def _entries(depth: _Depth, coarse: Coarse, dimensions: int, levels: Levels) -> 
 
     An input of the size of a level that goes (a state, a code) lies deeper than what comes down.
     """
-    found = [
-        (n, s) for n in _feeding(depth, coarse) if (s := site(n, coarse.places, dimensions, levels))
-    ]
+    feeding = _feeding(depth, coarse)
+    # a clip among images is one that their forward takes apart above
+    for reading in (site, _of_parts):
+        found = [(n, s) for n in feeding if (s := reading(n, coarse.places, dimensions, levels))]
+        if found:
+            break
     from_above = [s.level for n, s in found if n.op != "placeholder"]
     deepest = max(from_above or [s.level for _, s in found], default=0)
     return [s for n, s in found if s.level == deepest or (from_above and s.level > deepest)]
@@ -424,6 +443,23 @@ def _vector(node: fx.Node, places: Mapping[str, Place], levels: Levels) -> Site 
         return None
     level, is_complex = places[node.name].level, value.is_complex()
     return Site(node.name, hint(channels), "vector", level, is_complex, single=single)
+
+
+def _of_parts(
+    node: fx.Node, places: Mapping[str, Place], dimensions: int, levels: Levels
+) -> Site | None:
+    """A tensor of several axes of a fixed length before its sizes: frames of a clip, shifts."""
+    value: torch.Tensor = node.meta["val"]
+    parts, sizes = value.shape[1:-dimensions], value.shape[-dimensions:]
+    if len(parts) < 2 or any(map(grows, parts)):
+        return None
+    level, channels = places[node.name].level, math.prod(map(hint, parts))
+    shape = (value.shape[0], channels, *sizes)
+    read = _map_layout(shape, levels.maps, levels.sizes[level])
+    if read is None or read[0] != "channels_first":
+        return None
+    of_each = tuple(map(hint, parts))
+    return Site(node.name, channels, "channels_first", level, value.is_complex(), parts=of_each)
 
 
 def _single(value: torch.Tensor, dimensions: int) -> tuple[int, ...]:

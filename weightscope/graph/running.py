@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -245,16 +246,17 @@ def needed_for(graph: fx.Graph, names: Iterable[str]) -> frozenset[str]:
 class MeanActivation:
     """Running mean of a tensor over images and positions, channel by channel."""
 
-    def __init__(self, axis: int) -> None:
-        self.axis = axis
+    def __init__(self, axes: Collection[int]) -> None:
+        self.axes = axes
         self.total: Tensor | float = 0.0
         self.count = 0
 
     def add(self, value: Tensor) -> Tensor:
         """Add one batch, and return it as it is."""
-        rows = self._last(value.detach()).flatten(0, -2)
-        self.total = self.total + rows.sum(0, dtype=torch.promote_types(rows.dtype, torch.float64))
-        self.count += len(rows)
+        over = self._over(value)
+        kind = torch.promote_types(value.dtype, torch.float64)
+        self.total = self.total + value.detach().sum(over, keepdim=True, dtype=kind)
+        self.count += math.prod(value.shape[axis] for axis in over)
         return value
 
     def replace(self, value: Tensor) -> Tensor:
@@ -262,10 +264,10 @@ class MeanActivation:
         mean: Tensor = self.total / self.count  # type: ignore[assignment]
         if not (value.is_floating_point() or value.is_complex()):
             mean = mean.round()
-        last = self._last(value)
-        filled = mean.to(value.dtype).expand_as(last)
-        return filled.movedim(-1, self.axis) if value.dim() > 1 else filled[:, 0]
+        return mean.to(value.dtype).expand_as(value)
 
-    def _last(self, value: Tensor) -> Tensor:
-        """The same with the channels last; one number of each image is one channel."""
-        return value.movedim(self.axis, -1) if value.dim() > 1 else value[:, None]
+    def _over(self, value: Tensor) -> list[int]:
+        """All axes but the channels'; one number of each image is one channel."""
+        rank = value.dim()
+        own = {axis % rank for axis in self.axes} if rank > 1 else ()
+        return [axis for axis in range(rank) if axis not in own]

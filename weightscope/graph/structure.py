@@ -120,6 +120,8 @@ class Site:
         in_turn: Whether these follow each other in the batch; else all first ones come first.
         single: Further axes of length 1 (an image as a clip of one frame), in ascending order; its
             layout is the one without them.
+        parts: Lengths of its axes that hold channels, where these are several (frames and channels
+            of a clip, shifts along both sides), from axis 1.
     """
 
     node: str
@@ -130,6 +132,7 @@ class Site:
     images: int = 1
     in_turn: bool = False
     single: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
 
     @property
     def real_channels(self) -> int:
@@ -137,17 +140,19 @@ class Site:
         return self.channels * (1 + self.is_complex) * self.images
 
     @property
-    def channel_axis(self) -> int:
-        """Which axis holds its channels."""
+    def channel_axes(self) -> tuple[int, ...]:
+        """Which axes hold its channels."""
         if self.layout in ("channels_last", "tokens_last"):
-            return -1
-        return next(axis for axis in count(1) if axis not in self.single)
+            return (-1,)
+        if self.parts:
+            return tuple(range(1, len(self.parts) + 1))
+        return (next(axis for axis in count(1) if axis not in self.single),)
 
     def sizes(self, shape: Sequence[Any]) -> tuple[Any, ...]:
         """Its spatial sizes, of its shape; none of vectors, and of tokens, whose do not show."""
         kept = [size for axis, size in enumerate(shape) if axis not in self.single]
         if self.layout == "channels_first":
-            return tuple(kept[2:])
+            return tuple(kept[len(self.channel_axes) + 1 :])
         return tuple(kept[1:-1]) if self.layout == "channels_last" else ()
 
 

@@ -259,7 +259,7 @@ def change_by_cut(
     """
     counted = tuple(structure.outputs) if counted is None else counted
     runs = CutRuns(structure, counted)
-    means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
+    means = {node: MeanActivation(site.channel_axes) for node, site in runs.sites.items()}
     kept, readings, nearest = [], dict[str, Reading](), dict[str, Nearest]()
     for inputs in batches:
         outputs, values = runs.whole(inputs)

@@ -68,6 +68,7 @@ class Entry:
         images: Images of its batch that become one; all their channels are counted.
         in_turn: Whether these follow each other in the batch.
         single: Further axes of length 1, in ascending order.
+        parts: Lengths of the axes that hold its channels, where these are several.
     """
 
     channels: int
@@ -78,6 +79,7 @@ class Entry:
     images: int = 1
     in_turn: bool = False
     single: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Exit:
         scale: Its positions per position of the bottleneck, for each dimension.
         is_complex: Whether its channels are the real parts of complex numbers, then the imaginary.
         single: Further axes of length 1, in ascending order.
+        parts: Lengths of the axes that hold its channels, where these are several.
     """
 
     channels: int
@@ -99,6 +102,7 @@ class Exit:
     scale: tuple[float, ...]
     is_complex: bool = False
     single: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
 
 
 class Bottleneck(nn.Module):
@@ -240,6 +244,8 @@ def to_image(x: Tensor, site: Entry | Exit, sizes: list[int]) -> Tensor:
     for axis in reversed(site.single):
         x = x.squeeze(axis)
     layout = site.layout
+    if site.parts:
+        return x.flatten(1, len(site.parts))
     if layout == "channels_first":
         return x
     if layout == "channels_last":
@@ -269,7 +275,7 @@ def _from_image(x: Tensor, site: Exit) -> Tensor:
         x = x.transpose(1, 2) if site.layout == "tokens_last" else x
     for axis in site.single:
         x = x.unsqueeze(axis)
-    return x
+    return x.reshape(x.shape[0], *site.parts, *x.shape[2:]) if site.parts else x
 
 
 _TRIED = ((2, 16, 16, 16), (3, 32, 48, 64))

@@ -81,7 +81,12 @@ def plan_recuts(structure: Structure, cut: Cut, channels: Sequence[int]) -> tupl
 
 
 def _dimension(site: Site, node: fx.Node) -> int:
-    return site.channel_axis % cast(Tensor, node.meta["val"]).dim()
+    if site.parts:
+        raise TruncationError(
+            f"the exits cannot change their number of channels: those of {site.node} are"
+            f" {' x '.join(map(str, site.parts))}; {_REMEDY}"
+        )
+    return site.channel_axes[0] % cast(Tensor, node.meta["val"]).dim()
 
 
 _REMEDY = (

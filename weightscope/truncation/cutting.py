@@ -191,6 +191,7 @@ def _exit(site: Site, runs: _Pairs, probes: Sequence[Probe]) -> Exit:
         layout=site.layout,
         is_complex=site.is_complex,
         single=site.single,
+        parts=site.parts,
         exact=all(_same(a, b, probes) for pair in runs for a, b in zip(*pair, strict=True)),
         scale=tuple(_ratio(a, b, probes) for a, b in zip(sizes, trunk, strict=True)),
     )
@@ -220,6 +221,7 @@ def _entry_of(site: Site, kernel: tuple[int, ...], *, ceil: bool, exact: bool) -
         images=site.images,
         in_turn=site.in_turn,
         single=site.single,
+        parts=site.parts,
     )
 
 

@@ -349,7 +349,7 @@ def ablate_levels(
     coarser = versions and versions - _read_of_first_batch(structure, batches, metric)
     counted = [place for place in places_of(structure, output) if place not in coarser]
     runs = CutRuns(structure, counted)
-    means = {node: MeanActivation(site.channel_axis) for node, site in runs.sites.items()}
+    means = {node: MeanActivation(site.channel_axes) for node, site in runs.sites.items()}
 
     def own(outputs: Any) -> Any:
         return outputs if output is None else one_of_several(outputs, output, "outputs")
