@@ -12,6 +12,7 @@ from torch import nn
 import mpseg_models
 from weightscope.calls import undisturbed
 from weightscope.graph import read_structure
+from weightscope.graph.base import last_of_weights
 from weightscope.graph.rebuild import rebuild
 from weightscope.graph.running import CutRuns, GraphRun, MeanActivation, needed_for
 
@@ -119,3 +120,68 @@ def test_a_rebuilt_network_runs_under_vmap():
     found = torch.vmap(module)(images)
     torch.testing.assert_close(found, torch.vmap(model)(images))
     torch.testing.assert_close(found[:, 0], model(images[:, 0]))
+
+
+class Restores(nn.Module):
+    """Answers with what it makes of the image and of what its two levels do."""
+
+    def __init__(self, answer, channels=1, made=1, head=None):
+        super().__init__()
+        self.answer = answer
+        self.top, self.deep = nn.Conv2d(channels, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = head or nn.Conv2d(8, made, 1)
+
+    def forward(self, x):
+        a = self.top(x)
+        b = F.interpolate(self.deep(F.max_pool2d(a, 2)), size=a.shape[-2:])
+        return self.answer(x, lambda: self.head(torch.cat([a, b], 1)))
+
+
+def image_of_measurements(x):
+    return torch.fft.ifft2(torch.complex(x[:, 0], x[:, 1])).abs()[:, None]
+
+
+def standardised(x, made):
+    mean, spread = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
+    return made() * spread + mean
+
+
+ADDS_TO = {
+    "the image": (Restores(lambda x, made: x + made()), lambda x: x),
+    "its crop": (Restores(lambda x, made: (x + made())[..., 2:-2, 2:-2]),
+                 lambda x: x[..., 2:-2, 2:-2]),
+    "the mean of frames": (Restores(lambda x, made: x.mean(1, keepdim=True) + made(), 4),
+                           lambda x: x.mean(1, keepdim=True)),
+    "measurements": (Restores(lambda x, made: image_of_measurements(x) - made(), 2),
+                     image_of_measurements),
+    "its mean": (Restores(standardised), lambda x: x.mean((1, 2, 3), keepdim=True).expand_as(x)),
+    "a gate": (Restores(lambda x, made: x * made().sigmoid()), lambda x: 0.5 * x),
+    "two parts": (Restores(lambda x, made: (lambda m: x * m[0].exp() + m[1])(made().chunk(2, 1)),
+                           made=2), lambda x: x),
+    "a weight norm": (Restores(lambda x, made: x + made(),
+                               head=nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 1, 1))),
+                      lambda x: x),
+    "a norm at the end": (Restores(lambda x, made: x + made(),
+                                   head=nn.Sequential(nn.Conv2d(8, 1, 1), nn.BatchNorm2d(1))),
+                          lambda x: x),
+    "no image": (Restores(lambda x, made: made()), None),
+    "its size": (Restores(lambda x, made: F.interpolate(made(), size=x.shape[-2:])), None),
+    "a weight": (Restores(lambda x, made: made() + torch.zeros(1).add(1.0)), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADDS_TO)
+def test_without_its_weights_a_network_answers_with_what_it_adds_to(name):
+    model, wanted = ADDS_TO[name]
+    images = torch.rand(2, model.top.in_channels, 16, 16)
+    structure = read_structure(model.eval(), images)
+    runs = CutRuns(structure)
+    with undisturbed(model), torch.no_grad():
+        whole, values = runs.whole(images)
+        found = runs.without_weights(values)
+        assert torch.equal(runs.whole(images)[0], whole)
+    if wanted is None:
+        assert found is None
+        assert last_of_weights(structure) == frozenset()
+    else:
+        assert torch.allclose(found, wanted(images), atol=1e-6)

@@ -51,6 +51,35 @@ def test_an_input_of_the_same_shape_is_taken_and_what_cannot_be_laid_beside_is_l
     assert like_outputs([noise(3, 2, 8, 8)], [[IMAGE]]) == [None]
 
 
+class Burst(nn.Module):
+    """Adds half of what lies at half the resolution to the mean of its frames."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.deep, self.up = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+        with torch.no_grad():
+            self.deep.weight.fill_(1.0)
+            self.up.weight.fill_(gain)
+            for layer in (self.deep, self.up):
+                layer.bias.zero_()
+
+    def forward(self, x):
+        mean = x.mean(1, keepdim=True)
+        deep = F.interpolate(self.deep(F.avg_pool2d(mean, 2)), scale_factor=2.0)
+        return mean + self.up(deep * deep)
+
+
+def test_what_a_network_adds_to_is_no_answer_of_its_own():
+    images = [noise(24, 8, 16, 16)]
+    alone, beside = (
+        measure_response(read_structure(Burst(gain).eval(), images[0]), [images], "images")
+        for gain in (1.0, 0.05)
+    )
+    # however little is added, all that is added comes from below
+    assert alone.cuts[0].low > 0.9
+    assert beside.cuts[0].low > 0.9
+
+
 def test_all_batches_choose_together():
     nearest = Nearest()
     batches = [(IMAGE + 2.0 * noise(4, 1, 8, 8), torch.cat([noise(4, 1, 8, 8), IMAGE], 1))] * 6

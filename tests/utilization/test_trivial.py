@@ -239,6 +239,45 @@ def test_a_line_of_the_input_is_tried_where_targets_are_a_few_points(unit):
     assert result.trivial == "a straight line of the input"
 
 
+class Joins(nn.Module):
+    """Adds to the mean of its frames, or to the image that it makes of a spectrum."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.down, self.up = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(5, 1, 3, padding=1)
+
+    def forward(self, x):
+        if self.kind == "frames":
+            x = x.mean(1, keepdim=True)
+        else:
+            x = torch.fft.ifft2(torch.complex(x[:, 0], x[:, 1]), norm="ortho").real[:, None]
+        below = self.down(F.avg_pool2d(x, 2))
+        return x + self.up(torch.cat([x, F.interpolate(below, scale_factor=2.0)], 1))
+
+
+@pytest.mark.parametrize("metric", ["mse", "psnr", lambda o, t: F.mse_loss(o.flatten(1), t)])
+@pytest.mark.parametrize("kind", ["frames", "spectrum"])
+def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(24, 1, 16, 16, generator=generator)
+    noise = 0.3 * torch.randn(24, 8, 16, 16, generator=generator)
+    images = clean + noise
+    if kind == "spectrum":
+        made = torch.fft.fft2(images.mean(1), norm="ortho")
+        images = torch.stack([made.real, made.imag], 1)
+    targets = clean if isinstance(metric, str) else clean.flatten(1)
+    if not isinstance(metric, str):
+        metric.higher_is_better = False
+    torch.manual_seed(0)
+    structure = read_structure(Joins(kind).eval(), images[:1])
+    result = ablate_levels(structure, [(images, targets)], metric)
+    assert result.trivial == "a straight line of what it adds to"
+    if metric != "psnr":
+        away = noise.mean(1, keepdim=True)
+        assert result.chance == pytest.approx(float(away.square().mean()), rel=0.1)
+
+
 class Directions(nn.Module):
     """Answers with vectors of one length, as a network of surface normals does."""
 

@@ -15,6 +15,7 @@ from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.adapters.regions import entered, region_of
 from weightscope.calls import own_arguments, random_states
 from weightscope.errors import InputError, keyword
+from weightscope.graph.base import last_of_weights
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Cut, Site, Structure
 
@@ -136,9 +137,13 @@ class CutRuns:
             keep: _fed_by({site.node for site in sites}, structure.graph)
             for keep, sites in self.replaced.items()
         }
+        self._last = last_of_weights(structure)
+        self._beside = _fed_by(self._last, structure.graph)
         self._kept = {site.node for sites in self.replaced.values() for site in sites}.union(
             *(sources for _, sources in self._again.values())
         )
+        if self._last:
+            self._kept |= self._last | self._beside[1]
 
     @property
     def sites(self) -> dict[str, Site]:
@@ -177,10 +182,35 @@ class CutRuns:
             values: From the last call of `whole`.
             fill: What to put in an exit's place, from the exit and its value.
         """
-        again, sources = self._again[cut.keep_levels]
+        filled = {
+            site.node: fill(site, values[site.node]).contiguous()
+            for site in self.replaced[cut.keep_levels]
+        }
+        return self._run_again(self._again[cut.keep_levels], values, filled)
+
+    def without_weights(self, values: Mapping[str, Any]) -> Any:
+        """Return what a residual network adds to for the same batch, in the place of its outputs.
+
+        Args:
+            values: From the last call of `whole`.
+
+        Returns:
+            None where it adds to nothing, see `last_of_weights`.
+        """
+        if not self._last:
+            return None
+        zeros = {name: torch.zeros_like(values[name]) for name in self._last}
+        return self._run_again(self._beside, values, zeros)
+
+    def _run_again(
+        self,
+        fed: tuple[frozenset[str], frozenset[str]],
+        values: Mapping[str, Any],
+        filled: Mapping[str, Tensor],
+    ) -> Any:
+        again, sources = fed
         known = {self._nodes[name]: _copied(values[name]) for name in sources}
-        for site in self.replaced[cut.keep_levels]:
-            known[self._nodes[site.node]] = fill(site, values[site.node]).contiguous()
+        known |= {self._nodes[name]: value for name, value in filled.items()}
         run = GraphRun(self.structure, {}, again)
         with same_draws(self.structure, self._batches):
             return run.folded(run.run(initial_env=known))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -260,16 +260,15 @@ def change_by_cut(
     counted = tuple(structure.outputs) if counted is None else counted
     runs = CutRuns(structure, counted)
     means = {node: MeanActivation(site.channel_axes) for node, site in runs.sites.items()}
-    kept, readings, nearest = [], dict[str, Reading](), dict[str, Nearest]()
+    kept, readings, restored = [], dict[str, Reading](), _Restored(runs)
     for inputs in batches:
         outputs, values = runs.whole(inputs)
         kept = [(outputs, values)] if len(batches) == 1 else []
         image = image_of(inputs, structure)
-        for place, answer in image_predictions(outputs, structure, image).items():
+        predicted = image_predictions(outputs, structure, image)
+        restored.add(inputs, predicted, values)
+        for place, answer in predicted.items():
             readings[place] = readings.get(place, Reading()).with_batch(answer)
-            given = all_channels(inputs, structure)
-            if given[0].shape != answer.shape:
-                nearest[place] = nearest.get(place, Nearest()).with_batch(answer, given)
         for node, mean in means.items():
             mean.add(values[node])
     rows: dict[str, dict[int, list[Change]]] = {}
@@ -277,14 +276,8 @@ def change_by_cut(
         # the values of one batch only are held, so that memory does not grow with the images
         outputs, values = kept[0] if kept else runs.whole(inputs)
         image = image_of(inputs, structure)
-        given = all_channels(inputs, structure)
         whole = image_predictions(outputs, structure, image)
-        own = {
-            output: given[0]
-            if given[0].shape == answer.shape
-            else nearest[output].of(given, answer)
-            for output, answer in whole.items()
-        }
+        own = restored.of(inputs, whole, values)
         if answers is not None:
             answers.append(next(iter(whole.values())))
         for cut in structure.cuts:
@@ -298,6 +291,57 @@ def change_by_cut(
         output: {keep: _concatenated(changes) for keep, changes in cuts.items()}
         for output, cuts in rows.items()
     }
+
+
+class _Restored:
+    """What of the input each output may be a restored form of, or of what it is added to."""
+
+    def __init__(self, runs: CutRuns) -> None:
+        self._runs = runs
+        self._nearest: dict[str, Nearest] = {}
+        self._computed: set[str] = set()  # outputs that are added to something else than the input
+
+    def add(self, inputs: Any, answers: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Add a batch.
+
+        Args:
+            inputs: Of it.
+            answers: Of the whole network, by output, each (images, channels, *sizes).
+            values: From the last call of `CutRuns.whole`.
+        """
+        bases = self._bases(inputs, values)
+        for place, answer in answers.items():
+            first, *_ = given = all_channels(inputs, self._runs.structure)
+            base = bases.get(place, first)
+            same = base.shape == first.shape and torch.equal(base.nan_to_num(), first.nan_to_num())
+            if base.shape == answer.shape and not same:
+                self._computed.add(place)
+            if place in self._computed:
+                given.append(base)
+            if first.shape != answer.shape or place in self._computed:
+                nearest = self._nearest.get(place, Nearest())
+                self._nearest[place] = nearest.with_batch(answer, given)
+
+    def of(
+        self, inputs: Any, answers: Mapping[str, Tensor], values: Mapping[str, Any]
+    ) -> dict[str, Tensor | None]:
+        """For each output of a batch that, in its shape; None where nothing is."""
+        given = all_channels(inputs, self._runs.structure)
+        bases = self._bases(inputs, values)
+        found: dict[str, Tensor | None] = {}
+        for place, answer in answers.items():
+            laid = [*given, bases[place]] if place in self._computed else given
+            near = self._nearest.get(place)
+            found[place] = given[0] if near is None else near.of(laid, answer)
+        return found
+
+    def _bases(self, inputs: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What the outputs are added to, as `image_predictions`; empty if to nothing."""
+        structure = self._runs.structure
+        found = self._runs.without_weights(values)
+        if found is None:
+            return {}
+        return image_predictions(found, structure, image_of(inputs, structure))
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:

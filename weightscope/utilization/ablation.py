@@ -370,7 +370,8 @@ def ablate_levels(
             _check_outputs(outputs, index, model)
             if output is None:
                 told.add(outputs, target)
-            judge.add(own(outputs))
+            base = runs.without_weights(values)
+            judge.add(own(outputs), None if base is None else own(base))
             alone.add(inputs, own(outputs), told.read)
             apart.add(own(outputs))
             for place, (cut, filler, meter) in enumerate(

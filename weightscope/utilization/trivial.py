@@ -7,6 +7,7 @@ looks the more skilled, the more confident it is.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -51,21 +52,26 @@ class OutputShapes:
         specs: How the outputs of each batch fold back.
         leaves: For each batch, the sizes and types of its tensors; anything else as it is.
         ranges: For each tensor, what all its values have in common.
-        nearest: How each tensor follows the inputs, where `lay_beside` was asked.
+        nearest: How each tensor follows `INPUT` and `BASE`, where `lay_beside` was asked.
+        bases: For each batch, what each tensor adds to, see `CutRuns.without_weights`; held in the
+            computer's memory, as inputs are. None where it adds to nothing.
     """
 
     specs: list[Any] = field(default_factory=list)
     leaves: list[list[Any]] = field(default_factory=list)
     ranges: dict[int, ChannelRange] = field(default_factory=dict)
-    nearest: dict[int, Nearest] = field(default_factory=dict)
+    nearest: dict[tuple[int, str], Nearest] = field(default_factory=dict)
+    bases: list[list[Tensor] | None] = field(default_factory=list)
 
-    def add(self, output: Any) -> None:
-        """Note the outputs for one batch."""
+    def add(self, output: Any, base: Any = None) -> None:
+        """Note the outputs for one batch, and what they are added to."""
         leaves, spec = pytree.tree_flatten(output)
         self.specs.append(spec)
         self.leaves.append(
             [v.new_empty(()).expand(v.shape) if is_prediction(v) else v for v in leaves]
         )
+        held = None if base is None else [v.cpu() for v in pytree.tree_leaves(base)]
+        self.bases.append(held)
         for position, leaf in enumerate(leaves):
             if is_prediction(leaf):
                 self.ranges.setdefault(position, ChannelRange()).add(leaf)
@@ -79,12 +85,36 @@ class OutputShapes:
             output: For it.
             arrange: See `as_given`.
         """
+        batch = len(self.bases) - 1
         for position, leaf in enumerate(pytree.tree_leaves(output)):
             if is_prediction(leaf) and are_numbers_elsewhere(targets, leaf.shape):
                 with suppress(InputError):  # no image, or tokens
-                    images, ordered = arrange(inputs, leaf)
-                    nearest = self.nearest.get(position, Nearest())
-                    self.nearest[position] = nearest.with_batch(ordered, images)
+                    sources, ordered = self.arranged(batch, position, inputs, leaf, arrange)
+                    for what, images in sources.items():
+                        nearest = self.nearest.get((position, what), Nearest())
+                        self.nearest[position, what] = nearest.with_batch(ordered, images)
+
+    def arranged(
+        self, batch: int, position: int, inputs: Any, leaf: Tensor, arrange: Arrange
+    ) -> tuple[dict[str, list[Tensor]], Tensor]:
+        """What an output of a batch may follow: its inputs (`INPUT`), what it is added to (`BASE`).
+
+        Args:
+            batch: Its number.
+            position: Of the output.
+            inputs: Of the batch.
+            leaf: The output, or what is laid as it is.
+            arrange: See `as_given`.
+
+        Returns:
+            These, and the output, each as (images, channels, *sizes).
+        """
+        images, ordered = arrange(inputs, leaf)
+        bases = self.bases[batch]
+        if bases is None:
+            return {INPUT: images}, ordered
+        _, base = arrange(inputs, bases[position].to(leaf.device))
+        return {INPUT: images, BASE: [base]}, ordered
 
     def constant(self, batch: int, values: dict[int, Tensor]) -> Any:
         """Outputs for a batch that are the same at all its positions."""
@@ -186,8 +216,8 @@ Answer = Callable[[int, Constant], Any]
 Arrange = Callable[[Any, Tensor], tuple[list[Tensor], Tensor]]
 
 CONSTANT = "a constant"
-INPUT_ITSELF = "the input itself"
-LINE_OF_INPUT = "a straight line of the input"
+INPUT, BASE = "the input", "what it adds to"
+ITSELF = {INPUT: "the input itself", BASE: BASE}
 ANSWER_FOR_OTHERS = "its answer for another image"
 
 
@@ -304,6 +334,13 @@ class Images:
     def targets(self, batch: int) -> Any:
         """The targets of a batch, on the device of the outputs."""
         return on_device(self.batches[batch][1], self.device)
+
+    def arranged(
+        self, batch: int, place: int, leaf: Tensor
+    ) -> tuple[dict[str, list[Tensor]], Tensor]:
+        """See `OutputShapes.arranged`."""
+        inputs = on_device(self.batches[batch][0], self.device)
+        return self.outputs.arranged(batch, place, inputs, leaf, self.arrange)
 
     def values(self, make: Callable[[int], Any]) -> FloatArray | None:
         """Values of some outputs for all images; None if any has none."""
@@ -641,10 +678,11 @@ def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]
     lines: _Lines = {}
     for place in first:
         chosen = lines
-        for like in _followed(images, place):
+        regressions = _regressions(images, place)
+        for like in _followed(images, place, regressions):
             laid = lines | {place: like}
             answers = _of_line(images, place, laid, best, constant)
-            if _are_exact(images, answers, constant, elsewhere=place in images.outputs.nearest):
+            if _are_exact(images, answers, constant, elsewhere=not regressions):
                 continue  # of a reconstruction the input is the goal
             for what, tried in answers:
                 if what not in known or _is_better(images, tried.values, known[what]):
@@ -655,21 +693,24 @@ def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]
     return known
 
 
-def _followed(images: Images, place: int) -> list[_Like]:
+def _followed(images: Images, place: int, regressions: Sequence[Sequence[Tensor]]) -> list[_Like]:
     """What of the inputs an output may follow, by its targets; by itself if these are elsewhere."""
-    regressions = _regressions(images, place)
-    if regressions or place not in images.outputs.nearest:
-        return [own for true in regressions for own in _likes(images, true)]
-    nearest, like = images.outputs.nearest[place], []
-    for (inputs, _), leaves in zip(images.batches, images.outputs.leaves, strict=True):
-        x, output = images.arrange(on_device(inputs, images.device), leaves[place])
-        like.append(nearest.of(x, output))
-    known = [x for x in like if x is not None]
-    if len(known) < len(like):
-        return []
-    shape, (slope, offset) = channel_shape(known[0]), nearest.line
-    own = [(slope.to(x).view(shape) * x + offset.to(x).view(shape)) for x in known]
-    return [_in_units(known, own, varied=True)]
+    if regressions:
+        return [own for true in regressions for own in _likes(images, place, true)]
+    found = []
+    for (position, what), nearest in images.outputs.nearest.items():
+        if position != place:
+            continue
+        like = []
+        for batch, leaves in enumerate(images.outputs.leaves):
+            sources, output = images.arranged(batch, place, leaves[place])
+            like.append(nearest.of(sources[what], output))
+        known = [x for x in like if x is not None]
+        if len(known) == len(like):
+            shape, (slope, offset) = channel_shape(known[0]), nearest.line
+            own = [slope.to(x).view(shape) * x + offset.to(x).view(shape) for x in known]
+            found.append(_in_units(what, known, own, varied=True))
+    return found
 
 
 def _are_exact(
@@ -682,7 +723,7 @@ def _are_exact(
     """Whether the input has no error, but for rounding; or its line has, of targets elsewhere."""
     if constant is None or images.sign > 0.0:
         return False
-    asked = [own for what, own in answers if elsewhere or what == INPUT_ITSELF]
+    asked = [own for what, own in answers if elsewhere or what in ITSELF.values()]
     least = min([abs(float(np.nanmean(own.values))) for own in asked], default=math.inf)
     # beyond what single precision leaves of absolute differences
     return least <= 3e-7 * abs(float(np.nanmean(constant.values)))
@@ -780,6 +821,7 @@ class _Like:
     So a search finds its way.
 
     Attributes:
+        what: `INPUT` or `BASE`.
         batches: Of each batch, (images, channels, *sizes).
         targets: What follows it, in the same shape.
         spread: Of each channel.
@@ -788,6 +830,7 @@ class _Like:
             beside a mean.
     """
 
+    what: str
     batches: list[Tensor]
     targets: list[Tensor]
     spread: Tensor
@@ -799,22 +842,22 @@ _Lines = dict[int, _Like]
 """By the place of the output among all leaves."""
 
 
-def _likes(images: Images, targets: Sequence[Tensor]) -> list[_Like]:
-    """What of the inputs follows some targets; none where nothing can be laid beside them."""
-    given = [on_device(inputs, images.device) for inputs, _ in images.batches]
+def _likes(images: Images, place: int, targets: Sequence[Tensor]) -> list[_Like]:
+    """What follows some targets: of the inputs, and what the output is added to."""
     try:
-        pairs = [images.arrange(x, target) for x, target in zip(given, targets, strict=True)]
+        pairs = [images.arranged(batch, place, target) for batch, target in enumerate(targets)]
     except InputError:  # tokens of which either axis may be the positions
         return []
     true = [target for _, target in pairs]
     found: list[list[Tensor]] = []
+    likes = []
     # several channels may be of one of the image's, whatever shape that has
-    for each in (False, True):
-        nearest = like_outputs(true, [x for x, _ in pairs], by_channel=each)
+    for what, each in itertools.product(pairs[0][0], (False, True)):
+        nearest = like_outputs(true, [x[what] for x, _ in pairs], by_channel=each)
         like = [x for x in nearest if x is not None]
         if len(like) == len(true) and not any(all(map(torch.equal, like, own)) for own in found):
             found.append(like)
-    likes = [_in_units(like, true, varied=_repeats(true)) for like in found]
+            likes.append(_in_units(what, like, true, varied=_repeats(true)))
     # of a reconstruction the input is the goal, not an answer without a network
     return [] if any(map(_is_exact, likes)) else likes
 
@@ -836,14 +879,14 @@ def _is_exact(like: _Like) -> bool:
     return True
 
 
-def _in_units(like: list[Tensor], true: list[Tensor], *, varied: bool) -> _Like:
+def _in_units(what: str, like: list[Tensor], true: list[Tensor], *, varied: bool) -> _Like:
     """See `_Like`."""
     shape = channel_shape(like[0])
     channels = range(math.prod(shape))
     spread, mean = _columns([_spread([by_channel(x)[c] for x in like]) for c in channels])
     units = [[n.to(x.device, x.dtype).view(shape) for n in (mean, spread)] for x in like]
     scaled = [(x - own[0]) / own[1] for x, own in zip(like, units, strict=True)]
-    return _Like(scaled, true, spread, mean, varied)
+    return _Like(what, scaled, true, spread, mean, varied)
 
 
 def _of_line(
@@ -879,7 +922,7 @@ def _of_line(
         return ({} if beside is None else beside.numbers) | {~place: slope, place: offset}
 
     like = lines[place]
-    found = [(INPUT_ITSELF, fitted(with_line(like.spread, like.mean)))]
+    found = [(ITSELF[like.what], fitted(with_line(like.spread, like.mean)))]
     pairs = list(zip(like.batches, like.targets, strict=True))
     tried = []
     for fit in (line, line_between):
@@ -894,7 +937,7 @@ def _of_line(
     if level is not None and apart and like.varied:
         offset = images.outputs.ranges[place].link(level).to(like.mean).reshape(like.mean.shape)
         tried.append(refined(images, with_line(torch.zeros_like(like.mean), offset), answer))
-    found += [(LINE_OF_INPUT, fitted(numbers)) for numbers in tried]
+    found += [(f"a straight line of {like.what}", fitted(numbers)) for numbers in tried]
     return [(what, own) for what, own in found if own is not None]
 
 
