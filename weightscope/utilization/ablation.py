@@ -95,7 +95,7 @@ class LevelAblation:
             that one loses, of those that have any the one that surely loses most; nan where there
             is none.
         worst_low: Lower end of its interval over images.
-        worst_class: Which class or channel that is; -1 where there is none.
+        worst_class: Which class or channel that is; -1 where there is none, or of a whole output.
         worst_kind: Whether these are classes, each of its own quality; numbers, where a callable
             gives several shares, each against 0; or channels of numbers, or outputs of one channel,
             each against what its mean is worth in its place.

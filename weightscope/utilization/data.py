@@ -245,6 +245,8 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
         own = "all" if cut.worst > 1.0 else f"{cut.worst:.1%}"
         by = f" by {cut.worst_metric}" if cut.worst_metric else ""
         one_class = f"{_the_worst(cut)} alone loses {own} of its own skill{by}"
+        if cut.worst_class < 0 and by:
+            one_class = f"{own} of the skill{by} is lost"
         one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
         why += f"; {one_class}"
     hidden, remedy = _describe_hidden(result, cut)

@@ -342,9 +342,9 @@ class SegmentationMeter:
 
 
 class ClassesApart:
-    """F1 of each of several classes or labels, beside a figure of all that may hide one of them.
+    """F1 of each class or label, beside a figure that may hide what is rare.
 
-    Empty where outputs and targets are none that F1 is defined for, or only one class is judged.
+    Empty where outputs and targets are none that F1 is defined for.
 
     Args:
         reader: Reads outputs and targets; None where the targets are no classes.
@@ -371,7 +371,7 @@ class ClassesApart:
         self._meters = []
 
     def by_cut(self, weights: FloatArray) -> list[Compared]:
-        """Of the whole network, then without the levels of each cut; see `by_class`."""
+        """Of the whole network, then without the levels of each cut; see `_compared`."""
         nothing: list[Compared] = [{} for _ in range(self._rows)]
         try:
             found = [meter.quality() for meter in self._meters]
@@ -379,7 +379,13 @@ class ClassesApart:
             return nothing
         if any(quality.images != weights.shape[1] for quality in found):
             return nothing
-        return [by_class(quality, weights) for quality in found] or nothing
+        return [_compared(quality, weights) for quality in found] or nothing
+
+
+def _compared(quality: CountedQuality, weights: FloatArray) -> Compared:
+    """See `by_class`; of foreground alone under the number -1."""
+    alone = {-1: (quality.of(weights), quality.constant(weights))}
+    return by_class(quality, weights) or alone
 
 
 def _confusion(pixels: Pixels) -> Tensor:
