@@ -125,7 +125,7 @@ MUTANTS = [
     utilization("segmentation", "for quality in found] or nothing", "for quality in ()] or nothing",
                 "data", "mean_over_labels"),
     utilization("segmentation", "by_class(quality, weights) or alone", "by_class(quality, weights)",
-                "data", "rare_foreground"),
+                "data", "of_ranks"),
     Mutant("weightscope/graph/running.py", "if not self._last:", "if True:",
            ("tests/utilization/test_trivial.py", "-k", "adds_to")),
     utilization("channels", "and self._is_faint(number)", "and False", "data", "small_unit"),

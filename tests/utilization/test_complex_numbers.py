@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from weightscope import InputError, ablate, analyze
+from weightscope.graph import read_structure
+from weightscope.probing import respond_to_images
+from weightscope.utilization.data import gather_data
 
 
 class Complex(nn.Module):
@@ -65,3 +69,43 @@ def test_the_analysis_says_why_there_is_no_response():
     assert "no image-like tensor of floating-point numbers" in response.failure
     with pytest.raises(InputError, match="returned complex numbers"):
         analyze(Complex(), batches=batches(), loss=distance)
+
+
+def test_images_of_complex_numbers_are_refused_by_name():
+    images = torch.rand(12, 1, 16, 16)
+    structure = read_structure(Magnitude().eval(), torch.complex(images, images))
+    with pytest.raises(InputError, match=r"batch 0 of images= holds complex numbers.*view_as_real"):
+        respond_to_images(structure, [torch.complex(images, images)])
+    with pytest.raises(InputError, match=r"floating-point numbers; let it return real ones"):
+        respond_to_images(read_structure(Complex().eval(), images), [images])
+
+
+class Parts(nn.Module):
+    """Adds what lies below to a complex image, and returns the parts of all numbers last."""
+
+    def __init__(self, *, last):
+        super().__init__()
+        self.last = last
+        self.deep, self.head = nn.Conv2d(2, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        below = F.interpolate(self.deep(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        made = self.head(torch.cat([x, below], 1))
+        return made.movedim(1, -1)[:, None] if self.last else made
+
+
+@pytest.mark.parametrize("given", ["metric", "loss"])
+def test_real_and_imaginary_parts_behind_the_sizes_follow_the_channels_of_the_input(given):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(24, 2, 16, 16, generator=generator)
+    images = clean + 0.3 * torch.randn(clean.shape, generator=generator)
+    found = []
+    for last in (False, True):
+        torch.manual_seed(0)
+        structure = read_structure(Parts(last=last).eval(), images[:1])
+        targets = clean.movedim(1, -1)[:, None] if last else clean
+        result = gather_data(structure, [(images, targets)], **{given: F.mse_loss}).ablation
+        own = respond_to_images(structure, [images]).cuts[0].value
+        found.append((result.chance, result.trivial, result.quality, own))
+    for first, second in zip(*found, strict=True):
+        assert second == (first if isinstance(first, str) else pytest.approx(first, rel=1e-3))

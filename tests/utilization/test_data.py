@@ -1163,6 +1163,49 @@ def test_a_mean_over_labels_does_not_hide_what_one_of_them_hangs_on(kind, judge)
     assert "of its own skill by f1, surely more than a tenth" in score.why
 
 
+def ranking(outputs, targets):
+    """Area under the ROC curve of all pixels."""
+    order = outputs.flatten().argsort()
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order))
+    found = targets.flatten() > 0
+    positive, negative = found.sum(), (~found).sum()
+    above = ranks[found].sum() - positive * (positive - 1) / 2
+    return above / (positive * negative)
+
+
+class ErrorOfBelow(nn.Module):
+    """How far the image is from what lies at half the resolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.deep, self.up = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+        with torch.no_grad():
+            for layer in (self.deep, self.up):
+                layer.weight.fill_(1.0)
+                layer.bias.zero_()
+
+    def forward(self, x):
+        made = self.up(F.interpolate(self.deep(F.avg_pool2d(x, 2)), scale_factor=2.0))
+        return (x - made) ** 2
+
+
+def test_a_figure_of_ranks_does_not_hide_what_rare_foreground_hangs_on():
+    generator = torch.Generator().manual_seed(0)
+    normal = 0.6 * torch.randn(40, 1, 16, 16, generator=generator)
+    normal = F.interpolate(normal, scale_factor=2.0)
+    masks = (torch.rand(40, 1, 32, 32, generator=generator) < 0.01).float()
+    images = normal + 2.3 * masks
+    structure = read_structure(ErrorOfBelow().eval(), images[:1])
+    found = gather_data(structure, [(images, masks)], metric=ranking)
+    (cut,) = found.ablation.levels
+    assert cut.high < 0.05 * found.ablation.skill
+    assert (cut.worst_class, cut.worst_metric) == (-1, "f1")
+    score = found.score("bottleneck")
+    assert score.verdict == "undecided"
+    assert "of the skill by f1 is lost, surely more than a tenth" in score.why
+
+
 QUANTILES = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1)
 
 

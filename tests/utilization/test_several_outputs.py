@@ -312,6 +312,15 @@ def test_several_lost_outputs_are_named():
     )
 
 
+def test_an_output_of_which_nothing_is_said_is_named(structure):
+    wrong = {**TARGETS, "cls": torch.arange(len(IMAGES)) // 2 % 2}  # right for every other image
+    metrics = {"seg": "f1", "cls": hits}
+    found = gather_data(structure, [(IMAGES, wrong)], metric=metrics)
+    (note,) = found.notes
+    assert note.startswith("Of outputs['cls'] nothing is said by data, as the network is ")
+    assert gather_data(structure, GIVEN, metric=metrics).notes == ()
+
+
 def halves(outputs, targets):
     fine = F.binary_cross_entropy_with_logits(outputs["seg"], targets["seg"])
     return 0.3 * fine + F.binary_cross_entropy_with_logits(outputs["half"], targets["half"])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weightscope.adapters import pytree
 from weightscope.batches import read_inputs
-from weightscope.calls import shapes
+from weightscope.calls import is_complex, shapes
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.layouts import arranged, frames_of
@@ -98,6 +98,12 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
     batches = read_inputs(images, structure.model, count, fixed.names, container)
     for index, batch in enumerate(batches):
         if not any(is_image(x, inputs.rank) for x in pytree.tree_leaves(batch)):
+            if is_complex(batch):
+                raise InputError(
+                    f"batch {index} of {keyword('images')} holds complex numbers, for which no "
+                    f"response is measured; give {keyword('batches')} with a metric, or a model "
+                    "that takes real ones, such as torch.view_as_real(image)"
+                )
             raise InputError(
                 f"batch {index} of {keyword('images')} ({shapes(batch) or type(batch).__name__}) "
                 f"holds no image of {inputs.rank} dimensions (images, channels, sizes...); yield "

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weightscope.adapters.symbols import grows, hint
-from weightscope.calls import only_tensor, tensors_by_place
+from weightscope.calls import is_complex, only_tensor, tensors_by_place
 from weightscope.errors import InputError
 from weightscope.graph.running import GraphRun, same_draws
 from weightscope.graph.structure import ExampleInputs, Structure
@@ -38,7 +38,12 @@ def predictions(outputs: Any) -> dict[str, Tensor]:
         if leaf.is_floating_point() and leaf.dim()
     }
     if not any(leaf.dim() >= 2 for leaf in floats.values()):
-        raise InputError("the network returns no image-like tensor of floating-point numbers")
+        real = ""
+        if is_complex(outputs):
+            real = "; let it return real ones, such as torch.view_as_real(output)"
+        raise InputError(
+            f"the network returns no image-like tensor of floating-point numbers{real}"
+        )
     images = any(leaf.dim() >= 3 for leaf in floats.values())
     likely = [place for place, leaf in floats.items() if leaf.dim() >= (3 if images else 2)]
     named = [place for place in likely if floats[place] is only_tensor(outputs)]
@@ -74,6 +79,11 @@ def channels_second(
         return value
     if growing and tuple(growing) == axes[:-1]:
         return value.movedim(-1, 1)
+    if len(growing) == len(inputs.space) < len(axes) and growing[-1] < axes[-1]:
+        # such as the real and the imaginary part behind the sizes
+        return value.movedim(tuple(growing), tuple(range(-len(growing), 0))).flatten(
+            1, len(axes) - len(growing)
+        )
     sizes = [image.shape[axis] for axis in inputs.space]
     last = inputs.layout.endswith("C")
 

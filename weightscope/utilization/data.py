@@ -240,15 +240,8 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     change += f"; {describe_lost(cut.lost)}" if cut.lost else ""
     why = f"without levels {cut.keep_levels} and deeper {skill_lost(share)} ({change})"
     alone = f"by {result.judged_outputs} alone" if result.judged else ""
-    one_class = ""
-    if cut.worst > max(LOSS_THAT_COUNTS, share):
-        own = "all" if cut.worst > 1.0 else f"{cut.worst:.1%}"
-        by = f" by {cut.worst_metric}" if cut.worst_metric else ""
-        one_class = f"{_the_worst(cut)} alone loses {own} of its own skill{by}"
-        if cut.worst_class < 0 and by:
-            one_class = f"{own} of the skill{by} is lost"
-        one_class += ", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else ""
-        why += f"; {one_class}"
+    one_class = _describe_worst(cut, share)
+    why += one_class and f"; {one_class}"
     hidden, remedy = _describe_hidden(result, cut)
     why += hidden and f"; {hidden}; {remedy}"
     caveat = ", ".join(filter(None, (alone, one_class, hidden, caveat)))
@@ -275,6 +268,23 @@ def _score_ablation(result: AblationResult, cut: LevelAblation, level: int) -> S
     if not exact and verdict == "used":
         verdict, why = "undecided", f"{why}, but the cut also removes shallower levels"
     return Score("data", value, low, high, verdict, why, share, caveat, guarded=guarded)
+
+
+def _describe_worst(cut: LevelAblation, share: float) -> str:
+    """What one class, channel or output loses of its own skill; empty where the whole loses more.
+
+    Args:
+        cut: The cut.
+        share: Of the whole skill that is lost.
+    """
+    if not cut.worst > max(LOSS_THAT_COUNTS, share):
+        return ""
+    own = "all" if cut.worst > 1.0 else f"{cut.worst:.1%}"
+    by = f" by {cut.worst_metric}" if cut.worst_metric else ""
+    lost = f"{_the_worst(cut)} alone loses {own} of its own skill{by}"
+    if cut.worst_class < 0 and by:
+        lost = f"{own} of the skill{by} is lost"
+    return lost + (", surely more than a tenth" if cut.worst_low > LOSS_THAT_COUNTS else "")
 
 
 def _the_worst(cut: LevelAblation) -> str:
@@ -375,10 +385,10 @@ def gather_data(
             progress=progress,
         )
         first, *others = (DataEvidence({}, r, _is_skilled(r), levels) for r in results)
-        note = logits_note(structure, batches, loss, "loss")
-        return replace(
-            first, importances=importances, notes=(note,) if note else (), beside=tuple(others)
-        )
+        notes = [logits_note(structure, batches, loss, "loss")]
+        notes += [_unsaid(result) for result in results if first.skilled]  # else all are unsaid
+        told = tuple(filter(None, notes))
+        return replace(first, importances=importances, notes=told, beside=tuple(others))
     judged_by = loss if metric is None else metric
     result = None
     if judged_by is not None:
@@ -408,6 +418,13 @@ def gather_data(
         return found
     responses = measure_response(structure, [[inputs for inputs, _ in batches]], "images")
     return replace(found, responses=responses, of_pixels=of_pixels, summed=summed)
+
+
+def _unsaid(result: AblationResult) -> str:
+    """That nothing is said of one of several outputs, in words; empty where something is."""
+    cause = result.doubt or ("" if result.skilled else f"the network is {result.comparison}")
+    remedy = f": {result.remedy}" if result.undecided else ""
+    return cause and f"Of {result.judged_outputs} nothing is said by data, as {cause}{remedy}."
 
 
 def _is_skilled(result: AblationResult | None) -> bool | None:

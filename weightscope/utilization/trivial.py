@@ -967,8 +967,14 @@ def _finite(loss: float) -> float:
 
 def shaped_as(answer: Tensor, output: Tensor) -> Tensor:
     """An answer (images, channels, *sizes) with the axes of the output that it stands for."""
-    if output.dim() > answer.dim():  # frames were channels
-        return answer.reshape(output.shape).to(output.dtype)
+    if output.dim() > answer.dim():  # frames were channels, or what is behind the sizes
+        count, sizes = answer.dim() - 2, answer.shape[2:]
+        last = output.dim() - count
+        first = next((a for a in range(last, 0, -1) if output.shape[a : a + count] == sizes), last)
+        others = (*output.shape[1:first], *output.shape[first + count :])
+        laid = answer.reshape(len(answer), *others, *sizes)
+        ends, own = range(-count, 0), range(first, first + count)
+        return laid.movedim(tuple(ends), tuple(own)).to(output.dtype)
     if answer.shape != output.shape:
         flat = answer.dim() > output.dim()
         answer = answer.squeeze(1) if flat else answer.movedim(1, -1)
