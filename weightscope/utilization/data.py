@@ -385,9 +385,8 @@ def gather_data(
             progress=progress,
         )
         first, *others = (DataEvidence({}, r, _is_skilled(r), levels) for r in results)
-        notes = [logits_note(structure, batches, loss, "loss")]
-        notes += [_unsaid(result) for result in results if first.skilled]  # else all are unsaid
-        told = tuple(filter(None, notes))
+        unsaid = map(_unsaid, results) if first.skilled else ()  # else all are
+        told = tuple(filter(None, (logits_note(structure, batches, loss, "loss"), *unsaid)))
         return replace(first, importances=importances, notes=told, beside=tuple(others))
     judged_by = loss if metric is None else metric
     result = None
