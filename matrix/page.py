@@ -260,8 +260,8 @@ as are pads by one where two maps differ (fastMRI), sizes in tensors (UNet2D, UN
 a table that is resized at all sizes but its own (VitMatte); masks that a forward makes itself are
 known (video-diffusion's Unet3D). A U-net that returns more where gradients are on was compared
 with gradients, which was our comparison's mistake. What stays: images that have to be square
-(Uformer), CPnet, PWCNet, NCSN++, UNO and four of which no example is guessed or that have to
-be called first.
+(Uformer), NCSN++, UNO and four of which no example is guessed or that have to be called first.
+CPnet's vector and PWCNet's correlations, refused until then, cross a cut since.
 
 The tenth, twenty networks of twenty packages, came out at 65 %: 13. Three were refused wrongly: of
 ACSUNet, whose kernels of images work on volumes, and of OpenUnmix, which reads a spectrogram's

@@ -330,7 +330,11 @@ def choices(table: pd.DataFrame) -> str:
             "shape restores, outputs that hardly vary, the last guards of a first proposal) are "
             "judged here for the first time. The goals are those written down for all. How many "
             "networks there are was settled by the time that there was, before the first was "
-            "scored, and no rule was changed after a look at the scores."
+            "scored, and no border was changed after a look at the scores. Guards that came since "
+            "from networks that users brought (a channel of both signs is a number, too; what a "
+            "network adds to; masks and classes by F1 beside one loss) are in the code that scored "
+            "them: what two of these withdraw here was counted before they were kept, and none was "
+            "chosen by it."
         )
     return (
         "The form of the response (one minus Cohen's kappa between the decisions with and without "

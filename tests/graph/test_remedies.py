@@ -326,9 +326,9 @@ def reason(structure: Structure) -> str:
     return refusal.reason
 
 
-def cut(structure: Structure, bottleneck: str = "pool") -> nn.Module:
+def cut(structure: Structure, bottleneck: str = "pool", keep: int = 1) -> nn.Module:
     costs = count_costs(structure.model, structure.inputs)
-    plan = draft(structure, make_plan(structure, find_cut(structure, 1), bottleneck), costs).plan
+    plan = draft(structure, make_plan(structure, find_cut(structure, keep), bottleneck), costs).plan
     return build(structure, plan).module
 
 
@@ -489,11 +489,14 @@ class Groups(Net):
         return self.out(F.relu(self.up(torch.cat([deep, top], 1))))
 
 
-def test_features_that_leave_as_images() -> None:
-    refused = read_structure(Groups(as_image=False), IMAGE)
-    assert not refused.cuts
-    assert "let it leave and enter as (batch, channels, *sizes)" in refused.refusals[-1].reason
-    assert cut(read_structure(Groups(as_image=True), IMAGE))(IMAGE).shape == (2, 2, 16, 16)
+@pytest.mark.parametrize("as_image", [True, False])
+def test_features_leave_as_images_or_with_their_groups_side_by_side(as_image: bool) -> None:
+    structure = read_structure(Groups(as_image), IMAGE)
+    made = cut(structure, keep=structure.cuts[-1].keep_levels)
+    for images in (IMAGE, torch.randn(2, 3, 32, 48)):
+        assert made(images).shape == structure.model(images).shape
+    (exit_,) = structure.cuts[-1].exits
+    assert exit_.parts == (() if as_image else (2, 16))
 
 
 def prepared_after_training(net: nn.Module) -> nn.Module:
