@@ -231,8 +231,8 @@ a matting network that takes four images of 3, 2, 3 and 6 channels no example wa
 written by hand depths that are legal were refused: one that weighs a season of images, because many
 images become one below, and one whose planes give depths in the middle of the way up. Mended since:
 both of these (positions that are repeated beside each other lie where they come up to, and frames
-that become one are held to their number), and the clips, whose levels are read now; they cross a
-cut as clips, so that no depth is. The pyramid of the detector alone, which its refusal names now,
+that become one are held to their number), and the clips, which cross a cut with their frames side
+by side, held to their number too. The pyramid of the detector alone, which its refusal names now,
 is read at every size and cut at every depth.
 
 The twelfth, twenty networks (thirteen of packages that were new here), was written down when all

@@ -278,6 +278,23 @@ def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
         assert result.chance == pytest.approx(float(away.square().mean()), rel=0.1)
 
 
+def test_outputs_that_are_no_tensors_lie_beside_what_a_network_adds_to():
+    class Beside(Joins):
+        def forward(self, x):
+            return {"none": None, "made": super().forward(x), "count": 3}
+
+    images = torch.randn(24, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    structure = read_structure(Beside("frames").eval(), images[:1])
+    clean = images.mean(1, keepdim=True) + 0.1 * images[:, :1]
+
+    def error(outputs, targets):
+        return F.mse_loss(outputs["made"], targets)
+
+    error.higher_is_better = False
+    result = ablate_levels(structure, [(images, clean)], error)
+    assert result.chance < float(clean.var())
+
+
 class Directions(nn.Module):
     """Answers with vectors of one length, as a network of surface normals does."""
 

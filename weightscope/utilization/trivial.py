@@ -61,7 +61,7 @@ class OutputShapes:
     leaves: list[list[Any]] = field(default_factory=list)
     ranges: dict[int, ChannelRange] = field(default_factory=dict)
     nearest: dict[tuple[int, str], Nearest] = field(default_factory=dict)
-    bases: list[list[Tensor] | None] = field(default_factory=list)
+    bases: list[list[Any] | None] = field(default_factory=list)
 
     def add(self, output: Any, base: Any = None) -> None:
         """Note the outputs for one batch, and what they are added to."""
@@ -70,8 +70,8 @@ class OutputShapes:
         self.leaves.append(
             [v.new_empty(()).expand(v.shape) if is_prediction(v) else v for v in leaves]
         )
-        held = None if base is None else [v.cpu() for v in pytree.tree_leaves(base)]
-        self.bases.append(held)
+        held = pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, base)
+        self.bases.append(None if base is None else pytree.tree_leaves(held))
         for position, leaf in enumerate(leaves):
             if is_prediction(leaf):
                 self.ranges.setdefault(position, ChannelRange()).add(leaf)
@@ -165,7 +165,7 @@ class ChannelRange:
         self.logarithms &= several and bool((rows.logsumexp(0).abs() < 1e-3).all())
         lengths = rows.norm(dim=0)
         if math.isnan(self._length):
-            self._length = float(lengths[0])
+            self._length = float(lengths[:1].sum())
         alike = (lengths - self._length).abs() < 1e-3 * self._length
         self._directions &= several and bool(alike.all())
 
