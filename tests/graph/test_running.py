@@ -146,6 +146,41 @@ def standardised(x, made):
     return made() * spread + mean
 
 
+class Scaled(Restores):
+    """Adds to what a layer or a few weights make of the image."""
+
+    def __init__(self, kind, channels=1):
+        super().__init__(lambda x, made: self.joined(x, made()), channels)
+        self.kind = kind
+        ones = torch.full((1, channels, 1, 1), 1.0 / channels)
+        if kind in ("gain", "affine", "softmax", "frozen weight"):
+            start = torch.zeros_like(ones) if kind == "softmax" else ones
+            self.weight = nn.Parameter(start, requires_grad=kind != "frozen weight")
+            self.offset = nn.Parameter(torch.zeros(1))
+            return
+        self.mean = nn.Conv2d(channels, 1, 1, bias=False)
+        self.again = nn.Conv2d(1, 1, 1, bias=False)
+        with torch.no_grad():
+            self.mean.weight.copy_(ones)
+            self.again.weight.fill_(1.0)
+        for layer in (self.mean, self.again):
+            layer.requires_grad_(kind not in ("frozen", "two"))
+
+    def joined(self, x, made):
+        if self.kind == "gain":
+            return x * self.weight + made
+        if self.kind == "affine":
+            mean = x.mean((2, 3), keepdim=True)
+            scaled = (x - mean) * self.weight + self.offset
+            return (scaled + made - self.offset) / (self.weight + 1e-8) + mean
+        if self.kind == "softmax":
+            return (x * self.weight.softmax(1)).sum(1, keepdim=True) + made
+        if self.kind == "frozen weight":
+            return F.conv2d(x, self.weight) + made
+        mean = self.mean(x)
+        return (self.again(mean) if self.kind in ("two", "network") else mean) + made
+
+
 ADDS_TO = {
     "the image": (Restores(lambda x, made: x + made()), lambda x: x),
     "its crop": (Restores(lambda x, made: (x + made())[..., 2:-2, 2:-2]),
@@ -164,6 +199,14 @@ ADDS_TO = {
     "a norm at the end": (Restores(lambda x, made: x + made(),
                                    head=nn.Sequential(nn.Conv2d(8, 1, 1), nn.BatchNorm2d(1))),
                           lambda x: x),
+    "a gain": (Scaled("gain"), lambda x: x),
+    "an affine norm": (Scaled("affine"), lambda x: x),
+    "learned frames": (Scaled("softmax", 4), lambda x: x.mean(1, keepdim=True)),
+    "a linear layer": (Scaled("linear", 4), lambda x: x.mean(1, keepdim=True)),
+    "a frozen layer": (Scaled("frozen", 4), lambda x: x.mean(1, keepdim=True)),
+    "a frozen weight": (Scaled("frozen weight", 4), lambda x: x.mean(1, keepdim=True)),
+    "two frozen layers": (Scaled("two", 4), lambda x: x.mean(1, keepdim=True)),
+    "a network": (Scaled("network", 4), None),
     "no image": (Restores(lambda x, made: made()), None),
     "its size": (Restores(lambda x, made: F.interpolate(made(), size=x.shape[-2:])), None),
     "a weight": (Restores(lambda x, made: made() + torch.zeros(1).add(1.0)), None),

@@ -1,70 +1,126 @@
-"""What a network that adds to something answers without its weights: the image, for instance."""
+"""What a network that adds to something answers without its levels: the image, for instance."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from torch import fx, nn
 
-from weightscope.graph.cuts import makes_tensor, without_weights
+from weightscope.graph.cuts import makes_tensor
+from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Structure
+
+_BY_ELEMENT = frozenset(f"aten::{name}" for name in ("add", "sub", "rsub", "mul", "div"))
+"""Gains and offsets, learned or not, that a base may pass."""
+
+_MOVING = frozenset(
+    f"aten::{name}"
+    for name in ("sum", "slice", "pad", "clamp", "clamp_min", "view", "reshape", "unsqueeze")
+)
+"""What else may be done to one learned layer of the input."""
+
+_LINEAR = frozenset(
+    f"aten::{name}"
+    for name in ("conv1d", "conv2d", "conv3d", "convolution", "linear", "matmul", "einsum")
+)
+_LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def last_of_weights(structure: Structure) -> frozenset[str]:
-    """Names of the nodes at which a network's weights enter its outputs for the last time.
+    """Names of the nodes at which the weights of its levels enter a network's outputs last.
 
     With zeros in their place a residual network answers with what it adds to: its input, the mean
-    of its frames, an image that it computed of measurements. Empty where nothing of the input
-    reaches the outputs beside them, so that the answer would be the same for all images.
+    of its frames, an image that it computed of measurements. What is made at full resolution by
+    gains and offsets, by one linear layer (a learned mean of frames) and by layers that are not
+    trained where others are, counts as such. Empty where nothing of the input reaches the outputs
+    beside the weights, so that the answer would be the same for all images.
     """
-    graph, model = structure.graph, structure.model
+    graph = structure.graph
     nodes = list(graph.nodes)
-    weights = frozenset(name for name, _ in model.named_parameters())
-    reached = _reached(nodes)
-    free = without_weights(nodes, model, weights)
+    reads = _Weights(structure.model, nodes)
+    deep = {name for name, place in structure.places.items() if place.level > 0}
+    base = _base([node for node in nodes if node.name not in deep], reads)
     last: set[str] = set()
     beside = False
     (output,) = graph.find_nodes(op="output")
-    seen, waiting = {output}, [output]
+    seen, waiting = {output}, [(output, True)]
     while waiting:
-        for node in waiting.pop().all_input_nodes:
-            if node in seen or node not in reached or not _makes_any(node):
+        user, linearly = waiting.pop()
+        for node in user.all_input_nodes:
+            if node in seen or node not in reads.reached or not _makes_any(node):
                 continue
             seen.add(node)
-            if node in free:
+            # a learned layer counts for no level if nothing more is made of it
+            if node in base and (linearly or base[node] == 0):
                 beside = True
-            elif _weighs(node, model, free, reached):
+            elif node in base or (reads.enter(node) and operator_of(node) not in _BY_ELEMENT):
                 last.add(node.name)
             else:
-                waiting.append(node)
+                waiting.append((node, linearly and operator_of(node) in _BY_ELEMENT | _MOVING))
     return frozenset(last) if beside else frozenset()
+
+
+class _Weights:
+    """Which nodes the input reaches, and where weights enter.
+
+    Args:
+        model: The network.
+        nodes: All nodes of its graph, in order.
+    """
+
+    def __init__(self, model: nn.Module, nodes: Sequence[fx.Node]) -> None:
+        self._model = model
+        named = dict(model.named_parameters(remove_duplicate=False))
+        trained = {name for name, weight in named.items() if weight.requires_grad}
+        # of a network that is frozen as a whole all are weights
+        self._names = trained or set(named)
+        self.reached: set[fx.Node] = set()
+        self._made_of: set[fx.Node] = set()  # of weights alone
+        for node in nodes:
+            given = node.all_input_nodes
+            if node.op == "placeholder" or any(n in self.reached for n in given):
+                self.reached.add(node)
+            elif str(node.target) in self._names or any(n in self._made_of for n in given):
+                self._made_of.add(node)
+
+    def enter(self, node: fx.Node) -> bool:
+        """Whether weights enter at a node: of its module, or as an argument made of them."""
+        if node.target is operator.getitem:  # of several results of a module
+            source = node.all_input_nodes[0]
+            return source in self.reached and self.enter(source)
+        if node.op == "call_module":
+            own = self._model.get_submodule(str(node.target)).named_parameters(str(node.target))
+            return any(name in self._names for name, _ in own)
+        return any(n in self._made_of for n in node.all_input_nodes)
+
+    def is_linear(self, node: fx.Node) -> bool:
+        """Whether a node is one linear layer."""
+        if node.op == "call_module":
+            return isinstance(self._model.get_submodule(str(node.target)), _LINEAR_LAYERS)
+        return operator_of(node) in _LINEAR
+
+
+def _base(nodes: Sequence[fx.Node], reads: _Weights) -> dict[fx.Node, int]:
+    """The inputs, and what is made of them by gains, offsets and one linear layer at most.
+
+    Returns:
+        Whether there was such a layer: 0 or 1.
+    """
+    layers: dict[fx.Node, int] = {}
+    for node in nodes:
+        given = [n for n in node.all_input_nodes if n in reads.reached]
+        if node not in reads.reached or not all(n in layers for n in given):
+            continue
+        passed = max((layers[n] for n in given), default=0)
+        alone = len(given) == 1 and operator_of(node) in _BY_ELEMENT | _MOVING
+        if alone or (passed == 0 and not reads.enter(node)):
+            layers[node] = passed
+        elif passed == 0 and reads.is_linear(node):
+            layers[node] = 1
+    return layers
 
 
 def _makes_any(node: fx.Node) -> bool:
     """Whether a node makes a tensor, or several; no size."""
     return makes_tensor(node) or isinstance(node.meta.get("val"), tuple | list)
-
-
-def _reached(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The inputs and all that is computed of them."""
-    found: set[fx.Node] = set()
-    for node in nodes:
-        if node.op == "placeholder" or any(n in found for n in node.all_input_nodes):
-            found.add(node)
-    return found
-
-
-def _weighs(
-    node: fx.Node,
-    model: nn.Module,
-    free: Collection[fx.Node],
-    reached: Collection[fx.Node],
-) -> bool:
-    """Whether weights enter at a node: of its module, or as an argument, or made of such."""
-    if node.target is operator.getitem:  # of several results of a module
-        source = node.all_input_nodes[0]
-        return source not in free and _weighs(source, model, free, reached)
-    if node.op == "call_module":
-        return next(model.get_submodule(str(node.target)).parameters(), None) is not None
-    return any(n not in free and n not in reached for n in node.all_input_nodes)

@@ -201,7 +201,7 @@ def _split(
         # what is only returned (a loss, codes) is no way up
         if stays and nodes[-1:] != stays and (node in reshapes or moves):
             removed -= {node, _taken_from(node)}
-    prepared = without_weights(nodes, model, weights)
+    prepared = _without_weights(nodes, model, weights)
     for node in reversed(nodes):  # a number or a grid that what stays computes with, or the image
         free = node.name not in coarse.reached or node in prepared
         if free and any(u not in removed for u in node.users):
@@ -225,7 +225,7 @@ def _needed(nodes: Sequence[fx.Node], removed: Collection[fx.Node]) -> set[fx.No
     return needed
 
 
-def without_weights(
+def _without_weights(
     nodes: Sequence[fx.Node], model: nn.Module, weights: Collection[str]
 ) -> set[fx.Node]:
     """The inputs, and what is made of them without weights: no level's work, as the image itself.

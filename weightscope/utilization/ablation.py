@@ -429,9 +429,9 @@ def ablate_levels(
         versions=tuple(sorted(versions - coarser)),
         unlearned=tuple(
             number
-            for number, (own, constant) in classes.items()
+            for number, (own, constant) in (classes or one_by_one).items()
             # of what there is to gain: hardly any is of a background that is nearly everything
-            if own[0] - constant[0] <= MINIMUM_SKILL * (1.0 - constant[0])
+            if number >= 0 and own[0] - constant[0] <= MINIMUM_SKILL * (1.0 - constant[0])
         ),
         given=len(np.unique(which)),
         constant_targets=constant,
