@@ -228,3 +228,26 @@ def test_without_its_weights_a_network_answers_with_what_it_adds_to(name):
         assert last_of_weights(structure) == frozenset()
     else:
         assert torch.allclose(found, wanted(images), atol=1e-6)
+
+
+class Cascade(nn.Module):
+    """One network refines what another one makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = Restores(lambda x, made: x + made())
+        self.second = Restores(lambda x, made: made(), 2)
+
+    def forward(self, x):
+        rough = self.first(x)
+        return rough + self.second(torch.cat([x, rough], 1))
+
+
+@pytest.mark.parametrize("part", ["first", "second"])
+def test_a_part_adds_to_what_is_computed_before_it(part):
+    model, images = Cascade().eval(), torch.rand(2, 1, 16, 16)
+    runs = CutRuns(read_structure(model, images, part=part))
+    with undisturbed(model), torch.no_grad():
+        _, values = runs.whole(images)
+        wanted = model.first(images) if part == "second" else images
+        assert torch.allclose(runs.without_weights(values), wanted, atol=1e-6)

@@ -33,14 +33,16 @@ def last_of_weights(structure: Structure) -> frozenset[str]:
     With zeros in their place a residual network answers with what it adds to: its input, the mean
     of its frames, an image that it computed of measurements. What is made at full resolution by
     gains and offsets, by one linear layer (a learned mean of frames) and by layers that are not
-    trained where others are, counts as such. Empty where nothing of the input reaches the outputs
-    beside the weights, so that the answer would be the same for all images.
+    trained where others are, counts as such, and of a part all that is computed before it. Empty
+    where nothing of the input reaches the outputs beside the weights, so that the answer would be
+    the same for all images.
     """
     graph = structure.graph
     nodes = list(graph.nodes)
     reads = _Weights(structure.model, nodes)
     deep = {name for name, place in structure.places.items() if place.level > 0}
     base = _base([node for node in nodes if node.name not in deep], reads)
+    base |= dict.fromkeys(_before(structure.part, nodes, reads), 0)
     last: set[str] = set()
     beside = False
     (output,) = graph.find_nodes(op="output")
@@ -119,6 +121,16 @@ def _base(nodes: Sequence[fx.Node], reads: _Weights) -> dict[fx.Node, int]:
         elif passed == 0 and reads.is_linear(node):
             layers[node] = 1
     return layers
+
+
+def _before(part: str, nodes: Sequence[fx.Node], reads: _Weights) -> list[fx.Node]:
+    """What is computed before a part of the network, that is not of its work; none of no part."""
+    of_part: set[fx.Node] = set()
+    for node in nodes:
+        own = node.op == "call_module" and f"{node.target}.".startswith(f"{part}.")
+        if own or any(n in of_part for n in node.all_input_nodes):
+            of_part.add(node)
+    return [node for node in nodes if part and node in reads.reached and node not in of_part]
 
 
 def _makes_any(node: fx.Node) -> bool:
