@@ -152,7 +152,7 @@ _RULES = {
     "relative": _FLAG,
     "repeats": whole(2),  # whose quartiles are told
     # of the resampling, whose memory grows with them
-    "resamples": whole(1, 1_000_000),
+    "resamples": whole(10, 1_000_000),  # of fewer the interval has hardly any width
     "response": _FLAG,
     "resume": Rule(PATH.fits, PATH.takes),
     "seed": whole(0),
