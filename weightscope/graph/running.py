@@ -195,12 +195,15 @@ class CutRuns:
             values: From the last call of `whole`.
 
         Returns:
-            None where it adds to nothing, see `last_of_weights`.
+            None where it adds to nothing, see `last_of_weights`, or cannot be run with zeros.
         """
         if not self._last:
             return None
         zeros = {name: torch.zeros_like(values[name]) for name in self._last}
-        return self._run_again(self._beside, values, zeros)
+        try:
+            return self._run_again(self._beside, values, zeros)
+        except RuntimeError:  # what takes no zeros, as the inverse of a matrix
+            return None
 
     def _run_again(
         self,

@@ -330,9 +330,14 @@ class _Restored:
         bases = self._bases(inputs, values)
         found: dict[str, Tensor | None] = {}
         for place, answer in answers.items():
-            laid = [*given, bases[place]] if place in self._computed else given
             near = self._nearest.get(place)
-            found[place] = given[0] if near is None else near.of(laid, answer)
+            laid = [*given, bases[place]] if place in bases.keys() & self._computed else given
+            if near is None:
+                found[place] = given[0]
+            elif place in bases or place not in self._computed:
+                found[place] = near.of(laid, answer)
+            else:  # it cannot be run with zeros on this batch
+                found[place] = None
         return found
 
     def _bases(self, inputs: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:

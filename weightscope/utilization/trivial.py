@@ -704,7 +704,7 @@ def _followed(images: Images, place: int, regressions: Sequence[Sequence[Tensor]
         like = []
         for batch, leaves in enumerate(images.outputs.leaves):
             sources, output = images.arranged(batch, place, leaves[place])
-            like.append(nearest.of(sources[what], output))
+            like.append(nearest.of(sources.get(what, []), output))
         known = [x for x in like if x is not None]
         if len(known) == len(like):
             shape, (slope, offset) = channel_shape(known[0]), nearest.line
@@ -852,7 +852,8 @@ def _likes(images: Images, place: int, targets: Sequence[Tensor]) -> list[_Like]
     found: list[list[Tensor]] = []
     likes = []
     # several channels may be of one of the image's, whatever shape that has
-    for what, each in itertools.product(pairs[0][0], (False, True)):
+    sources = [what for what in (INPUT, BASE) if all(what in x for x, _ in pairs)]
+    for what, each in itertools.product(sources, (False, True)):
         nearest = like_outputs(true, [x[what] for x, _ in pairs], by_channel=each)
         like = [x for x in nearest if x is not None]
         if len(like) == len(true) and not any(all(map(torch.equal, like, own)) for own in found):
