@@ -309,36 +309,35 @@ class _Restored:
             answers: Of the whole network, by output, each (images, channels, *sizes).
             values: From the last call of `CutRuns.whole`.
         """
-        bases = self._bases(inputs, values)
+        given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
         for place, answer in answers.items():
-            first, *_ = given = all_channels(inputs, self._runs.structure)
-            base = bases.get(place, first)
+            first, base = given[0], bases.get(place, given[0])
             same = base.shape == first.shape and torch.equal(base.nan_to_num(), first.nan_to_num())
             if base.shape == answer.shape and not same:
                 self._computed.add(place)
-            if place in self._computed:
-                given.append(base)
             if first.shape != answer.shape or place in self._computed:
                 nearest = self._nearest.get(place, Nearest())
-                self._nearest[place] = nearest.with_batch(answer, given)
+                self._nearest[place] = nearest.with_batch(answer, self._laid(place, given, bases))
 
     def of(
         self, inputs: Any, answers: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> dict[str, Tensor | None]:
         """For each output of a batch that, in its shape; None where nothing is."""
-        given = all_channels(inputs, self._runs.structure)
-        bases = self._bases(inputs, values)
-        found: dict[str, Tensor | None] = {}
-        for place, answer in answers.items():
-            near = self._nearest.get(place)
-            laid = [*given, bases[place]] if place in bases.keys() & self._computed else given
-            if near is None:
-                found[place] = given[0]
-            elif place in bases or place not in self._computed:
-                found[place] = near.of(laid, answer)
-            else:  # it cannot be run with zeros on this batch
-                found[place] = None
-        return found
+        given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
+        return {
+            place: self._nearest[place].of(self._laid(place, given, bases), answer)
+            if place in self._nearest
+            else given[0]
+            for place, answer in answers.items()
+        }
+
+    def _laid(
+        self, place: str, given: Sequence[Tensor], bases: Mapping[str, Tensor]
+    ) -> Sequence[Tensor]:
+        """What an output may follow; nothing where what it is added to is not known of a batch."""
+        if place not in self._computed:
+            return given
+        return [*given, bases[place]] if place in bases else ()
 
     def _bases(self, inputs: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the outputs are added to, as `image_predictions`; empty if to nothing."""

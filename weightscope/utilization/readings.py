@@ -24,12 +24,12 @@ from weightscope.errors import InputError, keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
 from weightscope.utilization.trivial import (
-    MARKS,
     ChannelRange,
     by_channel,
     is_mask,
     is_prediction,
     marked,
+    marks_in,
     matching,
 )
 from weightscope.utilization.values import ValueMetric, on_device
@@ -256,8 +256,7 @@ def reads_marks(judge: Callable[[Any, Any], Any], answer: Any, targets: Iterable
     for target in targets:
         target = on_device(target, torch.device("cpu"))
         given = [matching(target, x.shape) if is_prediction(x) else None for x in leaves]
-        held = {m for t in given if t is not None for m in MARKS if bool((t == m).any())}
-        if not held:
+        if not marks_in([t for t in given if t is not None]):
             continue
         answers = [
             [

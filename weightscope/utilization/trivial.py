@@ -163,11 +163,12 @@ class ChannelRange:
         self.within &= bool(((rows >= 0) & (rows <= 1)).all())
         self.shares &= several and bool(((rows.sum(0) - 1).abs() < 1e-3).all())
         self.logarithms &= several and bool((rows.logsumexp(0).abs() < 1e-3).all())
-        lengths = rows.norm(dim=0)
-        if math.isnan(self._length):
-            self._length = float(lengths[:1].sum())
-        alike = (lengths - self._length).abs() < 1e-3 * self._length
-        self._directions &= several and bool(alike.all())
+        self._directions &= several
+        if self._directions:
+            lengths = rows.norm(dim=0)
+            if math.isnan(self._length):
+                self._length = float(lengths[:1].sum())
+            self._directions = bool(((lengths - self._length).abs() < 1e-3 * self._length).all())
 
     @property
     def mean(self) -> Tensor:
@@ -867,7 +868,7 @@ def _is_exact(like: _Like) -> bool:
     """Whether each channel of the targets is a straight line of the input, but for rounding."""
     for channel in range(len(like.mean)):
         pairs = [
-            (by_channel(x)[channel].double(), by_channel(y)[channel].double())
+            (by_channel(x)[channel], by_channel(y)[channel])
             for x, y in zip(like.batches, like.targets, strict=True)
         ]
         slope, offset = line(pairs)
