@@ -31,7 +31,7 @@ from weightscope.utilization.data import (
 from weightscope.utilization.ranking import join_grades
 from weightscope.utilization.records import Score
 from weightscope.utilization.segmentation import ClassesApart
-from weightscope.utilization.trivial import numbers_for
+from weightscope.utilization.targets import numbers_for
 
 
 class Small(nn.Module):

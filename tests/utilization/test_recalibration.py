@@ -10,8 +10,8 @@ from torch import nn
 
 from weightscope.graph import read_structure
 from weightscope.utilization import gather_data
+from weightscope.utilization.answers import OutputShapes
 from weightscope.utilization.recalibration import FOLDS, RecalibratedMeter
-from weightscope.utilization.trivial import OutputShapes
 from weightscope.utilization.values import ValueMetric
 
 

@@ -8,7 +8,8 @@ from torch import nn
 import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.utilization.ablation import ablate_levels
-from weightscope.utilization.trivial import falls_for, line_between
+from weightscope.utilization.constants import falls_for
+from weightscope.utilization.lines import line_between
 
 ANSWER = torch.zeros(1, 1, 2, 2)
 MASK = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])

@@ -65,7 +65,8 @@ from weightscope.utilization.metrics import (
 )
 from weightscope.utilization.readings import are_classes, are_constant, first_answer, logits_note
 from weightscope.utilization.segmentation import SEGMENTATION, ClassesApart, Segmentation
-from weightscope.utilization.trivial import CONSTANT, TrivialValues, marks_in
+from weightscope.utilization.targets import marks_in
+from weightscope.utilization.trivial import CONSTANT, TrivialValues
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:

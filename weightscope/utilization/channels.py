@@ -22,7 +22,7 @@ from weightscope.probing.outputs import in_order, predictions
 from weightscope.thresholds import LOSS_THAT_COUNTS, RESOLUTION
 from weightscope.utilization.judging import louder, name_at
 from weightscope.utilization.metrics import Compared, FloatArray, ImageValues
-from weightscope.utilization.trivial import (
+from weightscope.utilization.targets import (
     are_numbers_elsewhere,
     by_channel,
     channel_shape,

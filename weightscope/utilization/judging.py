@@ -19,19 +19,13 @@ from weightscope.calls import is_complex, leaves_by_place, only_tensor, tensors_
 from weightscope.errors import InputError, keyword, shown
 from weightscope.probing.outputs import predictions
 from weightscope.thresholds import RESOLUTION
+from weightscope.utilization.answers import Arrange, OutputShapes, as_given
 from weightscope.utilization.metrics import CountedQuality, FloatArray, ImageValues, Quality
 from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
 from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
-from weightscope.utilization.trivial import (
-    Arrange,
-    OutputShapes,
-    as_given,
-    at_even_odds,
-    best_trivial,
-    is_mask,
-    is_prediction,
-)
+from weightscope.utilization.targets import is_mask, is_prediction
+from weightscope.utilization.trivial import at_even_odds, best_trivial
 from weightscope.utilization.values import (
     Evaluate,
     ValueMeter,

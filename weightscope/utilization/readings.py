@@ -23,8 +23,8 @@ from weightscope.calls import (
 from weightscope.errors import InputError, keyword
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.structure import Structure
-from weightscope.utilization.trivial import (
-    ChannelRange,
+from weightscope.utilization.answers import ChannelRange
+from weightscope.utilization.targets import (
     by_channel,
     is_mask,
     is_prediction,

@@ -17,14 +17,9 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.batches import split_images
 from weightscope.calls import only_tensor
+from weightscope.utilization.answers import FITTED, OutputShapes, as_number
 from weightscope.utilization.metrics import ImageValues
-from weightscope.utilization.trivial import (
-    FITTED,
-    OutputShapes,
-    as_number,
-    by_channel,
-    is_prediction,
-)
+from weightscope.utilization.targets import by_channel, is_prediction
 from weightscope.utilization.values import ValueMetric, on_device
 
 FOLDS = 2
