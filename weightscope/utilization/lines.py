@@ -15,7 +15,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.calls import tensors_by_place
 from weightscope.errors import InputError
-from weightscope.probing.nearest import like_outputs
+from weightscope.probing.nearest import Nearest, like_outputs
 from weightscope.utilization.answers import BASE, INPUT, Constant, Fitted, Images
 from weightscope.utilization.constants import finite, loss_of, refined
 from weightscope.utilization.metrics import FloatArray
@@ -311,13 +311,10 @@ ROUNDS = 30
 
 def line(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Slope and offset of the least squares line over all values of some pairs (x, y)."""
-    sums = torch.zeros(5, device="cpu", dtype=torch.float64)
+    nearest = Nearest()
     for pair in pairs:
-        x, y = (part.detach().cpu().double().flatten() for part in pair)
+        x, y = (part.detach().cpu().flatten() for part in pair)
         known = torch.isfinite(x) & torch.isfinite(y)
-        x, y = x[known], y[known]
-        sums += torch.stack([torch.ones_like(x).sum(), x.sum(), y.sum(), x @ x, x @ y])
-    count, sx, sy, xx, xy = sums.tolist()
-    spread = xx - sx * sx / count
-    slope = (xy - sx * sy / count) / spread if spread > 0 else 0.0
-    return slope, (sy - slope * sx) / count
+        nearest = nearest.with_batch(y[known][None, None], [x[known][None, None]])
+    slope, offset = nearest.line
+    return float(slope), float(offset)
