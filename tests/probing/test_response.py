@@ -16,6 +16,7 @@ from weightscope.probing.change import change_by_cut, compare
 from weightscope.probing.inputs import read_images, synthetic_inputs
 from weightscope.probing.outputs import certainty, predictions
 from weightscope.probing.response import (
+    HANDED_ON,
     CutResponse,
     _joined,
     measure_response,
@@ -510,7 +511,7 @@ def test_few_decisions_that_change_are_not_rounded_to_none():
 
 def test_nothing_that_changes_is_said_so():
     assert "response 0: no decision changes on synthetic images" in spoken(Rescaled(1.0, 0.0)).why
-    structure = structure_of(Mixed(0.0, gain=1.0))
+    structure = structure_of(Mixed(0.0, gain=2.0))
     image = dead_leaves(1, 1, (32, 32), seed=0)
     why = score_response(respond_to_images(structure, [image]), 1).why
     assert "response 0: no number changes on 1 image without levels 1 and deeper" in why
@@ -669,12 +670,57 @@ def test_a_small_channel_of_numbers_responds_by_itself():
     assert "channel 1" in score_response(Response("images", (found,), 12), 1).why
 
 
-def test_images_that_are_no_numbers_are_refused_by_name():
+def test_images_for_which_the_outputs_are_no_numbers_are_refused_by_name():
     structure = read_structure(Mixed(0.5).eval(), torch.zeros(1, 1, 16, 16))
     broken = torch.zeros(12, 1, 16, 16)
     broken[3, 0, 2, 2] = math.nan
-    with pytest.raises(ws.InputError, match="batch 1 of images= holds nan or infinite"):
-        read_images(structure, [torch.zeros(12, 1, 16, 16), broken])
+    with pytest.raises(ws.InputError, match="batch 1: the outputs hold nan or infinite"):
+        respond_to_images(structure, [torch.zeros(12, 1, 16, 16), broken])
+
+
+class Filling(nn.Module):
+    """Puts numbers where its input has none, by what lies around them."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Mixed(0.5)
+
+    def forward(self, x):
+        missing = torch.isnan(x)
+        known = torch.where(missing, torch.zeros_like(x), x)
+        return known + missing * self.net(known)
+
+
+class Told(nn.Module):
+    """The same, told where."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        known, missing = x[:, :1], x[:, 1:]
+        return known + missing * self.net(known)
+
+
+def test_missing_pixels_are_what_the_network_fills():
+    torch.manual_seed(0)
+    filling = Filling().eval()
+    images = torch.randn(12, 1, 16, 16)
+    missing = torch.rand(images.shape) < 0.3
+    own = respond_to_images(
+        read_structure(filling, images[:2]), [torch.where(missing, torch.nan, images)]
+    )
+    both = torch.cat([torch.where(missing, 0.0, images), missing.to(images)], 1)
+    told = respond_to_images(read_structure(Told(filling.net).eval(), both[:2]), [both])
+    assert own.cuts[0].moved == pytest.approx(told.cuts[0].moved, rel=1e-4)
+    assert own.cuts[0].value > 0.1
+    # without a missing pixel it hands its input on
+    silent = respond_to_images(read_structure(filling, images[:2]), [images])
+    assert (silent.failure, silent.cuts) == (HANDED_ON, ())
+    analysis = ws.analyze(filling, example_inputs=images[:2], images=[images], trained=True)
+    assert "unused" not in set(analysis.stages.verdict)
+    assert "the output is the input itself on these images" in analysis.conclusion
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,91 @@ def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
         assert result.chance == pytest.approx(float(away.square().mean()), rel=0.1)
 
 
+class Warps(nn.Module):
+    """Moves one image onto another, by what two levels say of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(6, 2, 3, padding=1)
+
+    def forward(self, fixed, moving):
+        both = torch.cat([fixed, moving], 1)
+        below = F.interpolate(self.down(F.avg_pool2d(both, 2)), scale_factor=2.0)
+        shift = 0.01 * torch.tanh(self.up(torch.cat([both, below], 1)))
+        rows, columns = (torch.linspace(-1, 1, n) for n in fixed.shape[2:])
+        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None]
+        return F.grid_sample(moving, grid + shift.permute(0, 2, 3, 1), align_corners=True)
+
+
+class Spoils(nn.Module):
+    """Restores what it spoils itself: makes an image small, or takes its last frame away."""
+
+    def __init__(self, frames):
+        super().__init__()
+        self.frames = frames
+        self.down, self.up = (
+            nn.Conv2d(frames, 4, 3, padding=1),
+            nn.Conv2d(4 + frames, 1, 3, padding=1),
+        )
+
+    def forward(self, x):
+        if self.frames == 1:
+            x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear")
+        else:
+            x = x[:, : self.frames]
+        below = F.interpolate(self.down(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        return x[:, -1:] + 0.01 * self.up(torch.cat([x, below], 1))
+
+
+def plain_error(output, target):
+    return float((output - target).square().mean())
+
+
+plain_error.higher_is_better = False
+
+
+@pytest.mark.parametrize("kind", ["pair", "small", "frame"])
+@pytest.mark.parametrize("metric", ["mse", "mae", plain_error])
+def test_what_else_than_the_goal_is_given_has_to_be_beaten(kind, metric):
+    generator = torch.Generator().manual_seed(0)
+    image = F.interpolate(torch.randn(24, 1, 4, 4, generator=generator), 16, mode="bicubic")
+    other = image + 0.1 * torch.randn(image.shape, generator=generator)
+    torch.manual_seed(0)
+    if kind == "pair":
+        model, images, targets, answer = Warps(), (image, other), image, other
+    elif kind == "small":
+        model, images, targets = Spoils(1), image, image
+        answer = F.interpolate(F.avg_pool2d(image, 2), scale_factor=2.0, mode="bilinear")
+    else:
+        model, images, targets, answer = (
+            Spoils(2),
+            torch.cat([other, other, image], 1),
+            image,
+            other,
+        )
+    structure = read_structure(model.eval(), images)
+    result = ablate_levels(structure, [(images, targets)], metric)
+    away = (answer - targets).abs() if metric == "mae" else (answer - targets).square()
+    assert result.chance <= 1.01 * float(away.mean())
+    assert result.chance > 0.5 * float(away.mean())
+
+
+def test_a_line_of_an_input_with_missing_pixels_is_tried():
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(24, 1, 16, 16, generator=generator)
+    missing = torch.rand(clean.shape, generator=generator) < 0.1
+    images = torch.where(missing, torch.nan, clean)
+
+    class Fills(Edges):
+        def forward(self, x):
+            return super().forward(x.nan_to_num())
+
+    structure = read_structure(Fills().eval(), images[:1])
+    result = ablate_levels(structure, [(images, clean)], "mse")
+    assert result.trivial in {"the input itself", "a straight line of the input"}
+    assert result.chance == pytest.approx(float((clean.square() * missing).mean()), rel=0.05)
+
+
 def test_outputs_that_are_no_tensors_lie_beside_what_a_network_adds_to():
     class Beside(Joins):
         def forward(self, x):

@@ -35,8 +35,8 @@ NO_MOVEMENT = 1e-6
 0.001."""
 
 NOT_FINITE = (
-    "the outputs hold nan or infinite values; look for them in the images, in buffers such as the "
-    "running statistics of norms, and for numbers that overflow"
+    "the outputs hold nan or infinite values; look for them in the images (leave these out), in "
+    "buffers such as the running statistics of norms, and for numbers that overflow"
 )
 
 
@@ -129,6 +129,12 @@ class Change:
         whole = _apart(self.sums, np.ones((1, len(self.sums))), self.rounding)
         return not bool((whole.spread > whole.rounding).any())
 
+    @property
+    def handed_on(self) -> bool:
+        """Whether the whole network adds the same number everywhere, but for rounding."""
+        whole = _apart(self.sums, np.ones((1, len(self.sums))), self.rounding)
+        return not bool((whole.added > whole.rounding).any())
+
     def figures(self, weights: Floats) -> Figures:
         """Figures for each weighting of the images, (weightings, images)."""
         numbers, shares = _apart(self.sums, weights, self.rounding), _apart(self.shares, weights)
@@ -190,6 +196,7 @@ class _Apart:
         chance: What that would be if they had nothing in common but the straight line of the input.
         rounding: Mean square of what rounding may add to the whole network's answer.
         spread: Variance of it.
+        added: Variance of what it adds to the input.
         follows: Correlation of it with the input.
     """
 
@@ -197,6 +204,7 @@ class _Apart:
     chance: Floats
     rounding: Floats
     spread: Floats
+    added: Floats
     follows: Floats
 
     def each(self, told: Any = True) -> Floats:
@@ -237,7 +245,9 @@ def _apart(sums: Floats, weights: Floats, rounding: Floats | None = None) -> _Ap
         follows = np.where(var_x * var_w > 0, cov_w / np.sqrt(var_w * var_x), 0.0)
     own = var_w + var_c - 2 * slope * (cov_w + cov_c) + 2 * slope**2 * var_x
     chance = np.maximum(own, 0.0) + (w - c) ** 2
-    return _Apart(np.maximum(ww - 2 * wc + cc, 0.0), chance, lost, var_w, follows)
+    return _Apart(
+        np.maximum(ww - 2 * wc + cc, 0.0), chance, lost, var_w, var_w - 2 * cov_w + var_x, follows
+    )
 
 
 def change_by_cut(
@@ -261,11 +271,13 @@ def change_by_cut(
     runs = CutRuns(structure, counted)
     means = {node: MeanActivation(site.channel_axes) for node, site in runs.sites.items()}
     kept, readings, restored = [], dict[str, Reading](), _Restored(runs)
-    for inputs in batches:
+    for index, inputs in enumerate(batches):
         outputs, values = runs.whole(inputs)
         kept = [(outputs, values)] if len(batches) == 1 else []
         image = image_of(inputs, structure)
         predicted = image_predictions(outputs, structure, image)
+        if not all(bool(answer.isfinite().all()) for answer in predicted.values()):
+            raise InputError(f"batch {index}: {NOT_FINITE}" if len(batches) > 1 else NOT_FINITE)
         restored.add(inputs, predicted, values)
         for place, answer in predicted.items():
             readings[place] = readings.get(place, Reading()).with_batch(answer)

@@ -109,17 +109,7 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
                 f"holds no image of {inputs.rank} dimensions (images, channels, sizes...); yield "
                 "what the model's forward takes, a single image as image[None]"
             )
-        if not all(_is_finite(x) for x in pytree.tree_leaves(batch)):
-            raise InputError(
-                f"batch {index} of {keyword('images')} holds nan or infinite values; leave these "
-                "images out, or repair them (torch.nan_to_num)"
-            )
     return batches
-
-
-def _is_finite(value: Any) -> bool:
-    number = isinstance(value, Tensor) and value.is_floating_point()
-    return not number or bool(value.isfinite().all())
 
 
 def is_image(value: Any, rank: int) -> bool:
@@ -145,8 +135,29 @@ def images_of(inputs: Any, structure: Structure) -> list[Tensor]:
 
 
 def all_channels(inputs: Any, structure: Structure) -> list[Tensor]:
-    """All images among what a network is called with, each as (images, channels, *sizes)."""
-    return [in_channels(image, structure.inputs) for image in images_of(inputs, structure)]
+    """All images among what a network is called with, each as (images, channels, *sizes).
+
+    To compare outputs with: what is missing in them (nan) is taken for the mean of its channel.
+    """
+    return [
+        without_gaps(in_channels(image, structure.inputs)) for image in images_of(inputs, structure)
+    ]
+
+
+def without_gaps(image: Tensor) -> Tensor:
+    """An image (images, channels, *sizes) with each channel's mean where it is not finite.
+
+    Example:
+        >>> without_gaps(torch.tensor([[[1.0, torch.nan, 3.0]]])).tolist()
+        [[[1.0, 2.0, 3.0]]]
+    """
+    known = image.isfinite()
+    if bool(known.all()):
+        return image
+    axes = [axis for axis in range(image.dim()) if axis != 1]
+    held = image.where(known, 0.0)
+    mean = held.sum(axes, keepdim=True) / known.sum(axes, keepdim=True).clamp_min(1)
+    return image.where(known, mean.to(image.dtype))
 
 
 def in_channels(image: Tensor, inputs: ExampleInputs) -> Tensor:

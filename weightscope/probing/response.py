@@ -320,7 +320,7 @@ def measure_response(
     generator = np.random.default_rng(seed)
     coarser = CoarserOutputs(structure)
     found: list[dict[str, dict[int, Figures]]] = []
-    collapsed, lost, counts = [], [], []
+    collapsed, lost, handed_on, counts = [], [], [], []
     with undisturbed(structure.model), torch.no_grad():
         for inputs in (inputs for batches in kinds for inputs in batches):
             coarser.add(inputs)
@@ -329,6 +329,7 @@ def measure_response(
             first = [next(iter(cuts.values())) for cuts in changes.values()]
             collapsed += [all(change.same_for_every_image for change in first)] if first else []
             lost += [all(change.lost_in_rounding for change in first)] if first else []
+            handed_on += [all(change.handed_on for change in first)] if first else []
             # copies of one image are answered alike, and are no images of their own
             which = which_image(batches)
             counts.append(len(set(which)))
@@ -349,6 +350,8 @@ def measure_response(
         return Response(source, (), sum(counts), failure=COLLAPSED)
     if lost and all(lost):
         return Response(source, (), sum(counts), failure=LOST)
+    if handed_on and all(handed_on):
+        return Response(source, (), sum(counts), failure=HANDED_ON)
     cuts = [
         _of_outputs(
             cut.keep_levels,
@@ -361,6 +364,11 @@ def measure_response(
 
 
 COLLAPSED = "the output is the same for every image: the network has died, or nothing reaches it"
+
+HANDED_ON = (
+    "the output is the input itself on these images, so that they do not show what the network "
+    "adds: others may call for it, as those with missing pixels"
+)
 
 LOST = (
     "the outputs vary by less than their number format resolves; return them without what is the "

@@ -15,6 +15,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
 from weightscope.errors import InputError
+from weightscope.probing.inputs import without_gaps
 from weightscope.probing.nearest import Nearest
 from weightscope.utilization.metrics import FloatArray
 from weightscope.utilization.targets import (
@@ -215,7 +216,8 @@ def as_given(inputs: Any, target: Tensor) -> tuple[list[Tensor], Tensor]:
     """
     same = matching(inputs, target.shape)
     leaves = [x for x in pytree.tree_tensors(inputs) if x.dim() > 1 and not x.is_complex()]
-    return [x.double() for x in (leaves if same is None else [same])], target.double()
+    images = leaves if same is None else [same]
+    return [without_gaps(x.double()) for x in images], target.double()
 
 
 class Images:

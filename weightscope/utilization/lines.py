@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,24 +165,47 @@ def _likes(images: Images, place: int, targets: Sequence[Tensor]) -> list[_Like]
     true = [target for _, target in pairs]
     found: list[list[Tensor]] = []
     likes = []
-    # several channels may be of one of the image's, whatever shape that has
-    sources = [what for what in (INPUT, BASE) if all(what in x for x, _ in pairs)]
-    for what, each in itertools.product(sources, (False, True)):
-        nearest = like_outputs(true, [x[what] for x, _ in pairs], by_channel=each)
+    for what in (INPUT, BASE):
+        if all(what in x for x, _ in pairs):
+            sources = _without_goals([x[what] for x, _ in pairs], true)
+            for like in _nearest(sources, true):
+                if not any(all(map(torch.equal, like, own)) for own in found):
+                    found.append(like)
+                    likes.append(_in_units(what, like, true, varied=_repeats(true)))
+    return likes
+
+
+def _nearest(sources: Sequence[Sequence[Tensor]], true: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """What of some images follows targets: that of their shape, and the nearest of each channel."""
+    for each in (False, True):  # several channels may be of one of the image's, whatever its shape
+        nearest = like_outputs(true, sources, by_channel=each)
         like = [x for x in nearest if x is not None]
-        if len(like) == len(true) and not any(all(map(torch.equal, like, own)) for own in found):
-            found.append(like)
-            likes.append(_in_units(what, like, true, varied=_repeats(true)))
-    # of a reconstruction the input is the goal, not an answer without a network
-    return [] if any(map(_is_exact, likes)) else likes
+        if len(like) == len(true):
+            yield like
 
 
-def _is_exact(like: _Like) -> bool:
-    """Whether each channel of the targets is a straight line of the input, but for rounding."""
-    for channel in range(len(like.mean)):
+def _without_goals(
+    sources: Sequence[Sequence[Tensor]], true: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """The images of each batch but those that the targets are, but for their units.
+
+    Of a reconstruction the input is the goal, not an answer without a network. What it adds to, and
+    the other images of a pair, may be one.
+    """
+    goals = {
+        place
+        for place in range(min(map(len, sources), default=0))
+        if any(_is_exact(like, true) for like in _nearest([[own[place]] for own in sources], true))
+    }
+    return [[x for place, x in enumerate(own) if place not in goals] for own in sources]
+
+
+def _is_exact(like: Sequence[Tensor], true: Sequence[Tensor]) -> bool:
+    """Whether each channel of the targets is a straight line of an image's, but for rounding."""
+    for channel in range(math.prod(channel_shape(true[0]))):
         pairs = [
             (by_channel(x)[channel], by_channel(y)[channel])
-            for x, y in zip(like.batches, like.targets, strict=True)
+            for x, y in zip(like, true, strict=True)
         ]
         slope, offset = line(pairs)
         away = sum(float((y - slope * x - offset).square().nansum()) for x, y in pairs)
