@@ -14,7 +14,8 @@ from weightscope.graph import read_structure
 from weightscope.probing import Response, respond_to_images, respond_to_synthetic, response
 from weightscope.probing.change import change_by_cut, compare
 from weightscope.probing.inputs import read_images, synthetic_inputs
-from weightscope.probing.outputs import certainty, predictions
+from weightscope.probing.outputs import Reading, certainty, predictions
+from weightscope.probing.resolution import pair_sums, resolution
 from weightscope.probing.response import (
     HANDED_ON,
     CutResponse,
@@ -739,6 +740,37 @@ def test_how_far_decisions_vary(low, high, resolved):
     assert (found.resolved == 0.0) is (resolved == 0.0)
     two = torch.cat([torch.zeros_like(shares), shares.logit()], 1)
     assert found_without(two, two + 0.1).resolved == pytest.approx(found.resolved, nan_ok=True)
+
+
+def test_two_classes_that_are_not_told_apart_are_not_hidden_by_a_third():
+    background = torch.zeros(4, 1, 16, 16)
+    background[..., :8] = 16.0
+    sure = torch.zeros_like(background)
+    sure[:, :, :8] = 6.0
+    both = torch.cat([background, torch.full_like(sure, 4.0), torch.full_like(sure, 4.0)], 1) - 5.0
+    told = torch.cat([background, 1.0 + sure, 7.0 - sure], 1) - 4.0
+    assert found_without(both, both + 0.1).resolved == pytest.approx(0.0, abs=1e-6)
+    assert found_without(told, told + 0.1).resolved > 0.9
+    # a class that the images hardly contain is not asked
+    absent = torch.cat([told, torch.full_like(sure, -8.0)], 1)
+    assert found_without(absent, absent + 0.1).resolved > 0.9
+
+
+def test_labels_are_told_apart_from_what_they_are_not():
+    labels = torch.full((4, 2, 16, 16), -6.0)
+    labels[:, 0, 10:] = 6.0
+    labels[:, 1, :, 10:] = 6.0  # both at once: classes would exclude each other
+    assert found_without(labels, labels + 0.1).resolved > 0.9
+    labels[:, 1] = -1.0 + 0.1 * torch.randn(labels[:, 1].shape)
+    assert found_without(labels, labels + 0.1).resolved < 0.1
+
+
+def test_of_many_classes_some_positions_are_enough():
+    torch.manual_seed(0)
+    numbers = 4.0 * torch.randn(2, 60, 4096)
+    every = resolution(pair_sums(numbers[:, :, :280], Reading.of([numbers])).sum(0).numpy())
+    some = resolution(pair_sums(numbers, Reading.of([numbers])).sum(0).numpy())
+    assert some == pytest.approx(every, abs=0.1)
 
 
 @pytest.mark.parametrize(("spread", "constant"), [(0.9, True), (1.1, False)])

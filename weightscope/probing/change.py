@@ -22,6 +22,7 @@ from weightscope.probing.outputs import (
     image_predictions,
     probabilities,
 )
+from weightscope.probing.resolution import pair_sums, resolution
 from weightscope.thresholds import BARE, CERTAIN, CONSTANT, FOLLOWS, RAREST_DECISION
 
 Floats = NDArray[np.float64]
@@ -101,6 +102,7 @@ class Change:
             channels, 2).
         bare: `Reading.bare` of all images, (images,).
         share: Whether the outputs are probabilities, (images,).
+        pairs: Of the whole network, see `pair_sums`.
         level: Mean square of the channels' means over all images, (images,).
     """
 
@@ -113,6 +115,7 @@ class Change:
     shares: Floats
     labels: Floats
     above: Floats
+    pairs: Floats
     bare: Floats
     share: Floats
     level: Floats
@@ -162,17 +165,9 @@ class Change:
         )
 
     def _resolved(self, spread: float) -> float:
-        """Variance of the probabilities as a share of what decisions as frequent would have.
-
-        0 where the numbers, of this spread, vary by less than `CONSTANT` of their size.
-        """
-        if spread**2 <= CONSTANT**2 * self.level.mean():
-            return 0.0
-        n, mean, square = self.shares.sum(0).T[[0, 1, 4]]
-        mean, square = mean / n, square / n
-        possible = float((mean * (1.0 - mean)).sum())
-        varied = float(np.maximum(square - mean * mean, 0.0).sum())
-        return varied / possible if possible > 0.0 else 0.0
+        """See `resolution`; 0 where the numbers, of this spread, hardly vary against their size."""
+        constant = spread**2 <= CONSTANT**2 * self.level.mean()
+        return 0.0 if constant else resolution(self.pairs.sum(0))
 
     def _labels(self, weights: Floats) -> Floats:
         """The change if each channel decides for itself: of all, then of each."""
@@ -403,7 +398,8 @@ def compare(w: Tensor, c: Tensor, image: Tensor | None, reading: Reading | None 
     moments = (numbers, size, _sums(p, q, nothing), labels)
     facts = (reading.bare, already, reading.middle.square().mean())
     of_all = (w.new_full((images,), float(fact)) for fact in facts)
-    found = (flips, *counted, certainty(w, reading), *moments, above, *of_all)
+    pairs = pair_sums(w, reading)
+    found = (flips, *counted, certainty(w, reading), *moments, above, pairs, *of_all)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 
 

@@ -91,12 +91,10 @@ class CutResponse:
             nothing in the model tells: no level is unused then that changes them, whichever channel
             is the largest and whatever sign a single one has; else nan.
         by_number_high: Upper end of its interval.
-        resolved: Of the whole network, on the kind of image where it is least: the variance of its
-            probabilities as a share of that of decisions which are as frequent, the sum of
-            ``var(p)`` over that of ``mean(p) (1 - mean(p))``. It is 0 where the answer is the same
-            everywhere, and for a calibrated network the share of the Brier score of the
-            frequencies alone that it saves (the resolution of Murphy 1973). Of numbers nan, or 0
-            where they vary by less than `CONSTANT` of their size.
+        resolved: Of the whole network, on the kind of image where it is least: how far its
+            probabilities tell the two classes apart that they tell apart least, from 0 to 1, see
+            `resolution`. Of numbers nan, or 0 where they vary by less than `CONSTANT` of their
+            size.
     """
 
     keep_levels: int

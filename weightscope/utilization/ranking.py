@@ -178,10 +178,11 @@ def not_measured(responses: Sequence[Response]) -> tuple[str, ...]:
 def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -> str:
     """Why a level without a response need not be unused: the network may hardly have been trained.
 
-    The deep levels of an untrained network do nothing either. Where the weights show no more than a
-    few steps of training, none is called unused. Where no level surely responds, none is unless the
-    weights show more than some tens of steps, and the output varies, decisions by `RESOLVED` or
-    more, on the user's images (on synthetic ones if there are none).
+    The deep levels of an untrained network do nothing either. Where the outputs are decisions, none
+    is called unused unless the probabilities tell each two classes apart, by `RESOLVED` or more, on
+    the user's images (on synthetic ones if there are none). Of numbers the weights are asked: where
+    they show no more than a few steps of training, none is unused; where no level surely responds,
+    none is unless the weights show more than some tens of steps and the output varies.
 
     Args:
         statistics: Of the network's parameters.
@@ -193,6 +194,12 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     cuts = [cut for response in responses for cut in response.cuts]
     if not cuts:
         return ""
+    first = cuts[0]
+    if math.isnan(first.by_sign) and first.resolved >= RESOLVED:
+        return ""
+    if math.isnan(first.by_sign) and first.resolved > 0.0:
+        share = f"({first.resolved:.1%} of what sure decisions would)"
+        return f"its probabilities hardly tell apart two of its classes {share}"
     marks = marks_of_training(statistics)
     if marks.faint:
         return "its weights show no more training than a few steps leave"
@@ -203,14 +210,10 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     if not marks.clear:
         few = "some tens of steps leave, or many small ones"
         return f"{none}, and its weights show no more training than {few}"
-    resolved = cuts[0].resolved
-    if not resolved < RESOLVED:
+    if not first.resolved < RESOLVED:
         return ""
-    share = f" by their probabilities ({resolved:.1%} of the variance of sure ones)"
-    decisions = "decisions" if math.isnan(cuts[0].by_sign) else "output, read as decisions,"
-    verb = "vary" if math.isnan(cuts[0].by_sign) else "varies"
-    vary = f"its {decisions} hardly {verb}{share}" if resolved else "its output hardly varies"
-    return f"{none}, and {vary}"
+    share = f", read as decisions, hardly varies ({first.resolved:.1%} of what sure ones would)"
+    return f"{none}, and its output{share if first.resolved else ' hardly varies'}"
 
 
 def doubted(score: Score, doubt: str) -> Score:
