@@ -174,6 +174,7 @@ def test_the_rarest_decision_that_tells_anything(rare, decided):
         shares,
         np.zeros((1, 1, 10)),
         np.zeros((1, 1, 2)),
+        np.array([[[99.0, 50.0, 49.0, 30.0]]]),
         zero,
         zero,
         zero,

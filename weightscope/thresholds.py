@@ -68,10 +68,16 @@ RESPONSE_BORDER = 0.158
 responds so is worth 5 % of the skill. Proposals are ordered by it."""
 
 RESOLVED = 0.2
-"""Share of the variance of decisions that their probabilities must have before a network of which
-no level surely responds is said not to use one. Small networks without norms, 5 to 120 steps at
-rates of 3e-3 to 1e-2, had at most 0.16, trained ones of the evidence study without a level that
-responds at least 0.21, but for two (``docs/decisions/response.md``)."""
+"""Share of what sure decisions between two classes would tell that the probabilities must tell of
+each two before a level without a response is called unused. Small networks, 5 to 120 steps, had at
+most 0.16 of all classes together, trained ones of the evidence study at least 0.21, but for two;
+of the two classes told apart least, where a level is needed later, at most 0.13
+(``docs/decisions/response.md``)."""
+
+FREQUENT = 0.01
+"""Mean probability that a class must have on the images to be asked whether it is told apart: of
+one that these hardly contain a few positions tell nothing. On networks of the evidence study 0.003
+and 0.03 ask the same pairs, but for one network."""
 
 CONSTANT = 0.01
 """Standard deviation of an output, as a share of the root mean square of its channels' means, below

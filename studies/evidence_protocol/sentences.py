@@ -25,8 +25,8 @@ from weightscope.thresholds import RESPONSE_BORDER
 
 NOTHING = "nothing can be concluded about which stages are used"
 ANSWER = (
-    r"(, (the input itself|what it adds to|a straight line of (the input|what it adds to)|"
-    r"its answer for another image),)?"
+    r"(, (the input itself|(a straight line of )?(the input|what it (adds to|computes without "
+    r"weights))|its answer for another image),)?"
 )
 COMPARED = r"\((?P<metric>.+?) (?P<network>\S+) against (?P<trivial>\S+)\)"
 LARGER_IS_BETTER = ("f1", "accuracy")

@@ -930,3 +930,16 @@ def test_other_inputs_are_the_rows_of_the_example_in_turn():
         found.append(respond_to_synthetic(structure).cuts[0].change)
     assert found[0] < 0.01
     assert found[1] > 0.5
+
+
+def test_a_network_of_one_size_that_its_graph_does_not_show_is_asked_at_that():
+    class Filters(Mixed):
+        def forward(self, x):
+            spectrum = torch.fft.rfft2(x) * self.window
+            return super().forward(torch.fft.irfft2(spectrum, s=x.shape[2:]))
+
+    model = Filters(0.5).eval()
+    model.register_buffer("window", torch.rand(24, 13))
+    found = respond_to_synthetic(read_structure(model, torch.zeros(2, 1, 24, 24)))
+    assert not found.failure
+    assert found.cuts[0].value > 0.0

@@ -360,8 +360,53 @@ def test_a_line_of_an_input_with_missing_pixels_is_tried():
 
     structure = read_structure(Fills().eval(), images[:1])
     result = ablate_levels(structure, [(images, clean)], "mse")
-    assert result.trivial in {"the input itself", "a straight line of the input"}
+    assert result.trivial == "what it computes without weights"  # zeros in their place
     assert result.chance == pytest.approx(float((clean.square() * missing).mean()), rel=0.05)
+
+
+class Mixes(nn.Module):
+    """Mixes features and the median of its frames by a last layer, or sums them before it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.down, self.up = nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(12, 1, 3, padding=1)
+        self.last = nn.Conv2d(2 if kind == "mixed" else 1, 1, 1)
+
+    def forward(self, x):
+        below = F.interpolate(self.down(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        made, middle = self.up(torch.cat([x, below], 1)), x.median(1, keepdim=True)[0]
+        return self.last(torch.cat([made, middle], 1) if self.kind == "mixed" else made + middle)
+
+
+@pytest.mark.parametrize("metric", ["mse", "psnr", plain_error])
+@pytest.mark.parametrize("kind", ["mixed", "summed"])
+def test_what_a_network_computes_without_weights_has_to_be_beaten(kind, metric):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(24, 1, 16, 16, generator=generator)
+    frames = clean + 0.05 * torch.randn(24, 8, 16, 16, generator=generator)
+    struck = torch.rand(frames.shape, generator=generator) < 0.2
+    images = torch.where(struck, 4.0, frames)
+    torch.manual_seed(0)
+    structure = read_structure(Mixes(kind).eval(), images[:1])
+    result = ablate_levels(structure, [(images, clean)], metric)
+    assert result.trivial == "a straight line of what it computes without weights"
+    if metric != "psnr":
+        away = images.median(1, keepdim=True)[0] - clean
+        assert result.chance <= 1.01 * float(away.square().mean())
+
+
+def test_an_input_in_other_units_is_no_answer_of_its_own():
+    class Scaled(Edges):
+        def forward(self, x):
+            return super().forward(2.0 * x - 1.0)
+
+    images = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    clean = images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    structure = read_structure(Scaled().eval(), images[:1])
+    result = ablate_levels(structure, [(images, clean)], "mse")
+    assert result.trivial in {"the input itself", "a straight line of the input"}
 
 
 def test_outputs_that_are_no_tensors_lie_beside_what_a_network_adds_to():

@@ -63,18 +63,44 @@ def last_of_weights(structure: Structure) -> frozenset[str]:
     return frozenset(last) if beside else frozenset()
 
 
+def computed_without_weights(structure: Structure) -> tuple[str, ...]:
+    """Names of the nodes whose values the weights work on, but for the inputs themselves.
+
+    They are computed of the input without any weights, trained or not: the median of a burst, a
+    filtered image. What is made of them by the last layer alone is no work of a level.
+    """
+    nodes = list(structure.graph.nodes)
+    reads = _Weights(structure.model, nodes, frozen=True)
+    free: set[fx.Node] = set()
+    for node in nodes:
+        given = [n for n in node.all_input_nodes if n in reads.reached]
+        if node in reads.reached and not reads.enter(node) and all(n in free for n in given):
+            free.add(node)
+    return tuple(
+        node.name
+        for node in nodes
+        if node in free
+        and node.op not in ("placeholder", "output")
+        and makes_tensor(node)
+        and node.meta["val"].is_floating_point()
+        and node.meta["val"].dim() == structure.inputs.rank
+        and any(user not in free or user.op == "output" for user in node.users)
+    )
+
+
 class _Weights:
     """Which nodes the input reaches, and where weights enter.
 
     Args:
         model: The network.
         nodes: All nodes of its graph, in order.
+        frozen: Whether weights that are not trained count where others are.
     """
 
-    def __init__(self, model: nn.Module, nodes: Sequence[fx.Node]) -> None:
+    def __init__(self, model: nn.Module, nodes: Sequence[fx.Node], *, frozen: bool = False) -> None:
         self._model = model
         named = dict(model.named_parameters(remove_duplicate=False))
-        trained = {name for name, weight in named.items() if weight.requires_grad}
+        trained = {name for name, weight in named.items() if weight.requires_grad or frozen}
         # of a network that is frozen as a whole all are weights
         self._names = trained or set(named)
         self.reached: set[fx.Node] = set()

@@ -15,7 +15,7 @@ from weightscope.adapters.dispatch import TorchDispatchMode
 from weightscope.adapters.regions import entered, region_of
 from weightscope.calls import own_arguments, random_states
 from weightscope.errors import InputError, keyword
-from weightscope.graph.base import last_of_weights
+from weightscope.graph.base import computed_without_weights, last_of_weights
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Cut, Site, Structure
 
@@ -144,6 +144,8 @@ class CutRuns:
         )
         if self._last:
             self._kept |= self._last | self._beside[1]
+        self._computed = computed_without_weights(structure)
+        self._kept |= set(self._computed)
 
     @property
     def sites(self) -> dict[str, Site]:
@@ -204,6 +206,14 @@ class CutRuns:
             return self._run_again(self._beside, values, zeros)
         except RuntimeError:  # what takes no zeros, as the inverse of a matrix
             return None
+
+    def computed(self, values: Mapping[str, Any]) -> list[Tensor]:
+        """Return what the network computes of its input without weights, shaped like an input.
+
+        Args:
+            values: From the last call of `whole`.
+        """
+        return [values[name] for name in self._computed]
 
     def _run_again(
         self,

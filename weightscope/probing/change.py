@@ -14,7 +14,7 @@ from torch import Tensor
 from weightscope.errors import InputError
 from weightscope.graph.running import CutRuns, MeanActivation
 from weightscope.graph.structure import Structure
-from weightscope.probing.inputs import all_channels, image_of
+from weightscope.probing.inputs import all_channels, image_of, in_channels, without_gaps
 from weightscope.probing.nearest import Nearest
 from weightscope.probing.outputs import (
     Reading,
@@ -317,26 +317,37 @@ class _Restored:
             values: From the last call of `CutRuns.whole`.
         """
         given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
+        computed = self._beside(values)
         for place, answer in answers.items():
             first, base = given[0], bases.get(place, given[0])
             same = base.shape == first.shape and torch.equal(base.nan_to_num(), first.nan_to_num())
             if base.shape == answer.shape and not same:
                 self._computed.add(place)
-            if first.shape != answer.shape or place in self._computed:
+            large = [x for x in computed if x.shape[2:] == answer.shape[2:]]
+            if first.shape != answer.shape or place in self._computed or large:
                 nearest = self._nearest.get(place, Nearest())
-                self._nearest[place] = nearest.with_batch(answer, self._laid(place, given, bases))
+                laid = [*self._laid(place, given, bases), *large]
+                self._nearest[place] = nearest.with_batch(answer, laid)
 
     def of(
         self, inputs: Any, answers: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> dict[str, Tensor | None]:
         """For each output of a batch that, in its shape; None where nothing is."""
         given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        return {
-            place: self._nearest[place].of(self._laid(place, given, bases), answer)
-            if place in self._nearest
-            else given[0]
-            for place, answer in answers.items()
-        }
+        computed = self._beside(values)
+        found: dict[str, Tensor | None] = {}
+        for place, answer in answers.items():
+            found[place] = given[0]
+            if place in self._nearest:
+                large = [x for x in computed if x.shape[2:] == answer.shape[2:]]
+                laid = [*self._laid(place, given, bases), *large]
+                found[place] = self._nearest[place].of(laid, answer)
+        return found
+
+    def _beside(self, values: Mapping[str, Any]) -> list[Tensor]:
+        """The images that the network computes without weights."""
+        images = self._runs.computed(values)
+        return [without_gaps(in_channels(x, self._runs.structure.inputs)) for x in images]
 
     def _laid(
         self, place: str, given: Sequence[Tensor], bases: Mapping[str, Tensor]

@@ -33,7 +33,7 @@ LARGEST = {1: 4096, 2: 256, 3: 64}
 
 
 def synthetic_inputs(
-    structure: Structure, paint: Painter, images: int, seed: int, scale: float = 1.0
+    structure: Structure, paint: Painter, images: int, seed: int, scale: float | None = 1.0
 ) -> Any:
     """What to call the network with: painted images, all else by the rows of the example in turn.
 
@@ -42,7 +42,8 @@ def synthetic_inputs(
         paint: Makes the images.
         images: How many; the example's number where the network takes no other.
         seed: Of the painter; every image input has one of its own.
-        scale: Factor on their sizes, in addition to what `scaling` finds right.
+        scale: Factor on their sizes, in addition to what `scaling` finds right; None for the
+            example's own sizes.
 
     Returns:
         Positional arguments as a tuple, or keyword arguments as a dict.
@@ -59,11 +60,11 @@ def synthetic_inputs(
     first = leaves[pictures.index(True)]
     count = images if free_batch else len(first)
     space = [first.shape[axis] for axis in inputs.space]
-    scale = scaling(structure, space, scale) if free_sizes else 1.0
+    factor = scaling(structure, space, scale) if free_sizes and scale is not None else 1.0
     made = []
     for index, (leaf, picture) in enumerate(zip(leaves, pictures, strict=True)):
         if picture:
-            sizes = [max(1, round(leaf.shape[axis] * scale)) for axis in inputs.space]
+            sizes = [max(1, round(leaf.shape[axis] * factor)) for axis in inputs.space]
             channels = 1 if inputs.channels is None else leaf.shape[inputs.channels]
             image = paint(count, channels, sizes, seed=seed + 1000 * index).to(leaf)
             made.append(arranged(image, inputs.layout, frames_of(leaf.shape, inputs.layout)))

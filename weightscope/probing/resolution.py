@@ -10,13 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weightscope.probing.outputs import Reading, probabilities
-from weightscope.thresholds import BARE
+from weightscope.thresholds import BARE, FREQUENT
 
 Floats = NDArray[np.floating]
-
-FREQUENT = 0.01
-"""Mean probability that a class must have on the images: those that these hardly contain are not
-asked, of which a few positions tell nothing."""
 
 NUMBERS = 500_000
 """Of an image that are looked at, over all pairs: of 150 classes these are 11,175."""

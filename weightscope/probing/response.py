@@ -163,39 +163,50 @@ def respond_to_synthetic(structure: Structure) -> Response:
     beside. A foreign network that does not run on them must not stop the analysis.
     """
     try:
-        with undisturbed(structure.model):
-            small = Stimuli.paint(structure, MATCHED_IMAGES, seed=2, scale=0.5)
-            contrast = suited_contrast(structure.model, small.images, small.forward)
-            small = small.scaled(contrast)
-            matched = matched_images(structure.model, small.images, small.forward)
-        large = Stimuli.paint(structure, IMAGES, seed=1).scaled(contrast)
-        kinds = [[large.inputs]] + ([] if matched is None else [[small.inserted(matched)]])
-        answers: list[Tensor] = []
-        try:
-            found = measure_response(structure, kinds, "response", answers=answers)
-        except InputError:  # no numbers for matched images alone say nothing of the network
-            if matched is None:
-                raise
-            answers.clear()
-            found = measure_response(structure, kinds[:1], "response", answers=answers)
-        elsewhere = [
-            cuts
-            for factor in other_contrasts(answers[0])
-            if (cuts := _cuts_at(structure, small.scaled(factor).inputs))
-        ]
-        if not elsewhere:
-            return found
-        changed = [
-            replace(
-                cut,
-                elsewhere=max(one.value for one in same),
-                elsewhere_low=min(one.low for one in same),
-            )
-            for cut, *same in zip(found.cuts, *elsewhere, strict=True)
-        ]
-        return replace(found, cuts=tuple(changed))
+        return _respond_to_stimuli(structure, 0.5, 1.0)
     except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
-        return Response("response", (), 0, failure=_in_words(error))
+        failure = _in_words(error)
+    try:  # the sizes may be free by its graph alone, as with a filter of the example's size
+        return _respond_to_stimuli(structure, None, None)
+    except Exception:  # noqa: BLE001 - the first one is told
+        return Response("response", (), 0, failure=failure)
+
+
+def _respond_to_stimuli(
+    structure: Structure, smaller: float | None, full: float | None
+) -> Response:
+    """The response to images of two sizes, see `synthetic_inputs`."""
+    with undisturbed(structure.model):
+        small = Stimuli.paint(structure, MATCHED_IMAGES, seed=2, scale=smaller)
+        contrast = suited_contrast(structure.model, small.images, small.forward)
+        small = small.scaled(contrast)
+        matched = matched_images(structure.model, small.images, small.forward)
+    large = Stimuli.paint(structure, IMAGES, seed=1, scale=full).scaled(contrast)
+    kinds = [[large.inputs]] + ([] if matched is None else [[small.inserted(matched)]])
+    answers: list[Tensor] = []
+    try:
+        found = measure_response(structure, kinds, "response", answers=answers)
+    except InputError:  # no numbers for matched images alone say nothing of the network
+        if matched is None:
+            raise
+        answers.clear()
+        found = measure_response(structure, kinds[:1], "response", answers=answers)
+    elsewhere = [
+        cuts
+        for factor in other_contrasts(answers[0])
+        if (cuts := _cuts_at(structure, small.scaled(factor).inputs))
+    ]
+    if not elsewhere:
+        return found
+    changed = [
+        replace(
+            cut,
+            elsewhere=max(one.value for one in same),
+            elsewhere_low=min(one.low for one in same),
+        )
+        for cut, *same in zip(found.cuts, *elsewhere, strict=True)
+    ]
+    return replace(found, cuts=tuple(changed))
 
 
 def _cuts_at(structure: Structure, inputs: Any) -> tuple[CutResponse, ...]:
@@ -246,7 +257,9 @@ class Stimuli:
     places: Sequence[int]
 
     @classmethod
-    def paint(cls, structure: Structure, count: int, *, seed: int, scale: float = 1.0) -> Stimuli:
+    def paint(
+        cls, structure: Structure, count: int, *, seed: int, scale: float | None = 1.0
+    ) -> Stimuli:
         """Dead leaves, see `synthetic_inputs`."""
         inputs = synthetic_inputs(structure, dead_leaves, count, seed=seed, scale=scale)
         leaves, spec = pytree.tree_flatten(inputs)

@@ -37,6 +37,7 @@ from weightscope.graph.running import (
     same_draws,
 )
 from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.probing.inputs import in_channels
 from weightscope.probing.outputs import CoarserOutputs, images_and_target, predictions
 from weightscope.progress import bar
 from weightscope.showing import counted, outputs_at
@@ -372,7 +373,8 @@ def ablate_levels(
             if output is None:
                 told.add(outputs, target)
             base = runs.without_weights(values)
-            judge.add(own(outputs), None if base is None else own(base))
+            beside = [in_channels(x, structure.inputs) for x in runs.computed(values)]
+            judge.add(own(outputs), None if base is None else own(base), beside)
             alone.add(inputs, own(outputs), told.read)
             apart.add(own(outputs))
             for place, (cut, filler, meter) in enumerate(

@@ -40,7 +40,7 @@ Answer = Callable[[int, Constant], Any]
 
 Arrange = Callable[[Any, Tensor], tuple[list[Tensor], Tensor]]
 
-INPUT, BASE = "the input", "what it adds to"
+INPUT, BASE, COMPUTED = "the input", "what it adds to", "what it computes without weights"
 
 
 @dataclass
@@ -54,6 +54,8 @@ class OutputShapes:
         nearest: How each tensor follows `INPUT` and `BASE`, where `lay_beside` was asked.
         bases: For each batch, what each tensor adds to, see `CutRuns.without_weights`; held in the
             computer's memory, as inputs are. None where it adds to nothing.
+        computed: For each batch, the images that the network computes without weights, see
+            `CutRuns.computed`; held there too.
     """
 
     specs: list[Any] = field(default_factory=list)
@@ -61,9 +63,10 @@ class OutputShapes:
     ranges: dict[int, ChannelRange] = field(default_factory=dict)
     nearest: dict[tuple[int, str], Nearest] = field(default_factory=dict)
     bases: list[list[Any] | None] = field(default_factory=list)
+    computed: list[list[Tensor]] = field(default_factory=list)
 
-    def add(self, output: Any, base: Any = None) -> None:
-        """Note the outputs for one batch, and what they are added to."""
+    def add(self, output: Any, base: Any = None, computed: Sequence[Tensor] = ()) -> None:
+        """Note the outputs for one batch, what they are added to, and what is computed beside."""
         leaves, spec = pytree.tree_flatten(output)
         self.specs.append(spec)
         self.leaves.append(
@@ -71,6 +74,7 @@ class OutputShapes:
         )
         held = pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, base)
         self.bases.append(None if base is None else pytree.tree_leaves(held))
+        self.computed.append([image.cpu() for image in computed])
         for position, leaf in enumerate(leaves):
             if is_prediction(leaf):
                 self.ranges.setdefault(position, ChannelRange()).add(leaf)
@@ -96,7 +100,7 @@ class OutputShapes:
     def arranged(
         self, batch: int, position: int, inputs: Any, leaf: Tensor, arrange: Arrange
     ) -> tuple[dict[str, list[Tensor]], Tensor]:
-        """What an output of a batch may follow: its inputs (`INPUT`), what it is added to (`BASE`).
+        """What an output of a batch may follow: its inputs, `BASE`, and `COMPUTED` of its size.
 
         Args:
             batch: Its number.
@@ -109,11 +113,13 @@ class OutputShapes:
             These, and the output, each as (images, channels, *sizes).
         """
         images, ordered = arrange(inputs, leaf)
-        bases = self.bases[batch]
-        if bases is None:
-            return {INPUT: images}, ordered
-        _, base = arrange(inputs, bases[position].to(leaf.device))
-        return {INPUT: images, BASE: [base]}, ordered
+        found = {INPUT: images}
+        if (bases := self.bases[batch]) is not None:
+            found[BASE] = [arrange(inputs, bases[position].to(leaf.device))[1]]
+        large = [x for x in self.computed[batch] if x.shape[2:] == ordered.shape[2:]]
+        if large:
+            found[COMPUTED] = [without_gaps(x.to(leaf.device).double()) for x in large]
+        return found, ordered
 
     def constant(self, batch: int, values: dict[int, Tensor]) -> Any:
         """Outputs for a batch that are the same at all its positions."""

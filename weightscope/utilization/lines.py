@@ -15,7 +15,7 @@ from weightscope.adapters import pytree
 from weightscope.calls import tensors_by_place
 from weightscope.errors import InputError
 from weightscope.probing.nearest import Nearest, like_outputs
-from weightscope.utilization.answers import BASE, INPUT, Constant, Fitted, Images
+from weightscope.utilization.answers import BASE, COMPUTED, INPUT, Constant, Fitted, Images
 from weightscope.utilization.constants import finite, loss_of, refined
 from weightscope.utilization.metrics import FloatArray
 from weightscope.utilization.targets import (
@@ -27,7 +27,7 @@ from weightscope.utilization.targets import (
     shaped_as,
 )
 
-ITSELF = {INPUT: "the input itself", BASE: BASE}
+ITSELF = {INPUT: "the input itself", BASE: BASE, COMPUTED: COMPUTED}
 
 
 def from_input(images: Images, constant: Fitted | None) -> dict[str, FloatArray]:
@@ -135,7 +135,7 @@ class _Like:
     So a search finds its way.
 
     Attributes:
-        what: `INPUT` or `BASE`.
+        what: `INPUT`, `BASE` or `COMPUTED`.
         batches: Of each batch, (images, channels, *sizes).
         targets: What follows it, in the same shape.
         spread: Of each channel.
@@ -165,11 +165,11 @@ def _likes(images: Images, place: int, targets: Sequence[Tensor]) -> list[_Like]
     true = [target for _, target in pairs]
     found: list[list[Tensor]] = []
     likes = []
-    for what in (INPUT, BASE):
+    for what in (INPUT, BASE, COMPUTED):
         if all(what in x for x, _ in pairs):
             sources = _without_goals([x[what] for x, _ in pairs], true)
             for like in _nearest(sources, true):
-                if not any(all(map(torch.equal, like, own)) for own in found):
+                if not any(_is_exact(own, like) for own in found):
                     found.append(like)
                     likes.append(_in_units(what, like, true, varied=_repeats(true)))
     return likes
