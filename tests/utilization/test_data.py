@@ -330,6 +330,16 @@ def test_a_threshold_that_is_chosen_anew_is_said_with_the_figure_at_the_old_one(
         assert replace(evidence, ablation=same).score("1").caveat == ""
 
 
+@pytest.mark.parametrize(("as_it_is", "said"), [(1.5, True), (0.9, False), (0.98, False)])
+def test_a_loss_after_a_new_scale_is_said_with_that_of_the_outputs_as_they_are(as_it_is, said):
+    evidence = made({1: 0.02, 2: 0.0})
+    first, *others = evidence.ablation.levels
+    levels = (replace(first, unadjusted=as_it_is), *others)
+    ablation = replace(evidence.ablation, levels=levels, recalibrated=True)
+    score = replace(evidence, ablation=ablation).score("1")
+    assert score.caveat == ("without a new scale and offset it is 1.5" if said else "")
+
+
 def test_no_more_than_all_of_the_skill_is_lost():
     score = made({1: 2.4, 2: 0.4}, skill=0.5).score("1")
     assert "without levels 1 and deeper all of the skill is lost (f1 1 to -1.4, " in score.why

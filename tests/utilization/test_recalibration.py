@@ -20,10 +20,14 @@ def losses(outputs, targets, loss, whole=None):
     shapes = OutputShapes()
     for output in whole or outputs:
         shapes.add(output)
+    return judged(outputs, targets, loss, shapes).values
+
+
+def judged(outputs, targets, loss, shapes):
     meter = RecalibratedMeter(ValueMetric(loss, False), targets, torch.device("cpu"), shapes)
     for output in outputs:
         meter.add(output)
-    return meter.quality().values
+    return meter.quality()
 
 
 def logits(images=12, channels=1, seed=0):
@@ -50,6 +54,20 @@ def test_what_a_scale_and_an_offset_mend_costs_nothing(channels, loss):
         found = losses(list(broken.split(4)), list(labels.split(4)), loss)
         assert found.mean() == pytest.approx(right.mean(), rel=0.01)
     assert loss(5 * scores, labels) > 1.5 * right.mean()  # what is mended matters
+
+
+def test_the_loss_as_it_is_is_known_beside():
+    scores, labels = logits()
+    loss = F.binary_cross_entropy_with_logits
+    shapes = OutputShapes()
+    shapes.add(scores)
+    found = judged(list((5 * scores).split(4)), list(labels.split(4)), loss, shapes)
+    assert found.as_given.values.mean() == pytest.approx(float(loss(5 * scores, labels)), rel=1e-4)
+    some = found.among(np.arange(12) < 3)
+    assert some.images == 12
+    assert some.as_given.of(np.ones((1, 12)))[0] == pytest.approx(
+        float(loss(5 * scores[:3], labels[:3])), rel=1e-4
+    )
 
 
 def test_what_is_lost_stays_lost():

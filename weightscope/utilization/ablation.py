@@ -65,6 +65,7 @@ from weightscope.utilization.metrics import (
     resampled,
 )
 from weightscope.utilization.readings import are_classes, are_constant, first_answer, logits_note
+from weightscope.utilization.recalibration import RecalibratedValues
 from weightscope.utilization.segmentation import SEGMENTATION, ClassesApart, Segmentation
 from weightscope.utilization.targets import marks_in
 from weightscope.utilization.trivial import CONSTANT, TrivialValues
@@ -91,8 +92,8 @@ class LevelAblation:
         low: Lower end of the interval of ``drop`` over images.
         high: Upper end of it.
         unadjusted: Quality without the levels at the threshold that is best for the whole network,
-            where ``ablated`` is at the one that is best without them; None where the metric has no
-            threshold.
+            where ``ablated`` is at the one that is best without them, and of a recalibrated loss
+            that of the outputs as they are; None where the metric has neither.
         worst: Of a mean over classes, or of several channels of numbers, the share of its own skill
             that one loses, of those that have any the one that surely loses most; nan where there
             is none.
@@ -407,7 +408,7 @@ def ablate_levels(
         lost = tuple(p for p in structure.lost_outputs(cut.keep_levels) if p in read)
         if lost and len(lost) == len(read):
             return replace(_record(cut, whole, chance, weights, sign, weight, None), lost=lost)
-        at_best = quality_at(quality, best)
+        at_best = _unadjusted(quality, best)
         record = _record(cut, whole, quality, weights, sign, weight, at_best)
         worst = (
             _of_the_worst(classes, by_class(quality, weights), weight)
@@ -739,6 +740,13 @@ def interval(samples: FloatArray, images: int) -> tuple[float, float]:
     tail = float(special.ndtr(-widening(0.5 + CONFIDENCE / 2.0, images)))
     low, high = np.nanquantile(samples, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def _unadjusted(quality: Quality, best: Sequence[float]) -> float | None:
+    """See `LevelAblation`; `best` are the whole network's thresholds."""
+    if isinstance(quality, RecalibratedValues):
+        return float(quality.as_given.of(np.ones((1, quality.images)))[0])
+    return quality_at(quality, best)
 
 
 def _record(

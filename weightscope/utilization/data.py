@@ -308,13 +308,16 @@ def _describe_hidden(result: AblationResult, cut: LevelAblation) -> tuple[str, s
 
 
 def _threshold_caveat(result: AblationResult, cut: LevelAblation) -> str:
-    """What the quality would be with the whole network's threshold, where it differs."""
+    """What the quality would be as the outputs are, or at the whole network's threshold."""
     if cut.unadjusted is None:
         return ""
     figure = f"{cut.unadjusted:.3g}"
     # it may be the better one by a little, where not every threshold was tried
-    if figure == f"{cut.ablated:.3g}" or cut.unadjusted > cut.ablated:
+    better = cut.unadjusted > cut.ablated
+    if figure == f"{cut.ablated:.3g}" or better is not result.recalibrated:
         return ""
+    if result.recalibrated:
+        return f"without a new scale and offset it is {figure}"
     return f"each at its best threshold; at that of the whole network {result.metric} is {figure}"
 
 

@@ -18,7 +18,7 @@ from weightscope.adapters import pytree
 from weightscope.batches import split_images
 from weightscope.calls import only_tensor
 from weightscope.utilization.answers import FITTED, OutputShapes, as_number
-from weightscope.utilization.metrics import ImageValues
+from weightscope.utilization.metrics import BoolArray, FloatArray, ImageValues
 from weightscope.utilization.targets import by_channel, is_prediction
 from weightscope.utilization.values import ValueMetric, on_device
 
@@ -38,6 +38,24 @@ LEAST = 10
 
 Fit = dict[int, tuple[Tensor, Tensor]]
 """Scale and offset of each channel, (channels, 1), of every tensor of predictions by position."""
+
+
+class RecalibratedValues(ImageValues):
+    """The values of a loss after a fit, and as they are without it.
+
+    Args:
+        values: (images,).
+        as_given: The same without the fit.
+    """
+
+    def __init__(self, values: FloatArray, as_given: FloatArray) -> None:
+        super().__init__(values)
+        self.as_given = ImageValues(as_given)
+
+    def among(self, which: BoolArray) -> RecalibratedValues:
+        """The same of some images alone."""
+        kept = (np.where(v.known & which, v.values, np.nan) for v in (self, self.as_given))
+        return RecalibratedValues(*kept)
 
 
 class RecalibratedMeter:
@@ -67,6 +85,7 @@ class RecalibratedMeter:
         self._held: list[tuple[Any, Any]] = []
         self._fits: list[Fit] = []
         self.values: list[float] = []
+        self._as_given: list[float] = []
 
     def add(self, output: Any) -> None:
         """Add the outputs for the next batch."""
@@ -80,10 +99,10 @@ class RecalibratedMeter:
         if self._fits or count >= FITTED or (count >= LEAST and count * numbers >= HELD):
             self._settle()
 
-    def quality(self) -> ImageValues:
+    def quality(self) -> RecalibratedValues:
         """The mean over all images."""
         self._settle()
-        return ImageValues(np.array(self.values))
+        return RecalibratedValues(np.array(self.values), np.array(self._as_given))
 
     def _settle(self) -> None:
         """Judge what is held, and hold it no longer."""
@@ -103,6 +122,7 @@ class RecalibratedMeter:
             # a fit that does not carry over to other images is worse than none
             tried = [(fits, self._judged(fits)) for fits in (fitted, none)]
             self._fits, values = min(tried, key=lambda one: float(np.nansum(one[1])))
+        self._as_given += self._judged([{} for _ in range(FOLDS)])
         self.values += values
         self._held = []
 
