@@ -852,6 +852,23 @@ def test_no_level_is_called_unused_that_another_output_hangs_on():
         )
 
 
+def test_an_output_that_tells_nothing_apart_yet_is_not_hidden_by_one_that_does():
+    class Sure(Mixed):
+        def forward(self, x):
+            logits = super().forward(x)
+            left = torch.linspace(-0.3, 1, x.shape[-1]).expand_as(x)
+            open_ = torch.cat([9.0 * left, -9.0 * left, -9.0 * left], 1) + 0.01 * logits
+            return (10.0 * logits, open_) if self.both else 10.0 * logits
+
+    torch.manual_seed(0)
+    images = 2.0 * torch.randn(12, 1, 16, 16).sign()
+    for both, least, most in ((False, 0.5, 1.0), (True, 0.0, 0.01)):
+        model = Sure(0.1).eval()
+        model.both = both
+        (cut,) = respond_to_images(read_structure(model, images[:2]), [images]).cuts
+        assert least <= cut.resolved <= most
+
+
 def test_a_number_for_each_image_is_an_output():
     images = torch.zeros(4, 1, 8, 8)
     returned = [images, images[:, :, ::2, ::2], torch.zeros(4), torch.zeros(()), torch.ones(4, 3)]

@@ -18,6 +18,10 @@ NUMBERS = 500_000
 """Of an image that are looked at, over all pairs: of 150 classes these are 11,175."""
 
 
+LEAST = 1e-9
+"""Of classes that are not told apart at all; 0 is an output that does not vary."""
+
+
 def pair_sums(outputs: Tensor, reading: Reading) -> Tensor:
     """Sum over the positions what `resolution` asks for.
 
@@ -59,13 +63,13 @@ def resolution(sums: Floats) -> float:
         sums: `pair_sums` over all images, (pairs, 4).
 
     Returns:
-        0 where two classes cannot be told apart; of classes that are hardly probable the two that
-        are most so are asked.
+        `LEAST` where two classes are not told apart at all. Of classes that are hardly probable the
+        two that are most so are asked.
 
     Example:
         >>> told_apart, alike = [20.0, 5.0, 5.0, 5.0], [20.0, 5.0, 5.0, 2.5]
         >>> resolution(np.array([told_apart])), resolution(np.array([told_apart, alike]))
-        (1.0, 0.0)
+        (1.0, 1e-09)
     """
     positions, first, second, square = sums.T
     both = first + second
@@ -75,4 +79,4 @@ def resolution(sums: Floats) -> float:
     possible = mean * (1 - mean)
     varied = np.divide(square, both, out=np.zeros_like(first), where=both > 0) - mean * mean
     shares = np.divide(varied, possible, out=np.zeros_like(varied), where=possible > 0)
-    return max(float(shares[asked].min()), 0.0)
+    return max(float(shares[asked].min()), LEAST)

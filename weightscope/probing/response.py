@@ -91,10 +91,10 @@ class CutResponse:
             nothing in the model tells: no level is unused then that changes them, whichever channel
             is the largest and whatever sign a single one has; else nan.
         by_number_high: Upper end of its interval.
-        resolved: Of the whole network, on the kind of image where it is least: how far its
-            probabilities tell the two classes apart that they tell apart least, from 0 to 1, see
-            `resolution`. Of numbers nan, or 0 where they vary by less than `CONSTANT` of their
-            size.
+        resolved: Of the whole network, on the kind of image and of the deciding output where it is
+            least: how far its probabilities tell the two classes apart that they tell apart least,
+            from 0 to 1, see `resolution`. Of numbers nan, or 0 where they vary by less than
+            `CONSTANT` of their size.
     """
 
     keep_levels: int
@@ -403,7 +403,10 @@ def _of_outputs(
     if len(found) == 1:
         return first
     highs = {output: one.high for output, one in found.items()}
-    return replace(first, outputs=highs, lost=tuple(lost))
+    # one that decides nothing yet is not hidden by another that does
+    deciding = [o.resolved for o in found.values() if math.isnan(o.by_sign) and o.resolved > 0.0]
+    resolved = float(np.fmin.reduce([first.resolved, *deciding]))
+    return replace(first, outputs=highs, lost=tuple(lost), resolved=resolved)
 
 
 def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
