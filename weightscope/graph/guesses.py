@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,6 +72,8 @@ _CHANNEL_NAMES = (
     "n_channels",
     "latent_channels",
     "channels",
+    "audio_channels",
+    "nb_channels",
 )
 _STEP_NAMES = (
     "timestep",
@@ -111,6 +114,10 @@ _MOST_OPTIONAL = 4  # arguments that may be left out which are tried alone
 _LIKELIEST = 8  # sizes that are tried before other channels are
 _MAX_SHAPES = 90
 _KINDS_AT_ODD_SIZES = 2
+_SAMPLES = (16384, 44100)  # of signals that the forward makes spectrograms of
+_FRAMES_OF_BINS = 128
+_SHARES = (3, 1, 2, 4, 6)  # channels of images that are joined
+_MOST_SHARING = 4
 
 
 @dataclass(frozen=True)
@@ -168,9 +175,7 @@ def calls_with(
     model: nn.Module, arguments: Arguments, picture: torch.Tensor
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Calls with one picture: every other required argument filled by its name, then by trying."""
-    image, others = arguments.image, arguments.others
-    args: tuple[Any, ...] = () if image else (picture,)
-    base = {image: picture} if image else {}
+    others = arguments.others
     choices = [
         list(_values(model, name, noise(model, tuple(picture.shape), seed)))
         for seed, name in enumerate(others, start=1)
@@ -185,12 +190,50 @@ def calls_with(
         if min(places, default=shortest) != max(places, default=0) or places[0] >= shortest
     )
     for chosen in itertools.chain(even, mixtures if len(others) > 1 else ()):
-        named = {**base, **dict(zip(others, chosen, strict=True))}
-        if arguments.positional:
-            by_position = tuple(named.pop(name) for name in arguments.positional)
-            yield by_position, named
-        else:
-            yield args, named
+        yield _call(arguments, picture, chosen)
+
+
+def calls_with_shares(
+    model: nn.Module, arguments: Arguments, sizes: Sequence[int]
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Calls with several images, some of which are together what the first convolution takes."""
+    joined = next((count for d, count in _kernels(model) if d == len(sizes)), 0)
+    images = [name for name in arguments.others if name not in _CONDITION_NAMES]
+    if not joined or not 0 < len(images) < _MOST_SHARING:
+        return
+    shares = (
+        counts
+        for counts in itertools.product(_SHARES, repeat=1 + len(images))
+        if joined in _sums(counts)
+    )
+    for counts in shares:
+        picture, *more = (noise(model, (1, n, *sizes), seed) for seed, n in enumerate(counts))
+        of_image = dict(zip(images, more, strict=True))
+        chosen = [
+            of_image[name] if name in of_image else next(_values(model, name, picture))
+            for name in arguments.others
+        ]
+        yield _call(arguments, picture, chosen)
+
+
+def _sums(counts: Sequence[int]) -> set[int]:
+    """What some of the counts come to together."""
+    sums = {0}
+    for count in counts:
+        sums |= {count + sum_ for sum_ in sums}
+    return sums
+
+
+def _call(
+    arguments: Arguments, picture: torch.Tensor, chosen: Sequence[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call with a picture, and with what is chosen for the others."""
+    named = dict(zip(arguments.others, chosen, strict=True))
+    if arguments.image is None:
+        return (picture,), named
+    named = {arguments.image: picture, **named}
+    by_position = tuple(named.pop(name) for name in arguments.positional)
+    return by_position, named
 
 
 def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]:
@@ -210,8 +253,8 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]
         if dimensions == picture.dim() - 2 and count != channels
     ]
     of_time = [steps, steps.to(picture.dtype), steps[:, None].to(picture.dtype)]
-    first = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
-    vectors = [] if first is None else [picture.new_zeros(batch, first.in_features)]
+    first = _first_linear(model)
+    vectors = [picture.new_zeros(batch, first)] if first else []
     if name in _STEP_NAMES:
         yield from (*of_time, picture)
     elif name in _CONDITION_NAMES:
@@ -240,8 +283,29 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     return list(dict.fromkeys([*list(found)[:_MAX_SHAPES], *by_kind[0]]))
 
 
+def few_of_each(shapes: Sequence[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
+    """The likeliest shapes, and of the other channels and dimensions as many together."""
+    counts: Counter[tuple[int, int]] = Counter()
+    found = []
+    for shape in shapes:
+        kind = len(shape), shape[0]
+        counts[kind] += 1
+        if counts[kind] <= (most if kind == (len(shapes[0]), shapes[0][0]) else most // 4):
+            found.append(shape)
+    return found
+
+
 def odd_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
-    """(channels, *sizes) where no usual size runs: one of each remainder."""
+    """(channels, *sizes) where no usual one runs: samples, bins, then one of each remainder."""
+    kernels = _kernels(model)
+    counts = list(dict.fromkeys([*_declared(model), 2, 1]))
+    if kernels and kernels[0][0] == 2:
+        yield from itertools.product(counts, _SAMPLES)
+    elif not kernels and (first := _first_linear(model)):
+        for count in counts:
+            if first % count == 0:
+                yield count, first // count, _FRAMES_OF_BINS
+                yield count, _FRAMES_OF_BINS, first // count
     for dimensions, channels in _channels(model)[:_KINDS_AT_ODD_SIZES]:
         for size in _REMAINDERS[dimensions]:
             if dimensions == 3:
@@ -251,22 +315,9 @@ def odd_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
 
 def _channels(model: nn.Module) -> list[tuple[int, int]]:
     """(dimensions, channels) that the first convolutions take, then plain guesses."""
-    found: list[tuple[int, int]] = []
-    pointwise = False
-    for module in model.modules():
-        weight = _weight(module)
-        channels = _attribute(module, "in_channels")
-        if weight is not None and weight.dim() in (3, 4, 5):
-            count = channels if isinstance(channels, int) else weight.shape[1]
-            pointwise |= not found and math.prod(weight.shape[2:]) == 1
-            found.append((weight.dim() - 2, int(count)))
+    found, pointwise = _kernels(model), _starts_pointwise(model)
     dimensions = found[0][0] if found else 2
-    declared = [
-        (dimensions, value)
-        for holder in (model, _config(model))
-        for name in _CHANNEL_NAMES
-        if isinstance(value := _attribute(holder, name), int)
-    ]
+    declared = [(dimensions, count) for count in _declared(model)]
     small = [kind for kind in found if kind[1] <= 4]
     guesses = [(dimensions, 3), (dimensions, 1)]
     # real and imaginary parts, two images, or an image and its mask, that the forward takes apart
@@ -290,6 +341,39 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
         *found[1:3],
     ]
     return list(dict.fromkeys(kinds))
+
+
+def _kernels(model: nn.Module) -> list[tuple[int, int]]:
+    """(dimensions, channels) that each kernel takes, in order."""
+    found = []
+    for module in model.modules():
+        weight, channels = _weight(module), _attribute(module, "in_channels")
+        if weight is not None and weight.dim() in (3, 4, 5):
+            count = channels if isinstance(channels, int) else weight.shape[1]
+            found.append((weight.dim() - 2, int(count)))
+    return found
+
+
+def _starts_pointwise(model: nn.Module) -> bool:
+    """Whether the first kernel is of one position."""
+    weights = (weight for module in model.modules() if (weight := _weight(module)) is not None)
+    first = next((weight for weight in weights if weight.dim() in (3, 4, 5)), None)
+    return first is not None and math.prod(first.shape[2:]) == 1
+
+
+def _declared(model: nn.Module) -> list[int]:
+    """Numbers of channels that the model carries in an attribute."""
+    return [
+        value
+        for holder in (model, _config(model))
+        for name in _CHANNEL_NAMES
+        if isinstance(value := _attribute(holder, name), int)
+    ]
+
+
+def _first_linear(model: nn.Module) -> int:
+    """How many numbers the first linear layer takes; 0 where there is none."""
+    return next((m.in_features for m in model.modules() if isinstance(m, nn.Linear)), 0)
 
 
 def _weight(module: nn.Module) -> torch.Tensor | None:

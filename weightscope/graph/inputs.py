@@ -22,13 +22,15 @@ from weightscope.calls import (
     shapes,
     undisturbed,
 )
-from weightscope.errors import ForwardError, InputError, WeightscopeError, in_python, keyword
+from weightscope.errors import ForwardError, InputError, in_python, keyword
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.guesses import (
     Arguments,
     arguments_of,
     calls_with,
+    calls_with_shares,
     declared_sizes,
+    few_of_each,
     likely_shapes,
     noise,
     odd_shapes,
@@ -367,9 +369,11 @@ def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
                 return
         given = arguments_of(trial.original)
         odd_ones = () if given.others else odd_shapes(trial.original)
-        calls = (_first_call(trial, given, shape, [], "") for shape in odd_ones)
-        odd = next((call for call in calls if call is not None), None)
+        errors: list[Exception] = []
+        calls = (_first_call(trial, given, shape, errors, "") for shape in odd_ones)
+        odd = next((call for call in calls if call and not _is_one_image(trial, call)), None)
         if odd is None:
+            _require_followed(trial, errors)
             raise
         yield odd
         return
@@ -432,12 +436,26 @@ def _search(
                 break
     yield from set_aside
     if not found and not set_aside and limit is None:
-        calls = _with_optional(trial, arguments, candidates, layout)
+        calls = itertools.chain(
+            _with_shares(trial, arguments, candidates[0]) if candidates and not layout else (),
+            _with_optional(trial, arguments, candidates, layout),
+        )
         first = next(calls, None)
         if first is None:
             raise _nothing_found(trial, arguments, tried, errors)
         yield first
         yield from calls
+
+
+def _with_shares(
+    trial: Trial, arguments: Arguments, likeliest: tuple[int, ...]
+) -> Iterator[ExampleInputs]:
+    """The first call with images that are joined, each of channels of its own."""
+    _, *sizes = likeliest
+    for args, kwargs in calls_with_shares(trial.original, arguments, sizes):
+        if trial.error(args, kwargs) is None:
+            yield _guessed(trial, args, kwargs, len(sizes), "")
+            return
 
 
 def _with_optional(
@@ -446,7 +464,7 @@ def _with_optional(
     """Calls with arguments that the signature lets out, where the forward needs them."""
     found = False
     for more in with_optional(trial.original, arguments):
-        for shape in candidates[:_TRIALS_OF_OPTIONAL]:
+        for shape in few_of_each(candidates, _TRIALS_OF_OPTIONAL):
             inputs = _first_call(trial, more, shape, [], layout)
             if inputs is not None and not found:
                 more = _needed(trial, arguments, more, shape, layout)
@@ -494,10 +512,16 @@ def _first_call(
     for args, kwargs in itertools.islice(calls, _MAX_CALLS_A_SHAPE):
         error = trial.error(args, kwargs)
         if error is None:
-            args, kwargs = _in_one_way(trial.original.forward, args, kwargs)
-            return ExampleInputs(args, kwargs, len(shape) - 1, guessed=True, layout=layout)
+            return _guessed(trial, args, kwargs, len(shape) - 1, layout)
         errors.append(error)
     return None
+
+
+def _guessed(
+    trial: Trial, args: tuple[Any, ...], kwargs: dict[str, Any], dimensions: int, layout: str
+) -> ExampleInputs:
+    args, kwargs = _in_one_way(trial.original.forward, args, kwargs)
+    return ExampleInputs(args, kwargs, dimensions, guessed=True, layout=layout)
 
 
 def _in_one_way(
@@ -519,11 +543,9 @@ def _nothing_found(
     arguments: Arguments,
     tried: Sequence[tuple[int, ...]],
     errors: Sequence[Exception],
-) -> WeightscopeError:
+) -> ForwardError:
     """Say in one line each what was tried, what it met, and what to pass."""
-    for error in errors:
-        if (read := cannot_follow(error, trial.original)) is not None:
-            return read
+    _require_followed(trial, errors)
     kinds: dict[tuple[int, int], list[tuple[int, ...]]] = {}
     for channels, *sizes in tried:
         kinds.setdefault((len(sizes), channels), []).append(tuple(sizes))
@@ -543,6 +565,13 @@ def _nothing_found(
     )
     found.__cause__ = errors[0] if errors else None
     return found
+
+
+def _require_followed(trial: Trial, errors: Sequence[Exception]) -> None:
+    """Raise what says why no example can run, where the forward does what no trace follows."""
+    for error in errors:
+        if (read := cannot_follow(error, trial.original)) is not None:
+            raise read from error
 
 
 def _by(sizes: Sequence[int]) -> str:

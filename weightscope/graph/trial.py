@@ -315,8 +315,9 @@ class Trial:
             stack.enter_context(nothing_left(self.model))
             # a forward may count in them
             hold_constants(self.model, {n: c.clone() for n, c in self.constants.items()})
-            self.model.train(training)
-            stack.callback(self.model.eval)
+            stack.callback(_set_mode, self.model, training=False)
+            _set_mode(self.model, training=training)
+            self._weights = self._memories()  # that may write weights, as no forward does
             aside = HooksAside()
             try:
                 with torch.set_grad_enabled(grad), self.mode, aside, watching or nullcontext():
@@ -326,6 +327,12 @@ class Trial:
             finally:
                 self._hooks |= bool(aside.set_by)
                 self._note_writes(training)
+
+
+def _set_mode(model: nn.Module, *, training: bool) -> None:
+    """Call a model's own ``train``, which may compute, only where a mode changes."""
+    if any(module.training != training for module in model.modules()):
+        model.train(training)
 
 
 class _Listing(TorchFunctionMode):

@@ -1,0 +1,156 @@
+"""Examples that are found of networks that nothing but their code describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.graph import read_structure
+from weightscope.graph.inputs import find_inputs
+from weightscope.graph.trial import Trial
+
+
+class Separating(nn.Module):
+    """A spectrogram as channels, made of samples, goes down and comes back up."""
+
+    def __init__(self, sources: int) -> None:
+        super().__init__()
+        self.sources = sources
+        self.top, self.deep = nn.Conv2d(2 * sources, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up = nn.Conv2d(12, 2 * sources, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, _ = x.shape
+        spectrum = torch.stft(x.flatten(0, 1), 64, 32, return_complex=True)
+        real = torch.view_as_real(spectrum).movedim(3, 1).unflatten(0, (batch, channels))
+        top = F.relu(self.top(real.flatten(1, 2)))
+        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
+        return self.up(torch.cat([F.interpolate(deep, size=top.shape[2:]), top], 1))
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+def test_samples_are_guessed_where_kernels_work_on_their_spectrogram(sources: int) -> None:
+    structure = read_structure(Separating(sources).eval())
+    assert structure.inputs.args[0].shape == (1, sources, 16384)
+
+
+class Bins(nn.Module):
+    """Mixes the channels and bins of a spectrogram by linear layers, in every frame."""
+
+    def __init__(self, channels: int, bins: int) -> None:
+        super().__init__()
+        self.first, self.deep = nn.Linear(channels * bins, 8), nn.Linear(8, 8)
+        self.last = nn.Linear(16, channels * bins)
+        self.shape = channels, bins
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.first(x.flatten(1, 2).mT))
+        deep = F.relu(self.deep(F.max_pool1d(top.mT, 2).mT))
+        deep = F.interpolate(deep.mT, size=x.shape[-1]).mT
+        made = self.last(torch.cat([top, deep], 2)).mT
+        return made.unflatten(1, self.shape)
+
+
+def test_bins_are_guessed_where_a_linear_layer_takes_them() -> None:
+    trial = Trial(Bins(2, 36).eval())
+    assert next(find_inputs(trial)).args[0].shape == (1, 2, 36, 128)
+
+
+class Joining(nn.Module):
+    """Joins images of channels of their own before its first kernel, and one of them at the end."""
+
+    def __init__(self, counts: Sequence[int], last: int) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(sum(counts), 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up, self.last = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4 + last, 1, 1)
+
+    def forward(self, photo: Tensor, trimap: Tensor, normal: Tensor, far: Tensor) -> Tensor:
+        top = F.relu(self.top(torch.cat([normal, far, trimap], 1)))
+        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
+        up = F.relu(self.up(torch.cat([F.interpolate(deep, scale_factor=2.0), top], 1)))
+        return self.last(torch.cat([up, photo], 1))
+
+
+class JoiningAtATime(nn.Module):
+    """Joins an image and its mask, and is told a time between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Joining((3, 6, 2), 3)
+
+    def forward(self, photo: Tensor, t: Tensor, trimap: Tensor, normal: Tensor) -> Tensor:
+        assert t.shape == photo.shape[:1]
+        return self.inner(photo, trimap, normal[:, :3], normal[:, 3:].repeat(1, 2, 1, 1))
+
+
+@pytest.mark.parametrize(("counts", "last"), [((3, 6, 2), 3), ((1, 4, 2), 1), ((3, 1, 3), 4)])
+def test_images_of_channels_of_their_own_are_guessed(counts: Sequence[int], last: int) -> None:
+    structure = read_structure(Joining(counts, last).eval())
+    photo, *joined = (image.shape[1] for image in structure.inputs.args)
+    assert (photo, sum(joined)) == (last, sum(counts))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+def test_images_of_channels_of_their_own_are_guessed_beside_a_time() -> None:
+    structure = read_structure(JoiningAtATime().eval())
+    assert [x.dim() for x in structure.inputs.args] == [4, 1, 4, 4]
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class OfFewChannels(nn.Module):
+    """Needs the time that its signature lets out, and lifts images to more channels by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 3
+        self.first, self.last = nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(8, 1, 1)
+        self.deep, self.lift, self.of_time = (
+            nn.Conv2d(4, 4, 3, padding=1), nn.Linear(3, 8), nn.Linear(1, 4)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, timesteps: Tensor | None = None) -> Tensor:
+        assert timesteps is not None
+        lifted = self.lift(x.movedim(1, 3)).movedim(3, 1)
+        times = self.of_time(timesteps[:, None].float())[:, :, None, None]
+        top = F.relu(self.first(lifted)) + times
+        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
+        return self.last(torch.cat([top, F.interpolate(deep, scale_factor=2.0)], 1))
+
+
+def test_what_may_be_left_out_is_given_with_other_channels_too() -> None:
+    structure = read_structure(OfFewChannels().eval())
+    assert structure.inputs.args[0].shape[1] == 3
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Standardised(nn.Conv2d):
+    """Standardises its own weight whenever its mode is set."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        weight = self.weight.detach().flatten(1)
+        made = F.layer_norm(weight, weight.shape[1:]).reshape_as(self.weight)
+        self.weight.data = made
+        return self
+
+
+class Standard(nn.Module):
+    """A network with such a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), Standardised(4, 8, 3, padding=1)
+        self.up = nn.Conv2d(12, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
+        return self.up(torch.cat([F.interpolate(deep, scale_factor=2.0), top], 1))
+
+
+def test_weights_that_are_written_where_a_mode_is_set_are_not_written_by_the_forward() -> None:
+    assert [cut.keep_levels for cut in read_structure(Standard().train()).cuts] == [1]
