@@ -24,6 +24,7 @@ from weightscope.adapters.numbers import free_numbers
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.graph import capture as captures
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import find_cut, make_plan
@@ -436,6 +437,31 @@ def test_a_budget_counts_and_does_not_watch_the_clock(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tracing, "MOST_QUESTIONS", 0)
     few = [read_structure(model).sizes for _ in range(2)]
     assert few[0] == few[1] != "symbolic"
+
+
+class OfTwoOrMore(Small):
+    """Does something else with two images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = super().forward(x)
+        return made if x.shape[0] == 2 else made + 0
+
+
+def test_arithmetic_that_is_too_much_is_not_followed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    class Noted(captures._Tracer):
+        def run(self) -> captures.Capture:
+            tried.append(self.sizes)
+            return super().run()
+
+    monkeypatch.setattr(captures, "_Tracer", Noted)
+    monkeypatch.setattr(tracing, "MOST_QUESTIONS", 0)
+    structure = read_structure(OfTwoOrMore(ceiled))
+    assert tried[:3] == ["symbolic", "batch", "batch"]
+    assert any("in more steps than are followed" in note for note in structure.notes)
 
 
 def test_a_shared_switch_stays_on_until_the_last_thread_has_left() -> None:

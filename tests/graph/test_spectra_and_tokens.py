@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 import weightscope as ws
 from weightscope.errors import StructureError
 from weightscope.graph import read_structure
+from weightscope.truncation.building import build
 from weightscope.truncation.checks import verify
+from weightscope.truncation.plan import make_plan
 
 
 def conv(in_channels: int, channels: int, size: int = 3) -> nn.Conv2d:
@@ -327,3 +331,50 @@ def test_patches_are_merged_whatever_their_width(width: int, as_maps: bool) -> N
     for proposal in analysis.proposals:
         assert proposal.build().module(torch.rand(2, 3, 64, 64)).shape == (2, 2, 64, 64)
     assert len(analysis.proposals) == 3
+
+
+class ReadsARow(nn.Module):
+    """Steers the finest map by a part of a map of half the size on its way up."""
+
+    def __init__(self, part: Callable[[Tensor], Tensor], kernels: bool = False) -> None:
+        super().__init__()
+        self.part, self.kernels = part, kernels
+        self.top, self.middle = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.deep, self.up1 = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.up0, self.steer = nn.Conv2d(12, 4, 3, padding=1), nn.Conv1d(8, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        middle = F.relu(self.middle(F.max_pool2d(top, 2)))
+        deep = F.relu(self.deep(F.max_pool2d(middle, 2)))
+        half = F.relu(self.up1(torch.cat([F.interpolate(deep, scale_factor=2.0), middle], 1)))
+        row = self.part(half)
+        steered = (self.steer(row) if self.kernels else row[:, :4]).mean(-1)[..., None, None]
+        return self.up0(torch.cat([F.interpolate(half, scale_factor=2.0), top], 1)) + steered
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda half: half[:, :, 0],
+        lambda half: half[..., -1],
+        lambda half: half.mean(2),
+        lambda half: half.amax(3),
+        lambda half: half[:, :, 1].mT.softmax(2).mT,
+    ],
+)
+@pytest.mark.parametrize("size", [(32, 48), (32, 32), (64, 96)])
+def test_a_row_of_a_map_is_read_above_the_cut(part: Callable, size: tuple[int, int]) -> None:
+    structure = read_structure(ReadsARow(part).eval(), torch.rand(2, 3, *size))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    for cut in structure.cuts:
+        module = build(structure, make_plan(structure, cut, "light", 2)).module
+        assert module(torch.rand(1, 3, *size)).shape == (1, 4, *size)
+
+
+def test_a_row_that_kernels_work_on_at_a_level_that_goes_is_named() -> None:
+    structure = read_structure(ReadsARow(lambda half: half[:, :, 0], kernels=True).eval())
+    legal = {cut.keep_levels: cut for cut in structure.cuts}
+    assert {*legal, *(refusal.keep_levels for refusal in structure.refusals)} == {1, 2}
+    for cut in legal.values():
+        build(structure, make_plan(structure, cut, "light", 2))

@@ -169,6 +169,15 @@ def _apply(function: Any, *values: Any) -> Any:
     return proxy.tracer.create_proxy("call_function", function, values, {})
 
 
+def sides_counted(value: Any) -> int:
+    """How many sides of the input a size grows with: ``h * w`` with two, one of them with one."""
+    near, far = (Probe(dict.fromkeys(free_symbols([value]), n)).size(value) for n in _TWO_FAR_SIZES)
+    return round(math.log(max(far, 1) / max(near, 1), _TWO_FAR_SIZES[1] / _TWO_FAR_SIZES[0]))
+
+
+_TWO_FAR_SIZES = (2**12, 2**18)
+
+
 class Probe:
     """Sizes at another size of the input.
 

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from weightscope.adapters import pytree
-from weightscope.adapters.symbols import grows, hint, key
+from weightscope.adapters.symbols import grows, hint, key, sides_counted
 from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
@@ -481,9 +481,17 @@ def _layout(
     if len(shape) != 3:
         return None
     (_, first, last), positions = shape, [math.prod(size) for size in maps]
-    if not grows(last) and (grows(first) or hint(first) in positions):
+    own = math.prod(about)
+
+    def are_positions(size: Any) -> bool:
+        """Whether it counts all of a map: its rows alone are no tokens."""
+        if not grows(size):
+            return hint(size) in positions
+        return hint(size) == own or sides_counted(size) >= dimensions
+
+    if not grows(last) and are_positions(first):
         return "tokens_last", hint(last)
-    if not grows(first) and (grows(last) or hint(last) in positions):
+    if not grows(first) and are_positions(last):
         return "tokens_first", hint(first)
     return None
 

@@ -785,6 +785,9 @@ def _with_batch(
     captured = _traced(trial, pair, fixed)
     if pair is inputs or (images_read(captured) is None and _takes_this_way(captured, inputs)):
         return pair, captured
+    if captured.too_complex:  # its arithmetic is the same with one image
+        alone = capture(trial.original, inputs, fixed=True)
+        return inputs, replace(alone, too_complex=True)
     return inputs, _traced(trial, inputs, fixed)
 
 
