@@ -50,12 +50,12 @@ def _left_by_forwards(model: nn.Module) -> dict[int, Any]:
     """Values for the tensors that no deep copy can be made of.
 
     Old-style normalisation of weights leaves a tensor with a graph behind after a forward, and
-    makes it again in the next one; other forwards keep features or a state.
+    makes it again in the next one; other forwards keep features or a state, some in a buffer.
     """
     return {
         id(value): value.detach().clone()
         for module in model.modules()
-        for _, value in held_tensors(module)
+        for _, value in (*held_tensors(module), *module.named_buffers(recurse=False))
         if not value.is_leaf
     }
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightscope.errors import ForwardError
 from weightscope.graph import read_structure
 from weightscope.graph.inputs import find_inputs
 from weightscope.graph.trial import Trial
@@ -127,30 +128,43 @@ def test_what_may_be_left_out_is_given_with_other_channels_too() -> None:
     assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
-class Standardised(nn.Conv2d):
-    """Standardises its own weight whenever its mode is set."""
+class Refusing(nn.Module):
+    """Takes nothing at all."""
 
-    def train(self, mode: bool = True) -> nn.Module:
-        super().train(mode)
-        weight = self.weight.detach().flatten(1)
-        made = F.layer_norm(weight, weight.shape[1:]).reshape_as(self.weight)
-        self.weight.data = made
-        return self
-
-
-class Standard(nn.Module):
-    """A network with such a layer."""
-
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), Standardised(4, 8, 3, padding=1)
-        self.up = nn.Conv2d(12, 2, 3, padding=1)
+        self.top = nn.Conv2d(channels, 4, 3, padding=1)
+
+    def refuse(self) -> Tensor:
+        raise ValueError("never")
+
+
+class RefusingOne(Refusing):
+    """One image."""
 
     def forward(self, x: Tensor) -> Tensor:
-        top = F.relu(self.top(x))
-        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
-        return self.up(torch.cat([F.interpolate(deep, scale_factor=2.0), top], 1))
+        return self.refuse()
 
 
-def test_weights_that_are_written_where_a_mode_is_set_are_not_written_by_the_forward() -> None:
-    assert [cut.keep_levels for cut in read_structure(Standard().train()).cuts] == [1]
+class RefusingFour(Refusing):
+    """Four images."""
+
+    def forward(self, photo: Tensor, trimap: Tensor, normal: Tensor, far: Tensor) -> Tensor:
+        return self.refuse()
+
+
+@pytest.mark.parametrize("channels", [3, 8, 11])
+def test_a_search_that_fails_ends_and_says_what_it_tried(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, calls = Trial(RefusingFour(channels).eval()), []
+    run = trial._run
+    monkeypatch.setattr(trial, "_run", lambda *a, **k: (calls.append(1), run(*a, **k))[1])
+    with pytest.raises(ForwardError, match="; and images of channels of their own in"):
+        next(find_inputs(trial))
+    assert len(calls) < 1500
+
+
+def test_samples_are_named_among_what_was_tried() -> None:
+    with pytest.raises(ForwardError, match=r"2 channels, 2 1-D sizes \(samples\) from 16384 to"):
+        next(find_inputs(Trial(RefusingOne(3).eval())))

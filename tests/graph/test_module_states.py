@@ -229,6 +229,114 @@ def test_what_train_leaves_in_evaluation_mode_stays_there() -> None:
     small(x)
 
 
+class Standardised(nn.Conv2d):
+    """Standardises its own weight whenever its mode is set, and returns nothing then."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+        self.weight.data = self.made()
+
+    def made(self) -> Tensor:
+        weight = self.weight.detach().flatten(1)
+        return F.layer_norm(weight, weight.shape[1:]).reshape_as(self.weight)
+
+
+class StandardisedInPlace(Standardised):
+    """The same, in the memory of the weight."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        nn.Conv2d.train(self, mode)
+        self.weight.data.copy_(self.made())
+
+
+class Merging(nn.Conv2d):
+    """Adds a small matrix to its weight for evaluation, and takes it off again."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.more, self.merged = nn.Parameter(torch.rand_like(self.weight)), False
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if self.merged is mode:
+            self.weight.data += -self.more.data if mode else self.more.data
+            self.merged = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.merged else self.weight + self.more
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+class Holding(nn.Module):
+    """Writes the weights of another module whenever its mode is set."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(*args, **kwargs)
+        self.register_buffer("scale", torch.ones(1))
+
+    def train(self, mode: bool = True) -> Holding:
+        super().train(mode)
+        self.inner.weight.data *= 0.5
+        self.scale *= 2
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x) * self.scale
+        return out
+
+
+class OfLayer(nn.Module):
+    """A network with a layer of some kind."""
+
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), kind(4, 8, 3, padding=1)
+        self.up = nn.Conv2d(12, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        deep = F.relu(self.deep(F.max_pool2d(top, 2)))
+        out: Tensor = self.up(torch.cat([F.interpolate(deep, scale_factor=2.0), top], 1))
+        return out
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [Standardised, StandardisedInPlace, Merging, Holding])
+def test_weights_that_are_written_where_a_mode_is_set_stay_as_they_are(
+    kind: type[nn.Module], training: bool
+) -> None:
+    model = OfLayer(kind)
+    model.train(training)
+    before = {
+        name: (t, t.data_ptr(), t.clone(), t._version)
+        for name, t in model.state_dict(keep_vars=True).items()
+    }
+    structure = read_structure(model)
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    build(structure, make_plan(structure, structure.cuts[0], width=2))
+    rebuild(structure)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        same, place, values, version = before[name]
+        assert tensor is same
+        assert (tensor.data_ptr(), tensor._version) == (place, version)
+        assert torch.equal(tensor, values)
+
+
+class NothingReturned(OfLayer):
+    """Its own ``train`` returns nothing."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+
+
+def test_a_mode_may_be_set_by_what_returns_nothing() -> None:
+    structure = read_structure(NothingReturned(nn.Conv2d))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    rebuild(structure)
+
+
 class Remembering(nn.Module):
     """Codes whose mean is no tensor before the first call in training."""
 

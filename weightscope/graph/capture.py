@@ -148,7 +148,8 @@ def throwaway_copy(
 
     Args:
         model: The user's model; not changed.
-        tensors: What stands for each tensor in the copy, by ``id``; by default the tensor itself.
+        tensors: What stands for a tensor in the copy, by ``id``, and others are copied; by default
+            every tensor itself.
 
     Returns:
         A deep copy that shares the weights of ``model`` or holds ``tensors`` in their place.
@@ -156,15 +157,32 @@ def throwaway_copy(
     Raises:
         StructureError: The model cannot be copied.
     """
-    given = [*model.parameters(), *model.buffers()]
-    memo = {id(t): t if tensors is None else tensors[id(t)] for t in given}
+    if tensors is None:
+        tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
     try:
-        return deep_copy(model, memo)
+        return deep_copy(model, dict(tensors))
     except Exception as error:
         raise StructureError(
             f"{type(model).__name__} cannot be deep-copied ({_first_line(error)});"
             " weightscope traces a copy, so that the model stays as it is; make copy.deepcopy work"
         ) from error
+
+
+def copy_in_mode(model: nn.Module, training: bool) -> nn.Module:
+    """A throw-away copy in a mode, set by the model's own ``train``.
+
+    What that may write into (it merges weights, or standardises them) is the copy's own.
+    """
+    own = {
+        id(tensor)
+        for module in model.modules()
+        if getattr(module.train, "__func__", None) is not nn.Module.train
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    tensors = (*model.parameters(), *model.buffers())
+    copied = throwaway_copy(model, {id(t): t for t in tensors if id(t) not in own})
+    copied.train(training)
+    return copied
 
 
 def capture(
@@ -241,7 +259,7 @@ class _Tracer:
         unit: Sequence[int],
     ) -> None:
         self.constants, self.reading = constants_of(model), Constants(active=False)
-        self.model = _as_module(throwaway_copy(model).train(training))
+        self.model = _as_module(copy_in_mode(model, training))
         self.args, self.kwargs = _apart(inputs)
         self.inputs = inputs
         self.sizes = sizes

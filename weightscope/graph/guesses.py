@@ -6,7 +6,7 @@ import inspect
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,8 +116,15 @@ _MAX_SHAPES = 90
 _KINDS_AT_ODD_SIZES = 2
 _SAMPLES = (16384, 44100)  # of signals that the forward makes spectrograms of
 _FRAMES_OF_BINS = 128
-_SHARES = (3, 1, 2, 4, 6)  # channels of images that are joined
+_SHARES = (3, 1, 2, 4, 6)  # channels of images that are joined, the usual ones first
+_MOST_SHARES = 160  # calls with these
 _MOST_SHARING = 4
+
+
+Draw = Callable[[nn.Module, tuple[int, ...], int], torch.Tensor]
+"""Makes a picture of a shape, by a seed."""
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -172,12 +179,12 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
 
 
 def calls_with(
-    model: nn.Module, arguments: Arguments, picture: torch.Tensor
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    model: nn.Module, arguments: Arguments, picture: torch.Tensor, draw: Draw
+) -> Iterator[Call]:
     """Calls with one picture: every other required argument filled by its name, then by trying."""
     others = arguments.others
     choices = [
-        list(_values(model, name, noise(model, tuple(picture.shape), seed)))
+        list(_values(model, name, draw(model, tuple(picture.shape), seed), draw))
         for seed, name in enumerate(others, start=1)
     ]
     # first all with their likeliest value, then all with their second, then every mixture
@@ -194,39 +201,41 @@ def calls_with(
 
 
 def calls_with_shares(
-    model: nn.Module, arguments: Arguments, sizes: Sequence[int]
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    model: nn.Module, arguments: Arguments, sizes: Sequence[int], draw: Draw
+) -> Iterator[Call]:
     """Calls with several images, some of which are together what the first convolution takes."""
     joined = next((count for d, count in _kernels(model) if d == len(sizes)), 0)
     images = [name for name in arguments.others if name not in _CONDITION_NAMES]
     if not joined or not 0 < len(images) < _MOST_SHARING:
         return
-    shares = (
-        counts
-        for counts in itertools.product(_SHARES, repeat=1 + len(images))
-        if joined in _sums(counts)
-    )
-    for counts in shares:
-        picture, *more = (noise(model, (1, n, *sizes), seed) for seed, n in enumerate(counts))
+    for counts in _shares(1 + len(images), joined):
+        picture, *more = (draw(model, (1, n, *sizes), seed) for seed, n in enumerate(counts))
         of_image = dict(zip(images, more, strict=True))
         chosen = [
-            of_image[name] if name in of_image else next(_values(model, name, picture))
+            of_image[name] if name in of_image else next(_values(model, name, picture, draw))
             for name in arguments.others
         ]
         yield _call(arguments, picture, chosen)
 
 
-def _sums(counts: Sequence[int]) -> set[int]:
-    """What some of the counts come to together."""
-    sums = {0}
-    for count in counts:
-        sums |= {count + sum_ for sum_ in sums}
-    return sums
+def _shares(images: int, joined: int) -> list[tuple[int, ...]]:
+    """Channels of each image, of which some come to a number together; the likeliest first.
+
+    Few channels are unusual then, and few images are not among what is joined.
+    """
+    unlikely = {}
+    for counts in itertools.product(_SHARES, repeat=images):
+        apart = (
+            out
+            for out in range(images)
+            if joined in map(sum, itertools.combinations(counts, images - out))
+        )
+        if (out := next(apart, None)) is not None:
+            unlikely[counts] = out + sum(map(_SHARES.index, counts))
+    return sorted(unlikely, key=unlikely.__getitem__)[:_MOST_SHARES]
 
 
-def _call(
-    arguments: Arguments, picture: torch.Tensor, chosen: Sequence[Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _call(arguments: Arguments, picture: torch.Tensor, chosen: Sequence[Any]) -> Call:
     """The call with a picture, and with what is chosen for the others."""
     named = dict(zip(arguments.others, chosen, strict=True))
     if arguments.image is None:
@@ -236,8 +245,9 @@ def _call(
     return by_position, named
 
 
-def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]:
+def _values(model: nn.Module, name: str, picture: torch.Tensor, draw: Draw) -> Iterator[Any]:
     """Plausible values of a required argument, the likeliest first."""
+    blank = picture.new_empty if draw is unwritten else picture.new_zeros
     batch, channels = picture.shape[:2]
     steps = torch.arange(1, batch + 1, device=picture.device)
     widths = dict.fromkeys(
@@ -246,15 +256,15 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor) -> Iterator[Any]
         for attribute in _WIDTH_NAMES
         if isinstance(width := _attribute(holder, attribute), int)
     )
-    sequences = [picture.new_zeros(batch, 8, width) for width in widths]
+    sequences = [blank(batch, 8, width) for width in widths]
     others = [
-        picture.new_zeros(batch, count, *picture.shape[2:])
+        blank(batch, count, *picture.shape[2:])
         for dimensions, count in _channels(model)
         if dimensions == picture.dim() - 2 and count != channels
     ]
     of_time = [steps, steps.to(picture.dtype), steps[:, None].to(picture.dtype)]
     first = _first_linear(model)
-    vectors = [picture.new_zeros(batch, first)] if first else []
+    vectors = [blank(batch, first)] if first else []
     if name in _STEP_NAMES:
         yield from (*of_time, picture)
     elif name in _CONDITION_NAMES:
@@ -423,9 +433,23 @@ def _config(module: nn.Module) -> Any:
     return stored
 
 
+def unwritten(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """What takes the place of noise where numbers do not count.
+
+    The errors of a search hold what was tried, and memory that nobody touches costs nothing.
+    """
+    like = _like(model)
+    kind = {} if like is None else {"device": like.device, "dtype": like.dtype}
+    return torch.empty(shape, **kind)
+
+
 def noise(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     """A picture of noise from a generator of its own, on the model's device and of its type."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    like = _like(model)
     generator = torch.Generator().manual_seed(seed)
     picture = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
     return picture if like is None else picture.to(like.device, like.dtype)
+
+
+def _like(model: nn.Module) -> torch.Tensor | None:
+    return next((p for p in model.parameters() if p.is_floating_point()), None)

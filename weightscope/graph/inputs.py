@@ -26,6 +26,8 @@ from weightscope.errors import ForwardError, InputError, in_python, keyword
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.guesses import (
     Arguments,
+    Call,
+    Draw,
     arguments_of,
     calls_with,
     calls_with_shares,
@@ -34,6 +36,7 @@ from weightscope.graph.guesses import (
     likely_shapes,
     noise,
     odd_shapes,
+    unwritten,
     with_optional,
 )
 from weightscope.graph.layouts import (
@@ -61,6 +64,7 @@ _TRIALS_OF_OPTIONAL = 8  # sizes at which an argument is given that may be left 
 _MAX_CALLS_A_SHAPE = 12
 _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))  # that images have
 _FRAMES = 8  # of a clip
+_SIZES_OF = {1: "1-D sizes (samples)", 2: "2-D sizes", 3: "3-D sizes"}
 _TRIALS_FOR_MORE = 6  # failures after which no second size is looked for
 _TRIALS_BESIDE = 40  # failures among the sizes between: eight sizes of five numbers of channels
 _TRIALS_TO_TRAIN = 12  # sizes after which none is looked for that runs in train mode too
@@ -368,7 +372,7 @@ def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
                 yield found
                 return
         given = arguments_of(trial.original)
-        odd_ones = () if given.others else odd_shapes(trial.original)
+        odd_ones = _odd_ones(trial, given)
         errors: list[Exception] = []
         calls = (_first_call(trial, given, shape, errors, "") for shape in odd_ones)
         odd = next((call for call in calls if call and not _is_one_image(trial, call)), None)
@@ -379,6 +383,11 @@ def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
         return
     yield first
     yield from search
+
+
+def _odd_ones(trial: Trial, arguments: Arguments) -> Iterator[tuple[int, ...]]:
+    """Shapes that are tried last, where nothing but the image is required."""
+    return iter(()) if arguments.others else odd_shapes(trial.original)
 
 
 def _clip_instead(trial: Trial, image: ExampleInputs) -> ExampleInputs | None:
@@ -436,26 +445,30 @@ def _search(
                 break
     yield from set_aside
     if not found and not set_aside and limit is None:
+        by_shape = len(errors)
+        joined = None if layout else _with_shares(trial, arguments, candidates, errors)
         calls = itertools.chain(
-            _with_shares(trial, arguments, candidates[0]) if candidates and not layout else (),
+            () if joined is None else (joined,),
             _with_optional(trial, arguments, candidates, layout),
         )
         first = next(calls, None)
         if first is None:
-            raise _nothing_found(trial, arguments, tried, errors)
+            tried += () if wanted else _odd_ones(trial, arguments)
+            raise _nothing_found(trial, arguments, tried, errors, shares=len(errors) - by_shape)
         yield first
         yield from calls
 
 
 def _with_shares(
-    trial: Trial, arguments: Arguments, likeliest: tuple[int, ...]
-) -> Iterator[ExampleInputs]:
+    trial: Trial,
+    arguments: Arguments,
+    candidates: Sequence[tuple[int, ...]],
+    errors: list[Exception],
+) -> ExampleInputs | None:
     """The first call with images that are joined, each of channels of its own."""
-    _, *sizes = likeliest
-    for args, kwargs in calls_with_shares(trial.original, arguments, sizes):
-        if trial.error(args, kwargs) is None:
-            yield _guessed(trial, args, kwargs, len(sizes), "")
-            return
+    sizes = next((shape[1:] for shape in candidates), ())
+    calls = partial(calls_with_shares, trial.original, arguments, sizes)
+    return _first_of(trial, calls, None, errors, len(sizes), "")
 
 
 def _with_optional(
@@ -507,21 +520,31 @@ def _first_call(
     layout: str,
 ) -> ExampleInputs | None:
     """The first call with a picture of one shape that the forward takes."""
-    picture = arranged(noise(trial.original, (1, *shape)), layout)
-    calls = calls_with(trial.original, arguments, picture)
-    for args, kwargs in itertools.islice(calls, _MAX_CALLS_A_SHAPE):
+
+    def calls(draw: Draw) -> Iterator[Call]:
+        picture = arranged(draw(trial.original, (1, *shape), 0), layout)
+        return calls_with(trial.original, arguments, picture, draw)
+
+    return _first_of(trial, calls, _MAX_CALLS_A_SHAPE, errors, len(shape) - 1, layout)
+
+
+def _first_of(
+    trial: Trial,
+    calls: Callable[[Draw], Iterator[Call]],
+    most: int | None,
+    errors: list[Exception],
+    dimensions: int,
+    layout: str,
+) -> ExampleInputs | None:
+    """The first of some calls that the forward takes; they are tried without numbers."""
+    for place, (args, kwargs) in enumerate(itertools.islice(calls(unwritten), most)):
         error = trial.error(args, kwargs)
         if error is None:
-            return _guessed(trial, args, kwargs, len(shape) - 1, layout)
+            args, kwargs = next(itertools.islice(calls(noise), place, None))
+            args, kwargs = _in_one_way(trial.original.forward, args, kwargs)
+            return ExampleInputs(args, kwargs, dimensions, guessed=True, layout=layout)
         errors.append(error)
     return None
-
-
-def _guessed(
-    trial: Trial, args: tuple[Any, ...], kwargs: dict[str, Any], dimensions: int, layout: str
-) -> ExampleInputs:
-    args, kwargs = _in_one_way(trial.original.forward, args, kwargs)
-    return ExampleInputs(args, kwargs, dimensions, guessed=True, layout=layout)
 
 
 def _in_one_way(
@@ -543,17 +566,29 @@ def _nothing_found(
     arguments: Arguments,
     tried: Sequence[tuple[int, ...]],
     errors: Sequence[Exception],
+    *,
+    shares: int,
 ) -> ForwardError:
-    """Say in one line each what was tried, what it met, and what to pass."""
+    """Say in one line each what was tried, what it met, and what to pass.
+
+    Args:
+        trial: The model on fake tensors.
+        arguments: What its forward requires.
+        tried: (channels, *sizes) of all images.
+        errors: What was met with them, in order.
+        shares: Number of calls with images of channels of their own.
+    """
     _require_followed(trial, errors)
     kinds: dict[tuple[int, int], list[tuple[int, ...]]] = {}
     for channels, *sizes in tried:
         kinds.setdefault((len(sizes), channels), []).append(tuple(sizes))
     shown = "; ".join(
-        f"{channels} channels, {len(sizes)} {dimensions}-D sizes from {_by(min(sizes))} to"
+        f"{channels} channels, {len(sizes)} {_SIZES_OF[dimensions]} from {_by(min(sizes))} to"
         f" {_by(max(sizes))}"
         for (dimensions, channels), sizes in kinds.items()
     )
+    if shares:
+        shown += f"; and images of channels of their own in {shares} ways"
     others = ", ".join(map(repr, arguments.others))
     needs = f" Its forward requires {others} besides the image." if others else ""
     met = say(errors[0]) if errors else "nothing"

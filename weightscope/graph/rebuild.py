@@ -17,7 +17,7 @@ from weightscope.adapters.pytree import TreeSpec
 from weightscope.adapters.regions import left_on_failure, with_switches
 from weightscope.adapters.scripting import is_recorded, run_recorded
 from weightscope.errors import InputError
-from weightscope.graph.capture import throwaway_copy
+from weightscope.graph.capture import copy_in_mode
 from weightscope.graph.fixed import Fixed, fixed_in
 from weightscope.graph.structure import Structure
 
@@ -46,9 +46,12 @@ def own_modes(model: nn.Module) -> Mapping[bool, frozenset[str]]:
     """
     if all(type(module).train is nn.Module.train for module in model.modules()):
         return {}
-    copied = throwaway_copy(model)
     return {
-        mode: frozenset(n for n, m in copied.train(mode).named_modules() if m.training is not mode)
+        mode: frozenset(
+            name
+            for name, module in copy_in_mode(model, mode).named_modules()
+            if module.training is not mode
+        )
         for mode in (True, False)
     }
 

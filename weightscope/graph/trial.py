@@ -56,7 +56,8 @@ class Trial:
         self.constants = constants_of(model)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         tensors = {id(t): self.mode.from_tensor(t) for t in [*model.parameters(), *model.buffers()]}
-        self.model = throwaway_copy(model, tensors).eval()
+        self.model = throwaway_copy(model, tensors)
+        self.model.train(False)  # of a class of one's own it may return nothing
         self._known: dict[Any, Any] = {}
         self._weights = self._memories()
         self._written: dict[str, bool] = {}
