@@ -137,3 +137,11 @@ def test_a_class_whose_methods_keep_parts_runs_those_of_the_copy() -> None:
     assert model(x).any()
     assert not twin(x).any()
     assert type(deep_copy(nn.Sequential(nn.ReLU()))) is nn.Sequential
+
+
+def test_a_buffer_with_a_graph_is_copied():
+    model = nn.Conv2d(1, 1, 1)
+    model.register_buffer("state", model.weight * 2)
+    twin = deep_copy(model)
+    assert torch.equal(twin.state, model.state)
+    assert twin.state.data_ptr() != model.state.data_ptr()

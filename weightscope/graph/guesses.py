@@ -439,8 +439,9 @@ def unwritten(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.
     The errors of a search hold what was tried, and memory that nobody touches costs nothing.
     """
     like = _like(model)
-    kind = {} if like is None else {"device": like.device, "dtype": like.dtype}
-    return torch.empty(shape, **kind)
+    if like is None:
+        return torch.empty(shape)
+    return torch.empty(shape, device=like.device, dtype=like.dtype)
 
 
 def noise(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
