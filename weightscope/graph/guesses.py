@@ -440,7 +440,7 @@ def unwritten(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.
     """
     like = _like(model)
     if like is None:
-        return torch.empty(shape)
+        return torch.empty(shape, device="cpu")
     return torch.empty(shape, device=like.device, dtype=like.dtype)
 
 
