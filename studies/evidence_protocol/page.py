@@ -334,7 +334,10 @@ def choices(table: pd.DataFrame) -> str:
             "from networks that users brought (a channel of both signs is a number, too; what a "
             "network adds to; masks and classes by F1 beside one loss) are in the code that scored "
             "them: what two of these withdraw here was counted before they were kept, and none was "
-            "chosen by it."
+            "chosen by it. So is the guard of hardly trained networks that asks whether each two "
+            "classes are told apart ([levels that are needed late](../late.md)): its form was "
+            "settled on other networks, but what it would do to the silent levels here had been "
+            "looked at before."
         )
     return (
         "The form of the response (one minus Cohen's kappa between the decisions with and without "
