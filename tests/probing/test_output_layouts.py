@@ -174,13 +174,14 @@ class Distance(nn.Module):
 
     def __init__(self, share, end=None):
         super().__init__()
-        self.below, self.last = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
-        for layer in (self.below, self.last):
+        self.first, self.below, self.last = (nn.Conv2d(1, 1, 1) for _ in range(3))
+        for layer in (self.first, self.below, self.last):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.share, self.end = share, nn.Identity() if end is None else end
 
     def forward(self, x):
+        x = self.first(x)
         back = self.below(nn.functional.avg_pool2d(torch.sin(2.0 * x), 2))
         back = nn.functional.interpolate(back, scale_factor=2.0)
         return self.end(self.last(torch.sign(torch.sin(9.0 * x)) * (10.0 + self.share * back)))

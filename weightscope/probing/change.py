@@ -306,7 +306,7 @@ class _Restored:
     def __init__(self, runs: CutRuns) -> None:
         self._runs = runs
         self._nearest: dict[str, Nearest] = {}
-        self._computed: set[str] = set()  # outputs that are added to something else than the input
+        self._added: set[str] = set()  # outputs that are added to something else than the input
 
     def add(self, inputs: Any, answers: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Add a batch.
@@ -317,45 +317,49 @@ class _Restored:
             values: From the last call of `CutRuns.whole`.
         """
         given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        computed = self._beside(values)
+        computed = self._computed(values)
         for place, answer in answers.items():
             first, base = given[0], bases.get(place, given[0])
             same = base.shape == first.shape and torch.equal(base.nan_to_num(), first.nan_to_num())
             if base.shape == answer.shape and not same:
-                self._computed.add(place)
-            large = [x for x in computed if x.shape[2:] == answer.shape[2:]]
-            if first.shape != answer.shape or place in self._computed or large:
+                self._added.add(place)
+            sources = self._sources(place, answer, given, bases, computed)
+            if first.shape != answer.shape or len(sources) != len(given):
                 nearest = self._nearest.get(place, Nearest())
-                laid = [*self._laid(place, given, bases), *large]
-                self._nearest[place] = nearest.with_batch(answer, laid)
+                self._nearest[place] = nearest.with_batch(answer, sources)
 
     def of(
         self, inputs: Any, answers: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> dict[str, Tensor | None]:
         """For each output of a batch that, in its shape; None where nothing is."""
         given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        computed = self._beside(values)
+        computed = self._computed(values)
         found: dict[str, Tensor | None] = {}
         for place, answer in answers.items():
             found[place] = given[0]
             if place in self._nearest:
-                large = [x for x in computed if x.shape[2:] == answer.shape[2:]]
-                laid = [*self._laid(place, given, bases), *large]
-                found[place] = self._nearest[place].of(laid, answer)
+                sources = self._sources(place, answer, given, bases, computed)
+                found[place] = self._nearest[place].of(sources, answer)
         return found
 
-    def _beside(self, values: Mapping[str, Any]) -> list[Tensor]:
+    def _sources(
+        self,
+        place: str,
+        answer: Tensor,
+        given: Sequence[Tensor],
+        bases: Mapping[str, Tensor],
+        computed: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """What an output may follow; nothing where what it is added to is not known of a batch."""
+        large = [x for x in computed if x.shape[2:] == answer.shape[2:]]
+        if place not in self._added:
+            return [*given, *large]
+        return [*given, bases[place], *large] if place in bases else []
+
+    def _computed(self, values: Mapping[str, Any]) -> list[Tensor]:
         """The images that the network computes without weights."""
         images = self._runs.computed(values)
         return [without_gaps(in_channels(x, self._runs.structure.inputs)) for x in images]
-
-    def _laid(
-        self, place: str, given: Sequence[Tensor], bases: Mapping[str, Tensor]
-    ) -> Sequence[Tensor]:
-        """What an output may follow; nothing where what it is added to is not known of a batch."""
-        if place not in self._computed:
-            return given
-        return [*given, bases[place]] if place in bases else ()
 
     def _bases(self, inputs: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the outputs are added to, as `image_predictions`; empty if to nothing."""
