@@ -44,6 +44,11 @@ ONE, THREE = torch.zeros(1, 1, 2, 2), torch.zeros(1, 3, 2, 2)
         (F.one_hot(torch.tensor([[[0, 2]]])).movedim(-1, 1).float(), THREE, True),
         (torch.tensor([[[[0.0, 0.5]]]]), ONE, False),
         (torch.tensor([[[[0, 7]]]]), ONE, False),
+        (torch.tensor([[[[0, 2], [255, 1]]]]), THREE, True),  # in one channel
+        (torch.tensor([[[[0.0, 2.0], [255.0, 1.0]]]]), THREE, True),
+        (torch.tensor([[[[0.0, 3.0], [2.0, 1.0]]]]), THREE, False),  # of three classes no 3
+        (torch.tensor([[[[0.0, 1.5], [2.0, 1.0]]]]), THREE, False),
+        (torch.tensor([[[0.0, 2.0], [2.0, 1.0]]]), THREE, False),
         ((torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)), (ONE, ONE), False),
         ([], ONE, False),
     ],

@@ -42,7 +42,7 @@ STEEPNESS = (1.0, 4.0, 16.0)
 
 
 def are_classes(targets: Sequence[Any], dimensions: int, answer: Any) -> bool:
-    """Whether targets are classes: masks, or class numbers without a channel.
+    """Whether targets are classes: masks, or class numbers, in one channel or without any.
 
     Whole numbers are class numbers only where the network answers with a channel for each class.
     Where it gives one number for each of theirs, they are counts, ranks or grey values.
@@ -52,15 +52,31 @@ def are_classes(targets: Sequence[Any], dimensions: int, answer: Any) -> bool:
         dimensions: Number of spatial dimensions of the images.
         answer: What the network returned for the first image.
     """
-    leaves = pytree.tree_tensors(targets)
-    axes = max((_extended(p) for p in _predictions(answer)), default=0)
+    leaves, predictions = pytree.tree_tensors(targets), _predictions(answer)
+    axes = max((_extended(p) for p in predictions), default=0)
+    channels = max((hint(p.shape[1]) for p in predictions if p.dim() > 1), default=0)
     return bool(leaves) and all(
-        is_mask(leaf)
-        or (
-            not leaf.is_floating_point() and leaf.dim() == dimensions + 1 and _extended(leaf) < axes
-        )
+        is_mask(leaf) or (_are_class_numbers(leaf, dimensions, channels) and _extended(leaf) < axes)
         for leaf in leaves
     )
+
+
+def _are_class_numbers(target: Tensor, dimensions: int, channels: int) -> bool:
+    """Whether numbers may be those of classes; floats only in one channel, as loaders yield them.
+
+    Args:
+        target: (images, *sizes), or with a channel of one.
+        dimensions: How many sizes.
+        channels: Of the network's answer; a float must be the number of one of them, or a mark.
+    """
+    if target.dim() == dimensions + 1:
+        return not target.is_floating_point()
+    in_one = target.dim() == dimensions + 2 and target.shape[1] == 1 and not target.is_complex()
+    if not in_one or channels < 2:
+        return False
+    known = target[~marked(target)]
+    named = (known == known.round()) & (known >= 0) & (known < channels)
+    return not target.is_floating_point() or bool(named.all())
 
 
 def drowns_what_is_rare(
