@@ -87,7 +87,7 @@ def read_scores(job: Job, folder: Path, version: str) -> dict[str, Any]:
 
 CAUSES = {
     "untold": "nothing in the weights proves a training",
-    "hardly": "silent, but the weights show little training",
+    "hardly": "silent, but the network shows little training",
     "part": "silent, but one rare decision or channel responds",
     "contrast": "silent, but not at another contrast",
     "other": "silent, but another output responds",
@@ -149,11 +149,11 @@ def undecided_cause(state: str, why: str, value: float, low: float, high: float)
         high: Upper end of it.
     """
     said = {
-        "hardly": "show no more training than",
-        "part": " of the output responds with ",
-        "contrast": "at another contrast",
-        "other": "of the network responds with up to",
-        "shallower": "also removes shallower levels",
+        "hardly": ("show no more training than", "hardly tell apart two", "hardly varies"),
+        "part": (" of the output responds with ",),
+        "contrast": ("at another contrast",),
+        "other": ("of the network responds with up to",),
+        "shallower": ("also removes shallower levels",),
     }
     if state != "trained":
         return "untold"
@@ -163,7 +163,7 @@ def undecided_cause(state: str, why: str, value: float, low: float, high: float)
     lower, upper = (low < border < high for border in (SILENT, responds))
     if lower and upper and "must be so for both" in why:
         return "readings"
-    found = next((cause for cause, words in said.items() if words in why), "")
+    found = next((cause for cause, all_ in said.items() if any(w in why for w in all_)), "")
     return (
         found
         or ("wide" if lower and upper else "")

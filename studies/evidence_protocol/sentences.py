@@ -63,8 +63,9 @@ RULES = {
     "hardly": r"Perhaps it is hardly trained: (no level (surely )?responds( on synthetic images"
     r"| by more than [\d.]+)?, and )?(its weights show no more training than "
     r"(a few|some tens of) steps leave(, or many small ones)?|its output hardly varies|"
-    r"its (decisions hardly vary|output, read as decisions, hardly varies) by their "
-    r"probabilities \([\d.]+% of the variance of sure ones\))\. "
+    r"its output, read as decisions, hardly varies \([\d.]+% of what sure ones would\)|"
+    r"its probabilities hardly tell apart two of its classes \([\d.]+% of what sure decisions "
+    r"would\))\. "
     "What silent "
     r"levels would do after more training cannot be known, so none is called unused; (batches= say "
     r"what they do now, and )?trained=True (says )?that its training is over\.",
