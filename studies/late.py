@@ -14,6 +14,7 @@ chose nothing.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import warnings
@@ -187,17 +188,18 @@ def part(title: str, found: list[dict[str, Any]]) -> list[str]:
               for name, steps, k, lost in wrong],
             *([""] if wrong else []),
         ]  # fmt: skip
-    lines += [
-        "| network | " + " | ".join(map(str, STEPS)) + " |",
-        "| --- |" + " --- |" * len(STEPS),
-    ]
+    columns = ("network", "steps", "score", "lost", "alone", "images", "told apart")
+    lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for f in found:
-        cells = []
         for row in f["rows"]:
-            lost = ", ".join(f"{k}: {share:.0%}" for k, share in sorted(row["lost"].items()))
-            silent = sorted(row["unused"]["images"])
-            cells.append(f"{row['score']:.2f} ({lost}); {silent or '-'}; {row['resolved']:.2f}")
-        lines.append("| " + " | ".join([f["case"].name, *cells]) + " |")
+            lost = ", ".join(f"{share:.0%}" for _, share in sorted(row["lost"].items()))
+            silent = [
+                ", ".join(map(str, sorted(row["unused"][grade] & set(row["lost"])))) or "none"
+                for grade in told
+            ]
+            apart = "undecided" if math.isnan(row["resolved"]) else f"{row['resolved']:.2f}"
+            cells = [f["case"].name, row["steps"], f"{row['score']:.2f}", lost, *silent, apart]
+            lines.append("| " + " | ".join(map(str, cells)).replace(" -0%", " 0%") + " |")
     return [*lines, ""]
 
 
@@ -206,18 +208,21 @@ def write(chose: list[dict[str, Any]], judge: list[dict[str, Any]], path: Path) 
     text = [
         "# Levels that are needed late",
         "",
-        *part("Networks that chose nothing", judge),
-        *part("Networks that the guard was mended on", chose),
         "`python studies/late.py`: networks of three classes, of which the background is told from "
         "the rest at once and the two kinds of object (discs and squares, small and large discs, "
-        "discs with and without a hole) late. What counts as a failure stands in the command. Each "
-        "cell, after so many steps: the mean F1 of the two kinds (share of it lost without the "
-        "levels from that reduction on); reductions called unused on images; how far the "
-        "probabilities tell the two classes apart that they tell apart least ([what that "
-        "is](../../decisions/response.md#networks-that-are-hardly-trained)), nan where the outputs "
-        "are no decisions yet.",
+        "discs with and without a hole) late. What counts as a failure stands in the command: a "
+        "level called unused without which more than a tenth of the score is lost later.",
         "",
-    ]  # fmt: skip
+        "*Score* is the mean F1 of the two kinds. *Lost* is the share of it that goes without the "
+        "levels from reduction 2, 4 and 8 on. *Alone* and *images* are the reductions called "
+        "unused by the model alone and on 40 unlabelled images. *Told apart* is how far the probabilities "
+        "tell the two classes apart that they tell apart least, on these images ([what that "
+        "is](../../decisions/response.md#networks-that-are-hardly-trained)); *undecided* where the "
+        "outputs are no decisions yet.",
+        "",
+        *part("Networks that chose nothing", judge),
+        *part("Networks that the guard was mended on", chose),
+    ]
     with written_atomically(path) as temporary:
         temporary.write_text("\n".join(text))
 
