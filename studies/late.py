@@ -216,9 +216,9 @@ def write(chose: list[dict[str, Any]], judge: list[dict[str, Any]], path: Path) 
         "*Score* is the mean F1 of the two kinds. *Lost* is the share of it that goes without the "
         "levels from reduction 2, 4 and 8 on. *Alone* and *images* are the reductions called "
         "unused by the model alone and on 40 unlabelled images. *Told apart* is how far the "
-        "probabilities tell the two classes apart that they tell apart least, on these images ([what that "
-        "is](../../decisions/response.md#networks-that-are-hardly-trained)); *undecided* where the "
-        "outputs are no decisions yet.",
+        "probabilities tell the two classes apart that they tell apart least, on these images "
+        "([what that is](../../decisions/response.md#networks-that-are-hardly-trained)); "
+        "*undecided* where the outputs are no decisions yet.",
         "",
         *part("Networks that chose nothing", judge),
         *part("Networks that the guard was mended on", chose),

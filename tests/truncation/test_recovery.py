@@ -630,7 +630,7 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
         (
             {"images": IMAGES.index_fill(0, torch.tensor(3), math.nan)},
             InputError,
-            "hold.* nan or inf",
+            "^batch 0 of images= holds nan or inf",
         ),
         ({"images": [IMAGES[:4], IMAGES[:4] / 0.0]}, InputError, "^batch 1 of images= "),
         ({"images": IMAGES, "steps": -1}, InputError, "steps=-1; give a whole number from 0"),

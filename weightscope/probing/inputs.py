@@ -8,11 +8,11 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.batches import read_inputs
-from weightscope.calls import is_complex, shapes
+from weightscope.calls import is_complex, own_arguments, shapes, undisturbed
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.layouts import arranged, frames_of
@@ -110,7 +110,29 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
                 f"holds no image of {inputs.rank} dimensions (images, channels, sizes...); yield "
                 "what the model's forward takes, a single image as image[None]"
             )
+        if not _is_answered(structure.model, batch):
+            raise InputError(
+                f"batch {index} of {keyword('images')} holds nan or infinite values, and so do the "
+                "outputs for it; leave these images out"
+            )
     return batches
+
+
+def _is_answered(model: nn.Module, batch: Any) -> bool:
+    """Whether a network answers with numbers where images hold none, as one that fills pixels."""
+    if _are_finite(batch):
+        return True
+    args, kwargs = own_arguments(batch, model)
+    try:
+        with undisturbed(model), torch.no_grad():
+            return _are_finite(model(*args, **kwargs))
+    except Exception:  # noqa: BLE001 - it is run again, where its error is told
+        return True
+
+
+def _are_finite(values: Any) -> bool:
+    numbers = (x for x in pytree.tree_tensors(values) if x.is_floating_point())
+    return all(bool(x.isfinite().all()) for x in numbers)
 
 
 def is_image(value: Any, rank: int) -> bool:
