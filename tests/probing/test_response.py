@@ -675,7 +675,7 @@ def test_images_for_which_the_outputs_are_no_numbers_are_refused_by_name():
     structure = read_structure(Mixed(0.5).eval(), torch.zeros(1, 1, 16, 16))
     broken = torch.zeros(12, 1, 16, 16)
     broken[3, 0, 2, 2] = math.nan
-    with pytest.raises(ws.InputError, match="batch 1 of images= holds nan or inf.*leave"):
+    with pytest.raises(ws.InputError, match=r"batch 1 of images= holds nan or inf.*leave"):
         respond_to_images(structure, [torch.zeros(12, 1, 16, 16), broken])
 
 
