@@ -399,8 +399,10 @@ def test_the_rules_know_every_sentence_of_the_library(state, skill, grade):
         "some tens of steps leave, or many small ones",
         "no level surely responds, and its output hardly varies",
         "no level surely responds on synthetic images, and its output hardly varies",
-        "no level surely responds, and its decisions hardly vary by their probabilities (4.1% of "
-        "the variance of sure ones)",
+        "no level surely responds, and its output, read as decisions, hardly varies (4.1% of what "
+        "sure ones would)",
+        "its probabilities hardly tell apart two of its classes (4.1% of what sure decisions "
+        "would)",
     ],
 )
 def test_the_rules_know_what_is_said_of_networks_that_are_hardly_trained(doubt):
