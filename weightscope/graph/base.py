@@ -24,6 +24,12 @@ _LINEAR = frozenset(
     f"aten::{name}"
     for name in ("conv1d", "conv2d", "conv3d", "convolution", "linear", "matmul", "einsum")
 )
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
 _LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -66,15 +72,17 @@ def last_of_weights(structure: Structure) -> frozenset[str]:
 def computed_without_weights(structure: Structure) -> tuple[str, ...]:
     """Names of the nodes whose values the weights work on, but for the inputs themselves.
 
-    They are computed of the input without any weights, trained or not: the median of a burst, a
-    filtered image. What is made of them by the last layer alone is no work of a level.
+    They are computed of the input without any weights, trained or not, but for gains, offsets and
+    norms: the median of a burst, a filtered image. What is made of them by the last layer alone is
+    no work of a level.
     """
     nodes = list(structure.graph.nodes)
     reads = _Weights(structure.model, nodes, frozen=True)
     free: set[fx.Node] = set()
     for node in nodes:
         given = [n for n in node.all_input_nodes if n in reads.reached]
-        if node in reads.reached and not reads.enter(node) and all(n in free for n in given):
+        works = reads.enter(node) and not reads.scales(node)
+        if node in reads.reached and not works and all(n in free for n in given):
             free.add(node)
     return tuple(
         node.name
@@ -121,6 +129,14 @@ class _Weights:
             own = self._model.get_submodule(str(node.target)).named_parameters(str(node.target))
             return any(name in self._names for name, _ in own)
         return any(n in self._made_of for n in node.all_input_nodes)
+
+    def scales(self, node: fx.Node) -> bool:
+        """Whether a node is a gain, an offset or a norm, which is both."""
+        if node.target is operator.getitem:
+            return self.scales(node.all_input_nodes[0])
+        if node.op == "call_module":
+            return isinstance(self._model.get_submodule(str(node.target)), _NORMS)
+        return operator_of(node) in _BY_ELEMENT or "_norm" in operator_of(node)
 
     def is_linear(self, node: fx.Node) -> bool:
         """Whether a node is one linear layer."""

@@ -351,7 +351,8 @@ class _Restored:
         computed: Sequence[Tensor],
     ) -> list[Tensor]:
         """What an output may follow; nothing where what it is added to is not known of a batch."""
-        large = [x for x in computed if x.shape[2:] == answer.shape[2:]]
+        sizes = {x.shape[2:] for x in (answer, *given)}
+        large = [x for x in computed if x.shape[2:] in sizes]
         if place not in self._added:
             return [*given, *large]
         return [*given, bases[place], *large] if place in bases else []

@@ -100,7 +100,7 @@ class OutputShapes:
     def arranged(
         self, batch: int, position: int, inputs: Any, leaf: Tensor, arrange: Arrange
     ) -> tuple[dict[str, list[Tensor]], Tensor]:
-        """What an output of a batch may follow: its inputs, `BASE`, and `COMPUTED` of its size.
+        """What an output of a batch may follow: its inputs, `BASE`, and `COMPUTED` as large.
 
         Args:
             batch: Its number.
@@ -116,7 +116,8 @@ class OutputShapes:
         found = {INPUT: images}
         if (bases := self.bases[batch]) is not None:
             found[BASE] = [arrange(inputs, bases[position].to(leaf.device))[1]]
-        large = [x for x in self.computed[batch] if x.shape[2:] == ordered.shape[2:]]
+        sizes = {x.shape[2:] for x in (ordered, *images)}
+        large = [x for x in self.computed[batch] if x.shape[2:] in sizes]
         if large:
             found[COMPUTED] = [without_gaps(x.to(leaf.device).double()) for x in large]
         return found, ordered
