@@ -118,7 +118,7 @@ MUTANTS = [
     probing("resolution", "elif reading.bare > BARE:", "elif False:", "response", "from_what_they"),
     probing("resolution", "shares[asked].min()", "shares[asked].max()", "response",
             "not_told_apart"),
-    utilization("answers", "        if large:", "        if not large:", "trivial",
+    utilization("answers", "as_large_as([ordered, *images], self.computed[batch])", "[]", "trivial",
                 "without_weights"),
     probing("change", "np.sqrt(moved / chance)", "moved / chance", "response", "by_hand"),
     probing("change", "np.where(var_x > 0, cov_w / var_x, 0.0)", "0.0 * cov_w", "response",

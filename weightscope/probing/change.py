@@ -14,7 +14,13 @@ from torch import Tensor
 from weightscope.errors import InputError
 from weightscope.graph.running import CutRuns, MeanActivation
 from weightscope.graph.structure import Structure
-from weightscope.probing.inputs import all_channels, image_of, in_channels, without_gaps
+from weightscope.probing.inputs import (
+    all_channels,
+    as_large_as,
+    image_of,
+    in_channels,
+    without_gaps,
+)
 from weightscope.probing.nearest import Nearest
 from weightscope.probing.outputs import (
     Reading,
@@ -102,7 +108,8 @@ class Change:
             channels, 2).
         bare: `Reading.bare` of all images, (images,).
         share: Whether the outputs are probabilities, (images,).
-        pairs: Of the whole network, see `pair_sums`.
+        pairs: Of the whole network, see `pair_sums`, over the images of each batch, (batches,
+            pairs, 4).
         level: Mean square of the channels' means over all images, (images,).
     """
 
@@ -351,8 +358,7 @@ class _Restored:
         computed: Sequence[Tensor],
     ) -> list[Tensor]:
         """What an output may follow; nothing where what it is added to is not known of a batch."""
-        sizes = {x.shape[2:] for x in (answer, *given)}
-        large = [x for x in computed if x.shape[2:] in sizes]
+        large = as_large_as([answer, *given], computed)
         if place not in self._added:
             return [*given, *large]
         return [*given, bases[place], *large] if place in bases else []
@@ -414,7 +420,7 @@ def compare(w: Tensor, c: Tensor, image: Tensor | None, reading: Reading | None 
     moments = (numbers, size, _sums(p, q, nothing), labels)
     facts = (reading.bare, already, reading.middle.square().mean())
     of_all = (w.new_full((images,), float(fact)) for fact in facts)
-    pairs = pair_sums(w, reading)
+    pairs = pair_sums(w, reading).sum(0, keepdim=True)  # many, and asked of all images alone
     found = (flips, *counted, certainty(w, reading), *moments, above, pairs, *of_all)
     return Change(*(tensor.cpu().numpy() for tensor in found))
 

@@ -167,6 +167,12 @@ def all_channels(inputs: Any, structure: Structure) -> list[Tensor]:
     ]
 
 
+def as_large_as(others: Sequence[Tensor], images: Sequence[Tensor]) -> list[Tensor]:
+    """Those images (images, channels, *sizes) that have the sizes of one of some others."""
+    sizes = {x.shape[2:] for x in others}
+    return [x for x in images if x.shape[2:] in sizes]
+
+
 def without_gaps(image: Tensor) -> Tensor:
     """An image (images, channels, *sizes) with each channel's mean where it is not finite.
 

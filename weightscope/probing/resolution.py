@@ -17,7 +17,6 @@ Floats = NDArray[np.floating]
 NUMBERS = 500_000
 """Of an image that are looked at, over all pairs: of 150 classes these are 11,175."""
 
-
 LEAST = 1e-9
 """Of classes that are not told apart at all; 0 is an output that does not vary."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
 from weightscope.errors import InputError
-from weightscope.probing.inputs import without_gaps
+from weightscope.probing.inputs import as_large_as, without_gaps
 from weightscope.probing.nearest import Nearest
 from weightscope.utilization.metrics import FloatArray
 from weightscope.utilization.targets import (
@@ -116,9 +116,7 @@ class OutputShapes:
         found = {INPUT: images}
         if (bases := self.bases[batch]) is not None:
             found[BASE] = [arrange(inputs, bases[position].to(leaf.device))[1]]
-        sizes = {x.shape[2:] for x in (ordered, *images)}
-        large = [x for x in self.computed[batch] if x.shape[2:] in sizes]
-        if large:
+        if large := as_large_as([ordered, *images], self.computed[batch]):
             found[COMPUTED] = [without_gaps(x.to(leaf.device).double()) for x in large]
         return found, ordered
 
