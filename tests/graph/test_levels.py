@@ -154,6 +154,30 @@ def test_windows_of_a_share_of_the_image_stay_a_share() -> None:
         torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
 
 
+class Masked(nn.Module):
+    """A mask of the deepest level is enlarged, and shows a part of what layers above made."""
+
+    def __init__(self, joined: bool) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.mask, self.image = nn.Conv2d(4, 1, 1), nn.Conv2d(4, 1, 3, padding=1)
+        self.joined = joined
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.top(x).relu()
+        mask = self.mask(self.deep(F.max_pool2d(x, 2)).relu()).sigmoid()
+        mask = F.interpolate(mask, scale_factor=2.0)
+        return mask * self.image(x) if self.joined else mask
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_is_only_resized_and_at_most_joined_to_others_has_no_decoder(joined: bool) -> None:
+    with pytest.raises(StructureError, match=r"only resized after it .* at most joined to what"):
+        read_structure(Masked(joined))
+    cured = nn.Sequential(Masked(joined), nn.Conv2d(1, 1, 3, padding=1))
+    assert [cut.keep_levels for cut in read_structure(cured).cuts] == [1]
+
+
 class Enlarging(nn.Module):
     """Works at one resolution and enlarges at the end."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from weightscope.errors import ForwardError, InputError, StructureError, TruncationError
 from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.graph.vectors import comes_back_as_vectors
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import make_plan
@@ -501,6 +502,25 @@ def test_a_vector_from_below_is_the_mean_of_what_a_bottleneck_makes(
         assert verify(variant, export=False).failures == ()
     leaving = structure.cuts[0].exits
     assert [site.channels for site in leaving if site.layout == "vector"] == [channels]
+
+
+@pytest.mark.parametrize(
+    ("kind", "vectors"),
+    [
+        (Scaled, [True, True]),
+        (ScaledByMeans, [True, True]),
+        (ScaledByWeights, [True, True]),
+        (ScaledByACorner, [True, True]),
+        (ScaledAtTwoLevels, [False, True]),  # of the level between a map comes back, too
+        (ScaledByOnePixel, [False, True]),
+        (SignalsScaled, [False, False]),
+    ],
+)
+def test_whether_one_vector_comes_back_for_a_whole_image(
+    kind: type[nn.Module], vectors: list[bool]
+) -> None:
+    structure = read_structure(kind())
+    assert [comes_back_as_vectors(structure, cut) for cut in structure.cuts] == vectors
 
 
 def test_a_vector_is_taught_and_thinned_as_maps_are() -> None:

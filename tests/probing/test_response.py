@@ -100,6 +100,25 @@ def test_what_is_silent_in_some_draws_is_not_called_unused(kind, verdict):
     assert ("but the forward answers otherwise" in bottleneck.why) == (kind is Switched)
 
 
+class Scaled(Mixed):
+    """What lies below scales the image as a whole."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        vector = self.below(F.avg_pool2d(x, 2)).mean((2, 3), keepdim=True)
+        return self.last(x * (1.0 + self.share * vector))
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [(Mixed, "unused"), (Scaled, "undecided")])
+def test_synthetic_images_are_too_much_alike_for_a_vector_of_each(kind, verdict):
+    model, images = kind(0.0, gain=4.0), dead_leaves(16, 1, (32, 32), seed=0)
+    found = ws.analyze(model, images=[images], trained=True, progress=False).assessment
+    (bottleneck,) = (v for v in found.verdicts if v.stage == "bottleneck")
+    scores = {score.grade: score for score in bottleneck.scores}
+    assert (scores["response"].verdict, scores["images"].verdict) == (verdict, "unused")
+    assert ("one vector for a whole image" in scores["response"].why) == scores["response"].guarded
+
+
 def test_dropout_of_training_draws_nothing_in_evaluation():
     structure = structure_of(nn.Sequential(Mixed(0.5), nn.Dropout(0.5)))
     assert not structure.draws

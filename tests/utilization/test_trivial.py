@@ -42,6 +42,11 @@ def leaving_out(output, target):
         (lambda o, t: F.softplus(-o * (2 * t - 1)).mean(), marked(-1), None),
         (lambda o, t: -psnr(o, t), marked(255), None),  # only nearer to the best
         (lambda o, t: -F.mse_loss(o, t), marked(-1), None),  # a quality, not a loss
+        (lambda o, t: -F.l1_loss(o, t), MASK, None),
+        (lambda o, t: BCE(t, o), MASK, 1.0),  # in the other order
+        (lambda o, t: F.l1_loss(t, o), MASK, None),
+        (lambda o, t: F.poisson_nll_loss(o, t), MASK, None),
+        (lambda o, t: (1.0 - o * (2.0 * t - 1.0)).relu().mean(), MASK, None),
     ],
 )
 def test_numbers_on_which_a_loss_falls_without_end(loss, target, number):

@@ -151,9 +151,9 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
         reductions = _written(levels.reductions)
         if {p.level for p in lies if p.role == "head"} > {len(levels.reductions) - 1}:
             raise StructureError(
-                "the prediction is made at the deepest level and only resized after it (reductions"
-                f" {reductions}): there is no decoder with weights to keep. Give it one: layers"
-                " with weights after the first resize"
+                "what the deepest level makes is only resized after it (reductions"
+                f" {reductions}), and at most joined to what other levels make: there is no decoder"
+                " with weights to keep. Give it one: layers with weights after the first resize"
             )
         raise StructureError(
             "nothing comes back up from a deeper level: the network only goes down (reductions"

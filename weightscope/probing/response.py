@@ -24,6 +24,7 @@ from weightscope.calls import (
 )
 from weightscope.errors import InputError, WeightscopeError, keyword
 from weightscope.graph.structure import Structure
+from weightscope.graph.vectors import comes_back_as_vectors
 from weightscope.probing.change import Figures, Floats, change_by_cut, decisive
 from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
 from weightscope.probing.outputs import CoarserOutputs, certainty
@@ -91,6 +92,8 @@ class CutResponse:
             nothing in the model tells: no level is unused then that changes them, whichever channel
             is the largest and whatever sign a single one has; else nan.
         by_number_high: Upper end of its interval.
+        as_vectors: Whether the images are synthetic, which are much alike as wholes, and what comes
+            back becomes one vector for each, see `comes_back_as_vectors`.
         resolved: Of the whole network, on the kind of image and of the deciding output where it is
             least: how far its probabilities tell the two classes apart that they tell apart least,
             from 0 to 1, see `resolution`. Of numbers nan, or 0 where they vary by less than
@@ -116,6 +119,7 @@ class CutResponse:
     by_number_high: float = math.nan
     elsewhere_low: float = math.nan
     resolved: float = math.nan
+    as_vectors: bool = False
 
     @property
     def borders(self) -> tuple[float, float]:
@@ -363,14 +367,12 @@ def measure_response(
         return Response(source, (), sum(counts), failure=LOST)
     if handed_on and all(handed_on):
         return Response(source, (), sum(counts), failure=HANDED_ON)
-    cuts = [
-        _of_outputs(
-            cut.keep_levels,
-            found,
-            [p for p in structure.lost_outputs(cut.keep_levels) if p in found[0]],
-        )
-        for cut in structure.cuts
-    ]
+    cuts = []
+    for cut in structure.cuts:
+        gone = [p for p in structure.lost_outputs(cut.keep_levels) if p in found[0]]
+        record = _of_outputs(cut.keep_levels, found, gone)
+        as_vectors = source == "response" and comes_back_as_vectors(structure, cut)
+        cuts.append(replace(record, as_vectors=as_vectors))
     return Response(source, tuple(cuts), sum(counts))
 
 

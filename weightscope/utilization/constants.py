@@ -32,7 +32,8 @@ Dice's, that a thousand small shares still disturb."""
 def require_least(images: Images) -> None:
     """Refuse targets on which a loss falls without end, as a cross entropy of a label beyond 1.
 
-    Asked of the loss itself: outputs are made large where the targets lie outside 0 and 1.
+    Asked of the loss itself: outputs are made large where the targets lie outside 0 and 1, or
+    where they are more than 0 if none does.
 
     Raises:
         InputError: It does; no answer is the best one then.
@@ -46,6 +47,12 @@ def require_least(images: Images) -> None:
         bounded = [None if own is None or own.directions else own.bounded for own in known]
         for image in chosen:
             number = falls_for(images.metric, answers[image], targets[image], bounded)
+            if number is not None and 0 < number <= 1:
+                raise InputError(
+                    f"{images.metric.name} falls below zero without end where the outputs are large"
+                    f" and the targets hold {number:g}, so that no answer is the best: it is called"
+                    " with (outputs, targets); does it take them in the other order?"
+                )
             if number is not None:
                 raise InputError(
                     f"the targets hold {number:g}, which {images.metric.name} takes for a number: "
@@ -75,6 +82,9 @@ def falls_for(
         if given is None or bounded[place] is None:
             continue
         beyond = marked(given) if bounded[place] else (given < 0) | (given > 1)
+        usual = not bounded[place] and not bool(beyond.any())
+        if usual:
+            beyond = given > 0  # of a loss whose arguments were given in the other order
         if not bool(beyond.any()):
             continue
         levels = (0.5, 0.999, 0.001) if bounded[place] else (0.0, 1e2, 1e3, -1e2, -1e3)
@@ -96,7 +106,7 @@ def falls_for(
             fallen = any(
                 far < 0.0 and _is_linear(near - middle, far - middle) for near, far in pairs
             )
-        if fallen:
+        if fallen and (middle > 0.0 or not usual):  # a quality, such as -L1, is below zero before
             return float(given[beyond][given[beyond].abs().argmax()])
     return None
 

@@ -340,7 +340,7 @@ def score_response(response: Response, level: int) -> Score:
     if cut.worst > max(RESPONSE_BORDER, 1.01 * cut.value):  # of two decisions both respond alike
         caveat = f"{caveat}; {describe_part(cut)}".removeprefix("; ")
     figures = (cut.elsewhere, cut.worst, cut.by_number, cut.other[1])
-    guarded = few or any(m > RESPONSE_BORDER for m in figures)
+    guarded = few or cut.as_vectors or any(m > RESPONSE_BORDER for m in figures)
     return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders, guarded)
 
 
@@ -367,7 +367,13 @@ def _not_surely_used(cut: CutResponse, level: int) -> str:
 
 
 def _speaks_elsewhere(cut: CutResponse) -> str:
-    """Where a level responds that is silent on the whole, in words; empty where it does not."""
+    """Where a level that is silent responds or may respond, in words; empty if nowhere."""
+    if cut.as_vectors:
+        images = keyword("images")
+        return (
+            "what comes back is one vector for a whole image, and synthetic images are much alike"
+            f" as wholes; give {images}"
+        )
     if cut.elsewhere > RESPONSE_BORDER:
         return f"{cut.elsewhere:.2g} {_AT_ANOTHER}; give {keyword('images')}"
     if cut.worst_high > RESPONSE_BORDER:
