@@ -34,8 +34,9 @@ from weightscope.statistics.rules import KernelShape, Null
 from weightscope.summaries import summarize
 from weightscope.traces import Marks, have_spilled
 from weightscope.truncation.proposals import saves_too_little
-from weightscope.utilization.ablation import AblationResult, LevelAblation, interval, surely_above
+from weightscope.utilization.ablated import AblationResult, LevelAblation
 from weightscope.utilization.data import DataEvidence, Importance
+from weightscope.utilization.intervals import interval, surely_above
 from weightscope.utilization.ranking import is_as_recorded
 from weightscope.utilization.scores import (
     NetworkMovement,

@@ -14,9 +14,13 @@ import weightscope as ws
 import weightscope.utilization.ablation as ablation
 from weightscope.errors import ForwardError, InputError
 from weightscope.graph import read_structure
+from weightscope.thresholds import MINIMUM_IMAGES, SURE
 from weightscope.utilization import ablate, ablate_levels
+from weightscope.utilization.ablated import AblationResult
 from weightscope.utilization.data import DataEvidence
+from weightscope.utilization.intervals import interval, surely_above, widening
 from weightscope.utilization.metrics import ImageValues, resampled
+from weightscope.utilization.worst import of_the_worst
 
 
 class TwoPaths(nn.Module):
@@ -284,7 +288,7 @@ def test_a_loss_is_of_the_images_that_have_a_value_with_and_without_a_level(know
     found = ablation._record(SimpleNamespace(keep_levels=1), whole, left, weights, 1.0, 40, None)
     assert found.drop == pytest.approx(1.0)  # not the mean of 40 images less that of a few
     assert found.images == known
-    result = ablation.AblationResult((found,), 19.5, 0.0, 15.0, 40, "m", floor=0.0)
+    result = AblationResult((found,), 19.5, 0.0, 15.0, 40, "m", floor=0.0)
     score = DataEvidence({}, result, True, {"below": 1}).score("below")
     assert score.verdict == ("used" if known == 12 else "undecided")
     assert ("3 images have a value both" in score.why) == (known == 3)
@@ -356,7 +360,7 @@ def test_rounding_is_no_skill(bias, recalibrate):
     assert not found.skilled
 
 
-@pytest.mark.parametrize("images", [1, 2, ablation.MINIMUM_IMAGES - 1, ablation.MINIMUM_IMAGES])
+@pytest.mark.parametrize("images", [1, 2, MINIMUM_IMAGES - 1, MINIMUM_IMAGES])
 def test_few_images_are_not_enough(structures, images):
     result = ablate_levels(structures["deep"], [scenes(images, size=16)], "f1")
     assert result.enough == (images >= 10)
@@ -368,16 +372,16 @@ def test_few_images_are_not_enough(structures, images):
 
 def test_no_fewer_images_could_be_sure():
     """All n images agreeing has a chance of 2^-n: the first n that is surer than SURE decides."""
-    assert 0.5**ablation.MINIMUM_IMAGES <= 1 - ablation.SURE < 0.5 ** (ablation.MINIMUM_IMAGES - 1)
+    assert 0.5**MINIMUM_IMAGES <= 1 - SURE < 0.5 ** (MINIMUM_IMAGES - 1)
 
 
 def test_few_images_widen_the_interval():
     """Student's quantile and the spread that a bootstrap sees too small, against scipy's."""
-    assert ablation.widening(0.975, 10) == pytest.approx(stats.t.ppf(0.975, 9) * (10 / 9) ** 0.5)
-    assert ablation.widening(0.975, 1) == np.inf
+    assert widening(0.975, 10) == pytest.approx(stats.t.ppf(0.975, 9) * (10 / 9) ** 0.5)
+    assert widening(0.975, 1) == np.inf
     samples = np.random.default_rng(0).normal(size=200_000)
-    low, high = ablation.interval(samples, 10)
-    assert high == pytest.approx(ablation.widening(0.975, 10), rel=0.05)
+    low, high = interval(samples, 10)
+    assert high == pytest.approx(widening(0.975, 10), rel=0.05)
     assert low == pytest.approx(-high, rel=0.05)
 
 
@@ -385,9 +389,9 @@ def test_the_interval_of_few_images_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(400):
-        values = rng.normal(size=ablation.MINIMUM_IMAGES)
+        values = rng.normal(size=MINIMUM_IMAGES)
         drawn = values[rng.integers(0, len(values), (1000, len(values)))].mean(1)
-        low, high = ablation.interval(drawn, len(values))
+        low, high = interval(drawn, len(values))
         inside += low <= 0.0 <= high
     assert 0.93 <= inside / 400 <= 0.98
 
@@ -399,8 +403,8 @@ def test_skill_is_sure_in_999_of_1000_cases(errors, skilled):
     values = rng.normal(size=30)
     values = (values - values.mean()) / values.std(ddof=1) * 30**0.5 + errors
     drawn = values[rng.integers(0, 30, (20_000, 30))].mean(1)
-    low = ablation.surely_above(np.concatenate([[values.mean()], drawn]), 30)
-    result = ablation.AblationResult((), 1.0, 0.0, low, 30, "m", floor=0.0)
+    low = surely_above(np.concatenate([[values.mean()], drawn]), 30)
+    result = AblationResult((), 1.0, 0.0, low, 30, "m", floor=0.0)
     assert result.skilled == skilled
 
 
@@ -530,11 +534,9 @@ def test_a_metric_on_arrays_has_its_best_constant(structures, detached):
 def test_the_skill_of_a_rare_label_is_a_share_of_what_there_is_to_have(quality, found):
     whole, trivial = np.full(51, quality), np.full(51, 0.96)
     half = np.full(51, (quality + 0.96) / 2)
-    lost = ablation._of_the_worst({2: (whole, trivial)}, {2: (half, trivial)}, 40)
+    lost = of_the_worst({2: (whole, trivial)}, {2: (half, trivial)}, 40)
     assert lost.get("worst") == (None if found is None else pytest.approx(found))
-    assert (
-        ablation._of_the_worst({2: (whole, trivial)}, {2: (half, trivial)}, 40, kind="number") == {}
-    )
+    assert of_the_worst({2: (whole, trivial)}, {2: (half, trivial)}, 40, kind="number") == {}
 
 
 class ScaledFromBelow(nn.Module):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from weightscope.probing import Response
     from weightscope.probing.response import CutResponse
     from weightscope.utilization import Assessment, Importance
-    from weightscope.utilization.ablation import AblationResult
+    from weightscope.utilization.ablated import AblationResult
 
 _LAYER_COLUMNS = {
     "layer": "layer",

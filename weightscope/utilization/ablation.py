@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,10 +39,11 @@ from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.probing.inputs import in_channels
 from weightscope.probing.outputs import CoarserOutputs, images_and_target, predictions
 from weightscope.progress import bar
-from weightscope.showing import counted, outputs_at
 from weightscope.statistics.tensors import not_finite
-from weightscope.thresholds import CONFIDENCE, MINIMUM_IMAGES, MINIMUM_SKILL, RESOLUTION, SURE
+from weightscope.thresholds import MINIMUM_SKILL, RESOLUTION
+from weightscope.utilization.ablated import AblationResult, LevelAblation
 from weightscope.utilization.channels import ChannelMeter
+from weightscope.utilization.intervals import interval, surely_above
 from weightscope.utilization.judging import (
     Judge,
     JudgedOutputs,
@@ -55,7 +55,6 @@ from weightscope.utilization.judging import (
 )
 from weightscope.utilization.metrics import (
     BoolArray,
-    Compared,
     FloatArray,
     ImageValues,
     Quality,
@@ -69,220 +68,19 @@ from weightscope.utilization.recalibration import RecalibratedValues
 from weightscope.utilization.segmentation import SEGMENTATION, ClassesApart, Segmentation
 from weightscope.utilization.targets import marks_in
 from weightscope.utilization.trivial import CONSTANT, TrivialValues
+from weightscope.utilization.worst import (
+    APART,
+    by_number,
+    of_the_worst,
+    of_the_worst_apart,
+    of_the_worst_part,
+)
 from weightscope.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
 
-APART = "f1"
-"""What classes are judged by one by one, as what they lose by a callable cannot be asked of it."""
-
 Fill = Literal["mean", "zero", "shuffle"]
-
-
-@dataclass(frozen=True)
-class LevelAblation:
-    """Quality lost when everything below one cut is replaced.
-
-    Attributes:
-        keep_levels: Levels ``0 .. keep_levels - 1`` were left as they are.
-        quality: Quality of the whole network, in the metric's own unit.
-        ablated: Quality without the levels below the cut.
-        drop: Quality lost: ``quality - ablated``, or ``ablated - quality`` of a loss or an error.
-        low: Lower end of the interval of ``drop`` over images.
-        high: Upper end of it.
-        unadjusted: Quality without the levels at the threshold that is best for the whole network,
-            where ``ablated`` is at the one that is best without them, and of a recalibrated loss
-            that of the outputs as they are; None where the metric has neither.
-        worst: Of a mean over classes, or of several channels of numbers, the share of its own skill
-            that one loses, of those that have any the one that surely loses most; nan where there
-            is none.
-        worst_low: Lower end of its interval over images.
-        worst_class: Which class or channel that is; -1 where there is none, or of a whole output.
-        worst_kind: Whether these are classes, each of its own quality; numbers, where a callable
-            gives several shares, each against 0; or channels of numbers, or outputs of one channel,
-            each against what its mean is worth in its place.
-        worst_output: Which of several outputs that is, or is of; empty where there is one.
-        worst_metric: What that skill is measured by, where the metric takes all classes together.
-        hidden: Channels or outputs that change without the levels, and whose worth the metric
-            cannot resolve beside that of the others, by their names.
-        lost: Of several outputs those that were judged and are computed in what the cut removes.
-            Where all are, ``ablated`` is that of the best trivial answer.
-        images: Images that have a value both with the levels and without, where a callable leaves
-            some out; the figures are of these, nan where there are none. -1 where that is no
-            question.
-        silenced: Images that have a value with the levels and none without.
-    """
-
-    keep_levels: int
-    quality: float
-    ablated: float
-    drop: float
-    low: float
-    high: float
-    unadjusted: float | None = None
-    worst: float = math.nan
-    worst_low: float = math.nan
-    worst_class: int = -1
-    worst_kind: Literal["class", "number", "channel", "output"] = "class"
-    worst_output: str = ""
-    worst_metric: str = ""
-    hidden: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
-    images: int = -1
-    silenced: int = 0
-
-
-@dataclass(frozen=True)
-class AblationResult:
-    """The ablation of every level, and whether there was anything to lose.
-
-    Attributes:
-        levels: One record for each legal cut, from the shallowest.
-        quality: Quality of the whole network, in the metric's own unit.
-        chance: Quality of the best trivial answer: a constant, or in a regression the input itself.
-        skill_low: What the skill exceeds with the confidence `SURE`.
-        images: Number of images that differ and weigh in the quality: those without a value or
-            without a label that counts say nothing, nor do those that any answer suits alike.
-        metric: Name of the quality.
-        floor: Skill that does not count yet.
-        larger_is_better: False for a loss or an error.
-        recalibrated: Whether quality is a loss after a scale and an offset of each output channel.
-        judged: Which of several outputs the metric judged, such as ``[0]``; empty where there is
-            one, or where the metric reads them all.
-        unjudged: The others that a level may be used for, unless the user says that they do not
-            count.
-        versions: Coarser versions of the first output that the metric reads, which are judged then.
-        unlearned: Classes or channels of a mean over classes of which the network shows no skill
-            that counts over their own best constant, as a share of what there is to gain.
-        given: Number of all images that differ; 0 where they all weigh.
-        constant_targets: Whether the targets are the same everywhere: nothing is learned from them.
-        trivial: What the best trivial answer is, in words.
-    """
-
-    levels: tuple[LevelAblation, ...]
-    quality: float
-    chance: float
-    skill_low: float
-    images: int
-    metric: str
-    floor: float = MINIMUM_SKILL
-    larger_is_better: bool = True
-    recalibrated: bool = False
-    judged: tuple[str, ...] = ()
-    unjudged: tuple[str, ...] = ()
-    versions: tuple[str, ...] = ()
-    unlearned: tuple[int, ...] = ()
-    given: int = 0
-    constant_targets: bool = False
-    trivial: str = CONSTANT
-
-    @property
-    def judged_outputs(self) -> str:
-        """What was judged of several outputs, in words."""
-        return outputs_at(self.judged)
-
-    @property
-    def on_versions(self) -> str:
-        """What to know where coarser versions of the first output were judged; empty if none was.
-
-        As for deep supervision, whose loss reads them all, though the first one is what is used.
-        """
-        if not self.versions or not any(set(cut.lost) & set(self.versions) for cut in self.levels):
-            return ""
-        one = len(self.versions) == 1
-        return (
-            f"{self.metric.removesuffix(', recalibrated')} reads {outputs_at(self.versions)}, "
-            f"{'a coarser version' if one else 'coarser versions'} of the first output, too, and "
-            f"a level that {'it is' if one else 'they are'} computed in counts as used for "
-            f"{'it' if one else 'them'}: where {'it only serves' if one else 'they only serve'} "
-            "the training, give a callable that reads the first output alone."
-        )
-
-    @property
-    def skill(self) -> float:
-        """What the network is better than the best trivial answer by."""
-        better = self.quality - self.chance
-        return better if self.larger_is_better else -better
-
-    @property
-    def enough(self) -> bool:
-        """Whether there were images enough to decide anything."""
-        return self.images >= MINIMUM_IMAGES
-
-    @property
-    def skilled(self) -> bool:
-        """Whether it surely has any skill."""
-        sure = self.skill_low > 0.0 and self.skill > self.floor
-        return sure and not self.constant_targets
-
-    @property
-    def surely_unskilled(self) -> bool:
-        """Whether it surely has no skill that counts; the interval of the skill is symmetric."""
-        return 2.0 * self.skill - self.skill_low <= self.floor
-
-    @property
-    def undecided(self) -> bool:
-        """Whether others could show a skill that these images and targets do not surely show."""
-        unsure = self.skill > self.floor and not self.skilled
-        return self.constant_targets or not self.enough or unsure
-
-    @property
-    def comparison(self) -> str:
-        """Its quality compared with that of the best trivial answer, in words."""
-        how = "better" if self.skill > self.floor else "hardly better"
-        how = how if self.skill > 0.0 else "no better"
-        which = "" if self.trivial == CONSTANT else f", {self.trivial},"
-        return (
-            f"{how} than the best trivial answer{which} ({self.metric} {self.quality:.3g} against "
-            f"{self.chance:.3g})"
-        )
-
-    @property
-    def doubt(self) -> str:
-        """Why these images decide nothing, in words; empty where they do."""
-        if self.constant_targets:
-            return "the targets are the same everywhere, so that nothing is learned from them"
-        if not self.enough and self.images < self.given:
-            what = f"weigh{'s' if self.images == 1 else ''} in {self.metric}"
-            rest = (
-                "the others hold no label or value that counts in it, or have one value with and "
-                "without every level"
-            )
-            return f"{self.counted} {what} ({rest}), and {MINIMUM_IMAGES} or more are needed"
-        if not self.enough:
-            decide = "decides" if self.images == 1 else "decide"
-            return f"{self.counted} {decide} nothing, {MINIMUM_IMAGES} or more are needed"
-        return f"the network is {self.comparison}, but {self.too_few}" if self.undecided else ""
-
-    @property
-    def remedy(self) -> str:
-        """What to give where these images decide nothing, in words."""
-        return "give targets that differ" if self.constant_targets else "give more"
-
-    @property
-    def counted(self) -> str:
-        """How many images weigh, of how many, in words."""
-        if self.images < self.given:
-            return f"{self.images} of {counted(self.given, 'image')}"
-        return counted(self.images, "image")
-
-    @property
-    def too_few(self) -> str:
-        """That these images leave open whether there is skill, in words."""
-        return f"{self.counted} {'is' if self.images == 1 else 'are'} too few to be sure of it"
-
-    def frame(self) -> pd.DataFrame:
-        """One row per cut, as `ablate` returns them."""
-        import pandas as pd
-
-        columns = ["keep_levels", "quality", "ablated", "drop", "low", "high", "unadjusted"]
-        frame = pd.DataFrame([vars(level) for level in self.levels], columns=columns)
-        frame = frame.astype({"unadjusted": float})
-        share = frame["drop"] / self.skill if self.skilled else float("nan")
-        return frame.assign(
-            share_lost=share, chance=self.chance, images=self.images, metric=self.metric
-        )
 
 
 def shuffled_images(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -399,7 +197,7 @@ def ablate_levels(
     weights = np.concatenate([np.ones((1, whole.images)), drawn])
     sign = 1.0 if larger else -1.0
     classes = by_class(whole, weights)
-    several = _by_number(whole, weights) if larger else {}
+    several = by_number(whole, weights) if larger else {}
     channels, *channels_left = alone.by_cut(whole.images, weights, sign)
     one_by_one, *one_by_one_left = apart.by_cut(weights)
     full, trivial, best = whole.of(weights), chance.of(weights), best_thresholds(whole)
@@ -411,10 +209,10 @@ def ablate_levels(
         at_best = _unadjusted(quality, best)
         record = _record(cut, whole, quality, weights, sign, weight, at_best)
         worst = (
-            _of_the_worst(classes, by_class(quality, weights), weight)
-            or _of_the_worst(several, _by_number(quality, weights), weight, kind="number")
-            or _of_the_worst_part(channels, channels_left[place], weight, alone)
-            or _of_the_worst_apart(one_by_one, one_by_one_left[place], weight)
+            of_the_worst(classes, by_class(quality, weights), weight)
+            or of_the_worst(several, by_number(quality, weights), weight, kind="number")
+            or of_the_worst_part(channels, channels_left[place], weight, alone)
+            or of_the_worst_apart(one_by_one, one_by_one_left[place], weight)
         )
         return replace(record, lost=lost, hidden=alone.hidden(place), **worst)
 
@@ -474,11 +272,6 @@ def _classes_apart(
         with suppress(InputError):
             reader = Segmentation(APART, targets, dimensions, left_out)
     return ClassesApart(reader, len(structure.cuts))
-
-
-def _by_number(quality: Quality, weights: FloatArray) -> Compared:
-    """See `ImageValues.by_number`; empty for any other quality."""
-    return quality.by_number(weights) if isinstance(quality, ImageValues) else {}
 
 
 def _averaged(
@@ -597,61 +390,6 @@ def named_output(structure: Structure, output: Any) -> str:
     return places[0] if len(places) == 1 else f"[{output!r}]"
 
 
-def _of_the_worst(
-    whole: Compared,
-    ablated: Compared,
-    images: int,
-    *,
-    kind: Literal["class", "number", "channel"] = "class",
-    resolution: float = RESOLUTION,
-) -> dict[str, Any]:
-    """The one of several classes or channels that surely loses the largest share of its own skill.
-
-    Args:
-        whole: Of the whole network, from `by_class`.
-        ablated: The same without the levels.
-        images: Number of those that weigh.
-        kind: What they are.
-        resolution: Share of a value below which a difference is rounding.
-    """
-    found = []
-    for number, (quality, trivial) in whole.items():
-        left, _ = ablated.get(number, (np.full_like(quality, np.nan), None))
-        skill = quality - trivial
-        if kind == "class":  # the accuracy of a rare label is near 1 without any skill
-            able = skill[0] > MINIMUM_SKILL * (1.0 - trivial[0])
-        elif kind == "number":
-            able = skill[0] > MINIMUM_SKILL
-        else:  # in the metric's own unit, in which the others are the larger part
-            able = surely_above(skill, images) > resolution * abs(quality[0])
-        if able and np.isfinite(left[0]):
-            lost = (quality - left) / np.where(skill > 0.0, skill, np.nan)
-            low, _ = interval(lost[1:], images)
-            found.append((low, float(lost[0]), number))
-    if not found:
-        return {}
-    surely, share, number = max(found)
-    return {"worst": share, "worst_low": surely, "worst_class": number, "worst_kind": kind}
-
-
-def _of_the_worst_part(
-    whole: Compared, ablated: Compared, images: int, meter: ChannelMeter
-) -> dict[str, Any]:
-    """The same of the parts of the outputs that were asked one by one."""
-    found = _of_the_worst(whole, ablated, images, kind="channel", resolution=meter.resolution)
-    if not found:
-        return {}
-    output, channel = meter.parts[found["worst_class"] % len(meter.parts)]
-    kind = "channel" if channel >= 0 else "output"
-    return found | {"worst_class": channel, "worst_kind": kind, "worst_output": output}
-
-
-def _of_the_worst_apart(whole: Compared, ablated: Compared, images: int) -> dict[str, Any]:
-    """The same of classes that a callable takes together."""
-    found = _of_the_worst(whole, ablated, images)
-    return found and found | {"worst_metric": APART}
-
-
 def floor_of(judge: Judge, chance: Quality) -> float:
     """Skill that does not count yet, given the quality of the best trivial answer."""
     if judge.metric is None:
@@ -706,40 +444,6 @@ def _filler(
         return lambda site, value: torch.zeros_like(value)
     generators = {node: torch.Generator().manual_seed(seed) for node in means}
     return lambda site, value: shuffled_images(value, generators[site.node])
-
-
-def widening(confidence: float, images: int) -> float:
-    """By how many standard errors of a bootstrap the mean of few images may be off, on one side.
-
-    Student's quantile for so few images, and ``sqrt(n / (n - 1))`` for the spread that a bootstrap
-    sees too small (Hesterberg 2015, section 4.3).
-
-    Args:
-        confidence: One-sided.
-        images: Their number n; inf below two.
-    """
-    from scipy import special
-
-    if images < 2:
-        return math.inf
-    return float(special.stdtrit(images - 1, confidence)) * math.sqrt(images / (images - 1))
-
-
-def surely_above(samples: FloatArray, images: int) -> float:
-    """What a figure exceeds with the confidence `SURE`; the first sample is of all images."""
-    spread = float(np.nanstd(samples[1:]))
-    return float(samples[0]) - (widening(SURE, images) * spread if images > 1 else math.inf)
-
-
-def interval(samples: FloatArray, images: int) -> tuple[float, float]:
-    """Central interval of bootstrap samples at the stated confidence, widened for few images."""
-    from scipy import special
-
-    if images < 2:
-        return -math.inf, math.inf
-    tail = float(special.ndtr(-widening(0.5 + CONFIDENCE / 2.0, images)))
-    low, high = np.nanquantile(samples, [tail, 1.0 - tail])
-    return float(low), float(high)
 
 
 def _unadjusted(quality: Quality, best: Sequence[float]) -> float | None:

@@ -37,9 +37,8 @@ from weightscope.thresholds import (
     NEGLIGIBLE_LOSS,
     RESPONSE_BORDER,
 )
+from weightscope.utilization.ablated import AblationResult, LevelAblation
 from weightscope.utilization.ablation import (
-    AblationResult,
-    LevelAblation,
     ablate_levels,
     ablate_outputs,
     refuse_broken_weights,

@@ -44,7 +44,7 @@ from weightscope.utilization.scores import (
 
 if TYPE_CHECKING:
     from weightscope.probing.response import Response
-    from weightscope.utilization.ablation import AblationResult
+    from weightscope.utilization.ablated import AblationResult
     from weightscope.utilization.data import DataEvidence
 
 NOT_AS_RECORDED = "not as the recorded training left it (averaged, trained on or changed since)"
