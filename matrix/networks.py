@@ -21,6 +21,7 @@ from matrix import (
     held_back_eighth,
     held_back_eleventh,
     held_back_fifth,
+    held_back_fourteenth,
     held_back_fourth,
     held_back_ninth,
     held_back_seventh,
@@ -499,6 +500,7 @@ for _name, _entry in {
     **held_back_eleventh.HELD_BACK_ELEVENTH,
     **held_back_twelfth.HELD_BACK_TWELFTH,
     **held_back_thirteenth.HELD_BACK_THIRTEENTH,
+    **held_back_fourteenth.HELD_BACK_FOURTEENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -522,5 +524,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in held_back_eleventh.HELD_BACK_ELEVENTH.items()},
     **{name: entry.truth for name, entry in held_back_twelfth.HELD_BACK_TWELFTH.items()},
     **{name: entry.truth for name, entry in held_back_thirteenth.HELD_BACK_THIRTEENTH.items()},
+    **{name: entry.truth for name, entry in held_back_fourteenth.HELD_BACK_FOURTEENTH.items()},
 }
 """The truth about every network, by name."""

@@ -27,6 +27,7 @@ from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_eleventh import HELD_BACK_ELEVENTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
+from matrix.held_back_fourteenth import HELD_BACK_FOURTEENTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
@@ -46,6 +47,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, fourteenth": HELD_BACK_FOURTEENTH,
     "Held back, thirteenth": HELD_BACK_THIRTEENTH,
     "Held back, twelfth": HELD_BACK_TWELFTH,
     "Held back, eleventh": HELD_BACK_ELEVENTH,
