@@ -203,13 +203,13 @@ def outcome(row: Row, truth: Truth) -> str:
 _READING = """\
 This page is written by `make reading`; do not edit it. It holds the networks of the
 [matrix](matrix.md) and those that go beyond it: other kinds, written by hand as their papers
-describe them (`matrix/kinds.py`), more networks of the libraries (`matrix/more.py`), and 235 in
-thirteen lists that were read only when the work on the reader was done
-(`matrix/held_back.py`, `matrix/held_back_again.py`, `matrix/held_back_third.py`,
-`matrix/held_back_fourth.py`, `matrix/held_back_fifth.py`, `matrix/held_back_sixth.py`,
-`matrix/held_back_seventh.py`, `matrix/held_back_eighth.py`, `matrix/held_back_ninth.py`,
-`matrix/held_back_tenth.py`, `matrix/held_back_eleventh.py`, `matrix/held_back_twelfth.py`,
-`matrix/held_back_thirteenth.py`); these stand here as they were first read. What is right about
+describe them (`matrix/kinds.py`), more networks of the libraries (`matrix/more.py`), and 255 in
+fourteen lists that were read only when the work on the reader was done (`matrix/held_back.py`,
+`matrix/held_back_again.py`, `matrix/held_back_third.py`, `matrix/held_back_fourth.py`,
+`matrix/held_back_fifth.py`, `matrix/held_back_sixth.py`, `matrix/held_back_seventh.py`,
+`matrix/held_back_eighth.py`, `matrix/held_back_ninth.py`, `matrix/held_back_tenth.py`,
+`matrix/held_back_eleventh.py`, `matrix/held_back_twelfth.py`, `matrix/held_back_thirteenth.py`,
+`matrix/held_back_fourteenth.py`); these stand here as they were first read. What is right about
 each was written down and committed before it was first read. Each was read with nothing but the
 model, except those whose layout must be seen on an example; its graph was run beside it in both
 modes, at two batch sizes and two image sizes, and had to give the same outputs bit by bit; every
@@ -218,7 +218,21 @@ loaded; the matrix does that. *s* is processor seconds, on a machine with other 
 cores; *commit* is the one that a network was read on; *again* is what a network that was held back
 is read as later (`matrix/again.csv`).
 
-Of all 235 networks held back, 155 were right or rightly refused at first reading (66 %).
+Of all 255 networks held back, 170 were right or rightly refused at first reading (67 %).
+
+The lists up to the thirteenth were chosen to be ever more unusual. The fourteenth was drawn by a
+rule instead, at random from packages whose names or lines speak of such networks: 157 were drawn
+for its twenty, and 137 skipped, for reasons that are counted at the head of its file. It came out
+at 75 %: 15 (51 to 91 % with 95 % confidence), all of them read rightly and cut at every legal
+depth. One was read wrongly without a word: of an image that becomes a vector, and that a volume of
+more positions than the image has (fusion-threed), which our truth wants refused, seven levels were
+found, the first above the image's own. Refused wrongly: a U-net of Stable Diffusion that takes the
+words of a text and a code of the time, both required, because no example of them was guessed; a
+codec of complex samples without channels, with a remedy that names another layout; and a network
+whose synchronised norms hold a lock, because no deep copy of it can be made (our truth wants it
+refused too, since it has no decoder). The reading of one was stopped after five minutes with 17 GB
+in use: in it every value of a line attends to every other, and the guessed volumes were as large as
+they are for others.
 
 The thirteenth, twenty networks (fifteen of packages that were new here), was written down when all
 that is mended below was, and came out at 65 %: 13. Of two our truth is at fault: BASNet's second
@@ -335,7 +349,7 @@ mistake. Mended since, and no longer held back: frames side by side, numbers mad
 and FlowNetS are right now, PWCNet follows its sizes), and sizes at which a forward takes another
 way, which are refused where a rebuilt network took the way that was read, without a word.
 
-The goal for networks held back is 93 %; none of the thirteen lists reached it. The fifth, twenty
+The goal for networks held back is 93 %; none of the fourteen lists reached it. The fifth, twenty
 networks of seven libraries of which none was read here before, came out worst: half. Three compute
 with their sizes in more steps than are followed, or take the root of a number of tokens, and are
 read at one size; two hold sizes in a tensor and crop by them; one builds classes around its
