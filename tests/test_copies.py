@@ -1,4 +1,6 @@
 import copy
+import queue
+import threading
 
 import torch
 from torch import nn
@@ -145,3 +147,42 @@ def test_a_buffer_with_a_graph_is_copied():
     twin = deep_copy(model)
     assert torch.equal(twin.state, model.state)
     assert twin.state.data_ptr() != model.state.data_ptr()
+
+
+class Waiting(nn.Module):
+    """Holds locks, some in objects of their own, as norms of several devices do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.down = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 64, 3, padding=1)
+        self.up, self.head = nn.Conv2d(72, 8, 3, padding=1), nn.Conv2d(8, 1, 1)
+        self.lock, self.again = threading.Lock(), [threading.RLock()]
+        self.results = {"first": queue.Queue(), "done": threading.Event()}
+
+    def forward(self, x):
+        with self.lock:
+            top = self.first(x).relu()
+        deep = self.down(nn.functional.max_pool2d(top, 2)).relu()
+        deep = nn.functional.interpolate(deep, scale_factor=2)
+        return self.head(self.up(torch.cat([top, deep], 1)).relu())
+
+
+def test_locks_of_a_copy_are_its_own() -> None:
+    model = Waiting()
+    twin = deep_copy(model)
+    with model.lock, model.again[0]:
+        assert twin.lock.acquire(blocking=False)
+        assert twin.results["first"].mutex is not model.results["first"].mutex
+        twin.results["first"].put(1)
+        twin.results["done"].set()
+        assert twin.results["first"].get(timeout=1) == 1
+        assert twin.results["done"].wait(timeout=1)
+    assert model.results["first"].empty()
+    assert not model.results["done"].is_set()
+
+
+def test_a_network_that_holds_locks_is_read_and_cut() -> None:
+    analysis = ws.analyze(Waiting(), response=False)
+    assert analysis.structure.depth == 2
+    variant = analysis.proposals[0].build("pool")
+    assert variant.module(torch.rand(1, 1, 16, 16)).shape == (1, 1, 16, 16)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from types import CellType, FunctionType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from weightscope.calls import held_tensors
 
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+_NEW_LOCK: Mapping[type, Callable[[], Any]] = {
+    type(make()): make for make in (threading.Lock, threading.RLock)
+}
+_NOT_SEARCHED = (nn.Module, Tensor, type, ModuleType, FunctionType)
 
 
 def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
@@ -21,7 +27,8 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     ``copy.deepcopy`` shares functions. A hook that was defined where the model was made, and that
     keeps what passes in the model or in a list beside it, would write from the copy into the
     original; so functions that the modules hold are made again around the copy's own parts. So are
-    the methods of a class that was defined there and that keep parts in their closures.
+    the methods of a class that was defined there and that keep parts in their closures. Locks, of
+    which there is no copy, are new ones.
 
     Args:
         model: The model; not changed.
@@ -30,7 +37,7 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     Raises:
         Exception: Whatever a part raises that cannot be copied.
     """
-    memo = _left_by_forwards(model) | (memo or {})
+    memo = _left_by_forwards(model) | _new_locks(model) | (memo or {})
     twin: nn.Module = copy.deepcopy(model, memo)
     functions = _Functions(memo)
     for module in twin.modules():
@@ -58,6 +65,31 @@ def _left_by_forwards(model: nn.Module) -> dict[int, Any]:
         for _, value in (*held_tensors(module), *module.named_buffers(recurse=False))
         if not value.is_leaf
     }
+
+
+def _new_locks(model: nn.Module) -> dict[int, Any]:
+    """Locks of a copy's own for those of a model, as norms that wait for each other hold."""
+    made: dict[int, Any] = {}
+    seen: set[int] = set()
+    left: list[Any] = [vars(module) for module in model.modules()]
+    while left:
+        value = left.pop()
+        if id(value) in seen or isinstance(value, _NOT_SEARCHED):
+            continue
+        seen.add(id(value))
+        if type(value) in _NEW_LOCK:
+            made.setdefault(id(value), _NEW_LOCK[type(value)]())
+        elif isinstance(value, threading.Condition):  # it holds methods of its lock
+            lock = vars(value)["_lock"]
+            own = made.setdefault(id(lock), _NEW_LOCK[type(lock)]())
+            made[id(value)] = threading.Condition(own)
+        elif isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list | tuple | set | frozenset | deque):
+            left.extend(value)
+        else:
+            left.extend(getattr(value, "__dict__", {}).values())
+    return made
 
 
 def _enclosed(function: FunctionType) -> list[Any]:

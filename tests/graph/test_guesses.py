@@ -168,3 +168,36 @@ def test_a_search_that_fails_ends_and_says_what_it_tried(
 def test_samples_are_named_among_what_was_tried() -> None:
     with pytest.raises(ForwardError, match=r"2 channels, 2 1-D sizes \(samples\) from 16384 to"):
         next(find_inputs(Trial(RefusingOne(3).eval())))
+
+
+class Described(nn.Module):
+    """Attention to the words of a text, and a code of the time that is made outside."""
+
+    def __init__(self, names: tuple[str, str]) -> None:
+        super().__init__()
+        self.code = nn.Sequential(nn.Linear(24, 32), nn.SiLU(), nn.Linear(32, 16))
+        self.top, self.down = nn.Conv2d(4, 16, 3, padding=1), nn.Conv2d(16, 16, 3, 2, 1)
+        query, key = names
+        self.words = nn.ModuleDict({query: nn.Linear(16, 16), key: nn.Linear(12, 32)})
+        self.names = names
+        self.up, self.out = nn.Conv2d(32, 16, 3, padding=1), nn.Conv2d(16, 4, 3, padding=1)
+
+    def forward(self, latent: Tensor, context: Tensor, time: Tensor) -> Tensor:
+        top = F.silu(self.top(latent))
+        deep = F.silu(self.down(top) + self.code(time)[:, :, None, None])
+        query, key = (self.words[name] for name in self.names)
+        keys, values = key(context).chunk(2, -1)
+        shares = query(deep.flatten(2).transpose(1, 2)) @ keys.transpose(1, 2)
+        deep = deep + (shares.softmax(-1) @ values).transpose(1, 2).view_as(deep)
+        return self.out(F.silu(self.up(torch.cat([F.interpolate(deep, scale_factor=2), top], 1))))
+
+
+@pytest.mark.parametrize("names", [("to_q", "to_kv"), ("query", "key"), ("q_proj", "k_proj")])
+def test_words_and_a_code_of_the_time_are_guessed_by_the_layers_that_take_them(
+    names: tuple[str, str],
+) -> None:
+    structure = read_structure(Described(names).eval())
+    _, words, time = structure.inputs.args
+    assert words.shape[2] == 12
+    assert time.shape == (1, 24)
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

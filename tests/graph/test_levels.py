@@ -705,3 +705,48 @@ def test_what_a_mean_tells_the_layers_above_lies_there(keepdim: bool, layer: str
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
     assert structure.stage_of[layer].level == 0
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class Voxels(nn.Module):
+    """An image becomes a vector, and the vector a volume with more positions than the image."""
+
+    def __init__(self, depth: bool) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 4, 2, 1))
+        self.vector = nn.Linear(8 * 8 * 8, 64)
+        self.up = nn.Sequential(
+            nn.ConvTranspose3d(8, 8, 4, 2, 1), nn.ReLU(), nn.ConvTranspose3d(8, 1, 4, 2, 1)
+        )
+        self.raised = depth
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        vector = self.vector(self.down(x).flatten(1))
+        volume = self.up(vector.relu().view(-1, 8, 2, 2, 2))
+        return volume.mean(2) if self.raised else volume
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_a_volume_of_a_vector_of_an_image_is_refused(depth: bool) -> None:
+    with pytest.raises(StructureError, match="makes a vector of it and of the vector maps of 3"):
+        read_structure(Voxels(depth), torch.rand(2, 1, 32, 32))
+
+
+class CostVolume(nn.Module):
+    """Maps of two images shifted against each other make a volume, with kernels of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep = nn.Conv2d(1, 4, 3, 2, 1), nn.Conv3d(8, 4, 3, padding=1)
+        self.flat, self.up = nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(5, 4, 3, padding=1)
+        self.out = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        deep = self.down(x).relu()
+        shifted = [torch.cat([deep, deep.roll(i, 3)], 1) for i in range(4)]
+        deep = self.flat(self.deep(torch.stack(shifted, 2)).relu().flatten(1, 2)).relu()
+        deep = nn.functional.interpolate(deep, scale_factor=2)
+        return self.out(self.up(torch.cat([deep, x], 1)).relu())
+
+
+def test_a_volume_of_maps_is_read() -> None:
+    assert read_structure(CostVolume(), torch.rand(2, 1, 32, 32)).depth == 2

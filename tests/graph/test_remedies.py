@@ -704,3 +704,23 @@ def test_an_export_of_one_number_of_images_says_how_it_is_read() -> None:
         with pytest.raises(ForwardError, match="give example_inputs of as many"):
             ws.analyze(program, **given)
         assert ws.analyze(program, **given, example_inputs=pair).conclusion
+
+
+class ImageToVolume(nn.Module):
+    """What goes down and comes back up is a part of what makes a volume of a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clean = Net()
+        self.vector, self.up = nn.Linear(2 * 16 * 16, 32), nn.ConvTranspose3d(4, 1, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.vector(self.clean(x).flatten(1)).view(-1, 4, 2, 2, 2))
+
+
+def test_the_part_that_is_an_image_where_a_volume_is_made_of_its_vector() -> None:
+    net = ImageToVolume()
+    image = torch.randn(2, 3, 16, 16)
+    with pytest.raises(StructureError, match="pass that part as a module of its own"):
+        read_structure(net, image)
+    assert read_structure(net.clean, image).cuts

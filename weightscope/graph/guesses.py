@@ -256,7 +256,7 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor, draw: Draw) -> I
         for attribute in _WIDTH_NAMES
         if isinstance(width := _attribute(holder, attribute), int)
     )
-    sequences = [blank(batch, 8, width) for width in widths]
+    sequences = [blank(batch, 8, width) for width in dict.fromkeys([*widths, *_attended(model)])]
     others = [
         blank(batch, count, *picture.shape[2:])
         for dimensions, count in _channels(model)
@@ -266,7 +266,7 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor, draw: Draw) -> I
     first = _first_linear(model)
     vectors = [blank(batch, first)] if first else []
     if name in _STEP_NAMES:
-        yield from (*of_time, picture)
+        yield from (*of_time, picture, *vectors)
     elif name in _CONDITION_NAMES:
         yield from (*sequences, *(s[:, 0] for s in sequences), *of_time, picture, *vectors, *others)
     else:
@@ -384,6 +384,20 @@ def _declared(model: nn.Module) -> list[int]:
 def _first_linear(model: nn.Module) -> int:
     """How many numbers the first linear layer takes; 0 where there is none."""
     return next((m.in_features for m in model.modules() if isinstance(m, nn.Linear)), 0)
+
+
+def _attended(model: nn.Module) -> dict[int, None]:
+    """Widths of what is attended to beside the image: keys are made of them, and no queries."""
+    found: dict[int, None] = {}
+    for module in model.modules():
+        taken: dict[str, set[int]] = {"q": set(), "k": set()}
+        for name, layer in module.named_children():
+            letter = name.removeprefix("to_")[:1]
+            if isinstance(layer, nn.Linear) and letter in taken:
+                taken[letter].add(layer.in_features)
+        if taken["q"]:
+            found |= dict.fromkeys(sorted(taken["k"] - taken["q"]))
+    return found
 
 
 def _weight(module: nn.Module) -> torch.Tensor | None:

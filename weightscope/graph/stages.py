@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from weightscope.adapters.modules import layer_of
+from weightscope.adapters.symbols import hint
 from weightscope.errors import InputError, StructureError, UnknownLayerError, keyword
 from weightscope.graph.capture import Capture
 from weightscope.graph.levels import Levels, live_nodes, raises, works_on_pieces
@@ -119,6 +121,13 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
             raise StructureError(HIDDEN_REGION.format("the model"))
     deepest = len(levels.reductions) - 1
     dimensions = len(levels.reductions[0])
+    if more := _made_of_a_vector(capture, dimensions):
+        raise StructureError(
+            f"the input has {counted(dimensions, 'dimension')}, and the network makes a vector of"
+            f" it and of the vector maps of {more}: these have no place on the input's axes, so"
+            " there are no levels that go down and come back up. If a part of it does, pass that"
+            " part as a module of its own"
+        )
     if deepest == 0 and (other := _other_dimensions(capture, dimensions)):
         raise StructureError(
             f"the input has {counted(dimensions, 'dimension')} and the convolutions behind it have"
@@ -170,6 +179,46 @@ def _other_dimensions(capture: Capture, dimensions: int) -> int | None:
             if weight is not None and weight.dim() - 2 != dimensions:
                 return weight.dim() - 2
     return None
+
+
+def _made_of_a_vector(capture: Capture, dimensions: int) -> int | None:
+    """Dimensions of maps that kernels make of a vector, where they are more than the input's."""
+    for node in capture.nodes:
+        if not operator_of(node).startswith("aten::conv"):
+            continue
+        taken, kernel = node.all_input_nodes[:2]
+        weight = tensor_of(kernel)
+        if weight is not None and weight.dim() - 2 > dimensions and _only_laid_out(taken):
+            return weight.dim() - 2
+    return None
+
+
+def _only_laid_out(node: fx.Node) -> bool:
+    """Whether a map holds what a table that kernels made does, brought to another shape."""
+    while (value := tensor_of(node)) is not None and value.dim() > 2:
+        sources = [n for n in node.all_input_nodes if tensor_of(n) is not None]
+        if len(sources) != 1 or _numbers(sources[0]) != _numbers(node):
+            return False
+        node = sources[0]
+    return value is not None and _has_kernel(node)
+
+
+def _numbers(node: fx.Node) -> int:
+    """How many numbers a tensor holds at the example's size."""
+    value = tensor_of(node)
+    return 0 if value is None else math.prod(map(hint, value.shape))
+
+
+def _has_kernel(node: fx.Node) -> bool:
+    """Whether a kernel is on the way to an operation, or is that operation."""
+    left, seen = [node], {node}
+    while left:
+        one = left.pop()
+        if facts(operator_of(one)).kernel:
+            return True
+        left.extend(n for n in one.all_input_nodes if n not in seen)
+        seen.update(one.all_input_nodes)
+    return False
 
 
 def _written(reductions: Iterable[tuple[float, ...]]) -> str:
