@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,7 +75,7 @@ def _row(
     before, hooks = copy.deepcopy(model.state_dict()), _hooks(model)
     wall, processor = time.perf_counter(), time.process_time()
     try:
-        structure = read_structure(model, network.inputs()[0] if network.given else None)
+        structure = read_structure(model, _example(network, model) if network.given else None)
         costs = count_costs(model, structure.inputs)
     except WeightscopeError as error:
         return Row(network.name, "refused", f"{type(error).__name__}: {error}")
@@ -93,6 +95,13 @@ def _row(
         parameters=(costs.parameters, _dead(structure)),
         macs=count(model, network),
     )
+
+
+def _example(network: Network, model: nn.Module) -> Any:
+    """What the reader is given: positional arguments, or all by their names."""
+    args, kwargs = network.inputs()
+    names = inspect.signature(model.forward).parameters
+    return {**dict(zip(names, args, strict=False)), **kwargs} if kwargs else args
 
 
 def _drafts(_: Network, structure: Structure, costs: Costs) -> tuple[Depth, ...]:
