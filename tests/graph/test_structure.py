@@ -237,7 +237,7 @@ class DependsOnValues(nn.Module):
         (Fails(), ForwardError, "the dog ate it.*example_inputs="),
         (NeedsMore(), ForwardError, "'prompt'.*example_inputs="),
         (Classifier(), StructureError, "only goes down"),
-        (OnlyResized(), StructureError, "predict.*deepest level"),
+        (OnlyResized(), StructureError, "the deepest level makes is only resized"),
         (nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), StructureError, "one level"),
         (DependsOnValues(), StructureError, r"x.sum\(\) > 0.*is_compiling"),
     ],
