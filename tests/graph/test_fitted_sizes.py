@@ -205,3 +205,72 @@ def test_a_table_that_is_something_else_at_its_own_size_is_refused_there() -> No
     torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
     with pytest.raises(InputError, match="takes another way"):
         graph(torch.randn(2, 1, 32, 32))
+
+
+class TablesByFactors(Tables):
+    """As DINOv2 does: by a little more than the factors, so that none is rounded down."""
+
+    def __init__(self, made_for: int = 8, *, one: bool = False, **how: Any) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 8, made_for, made_for))
+        self.one, self.how = one, how
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        if x.shape[1] == skip.shape[1]:
+            made_for = self.table.shape[-1]
+            high, wide = x.shape[2], x.shape[3]
+            table: Tensor = self.table
+            if high * wide != made_for**2 or high != wide:
+                factors = float(high + 0.1) / made_for, float(wide + 0.1) / made_for
+                by: Any = factors[0] if self.one else factors
+                table = F.interpolate(table, scale_factor=by, **self.how)
+                assert int(high + 0.1) == table.shape[-2]
+            x = x + table
+        return torch.cat([x, skip], 1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mode": "bicubic"},
+        {"mode": "bicubic", "antialias": True},
+        {"mode": "bilinear", "align_corners": True},
+        {"mode": "nearest", "one": True},
+    ],
+    ids=str,
+)
+def test_a_table_that_is_resized_by_factors_follows_every_size(how: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = TablesByFactors(**how).eval()
+    structure = read_structure(model)
+    assert structure.notes == ()
+    assert structure.sizes == "symbolic"
+    graph = rebuild(structure)
+    oblong = [] if how.get("one") else [(32, 64), (128, 96)]
+    for size in ((64, 64), (128, 128), *oblong):
+        image = torch.randn(2, 1, *size)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    image = torch.randn(2, 1, 16, 16)  # the table as it is: what only some factors do, too
+    if how.get("antialias") or how.get("align_corners"):
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    else:
+        with pytest.raises(InputError, match="takes another way"):
+            graph(image)
+    for cut in structure.cuts:
+        plan = draft(
+            structure, make_plan(structure, cut, "pool"), count_costs(model, structure.inputs)
+        ).plan
+        images = [torch.randn(1, 1, 64, 64), torch.randn(1, 1, 96, 96)]
+        variant = build(structure, plan)
+        assert verify(variant, sizes=images, export=True).failures == ()
+
+
+def test_a_table_is_read_at_another_size_than_its_own() -> None:
+    torch.manual_seed(0)
+    model = TablesByFactors(made_for=128, mode="bicubic").eval()
+    structure = read_structure(model)  # the size guessed first brings maps of 128
+    assert structure.sizes == "symbolic"
+    graph = rebuild(structure)
+    for size in ((64, 64), (96, 128)):
+        image = torch.randn(2, 1, *size)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)

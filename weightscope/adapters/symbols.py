@@ -230,6 +230,14 @@ def is_of_one_size(question: Any, answer: Any) -> bool:
     return equality and other and any(side.is_number for side in question.args)
 
 
+def equalities(decisions: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Questions whether a size is another one, or a number, where it was."""
+    with needed():
+        import sympy
+
+    return {q: a for q, a in decisions.items() if isinstance(q, sympy.Eq if a else sympy.Ne)}
+
+
 def decided_alike(decisions: Mapping[Any, Any], sizes: Mapping[str, Size]) -> bool:
     """Whether questions about sizes have the same answers at other sizes.
 

@@ -284,7 +284,7 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
         usual = _SIZES[dimensions]
         if dimensions > kinds[0][0]:  # frames or slices, few of which say as much as many
             usual = tuple(sorted(usual, key=lambda size: len(set(size)) == 1))
-        windows = declared_sizes(model, 1, _WINDOW_NAMES) if dimensions == 1 else []
+        windows = declared_windows(model, dimensions)
         declared = declared_sizes(model, dimensions)
         sizes = dict.fromkeys([*windows, usual[0], *declared, *usual[1:]])
         by_kind.append([(channels, *size) for size in sizes])
@@ -434,6 +434,11 @@ def declared_sizes(
                 ):
                     found.append(tuple(value))
     return list(dict.fromkeys(found))[:3]
+
+
+def declared_windows(model: nn.Module, dimensions: int) -> list[tuple[int, ...]]:
+    """Sizes of the windows that signals are cut into, each with an answer of its own."""
+    return declared_sizes(model, 1, _WINDOW_NAMES) if dimensions == 1 else []
 
 
 def _attribute(holder: object, name: str) -> Any:

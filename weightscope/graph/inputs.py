@@ -32,6 +32,7 @@ from weightscope.graph.guesses import (
     calls_with,
     calls_with_shares,
     declared_sizes,
+    declared_windows,
     few_of_each,
     likely_shapes,
     noise,
@@ -625,6 +626,11 @@ def declared_inputs(
         return None
     likeliest = itertools.islice(find_inputs(trial, None, layout), 1 + len(sizes))
     return next((found for found in likeliest if _size(found) in sizes), None)
+
+
+def is_one_window(trial: Trial, inputs: ExampleInputs) -> bool:
+    """Whether a signal is as long as the windows that the model cuts signals into."""
+    return _size(inputs) in declared_windows(trial.original, inputs.dimensions)
 
 
 def _size(inputs: ExampleInputs) -> tuple[int, ...]:

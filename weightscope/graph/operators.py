@@ -191,7 +191,8 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     (
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d"
         " _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d"
-        " upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa",
+        " upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"
+        " weightscope::resized",
         Operator(_FIRST, raises=True, view="resize", channels="pointwise", macs="free"),
     ),
     (

@@ -1,9 +1,10 @@
-"""Windows, grids and pads that follow the image's size, kept as such while a network is traced.
+"""Windows, grids, factors and pads that follow the image's size, kept so while a network is traced.
 
 ``avg_pool2d(x, x.shape[-2:])`` pools the whole image, ``linspace(-1, 1, x.shape[-1])`` counts its
-columns. The operators take these sizes as numbers, so that the tracer would write the example's
-size into the graph, which then holds at no other. Here such calls become operators of our own,
-which take sizes like any other.
+columns, and ``interpolate(table, scale_factor=x.shape[-1] / 37)`` brings a table to it. The
+operators take these sizes as numbers, so that the tracer would write the example's size into the
+graph, which then holds at no other. Here such calls become operators of our own, which take sizes
+like any other.
 """
 
 from __future__ import annotations
@@ -72,10 +73,35 @@ def linspace(start: Any, end: Any, steps: Any, dtype: Any, device: Any) -> Tenso
     return torch.linspace(start, end, steps, dtype=dtype, device=device)
 
 
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "resized(Tensor x, Scalar[] factors, SymInt[] size, str mode, bool? corners, bool smooth)"
+    " -> Tensor"
+)
+RESIZED = torch.ops.weightscope.resized.default
+
+
+@torch.library.register_fake(  # type: ignore[untyped-decorator]
+    "weightscope::resized", lib=_LIBRARY
+)
+def _resized_only(x: Tensor, factors: Any, size: Sequence[Any], *how: Any) -> Tensor:
+    """What tracing needs of a resizing."""
+    return x.new_empty([*x.shape[:2], *size])
+
+
+def resized(
+    x: Tensor, factors: Sequence[float], size: Any, mode: str, corners: bool | None, smooth: bool
+) -> Tensor:
+    """Resize by factors; what a coarse graph calls for ``RESIZED``."""
+    return F.interpolate(
+        x, scale_factor=list(factors), mode=mode, align_corners=corners, antialias=smooth
+    )
+
+
 PLAIN: Mapping[Any, Callable[..., Tensor]] = {
     AVERAGE: average,
     MAXIMUM: maximum,
     LINSPACE: linspace,
+    RESIZED: resized,
 }
 """The function that runs in the place of each operator."""
 
@@ -83,13 +109,15 @@ _REPLACED = ((_AVERAGES, AVERAGE), (_MAXIMA, MAXIMUM), (_HANDED_OVER, MAXIMUM))
 
 
 class FreeSizes(TorchFunctionMode):
-    """Traces poolings and grids whose windows and steps follow the image's size."""
+    """Traces poolings, grids and resizings whose windows, steps and factors follow the image."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Replace a pooling without overlap and padding, or a grid, that is given a size."""
+        """Replace a pooling without overlap and padding, a grid or a resizing given a size."""
         kwargs = kwargs or {}
+        if func is F.interpolate and (by := _factors(*args, **kwargs)) is not None:
+            return RESIZED(*by)
         if func is torch.linspace and (grid := _grid(*args, **kwargs)) is not None:
             return LINSPACE(*grid)
         for functions, operator in _REPLACED:
@@ -168,6 +196,28 @@ def _grid(
         return None
     place = torch.get_default_device() if device is None else torch.device(device)
     return start, end, steps, dtype or torch.get_default_dtype(), place
+
+
+def _factors(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> tuple[Any, ...] | None:
+    """The arguments of a resizing by factors of which one follows a size that is not fixed."""
+    sides = input.shape[2:]
+    given = scale_factor if isinstance(scale_factor, list | tuple) else [scale_factor] * len(sides)
+    if recompute_scale_factor or not any(map(is_symbolic, given)):
+        return None
+    factors = [torch.sym_float(by) for by in given]  # type: ignore[no-untyped-call]
+    made = [
+        torch.sym_int(side * by)  # type: ignore[no-untyped-call]
+        for side, by in zip(sides, factors, strict=True)
+    ]
+    return input, factors, made, mode, align_corners, antialias
 
 
 def _window(

@@ -21,6 +21,7 @@ from weightscope.adapters.symbols import (
     Probe,
     asked_for,
     decided_alike,
+    equalities,
     holds_at,
     is_of_one_size,
     is_symbolic,
@@ -41,7 +42,14 @@ from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import fixed_in, values_note
 from weightscope.graph.gradients import hooked_modules
-from weightscope.graph.inputs import declared_inputs, find_inputs, passing, two_images, twofold
+from weightscope.graph.inputs import (
+    declared_inputs,
+    find_inputs,
+    is_one_window,
+    passing,
+    two_images,
+    twofold,
+)
 from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.levels import (
     Levels,
@@ -759,18 +767,32 @@ def _captured(
     """The inputs to show, those that the network was captured with, and the capture.
 
     Where a guessed size is one at which the model fixes its sizes (a position table of just that
-    size), other sizes are tried.
+    size), or takes a way that it takes at no other (that table as it is), other sizes are tried.
     """
     found: list[tuple[ExampleInputs, ExampleInputs, Capture]] = []
     for laid_out in find_inputs(trial, example_inputs, layout):
         inputs = replace(laid_out, holds_frames=holds_frames)
         read_at, captured = _with_batch(trial, inputs)
         found.append((inputs, read_at, captured))
-        if captured.sizes != "symbolic" or follows_the_input(captured):
+        follows = follows_the_input(captured) and (
+            is_one_window(trial, inputs) or not _is_the_one_size(captured, read_at)
+        )
+        if captured.sizes != "symbolic" or follows:
             return found[-1]
         if len(found) == _SIZES_TO_CAPTURE:
             break
     return found[0]
+
+
+def _is_the_one_size(captured: Capture, read_at: ExampleInputs) -> bool:
+    """Whether the forward asks for a size (``if x.shape[2:] == self.table.shape[2:]``) it has."""
+    asked = equalities(captured.decisions)
+    for factor in _OTHER_SIZES if asked else ():
+        other = _at_another_size(read_at, factor)
+        probe = _probe_at(captured, pytree.tree_leaves((other.args, dict(other.kwargs))))
+        if probe is None or decided_alike(asked, probe.symbols):
+            return False
+    return bool(asked)
 
 
 def _with_batch(
