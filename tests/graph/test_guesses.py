@@ -200,4 +200,43 @@ def test_words_and_a_code_of_the_time_are_guessed_by_the_layers_that_take_them(
     _, words, time = structure.inputs.args
     assert words.shape[2] == 12
     assert time.shape == (1, 24)
+class ByThrees(nn.Module):
+    """Takes frames side by side as channels by threes, with a map of their noise or not."""
+
+    def __init__(self, frames: int, *, mapped: bool) -> None:
+        super().__init__()
+        self.frames = frames
+        self.first = nn.Conv2d(9 + 3 * mapped, 4, 3, padding=1)
+        self.deep, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(8, 3, 1)
+
+    def of_three(self, x: Tensor) -> Tensor:
+        top = F.relu(self.first(x))
+        deep = F.interpolate(F.relu(self.deep(F.max_pool2d(top, 2))), scale_factor=2.0)
+        made: Tensor = self.last(torch.cat([top, deep], 1))
+        return made
+
+    def of_all(self, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        assert x.shape[1] == 3 * self.frames
+        assert all(image.shape[1] == 1 for image in noise)
+        frames = [torch.cat([part, *noise], 1) for part in x.split(3, 1)]
+        threes = range(self.frames - 2)
+        made: Tensor = sum(self.of_three(torch.cat(frames[n : n + 3], 1)) for n in threes)
+        return made
+
+
+class ByThreesAlone(ByThrees):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.of_all(x, [])
+
+
+class ByThreesWithNoise(ByThrees):
+    def forward(self, x: Tensor, noise_map: Tensor) -> Tensor:
+        return self.of_all(x, [noise_map])
+
+
+@pytest.mark.parametrize("frames", [5, 7])
+@pytest.mark.parametrize("network", [ByThreesAlone, ByThreesWithNoise])
+def test_frames_side_by_side_are_guessed(network: type[ByThrees], frames: int) -> None:
+    structure = read_structure(network(frames, mapped=network is ByThreesWithNoise).eval())
+    assert structure.inputs.args[0].shape[1] == 3 * frames
     assert [cut.keep_levels for cut in structure.cuts] == [1]

@@ -119,6 +119,7 @@ _FRAMES_OF_BINS = 128
 _SHARES = (3, 1, 2, 4, 6)  # channels of images that are joined, the usual ones first
 _MOST_SHARES = 160  # calls with these
 _MOST_SHARING = 4
+_FRAMES = (15, 9, 21)  # channels of frames side by side that a forward takes apart
 
 
 Draw = Callable[[nn.Module, tuple[int, ...], int], torch.Tensor]
@@ -203,12 +204,16 @@ def calls_with(
 def calls_with_shares(
     model: nn.Module, arguments: Arguments, sizes: Sequence[int], draw: Draw
 ) -> Iterator[Call]:
-    """Calls with several images, some of which are together what the first convolution takes."""
+    """Calls with several images, some of which are together what the first convolution takes.
+
+    Last, frames of colours with maps of one channel, as of the noise.
+    """
     joined = next((count for d, count in _kernels(model) if d == len(sizes)), 0)
     images = [name for name in arguments.others if name not in _CONDITION_NAMES]
     if not joined or not 0 < len(images) < _MOST_SHARING:
         return
-    for counts in _shares(1 + len(images), joined):
+    frames = [(many, *(1 for _ in images)) for many in _FRAMES]
+    for counts in (*_shares(1 + len(images), joined), *frames):
         picture, *more = (draw(model, (1, n, *sizes), seed) for seed, n in enumerate(counts))
         of_image = dict(zip(images, more, strict=True))
         chosen = [
@@ -306,10 +311,11 @@ def few_of_each(shapes: Sequence[tuple[int, ...]], most: int) -> list[tuple[int,
 
 
 def odd_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
-    """(channels, *sizes) where no usual one runs: samples, bins, then one of each remainder."""
+    """(channels, *sizes) where no usual one runs: frames, samples, bins, then each remainder."""
     kernels = _kernels(model)
     counts = list(dict.fromkeys([*_declared(model), 2, 1]))
     if kernels and kernels[0][0] == 2:
+        yield from ((frames, *_SIZES[2][0]) for frames in _FRAMES)
         yield from itertools.product(counts, _SAMPLES)
     elif not kernels and (first := _first_linear(model)):
         for count in counts:
