@@ -240,3 +240,29 @@ def test_frames_side_by_side_are_guessed(network: type[ByThrees], frames: int) -
     structure = read_structure(network(frames, mapped=network is ByThreesWithNoise).eval())
     assert structure.inputs.args[0].shape[1] == 3 * frames
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Masks(nn.Module):
+    """Makes masks of so many bins, and multiplies by them what it is given while it trains."""
+
+    def __init__(self, bins: int, *, last: bool) -> None:
+        super().__init__()
+        self.n_freqs, self.last = bins, last
+        self.top, self.deep = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, mix: Tensor) -> Tensor:
+        x = mix.mT if self.last else mix
+        x = x[:, :, : self.n_freqs - 1]
+        top = F.relu(self.top(x))
+        deep = F.interpolate(F.relu(self.deep(F.max_pool2d(top, 2))), scale_factor=2.0)
+        mask = torch.sigmoid(self.out(torch.cat([top, deep], 1)))
+        mask = F.pad(mask, (0, 0, 0, self.n_freqs - mask.shape[2]), mode="replicate")
+        mask = mask.mT if self.last else mask
+        return mask * mix if self.training else mask
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_bins_that_a_network_names_are_guessed_where_others_do_not_train(last: bool) -> None:
+    image = next(find_inputs(Trial(Masks(45, last=last).eval()))).args[0]
+    assert image.shape[3 if last else 2] == 45

@@ -64,6 +64,8 @@ _SIZE_NAMES = (
 )
 # of signals that are cut into windows: several in one example may be answered one by one
 _WINDOW_NAMES = ("n_times", "_n_times", "in_samples")
+# of spectrograms, which a forward may crop and pad to so many
+_BIN_NAMES = ("output_bin", "n_bins", "num_bins", "n_freqs", "num_freqs", "freq_bins")
 _CHANNEL_NAMES = (
     "in_channels",
     "num_channels",
@@ -291,6 +293,11 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
             usual = tuple(sorted(usual, key=lambda size: len(set(size)) == 1))
         windows = declared_windows(model, dimensions)
         declared = declared_sizes(model, dimensions)
+        if dimensions == 2:
+            bins = [n for n, _ in declared_sizes(model, 2, _BIN_NAMES)]
+            declared += [
+                size for n in bins for size in ((n, _FRAMES_OF_BINS), (_FRAMES_OF_BINS, n))
+            ]
         sizes = dict.fromkeys([*windows, usual[0], *declared, *usual[1:]])
         by_kind.append([(channels, *size) for size in sizes])
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
