@@ -200,6 +200,8 @@ def test_words_and_a_code_of_the_time_are_guessed_by_the_layers_that_take_them(
     _, words, time = structure.inputs.args
     assert words.shape[2] == 12
     assert time.shape == (1, 24)
+
+
 class ByThrees(nn.Module):
     """Takes frames side by side as channels by threes, with a map of their noise or not."""
 

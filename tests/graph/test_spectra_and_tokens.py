@@ -378,3 +378,48 @@ def test_a_row_that_kernels_work_on_at_a_level_that_goes_is_named() -> None:
     assert {*legal, *(refusal.keep_levels for refusal in structure.refusals)} == {1, 2}
     for cut in legal.values():
         build(structure, make_plan(structure, cut, "light", 2))
+
+
+class Modes(nn.Module):
+    """Weighs the lowest frequencies, and comes back at another size, as neural operators do."""
+
+    def __init__(self, given: int, made: int, scale: float, *, whole: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(given, made, 4, 3, dtype=torch.cfloat))
+        self.bias, self.beside = nn.Parameter(torch.zeros(made, 1, 1)), conv(given, made, 1)
+        self.scale, self.whole = scale, whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [int(n * self.scale) for n in x.shape[2:]]
+        spectrum = torch.fft.fft2(x) if self.whole else torch.fft.rfft2(x)
+        low = torch.einsum("bihw,iohw->bohw", spectrum[:, :, :4, :3], self.weight)
+        mixed = torch.zeros_like(spectrum)
+        mixed[:, :, :4, :3] = low
+        back = torch.fft.ifft2(mixed, s=size).real if self.whole else torch.fft.irfft2(mixed, size)
+        made = back + self.bias
+        return made + F.interpolate(self.beside(x), size, mode="bilinear")
+
+
+class Operators(nn.Module):
+    """Nothing but spectra goes down and comes back up."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        self.lift, self.down = conv(1, 4, 1), Modes(4, 4, 0.5, whole=whole)
+        self.deep, self.up = conv(4, 4, 1), Modes(4, 4, 2, whole=whole)
+        self.out = conv(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.gelu(self.lift(x))
+        deep = F.gelu(self.deep(self.down(top)))
+        return self.out(torch.cat([top, self.up(deep)], 1))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_spectrum_comes_back_at_the_level_of_its_size(whole: bool) -> None:
+    structure = read_structure(Operators(whole=whole).eval(), torch.randn(2, 1, 32, 32))
+    assert structure.reductions == ((1, 1), (2, 2))
+    places = structure.places
+    back = [n for n in structure.graph.nodes if n.name.startswith(("fft_ifft2", "fft_irfft2"))]
+    assert [places[node.name].level for node in back] == [1, 0]
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

@@ -36,6 +36,9 @@ from weightscope.thresholds import LEVEL_RATIO
 
 # sizes are read off where padding and cropping by a few pixels no longer count
 _PROBE_SCALES = (16, 32)
+_INVERSE_TRANSFORMS = tuple(
+    f"aten::fft_{name}" for name in ("ifft", "ifft2", "ifftn", "irfft", "irfft2", "irfftn")
+)
 
 
 class Global(Enum):
@@ -282,6 +285,7 @@ def _factors(
             )
         reader.borders.note(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
         own: float | Global | None = reader.of_shuffled_frames(node)
+        own = own or reader.of_resized_spectrum(node, factor[largest])
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
             factor[node] = factor[largest]
@@ -485,6 +489,25 @@ class _Positions:
         if not shuffles or value is None or value.dim() <= self.dimensions + 2:
             return None
         return self.positions / max(1, math.prod(self.large.shape(value)[-self.dimensions :]))
+
+    def of_resized_spectrum(self, node: fx.Node, before: float) -> float | None:
+        """P_input / P of the map of a spectrum, where it is asked for at a size of another level.
+
+        Args:
+            node: The operation.
+            before: P_input / P of what the spectrum was made from.
+        """
+        value = tensor_of(node)
+        if value is None or operator_of(node) not in _INVERSE_TRANSFORMS:
+            return None
+        size = argument(node, "s") or [argument(node, "n")]
+        axes = argument(node, "dim")
+        if None in size or len(size) != self.dimensions:
+            return None
+        axes = [axes] if isinstance(axes, int) else axes or range(-len(size), 0)
+        own = self.positions / max(1, math.prod(self.large.shape(value)[axis] for axis in axes))
+        own *= self.borders.share(node)
+        return own if max(own / before, before / own) >= LEVEL_RATIO else None
 
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.
