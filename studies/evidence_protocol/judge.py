@@ -149,7 +149,7 @@ def undecided_cause(state: str, why: str, value: float, low: float, high: float)
         high: Upper end of it.
     """
     said = {
-        "hardly": ("show no more training than", "hardly tell apart two", "hardly varies"),
+        "hardly": ("show no more training than", "hardly tell", "hardly varies"),
         "part": (" of the output responds with ",),
         "contrast": ("at another contrast",),
         "other": ("of the network responds with up to",),

@@ -64,8 +64,8 @@ RULES = {
     r"| by more than [\d.]+)?, and )?(its weights show no more training than "
     r"(a few|some tens of) steps leave(, or many small ones)?|its output hardly varies|"
     r"its output, read as decisions, hardly varies \([\d.]+% of what sure ones would\)|"
-    r"its probabilities hardly tell apart two of its classes \([\d.]+% of what sure decisions "
-    r"would\))\. "
+    r"(its probabilities hardly tell apart two of its classes|its outputs, read as probabilities, "
+    r"hardly tell two classes apart) \([\d.]+% of what sure decisions would\))\. "
     "What silent "
     r"levels would do after more training cannot be known, so none is called unused; (batches= say "
     r"what they do now, and )?trained=True (says )?that its training is over\.",
@@ -84,7 +84,8 @@ RULES = {
     "versions": r"\S+ reads outputs.*?, (a coarser version|coarser versions) of the first output, "
     r"too, .*? reads the first output alone\.",
     "died": r"The output is the same for every .*?: the network has died, or nothing reaches it\.",
-    "unmeasured": r"The response to (synthetic images|images=) was not measured: .*?\.(?= |$)",
+    "unmeasured": r"The response to (synthetic images|images=) was not measured: .*?\."
+    r"( Give images= of your own\.)?(?= |$)",
     "foreign": r"No kernel (descends from initial=|(that history= holds )?is as (history=|it) "
     r"recorded it)[,:] .*?\.",
     "history": r"history= (says nothing of (some kernels|any kernel)|holds no parameter|"

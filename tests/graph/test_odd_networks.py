@@ -533,6 +533,34 @@ def test_a_vector_is_taught_and_thinned_as_maps_are() -> None:
     assert variant.thin(0.5).module.eval()(images[0]).shape == (2, 2, 32, 32)
 
 
+class Downscales(nn.Module):
+    """A coarse field is enlarged and laid beside a fine map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc0, self.enc1, self.enc2 = block(2, 8), block(8, 8), block(8, 8)
+        self.dec1, self.dec0, self.out = block(16, 8), block(16, 8), nn.Conv2d(8, 1, 1)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        coarse = F.interpolate(coarse.log1p() - 0.5, size=fine.shape[-2:], mode="bilinear")
+        top = self.enc0(torch.cat([coarse, fine], 1))
+        middle = self.enc1(F.max_pool2d(top, 2))
+        deep = F.interpolate(self.enc2(F.max_pool2d(middle, 2)), scale_factor=2.0)
+        middle = self.dec1(torch.cat([deep, middle], 1))
+        return self.out(self.dec0(torch.cat([F.interpolate(middle, scale_factor=2.0), top], 1)))
+
+
+@pytest.mark.parametrize("size", [6, 8, 16, 24])
+def test_an_image_that_is_only_resized_makes_no_level(size: int) -> None:
+    structure = read_structure(
+        Downscales(), (torch.rand(1, 1, size, size), torch.rand(1, 1, 48, 48))
+    )
+    reductions = [(1.0, 1.0), (2.0, 2.0), (4.0, 4.0)]
+    assert {(s.level, s.reduction) for s in structure.stages} == set(enumerate(reductions))
+    assert places(structure)["enc2.0"] == "bottleneck"
+    assert legal(structure) == [1, 2]
+
+
 class Each(nn.Module):
     """Runs a layer on every frame, and keeps the frames apart."""
 

@@ -226,7 +226,35 @@ def test_without_its_weights_a_network_answers_with_what_it_adds_to(name):
         assert torch.equal(runs.whole(images)[0], whole)
     if wanted is None:
         assert found is None
-        assert (last_of_weights(structure) == frozenset()) == (name != "an inverse")
+        assert last_of_weights(structure)[1] == (name == "an inverse")
+    else:
+        assert torch.allclose(found, wanted(images), atol=1e-6)
+
+
+WINDOW = torch.linspace(0.0, 1.0, 16).outer(torch.linspace(1.0, 0.0, 16))
+
+MOVED = {
+    "all alike": (lambda x, made: x + made(), lambda x: torch.ones_like(x)),
+    "a window": (lambda x, made: WINDOW * made(), lambda x: WINDOW.expand_as(x)),
+    "a mask": (lambda x, made: torch.where(x > 0.5, x, made()), lambda x: (x <= 0.5).float()),
+    "a blend": (lambda x, made: made() * x + (1 - made()) * x.mT, lambda x: x - x.mT),
+    "units": (lambda x, made: x.amax((2, 3), keepdim=True) * made(),
+              lambda x: x.amax((2, 3), keepdim=True).expand_as(x)),
+    "an inverse": (lambda x, made: x @ torch.linalg.inv(made()), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_constant_in_place_of_the_levels_moves_what_the_network_returns(name):
+    model, wanted = Restores(MOVED[name][0]).eval(), MOVED[name][1]
+    images = torch.rand(2, 1, 16, 16)
+    runs = CutRuns(read_structure(model, images))
+    with undisturbed(model), torch.no_grad():
+        whole, values = runs.whole(images)
+        found = runs.moved_by_constant(values)
+        assert torch.equal(runs.whole(images)[0], whole)
+    if wanted is None:
+        assert found is None
     else:
         assert torch.allclose(found, wanted(images), atol=1e-6)
 

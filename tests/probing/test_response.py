@@ -24,6 +24,7 @@ from weightscope.probing.response import (
     other_contrasts,
 )
 from weightscope.probing.stimuli import dead_leaves
+from weightscope.thresholds import RESPONDS, SILENT
 from weightscope.utilization.records import Score
 from weightscope.utilization.scores import score_response
 
@@ -338,6 +339,41 @@ def test_a_network_that_takes_no_synthetic_image_says_why():
     assert "negative brightness" in found.failure
 
 
+def test_what_takes_no_image_of_both_signs_is_shown_others():
+    class Logarithmic(Mixed):
+        def forward(self, x):
+            return super().forward(x.log())
+
+    found = respond_to_synthetic(structure_of(Logarithmic(0.5)))
+    assert found.failure == ""
+    assert found.cuts[0].low > RESPONDS
+
+
+class Composed(Mixed):
+    """Fills in what its second channel leaves out; what comes back from below varies a little."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(1.0, channels=2)
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        y = F.interpolate(self.below(F.avg_pool2d(y, 2)), scale_factor=2.0)
+        made = (1.0 + 0.05 * self.last(y))[:, :1]
+        return torch.where(x[:, 1:] > 0, x[:, :1], made) if self.kind == "hole" else WINDOW * made
+
+
+WINDOW = torch.linspace(0.0, 1.0, 32).outer(torch.linspace(0.0, 1.0, 32))
+
+
+@pytest.mark.parametrize("kind", ["hole", "window"])
+def test_what_a_constant_would_do_is_no_work_of_a_level(kind):
+    images = dead_leaves(16, 2, (32, 32), seed=0)
+    (cut,) = measure_response(structure_of(Composed(kind), 2), [[images]], "images").cuts
+    assert cut.moved < 0.3 * cut.spread
+    assert cut.value > 0.9
+
+
 TWO_IMAGES = torch.linspace(0, 1, 512).reshape(2, 1, 16, 16)
 
 
@@ -431,6 +467,36 @@ def test_where_decisions_are_all_alike_the_numbers_speak():
     assert record.value > 0.01
 
 
+class SureLogits(Mixed):
+    """Logits far from zero, moved a little by the level below."""
+
+    def __init__(self, middle: float, moves: float) -> None:
+        super().__init__(1.0, gain=4.0)
+        self.middle, self.moves = middle, moves
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        back = F.interpolate(self.below(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        return self.last(10.0 * torch.sin(9.0 * x) + self.moves * back + self.middle)
+
+
+@pytest.mark.parametrize(
+    ("middle", "moves", "verdict"),
+    [
+        (-30.0, 0.75, "undecided"),
+        (-30.0, 0.0, "undecided"),
+        (30.0, 0.75, "unused"),  # numbers that are never negative, no logits
+    ],
+)
+def test_logits_that_decide_nothing_here_may_decide_on_other_images(middle, moves, verdict):
+    images = dead_leaves(16, 1, (32, 32), seed=0)
+    found = measure_response(structure_of(SureLogits(middle, moves)), [[images]], "images")
+    score = score_response(found, 1)
+    assert found.cuts[0].high < SILENT
+    assert (score.verdict, score.guarded) == (verdict, verdict == "undecided")
+    assert ("all decisions are alike" in score.why) == score.guarded
+
+
 def test_the_kind_of_image_that_responds_least_decides():
     torch.manual_seed(0)
     structure = structure_of(Mixed(0.5))
@@ -503,9 +569,9 @@ def test_a_second_look_is_taken_where_answers_hardly_follow_the_images_or_are_sa
     assert other_contrasts(varied) == ()
     assert other_contrasts(varied[:1].expand(6, -1, -1, -1) - 3) == (100.0,)
     assert other_contrasts(varied / 100 - 3) == (100.0,)
-    assert other_contrasts(torch.zeros(6, 1, 16, 16)) == (100.0, 0.01)
-    assert other_contrasts(40 * varied) == (0.01,)
-    assert other_contrasts(4000 * varied) == (0.01,)
+    assert other_contrasts(torch.zeros(6, 1, 16, 16)) == (100.0, 0.3, 0.1, 0.01)
+    assert other_contrasts(40 * varied) == (0.3, 0.1, 0.01)
+    assert other_contrasts(4000 * varied) == (0.3, 0.1, 0.01)
 
 
 @pytest.mark.parametrize(("spread", "numbers"), [(150.0, False), (1500.0, True)])
@@ -577,8 +643,8 @@ def test_a_rare_decision_responds_by_itself(rare):
     assert (same.value, same.worst) == (0.0, 0.0)
     score = score_response(Response("images", (same,), 12), 1)
     assert score.verdict == "unused"
-    assert "few pixels of one class cannot be seen" in score.why
-    numbers = replace(same, flips=math.nan)  # of a restored image there are no classes
+    assert "few of one class, cannot be seen" in score.why
+    numbers = replace(same, flips=math.nan, by_number=math.nan)  # of a restored image there are no classes
     score = score_response(Response("images", (numbers,), 12), 1)
     assert "few pixels alone cannot be seen" in score.why
 
@@ -740,7 +806,7 @@ def test_missing_pixels_are_what_the_network_fills():
     assert (silent.failure, silent.cuts) == (HANDED_ON, ())
     analysis = ws.analyze(filling, example_inputs=images[:2], images=[images], trained=True)
     assert "unused" not in set(analysis.stages.verdict)
-    assert "the output is the input itself on these images" in analysis.conclusion
+    assert "on these images the output is the input itself" in analysis.conclusion
 
 
 @pytest.mark.parametrize(

@@ -408,6 +408,49 @@ def test_what_a_network_computes_without_weights_has_to_be_beaten(kind, metric):
         assert result.chance <= 1.01 * float(away.square().mean())
 
 
+class Fills(nn.Module):
+    """Fills in what a mask leaves out, or weighs what it makes with a window."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.down, self.up = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(6, 1, 3, padding=1)
+        with torch.no_grad():  # as if it had learned the mean
+            self.up.weight.mul_(0.01)
+            self.up.bias.fill_(0.7)
+
+    def forward(self, x):
+        below = F.interpolate(self.down(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        made = self.up(torch.cat([x, below], 1))
+        if self.kind == "window":
+            return WINDOW * made
+        return torch.where(x[:, 1:] > 0, x[:, :1], made)
+
+
+WINDOW = torch.linspace(0.0, 1.0, 16).outer(torch.linspace(0.0, 1.0, 16))
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae", lambda o, t: F.mse_loss(o.flatten(1), t)])
+@pytest.mark.parametrize("kind", ["mask", "window"])
+def test_what_a_network_makes_of_a_constant_has_to_be_beaten(kind, metric):
+    generator = torch.Generator().manual_seed(0)
+    targets = 0.7 + 0.1 * torch.randn(24, 1, 16, 16, generator=generator)
+    known = (torch.rand(targets.shape, generator=generator) < 0.7).float()
+    trivial = torch.where(known > 0, targets, targets[known == 0].mean())
+    if kind == "window":
+        targets, trivial = WINDOW * targets, WINDOW * targets.mean() + 0.0 * targets
+    images = torch.cat([targets * known, known], 1)
+    laid = targets if isinstance(metric, str) else targets.flatten(1)
+    if not isinstance(metric, str):
+        metric.higher_is_better = False
+    torch.manual_seed(0)
+    structure = read_structure(Fills(kind).eval(), images[:1])
+    result = ablate_levels(structure, [(images, laid)], metric)
+    assert result.trivial.endswith("what it makes of a constant")
+    away = F.l1_loss(trivial, targets) if metric == "mae" else F.mse_loss(trivial, targets)
+    assert result.chance == pytest.approx(float(away), rel=0.1)
+
+
 def test_an_input_in_other_units_is_no_answer_of_its_own():
     class Scaled(Edges):
         def forward(self, x):

@@ -32,15 +32,16 @@ _NORMS = (
 _LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def last_of_weights(structure: Structure) -> frozenset[str]:
+def last_of_weights(structure: Structure) -> tuple[frozenset[str], bool]:
     """Names of the nodes at which the weights of its levels enter a network's outputs last.
+
+    And whether the input reaches the outputs beside them.
 
     With zeros in their place a residual network answers with what it adds to: its input, the mean
     of its frames, an image that it computed of measurements. What is made at full resolution by
     gains and offsets, by one linear layer (a learned mean of frames) and by layers that are not
-    trained where others are, counts as such, and of a part all that is computed before it. Empty
-    where nothing of the input reaches the outputs beside the weights, so that the answer would be
-    the same for all images.
+    trained where others are, counts as such, and of a part all that is computed before it. Where
+    nothing of the input reaches the outputs beside the weights, that is the same for all images.
     """
     graph = structure.graph
     nodes = list(graph.nodes)
@@ -65,7 +66,7 @@ def last_of_weights(structure: Structure) -> frozenset[str]:
                 last.add(node.name)
             else:
                 waiting.append((node, linearly and operator_of(node) in _BY_ELEMENT | _MOVING))
-    return frozenset(last) if beside else frozenset()
+    return frozenset(last), beside
 
 
 def computed_without_weights(structure: Structure) -> tuple[str, ...]:

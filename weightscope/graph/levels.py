@@ -206,6 +206,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         image, channels = resized, 1
     reader = _Positions(image, channels, small, large)
     factor, pooled = _factors(capture, [*images, image], reader)
+    factor |= _where_resized_to(images[1:], factor)
     counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
     clusters = _cluster(factor.values())
@@ -295,6 +296,33 @@ def _factors(
         else:
             factor[node] = own / halved[node]
     return factor, pooled
+
+
+def _where_resized_to(
+    images: Sequence[fx.Node], factor: Mapping[fx.Node, float]
+) -> dict[fx.Node, float]:
+    """P_input / P of what a forward does to an image before it only resizes it: that behind.
+
+    A coarse field that is laid beside a fine map makes no level of its own.
+    """
+    found: dict[fx.Node, float] = {}
+    for image in images:
+        before, behind, waiting = {image}, set(), [image]
+        while waiting:
+            for user in waiting.pop().users:
+                if user not in factor or user in before:
+                    continue
+                row = facts(operator_of(user))
+                if row.view in ("resize", "adaptive"):
+                    behind.add(factor[user])
+                elif row.kernel or row.layout or factor[user] != factor[image]:
+                    behind.add(math.nan)
+                else:
+                    before.add(user)
+                    waiting.append(user)
+        if len(behind) == 1 and not math.isnan(own := behind.pop()):
+            found |= dict.fromkeys(before, own)
+    return found
 
 
 def _halved(node: fx.Node, before: float, probe: Probe) -> float:

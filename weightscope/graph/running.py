@@ -137,7 +137,7 @@ class CutRuns:
             keep: _fed_by({site.node for site in sites}, structure.graph)
             for keep, sites in self.replaced.items()
         }
-        self._last = last_of_weights(structure)
+        self._last, self._adds = last_of_weights(structure)
         self._beside = _fed_by(self._last, structure.graph)
         self._kept = {site.node for sites in self.replaced.values() for site in sites}.union(
             *(sources for _, sources in self._again.values())
@@ -199,11 +199,35 @@ class CutRuns:
         Returns:
             None where it adds to nothing, see `last_of_weights`, or cannot be run with zeros.
         """
+        return self._with_constant(values, 0.0) if self._adds else None
+
+    def moved_by_constant(self, values: Mapping[str, Any]) -> Any:
+        """Return how a constant in the place of its levels moves what the network returns.
+
+        Where all is filled in that a mask leaves out, that is the mask; where the output is
+        multiplied by a window, the window.
+
+        Args:
+            values: From the last call of `whole`.
+
+        Returns:
+            For each tensor of the outputs its change as the constant goes from 0 to 1; None if the
+            network cannot be run so.
+        """
+        ends = [self._with_constant(values, number) for number in (0.0, 1.0)]
+        if any(end is None for end in ends):
+            return None
+        leaves, spec = pytree.tree_flatten(ends[0])
+        pairs = zip(leaves, pytree.tree_leaves(ends[1]), strict=True)
+        return pytree.tree_unflatten([_apart(*pair) for pair in pairs], spec)
+
+    def _with_constant(self, values: Mapping[str, Any], number: float) -> Any:
+        """What the network returns with a number where its weights enter last; None if it fails."""
         if not self._last:
             return None
-        zeros = {name: torch.zeros_like(values[name]) for name in self._last}
+        filled = {name: torch.full_like(values[name], number) for name in self._last}
         try:
-            return self._run_again(self._beside, values, zeros)
+            return self._run_again(self._beside, values, filled)
         except RuntimeError:  # what takes no zeros, as the inverse of a matrix
             return None
 
@@ -236,6 +260,13 @@ def _changeable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _changeable(item) for key, item in value.items()}
     return tuple(map(_changeable, value)) if type(value) is tuple else value
+
+
+def _apart(zero: Any, one: Any) -> Any:
+    """Difference of two tensors of numbers, 0 where their shapes differ; all else as it is."""
+    if not isinstance(zero, Tensor) or not (zero.is_floating_point() or zero.is_complex()):
+        return zero
+    return one - zero if zero.shape == one.shape else torch.zeros_like(zero)
 
 
 def _copied(value: Any) -> Any:

@@ -21,7 +21,7 @@ from weightscope.probing.inputs import (
     in_channels,
     without_gaps,
 )
-from weightscope.probing.nearest import Nearest
+from weightscope.probing.nearest import Filling, Nearest
 from weightscope.probing.outputs import (
     Reading,
     certainty,
@@ -313,6 +313,8 @@ class _Restored:
     def __init__(self, runs: CutRuns) -> None:
         self._runs = runs
         self._nearest: dict[str, Nearest] = {}
+        # where a constant moves some positions more than others: its filling, and what else is near
+        self._filled: dict[str, tuple[Filling, Nearest]] = {}
         self._added: set[str] = set()  # outputs that are added to something else than the input
 
     def add(self, inputs: Any, answers: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -324,13 +326,18 @@ class _Restored:
             values: From the last call of `CutRuns.whole`.
         """
         given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        computed = self._computed(values)
+        computed, moved = self._computed(values), self._moved(inputs, values)
         for place, answer in answers.items():
             first, base = given[0], bases.get(place, given[0])
             same = base.shape == first.shape and torch.equal(base.nan_to_num(), first.nan_to_num())
             if base.shape == answer.shape and not same:
                 self._added.add(place)
             sources = self._sources(place, answer, given, bases, computed)
+            parts = self._parts(place, answer, bases, moved)
+            if parts and Filling().with_batch(answer, *parts).varies:
+                filling, others = self._filled.get(place, (Filling(), Nearest()))
+                others = others.with_batch(answer, sources)
+                self._filled[place] = filling.with_batch(answer, *parts), others
             if first.shape != answer.shape or len(sources) != len(given):
                 nearest = self._nearest.get(place, Nearest())
                 self._nearest[place] = nearest.with_batch(answer, sources)
@@ -340,13 +347,19 @@ class _Restored:
     ) -> dict[str, Tensor | None]:
         """For each output of a batch that, in its shape; None where nothing is."""
         given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        computed = self._computed(values)
+        computed, moved = self._computed(values), self._moved(inputs, values)
         found: dict[str, Tensor | None] = {}
         for place, answer in answers.items():
             found[place] = given[0]
             if place in self._nearest:
                 sources = self._sources(place, answer, given, bases, computed)
                 found[place] = self._nearest[place].of(sources, answer)
+            parts = self._parts(place, answer, bases, moved)
+            if parts and place in self._filled:
+                filling, others = self._filled[place]
+                near = 0.0 if others.sums is None else float(others.explained.amax(1).mean())
+                if float(filling.explained.mean()) > near:
+                    found[place] = filling.of(*parts)
         return found
 
     def _sources(
@@ -370,11 +383,31 @@ class _Restored:
 
     def _bases(self, inputs: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the outputs are added to, as `image_predictions`; empty if to nothing."""
+        return self._arranged(inputs, self._runs.without_weights(values))
+
+    def _moved(self, inputs: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        """How a constant moves the outputs, in the same way."""
+        return self._arranged(inputs, self._runs.moved_by_constant(values))
+
+    def _arranged(self, inputs: Any, found: Any) -> dict[str, Tensor]:
         structure = self._runs.structure
-        found = self._runs.without_weights(values)
         if found is None:
             return {}
         return image_predictions(found, structure, image_of(inputs, structure))
+
+    def _parts(
+        self,
+        place: str,
+        answer: Tensor,
+        bases: Mapping[str, Tensor],
+        moved: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor] | None:
+        """What an output is for zero, and how a constant moves it; None if not in its shape."""
+        move = moved.get(place)
+        zero = bases.get(place, None if move is None else torch.zeros_like(move))
+        if move is None or zero is None or not zero.shape == move.shape == answer.shape:
+            return None
+        return tuple(x.nan_to_num(0.0, 0.0, 0.0) for x in (zero, move))  # type: ignore[return-value]
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:

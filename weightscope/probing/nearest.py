@@ -55,12 +55,16 @@ class Nearest:
 
         Inputs count one after the other.
         """
+        return [int(k) for k in self.explained.argmax(1)]
+
+    @property
+    def explained(self) -> Tensor:
+        """Share of the variance of each output that each input explains, both by channel."""
         assert self.sums is not None, "no batch was read"
         n, w, x, ww, xx, wx = self.sums
         shared = (n * wx - w * x) ** 2
         varied = (n * ww - w * w) * (n * xx - x * x)
-        explained = torch.where(varied > 0, shared / varied, 0.0)
-        return [int(k) for k in explained.nan_to_num(0.0).argmax(1)]
+        return torch.where(varied > 0, shared / varied, 0.0).nan_to_num(0.0)
 
     @property
     def line(self) -> tuple[Tensor, Tensor]:
@@ -82,6 +86,57 @@ class Nearest:
         if self.sums is None or not beside:
             return None
         return torch.cat(beside, 1)[:, self.channels].to(outputs)
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What a network makes of the constant in each channel that suits its outputs or targets best.
+
+    Attributes:
+        sums: Of 1, m, m^2, r m, r^2, w and w^2 over all positions at which w is finite, (7,
+            channels); w is the output or target, r what it is beyond the answer to zero, and m how
+            a constant moves that. None of no batch.
+    """
+
+    sums: Tensor | None = None
+
+    def with_batch(self, outputs: Tensor, zero: Tensor, moved: Tensor) -> Filling:
+        """With one more batch.
+
+        Args:
+            outputs: Outputs or targets, (images, channels, *sizes).
+            zero: What the network makes of zero, in that shape.
+            moved: How a constant moves it, in that shape.
+        """
+        w, r, m = (_rows(x) for x in (outputs, outputs - zero, moved))
+        known = (w + r).isfinite().to(w)
+        w, r, m = w.nan_to_num(0.0, 0.0, 0.0), r.nan_to_num(0.0, 0.0, 0.0), m * known
+        sums = torch.stack([t.sum(1) for t in (known, m, m * m, r * m, r * r, w, w * w)])
+        return Filling(sums if self.sums is None else self.sums + sums)
+
+    @property
+    def varies(self) -> bool:
+        """Whether a constant moves some positions more than others; else it is a constant, too."""
+        if self.sums is None:
+            return False
+        n, m, mm, *_ = self.sums
+        return bool((mm * n - m * m > 1e-9 * mm * n).any())  # beyond rounding
+
+    @property
+    def explained(self) -> Tensor:
+        """Share of the variance of each channel of the outputs that this explains."""
+        assert self.sums is not None, "no batch was read"
+        n, _, mm, rm, rr, w, ww = self.sums
+        left = rr - torch.where(mm > 0, rm * rm / mm, 0.0)
+        varied = ww - w * w / n
+        return torch.where(varied > 0, 1 - left / varied, 0.0).nan_to_num(0.0)
+
+    def of(self, zero: Tensor, moved: Tensor) -> Tensor:
+        """That for a batch."""
+        assert self.sums is not None, "no batch was read"
+        _, _, mm, rm, *_ = self.sums
+        constant = torch.where(mm > 0, rm / mm, 0.0).to(moved)
+        return zero + constant.view(-1, *[1] * (moved.dim() - 2)) * moved
 
 
 def like_outputs(

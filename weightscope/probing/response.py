@@ -26,9 +26,14 @@ from weightscope.errors import InputError, WeightscopeError, keyword
 from weightscope.graph.structure import Structure
 from weightscope.graph.vectors import comes_back_as_vectors
 from weightscope.probing.change import Figures, Floats, change_by_cut, decisive
-from weightscope.probing.inputs import is_image, read_images, synthetic_inputs
+from weightscope.probing.inputs import Painter, is_image, read_images, synthetic_inputs
 from weightscope.probing.outputs import CoarserOutputs, certainty
-from weightscope.probing.stimuli import dead_leaves, matched_images, suited_contrast
+from weightscope.probing.stimuli import (
+    between_zero_and_one,
+    dead_leaves,
+    matched_images,
+    suited_contrast,
+)
 from weightscope.thresholds import (
     BARE,
     CERTAIN,
@@ -48,9 +53,9 @@ IMAGES = 6
 MATCHED_IMAGES = 3
 """Images that are matched to batch norms, at half the size: every step costs two passes."""
 
-STRONGER, WEAKER = 100.0, 0.01
+STRONGER, WEAKER = (100.0,), (0.3, 0.1, 0.01)
 """Contrasts of the second look, as factors: networks that scale their inputs mostly divide by 255
-or multiply by it."""
+or multiply by it. One that is only a little saturated decides something in between."""
 
 RESAMPLES = 500
 """Bootstrap resamples over images: enough for the 95 % interval of a figure that is compared with
@@ -94,6 +99,8 @@ class CutResponse:
         by_number_high: Upper end of its interval.
         as_vectors: Whether the images are synthetic, which are much alike as wholes, and what comes
             back becomes one vector for each, see `comes_back_as_vectors`.
+        alike: Whether the outputs are decisions and all of them the same on these images (a single
+            channel says no everywhere), so that the numbers stand in for them.
         resolved: Of the whole network, on the kind of image and of the deciding output where it is
             least: how far its probabilities tell the two classes apart that they tell apart least,
             from 0 to 1, see `resolution`. Of numbers nan, or 0 where they vary by less than
@@ -120,6 +127,7 @@ class CutResponse:
     elsewhere_low: float = math.nan
     resolved: float = math.nan
     as_vectors: bool = False
+    alike: bool = False
 
     @property
     def borders(self) -> tuple[float, float]:
@@ -166,26 +174,28 @@ def respond_to_synthetic(structure: Structure) -> Response:
     Dead leaves for every network; where there are batch norms, images matched to their statistics
     beside. A foreign network that does not run on them must not stop the analysis.
     """
-    try:
-        return _respond_to_stimuli(structure, 0.5, 1.0)
-    except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
-        failure = _in_words(error)
-    try:  # the sizes may be free by its graph alone, as with a filter of the example's size
-        return _respond_to_stimuli(structure, None, None)
-    except Exception:  # noqa: BLE001 - the first one is told
-        return Response("response", (), 0, failure=failure)
+    failures = []
+    # the sizes may be free by its graph alone, as with a filter of the example's size; and
+    # logarithms take no image of both signs
+    for painter in (dead_leaves, between_zero_and_one):
+        for sizes in ((0.5, 1.0), (None, None)):
+            try:
+                return _respond_to_stimuli(structure, painter, *sizes)
+            except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
+                failures.append(_in_words(error))
+    return Response("response", (), 0, failure=failures[0])
 
 
 def _respond_to_stimuli(
-    structure: Structure, smaller: float | None, full: float | None
+    structure: Structure, painter: Painter, smaller: float | None, full: float | None
 ) -> Response:
     """The response to images of two sizes, see `synthetic_inputs`."""
     with undisturbed(structure.model):
-        small = Stimuli.paint(structure, MATCHED_IMAGES, seed=2, scale=smaller)
+        small = Stimuli.paint(structure, MATCHED_IMAGES, painter, seed=2, scale=smaller)
         contrast = suited_contrast(structure.model, small.images, small.forward)
         small = small.scaled(contrast)
         matched = matched_images(structure.model, small.images, small.forward)
-    large = Stimuli.paint(structure, IMAGES, seed=1, scale=full).scaled(contrast)
+    large = Stimuli.paint(structure, IMAGES, painter, seed=1, scale=full).scaled(contrast)
     kinds = [[large.inputs]] + ([] if matched is None else [[small.inserted(matched)]])
     answers: list[Tensor] = []
     try:
@@ -241,7 +251,7 @@ def other_contrasts(answers: Tensor) -> tuple[float, ...]:
     follows = len(answers) > 1 and float(answers.var(0).mean()) >= FOLLOWING * size > 0.0
     # numbers in large units may be so because the images have too much contrast
     sure = size > LARGEST_LOGIT**2 or float(certainty(answers.flatten(2)).mean()) > SATURATED
-    return (STRONGER,) * (not follows) + (WEAKER,) * sure
+    return STRONGER * (not follows) + WEAKER * sure
 
 
 @dataclass(frozen=True)
@@ -262,10 +272,16 @@ class Stimuli:
 
     @classmethod
     def paint(
-        cls, structure: Structure, count: int, *, seed: int, scale: float | None = 1.0
+        cls,
+        structure: Structure,
+        count: int,
+        painter: Painter,
+        *,
+        seed: int,
+        scale: float | None = 1.0,
     ) -> Stimuli:
-        """Dead leaves, see `synthetic_inputs`."""
-        inputs = synthetic_inputs(structure, dead_leaves, count, seed=seed, scale=scale)
+        """Painted images, see `synthetic_inputs`."""
+        inputs = synthetic_inputs(structure, painter, count, seed=seed, scale=scale)
         leaves, spec = pytree.tree_flatten(inputs)
         places = [i for i, x in enumerate(leaves) if is_image(x, structure.inputs.rank)]
         return cls(structure.model, leaves, spec, places)
@@ -379,8 +395,9 @@ def measure_response(
 COLLAPSED = "the output is the same for every image: the network has died, or nothing reaches it"
 
 HANDED_ON = (
-    "the output is the input itself on these images, so that they do not show what the network "
-    "adds: others may call for it, as those with missing pixels"
+    "on these images the output is the input itself or what is computed of it without weights, so "
+    "that they do not show what the network adds: others may call for it, as those with missing "
+    "pixels"
 )
 
 LOST = (
@@ -419,6 +436,8 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
     sure = decisive(*certain)
     deciding = sure or either
     decided = [k for k in kinds if deciding and not np.isnan(k.decisions[0])]
+    several = kinds[0].channels.shape[1] > 1
+    alike = deciding and not decided and all(several or kind.below > 0.5 for kind in kinds)
     either = either and bool(decided) and not sure
     rows = np.array([k.decisions for k in decided] or [k.change for k in kinds])
     values = np.fmin.reduce(rows)  # a draw that tells nothing of one kind leaves the others
@@ -456,6 +475,7 @@ def _joined(keep_levels: int, kinds: Sequence[Figures]) -> CutResponse:
         by_number=float(numbers[0]) if also_numbers else math.nan,
         by_number_high=_upper(numbers) if also_numbers else math.nan,
         resolved=resolved if deciding or not resolved else math.nan,
+        alike=alike,
     )
 
 

@@ -67,6 +67,13 @@ def dead_leaves(
     return standardised(standardised(batch) + GRAIN * noise)
 
 
+def between_zero_and_one(images: int, channels: int, sizes: Sequence[int], *, seed: int) -> Tensor:
+    """Dead leaves between a hundredth and 1, for what takes no image of both signs."""
+    leaves = dead_leaves(images, channels, sizes, seed=seed)
+    low, high = leaves.amin(), leaves.amax()
+    return 0.01 + 0.99 * (leaves - low) / (high - low)
+
+
 def standardised(batch: Tensor) -> Tensor:
     """Give every image mean 0 and standard deviation 1 over channels and positions."""
     axes = tuple(range(1, batch.dim()))

@@ -171,9 +171,10 @@ def ablate_levels(
             _check_outputs(outputs, index, model)
             if output is None:
                 told.add(outputs, target)
-            base = runs.without_weights(values)
+            found = runs.without_weights(values), runs.moved_by_constant(values)
+            base, moved = (None if one is None else own(one) for one in found)
             beside = [in_channels(x, structure.inputs) for x in runs.computed(values)]
-            judge.add(own(outputs), None if base is None else own(base), beside)
+            judge.add(own(outputs), base, beside, moved)
             alone.add(inputs, own(outputs), told.read)
             apart.add(own(outputs))
             for place, (cut, filler, meter) in enumerate(

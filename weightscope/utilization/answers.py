@@ -16,7 +16,7 @@ from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
 from weightscope.errors import InputError
 from weightscope.probing.inputs import as_large_as, without_gaps
-from weightscope.probing.nearest import Nearest
+from weightscope.probing.nearest import Filling, Nearest
 from weightscope.utilization.metrics import FloatArray
 from weightscope.utilization.targets import (
     are_numbers_elsewhere,
@@ -42,6 +42,8 @@ Arrange = Callable[[Any, Tensor], tuple[list[Tensor], Tensor]]
 
 INPUT, BASE, COMPUTED = "the input", "what it adds to", "what it computes without weights"
 
+FILLED = "what it makes of a constant"
+
 
 @dataclass
 class OutputShapes:
@@ -52,28 +54,39 @@ class OutputShapes:
         leaves: For each batch, the sizes and types of its tensors; anything else as it is.
         ranges: For each tensor, what all its values have in common.
         nearest: How each tensor follows `INPUT` and `BASE`, where `lay_beside` was asked.
+        filling: What the network makes of the constant nearest to each tensor, in the same case.
         bases: For each batch, what each tensor adds to, see `CutRuns.without_weights`; held in the
             computer's memory, as inputs are. None where it adds to nothing.
         computed: For each batch, the images that the network computes without weights, see
             `CutRuns.computed`; held there too.
+        moved: For each batch, how a constant in the place of the levels moves each tensor, see
+            `CutRuns.moved_by_constant`; held there too.
     """
 
     specs: list[Any] = field(default_factory=list)
     leaves: list[list[Any]] = field(default_factory=list)
     ranges: dict[int, ChannelRange] = field(default_factory=dict)
     nearest: dict[tuple[int, str], Nearest] = field(default_factory=dict)
+    filling: dict[int, Filling] = field(default_factory=dict)
     bases: list[list[Any] | None] = field(default_factory=list)
     computed: list[list[Tensor]] = field(default_factory=list)
+    moved: list[list[Any] | None] = field(default_factory=list)
 
-    def add(self, output: Any, base: Any = None, computed: Sequence[Tensor] = ()) -> None:
-        """Note the outputs for one batch, what they are added to, and what is computed beside."""
+    def add(
+        self,
+        output: Any,
+        base: Any = None,
+        computed: Sequence[Tensor] = (),
+        moved: Any = None,
+    ) -> None:
+        """Note the outputs for one batch, and what the network makes of it without its levels."""
         leaves, spec = pytree.tree_flatten(output)
         self.specs.append(spec)
         self.leaves.append(
             [v.new_empty(()).expand(v.shape) if is_prediction(v) else v for v in leaves]
         )
-        held = pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, base)
-        self.bases.append(None if base is None else pytree.tree_leaves(held))
+        self.bases.append(_held(base))
+        self.moved.append(_held(moved))
         self.computed.append([image.cpu() for image in computed])
         for position, leaf in enumerate(leaves):
             if is_prediction(leaf):
@@ -93,6 +106,10 @@ class OutputShapes:
             if is_prediction(leaf) and are_numbers_elsewhere(targets, leaf.shape):
                 with suppress(InputError):  # no image, or tokens
                     sources, ordered = self.arranged(batch, position, inputs, leaf, arrange)
+                    parts = sources.pop(FILLED, [])
+                    if parts and all(x.shape == ordered.shape for x in parts):
+                        filling = self.filling.get(position, Filling())
+                        self.filling[position] = filling.with_batch(ordered, *parts)
                     for what, images in sources.items():
                         nearest = self.nearest.get((position, what), Nearest())
                         self.nearest[position, what] = nearest.with_batch(ordered, images)
@@ -101,6 +118,8 @@ class OutputShapes:
         self, batch: int, position: int, inputs: Any, leaf: Tensor, arrange: Arrange
     ) -> tuple[dict[str, list[Tensor]], Tensor]:
         """What an output of a batch may follow: its inputs, `BASE`, and `COMPUTED` as large.
+
+        And of `FILLED` what it is made of: the answer to zero, and how a constant moves that.
 
         Args:
             batch: Its number.
@@ -116,6 +135,9 @@ class OutputShapes:
         found = {INPUT: images}
         if (bases := self.bases[batch]) is not None:
             found[BASE] = [arrange(inputs, bases[position].to(leaf.device))[1]]
+        if (moved := self.moved[batch]) is not None and moved[position].is_floating_point():
+            move = arrange(inputs, moved[position].to(leaf.device))[1].nan_to_num(0.0, 0.0, 0.0)
+            found[FILLED] = [*found.get(BASE, [torch.zeros_like(move)]), move]
         if large := as_large_as([ordered, *images], self.computed[batch]):
             found[COMPUTED] = [without_gaps(x.to(leaf.device).double()) for x in large]
         return found, ordered
@@ -128,6 +150,19 @@ class OutputShapes:
             value = self.ranges[position].link(free).to(leaf.device, leaf.dtype)
             made[position] = value.reshape(channel_shape(leaf)).expand(leaf.shape)
         return pytree.tree_unflatten(made, self.specs[batch])
+
+
+def _held(outputs: Any) -> list[Any] | None:
+    """Tensors of some outputs in the computer's memory, one number where all are the same."""
+    if outputs is None:
+        return None
+    found = []
+    for leaf in pytree.tree_leaves(outputs):
+        held = leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf
+        if isinstance(held, Tensor) and held.numel() and bool((held == held.flatten()[0]).all()):
+            held = held.flatten()[0].clone().expand(held.shape)
+        found.append(held)
+    return found
 
 
 class ChannelRange:

@@ -92,13 +92,20 @@ class Judge(Protocol):
         """For one way to run the network over all batches."""
         ...
 
-    def add(self, output: Any, base: Any = None, computed: Sequence[Tensor] = ()) -> None:
+    def add(
+        self,
+        output: Any,
+        base: Any = None,
+        computed: Sequence[Tensor] = (),
+        moved: Any = None,
+    ) -> None:
         """Add what the whole network returned for the next batch, and what else may answer so.
 
         Args:
             output: What it returned.
             base: What it added that to.
             computed: Images that it computed of its input without weights.
+            moved: See `CutRuns.moved_by_constant`.
         """
         ...
 
@@ -468,7 +475,13 @@ class _ClassJudge:
     def meter(self) -> SegmentationMeter:
         return SegmentationMeter(self.reader)
 
-    def add(self, output: Any, base: Any = None, computed: Sequence[Tensor] = ()) -> None:
+    def add(
+        self,
+        output: Any,
+        base: Any = None,
+        computed: Sequence[Tensor] = (),
+        moved: Any = None,
+    ) -> None:
         self._meter.add(output)
 
     def whole(self) -> CountedQuality:
@@ -535,9 +548,15 @@ class _ValueJudge:
     def meter(self, *, whole: bool = False) -> ValueMeter | RecalibratedMeter:
         return ValueMeter(self.metric, self.targets, self.device, whole=whole)
 
-    def add(self, output: Any, base: Any = None, computed: Sequence[Tensor] = ()) -> None:
+    def add(
+        self,
+        output: Any,
+        base: Any = None,
+        computed: Sequence[Tensor] = (),
+        moved: Any = None,
+    ) -> None:
         index = self._meter.batches
-        self._outputs.add(output, base, computed)
+        self._outputs.add(output, base, computed, moved)
         self._outputs.lay_beside(*self.batches[index], output, self._arrange)
         self._meter.add(output)
         others = pytree.tree_map(_of_another_image, self.targets[index])

@@ -167,9 +167,11 @@ def died(responses: Sequence[Response], data: DataEvidence | None) -> str:
 
 def not_measured(responses: Sequence[Response]) -> tuple[str, ...]:
     """That a response failed, in a sentence: its absence would read as if nothing responded."""
+    given = any(r.source == "images" for r in responses)
+    remedy = "" if given else f" Give {keyword('images')} of your own."
     return tuple(
         f"The response to {'synthetic images' if r.source == 'response' else keyword('images')} "
-        f"was not measured: {r.failure.rstrip('.')}."
+        f"was not measured: {r.failure.rstrip('.')}.{remedy}"
         for r in responses
         if r.failure and r.failure != COLLAPSED
     )
@@ -199,7 +201,9 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
         return ""
     if math.isnan(first.by_sign) and first.resolved > 0.0:
         share = f"({first.resolved:.1%} of what sure decisions would)"
-        return f"its probabilities hardly tell apart two of its classes {share}"
+        if math.isnan(first.by_number):
+            return f"its probabilities hardly tell apart two of its classes {share}"
+        return f"its outputs, read as probabilities, hardly tell two classes apart {share}"
     marks = marks_of_training(statistics)
     if marks.faint:
         return "its weights show no more training than a few steps leave"

@@ -319,7 +319,8 @@ def score_response(response: Response, level: int) -> Score:
     elif cut.high < silent:
         verdict = "unused"
         either = math.isfinite(cut.by_sign)
-        why += f"; {unseen(classes=math.isfinite(cut.flips) and not either)}"
+        decides = math.isfinite(cut.flips) and not either
+        why += f"; {unseen(classes=None if math.isfinite(cut.by_number) else decides)}"
         if grade == "response":
             why += ", nor what only your own images would excite"
     elif cut.low > responds:
@@ -340,7 +341,7 @@ def score_response(response: Response, level: int) -> Score:
     if cut.worst > max(RESPONSE_BORDER, 1.01 * cut.value):  # of two decisions both respond alike
         caveat = f"{caveat}; {describe_part(cut)}".removeprefix("; ")
     figures = (cut.elsewhere, cut.worst, cut.by_number, cut.other[1])
-    guarded = few or cut.as_vectors or any(m > RESPONSE_BORDER for m in figures)
+    guarded = few or cut.as_vectors or cut.alike or any(m > RESPONSE_BORDER for m in figures)
     return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders, guarded)
 
 
@@ -374,6 +375,8 @@ def _speaks_elsewhere(cut: CutResponse) -> str:
             "what comes back is one vector for a whole image, and synthetic images are much alike"
             f" as wholes; give {images}"
         )
+    if cut.alike:
+        return "all decisions are alike on these images: on others the level may change some"
     if cut.elsewhere > RESPONSE_BORDER:
         return f"{cut.elsewhere:.2g} {_AT_ANOTHER}; give {keyword('images')}"
     if cut.worst_high > RESPONSE_BORDER:
@@ -397,13 +400,13 @@ def skill_lost(share: float) -> str:
     return f"{lost} of the skill is lost"
 
 
-def unseen(*, classes: bool) -> str:
+def unseen(*, classes: bool | None) -> str:
     """The limit of every measure that is a mean over positions, in words.
 
     Args:
-        classes: Whether the outputs are classes or labels, not numbers.
+        classes: Whether the outputs are classes or labels, not numbers; None where they may be.
     """
-    of = " of one class" if classes else " alone"
+    of = {True: " of one class", False: " alone", None: ", or in few of one class,"}[classes]
     return f"what matters in few pixels{of} cannot be seen by this"
 
 
