@@ -644,7 +644,9 @@ def test_a_rare_decision_responds_by_itself(rare):
     score = score_response(Response("images", (same,), 12), 1)
     assert score.verdict == "unused"
     assert "few of one class, cannot be seen" in score.why
-    numbers = replace(same, flips=math.nan, by_number=math.nan)  # of a restored image there are no classes
+    numbers = replace(
+        same, flips=math.nan, by_number=math.nan
+    )  # of a restored image there are no classes
     score = score_response(Response("images", (numbers,), 12), 1)
     assert "few pixels alone cannot be seen" in score.why
 

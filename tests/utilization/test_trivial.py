@@ -439,16 +439,62 @@ def test_what_a_network_makes_of_a_constant_has_to_be_beaten(kind, metric):
     trivial = torch.where(known > 0, targets, targets[known == 0].mean())
     if kind == "window":
         targets, trivial = WINDOW * targets, WINDOW * targets.mean() + 0.0 * targets
-    images = torch.cat([targets * known, known], 1)
+    images = torch.cat([known if kind == "window" else targets * known, known], 1)
     laid = targets if isinstance(metric, str) else targets.flatten(1)
     if not isinstance(metric, str):
         metric.higher_is_better = False
     torch.manual_seed(0)
     structure = read_structure(Fills(kind).eval(), images[:1])
     result = ablate_levels(structure, [(images, laid)], metric)
-    assert result.trivial.endswith("what it makes of a constant")
+    assert result.trivial == "what it makes of a constant"
     away = F.l1_loss(trivial, targets) if metric == "mae" else F.mse_loss(trivial, targets)
     assert result.chance == pytest.approx(float(away), rel=0.1)
+
+
+class Inside(nn.Module):
+    """Scores of classes inside a region that is given beside the image, or known before."""
+
+    def __init__(self, kind, classes):
+        super().__init__()
+        self.kind = kind
+        self.down, self.up = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(6, classes, 3, padding=1)
+        self.register_buffer("region", (WINDOW > 0.5).float())
+
+    def forward(self, x):
+        below = F.interpolate(self.down(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        made = self.up(torch.cat([x, below], 1))
+        region = self.region if self.kind == "known" else x[:, 1:]
+        if self.kind == "shares":
+            return made.sigmoid() * region
+        outside = torch.tensor([1e4] + [-1e4] * (made.shape[1] - 1) if made.shape[1] > 1 else -1e4)
+        outside = outside.view(-1, 1, 1)
+        added = made + (1.0 - region) * outside / 100.0
+        return added if self.kind == "added" else torch.where(region > 0, made, outside)
+
+
+@pytest.mark.parametrize("metric", ["f1", "iou", "average_precision", "loss"])
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("kind", ["given", "known", "added", "shares"])
+def test_inside_a_region_the_best_constant_is_one_of_the_region(kind, classes, metric):
+    if kind == "shares" and (classes > 1 or metric == "loss"):
+        return
+    generator = torch.Generator().manual_seed(0)
+    region = (WINDOW > 0.5).float().expand(24, 1, -1, -1)
+    targets = (torch.rand(region.shape, generator=generator) < 0.7).float() * region
+    if classes > 1:
+        targets = (targets * (1 + (torch.rand(region.shape, generator=generator) < 0.1)))[:, 0]
+        targets = targets.long()
+    images = torch.cat([torch.randn(region.shape, generator=generator), region], 1)
+    torch.manual_seed(0)
+    structure = read_structure(Inside(kind, classes).eval(), images[:1])
+    options = {}
+    if metric == "loss":
+        metric, options = F.cross_entropy if classes > 1 else BCE, {"larger_is_better": False}
+    result = ablate_levels(structure, [(images, targets)], metric, **options)
+    assert result.trivial == "what it makes of a constant"
+    if metric == "f1" and classes == 1:
+        share = float(targets.sum() / region.sum())
+        assert result.chance == pytest.approx(2 * share / (1 + share), rel=1e-3)
 
 
 def test_an_input_in_other_units_is_no_answer_of_its_own():

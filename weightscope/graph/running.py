@@ -201,25 +201,23 @@ class CutRuns:
         """
         return self._with_constant(values, 0.0) if self._adds else None
 
-    def moved_by_constant(self, values: Mapping[str, Any]) -> Any:
-        """Return how a constant in the place of its levels moves what the network returns.
-
-        Where all is filled in that a mask leaves out, that is the mask; where the output is
-        multiplied by a window, the window.
+    def made_of_constants(self, values: Mapping[str, Any]) -> tuple[Any, Any] | None:
+        """Return what the network makes of a constant in the place of its levels.
 
         Args:
             values: From the last call of `whole`.
 
         Returns:
-            For each tensor of the outputs its change as the constant goes from 0 to 1; None if the
-            network cannot be run so.
+            What it returns for 0, and how each tensor of that changes as the constant goes from 0
+            to 1: where what a mask leaves out is filled in, the mask; where the output is
+            multiplied by a window, the window. None if the network cannot be run so.
         """
         ends = [self._with_constant(values, number) for number in (0.0, 1.0)]
         if any(end is None for end in ends):
             return None
         leaves, spec = pytree.tree_flatten(ends[0])
         pairs = zip(leaves, pytree.tree_leaves(ends[1]), strict=True)
-        return pytree.tree_unflatten([_apart(*pair) for pair in pairs], spec)
+        return ends[0], pytree.tree_unflatten([_apart(*pair) for pair in pairs], spec)
 
     def _with_constant(self, values: Mapping[str, Any], number: float) -> Any:
         """What the network returns with a number where its weights enter last; None if it fails."""

@@ -326,14 +326,14 @@ class _Restored:
             values: From the last call of `CutRuns.whole`.
         """
         given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        computed, moved = self._computed(values), self._moved(inputs, values)
+        computed, filled = self._computed(values), self._made_of_constants(inputs, values)
         for place, answer in answers.items():
             first, base = given[0], bases.get(place, given[0])
             same = base.shape == first.shape and torch.equal(base.nan_to_num(), first.nan_to_num())
             if base.shape == answer.shape and not same:
                 self._added.add(place)
             sources = self._sources(place, answer, given, bases, computed)
-            parts = self._parts(place, answer, bases, moved)
+            parts = _parts(place, answer, filled)
             if parts and Filling().with_batch(answer, *parts).varies:
                 filling, others = self._filled.get(place, (Filling(), Nearest()))
                 others = others.with_batch(answer, sources)
@@ -347,14 +347,14 @@ class _Restored:
     ) -> dict[str, Tensor | None]:
         """For each output of a batch that, in its shape; None where nothing is."""
         given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        computed, moved = self._computed(values), self._moved(inputs, values)
+        computed, filled = self._computed(values), self._made_of_constants(inputs, values)
         found: dict[str, Tensor | None] = {}
         for place, answer in answers.items():
             found[place] = given[0]
             if place in self._nearest:
                 sources = self._sources(place, answer, given, bases, computed)
                 found[place] = self._nearest[place].of(sources, answer)
-            parts = self._parts(place, answer, bases, moved)
+            parts = _parts(place, answer, filled)
             if parts and place in self._filled:
                 filling, others = self._filled[place]
                 near = 0.0 if others.sums is None else float(others.explained.amax(1).mean())
@@ -385,9 +385,12 @@ class _Restored:
         """What the outputs are added to, as `image_predictions`; empty if to nothing."""
         return self._arranged(inputs, self._runs.without_weights(values))
 
-    def _moved(self, inputs: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
-        """How a constant moves the outputs, in the same way."""
-        return self._arranged(inputs, self._runs.moved_by_constant(values))
+    def _made_of_constants(
+        self, inputs: Any, values: Mapping[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See `CutRuns.made_of_constants`, each in the same way."""
+        zero, moved = self._runs.made_of_constants(values) or (None, None)
+        return self._arranged(inputs, zero), self._arranged(inputs, moved)
 
     def _arranged(self, inputs: Any, found: Any) -> dict[str, Tensor]:
         structure = self._runs.structure
@@ -395,19 +398,15 @@ class _Restored:
             return {}
         return image_predictions(found, structure, image_of(inputs, structure))
 
-    def _parts(
-        self,
-        place: str,
-        answer: Tensor,
-        bases: Mapping[str, Tensor],
-        moved: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor] | None:
-        """What an output is for zero, and how a constant moves it; None if not in its shape."""
-        move = moved.get(place)
-        zero = bases.get(place, None if move is None else torch.zeros_like(move))
-        if move is None or zero is None or not zero.shape == move.shape == answer.shape:
-            return None
-        return tuple(x.nan_to_num(0.0, 0.0, 0.0) for x in (zero, move))  # type: ignore[return-value]
+
+def _parts(
+    place: str, answer: Tensor, filled: tuple[dict[str, Tensor], dict[str, Tensor]]
+) -> tuple[Tensor, Tensor] | None:
+    """What an output is for zero, and how a constant moves it; None if not in its shape."""
+    zero, moved = (parts.get(place) for parts in filled)
+    if zero is None or moved is None or not zero.shape == moved.shape == answer.shape:
+        return None
+    return zero.nan_to_num(0.0, 0.0, 0.0), moved.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:

@@ -67,7 +67,6 @@ from weightscope.utilization.readings import are_classes, are_constant, first_an
 from weightscope.utilization.recalibration import RecalibratedValues
 from weightscope.utilization.segmentation import SEGMENTATION, ClassesApart, Segmentation
 from weightscope.utilization.targets import marks_in
-from weightscope.utilization.trivial import CONSTANT, TrivialValues
 from weightscope.utilization.worst import (
     APART,
     by_number,
@@ -171,10 +170,14 @@ def ablate_levels(
             _check_outputs(outputs, index, model)
             if output is None:
                 told.add(outputs, target)
-            found = runs.without_weights(values), runs.moved_by_constant(values)
-            base, moved = (None if one is None else own(one) for one in found)
+            base, filled = runs.without_weights(values), runs.made_of_constants(values)
             beside = [in_channels(x, structure.inputs) for x in runs.computed(values)]
-            judge.add(own(outputs), base, beside, moved)
+            judge.add(
+                own(outputs),
+                None if base is None else own(base),
+                beside,
+                None if filled is None else (own(filled[0]), own(filled[1])),
+            )
             alone.add(inputs, own(outputs), told.read)
             apart.add(own(outputs))
             for place, (cut, filler, meter) in enumerate(
@@ -238,7 +241,7 @@ def ablate_levels(
         ),
         given=len(np.unique(which)),
         constant_targets=constant,
-        trivial=chance.what if isinstance(chance, TrivialValues) else CONSTANT,
+        trivial=chance.what,
     )
 
 

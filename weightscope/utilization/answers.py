@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
 from weightscope.errors import InputError
 from weightscope.probing.inputs import as_large_as, without_gaps
-from weightscope.probing.nearest import Filling, Nearest
+from weightscope.probing.nearest import Nearest
 from weightscope.utilization.metrics import FloatArray
 from weightscope.utilization.targets import (
     are_numbers_elsewhere,
@@ -54,30 +55,27 @@ class OutputShapes:
         leaves: For each batch, the sizes and types of its tensors; anything else as it is.
         ranges: For each tensor, what all its values have in common.
         nearest: How each tensor follows `INPUT` and `BASE`, where `lay_beside` was asked.
-        filling: What the network makes of the constant nearest to each tensor, in the same case.
         bases: For each batch, what each tensor adds to, see `CutRuns.without_weights`; held in the
             computer's memory, as inputs are. None where it adds to nothing.
         computed: For each batch, the images that the network computes without weights, see
             `CutRuns.computed`; held there too.
-        moved: For each batch, how a constant in the place of the levels moves each tensor, see
-            `CutRuns.moved_by_constant`; held there too.
+        filled: For each batch, `CutRuns.made_of_constants`; held there too.
     """
 
     specs: list[Any] = field(default_factory=list)
     leaves: list[list[Any]] = field(default_factory=list)
     ranges: dict[int, ChannelRange] = field(default_factory=dict)
     nearest: dict[tuple[int, str], Nearest] = field(default_factory=dict)
-    filling: dict[int, Filling] = field(default_factory=dict)
     bases: list[list[Any] | None] = field(default_factory=list)
     computed: list[list[Tensor]] = field(default_factory=list)
-    moved: list[list[Any] | None] = field(default_factory=list)
+    filled: list[tuple[list[Any], list[Any]] | None] = field(default_factory=list)
 
     def add(
         self,
         output: Any,
         base: Any = None,
         computed: Sequence[Tensor] = (),
-        moved: Any = None,
+        filled: tuple[Any, Any] | None = None,
     ) -> None:
         """Note the outputs for one batch, and what the network makes of it without its levels."""
         leaves, spec = pytree.tree_flatten(output)
@@ -85,8 +83,8 @@ class OutputShapes:
         self.leaves.append(
             [v.new_empty(()).expand(v.shape) if is_prediction(v) else v for v in leaves]
         )
-        self.bases.append(_held(base))
-        self.moved.append(_held(moved))
+        self.bases.append(None if base is None else _held(base))
+        self.filled.append(None if filled is None else (_held(filled[0]), _held(filled[1])))
         self.computed.append([image.cpu() for image in computed])
         for position, leaf in enumerate(leaves):
             if is_prediction(leaf):
@@ -106,10 +104,6 @@ class OutputShapes:
             if is_prediction(leaf) and are_numbers_elsewhere(targets, leaf.shape):
                 with suppress(InputError):  # no image, or tokens
                     sources, ordered = self.arranged(batch, position, inputs, leaf, arrange)
-                    parts = sources.pop(FILLED, [])
-                    if parts and all(x.shape == ordered.shape for x in parts):
-                        filling = self.filling.get(position, Filling())
-                        self.filling[position] = filling.with_batch(ordered, *parts)
                     for what, images in sources.items():
                         nearest = self.nearest.get((position, what), Nearest())
                         self.nearest[position, what] = nearest.with_batch(ordered, images)
@@ -118,8 +112,6 @@ class OutputShapes:
         self, batch: int, position: int, inputs: Any, leaf: Tensor, arrange: Arrange
     ) -> tuple[dict[str, list[Tensor]], Tensor]:
         """What an output of a batch may follow: its inputs, `BASE`, and `COMPUTED` as large.
-
-        And of `FILLED` what it is made of: the answer to zero, and how a constant moves that.
 
         Args:
             batch: Its number.
@@ -135,9 +127,6 @@ class OutputShapes:
         found = {INPUT: images}
         if (bases := self.bases[batch]) is not None:
             found[BASE] = [arrange(inputs, bases[position].to(leaf.device))[1]]
-        if (moved := self.moved[batch]) is not None and moved[position].is_floating_point():
-            move = arrange(inputs, moved[position].to(leaf.device))[1].nan_to_num(0.0, 0.0, 0.0)
-            found[FILLED] = [*found.get(BASE, [torch.zeros_like(move)]), move]
         if large := as_large_as([ordered, *images], self.computed[batch]):
             found[COMPUTED] = [without_gaps(x.to(leaf.device).double()) for x in large]
         return found, ordered
@@ -151,11 +140,65 @@ class OutputShapes:
             made[position] = value.reshape(channel_shape(leaf)).expand(leaf.shape)
         return pytree.tree_unflatten(made, self.specs[batch])
 
+    @cached_property
+    def fills(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Tensors that are no constant, with a constant in place of the levels.
 
-def _held(outputs: Any) -> list[Any] | None:
+        For each, by channel, what the network returns for 0 where a constant moves it most, and how
+        far it moves that. Asked when all batches were added.
+        """
+        found = {}
+        for i, own in self.ranges.items():
+            parts = [None if pair is None else (pair[0][i], pair[1][i]) for pair in self.filled]
+            given = [part for part in parts if part is not None and part[1].is_floating_point()]
+            plain = not own.directions and not own.logarithms and len(given) == len(parts)
+            moves = any(bool((moved != 0.0).any()) for _, moved in given)
+            if plain and moves and any(varies(part) for pair in given for part in pair):
+                found[i] = _where_moved_most(given)
+        return found
+
+    def made_of(self, batch: int, values: Constant) -> Any:
+        """What the network makes of numbers in the place of its levels, for a batch.
+
+        They are given as what it then returns where they count most, as for `constant`.
+        """
+        made, spec = pytree.tree_flatten(self.constant(batch, values))
+        parts = self.filled[batch]
+        for position in self.fills.keys() & values.keys():
+            assert parts is not None, "nothing was filled"
+            leaf, own = made[position], self.ranges[position]
+            zero, moved = (part[position].to(leaf) for part in parts)
+            least, most = (x.to(values[position]) for x in self.fills[position])
+            number = torch.where(most != 0.0, (own.link(values[position]) - least) / most, 0.0)
+            filled = zero + number.to(leaf).reshape(channel_shape(leaf)) * moved
+            made[position] = filled.clamp(TINY, 1 - TINY) if own.within else filled
+        return pytree.tree_unflatten(made, spec)
+
+
+def varies(output: Tensor) -> bool:
+    """Whether an output is no constant of its channels."""
+    rows = by_channel(output.double())
+    low, high = rows.amin(1), rows.amax(1)
+    # 1e-4: what single precision leaves of a difference from an image in other units
+    return bool((high - low > 1e-4 * torch.maximum(low.abs(), high.abs())).any())
+
+
+def _where_moved_most(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Of each channel the numbers at the position with the largest of the second ones."""
+    pairs = [(by_channel(zero.double()), by_channel(moved.double())) for zero, moved in parts]
+    places = [moved.abs().argmax(1, keepdim=True) for _, moved in pairs]
+    rows = [
+        torch.stack([x.gather(1, place)[:, 0] for x in pair])
+        for pair, place in zip(pairs, places, strict=True)
+    ]
+    every = torch.stack(rows, -1)  # (2, channels, batches)
+    batch = every[1].abs().argmax(-1)
+    zero, moved = (x.gather(1, batch[:, None])[:, 0] for x in every)
+    return zero, moved
+
+
+def _held(outputs: Any) -> list[Any]:
     """Tensors of some outputs in the computer's memory, one number where all are the same."""
-    if outputs is None:
-        return None
     found = []
     for leaf in pytree.tree_leaves(outputs):
         held = leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf

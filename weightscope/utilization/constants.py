@@ -125,21 +125,27 @@ def _with(leaves: Sequence[Any], place: int, one: Tensor, spec: Any) -> Any:
     return pytree.tree_unflatten([*leaves[:place], one, *leaves[place + 1 :]], spec)
 
 
-def fitted_constant(images: Images) -> Fitted | None:
-    """The best constant; None where the metric gives no values for constants."""
+def fitted_constant(images: Images, answer: Answer | None = None) -> Fitted | None:
+    """The best constant; None where the metric gives no values for constants.
+
+    Args:
+        images: What is judged.
+        answer: What it makes of the numbers; by default they are the constant itself.
+    """
+    made = answer or images.outputs.constant
     found = [
         (loss, constant)
         for constant in starts(images)
-        if math.isfinite(loss := loss_of(images, constant))
+        if math.isfinite(loss := loss_of(images, constant, made))
     ]
     found.sort(key=lambda pair: pair[0])
     for _, constant in found[:2]:
-        better = refined(images, constant)
-        if math.isfinite(loss := loss_of(images, better)):
+        better = refined(images, constant, made)
+        if math.isfinite(loss := loss_of(images, better, made)):
             found.append((loss, better))
     found.sort(key=lambda pair: pair[0])
     for _, constant in found:
-        values = images.values(lambda batch, c=constant: images.outputs.constant(batch, c))  # type: ignore[misc]
+        values = images.values(lambda batch, c=constant: made(batch, c))  # type: ignore[misc]
         if values is not None:
             return Fitted(values, constant)
     return None

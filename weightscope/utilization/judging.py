@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,13 +19,18 @@ from weightscope.calls import is_complex, leaves_by_place, only_tensor, tensors_
 from weightscope.errors import InputError, keyword, shown
 from weightscope.probing.outputs import predictions
 from weightscope.thresholds import RESOLUTION
-from weightscope.utilization.answers import Arrange, OutputShapes, as_given
+from weightscope.utilization.answers import FILLED, Arrange, OutputShapes, as_given, varies
 from weightscope.utilization.metrics import CountedQuality, FloatArray, ImageValues, Quality
 from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
-from weightscope.utilization.segmentation import SEGMENTATION, Segmentation, SegmentationMeter
-from weightscope.utilization.targets import is_mask, is_prediction
-from weightscope.utilization.trivial import at_even_odds, best_trivial
+from weightscope.utilization.segmentation import (
+    SEGMENTATION,
+    Pixels,
+    Segmentation,
+    SegmentationMeter,
+)
+from weightscope.utilization.targets import CLASSES, is_mask, is_prediction
+from weightscope.utilization.trivial import CONSTANT, at_even_odds, best_trivial
 from weightscope.utilization.values import (
     Evaluate,
     ValueMeter,
@@ -58,6 +63,16 @@ class Meter(Protocol):
     def quality(self) -> Quality:
         """The quality of all batches, which can be resampled over images."""
         ...
+
+
+class TrivialQuality(Quality, Protocol):
+    """Quality of an answer that needs no network.
+
+    Attributes:
+        what: The answer, in words.
+    """
+
+    what: str
 
 
 class Judge(Protocol):
@@ -97,7 +112,7 @@ class Judge(Protocol):
         output: Any,
         base: Any = None,
         computed: Sequence[Tensor] = (),
-        moved: Any = None,
+        filled: tuple[Any, Any] | None = None,
     ) -> None:
         """Add what the whole network returned for the next batch, and what else may answer so.
 
@@ -105,7 +120,7 @@ class Judge(Protocol):
             output: What it returned.
             base: What it added that to.
             computed: Images that it computed of its input without weights.
-            moved: See `CutRuns.moved_by_constant`.
+            filled: See `CutRuns.made_of_constants`.
         """
         ...
 
@@ -113,7 +128,7 @@ class Judge(Protocol):
         """Quality of the whole network."""
         ...
 
-    def trivial(self) -> Quality:
+    def trivial(self) -> TrivialQuality:
         """Quality of the best answer that needs no network."""
         ...
 
@@ -464,6 +479,7 @@ class _ClassJudge:
         self.reader = reader
         self._meter = self.meter()
         self._quality: CountedQuality | None = None
+        self._filled: list[SegmentationMeter] = []
 
     @property
     def name(self) -> str:
@@ -480,17 +496,36 @@ class _ClassJudge:
         output: Any,
         base: Any = None,
         computed: Sequence[Tensor] = (),
-        moved: Any = None,
+        filled: tuple[Any, Any] | None = None,
     ) -> None:
+        index = self._meter.batches
         self._meter.add(output)
+        if filled is None or (index and not self._filled):
+            return
+        try:
+            zero, moved = (self.reader.read(part, index) for part in filled)
+        except InputError:  # such as infinite numbers, with zeros in place of the levels
+            self._filled = []
+            return
+        signs = _signs(zero)
+        moves = bool((moved.scores != 0.0).any())  # else the output is no work of a level
+        if index == 0 and moves and (varies(zero.scores) or varies(moved.scores)):
+            self._filled = [self.meter() for _ in signs]
+        for sign, meter in zip(signs, self._filled, strict=False):
+            scores = zero.scores + SURE_LOGIT * sign[:, None] * moved.scores
+            meter.add_pixels(replace(zero, scores=scores))
 
     def whole(self) -> CountedQuality:
         if self._quality is None:
             self._quality = self._meter.quality()
         return self._quality
 
-    def trivial(self) -> Quality:
-        return _Constant(self.whole())
+    def trivial(self) -> TrivialQuality:
+        constant = _Constant(self.whole())
+        once = np.ones((1, constant.images))
+        filled = (_Filled(meter.quality()) for meter in self._filled)
+        found: list[TrivialQuality] = [constant, *filled]
+        return max(found, key=lambda one: np.nan_to_num(float(one.of(once)[0])))
 
     def larger_is_better(self) -> bool:
         return True
@@ -499,12 +534,32 @@ class _ClassJudge:
         return 0.0
 
 
+def _signs(pixels: Pixels) -> Tensor:
+    """Whether each class is left open, called or denied: no class, and each (or all labels)."""
+    channels = pixels.scores.shape[1]
+    each = torch.ones(1, channels, device="cpu")
+    if pixels.truths.dim() == 2:  # one of several classes
+        each = 2.0 * torch.eye(channels, device="cpu")[:CLASSES] - 1.0
+    return torch.cat([torch.zeros_like(each[:1]), each])
+
+
 class _Constant:
     """The best constant prediction as a quality of its own."""
+
+    what = CONSTANT
 
     def __init__(self, quality: CountedQuality) -> None:
         self.images, self.weighing = quality.images, quality.weighing
         self.of = quality.constant
+
+
+class _Filled:
+    """What the network makes of a constant, as a quality of its own."""
+
+    what = FILLED
+
+    def __init__(self, quality: CountedQuality) -> None:
+        self.images, self.weighing, self.of = quality.images, quality.weighing, quality.of
 
 
 class _ValueJudge:
@@ -553,10 +608,10 @@ class _ValueJudge:
         output: Any,
         base: Any = None,
         computed: Sequence[Tensor] = (),
-        moved: Any = None,
+        filled: tuple[Any, Any] | None = None,
     ) -> None:
         index = self._meter.batches
-        self._outputs.add(output, base, computed, moved)
+        self._outputs.add(output, base, computed, filled)
         self._outputs.lay_beside(*self.batches[index], output, self._arrange)
         self._meter.add(output)
         others = pytree.tree_map(_of_another_image, self.targets[index])
@@ -580,7 +635,7 @@ class _ValueJudge:
             )
         return quality
 
-    def trivial(self) -> Quality:
+    def trivial(self) -> TrivialQuality:
         if self.metric.averaged and self._ignores_answers():
             raise InputError(
                 f"{self.name} is the same whatever the network answers, as a mean of counts is;"

@@ -14,16 +14,8 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.calls import tensors_by_place
 from weightscope.errors import InputError
-from weightscope.probing.nearest import Filling, Nearest, like_outputs
-from weightscope.utilization.answers import (
-    BASE,
-    COMPUTED,
-    FILLED,
-    INPUT,
-    Constant,
-    Fitted,
-    Images,
-)
+from weightscope.probing.nearest import Nearest, like_outputs
+from weightscope.utilization.answers import BASE, COMPUTED, INPUT, Constant, Fitted, Images
 from weightscope.utilization.constants import finite, loss_of, refined
 from weightscope.utilization.metrics import FloatArray
 from weightscope.utilization.targets import (
@@ -43,7 +35,6 @@ ITSELF = {
     INPUT: "the input itself",
     BASE: BASE,
     COMPUTED: COMPUTED,
-    FILLED: FILLED,
 }
 
 
@@ -107,12 +98,6 @@ def _followed(images: Images, place: int, regressions: Sequence[Sequence[Tensor]
             shape, (slope, offset) = channel_shape(known[0]), nearest.line
             own = [slope.to(x).view(shape) * x + offset.to(x).view(shape) for x in known]
             found.append(_in_units(what, known, own, varied=True))
-    filling = images.outputs.filling.get(place, Filling())
-    if filling.varies:
-        every = enumerate(images.outputs.leaves)
-        parts = [images.arranged(batch, place, leaves[place])[0][FILLED] for batch, leaves in every]
-        known = [filling.of(*own) for own in parts]
-        found.append(_in_units(FILLED, known, known, varied=True))
     return found
 
 
@@ -158,7 +143,7 @@ class _Like:
     So a search finds its way.
 
     Attributes:
-        what: `INPUT`, `BASE`, `COMPUTED` or `FILLED`.
+        what: `INPUT`, `BASE` or `COMPUTED`.
         batches: Of each batch, (images, channels, *sizes).
         targets: What follows it, in the same shape.
         spread: Of each channel.
@@ -198,29 +183,7 @@ def _likes(images: Images, place: int, targets: Sequence[Tensor]) -> list[_Like]
                     found.append(like)
                     named = CHANNELS if what == INPUT and each and alike else what
                     likes.append(_in_units(named, like, true, varied=_repeats(true)))
-    if all(FILLED in x for x, _ in pairs):
-        filled = _filled([x[FILLED] for x, _ in pairs], true)
-        if filled and not any(_is_exact(own, filled) for own in [*found, true]):
-            likes.append(_in_units(FILLED, filled, true, varied=_repeats(true)))
     return likes
-
-
-def _filled(parts: Sequence[Sequence[Tensor]], true: Sequence[Tensor]) -> list[Tensor]:
-    """What a network makes of the constant in each channel that suits the targets best.
-
-    Args:
-        parts: Of each batch the answer to zero, and how a constant moves it.
-        true: The targets of each batch.
-
-    Returns:
-        Nothing where a constant moves all alike, so that it is a constant of the output, too.
-    """
-    filling = Filling()
-    for (zero, moved), target in zip(parts, true, strict=True):
-        if not zero.shape == moved.shape == target.shape:
-            return []
-        filling = filling.with_batch(target, zero, moved)
-    return [filling.of(*own) for own in parts] if filling.varies else []
 
 
 def _nearest(sources: Sequence[Sequence[Tensor]], true: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -289,7 +289,10 @@ class SegmentationMeter:
 
     def add(self, output: Any) -> None:
         """Add the outputs for the next batch."""
-        pixels = self.reader.read(output, self.batches)
+        self.add_pixels(self.reader.read(output, self.batches))
+
+    def add_pixels(self, pixels: Pixels) -> None:
+        """The same of what was read already."""
         self.batches += 1
         if pixels.truths.dim() == 3:
             for score, truth, valid in zip(pixels.scores, pixels.truths, pixels.valid, strict=True):

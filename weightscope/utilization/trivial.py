@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from weightscope.batches import Batch
-from weightscope.utilization.answers import Arrange, Images, OutputShapes, as_given
+from weightscope.utilization.answers import FILLED, Arrange, Images, OutputShapes, as_given
 from weightscope.utilization.constants import fitted_constant, loss_of, require_least
 from weightscope.utilization.lines import from_input
 from weightscope.utilization.metrics import FloatArray, ImageValues
@@ -51,7 +51,8 @@ def best_trivial(
     """The values of the best answer that needs no network.
 
     Candidates are: constants for each channel, fitted to the targets by gradient where the metric
-    has one and by a simplex search elsewhere, from several starts; the input itself and a straight
+    has one and by a simplex search elsewhere, from several starts, and what the network makes of
+    constants in the place of its levels; the input itself and a straight
     line of it, where the targets of an output are a regression; and where neither gives a value on
     the images, the network's outputs for other images.
 
@@ -74,6 +75,8 @@ def best_trivial(
     constant = fitted_constant(images)
     known = from_input(images, constant)
     known |= {} if constant is None else {CONSTANT: constant.values}
+    if outputs.fills and (filled := fitted_constant(images, outputs.made_of)):
+        known[FILLED] = filled.values
     known = known or {ANSWER_FOR_OTHERS: others}
     # of what differs by rounding alone the first, which is simplest
     best = max(known, key=lambda what: float(f"{sign * np.nanmean(known[what]):.6g}"))
