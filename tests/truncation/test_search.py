@@ -17,7 +17,9 @@ from mpseg_models import create_model
 from weightscope.cli import main
 from weightscope.cost import Latency, count_costs, measure_latency
 from weightscope.errors import InputError, MissingExtraError
+from weightscope.graph import read_structure
 from weightscope.truncation import Candidate, Limits, Search, course, qualities, teaching, whole
+from weightscope.utilization import ablate_levels
 
 IMAGES = torch.randn(12, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -804,3 +806,27 @@ def test_a_network_without_skill_is_told_whatever_is_chosen(metric):
     found = ws.shrink(model, batches=[(IMAGES, targets)], metric=metric, tolerance=0.5, **SHORT)
     assert found.skill == 0
     assert "warning: the whole network shows no skill that counts" in str(found)
+
+
+class FillsIn(nn.Module):
+    """Fills in what a mask leaves out, from two levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(6, 1, 3, padding=1)
+
+    def forward(self, x):
+        below = F.interpolate(self.down(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        made = self.up(torch.cat([x, below], 1))
+        return torch.where(x[:, 1:] > 0, x[:, :1], made)
+
+
+def test_quality_is_lost_of_the_same_skill_that_the_levels_are_judged_by():
+    generator = torch.Generator().manual_seed(0)
+    targets = 0.7 + 0.1 * torch.randn(12, 1, 16, 16, generator=generator)
+    known = (torch.rand(targets.shape, generator=generator) < 0.7).float()
+    pairs = [(torch.cat([targets * known, known], 1), targets)]
+    structure = read_structure(FillsIn().eval(), pairs[0][0][:1])
+    result = ablate_levels(structure, pairs, "mse")
+    assert result.trivial == "what it makes of a constant"
+    assert qualities.ByMetric(structure, pairs, "mse").trivial == pytest.approx(result.chance)

@@ -16,11 +16,12 @@ from weightscope.adapters.modes import alone
 from weightscope.batches import Batch, which_image
 from weightscope.calls import device_of, own_arguments, undisturbed
 from weightscope.errors import keyword
+from weightscope.graph.running import CutRuns
 from weightscope.graph.structure import Structure
 from weightscope.probing.outputs import images_and_target
 from weightscope.showing import counted
 from weightscope.truncation.variant import Variant
-from weightscope.utilization.ablation import floor_of, named_output
+from weightscope.utilization.ablation import floor_of, named_output, without_levels
 from weightscope.utilization.judging import Judge, judge_by, judged_output, one_of_several
 from weightscope.utilization.metrics import Quality, best_thresholds, quality_at, resampled
 
@@ -106,12 +107,14 @@ class ByMetric:
             ignore_index=ignore_index,
         )
         judged = "" if output is None else named_output(structure, output)
+        runs = CutRuns(structure)
         with alone(), undisturbed(structure.model), torch.no_grad(), self.judge.kept():
             for inputs, target in pairs:
                 outputs = self._run(structure.model, inputs)
                 if output is None:
                     judged = judged_output(metric, outputs, target)
-                self.judge.add(outputs)
+                _, values = runs.whole(inputs)
+                self.judge.add(outputs, *without_levels(runs, values, self._own))
             whole, chance = self.judge.whole(), self.judge.trivial()
         self.name = f"{self.judge.name} of outputs{judged}" if judged else self.judge.name
         self.trivial = _value(chance)
@@ -146,7 +149,9 @@ class ByMetric:
 
     def _run(self, module: nn.Module, inputs: Any) -> Any:
         args, kwargs = own_arguments(inputs, self.model)
-        outputs = module(*args, **kwargs)
+        return self._own(module(*args, **kwargs))
+
+    def _own(self, outputs: Any) -> Any:
         return outputs if self.output is None else one_of_several(outputs, self.output, "outputs")
 
     def lost(self, quality: float) -> float:

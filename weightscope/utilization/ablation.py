@@ -170,14 +170,7 @@ def ablate_levels(
             _check_outputs(outputs, index, model)
             if output is None:
                 told.add(outputs, target)
-            base, filled = runs.without_weights(values), runs.made_of_constants(values)
-            beside = [in_channels(x, structure.inputs) for x in runs.computed(values)]
-            judge.add(
-                own(outputs),
-                None if base is None else own(base),
-                beside,
-                None if filled is None else (own(filled[0]), own(filled[1])),
-            )
+            judge.add(own(outputs), *without_levels(runs, values, own))
             alone.add(inputs, own(outputs), told.read)
             apart.add(own(outputs))
             for place, (cut, filler, meter) in enumerate(
@@ -242,6 +235,24 @@ def ablate_levels(
         given=len(np.unique(which)),
         constant_targets=constant,
         trivial=chance.what,
+    )
+
+
+def without_levels(
+    runs: CutRuns, values: Mapping[str, Any], own: Callable[[Any], Any]
+) -> tuple[Any, list[Tensor], tuple[Any, Any] | None]:
+    """What a network answers or computes without its levels, as `Judge.add` takes it.
+
+    Args:
+        runs: Of the network.
+        values: From the last call of `CutRuns.whole`.
+        own: Takes of all outputs what is judged.
+    """
+    base, filled = runs.without_weights(values), runs.made_of_constants(values)
+    return (
+        None if base is None else own(base),
+        [in_channels(x, runs.structure.inputs) for x in runs.computed(values)],
+        None if filled is None else (own(filled[0]), own(filled[1])),
     )
 
 
