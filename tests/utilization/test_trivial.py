@@ -278,7 +278,7 @@ def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
     torch.manual_seed(0)
     structure = read_structure(Joins(kind).eval(), images[:1])
     result = ablate_levels(structure, [(images, targets)], metric)
-    assert result.trivial == "a straight line of what it adds to"
+    assert result.trivial == "a straight line of what it answers without its levels"
     if metric != "psnr":
         away = noise.mean(1, keepdim=True)
         assert result.chance == pytest.approx(float(away.square().mean()), rel=0.1)
@@ -449,6 +449,44 @@ def test_what_a_network_makes_of_a_constant_has_to_be_beaten(kind, metric):
     assert result.trivial == "what it makes of a constant"
     away = F.l1_loss(trivial, targets) if metric == "mae" else F.mse_loss(trivial, targets)
     assert result.chance == pytest.approx(float(away), rel=0.1)
+
+
+class Weighs(nn.Module):
+    """Weighs several images by maps of their own: by heads, by one product, or by shares."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.down, self.up = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(7, 3, 3, padding=1)
+        self.other = nn.Conv2d(7, 1, 1)
+
+    def forward(self, x):
+        below = F.interpolate(self.down(F.avg_pool2d(x, 2)), scale_factor=2.0)
+        both = torch.cat([x, below], 1)
+        if self.kind == "heads":
+            return x[:, :1] * self.other(both) + x[:, 1:2] * self.up(both)[:, :1]
+        weights = self.up(both)
+        weights = weights.softmax(1) if self.kind == "shares" else weights
+        return (x * weights).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae", lambda o, t: F.mse_loss(o.flatten(1), t)])
+@pytest.mark.parametrize("kind", ["heads", "product", "shares"])
+def test_each_channel_in_place_of_the_levels_has_a_constant_of_its_own(kind, metric):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(24, 3, 16, 16, generator=generator)
+    wanted = torch.tensor([0.3, 0.7, 0.0] if kind != "shares" else [0.5, 0.3, 0.2])
+    targets = (images * wanted.view(1, 3, 1, 1)).sum(1, keepdim=True)
+    targets = targets + 0.1 * torch.randn(targets.shape, generator=generator)
+    laid = targets if isinstance(metric, str) else targets.flatten(1)
+    if not isinstance(metric, str):
+        metric.higher_is_better = False
+    torch.manual_seed(0)
+    structure = read_structure(Weighs(kind).eval(), images[:1])
+    result = ablate_levels(structure, [(images, laid)], metric)
+    assert result.trivial == "what it makes of a constant"
+    least = 0.1 * (2 / torch.pi) ** 0.5 if metric == "mae" else 0.01
+    assert result.chance == pytest.approx(least, rel=0.05)
 
 
 class Inside(nn.Module):

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import TorchDispatchMode
@@ -17,6 +17,7 @@ from weightscope.calls import own_arguments, random_states
 from weightscope.errors import InputError, keyword
 from weightscope.graph.base import computed_without_weights, last_of_weights
 from weightscope.graph.fixed import fixed_in
+from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Cut, Site, Structure
 
 
@@ -199,35 +200,41 @@ class CutRuns:
         Returns:
             None where it adds to nothing, see `last_of_weights`, or cannot be run with zeros.
         """
-        return self._with_constant(values, 0.0) if self._adds else None
+        tail = self.tail(values) if self._adds else None
+        return None if tail is None else tail(torch.zeros(tail.numbers, device="cpu"))
 
-    def made_of_constants(self, values: Mapping[str, Any]) -> tuple[Any, Any] | None:
-        """Return what the network makes of a constant in the place of its levels.
+    def tail(self, values: Mapping[str, Any]) -> Tail | None:
+        """What the network makes of constants in the place of its levels, for the same batch.
 
         Args:
             values: From the last call of `whole`.
 
         Returns:
-            What it returns for 0, and how each tensor of that changes as the constant goes from 0
-            to 1: where what a mask leaves out is filled in, the mask; where the output is
-            multiplied by a window, the window. None if the network cannot be run so.
+            None if the network cannot be run so.
         """
-        ends = [self._with_constant(values, number) for number in (0.0, 1.0)]
-        if any(end is None for end in ends):
-            return None
-        leaves, spec = pytree.tree_flatten(ends[0])
-        pairs = zip(leaves, pytree.tree_leaves(ends[1]), strict=True)
-        return ends[0], pytree.tree_unflatten([_apart(*pair) for pair in pairs], spec)
-
-    def _with_constant(self, values: Mapping[str, Any], number: float) -> Any:
-        """What the network returns with a number where its weights enter last; None if it fails."""
         if not self._last:
             return None
-        filled = {name: torch.full_like(values[name], number) for name in self._last}
+        sources = {name: _copied(values[name]) for name in self._beside[1]}
+        shapes = {name: values[name].new_empty(()).expand_as(values[name]) for name in self._last}
+        tail = Tail(self, sources, shapes, {n: self._channel_axis(n) for n in self._last})
         try:
-            return self._run_again(self._beside, values, filled)
+            tail(torch.zeros(tail.numbers, device="cpu"))
         except RuntimeError:  # what takes no zeros, as the inverse of a matrix
             return None
+        return tail
+
+    def _channel_axis(self, name: str) -> int:
+        """Which axis of a node's value holds channels: the last one behind what works along it."""
+        node = self._nodes[name]
+        along = operator_of(node) in ("aten::linear", "aten::layer_norm")
+        if node.op == "call_module":
+            layer = self.structure.model.get_submodule(str(node.target))
+            along = isinstance(layer, nn.Linear | nn.LayerNorm)
+        return -1 if along else 1
+
+    def run_tail(self, sources: Mapping[str, Any], filled: Mapping[str, Tensor]) -> Any:
+        """Run what follows the last weights, see `tail`."""
+        return self._run_again(self._beside, sources, filled)
 
     def computed(self, values: Mapping[str, Any]) -> list[Tensor]:
         """Return what the network computes of its input without weights, shaped like an input.
@@ -258,13 +265,6 @@ def _changeable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _changeable(item) for key, item in value.items()}
     return tuple(map(_changeable, value)) if type(value) is tuple else value
-
-
-def _apart(zero: Any, one: Any) -> Any:
-    """Difference of two tensors of numbers, 0 where their shapes differ; all else as it is."""
-    if not isinstance(zero, Tensor) or not (zero.is_floating_point() or zero.is_complex()):
-        return zero
-    return one - zero if zero.shape == one.shape else torch.zeros_like(zero)
 
 
 def _copied(value: Any) -> Any:
@@ -313,6 +313,56 @@ def needed_for(graph: fx.Graph, names: Iterable[str]) -> frozenset[str]:
         if node.name in wanted:
             wanted.update(source.name for source in node.all_input_nodes)
     return frozenset(wanted) | {node.name for node in graph.find_nodes(op="placeholder")}
+
+
+class Tail:
+    """What a network makes of one batch, with constants where its weights enter last.
+
+    Args:
+        runs: Of the network.
+        sources: Values that the tail needs, by node name; held in the computer's memory.
+        shapes: Of what the constants stand for, as empty tensors.
+        axes: Which axis of each holds its channels.
+    """
+
+    def __init__(
+        self,
+        runs: CutRuns,
+        sources: Mapping[str, Any],
+        shapes: Mapping[str, Tensor],
+        axes: Mapping[str, int],
+    ) -> None:
+        self._runs, self._shapes, self._axes = runs, shapes, axes
+        self._devices = {n: _device_of(value) for n, value in sources.items()}
+        self._sources = {n: _moved(value, torch.device("cpu")) for n, value in sources.items()}
+        sizes = {n: x.shape[axes[n]] if x.dim() > 1 else 1 for n, x in shapes.items()}
+        self._sizes = dict(sorted(sizes.items()))
+
+    @property
+    def numbers(self) -> int:
+        """How many constants there are: one for each channel."""
+        return sum(self._sizes.values())
+
+    def __call__(self, numbers: Tensor) -> Any:
+        """What the network returns for some constants, (numbers,); they may have a gradient."""
+        parts = torch.split(numbers, list(self._sizes.values()))
+        filled = {}
+        for (name, size), part in zip(self._sizes.items(), parts, strict=True):
+            like = self._shapes[name]
+            shape = [1] * like.dim()
+            if like.dim() > 1:
+                shape[self._axes[name]] = size
+            filled[name] = part.to(like.device, like.dtype).view(shape).expand(like.shape)
+        sources = {n: _moved(x, self._devices[n]) for n, x in self._sources.items()}
+        return self._runs.run_tail(sources, {n: x.contiguous() for n, x in filled.items()})
+
+
+def _device_of(value: Any) -> torch.device:
+    return next((x.device for x in pytree.tree_tensors(value)), torch.device("cpu"))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, value)
 
 
 class MeanActivation:

@@ -21,7 +21,7 @@ from weightscope.probing.inputs import (
     in_channels,
     without_gaps,
 )
-from weightscope.probing.nearest import Filling, Nearest
+from weightscope.probing.nearest import Filling, Nearest, varies
 from weightscope.probing.outputs import (
     Reading,
     certainty,
@@ -40,6 +40,9 @@ eight roundings in a row."""
 NO_MOVEMENT = 1e-6
 """Share of what varies below which a movement that rounding may make is none: a response of
 0.001."""
+
+CONSTANTS = 16
+"""Channels in the place of the levels that get a constant of their own; of more one is taken."""
 
 NOT_FINITE = (
     "the outputs hold nan or infinite values; look for them in the images (leave these out), in "
@@ -334,7 +337,7 @@ class _Restored:
                 self._added.add(place)
             sources = self._sources(place, answer, given, bases, computed)
             parts = _parts(place, answer, filled)
-            if parts and Filling().with_batch(answer, *parts).varies:
+            if parts and any(map(varies, parts[1])):
                 filling, others = self._filled.get(place, (Filling(), Nearest()))
                 others = others.with_batch(answer, sources)
                 self._filled[place] = filling.with_batch(answer, *parts), others
@@ -358,7 +361,7 @@ class _Restored:
             if parts and place in self._filled:
                 filling, others = self._filled[place]
                 near = 0.0 if others.sums is None else float(others.explained.amax(1).mean())
-                if float(filling.explained.mean()) > near:
+                if filling.explained > near:
                     found[place] = filling.of(*parts)
         return found
 
@@ -387,10 +390,16 @@ class _Restored:
 
     def _made_of_constants(
         self, inputs: Any, values: Mapping[str, Any]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """See `CutRuns.made_of_constants`, each in the same way."""
-        zero, moved = self._runs.made_of_constants(values) or (None, None)
-        return self._arranged(inputs, zero), self._arranged(inputs, moved)
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """The outputs for zeros in the place of the levels, and for 1 in each channel of them."""
+        tail = self._runs.tail(values)
+        if tail is None:
+            return {}, []
+        ones = torch.eye(tail.numbers, device="cpu")
+        if tail.numbers > CONSTANTS:  # their products would be large
+            ones = torch.ones(1, tail.numbers, device="cpu")
+        zero = self._arranged(inputs, tail(torch.zeros_like(ones[0])))
+        return zero, [self._arranged(inputs, tail(one)) for one in ones]
 
     def _arranged(self, inputs: Any, found: Any) -> dict[str, Tensor]:
         structure = self._runs.structure
@@ -400,13 +409,15 @@ class _Restored:
 
 
 def _parts(
-    place: str, answer: Tensor, filled: tuple[dict[str, Tensor], dict[str, Tensor]]
-) -> tuple[Tensor, Tensor] | None:
-    """What an output is for zero, and how a constant moves it; None if not in its shape."""
-    zero, moved = (parts.get(place) for parts in filled)
-    if zero is None or moved is None or not zero.shape == moved.shape == answer.shape:
+    place: str, answer: Tensor, filled: tuple[dict[str, Tensor], list[dict[str, Tensor]]]
+) -> tuple[Tensor, list[Tensor]] | None:
+    """What an output is for zeros, and how each constant moves it; None if not in its shape."""
+    zero, ones = filled[0].get(place), [own.get(place) for own in filled[1]]
+    given = [one for one in ones if one is not None and one.shape == answer.shape]
+    if zero is None or zero.shape != answer.shape or not given or len(given) < len(ones):
         return None
-    return zero.nan_to_num(0.0, 0.0, 0.0), moved.nan_to_num(0.0, 0.0, 0.0)
+    zero = zero.nan_to_num(0.0, 0.0, 0.0)
+    return zero, [one.nan_to_num(0.0, 0.0, 0.0) - zero for one in given]
 
 
 def _concatenated(changes: Sequence[Change]) -> Change:

@@ -90,53 +90,61 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Filling:
-    """What a network makes of the constant in each channel that suits its outputs or targets best.
+    """What a network makes of the constants that suit its outputs best, by least squares.
 
     Attributes:
-        sums: Of 1, m, m^2, r m, r^2, w and w^2 over all positions at which w is finite, (7,
-            channels); w is the output or target, r what it is beyond the answer to zero, and m how
-            a constant moves that. None of no batch.
+        sums: Of the products of how each constant moves the outputs, (constants, constants), of
+            these with what the outputs are beyond the answer to zeros, (constants,), and of 1, w,
+            w^2 and the square of that, (4,). None of no batch.
     """
 
-    sums: Tensor | None = None
+    sums: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def with_batch(self, outputs: Tensor, zero: Tensor, moved: Tensor) -> Filling:
+    def with_batch(self, outputs: Tensor, zero: Tensor, moved: Sequence[Tensor]) -> Filling:
         """With one more batch.
 
         Args:
-            outputs: Outputs or targets, (images, channels, *sizes).
-            zero: What the network makes of zero, in that shape.
-            moved: How a constant moves it, in that shape.
+            outputs: (images, channels, *sizes).
+            zero: What the network makes of zeros, in that shape.
+            moved: How each constant moves that.
         """
-        w, r, m = (_rows(x) for x in (outputs, outputs - zero, moved))
-        known = (w + r).isfinite().to(w)
-        w, r, m = w.nan_to_num(0.0, 0.0, 0.0), r.nan_to_num(0.0, 0.0, 0.0), m * known
-        sums = torch.stack([t.sum(1) for t in (known, m, m * m, r * m, r * r, w, w * w)])
-        return Filling(sums if self.sums is None else self.sums + sums)
+        w, r = (x.detach().double().flatten() for x in (outputs, outputs - zero))
+        m = torch.stack([x.detach().double().flatten() for x in moved])
+        moments = torch.stack([torch.ones_like(w), w, w * w, r * r]).sum(1)
+        found = m @ m.T, m @ r, moments
+        if self.sums is not None:
+            found = tuple(a + b for a, b in zip(found, self.sums, strict=True))  # type: ignore[assignment]
+        return Filling(found)
 
     @property
-    def varies(self) -> bool:
-        """Whether a constant moves some positions more than others; else it is a constant, too."""
-        if self.sums is None:
-            return False
-        n, m, mm, *_ = self.sums
-        return bool((mm * n - m * m > 1e-9 * mm * n).any())  # beyond rounding
-
-    @property
-    def explained(self) -> Tensor:
-        """Share of the variance of each channel of the outputs that this explains."""
+    def constants(self) -> Tensor:
+        """(constants,)."""
         assert self.sums is not None, "no batch was read"
-        n, _, mm, rm, rr, w, ww = self.sums
-        left = rr - torch.where(mm > 0, rm * rm / mm, 0.0)
-        varied = ww - w * w / n
-        return torch.where(varied > 0, 1 - left / varied, 0.0).nan_to_num(0.0)
+        products, towards, _ = self.sums
+        found: Tensor = torch.linalg.pinv(products, hermitian=True) @ towards
+        return found
 
-    def of(self, zero: Tensor, moved: Tensor) -> Tensor:
+    @property
+    def explained(self) -> float:
+        """Share of the variance of the outputs that this explains."""
+        assert self.sums is not None, "no batch was read"
+        _, towards, (n, w, ww, rr) = self.sums
+        varied = float(ww - w * w / n)
+        left = float(rr - towards @ self.constants)
+        return 1.0 - left / varied if varied > 0.0 else 0.0
+
+    def of(self, zero: Tensor, moved: Sequence[Tensor]) -> Tensor:
         """That for a batch."""
-        assert self.sums is not None, "no batch was read"
-        _, _, mm, rm, *_ = self.sums
-        constant = torch.where(mm > 0, rm / mm, 0.0).to(moved)
-        return zero + constant.view(-1, *[1] * (moved.dim() - 2)) * moved
+        pairs = zip(self.constants.tolist(), moved, strict=True)
+        return zero + sum((constant * move for constant, move in pairs), torch.zeros_like(zero))
+
+
+def varies(output: Tensor) -> bool:
+    """Whether an output, (images, channels, *sizes), is no constant of its channels."""
+    rows = _rows(output)
+    low, high = rows.amin(1), rows.amax(1)
+    # 1e-4: what single precision leaves of a difference from an image in other units
+    return bool((high - low > 1e-4 * torch.maximum(low.abs(), high.abs())).any())
 
 
 def like_outputs(

@@ -42,6 +42,7 @@ from weightscope.progress import bar
 from weightscope.statistics.tensors import not_finite
 from weightscope.thresholds import MINIMUM_SKILL, RESOLUTION
 from weightscope.utilization.ablated import AblationResult, LevelAblation
+from weightscope.utilization.answers import Filled
 from weightscope.utilization.channels import ChannelMeter
 from weightscope.utilization.intervals import interval, surely_above
 from weightscope.utilization.judging import (
@@ -240,7 +241,7 @@ def ablate_levels(
 
 def without_levels(
     runs: CutRuns, values: Mapping[str, Any], own: Callable[[Any], Any]
-) -> tuple[Any, list[Tensor], tuple[Any, Any] | None]:
+) -> tuple[Any, list[Tensor], Filled | None]:
     """What a network answers or computes without its levels, as `Judge.add` takes it.
 
     Args:
@@ -248,11 +249,11 @@ def without_levels(
         values: From the last call of `CutRuns.whole`.
         own: Takes of all outputs what is judged.
     """
-    base, filled = runs.without_weights(values), runs.made_of_constants(values)
+    base, tail = runs.without_weights(values), runs.tail(values)
     return (
         None if base is None else own(base),
         [in_channels(x, runs.structure.inputs) for x in runs.computed(values)],
-        None if filled is None else (own(filled[0]), own(filled[1])),
+        None if tail is None else Filled(tail, own),
     )
 
 

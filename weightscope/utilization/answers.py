@@ -16,8 +16,9 @@ from torch import Tensor
 from weightscope.adapters import pytree
 from weightscope.batches import Batch, split_images
 from weightscope.errors import InputError
+from weightscope.graph.running import Tail
 from weightscope.probing.inputs import as_large_as, without_gaps
-from weightscope.probing.nearest import Nearest
+from weightscope.probing.nearest import Nearest, varies
 from weightscope.utilization.metrics import FloatArray
 from weightscope.utilization.targets import (
     are_numbers_elsewhere,
@@ -41,7 +42,9 @@ Answer = Callable[[int, Constant], Any]
 
 Arrange = Callable[[Any, Tensor], tuple[list[Tensor], Tensor]]
 
-INPUT, BASE, COMPUTED = "the input", "what it adds to", "what it computes without weights"
+INPUT, COMPUTED = "the input", "what it computes without weights"
+
+BASE = "what it answers without its levels"
 
 FILLED = "what it makes of a constant"
 
@@ -59,7 +62,7 @@ class OutputShapes:
             computer's memory, as inputs are. None where it adds to nothing.
         computed: For each batch, the images that the network computes without weights, see
             `CutRuns.computed`; held there too.
-        filled: For each batch, `CutRuns.made_of_constants`; held there too.
+        filled: For each batch, what the network makes of constants; None where it cannot be run so.
     """
 
     specs: list[Any] = field(default_factory=list)
@@ -68,14 +71,14 @@ class OutputShapes:
     nearest: dict[tuple[int, str], Nearest] = field(default_factory=dict)
     bases: list[list[Any] | None] = field(default_factory=list)
     computed: list[list[Tensor]] = field(default_factory=list)
-    filled: list[tuple[list[Any], list[Any]] | None] = field(default_factory=list)
+    filled: list[Filled | None] = field(default_factory=list)
 
     def add(
         self,
         output: Any,
         base: Any = None,
         computed: Sequence[Tensor] = (),
-        filled: tuple[Any, Any] | None = None,
+        filled: Filled | None = None,
     ) -> None:
         """Note the outputs for one batch, and what the network makes of it without its levels."""
         leaves, spec = pytree.tree_flatten(output)
@@ -83,8 +86,9 @@ class OutputShapes:
         self.leaves.append(
             [v.new_empty(()).expand(v.shape) if is_prediction(v) else v for v in leaves]
         )
-        self.bases.append(None if base is None else _held(base))
-        self.filled.append(None if filled is None else (_held(filled[0]), _held(filled[1])))
+        held = pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, base)
+        self.bases.append(None if base is None else pytree.tree_leaves(held))
+        self.filled.append(filled)
         self.computed.append([image.cpu() for image in computed])
         for position, leaf in enumerate(leaves):
             if is_prediction(leaf):
@@ -141,71 +145,62 @@ class OutputShapes:
         return pytree.tree_unflatten(made, self.specs[batch])
 
     @cached_property
-    def fills(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Tensors that are no constant, with a constant in place of the levels.
+    def fills(self) -> int:
+        """How many constants in the place of the levels make no constant output; 0 if they do.
 
-        For each, by channel, what the network returns for 0 where a constant moves it most, and how
-        far it moves that. Asked when all batches were added.
+        Asked when all batches were added.
         """
-        found = {}
-        for i, own in self.ranges.items():
-            parts = [None if pair is None else (pair[0][i], pair[1][i]) for pair in self.filled]
-            given = [part for part in parts if part is not None and part[1].is_floating_point()]
-            plain = not own.directions and not own.logarithms and len(given) == len(parts)
-            moves = any(bool((moved != 0.0).any()) for _, moved in given)
-            if plain and moves and any(varies(part) for pair in given for part in pair):
-                found[i] = _where_moved_most(given)
-        return found
+        if any(one is None for one in self.filled):
+            return 0
+        given = [one for one in self.filled if one is not None]
+        varied = moves = False
+        for one in given:
+            pairs = zip(one.leaves(0.0), one.leaves(None), strict=True)
+            for zero, other in pairs:
+                if is_prediction(zero) and zero.shape == other.shape:
+                    moved = (other - zero).nan_to_num(0.0, 0.0, 0.0)
+                    moves |= bool((moved != 0.0).any())
+                    varied |= varies(zero.nan_to_num(0.0, 0.0, 0.0)) or varies(moved)
+        return given[0].numbers if given and moves and varied else 0
 
     def made_of(self, batch: int, values: Constant) -> Any:
-        """What the network makes of numbers in the place of its levels, for a batch.
-
-        They are given as what it then returns where they count most, as for `constant`.
-        """
-        made, spec = pytree.tree_flatten(self.constant(batch, values))
-        parts = self.filled[batch]
-        for position in self.fills.keys() & values.keys():
-            assert parts is not None, "nothing was filled"
-            leaf, own = made[position], self.ranges[position]
-            zero, moved = (part[position].to(leaf) for part in parts)
-            least, most = (x.to(values[position]) for x in self.fills[position])
-            number = torch.where(most != 0.0, (own.link(values[position]) - least) / most, 0.0)
-            filled = zero + number.to(leaf).reshape(channel_shape(leaf)) * moved
-            made[position] = filled.clamp(TINY, 1 - TINY) if own.within else filled
-        return pytree.tree_unflatten(made, spec)
+        """What the network makes of constants in the place of its levels, for a batch."""
+        one = self.filled[batch]
+        assert one is not None, "nothing can be filled in"
+        return one.of(values[0])
 
 
-def varies(output: Tensor) -> bool:
-    """Whether an output is no constant of its channels."""
-    rows = by_channel(output.double())
-    low, high = rows.amin(1), rows.amax(1)
-    # 1e-4: what single precision leaves of a difference from an image in other units
-    return bool((high - low > 1e-4 * torch.maximum(low.abs(), high.abs())).any())
+@dataclass(frozen=True)
+class Filled:
+    """What a network makes of constants in the place of its levels, for one batch.
 
+    Attributes:
+        tail: Of all outputs.
+        own: Takes of these what is judged.
+    """
 
-def _where_moved_most(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Of each channel the numbers at the position with the largest of the second ones."""
-    pairs = [(by_channel(zero.double()), by_channel(moved.double())) for zero, moved in parts]
-    places = [moved.abs().argmax(1, keepdim=True) for _, moved in pairs]
-    rows = [
-        torch.stack([x.gather(1, place)[:, 0] for x in pair])
-        for pair, place in zip(pairs, places, strict=True)
-    ]
-    every = torch.stack(rows, -1)  # (2, channels, batches)
-    batch = every[1].abs().argmax(-1)
-    zero, moved = (x.gather(1, batch[:, None])[:, 0] for x in every)
-    return zero, moved
+    tail: Tail
+    own: Callable[[Any], Any]
 
+    @property
+    def numbers(self) -> int:
+        """How many constants there are."""
+        return self.tail.numbers
 
-def _held(outputs: Any) -> list[Any]:
-    """Tensors of some outputs in the computer's memory, one number where all are the same."""
-    found = []
-    for leaf in pytree.tree_leaves(outputs):
-        held = leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf
-        if isinstance(held, Tensor) and held.numel() and bool((held == held.flatten()[0]).all()):
-            held = held.flatten()[0].clone().expand(held.shape)
-        found.append(held)
-    return found
+    def of(self, numbers: Tensor) -> Any:
+        """What is judged, for some constants, (numbers,)."""
+        return self.own(self.tail(numbers))
+
+    def alike(self, number: float) -> Any:
+        """The same for one constant everywhere."""
+        return self.of(torch.full((self.numbers,), number, device="cpu"))
+
+    def leaves(self, number: float | None) -> list[Any]:
+        """Its tensors; None for constants that all differ."""
+        if number is not None:
+            return pytree.tree_leaves(self.alike(number))
+        ramp = 1.0 + torch.arange(self.numbers, device="cpu") / self.numbers
+        return pytree.tree_leaves(self.of(ramp))
 
 
 class ChannelRange:

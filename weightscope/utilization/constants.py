@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from weightscope.utilization.answers import (
 )
 from weightscope.utilization.metrics import FloatArray
 from weightscope.utilization.targets import CLASSES, by_channel, is_prediction, marked, matching
-from weightscope.utilization.values import ValueMetric
+from weightscope.utilization.values import ValueMetric, mean_squared_error
 
 SATURATED = (8.0, 30.0)
 """Logits of constants that are as good as certain; the second for losses over all pixels, such as
@@ -125,29 +125,53 @@ def _with(leaves: Sequence[Any], place: int, one: Tensor, spec: Any) -> Any:
     return pytree.tree_unflatten([*leaves[:place], one, *leaves[place + 1 :]], spec)
 
 
-def fitted_constant(images: Images, answer: Answer | None = None) -> Fitted | None:
-    """The best constant; None where the metric gives no values for constants.
+def fitted_constant(images: Images) -> Fitted | None:
+    """The best constant; None where the metric gives no values for constants."""
+    return _fitted(images, starts(images), images.outputs.constant)
 
-    Args:
-        images: What is judged.
-        answer: What it makes of the numbers; by default they are the constant itself.
+
+def filled_in(images: Images) -> Fitted | None:
+    """What the network makes of the best constants in the place of its levels.
+
+    None where that is a constant, too, or the metric gives no values for it.
     """
-    made = answer or images.outputs.constant
+    count, answer = images.outputs.fills, images.outputs.made_of
+    if not count:
+        return None
+    zeros = {0: torch.zeros(count, dtype=torch.float64, device="cpu")}
+    differing = {0: 1.0 + torch.arange(count, dtype=torch.float64, device="cpu") / count}
+    if loss_of(images, zeros, answer) == loss_of(images, differing, answer):
+        return None  # what is judged is no work of a level
+    errors = _judged_by(images, ValueMetric(mean_squared_error, False))
+    nearest = (
+        refined(errors, zeros, answer) if math.isfinite(loss_of(errors, zeros, answer)) else zeros
+    )
+    return _fitted(images, [zeros, nearest], answer)
+
+
+def _judged_by(images: Images, metric: ValueMetric) -> Images:
+    """The same images, judged by an error."""
+    given = images.batches, images.outputs, images.device
+    return Images(metric, *given, -1.0, images.arrange)
+
+
+def _fitted(images: Images, tried: Iterable[Constant], answer: Answer) -> Fitted | None:
+    """The best numbers for an answer, near those that are best to start from."""
     found = [
-        (loss, constant)
-        for constant in starts(images)
-        if math.isfinite(loss := loss_of(images, constant, made))
+        (loss, numbers)
+        for numbers in tried
+        if math.isfinite(loss := loss_of(images, numbers, answer))
     ]
     found.sort(key=lambda pair: pair[0])
-    for _, constant in found[:2]:
-        better = refined(images, constant, made)
-        if math.isfinite(loss := loss_of(images, better, made)):
+    for _, numbers in found[:2]:
+        better = refined(images, numbers, answer)
+        if math.isfinite(loss := loss_of(images, better, answer)):
             found.append((loss, better))
     found.sort(key=lambda pair: pair[0])
-    for _, constant in found:
-        values = images.values(lambda batch, c=constant: made(batch, c))  # type: ignore[misc]
+    for _, numbers in found:
+        values = images.values(lambda batch, own=numbers: answer(batch, own))  # type: ignore[misc]
         if values is not None:
-            return Fitted(values, constant)
+            return Fitted(values, numbers)
     return None
 
 

@@ -17,9 +17,10 @@ from weightscope.arguments import attribute_of
 from weightscope.batches import Batch
 from weightscope.calls import is_complex, leaves_by_place, only_tensor, tensors_by_place
 from weightscope.errors import InputError, keyword, shown
+from weightscope.probing.nearest import varies
 from weightscope.probing.outputs import predictions
 from weightscope.thresholds import RESOLUTION
-from weightscope.utilization.answers import FILLED, Arrange, OutputShapes, as_given, varies
+from weightscope.utilization.answers import FILLED, Arrange, Filled, OutputShapes, as_given
 from weightscope.utilization.metrics import CountedQuality, FloatArray, ImageValues, Quality
 from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
@@ -112,7 +113,7 @@ class Judge(Protocol):
         output: Any,
         base: Any = None,
         computed: Sequence[Tensor] = (),
-        filled: tuple[Any, Any] | None = None,
+        filled: Filled | None = None,
     ) -> None:
         """Add what the whole network returned for the next batch, and what else may answer so.
 
@@ -120,7 +121,7 @@ class Judge(Protocol):
             output: What it returned.
             base: What it added that to.
             computed: Images that it computed of its input without weights.
-            filled: See `CutRuns.made_of_constants`.
+            filled: What it makes of constants in the place of its levels.
         """
         ...
 
@@ -496,23 +497,23 @@ class _ClassJudge:
         output: Any,
         base: Any = None,
         computed: Sequence[Tensor] = (),
-        filled: tuple[Any, Any] | None = None,
+        filled: Filled | None = None,
     ) -> None:
         index = self._meter.batches
         self._meter.add(output)
         if filled is None or (index and not self._filled):
             return
         try:
-            zero, moved = (self.reader.read(part, index) for part in filled)
+            zero, one = (self.reader.read(filled.alike(x), index) for x in (0.0, 1.0))
         except InputError:  # such as infinite numbers, with zeros in place of the levels
             self._filled = []
             return
-        signs = _signs(zero)
-        moves = bool((moved.scores != 0.0).any())  # else the output is no work of a level
-        if index == 0 and moves and (varies(zero.scores) or varies(moved.scores)):
+        signs, moved = _signs(zero), one.scores - zero.scores
+        moves = bool((moved != 0.0).any())  # else the output is no work of a level
+        if index == 0 and moves and (varies(zero.scores) or varies(moved)):
             self._filled = [self.meter() for _ in signs]
         for sign, meter in zip(signs, self._filled, strict=False):
-            scores = zero.scores + SURE_LOGIT * sign[:, None] * moved.scores
+            scores = zero.scores + SURE_LOGIT * sign[:, None] * moved
             meter.add_pixels(replace(zero, scores=scores))
 
     def whole(self) -> CountedQuality:
@@ -523,7 +524,7 @@ class _ClassJudge:
     def trivial(self) -> TrivialQuality:
         constant = _Constant(self.whole())
         once = np.ones((1, constant.images))
-        filled = (_Filled(meter.quality()) for meter in self._filled)
+        filled = (_OfFilled(meter.quality()) for meter in self._filled)
         found: list[TrivialQuality] = [constant, *filled]
         return max(found, key=lambda one: np.nan_to_num(float(one.of(once)[0])))
 
@@ -553,7 +554,7 @@ class _Constant:
         self.of = quality.constant
 
 
-class _Filled:
+class _OfFilled:
     """What the network makes of a constant, as a quality of its own."""
 
     what = FILLED
@@ -608,7 +609,7 @@ class _ValueJudge:
         output: Any,
         base: Any = None,
         computed: Sequence[Tensor] = (),
-        filled: tuple[Any, Any] | None = None,
+        filled: Filled | None = None,
     ) -> None:
         index = self._meter.batches
         self._outputs.add(output, base, computed, filled)

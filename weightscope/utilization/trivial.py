@@ -15,7 +15,7 @@ import torch
 
 from weightscope.batches import Batch
 from weightscope.utilization.answers import FILLED, Arrange, Images, OutputShapes, as_given
-from weightscope.utilization.constants import fitted_constant, loss_of, require_least
+from weightscope.utilization.constants import filled_in, fitted_constant, loss_of, require_least
 from weightscope.utilization.lines import from_input
 from weightscope.utilization.metrics import FloatArray, ImageValues
 from weightscope.utilization.values import ValueMetric
@@ -75,7 +75,7 @@ def best_trivial(
     constant = fitted_constant(images)
     known = from_input(images, constant)
     known |= {} if constant is None else {CONSTANT: constant.values}
-    if outputs.fills and (filled := fitted_constant(images, outputs.made_of)):
+    if (filled := filled_in(images)) is not None:
         known[FILLED] = filled.values
     known = known or {ANSWER_FOR_OTHERS: others}
     # of what differs by rounding alone the first, which is simplest
