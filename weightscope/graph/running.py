@@ -210,11 +210,12 @@ class CutRuns:
             values: From the last call of `whole`.
 
         Returns:
-            None if the network cannot be run so.
+            None if the network cannot be run so, or nothing but them is left, so that it is a
+            constant.
         """
-        if not self._last:
-            return None
         sources = {name: _copied(values[name]) for name in self._beside[1]}
+        if not self._last or not any(map(pytree.tree_tensors, sources.values())):
+            return None
         shapes = {name: values[name].new_empty(()).expand_as(values[name]) for name in self._last}
         tail = Tail(self, sources, shapes, {n: self._channel_axis(n) for n in self._last})
         try:
