@@ -463,6 +463,8 @@ class Weighs(nn.Module):
     def forward(self, x):
         below = F.interpolate(self.down(F.avg_pool2d(x, 2)), scale_factor=2.0)
         both = torch.cat([x, below], 1)
+        if self.kind == "ramps":
+            return self.up(both)[:, :1].cumsum(2) + self.other(both).cumsum(3)
         if self.kind == "heads":
             return x[:, :1] * self.other(both) + x[:, 1:2] * self.up(both)[:, :1]
         weights = self.up(both)
@@ -471,12 +473,15 @@ class Weighs(nn.Module):
 
 
 @pytest.mark.parametrize("metric", ["mse", "mae", lambda o, t: F.mse_loss(o.flatten(1), t)])
-@pytest.mark.parametrize("kind", ["heads", "product", "shares"])
+@pytest.mark.parametrize("kind", ["heads", "product", "shares", "ramps"])
 def test_each_channel_in_place_of_the_levels_has_a_constant_of_its_own(kind, metric):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(24, 3, 16, 16, generator=generator)
     wanted = torch.tensor([0.3, 0.7, 0.0] if kind != "shares" else [0.5, 0.3, 0.2])
     targets = (images * wanted.view(1, 3, 1, 1)).sum(1, keepdim=True)
+    if kind == "ramps":
+        rows = torch.arange(1.0, 17.0)
+        targets = (0.1 * rows[:, None] - 0.2 * rows).expand(24, 1, -1, -1)
     targets = targets + 0.1 * torch.randn(targets.shape, generator=generator)
     laid = targets if isinstance(metric, str) else targets.flatten(1)
     if not isinstance(metric, str):

@@ -210,12 +210,11 @@ class CutRuns:
             values: From the last call of `whole`.
 
         Returns:
-            None if the network cannot be run so, or nothing but them is left, so that it is a
-            constant.
+            None if the network cannot be run so.
         """
-        sources = {name: _copied(values[name]) for name in self._beside[1]}
-        if not self._last or not any(map(pytree.tree_tensors, sources.values())):
+        if not self._last:
             return None
+        sources = {name: _copied(values[name]) for name in self._beside[1]}
         shapes = {name: values[name].new_empty(()).expand_as(values[name]) for name in self._last}
         tail = Tail(self, sources, shapes, {n: self._channel_axis(n) for n in self._last})
         try:
@@ -343,6 +342,11 @@ class Tail:
     def numbers(self) -> int:
         """How many constants there are: one for each channel."""
         return sum(self._sizes.values())
+
+    @property
+    def differing(self) -> Tensor:
+        """Constants of which no two are alike, and none is 0."""
+        return 1.0 + torch.arange(self.numbers, device="cpu") / max(1, self.numbers)
 
     def __call__(self, numbers: Tensor) -> Any:
         """What the network returns for some constants, (numbers,); they may have a gradient."""

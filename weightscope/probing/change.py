@@ -395,10 +395,14 @@ class _Restored:
         tail = self._runs.tail(values)
         if tail is None:
             return {}, []
+        zero = self._arranged(inputs, tail(torch.zeros(tail.numbers, device="cpu")))
+        other = self._arranged(inputs, tail(tail.differing))
+        pairs = [(zero[place], other[place]) for place in zero.keys() & other.keys()]
+        if not any(a.shape == b.shape and varies((b - a).nan_to_num(0.0)) for a, b in pairs):
+            return {}, []
         ones = torch.eye(tail.numbers, device="cpu")
         if tail.numbers > CONSTANTS:  # their products would be large
             ones = torch.ones(1, tail.numbers, device="cpu")
-        zero = self._arranged(inputs, tail(torch.zeros_like(ones[0])))
         return zero, [self._arranged(inputs, tail(one)) for one in ones]
 
     def _arranged(self, inputs: Any, found: Any) -> dict[str, Tensor]:

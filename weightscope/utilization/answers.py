@@ -199,8 +199,7 @@ class Filled:
         """Its tensors; None for constants that all differ."""
         if number is not None:
             return pytree.tree_leaves(self.alike(number))
-        ramp = 1.0 + torch.arange(self.numbers, device="cpu") / self.numbers
-        return pytree.tree_leaves(self.of(ramp))
+        return pytree.tree_leaves(self.of(self.tail.differing))
 
 
 class ChannelRange:

@@ -139,7 +139,7 @@ def filled_in(images: Images) -> Fitted | None:
     if not count:
         return None
     zeros = {0: torch.zeros(count, dtype=torch.float64, device="cpu")}
-    differing = {0: 1.0 + torch.arange(count, dtype=torch.float64, device="cpu") / count}
+    differing = {0: 1.0 + torch.arange(count, device="cpu") / count}
     if loss_of(images, zeros, answer) == loss_of(images, differing, answer):
         return None  # what is judged is no work of a level
     errors = _judged_by(images, ValueMetric(mean_squared_error, False))
