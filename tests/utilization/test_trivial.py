@@ -1,5 +1,7 @@
 """The best answer that needs no network: what it is, and where there is none."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import nn
 
 import weightscope as ws
 from weightscope.graph import read_structure
+from weightscope.graph.running import CutRuns
 from weightscope.utilization.ablation import ablate_levels
 from weightscope.utilization.constants import falls_for
 from weightscope.utilization.lines import line_between
@@ -463,6 +466,8 @@ class Weighs(nn.Module):
     def forward(self, x):
         below = F.interpolate(self.down(F.avg_pool2d(x, 2)), scale_factor=2.0)
         both = torch.cat([x, below], 1)
+        if self.kind == "roots":  # of what is positive
+            return x[:, :1] @ torch.linalg.cholesky(torch.eye(16) - self.other(both).square())
         if self.kind == "ramps":
             return self.up(both)[:, :1].cumsum(2) + self.other(both).cumsum(3)
         if self.kind == "heads":
@@ -492,6 +497,30 @@ def test_each_channel_in_place_of_the_levels_has_a_constant_of_its_own(kind, met
     assert result.trivial == "what it makes of a constant"
     least = 0.1 * (2 / torch.pi) ** 0.5 if metric == "mae" else 0.01
     assert result.chance == pytest.approx(least, rel=0.05)
+
+
+@pytest.mark.parametrize("metric", ["mse", "f1"])
+def test_what_cannot_be_run_with_constants_is_judged_all_the_same(metric):
+    class Roots(Weighs):
+        def forward(self, x):
+            found = super().forward(x)
+            return found if metric == "mse" else found - 1.0
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(12, 3, 16, 16, generator=generator)
+    torch.manual_seed(0)
+    model = Roots("roots").eval()
+    with torch.no_grad():
+        model.other.weight.mul_(0.01)
+    structure = read_structure(model, images[:1])
+    runs = CutRuns(structure)
+    with torch.no_grad():
+        tail = runs.tail(runs.whole(images)[1])
+    assert tail.runs(torch.zeros(1))
+    assert not tail.runs(tail.differing)
+    targets = (images[:, :1] > 0).float() if metric == "f1" else images[:, :1]
+    result = ablate_levels(structure, [(images, targets)], metric)
+    assert math.isfinite(result.chance)
 
 
 class Inside(nn.Module):

@@ -217,11 +217,7 @@ class CutRuns:
         sources = {name: _copied(values[name]) for name in self._beside[1]}
         shapes = {name: values[name].new_empty(()).expand_as(values[name]) for name in self._last}
         tail = Tail(self, sources, shapes, {n: self._channel_axis(n) for n in self._last})
-        try:
-            tail(torch.zeros(tail.numbers, device="cpu"))
-        except RuntimeError:  # what takes no zeros, as the inverse of a matrix
-            return None
-        return tail
+        return tail if tail.runs(torch.zeros(tail.numbers, device="cpu")) else None
 
     def _channel_axis(self, name: str) -> int:
         """Which axis of a node's value holds channels: the last one behind what works along it."""
@@ -347,6 +343,14 @@ class Tail:
     def differing(self) -> Tensor:
         """Constants of which no two are alike, and none is 0."""
         return 1.0 + torch.arange(self.numbers, device="cpu") / max(1, self.numbers)
+
+    def runs(self, numbers: Tensor) -> bool:
+        """Whether it can be run for some constants; the inverse of a matrix takes no zeros."""
+        try:
+            self(numbers)
+        except RuntimeError:
+            return False
+        return True
 
     def __call__(self, numbers: Tensor) -> Any:
         """What the network returns for some constants, (numbers,); they may have a gradient."""

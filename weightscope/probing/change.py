@@ -393,7 +393,7 @@ class _Restored:
     ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         """The outputs for zeros in the place of the levels, and for 1 in each channel of them."""
         tail = self._runs.tail(values)
-        if tail is None:
+        if tail is None or not tail.runs(tail.differing):
             return {}, []
         zero = self._arranged(inputs, tail(torch.zeros(tail.numbers, device="cpu")))
         other = self._arranged(inputs, tail(tail.differing))

@@ -150,9 +150,9 @@ class OutputShapes:
 
         Asked when all batches were added.
         """
-        if any(one is None for one in self.filled):
+        given = [one for one in self.filled if one is not None and one.runs]
+        if len(given) < len(self.filled):
             return 0
-        given = [one for one in self.filled if one is not None]
         varied = moves = False
         for one in given:
             pairs = zip(one.leaves(0.0), one.leaves(None), strict=True)
@@ -186,6 +186,11 @@ class Filled:
     def numbers(self) -> int:
         """How many constants there are."""
         return self.tail.numbers
+
+    @property
+    def runs(self) -> bool:
+        """Whether it can be run for constants that differ, too."""
+        return self.tail.runs(self.tail.differing)
 
     def of(self, numbers: Tensor) -> Any:
         """What is judged, for some constants, (numbers,)."""

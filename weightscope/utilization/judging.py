@@ -505,7 +505,7 @@ class _ClassJudge:
             return
         try:
             zero, one = (self.reader.read(filled.alike(x), index) for x in (0.0, 1.0))
-        except InputError:  # such as infinite numbers, with zeros in place of the levels
+        except (InputError, RuntimeError):  # such as infinite numbers, and what is no inverse
             self._filled = []
             return
         signs, moved = _signs(zero), one.scores - zero.scores
