@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -191,17 +192,16 @@ class CutRuns:
         }
         return self._run_again(self._again[cut.keep_levels], values, filled)
 
-    def without_weights(self, values: Mapping[str, Any]) -> Any:
-        """Return what a residual network adds to for the same batch, in the place of its outputs.
+    def without_weights(self, tail: Tail | None) -> Any:
+        """Return what a residual network adds to for a batch, in the place of its outputs.
 
         Args:
-            values: From the last call of `whole`.
+            tail: From `tail`.
 
         Returns:
             None where it adds to nothing, see `last_of_weights`, or cannot be run with zeros.
         """
-        tail = self.tail(values) if self._adds else None
-        return None if tail is None else tail(torch.zeros(tail.numbers, device="cpu"))
+        return tail(tail.zeros) if tail is not None and self._adds else None
 
     def tail(self, values: Mapping[str, Any]) -> Tail | None:
         """What the network makes of constants in the place of its levels, for the same batch.
@@ -214,10 +214,11 @@ class CutRuns:
         """
         if not self._last:
             return None
-        sources = {name: _copied(values[name]) for name in self._beside[1]}
+        sources = {name: values[name] for name in self._beside[1]}
         shapes = {name: values[name].new_empty(()).expand_as(values[name]) for name in self._last}
-        tail = Tail(self, sources, shapes, {n: self._channel_axis(n) for n in self._last})
-        return tail if tail.runs(torch.zeros(tail.numbers, device="cpu")) else None
+        run = partial(self._run_again, self._beside)
+        tail = Tail(run, sources, shapes, {n: self._channel_axis(n) for n in self._last})
+        return tail if tail.runs(tail.zeros) else None
 
     def _channel_axis(self, name: str) -> int:
         """Which axis of a node's value holds channels: the last one behind what works along it."""
@@ -227,10 +228,6 @@ class CutRuns:
             layer = self.structure.model.get_submodule(str(node.target))
             along = isinstance(layer, nn.Linear | nn.LayerNorm)
         return -1 if along else 1
-
-    def run_tail(self, sources: Mapping[str, Any], filled: Mapping[str, Tensor]) -> Any:
-        """Run what follows the last weights, see `tail`."""
-        return self._run_again(self._beside, sources, filled)
 
     def computed(self, values: Mapping[str, Any]) -> list[Tensor]:
         """Return what the network computes of its input without weights, shaped like an input.
@@ -315,7 +312,7 @@ class Tail:
     """What a network makes of one batch, with constants where its weights enter last.
 
     Args:
-        runs: Of the network.
+        run: Runs what follows them, from the values that it needs and those in their place.
         sources: Values that the tail needs, by node name; held in the computer's memory.
         shapes: Of what the constants stand for, as empty tensors.
         axes: Which axis of each holds its channels.
@@ -323,12 +320,12 @@ class Tail:
 
     def __init__(
         self,
-        runs: CutRuns,
+        run: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Any],
         sources: Mapping[str, Any],
         shapes: Mapping[str, Tensor],
         axes: Mapping[str, int],
     ) -> None:
-        self._runs, self._shapes, self._axes = runs, shapes, axes
+        self._run, self._shapes, self._axes = run, shapes, axes
         self._devices = {n: _device_of(value) for n, value in sources.items()}
         self._sources = {n: _moved(value, torch.device("cpu")) for n, value in sources.items()}
         sizes = {n: x.shape[axes[n]] if x.dim() > 1 else 1 for n, x in shapes.items()}
@@ -338,6 +335,11 @@ class Tail:
     def numbers(self) -> int:
         """How many constants there are: one for each channel."""
         return sum(self._sizes.values())
+
+    @property
+    def zeros(self) -> Tensor:
+        """No constants at all."""
+        return torch.zeros(self.numbers, device="cpu")
 
     @property
     def differing(self) -> Tensor:
@@ -363,7 +365,7 @@ class Tail:
                 shape[self._axes[name]] = size
             filled[name] = part.to(like.device, like.dtype).view(shape).expand(like.shape)
         sources = {n: _moved(x, self._devices[n]) for n, x in self._sources.items()}
-        return self._runs.run_tail(sources, {n: x.contiguous() for n, x in filled.items()})
+        return self._run(sources, {n: x.contiguous() for n, x in filled.items()})
 
 
 def _device_of(value: Any) -> torch.device:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weightscope.errors import InputError
-from weightscope.graph.running import CutRuns, MeanActivation
+from weightscope.graph.running import CutRuns, MeanActivation, Tail
 from weightscope.graph.structure import Structure
 from weightscope.probing.inputs import (
     all_channels,
@@ -328,8 +328,9 @@ class _Restored:
             answers: Of the whole network, by output, each (images, channels, *sizes).
             values: From the last call of `CutRuns.whole`.
         """
-        given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        computed, filled = self._computed(values), self._made_of_constants(inputs, values)
+        given, tail = all_channels(inputs, self._runs.structure), self._runs.tail(values)
+        bases = self._arranged(inputs, self._runs.without_weights(tail))
+        computed, filled = self._computed(values), self._made_of_constants(inputs, tail)
         for place, answer in answers.items():
             first, base = given[0], bases.get(place, given[0])
             same = base.shape == first.shape and torch.equal(base.nan_to_num(), first.nan_to_num())
@@ -349,8 +350,9 @@ class _Restored:
         self, inputs: Any, answers: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> dict[str, Tensor | None]:
         """For each output of a batch that, in its shape; None where nothing is."""
-        given, bases = all_channels(inputs, self._runs.structure), self._bases(inputs, values)
-        computed, filled = self._computed(values), self._made_of_constants(inputs, values)
+        given, tail = all_channels(inputs, self._runs.structure), self._runs.tail(values)
+        bases = self._arranged(inputs, self._runs.without_weights(tail))
+        computed, filled = self._computed(values), self._made_of_constants(inputs, tail)
         found: dict[str, Tensor | None] = {}
         for place, answer in answers.items():
             found[place] = given[0]
@@ -384,18 +386,13 @@ class _Restored:
         images = self._runs.computed(values)
         return [without_gaps(in_channels(x, self._runs.structure.inputs)) for x in images]
 
-    def _bases(self, inputs: Any, values: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What the outputs are added to, as `image_predictions`; empty if to nothing."""
-        return self._arranged(inputs, self._runs.without_weights(values))
-
     def _made_of_constants(
-        self, inputs: Any, values: Mapping[str, Any]
+        self, inputs: Any, tail: Tail | None
     ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         """The outputs for zeros in the place of the levels, and for 1 in each channel of them."""
-        tail = self._runs.tail(values)
         if tail is None or not tail.runs(tail.differing):
             return {}, []
-        zero = self._arranged(inputs, tail(torch.zeros(tail.numbers, device="cpu")))
+        zero = self._arranged(inputs, tail(tail.zeros))
         other = self._arranged(inputs, tail(tail.differing))
         pairs = [(zero[place], other[place]) for place in zero.keys() & other.keys()]
         if not any(a.shape == b.shape and varies((b - a).nan_to_num(0.0)) for a, b in pairs):
@@ -406,6 +403,7 @@ class _Restored:
         return zero, [self._arranged(inputs, tail(one)) for one in ones]
 
     def _arranged(self, inputs: Any, found: Any) -> dict[str, Tensor]:
+        """Outputs as `image_predictions`; empty if there are none."""
         structure = self._runs.structure
         if found is None:
             return {}

@@ -114,7 +114,7 @@ class ByMetric:
                 if output is None:
                     judged = judged_output(metric, outputs, target)
                 _, values = runs.whole(inputs)
-                self.judge.add(outputs, *without_levels(runs, values, self._own))
+                self.judge.add(outputs, without_levels(runs, values, self._own))
             whole, chance = self.judge.whole(), self.judge.trivial()
         self.name = f"{self.judge.name} of outputs{judged}" if judged else self.judge.name
         self.trivial = _value(chance)

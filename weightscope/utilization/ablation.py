@@ -42,7 +42,7 @@ from weightscope.progress import bar
 from weightscope.statistics.tensors import not_finite
 from weightscope.thresholds import MINIMUM_SKILL, RESOLUTION
 from weightscope.utilization.ablated import AblationResult, LevelAblation
-from weightscope.utilization.answers import Filled
+from weightscope.utilization.answers import Beside, Filled
 from weightscope.utilization.channels import ChannelMeter
 from weightscope.utilization.intervals import interval, surely_above
 from weightscope.utilization.judging import (
@@ -171,7 +171,7 @@ def ablate_levels(
             _check_outputs(outputs, index, model)
             if output is None:
                 told.add(outputs, target)
-            judge.add(own(outputs), *without_levels(runs, values, own))
+            judge.add(own(outputs), without_levels(runs, values, own))
             alone.add(inputs, own(outputs), told.read)
             apart.add(own(outputs))
             for place, (cut, filler, meter) in enumerate(
@@ -239,9 +239,7 @@ def ablate_levels(
     )
 
 
-def without_levels(
-    runs: CutRuns, values: Mapping[str, Any], own: Callable[[Any], Any]
-) -> tuple[Any, list[Tensor], Filled | None]:
+def without_levels(runs: CutRuns, values: Mapping[str, Any], own: Callable[[Any], Any]) -> Beside:
     """What a network answers or computes without its levels, as `Judge.add` takes it.
 
     Args:
@@ -249,8 +247,9 @@ def without_levels(
         values: From the last call of `CutRuns.whole`.
         own: Takes of all outputs what is judged.
     """
-    base, tail = runs.without_weights(values), runs.tail(values)
-    return (
+    tail = runs.tail(values)
+    base = runs.without_weights(tail)
+    return Beside(
         None if base is None else own(base),
         [in_channels(x, runs.structure.inputs) for x in runs.computed(values)],
         None if tail is None else Filled(tail, own),

@@ -49,6 +49,55 @@ BASE = "what it answers without its levels"
 FILLED = "what it makes of a constant"
 
 
+@dataclass(frozen=True)
+class Filled:
+    """What a network makes of constants in the place of its levels, for one batch.
+
+    Attributes:
+        tail: Of all outputs.
+        own: Takes of these what is judged.
+    """
+
+    tail: Tail
+    own: Callable[[Any], Any]
+
+    @property
+    def numbers(self) -> int:
+        """How many constants there are."""
+        return self.tail.numbers
+
+    @property
+    def runs(self) -> bool:
+        """Whether it can be run for constants that differ, too."""
+        return self.tail.runs(self.tail.differing)
+
+    def of(self, numbers: Tensor) -> Any:
+        """What is judged, for some constants, (numbers,)."""
+        return self.own(self.tail(numbers))
+
+    def alike(self, number: float) -> Any:
+        """The same for one constant everywhere."""
+        return self.of(torch.full((self.numbers,), number, device="cpu"))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a network answers or computes of a batch without its levels.
+
+    Attributes:
+        base: What its outputs are added to, see `CutRuns.without_weights`; None if to nothing.
+        computed: Images that it computes without weights, see `CutRuns.computed`.
+        filled: What it makes of constants; None where it cannot be run so.
+    """
+
+    base: Any = None
+    computed: Sequence[Tensor] = ()
+    filled: Filled | None = None
+
+
+NOTHING = Beside()
+
+
 @dataclass
 class OutputShapes:
     """Collects what constant outputs must look like: their sizes, range and means.
@@ -73,23 +122,17 @@ class OutputShapes:
     computed: list[list[Tensor]] = field(default_factory=list)
     filled: list[Filled | None] = field(default_factory=list)
 
-    def add(
-        self,
-        output: Any,
-        base: Any = None,
-        computed: Sequence[Tensor] = (),
-        filled: Filled | None = None,
-    ) -> None:
+    def add(self, output: Any, beside: Beside = NOTHING) -> None:
         """Note the outputs for one batch, and what the network makes of it without its levels."""
         leaves, spec = pytree.tree_flatten(output)
         self.specs.append(spec)
         self.leaves.append(
             [v.new_empty(()).expand(v.shape) if is_prediction(v) else v for v in leaves]
         )
-        held = pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, base)
-        self.bases.append(None if base is None else pytree.tree_leaves(held))
-        self.filled.append(filled)
-        self.computed.append([image.cpu() for image in computed])
+        held = pytree.tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, beside.base)
+        self.bases.append(None if beside.base is None else pytree.tree_leaves(held))
+        self.filled.append(beside.filled)
+        self.computed.append([image.cpu() for image in beside.computed])
         for position, leaf in enumerate(leaves):
             if is_prediction(leaf):
                 self.ranges.setdefault(position, ChannelRange()).add(leaf)
@@ -155,8 +198,8 @@ class OutputShapes:
             return 0
         varied = moves = False
         for one in given:
-            pairs = zip(one.leaves(0.0), one.leaves(None), strict=True)
-            for zero, other in pairs:
+            ends = (pytree.tree_leaves(one.of(x)) for x in (one.tail.zeros, one.tail.differing))
+            for zero, other in zip(*ends, strict=True):
                 if is_prediction(zero) and zero.shape == other.shape:
                     moved = (other - zero).nan_to_num(0.0, 0.0, 0.0)
                     moves |= bool((moved != 0.0).any())
@@ -168,43 +211,6 @@ class OutputShapes:
         one = self.filled[batch]
         assert one is not None, "nothing can be filled in"
         return one.of(values[0])
-
-
-@dataclass(frozen=True)
-class Filled:
-    """What a network makes of constants in the place of its levels, for one batch.
-
-    Attributes:
-        tail: Of all outputs.
-        own: Takes of these what is judged.
-    """
-
-    tail: Tail
-    own: Callable[[Any], Any]
-
-    @property
-    def numbers(self) -> int:
-        """How many constants there are."""
-        return self.tail.numbers
-
-    @property
-    def runs(self) -> bool:
-        """Whether it can be run for constants that differ, too."""
-        return self.tail.runs(self.tail.differing)
-
-    def of(self, numbers: Tensor) -> Any:
-        """What is judged, for some constants, (numbers,)."""
-        return self.own(self.tail(numbers))
-
-    def alike(self, number: float) -> Any:
-        """The same for one constant everywhere."""
-        return self.of(torch.full((self.numbers,), number, device="cpu"))
-
-    def leaves(self, number: float | None) -> list[Any]:
-        """Its tensors; None for constants that all differ."""
-        if number is not None:
-            return pytree.tree_leaves(self.alike(number))
-        return pytree.tree_leaves(self.of(self.tail.differing))
 
 
 class ChannelRange:

@@ -143,10 +143,7 @@ def filled_in(images: Images) -> Fitted | None:
     if loss_of(images, zeros, answer) == loss_of(images, differing, answer):
         return None  # what is judged is no work of a level
     errors = _judged_by(images, ValueMetric(mean_squared_error, False))
-    nearest = (
-        refined(errors, zeros, answer) if math.isfinite(loss_of(errors, zeros, answer)) else zeros
-    )
-    return _fitted(images, [zeros, nearest], answer)
+    return _fitted(images, [zeros, refined(errors, zeros, answer)], answer)
 
 
 def _judged_by(images: Images, metric: ValueMetric) -> Images:

@@ -20,7 +20,7 @@ from weightscope.errors import InputError, keyword, shown
 from weightscope.probing.nearest import varies
 from weightscope.probing.outputs import predictions
 from weightscope.thresholds import RESOLUTION
-from weightscope.utilization.answers import FILLED, Arrange, Filled, OutputShapes, as_given
+from weightscope.utilization.answers import FILLED, NOTHING, Arrange, Beside, OutputShapes, as_given
 from weightscope.utilization.metrics import CountedQuality, FloatArray, ImageValues, Quality
 from weightscope.utilization.readings import right_answer
 from weightscope.utilization.recalibration import RecalibratedMeter
@@ -108,20 +108,12 @@ class Judge(Protocol):
         """For one way to run the network over all batches."""
         ...
 
-    def add(
-        self,
-        output: Any,
-        base: Any = None,
-        computed: Sequence[Tensor] = (),
-        filled: Filled | None = None,
-    ) -> None:
+    def add(self, output: Any, beside: Beside = NOTHING) -> None:
         """Add what the whole network returned for the next batch, and what else may answer so.
 
         Args:
             output: What it returned.
-            base: What it added that to.
-            computed: Images that it computed of its input without weights.
-            filled: What it makes of constants in the place of its levels.
+            beside: What it answers or computes of it without its levels.
         """
         ...
 
@@ -492,14 +484,8 @@ class _ClassJudge:
     def meter(self) -> SegmentationMeter:
         return SegmentationMeter(self.reader)
 
-    def add(
-        self,
-        output: Any,
-        base: Any = None,
-        computed: Sequence[Tensor] = (),
-        filled: Filled | None = None,
-    ) -> None:
-        index = self._meter.batches
+    def add(self, output: Any, beside: Beside = NOTHING) -> None:
+        index, filled = self._meter.batches, beside.filled
         self._meter.add(output)
         if filled is None or (index and not self._filled):
             return
@@ -604,15 +590,9 @@ class _ValueJudge:
     def meter(self, *, whole: bool = False) -> ValueMeter | RecalibratedMeter:
         return ValueMeter(self.metric, self.targets, self.device, whole=whole)
 
-    def add(
-        self,
-        output: Any,
-        base: Any = None,
-        computed: Sequence[Tensor] = (),
-        filled: Filled | None = None,
-    ) -> None:
+    def add(self, output: Any, beside: Beside = NOTHING) -> None:
         index = self._meter.batches
-        self._outputs.add(output, base, computed, filled)
+        self._outputs.add(output, beside)
         self._outputs.lay_beside(*self.batches[index], output, self._arrange)
         self._meter.add(output)
         others = pytree.tree_map(_of_another_image, self.targets[index])
