@@ -19,6 +19,7 @@ COLOURS: dict[Half, str] = {
     "again": "#0f9d8a", "new": "#7c5cbf", "judge": "#d97706", "choose": "#8a8f98",
 }  # fmt: skip
 BLUE = COLOURS["last"]
+COLUMNS = 3  # panels side by side: still read on a phone
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -51,8 +52,9 @@ def draw_aucs(halves: dict[Half, pd.DataFrame]) -> Figure:
         axis.set_title(f"AUC, {title}", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(order)), [titles[g].replace("`", "") for g in order], fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=3, fontsize=8,
-                  bbox_to_anchor=(0.5, 0.07))  # fmt: skip
+    if len(halves) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=3,
+                      fontsize=8, bbox_to_anchor=(0.5, 0.04))  # fmt: skip
     return figure
 
 
@@ -61,9 +63,12 @@ def draw_scatter(table: pd.DataFrame) -> Figure:
     part = skilled(table)
     keys = [k for k in GRADES if k in part and part[k].notna().any()] or ["response"]
     part = part if len(part) else part.assign(response=0.0)
-    figure = Figure(figsize=(2.6 * len(keys) + 0.6, 3.2))
-    axes = np.atleast_1d(figure.subplots(1, len(keys), sharey=True))
-    for axis, key in zip(axes, keys, strict=True):
+    rows = -(-len(keys) // COLUMNS)
+    figure = Figure(figsize=(2.6 * COLUMNS, 2.6 * rows))
+    axes = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False).ravel()
+    for axis in axes[len(keys) :]:
+        axis.set_axis_off()
+    for axis, key in zip(axes, keys, strict=False):
         for half in reversed(HALVES):
             if not (part["half"] == half).any():
                 continue
@@ -74,9 +79,12 @@ def draw_scatter(table: pd.DataFrame) -> Figure:
         axis.set_title(key, fontsize=9)
         axis.set_xlabel("score")
         axis.set_xlim(-0.03, 1.03)
-    axes[0].set_ylabel("share of skill lost")
-    figure.legend(*axes[-1].get_legend_handles_labels(), fontsize=8, ncols=3, loc="upper center",
-                  bbox_to_anchor=(0.5, -0.03))  # fmt: skip
+    for axis in axes[::COLUMNS]:
+        axis.set_ylabel("share of skill lost")
+    figure.tight_layout()
+    if part["half"].nunique() > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=3,
+                      loc="upper center", bbox_to_anchor=(0.5, 0.0))  # fmt: skip
     return figure
 
 
@@ -84,7 +92,7 @@ def draw_losses(table: pd.DataFrame) -> Figure:
     """Share of skill lost by reduction for each task; a thin line for each network."""
     part = skilled(table)
     tasks = sorted(part["task"].unique())
-    columns = max(min(len(tasks), 5), 1)
+    columns = max(min(len(tasks), COLUMNS), 1)
     rows = max(-(-len(tasks) // columns), 1)
     figure = Figure(figsize=(2.4 * columns, 2.4 * rows))
     axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True, squeeze=False)).ravel()

@@ -122,10 +122,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         "",
         "![Skill lost by task](losses.png)",
         "",
-        "## Other forms of a response",
-        "",
         *form_text(listed, folder, truth),
-        "",
         "## Wrong verdicts",
         "",
         *wrong_text(wrong, judged),
@@ -433,10 +430,10 @@ STIMULI = {
 
 
 def form_text(listed: Sequence[Job], folder: Path, truth: pd.DataFrame) -> list[str]:
-    """AUC within depth of raw figures on many kinds of images, by half."""
+    """AUC within depth of raw figures on many kinds of images, by half; nothing if unmeasured."""
     raw = response_table(listed, folder)
     if raw.empty:
-        return ["Not measured."]
+        return []
     table = judge.skilled(truth.merge(raw, on=["name", "reduction"]))
     rows = []
     for stimulus, title in STIMULI.items():
@@ -456,9 +453,12 @@ def form_text(listed: Sequence[Job], folder: Path, truth: pd.DataFrame) -> list[
         if any(f"{figure}_{half}" in row for row in rows)
     }
     return [
+        "## Other forms of a response",
+        "",
         "Raw figures on many kinds of images, by hooks of the study's own: AUC / within depth.",
         "",
         markdown(pd.DataFrame(rows), columns),
+        "",
     ]
 
 
