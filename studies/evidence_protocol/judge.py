@@ -254,6 +254,38 @@ def grade_row(table: pd.DataFrame, key: str) -> dict[str, Any]:
     return row
 
 
+def given_table(
+    table: pd.DataFrame, seen: Callable[[str], Mapping[str, Mapping[str, Any]]]
+) -> pd.DataFrame:
+    """What the labelled images that were given allow: the truth measured on these by the hooks.
+
+    The score is the share of the skill that is lost on them; a cut is *used* or *unused* where the
+    interval of it leaves out `NEGLIGIBLE`. What it misses of the truth on other images is missed by
+    the choice of the images alone.
+
+    Args:
+        table: From `score_table`.
+        seen: Gives `given.given` of a network by its name.
+
+    Returns:
+        The cuts of the skilled networks, with columns ``given`` and ``given_verdict``.
+    """
+    rows = []
+    for _, cut in skilled(table).iterrows():
+        own = seen(cut["name"])["data"][str(round(cut["reduction"]))]
+        sides = {"used": own["low"] > NEGLIGIBLE, "unused": own["high"] <= NEGLIGIBLE}
+        verdict = next((side for side, sure in sides.items() if sure), "undecided")
+        rows.append(cut.to_dict() | {"given": own["lost"], "given_verdict": verdict})
+    return pd.DataFrame(rows)
+
+
+def first_by(table: pd.DataFrame, key: str) -> pd.Series[int]:
+    """By network: the least reduction among the cuts whose share lost is negligible; 0: none."""
+    free = table[table[key] <= NEGLIGIBLE]
+    least = free.groupby("name")["reduction"].min()
+    return least.reindex(table["name"].unique(), fill_value=0).astype(int)
+
+
 def grade_table(table: pd.DataFrame, *, resamples: int = 300) -> pd.DataFrame:
     """All grades and baselines on the skilled networks, with intervals over networks."""
     part = skilled(table)

@@ -140,6 +140,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         "",
         *proposal_text(networks),
         "",
+        *allowed_text(judge.given_table(judged, lambda name: given(by_name[name], folder))),
         "## Networks that learned nothing",
         "",
         "Untrained networks, and networks trained on the targets of other images, drawn anew at "
@@ -568,6 +569,36 @@ def proposal_text(networks: pd.DataFrame) -> list[str]:
             "right": ("right", "{:.0%}"), "costly": ("costs more", "{}"),
         }),
     ]  # fmt: skip
+
+
+def allowed_text(table: pd.DataFrame) -> list[str]:
+    """What the labelled images that were given allow at best; nothing without skilled networks.
+
+    Args:
+        table: From `judge.given_table`.
+    """
+    if table.empty:
+        return []
+    row = judge.grade_row(table, "given")
+    wanted, first = judge.first_by(table, "lost"), judge.first_by(table, "given")
+    free = wanted > 0
+    lost = table.set_index(["name", "reduction"])["lost"]
+    costly = sum(lost[name, cut] > NEGLIGIBLE for name, cut in first[free & (first > 0)].items())
+    return [
+        "## What the images given allow",
+        "",
+        "The truth is measured on other images than those that `analyze` is given. So the study's "
+        "own hooks measured the same shares on the labelled images that are given, with the same "
+        "bootstrap: what these miss is missed by the choice of the images alone.",
+        "",
+        f"- AUC {row['auc']:.2f}, within depth {row['within']:.2f}; {row['decided']:.0%} have an "
+        f"interval that leaves out 5 %, {row['right']:.1%} of these right, "
+        f"{row['wrong_unused'] + row['wrong_used']:.1%} of all wrong.",
+        f"- The most that costs at most 5 % on the images given is the most that does on the "
+        f"others in {(first == wanted)[free].mean():.0%} of {free.sum()} networks; in {costly} it "
+        "costs more there.",
+        "",
+    ]
 
 
 def state_text(networks: pd.DataFrame) -> list[str]:

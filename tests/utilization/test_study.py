@@ -21,6 +21,8 @@ from studies.evidence_protocol.jobs import BEGIN, HELD_OUT, Job, jobs
 from studies.evidence_protocol.judge import (
     CAUSES,
     cause,
+    first_by,
+    given_table,
     grade_row,
     judge_cut,
     refutations,
@@ -28,6 +30,7 @@ from studies.evidence_protocol.judge import (
     together,
     undecided_cause,
 )
+from studies.evidence_protocol.page import allowed_text
 from studies.evidence_protocol.responses import figures, leaves, matched
 from studies.evidence_protocol.sentences import sentences
 from studies.evidence_protocol.tasks import TASKS, Pool, make_pool
@@ -225,6 +228,31 @@ def test_wrong_verdicts_are_shares_of_all_cuts():
     assert row["decided"] == 0.75
     assert row["right"] == pytest.approx(2 / 3)
     assert row["wrong_unused"] == 0.25
+
+
+def test_what_the_images_given_allow_is_told_beside_the_truth_on_others():
+    table = pd.DataFrame({
+        "labels": "true", "skilled": [True] * 4 + [False], "name": ["a", "a", "b", "b", "c"],
+        "reduction": [2, 4, 2, 4, 2], "used": [True, False, False, False, True],
+        "lost": [0.5, 0.01, 0.04, 0.0, 0.9],
+    })  # fmt: skip
+    seen = {  # of b the images given say that the first cut costs too much
+        "a": {"2": (0.4, 0.3, 0.5), "4": (0.02, 0.0, 0.03)},
+        "b": {"2": (0.07, 0.06, 0.09), "4": (0.0, -0.01, 0.06)},
+    }
+    allowed = given_table(table, lambda name: {
+        "data": {cut: dict(zip(("lost", "low", "high"), found, strict=True))
+                 for cut, found in seen[name].items()}})  # fmt: skip
+    assert allowed["name"].tolist() == ["a", "a", "b", "b"]
+    assert allowed["given_verdict"].tolist() == ["used", "unused", "used", "undecided"]
+    assert first_by(allowed, "lost").to_dict() == {"a": 4, "b": 2}
+    assert first_by(allowed, "given").to_dict() == {"a": 4, "b": 4}
+    assert first_by(allowed[:1], "lost").to_dict() == {"a": 0}
+    text = " ".join(allowed_text(allowed))
+    assert "75% have an interval" in text
+    assert "66.7% of these right, 25.0% of all wrong" in text
+    assert "in 50% of 2 networks; in 0 it costs more there" in text
+    assert allowed_text(allowed[:0]) == []
 
 
 def test_refutations_count_clear_cuts_only():
