@@ -498,8 +498,11 @@ def test_labelled_images_of_a_folder_are_measured(capsys):
     samples = Path(mpseg_models.__file__).parent / "samples" / "sand"
     arguments = ["analyze", "mynetworks:small", "--data", str(samples), "--crop", "32"]
     assert main([*arguments, "--metric", "f1", "--json", "a.json"]) == 0
-    assert json.loads(Path("a.json").read_text())["state"] == "untrained"
-    capsys.readouterr()
+    said = json.loads(Path("a.json").read_text())
+    assert said["state"] == "untrained"
+    crop = "--crop took the middle 32 x 32 pixels of every image"
+    assert crop in " ".join(said["notes"])
+    assert crop in " ".join(capsys.readouterr().out.split())
     assert "--data DIR --metric f1" in failure(capsys, *arguments)
 
 

@@ -593,6 +593,32 @@ def test_silence_tells_nothing_where_decisions_hardly_vary(
     assert {v.stage: v.verdict for v in told.verdicts}["b"] == "unused"
 
 
+@pytest.mark.parametrize(
+    ("resolved", "by_sign", "synthetic", "verdict"),
+    [
+        (0.9, math.nan, 0.1, "unused"),  # decisions on synthetic images, sure on the user's
+        (0.9, 0.0, 0.9, "undecided"),  # nothing says that these are decisions: ask the weights
+        (0.9, math.nan, math.nan, "undecided"),  # numbers on synthetic images
+        (0.1, math.nan, 0.9, "undecided"),  # not sure on the user's
+        (math.nan, math.nan, 0.9, "undecided"),  # numbers on the user's
+    ],
+)
+def test_more_images_do_not_ask_the_weights_where_synthetic_ones_show_decisions(
+    layers, resolved, by_sign, synthetic, verdict
+):
+    structure, _, model = layers(a=0.01, b=0.01)
+    statistics = measure_model(model, initial=model.start)  # no more than a few steps
+    own = response(0.5, 0.0, source="images")
+    own = replace(own, cuts=tuple(replace(c, resolved=resolved, by_sign=0.0) for c in own.cuts))
+    made = response(0.5, 0.0)
+    made = replace(
+        made, cuts=tuple(replace(c, resolved=synthetic, by_sign=by_sign) for c in made.cuts)
+    )
+    found = assess(structure, statistics, images=own, response=made)
+    assert {v.stage: v.verdict for v in found.verdicts}["b"] == verdict
+    assert ("no more training than a few steps" in found.conclusion) is (verdict == "undecided")
+
+
 def test_who_knows_that_a_network_was_trained_may_say_so(layers):
     structure, _, model = layers(a=0.01, b=0.01)
     measured = response(0.5, 0.0)

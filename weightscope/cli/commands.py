@@ -6,6 +6,7 @@ import argparse
 import importlib
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from weightscope.cli.pictures import (
     DATA_HELP,
     IMAGES_HELP,
     add_crop,
+    crop_notes,
     cropping,
     images_in,
     labelled_in,
@@ -119,6 +121,8 @@ def _analyze(options: argparse.Namespace) -> None:
             part=options.part,
             progress=sys.stderr.isatty(),
         )
+    notes = (*analysis.assessment.notes, *crop_notes(options.crop))
+    analysis = replace(analysis, assessment=replace(analysis.assessment, notes=notes))
     if options.csv:
         write_csv(analysis.layers, options.csv)
     if options.json:

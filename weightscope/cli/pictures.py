@@ -44,6 +44,16 @@ def add_crop(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def crop_notes(crop: int | None) -> tuple[str, ...]:
+    """What must be said of figures that were measured on cropped pictures."""
+    if crop is None:
+        return ()
+    return (
+        f"--crop took the middle {crop} x {crop} pixels of every image: what is said is of such "
+        "crops, whose edges are nearer than those of whole images.",
+    )
+
+
 @contextmanager
 def cropping(options: argparse.Namespace, model: nn.Module) -> Iterator[None]:
     """Name ``--crop`` where the forward of a model of pictures does not take those of a folder.

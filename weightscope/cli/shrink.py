@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from weightscope.cli.models import add_model, built_model, example_of, object_at, save_cut
-from weightscope.cli.pictures import add_crop, cropping, images_in, labelled_in
+from weightscope.cli.pictures import add_crop, crop_notes, cropping, images_in, labelled_in
 from weightscope.cli.targets import check_targets
 from weightscope.errors import InputError, TruncationError
 from weightscope.files import write_csv
@@ -118,7 +118,7 @@ def _shrink(options: argparse.Namespace) -> None:
         write_csv(found.frame, options.csv)
     if options.out and chosen is not None:
         save_cut(chosen, options)
-    print(found)
+    print(found, *crop_notes(options.crop), sep="\n")
     if options.out and chosen is None:
         table = f"; {options.csv} holds what was tried" if options.csv else ""
         raise TruncationError(

@@ -182,9 +182,10 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
 
     The deep levels of an untrained network do nothing either. Where the outputs are decisions, none
     is called unused unless the probabilities tell each two classes apart, by `RESOLVED` or more, on
-    the user's images (on synthetic ones if there are none). Of numbers the weights are asked: where
-    they show no more than a few steps of training, none is unused; where no level surely responds,
-    none is unless the weights show more than some tens of steps and the output varies.
+    the user's images (on synthetic ones if there are none). Of numbers, and of what may be either
+    on all images, the weights are asked: where they show no more than a few steps of training, none
+    is unused; where no level surely responds, none is unless the weights show more than some tens
+    of steps and the output varies.
 
     Args:
         statistics: Of the network's parameters.
@@ -197,7 +198,11 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     if not cuts:
         return ""
     first = cuts[0]
-    if math.isnan(first.by_sign) and first.resolved >= RESOLVED:
+    # what may be either kind on the user's images is what synthetic ones show it to be
+    firsts = [response.cuts[0] for response in responses if response.cuts]
+    if first.resolved >= RESOLVED and any(
+        math.isnan(cut.by_sign) and cut.resolved > 0.0 for cut in firsts
+    ):
         return ""
     if math.isnan(first.by_sign) and first.resolved > 0.0:
         share = f"({first.resolved:.1%} of what sure decisions would)"
