@@ -123,7 +123,7 @@ MUTANTS = [
     probing("change", "np.sqrt(moved / chance)", "moved / chance", "response", "by_hand"),
     probing("change", "np.where(var_x > 0, cov_w / var_x, 0.0)", "0.0 * cov_w", "response",
             "restores"),
-    probing("nearest", "self.explained.argmax(1)", "self.explained.argmin(1)", "nearest"),
+    probing("nearest", "found.amax(1, keepdim=True) - ALIKE", "found.amin(1, keepdim=True)", "nearest"),
     probing("nearest", "(n * wx - w * x) ** 2", "wx**2", "nearest"),
     probing("nearest", "[m // 2 for m in more], ", "", "nearest", "is_found"),
     utilization("targets", "return any(map(_are_numbers, held))", "return False", "trivial",

@@ -43,6 +43,16 @@ def test_the_channel_that_an_output_follows_is_found(outputs, inputs, wanted):
     assert torch.allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("first", [IMAGE, 1 - IMAGE, 7 * IMAGE + 3])
+def test_of_images_that_are_lines_of_each_other_the_first_is_taken(first):
+    outputs = IMAGE + 0.1 * noise(4, 1, 8, 8)
+    others = [1 - first, 0.3 * first, first / 255 - 1]
+    nearest = Nearest().with_batch(outputs, [noise(4, 1, 8, 8), first, *others])
+    assert nearest.channels == [1]
+    nearest = Nearest().with_batch(outputs, [first, outputs])
+    assert nearest.channels == [1]
+
+
 def test_an_input_of_the_same_shape_is_taken_and_what_cannot_be_laid_beside_is_left():
     other = noise(4, 1, 8, 8)
     assert like_outputs([IMAGE], [[noise(4, 2, 8, 8), other, IMAGE]])[0] is other

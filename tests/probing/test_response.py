@@ -13,6 +13,7 @@ import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.probing import Response, respond_to_images, respond_to_synthetic, response
 from weightscope.probing.change import change_by_cut, compare
+from weightscope.probing.formulas import is_bent
 from weightscope.probing.inputs import read_images, synthetic_inputs
 from weightscope.probing.outputs import Reading, certainty, predictions
 from weightscope.probing.resolution import pair_sums, resolution
@@ -23,7 +24,7 @@ from weightscope.probing.response import (
     measure_response,
     other_contrasts,
 )
-from weightscope.probing.stimuli import dead_leaves
+from weightscope.probing.stimuli import between_zero_and_one, dead_leaves
 from weightscope.thresholds import RESPONDS, SILENT
 from weightscope.utilization.records import Score
 from weightscope.utilization.scores import score_response
@@ -723,6 +724,52 @@ def test_what_responds_must_do_so_at_every_contrast_that_was_tried(least, verdic
     score = score_response(Response("response", (cut,), 9), 1)
     assert score.verdict == verdict
     assert ("down to 0.3 at another contrast" in score.why) == (verdict == "undecided")
+
+
+class Formula(Mixed):
+    """Returns its image by a formula of what the levels answer."""
+
+    def __init__(self, formula, share=1.0, gain=1.0):
+        super().__init__(share, gain=gain)
+        self.formula = formula
+
+    def forward(self, x):
+        return self.formula(super().forward(x), x)
+
+
+def curve(answer, x):
+    """Brightness, for images between 0 and 1; of others the powers are all that is left."""
+    for _ in range(4):
+        x = x + torch.tanh(answer) * x * (1 - x)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("formula", "bent"),
+    [
+        (curve, True),
+        (lambda answer, x: x.clamp(0.0, 1.0) ** answer.exp(), True),
+        (lambda answer, x: (x + answer).clamp(0.0, 1.0), True),
+        (lambda answer, x: x + answer, False),
+        (lambda answer, x: x * torch.exp(-answer), False),
+        (lambda answer, x: answer, False),
+        (lambda answer, x: (answer, torch.linalg.norm(x, dim=1, keepdim=True)), False),
+    ],
+)
+def test_what_a_network_makes_of_its_images_is_a_line_or_is_not(formula, bent):
+    structure = structure_of(Formula(formula))
+    images = dead_leaves(3, 1, (32, 32), seed=0)
+    assert is_bent(structure, [images, 0.5 * images, 0.0 * images]) is bent
+
+
+def test_a_formula_is_asked_with_images_of_its_range_too():
+    dark = structure_of(Formula(curve, gain=0.1))  # what comes back brightens a little
+    found = respond_to_synthetic(dark).cuts[0]
+    images = between_zero_and_one(12, 1, (32, 32), seed=5)
+    own = respond_to_images(dark, [images]).cuts[0]
+    assert found.elsewhere == pytest.approx(own.value, abs=0.15)
+    line = structure_of(Formula(lambda answer, x: x + answer, gain=0.1))
+    assert math.isnan(respond_to_synthetic(line).cuts[0].elsewhere)
 
 
 def test_a_contrast_at_which_the_outputs_overflow_tells_nothing():

@@ -150,6 +150,11 @@ class CutRuns:
         self._kept |= set(self._computed)
 
     @property
+    def composes(self) -> bool:
+        """Whether more than what its last weights give goes into what the network returns."""
+        return bool(self._last and self._beside[1])
+
+    @property
     def sites(self) -> dict[str, Site]:
         """All that is replaced by some cut, by the names of the nodes."""
         return {site.node: site for sites in self.replaced.values() for site in sites}

@@ -18,6 +18,10 @@ SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 """How an image is enlarged along as many axes."""
 
 
+ALIKE = 1e-6
+"""Difference of two shares of a variance that single precision leaves of one image twice."""
+
+
 @dataclass(frozen=True)
 class Nearest:
     """How each channel of some outputs follows each channel of the inputs, over all batches.
@@ -53,9 +57,11 @@ class Nearest:
     def channels(self) -> list[int]:
         """For each channel of the outputs the channel of the inputs whose straight line suits it.
 
-        Inputs count one after the other.
+        Inputs count one after the other. Of those that are lines of each other (an image, and 1
+        minus it) it is the first: whether an output follows what was given or its negative matters.
         """
-        return [int(k) for k in self.explained.argmax(1)]
+        found = self.explained
+        return [int(k) for k in (found >= found.amax(1, keepdim=True) - ALIKE).int().argmax(1)]
 
     @property
     def explained(self) -> Tensor:

@@ -26,6 +26,7 @@ from weightscope.errors import InputError, WeightscopeError, keyword
 from weightscope.graph.structure import Structure
 from weightscope.graph.vectors import comes_back_as_vectors
 from weightscope.probing.change import Figures, Floats, change_by_cut, decisive
+from weightscope.probing.formulas import is_bent
 from weightscope.probing.inputs import Painter, is_image, read_images, synthetic_inputs
 from weightscope.probing.outputs import CoarserOutputs, certainty
 from weightscope.probing.stimuli import (
@@ -78,7 +79,8 @@ class CutResponse:
         change: Change of the numbers: the root of 1 - Lin's concordance of what the whole and the
             cut network add to the straight line of the input.
         elsewhere: The response to synthetic images of another contrast, where those of contrast 1
-            hardly reach the network or saturate it; nan where nothing called for that.
+            hardly reach the network or saturate it, and to images between 0 and 1, where it returns
+            images by a formula (`formulas`); nan where nothing called for that.
         elsewhere_low: Lower end of the interval of the response at that of these contrasts at which
             it responds least.
         worst: The response of the part of the output that responds most: of one decision against
@@ -205,11 +207,12 @@ def _respond_to_stimuli(
             raise
         answers.clear()
         found = measure_response(structure, kinds[:1], "response", answers=answers)
-    elsewhere = [
-        cuts
-        for factor in other_contrasts(answers[0])
-        if (cuts := _cuts_at(structure, small.scaled(factor).inputs))
-    ]
+    others = [small.scaled(factor) for factor in other_contrasts(answers[0])]
+    with undisturbed(structure.model):
+        if is_bent(structure, [small.scaled(factor).inputs for factor in (1.0, 0.5, 0.0)]):
+            positive = between_zero_and_one
+            others.append(Stimuli.paint(structure, MATCHED_IMAGES, positive, seed=2, scale=smaller))
+    elsewhere = [cuts for other in others if (cuts := _cuts_at(structure, other.inputs))]
     if not elsewhere:
         return found
     changed = [

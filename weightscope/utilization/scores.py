@@ -355,7 +355,10 @@ def _one_of_several(cut: CutResponse) -> tuple[str, str]:
     return f" of outputs{cut.first_output}", describe_other(cut)
 
 
-_AT_ANOTHER = "at another contrast, and such images hardly reach this network or saturate it"
+_AT_ANOTHER = (
+    "at another contrast, and such images hardly reach this network, saturate it, or are none that "
+    "its formulas are made for"
+)
 
 
 def _not_surely_used(cut: CutResponse, level: int) -> str:
