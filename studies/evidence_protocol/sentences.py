@@ -64,8 +64,9 @@ RULES = {
     r"| by more than [\d.]+)?, and )?(its weights show no more training than "
     r"(a few|some tens of) steps leave(, or many small ones)?|its output hardly varies|"
     r"its output, read as decisions, hardly varies \([\d.]+% of what sure ones would\)|"
-    r"(its probabilities hardly tell apart two of its classes|its outputs, read as probabilities, "
-    r"hardly tell two classes apart) \([\d.]+% of what sure decisions would\))\. "
+    r"(its probabilities hardly tell apart two of its classes|its outputs, (read as probabilities|"
+    r"if they are decisions), hardly tell two classes apart) \([\d.]+% of what sure decisions "
+    r"would\))\. "
     "What silent "
     r"levels would do after more training cannot be known, so none is called unused; (batches= say "
     r"what they do now, and )?trained=True (says )?that its training is over\.",

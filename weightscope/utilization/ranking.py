@@ -208,7 +208,7 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
         share = f"({first.resolved:.1%} of what sure decisions would)"
         if math.isnan(first.by_number):
             return f"its probabilities hardly tell apart two of its classes {share}"
-        return f"its outputs, read as probabilities, hardly tell two classes apart {share}"
+        return f"its outputs, if they are decisions, hardly tell two classes apart {share}"
     marks = marks_of_training(statistics)
     if marks.faint:
         return "its weights show no more training than a few steps leave"
