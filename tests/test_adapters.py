@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import logging
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +38,7 @@ from weightscope.adapters import (
     symbols,
     tracing,
 )
+from weightscope.adapters.rewriting import Rewriting
 from weightscope.errors import InputError, UnsupportedTorchError
 from weightscope.graph.capture import capture
 from weightscope.graph.structure import ExampleInputs
@@ -428,9 +431,40 @@ def test_a_pooled_size_is_held_neither_even_nor_odd() -> None:
             assert symbols.holds_at(tensors, symbols.Probe({symbols.key(size): number}))
 
 
+def test_tables_of_functions_go_on_with_one_another() -> None:
+    def more(by: float, func: Any, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = func(x)
+        return made + by
+
+    first, last = {torch.relu: partial(more, 1)}, {torch.relu: partial(more, 0.5)}
+    with Rewriting(first, last, {torch.sigmoid: lambda func, x: x}):
+        assert torch.relu(torch.tensor(-1.0)) == 1.5
+        assert torch.sigmoid(torch.tensor(4.0)) == 4
+    assert torch.relu(torch.tensor(-1.0)) == 0
+
+
+def test_old_garbage_waits_for_the_last_thread() -> None:
+    before = gc.get_threshold()
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with tracing.old_garbage_waits():
+            inside.set()
+            leave.wait(10)
+
+    with ThreadPoolExecutor() as threads:
+        with tracing.old_garbage_waits():
+            threads.submit(wait)
+            assert inside.wait(10)
+        assert gc.get_threshold()[:2] == before[:2]
+        assert gc.get_threshold()[2] > 1000
+        leave.set()
+    assert gc.get_threshold() == before
+
+
 def test_pools_of_signals_keep_their_length_free() -> None:
     x = torch.rand(2, 3, 17)
-    with tracing.free_pools():
+    with Rewriting(tracing.FREE_POOLS):
         for arguments in ((2,), (3, 2), ([3], [2], [1], [1], True)):
             wanted = nn.functional.max_pool2d(
                 x.unsqueeze(-2),

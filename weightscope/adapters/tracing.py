@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import logging
 import math
@@ -26,6 +27,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FakeTensor
 from weightscope.adapters.quotients import left_over, never_below, rounded
+from weightscope.adapters.rewriting import Table
 from weightscope.restoring import Cleanup, finished
 
 try:
@@ -50,6 +52,7 @@ LARGEST_QUESTION = 150
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _SIZES_OF_TORCH = (torch.__file__, os.path.join(_TORCH, "fx", "experimental") + os.sep)
 _MIN_OR_MAX = "_tensor_min_max"  # what the tracer puts in the place of Python's min and max
+_NEVER = 2**31 - 1
 _NOTES, _CACHE = "do_not_emit_stack_traces", "fake_tensor_cache_enabled"
 
 
@@ -256,8 +259,31 @@ def _as_exported() -> Iterator[None]:
         finished(*(partial(setattr, torch.compiler, flag, old) for flag, old in before.items()))
 
 
+@contextmanager
+def _old_garbage_waits() -> Iterator[None]:
+    """Look for cycles among new objects only.
+
+    Old ones are those of torch and of the user, and the nodes of the trace, which are all kept: to
+    look through them again and again takes up to a quarter of the time.
+    """
+    new, young, old = gc.get_threshold()
+    gc.set_threshold(new, young, _NEVER)
+    try:
+        yield
+    finally:
+        finished(lambda: gc.set_threshold(*gc.get_threshold()[:2], old))
+
+
 _EAGER = _Shared(lambda: torch.compiler.set_stance("force_eager"))
 _TRIAL = _Shared(_as_exported)
+_GARBAGE = _Shared(_old_garbage_waits)
+
+
+@contextmanager
+def old_garbage_waits() -> Iterator[None]:
+    """Make less of a search for garbage, for what runs on tensors that hold no memory."""
+    with _GARBAGE.on():
+        yield
 
 
 def eagerly() -> AbstractContextManager[None]:
@@ -848,28 +874,22 @@ def _as_now(model: nn.Module) -> Callable[[], None]:
     return put_back
 
 
-_POOLS = (torch.max_pool1d, nn.functional.max_pool1d)
-
-
-class _FreePools(TorchFunctionMode):
-    """Pools signals as images of one row: torch's own pooling of signals fixes their length."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "indices")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        if func not in _POOLS or given.get("indices") or given.get("return_indices"):
-            return func(*args, **kwargs)
-        x, ceil = given.pop("input"), given.pop("ceil_mode", False)
-        kernel = _one(given["kernel_size"])
-        return torch.max_pool2d(
-            x.unsqueeze(-2),
-            (1, kernel),
-            (1, _one(given.get("stride")) or kernel),
-            (0, _one(given.get("padding")) or 0),
-            (1, _one(given.get("dilation")) or 1),
-            ceil,
-        ).squeeze(-2)
+def _as_an_image(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Pool signals as images of one row: torch's own pooling of signals fixes their length."""
+    names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "indices")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    if given.get("indices") or given.get("return_indices"):
+        return func(*args, **kwargs)
+    x, ceil = given.pop("input"), given.pop("ceil_mode", False)
+    kernel = _one(given["kernel_size"])
+    return torch.max_pool2d(
+        x.unsqueeze(-2),
+        (1, kernel),
+        (1, _one(given.get("stride")) or kernel),
+        (0, _one(given.get("padding")) or 0),
+        (1, _one(given.get("dilation")) or 1),
+        ceil,
+    ).squeeze(-2)
 
 
 def _one(value: Any) -> Any:
@@ -877,9 +897,8 @@ def _one(value: Any) -> Any:
     return value[0] if isinstance(value, tuple | list) and value else value or None
 
 
-def free_pools() -> AbstractContextManager[Any]:
-    """Keep the lengths of signals free while they are pooled; ``as_pools_of_signals`` follows."""
-    return _FreePools()
+FREE_POOLS: Table = dict.fromkeys((torch.max_pool1d, nn.functional.max_pool1d), _as_an_image)
+"""Keeps the lengths of signals free while they are pooled; ``as_pools_of_signals`` follows."""
 
 
 def as_pools_of_signals(graph: fx.Graph) -> None:

@@ -24,13 +24,14 @@ from weightscope.adapters.dispatch import (
 )
 from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.modes import alone, modes_kept
+from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.schemas import is_operator, packet
 from weightscope.adapters.tracing import quiet
 from weightscope.calls import checked_arguments, fresh, held_tensors, random_state, say
 from weightscope.copies import deep_copy
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError, kind
-from weightscope.graph.recurrence import WholeRecurrences
+from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.structure import ExampleInputs
 from weightscope.showing import OnOneScreen
 
@@ -174,7 +175,7 @@ def _count(
                 quiet(FAKE_TENSOR_LOGGER),
                 nothing_left(model),
                 Constants(),
-                WholeRecurrences(),
+                Rewriting(WHOLE_RECURRENCES),
                 mode,
                 counter,
             ):

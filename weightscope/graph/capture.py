@@ -27,18 +27,19 @@ from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.numbers import free_numbers
 from weightscope.adapters.regions import write_back
+from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.symbols import is_symbolic, is_unknown
 from weightscope.adapters.texts import free_keys
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
     EXPORTING,
+    FREE_POOLS,
     SIZES_LOGGER,
     Budget,
     Failures,
     TooComplexError,
     as_pools_of_signals,
     eagerly,
-    free_pools,
     in_multiples,
     lean,
     quiet,
@@ -55,8 +56,8 @@ from weightscope.errors import StructureError, shown
 from weightscope.graph.gradients import HooksAside
 from weightscope.graph.layouts import is_image
 from weightscope.graph.nodes import argument, operator_of, tensor_of
-from weightscope.graph.pools import FittedPads, FreeSizes
-from weightscope.graph.recurrence import WholeRecurrences
+from weightscope.graph.pools import FREE_SIZES, FittedPads
+from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
 from weightscope.graph.values import cannot_follow
@@ -279,11 +280,12 @@ class _Tracer:
             hooks.enter_context(nothing_left(self.model))  # keys may be sizes
             # what an operator raises inside the trace is told by the error itself
             loggers = map(quiet, (EXPORT_LOGGER, FAKE_TENSOR_LOGGER, SIZES_LOGGER))
-            for context in (without_numbers(), eagerly(), HooksAside(), *loggers):
+            for context in (without_numbers(), eagerly(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
-            given_sizes = FreeSizes(), FittedPads(), WholeRecurrences()
-            for mode in (Failures(self.budget), free_pools(), *given_sizes):
+            sizes_given = FREE_POOLS, FREE_SIZES, FittedPads().table()
+            rewriting = Rewriting(HooksAside().table(), *sizes_given, WHOLE_RECURRENCES)
+            for mode in (Failures(self.budget), rewriting):
                 hooks.enter_context(mode)
             hooks.enter_context(watched_functions(self._function))
             hooks.enter_context(unsolved_constraints())

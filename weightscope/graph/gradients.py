@@ -5,18 +5,19 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from weightscope.adapters import modules
+from weightscope.adapters.rewriting import Table
 
 _SETTERS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
 
-class HooksAside(TorchFunctionMode):
+class HooksAside:
     """Sets no hook on the gradient of a tensor, and notes who asked for one.
 
     Tensors without numbers have no gradients, and some must not be asked for any.
@@ -28,16 +29,16 @@ class HooksAside(TorchFunctionMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.set_by: set[tuple[str, str]] = set()
         self.inside: list[str] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in _SETTERS and func is getattr(Tensor, name, None):
-            self.set_by.add((name, self.inside[-1] if self.inside else ""))
-            return None if name == "retain_grad" else RemovableHandle(OrderedDict())
-        return func(*args, **(kwargs or {}))
+    def table(self) -> Table:
+        """What runs in the place of what sets a hook."""
+        return {getattr(Tensor, name): partial(self._note, name) for name in _SETTERS}
+
+    def _note(self, name: str, *_: Any, **__: Any) -> RemovableHandle | None:
+        self.set_by.add((name, self.inside[-1] if self.inside else ""))
+        return None if name == "retain_grad" else RemovableHandle(OrderedDict())
 
     def following(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         """What to do before and after each call of a module."""

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from weightscope.adapters.rewriting import Table
 from weightscope.adapters.symbols import hint, is_symbolic, key
 
 _LIBRARY = torch.library.Library("weightscope", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -108,51 +108,39 @@ PLAIN: Mapping[Any, Callable[..., Tensor]] = {
 _REPLACED = ((_AVERAGES, AVERAGE), (_MAXIMA, MAXIMUM), (_HANDED_OVER, MAXIMUM))
 
 
-class FreeSizes(TorchFunctionMode):
-    """Traces poolings, grids and resizings whose windows, steps and factors follow the image."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Replace a pooling without overlap and padding, a grid or a resizing given a size."""
-        kwargs = kwargs or {}
-        if func is F.interpolate and (by := _factors(*args, **kwargs)) is not None:
-            return RESIZED(*by)
-        if func is torch.linspace and (grid := _grid(*args, **kwargs)) is not None:
-            return LINSPACE(*grid)
-        for functions, operator in _REPLACED:
-            if func in functions:
-                window = _window(functions.index(func) + 1, *args, **kwargs)
-                if window is not None:
-                    return operator(args[0] if args else kwargs["input"], window)
-        return func(*args, **kwargs)
+def _given_a_size(taken: Any, operator: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call the operator where it takes something that follows the image."""
+    given = taken(*args, **kwargs)
+    return func(*args, **kwargs) if given is None else operator(*given)
 
 
 _JOINS = (torch.cat, torch.concat, torch.concatenate)
 _SUMS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.add_)
 
 
-class FittedPads(TorchFunctionMode):
+class FittedPads:
     """Traces what pads a map to the size of another as padding by what it lacks to that.
 
     ``if x.shape[-1] != skip.shape[-1]: pads[1] = 1`` says in a number what follows from the sizes.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._padded: dict[int, tuple[Tensor, Callable[[Sequence[Any]], Tensor], list[Any]]] = {}
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Keep what is padded by numbers, and pad it anew where it meets another map."""
-        kwargs = kwargs or {}
-        if self._padded and args and func in (*_JOINS, *_SUMS):
+    def table(self) -> Table:
+        """What keeps what is padded by numbers, and pads it anew where it meets another map."""
+        return {F.pad: self._pad, **dict.fromkeys((*_JOINS, *_SUMS), self._meet)}
+
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._padded and args:
             joined = isinstance(args[0], list | tuple)
             maps = self._fitted(args[0] if joined else args[:2])
             args = (maps, *args[1:]) if joined else (*maps, *args[2:])
+        return func(*args, **kwargs)
+
+    def _pad(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         made = func(*args, **kwargs)
-        if func is F.pad and len(args) > 1 and all(type(n) is int for n in args[1]):
+        if len(args) > 1 and all(type(n) is int for n in args[1]):
             pad = partial(_padded, func, args, kwargs)
             self._padded[id(made)] = made, pad, list(args[1])
         return made
@@ -228,13 +216,15 @@ def _window(
     padding: Any = 0,
     *others: Any,
     **more: Any,
-) -> list[Any] | None:
-    """The windows of a pooling where one of them is a size that is not fixed."""
+) -> tuple[Tensor, list[Any]] | None:
+    """What is pooled without overlap and padding, and by which windows, where one is not fixed."""
     window = list(kernel_size) if isinstance(kernel_size, list | tuple) else [kernel_size]
     window = window * dimensions if len(window) == 1 else window
     plain = stride in (None, [], (), kernel_size) and not _any(padding)
     is_free = any(isinstance(size, torch.SymInt) for size in window)
-    return window if is_free and plain and not any(map(_any, (*others, *more.values()))) else None
+    if is_free and plain and not any(map(_any, (*others, *more.values()))):
+        return input, window
+    return None
 
 
 def _any(value: Any) -> bool:
@@ -242,3 +232,15 @@ def _any(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(_any, value))
     return value not in (0, 1, None)
+
+
+FREE_SIZES: Table = {
+    F.interpolate: partial(_given_a_size, _factors, RESIZED),
+    torch.linspace: partial(_given_a_size, _grid, LINSPACE),
+    **{
+        function: partial(_given_a_size, partial(_window, dimensions), operator)
+        for functions, operator in _REPLACED
+        for dimensions, function in enumerate(functions, 1)
+    },
+}
+"""Traces poolings, grids and resizings whose windows, steps and factors follow the image."""

@@ -27,6 +27,7 @@ from weightscope.adapters.symbols import (
     is_symbolic,
     symbols_at,
 )
+from weightscope.adapters.tracing import old_garbage_waits
 from weightscope.calls import say
 from weightscope.errors import ForwardError, InputError, StructureError, WeightscopeError, keyword
 from weightscope.graph.answers import (
@@ -109,7 +110,8 @@ def read_structure(
     unwrapped = unwrap(model)
     model = check_model(unwrapped.model)
     with _told(model):
-        trial = Trial(model)
+        with old_garbage_waits():
+            trial = Trial(model)
         read = partial(_read, trial, example_inputs, stages, layout, part, unwrapped.note)
         structure = _answering(read, trial)
         if differs_elsewhere(structure, copies=_writes(trial)):
@@ -299,6 +301,7 @@ def _prepared(model: nn.Module, observer: str) -> StructureError:
     )
 
 
+@old_garbage_waits()
 def _read(
     trial: Trial,
     example_inputs: Any,

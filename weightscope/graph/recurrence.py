@@ -8,11 +8,13 @@ any length and gives every step as many values as the layer does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from weightscope.adapters.rewriting import Table
 
 _LIBRARY = torch.library.Library("weightscope", "FRAGMENT")  # type: ignore[no-untyped-call]
 _SETTINGS = (
@@ -50,15 +52,14 @@ PLAIN_RECURRENCE: Mapping[Any, Callable[..., Any]] = {
 """The function that runs in the place of each operator."""
 
 
-class WholeRecurrences(TorchFunctionMode):
-    """Traces a recurrent layer as one operator, unless its sequences are packed."""
+def _whole(operator: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call the operator where the sequences have one length."""
+    # packed sequences come as one tensor, their lengths behind it
+    has_one_length = len(args) == 9 and isinstance(args[2], list | tuple)
+    return (operator if has_one_length else func)(*args, **kwargs)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Replace a call of a recurrent layer whose sequences have one length."""
-        operator = _OPERATORS.get(func)
-        # packed sequences come as one tensor, their lengths behind it
-        if operator is not None and len(args) == 9 and isinstance(args[2], list | tuple):
-            return operator(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+
+WHOLE_RECURRENCES: Table = {
+    function: partial(_whole, operator) for function, operator in _OPERATORS.items()
+}
+"""Traces a recurrent layer as one operator, unless its sequences are packed."""

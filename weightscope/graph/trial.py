@@ -17,6 +17,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode, storage_of, writes_of
 from weightscope.adapters.leftovers import nothing_left
+from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.tracing import (
     as_exported,
     eagerly,
@@ -35,7 +36,7 @@ from weightscope.graph.layouts import (
     FirstLayer,
 )
 from weightscope.graph.memory import Descent
-from weightscope.graph.recurrence import WholeRecurrences
+from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.values import line_of
 from weightscope.restoring import Cleanup, finished
@@ -258,7 +259,8 @@ class Trial:
                 stack.callback(module.register_forward_pre_hook(enter).remove)
                 stack.callback(module.register_forward_hook(leave).remove)
             # forwards ask tensors whether they need gradients before they set a hook
-            self._call(*self._fakes((inputs.args, dict(inputs.kwargs))), watching=aside, grad=True)
+            watching, call = Rewriting(aside.table()), (inputs.args, dict(inputs.kwargs))
+            self._call(*self._fakes(call), watching=watching, grad=True)
         finished(*self._fresh)
         return tuple(sorted({how for how, name in aside.set_by if not is_inside(name, whole)}))
 
@@ -310,7 +312,7 @@ class Trial:
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
             traced = as_exported(None if training else self._asked) if exported else nullcontext()
             numbers = Constants() if training else self._numbers
-            for context in (eagerly(), traced, without_numbers(), numbers, WholeRecurrences()):
+            for context in (eagerly(), traced, without_numbers(), numbers):
                 stack.enter_context(context)
             stack.enter_context(random_state())
             stack.enter_context(nothing_left(self.model))
@@ -321,7 +323,8 @@ class Trial:
             self._weights = self._memories()  # that may write weights, as no forward does
             aside = HooksAside()
             try:
-                with torch.set_grad_enabled(grad), self.mode, aside, watching or nullcontext():
+                rewriting = Rewriting(aside.table(), WHOLE_RECURRENCES)
+                with torch.set_grad_enabled(grad), self.mode, rewriting, watching or nullcontext():
                     return self.model(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
                 return error

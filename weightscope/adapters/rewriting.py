@@ -1,0 +1,32 @@
+"""Other functions in the place of some of torch's, while a forward runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+Table = Mapping[Any, Callable[..., Any]]
+"""What runs for a function: it is given what to go on with, then the arguments."""
+
+
+class Rewriting(TorchFunctionMode):
+    """Runs what tables hold for a function in its place.
+
+    It is one mode for all of them: each mode costs time at every call of every function.
+
+    Args:
+        tables: The last is asked first, and goes on with what the others hold.
+    """
+
+    def __init__(self, *tables: Table) -> None:
+        super().__init__()
+        self._found: dict[Any, Callable[..., Any]] = {}
+        for table in tables:
+            for function, rewrite in table.items():
+                self._found[function] = partial(rewrite, self._found.get(function, function))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._found.get(func, func)(*args, **(kwargs or {}))
