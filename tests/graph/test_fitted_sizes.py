@@ -120,6 +120,34 @@ class RoundsATensor(UNet):
         return torch.cat([x, skip], 1)
 
 
+class CropsByAQuotient(UNet):
+    """Divides sizes by torch, and cuts by what that gives."""
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        before = [
+            torch.div(large - small, 2, rounding_mode="trunc")
+            for large, small in zip(skip.shape[2:], x.shape[2:], strict=True)
+        ]
+        down, right = before
+        skip = skip[:, :, down : down + x.shape[2], right : right + x.shape[3]]
+        return torch.cat([x, skip], 1)
+
+
+class PadsByAQuotient(UNet):
+    """As many U-nets do: what pads is a tensor of one number each."""
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        wide, high = skip.shape[3] - x.shape[3], skip.shape[2] - x.shape[2]
+        left, top = torch.floor_divide(wide, 2), torch.div(high, 2, rounding_mode="floor")
+        return torch.cat([skip, F.pad(x, [left, wide - left, top, high - top])], 1)
+
+
+class ResizesToATensor(UNet):
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        size = torch.true_divide(torch.tensor(skip.shape[2:]), 1).long()
+        return torch.cat([skip, F.interpolate(x, size=(size[0], size[1]))], 1)
+
+
 class ScalesByATensor(RoundsATensor):
     """What is computed of sizes meets a tensor that has numbers of its own."""
 
@@ -129,7 +157,10 @@ class ScalesByATensor(RoundsATensor):
 
 @pytest.mark.parametrize(
     "network",
-    [PadsByOne, PadsEachAxis, PadsAndAdds, CropsByATensor, CropsInAModule, RoundsATensor],
+    [
+        *(PadsByOne, PadsEachAxis, PadsAndAdds, CropsByATensor, CropsInAModule, RoundsATensor),
+        *(CropsByAQuotient, PadsByAQuotient, ResizesToATensor),
+    ],
 )
 def test_what_is_fitted_follows_every_size(network: type[UNet]) -> None:
     torch.manual_seed(0)

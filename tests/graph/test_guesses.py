@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightscope.errors import ForwardError
+from weightscope.errors import ForwardError, StructureError
 from weightscope.graph import read_structure
 from weightscope.graph.inputs import find_inputs
 from weightscope.graph.trial import Trial
@@ -268,3 +269,85 @@ class Masks(nn.Module):
 def test_bins_that_a_network_names_are_guessed_where_others_do_not_train(last: bool) -> None:
     image = next(find_inputs(Trial(Masks(45, last=last).eval()))).args[0]
     assert image.shape[3 if last else 2] == 45
+
+
+class Vectors(nn.Module):
+    """An autoencoder of images of one size, whose flattening fits larger ones all the same."""
+
+    def __init__(self, dimensions: int, side: int, *, normed: bool = False) -> None:
+        super().__init__()
+        conv, up = (nn.Conv1d, nn.Conv2d)[dimensions - 1], (nn.ConvTranspose1d, nn.ConvTranspose2d)
+        self.deep_shape = 8, *(side // 4,) * dimensions
+        length = math.prod(self.deep_shape)
+        self.top, self.middle = conv(3, 4, 3, padding=1), conv(4, 6, 4, 2, 1)
+        self.deep = conv(6, 8, 4, 2, 1)
+        self.norm = nn.BatchNorm1d(5) if normed else nn.Identity()
+        self.code, self.decode = nn.Linear(length, 5), nn.Linear(5, length)
+        self.up1, self.up0 = (up[dimensions - 1](a, b, 4, 2, 1) for a, b in ((8, 6), (6, 4)))
+        self.out = conv(4, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = F.relu(self.deep(F.relu(self.middle(F.relu(self.top(x))))))
+        code = self.norm(self.code(deep.view(-1, math.prod(self.deep_shape))))
+        deep = F.relu(self.decode(code)).view(-1, *self.deep_shape)
+        return self.out(F.relu(self.up0(F.relu(self.up1(deep)))))
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("dimensions", "side"), [(2, 32), (2, 64), (1, 64)])
+def test_the_size_of_which_an_image_is_one_vector_is_guessed(
+    dimensions: int, side: int, normed: bool
+) -> None:
+    model = Vectors(dimensions, side, normed=normed).eval()
+    structure = read_structure(model)
+    (image,) = structure.inputs.args
+    assert image.shape == (1, 3, *(side,) * dimensions)
+    assert image.isfinite().all()
+    assert structure.reductions == tuple((float(2**n),) * dimensions for n in range(3))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class Enlarged(nn.Module):
+    """Enlarges an image, goes down to its own size again, and comes back up."""
+
+    def __init__(self, *, first: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1) if first else nn.Identity()
+        self.top, self.middle = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, 2, 1)
+        self.deep = nn.Conv2d(6, 8, 3, 2, 1)
+        self.up1, self.up0 = nn.Conv2d(14, 6, 3, padding=1), nn.Conv2d(10, 4, 3, padding=1)
+        self.out = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(F.interpolate(self.first(x), scale_factor=4.0, mode="bicubic")))
+        middle = F.relu(self.middle(top))
+        deep = F.interpolate(F.relu(self.deep(middle)), scale_factor=2.0)
+        up = F.interpolate(F.relu(self.up1(torch.cat([deep, middle], 1))), scale_factor=2.0)
+        return self.out(F.relu(self.up0(torch.cat([up, top], 1))))
+
+
+def test_an_image_that_is_enlarged_first_goes_down_from_there() -> None:
+    structure = read_structure(Enlarged().eval())
+    assert structure.reductions == ((0.25, 0.25), (0.5, 0.5), (1.0, 1.0))
+    assert structure.stage_of["top"].name == "encoder 0"
+    assert structure.stage_of["deep"].role == "bottleneck"
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class Raises(nn.Module):
+    """Enlarges by what it learned, and goes down and up once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 2, 2)
+        self.down, self.again = nn.Conv2d(4, 4, 3, 2, 1), nn.ConvTranspose2d(4, 4, 2, 2)
+        self.out = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = F.relu(self.up(F.relu(self.first(x))))
+        return self.out(torch.cat([large, self.again(F.relu(self.down(large)))], 1))
+
+
+def test_what_comes_up_first_by_what_it_learned_is_refused() -> None:
+    with pytest.raises(StructureError, match="only comes up from it"):
+        read_structure(Raises().eval())

@@ -140,12 +140,45 @@ def test_images_in_other_layouts_are_guessed(layout: str) -> None:
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
 
 
-def test_clips_are_guessed_where_the_layout_is_told() -> None:
-    with pytest.raises(ForwardError, match="layout="):
-        read_structure(Net("NTCHW"))
-    structure = read_structure(Net("NTCHW"), layout="NTCHW")
+@pytest.mark.parametrize("layout", ["NTCHW", None])
+def test_clips_are_guessed_whether_or_not_the_layout_is_told(layout: str | None) -> None:
+    structure = read_structure(Net("NTCHW"), layout=layout)
+    assert structure.inputs.layout == "NTCHW"
     assert structure.inputs.args[0].shape[:3] == (1, 2, 3)
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+
+
+class Dates(Net):
+    """Images of several dates, as change is found in them: side by side, or one by one."""
+
+    def __init__(self, dates: int, how: str) -> None:
+        super().__init__("NCHW")
+        self.dates, self.how = dates, how
+        if how == "side by side":
+            self.top = nn.Conv2d(3 * dates, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, a, b, high, wide = x.shape
+        if self.how != "side by side":
+            axis = 1 if self.how == "one by one" else 2
+            seen = torch.stack([self.images(x.select(axis, i)) for i in range(self.dates)])
+            return (seen[1:] - seen[0]).abs().amax(0)
+        return self.images(x.reshape(n, a * b, high, wide))
+
+
+@pytest.mark.parametrize(
+    ("how", "dates", "layout"),
+    [
+        *(("side by side", 2, "NTCHW"), ("side by side", 4, "NTCHW")),
+        *(("one by one", 2, "NTCHW"), ("channels first", 2, "NCTHW")),
+    ],
+)
+def test_images_of_several_dates_are_guessed(how: str, dates: int, layout: str) -> None:
+    structure = read_structure(Dates(dates, how).eval())
+    assert structure.inputs.layout == layout
+    assert structure.inputs.args[0].shape[layout.index("T")] == dates
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NTCHW"])

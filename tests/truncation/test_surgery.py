@@ -511,6 +511,44 @@ def test_a_container_may_leave_out_the_output_that_goes_with_the_deep_levels():
     assert failed == {}
 
 
+class Losses(nn.Module):
+    """Returns a loss that counts what its codes lose, beside the image."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up, self.out = nn.ConvTranspose2d(8, 4, 2, 2), nn.Conv2d(8, 3, 1)
+        self.book = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    def forward(self, x):
+        top = self.top(x).relu()
+        deep = self.deep(F.max_pool2d(top, 2)).relu()
+        loss = F.mse_loss(deep, self.book.expand_as(deep))
+        made = self.out(torch.cat([top, self.up(deep)], 1))
+        lost = (made - x).abs().mean()
+        if self.kind == "of one number":
+            loss = loss[None]
+        if self.kind == "scales":
+            return lost, made * loss
+        return lost, made, {"total": lost + 0.25 * loss}
+
+
+@pytest.mark.parametrize("kind", ["a number", "of one number"])
+def test_a_loss_that_counts_what_goes_goes_with_it(kind):
+    (proposal,) = proposals_of(Losses(kind), torch.randn(2, 3, 16, 16))
+    variant = proposal.build()
+    assert variant.dropped_outputs == (2,)
+    lost, made, total = variant.module(torch.randn(2, 3, 16, 16))
+    assert (lost.shape, made.shape, total) == ((), (2, 3, 16, 16), {"total": None})
+    assert verify(variant, factory=partial(Losses, kind)).failures == ()
+
+
+def test_a_number_that_scales_what_stays_does_not_go():
+    (proposal,) = proposals_of(Losses("scales"), torch.randn(2, 3, 16, 16))
+    assert "unreadable layout" in proposal.refusal
+
+
 class Gated(Plain):
     """A gate from means of the image, normalised over the batch: one image does not train."""
 

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from types import FunctionType, ModuleType
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import is_symbolic
@@ -160,7 +161,9 @@ class SizesInATensor:
         name = getattr(func, "__name__", "")
         if not kwargs and name in _METHODS and len(args) == 1:
             return _of_sizes(name, *args)
-        if func in (torch.stack, torch.cat) and all(isinstance(part, cls) for part in args[0]):
+        if func in _DIVIDES and isinstance(args[0], cls) and not _are_tensors(args[1:]):
+            return _divided(func, *args, **(kwargs or {}))
+        if func in _JOINS and all(isinstance(part, cls) for part in args[0]):
             axis = args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)
             parts = [part.numbers for part in args[0]]
             joined = np.stack if func is torch.stack else np.concatenate
@@ -185,6 +188,51 @@ def _of_sizes(name: str, sizes: SizesInATensor) -> Any:
 
 
 _METHODS = {*_ROUNDED, *_KEPT, *_SHAPED}
+_DIVIDES = (torch.div, torch.divide, torch.true_divide, torch.floor_divide)
+_JOINS = (torch.stack, torch.cat)
+
+
+def _divided(func: Any, dividend: Any, divisor: Any, rounding_mode: str | None = None) -> Any:
+    """A quotient of sizes, rounded as torch does it."""
+    dividend = dividend if isinstance(dividend, SizesInATensor) else SizesInATensor(dividend)
+    if rounding_mode == "floor" or func is torch.floor_divide:
+        return dividend // divisor
+    found = dividend / divisor
+    return found if rounding_mode is None else found.int()
+
+
+class _AsSizes(TorchFunctionMode):
+    """Gives sizes in tensors as sizes where they are one of several arguments, or bound a slice."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Divide sizes that are given to torch as numbers, and call all else with sizes."""
+        if func in _DIVIDES and any(map(is_symbolic, args[:1])) and not _are_tensors(args[1:]):
+            return _divided(func, *args, **(kwargs or {}))
+        if func in _JOINS:
+            return func(*args, **(kwargs or {}))
+        args = tuple(_plain(arg) if isinstance(arg, _SEVERAL) else arg for arg in args)
+        kwargs = {k: _plain(v) if isinstance(v, _SEVERAL) else v for k, v in (kwargs or {}).items()}
+        return func(*args, **kwargs)
+
+
+def _are_tensors(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in values)
+
+
+_SEVERAL = (list, tuple, slice)
+
+
+def _plain(value: Any) -> Any:
+    """The size in a tensor of one, also where it stands among others."""
+    if isinstance(value, SizesInATensor) and value.numbers.size == 1:
+        return value.numbers.item()
+    if isinstance(value, slice):
+        return slice(_plain(value.start), _plain(value.stop), _plain(value.step))
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value
 
 
 def _operator(name: str) -> Any:
@@ -237,7 +285,8 @@ def free_numbers(model: nn.Module) -> Iterator[None]:
                 if name not in names:
                     names[name] = stand_in
                     changed.append((names, name))
-        yield
+        with _AsSizes():
+            yield
     finally:
         for name, maker in makers.items():
             setattr(torch, name, maker)

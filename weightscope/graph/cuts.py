@@ -201,6 +201,7 @@ def _split(
         # what is only returned (a loss, codes) is no way up
         if stays and nodes[-1:] != stays and (node in reshapes or moves):
             removed -= {node, _taken_from(node)}
+    removed |= _losses(nodes, removed)
     prepared = _without_weights(nodes, model, weights)
     for node in reversed(nodes):  # a number or a grid that what stays computes with, or the image
         free = node.name not in coarse.reached or node in prepared
@@ -212,6 +213,16 @@ def _split(
             below.add(node)
     removed |= below - _needed(nodes, removed)  # what comes up and goes down again
     return _Depth(nodes, nodes[-1], frozenset(removed), frozenset(below))
+
+
+def _losses(nodes: Sequence[fx.Node], removed: Collection[fx.Node]) -> set[fx.Node]:
+    """Numbers of the whole batch that are made of one below: a loss that counts what goes."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        given = [n for n in node.all_input_nodes if n in removed or n in found]
+        if node not in removed and _is_number(node) and any(map(_is_number, given)):
+            found.add(node)
+    return found
 
 
 def _needed(nodes: Sequence[fx.Node], removed: Collection[fx.Node]) -> set[fx.Node]:
@@ -380,6 +391,11 @@ def _feeding(depth: _Depth, coarse: Coarse) -> list[fx.Node]:
 def makes_tensor(node: fx.Node) -> bool:
     """Whether a node makes one tensor."""
     return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a node makes a tensor of one number for the whole batch."""
+    return makes_tensor(node) and all(isinstance(n, int) and n == 1 for n in node.meta["val"].shape)
 
 
 def _holds_features(node: fx.Node) -> bool:

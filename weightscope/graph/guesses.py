@@ -317,6 +317,12 @@ def few_of_each(shapes: Sequence[tuple[int, ...]], most: int) -> list[tuple[int,
     return found
 
 
+def frames_beside(model: nn.Module, channels: int) -> int:
+    """Frames of a clip: as many as are together what the first convolution takes, else two."""
+    joined = next((count for _, count in _kernels(model)), 0)
+    return joined // channels if joined > channels and joined % channels == 0 else 2
+
+
 def odd_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
     """(channels, *sizes) where no usual one runs: frames, samples, bins, then each remainder."""
     kernels = _kernels(model)

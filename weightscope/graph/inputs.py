@@ -34,6 +34,7 @@ from weightscope.graph.guesses import (
     declared_sizes,
     declared_windows,
     few_of_each,
+    frames_beside,
     likely_shapes,
     noise,
     odd_shapes,
@@ -60,6 +61,7 @@ from weightscope.graph.values import cannot_follow
 from weightscope.showing import counted
 
 _OTHER_LAYOUTS = ("NHWC", "NHW", "NL", "NDHWC", "NLC", "NDCHW")
+_OF_CLIPS = ("NTCHW", "NCTHW")
 _TRIALS_OF_A_LAYOUT = 4
 _TRIALS_OF_OPTIONAL = 8  # sizes at which an argument is given that may be left out
 _MAX_CALLS_A_SHAPE = 12
@@ -367,12 +369,12 @@ def _search_any_layout(trial: Trial) -> Iterator[ExampleInputs]:
         if (clip := _clip_instead(trial, first)) is not None:
             yield clip
     except ForwardError:
-        for layout in _OTHER_LAYOUTS:
+        given = arguments_of(trial.original)
+        for layout in _OTHER_LAYOUTS if given.others else (*_OTHER_LAYOUTS, *_OF_CLIPS):
             found = next(_search(trial, layout, _TRIALS_OF_A_LAYOUT), None)
             if found is not None and _laid_out(trial, replace(found, layout=""), None) == found:
                 yield found
                 return
-        given = arguments_of(trial.original)
         odd_ones = _odd_ones(trial, given)
         errors: list[Exception] = []
         calls = (_first_call(trial, given, shape, errors, "") for shape in odd_ones)
@@ -429,7 +431,9 @@ def _search(
     set_aside: list[ExampleInputs] = []
     failures = found = 0
     wanted = wanted or dimensions_of(layout)
-    candidates = [s for s in likely_shapes(model) if wanted in (0, len(s) - 1)][:limit]
+    candidates = [s for s in likely_shapes(model) if wanted in (0, len(s) - 1)]
+    if limit is not None:  # how many channels clips have, no convolution says
+        candidates = few_of_each(candidates, limit) if "T" in layout else candidates[:limit]
     for shape in candidates:
         tried.append(shape)
         inputs = _first_call(trial, arguments, shape, errors, layout)
@@ -523,7 +527,8 @@ def _first_call(
     """The first call with a picture of one shape that the forward takes."""
 
     def calls(draw: Draw) -> Iterator[Call]:
-        picture = arranged(draw(trial.original, (1, *shape), 0), layout)
+        frames = frames_beside(trial.original, shape[0]) if "T" in layout else 1
+        picture = arranged(draw(trial.original, (1, *shape), 0), layout, frames)
         return calls_with(trial.original, arguments, picture, draw)
 
     return _first_of(trial, calls, _MAX_CALLS_A_SHAPE, errors, len(shape) - 1, layout)

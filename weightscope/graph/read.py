@@ -22,9 +22,11 @@ from weightscope.adapters.symbols import (
     asked_for,
     decided_alike,
     equalities,
+    hint,
     holds_at,
     is_of_one_size,
     is_symbolic,
+    key,
     symbols_at,
 )
 from weightscope.adapters.tracing import old_garbage_waits
@@ -120,14 +122,59 @@ def read_structure(
             read = partial(read, holds_frames=True)
             held = _answering(read, trial)
             structure = held if held.cuts else structure
+        if (alone := _of_one_vector(structure)) is not None:
+            read = partial(_read, trial, alone, stages, layout, part, unwrapped.note)
+            held = _answering(partial(read, at_one_size=True), trial)
+            structure = held if held.cuts else structure
         return _taking_every_way(structure, read, trial)
+
+
+def _mixes_images(structure: Structure) -> bool:
+    """Whether nothing can be cut because images become others below."""
+    reasons = [refusal.reason for refusal in structure.refusals]
+    return not structure.cuts and any(OTHER_IMAGES in reason for reason in reasons)
 
 
 def _joins_frames(structure: Structure) -> bool:
     """Whether nothing can be cut because frames become one below, and there are any number."""
-    reasons = [refusal.reason for refusal in structure.refusals]
     clips = structure.inputs.frames is not None and structure.sizes == "symbolic"
-    return clips and not structure.cuts and any(OTHER_IMAGES in reason for reason in reasons)
+    return clips and _mixes_images(structure)
+
+
+def _of_one_vector(structure: Structure) -> ExampleInputs | None:
+    """A guessed call at the size of which each image becomes one vector of a fixed length.
+
+    ``x.view(-1, 1024)`` makes several of a larger image, which then count as images.
+    """
+    inputs = structure.inputs
+    if not (inputs.guessed and _mixes_images(structure)):
+        return None
+    times = max(map(_vectors_of, structure.program.graph.nodes), default=1.0)
+    side = round(times ** (1 / inputs.dimensions))
+    return _cropped(inputs, side) if side**inputs.dimensions == times else None
+
+
+def _vectors_of(node: fx.Node) -> float:
+    """How many vectors a flattening makes of one image; 1 of all else."""
+    made = tensor_of(node)
+    given = tensor_of(node.all_input_nodes[0]) if node.all_input_nodes else None
+    if operator_of(node) not in _FLATTENS or made is None or given is None:
+        return 1.0
+    flattens = made.dim() == 2 and given.dim() > 2 and key(made.shape[1]) != key(given.shape[1])
+    return hint(made.shape[0]) / hint(given.shape[0]) if flattens else 1.0
+
+
+def _cropped(inputs: ExampleInputs, times: int) -> ExampleInputs:
+    """The same call with every side of each image so many times shorter."""
+
+    def corner(value: Any) -> Any:
+        space = inputs.space if is_image(value, inputs) else ()
+        for axis in space:
+            value = value.narrow(axis, 0, value.shape[axis] // times)
+        return value.clone() if space else value
+
+    args, kwargs = pytree.tree_map(corner, (inputs.args, dict(inputs.kwargs)))
+    return replace(inputs, args=args, kwargs=kwargs)
 
 
 def _answering(read: Callable[..., Structure], trial: Trial) -> Structure:
@@ -758,6 +805,7 @@ def _at_another_size(inputs: ExampleInputs, factor: float = 2, more: int = 0) ->
 
 
 _stages = stages
+_FLATTENS = ("aten::reshape", "aten::view", "aten::_unsafe_view")
 _SIZES_TO_CAPTURE = 2
 _OTHER_SIZES = (2, 0.5)
 _UNIT = 32  # of images that can be halved five times

@@ -148,7 +148,9 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
             " encoder-decoder shape to read. Pass a network that goes down and comes back up"
         )
     images = [n for n in capture.nodes if n.op == "placeholder" and n in levels.level]
-    if all(levels.level[image] == deepest for image in images):
+    if all(levels.level[image] == deepest for image in images) and not (
+        all(r < 1 for r in levels.reductions[0]) and _goes_down(placement)
+    ):
         raise StructureError(
             "nothing lies below the input's own resolution; the network only comes up from it"
             f" (reductions {_written(levels.reductions)}), as a super-resolution network or a bare"
@@ -169,6 +171,14 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
             f" {reductions}), as a classifier or a bare encoder does. Pass the whole"
             f" encoder-decoder, or name its parts with {keyword('stages')}."
         )
+
+
+def _goes_down(placement: Placement) -> bool:
+    """Whether kernels go down, as from an image that was enlarged before the first one saw it."""
+    return any(
+        place.role == "encoder" and node in placement.live and facts(operator_of(node)).kernel
+        for node, place in placement.places.items()
+    )
 
 
 def _other_dimensions(capture: Capture, dimensions: int) -> int | None:
