@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightscope.adapters.constants import Constants
 from weightscope.errors import ForwardError, StructureError
 from weightscope.graph import read_structure
 from weightscope.graph.inputs import find_inputs
@@ -351,3 +353,31 @@ class Raises(nn.Module):
 def test_what_comes_up_first_by_what_it_learned_is_refused() -> None:
     with pytest.raises(StructureError, match="only comes up from it"):
         read_structure(Raises().eval())
+
+
+def test_other_sizes_are_not_tried_where_channels_are_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried, error = [], Trial.error
+
+    def noted(trial: Trial, args: Any, kwargs: Any, *, training: bool = False) -> Any:
+        tried.append([*args, *kwargs.values()])
+        return error(trial, args, kwargs, training=training)
+
+    monkeypatch.setattr(Trial, "error", noted)
+    structure = read_structure(ByThreesWithNoise(5, mapped=True).eval())
+    assert [image.shape[1] for image in structure.inputs.args] == [15, 1]
+    assert len(tried) < 400  # of 700 where all sizes are
+
+
+def test_what_a_trial_holds_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, watch = [], Constants.__torch_function__
+
+    def noted(mode: Constants, func: Any, *given: Any) -> Any:
+        watched.append(func)
+        return watch(mode, func, *given)
+
+    monkeypatch.setattr(Constants, "__torch_function__", noted)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(nn.BatchNorm2d(4) for _ in range(50)))
+    assert Trial(model).error((torch.rand(1, 5, 8, 8),), {}) is not None
+    assert torch.Tensor.clone not in watched

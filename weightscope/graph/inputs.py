@@ -439,8 +439,12 @@ def _search(
         inputs = _first_call(trial, arguments, shape, errors, layout)
         if inputs is None:
             failures += 1
-            if failures > (_TRIALS_FOR_MORE if found else _TRIALS_BESIDE) and (found or set_aside):
+            runs = found or set_aside
+            if failures > (_TRIALS_FOR_MORE if found else _TRIALS_BESIDE) and runs:
                 break
+            stuck = failures == _TRIALS_BESIDE and limit is None and not runs
+            if stuck and _with_shares(trial, arguments, candidates, layout)[0]:
+                break  # other sizes would fail as these do
         elif _trains(trial, inputs):
             found += 1
             yield inputs
@@ -450,8 +454,7 @@ def _search(
                 break
     yield from set_aside
     if not found and not set_aside and limit is None:
-        by_shape = len(errors)
-        joined = None if layout else _with_shares(trial, arguments, candidates, errors)
+        joined, of_shares = _with_shares(trial, arguments, candidates, layout)
         calls = itertools.chain(
             () if joined is None else (joined,),
             _with_optional(trial, arguments, candidates, layout),
@@ -459,7 +462,8 @@ def _search(
         first = next(calls, None)
         if first is None:
             tried += () if wanted else _odd_ones(trial, arguments)
-            raise _nothing_found(trial, arguments, tried, errors, shares=len(errors) - by_shape)
+            met = [*errors, *of_shares]
+            raise _nothing_found(trial, arguments, tried, met, shares=len(of_shares))
         yield first
         yield from calls
 
@@ -468,12 +472,15 @@ def _with_shares(
     trial: Trial,
     arguments: Arguments,
     candidates: Sequence[tuple[int, ...]],
-    errors: list[Exception],
-) -> ExampleInputs | None:
-    """The first call with images that are joined, each of channels of its own."""
+    layout: str,
+) -> tuple[ExampleInputs | None, list[Exception]]:
+    """The first call with images that are joined, each of channels of its own; what others met."""
+    errors: list[Exception] = []
+    if layout:
+        return None, errors
     sizes = next((shape[1:] for shape in candidates), ())
     calls = partial(calls_with_shares, trial.original, arguments, sizes)
-    return _first_of(trial, calls, None, errors, len(sizes), "")
+    return _first_of(trial, calls, None, errors, len(sizes), ""), errors
 
 
 def _with_optional(

@@ -311,13 +311,12 @@ class Trial:
             # it logs a traceback for every size that does not fit
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
             traced = as_exported(None if training else self._asked) if exported else nullcontext()
-            numbers = Constants() if training else self._numbers
-            for context in (eagerly(), traced, without_numbers(), numbers):
+            kept = random_state(), nothing_left(self.model)
+            for context in (eagerly(), traced, without_numbers(), *kept):
                 stack.enter_context(context)
-            stack.enter_context(random_state())
-            stack.enter_context(nothing_left(self.model))
-            # a forward may count in them
+            # a forward may count in them; within a mode each takes longer
             hold_constants(self.model, {n: c.clone() for n, c in self.constants.items()})
+            stack.enter_context(Constants() if training else self._numbers)
             stack.callback(_set_mode, self.model, training=False)
             _set_mode(self.model, training=training)
             self._weights = self._memories()  # that may write weights, as no forward does
