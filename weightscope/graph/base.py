@@ -70,7 +70,7 @@ def last_of_weights(structure: Structure) -> tuple[frozenset[str], bool]:
 
 
 def computed_without_weights(structure: Structure) -> tuple[str, ...]:
-    """Names of the nodes whose values the weights work on, but for the inputs themselves.
+    """Names of the nodes whose values meet weights or what these give, but for the inputs.
 
     They are computed of the input without any weights, trained or not, but for gains, offsets and
     norms: the median of a burst, a filtered image. What is made of them by the last layer alone is
