@@ -573,6 +573,12 @@ def test_a_second_look_is_taken_where_answers_hardly_follow_the_images_or_are_sa
     assert other_contrasts(torch.zeros(6, 1, 16, 16)) == (100.0, 0.3, 0.1, 0.01)
     assert other_contrasts(40 * varied) == (0.3, 0.1, 0.01)
     assert other_contrasts(4000 * varied) == (0.3, 0.1, 0.01)
+    # an exponential at the end: a few positions outweigh the rest
+    heavy = torch.randn(6, 2, 32, 32, generator=torch.Generator().manual_seed(0)).mul(2).exp()
+    assert other_contrasts(heavy, numbers=True) == (0.3, 0.1, 0.01)
+    assert other_contrasts(heavy) == ()
+    assert other_contrasts(heavy.log(), numbers=True) == ()
+    assert other_contrasts(heavy.clamp(max=5), numbers=True) == ()
 
 
 @pytest.mark.parametrize(("spread", "numbers"), [(150.0, False), (1500.0, True)])

@@ -38,6 +38,7 @@ from weightscope.probing.stimuli import (
 from weightscope.thresholds import (
     BARE,
     CERTAIN,
+    DOMINATED,
     FOLLOWING,
     LARGEST_LOGIT,
     RESPONDS,
@@ -207,7 +208,8 @@ def _respond_to_stimuli(
             raise
         answers.clear()
         found = measure_response(structure, kinds[:1], "response", answers=answers)
-    others = [small.scaled(factor) for factor in other_contrasts(answers[0])]
+    numbers = any(math.isnan(cut.flips) for cut in found.cuts)
+    others = [small.scaled(factor) for factor in other_contrasts(answers[0], numbers=numbers)]
     with undisturbed(structure.model):
         if is_bent(structure, [small.scaled(factor).inputs for factor in (1.0, 0.5, 0.0)]):
             positive = between_zero_and_one
@@ -239,14 +241,16 @@ def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, WeightscopeError) else say(error)
 
 
-def other_contrasts(answers: Tensor) -> tuple[float, ...]:
+def other_contrasts(answers: Tensor, *, numbers: bool = False) -> tuple[float, ...]:
     """At what contrasts to ask again whether a level is silent or responds, as factors.
 
     Args:
         answers: Of the whole network, (images, channels, *sizes).
+        numbers: Whether they are numbers, not decisions.
 
     Returns:
-        `STRONGER` where the answers hardly follow the images, `WEAKER` where they are saturated.
+        `STRONGER` where the answers hardly follow the images, `WEAKER` where they are saturated, or
+        are numbers of which a few outweigh the rest.
     """
     answers = answers.double()
     size = float(answers.square().mean())
@@ -254,7 +258,14 @@ def other_contrasts(answers: Tensor) -> tuple[float, ...]:
     follows = len(answers) > 1 and float(answers.var(0).mean()) >= FOLLOWING * size > 0.0
     # numbers in large units may be so because the images have too much contrast
     sure = size > LARGEST_LOGIT**2 or float(certainty(answers.flatten(2)).mean()) > SATURATED
-    return STRONGER * (not follows) + WEAKER * sure
+    return STRONGER * (not follows) + WEAKER * (sure or (numbers and dominated(answers)))
+
+
+def dominated(answers: Tensor) -> bool:
+    """Whether one position in a hundred holds most of the variance, of all channels together."""
+    moved = (answers - answers.mean((0, *range(2, answers.dim())), keepdim=True)).square().flatten()
+    most = moved.topk(max(1, len(moved) // 100)).values.sum()
+    return bool(most > DOMINATED * moved.sum())
 
 
 @dataclass(frozen=True)

@@ -321,6 +321,7 @@ def score_response(response: Response, level: int) -> Score:
         either = math.isfinite(cut.by_sign)
         decides = math.isfinite(cut.flips) and not either
         why += f"; {unseen(classes=None if math.isfinite(cut.by_number) else decides)}"
+        why += ", nor what psnr or mae would add (it is of squares)" * math.isnan(cut.flips)
         if grade == "response":
             why += ", nor what only your own images would excite"
     elif cut.low > responds:
