@@ -381,3 +381,33 @@ def test_what_a_trial_holds_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> N
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *(nn.BatchNorm2d(4) for _ in range(50)))
     assert Trial(model).error((torch.rand(1, 5, 8, 8),), {}) is not None
     assert torch.Tensor.clone not in watched
+
+
+class Signals(nn.Module):
+    """Goes down by four, so many times, and back up."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.top = nn.Conv1d(1, 4, 5, padding=2)
+        self.down = nn.ModuleList(nn.Conv1d(4, 4, 8, 4, 2) for _ in range(times))
+        self.up = nn.ModuleList(nn.ConvTranspose1d(4, 4, 8, 4, 2) for _ in range(times))
+        self.out = nn.Conv1d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = [F.relu(self.top(x))]
+        for down in self.down:
+            steps.append(F.relu(down(F.pad(steps[-1], (0, -steps[-1].shape[-1] % 4)))))
+        made = steps.pop()
+        for up in self.up:
+            made = F.relu(up(made))[..., : steps[-1].shape[-1]] + steps.pop()
+        return self.out(made)
+
+
+@pytest.mark.parametrize(("times", "length"), [(2, 512), (4, 2048), (6, 44100)])
+def test_signals_are_guessed_that_are_long_enough_for_the_deepest_level(
+    times: int, length: int
+) -> None:
+    structure = read_structure(Signals(times).eval())
+    assert structure.inputs.args[0].shape == (1, 1, length)
+    assert structure.reductions == tuple((4.0**n,) for n in range(times + 1))
+    assert [cut.keep_levels for cut in structure.cuts] == list(range(1, times + 1))

@@ -750,3 +750,29 @@ class CostVolume(nn.Module):
 
 def test_a_volume_of_maps_is_read() -> None:
     assert read_structure(CostVolume(), torch.rand(2, 1, 32, 32)).depth == 2
+
+
+class Resampled(nn.Module):
+    """Doubles the rate of each channel by two kernels, works on that, and halves it again."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("kernels", torch.randn(2, 1, 5))
+        self.top, self.deep = nn.Conv1d(channels, 4, 8, 4), nn.Conv1d(4, 8, 8, 4)
+        self.up1, self.up0 = nn.ConvTranspose1d(8, 4, 8, 4), nn.ConvTranspose1d(4, channels, 8, 4)
+
+    def forward(self, x):
+        n, channels, length = x.shape
+        alone = F.pad(x.reshape(-1, length)[:, None], (2, 3))
+        made = F.conv1d(alone, self.kernels).transpose(1, 2).reshape(n, channels, -1)
+        top = F.relu(self.top(made[..., : 2 * length]))
+        up = F.relu(self.up1(F.relu(self.deep(top))))
+        made = self.up0(up + top[..., : up.shape[-1]])
+        return F.avg_pool1d(F.pad(made, (0, 2 * length - made.shape[-1])), 2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_channels_that_are_filtered_one_by_one_are_no_images(channels):
+    structure = read_structure(Resampled(channels).eval())
+    assert structure.reductions == ((0.5,), (1.0,), (2.0,), (8.0,))
+    assert structure.stage_of["top"].level == 2

@@ -46,6 +46,7 @@ _SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {
 }
 # every remainder of a power of two: of networks that pad nothing, or join what has to fit
 _REMAINDERS = {1: range(4096, 4160), 2: range(188, 252), 3: range(92, 108)}
+_POSITIONS = 8  # of signals, at the deepest level
 _SLICES = 32  # of a volume that goes down along two axes only
 _SIZE_NAMES = (
     "img_size",
@@ -288,7 +289,7 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     """
     by_kind, kinds = [], _channels(model)
     for dimensions, channels in kinds:
-        usual = _SIZES[dimensions]
+        usual = _long_enough(model) if dimensions == 1 else _SIZES[dimensions]
         if dimensions > kinds[0][0]:  # frames or slices, few of which say as much as many
             usual = tuple(sorted(usual, key=lambda size: len(set(size)) == 1))
         windows = declared_windows(model, dimensions)
@@ -303,6 +304,13 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
     found = dict.fromkeys([*by_kind[0][:_LIKELIEST], *(s for s in in_turn if s is not None)])
     return list(dict.fromkeys([*list(found)[:_MAX_SHAPES], *by_kind[0]]))
+
+
+def _long_enough(model: nn.Module) -> list[tuple[int, ...]]:
+    """Numbers of samples, those first of which some positions are left at the deepest level."""
+    strides = [m.stride[0] for m in model.modules() if type(m) is nn.Conv1d]
+    needed = _POSITIONS * math.prod(strides)
+    return sorted(_SIZES[1], key=lambda size: size[0] < needed <= _SIZES[1][-1][0])
 
 
 def few_of_each(shapes: Sequence[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:

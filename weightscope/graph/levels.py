@@ -609,8 +609,17 @@ class _Positions:
             and self._stack(value) == self.small.size(value.shape[0])
         ):
             self.stacks.add(self._stack(value))
+        if facts(operator_of(node)).layout == "channels_first" and self._filters_channels(node):
+            self.stacks.add(self._stack(value))
         if self._stack(value) in self.stacks and self.large.numel(value):
             self.maps.add(self.large.shape(value)[2:])
+
+    def _filters_channels(self, node: fx.Node) -> bool:
+        """Whether channels that lie in the batch are filtered, by as many kernels as there are."""
+        given = next((tensor_of(n) for n in node.all_input_nodes), None)
+        if given is None or given.dim() != self.dimensions + 2:
+            return False
+        return self._holds_channels(given)
 
     def _holds_channels(self, value: torch.Tensor) -> bool:
         """Whether the channels of a map seen before lie in the batch, each filtered on its own."""
