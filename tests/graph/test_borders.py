@@ -312,3 +312,53 @@ def test_a_clip_that_is_taken_apart_is_refused_as_that_and_the_remedy_works() ->
 
     structure = read_structure(Piece().eval(), torch.randn(1, 1, 2, 16, 16))
     assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))
+
+
+class Mixing(nn.Module):
+    """A kernel of one position, as a sum over products."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(torch.einsum("bchw,oc->bohw", x, self.weight))
+
+
+class OtherGrids(nn.Module):
+    """A network of one size that goes to coarser grids by the numbers of their rows and columns."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.table = nn.Parameter(torch.randn(1, 4, 32, 48))
+        self.top, self.middle, self.deep = nn.Conv2d(3, 4, 1), Mixing(4, 6), Mixing(6, 8)
+        self.up, self.out = Mixing(14, 6), nn.Conv2d(10, 3, 1)
+
+    def taken(self, x: Tensor, high: int, wide: int) -> Tensor:
+        rows = torch.linspace(0, x.shape[2] - 1, high).long()
+        columns = torch.linspace(0, x.shape[3] - 1, wide).long()
+        if self.how == "select":
+            return x.index_select(2, rows).index_select(3, columns)
+        if self.how == "blend":
+            x = F.pad(x, (0, 0, 1, 1), mode="replicate")
+            return torch.lerp(x[:, :, rows], x[:, :, rows + 1], 0.5)[:, :, :, columns]
+        return x[:, :, rows][:, :, :, columns]
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x) + self.table)
+        middle = self.middle(self.taken(top, 16, 24))
+        deep = self.deep(self.taken(middle, 8, 12))
+        up = self.up(torch.cat([self.taken(deep, 16, 24), middle], 1))
+        return self.out(torch.cat([self.taken(up, 32, 48), top], 1))
+
+
+@pytest.mark.parametrize("how", ["index", "select", "blend"])
+def test_other_grids_are_levels_where_a_network_holds_at_one_size(how: str) -> None:
+    structure = read_structure(OtherGrids(how).eval(), torch.randn(1, 3, 32, 48))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    names = {layer: stage.name for layer, stage in structure.stage_of.items()}
+    assert names["middle"] == "encoder 1"
+    assert names["deep"] == "bottleneck"
+    assert names["up"] == "decoder 1"
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

@@ -21,6 +21,8 @@ from weightscope.graph.pieces import SPLITS
 
 Shares = tuple[float, ...]
 
+_TAKES = ("aten::index", "aten::index_select")
+_BLENDS = ("aten::lerp", "aten::mul", "aten::slice")
 _STAYS = ("same", "slice", "pad", "scatter", "after")
 
 # a map that is brought to the size of an earlier one is about as coarse as it
@@ -54,6 +56,10 @@ class Borders:
         """Its positions over those which the strides alone would give it."""
         return math.prod(self.shares(node))
 
+    def is_resampled(self, node: fx.Node) -> bool:
+        """Whether a map is made of another one by taking so many of its rows and columns."""
+        return operator_of(node) in _TAKES and node in self._maps and not _taken_from_again(node)
+
     def size_before(self, node: fx.Node) -> tuple[int, ...]:
         """The example's size of the nearest map that a result was made from; empty if unknown."""
         return self._maps.get(self._last.get(node, node), ())
@@ -77,6 +83,7 @@ class Borders:
         if is_map and (
             row.layout == "channels_first"
             or self._stays_a_map(node, feeds)
+            or self._takes_positions(node, feeds)
             or (before is not None and self._is_a_map_again(node, feeds, before))
         ):
             self._maps[node] = self._sizes(node)
@@ -115,6 +122,11 @@ class Borders:
             and (stays or self._sizes(node) == self._maps[feeds[0]])
         )
 
+    def _takes_positions(self, node: fx.Node, feeds: Sequence[fx.Node]) -> bool:
+        """Whether rows or columns of a map are taken by their numbers, as another grid has them."""
+        taken = operator_of(node) in _TAKES and feeds[0] in self._maps
+        return taken and _shape(node)[:2] == _shape(feeds[0])[:2]
+
     def _is_a_map_again(self, node: fx.Node, feeds: Sequence[fx.Node], before: fx.Node) -> bool:
         """Whether a result has the shape of the last map, and was laid out otherwise between them.
 
@@ -148,6 +160,8 @@ class Borders:
                 yield new / (old * stride) if row.raises else new * stride / old
         elif _keeps_positions(node):
             yield from (new / old for new, old in zip(made, given, strict=True))
+        elif operator_of(node) in _TAKES:  # another grid is one of the whole
+            yield from (1 / share for share in self.shares(source))
         elif row.view in ("resize", "adaptive", "unpool"):
             yield from self._resized(node, source)
         else:
@@ -167,6 +181,22 @@ class Borders:
         ]
         nearest = min(found, key=lambda steps: abs(math.log(math.prod(steps))), default=None)
         yield from nearest or (1.0,) * len(own)
+
+
+def _taken_from_again(node: fx.Node) -> bool:
+    """Whether positions are taken of what was taken, as of one side after the other.
+
+    Between them, what was taken of neighbours may be blended.
+    """
+    waiting, seen = [node], {node}
+    while waiting:
+        for user in waiting.pop().users:
+            if operator_of(user) in _TAKES:
+                return True
+            if operator_of(user) in _BLENDS and user not in seen and _as_large(user, node):
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def _as_large(node: fx.Node, other: fx.Node) -> bool:

@@ -192,14 +192,16 @@ def _split(
     ]
     reshapes = [node for node in unreadable if operator_of(node) in _RESHAPES]
     complexes = [n for n in reversed(nodes) if makes_tensor(n) and n.meta["val"].is_complex()]
-    for node in (*reshapes, *complexes):  # before pixels become channels, numbers become complex
+    taken = [node for node in unreadable if operator_of(node) in _TAKEN]
+    # before pixels become channels, numbers become complex, one side after the other is taken
+    for node in (*reshapes, *complexes, *taken):
         if node.users and all(user in removed for user in node.users):
             removed.add(node)
     for node in unreadable:  # what leaves before channels become pixels, or pixels are repeated
         stays = [user for user in node.users if user not in removed]
         moves = _moves_one_tensor(node, model, coarse.reached, weights)
         # what is only returned (a loss, codes) is no way up
-        if stays and nodes[-1:] != stays and (node in reshapes or moves):
+        if stays and nodes[-1:] != stays and (node in reshapes or node in taken or moves):
             removed -= {node, _taken_from(node)}
     removed |= _losses(nodes, removed)
     prepared = _without_weights(nodes, model, weights)
@@ -321,6 +323,7 @@ def _puts_channels_apart(node: fx.Node) -> bool:
 _RESHAPES = tuple(
     f"aten::{name}" for name in ("reshape", "view", "permute", "transpose", "contiguous", "clone")
 )
+_TAKEN = tuple(f"aten::{name}" for name in ("index", "index_select", "lerp", "slice"))
 _OF_A_SHAPE = tuple(f"aten::{name}_like" for name in ("ones", "zeros", "full", "empty"))
 _ITEMS = (operator.getitem, pytree.tree_leaves)
 

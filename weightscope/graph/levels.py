@@ -643,8 +643,10 @@ class _Positions:
         Pixels that a reshape makes channels of, or the other way round, change the level so, as do
         those that are repeated beside each other.
         """
-        if value is None or value.dim() != self.dimensions + 2 or self.growth == 1:
+        if value is None or value.dim() != self.dimensions + 2:
             return None
+        if self.growth == 1:
+            return "channels_first" if self.borders.is_resampled(node) else None
         given = [tensor_of(n) for n in node.all_input_nodes if not is_size(n)]
         if len(given) != 1 or given[0] is None:
             return None
