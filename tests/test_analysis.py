@@ -288,6 +288,28 @@ def test_costs_are_of_the_size_of_the_images_that_are_given() -> None:
     assert other.costs == count_costs(model, example)
 
 
+def test_parts_of_a_tuple_that_were_taken_for_no_inputs_are_told() -> None:
+    class Timed(UNet):
+        """Takes a time that it does not call for by its signature."""
+
+        def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+            assert t is not None
+            return super().forward(x) * t.view(-1, 1, 1, 1)
+
+    model = Timed((4, 6))
+    images, times = torch.randn(10, 3, 16, 16), torch.rand(10)
+    with pytest.raises(
+        ws.ForwardError, match=r"2 parts.*1 was taken.*\{'x': \.\.\., 't': "
+    ) as said:
+        ws.analyze(model, images=[(images, times)])
+    assert "images=" in str(said.value)
+    found = ws.analyze(model, images=[{"x": images, "t": times}])  # as it says
+    assert found.images is not None
+    with pytest.raises(ws.ForwardError) as said:
+        ws.analyze(model, images=[images])
+    assert "parts" not in str(said.value)
+
+
 def test_a_single_image_among_images_is_named() -> None:
     model = mpseg_models.create_model("half_unet", width=4, seed=0)
     with pytest.raises(ws.ForwardError, match=r"raised on images=.*a single one as image\[N"):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightscope.adapters.modes import alone
 from weightscope.arguments import Rule, checked, path_text
-from weightscope.batches import each_batch, example_in, first_image, read_batches
+from weightscope.batches import each_batch, example_in, first_image, left_out, read_batches
 from weightscope.calls import random_state, to_device
 from weightscope.cost import count_costs
-from weightscope.errors import InputError, keyword, stood_for
+from weightscope.errors import ForwardError, InputError, keyword, stood_for
 from weightscope.findings import Findings
 from weightscope.graph import read_structure
 from weightscope.movement import renamed
@@ -182,7 +183,7 @@ def analyze(
     count = 4 + bool(response) + (images is not None) + (pairs is not None)
     with steps(count, "analyze", shown=progress) as begin:
         begin("levels and stages")
-        with stood_for("example_inputs", source):
+        with stood_for("example_inputs", source), _parts_told(source, images, model):
             structure = read_structure(given, example_inputs, stages, layout, part)
         begin("weights")
         statistics = measure_model(model, initial=initial, spectra=spectra, progress=progress)
@@ -222,6 +223,17 @@ def analyze(
             response=synthetic,
             images=own,
         )
+
+
+@contextmanager
+def _parts_told(source: str, images: Any, model: nn.Module) -> Iterator[None]:
+    """Say of an example from images that does not run which parts of them it was made of."""
+    try:
+        yield
+    except ForwardError as error:
+        if source == "images" and (hint := left_out(images[0], model)):
+            raise ForwardError(f"{error} {hint}") from error
+        raise
 
 
 def _unless_broken(

@@ -237,6 +237,25 @@ def example_in(batch: Any, model: nn.Module) -> Any:
     return split_images(inputs)[0]
 
 
+def left_out(batch: Any, model: nn.Module) -> str:
+    """That parts of a tuple were taken for no inputs, in a sentence; empty where none were.
+
+    Args:
+        batch: As for `example_in`.
+        model: Its forward says how many it cannot do without, and what it may take beside.
+    """
+    count = max(1, _required(model))
+    names = [p.name for p in _parameters(model) if p.kind in _POSITIONAL]
+    if not isinstance(batch, tuple) or len(batch) <= count or len(names) <= count:
+        return ""
+    named = ", ".join(f"{name!r}: ..." for name in names[: len(batch)])
+    return (
+        f"Of the {len(batch)} parts of a batch of {keyword('images')} {count} "
+        f"{'was' if count == 1 else 'were'} taken, as many as the forward cannot do without; if "
+        f"the others are inputs, too, yield mappings, {{{named}}}."
+    )
+
+
 def first_image(pairs: Sequence[Batch]) -> Any:
     """The inputs of the first image, as an example of how the model is called."""
     return split_images(pairs[0][0])[0]
