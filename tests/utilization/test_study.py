@@ -245,6 +245,11 @@ def test_what_the_images_given_allow_is_told_beside_the_truth_on_others():
                  for cut, found in seen[name].items()}})  # fmt: skip
     assert allowed["name"].tolist() == ["a", "a", "b", "b"]
     assert allowed["given_verdict"].tolist() == ["used", "unused", "used", "undecided"]
+    for low, high in ((0.04, 0.08), (0.04, 0.0501)):  # on both sides of 5 %
+        around = {"data": {"2": {"lost": 0.06, "low": low, "high": high}}}
+        assert given_table(table[:1], lambda name, own=around: own)["given_verdict"].item() == (
+            "undecided"
+        )
     assert first_by(allowed, "lost").to_dict() == {"a": 4, "b": 2}
     assert first_by(allowed, "given").to_dict() == {"a": 4, "b": 4}
     assert first_by(allowed[:1], "lost").to_dict() == {"a": 0}

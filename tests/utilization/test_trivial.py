@@ -265,6 +265,14 @@ class Joins(nn.Module):
         return x + self.up(torch.cat([x, F.interpolate(below, scale_factor=2.0)], 1))
 
 
+def as_it_takes(metric, targets):
+    """Targets as a metric takes them: callables are errors of flat vectors here."""
+    if isinstance(metric, str):
+        return targets
+    metric.higher_is_better = False
+    return targets.flatten(1)
+
+
 @pytest.mark.parametrize("metric", ["mse", "psnr", lambda o, t: F.mse_loss(o.flatten(1), t)])
 @pytest.mark.parametrize("kind", ["frames", "spectrum"])
 def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
@@ -275,12 +283,9 @@ def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
     if kind == "spectrum":
         made = torch.fft.fft2(images.mean(1), norm="ortho")
         images = torch.stack([made.real, made.imag], 1)
-    targets = clean if isinstance(metric, str) else clean.flatten(1)
-    if not isinstance(metric, str):
-        metric.higher_is_better = False
     torch.manual_seed(0)
     structure = read_structure(Joins(kind).eval(), images[:1])
-    result = ablate_levels(structure, [(images, targets)], metric)
+    result = ablate_levels(structure, [(images, as_it_takes(metric, clean))], metric)
     assert result.trivial == "a straight line of what it answers without its levels"
     if metric != "psnr":
         away = noise.mean(1, keepdim=True)
@@ -443,12 +448,9 @@ def test_what_a_network_makes_of_a_constant_has_to_be_beaten(kind, metric):
     if kind == "window":
         targets, trivial = WINDOW * targets, WINDOW * targets.mean() + 0.0 * targets
     images = torch.cat([known if kind == "window" else targets * known, known], 1)
-    laid = targets if isinstance(metric, str) else targets.flatten(1)
-    if not isinstance(metric, str):
-        metric.higher_is_better = False
     torch.manual_seed(0)
     structure = read_structure(Fills(kind).eval(), images[:1])
-    result = ablate_levels(structure, [(images, laid)], metric)
+    result = ablate_levels(structure, [(images, as_it_takes(metric, targets))], metric)
     assert result.trivial == "what it makes of a constant"
     away = F.l1_loss(trivial, targets) if metric == "mae" else F.mse_loss(trivial, targets)
     assert result.chance == pytest.approx(float(away), rel=0.1)
@@ -488,12 +490,9 @@ def test_each_channel_in_place_of_the_levels_has_a_constant_of_its_own(kind, met
         rows = torch.arange(1.0, 17.0)
         targets = (0.1 * rows[:, None] - 0.2 * rows).expand(24, 1, -1, -1)
     targets = targets + 0.1 * torch.randn(targets.shape, generator=generator)
-    laid = targets if isinstance(metric, str) else targets.flatten(1)
-    if not isinstance(metric, str):
-        metric.higher_is_better = False
     torch.manual_seed(0)
     structure = read_structure(Weighs(kind).eval(), images[:1])
-    result = ablate_levels(structure, [(images, laid)], metric)
+    result = ablate_levels(structure, [(images, as_it_takes(metric, targets))], metric)
     assert result.trivial == "what it makes of a constant"
     least = 0.1 * (2 / torch.pi) ** 0.5 if metric == "mae" else 0.01
     assert result.chance == pytest.approx(least, rel=0.05)
