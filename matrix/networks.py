@@ -20,6 +20,7 @@ from matrix import (
     held_back_again,
     held_back_eighth,
     held_back_eleventh,
+    held_back_fifteenth,
     held_back_fifth,
     held_back_fourteenth,
     held_back_fourth,
@@ -501,6 +502,7 @@ for _name, _entry in {
     **held_back_twelfth.HELD_BACK_TWELFTH,
     **held_back_thirteenth.HELD_BACK_THIRTEENTH,
     **held_back_fourteenth.HELD_BACK_FOURTEENTH,
+    **held_back_fifteenth.HELD_BACK_FIFTEENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -525,5 +527,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in held_back_twelfth.HELD_BACK_TWELFTH.items()},
     **{name: entry.truth for name, entry in held_back_thirteenth.HELD_BACK_THIRTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_fourteenth.HELD_BACK_FOURTEENTH.items()},
+    **{name: entry.truth for name, entry in held_back_fifteenth.HELD_BACK_FIFTEENTH.items()},
 }
 """The truth about every network, by name."""

@@ -26,6 +26,7 @@ from matrix.held_back import HELD_BACK
 from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_eleventh import HELD_BACK_ELEVENTH
+from matrix.held_back_fifteenth import HELD_BACK_FIFTEENTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourteenth import HELD_BACK_FOURTEENTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
@@ -47,6 +48,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, fifteenth": HELD_BACK_FIFTEENTH,
     "Held back, fourteenth": HELD_BACK_FOURTEENTH,
     "Held back, thirteenth": HELD_BACK_THIRTEENTH,
     "Held back, twelfth": HELD_BACK_TWELFTH,

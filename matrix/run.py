@@ -27,6 +27,7 @@ from pathlib import Path
 from matrix.held_back_again import HELD_BACK_AGAIN
 from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_eleventh import HELD_BACK_ELEVENTH
+from matrix.held_back_fifteenth import HELD_BACK_FIFTEENTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourteenth import HELD_BACK_FOURTEENTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_TWELFTH,
         *HELD_BACK_THIRTEENTH,
         *HELD_BACK_FOURTEENTH,
+        *HELD_BACK_FIFTEENTH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
