@@ -43,6 +43,7 @@ from studies.tiny import (  # noqa: E402
     Loss,
     Net,
     Optimizer,
+    Rules,
     batch,
     changes,
     cuts,
@@ -290,15 +291,17 @@ def without_the_rule() -> Iterator[None]:
         yield
 
 
-RULES = {"without the rule": without_the_rule, "with the rule": nullcontext}
+RULES: Rules = {"without the rule": without_the_rule, "with the rule": nullcontext}
 
 
-def said_of(model: Net, images: Tensor, labelled: Pool, kind: Kind) -> dict[str, Any]:
+def said_of(
+    model: Net, images: Tensor, labelled: Pool, kind: Kind, rules: Rules = RULES
+) -> dict[str, Any]:
     """Verdict of each grade on each cut, by each rule; the levels count those of the network."""
     found: dict[str, Any] = {}
     metric = "f1" if kind == "bright" else "mse"
     enlarging = labelled.targets.shape[-1] // labelled.images.shape[-1] - 1
-    for rule, holding in RULES.items():
+    for rule, holding in rules.items():
         found[rule] = {}
         with warnings.catch_warnings(), holding():
             warnings.simplefilter("ignore")

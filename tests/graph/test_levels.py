@@ -776,3 +776,19 @@ def test_channels_that_are_filtered_one_by_one_are_no_images(channels):
     structure = read_structure(Resampled(channels).eval())
     assert structure.reductions == ((0.5,), (1.0,), (2.0,), (8.0,))
     assert structure.stage_of["top"].level == 2
+
+
+@pytest.mark.parametrize("pool", [F.avg_pool2d, F.max_pool2d])
+def test_a_pool_at_every_position_mixes_those_of_a_level_and_leaves_it_one(pool) -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.below, self.last = (nn.Conv2d(1, 1, 1) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            mixed = pool(self.below(F.avg_pool2d(x, 2)), 5, 1, 2)
+            return self.last(x + F.interpolate(mixed, scale_factor=2.0))
+
+    structure = read_structure(Mixer(), torch.zeros(1, 1, 32, 32))
+    assert {s.name: s.level for s in structure.stages}["bottleneck"] == 1

@@ -13,7 +13,6 @@ import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.probing import Response, respond_to_images, respond_to_synthetic, response
 from weightscope.probing.change import change_by_cut, compare
-from weightscope.probing.formulas import is_bent
 from weightscope.probing.inputs import read_images, synthetic_inputs
 from weightscope.probing.outputs import Reading, certainty, predictions
 from weightscope.probing.resolution import pair_sums, resolution
@@ -750,32 +749,33 @@ def curve(answer, x):
     return x
 
 
-@pytest.mark.parametrize(
-    ("formula", "bent"),
-    [
-        (curve, True),
-        (lambda answer, x: x.clamp(0.0, 1.0) ** answer.exp(), True),
-        (lambda answer, x: (x + answer).clamp(0.0, 1.0), True),
-        (lambda answer, x: x + answer, False),
-        (lambda answer, x: x * torch.exp(-answer), False),
-        (lambda answer, x: answer, False),
-        (lambda answer, x: (answer, torch.linalg.norm(x, dim=1, keepdim=True)), False),
-    ],
-)
-def test_what_a_network_makes_of_its_images_is_a_line_or_is_not(formula, bent):
-    structure = structure_of(Formula(formula))
-    images = dead_leaves(3, 1, (32, 32), seed=0)
-    assert is_bent(structure, [images, 0.5 * images, 0.0 * images]) is bent
-
-
 def test_a_formula_is_asked_with_images_of_its_range_too():
     dark = structure_of(Formula(curve, gain=0.1))  # what comes back brightens a little
     found = respond_to_synthetic(dark).cuts[0]
     images = between_zero_and_one(12, 1, (32, 32), seed=5)
     own = respond_to_images(dark, [images]).cuts[0]
-    assert found.elsewhere == pytest.approx(own.value, abs=0.15)
-    line = structure_of(Formula(lambda answer, x: x + answer, gain=0.1))
-    assert math.isnan(respond_to_synthetic(line).cuts[0].elsewhere)
+    assert min(found.exposed, own.value) > RESPONDS
+
+
+class Clearing(Mixed):
+    """Takes away a veil; how thick it is, the darkest point around shows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        darkest = self.below(-F.max_pool2d(-x, 16))
+        veil = F.interpolate(F.relu(darkest), scale_factor=16.0)
+        return self.last(torch.sin(3.0 * x) - self.share * veil)
+
+
+def test_what_hangs_on_the_brightness_of_an_image_is_not_called_unused():
+    found = respond_to_synthetic(structure_of(Clearing(1.0, gain=1.0)))
+    score = score_response(found, 1)
+    assert score.verdict == "undecided"
+    assert "on images that differ in brightness and contrast" in score.why
+    assert score.guarded
+    found = respond_to_synthetic(structure_of(Clearing(0.0, gain=1.0)))
+    assert found.cuts[0].exposed < SILENT
+    assert score_response(found, 1).verdict == "unused"
 
 
 def test_a_contrast_at_which_the_outputs_overflow_tells_nothing():

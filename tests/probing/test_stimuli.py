@@ -13,6 +13,7 @@ from weightscope.probing.stimuli import (
     _radii,
     dead_leaves,
     matched_images,
+    of_own_exposure,
     suited_contrast,
 )
 
@@ -31,6 +32,24 @@ def test_images_are_standardised_and_repeatable(sizes, channels):
     assert torch.equal(made, dead_leaves(3, channels, sizes, seed=5))
     assert not torch.equal(made, dead_leaves(3, channels, sizes, seed=6))
     assert not torch.equal(made[0], made[1])
+
+
+@pytest.mark.parametrize("sizes", [(256,), (48, 64), (16, 12, 20)])
+def test_exposures_differ_in_brightness_and_contrast_within_the_range(sizes):
+    state = torch.get_rng_state()
+    made = of_own_exposure(6, 3, sizes, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert made.shape == (6, 3, *sizes)
+    flat = made.flatten(1)
+    assert float(flat.min()) >= 0.01 - 1e-6
+    assert float(flat.max()) <= 1.0 + 1e-6
+    spans = (flat.amax(1) - flat.amin(1)) / 0.99
+    assert torch.allclose(spans, 0.25 ** (torch.arange(6) / 5), atol=1e-5)
+    # what is left of the range lies below in six shares
+    below = (flat.amin(1)[1:] - 0.01) / (0.99 * (1 - spans[1:]))
+    assert len({round(float(share), 3) for share in below}) == 5
+    assert torch.equal(made, of_own_exposure(6, 3, sizes, seed=5))
+    assert of_own_exposure(1, 1, sizes, seed=0).isfinite().all()
 
 
 def test_grey_images_have_equal_channels_but_for_the_grain():

@@ -26,13 +26,13 @@ from weightscope.errors import InputError, WeightscopeError, keyword
 from weightscope.graph.structure import Structure
 from weightscope.graph.vectors import comes_back_as_vectors
 from weightscope.probing.change import Figures, Floats, change_by_cut, decisive
-from weightscope.probing.formulas import is_bent
 from weightscope.probing.inputs import Painter, is_image, read_images, synthetic_inputs
 from weightscope.probing.outputs import CoarserOutputs, certainty
 from weightscope.probing.stimuli import (
     between_zero_and_one,
     dead_leaves,
     matched_images,
+    of_own_exposure,
     suited_contrast,
 )
 from weightscope.thresholds import (
@@ -80,10 +80,11 @@ class CutResponse:
         change: Change of the numbers: the root of 1 - Lin's concordance of what the whole and the
             cut network add to the straight line of the input.
         elsewhere: The response to synthetic images of another contrast, where those of contrast 1
-            hardly reach the network or saturate it, and to images between 0 and 1, where it returns
-            images by a formula (`formulas`); nan where nothing called for that.
+            hardly reach the network or saturate it; nan where nothing called for that.
         elsewhere_low: Lower end of the interval of the response at that of these contrasts at which
             it responds least.
+        exposed: The response to synthetic images that differ in brightness and contrast, or the
+            change of the numbers there where that is more; nan on the user's own images.
         worst: The response of the part of the output that responds most: of one decision against
             all others, or of one channel of numbers. A rare class hardly shows in `value`.
         worst_high: Upper end of its interval.
@@ -128,6 +129,7 @@ class CutResponse:
     lost: tuple[str, ...] = ()
     by_number_high: float = math.nan
     elsewhere_low: float = math.nan
+    exposed: float = math.nan
     resolved: float = math.nan
     as_vectors: bool = False
     alike: bool = False
@@ -210,11 +212,10 @@ def _respond_to_stimuli(
         found = measure_response(structure, kinds[:1], "response", answers=answers)
     numbers = any(math.isnan(cut.flips) for cut in found.cuts)
     others = [small.scaled(factor) for factor in other_contrasts(answers[0], numbers=numbers)]
-    with undisturbed(structure.model):
-        if is_bent(structure, [small.scaled(factor).inputs for factor in (1.0, 0.5, 0.0)]):
-            positive = between_zero_and_one
-            others.append(Stimuli.paint(structure, MATCHED_IMAGES, positive, seed=2, scale=smaller))
     elsewhere = [cuts for other in others if (cuts := _cuts_at(structure, other.inputs))]
+    exposed = _at_other_exposures(structure, smaller, contrast)
+    pairs = zip(found.cuts, exposed, strict=False)  # none where such images tell nothing
+    found = replace(found, cuts=tuple(replace(cut, exposed=m) for cut, m in pairs) or found.cuts)
     if not elsewhere:
         return found
     changed = [
@@ -226,6 +227,18 @@ def _respond_to_stimuli(
         for cut, *same in zip(found.cuts, *elsewhere, strict=True)
     ]
     return replace(found, cuts=tuple(changed))
+
+
+def _at_other_exposures(
+    structure: Structure, scale: float | None, contrast: float
+) -> tuple[float, ...]:
+    """For every cut the response to images that differ in brightness and contrast.
+
+    Or the change of the numbers, where that is more: a restored image may pass for a decision.
+    """
+    exposed = Stimuli.paint(structure, IMAGES, of_own_exposure, seed=2, scale=scale)
+    cuts = _cuts_at(structure, exposed.scaled(contrast).inputs)
+    return tuple(max(cut.value, cut.change) for cut in cuts)
 
 
 def _cuts_at(structure: Structure, inputs: Any) -> tuple[CutResponse, ...]:

@@ -33,6 +33,9 @@ MATCHING_RATE = 0.1
 LOWER_CONTRASTS = (0.1, 0.01)
 """Contrasts to try where batch norms saw far weaker images than dead leaves of deviation 1."""
 
+LEAST = 0.25
+"""Least range of an image of its own exposure, as a share of that of all: fog leaves about that."""
+
 BETTER = 0.002
 """A lower contrast is taken where its mismatch is below this share of that at contrast 1. Of the
 networks of the evidence study none is, of those whose inputs are multiplied by 100 nearly all."""
@@ -72,6 +75,33 @@ def between_zero_and_one(images: int, channels: int, sizes: Sequence[int], *, se
     leaves = dead_leaves(images, channels, sizes, seed=seed)
     low, high = leaves.amin(), leaves.amax()
     return 0.01 + 0.99 * (leaves - low) / (high - low)
+
+
+def of_own_exposure(images: int, channels: int, sizes: Sequence[int], *, seed: int) -> Tensor:
+    """Dead leaves between a hundredth and 1, each of a brightness and contrast of its own.
+
+    Photographs differ in both, and what a network says of fog, light or exposure hangs on them;
+    images of one mean and deviation are much alike as wholes.
+
+    Args:
+        images: Number of images; from the second one on they differ.
+        channels: Number of channels.
+        sizes: Spatial sizes in pixels: one, two or three.
+        seed: Of all random numbers.
+
+    Returns:
+        A float32 tensor (images, channels, *sizes). Image i of n, counted from 0, spans a share
+        ``LEAST^(i / (n - 1))`` of the range; what is left lies below it and above it, in shares
+        that are evenly spread, in an order of their own.
+    """
+    leaves = dead_leaves(images, channels, sizes, seed=seed).flatten(1)
+    low, high = leaves.amin(1, keepdim=True), leaves.amax(1, keepdim=True)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(images, generator=generator, device="cpu")
+    even = torch.arange(images, device="cpu", dtype=torch.float32)[:, None] / max(1, images - 1)
+    contrast = LEAST**even
+    exposed = contrast * (leaves - low) / (high - low) + (1.0 - contrast) * even[order]
+    return (0.01 + 0.99 * exposed).view(images, channels, *sizes)
 
 
 def standardised(batch: Tensor) -> Tensor:

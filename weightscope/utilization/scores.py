@@ -290,8 +290,8 @@ def score_response(response: Response, level: int) -> Score:
     The stage is used where the whole interval lies above `RESPONDS` (of numbers
     `RESPONDS_IN_NUMBERS`), at every contrast that was tried, unused where it lies below `SILENT`.
     Fewer than `MINIMUM_IMAGES` of the user's images decide nothing. The interval of a stage that is
-    undecided below the middle reaches up to what it does at another contrast, to the part of the
-    output that responds most, or to another output that does.
+    undecided below the middle reaches up to what it does at another contrast or exposure, to the
+    part of the output that responds most, or to another output that does.
 
     Args:
         response: Of every cut, on synthetic images or on the user's own.
@@ -333,7 +333,7 @@ def score_response(response: Response, level: int) -> Score:
     if verdict == "undecided" and cut.high < RESPONSE_BORDER:
         others = (
             m
-            for m in (cut.elsewhere, cut.worst_high, cut.by_number_high, cut.other[1])
+            for m in (cut.elsewhere, cut.exposed, cut.worst_high, cut.by_number_high, cut.other[1])
             if math.isfinite(m)
         )
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
@@ -341,7 +341,7 @@ def score_response(response: Response, level: int) -> Score:
     caveat += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
     if cut.worst > max(RESPONSE_BORDER, 1.01 * cut.value):  # of two decisions both respond alike
         caveat = f"{caveat}; {describe_part(cut)}".removeprefix("; ")
-    figures = (cut.elsewhere, cut.worst, cut.by_number, cut.other[1])
+    figures = (cut.elsewhere, cut.exposed, cut.worst, cut.by_number, cut.other[1])
     guarded = few or cut.as_vectors or cut.alike or any(m > RESPONSE_BORDER for m in figures)
     return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders, guarded)
 
@@ -356,10 +356,7 @@ def _one_of_several(cut: CutResponse) -> tuple[str, str]:
     return f" of outputs{cut.first_output}", describe_other(cut)
 
 
-_AT_ANOTHER = (
-    "at another contrast, and such images hardly reach this network, saturate it, or are none that "
-    "its formulas are made for"
-)
+_AT_ANOTHER = "at another contrast, and such images hardly reach this network, or saturate it"
 
 
 def _not_surely_used(cut: CutResponse, level: int) -> str:
@@ -383,6 +380,11 @@ def _speaks_elsewhere(cut: CutResponse) -> str:
         return "all decisions are alike on these images: on others the level may change some"
     if cut.elsewhere > RESPONSE_BORDER:
         return f"{cut.elsewhere:.2g} {_AT_ANOTHER}; give {keyword('images')}"
+    if cut.exposed > RESPONSE_BORDER:
+        return (
+            f"{cut.exposed:.2g} on images that differ in brightness and contrast; give "
+            f"{keyword('images')}"
+        )
     if cut.worst_high > RESPONSE_BORDER:
         return describe_part(cut)
     if cut.by_number_high > RESPONSE_BORDER:
