@@ -295,7 +295,7 @@ def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     """The page, failures first."""
     found = list(cuts(rows, GRADES))
-    failed = failures(found)
+    failed = failures(found, "response")
     text = [
         "# Photographs of many exposures",
         "",

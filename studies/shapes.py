@@ -343,15 +343,16 @@ def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
             "skill": found["skill"], "levels": levels, "said": said}  # fmt: skip
 
 
-def failures(found: list[dict[str, Any]]) -> list[str]:
-    """What was written down as a failure, in words."""
+def failures(found: list[dict[str, Any]], grade: str = "") -> list[str]:
+    """What was written down as a failure, in words; of what is withdrawn, of one grade if any."""
     failed = [
         f"{c['name']}, level {c['level']}, by {c['grade']}: called unused with the rule, "
         f"{c['lost']:.0%} of the skill is lost"
         for c in found
         if c["clear"] and c["used"] and c["after"] == "unused"
     ]
-    right = [c for c in found if c["before"] == ("used" if c["used"] else "unused")]
+    asked = [c for c in found if grade in ("", c["grade"])]
+    right = [c for c in asked if c["before"] == ("used" if c["used"] else "unused")]
     withdrawn = sum(c["after"] == "undecided" for c in right)
     if withdrawn > 0.1 * len(right):
         failed.append(f"{withdrawn} of {len(right)} right verdicts are withdrawn by the rule")
