@@ -269,8 +269,8 @@ right or rightly refused. Both goals for the time are missed: the median is 4.5 
 (goal: below 2 s) and the longest 43.2 s (goal: below 10 s); 37 of 195 take more than 10 s,
 and 40 less than 2 s. They were read by forty in one process, so that few pay for the
 imports of torch, beside other work: about four processes for each core, which makes processor time
-longer too. FFTformer is wrong where it was right: spectra of patches make a level that is none. Not
-read this time are the others: the readings of UNO and of ezflow's FlowNetC were stopped after five
+longer too. FFTformer was wrong where it had been right: spectra of patches made a level that is
+none, which is mended since. Not read this time are the others: the readings of UNO and of ezflow's FlowNetC were stopped after five
 and a half minutes on the clock, nd-vq-vae's was not begun, because of its memory, two lack packages
 that they import, and the rest had no time. Their rows are those of before.
 

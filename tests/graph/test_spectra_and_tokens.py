@@ -423,3 +423,39 @@ def test_a_spectrum_comes_back_at_the_level_of_its_size(whole: bool) -> None:
     back = [n for n in structure.graph.nodes if n.name.startswith(("fft_ifft2", "fft_irfft2"))]
     assert [places[node.name].level for node in back] == [1, 0]
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class OfPatches(nn.Module):
+    """Filters the spectra of patches, which lie along axes of their own or in the batch."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.top, self.mixed = conv(1, 4, 3), conv(4, 4, 3)
+        self.down, self.deep = nn.MaxPool2d(2), conv(4, 4, 3)
+        self.up, self.out = nn.ConvTranspose2d(4, 4, 2, 2), conv(8, 1, 1)
+        self.weight = nn.Parameter(torch.ones(4, 1, 1, 8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.mixed(self.filtered(self.top(x)))
+        return self.out(torch.cat([top, self.up(self.deep(self.down(top)))], 1))
+
+    def filtered(self, x: Tensor) -> Tensor:
+        images, channels, height, width = x.shape
+        patches = x.unflatten(3, (width // 8, 8)).unflatten(2, (height // 8, 8))
+        patches = patches.transpose(3, 4)  # images, channels, rows, columns, 8, 8
+        if self.way == "along axes":
+            back = torch.fft.irfft2(torch.fft.rfft2(patches) * self.weight, s=(8, 8))
+            return back.transpose(3, 4).reshape(x.shape)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, 8, 8)
+        back = torch.fft.irfft2(torch.fft.rfft2(patches) * self.weight[:, 0, 0], s=(8, 8))
+        back = back.reshape(images, height // 8, width // 8, channels, 8, 8)
+        return back.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+@pytest.mark.parametrize("way", ["along axes", "in the batch"])
+def test_spectra_of_patches_are_no_level(way: str) -> None:
+    structure = read_structure(OfPatches(way).eval())
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert structure.sizes == "symbolic"
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

@@ -531,6 +531,8 @@ class Losses(nn.Module):
             loss = loss[None]
         if self.kind == "scales":
             return lost, made * loss
+        if self.kind == "scales outside":
+            return lost, made, loss
         return lost, made, {"total": lost + 0.25 * loss}
 
 
@@ -546,7 +548,10 @@ def test_a_loss_that_counts_what_goes_goes_with_it(kind):
 
 def test_a_number_that_scales_what_stays_does_not_go():
     (proposal,) = proposals_of(Losses("scales"), torch.randn(2, 3, 16, 16))
-    assert "unreadable layout" in proposal.refusal
+    assert "one number for the whole batch" in proposal.refusal
+    assert "return that number" in proposal.refusal
+    (proposal,) = proposals_of(Losses("scales outside"), torch.randn(2, 3, 16, 16))
+    assert proposal.build().dropped_outputs == (2,)
 
 
 class Gated(Plain):

@@ -108,14 +108,8 @@ def _cut(
             or _vector(node, coarse.places, levels)
             or _of_parts(node, coarse.places, dimensions, levels)
         )
-        if read is None and dimensions == 1 and node.meta["val"].dim() == 4:
-            return _MAPS_OF_SIGNALS
         if read is None:
-            shape = _in_words(node.meta["val"].shape)
-            return (
-                f"{node.name} leaves what lies below in an unreadable layout, {shape}; "
-                + _LAYOUT_REMEDY
-            )
+            return _unreadable(node, dimensions)
         exits.append(read)
     beside = side_by_side(depth.nodes, fine, entries, exits)
     if isinstance(beside, str):
@@ -123,6 +117,23 @@ def _cut(
     entering, leaving, times = in_runs(depth.nodes, depth.removed, beside, exits)
     cut = Cut(keep, frozenset(n.name for n in depth.removed), entering, leaving, times)
     return _TURNED if _is_turned(cut, depth) else cut
+
+
+def _unreadable(node: fx.Node, dimensions: int) -> str:
+    """Why no bottleneck can make a tensor that leaves what lies below."""
+    value: torch.Tensor = node.meta["val"]
+    if dimensions == 1 and value.dim() == 4:
+        return _MAPS_OF_SIGNALS
+    if _is_number(node):
+        return (
+            f"{node.name}, one number for the whole batch, is computed below this level and used"
+            " above it, and what takes the place of a level makes features of each image; let the"
+            " forward return that number, and use it outside, or keep more levels"
+        )
+    return (
+        f"{node.name} leaves what lies below in an unreadable layout, {_in_words(value.shape)}; "
+        + _LAYOUT_REMEDY
+    )
 
 
 def _cut_of_slices(

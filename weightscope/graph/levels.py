@@ -528,6 +528,9 @@ class _Positions:
         value = tensor_of(node)
         if value is None or operator_of(node) not in _INVERSE_TRANSFORMS:
             return None
+        # of patches, which lie along further axes or in the batch, each has a spectrum of its own
+        if value.dim() != self.dimensions + 2 or self._stack(value) not in self.stacks:
+            return None
         size = argument(node, "s") or [argument(node, "n")]
         axes = argument(node, "dim")
         if None in size or len(size) != self.dimensions:
@@ -807,15 +810,14 @@ def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx
 def _overlaps(node: fx.Node) -> bool:
     """Whether a pooling gives each position to more than two windows along every side.
 
-    What goes on at fewer positions is pooled by windows of at most two steps: 2/2, 3/2, 4/2. What
-    pools at every position mixes those of one level.
+    What goes on at fewer positions is pooled by windows of at most two steps: 2/2, 3/2, 4/2.
     """
     if facts(operator_of(node)).view != "window":
         return False
     sizes = [argument(node, name) for name in ("kernel_size", "stride")]
     windows, steps = ([n] if isinstance(n, int) else [*(n or ())] for n in sizes)
     each = zip(windows * len(steps), steps * len(windows), strict=True)
-    return bool(steps) and all(window > 2 * step > 2 for window, step in each)
+    return bool(steps) and all(window > 2 * step for window, step in each)
 
 
 def _branches(capture: Capture, level: Mapping[fx.Node, int], own: int) -> list[set[fx.Node]]:
