@@ -94,6 +94,8 @@ _STEP_NAMES = (
     "time_steps",
     "ts",
 )
+# within longer names; "noise" and "t" are left out, which images are named by too (noisy_t, x_t)
+_STEP_WORDS = ("time", "times", "timestep", "timesteps", "step", "steps", "sigma", "sigmas")
 # what conditions an image without being one
 _CONDITION_NAMES = (
     *_STEP_NAMES,
@@ -273,12 +275,19 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor, draw: Draw) -> I
     of_time = [steps, steps.to(picture.dtype), steps[:, None].to(picture.dtype)]
     first = _first_linear(model)
     vectors = [blank(batch, first)] if first else []
-    if name in _STEP_NAMES:
+    if _is_of_time(name):
         yield from (*of_time, picture, *vectors)
     elif name in _CONDITION_NAMES:
         yield from (*sequences, *(s[:, 0] for s in sequences), *of_time, picture, *vectors, *others)
     else:
         yield from (picture, *of_time, *others[:3], *sequences, *vectors)
+
+
+def _is_of_time(name: str) -> bool:
+    """Whether an argument is named by a step, alone or beside other words (``time_cond``)."""
+    if name in _CONDITION_NAMES:
+        return name in _STEP_NAMES
+    return any(word in _STEP_WORDS for word in name.split("_"))
 
 
 def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:

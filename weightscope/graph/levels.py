@@ -660,11 +660,23 @@ class _Positions:
                 return None
         elif self.large.numel(before) != math.prod(large) or 0 in small:
             return None
-        step = self.growth ** (1 / self.dimensions)
-        grown = [after / before for before, after in zip(small, large, strict=True)]
-        like_an_image = all(abs(g / step - 1) < 0.1 for g in grown[2:])
-        fixed = grown[:2] == [1, 1] and large[0] == self.batch
-        return "channels_first" if like_an_image and fixed else None
+        fixed = small[:2] == large[:2] and large[0] == self.batch
+        like_an_image = fixed and self._grows_as_the_image(node, small[2:], large[2:])
+        return "channels_first" if like_an_image else None
+
+    def _grows_as_the_image(
+        self, node: fx.Node, small: Sequence[int], large: Sequence[int]
+    ) -> bool:
+        """Whether every side grows as that of the image; one of a fixed size stays as it was."""
+        held = self.borders.size_before(node) if any(self.borders.fixed) else small
+        if len(held) != self.dimensions:
+            return False
+        return all(
+            first == kept if fixed else abs(last / first * before / after - 1) < 0.1
+            for fixed, kept, first, last, before, after in zip(
+                self.borders.fixed, held, small, large, self.small_sizes, self.sizes, strict=True
+            )
+        )
 
     def is_image(self, node: fx.Node, factor: float) -> bool:
         """Whether a result has the axes of an image, with all positions of its level or in pieces.

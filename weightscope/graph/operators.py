@@ -180,7 +180,8 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ),
     (
         "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d"
-        " adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d",
+        " adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d"
+        " weightscope::fitted_average weightscope::fitted_maximum",
         Operator(_FIRST, view="adaptive", channels="pointwise", macs="free"),
     ),
     ("fractional_max_pool2d fractional_max_pool3d", Operator(_FIRST, macs="free")),

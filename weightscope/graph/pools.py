@@ -1,6 +1,7 @@
 """Windows, grids, factors and pads that follow the image's size, kept so while a network is traced.
 
-``avg_pool2d(x, x.shape[-2:])`` pools the whole image, ``linspace(-1, 1, x.shape[-1])`` counts its
+``avg_pool2d(x, x.shape[-2:])`` pools the whole image, ``adaptive_max_pool2d(x, y.shape[-2:])``
+brings a map to the size of another, ``linspace(-1, 1, x.shape[-1])`` counts its
 columns, and ``interpolate(table, scale_factor=x.shape[-1] / 37)`` brings a table to it. The
 operators take these sizes as numbers, so that the tracer would write the example's size into the
 graph, which then holds at no other. Here such calls become operators of our own, which take sizes
@@ -97,9 +98,39 @@ def resized(
     )
 
 
+# the average along two or three sides takes such sizes as it is
+_FITTED_MAXIMA = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+_FITTED_AVERAGE = F.adaptive_avg_pool1d
+
+
+def _fitted_only(x: Tensor, output_size: Sequence[Any]) -> Tensor:
+    """What tracing needs of a pooling to a size."""
+    return x.new_empty([*x.shape[: -len(output_size)], *output_size])
+
+
+for _name in ("fitted_average", "fitted_maximum"):
+    _LIBRARY.define(f"{_name}(Tensor x, SymInt[] output_size) -> Tensor")  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(_name, _fitted_only, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+FITTED_AVERAGE = torch.ops.weightscope.fitted_average.default
+FITTED_MAXIMUM = torch.ops.weightscope.fitted_maximum.default
+
+
+def fitted_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Average pooling of a signal to a size; what a coarse graph calls for ``FITTED_AVERAGE``."""
+    return _FITTED_AVERAGE(x, tuple(output_size))
+
+
+def fitted_maximum(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Max-pooling to a size; what a coarse graph calls for ``FITTED_MAXIMUM``."""
+    pool: Callable[..., Tensor] = _FITTED_MAXIMA[len(output_size) - 1]
+    return pool(x, tuple(output_size))
+
+
 PLAIN: Mapping[Any, Callable[..., Tensor]] = {
     AVERAGE: average,
     MAXIMUM: maximum,
+    FITTED_AVERAGE: fitted_average,
+    FITTED_MAXIMUM: fitted_maximum,
     LINSPACE: linspace,
     RESIZED: resized,
 }
@@ -227,6 +258,18 @@ def _window(
     return None
 
 
+def _sides(
+    dimensions: int, input: Tensor, output_size: Any, return_indices: bool = False
+) -> tuple[Tensor, list[Any]] | None:
+    """What is pooled, and to which size, where that is not fixed (None: a side stays)."""
+    given = list(output_size) if isinstance(output_size, list | tuple) else [output_size]
+    given = given * dimensions if len(given) == 1 else given
+    if return_indices or not any(isinstance(size, torch.SymInt) for size in given):
+        return None
+    whole = input.shape[-dimensions:]
+    return input, [side if size is None else size for side, size in zip(whole, given, strict=True)]
+
+
 def _any(value: Any) -> bool:
     """Whether a setting is anything but its default: no padding, no dilation, no rounding up."""
     if isinstance(value, list | tuple):
@@ -242,5 +285,10 @@ FREE_SIZES: Table = {
         for functions, operator in _REPLACED
         for dimensions, function in enumerate(functions, 1)
     },
+    **{
+        function: partial(_given_a_size, partial(_sides, dimensions), FITTED_MAXIMUM)
+        for dimensions, function in enumerate(_FITTED_MAXIMA, 1)
+    },
+    _FITTED_AVERAGE: partial(_given_a_size, partial(_sides, 1), FITTED_AVERAGE),
 }
 """Traces poolings, grids and resizings whose windows, steps and factors follow the image."""

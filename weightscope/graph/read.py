@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -395,7 +395,7 @@ def _read(
     modes_agree = trial.modes_agree(pair)
     called = {str(n.target) for n in coarse.graph.find_nodes(op="call_module")}
     if modes_agree:
-        modes_agree = trial.works_alike(pair, called)
+        modes_agree = trial.works_alike(pair, called | _idle(model, dead))
     for node, where in placement.places.items():
         node.meta["place"] = where
     _without_boundaries(captured)
@@ -512,6 +512,19 @@ def _squeezed(name: str) -> str:
 def _writes(trial: Trial) -> bool:
     """Whether a forward leaves something in weights."""
     return bool(trial.written_weights) or trial.sets_hooks
+
+
+def _idle(model: nn.Module, dead: Collection[str]) -> set[str]:
+    """Names of the modules of whose parameters no output depends on any.
+
+    What the norms among them do in train mode changes no output either.
+    """
+    return {
+        name
+        for name, module in model.named_modules()
+        if name and (own := [key for key, _ in module.named_parameters(prefix=name)])
+        if all(key in dead for key in own)
+    }
 
 
 def _dead(
