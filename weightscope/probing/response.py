@@ -55,6 +55,10 @@ IMAGES = 6
 MATCHED_IMAGES = 3
 """Images that are matched to batch norms, at half the size: every step costs two passes."""
 
+EXPOSED_IMAGES = 3
+"""Images of other exposures, at half the size: they span all of the range, half and a quarter of
+it. Six tell the same, and cost half a forward more."""
+
 STRONGER, WEAKER = (100.0,), (0.3, 0.1, 0.01)
 """Contrasts of the second look, as factors: networks that scale their inputs mostly divide by 255
 or multiply by it. One that is only a little saturated decides something in between."""
@@ -236,7 +240,7 @@ def _at_other_exposures(
 
     Or the change of the numbers, where that is more: a restored image may pass for a decision.
     """
-    exposed = Stimuli.paint(structure, IMAGES, of_own_exposure, seed=2, scale=scale)
+    exposed = Stimuli.paint(structure, EXPOSED_IMAGES, of_own_exposure, seed=2, scale=scale)
     cuts = _cuts_at(structure, exposed.scaled(contrast).inputs)
     return tuple(max(cut.value, cut.change) for cut in cuts)
 
