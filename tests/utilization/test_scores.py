@@ -264,6 +264,19 @@ def test_numbers_have_a_border_of_their_own_above():
     assert verdicts == ["undecided", "used", "used"]
 
 
+@pytest.mark.parametrize(("exposed", "verdict"), [(0.15, "unused"), (0.17, "undecided")])
+def test_a_silent_level_must_be_so_at_every_exposure(exposed, verdict):
+    cut = CutResponse(1, 0.02, 0.01, 0.03, math.nan, 0.02, exposed=exposed)
+    score = score_response(Response("response", (cut,), 9), 1)
+    assert score.verdict == verdict
+    said = "0.17 on images that differ in brightness and contrast"
+    assert (said in score.why) == (verdict == "undecided")
+    # the interval reaches up to what is not settled
+    assert (score.high > 0.4) == (verdict == "undecided")
+    assert score.guarded == (verdict == "undecided")
+    assert score.caveat == "of squares, psnr or mae may lose more"
+
+
 def test_response_judges_a_stage_by_the_deepest_cut_that_removes_it():
     found = response((1, 0.9, 0.8, 1.0), (3, 0.001, 0.0, 0.002))
     assert math.isnan(score_response(found, 0).utilization)

@@ -337,13 +337,22 @@ def score_response(response: Response, level: int) -> Score:
             if math.isfinite(m)
         )
         high = max([high, *(utilization(m, RESPONSE_BORDER) for m in others)])
-    caveat = f"that is{of}" if beside else ""
-    caveat += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
-    if cut.worst > max(RESPONSE_BORDER, 1.01 * cut.value):  # of two decisions both respond alike
-        caveat = f"{caveat}; {describe_part(cut)}".removeprefix("; ")
+    caveat = _left_out(cut, of, beside)
     figures = (cut.elsewhere, cut.exposed, cut.worst, cut.by_number, cut.other[1])
     guarded = few or cut.as_vectors or cut.alike or any(m > RESPONSE_BORDER for m in figures)
     return Score(grade, value, low, high, verdict, why, cut.value, caveat, cut.borders, guarded)
+
+
+def _left_out(cut: CutResponse, of: str, beside: str) -> str:
+    """What the response leaves out, in words, for a proposal; empty where that is nothing."""
+    said = f"that is{of}" if beside else ""
+    said += f"; {beside}" if beside and not cut.lost else ""  # a proposal says what is lost
+    parts = [said]
+    if math.isnan(cut.flips) and cut.value < RESPONSE_BORDER:
+        parts.append("of squares, psnr or mae may lose more")
+    if cut.worst > max(RESPONSE_BORDER, 1.01 * cut.value):  # of two decisions both respond alike
+        parts.append(describe_part(cut))
+    return "; ".join(filter(None, parts))
 
 
 def _one_of_several(cut: CutResponse) -> tuple[str, str]:
