@@ -1,6 +1,7 @@
 """What outputs and targets are: classes or numbers, logits or probabilities."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -247,6 +248,28 @@ def hits(outputs, targets):
 def recall(outputs, targets):
     found = [(outputs.argmax(1) == targets)[targets == k].float().mean() for k in range(3)]
     return torch.stack(found).nanmean()
+
+
+def test_a_share_of_counts_is_none_where_halves_are_much_alike():
+    """Both halves hold about as much, and the network errs little: Dice is nearly their mean."""
+    targets = torch.zeros(1, 16, 16)
+    targets[:, 2:12, 2:6], targets[:, 2:12, 10:14] = 1, 1
+    outputs = 4.0 * (2 * targets[:, None] - 1)
+    outputs[0, 0, 2:5, 2] *= -1  # three of 40 are missed left, one more is found right
+    outputs[0, 0, 12, 10] *= -1
+
+    def dice(answers, true):
+        found = (answers[:, 0] > 0).float()
+        return (2 * (found * true).sum() + 1) / (found.sum() + true.sum() + 1)
+
+    whole, halves = dice(outputs, targets), [dice(outputs[..., s], targets[..., s]) for s in
+                                             (slice(8), slice(8, 16))]  # fmt: skip
+    assert math.isclose(float(whole), float(sum(halves)) / 2, rel_tol=1e-3)
+    assert not is_mean_over_pixels(ValueMetric(dice), outputs, targets)
+    assert is_mean_over_pixels(
+        ValueMetric(lambda a, t: ((a[:, 0] > 0).float() == t).float().mean()),
+        torch.where(torch.arange(16) < 3, -outputs, outputs), targets,
+    )  # fmt: skip
 
 
 def of_whole_images(outputs, targets):
