@@ -822,14 +822,15 @@ def _without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx
 def _overlaps(node: fx.Node) -> bool:
     """Whether a pooling gives each position to more than two windows along every side.
 
-    What goes on at fewer positions is pooled by windows of at most two steps: 2/2, 3/2, 4/2.
+    What goes on at fewer positions is pooled by windows of at most two steps: 2/2, 3/2, 4/2. What
+    pools at every position mixes those of one level.
     """
     if facts(operator_of(node)).view != "window":
         return False
     sizes = [argument(node, name) for name in ("kernel_size", "stride")]
     windows, steps = ([n] if isinstance(n, int) else [*(n or ())] for n in sizes)
     each = zip(windows * len(steps), steps * len(windows), strict=True)
-    return bool(steps) and all(window > 2 * step for window, step in each)
+    return bool(steps) and all(window > 2 * step > 2 for window, step in each)
 
 
 def _branches(capture: Capture, level: Mapping[fx.Node, int], own: int) -> list[set[fx.Node]]:
