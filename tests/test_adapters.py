@@ -250,6 +250,7 @@ def test_normalising_without_arithmetic_returns_what_torch_says(
         lambda x: nn.functional.normalize(x, dim=1),
         lambda x: torch.linalg.vector_norm(x, 3, (2, 3), dtype=torch.float64),
         lambda x: torch.linalg.vector_norm(x),
+        lambda x: torch.linalg.vector_norm(torch.complex(x, x), dim=1),
     ],
 )
 def test_operators_that_are_not_taken_apart_return_what_torch_says(
@@ -263,6 +264,26 @@ def test_operators_that_are_not_taken_apart_return_what_torch_says(
             found = normalise(mode.from_tensor(x, symbolic_context=sizes))
         made.append((str(found.shape), str(found.stride()), found.dtype))
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda x: torch.fft.rfft2(x),
+        lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=(4, 12)),
+        lambda x: torch.fft.fftn(torch.complex(x, x), dim=(1, 3)),
+        lambda x: torch.fft.ifft(torch.complex(x, x), dim=-2),
+    ],
+)
+def test_transforms_without_arithmetic_return_what_torch_returns(
+    transform: Any, layout: torch.memory_format
+) -> None:
+    x = torch.randn(3, 4, 8, 6).to(memory_format=layout)
+    right, mode = transform(x), dispatch.FakeTensorMode()
+    with tracing.without_numbers(), mode:
+        got = transform(mode.from_tensor(x))
+    assert (got.shape, got.stride(), got.dtype) == (right.shape, right.stride(), right.dtype)
 
 
 def test_a_group_norm_of_other_channels_is_refused_without_arithmetic() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightscope.adapters.constants import Constants
+from weightscope.adapters.dispatch import CountingFakes
 from weightscope.errors import ForwardError, StructureError
 from weightscope.graph import read_structure
 from weightscope.graph.inputs import find_inputs
@@ -411,3 +412,123 @@ def test_signals_are_guessed_that_are_long_enough_for_the_deepest_level(
     assert structure.inputs.args[0].shape == (1, 1, length)
     assert structure.reductions == tuple((4.0**n,) for n in range(times + 1))
     assert [cut.keep_levels for cut in structure.cuts] == list(range(1, times + 1))
+
+
+class EachWithEach(nn.Module):
+    """Every position of a level attends to every other, by a matrix of as many numbers."""
+
+    def __init__(self, level: int, only: int = 0) -> None:
+        super().__init__()
+        self.level, self.only = level, only
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up, self.out = nn.ConvTranspose2d(8, 4, 2, 2), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.only and x.shape[2] != self.only:
+            raise ValueError("this size does not fit")
+        top = self.top(x) if self.level else self.attend(self.top(x))
+        deep = self.deep(F.max_pool2d(top, 2))
+        deep = self.attend(deep) if self.level else deep
+        return self.out(torch.cat([top, self.up(deep)], 1))
+
+    def attend(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).mT
+        return (tokens @ tokens.mT).mul(0.01).softmax(2).matmul(tokens).mT.reshape(x.shape)
+
+
+@pytest.mark.parametrize(("level", "only", "size"), [(0, 0, 64), (1, 0, 128), (1, 256, 256)])
+def test_what_takes_little_memory_is_guessed_first(level: int, only: int, size: int) -> None:
+    trial = Trial(EachWithEach(level, only).eval())
+    found = next(find_inputs(trial))
+    assert found.args[0].shape == (1, 3, size, size)
+    positions = (size >> level) ** 2
+    assert trial.largest(found.args, {}) == 4 * positions**2
+
+
+def test_a_guess_that_takes_too_much_memory_is_none() -> None:
+    trial = Trial(EachWithEach(0, only=256).eval())
+    with pytest.raises(
+        ForwardError, match=r"MemoryError: one tensor of 16\.0 GiB, made of 1x3x256x256"
+    ):
+        next(find_inputs(trial))
+    example = torch.empty(1, 3, 256, 256)  # the user's, who may have as much
+    assert next(find_inputs(trial, example)).args == (example,)
+
+
+def test_weights_and_views_of_them_are_no_memory_that_a_guess_takes() -> None:
+    table = nn.Linear(3, 1000)
+    mode = CountingFakes()
+    weight = mode.from_tensor(table.weight)
+    with mode:
+        weight.t()
+        assert mode.most == 4 * table.weight.numel()
+        mode.most = 0
+        torch.empty(1, device="cpu").expand(1000)
+        assert mode.most == 4
+    trial = Trial(nn.Sequential(nn.Conv1d(1, 3, 1), nn.Flatten(), nn.Linear(3 * 8, 100_000)))
+    assert trial.largest((torch.zeros(1, 1, 8),), {}) == 4 * 100_000
+
+
+class Watched(nn.Module):
+    """Notes the sizes at which it is called with numbers."""
+
+    sizes: ClassVar[set[tuple[int, ...]]] = set()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up = nn.Conv2d(12, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if type(x) is Tensor:
+            self.sizes.add(tuple(x.shape[2:]))
+        top = self.top(x)
+        deep = F.interpolate(self.deep(F.max_pool2d(top, 2)), size=top.shape[2:])
+        return self.up(torch.cat([top, deep], 1))
+
+
+@pytest.mark.parametrize("scarce", [False, True])
+def test_other_sizes_are_run_where_they_take_little_memory(scarce, monkeypatch) -> None:
+    monkeypatch.setattr(Watched, "sizes", set())
+    if scarce:
+        monkeypatch.setattr("weightscope.graph.inputs._MUCH_MEMORY", 0)
+    assert read_structure(Watched().eval(), torch.randn(1, 3, 32, 32)).sizes == "symbolic"
+    assert Watched.sizes == {(32, 32)} | ({(37, 41)} if not scarce else set())
+
+
+def strong(model: nn.Module, args: Any) -> None:
+    raise ValueError("no image is strong enough")
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ("NL", r"images of no channels, 14 1-D sizes \(samples\) from 64 to 65536"),
+        ("NDHW", "images of no channels, 8 3-D sizes from 8x64x64 to 128x128x128"),
+        ("NCDHW", "images of 3 channels, 8 3-D sizes .* 1 channel, 8 3-D sizes"),
+        ("NHW", "images of no channels, 27 2-D sizes from 28x28 to 1024x1024"),
+    ],
+)
+def test_images_of_a_layout_are_tried_whatever_the_kernels_take(layout: str, said: str) -> None:
+    model = Watched().eval()
+    model.register_forward_pre_hook(strong)
+    with pytest.raises(ForwardError, match=f"tried {said}.* raised ValueError: no image is strong"):
+        read_structure(model, layout=layout)
+
+
+class Samples(Separating):
+    """Takes samples without channels."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2:
+            raise ValueError("samples have no channels here")
+        return super().forward(x[:, None])
+
+
+def test_samples_are_guessed_by_their_layout_where_kernels_work_on_maps() -> None:
+    structure = read_structure(Samples().eval(), layout="NL")
+    assert structure.inputs.args[0].dim() == 2
+    assert structure.inputs.layout == "NL"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from weightscope.adapters import pytree
 from weightscope.adapters.needed import needed
 
 with needed():
@@ -29,6 +33,7 @@ __all__ = [
     "DEVICE_OPERATOR",
     "FAKE_TENSOR_LOGGER",
     "READS_VALUES",
+    "CountingFakes",
     "FakeTensor",
     "FakeTensorMode",
     "StorageWeakRef",
@@ -36,6 +41,37 @@ __all__ = [
     "storage_of",
     "writes_of",
 ]
+
+
+class CountingFakes(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """Makes tensors without numbers, and notes how much memory the largest would take.
+
+    Attributes:
+        most: Bytes of the largest tensor that an operator made since this was last put to 0.
+        weights: Identities of the memory that is there in any case, and does not count.
+    """
+
+    most = 0
+    weights: frozenset[int] = frozenset()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator, and look at what it makes."""
+        made = super().__torch_dispatch__(func, types, args, kwargs)
+        for value in (made,) if isinstance(made, torch.Tensor) else pytree.tree_tensors(made):
+            size = _bytes_of(value)
+            if size > self.most and storage_of(value) not in self.weights:
+                self.most = size
+        return made
+
+
+def _bytes_of(tensor: torch.Tensor) -> int:
+    """Memory behind a tensor, which views share; 0 where its layout has none to ask for."""
+    try:
+        return int(tensor.untyped_storage().nbytes())
+    except NotImplementedError:
+        return 0
 
 
 def storage_of(tensor: torch.Tensor) -> int:

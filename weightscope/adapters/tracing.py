@@ -521,7 +521,9 @@ def _group_norm_shapes(
 
 def _vector_norm_shapes(
     input: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Tensor:
+) -> Any:
+    if input.is_complex():  # its norm is real
+        return NotImplemented
     return torch.sum(input, dim, keepdim, dtype=dtype)
 
 
@@ -544,6 +546,20 @@ def _view(input: Tensor, *shape: Any, allow_copy: bool) -> Any:
     return input.as_strided(sizes, strides, input.storage_offset())
 
 
+def _transformed(out: Tensor, given: Tensor, sizes: Any, dims: Any, *, forward: bool) -> Tensor:
+    """What a Fourier transform fills, one axis after the other in the order of the given strides.
+
+    torch divides the number of all elements by the sizes of a signal to know how many there are.
+    """
+    strides, steps = given.stride(), [0] * given.dim()
+    others = [axis for axis in range(given.dim()) if axis not in {d % given.dim() for d in dims}]
+    order = [*sorted(others, key=strides.__getitem__, reverse=True), *dims]
+    out.resize_([sizes[axis] for axis in order])
+    for place, axis in enumerate(order):
+        steps[axis] = math.prod(sizes[later] for later in order[place + 1 :])
+    return out.as_strided_(sizes, steps, out.storage_offset())
+
+
 def _whole(size: Any, by: Any) -> Any:
     """A size that is pooled; torch 2.9 would hold it to be even for good, or odd."""
     return size // by
@@ -556,6 +572,7 @@ _SHAPES: dict[tuple[str, Any], Any] = {
     (_DECOMPOSITIONS, "_upsample_nearest"): _nearest_shapes,
     ("torch._refs", "_normalize"): _normalized_shapes,
     ("torch._meta_registrations", "div_rtn"): _whole,
+    ("torch._meta_registrations", "_exec_fft"): _transformed,
     ("torch._refs", "_reshape_view_helper"): _view,
     ("torch._decomp", torch.ops.aten.native_batch_norm.default): _batch_norm_shapes,
     ("torch._decomp", torch.ops.aten.native_group_norm.default): _group_norm_shapes,
@@ -582,7 +599,10 @@ def _by_shape() -> Iterator[None]:
     def shaped(original: Any, shapes: Any) -> Any:
         @functools.wraps(original)
         def called(input: Any, *args: Any, **kwargs: Any) -> Any:
-            whole = isinstance(input, Tensor) and not input.is_floating_point()
+            numbers = isinstance(input, Tensor) and (
+                input.is_floating_point() or input.is_complex()
+            )
+            whole = isinstance(input, Tensor) and not numbers
             mine = threading.get_ident() in _TRACING and not whole
             made = shapes(input, *args, **kwargs) if mine else NotImplemented
             return original(input, *args, **kwargs) if made is NotImplemented else made

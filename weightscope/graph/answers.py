@@ -63,7 +63,9 @@ def differs(structure: Structure, inputs: ExampleInputs | None = None) -> str:
     return _difference(expected, runs.graph(runs.once))
 
 
-def differs_elsewhere(structure: Structure, *, copies: bool = False) -> bool:
+def differs_elsewhere(
+    structure: Structure, takes: Callable[[ExampleInputs], bool], *, copies: bool = False
+) -> bool:
     """Whether the graph answers as the model does where it was read, and not at another size.
 
     It is called at a size that nothing divides; where the model takes none, or another way, at a
@@ -71,6 +73,7 @@ def differs_elsewhere(structure: Structure, *, copies: bool = False) -> bool:
 
     Args:
         structure: The network, read with free sizes.
+        takes: Whether a call takes so little memory that it may be run.
         copies: Whether the forward leaves something in weights: copies of them are used then.
     """
     held = fixed_in(structure.graph)
@@ -80,7 +83,7 @@ def differs_elsewhere(structure: Structure, *, copies: bool = False) -> bool:
             held.in_order(inputs.args, inputs.kwargs)
         except InputError:
             continue
-        holds = _holds(structure, inputs, copies)
+        holds = _holds(structure, inputs, copies) if takes(inputs) else None
         if holds is not None:
             return not holds and _same_where_read(structure, copies)
     return False
@@ -97,16 +100,25 @@ def holds_where_shown(structure: Structure, *, copies: bool = False) -> bool:
     return not without and _holds(structure, structure.inputs, copies) is not False
 
 
-def holds_at_size(structure: Structure, sizes: Sequence[int], *, copies: bool = False) -> bool:
+def holds_at_size(
+    structure: Structure,
+    sizes: Sequence[int],
+    takes: Callable[[ExampleInputs], bool],
+    *,
+    copies: bool = False,
+) -> bool:
     """Whether the model runs at some size of its images, and the graph answers as it does.
 
     Args:
         structure: The network.
         sizes: Of the images.
+        takes: Whether a call takes so little memory that it may be run.
         copies: Whether the forward leaves something in weights: copies of them are used then.
     """
-    without = _without_numbers(structure.model)
-    return not without and bool(_holds(structure, resized(structure.inputs, sizes), copies))
+    if _without_numbers(structure.model):
+        return False
+    inputs = resized(structure.inputs, sizes)
+    return takes(inputs) and bool(_holds(structure, inputs, copies))
 
 
 def _holds(structure: Structure, inputs: ExampleInputs, copies: bool) -> bool | None:

@@ -290,13 +290,20 @@ def _is_of_time(name: str) -> bool:
     return any(word in _STEP_WORDS for word in name.split("_"))
 
 
-def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+def likely_shapes(
+    model: nn.Module, dimensions: int = 0, *, with_channels: bool = True
+) -> list[tuple[int, ...]]:
     """Plausible (channels, *sizes), the likeliest first.
 
     The usual sizes with the likeliest channels, then all channels in turn at each size: wrong
     channels fail alike at every size. Every size is among them with the likeliest channels.
+
+    Args:
+        model: Whose kernels and attributes say what is likely.
+        dimensions: Number of sizes; by default what its kernels take.
+        with_channels: Whether there is an axis of channels; there is one of them if not.
     """
-    by_kind, kinds = [], _channels(model)
+    by_kind, kinds = [], _kinds(model, dimensions, with_channels=with_channels)
     for dimensions, channels in kinds:
         usual = _long_enough(model) if dimensions == 1 else _SIZES[dimensions]
         if dimensions > kinds[0][0]:  # frames or slices, few of which say as much as many
@@ -313,6 +320,15 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
     found = dict.fromkeys([*by_kind[0][:_LIKELIEST], *(s for s in in_turn if s is not None)])
     return list(dict.fromkeys([*list(found)[:_MAX_SHAPES], *by_kind[0]]))
+
+
+def _kinds(model: nn.Module, wanted: int, *, with_channels: bool) -> list[tuple[int, int]]:
+    """(dimensions, channels) to try; of a number of dimensions where one is wanted."""
+    kinds = _channels(model)
+    # a forward may make maps of signals, of which no kernel says
+    found = [kind for kind in kinds if kind[0] == wanted] or [(wanted, n) for _, n in kinds]
+    found = found if wanted else kinds
+    return list(dict.fromkeys(found if with_channels else [(d, 1) for d, _ in found]))
 
 
 def _long_enough(model: nn.Module) -> list[tuple[int, ...]]:

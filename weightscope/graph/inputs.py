@@ -65,6 +65,9 @@ _OF_CLIPS = ("NTCHW", "NCTHW")
 _TRIALS_OF_A_LAYOUT = 4
 _TRIALS_OF_OPTIONAL = 8  # sizes at which an argument is given that may be left out
 _MAX_CALLS_A_SHAPE = 12
+# bytes of the largest tensor that one image makes: several such are held at once, for six images
+# where a response is measured; at their usual guess the networks of the matrix make up to 134 MB
+_MUCH_MEMORY, _TOO_MUCH_MEMORY = 2**28, 2**30
 _RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))  # that images have
 _FRAMES = 8  # of a clip
 _SIZES_OF = {1: "1-D sizes (samples)", 2: "2-D sizes", 3: "3-D sizes"}
@@ -405,7 +408,7 @@ def _clip_instead(trial: Trial, image: ExampleInputs) -> ExampleInputs | None:
         return value[:, :, None].expand(-1, -1, _FRAMES, -1, -1) if is_image else value
 
     args, kwargs = pytree.tree_map(frames, (image.args, dict(image.kwargs)))
-    if trial.error(args, kwargs) is not None:
+    if trial.error(args, kwargs) or trial.largest(args, kwargs) > _MUCH_MEMORY:
         return None
     clip = _laid_out(trial, replace(image, args=args, kwargs=kwargs, dimensions=3), None)
     return clip if own & called < own & trial.called(clip) else None
@@ -416,7 +419,7 @@ def _search(
 ) -> Iterator[ExampleInputs]:
     """Try plausible images, then plausible values of the other required arguments.
 
-    What runs in train mode too comes first.
+    What runs in train mode too comes first, what takes much memory last.
 
     Args:
         trial: The model on fake tensors.
@@ -429,22 +432,24 @@ def _search(
     errors: list[Exception] = []
     tried: list[tuple[int, ...]] = []
     set_aside: list[ExampleInputs] = []
+    large: list[ExampleInputs] = []
     failures = found = 0
     wanted = wanted or dimensions_of(layout)
-    candidates = [s for s in likely_shapes(model) if wanted in (0, len(s) - 1)]
-    if limit is not None:  # how many channels clips have, no convolution says
-        candidates = few_of_each(candidates, limit) if "T" in layout else candidates[:limit]
+    letters = usual(layout, wanted) if wanted else "C"
+    candidates = _candidates(model, wanted, letters, limit)
     for shape in candidates:
         tried.append(shape)
         inputs = _first_call(trial, arguments, shape, errors, layout)
         if inputs is None:
             failures += 1
-            runs = found or set_aside
+            runs = found or set_aside or large
             if failures > (_TRIALS_FOR_MORE if found else _TRIALS_BESIDE) and runs:
                 break
             stuck = failures == _TRIALS_BESIDE and limit is None and not runs
             if stuck and _with_shares(trial, arguments, candidates, layout)[0]:
                 break  # other sizes would fail as these do
+        elif trial.largest(inputs.args, inputs.kwargs) > _MUCH_MEMORY:
+            large.append(inputs)
         elif _trains(trial, inputs):
             found += 1
             yield inputs
@@ -452,8 +457,8 @@ def _search(
             set_aside.append(inputs)
             if len(set_aside) > _TRIALS_TO_TRAIN or _the_same(trial, set_aside):
                 break
-    yield from set_aside
-    if not found and not set_aside and limit is None:
+    yield from (*set_aside, *large)
+    if not (found or set_aside or large) and limit is None:
         joined, of_shares = _with_shares(trial, arguments, candidates, layout)
         calls = itertools.chain(
             () if joined is None else (joined,),
@@ -463,9 +468,21 @@ def _search(
         if first is None:
             tried += () if wanted else _odd_ones(trial, arguments)
             met = [*errors, *of_shares]
-            raise _nothing_found(trial, arguments, tried, met, shares=len(of_shares))
+            shares, alone = len(of_shares), "C" not in letters
+            raise _nothing_found(trial, arguments, tried, met, shares=shares, alone=alone)
         yield first
         yield from calls
+
+
+def _candidates(
+    model: nn.Module, wanted: int, letters: str, limit: int | None
+) -> list[tuple[int, ...]]:
+    """(channels, *sizes) of the images to try, in all or as many as a limit says."""
+    likely = likely_shapes(model, wanted, with_channels="C" in letters)
+    if limit is None:
+        return likely
+    # how many channels clips have, no convolution says
+    return few_of_each(likely, limit) if "T" in letters else likely[:limit]
 
 
 def _with_shares(
@@ -551,13 +568,32 @@ def _first_of(
 ) -> ExampleInputs | None:
     """The first of some calls that the forward takes; they are tried without numbers."""
     for place, (args, kwargs) in enumerate(itertools.islice(calls(unwritten), most)):
-        error = trial.error(args, kwargs)
+        error = trial.error(args, kwargs) or _memory_error(trial, args, kwargs)
         if error is None:
             args, kwargs = next(itertools.islice(calls(noise), place, None))
             args, kwargs = _in_one_way(trial.original.forward, args, kwargs)
             return ExampleInputs(args, kwargs, dimensions, guessed=True, layout=layout)
         errors.append(error)
     return None
+
+
+def _memory_error(
+    trial: Trial, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> MemoryError | None:
+    """Why a guess that runs is none: what the network makes of it is too large; None if it is not.
+
+    Sizes alone decide, so that every machine guesses alike.
+    """
+    needed = trial.largest(args, kwargs)
+    if needed <= _TOO_MUCH_MEMORY:
+        return None
+    return MemoryError(f"one tensor of {needed / 2**30:.1f} GiB, made of {shapes((args, kwargs))}")
+
+
+def takes_no_more(trial: Trial, example: ExampleInputs, inputs: ExampleInputs) -> bool:
+    """Whether a call takes little memory, or no more than that of the example."""
+    given, needed = (trial.largest(call.args, call.kwargs) for call in (example, inputs))
+    return needed <= max(_MUCH_MEMORY, given)
 
 
 def _in_one_way(
@@ -581,6 +617,7 @@ def _nothing_found(
     errors: Sequence[Exception],
     *,
     shares: int,
+    alone: bool,
 ) -> ForwardError:
     """Say in one line each what was tried, what it met, and what to pass.
 
@@ -590,28 +627,28 @@ def _nothing_found(
         tried: (channels, *sizes) of all images.
         errors: What was met with them, in order.
         shares: Number of calls with images of channels of their own.
+        alone: Whether the layout that was asked for has no channels.
     """
     _require_followed(trial, errors)
     kinds: dict[tuple[int, int], list[tuple[int, ...]]] = {}
     for channels, *sizes in tried:
         kinds.setdefault((len(sizes), channels), []).append(tuple(sizes))
     shown = "; ".join(
-        f"{channels} channels, {len(sizes)} {_SIZES_OF[dimensions]} from {_by(min(sizes))} to"
-        f" {_by(max(sizes))}"
+        ("no channels" if alone else counted(channels, "channel"))
+        + f", {len(sizes)} {_SIZES_OF[dimensions]} from {_by(min(sizes))} to {_by(max(sizes))}"
         for (dimensions, channels), sizes in kinds.items()
     )
     if shares:
         shown += f"; and images of channels of their own in {shares} ways"
     others = ", ".join(map(repr, arguments.others))
     needs = f" Its forward requires {others} besides the image." if others else ""
-    met = say(errors[0]) if errors else "nothing"
     types = in_python(" (a tensor, a tuple of arguments or a dict of keyword arguments)")
     found = ForwardError(
         f"no example input was found that {trial.name} takes; tried images of {shown}. The first"
-        f" trial raised {met}.{needs} Pass {keyword('example_inputs')}{types}, or"
+        f" trial raised {say(errors[0])}.{needs} Pass {keyword('example_inputs')}{types}, or"
         f" {keyword('layout')} where the axes are not batch, channels, sizes."
     )
-    found.__cause__ = errors[0] if errors else None
+    found.__cause__ = errors[0]
     return found
 
 

@@ -50,6 +50,7 @@ from weightscope.graph.inputs import (
     find_inputs,
     is_one_window,
     passing,
+    takes_no_more,
     two_images,
     twofold,
 )
@@ -116,7 +117,7 @@ def read_structure(
             trial = Trial(model)
         read = partial(_read, trial, example_inputs, stages, layout, part, unwrapped.note)
         structure = _answering(read, trial)
-        if differs_elsewhere(structure, copies=_writes(trial)):
+        if _differs_elsewhere(structure, trial):
             structure = _answering(partial(read, at_one_size=True), trial)
         if _joins_frames(structure):
             read = partial(read, holds_frames=True)
@@ -127,6 +128,11 @@ def read_structure(
             held = _answering(partial(read, at_one_size=True), trial)
             structure = held if held.cuts else structure
         return _taking_every_way(structure, read, trial)
+
+
+def _differs_elsewhere(structure: Structure, trial: Trial) -> bool:
+    takes = partial(takes_no_more, trial, structure.inputs)
+    return differs_elsewhere(structure, takes, copies=_writes(trial))
 
 
 def _mixes_images(structure: Structure) -> bool:
@@ -202,7 +208,7 @@ def _taking_every_way(
     A forward that pads, crops or resizes where two sizes differ takes another way at such sizes,
     which does nothing where they are the same.
     """
-    _forget_idle_questions(structure, _writes(trial))
+    _forget_idle_questions(structure, trial)
     if not fixed_in(structure.graph).only_decides:
         return structure
     pair = two_images(trial, structure.inputs)
@@ -219,12 +225,12 @@ def _taking_every_way(
         takes = not _refuses(found, read_at) and not _refuses(found, structure.inputs)
         if alike and takes and holds_where_shown(found, copies=_writes(trial)):
             found, wrong = _compared(found, trial)
-            if not wrong and not differs_elsewhere(found, copies=_writes(trial)):
+            if not wrong and not _differs_elsewhere(found, trial):
                 return found
     return structure
 
 
-def _forget_idle_questions(structure: Structure, copies: bool) -> None:
+def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
     """Forget that the forward leaves something out at one size, where it would do nothing there.
 
     What resizes a table (``if x.shape[2:] != self.table.shape[2:]``) does so at its own size, too.
@@ -248,7 +254,8 @@ def _forget_idle_questions(structure: Structure, copies: bool) -> None:
             return False  # it asks for a remainder, which many sizes leave
         calls = [[equal[0]] * len(given)]
         calls += [[*given[:axis], equal[0], *given[axis + 1 :]] for axis in range(len(given))]
-        return all(holds_at_size(structure, sizes, copies=copies) for sizes in calls)
+        takes, copies = partial(takes_no_more, trial, structure.inputs), _writes(trial)
+        return all(holds_at_size(structure, sizes, takes, copies=copies) for sizes in calls)
 
     decisions = first.meta["decisions"].items()
     first.meta["decisions"] = {q: a for q, a in decisions if not is_idle(q, a)}

@@ -15,7 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
-from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, FakeTensorMode, storage_of, writes_of
+from weightscope.adapters.dispatch import (
+    FAKE_TENSOR_LOGGER,
+    CountingFakes,
+    storage_of,
+    writes_of,
+)
 from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.tracing import (
@@ -55,11 +60,13 @@ class Trial:
         self.original = model
         self.name = type(model).__name__
         self.constants = constants_of(model)
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = CountingFakes(allow_non_fake_inputs=True)
         tensors = {id(t): self.mode.from_tensor(t) for t in [*model.parameters(), *model.buffers()]}
+        self.mode.weights = frozenset(map(storage_of, tensors.values()))
         self.model = throwaway_copy(model, tensors)
         self.model.train(False)  # of a class of one's own it may return nothing
         self._known: dict[Any, Any] = {}
+        self._bytes: dict[Any, int] = {}
         self._weights = self._memories()
         self._written: dict[str, bool] = {}
         self._fresh = as_they_are(self.model)
@@ -74,6 +81,11 @@ class Trial:
         """What the forward raises, or None where it runs."""
         result = self._outcome(args, kwargs, training)
         return result if isinstance(result, Exception) else None
+
+    def largest(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        """Bytes that the largest tensor takes which the forward makes on its way."""
+        self._outcome(args, kwargs, training=False)
+        return self._bytes[_key(args, kwargs, training=False)]
 
     def returns(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
@@ -272,10 +284,11 @@ class Trial:
 
     def _outcome(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
         """Shapes and structure of what the forward returns, or what it raises; tried once."""
-        flat, spec = pytree.tree_flatten((args, dict(kwargs)))
-        key = (training, spec, tuple(map(_described, flat)))
+        key = _key(args, kwargs, training)
         if key not in self._known:
+            self.mode.most = 0
             result = self._run(args, kwargs, training=training)
+            self._bytes[key] = self.mode.most
             if not isinstance(result, Exception):
                 leaves, structure = pytree.tree_flatten(result)
                 result = [getattr(leaf, "shape", None) for leaf in leaves], structure
@@ -330,6 +343,12 @@ class Trial:
             finally:
                 self._hooks |= bool(aside.set_by)
                 self._note_writes(training)
+
+
+def _key(args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
+    """What calls have in common that do the same without numbers."""
+    flat, spec = pytree.tree_flatten((args, dict(kwargs)))
+    return training, spec, tuple(map(_described, flat))
 
 
 def _set_mode(model: nn.Module, *, training: bool) -> None:
