@@ -478,9 +478,9 @@ def _candidates(
     model: nn.Module, wanted: int, letters: str, limit: int | None
 ) -> list[tuple[int, ...]]:
     """(channels, *sizes) of the images to try, in all or as many as a limit says."""
-    likely = likely_shapes(model, wanted, with_channels="C" in letters)
     if limit is None:
-        return likely
+        return likely_shapes(model, wanted, with_channels="C" in letters)
+    likely = [shape for shape in likely_shapes(model) if wanted in (0, len(shape) - 1)]
     # how many channels clips have, no convolution says
     return few_of_each(likely, limit) if "T" in letters else likely[:limit]
 
