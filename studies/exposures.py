@@ -31,7 +31,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from studies.evidence_protocol.sources import grey_photo  # noqa: E402
-from studies.evidence_protocol.tasks import Part, Pool, cropped  # noqa: E402
+from studies.evidence_protocol.tasks import Part, Pool, _crop  # noqa: E402
 from studies.evidence_protocol.truth import measure_truth  # noqa: E402
 from studies.restorers import Array, by_pixel  # noqa: E402
 from studies.shapes import Adding, Kind, failures, said_of  # noqa: E402
@@ -72,7 +72,7 @@ GRADES = ("response", "images", "data")
 def photograph(rng: np.random.Generator, part: Part) -> Array:
     """A crop of a photograph in grey, values in 0..1."""
     name = str(rng.choice(NAMES))
-    return np.asarray(cropped(grey_photo(name, ARCHIVES), SIZE, part, rng), float)
+    return np.asarray(_crop(grey_photo(name, ARCHIVES), SIZE, part, rng), float)
 
 
 def _spots(rng: np.random.Generator, least: float, most: float, count: int) -> Array:

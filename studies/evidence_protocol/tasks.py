@@ -161,7 +161,7 @@ def distance(
     return image[..., None], sources.nuclei_depth(archives)[top:bottom, left:right] / 10.0
 
 
-def cropped(image: Array, size: int, part: Part, rng: np.random.Generator) -> Array:
+def _crop(image: Array, size: int, part: Part, rng: np.random.Generator) -> Array:
     """A crop of a real image: from its left three fifths for training, else from the right."""
     height, width = image.shape[:2]
     border = width * 3 // 5
@@ -176,7 +176,7 @@ def cropped(image: Array, size: int, part: Part, rng: np.random.Generator) -> Ar
 
 def _texture(name: str, size: int, part: Part, rng: np.random.Generator, archives: Path) -> Array:
     """A crop of a texture at equal mean and spread, so that grey level tells nothing."""
-    crop = cropped(sources.grey_photo(name, archives), size, part, rng)
+    crop = _crop(sources.grey_photo(name, archives), size, part, rng)
     return np.asarray(0.5 + 0.18 * (crop - crop.mean()) / max(float(crop.std()), 1e-3), np.float32)
 
 
@@ -206,7 +206,7 @@ def patch(size: int, part: Part, rng: np.random.Generator, archives: Path) -> tu
 
 def denoise(size: int, part: Part, rng: np.random.Generator, archives: Path) -> tuple[Array, Array]:
     """Colour photos under Gaussian noise of 0.3; the answer is the clean photo."""
-    clean = cropped(sources.photo(str(rng.choice(COLOUR_PHOTOS)), archives), size, part, rng)
+    clean = _crop(sources.photo(str(rng.choice(COLOUR_PHOTOS)), archives), size, part, rng)
     noise = 0.3 * rng.standard_normal(clean.shape)
     return (clean + noise).astype(np.float32), clean.astype(np.float32)
 

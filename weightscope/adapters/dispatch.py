@@ -12,6 +12,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.needed import needed
 
 with needed():
+    from torch._ops import HigherOrderOperator
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -53,12 +54,19 @@ class CountingFakes(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     most = 0
     weights: frozenset[int] = frozenset()
+    # their rules are found by the exact class of the mode
+    supports_higher_order_operators = True
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Run an operator, and look at what it makes."""
-        made = super().__torch_dispatch__(func, types, args, kwargs)
+        if isinstance(func, HigherOrderOperator):
+            if FakeTensorMode not in func.python_key_table:
+                raise NotImplementedError(f"{func} has no rule for tensors without numbers")
+            made = func.python_key_table[FakeTensorMode](self, *args, **(kwargs or {}))
+        else:
+            made = super().__torch_dispatch__(func, types, args, kwargs)
         for value in (made,) if isinstance(made, torch.Tensor) else pytree.tree_tensors(made):
             size = _bytes_of(value)
             if size > self.most and storage_of(value) not in self.weights:
