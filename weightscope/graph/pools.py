@@ -31,11 +31,15 @@ def _shape_only(x: Tensor, kernel_size: Sequence[int]) -> Tensor:
     return x.new_empty([*x.shape[: -len(kernel_size)], *made])
 
 
-for _name in ("average", "maximum"):
-    _LIBRARY.define(f"{_name}(Tensor x, SymInt[] kernel_size) -> Tensor")  # type: ignore[no-untyped-call]
-    _LIBRARY.impl(_name, _shape_only, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-AVERAGE = torch.ops.weightscope.average.default
-MAXIMUM = torch.ops.weightscope.maximum.default
+def _pooling(name: str, sizes: str, shapes: Callable[..., Tensor]) -> Any:
+    """An operator of our own that pools a map by sizes."""
+    _LIBRARY.define(f"{name}(Tensor x, SymInt[] {sizes}) -> Tensor")  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, shapes, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    return getattr(torch.ops.weightscope, name).default
+
+
+AVERAGE = _pooling("average", "kernel_size", _shape_only)
+MAXIMUM = _pooling("maximum", "kernel_size", _shape_only)
 
 _AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 _MAXIMA = (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
@@ -108,11 +112,8 @@ def _fitted_only(x: Tensor, output_size: Sequence[Any]) -> Tensor:
     return x.new_empty([*x.shape[: -len(output_size)], *output_size])
 
 
-for _name in ("fitted_average", "fitted_maximum"):
-    _LIBRARY.define(f"{_name}(Tensor x, SymInt[] output_size) -> Tensor")  # type: ignore[no-untyped-call]
-    _LIBRARY.impl(_name, _fitted_only, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-FITTED_AVERAGE = torch.ops.weightscope.fitted_average.default
-FITTED_MAXIMUM = torch.ops.weightscope.fitted_maximum.default
+FITTED_AVERAGE = _pooling("fitted_average", "output_size", _fitted_only)
+FITTED_MAXIMUM = _pooling("fitted_maximum", "output_size", _fitted_only)
 
 
 def fitted_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
