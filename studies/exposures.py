@@ -38,25 +38,21 @@ from studies.shapes import Adding, Kind, failures, said_of  # noqa: E402
 from studies.tiny import (  # noqa: E402
     IMAGES,
     SIZE,
-    SKILLED,
     TEST,
     TRAIN,
     Net,
     Rules,
     batch,
-    changes,
     cuts,
     fit,
     instance,
     layer,
     no_norm,
     run_cases,
-    tally_table,
     taps,
     trained,
-    verdicts_of,
+    write_page,
 )
-from weightscope.files import written_atomically  # noqa: E402
 from weightscope.probing import response  # noqa: E402
 
 STEPS = 700
@@ -295,17 +291,7 @@ def measure(case: Case, index: int, folder: Path) -> dict[str, Any]:
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     """The page, failures first."""
     found = list(cuts(rows, GRADES))
-    failed = failures(found, "response")
-    text = [
-        "# Photographs of many exposures",
-        "",
-        f"**{len(failed)} failures**{':' if failed else '.'}",
-        "",
-        *[f"- {one}" for one in failed],
-        *[""] * bool(failed),
-        *changes(found),
-        *tally_table(found, KINDS, GRADES),
-        "",
+    about = (
         "`python studies/exposures.py`. Networks whose tasks chose nothing, "
         f"trained for {STEPS} steps; what counts as a failure was [written down]"
         "(../../decisions/response.md) before it ran. Used is a cut that costs more than 5 % of "
@@ -315,21 +301,18 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
         "another part of the photographs. The rule: no level is unused by the model alone that "
         "responds to synthetic images which differ in brightness and contrast. Verdicts by the "
         "model alone / by images / by the squared error or F1 on them, with the rule; in brackets "
-        "what was said without it.",
-        "",
-        "| network | kind | skill | without | skill lost | verdicts |",
-        "|" + " --- |" * 6,
-    ]
-    for row in rows:
-        for level, lost in row["levels"].items():
-            share = f"{lost['lost']:.0%} ({lost['low']:.0%} to {lost['high']:.0%})"
-            text.append(
-                f"| {row['name']} | {row['kind']} | {row['skill']:.2f} | {level} and deeper | "
-                f"{share if row['skill'] >= SKILLED else 'no skill'} | "
-                f"{verdicts_of(row, level, GRADES)} |"
-            )
-    with written_atomically(path) as temporary:
-        temporary.write_text("\n".join([*text, ""]))
+        "what was said without it."
+    )
+    write_page(
+        path,
+        "Photographs of many exposures",
+        rows,
+        found,
+        failures(found, "response"),
+        about,
+        KINDS,
+        grades=GRADES,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from studies.evidence_protocol.tasks import Pool  # noqa: E402
-from studies.evidence_protocol.truth import SKILLED, measure_truth  # noqa: E402
+from studies.evidence_protocol.truth import measure_truth  # noqa: E402
 from studies.tiny import (  # noqa: E402
     IMAGES,
     SIZE,
@@ -41,19 +41,16 @@ from studies.tiny import (  # noqa: E402
     Net,
     Optimizer,
     batch,
-    changes,
     cuts,
     fit,
     instance,
     judged,
     layer,
     run_cases,
-    tally_table,
     taps,
     trained,
-    verdicts_of,
+    write_page,
 )
-from weightscope.files import written_atomically  # noqa: E402
 from weightscope.thresholds import FOLLOWS  # noqa: E402
 
 Array = NDArray[np.float64]
@@ -325,17 +322,7 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
     """The page, failures first."""
     follows = {row["name"]: row["follows"] for row in rows}
     found = [cut | {"follows": follows[cut["name"]]} for cut in cuts(rows)]
-    failed = failures(found)
-    text = [
-        "# Outputs that follow their image",
-        "",
-        f"**{len(failed)} failures**{':' if failed else '.'}",
-        "",
-        *[f"- {one}" for one in failed],
-        *[""] * bool(failed),
-        *changes(found),
-        *tally_table(found, KINDS),
-        "",
+    about = (
         "`python studies/restorers.py`. Networks whose designs and tasks chose nothing, "
         f"trained for {STEPS} steps; what counts as a failure was [written down]"
         "(../../decisions/response.md) before it ran. Used is a cut that costs more than 5 % of "
@@ -344,21 +331,18 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
         f"{TEST} test images, by hooks. Images are {IMAGES} others, without labels. Follows: "
         "correlation of the answer with these. Below: share of the answers that are negative. "
         "Verdicts by the model alone / by images, with the rule; in brackets what was said "
-        "without it.",
-        "",
-        "| network | kind | follows | below | skill | without | skill lost | verdicts |",
-        "|" + " --- |" * 8,
-    ]
-    for row in rows:
-        for level, lost in row["levels"].items():
-            share = f"{lost['lost']:.0%} ({lost['low']:.0%} to {lost['high']:.0%})"
-            text.append(
-                f"| {row['name']} | {row['kind']} | {row['follows']:.2f} | {row['below']:.2f} | "
-                f"{row['skill']:.2f} | {level} and deeper | "
-                f"{share if row['skill'] >= SKILLED else 'no skill'} | {verdicts_of(row, level)} |"
-            )
-    with written_atomically(path) as temporary:
-        temporary.write_text("\n".join([*text, ""]))
+        "without it."
+    )
+    write_page(
+        path,
+        "Outputs that follow their image",
+        rows,
+        found,
+        failures(found),
+        about,
+        KINDS,
+        figures=("follows", "below", "skill"),
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

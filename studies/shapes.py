@@ -33,7 +33,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import weightscope as ws  # noqa: E402
 from studies.evidence_protocol.tasks import Pool  # noqa: E402
-from studies.evidence_protocol.truth import SKILLED, measure_truth  # noqa: E402
+from studies.evidence_protocol.truth import measure_truth  # noqa: E402
 from studies.restorers import Array, by_pixel, scene  # noqa: E402
 from studies.tiny import (  # noqa: E402
     IMAGES,
@@ -45,19 +45,16 @@ from studies.tiny import (  # noqa: E402
     Optimizer,
     Rules,
     batch,
-    changes,
     cuts,
     fit,
     instance,
     layer,
     run_cases,
-    tally_table,
     taps,
     together,
     trained,
-    verdicts_of,
+    write_page,
 )
-from weightscope.files import written_atomically  # noqa: E402
 from weightscope.graph import read_structure  # noqa: E402
 from weightscope.probing.nearest import Nearest  # noqa: E402
 
@@ -362,17 +359,7 @@ def failures(found: list[dict[str, Any]], grade: str = "") -> list[str]:
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     """The page, failures first."""
     found = list(cuts(rows, GRADES))
-    failed = failures(found)
-    text = [
-        "# Restorations of another shape than their image",
-        "",
-        f"**{len(failed)} failures**{':' if failed else '.'}",
-        "",
-        *[f"- {one}" for one in failed],
-        *[""] * bool(failed),
-        *changes(found),
-        *tally_table(found, KINDS, GRADES),
-        "",
+    about = (
         "`python studies/shapes.py`. Networks whose tasks chose nothing, "
         f"trained for {STEPS} steps; what counts as a failure was [written down]"
         "(../../decisions/response.md) before it ran. Used is a cut that costs more than 5 % of "
@@ -381,21 +368,19 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
         f"threshold over that of the best constant, on {TEST} test images, by hooks. Images are "
         f"{IMAGES} others. Follows: correlation of the answer with that image. Verdicts by the "
         "model alone / by images / by the squared error or F1 on them, with the rule; in brackets "
-        "what was said without it.",
-        "",
-        "| network | kind | follows | skill | without | skill lost | verdicts |",
-        "|" + " --- |" * 7,
-    ]
-    for row in rows:
-        for level, lost in row["levels"].items():
-            share = f"{lost['lost']:.0%} ({lost['low']:.0%} to {lost['high']:.0%})"
-            text.append(
-                f"| {row['name']} | {row['kind']} | {row['follows']:.2f} | {row['skill']:.2f} | "
-                f"{level} and deeper | {share if row['skill'] >= SKILLED else 'no skill'} | "
-                f"{verdicts_of(row, level, GRADES)} |"
-            )
-    with written_atomically(path) as temporary:
-        temporary.write_text("\n".join([*text, ""]))
+        "what was said without it."
+    )
+    write_page(
+        path,
+        "Restorations of another shape than their image",
+        rows,
+        found,
+        failures(found),
+        about,
+        KINDS,
+        grades=GRADES,
+        figures=("follows", "skill"),
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

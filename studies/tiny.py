@@ -283,6 +283,58 @@ def verdicts_of(row: Mapping[str, Any], level: int, grades: Sequence[str] = GRAD
     )
 
 
+def write_page(
+    path: Path,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    found: Sequence[dict[str, Any]],
+    failed: Sequence[str],
+    about: str,
+    kinds: Sequence[str],
+    *,
+    grades: Sequence[str] = GRADES,
+    figures: Sequence[str] = ("skill",),
+) -> None:
+    """Write the page of a study, failures first.
+
+    Args:
+        path: Of the page.
+        title: Its heading.
+        rows: One for each network.
+        found: Their cuts, as `cuts` yields them.
+        failed: What was written down as a failure, in words.
+        about: What stands above the table of networks.
+        kinds: Of networks, in the order of the first table.
+        grades: Those that were judged.
+        figures: What of a row stands beside its name and kind.
+    """
+    columns = ["network", "kind", *figures, "without", "skill lost", "verdicts"]
+    text = [
+        f"# {title}",
+        "",
+        f"**{len(failed)} failures**{':' if failed else '.'}",
+        "",
+        *[f"- {one}" for one in failed],
+        *[""] * bool(failed),
+        *changes(found),
+        *tally_table(found, kinds, grades),
+        "",
+        about,
+        "",
+        f"| {' | '.join(columns)} |",
+        "|" + " --- |" * len(columns),
+    ]
+    for row in rows:
+        seen = [row["name"], row["kind"], *(f"{row[figure]:.2f}" for figure in figures)]
+        for level, lost in row["levels"].items():
+            share = f"{lost['lost']:.0%} ({lost['low']:.0%} to {lost['high']:.0%})"
+            share = share if row["skill"] >= SKILLED else "no skill"
+            cells = [*seen, f"{level} and deeper", share, verdicts_of(row, level, grades)]
+            text.append(f"| {' | '.join(cells)} |")
+    with written_atomically(path) as temporary:
+        temporary.write_text("\n".join([*text, ""]))
+
+
 def run_cases(
     name: str,
     about: str,
