@@ -226,7 +226,7 @@ def measure_forms(job: Job, folder: Path) -> list[dict[str, Any]]:
     structure = read_structure(model)
     pool = load_pool(job, "validation", archives(folder))
     rows: list[dict[str, Any]] = []
-    measure, compare = response.measure_response, change.compare
+    measure, compare = response._measured, change.compare
 
     def record(structure: Any, kinds: Any, source: str, **rest: Any) -> response.Response:
         if not any(row["source"] == source for row in rows):  # not at other contrasts
@@ -247,7 +247,7 @@ def measure_forms(job: Job, folder: Path) -> list[dict[str, Any]]:
                     rows.append(about | forms(whole, left))
         return measure(structure, kinds, source, **rest)
 
-    with mock.patch.object(response, "measure_response", record), torch.no_grad():
+    with mock.patch.object(response, "_measured", record), torch.no_grad():
         response.respond_to_synthetic(structure)
         response.respond_to_images(structure, [x for x, _ in pool.batches(20)])
     return rows

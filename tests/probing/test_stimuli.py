@@ -84,7 +84,7 @@ def test_balls_cover_the_image_as_often_as_asked():
 def test_a_ball_is_what_lies_within_its_radius():
     box, inside = _ball(2.0, (1.0, 5.0), (8, 8))
     image = torch.zeros(8, 8, dtype=torch.bool)
-    image[box] = inside
+    image[box] = torch.from_numpy(inside)
     rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
     assert torch.equal(image, (rows - 1) ** 2 + (columns - 5) ** 2 < 4)
 

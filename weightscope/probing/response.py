@@ -189,7 +189,8 @@ def respond_to_synthetic(structure: Structure) -> Response:
     for painter in (dead_leaves, between_zero_and_one):
         for sizes in ((0.5, 1.0), (None, None)):
             try:
-                return _respond_to_stimuli(structure, painter, *sizes)
+                with undisturbed(structure.model):
+                    return _respond_to_stimuli(structure, painter, *sizes)
             except Exception as error:  # noqa: BLE001 - whatever a forward raises on odd images
                 failures.append(_in_words(error))
     return Response("response", (), 0, failure=failures[0])
@@ -199,21 +200,20 @@ def _respond_to_stimuli(
     structure: Structure, painter: Painter, smaller: float | None, full: float | None
 ) -> Response:
     """The response to images of two sizes, see `synthetic_inputs`."""
-    with undisturbed(structure.model):
-        small = Stimuli.paint(structure, MATCHED_IMAGES, painter, seed=2, scale=smaller)
-        contrast = suited_contrast(structure.model, small.images, small.forward)
-        small = small.scaled(contrast)
-        matched = matched_images(structure.model, small.images, small.forward)
+    small = Stimuli.paint(structure, MATCHED_IMAGES, painter, seed=2, scale=smaller)
+    contrast = suited_contrast(structure.model, small.images, small.forward)
+    small = small.scaled(contrast)
+    matched = matched_images(structure.model, small.images, small.forward)
     large = Stimuli.paint(structure, IMAGES, painter, seed=1, scale=full).scaled(contrast)
     kinds = [[large.inputs]] + ([] if matched is None else [[small.inserted(matched)]])
     answers: list[Tensor] = []
     try:
-        found = measure_response(structure, kinds, "response", answers=answers)
+        found = _measured(structure, kinds, "response", answers=answers)
     except InputError:  # no numbers for matched images alone say nothing of the network
         if matched is None:
             raise
         answers.clear()
-        found = measure_response(structure, kinds[:1], "response", answers=answers)
+        found = _measured(structure, kinds[:1], "response", answers=answers)
     numbers = any(math.isnan(cut.flips) for cut in found.cuts)
     others = [small.scaled(factor) for factor in other_contrasts(answers[0], numbers=numbers)]
     elsewhere = [cuts for other in others if (cuts := _cuts_at(structure, other.inputs))]
@@ -248,7 +248,7 @@ def _at_other_exposures(
 def _cuts_at(structure: Structure, inputs: Any) -> tuple[CutResponse, ...]:
     """The response of every cut to images of another contrast; none where these tell nothing."""
     try:
-        return measure_response(structure, [[inputs]], "response").cuts
+        return _measured(structure, [[inputs]], "response").cuts
     except InputError:  # the outputs overflow
         return ()
 
@@ -379,11 +379,24 @@ def measure_response(
     Raises:
         InputError: There is no image, or the outputs have no image-like tensor or are not finite.
     """
+    with undisturbed(structure.model):
+        return _measured(structure, kinds, source, seed=seed, answers=answers)
+
+
+def _measured(
+    structure: Structure,
+    kinds: Sequence[Sequence[Any]],
+    source: Source,
+    *,
+    seed: int = 0,
+    answers: list[Tensor] | None = None,
+) -> Response:
+    """The same of a model that is held as it is already: to keep its tensors takes time."""
     generator = np.random.default_rng(seed)
     coarser = CoarserOutputs(structure)
     found: list[dict[str, dict[int, Figures]]] = []
     collapsed, lost, handed_on, counts = [], [], [], []
-    with undisturbed(structure.model), torch.no_grad():
+    with torch.no_grad():
         for inputs in (inputs for batches in kinds for inputs in batches):
             coarser.add(inputs)
         for batches in kinds:

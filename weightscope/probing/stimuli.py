@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 SMALLEST = 1.5
@@ -115,7 +117,8 @@ def _leaves(
     channels: int, sizes: Sequence[int], generator: torch.Generator, colour: bool
 ) -> Tensor:
     """One image, painted from the back to the front."""
-    image = torch.zeros(channels, *sizes, device="cpu", dtype=torch.float32)
+    # in numpy, whose calls are several times faster on so few positions
+    image = np.zeros((channels, *sizes), np.float32)
     largest = max(min(sizes) / 2, 2 * SMALLEST)
     dims = len(sizes)
     radii = _radii(_count(sizes, largest), dims, largest, generator)
@@ -125,12 +128,10 @@ def _leaves(
     grey = draw(len(radii), 1).expand(-1, channels)
     own = draw(len(radii), channels)
     values = SHARED**0.5 * grey + (1 - SHARED) ** 0.5 * own if colour else grey
-    for radius, centre, value in zip(radii.tolist(), centres.tolist(), values, strict=True):
+    for radius, centre, value in zip(radii.tolist(), centres.tolist(), values.numpy(), strict=True):
         box, inside = _ball(radius, centre, sizes)
-        image[(slice(None), *box)] = torch.where(
-            inside, value.view(-1, *[1] * dims), image[(slice(None), *box)]
-        )
-    return image
+        image[(slice(None), *box)][:, inside] = value[:, None]
+    return torch.from_numpy(image)
 
 
 def _count(sizes: Sequence[int], largest: float) -> int:
@@ -152,15 +153,15 @@ def _radii(count: int, dims: int, largest: float, generator: torch.Generator) ->
 
 def _ball(
     radius: float, centre: Sequence[float], sizes: Sequence[int]
-) -> tuple[tuple[slice, ...], Tensor]:
+) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
     """The box around a ball within the image, and which of its positions lie inside the ball."""
-    box, square = [], torch.zeros((), device="cpu", dtype=torch.float32)
+    box, square = [], np.zeros((), np.float32)
     for axis, (middle, size) in enumerate(zip(centre, sizes, strict=True)):
         start, stop = max(0, math.floor(middle - radius)), min(size, math.ceil(middle + radius) + 1)
         box.append(slice(start, stop))
-        offset = (torch.arange(start, stop, device="cpu", dtype=torch.float32) - middle).square()
-        square = square + offset.view(-1, *[1] * (len(sizes) - axis - 1))
-    return tuple(box), square < radius**2
+        offset = np.arange(start, stop, dtype=np.float32) - np.float32(middle)
+        square = square + (offset * offset).reshape(-1, *[1] * (len(sizes) - axis - 1))
+    return tuple(box), square < np.float32(radius**2)
 
 
 def matched_images(
