@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,56 @@ GRADE_COLUMNS = {
 SHOWN = {"auc": ("AUC", "{}"), "within": ("within depth", "{}")}
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A page of networks that are judged alone.
+
+    Attributes:
+        title: What follows in its heading.
+        choices: What was chosen, and on which networks.
+    """
+
+    title: str
+    choices: str
+
+
+UNSEEN = 672
+"""From this index on networks were trained with the rules of 2026-11-29."""
+
+ALONE: dict[int, Alone] = {
+    BEGIN["newest"]: Alone(
+        "The newest networks",
+        f"Networks from index {BEGIN['newest']} to {UNSEEN - 1} alone. Every form, border and "
+        "guard was chosen on networks before these ([their page](../index.md)) and stood when "
+        "they were trained; the rules that came after the scores on that page (what an output of "
+        "another shape restores, outputs that hardly vary, the last guards of a first proposal) "
+        "are judged here for the first time. The goals are those written down for all. How many "
+        "networks there are was settled by the time that there was, before the first was "
+        "scored, and no border was changed after a look at the scores. Guards that came since "
+        "from networks that users brought (a channel of both signs is a number, too; what a "
+        "network adds to; masks and classes by F1 beside one loss) are in the code that scored "
+        "them: what two of these withdraw here was counted before they were kept, and none was "
+        "chosen by it. So is the guard of hardly trained networks that asks whether each two "
+        "classes are told apart ([levels that are needed late](../late.md)): its form was "
+        "settled on other networks, but what it would do to the silent levels here had been "
+        "looked at before. Networks from index 640 on came after it. Of theirs one cut that "
+        "carries 10 % of the skill is called unused by the model alone (669, a segmentation "
+        "whose logits on synthetic images are as large as numbers in large units). That is "
+        "mended since, and not in these figures: a second look is taken at contrasts between, "
+        "and decisions which are all alike call nothing unused. On the 128 networks it "
+        "withdraws this verdict, the two right ones of the same network and one more.",
+    ),
+    UNSEEN: Alone(
+        "Networks that no rule has seen",
+        f"Networks from index {UNSEEN} on alone. Every form, border and guard stood when "
+        "they were trained, those too that came from networks which users brought and from "
+        "[photographs](../exposures.md). That 64 would be scored was settled while they were "
+        "trained, before any figure was looked at, and nothing was changed after that. The goals "
+        "are those written down for all.",
+    ),
+}
+
+
 def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) -> None:
     """Write ``index.md``, the tables as CSV and the figures.
 
@@ -70,7 +121,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
     present = [half for half in HALVES if (table["half"] == half).any()]
     halves = {half: judge.grade_table(table[table["half"] == half]) for half in present}
     judging = present[0]
-    judged, newest = table[table["half"] == judging], present == ["newest"]
+    judged, alone = table[table["half"] == judging], ALONE.get(listed[0].index)
     circumstances = judge.circumstance_table(table, tuple(judge.GRADES))
     by_name = {job.name: job for job in listed}
     wrong = judge.wrong_table(table, lambda name: given(by_name[name], folder))
@@ -94,7 +145,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         sentences[sentences["half"] == judging],
     )
     text = [
-        "# Does the verdict predict the truth?" + newest * " The newest networks",
+        f"# Does the verdict predict the truth? {alone.title if alone else ''}".rstrip(),
         "",
         *findings(halves[judging], reached),
         "",
@@ -102,7 +153,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         "",
         "## What was done",
         "",
-        *protocol(table, truth, version, sentences),
+        *protocol(table, truth, version, sentences, alone),
         "",
         "## Goals",
         "",
@@ -127,7 +178,7 @@ def write_page(listed: Sequence[Job], folder: Path, version: str, target: Path) 
         "",
         *wrong_text(wrong, judged),
         "",
-        *refutation_text(table),
+        *refutation_text(table, alone),
         "## Why the model alone is undecided",
         "",
         *undecided_text(undecided, table),
@@ -255,7 +306,11 @@ def first_right(networks: pd.DataFrame) -> list[tuple[str, float, int, int]]:
 
 
 def protocol(
-    table: pd.DataFrame, truth: pd.DataFrame, version: str, sentences: pd.DataFrame
+    table: pd.DataFrame,
+    truth: pd.DataFrame,
+    version: str,
+    sentences: pd.DataFrame,
+    alone: Alone | None,
 ) -> list[str]:
     """What was trained, how the truth was measured, what was held out."""
     learned = truth[truth["labels"] == "true"]
@@ -305,7 +360,7 @@ def protocol(
         f"Held out, before anything was scored: {held}. A network with any of these judges; the "
         f"others chose. {listed}.",
         "",
-        choices(table),
+        choices(alone),
         "",
         "The score of a cut is the largest among the stages that it removes. It is *used* if any "
         "of them is called so, *unused* if all are.",
@@ -318,30 +373,10 @@ def protocol(
     ]
 
 
-def choices(table: pd.DataFrame) -> str:
-    """What was chosen on which networks; on a page of the newest alone, where that stands."""
-    if set(table["half"]) == {"newest"}:
-        return (
-            f"Networks from index {BEGIN['newest']} on alone. Every form, border and guard was "
-            "chosen on networks before these ([their page](../index.md)) and stood when they were "
-            "trained; the rules that came after the scores on that page (what an output of another "
-            "shape restores, outputs that hardly vary, the last guards of a first proposal) are "
-            "judged here for the first time. The goals are those written down for all. How many "
-            "networks there are was settled by the time that there was, before the first was "
-            "scored, and no border was changed after a look at the scores. Guards that came since "
-            "from networks that users brought (a channel of both signs is a number, too; what a "
-            "network adds to; masks and classes by F1 beside one loss) are in the code that scored "
-            "them: what two of these withdraw here was counted before they were kept, and none was "
-            "chosen by it. So is the guard of hardly trained networks that asks whether each two "
-            "classes are told apart ([levels that are needed late](../late.md)): its form was "
-            "settled on other networks, but what it would do to the silent levels here had been "
-            "looked at before. Networks from index 640 on came after it. Of theirs one cut that "
-            "carries 10 % of the skill is called unused by the model alone (669, a segmentation "
-            "whose logits on synthetic images are as large as numbers in large units). That is "
-            "mended since, and not in these figures: a second look is taken at contrasts between, "
-            "and decisions which are all alike call nothing unused. On the 128 networks it "
-            "withdraws this verdict, the two right ones of the same network and one more."
-        )
+def choices(alone: Alone | None) -> str:
+    """What was chosen on which networks; of those with a page of their own, where that stands."""
+    if alone is not None:
+        return alone.choices
     return (
         "The form of the response (one minus Cohen's kappa between the decisions with and without "
         "a level, the least over the kinds of images) and its borders were chosen on the first 15 "
@@ -377,7 +412,8 @@ def choices(table: pd.DataFrame) -> str:
         f"index {BEGIN['last']} on were trained after that, and judge. Those before "
         f"{BEGIN['fifth']} keep scores with kappa: the second new networks with the borders of "
         "before, without history and losses, the fourth ones with 0.05, the others with 0.08. "
-        f"Networks from index {BEGIN['newest']} on have [a page of their own](newest/index.md)."
+        f"Networks from index {BEGIN['newest']} on have [a page of their own](newest/index.md), "
+        f"and so have [those from {UNSEEN} on](unseen/index.md)."
     )
 
 
@@ -489,13 +525,13 @@ def wrong_text(wrong: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
     ]  # fmt: skip
 
 
-def refutation_text(table: pd.DataFrame) -> list[str]:
+def refutation_text(table: pd.DataFrame, alone: Alone | None) -> list[str]:
     """What would have refuted forms and borders, on the new networks."""
     half: Half = next((h for h in BEGIN if (table["half"] == h).any()), "new")
     new = table[table["half"] == half]
     if new.empty:
         return []
-    up = "../" * (2 + (set(table["half"]) == {"newest"}))  # that page lies a folder deeper
+    up = "../" * (2 + (alone is not None))  # such a page lies a folder deeper
     sets = {"all": new, "under a circumstance that was held out": new[new["held_out"] != ""]}
     columns = {k: (k, "{}") for k in ("claim", "found", "failed")}
     lines = ["## What would have refuted the borders", "",
