@@ -26,6 +26,7 @@ from matrix import (
     held_back_fourth,
     held_back_ninth,
     held_back_seventh,
+    held_back_sixteenth,
     held_back_sixth,
     held_back_tenth,
     held_back_third,
@@ -503,6 +504,7 @@ for _name, _entry in {
     **held_back_thirteenth.HELD_BACK_THIRTEENTH,
     **held_back_fourteenth.HELD_BACK_FOURTEENTH,
     **held_back_fifteenth.HELD_BACK_FIFTEENTH,
+    **held_back_sixteenth.HELD_BACK_SIXTEENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -528,5 +530,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in held_back_thirteenth.HELD_BACK_THIRTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_fourteenth.HELD_BACK_FOURTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_fifteenth.HELD_BACK_FIFTEENTH.items()},
+    **{name: entry.truth for name, entry in held_back_sixteenth.HELD_BACK_SIXTEENTH.items()},
 }
 """The truth about every network, by name."""

@@ -32,6 +32,7 @@ from matrix.held_back_fourteenth import HELD_BACK_FOURTEENTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
+from matrix.held_back_sixteenth import HELD_BACK_SIXTEENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
 from matrix.held_back_tenth import HELD_BACK_TENTH
 from matrix.held_back_third import HELD_BACK_THIRD
@@ -48,6 +49,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, sixteenth": HELD_BACK_SIXTEENTH,
     "Held back, fifteenth": HELD_BACK_FIFTEENTH,
     "Held back, fourteenth": HELD_BACK_FOURTEENTH,
     "Held back, thirteenth": HELD_BACK_THIRTEENTH,

@@ -33,6 +33,7 @@ from matrix.held_back_fourteenth import HELD_BACK_FOURTEENTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
+from matrix.held_back_sixteenth import HELD_BACK_SIXTEENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
 from matrix.held_back_tenth import HELD_BACK_TENTH
 from matrix.held_back_third import HELD_BACK_THIRD
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_THIRTEENTH,
         *HELD_BACK_FOURTEENTH,
         *HELD_BACK_FIFTEENTH,
+        *HELD_BACK_SIXTEENTH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
