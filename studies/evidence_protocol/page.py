@@ -97,7 +97,7 @@ ALONE: dict[int, Alone] = {
         "Networks that no rule has seen",
         f"Networks from index {UNSEEN} on alone. Every form, border and guard stood when "
         "they were trained, those too that came from networks which users brought and from "
-        "[photographs](../exposures.md). That 64 would be scored was settled while they were "
+        "[photographs](../exposures.md). That 48 would be scored was settled while they were "
         "trained, before any figure was looked at, and nothing was changed after that. The goals "
         "are those written down for all.",
     ),
