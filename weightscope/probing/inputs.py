@@ -25,6 +25,10 @@ PER_REDUCTION = 8
 """Positions along one side that the deepest level should have: with fewer, most of them see the
 padding at the border."""
 
+LEAST_PER_REDUCTION = 4
+"""The same of images at half the size: with two, levels that carry 19 and 82 % of the skill of two
+networks for images of 64 pixels were silent on these, and not at the full size."""
+
 SMALLEST = 64
 """Size in pixels that an image should have at least, where the network takes it."""
 
@@ -207,9 +211,10 @@ def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> f
 
     The scaled sizes stay multiples of the deepest reduction where the example's are.
     """
-    deepest = max(structure.reductions[-1])
-    wanted = max(SMALLEST, PER_REDUCTION * deepest)
-    wanted = scale * min(wanted, LARGEST[structure.inputs.dimensions], min(sizes))
+    deepest, largest = max(structure.reductions[-1]), LARGEST[structure.inputs.dimensions]
+    full = min(max(SMALLEST, PER_REDUCTION * deepest), largest, min(sizes))
+    least = min(LEAST_PER_REDUCTION * deepest, scale * largest)
+    wanted = min(full, max(scale * full, least))
     step = 2 ** math.ceil(math.log2(deepest)) if deepest > 1 else 1
     wanted = max(step, round(wanted / step) * step)
     return wanted / min(sizes)
