@@ -251,6 +251,8 @@ def test_normalising_without_arithmetic_returns_what_torch_says(
         lambda x: torch.linalg.vector_norm(x, 3, (2, 3), dtype=torch.float64),
         lambda x: torch.linalg.vector_norm(x),
         lambda x: torch.linalg.vector_norm(torch.complex(x, x), dim=1),
+        lambda x: nn.functional.interpolate(x, (10, 9), mode="bicubic"),
+        lambda x: nn.functional.interpolate(x, scale_factor=2, mode="bicubic"),
     ],
 )
 def test_operators_that_are_not_taken_apart_return_what_torch_says(
@@ -293,12 +295,25 @@ def test_a_group_norm_of_other_channels_is_refused_without_arithmetic() -> None:
             tracing._group_norm_shapes(x, given, None, 3, 4, 48, groups, 1e-5)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
 def test_resizing_without_arithmetic_returns_what_torch_returns(mode: str) -> None:
     x = torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last)
     right = nn.functional.interpolate(x, (10, 9), mode=mode)
     got = tracing._resized(x, (10, 9))
     assert (got.shape, got.stride(), got.dtype) == (right.shape, right.stride(), right.dtype)
+
+
+def test_bicubic_resizing_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights(*_: Any) -> None:
+        raise AssertionError("its weights are computed")
+
+    monkeypatch.setattr(decompositions, "_upsample_get_cubic_coefficients", weights)
+    mode = dispatch.FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    sizes = StatelessSymbolicContext([DimDynamic.DYNAMIC] * 4)
+    with tracing.without_numbers(), mode:
+        x = mode.from_tensor(torch.zeros(2, 3, 5, 7), symbolic_context=sizes)
+        resized = nn.functional.interpolate(x, (10, 9), mode="bicubic")
+    assert resized.shape[2:] == (10, 9)
 
 
 def test_only_the_thread_that_reads_goes_without_arithmetic() -> None:

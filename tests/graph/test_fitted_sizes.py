@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightscope.adapters.symbols import key
 from weightscope.cost import count_costs
 from weightscope.errors import InputError
 from weightscope.graph import read_structure, rebuild
@@ -303,5 +305,57 @@ def test_a_table_is_read_at_another_size_than_its_own() -> None:
     assert structure.sizes == "symbolic"
     graph = rebuild(structure)
     for size in ((64, 64), (96, 128)):
+        image = torch.randn(2, 1, *size)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+
+
+class Resampled(nn.Module):
+    """Resamples by factors and rounds to the nearest size; a skip by the factor that two maps have.
+
+    As neural operators do. What is rounded twice and comes up again is as large as it was at even
+    sizes only, where the skip and the way up meet in the sizes of the image.
+    """
+
+    def __init__(self, factor: float = 0.5, mode: str = "bicubic") -> None:
+        super().__init__()
+        self.factor, self.mode = factor, mode
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.deepest, self.up = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(16, 4, 3, padding=1)
+        self.head = nn.Conv2d(8, 1, 3, padding=1)
+
+    def resampled(self, x: Tensor, factors: Sequence[float], sizes: Any = None) -> Tensor:
+        sizes = sizes or [round(n * f) for n, f in zip(x.shape[2:], factors, strict=True)]
+        return F.interpolate(x, size=sizes, mode=self.mode, align_corners=True)
+
+    def beside(self, x: Tensor, skip: Tensor) -> Tensor:
+        factors = [m / n for m, n in zip(x.shape[2:], skip.shape[2:], strict=True)]
+        return torch.cat([x, self.resampled(skip, factors)], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = [round(n * 1.0) for n in x.shape[2:]]
+        top = F.gelu(self.top(x))
+        deep = F.gelu(self.deep(self.resampled(top, [self.factor] * 2)))
+        x = F.gelu(self.deepest(self.resampled(deep, [self.factor] * 2)))
+        x = F.gelu(self.up(self.beside(self.resampled(x, [1 / self.factor] * 2), deep)))
+        return self.head(self.beside(self.resampled(x, (), whole), top))
+
+
+@pytest.mark.parametrize(
+    ("factor", "sizes"),
+    [(0.5, [(64, 64), (96, 32), (50, 38), (33, 61)]), (1 / 3, [(54, 54), (90, 27), (50, 38)])],
+)
+def test_sizes_that_are_rounded_to_the_nearest_follow_every_size(
+    factor: float, sizes: list[tuple[int, int]]
+) -> None:
+    torch.manual_seed(0)
+    model = Resampled(factor).eval()
+    structure = read_structure(model)
+    assert (structure.sizes, structure.notes) == ("symbolic", ())
+    assert structure.depth == 3
+    nodes = structure.program.graph.nodes
+    made = {key(n) for node in nodes for n in getattr(node.meta.get("val"), "shape", ())}
+    assert not any("Div" in size for size in made)  # every layer would divide once more
+    graph = rebuild(structure)
+    for size in sizes:
         image = torch.randn(2, 1, *size)
         torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)

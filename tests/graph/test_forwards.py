@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from weightscope.adapters import pytree, tracing
+from weightscope.adapters import numbers, pytree, tracing
 from weightscope.adapters.numbers import free_numbers
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
@@ -422,6 +422,26 @@ def test_sizes_stay_free_in_functions_of_other_modules(monkeypatch: pytest.Monke
     x = torch.randn(1, 3, 24, 40)
     torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
     assert "int" not in vars(helpers)
+
+
+def test_what_only_plans_with_sizes_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    planner = ModuleType("opt_einsum.contract")
+    exec("def smaller(sizes):\n assert all(isinstance(n, int) for n in map(int, sizes))"
+         "\n return min(map(int, sizes))", vars(planner))  # fmt: skip
+    monkeypatch.setitem(sys.modules, planner.__name__, planner)
+    monkeypatch.setattr(numbers, "_PLANNERS", (planner.__name__,))
+
+    def around(model: Small, x: Tensor) -> Tensor:
+        assert planner.smaller(x.shape[:1]) < planner.smaller(x.shape[2:])
+        return model.decode(*model.encode(x))
+
+    model = Small(around).eval()
+    structure = read_structure(model, IMAGE)
+    assert (structure.sizes, structure.notes) == ("symbolic", ())
+    graph = rebuild(structure)
+    x = torch.randn(3, 3, 24, 40)
+    torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+    assert "int" not in vars(planner)
 
 
 def test_names_that_stand_for_numbers_are_taken_back_after_an_error() -> None:

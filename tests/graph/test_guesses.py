@@ -532,3 +532,26 @@ def test_samples_are_guessed_by_their_layout_where_kernels_work_on_maps() -> Non
     structure = read_structure(Samples().eval(), layout="NL")
     assert structure.inputs.args[0].dim() == 2
     assert structure.inputs.layout == "NL"
+
+
+class Flattened(nn.Module):
+    """Works on images by kernels of one position that see them flattened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv1d(2, 4, 1), nn.Conv1d(4, 8, 1)
+        self.up = nn.Conv1d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dim() == 4
+        top = self.top(x.flatten(2)).unflatten(2, x.shape[2:])
+        low = F.avg_pool2d(top, 2)
+        deep = self.deep(low.flatten(2)).unflatten(2, low.shape[2:])
+        up = torch.cat([F.interpolate(deep, size=top.shape[2:]), top], 1)
+        return self.up(up.flatten(2)).unflatten(2, x.shape[2:])
+
+
+def test_images_that_are_flattened_are_guessed_as_others() -> None:
+    structure = read_structure(Flattened().eval())
+    (image,) = structure.inputs.args
+    assert image.shape == (1, 2, 256, 256)

@@ -16,7 +16,7 @@ from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from weightscope.adapters import tracing
-from weightscope.adapters.quotients import never_below, rounded
+from weightscope.adapters.quotients import nearest, never_below, rounded
 from weightscope.adapters.symbols import Probe, SizeWriter, free_symbols
 from weightscope.cost import count_costs
 from weightscope.errors import InputError
@@ -376,6 +376,19 @@ def _free_size() -> torch.SymInt:
     found = env.create_symintnode(made, hint=64)
     assert isinstance(found, torch.SymInt)
     return found
+
+
+def test_only_what_is_whole_at_every_size_is_rounded_to_the_nearest() -> None:
+    size = _free_size()
+    sizes = {size.node.expr: size}
+    for whole, share in (
+        (12 * size * 0.25, 3 * size),
+        (30 * size * (1 / 3), 10 * size),
+        (6 * size * (8 * size / (12 * size)), 4 * size),
+    ):
+        assert str(nearest(whole, sizes)) == str(share)
+    for other in (size * 0.5, 10 * size * (1 / 3), size * 2 + 0.5, 8 * size * 0.3000001):
+        assert nearest(other, sizes) is None
 
 
 def test_what_is_one_number_at_every_size_is_written_as_that() -> None:

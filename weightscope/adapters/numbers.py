@@ -26,7 +26,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
-from weightscope.adapters.symbols import is_symbolic
+from weightscope.adapters.symbols import hint, is_symbolic
 
 _OWN = {"torch", "numpy", "weightscope"}
 
@@ -67,6 +67,10 @@ class _Int(metaclass=_Kind):
 class _Float(metaclass=_Kind):
     of, free, symbolic = builtins.float, staticmethod(torch.sym_float), torch.SymFloat
     dtype = np.dtype(builtins.float)
+
+
+class _Planned(metaclass=_Kind):
+    of, free, symbolic = builtins.int, staticmethod(hint), torch.SymInt
 
 
 class _KindOf(type):
@@ -292,6 +296,24 @@ def free_numbers(model: nn.Module) -> Iterator[None]:
             setattr(torch, name, maker)
         for names, name in changed:
             del names[name]
+
+
+_PLANNERS = ("opt_einsum.contract",)
+"""Modules that choose by sizes in which order something is computed, and not what."""
+
+
+@contextmanager
+def planned() -> Iterator[None]:
+    """Let such modules plan with the sizes of the example, which are then held to nothing."""
+    used = [vars(sys.modules[name]) for name in _PLANNERS if name in sys.modules]
+    changed = [names for names in used if "int" not in names]
+    for names in changed:
+        names["int"] = _Planned
+    try:
+        yield
+    finally:
+        for names in changed:
+            del names["int"]
 
 
 def _namespaces(model: nn.Module) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -44,6 +45,47 @@ def rounded(value: torch.SymFloat, up: bool | None, sizes: Mapping[Any, torch.Sy
     if up is None and not _is_positive(numerator):
         return None
     return -(numerator // divisor) if up else numerator // divisor
+
+
+def nearest(value: torch.SymFloat, sizes: Mapping[Any, torch.SymInt]) -> Any:
+    """What a share of a size is rounded to that is whole at every size of the input.
+
+    ``round(n * 0.5)`` is ``n // 2`` where ``n`` is even, and so is ``round(n * (k / (2 * k)))``.
+
+    Args:
+        value: What is rounded to the nearest whole number.
+        sizes: Sizes of the input, by symbol.
+
+    Returns:
+        None where ``value`` is no product of sizes, numbers and quotients, or may have a fraction.
+    """
+    with needed():
+        import sympy
+
+    parts = [_exact(part) for part in sympy.Mul.make_args(value.node.expr)]
+    if None in parts:
+        return None
+    share = sympy.cancel(sympy.Mul(*parts))
+    if not share.is_integer or not share.free_symbols <= sizes.keys():
+        return None
+    return interpret({symbol: sizes[symbol] for symbol in share.free_symbols}, share)
+
+
+def _exact(factor: Any) -> Any:
+    """A number, a size or a quotient as it is without rounding; None of anything else."""
+    with needed():
+        import sympy
+        from torch.utils._sympy.functions import FloatTrueDiv, IntTrueDiv, ToFloat
+
+    if factor.is_number:
+        fraction = Fraction(float(factor)).limit_denominator(_FINEST)
+        is_nearest = float(fraction) == float(factor)
+        return sympy.Rational(fraction.numerator, fraction.denominator) if is_nearest else None
+    if isinstance(factor, IntTrueDiv | FloatTrueDiv):
+        top, bottom = map(_exact, factor.args)
+        return None if top is None or bottom is None else top / bottom
+    size = factor.args[0] if isinstance(factor, ToFloat) else factor
+    return size if size.is_integer else None
 
 
 def _is_positive(size: Any) -> bool:

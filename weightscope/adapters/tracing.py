@@ -26,7 +26,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FakeTensor
-from weightscope.adapters.quotients import left_over, never_below, rounded
+from weightscope.adapters.quotients import left_over, nearest, never_below, rounded
 from weightscope.adapters.rewriting import Table
 from weightscope.restoring import Cleanup, finished
 
@@ -473,6 +473,12 @@ def _nearest_shapes(input: Tensor, output_size: Any, scales: Any, exact: bool = 
     return _resized(input, output_size)
 
 
+def _cubic_shapes(
+    input: Tensor, output_size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None
+) -> Tensor:
+    return _resized(input, output_size)
+
+
 def _resized(input: Tensor, output_size: Any) -> Tensor:
     return torch.empty(
         (*input.shape[:2], *output_size),
@@ -570,6 +576,7 @@ _SHAPES: dict[tuple[str, Any], Any] = {
     (_DECOMPOSITIONS, "native_batch_norm_helper"): _norm_shapes,
     (_DECOMPOSITIONS, "_upsample_linear"): _linear_shapes,
     (_DECOMPOSITIONS, "_upsample_nearest"): _nearest_shapes,
+    (_DECOMPOSITIONS, "upsample_bicubic2d_default"): _cubic_shapes,
     ("torch._refs", "_normalize"): _normalized_shapes,
     ("torch._meta_registrations", "div_rtn"): _whole,
     ("torch._meta_registrations", "_exec_fft"): _transformed,
@@ -577,6 +584,7 @@ _SHAPES: dict[tuple[str, Any], Any] = {
     ("torch._decomp", torch.ops.aten.native_batch_norm.default): _batch_norm_shapes,
     ("torch._decomp", torch.ops.aten.native_group_norm.default): _group_norm_shapes,
     ("torch._decomp", torch.ops.aten.linalg_vector_norm.default): _vector_norm_shapes,
+    ("torch._decomp", torch.ops.aten.upsample_bicubic2d.default): _cubic_shapes,
 }
 
 
@@ -745,6 +753,15 @@ def _rounding(up: bool | None, original: Any) -> Any:
     return rounds
 
 
+def _rounding_to_the_nearest(original: Any) -> Any:
+    def rounds(value: torch.SymFloat, digits: int | None = None) -> Any:
+        sizes = _SIZES.get(threading.get_ident())
+        found = None if sizes is None or digits is not None else nearest(value, sizes)
+        return original(value, digits) if found is None else found
+
+    return rounds
+
+
 def _choosing(largest: bool, original: Any) -> Any:
     def chooses(one: torch.SymInt, other: Any) -> Any:
         if threading.get_ident() in _SIZES and isinstance(other, int | torch.SymInt):
@@ -772,6 +789,7 @@ def _in_integers() -> Iterator[None]:
         (torch.SymFloat, "__ceil__"): partial(_rounding, True),
         (torch.SymFloat, "__floor__"): partial(_rounding, False),
         (torch.SymFloat, "__trunc__"): partial(_rounding, None),
+        (torch.SymFloat, "__round__"): _rounding_to_the_nearest,
         (torch.SymInt, "__sym_max__"): partial(_choosing, True),
         (torch.SymInt, "__sym_min__"): partial(_choosing, False),
         (torch.SymInt, "__mod__"): _leaving,

@@ -25,7 +25,7 @@ from weightscope.adapters.constants import Constants, constants_of, hold_constan
 from weightscope.adapters.containers import Handed, hung_on
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.leftovers import nothing_left
-from weightscope.adapters.numbers import free_numbers
+from weightscope.adapters.numbers import free_numbers, planned
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.symbols import is_symbolic, is_unknown
@@ -277,6 +277,7 @@ class _Tracer:
     def run(self) -> Capture:
         with EXPORTING, Cleanup() as hooks, random_state(), lean():
             hooks.enter_context(free_keys())
+            hooks.enter_context(planned())
             hooks.enter_context(nothing_left(self.model))  # keys may be sizes
             # what an operator raises inside the trace is told by the error itself
             loggers = map(quiet, (EXPORT_LOGGER, FAKE_TENSOR_LOGGER, SIZES_LOGGER))

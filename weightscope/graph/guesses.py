@@ -306,7 +306,7 @@ def likely_shapes(
     by_kind, kinds = [], _kinds(model, dimensions, with_channels=with_channels)
     for dimensions, channels in kinds:
         usual = _long_enough(model) if dimensions == 1 else _SIZES[dimensions]
-        if dimensions > kinds[0][0]:  # frames or slices, few of which say as much as many
+        if dimensions == 3 > kinds[0][0]:  # frames or slices, few of which say as much as many
             usual = tuple(sorted(usual, key=lambda size: len(set(size)) == 1))
         windows = declared_windows(model, dimensions)
         declared = declared_sizes(model, dimensions)
