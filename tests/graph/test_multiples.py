@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +174,69 @@ def test_what_is_read_of_multiples_holds_at_the_size_of_the_example() -> None:
     model = Wide().eval()
     image = torch.randn(1, 3, 256, 256)
     torch.testing.assert_close(rebuild(read_structure(model))(image), model(image), rtol=0, atol=0)
+
+
+def of_math(positions: int) -> int:
+    return int(math.sqrt(positions))
+
+
+def of_a_power(positions: int) -> int:
+    return int(positions**0.5)
+
+
+def of_numpy(positions: int) -> int:
+    return int(np.sqrt(positions))
+
+
+class Squares(nn.Module):
+    """Turns a list of positions into a map whose sides are the root of their number."""
+
+    def __init__(self, root: Callable[[int], int]) -> None:
+        super().__init__()
+        self.root = root
+        self.first, self.top = nn.Linear(3, 4), nn.Conv2d(4, 4, 3, padding=1)
+        self.down, self.deep = nn.Conv2d(4, 8, 2, 2), nn.Linear(8, 8)
+        self.up, self.head = nn.ConvTranspose2d(8, 4, 2, 2), nn.Linear(8, 1)
+
+    def on_a_map(self, layer: nn.Module, tokens: Tensor) -> Tensor:
+        side = self.root(tokens.shape[1])
+        x: Tensor = layer(tokens.transpose(1, 2).reshape(len(tokens), -1, side, side))
+        return x.flatten(2).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.first(x.flatten(2).transpose(1, 2))
+        top = F.gelu(self.on_a_map(self.top, tokens))
+        deep = F.gelu(self.deep(self.on_a_map(self.down, top)))
+        tokens = self.head(torch.cat([self.on_a_map(self.up, deep), top], 2))
+        return tokens.transpose(1, 2).reshape(len(x), 1, *[self.root(tokens.shape[1])] * 2)
+
+
+@pytest.mark.parametrize("root", [of_math, of_numpy])
+def test_squares_are_read_at_many_sizes(root: Callable[[int], int]) -> None:
+    torch.manual_seed(0)
+    model = Squares(root).eval()
+    structure = read_structure(model)
+    assert (structure.sizes, structure.depth) == ("symbolic", 2)
+    assert "read at squares of multiples of 32 only" in structure.notes[0]
+    graph = rebuild(structure)
+    for side in (32, 64, 96, 256):
+        image = torch.randn(2, 3, side, side)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+    with pytest.raises(InputError, match="multiples of 32x32"):
+        graph(torch.randn(1, 3, 40, 40))
+    with pytest.raises(InputError, match="takes another way"):
+        graph(torch.randn(1, 3, 64, 96))
+    assert not hasattr(torch.SymInt, "sqrt")
+    (variant,) = (proposal.build() for proposal in ws.analyze(model).proposals)
+    assert verify(variant, sizes=[torch.randn(1, 3, 64, 64)], export=True).failures == ()
+
+
+def test_squares_are_read_at_every_size_of_which_a_power_is_taken() -> None:
+    torch.manual_seed(0)
+    model = Squares(of_a_power).eval()
+    structure = read_structure(model)
+    assert (structure.sizes, structure.notes) == ("symbolic", ())
+    graph = rebuild(structure)
+    for side in (32, 40, 96):
+        image = torch.randn(2, 3, side, side)
+        torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)

@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import hint, is_symbolic
 
-_OWN = {"torch", "numpy", "weightscope"}
+_OWN = {"torch", "numpy", "weightscope", "typing_extensions"}
 
 
 class _Kind(type):

@@ -71,6 +71,26 @@ def nearest(value: torch.SymFloat, sizes: Mapping[Any, torch.SymInt]) -> Any:
     return interpret({symbol: sizes[symbol] for symbol in share.free_symbols}, share)
 
 
+def root(value: torch.SymInt, sizes: Mapping[Any, torch.SymInt]) -> Any:
+    """The square root of a size that is a square at every size of the input.
+
+    Args:
+        value: A size, such as the number of positions, ``n * n``.
+        sizes: Sizes of the input, by symbol.
+
+    Returns:
+        None where ``value`` may be no square.
+    """
+    with needed():
+        import sympy
+
+    found = sympy.Mul(*(sympy.sqrt(part) for part in sympy.Mul.make_args(value.node.expr)))
+    found = found.replace(sympy.Abs, lambda size: size)  # sizes are not negative
+    if not found.is_integer or not found.free_symbols <= sizes.keys():
+        return None
+    return 1.0 * interpret({s: sizes[s] for s in found.free_symbols}, found)
+
+
 def _exact(factor: Any) -> Any:
     """A number, a size or a quotient as it is without rounding; None of anything else."""
     with needed():

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FakeTensor
-from weightscope.adapters.quotients import left_over, nearest, never_below, rounded
+from weightscope.adapters.quotients import left_over, nearest, never_below, root, rounded
 from weightscope.adapters.rewriting import Table
 from weightscope.restoring import Cleanup, finished
 
@@ -53,6 +53,7 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 _SIZES_OF_TORCH = (torch.__file__, os.path.join(_TORCH, "fx", "experimental") + os.sep)
 _MIN_OR_MAX = "_tensor_min_max"  # what the tracer puts in the place of Python's min and max
 _NEVER = 2**31 - 1
+_ROOT = "sqrt"  # what numpy asks a number for that it does not know
 _NOTES, _CACHE = "do_not_emit_stack_traces", "fake_tensor_cache_enabled"
 
 
@@ -774,6 +775,16 @@ def _choosing(largest: bool, original: Any) -> Any:
     return chooses
 
 
+def _rooting(original: Any) -> Any:
+    def roots(value: Any, *power: Any) -> Any:
+        sizes = _SIZES.get(threading.get_ident())
+        of_size = isinstance(value, torch.SymInt) and power in ((), (0.5,))
+        found = root(value, sizes) if of_size and sizes is not None else None
+        return original(value, *power) if found is None else found
+
+    return roots
+
+
 def _leaving(original: Any) -> Any:
     def leaves(value: torch.SymInt, divisor: Any) -> Any:
         sizes = _SIZES.get(threading.get_ident())
@@ -793,15 +804,21 @@ def _in_integers() -> Iterator[None]:
         (torch.SymInt, "__sym_max__"): partial(_choosing, True),
         (torch.SymInt, "__sym_min__"): partial(_choosing, False),
         (torch.SymInt, "__mod__"): _leaving,
+        (torch.SymInt, "__pow__"): _rooting,
+        (math, "sqrt"): _rooting,
     }
     originals = {place: getattr(*place) for place in makers if hasattr(*place)}
     for place, original in originals.items():
         setattr(*place, makers[place](original))
+    if roots := not hasattr(torch.SymInt, _ROOT):
+        setattr(torch.SymInt, _ROOT, math.sqrt)
     try:
         yield
     finally:
         for place, original in originals.items():
             setattr(*place, original)
+        if roots:
+            delattr(torch.SymInt, _ROOT)
 
 
 _INTEGERS = _Shared(_in_integers)

@@ -107,8 +107,8 @@ class Capture:
     ``sizes`` says which sizes were left free while tracing, ``too_complex`` whether the arithmetic
     of more of them was too much to follow, ``numbers`` whether those were kept free too that the
     forward makes numbers of, ``unit`` what the sizes of images are multiples of, along each of
-    their axes (any size where it is empty). ``functions`` are the calls of what has a backward of
-    its own.
+    their axes (any size where it is empty), ``square`` whether they are one size.
+    ``functions`` are the calls of what has a backward of its own.
     ``freer`` is the capture that keeps those free too, where it was tried and no more sizes of
     images are free in it; None where it failed.
     ``decisions`` are the answers with which the forward went on that asked about free sizes, and
@@ -123,6 +123,7 @@ class Capture:
     too_complex: bool = False
     numbers: bool = False
     unit: tuple[int, ...] = ()
+    square: bool = False
     freer: tuple[Capture | None, ...] = ()
     decisions: Mapping[Any, Any] = field(default_factory=dict)
 
@@ -194,6 +195,7 @@ def capture(
     training: bool = False,
     numbers: bool = False,
     unit: Sequence[int] = (),
+    square: bool = False,
 ) -> Capture:
     """Export the model with the boundaries of all module calls.
 
@@ -208,6 +210,7 @@ def capture(
         training: Capture what it does in train mode.
         numbers: Keep free the sizes that the forward makes numbers of; other sizes are not tried.
         unit: What the sizes of images are multiples of, along each of their axes.
+        square: Whether all sizes of an image are the same multiple.
 
     Raises:
         StructureError: ``torch.export`` cannot trace the model.
@@ -218,10 +221,12 @@ def capture(
     values: tuple[StructureError, Exception] | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
     for sizes in attempts[fixed:][:1] if numbers else attempts[fixed:]:
-        tracer = _Tracer(model, inputs, sizes, training, numbers, unit)
+        tracer = _Tracer(model, inputs, sizes, training, numbers, unit, square)
         try:
             captured = tracer.run()
-            return replace(captured, too_complex=too_complex, numbers=numbers, unit=tuple(unit))
+            return replace(
+                captured, too_complex=too_complex, numbers=numbers, unit=tuple(unit), square=square
+            )
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt; the last one raises
             if tracer.budget.exceeded:
                 too_complex = True
@@ -258,6 +263,7 @@ class _Tracer:
         training: bool,
         numbers: bool,
         unit: Sequence[int],
+        square: bool,
     ) -> None:
         self.constants, self.reading = constants_of(model), Constants(active=False)
         self.model = _as_module(copy_in_mode(model, training))
@@ -265,7 +271,7 @@ class _Tracer:
         self.inputs = inputs
         self.sizes = sizes
         self.numbers = numbers
-        self.unit = unit
+        self.unit, self.square = unit, square
         self.budget = Budget()
         self.records: list[_Record] = []
         self.open: list[tuple[_Record, Handed]] = []
@@ -312,7 +318,9 @@ class _Tracer:
                 self.model,
                 self.args,
                 self.kwargs,
-                dynamic_shapes=_dynamic_shapes(self.model, self.inputs, self.sizes, self.unit),
+                dynamic_shapes=_dynamic_shapes(
+                    self.model, self.inputs, self.sizes, self.unit, self.square
+                ),
                 strict=False,
             )
         if self.budget.exceeded:
@@ -371,7 +379,7 @@ class _Tracer:
             self.rest = Rest(self.model)
             if self.sizes == "symbolic":
                 leaves = pytree.tree_leaves((args, kwargs))
-                multiples = _multiples(leaves, self.inputs, self.unit)
+                multiples = _multiples(leaves, self.inputs, self.unit, self.square)
                 in_multiples((leaves[n].shape[d], *dim) for (n, d), dim in multiples.items())
                 hooks.enter_context(self.budget.watching(leaves))
                 hooks.enter_context(whole_quotients(leaves))
@@ -465,23 +473,23 @@ def _apart(inputs: ExampleInputs) -> tuple[Any, Any]:
 
 
 def _multiples(
-    leaves: Sequence[Any], inputs: ExampleInputs, unit: Sequence[int]
+    leaves: Sequence[Any], inputs: ExampleInputs, unit: Sequence[int], square: bool
 ) -> dict[tuple[int, int], tuple[int, str]]:
     """How many times which dimension each size of an image is, by leaf and axis."""
     images = [place for place, leaf in enumerate(leaves) if is_image(leaf, inputs)]
     return {
-        (place, axis): (times, f"size_{place}_{axis}")
+        (place, axis): (times, f"size_{place}" if square else f"size_{place}_{axis}")
         for place in images
         for axis, times in zip(inputs.space, unit, strict=bool(unit))
     }
 
 
 def _dynamic_shapes(
-    model: nn.Module, inputs: ExampleInputs, sizes: Sizes, unit: Sequence[int]
+    model: nn.Module, inputs: ExampleInputs, sizes: Sizes, unit: Sequence[int], square: bool
 ) -> Any:
     """Which sizes of each argument may vary: all but the channels, unless ``sizes`` says less."""
     leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
-    multiples = _multiples(leaves, inputs, unit)
+    multiples = _multiples(leaves, inputs, unit, square)
     places = itertools.count()
 
     def free(place: int, axis: int) -> Any:

@@ -676,10 +676,20 @@ def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[
         yield _with_free_numbers(trial, read_at)
     larger = _at_another_size(read_at)
     if trial.error(larger.args, larger.kwargs) is None:
+        square = _takes_only_squares(trial, read_at)
         given = [images_of(read_at)[0].shape[axis] for axis in read_at.space]
         for unit in ([_UNIT] * len(given), given):
             if all(size % part == 0 for size, part in zip(given, unit, strict=True)):
-                yield _with_free_numbers(trial, larger, unit)
+                yield _with_free_numbers(trial, larger, unit, square=square)
+
+
+def _takes_only_squares(trial: Trial, inputs: ExampleInputs) -> bool:
+    """Whether images have sides of one size, and one that is twice as high raises."""
+    image = images_of(inputs)[0]
+    if len(inputs.space) < 2 or len({image.shape[axis] for axis in inputs.space}) > 1:
+        return False
+    higher = _at_another_size(inputs, along=inputs.space[:1])
+    return trial.error(higher.args, higher.kwargs) is not None
 
 
 def _follows(trial: Trial, captured: Capture, others: Iterable[ExampleInputs]) -> bool:
@@ -746,7 +756,9 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
         return ""
     given = [images_of(inputs)[0].shape[axis] for axis in inputs.space]
     size = "x".join(map(str, captured.unit or given))
-    if captured.unit:
+    if captured.square:
+        size = f"squares of multiples of {captured.unit[0]}"
+    elif captured.unit:
         size = f"multiples of {size}"
     elif any(free):
         pairs = zip(free, given, strict=True)
@@ -754,6 +766,8 @@ def _fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     why = "the forward turns sizes into numbers or works at sizes of its own"
     if captured.too_complex or captured.unit:
         why = "the forward computes with its sizes in more steps than are followed"
+    if captured.square:
+        why = "the forward takes the root of the number of its positions for both sides"
     return (
         f"read at {size} only: {why}. A variant refuses other sizes; pass"
         f" {keyword('example_inputs')} of the size that you use"
@@ -809,13 +823,15 @@ def _twice(inputs: ExampleInputs) -> ExampleInputs:
     return replace(inputs, args=args, kwargs=kwargs)
 
 
-def _at_another_size(inputs: ExampleInputs, factor: float = 2, more: int = 0) -> ExampleInputs:
-    """The same call with every image larger by a factor, and by some pixels."""
+def _at_another_size(
+    inputs: ExampleInputs, factor: float = 2, more: int = 0, along: Sequence[int] | None = None
+) -> ExampleInputs:
+    """The same call with every image larger by a factor, and by some pixels, along some axes."""
 
     def scaled(value: Any) -> Any:
         if not is_image(value, inputs):
             return value
-        space = inputs.space
+        space = inputs.space if along is None else along
         sizes = [int(n * factor) + more if d in space else n for d, n in enumerate(value.shape)]
         # nobody reads its numbers, and memory that nobody touches costs nothing
         return value.new_empty(sizes)
@@ -908,10 +924,15 @@ def _held(captured: Capture) -> int:
 
 
 def _with_free_numbers(
-    trial: Trial, inputs: ExampleInputs, unit: Sequence[int] = (), *, fixed: bool = False
+    trial: Trial,
+    inputs: ExampleInputs,
+    unit: Sequence[int] = (),
+    *,
+    fixed: bool = False,
+    square: bool = False,
 ) -> Capture | None:
     try:
-        return capture(trial.original, inputs, fixed=fixed, numbers=True, unit=unit)
+        return capture(trial.original, inputs, fixed=fixed, numbers=True, unit=unit, square=square)
     except StructureError:
         return None
 
