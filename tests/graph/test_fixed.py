@@ -288,6 +288,22 @@ def test_the_part_that_works_on_spectrograms_is_the_remedy() -> None:
     assert read_structure(Enhancer().unet, torch.rand(1, 3, 32, 64)).cuts
 
 
+class InOne(Plain):
+    """The same in one module, none of whose layers holds more than half of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = torch.hann_window(62)
+        found = torch.stft(x, 62, 16, window=window, return_complex=True)[..., :64]
+        found = found * super().forward(found.abs()[:, None].repeat(1, 3, 1, 1))[:, 0]
+        return torch.istft(found, 62, 16, window=window)
+
+
+def test_a_module_of_its_own_is_the_remedy_where_no_part_works_on_spectrograms() -> None:
+    with pytest.raises(StructureError, match=r"between torch\.stft and torch\.istft a module"):
+        read_structure(InOne(), torch.rand(1, 2048), layout="NL")
+    assert read_structure(Plain(), torch.rand(1, 3, 32, 64)).cuts  # what InOne does between
+
+
 def test_a_number_in_a_tensor_stays_free_and_leaves_sizes_free() -> None:
     model = Options().eval()
     structure = read_structure(model, {"x": IMAGE, "scale": torch.tensor(1.0)})

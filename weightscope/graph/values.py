@@ -94,11 +94,17 @@ def _reads_values(error: BaseException, model: nn.Module) -> StructureError | No
             " use (codes, by k-means): load trained weights, or call the model once on your data in"
             " train mode, before it is read"
         )
-    if part and "istft(" in where:
-        remedy = (
-            "torch.istft checks the sum of windows; analyse the part that works on spectrograms,"
-            f" such as analyze(model.{part}, {keyword('example_inputs', 'spectrogram')})"
+    if "istft(" in where:
+        between = (
+            "analyse the part that works on spectrograms, such as"
+            f" analyze(model.{part}, {keyword('example_inputs', 'spectrogram')})"
         )
+        if not part:
+            between = (
+                "make what the forward does between torch.stft and torch.istft a module of its own,"
+                f" and analyse that with {keyword('example_inputs', 'spectrogram')}"
+            )
+        remedy = f"torch.istft checks the sum of windows; {between}"
     return StructureError(
         f"the forward of {type(model).__name__} reads values of tensors{where}. weightscope"
         " runs it on tensors that have sizes but no values, so what is done with them cannot follow"
@@ -139,13 +145,13 @@ _STARTED = ("inited", "initted", "initialized", "is_initialized")
 
 
 def _largest_part(model: nn.Module) -> str:
-    """Name of the child with the most parameters; empty where none has any."""
+    """Name of the child with most of the parameters; empty where none has half of them."""
     sizes = {
         name: sum(parameter.numel() for parameter in child.parameters())
         for name, child in model.named_children()
     }
     largest = max(sizes, key=lambda name: sizes[name], default="")
-    return largest if largest and sizes[largest] else ""
+    return largest if largest and 2 * sizes[largest] > sum(sizes.values()) else ""
 
 
 def _reads(error: BaseException) -> bool:
