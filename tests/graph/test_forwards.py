@@ -530,7 +530,7 @@ def test_nothing_is_dead_where_train_mode_was_not_tried() -> None:
 
 def test_a_network_that_fixes_its_sizes_is_read_at_the_one_that_it_declares() -> None:
     def resized(model: Small, x: Tensor) -> Tensor:
-        size = [int(math.sqrt(s * s)) for s in x.shape[2:]]
+        size = [int(math.hypot(s * s) ** 0.5) for s in x.shape[2:]]
         return F.interpolate(model.decode(*model.encode(x)), size=size)
 
     model = Small(resized)
@@ -570,7 +570,7 @@ def test_a_signal_is_read_at_the_window_that_the_network_declares() -> None:
 
 def test_a_size_that_became_a_number_is_told_and_kept() -> None:
     def resized(model: Small, x: Tensor) -> Tensor:
-        size = [int(math.sqrt(s * s)) for s in x.shape[2:]]
+        size = [int(math.hypot(s * s) ** 0.5) for s in x.shape[2:]]
         return F.interpolate(model.decode(*model.encode(x)), size=size)
 
     model = Small(resized).eval()
