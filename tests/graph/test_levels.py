@@ -597,19 +597,52 @@ class TokensOfOneSize(nn.Module):
 
 
 def test_both_sides_are_bound_by_as_many_tokens_as_one_size_has(monkeypatch):
-    found, real = [], levels._bound_sides
+    found, real = [], levels._rests
 
     def recorded(*given):
         found.append(real(*given))
         return found[-1]
 
-    monkeypatch.setattr(levels, "_bound_sides", recorded)
+    monkeypatch.setattr(levels, "_rests", recorded)
     structure = read_structure(TokensOfOneSize().eval(), torch.zeros(1, 3, 64, 64))
-    assert len(found[0]) == 2
+    assert list(found[0].values()) == [None, None]
     stages = {name: stage.name for stage in structure.stages for name in stage.layers}
     assert (stages["mix"], stages["conv"], stages["up.0"]) == (
         "bottleneck", "bottleneck", "decoder 3",
     )  # fmt: skip
+
+
+class PairsOfFrames(nn.Module):
+    """Pairs of frames become channels, the first frame beside a copy of itself."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.top = nn.Conv3d(1, 4, 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv3d(8, 4, 3, padding=1) for _ in range(times))
+        self.up = nn.ModuleList(nn.Conv3d(4, 8, 3, padding=1) for _ in range(times))
+        self.head = nn.Conv3d(4, 1, 1)
+
+    def forward(self, x):
+        x = top = self.top(x)
+        for layer in self.down:
+            x = torch.cat([x[:, :, :1], x], 2).unflatten(2, (-1, 2)).movedim(3, 2).flatten(1, 2)
+            x = F.relu(layer(x))
+        for layer in self.up:
+            x = layer(x).unflatten(1, (4, 2)).movedim(2, 3).flatten(2, 3)[:, :, 1:]
+        return self.head(x + top)
+
+
+@pytest.mark.parametrize(("times", "frames"), [(1, 9), (2, 5), (3, 9)])
+def test_frames_that_are_a_multiple_and_one_are_counted_at_such_numbers(times, frames):
+    structure = read_structure(PairsOfFrames(times), torch.zeros(1, 1, frames, 8, 8))
+    assert structure.sizes == "symbolic"
+    reductions = tuple((2.0**i, 1.0, 1.0) for i in range(times + 1))
+    assert structure.reductions == reductions
+    found = places(structure)
+    assert [found[f"down.{i}"] for i in range(times)] == [
+        *(f"encoder {i + 1}" for i in range(times - 1)), "bottleneck",
+    ]  # fmt: skip
+    assert [cut.keep_levels for cut in structure.cuts] == [*range(1, times + 1)]
 
 
 class FourByFour(nn.Module):

@@ -198,8 +198,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
             f"no input of the forward is a tensor (batch, channels, *{inputs.dimensions} sizes);"
             f" pass {keyword('example_inputs')} with one"
         )
-    held = _held_sides(capture, images, inputs.dimensions)
-    small, large = (_probe(capture, images, scale, held) for scale in _PROBE_SCALES)
+    rests = _growing_sides(capture, images, inputs.dimensions)
+    small, large = (_probe(capture, images, scale, rests) for scale in _PROBE_SCALES)
     image, channels = images[0], inputs.channels
     resized = _resized_first(capture, images) if follows_the_input(capture) else None
     if resized is not None:
@@ -392,11 +392,12 @@ def _some_empty(nodes: Iterable[fx.Node], large: Probe) -> bool:
     return any(large.numel(v) == 0 and all(hint(s) for s in v.shape) for v in made)
 
 
-def _held_sides(capture: Capture, images: Sequence[fx.Node], dimensions: int) -> frozenset[str]:
-    """Free sides of the images that no kernel sees grow: they are cropped to one size first.
+def _growing_sides(capture: Capture, images: Sequence[fx.Node], dimensions: int) -> dict[str, int]:
+    """Free sides of the images that kernels see grow, and what stays of each while it does.
 
-    The strides tell what is coarse along such a side, as they do along one of fixed size. A side
-    that is taken apart in several pieces (a clip in chunks of frames) is none.
+    Not those that are cropped to one size first: the strides tell what is coarse along such a side,
+    as they do along one of fixed size. A side that is taken apart in several pieces (a clip in
+    chunks of frames) is none.
     """
     sides = _free_sides(images)
     held = {symbol for side, symbol in sides.items() if len(windows(capture.nodes, side)) == 1}
@@ -404,29 +405,44 @@ def _held_sides(capture: Capture, images: Sequence[fx.Node], dimensions: int) ->
     seen = free_symbols(size for value in maps for size in value.shape)
     # where nothing grows, the whole is read at the example's size
     unseen = held - seen if seen.intersection(sides.values()) else set()
-    return frozenset(unseen) | _bound_sides(capture, images)
+    rests = _rests(capture, images)
+    return {s: rest for s, rest in rests.items() if rest is not None and s not in unseen}
 
 
-def _bound_sides(capture: Capture, images: Sequence[fx.Node]) -> frozenset[str]:
-    """Free sides that the trace takes to be about as large as in the example.
+def _rests(capture: Capture, images: Sequence[fx.Node]) -> dict[str, int | None]:
+    """What stays of each free side of the images while the rest of it grows: 1 of ``8 * k + 1``.
 
-    Where positions are made channels, of which a layer takes so many, few sizes make as many.
+    None where the trace takes a side to be about as large as in the example: where positions are
+    made channels, of which a layer takes so many, few sizes make as many.
     """
     tensors, sides = list(map(tensor_of, capture.nodes)), set(_free_sides(images).values())
-    example = _probe(capture, images, 1, frozenset()).symbols
+    example = _probe(capture, images, 1, {}).symbols
 
-    def holds(changed: Collection[str]) -> bool:
-        """Whether the trace does, where some sides are half as large or twice."""
-        return any(
-            holds_at(tensors, Probe({**example, **{s: int(example[s] * times) for s in changed}}))
-            for times in (0.5, 2)
+    def holds(changed: Collection[str], times: float, rest: int = 0) -> bool:
+        """Whether the trace does, where some sides are so many times as large."""
+        grown = {side: int((example[side] - rest) * times) + rest for side in changed}
+        return holds_at(tensors, Probe({**example, **grown}))
+
+    def follows(changed: Collection[str]) -> bool:
+        return any(holds(changed, times) for times in (0.5, 2))
+
+    def rest_of(side: str) -> int | None:
+        """A small part of a side, so that what is left of it counts."""
+        return next(
+            (
+                rest
+                for rest in range(1, example[side] // 4 + 1)
+                if all(holds({side}, times, rest) for times in (2, 4))
+            ),
+            None,
         )
 
     # a size of one is taken for a number, which binds a side that nothing else does
     sizes = (size for value in tensors if value is not None for size in value.shape)
-    sides -= free_symbols(size for size in sizes if hint(size) == 1)
+    loose = free_symbols(size for size in sizes if hint(size) == 1)
     # of sides that go together none is bound
-    return frozenset(s for s in sides if not holds({s}) and not holds(sides))
+    together = follows(sides - loose)
+    return {s: 0 if s in loose or together or follows({s}) else rest_of(s) for s in sides}
 
 
 def _free_sides(images: Iterable[fx.Node]) -> dict[str, str]:
@@ -450,17 +466,18 @@ def _maps_of_kernels(capture: Capture, dimensions: int) -> list[torch.Tensor]:
     return [value for value in made if value.dim() == dimensions + 2]
 
 
-def _probe(capture: Capture, images: Sequence[fx.Node], scale: int, held: frozenset[str]) -> Probe:
+def _probe(
+    capture: Capture, images: Sequence[fx.Node], scale: int, rests: Mapping[str, int]
+) -> Probe:
     """All free sizes at the example's, those of the images' space ``scale`` times as large.
 
     Args:
         capture: The exported program.
         images: The inputs that have the image's axes.
         scale: How much larger.
-        held: Sides of the images that stay at the example's size.
+        rests: The sides of the images that grow, and what stays of each.
     """
     symbols: dict[str, int] = {}
-    spatial = set(_free_sides(images).values()) - held
     for node in capture.nodes:
         value = tensor_of(node)
         if node.op != "placeholder" or value is None:
@@ -468,7 +485,9 @@ def _probe(capture: Capture, images: Sequence[fx.Node], scale: int, held: frozen
         for size in value.shape:
             if is_symbolic(size):
                 name, times = multiple(size)
-                symbols[name] = hint(size) // times * (scale if name in spatial else 1)
+                rest = rests.get(name)
+                own = hint(size) // times
+                symbols[name] = own if rest is None else (own - rest) * scale + rest
     return Probe(symbols)
 
 
