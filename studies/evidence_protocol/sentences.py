@@ -22,12 +22,12 @@ from studies.evidence_protocol.jobs import Job
 from studies.evidence_protocol.judge import SIGNS, read_scores
 from studies.evidence_protocol.truth import NEGLIGIBLE, SKILLED
 from weightscope.thresholds import RESPONSE_BORDER
+from weightscope.utilization.answers import BASE, COMPUTED, INPUT
+from weightscope.utilization.lines import CHANNELS
 
 NOTHING = "nothing can be concluded about which stages are used"
-ANSWER = (
-    r"(, (the input itself|(a straight line of )?(the input|what it (adds to|computes without "
-    r"weights))|its answer for another image),)?"
-)
+LIKE = "|".join(map(re.escape, (INPUT, BASE, COMPUTED, CHANNELS, "what it adds to")))
+ANSWER = rf"(, ({INPUT} itself|(a straight line of )?({LIKE})|its answer for another image),)?"
 COMPARED = r"\((?P<metric>.+?) (?P<network>\S+) against (?P<trivial>\S+)\)"
 LARGER_IS_BETTER = ("f1", "accuracy")
 RULES = {

@@ -619,6 +619,32 @@ def test_more_images_do_not_ask_the_weights_where_synthetic_ones_show_decisions(
     assert ("no more training than a few steps" in found.conclusion) is (verdict == "undecided")
 
 
+@pytest.mark.parametrize(
+    ("synthetic", "said", "verdict"),
+    [(0.19, False, "undecided"), (0.21, False, "unused"), (0.19, True, "unused")],
+)
+def test_silence_on_images_that_call_for_no_decision_is_no_second_opinion(
+    layers, synthetic, said, verdict
+):
+    structure, _, model = layers(a=0.01, b=0.01)
+    with torch.no_grad():
+        for layer in model.children():
+            layer.weight += 2.0 * layer.weight.std() * torch.randn(len(layer.weight), 1)
+    seen = {}
+    for source, value, resolved in (("images", 0.5, 0.9), ("response", 0.0, synthetic)):
+        found = response(0.5, value, source=source)
+        cuts = tuple(replace(cut, resolved=resolved) for cut in found.cuts)
+        seen[source] = replace(found, cuts=cuts)
+    found = assess(structure, measure_model(model), trained=said, **seen)
+    (level,) = (v for v in found.verdicts if v.stage == "b")
+    assert level.verdict == "used"
+    (score,) = (s for s in level.scores if s.grade == "response")
+    assert score.verdict == verdict
+    assert ("there (19.0% of what sure decisions would)" in score.why) is score.guarded
+    assert ("disagreement: by response unused" in level.why) is (verdict == "unused")
+    assert "hardly trained" not in found.conclusion
+
+
 def test_who_knows_that_a_network_was_trained_may_say_so(layers):
     structure, _, model = layers(a=0.01, b=0.01)
     measured = response(0.5, 0.0)

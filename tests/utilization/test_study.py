@@ -40,6 +40,8 @@ from studies.labels import counts, f1, failures
 from studies.tiny import tally
 from weightscope.movement import Displacement, Movement
 from weightscope.utilization import AblationResult, DataEvidence
+from weightscope.utilization.answers import BASE, COMPUTED, INPUT
+from weightscope.utilization.lines import CHANNELS
 from weightscope.utilization.ranking import conclude, foreign_start
 from weightscope.utilization.records import Score, StageVerdict
 
@@ -361,6 +363,9 @@ NOTHING = "nothing can be concluded about which stages are used"
         (f"On the batches given the network is hardly better than the best trivial answer "
          f"(accuracy 0.5 against 0.49): {NOTHING}. By accuracy a constant is right wherever the "
          "commonest class is; metric='f1' weighs what is rare as much.", "shuffled", []),
+        *((f"On the batches given the network is no better than the best trivial answer, a "
+           f"straight line of {what}, (mse 0.5 against 0.49): {NOTHING}.", "shuffled", [])
+          for what in (INPUT, BASE, COMPUTED, CHANNELS)),
         ("history= says nothing of any kernel: no noise walk is derived for RMSprop.", "true", []),
         ("history= says nothing of some kernels: no noise walk is derived for RMSprop. No kernel "
          "is as history= recorded it: the weights are changed.", "true",

@@ -109,7 +109,10 @@ def assess(
     verdicts = []
     for stage, spread in zip(structure.stages, spreads, strict=True):
         scores = [] if data is None else [data.score(stage.name)]
-        scores += [doubted(score_response(r, stage.level), doubt) for r in responses]
+        scores += [
+            doubted(score_response(r, stage.level), doubt or (not trained) * unresolved(r))
+            for r in responses
+        ]
         scores = [doubted(score, structure.draws * DRAWN) for score in scores]
         scores += [score_history(movements[stage.name], network)] if movements else []
         scores += [score_weights(spread, typical, dispersion)]
@@ -223,6 +226,26 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
         return ""
     share = f", read as decisions, hardly varies ({first.resolved:.1%} of what sure ones would)"
     return f"{none}, and its output{share if first.resolved else ' hardly varies'}"
+
+
+def unresolved(response: Response) -> str:
+    """Why silence on synthetic images tells nothing of a network that other evidence shows trained.
+
+    Where it hardly decides on them, a level that decides much on the user's data may be silent.
+
+    Args:
+        response: Of the network's output to each level.
+
+    Returns:
+        A clause; empty where the decisions are told apart, and on the user's own images.
+    """
+    first = next(iter(response.cuts), None)
+    if first is None or response.source != "response" or not math.isnan(first.by_sign):
+        return ""
+    if not 0.0 < first.resolved < RESOLVED:
+        return ""
+    share = f"({first.resolved:.1%} of what sure decisions would)"
+    return f"its probabilities hardly tell apart two of its classes there {share}"
 
 
 def doubted(score: Score, doubt: str) -> Score:
