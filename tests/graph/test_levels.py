@@ -825,3 +825,25 @@ def test_a_pool_at_every_position_mixes_those_of_a_level_and_leaves_it_one(pool)
 
     structure = read_structure(Mixer(), torch.zeros(1, 1, 32, 32))
     assert {s.name: s.level for s in structure.stages}["bottleneck"] == 1
+
+
+class Unflattened(nn.Module):
+    """Pixels become channels axis by axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        top = self.top(x)
+        apart = top.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4)
+        deep = F.relu(self.deep(apart.flatten(1, 3)))
+        return self.head(torch.cat([top, F.pixel_shuffle(deep, 2)], 1))
+
+
+def test_axes_are_taken_apart_below_a_cut():
+    structure = read_structure(Unflattened(), torch.zeros(1, 3, 16, 16))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    (cut,) = structure.cuts
+    assert [site.layout for site in cut.entries] == ["channels_first"]

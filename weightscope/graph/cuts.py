@@ -332,7 +332,11 @@ def _puts_channels_apart(node: fx.Node) -> bool:
 
 # with several axes for one side of the image
 _RESHAPES = tuple(
-    f"aten::{name}" for name in ("reshape", "view", "permute", "transpose", "contiguous", "clone")
+    f"aten::{name}"
+    for name in (
+        *("reshape", "view", "flatten", "unflatten"),
+        *("permute", "transpose", "contiguous", "clone"),
+    )
 )
 _TAKEN = tuple(f"aten::{name}" for name in ("index", "index_select", "lerp", "slice"))
 _OF_A_SHAPE = tuple(f"aten::{name}_like" for name in ("ones", "zeros", "full", "empty"))
