@@ -236,7 +236,8 @@ forward with the image. The reading of one, of a codec that quantises one positi
 (compressai), was stopped after more than nine minutes and counts as wrong. IRR-PWC's had been
 stopped once, beside other work of ours on the same core, and stands here as it was read to its end.
 What was right: ten can be cut, and of one of the ten (ZoeDepth) one of five depths was not built;
-of EoMT no depth may be cut, and none was; a network that reads values was refused.
+of EoMT no depth may be cut, and none was; a network that reads values was refused. Mended since:
+LTX-2's clips.
 
 The lists up to the thirteenth were chosen to be ever more unusual. The fifteenth was drawn by a
 rule, as the fourteenth, and from the same list of packages, less what that had drawn: at random
