@@ -427,15 +427,8 @@ def _rests(capture: Capture, images: Sequence[fx.Node]) -> dict[str, int | None]
         return any(holds(changed, times) for times in (0.5, 2))
 
     def rest_of(side: str) -> int | None:
-        """A small part of a side, so that what is left of it counts."""
-        return next(
-            (
-                rest
-                for rest in range(1, example[side] // 4 + 1)
-                if all(holds({side}, times, rest) for times in (2, 4))
-            ),
-            None,
-        )
+        """One, as of a first frame and groups of more: a larger rest would change ratios."""
+        return 1 if all(holds({side}, times, rest=1) for times in (2, 4)) else None
 
     # a size of one is taken for a number, which binds a side that nothing else does
     sizes = (size for value in tensors if value is not None for size in value.shape)
