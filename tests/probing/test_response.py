@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import weightscope as ws
 from weightscope.graph import read_structure
 from weightscope.probing import Response, respond_to_images, respond_to_synthetic, response
 from weightscope.probing.change import change_by_cut, compare
-from weightscope.probing.inputs import read_images, synthetic_inputs
+from weightscope.probing.inputs import read_images, scaling, synthetic_inputs
 from weightscope.probing.outputs import Reading, certainty, predictions
 from weightscope.probing.resolution import pair_sums, resolution
 from weightscope.probing.response import (
@@ -1100,3 +1102,32 @@ def test_a_network_of_one_size_that_its_graph_does_not_show_is_asked_at_that():
     found = respond_to_synthetic(read_structure(model, torch.zeros(2, 1, 24, 24)))
     assert not found.failure
     assert found.cuts[0].value > 0.0
+
+
+@pytest.mark.parametrize(
+    ("side", "deepest", "dimensions", "scale", "pixels"),
+    [
+        (256, 16, 2, 1.0, 128),
+        (256, 16, 2, 0.5, 64),
+        (64, 16, 2, 0.5, 64),  # half of it would leave two positions a side
+        (128, 32, 2, 0.5, 128),
+        (64, 32, 2, 0.5, 64),  # no larger than the example
+        (48, 8, 2, 0.5, 32),
+        (64, 16, 3, 0.5, 32),  # for the time
+    ],
+)
+def test_smaller_images_keep_four_positions_a_side_at_the_deepest_level(
+    side, deepest, dimensions, scale, pixels
+):
+    structure = SimpleNamespace(
+        reductions=((1.0,) * dimensions, (float(deepest),) * dimensions),
+        inputs=SimpleNamespace(dimensions=dimensions),
+    )
+    assert side * scaling(structure, [side] * dimensions, scale) == pixels
+
+
+def test_the_model_is_kept_once_for_all_synthetic_images():
+    structure = structure_of(Mixed(0.5))
+    with mock.patch.object(response, "undisturbed", wraps=response.undisturbed) as kept:
+        assert not respond_to_synthetic(structure).failure
+    assert kept.call_count == 1

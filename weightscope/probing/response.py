@@ -361,8 +361,6 @@ def measure_response(
     structure: Structure,
     kinds: Sequence[Sequence[Any]],
     source: Source,
-    *,
-    seed: int = 0,
     answers: list[Tensor] | None = None,
 ) -> Response:
     """Measure the response of every cut.
@@ -373,26 +371,23 @@ def measure_response(
             keyword arguments of the forward. Means are taken over the images of a kind; the kind
             that responds least decides.
         source: What to call the result.
-        seed: Of the bootstrap.
         answers: Where to put what the whole network answers to each batch, if anywhere.
 
     Raises:
         InputError: There is no image, or the outputs have no image-like tensor or are not finite.
     """
     with undisturbed(structure.model):
-        return _measured(structure, kinds, source, seed=seed, answers=answers)
+        return _measured(structure, kinds, source, answers)
 
 
 def _measured(
     structure: Structure,
     kinds: Sequence[Sequence[Any]],
     source: Source,
-    *,
-    seed: int = 0,
     answers: list[Tensor] | None = None,
 ) -> Response:
     """The same of a model that is held as it is already: to keep its tensors takes time."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     coarser = CoarserOutputs(structure)
     found: list[dict[str, dict[int, Figures]]] = []
     collapsed, lost, handed_on, counts = [], [], [], []

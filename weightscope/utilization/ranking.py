@@ -16,7 +16,7 @@ from weightscope.movement import (
     renamed,
     stage_movement,
 )
-from weightscope.probing.response import COLLAPSED
+from weightscope.probing.response import COLLAPSED, CutResponse, Response
 from weightscope.showing import counted
 from weightscope.statistics import ModelStatistics, ParameterStatistics
 from weightscope.thresholds import AS_RECORDED, FRESH_VALUES, RESOLVED, UNTOLD
@@ -208,10 +208,7 @@ def hardly_trained(statistics: ModelStatistics, responses: Sequence[Response]) -
     ):
         return ""
     if math.isnan(first.by_sign) and first.resolved > 0.0:
-        share = f"({first.resolved:.1%} of what sure decisions would)"
-        if math.isnan(first.by_number):
-            return f"its probabilities hardly tell apart two of its classes {share}"
-        return f"its outputs, if they are decisions, hardly tell two classes apart {share}"
+        return _hardly_apart(first)
     marks = marks_of_training(statistics)
     if marks.faint:
         return "its weights show no more training than a few steps leave"
@@ -244,8 +241,15 @@ def unresolved(response: Response) -> str:
         return ""
     if not 0.0 < first.resolved < RESOLVED:
         return ""
-    share = f"({first.resolved:.1%} of what sure decisions would)"
-    return f"its probabilities hardly tell apart two of its classes there {share}"
+    return _hardly_apart(first, " there")
+
+
+def _hardly_apart(cut: CutResponse, where: str = "") -> str:
+    """That two classes are not told apart, in a clause."""
+    share = f"({cut.resolved:.1%} of what sure decisions would)"
+    if math.isnan(cut.by_number):
+        return f"its probabilities hardly tell apart two of its classes{where} {share}"
+    return f"its outputs, if they are decisions, hardly tell two classes apart{where} {share}"
 
 
 def doubted(score: Score, doubt: str) -> Score:
