@@ -27,7 +27,8 @@ except ImportError:  # another version of torch
 
 _LIBRARY = torch.library.Library("weightscope", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
-    "boundary(Tensor x, int call, bool entry, int position) -> Tensor"
+    "boundary(Tensor x, int call, bool entry, int position) -> Tensor",
+    tags=(torch.Tag.flexible_layout,),  # or the tracer notes beside each mark what it was given
 )
 
 

@@ -185,10 +185,14 @@ def never_below(one: Any, other: Any) -> bool:
     the input. That divisions leave less than their divisor is what is known here, and that sizes
     are whole numbers.
     """
+    return _never_negative(_expression(one) - _expression(other))
+
+
+@functools.lru_cache(1 << 12)
+def _never_negative(difference: Any) -> bool:
     with needed():
         import sympy
 
-    difference = _expression(one) - _expression(other)
     lowest = sympy.Integer(0)
     for term in sympy.Add.make_args(sympy.expand(_in_rests(difference))):
         factor, rest = term.as_coeff_Mul()

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -629,6 +630,44 @@ def _by_shape() -> Iterator[None]:
             table[name] = original
 
 
+_CONTIGUITY = ("is_contiguous", "is_channels_last_contiguous_2d", "is_channels_last_contiguous_3d")
+_LAYOUTS: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()
+"""Answers about layouts in each trace, by question, sizes and strides."""
+
+
+@contextmanager
+def _asked_once() -> Iterator[None]:
+    """Ask once in a trace how tensors of the same free sizes and strides lie in memory.
+
+    torch asks at every operator, in a dozen comparisons of sizes: up to a seventh of the time.
+    """
+
+    def remembered(name: str, original: Any) -> Any:
+        @functools.wraps(original)
+        def asked(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+            mode = getattr(tensor, "fake_mode", None)
+            env = None if mode is None else mode.shape_env
+            if env is None or threading.get_ident() not in _TRACING:
+                return original(tensor, *args, **kwargs)
+            numbers = (*tensor.shape, *tensor.stride())
+            lies = tuple(n.node.expr if isinstance(n, torch.SymInt) else n for n in numbers)
+            key = name, args, *kwargs.values(), lies
+            known = _LAYOUTS.setdefault(env, {})
+            if key not in known:
+                known[key] = original(tensor, *args, **kwargs)
+            return known[key]
+
+        return asked
+
+    room = getattr(_module("torch._prims_common"), "__dict__", {})
+    originals = {name: room[name] for name in _CONTIGUITY if name in room}
+    room.update({name: remembered(name, original) for name, original in originals.items()})
+    try:
+        yield
+    finally:
+        room.update(originals)
+
+
 @contextmanager
 def _unsummarised() -> Iterator[None]:
     """Keep the tracer from noting a summary beside every tensor, which took a tenth of its time."""
@@ -653,6 +692,7 @@ _FUNCTIONS = _Shared(_watching_functions)
 _SUMMARIES = _Shared(_unsummarised)
 _VALIDATION = _Shared(_unvalidated)
 _DECOMPOSED = _Shared(_by_shape)
+_ASKED_ONCE = _Shared(_asked_once)
 
 
 @contextmanager
@@ -707,7 +747,10 @@ def without_numbers() -> Iterator[None]:
     values of their arguments; of what normalises and resizes only the shape is computed.
     """
     mine = threading.get_ident()
-    with _CHECKPOINTS.on(), _SUBCLASSES.on(), _VALIDATION.on(), _DECOMPOSED.on():
+    shared = _CHECKPOINTS, _SUBCLASSES, _VALIDATION, _DECOMPOSED, _ASKED_ONCE
+    with Cleanup() as switches:
+        for switch in shared:
+            switches.enter_context(switch.on())
         _TRACING.add(mine)
         try:
             yield

@@ -672,15 +672,27 @@ def _at_all_sizes(
 def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[Capture | None]:
     """Captures that keep more sizes free: any size, then multiples of one only."""
     yield from captured.freer
-    if not (captured.freer or captured.numbers or captured.too_complex):
+    others = [_at_another_size(read_at, factor) for factor in _OTHER_SIZES]
+    tried = captured.freer or captured.numbers or captured.too_complex
+    if not tried and any(_goes_the_same_way(trial, read_at, other) for other in others):
         yield _with_free_numbers(trial, read_at)
     larger = _at_another_size(read_at)
-    if trial.error(larger.args, larger.kwargs) is None:
+    runs = trial.error(larger.args, larger.kwargs) is None
+    if runs and _goes_the_same_way(trial, read_at, larger):
         square = _takes_only_squares(trial, read_at)
         given = [images_of(read_at)[0].shape[axis] for axis in read_at.space]
         for unit in ([_UNIT] * len(given), given):
             if all(size % part == 0 for size, part in zip(given, unit, strict=True)):
                 yield _with_free_numbers(trial, larger, unit, square=square)
+
+
+def _goes_the_same_way(trial: Trial, inputs: ExampleInputs, other: ExampleInputs) -> bool:
+    """Whether the forward calls the same functions for two calls, as far as both go.
+
+    No graph of one holds for the other where it does not, and to know it takes no capture.
+    """
+    one, another = trial.functions(inputs), trial.functions(other)
+    return all(a == b for a, b in zip(one, another, strict=False))
 
 
 def _takes_only_squares(trial: Trial, inputs: ExampleInputs) -> bool:

@@ -67,6 +67,7 @@ class Trial:
         self.model.train(False)  # of a class of one's own it may return nothing
         self._known: dict[Any, Any] = {}
         self._bytes: dict[Any, int] = {}
+        self._functions: dict[Any, tuple[str, ...]] = {}
         self._weights = self._memories()
         self._written: dict[str, bool] = {}
         self._fresh = as_they_are(self.model)
@@ -139,6 +140,17 @@ class Trial:
         if isinstance(result, Exception):
             return None
         return [*found, ("", shapes_of(result))]
+
+    def functions(self, inputs: ExampleInputs) -> tuple[str, ...]:
+        """Names of what makes tensors in a forward, in order, then "" where it does not raise."""
+        key = _key(inputs.args, inputs.kwargs, training=False)
+        if key not in self._functions:
+            names = _Names()
+            with names:
+                result = self._run(inputs.args, inputs.kwargs)
+            ends = () if isinstance(result, Exception) else ("",)
+            self._functions[key] = (*names.found, *ends)
+        return self._functions[key]
 
     def works_alike(self, inputs: ExampleInputs, whole: Collection[str]) -> bool:
         """Whether the forwards call the same functions in both modes, the same number of times.
@@ -386,6 +398,20 @@ class _Listing(TorchFunctionMode):
 
 def _lines(places: Collection[tuple[str, int]]) -> str:
     return "; ".join(line_of(*place) for place in sorted(places)[:_SHOWN])
+
+
+class _Names(TorchFunctionMode):
+    """Lists the names of the functions that make tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if pytree.tree_tensors(made):
+            self.found.append(getattr(func, "__name__", str(func)))
+        return made
 
 
 class _Functions(TorchFunctionMode):
