@@ -72,7 +72,15 @@ def hint(value: Any) -> int:
 
 def key(value: Any) -> str:
     """A text that is equal for equal expressions."""
-    return str(value.node.expr) if isinstance(value, torch.SymInt | torch.SymFloat) else str(value)
+    return _written(value.node.expr) if isinstance(value, _FREE) else str(value)
+
+
+_FREE = torch.SymInt | torch.SymFloat
+
+
+@functools.lru_cache(1 << 14)
+def _written(expression: Any) -> str:
+    return str(expression)
 
 
 def multiple(size: Any) -> tuple[str, int]:

@@ -89,15 +89,26 @@ def differs_elsewhere(
     return False
 
 
-def holds_where_shown(structure: Structure, *, copies: bool = False) -> bool:
+def holds_where_shown(
+    structure: Structure, alike: Callable[[ExampleInputs], bool], *, copies: bool = False
+) -> bool:
     """Whether the graph runs at the example, and answers as the model does if that runs on it.
+
+    It is called at the smallest size at which the model does what it does at the example.
 
     Args:
         structure: The network, read at another size than its example's.
+        alike: Whether the model does at a call what it does at the example.
         copies: Whether the forward leaves something in weights: copies of them are used then.
     """
-    without = _without_numbers(structure.model)
-    return not without and _holds(structure, structure.inputs, copies) is not False
+    if _without_numbers(structure.model):
+        return False
+    found = (
+        _holds(structure, inputs, copies)
+        for inputs in _from_small_to_given(structure)
+        if inputs is structure.inputs or alike(inputs)
+    )
+    return next((holds for holds in found if holds is not None), True)
 
 
 def holds_at_size(

@@ -569,11 +569,13 @@ def _first_of(
     layout: str,
 ) -> ExampleInputs | None:
     """The first of some calls that the forward takes; they are tried without numbers."""
-    for place, (args, kwargs) in enumerate(itertools.islice(calls(unwritten), most)):
+    forward = trial.original.forward
+    for place, call in enumerate(itertools.islice(calls(unwritten), most)):
+        args, kwargs = _in_one_way(forward, *call)  # as it is tried from here on
         error = trial.error(args, kwargs) or _memory_error(trial, args, kwargs)
         if error is None:
             args, kwargs = next(itertools.islice(calls(noise), place, None))
-            args, kwargs = _in_one_way(trial.original.forward, args, kwargs)
+            args, kwargs = _in_one_way(forward, args, kwargs)
             return ExampleInputs(args, kwargs, dimensions, guessed=True, layout=layout)
         errors.append(error)
     return None
@@ -607,7 +609,10 @@ def _in_one_way(
     """All by place where the forward allows it, else all by name: as users give batches."""
     if not (args and kwargs):
         return args, kwargs
-    bound = inspect.signature(forward).bind(*args, **kwargs)
+    try:
+        bound = inspect.signature(forward).bind(*args, **kwargs)
+    except TypeError:  # the forward says so itself
+        return args, kwargs
     if not bound.kwargs:
         return bound.args, {}
     kinds = [bound.signature.parameters[name].kind for name in bound.arguments]

@@ -223,7 +223,8 @@ def _taking_every_way(
             continue
         alike = found.reductions == structure.reductions and len(found.cuts) >= len(structure.cuts)
         takes = not _refuses(found, read_at) and not _refuses(found, structure.inputs)
-        if alike and takes and holds_where_shown(found, copies=_writes(trial)):
+        goes = partial(_goes_the_same_way, trial, structure.inputs)
+        if alike and takes and holds_where_shown(found, goes, copies=_writes(trial)):
             found, wrong = _compared(found, trial)
             if not wrong and not _differs_elsewhere(found, trial):
                 return found
