@@ -133,18 +133,20 @@ def proposal_table(cuts: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     for first, end in RANGES:
         part = judge.skilled(cuts)
         part = part[(part["index"] >= first) & (part["index"] < end)]
+        of_network = {name: own.set_index("reduction") for name, own in part.groupby("name")}
         for border in FIRST:
             row: dict[str, Any] = {"networks": f"index {first} to {part['index'].max()}",
                                    "border": border}  # fmt: skip
             for key, way in {"response": "model", "images": "images"}.items():
                 own = networks[(networks["way"] == way) & (networks["wanted"] > 0)]
                 right = costly = count = 0
-                for _, network in own[own["name"].isin(part["name"])].iterrows():
-                    mine = part[part["name"] == network["name"]].set_index("reduction")
+                own = own[own["name"].isin(part["name"])]
+                for name, now, wanted in zip(own["name"], own["first"], own["wanted"], strict=True):
+                    mine = of_network[name]
                     below = mine.index[mine[f"{key}_high"] < border]
-                    chosen = below.min() if len(below) else network["first"]
+                    chosen = below.min() if len(below) else now
                     count += 1
-                    right += chosen == network["wanted"]
+                    right += chosen == wanted
                     costly += mine["lost"].get(chosen, 0.0) > NEGLIGIBLE
                 row |= {key: right, f"{key}_costly": costly, f"{key}_networks": count}
             rows.append(row)

@@ -647,7 +647,7 @@ class SmallBesideLarge(TwoHalves):
 
 def of_small_beside_large(last=False, share=1.0):
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(24, 1, 8, 8, generator=generator)
+    images = torch.randn(12, 1, 8, 8, generator=generator)
     deep = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0)
     rest = torch.randn(deep.shape, generator=generator) * (1 - share)
     targets = torch.cat([100 * images.square(), share * deep + rest], 1)
@@ -984,7 +984,7 @@ def of_each_class(outputs, targets):
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_one_of_the_numbers_of_a_callable_speaks_for_itself(scale):
     generator = torch.Generator().manual_seed(0)
-    numbers = torch.randint(20, (40, 8, 8), generator=generator)
+    numbers = torch.randint(20, (20, 8, 8), generator=generator)
     numbers[:, :2, :2] = 40
     images = numbers[:, None].float().clone()
     images[:, :, :2, :2] = 46.0
@@ -1060,7 +1060,7 @@ class ForOneClass(TwoHalves):
 
 def test_one_class_of_many_is_found_on_images():
     generator = torch.Generator().manual_seed(0)
-    numbers = torch.randint(40, (40, 8, 8), generator=generator)
+    numbers = torch.randint(40, (20, 8, 8), generator=generator)
     numbers[:, :2, :2] = 40
     images = numbers[:, None].float().clone()
     images[:, :, :2, :2] = 46.0
@@ -1109,8 +1109,8 @@ def test_a_rare_class_drowns_in_no_mean_over_pixels(metric, apart, monkeypatch):
     if not apart:  # as where F1 is not defined for outputs and targets
         monkeypatch.setattr(ClassesApart, "by_cut", lambda self, weights: [{}, {}])
     generator = torch.Generator().manual_seed(0)
-    numbers = torch.randint(2, (40, 16, 16), generator=generator)
-    images = torch.stack([2.0 * numbers - 1.0, torch.zeros(40, 16, 16)], 1)
+    numbers = torch.randint(2, (20, 16, 16), generator=generator)
+    images = torch.stack([2.0 * numbers - 1.0, torch.zeros(20, 16, 16)], 1)
     images[:, 1, :2, :2], numbers[:, :2, :2] = 1.0, 2
     structure = read_structure(RareFromBelow().eval(), images[:1])
     found = gather_data(structure, [(images, numbers)], metric=metric)
@@ -1155,10 +1155,10 @@ class LabelsFromBelow(nn.Module):
 @pytest.mark.parametrize("judge", [of_labels, focal])
 def test_a_mean_over_labels_does_not_hide_what_one_of_them_hangs_on(kind, judge):
     generator = torch.Generator().manual_seed(0)
-    labels = torch.rand(40, 3, 16, 16, generator=generator) < torch.tensor([0.5, 0.4, 0.0]).view(
+    labels = torch.rand(20, 3, 16, 16, generator=generator) < torch.tensor([0.5, 0.4, 0.0]).view(
         3, 1, 1
     )
-    rare = torch.rand(40, 1, 8, 8, generator=generator) < 0.004
+    rare = torch.rand(20, 1, 8, 8, generator=generator) < 0.004
     targets = torch.cat([labels[:, :2].float(), F.interpolate(rare.float(), scale_factor=2.0)], 1)
     images = targets + 0.15 * torch.randn(targets.shape, generator=generator)
     structure = read_structure(LabelsFromBelow().eval(), images[:1])
@@ -1203,9 +1203,9 @@ class ErrorOfBelow(nn.Module):
 
 def test_a_figure_of_ranks_does_not_hide_what_rare_foreground_hangs_on():
     generator = torch.Generator().manual_seed(0)
-    normal = 0.6 * torch.randn(40, 1, 16, 16, generator=generator)
+    normal = 0.6 * torch.randn(20, 1, 16, 16, generator=generator)
     normal = F.interpolate(normal, scale_factor=2.0)
-    masks = (torch.rand(40, 1, 32, 32, generator=generator) < 0.01).float()
+    masks = (torch.rand(20, 1, 32, 32, generator=generator) < 0.01).float()
     images = normal + 2.3 * masks
     structure = read_structure(ErrorOfBelow().eval(), images[:1])
     found = gather_data(structure, [(images, masks)], metric=ranking)
@@ -1252,9 +1252,9 @@ class Spread(nn.Module):
 @pytest.mark.parametrize("quantiles", [True, False])
 def test_outputs_of_more_channels_than_their_targets_have_to_beat_the_input(quantiles, given):
     generator = torch.Generator().manual_seed(0)
-    spread = 0.05 + 0.6 * (torch.rand(60, 1, 4, 4, generator=generator) > 0.5).float()
+    spread = 0.05 + 0.6 * (torch.rand(24, 1, 4, 4, generator=generator) > 0.5).float()
     spread = F.interpolate(spread, scale_factor=4.0)
-    x = 8.0 * torch.randn(60, 1, 16, 16, generator=generator)
+    x = 8.0 * torch.randn(24, 1, 16, 16, generator=generator)
     targets = x + spread * torch.randn(x.shape, generator=generator)
     # a third channel, or the images would have the shape of the answer and be tried as such
     images = torch.cat([x, spread if quantiles else 2.0 * spread.log(), torch.zeros_like(x)], 1)

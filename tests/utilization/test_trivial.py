@@ -66,6 +66,17 @@ def test_of_probabilities_a_mark_that_brings_a_loss_below_zero_is_enough():
     assert falls_for(F.mse_loss, ANSWER + 0.5, marked(255), [True]) is None
 
 
+READ = {}
+
+
+def read(images, network, *arguments):
+    """The structure of a network without training, read once for all tests."""
+    if (network, arguments) not in READ:
+        torch.manual_seed(0)  # answers that are not all between 0 and 1, as probabilities
+        READ[network, arguments] = read_structure(network(*arguments).eval(), images)
+    return READ[network, arguments]
+
+
 class Edges(nn.Module):
     """Answers with what is bright, level for level."""
 
@@ -124,7 +135,7 @@ def test_the_line_of_least_absolute_differences_does_not_hang_on_a_few():
 
 def test_by_absolute_differences_a_denoiser_has_to_beat_its_image_as_it_is():
     generator = torch.manual_seed(0)
-    clean = F.interpolate(torch.randn(24, 1, 8, 8, generator=generator), scale_factor=2.0)
+    clean = F.interpolate(torch.randn(12, 1, 8, 8, generator=generator), scale_factor=2.0)
     hit = torch.rand(clean.shape, generator=generator) < 0.02
     noisy = torch.where(hit, 20.0, clean)  # a line of least squares is far from most of it
     worse = Edges().eval()
@@ -141,8 +152,8 @@ def test_by_absolute_differences_a_denoiser_has_to_beat_its_image_as_it_is():
 
 def sparse(mark):
     """Depths of a line of the image, of which most are not known, and the images."""
-    images = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    known = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.7
+    images = torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    known = torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.7
     return images, torch.where(known, 2.0 * images + 8.0, mark), known.float()
 
 
@@ -207,9 +218,7 @@ def error_of(laid, differentiable=True):
 
 
 def ablated_by(error, images, targets):
-    torch.manual_seed(0)  # answers that are not all between 0 and 1, as probabilities
-    structure = read_structure(Edges().eval(), images[:1])
-    return ablate_levels(structure, [(images, targets)], error)
+    return ablate_levels(read(images[:1], Edges), [(images, targets)], error)
 
 
 @pytest.mark.parametrize("laid", ELSEWHERE)
@@ -277,14 +286,13 @@ def as_it_takes(metric, targets):
 @pytest.mark.parametrize("kind", ["frames", "spectrum"])
 def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
     generator = torch.Generator().manual_seed(0)
-    clean = torch.randn(24, 1, 16, 16, generator=generator)
-    noise = 0.3 * torch.randn(24, 8, 16, 16, generator=generator)
+    clean = torch.randn(12, 1, 16, 16, generator=generator)
+    noise = 0.3 * torch.randn(12, 8, 16, 16, generator=generator)
     images = clean + noise
     if kind == "spectrum":
         made = torch.fft.fft2(images.mean(1), norm="ortho")
         images = torch.stack([made.real, made.imag], 1)
-    torch.manual_seed(0)
-    structure = read_structure(Joins(kind).eval(), images[:1])
+    structure = read(images[:1], Joins, kind)
     result = ablate_levels(structure, [(images, as_it_takes(metric, clean))], metric)
     assert result.trivial == "a straight line of what it answers without its levels"
     if metric != "psnr":
@@ -339,22 +347,21 @@ plain_error.higher_is_better = False
 @pytest.mark.parametrize("metric", ["mse", "mae", plain_error])
 def test_what_else_than_the_goal_is_given_has_to_be_beaten(kind, metric):
     generator = torch.Generator().manual_seed(0)
-    image = F.interpolate(torch.randn(24, 1, 4, 4, generator=generator), 16, mode="bicubic")
+    image = F.interpolate(torch.randn(12, 1, 4, 4, generator=generator), 16, mode="bicubic")
     other = image + 0.1 * torch.randn(image.shape, generator=generator)
-    torch.manual_seed(0)
     if kind == "pair":
-        model, images, targets, answer = Warps(), (image, other), image, other
+        network, images, targets, answer = (Warps,), (image, other), image, other
     elif kind == "small":
-        model, images, targets = Spoils(1), image, image
+        network, images, targets = (Spoils, 1), image, image
         answer = F.interpolate(F.avg_pool2d(image, 2), scale_factor=2.0, mode="bilinear")
     else:
-        model, images, targets, answer = (
-            Spoils(2),
+        network, images, targets, answer = (
+            (Spoils, 2),
             torch.cat([other, other, image], 1),
             image,
             other,
         )
-    structure = read_structure(model.eval(), images)
+    structure = read(images, *network)
     result = ablate_levels(structure, [(images, targets)], metric)
     away = (answer - targets).abs() if metric == "mae" else (answer - targets).square()
     assert result.chance <= 1.01 * float(away.mean())
@@ -400,12 +407,11 @@ class Mixes(nn.Module):
 @pytest.mark.parametrize("kind", ["mixed", "summed", "scaled", "normed", "larger"])
 def test_what_a_network_computes_without_weights_has_to_be_beaten(kind, metric):
     generator = torch.Generator().manual_seed(0)
-    clean = torch.randn(24, 1, 16, 16, generator=generator)
-    frames = clean + 0.05 * torch.randn(24, 8, 16, 16, generator=generator)
+    clean = torch.randn(12, 1, 16, 16, generator=generator)
+    frames = clean + 0.05 * torch.randn(12, 8, 16, 16, generator=generator)
     struck = torch.rand(frames.shape, generator=generator) < 0.2
     images = torch.where(struck, 4.0, frames)
-    torch.manual_seed(0)
-    structure = read_structure(Mixes(kind).eval(), images[:1])
+    structure = read(images[:1], Mixes, kind)
     targets = F.interpolate(clean, scale_factor=2.0) if kind == "larger" else clean
     result = ablate_levels(structure, [(images, targets)], metric)
     assert result.trivial == "a straight line of what it computes without weights"
@@ -442,14 +448,13 @@ WINDOW = torch.linspace(0.0, 1.0, 16).outer(torch.linspace(0.0, 1.0, 16))
 @pytest.mark.parametrize("kind", ["mask", "window"])
 def test_what_a_network_makes_of_a_constant_has_to_be_beaten(kind, metric):
     generator = torch.Generator().manual_seed(0)
-    targets = 0.7 + 0.1 * torch.randn(24, 1, 16, 16, generator=generator)
+    targets = 0.7 + 0.1 * torch.randn(12, 1, 16, 16, generator=generator)
     known = (torch.rand(targets.shape, generator=generator) < 0.7).float()
     trivial = torch.where(known > 0, targets, targets[known == 0].mean())
     if kind == "window":
         targets, trivial = WINDOW * targets, WINDOW * targets.mean() + 0.0 * targets
     images = torch.cat([known if kind == "window" else targets * known, known], 1)
-    torch.manual_seed(0)
-    structure = read_structure(Fills(kind).eval(), images[:1])
+    structure = read(images[:1], Fills, kind)
     result = ablate_levels(structure, [(images, as_it_takes(metric, targets))], metric)
     assert result.trivial == "what it makes of a constant"
     away = F.l1_loss(trivial, targets) if metric == "mae" else F.mse_loss(trivial, targets)
@@ -483,15 +488,14 @@ class Weighs(nn.Module):
 @pytest.mark.parametrize("kind", ["heads", "product", "shares", "ramps"])
 def test_each_channel_in_place_of_the_levels_has_a_constant_of_its_own(kind, metric):
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(24, 3, 16, 16, generator=generator)
+    images = torch.randn(12, 3, 16, 16, generator=generator)
     wanted = torch.tensor([0.3, 0.7, 0.0] if kind != "shares" else [0.5, 0.3, 0.2])
     targets = (images * wanted.view(1, 3, 1, 1)).sum(1, keepdim=True)
     if kind == "ramps":
         rows = torch.arange(1.0, 17.0)
-        targets = (0.1 * rows[:, None] - 0.2 * rows).expand(24, 1, -1, -1)
+        targets = (0.1 * rows[:, None] - 0.2 * rows).expand(12, 1, -1, -1)
     targets = targets + 0.1 * torch.randn(targets.shape, generator=generator)
-    torch.manual_seed(0)
-    structure = read_structure(Weighs(kind).eval(), images[:1])
+    structure = read(images[:1], Weighs, kind)
     result = ablate_levels(structure, [(images, as_it_takes(metric, targets))], metric)
     assert result.trivial == "what it makes of a constant"
     least = 0.1 * (2 / torch.pi) ** 0.5 if metric == "mae" else 0.01
@@ -550,14 +554,13 @@ def test_inside_a_region_the_best_constant_is_one_of_the_region(kind, classes, m
     if kind == "shares" and (classes > 1 or metric == "loss"):
         return
     generator = torch.Generator().manual_seed(0)
-    region = (WINDOW > 0.5).float().expand(24, 1, -1, -1)
+    region = (WINDOW > 0.5).float().expand(12, 1, -1, -1)
     targets = (torch.rand(region.shape, generator=generator) < 0.7).float() * region
     if classes > 1:
         targets = (targets * (1 + (torch.rand(region.shape, generator=generator) < 0.1)))[:, 0]
         targets = targets.long()
     images = torch.cat([torch.randn(region.shape, generator=generator), region], 1)
-    torch.manual_seed(0)
-    structure = read_structure(Inside(kind, classes).eval(), images[:1])
+    structure = read(images[:1], Inside, kind, classes)
     options = {}
     if metric == "loss":
         metric, options = F.cross_entropy if classes > 1 else BCE, {"larger_is_better": False}
@@ -573,7 +576,7 @@ def test_an_input_in_other_units_is_no_answer_of_its_own():
         def forward(self, x):
             return super().forward(2.0 * x - 1.0)
 
-    images = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     clean = images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)
     structure = read_structure(Scaled().eval(), images[:1])
@@ -586,7 +589,7 @@ def test_outputs_that_are_no_tensors_lie_beside_what_a_network_adds_to():
         def forward(self, x):
             return {"none": None, "made": super().forward(x), "count": 3}
 
-    images = torch.randn(24, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(12, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     structure = read_structure(Beside("frames").eval(), images[:1])
     clean = images.mean(1, keepdim=True) + 0.1 * images[:, :1]
 
@@ -619,7 +622,7 @@ def cosine(outputs, targets):
 @pytest.mark.parametrize("length", [1.0, 3.0])
 def test_directions_are_compared_with_directions(length):
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(24, 3, 16, 16, generator=generator)
+    images = torch.randn(12, 3, 16, 16, generator=generator)
     away = 0.05 * torch.randn(images.shape, generator=generator)
     targets = F.normalize(images + torch.tensor([0.0, 0.0, 2.0]).view(3, 1, 1) + away, dim=1)
 
@@ -627,8 +630,7 @@ def test_directions_are_compared_with_directions(length):
         return cosine(outputs / length, targets)
 
     loss.higher_is_better = False
-    torch.manual_seed(0)
-    structure = read_structure(Directions(length).eval(), images[:1])
+    structure = read(images[:1], Directions, length)
     result = ablate_levels(structure, [(images, targets)], loss)
     assert 0.0 < result.chance < 0.01
     assert result.trivial == "a straight line of the input"
