@@ -62,25 +62,6 @@ class UnlikeAny(torch.nn.Module):
     def forward(self, x):
         raise ValueError("nothing will do")
 
-class Plain(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        conv = torch.nn.Conv2d
-        self.down = torch.nn.ModuleList(conv(c, 4, 3, padding=1) for c in (3, 4, 4, 4, 4))
-        self.up = torch.nn.ModuleList(conv(8, 4, 3, padding=1) for _ in range(4))
-        self.head = conv(4, 1, 1)
-
-    def forward(self, x):
-        skips = []
-        for layer in self.down[:-1]:
-            skips.append(layer(x).relu())
-            x = torch.nn.functional.max_pool2d(skips[-1], 2)
-        x = self.down[-1](x).relu()
-        for layer in self.up:
-            x = torch.nn.functional.interpolate(x, scale_factor=2.0)
-            x = layer(torch.cat([x, skips.pop()], 1)).relu()
-        return self.head(x)
-
 def unlike_any():
     return UnlikeAny()
 
@@ -650,7 +631,7 @@ def test_a_cut_network_is_rebuilt_by_its_recipe(folder, capsys):
 
 
 def test_a_chain_of_cuts_is_followed_and_said(folder, capsys):
-    network = ["mynetworks:Plain"]
+    network = ["mynetworks:needs", "unet"]
     given = []
     for keep, file in zip(
         (3, 2, 1), ("a b.safetensors", "c.safetensors", "d.safetensors"), strict=True
@@ -659,11 +640,11 @@ def test_a_chain_of_cuts_is_followed_and_said(folder, capsys):
         said = capsys.readouterr().err
         given += ["--weights", file]
     rebuild = said[said.index("weightscope.load(") : said.rindex(" rebuilds")]
-    known = {"factory": sys.modules["mynetworks"].Plain, "weightscope": ws}
+    known = {"factory": lambda: create_model("unet", width=4), "weightscope": ws}
     assert eval(rebuild, known).structure.depth == 3
     assert main(["field", *network, *given]) == 0
-    assert "d.safetensors: a PlainGraphGraph cut to 1 of 3" in capsys.readouterr().err
-    assert "was cut from a smaller Plain" in failure(capsys, "field", *network, *given[4:])
+    assert "d.safetensors: a UNetGraphGraph cut to 1 of 3" in capsys.readouterr().err
+    assert "was cut from a smaller UNet" in failure(capsys, "field", *network, *given[4:])
 
 
 def test_weights_may_follow_the_file_of_a_cut_network(folder, capsys):

@@ -121,7 +121,7 @@ def _assert_right(structure: Structure, reductions: tuple[float, ...]) -> None:
         (2, 30, "resizing", False),
         (2, 30, "resizing", True),
         (1, 30, "crop", False),
-        (3, 30, "crop", False),
+        pytest.param(3, 30, "crop", False, marks=pytest.mark.slow),
     ],
 )
 def test_levels_follow_the_strides(

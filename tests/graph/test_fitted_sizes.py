@@ -265,9 +265,9 @@ class TablesByFactors(Tables):
 @pytest.mark.parametrize(
     "how",
     [
-        {"mode": "bicubic"},
+        pytest.param({"mode": "bicubic"}, marks=pytest.mark.slow),
         {"mode": "bicubic", "antialias": True},
-        {"mode": "bilinear", "align_corners": True},
+        pytest.param({"mode": "bilinear", "align_corners": True}, marks=pytest.mark.slow),
         {"mode": "nearest", "one": True},
     ],
     ids=str,

@@ -157,7 +157,9 @@ class RefusingFour(Refusing):
         return self.refuse()
 
 
-@pytest.mark.parametrize("channels", [3, 8, 11])
+@pytest.mark.parametrize(
+    "channels", [*(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8)), 11]
+)
 def test_a_search_that_fails_ends_and_says_what_it_tried(
     channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,8 +298,15 @@ class Vectors(nn.Module):
         return self.out(F.relu(self.up0(F.relu(self.up1(deep)))))
 
 
-@pytest.mark.parametrize("normed", [False, True])
-@pytest.mark.parametrize(("dimensions", "side"), [(2, 32), (2, 64), (1, 64)])
+@pytest.mark.parametrize(
+    ("dimensions", "side", "normed"),
+    [
+        (2, 32, True),
+        (1, 64, False),
+        *(pytest.param(*case, marks=pytest.mark.slow)
+          for case in ((2, 32, False), (2, 64, False), (2, 64, True), (1, 64, True))),
+    ],
+)  # fmt: skip
 def test_the_size_of_which_an_image_is_one_vector_is_guessed(
     dimensions: int, side: int, normed: bool
 ) -> None:

@@ -697,11 +697,11 @@ class Repeated(nn.Module):
 def test_positions_that_are_repeated_lie_where_they_come_up_to(
     dimensions: int, size: tuple[int, ...]
 ) -> None:
-    structure = read_structure(Repeated(dimensions), torch.randn(2, 3, *size))
+    found = ws.analyze(Repeated(dimensions), example_inputs=torch.randn(2, 3, *size))
+    structure = found.structure
     assert structure.reductions == tuple((n,) * dimensions for n in (1.0, 2.0, 4.0))
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
     assert structure.stage_of["up"].name == structure.stage_of["join"].name == "decoder 1"
-    found = ws.analyze(Repeated(dimensions), example_inputs=torch.randn(2, 3, *size))
     variant = next(p for p in found.proposals if p.keep_levels == 1).build("pool")
     assert variant.module(torch.randn(2, 3, *size)).shape == (2, 2, *size)
 

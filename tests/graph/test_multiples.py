@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import weightscope as ws
 from weightscope.adapters import tracing
 from weightscope.errors import InputError
-from weightscope.graph import read_structure, rebuild
+from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation.checks import verify
 
 
@@ -117,11 +118,17 @@ class OnlyWhereItDoesNotFit(Windows):
         return super().forward(x)[..., : sizes[0], : sizes[1]]
 
 
+@cache
+def read(network: type[Windows]) -> Structure:
+    """The structure of a network at the size that is guessed."""
+    torch.manual_seed(0)
+    return read_structure(network().eval())
+
+
 @pytest.mark.parametrize("network", [Windows, Resized, Turned, OnlyWhereItDoesNotFit])
 def test_windows_follow_every_size(network: type[Windows]) -> None:
-    torch.manual_seed(0)
-    model = network().eval()
-    structure = read_structure(model)
+    structure = read(network)
+    model = structure.model
     assert structure.sizes == "symbolic"
     assert structure.notes == ()
     graph = rebuild(structure)
@@ -132,9 +139,10 @@ def test_windows_follow_every_size(network: type[Windows]) -> None:
 
 @pytest.mark.parametrize("size", [(74, 97), (75, 64)])
 def test_windows_that_pad_follow_sizes_that_do_not_fit(size: tuple[int, int]) -> None:
-    model = OnlyWhereItDoesNotFit().eval()
+    structure = read(OnlyWhereItDoesNotFit)
     image = torch.randn(1, 3, *size)
-    torch.testing.assert_close(rebuild(read_structure(model))(image), model(image), rtol=0, atol=0)
+    expected = structure.model(image)
+    torch.testing.assert_close(rebuild(structure)(image), expected, rtol=0, atol=0)
 
 
 def test_windows_that_do_not_divide_the_unit_are_read_rightly_or_at_one_size() -> None:

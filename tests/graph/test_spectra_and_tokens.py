@@ -312,7 +312,7 @@ class Patches(nn.Module):
         return self.out(x.permute(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize("width", [12, 16])
+@pytest.mark.parametrize("width", [pytest.param(12, marks=pytest.mark.slow), 16])
 @pytest.mark.parametrize("as_maps", [False, True])
 def test_patches_are_merged_whatever_their_width(width: int, as_maps: bool) -> None:
     # as wide as the maps at one level are high, no shape tells where the channels lie

@@ -44,7 +44,13 @@ def test_reach_is_the_furthest_that_any_output_looks(name, settings):
     assert max(max(pair) for pair in sides) == reach(model)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "multiresunet" else ())
+        for name in list_models()
+    ],
+)
 def test_reach_agrees_with_the_receptive_field(name):
     from weightscope.graph import read_structure
     from weightscope.receptive_field import network_receptive_field

@@ -153,7 +153,8 @@ def is_zero():
 
 @pytest.mark.parametrize("broken", [
     "raise ImportError('no numba')", "raise OSError('libLLVM.so: cannot open')",
-    "def njit(*a, **k): raise RuntimeError('broken')", "njit = None",
+    "def njit(*a, **k): raise RuntimeError('broken')",
+    pytest.param("njit = None", marks=pytest.mark.slow),
     "def njit(*a, **k): return lambda f: (lambda *x: 1 / 0)",
 ])  # fmt: skip
 def test_numba_that_is_installed_but_broken(broken, tmp_path):

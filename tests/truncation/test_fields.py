@@ -124,7 +124,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "3-D" else ()) for name in CASES]
+)
 def test_field_at_every_depth(name):
     factory, settings, size = CASES[name]
     model = factory(**settings)

@@ -663,15 +663,17 @@ class Masked(Plain):
 
 def test_what_a_pair_of_images_means_hangs_on_what_was_read():
     mask = (IMAGES > 0).float()
-    alone = needs_its_levels(Masked)[1].build()
+    proposal = needs_its_levels(Masked)[1]
+    alone = proposal.build()
     with pytest.warns(UserWarning, match="if it is mask, .*yield the inputs alone"):
         pair = alone.recover([(IMAGES, mask)], steps=0, progress=False)
-    again = needs_its_levels(Masked)[1].build().recover(IMAGES, steps=0, progress=False)
+    again = proposal.build().recover(IMAGES, steps=0, progress=False)
     assert pair.after.explained == again.after.explained
-    both = needs_its_levels(Masked, (IMAGES[:2], mask[:2]))[1].build()
+    proposal = needs_its_levels(Masked, (IMAGES[:2], mask[:2]))[1]
+    both = proposal.build()
     two = both.recover([(IMAGES, mask, mask)], steps=0, progress=False)
     assert two.after.explained != again.after.explained
-    by_name = needs_its_levels(Masked, (IMAGES[:2], mask[:2]))[1].build()
+    by_name = proposal.build()
     named = by_name.recover([{"mask": mask, "x": IMAGES}], steps=0, progress=False)
     assert named.after.explained == two.after.explained
 

@@ -729,10 +729,15 @@ def test_nothing_is_shown_of_a_network_that_cannot_be_built():
     assert "refused" in " ".join(t.get_text() for t in ax.texts)
 
 
+@pytest.fixture(scope="module")
+def cut_plain():
+    found = ws.analyze(Plain(), example_inputs=IMAGES[:1], response=False)
+    return found.proposals[0].build()
+
+
 @pytest.mark.parametrize("repeats", [-1, 0, 1, 1.5, "2"])
-def test_latencies_need_two_forwards_everywhere(repeats):
-    model = Plain()
-    small = ws.analyze(model, example_inputs=IMAGES[:1]).proposals[0].build()
+def test_latencies_need_two_forwards_everywhere(cut_plain, repeats):
+    model, small = Plain(), cut_plain
     for call in (
         lambda: ws.shrink(model, images=IMAGES, steps=0, progress=False, repeats=repeats),
         lambda: small.measure(repeats=repeats),

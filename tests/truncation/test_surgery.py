@@ -334,7 +334,7 @@ class Unpadded(nn.Module):
         return self.out(self.low(torch.cat([top, deep], 1)).relu())
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("dimensions", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_maps_that_shrink_without_padding_cross(dimensions):
     (proposal,) = proposals_of(Unpadded(dimensions), torch.randn(2, 1, *[38] * dimensions))
     variant = proposal.build()
