@@ -48,7 +48,7 @@ def support(net, size, dims=2):
     [
         ("unet", 204),
         ("half_unet", 44),
-        ("multiresunet", 300),
+        pytest.param("multiresunet", 300, marks=pytest.mark.slow),
         ("half_multiresunet", 68),
         ("quarter_multiresunet", 28),
     ],

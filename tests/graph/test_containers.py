@@ -169,7 +169,13 @@ def test_what_a_module_changes_in_its_arguments_is_seen(name: str) -> None:
     torch.testing.assert_close(model(IMAGE), before)
 
 
-@pytest.mark.parametrize("name", ["append", "subclass", "counted", "tensor fields"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("append", "counted")),
+        *("subclass", "tensor fields"),
+    ],
+)
 def test_variants_of_such_networks_hold(name: str) -> None:
     model = made(STATES[name])
     structure = read_structure(model, IMAGE)

@@ -84,7 +84,13 @@ def check(name, width):
     }
 
 
-@pytest.mark.parametrize("name", REDUCED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "quarter_multiresunet" else ())
+        for name in REDUCED
+    ],
+)
 def test_cutting_the_full_network_gives_the_reduced_one(name):
     check(name, width=8)
 

@@ -58,14 +58,20 @@ def test_a_recovery_that_is_read_again_goes_on_with_the_same_momentum():
     assert all(torch.equal(a, b) for a, b in zip(weights, copies, strict=True))
 
 
+@pytest.fixture(scope="module")
+def proposed():
+    """A structure and its proposals; a recovery leaves both as they are."""
+    model = Plain().eval()
+    structure = read_structure(model, image(2, 1, 32, 32))
+    return structure, propose(structure, assessment(), count_costs(model, structure.inputs))
+
+
 @pytest.mark.parametrize(("keep", "thin", "kind"), [
     (1, False, Orthogonal), (2, False, torch.optim.Adam), (1, True, Orthogonal),
     (2, True, Orthogonal), (3, True, Orthogonal),
 ])  # fmt: skip
-def test_all_but_one_removed_level_alone_is_recovered_with_them(keep, thin, kind):
-    model = Plain().eval()
-    structure = read_structure(model, image(2, 1, 32, 32))
-    found = propose(structure, assessment(), count_costs(model, structure.inputs))
+def test_all_but_one_removed_level_alone_is_recovered_with_them(proposed, keep, thin, kind):
+    structure, found = proposed
     cut = [p for p in found if p.keep_levels == keep]
     variant = cut[0].build() if cut else whole(structure)
     variant = variant.thin(0.7) if thin else variant

@@ -937,8 +937,7 @@ def distance(outputs, targets):
 
 
 @pytest.mark.parametrize("metric", [precision, distance])
-@pytest.mark.parametrize("kind", ["response", "images"])
-def test_a_level_without_which_no_image_has_a_value_is_undecided_by_data(metric, kind, tmp_path):
+def test_a_level_without_which_no_image_has_a_value_is_undecided_by_data(metric, tmp_path):
     images, masks = found_by_the_deep_half_alone()
     model = FindsLess().eval()
     structure = read_structure(model, images[:1])
@@ -954,9 +953,10 @@ def test_a_level_without_which_no_image_has_a_value_is_undecided_by_data(metric,
     assert frame["ablated"].isna().all()
     assert frame["quality"][0] == found.ablation.quality
     # no weaker grade calls unused what labels say that all is lost without
-    silent = Score(kind, 0.0, 0.0, 0.1, "unused", "the output hardly responds", 0.0)
-    verdict = join_grades("bottleneck", [score, silent])
-    assert (verdict.verdict, verdict.evidence) == ("undecided", "data")
+    for kind in ("response", "images"):
+        silent = Score(kind, 0.0, 0.0, 0.1, "unused", "the output hardly responds", 0.0)
+        verdict = join_grades("bottleneck", [score, silent])
+        assert (verdict.verdict, verdict.evidence) == ("undecided", "data")
     analysis = analyze(model, batches=[(images, masks)], metric=metric, trained=True)
     row = analysis.stages.set_index("stage").loc["bottleneck"]
     assert (row.verdict, row.evidence) == ("undecided", "data")
