@@ -277,6 +277,51 @@ def test_hooks_that_belong_to_the_model_still_work():
     assert net.recorder.stored is None
 
 
+class Collector:
+    """Keeps what layers make while a forward asks for it, as libraries of networks do."""
+
+    def __init__(self):
+        self.active = None
+
+
+COLLECTOR = Collector()
+
+
+class Collecting(nn.Module):
+    """Sets its own hooks at its first call, and returns what they collect."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 1)
+        self.hooked = False
+
+    def forward(self, x):
+        if not self.hooked:
+            self.hooked = True
+            for name, layer in self.named_children():
+
+                def keep(module, args, out, name=name):
+                    if COLLECTOR.active is not None:
+                        COLLECTOR.active[name] = out
+
+                layer.register_forward_hook(keep)
+        COLLECTOR.active = collected = {}
+        self.second(self.first(x))
+        COLLECTOR.active = None
+        return collected["first"], collected["second"]
+
+
+def test_a_networks_own_hooks_are_counted_with_it_and_those_of_its_owner_are_not():
+    net, seen = Collecting(), []
+    net.to("meta")
+    image = torch.zeros(1, 1, 4, 4, device="meta")
+    before = count_costs(net, image)
+    net(image)
+    net.first.register_forward_hook(lambda module, args, out: seen.append(out))
+    assert count_costs(net, image).macs == before.macs == 16 * (2 * 9 + 2 * 2)
+    assert seen == []
+
+
 def test_errors_name_the_input_and_the_remedy():
     with pytest.raises(InputError, match="received a str"):
         count_costs("unet", torch.ones(1))

@@ -13,7 +13,7 @@ import weightscope as ws
 from matrix.held_back import CoarseToFine
 from matrix.kinds import RSU, U2Net, UNet, WNet, conv
 from weightscope.errors import UnknownLayerError
-from weightscope.graph import Structure, read_structure
+from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation import verify
 
 OWN = {
@@ -55,6 +55,26 @@ class Hourglasses(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.second(self.first(self.stem(x))))
+
+
+class ByForward(Hourglasses):
+    """Its networks are called as ``first.forward(x)``, which runs no hooks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.second.forward(self.first.forward(self.stem.forward(x))))
+
+
+def test_a_module_is_called_by_its_forward_too() -> None:
+    called, plain = read_structure(ByForward()), read_structure(Hourglasses())
+    assert called.stages == plain.stages
+    assert called.parts == plain.parts == ("first", "second")
+
+
+def test_hooks_that_a_forward_passes_by_do_not_run() -> None:
+    model, image = ByForward().eval(), torch.rand(1, 3, 16, 16)
+    expected = model(image)
+    model.first.register_forward_hook(lambda module, given, made: made * 2)
+    torch.testing.assert_close(rebuild(read_structure(model))(image), expected)
 
 
 def test_a_cascade_names_its_parts() -> None:

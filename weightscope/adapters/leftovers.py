@@ -1,8 +1,8 @@
 """What a forward leaves outside of its model while it runs without numbers: taken out again.
 
 Networks keep grids and masks in dictionaries of their files (``_GRIDS[str(x.shape)]``) and classes,
-and in functions under ``functools.cache``. A tensor without numbers that stays there would be met
-by the model's next call.
+in objects of their own (``_GRIDS.get(x.shape)``), and in functions under ``functools.cache``. A
+tensor without numbers that stays there would be met by the model's next call.
 """
 
 from __future__ import annotations
@@ -66,7 +66,15 @@ def _shared(model: nn.Module) -> list[Any]:
             waiting.extend(vars(held).values())
         elif isinstance(held, FunctionType) and _foreign(held):
             waiting.extend([vars(held), *(held.__defaults__ or ())])
+        elif _is_an_object(held):
+            waiting.append(vars(held))
     return [*found.values()]
+
+
+def _is_an_object(held: Any) -> bool:
+    """Whether something is an object of a class of somebody's own, with attributes."""
+    others = (nn.Module, torch.Tensor, type, ModuleType)
+    return _foreign(type(held)) and not isinstance(held, others) and hasattr(held, "__dict__")
 
 
 def _namespaces(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

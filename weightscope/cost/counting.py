@@ -6,7 +6,9 @@ import functools
 import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from inspect import getclosurevars
 from typing import Any, TypeAlias
 
 import torch
@@ -112,7 +114,7 @@ def count_costs(
     The model is copied without its numbers and the copy runs in evaluation mode on fake tensors
     under a dispatch mode that sees every operator. A model whose forward reads numbers (data-
     dependent control flow) is run for real, on a deep copy. The model itself is not touched; hooks
-    that are plain functions are left out of the copy, because they reach objects outside it.
+    that are plain functions and reach objects outside of the copy are left out of it.
 
     Args:
         model: Any module; its parameters may live on the meta device.
@@ -327,22 +329,58 @@ def _fake_copy(
 def _replaced(model: nn.Module, fake: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, Any]:
     """What a deep copy takes instead of the model's tensors and hooks, by identity."""
     memo: dict[int, Any] = {}
+    own = {_package(type(module)) for module in model.modules()} - {"torch", "__main__"}
     for module in model.modules():
         owned = (*modules.parameters(module).values(), *modules.buffers(module).values())
         for value in (*owned, *(tensor for _, tensor in held_tensors(module))):
             if value is not None and id(value) not in memo:
                 memo[id(value)] = fake(value)
         for hook in modules.forward_hooks(module):
-            if _is_plain(hook):
+            if not _is_closed(hook, own):
                 memo[id(hook)] = _no_hook
         for hooks in modules.backward_hooks(module):
             memo[id(hooks)] = type(hooks)()
     return memo
 
 
-def _is_plain(hook: Any) -> bool:
-    """Whether a hook is a function, whose closure a deep copy would share with the original."""
-    return isinstance(hook, types.FunctionType | types.BuiltinFunctionType | functools.partial)
+_CLOSED = (str, int, float, complex, bytes, type, type(None), types.ModuleType, ContextVar)
+
+
+def _is_closed(hook: Any, own: set[str]) -> bool:
+    """Whether a hook reaches nothing that it could write into but what it is given.
+
+    An object is copied with what it holds; the copy of a function would share that. Some networks
+    collect what they return by hooks of their own, which hold names, numbers, and an object of
+    the file that they are written in.
+
+    Args:
+        hook: The hook.
+        own: The packages that the model's classes are of.
+    """
+    if isinstance(hook, types.BuiltinFunctionType | functools.partial):
+        return False
+    if not isinstance(hook, types.FunctionType):
+        return True
+    waiting, seen = [hook], set[int]()
+    while waiting:
+        held: Any = waiting.pop()
+        if id(held) in seen or isinstance(held, _CLOSED):
+            continue
+        seen.add(id(held))
+        if isinstance(held, types.FunctionType):
+            names = getclosurevars(held)
+            waiting += [*names.nonlocals.values(), *names.globals.values()]
+            waiting += held.__defaults__ or ()
+        elif isinstance(held, tuple):
+            waiting += held
+        elif type(held).__module__ != hook.__module__ or _package(hook) not in own:
+            return False
+    return True
+
+
+def _package(made: Any) -> str:
+    """The package that a class or a function is of; a script is none."""
+    return str(made.__module__).partition(".")[0]
 
 
 def _no_hook(*args: Any, **kwargs: Any) -> None:

@@ -8,10 +8,12 @@ operators tell the span, the arguments and the results of every call.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -25,6 +27,7 @@ from weightscope.adapters.constants import Constants, constants_of, hold_constan
 from weightscope.adapters.containers import Handed, hung_on
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
 from weightscope.adapters.leftovers import nothing_left
+from weightscope.adapters.modules import forward_hooks
 from weightscope.adapters.numbers import free_numbers, planned
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.rewriting import Rewriting
@@ -309,6 +312,7 @@ class _Tracer:
             for name, module in self.model.named_modules():
                 if module is self.model:
                     continue
+                hooks.enter_context(_called_by_forward(module))
                 arrive, enter, leave = self._hooks(name, module)
                 register = module.register_forward_pre_hook
                 hooks.callback(register(arrive, with_kwargs=True, prepend=True).remove)
@@ -422,6 +426,38 @@ class _Tracer:
             return _handed(result, flat, spec, closed.number, entry=False).tree
 
         return arrive, enter, leave
+
+
+@contextmanager
+def _called_by_forward(module: nn.Module) -> Iterator[None]:
+    """Let ``module.forward(x)`` be seen as the call that ``module(x)`` is.
+
+    Not where it differs: the module has hooks of its own, which ``forward`` alone passes by.
+    """
+    own = "forward" in vars(module) or isinstance(module, torch.jit.ScriptModule)
+    if own or any(forward_hooks(module)):
+        yield
+        return
+    entered: list[bool] = []
+    original = module.forward
+
+    def enter(module: nn.Module, args: Any) -> None:
+        entered.append(True)
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if entered:
+            entered.pop()
+            return original(*args, **kwargs)
+        return module(*args, **kwargs)
+
+    removed = module.register_forward_pre_hook(enter)
+    vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(module)["forward"]
+        removed.remove()
 
 
 def _handed(
