@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from collections.abc import Callable
@@ -270,6 +271,25 @@ def test_what_writes_into_its_own_weights_is_refused_and_the_weights_stay() -> N
         with pytest.raises(StructureError, match="writes into its own weights"):
             read_structure(net, IMAGE)
         assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("bound", ["clamped", "of a largest norm"])
+def test_weights_that_are_kept_in_bounds_are_read_where_they_are_in_bounds(bound: str) -> None:
+    def bounded(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            if bound == "clamped":
+                net.out.weight.data.clamp_(-0.1, 0.1)
+            else:
+                net.out.weight.copy_(torch.renorm(net.out.weight, 2, 0, 0.5))
+        return net.out(y.repeat(1, net.out.in_channels, 1, 1)[:, : net.out.in_channels])
+
+    net = Net(bounded).eval()
+    with torch.no_grad():
+        net.out.weight.copy_(torch.full_like(net.out.weight, 0.7))
+    structure = read_structure(net, IMAGE)
+    assert net.out.weight.detach().min().item() == pytest.approx(0.7)
+    graph = rebuild(replace(structure, model=copy.deepcopy(net))).eval()
+    torch.testing.assert_close([graph(IMAGE), graph(IMAGE)], [net(IMAGE), net(IMAGE)])
 
 
 def test_weights_that_are_written_in_train_mode_alone_are_read() -> None:

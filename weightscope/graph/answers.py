@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
-from weightscope.calls import called, fresh, random_states, seed_all, undisturbed
+from weightscope.calls import called, fresh, random_state, random_states, seed_all, undisturbed
 from weightscope.copies import deep_copy
 from weightscope.errors import InputError
 from weightscope.graph.capture import throwaway_copy
@@ -86,6 +86,30 @@ def differs_elsewhere(
         holds = _holds(structure, inputs, copies) if takes(inputs) else None
         if holds is not None:
             return not holds and _same_where_read(structure, copies)
+    return False
+
+
+def settles(structure: Structure) -> bool:
+    """Whether a forward that writes into its weights leaves them as its first call made them.
+
+    So does what keeps them in bounds: a clamp, a largest norm.
+
+    Args:
+        structure: The network. Nothing is known of one without numbers, or that does not run.
+    """
+    if _without_numbers(structure.model):
+        return False
+    for inputs in _from_small_to_given(structure):
+        model = deep_copy(structure.model).eval()
+        with torch.no_grad(), random_state(model):
+            states = []
+            try:
+                for given in (inputs, _turned(inputs)):
+                    called(model, given.args, given.kwargs)
+                    states.append([weight.clone() for weight in model.parameters()])
+            except Exception:  # noqa: BLE001 - the forward refuses that size
+                continue
+            return all(map(torch.equal, *states))
     return False
 
 

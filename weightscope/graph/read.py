@@ -38,6 +38,7 @@ from weightscope.graph.answers import (
     differs_elsewhere,
     holds_at_size,
     holds_where_shown,
+    settles,
 )
 from weightscope.graph.beside import OTHER_IMAGES
 from weightscope.graph.capture import Capture, capture, images_read
@@ -452,7 +453,8 @@ def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
     called = {str(n.target) for n in structure.graph.find_nodes(op="call_module")}
     left, used = trial.left_behind(pair, called)
     written = trial.written_weights
-    if trained := [name for name, trains in written.items() if trains]:
+    trained = [name for name, trains in written.items() if trains]
+    if trained and not settles(structure):
         raise StructureError(
             f"the forward of {trial.name} writes into its own weights ({_some(trained)}), so that"
             " every call makes another network. Make them buffers (register_buffer); where only a"
