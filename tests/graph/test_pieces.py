@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightscope.errors import InputError
 from weightscope.graph import read_structure, rebuild
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
@@ -409,3 +411,55 @@ def test_tiles_in_the_batch_have_the_reductions_of_the_image(model: nn.Module) -
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
     x = torch.randn(2, 3, 96, 64)
     torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=1e-6)
+
+
+class FramesInALoop(nn.Module):
+    """Sees the first frame of a clip alone, then two at a time, each with the last one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.Conv3d(3, 4, 3, padding=(0, 1, 1))
+        self.down, self.deep = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.up, self.out = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+    def piece(self, x: Tensor, before: Tensor) -> Tensor:
+        images, frames = len(x), x.shape[2]
+        top = F.relu(self.top(torch.cat([before, x], 2)))
+        top = top.transpose(1, 2).reshape(images * frames, 4, *top.shape[3:])
+        deep = F.relu(self.deep(F.relu(self.down(top))))
+        back = F.interpolate(deep, scale_factor=2.0)
+        made = self.out(F.relu(self.up(torch.cat([top, back], 1))))
+        return made.reshape(images, frames, 2, *made.shape[2:]).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x[:, :, :1]
+        made = [self.piece(first, first.repeat(1, 1, 2, 1, 1))]
+        for start in range(1, x.shape[2] - 1, 2):
+            before = x[:, :, max(start - 2, 0) : start]
+            before = torch.cat([before[:, :, :1], before], 2)[:, :, -2:]
+            made.append(self.piece(x[:, :, start : start + 2], before))
+        return torch.cat(made, 2)
+
+
+@pytest.mark.parametrize("frames", [3, 5, 7])
+def test_frames_that_are_seen_in_a_loop_have_the_levels_of_their_sides(frames: int) -> None:
+    model = FramesInALoop().eval()
+    structure = read_structure(model, torch.randn(2, 3, frames, 32, 32))
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))
+    assert {stage.name: stage.layers for stage in structure.stages} == {
+        "encoder 0": ("top",),
+        "bottleneck": ("down", "deep"),
+        "decoder 0": ("up",),
+        "head": ("out",),
+    }
+    image = torch.randn(2, 3, frames, 24, 40)
+    torch.testing.assert_close(rebuild(structure)(image), model(image))
+    with pytest.raises(InputError, match="read at"):
+        rebuild(structure)(torch.randn(2, 3, frames + 2, 32, 32))
+
+
+def test_frames_before_a_single_one_are_a_border_of_it() -> None:
+    structure = read_structure(FramesInALoop().eval(), torch.randn(2, 3, 1, 32, 32))
+    positions = [round(math.prod(reduction), 6) for reduction in structure.reductions]
+    assert positions == [1, 4]
+    assert structure.stages[0].layers == ("top",)

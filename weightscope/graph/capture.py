@@ -542,8 +542,8 @@ def _dynamic_shapes(
         channels = inputs.channels if is_image(value, inputs) else 1
         # a number in a tensor has none, and an empty dict would be left out below
         held = {channels} if value.dim() > 2 else set()
-        if inputs.holds_frames and is_image(value, inputs):
-            held.add(inputs.frames)
+        if is_image(value, inputs):
+            held.add(inputs.held)
         return {axis: free(place, axis) for axis in vary if axis not in held} or None
 
     args, kwargs = pytree.tree_map(spec, (inputs.args, dict(inputs.kwargs)))

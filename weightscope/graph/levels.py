@@ -204,7 +204,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     resized = _resized_first(capture, images) if follows_the_input(capture) else None
     if resized is not None:
         image, channels = resized, 1
-    reader = _Positions(image, channels, small, large)
+    slices = inputs.dimensions == 3 and inputs.held is not None
+    reader = _Positions(image, channels, small, large, slices=slices)
     factor, pooled = _factors(capture, [*images, image], reader)
     factor |= _where_resized_to(images[1:], factor)
     counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
@@ -490,9 +491,26 @@ def _elements(node: fx.Node, probe: Probe) -> int:
 
 
 class _Positions:
-    """Counts the spatial positions of an operation's result."""
+    """Counts the spatial positions of an operation's result.
 
-    def __init__(self, image: fx.Node, channel: int | None, small: Probe, large: Probe) -> None:
+    Args:
+        image: The input.
+        channel: The axis of its channels.
+        small: The sizes of a small input.
+        large: Those of a large one.
+        slices: Whether those of one slice of a volume are counted: a network that is called with
+            some slices at a time has any number of them.
+    """
+
+    def __init__(
+        self,
+        image: fx.Node,
+        channel: int | None,
+        small: Probe,
+        large: Probe,
+        *,
+        slices: bool = False,
+    ) -> None:
         shape = image.meta["val"].shape
         self.resized = image.op != "placeholder"
         self.small, self.large = small, large
@@ -501,8 +519,10 @@ class _Positions:
         self.dimensions = len(self.sizes)
         self.positions = math.prod(self.sizes)
         self.growth = self.positions / math.prod(self.small_sizes)
+        self.slices = slices
         sides = zip(self.small_sizes, self.sizes, strict=True)
-        self.borders = Borders([before == after for before, after in sides])
+        # where slices are counted, their number lies outside of what is counted
+        self.borders = Borders([before == after and not slices for before, after in sides])
         first = not image.meta.get("space") or image.meta["space"][0] == 2
         self.borders.begin(image, channels_first=first)
         self.images = hint(shape[0])
@@ -583,13 +603,30 @@ class _Positions:
             return unknown
         if after / before < 0.9 * self.growth:
             return GLOBAL
+        return self._of_input(after, value, channel) * self.borders.share(node)
+
+    def _of_input(self, after: float, value: torch.Tensor, channel: int) -> float:
+        """The input's positions over those of a result.
+
+        Args:
+            after: The result's positions, those of all images together.
+            value: The result.
+            channel: The axis of its channels.
+        """
+        if self.slices:
+            return math.prod(self.sizes[1:]) * self._slices(value) / after
         batch = self.batch
         if value.dim() == self.dimensions + 2:
             if grows(value.shape[channel]) and not grows(value.shape[0]):
                 batch = 1  # the images lie among the channels, where each has kernels of its own
             elif self._stack(value) in self.stacks or self._holds_channels(value):
                 batch = self._stack(value)  # the frames of a clip are taken one by one
-        return self.positions * batch / after * self.borders.share(node)
+        return self.positions * batch / after
+
+    def _slices(self, value: torch.Tensor) -> int:
+        """How many slices of volumes a result holds: a map of two sides has them in the batch."""
+        lie = value.shape[2] if value.dim() == self.dimensions + 2 else 1
+        return self.large.size(value.shape[0]) * self.large.size(lie)
 
     def _is_reduced(self, node: fx.Node, value: torch.Tensor | None) -> bool:
         """Whether a mean or the like leaves one size for every input, whatever axes it keeps."""
@@ -734,6 +771,10 @@ class _Positions:
     def growth_of_map(self, node: fx.Node, factor: float | None = None) -> tuple[float, ...] | None:
         """The same of any result; ``factor`` is P_input / P where the layout is not known."""
         value = first_tensor(node)
+        if self.slices and value is not None and value.dim() == self.dimensions + 1:
+            made, less = (p.shape(value)[2:] for p in (self.large, self.small))
+            sides = zip(self.sizes[1:], self.small_sizes[1:], made, less, strict=True)
+            return (1.0, *((a - b) / (c - d) if c > d else a / max(c, 1) for a, b, c, d in sides))
         if value is None or value.dim() != self.dimensions + 2:
             return None
         sizes, before = (p.shape(value)[2:] for p in (self.large, self.small))

@@ -669,7 +669,28 @@ def _at_all_sizes(
             elsewhere = [read_at] if free.unit else others
             if plausible(free, freed, inputs) and _follows(trial, free, elsewhere):
                 return free, freed, False
-    return captured, levels, not follows
+    held = None if follows else _with_its_slices(trial, inputs, read_at)
+    return held or (captured, levels, not follows)
+
+
+def _with_its_slices(
+    trial: Trial, inputs: ExampleInputs, read_at: ExampleInputs
+) -> tuple[Capture, Levels, bool] | None:
+    """The capture and levels of a volume whose number of slices alone is held; None if it fails.
+
+    Clips are worked on some frames at a time, in a loop that runs as often as there are pieces.
+    """
+    sides = read_at.space[1:]
+    elsewhere = [_at_another_size(read_at, factor, along=sides) for factor in _OTHER_SIZES]
+    if len(sides) != 2 or not any(_goes_the_same_way(trial, read_at, o) for o in elsewhere):
+        return None
+    try:
+        captured = capture(trial.original, replace(read_at, holds_frames=True))
+    except StructureError:
+        return None
+    levels = read_levels(captured, replace(inputs, holds_frames=True))
+    follows = follows_the_input(captured) and _follows(trial, captured, elsewhere)
+    return (captured, levels, False) if follows and plausible(captured, levels, inputs) else None
 
 
 def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[Capture | None]:

@@ -39,7 +39,8 @@ class ExampleInputs:
         layout: What the axes of the image input are, one letter each (``"NHWC"``: batch, height,
             width, channels; ``T`` frames, ``D`` depth, ``L`` length); empty where they are batch,
             channels, sizes.
-        holds_frames: Whether clips are read with the example's number of frames alone.
+        holds_frames: Whether clips are read with the example's number of frames alone, and volumes
+            with its number of slices.
     """
 
     args: tuple[Any, ...]
@@ -67,6 +68,12 @@ class ExampleInputs:
         """Axis of a clip's frames; None of images."""
         axis = self.layout.find("T")
         return None if axis < 0 else axis
+
+    @property
+    def held(self) -> int | None:
+        """Axis along which images are read at the example's size alone."""
+        slices = self.space[0] if self.dimensions == 3 else None
+        return (slices if self.frames is None else self.frames) if self.holds_frames else None
 
     @property
     def channels(self) -> int | None:
