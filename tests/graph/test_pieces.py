@@ -458,8 +458,35 @@ def test_frames_that_are_seen_in_a_loop_have_the_levels_of_their_sides(frames: i
         rebuild(structure)(torch.randn(2, 3, frames + 2, 32, 32))
 
 
-def test_frames_before_a_single_one_are_a_border_of_it() -> None:
-    structure = read_structure(FramesInALoop().eval(), torch.randn(2, 3, 1, 32, 32))
-    positions = [round(math.prod(reduction), 6) for reduction in structure.reductions]
-    assert positions == [1, 4]
-    assert structure.stages[0].layers == ("top",)
+class Causal(nn.Module):
+    """Frames go down one by one; two of zeros lie before the first, at every kernel over frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.out = nn.Conv3d(3, 4, 3), nn.Conv3d(4, 2, 3)
+        self.down, self.deep = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv3d(8, 8, 3)
+        self.deeper, self.up = nn.Conv3d(8, 8, 3), nn.Conv2d(8, 4, 3, padding=1)
+
+    def one_by_one(self, x: Tensor, layer: nn.Module, scale: float = 1.0) -> Tensor:
+        images, frames = x.shape[0], x.shape[2]
+        x = x.permute(0, 2, 1, 3, 4).reshape(images * frames, *x.shape[1:2], *x.shape[3:])
+        x = F.relu(layer(F.interpolate(x, scale_factor=scale) if scale > 1 else x))
+        return x.view(images, frames, *x.shape[1:]).permute(0, 2, 1, 3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = (1, 1, 1, 1, 2, 0)
+        x = self.one_by_one(F.relu(self.top(F.pad(x, before))), self.down)
+        x = F.relu(self.deeper(F.pad(F.relu(self.deep(F.pad(x, before))), before)))
+        return self.out(F.pad(self.one_by_one(x, self.up, 2.0), before))
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_frames_of_zeros_are_a_border_behind_another_layout(frames: int) -> None:
+    structure = read_structure(Causal().eval(), torch.randn(2, 3, frames, 32, 32))
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))
+    assert {stage.name: stage.layers for stage in structure.stages} == {
+        "encoder 0": ("top",),
+        "bottleneck": ("down", "deep", "deeper"),
+        "decoder 0": ("up",),
+        "head": ("out",),
+    }

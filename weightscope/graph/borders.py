@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from weightscope.adapters.symbols import hint
-from weightscope.graph.nodes import argument, first_tensor, operator_of
+from weightscope.graph.nodes import argument, first_tensor, operator_of, root
 from weightscope.graph.operators import facts
 from weightscope.graph.pieces import SPLITS
 
@@ -94,13 +94,10 @@ class Borders:
             # what is repeated at a border need not show its axes
             maps = [n for n in feeds if n in self._maps]
             largest = max(maps, key=lambda n: math.prod(self._maps[n]), default=largest)
-        if self._adds_positions(node):
-            # frames that an earlier piece left are a border of the next piece, however few it has
-            largest = max((n for n in feeds if n in self._maps), key=self.share, default=largest)
         source = min((largest, *self._joined(node, feeds)), key=self.share)
-        while source not in self._maps and facts(operator_of(source)).view == "pad":
+        while source not in self._maps and facts(operator_of(root(source))).view == "pad":
             # put on before it was known which axes are sides, as behind a change of the layout
-            source = source.all_input_nodes[0]
+            source = root(source).all_input_nodes[0]
         shares = self.shares(source)
         given = first_tensor(source)
         has_axes = given is not None and given.dim() == len(self.fixed) + 2
@@ -148,14 +145,6 @@ class Borders:
         if view == "reshape":
             return given[-1] != shape[-1]
         return (feeds[0] in self._maps) != (view == "permute")
-
-    def _adds_positions(self, node: fx.Node) -> bool:
-        """Whether maps are joined along a side along which the image has one size."""
-        axis = argument(node, "dim") if facts(operator_of(node)).view == "cat" else None
-        if not isinstance(axis, int) or node not in self._maps:
-            return False
-        side = axis % (len(self.fixed) + 2) - 2
-        return side >= 0 and self.fixed[side]
 
     def _joined(self, node: fx.Node, feeds: Sequence[fx.Node]) -> list[fx.Node]:
         """What of the given has the result's size: a crop is joined with what lost more."""
