@@ -15,6 +15,7 @@ from weightscope.adapters.constants import Constants
 from weightscope.adapters.dispatch import CountingFakes
 from weightscope.errors import ForwardError, StructureError
 from weightscope.graph import read_structure
+from weightscope.graph import trial as trials
 from weightscope.graph.inputs import find_inputs
 from weightscope.graph.trial import Trial
 
@@ -564,3 +565,32 @@ def test_images_that_are_flattened_are_guessed_as_others() -> None:
     structure = read_structure(Flattened().eval())
     (image,) = structure.inputs.args
     assert image.shape == (1, 2, 256, 256)
+
+
+class OneByOne(nn.Module):
+    """Blends every position of its deepest map with the one before it, in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 16, 16)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        deep = F.relu(self.deep(top)).flatten(2)
+        made = [deep[:, :, 0]]
+        for position in range(1, deep.shape[2]):
+            made.append(deep[:, :, position] + made[-1])
+        height, width = x.shape[2] // 16, x.shape[3] // 16
+        blended = torch.stack(made, 2).reshape(len(x), 4, height, width)
+        return self.out(torch.cat([top, F.interpolate(blended, scale_factor=16.0)], 1))
+
+
+def test_what_loops_over_positions_is_read_at_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "MOST_CALLS", 200)
+    structure = read_structure(OneByOne())
+    assert structure.inputs.args[0].shape[2:] == (128, 128)
+    with pytest.raises(ForwardError, match="images with fewer positions take fewer"):
+        read_structure(OneByOne(), torch.rand(1, 3, 256, 256))
+    small = read_structure(OneByOne(), torch.rand(1, 3, 64, 64))  # what the error says
+    assert small.reductions == ((1.0, 1.0), (16.0, 16.0))

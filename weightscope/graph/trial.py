@@ -47,6 +47,10 @@ from weightscope.graph.values import line_of
 from weightscope.restoring import Cleanup, finished
 
 _SHOWN = 2
+MOST_CALLS = 10_000
+"""Of functions in a forward: more than twice as many as the most that a network called which was
+read, one of optical flow (3,900). Loops over the positions of a map call some at each, in every
+trial."""
 
 
 class Trial:
@@ -347,7 +351,7 @@ class Trial:
             self._weights = self._memories()  # that may write weights, as no forward does
             aside = HooksAside()
             try:
-                rewriting = Rewriting(aside.table(), WHOLE_RECURRENCES)
+                rewriting = Rewriting(aside.table(), WHOLE_RECURRENCES, most=MOST_CALLS)
                 with torch.set_grad_enabled(grad), self.mode, rewriting, watching or nullcontext():
                     return self.model(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
