@@ -771,26 +771,25 @@ class _Positions:
     def growth_of_map(self, node: fx.Node, factor: float | None = None) -> tuple[float, ...] | None:
         """The same of any result; ``factor`` is P_input / P where the layout is not known."""
         value = first_tensor(node)
-        if self.slices and value is not None and value.dim() == self.dimensions + 1:
-            made, less = (p.shape(value)[2:] for p in (self.large, self.small))
-            sides = zip(self.sizes[1:], self.small_sizes[1:], made, less, strict=True)
-            return (1.0, *((a - b) / (c - d) if c > d else a / max(c, 1) for a, b, c, d in sides))
-        if value is None or value.dim() != self.dimensions + 2:
+        # a map of two sides is one slice of a volume, where slices are counted
+        lost = int(self.slices and value is not None and value.dim() == self.dimensions + 1)
+        if value is None or value.dim() + lost != self.dimensions + 2:
             return None
         sizes, before = (p.shape(value)[2:] for p in (self.large, self.small))
-        if factor is not None and not self._has_all(node, factor, [math.prod(sizes)]):
+        if not lost and factor is not None and not self._has_all(node, factor, [math.prod(sizes)]):
             return None
         if 0 in sizes:
             return None
-        shares = self.borders.shares(node)
-        return tuple(
+        given = self.sizes, self.small_sizes, self.borders.shares(node)
+        grown = tuple(
             (whole - small) / (part - less)
             if part > less and whole > small
             else whole / part * share
-            for whole, small, part, less, share in zip(
-                self.sizes, self.small_sizes, sizes, before, shares, strict=True
+            for (whole, small, share), part, less in zip(
+                list(zip(*given, strict=True))[lost:], sizes, before, strict=True
             )
         )
+        return (1.0,) * lost + grown
 
 
 def _repeats(node: fx.Node) -> bool:
