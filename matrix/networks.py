@@ -25,6 +25,7 @@ from matrix import (
     held_back_fourteenth,
     held_back_fourth,
     held_back_ninth,
+    held_back_seventeenth,
     held_back_seventh,
     held_back_sixteenth,
     held_back_sixth,
@@ -505,6 +506,7 @@ for _name, _entry in {
     **held_back_fourteenth.HELD_BACK_FOURTEENTH,
     **held_back_fifteenth.HELD_BACK_FIFTEENTH,
     **held_back_sixteenth.HELD_BACK_SIXTEENTH,
+    **held_back_seventeenth.HELD_BACK_SEVENTEENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -531,5 +533,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in held_back_fourteenth.HELD_BACK_FOURTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_fifteenth.HELD_BACK_FIFTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_sixteenth.HELD_BACK_SIXTEENTH.items()},
+    **{name: entry.truth for name, entry in held_back_seventeenth.HELD_BACK_SEVENTEENTH.items()},
 }
 """The truth about every network, by name."""

@@ -31,6 +31,7 @@ from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourteenth import HELD_BACK_FOURTEENTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
+from matrix.held_back_seventeenth import HELD_BACK_SEVENTEENTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
 from matrix.held_back_sixteenth import HELD_BACK_SIXTEENTH
 from matrix.held_back_sixth import HELD_BACK_SIXTH
@@ -49,6 +50,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, seventeenth": HELD_BACK_SEVENTEENTH,
     "Held back, sixteenth": HELD_BACK_SIXTEENTH,
     "Held back, fifteenth": HELD_BACK_FIFTEENTH,
     "Held back, fourteenth": HELD_BACK_FOURTEENTH,
