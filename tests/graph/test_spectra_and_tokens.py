@@ -459,3 +459,61 @@ def test_spectra_of_patches_are_no_level(way: str) -> None:
     assert structure.reductions == ((1, 1), (2, 2))
     assert structure.sizes == "symbolic"
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Attention(nn.Module):
+    """From the positions of a coarser level to those of a finer one, spelled in three ways."""
+
+    def __init__(self, width: int, spelling: str) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.spelling = spelling
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        q, k, v = self.q(coarse), self.k(fine), self.v(fine)
+        if self.spelling == "one function":
+            made = F.scaled_dot_product_attention(q, k, v)
+        elif self.spelling == "einsum":
+            scores = torch.einsum("bqc,bkc->bqk", q, k).softmax(-1)
+            made = torch.einsum("bqk,bkc->bqc", scores, v)
+        else:
+            made = (q @ k.mT).softmax(-1) @ v
+        return self.out(made) + coarse
+
+
+class PooledQueries(nn.Module):
+    """A sequence of vectors that is pooled before each block, whose keys stay as they were."""
+
+    def __init__(self, spelling: str, length: int | None = None) -> None:
+        super().__init__()
+        self.first, self.up, self.last = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.one, self.two = Attention(8, spelling), Attention(8, spelling)
+        self.length = length
+
+    @staticmethod
+    def pooled(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x[:, None], (2, 1))[:, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = self.first(x.mT)
+        if self.length is not None:  # holds the network to one size
+            whole = whole + torch.arange(self.length, device=x.device)[:, None] / self.length
+        half = self.one(self.pooled(whole), whole)
+        quarter = self.two(self.pooled(half), half)
+        return self.last(self.up(quarter.repeat_interleave(4, 1)) + whole).mT
+
+
+@pytest.mark.parametrize("length", [None, 64])
+@pytest.mark.parametrize("spelling", ["products", "einsum", "one function"])
+def test_attention_lies_where_its_queries_do(spelling: str, length: int | None) -> None:
+    structure = read_structure(PooledQueries(spelling, length), torch.zeros(1, 3, 64))
+    assert structure.reductions == ((1.0,), (2.0,), (4.0,))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    assert {stage.name: stage.layers for stage in structure.stages} == {
+        "encoder 0": ("first", "one.k", "one.v"),
+        "encoder 1": ("one.q", "one.out", "two.k", "two.v"),
+        "bottleneck": ("two.q", "two.out"),
+        "decoder 0": ("up",),
+        "head": ("last",),
+    }

@@ -36,6 +36,7 @@ from weightscope.thresholds import LEVEL_RATIO
 
 # sizes are read off where padding and cropping by a few pixels no longer count
 _PROBE_SCALES = (16, 32)
+_ATTENDS = ("product", "whole")  # queries to keys and values
 _INVERSE_TRANSFORMS = tuple(
     f"aten::fft_{name}" for name in ("ifft", "ifft2", "ifftn", "irfft", "irfft2", "irfftn")
 )
@@ -206,8 +207,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         image, channels = resized, 1
     slices = inputs.dimensions == 3 and inputs.held is not None
     reader = _Positions(image, channels, small, large, slices=slices)
-    factor, pooled = _factors(capture, [*images, image], reader)
-    factor |= _where_resized_to(images[1:], factor)
+    factor, pooled, told = _factors(capture, [*images, image], reader)
+    factor |= _where_resized_to(images[1:], factor) | _where_queries_lie(factor, told)
     counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
     clusters = _cluster(factor.values())
@@ -262,8 +263,8 @@ def _parts(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[fx.
 
 def _factors(
     capture: Capture, images: Sequence[fx.Node], reader: _Positions
-) -> tuple[dict[fx.Node, float], set[fx.Node]]:
-    """P_input / P of every node that an image reaches, and which of these are global.
+) -> tuple[dict[fx.Node, float], set[fx.Node], set[fx.Node]]:
+    """P_input / P of every node that an image reaches, which are global, and which tell their own.
 
     Positions of a spectrum count as those that it was made from, those of one of several pieces
     that are joined again as those of the whole.
@@ -272,6 +273,7 @@ def _factors(
     whole_of, joined = joined_pieces(capture.nodes)
     halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
+    told: set[fx.Node] = set()
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):
@@ -288,6 +290,7 @@ def _factors(
         reader.borders.note(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
         own: float | Global | None = reader.of_shuffled_frames(node)
         own = own or reader.of_resized_spectrum(node, factor[largest])
+        own = own or reader.of_more_sides(node, largest, factor[largest] * halved[node])
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
             factor[node] = factor[largest]
@@ -296,7 +299,8 @@ def _factors(
                 halved[node] = 1.0
         else:
             factor[node] = own / halved[node]
-    return factor, pooled
+            told.add(node)
+    return factor, pooled, told
 
 
 def _where_resized_to(
@@ -333,6 +337,41 @@ def _halved(node: fx.Node, before: float, probe: Probe) -> float:
         given = next(n for n in node.all_input_nodes if tensor_of(n) is not None)
         return before * _elements(given, probe) / max(1, _elements(node, probe))
     return 1.0 if spectrum == "back" else before
+
+
+def _where_queries_lie(
+    factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+) -> dict[fx.Node, float]:
+    """P_input / P of attention between two levels: that of its queries, though its keys be larger.
+
+    The layers behind tell which that is.
+
+    Args:
+        factor: P_input / P of each node.
+        told: Those whose operation tells it.
+    """
+    found: dict[fx.Node, float] = {}
+    for node in factor:
+        given = [factor[n] for n in node.all_input_nodes if n in factor]
+        attends = node not in told and facts(operator_of(node)).view in _ATTENDS
+        if not attends or not given or _alike(given):
+            continue
+        between, waiting, behind = {node}, [node], list[float]()
+        while waiting:
+            for user in waiting.pop().users:
+                if user in told:
+                    behind.append(factor[user])
+                elif user in factor and user not in between:
+                    between.add(user)
+                    waiting.append(user)
+        if behind and _alike(behind) and any(_alike([own, *behind]) for own in given):
+            found |= dict.fromkeys(between, behind[0])
+    return found
+
+
+def _alike(factors: Collection[float]) -> bool:
+    """Whether positions are of one level."""
+    return max(factors) / min(factors) < LEVEL_RATIO
 
 
 def _where_it_is_used(
@@ -571,6 +610,22 @@ class _Positions:
         own = self.positions / max(1, math.prod(self.large.shape(value)[axis] for axis in axes))
         own *= self.borders.share(node)
         return own if max(own / before, before / own) >= LEVEL_RATIO else None
+
+    def of_more_sides(self, node: fx.Node, given: fx.Node, before: float) -> float | None:
+        """P_input / P of a pooling over more axes than the image has, as of a sequence's vectors.
+
+        It leaves what its windows do not span, channels or not; None of any other operation.
+
+        Args:
+            node: The operation.
+            given: What it pools.
+            before: P_input / P there.
+        """
+        value = first_tensor(node)
+        pools = facts(operator_of(node)).view == "window"
+        if not pools or value is None or value.dim() <= self.dimensions + 2:
+            return None
+        return before * _elements(given, self.large) / max(1, _elements(node, self.large))
 
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.
