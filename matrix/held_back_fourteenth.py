@@ -519,7 +519,8 @@ HELD_BACK_FOURTEENTH: Mapping[str, Entry] = {
             quantize_dropout=True,
         ),
         Truth((1, 2, 4, 16, 128), _RADIO, (1, 2, 3, 4)),
-        {"channels": 2, "size": (1024,), "other": (1536,), "arrange": _samples, "given": True},
+        {"channels": 2, "size": (1024,), "other": (1536,), "arrange": _samples, "given": True}
+        | {"layout": "NL"},
     ),
     "seg-torch fcn8_vgg16": Entry(
         "segmentation",

@@ -75,7 +75,8 @@ def _row(
     before, hooks = copy.deepcopy(model.state_dict()), _hooks(model)
     wall, processor = time.perf_counter(), time.process_time()
     try:
-        structure = read_structure(model, _example(network, model) if network.given else None)
+        example = _example(network, model) if network.given else None
+        structure = read_structure(model, example, layout=network.layout)
         costs = count_costs(model, structure.inputs)
     except WeightscopeError as error:
         return Row(network.name, "refused", f"{type(error).__name__}: {error}")

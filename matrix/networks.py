@@ -56,6 +56,7 @@ class Network:
             positional arguments; None: the image itself.
         gradients: Whether its graph is compared with gradients on; not where the forward asks for
             them, and is read without.
+        layout: The image's axes, where the reader asks for them.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Network:
     given: bool = False
     arrange: Callable[[torch.Tensor], Any] | None = None
     gradients: bool = True
+    layout: str | None = None
 
     @property
     def installed(self) -> bool:

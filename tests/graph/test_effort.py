@@ -6,14 +6,16 @@ from collections import Counter
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 import torch._prims_common as common
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightscope.adapters import tracing
+from weightscope.adapters import leftovers, tracing
+from weightscope.errors import ForwardError
 from weightscope.graph import ExampleInputs, read, read_structure
-from weightscope.graph.inputs import takes_no_more
+from weightscope.graph.inputs import find_inputs, takes_no_more
 from weightscope.graph.trial import Trial
 
 
@@ -128,3 +130,20 @@ def test_how_tensors_lie_is_asked_once_in_a_trace() -> None:
     assert max(asked.values()) == 1
     assert common.is_contiguous is original
     assert not [name for name in tracing._CONTIGUITY if not hasattr(common, name)]
+
+
+class Refusing(nn.Module):
+    """Takes no image at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refuse it."""
+        raise ValueError(f"not of {tuple(x.shape)}")
+
+
+def test_a_search_looks_once_around_the_model_for_what_it_may_leave_there() -> None:
+    looks, look = [], leftovers._shared
+    with mock.patch.object(leftovers, "_shared", lambda m: looks.append(m) or look(m)):
+        trial = Trial(Refusing())
+        with pytest.raises(ForwardError):
+            next(find_inputs(trial))
+    assert len(looks) == 1 < len(trial._known)

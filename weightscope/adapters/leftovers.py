@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
@@ -24,27 +25,51 @@ from weightscope.adapters.dispatch import FakeTensor
 from weightscope.restoring import finished, refill
 
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
-_MOST = 10_000  # entries of what may be a cache, and objects that are looked through
+_MOST = 10_000  # entries of what may be a cache
+_MOST_HELD = (
+    2_000  # objects that are looked through: 1,500 around the largest networks of libraries
+)
 CACHED: Any = type(functools.cache(lambda: None))
 """The kind of what keeps its results by its arguments."""
 _OF_OTHERS = sys.stdlib_module_names | {"torch", "numpy", "weightscope"}
 
 
-@contextmanager
-def nothing_left(model: nn.Module) -> Iterator[None]:
+class Outside:
+    """What a model shares with others, as it is now.
+
+    Args:
+        model: Its forward may run several times; one look around serves them all.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        shared = _shared(model)
+        self._containers = [(h, copy.copy(h)) for h in shared if type(h) in _CONTAINERS]
+        self._classes = [(h, dict(vars(h))) for h in shared if isinstance(h, type)]
+        self._cached = [h for h in shared if type(h) is CACHED]
+
+    @contextmanager
+    def nothing_left(self) -> Iterator[None]:
+        """Take out afterwards what a forward left there without numbers."""
+        cached = [(held, held.cache_info().misses) for held in self._cached]
+        try:
+            yield
+        finally:
+            finished(
+                *(partial(_put_back, h, old) for h, old in self._containers if _changed(h, old)),
+                *(partial(_put_back_in_class, held, old) for held, old in self._classes),
+                *(h.cache_clear for h, misses in cached if h.cache_info().misses != misses),
+            )
+
+
+def nothing_left(model: nn.Module) -> AbstractContextManager[None]:
     """Take out afterwards what the forward of a model left without numbers in what it shares."""
-    shared = _shared(model)
-    containers = [(held, copy.copy(held)) for held in shared if type(held) in _CONTAINERS]
-    classes = [(held, dict(vars(held))) for held in shared if isinstance(held, type)]
-    cached = [(held, held.cache_info().misses) for held in shared if type(held) is CACHED]
-    try:
-        yield
-    finally:
-        finished(
-            *(partial(_put_back, held, before) for held, before in containers),
-            *(partial(_put_back_in_class, held, before) for held, before in classes),
-            *(held.cache_clear for held, misses in cached if held.cache_info().misses != misses),
-        )
+    return Outside(model).nothing_left()
+
+
+def _changed(held: Any, before: Any) -> bool:
+    """Whether a container holds other objects than before, or in another order."""
+    now, old = (c.values() if isinstance(c, dict) else c for c in (held, before))
+    return len(held) != len(before) or not all(map(operator.is_, now, old))
 
 
 def _shared(model: nn.Module) -> list[Any]:
@@ -54,7 +79,7 @@ def _shared(model: nn.Module) -> list[Any]:
     used = [names for space in own for names in _namespaces(space)]
     waiting: deque[Any] = deque([*own, *used, *kinds])
     found: dict[int, Any] = {}
-    while waiting and len(found) < _MOST:
+    while waiting and len(found) < _MOST_HELD:
         held = waiting.popleft()
         if id(held) in found:
             continue

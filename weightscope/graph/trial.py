@@ -21,7 +21,7 @@ from weightscope.adapters.dispatch import (
     storage_of,
     writes_of,
 )
-from weightscope.adapters.leftovers import nothing_left
+from weightscope.adapters.leftovers import Outside
 from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.tracing import (
     as_exported,
@@ -79,6 +79,7 @@ class Trial:
         self._leaves = self._hooks = False
         self._numbers = Constants()
         self._asked: set[tuple[str, int]] = set()
+        self._outside = Outside(self.model)
 
     def error(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
@@ -340,7 +341,7 @@ class Trial:
             # it logs a traceback for every size that does not fit
             stack.enter_context(quiet(FAKE_TENSOR_LOGGER))
             traced = as_exported(None if training else self._asked) if exported else nullcontext()
-            kept = random_state(), nothing_left(self.model)
+            kept = random_state(), self._outside.nothing_left()
             for context in (eagerly(), traced, without_numbers(), *kept):
                 stack.enter_context(context)
             # a forward may count in them; within a mode each takes longer
