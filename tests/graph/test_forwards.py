@@ -528,6 +528,33 @@ def test_nothing_is_dead_where_train_mode_was_not_tried() -> None:
     assert any("in train mode the forward raises" in note for note in structure.notes)
 
 
+class ReadsWhileTraining(Small):
+    """Adds a loss while it trains, of a weight that it reads off the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.regress = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        top, deep = self.encode(x)
+        if not self.training:
+            return self.decode(top, deep), None
+        weight = min(1.0, deep.abs().max().item())
+        return self.decode(top, deep), weight * self.regress(deep.mean((2, 3))).pow(2).mean()
+
+
+def test_a_forward_that_reads_values_in_training_alone_is_read_as_it_evaluates() -> None:
+    model = ReadsWhileTraining()
+    structure = read_structure(model, torch.randn(2, 3, 64, 64))
+    assert not structure.modes_agree
+    assert structure.dead_parameters == ()
+    (note,) = (note for note in structure.notes if "in train mode" in note)
+    assert "`weight = min(1.0, deep.abs().max().item())`" in note
+    assert "example_inputs" not in note  # no other size would help
+    plan = make_plan(structure, find_cut(structure, 1), bottleneck="pool")
+    assert not verify(build(structure, plan), export=False).failures
+
+
 def test_a_network_that_fixes_its_sizes_is_read_at_the_one_that_it_declares() -> None:
     def resized(model: Small, x: Tensor) -> Tensor:
         size = [int(math.hypot(s * s) ** 0.5) for s in x.shape[2:]]

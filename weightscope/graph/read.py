@@ -77,7 +77,7 @@ from weightscope.graph.stages import (
 )
 from weightscope.graph.structure import ExampleInputs, Structure
 from weightscope.graph.trial import Trial
-from weightscope.graph.values import observer_in, require_followed
+from weightscope.graph.values import observer_in, require_followed, where_read
 from weightscope.showing import counted
 from weightscope.wrappers import unwrap
 
@@ -437,7 +437,7 @@ def _read(
         refusals=refusals,
         sizes=captured.sizes,
         notes=tuple(note for note in notes if note),
-        modes_agree=modes_agree is not False,
+        modes_agree=modes_agree is not False and not _read_in_training(trial, pair),
         parts=parts,
         part=part or "",
     )
@@ -549,7 +549,20 @@ def _dead(
     return tuple(name for name in unreached if name.rpartition(".")[0] not in called)
 
 
+def _read_in_training(trial: Trial, pair: ExampleInputs) -> str:
+    """Where values of tensors are read in train mode alone; empty where none are."""
+    error = trial.error(pair.args, pair.kwargs, training=True)
+    return where_read(error) if error else ""
+
+
 def _modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> str:
+    if modes_agree is None and (where := _read_in_training(trial, pair)):
+        return (
+            f"in train mode the forward reads values of tensors{where}, which cannot be followed;"
+            " what is read, cut and built is what it does in eval mode, so a variant does and"
+            " trains that alone. What lives in training only is not seen, so no parameter is called"
+            " dead"
+        )
     if modes_agree is None:
         error = trial.error(pair.args, pair.kwargs, training=True)
         return (

@@ -112,6 +112,16 @@ def _reads_values(error: BaseException, model: nn.Module) -> StructureError | No
     )
 
 
+def where_read(error: BaseException) -> str:
+    """Where a forward failed because it reads values, as " in FILE, line N: `CODE`".
+
+    Empty where it did not; " in some line" where the traceback does not tell which.
+    """
+    if not any(_reads(cause) for cause in _causes(error)):
+        return ""
+    return _where(error) or " in some line"
+
+
 def observer_in(model: nn.Module) -> str:
     """Name of a module that observes values for a quantization; empty where there is none."""
     return next(
