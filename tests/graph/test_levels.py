@@ -847,3 +847,44 @@ def test_axes_are_taken_apart_below_a_cut():
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
     (cut,) = structure.cuts
     assert [site.layout for site in cut.entries] == ["channels_first"]
+
+
+class SmoothedPair(nn.Module):
+    """Two frames; at each level patches of what differs are weighed by the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        strides = ((3, 1), (8, 2), (8, 2))
+        self.e0, self.e1, self.e2 = (nn.Conv2d(c, 8, 3, stride, 1) for c, stride in strides)
+        self.d1, self.d0 = (nn.Conv2d(16, 8, 3, 1, 1) for _ in range(2))
+        self.weigh = nn.ModuleList(nn.Conv2d(8, 9, 3, padding=1) for _ in range(2))
+        self.last = nn.Conv2d(8, 2, 1)
+
+    @staticmethod
+    def smooth(x: Tensor, weigh: nn.Module) -> Tensor:
+        shares = F.unfold(weigh(x).softmax(1), 1)
+        patches = (F.unfold(one, 3, padding=1) for one in x.split(1, 1))
+        return torch.cat([(p * shares).sum(1).view_as(x[:, :1]) for p in patches], 1)
+
+    def forward(self, pair: Tensor) -> Tensor:
+        top, half = [], []
+        for frame in (pair[:, 0], pair[:, 1]):
+            top.append(self.e0(frame))
+            half.append(self.e1(top[-1]))
+        deep = F.interpolate(self.e2(half[0]) - self.e2(half[1]), half[0].shape[2:])
+        deep = self.smooth(self.d1(torch.cat([deep, half[0] - half[1]], 1)), self.weigh[1])
+        deep = torch.cat([F.interpolate(deep, top[0].shape[2:]), top[0] - top[1]], 1)
+        return self.last(self.smooth(self.d0(deep), self.weigh[0]))
+
+
+def test_patches_of_one_of_several_frames_lie_at_its_level() -> None:
+    structure = read_structure(SmoothedPair(), torch.zeros(2, 2, 3, 32, 32), layout="NTCHW")
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert {stage.name: stage.layers for stage in structure.stages} == {
+        "encoder 0": ("e0",),
+        "encoder 1": ("e1",),
+        "bottleneck": ("e2",),
+        "decoder 1": ("d1", "weigh.1"),
+        "decoder 0": ("d0", "weigh.0"),
+        "head": ("last",),
+    }

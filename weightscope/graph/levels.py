@@ -658,25 +658,29 @@ class _Positions:
             return unknown
         if after / before < 0.9 * self.growth:
             return GLOBAL
-        return self._of_input(after, value, channel) * self.borders.share(node)
+        is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
+        batch = self._images_in(value, channel) if is_map else self.batch
+        return self._of_input(after, value, batch) * self.borders.share(node)
 
-    def _of_input(self, after: float, value: torch.Tensor, channel: int) -> float:
+    def _of_input(self, after: float, value: torch.Tensor, batch: int) -> float:
         """The input's positions over those of a result.
 
         Args:
             after: The result's positions, those of all images together.
             value: The result.
-            channel: The axis of its channels.
+            batch: How many images that is.
         """
         if self.slices:
             return math.prod(self.sizes[1:]) * self._slices(value) / after
-        batch = self.batch
-        if value.dim() == self.dimensions + 2:
-            if grows(value.shape[channel]) and not grows(value.shape[0]):
-                batch = 1  # the images lie among the channels, where each has kernels of its own
-            elif self._stack(value) in self.stacks or self._holds_channels(value):
-                batch = self._stack(value)  # the frames of a clip are taken one by one
         return self.positions * batch / after
+
+    def _images_in(self, value: torch.Tensor, channel: int) -> int:
+        """How many images lie beside each other in a map, whose channels are the axis given."""
+        if grows(value.shape[channel]) and not grows(value.shape[0]):
+            return 1  # the images lie among the channels, where each has kernels of its own
+        if self._stack(value) in self.stacks or self._holds_channels(value):
+            return self._stack(value)  # the frames of a clip are taken one by one
+        return self.batch
 
     def _slices(self, value: torch.Tensor) -> int:
         """How many slices of volumes a result holds: a map of two sides has them in the batch."""
@@ -730,6 +734,8 @@ class _Positions:
 
     def _holds_channels(self, value: torch.Tensor) -> bool:
         """Whether the channels of a map seen before lie in the batch, each filtered on its own."""
+        if value.dim() != self.dimensions + 2:
+            return False
         stack, channels, *sizes = self.large.shape(value)
         return (
             channels == 1
