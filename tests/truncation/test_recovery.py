@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from toys import Plain, Pyramid, assessment, image
+from toys import Pyramid, Short, assessment, image
 
 import weightscope as ws
 from weightscope.cost import count_costs
@@ -31,7 +31,7 @@ from weightscope.truncation import start as ridge
 from weightscope.truncation.likeness import read_likeness
 
 
-def needs_its_levels(factory=Plain, example=None, seed=0):
+def needs_its_levels(factory=Short, example=None, seed=0):
     """A random network whose output hangs on its deep part: the path from below is turned up."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -96,7 +96,7 @@ def test_a_course_begins_at_the_better_start_and_ends_at_its_best_check(proposal
 
 def test_new_weights_are_trained_first(proposals_in_need, monkeypatch):
     monkeypatch.setattr(course, "NEW_SHARE", 1.0)
-    variant = proposals_in_need[2].build()
+    variant = proposals_in_need[1].build()
     before = copy.deepcopy(variant.module.state_dict())
     variant.recover(IMAGES, steps=5, progress=False)
     changed = {k for k, v in variant.module.state_dict().items() if not torch.equal(v, before[k])}
@@ -143,7 +143,7 @@ def test_a_file_of_another_recovery_is_refused(tmp_path):
     for others in (
         {"labels": inverted},
         {"loss": lambda y, t: -bce(y, t.float())},
-        {"reach": 1},
+        {"reach": 2},
     ):
         with pytest.raises(InputError, match="belongs to another recovery"):
             taught(**others)
@@ -195,7 +195,7 @@ def test_a_batch_that_does_not_fit_is_named_wherever_it_lies(proposals_in_need):
 
 def test_a_file_belongs_to_one_build_one_network_and_its_images(tmp_path):
     def leaky():
-        model = Plain()
+        model = Short()
         for name, part in list(model.named_modules()):
             if isinstance(part, nn.ReLU):
                 model.get_submodule(name.rpartition(".")[0])[int(name[-1])] = nn.LeakyReLU(0.1)
@@ -329,7 +329,7 @@ def test_a_broken_off_course_is_read_by_the_reader_that_runs_nothing(proposals_i
 
 
 def test_a_rate_that_is_too_high_falls_until_there_is_a_gain(proposals_in_need, monkeypatch):
-    monkeypatch.setattr(course, "ALL_RATE", 0.1)
+    monkeypatch.setattr(course, "ALL_RATE", 0.3)
     rates, step = [], course.Course._step
 
     def note(self, number, eased):
@@ -447,7 +447,7 @@ def test_labels_are_mixed_in(proposals_in_need):
     for labelled in ({}, {"batches": batches, "loss": nn.functional.mse_loss}):
         torch.manual_seed(0)
         variant = proposals_in_need[1].build()
-        variant.recover(IMAGES, steps=120, progress=False, **labelled)
+        variant.recover(IMAGES, steps=40, progress=False, **labelled)
         with torch.no_grad():
             distances.append(float((variant.module.eval()(IMAGES) - target).square().mean()))
     assert distances[1] < distances[0]
@@ -486,20 +486,28 @@ def test_outputs_of_any_structure_and_those_that_are_gone():
     assert found.after.explained >= found.before.explained
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        torch.float16,
+        *(pytest.param(k, marks=pytest.mark.slow) for k in (torch.bfloat16, torch.float64)),
+    ],
+)
 def test_a_finished_course_is_known_to_the_variant_that_it_came_to(kind, tmp_path):
     proposals = ws.analyze(
-        Plain().eval().to(kind), example_inputs=IMAGES[:1].to(kind), response=False
+        Short().eval().to(kind), example_inputs=IMAGES[:1].to(kind), response=False
     ).proposals
-    variant = proposals[1].build(seed=0)
+    variant = proposals[0].build(seed=0)
     shown, path = IMAGES.to(kind), tmp_path / "course.pt"
     first = variant.recover(shown, steps=2, progress=False, resume=path)
     assert variant.recover(shown, steps=2, progress=False, resume=path) == first
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float64, marks=pytest.mark.slow)]
+)
 def test_number_formats_are_put_back(dtype):
-    proposal = needs_its_levels(lambda: Plain().to(dtype), image(2, 1, 32, 32).to(dtype))[1]
+    proposal = needs_its_levels(lambda: Short().to(dtype), image(2, 1, 32, 32).to(dtype))[1]
     variant = proposal.build()
     found = variant.recover(IMAGES, steps=10, progress=False)
     assert found.after.explained > found.before.explained
@@ -530,7 +538,7 @@ class SeveralFormats(nn.Module):
         return self.head(torch.cat([top, self.up(deep)], 1))
 
 
-class WithClass(Plain):
+class WithClass(Short):
     """A class beside the map, which one image held back does not let vary."""
 
     def __init__(self):
@@ -555,7 +563,7 @@ def test_after_recovery_only_kept_tensors_fail_to_verify_and_why_is_said(tmp_pat
     variant.recover(IMAGES, steps=30, progress=False)
 
     def failed(variant):
-        return {c.name: c.detail for c in verify(variant, export=False, factory=Plain).failures}
+        return {c.name: c.detail for c in verify(variant, export=False, factory=Short).failures}
 
     (found,) = failed(variant).items()
     assert found[0] == "kept"
@@ -564,7 +572,7 @@ def test_after_recovery_only_kept_tensors_fail_to_verify_and_why_is_said(tmp_pat
     original = variant.structure.model
     (found,) = failed(load(path, lambda: original)).items()
     assert "as it was built" in found[1]
-    (found,) = failed(load(path, Plain)).items()
+    (found,) = failed(load(path, Short)).items()
     assert found[0] == "kept"
     assert "load(path, lambda: model)" in found[1]
 
@@ -592,7 +600,7 @@ def test_networks_of_several_number_formats_are_recovered(way, tmp_path):
 def test_a_recovered_variant_is_saved_and_loaded(proposals_in_need, tmp_path):
     variant = proposals_in_need[1].build()
     variant.recover(IMAGES, steps=5, progress=False)
-    loaded = load(save(variant, tmp_path / "small.safetensors"), Plain)
+    loaded = load(save(variant, tmp_path / "small.safetensors"), Short)
     assert torch.equal(loaded.module.eval()(IMAGES), variant.module.eval()(IMAGES))
 
 
@@ -654,7 +662,7 @@ def test_errors_name_the_argument(given, error, text, proposals_in_need):
         proposals_in_need[1].build().recover(**given, progress=False)
 
 
-class Masked(Plain):
+class Masked(Short):
     """Takes a mask, which need not be given."""
 
     def forward(self, x, mask=None):
@@ -697,10 +705,10 @@ def test_a_diffusion_network_is_cut_recovered_and_saved(tmp_path):
             in_channels=1,
             out_channels=1,
             layers_per_block=1,
-            block_out_channels=(8, 16, 16),
+            block_out_channels=(8, 16),
             norm_num_groups=4,
-            down_block_types=("DownBlock2D",) * 3,
-            up_block_types=("UpBlock2D",) * 3,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
         )
 
     with torch.random.fork_rng(devices=[]):
@@ -740,14 +748,14 @@ def built(proposals, how):
     return proposals[1].build(how)
 
 
-@pytest.mark.parametrize("how", ["light", "pool", "thin"])
+@pytest.mark.parametrize("how", ["light", pytest.param("pool", marks=pytest.mark.slow), "thin"])
 def test_a_network_that_is_frozen_as_a_whole_teaches_all_of_its_variant(how):
     states = []
     for frozen in (False, True):
-        proposals = needs_its_levels(lambda frozen=frozen: Plain().requires_grad_(not frozen))
+        proposals = needs_its_levels(lambda frozen=frozen: Short().requires_grad_(not frozen))
         variant = built(proposals, how)
         flags = [p.requires_grad for p in variant.module.parameters()]
-        found = variant.recover(IMAGES[:12], steps=20, progress=False)
+        found = variant.recover(IMAGES[:12], steps=10, progress=False)
         assert found.frozen == ()
         assert [p.requires_grad for p in variant.module.parameters()] == flags
         original = proposals[1].structure.model
@@ -758,7 +766,7 @@ def test_a_network_that_is_frozen_as_a_whole_teaches_all_of_its_variant(how):
 
 def test_a_part_that_is_frozen_stays_so_and_the_result_names_it():
     def factory():
-        model = Plain()
+        model = Short()
         model.down.requires_grad_(False)
         return model
 
@@ -777,7 +785,7 @@ def test_where_a_part_is_frozen_new_numbers_are_taught_all_the_same():
     """A re-cut layer has numbers that nothing has trained."""
 
     def factory():
-        model = Plain()
+        model = Short()
         model.up.requires_grad_(False)
         return model
 
@@ -850,7 +858,7 @@ def test_a_loss_of_old_weights_alone_is_accepted():
     assert {check.trained for check in found.course} == {"start", "new", "all"}
 
 
-class Sides(Plain):
+class Sides(Short):
     """A second output that hangs on the first level alone."""
 
     def __init__(self):
@@ -925,7 +933,7 @@ def written_over(y):
     return y
 
 
-class Undifferentiable(Plain):
+class Undifferentiable(Short):
     """Runs, and no gradient goes through it."""
 
     def __init__(self, top, head=lambda y: y):
@@ -965,10 +973,10 @@ def test_an_original_without_a_gradient_is_named(top, head, reason):
     mended[1].build().recover(IMAGES[:8], steps=1, progress=False)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
 def test_statistics_that_are_not_finite_are_named_and_other_buffers_are_nobody_s(value):
     torch.manual_seed(0)
-    model = Plain().eval()
+    model = Short().eval()
     model.register_buffer("spare", torch.tensor([value]))
     small = ws.analyze(model, example_inputs=image(1, 1, 32, 32)).proposals[0].build()
     small.recover(image(4, 1, 32, 32), steps=1, progress=False)
@@ -985,7 +993,7 @@ def test_statistics_that_are_not_finite_are_named_and_other_buffers_are_nobody_s
 @pytest.mark.parametrize("whose", ["original", "smaller"])
 def test_weights_that_are_not_finite_are_named(whose):
     torch.manual_seed(0)
-    model = Plain().eval()
+    model = Short().eval()
     small = ws.analyze(model, example_inputs=image(1, 1, 32, 32)).proposals[0].build()
     broken = model if whose == "original" else small.module
     name, parameter = next(iter(broken.named_parameters()))
@@ -1007,7 +1015,7 @@ def test_weights_that_are_not_finite_are_named(whose):
 def test_answers_that_are_not_finite_are_named():
     torch.manual_seed(0)
 
-    class Rooted(Plain):
+    class Rooted(Short):
         def forward(self, x):
             return {"score": super().forward(x).log()}
 

@@ -40,6 +40,31 @@ class Plain(nn.Module):
         return self.head(x)
 
 
+class Short(Plain):
+    """Its first two levels."""
+
+    def __init__(self, width=4):
+        super().__init__(width)
+        self.down, self.up = self.down[:2], self.up[:1]
+
+
+class Small(nn.Module):
+    """Two levels and four convolutions, any size: soon read where the network does not matter."""
+
+    def __init__(self, classes=2, width=4):
+        super().__init__()
+        self.top, self.norm = nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.deep = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.up, self.drop = nn.Conv2d(3 * width, width, 3, padding=1), nn.Dropout(0.2)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x):
+        skip = self.norm(self.top(x)).relu()
+        x = self.drop(self.deep(F.max_pool2d(skip, 2)).relu())
+        x = F.interpolate(x, size=skip.shape[2:])
+        return self.head(self.up(torch.cat([skip, x], 1)).relu())
+
+
 class Strided(nn.Module):
     """Strided convolutions round up; addition in place of concatenation; transposed up."""
 
