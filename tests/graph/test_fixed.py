@@ -817,3 +817,43 @@ def test_a_table_for_squares_of_its_own_size_is_no_table_for_others(side):
                 variant.module(x)
         else:
             assert variant.module(x).shape == (1, 1, *sizes)
+
+
+class TextOfSize(Plain):
+    """Multiplies by a number that no arithmetic makes of the image's size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * len(str(x.shape[2]))
+
+
+class Packed(nn.Module):
+    """Takes its image inside of a dictionary, or of a tuple."""
+
+    def __init__(self, network: nn.Module, place: Any) -> None:
+        super().__init__()
+        self.network, self.place = network, place
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.network(batch[self.place])
+
+
+@pytest.mark.parametrize("place", ["image", 0])
+@pytest.mark.parametrize(
+    ("network", "other", "told"),
+    [
+        (TextOfSize(), (1, 3, 32, 32), r" is 32, .* read at 16 "),
+        (Ways("larger"), (1, 3, 16, 24), r" is 16x24, where the forward takes another way"),
+        (Counting("odd"), (2, 3, 16, 16), r" holds 2 images, .* read at 1 image"),
+    ],
+)
+def test_sizes_inside_an_argument_are_held_as_those_of_an_argument(
+    place: Any, network: nn.Module, other: tuple[int, ...], told: str
+) -> None:
+    def packed(x: Tensor) -> Any:
+        return {"image": x} if place == "image" else (x,)
+
+    model = Packed(network.eval(), place)
+    graph = rebuild(read_structure(model, (packed(IMAGE),)))
+    torch.testing.assert_close(graph(packed(IMAGE)), network(IMAGE), rtol=0, atol=0)
+    with pytest.raises(InputError, match=rf"^batch\[{place!r}\]" + told):
+        graph(packed(torch.randn(other)))

@@ -18,7 +18,7 @@ from weightscope.adapters.regions import region_of
 from weightscope.adapters.symbols import SizeWriter, is_symbolic, key, read_size
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
-from weightscope.graph.fixed import note_signature, note_values, nth
+from weightscope.graph.fixed import note_inside, note_signature, note_values, nth
 from weightscope.graph.nodes import (
     argument,
     arguments,
@@ -221,7 +221,7 @@ class _Builder:
             by_position = isinstance(where, pytree.SequenceKey)
             self.made[node] = heads[names[where.idx] if by_position else _index(where)]
         for node, (path, value) in zip(users, leaves, strict=True):
-            new = self.made[node]
+            head = new = self.made[node]
             for step in path[2:]:
                 new = (
                     self.graph.call_function(getattr, (new, step.name))
@@ -233,6 +233,7 @@ class _Builder:
                 )
             if isinstance(value, torch.Tensor):
                 self._know(node, new)
+                note_inside(head, path[2:], new)
             else:
                 self.made[node] = new
         return users

@@ -2,9 +2,10 @@
 
 A coarse graph notes on its placeholders the axes of an image (``meta["space"]``) and that of a
 clip's frames (``meta["frames"]``), whether it counts the images of a batch (``meta["counts"]``),
-and the leaves of an argument that were no tensors (``meta["fixed"]``, by the path inside the
-argument). Its first placeholder notes what the forward takes (``meta["signature"]``): the arguments
-of a call are placed as the forward would.
+the same of each tensor inside an argument (``meta["inside"]``, by the path there), and the leaves
+of an argument that were no tensors (``meta["fixed"]``, by the same path). Its first placeholder
+notes what the forward takes (``meta["signature"]``): the arguments of a call are placed as the
+forward would.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,15 +59,16 @@ class Fixed:
 
     Attributes:
         names: The arguments, in the order of the graph.
-        sizes: Sizes of the images that are numbers, by argument and axis.
-        images: Number of images of a batch where it is a number, by argument.
-        frames: The axis of a clip's frames and their number, where it is one, by argument.
+        sizes: Sizes of the images that are numbers, by place (the argument, or the argument and
+            what gets at a tensor inside it) and axis.
+        images: Number of images of a batch where it is a number, by place.
+        frames: The axis of a clip's frames and their number, where it is one, by place.
         values: What was no tensor in an argument, by argument and path inside it; ``Tensor`` stands
             for a tensor.
         defaults: What stands for an argument that is left out.
         signature: What the forward takes.
         free: Sizes of the images that are free: the symbol, how many times it is taken, and the
-            size that it was read at, by argument and axis; also their number, where it decides.
+            size that it was read at, by place and axis; also their number, where it decides.
         alike: Whether the forward takes the way that was read where the symbols have other sizes.
         decides: Whether it takes other ways at some sizes.
     """
@@ -106,11 +108,12 @@ class Fixed:
         given = self._by_name(args, kwargs)
         self._refuse_more(given)
         self._refuse_fewer(given)
-        self._warn_of_no_refusal(given)  # before sizes are asked, which settles them
-        self._refuse_other_sizes(given)
-        self._refuse_other_ways(given)
-        self._refuse_other_batches(given)
-        self._refuse_other_clips(given)
+        tensors = given | self._inside(given)
+        self._warn_of_no_refusal(tensors)  # before sizes are asked, which settles them
+        self._refuse_other_sizes(tensors)
+        self._refuse_other_ways(tensors)
+        self._refuse_other_batches(tensors)
+        self._refuse_other_clips(tensors)
         self._refuse_other_values(given)
         return [given[n] if n in given else self.defaults[n] for n in self.names]
 
@@ -124,6 +127,15 @@ class Fixed:
             else:
                 given |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
         return given
+
+    def _inside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What lies in arguments that are no tensors themselves, by place."""
+        return {
+            f"{name}{path}": leaf
+            for name in self.names
+            if self.values.get(name, {}).keys() != {""} and name in given
+            for path, leaf in leaves_by_place(given[name]).items()
+        }
 
     def _refuse_more(self, given: dict[str, Any]) -> None:
         for name in given.keys() - self.names:
@@ -266,35 +278,56 @@ def fixed_in(graph: fx.Graph) -> Fixed:
     """What a coarse graph computes with, from the notes on its placeholders."""
     nodes = graph.find_nodes(op="placeholder")
     decisions = nodes[0].meta.get("decisions", {}) if nodes else {}
+    tensors = {place: meta for node in nodes for place, meta in _tensors(node)}
     sizes: dict[str, dict[int, int]] = {}
-    for node in nodes:
-        value = node.meta.get("val")
-        sizes[str(node.target)] = {
-            axis: hint(value.shape[axis])
-            for axis in node.meta.get("space", ())
-            if not is_symbolic(value.shape[axis])
+    for place, meta in tensors.items():
+        sizes[place] = {
+            axis: hint(meta["val"].shape[axis])
+            for axis in meta.get("space", ())
+            if not is_symbolic(meta["val"].shape[axis])
         }
     return Fixed(
         names=tuple(str(node.target) for node in nodes),
         sizes=sizes,
         images={
-            str(n.target): hint(n.meta["val"].shape[0])
-            for n in nodes
-            if n.meta.get("counts") and not is_symbolic(n.meta["val"].shape[0])
+            place: hint(meta["val"].shape[0])
+            for place, meta in tensors.items()
+            if meta.get("counts") and not is_symbolic(meta["val"].shape[0])
         },
         frames={
-            str(n.target): (axis, hint(n.meta["val"].shape[axis]))
-            for n in nodes
-            if (axis := n.meta.get("frames")) is not None
-            and not is_symbolic(n.meta["val"].shape[axis])
+            place: (axis, hint(meta["val"].shape[axis]))
+            for place, meta in tensors.items()
+            if (axis := meta.get("frames")) is not None and not is_symbolic(meta["val"].shape[axis])
         },
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
         signature=nodes[0].meta["signature"] if nodes else inspect.Signature(),
-        free={str(n.target): free for n in nodes if (free := _free(n, decisions))},
+        free={place: free for place, meta in tensors.items() if (free := _free(meta, decisions))},
         alike=_alike(decisions),
         decides=bool(asked_for(decisions)),
     )
+
+
+def _tensors(node: fx.Node) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The tensors in an argument: their places, and what is noted of them."""
+    inside = node.meta.get("inside")
+    if inside is None:
+        yield str(node.target), node.meta
+    else:
+        yield from ((f"{node.target}{path}", meta) for path, meta in inside.items())
+
+
+def note_inside(node: fx.Node, path: Sequence[Any], tensor: fx.Node) -> None:
+    """Note on a placeholder what is known of a tensor inside its argument.
+
+    Args:
+        node: The placeholder.
+        path: The steps from the argument to the tensor; none where it is one.
+        tensor: What stands for it in the graph.
+    """
+    if path:
+        known = {key: tensor.meta.get(key) for key in ("val", "space", "frames", "counts")}
+        node.meta.setdefault("inside", {})["".join(map(str, path))] = known
 
 
 def _alike(decisions: Mapping[Any, Any]) -> Callable[[tuple[tuple[str, int], ...]], bool]:
@@ -312,15 +345,15 @@ def _alike(decisions: Mapping[Any, Any]) -> Callable[[tuple[tuple[str, int], ...
     return alike_or_traced
 
 
-def _free(node: fx.Node, decisions: Mapping[Any, Any]) -> dict[int, tuple[str, int, int]]:
+def _free(meta: Mapping[str, Any], decisions: Mapping[Any, Any]) -> dict[int, tuple[str, int, int]]:
     """The free sizes of an image by axis: symbol, how many times it is taken, the size read.
 
     The number of images is among them where the forward decides by it.
     """
-    axes = node.meta.get("space", ())
-    if node.meta.get("counts") and free_symbols([node.meta["val"].shape[0]]) & asked_for(decisions):
+    axes = meta.get("space", ())
+    if meta.get("counts") and free_symbols([meta["val"].shape[0]]) & asked_for(decisions):
         axes = (0, *axes)
-    sizes = {axis: node.meta["val"].shape[axis] for axis in axes}
+    sizes = {axis: meta["val"].shape[axis] for axis in axes}
     return {a: (*multiple(size), hint(size)) for a, size in sizes.items() if is_symbolic(size)}
 
 
