@@ -606,3 +606,23 @@ def test_frames_that_are_taken_one_by_one_are_counted() -> None:
     assert graph(torch.randn(2, 4, 3, 64, 32)).shape == (2, 4, 1, 64, 32)
     with pytest.raises(InputError, match="6 frames, and this network was read at 4 frames a clip"):
         graph(torch.randn(2, 6, 3, 32, 32))  # the last two had been left out without a word
+
+
+class Halved(nn.Module):
+    """Two frames, or more, that are made smaller before the first convolution sees them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up, self.out = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        top = F.relu(self.top(F.avg_pool2d(clip.flatten(0, 1), 2)))
+        deep = F.interpolate(F.relu(self.deep(F.max_pool2d(top, 2))), scale_factor=2.0)
+        return self.out(F.relu(self.up(torch.cat([deep, top], 1)))).unflatten(0, clip.shape[:2])
+
+
+def test_the_axes_of_a_clip_that_is_resized_first_are_inferred() -> None:
+    structure = read_structure(Halved(), torch.zeros(2, 4, 3, 32, 32))
+    assert structure.inputs.layout == "NTCHW"
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))

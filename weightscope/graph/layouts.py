@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,7 +139,10 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
         return "" if fitting == "NC" + space else fitting
     # brought to another size first: the number of channels alone tells where they are
     last = len(image) == dimensions + 2 and image[-1] == channels != image[1]
-    return f"N{space}C" if last and image[0] == batch else ""
+    if last and image[0] == batch:
+        return f"N{space}C"
+    clips = [f"N{axes}" for axes in _of_clips(space)] if len(image) == dimensions + 3 else []
+    return _first_by(_in_proportion, clips, image, given) or ""
 
 
 def _fitting(image: Sequence[int], given: tuple[tuple[int, ...], int]) -> str | None:
@@ -157,20 +161,45 @@ def _of_same_sizes(
 ) -> str | None:
     """The first of some layouts by which all is the same, or by padding and cropping alone."""
     for same in (int.__eq__, alike):
-        for layout in layouts:
-            of = dict(zip(layout, image, strict=True))
-            batch, channels, *sizes = given[0]
-            own, frames = of.get("C", 1), of.get("T", 1)
-            calls = (
-                (own, of["N"] * frames),  # all frames at once
-                (own, of["N"]),  # one by one
-                (own * frames, of["N"]),  # side by side as channels
-            )
-            told = [of[letter] for letter in _LETTERS[given[1]] if letter in of]
-            alike_in_all = len(told) == len(sizes) and all(map(same, told, sizes))
-            if (channels, batch) in calls and alike_in_all:
-                return layout
+        found = _first_by(partial(_alike_in_all, same), layouts, image, given)
+        if found is not None:
+            return found
     return None
+
+
+def _first_by(
+    same: Callable[[Sequence[int], Sequence[int]], bool],
+    layouts: Sequence[str],
+    image: Sequence[int],
+    given: tuple[tuple[int, ...], int],
+) -> str | None:
+    """The first of some layouts by which the sides are the same, as told, and all else is."""
+    for layout in layouts:
+        of = dict(zip(layout, image, strict=True))
+        batch, channels, *sizes = given[0]
+        own, frames = of.get("C", 1), of.get("T", 1)
+        calls = (
+            (own, of["N"] * frames),  # all frames at once
+            (own, of["N"]),  # one by one
+            (own * frames, of["N"]),  # side by side as channels
+        )
+        told = [of[letter] for letter in _LETTERS[given[1]] if letter in of]
+        if (channels, batch) in calls and len(told) == len(sizes) and same(told, sizes):
+            return layout
+    return None
+
+
+def _alike_in_all(
+    same: Callable[[int, int], bool], sizes: Sequence[int], others: Sequence[int]
+) -> bool:
+    return all(map(same, sizes, others))
+
+
+def _in_proportion(sizes: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether all sides were made larger or smaller by one factor, but for padding."""
+    return all(
+        alike(size * others[0], other * sizes[0]) for size, other in zip(sizes, others, strict=True)
+    )
 
 
 def beside_a_memory(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> list[str]:

@@ -37,6 +37,7 @@ from weightscope.thresholds import LEVEL_RATIO
 # sizes are read off where padding and cropping by a few pixels no longer count
 _PROBE_SCALES = (16, 32)
 _ATTENDS = ("product", "whole")  # queries to keys and values
+_SAMPLES = ("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
 _INVERSE_TRANSFORMS = tuple(
     f"aten::fft_{name}" for name in ("ifft", "ifft2", "ifftn", "irfft", "irfft2", "irfftn")
 )
@@ -291,6 +292,7 @@ def _factors(
         own: float | Global | None = reader.of_shuffled_frames(node)
         own = own or reader.of_resized_spectrum(node, factor[largest])
         own = own or reader.of_more_sides(node, largest, factor[largest] * halved[node])
+        own = own or reader.of_samples(node, factor)
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
         if own is None or own is GLOBAL:
             factor[node] = factor[largest]
@@ -626,6 +628,20 @@ class _Positions:
         if not pools or value is None or value.dim() <= self.dimensions + 2:
             return None
         return before * _elements(given, self.large) / max(1, _elements(node, self.large))
+
+    def of_samples(self, node: fx.Node, factor: Mapping[fx.Node, float]) -> float | None:
+        """P_input / P where each position of a map looks at places of it: that of the map.
+
+        All look at one place, with the map repeated in the batch for more; or positions lie along
+        one axis, and their places along the other. None where that is not so.
+        """
+        value, sampled = first_tensor(node), node.all_input_nodes[0]
+        given = first_tensor(sampled)
+        if operator_of(node) not in _SAMPLES or value is None or given is None:
+            return None
+        own, sides = self.large.shape(given)[2:], self.large.shape(value)[2:]
+        around = math.prod(own) in sides and min(sides) > 1
+        return factor.get(sampled) if own == sides or around else None
 
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.
