@@ -56,7 +56,7 @@ def assert_same(before: Any, after: Any) -> None:
         assert before == after
 
 
-REST = {"unet", "half_multiresunet"}
+REST = {"unet", "multiresunet", "half_multiresunet"}
 """Of the same blocks as the others."""
 
 

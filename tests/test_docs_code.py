@@ -25,7 +25,11 @@ from weightscope import cli
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "mpseg_models" / "samples" / "sand"
 SLOW = {
-    f"docs/gallery/{name}.md" for name in ("diffusion", "labels", "lightning", "nnunet", "volumes")
+    *("docs/tutorial.md", "docs/command.md"),
+    *(
+        f"docs/gallery/{name}.md"
+        for name in ("diffusion", "labels", "lightning", "nnunet", "volumes")
+    ),
 }
 GALLERY = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "gallery").glob("*.md"))
 PAGES = [

@@ -20,10 +20,8 @@ from weightscope.utilization import assess
 
 QUICK = (
     "monai UNet 3-D anisotropic",
-    "monai AttentionUnet 2-D",
     # not "diffusers UNet2DModel": five minutes at the size that is guessed for it
     # not "transformers Segformer": it failed once in a run of the whole suite, never alone
-    "by hand: nested Sequential",
     "by hand: ENet",
     "by hand: Demucs, padded by a formula",
 )

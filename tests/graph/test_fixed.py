@@ -215,7 +215,7 @@ def test_batches_of_a_network_that_was_read_at_one_number_of_images() -> None:
     assert variant.recover(images, steps=1, progress=False).images == 6
 
 
-@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_recovery_takes_as_many_images_as_the_network_does(number: int) -> None:
     """And its budget counts them; what is left over in a batch is not used."""
     torch.manual_seed(0)  # a recovery that gains nothing any more ends before its budget

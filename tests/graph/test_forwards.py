@@ -198,8 +198,17 @@ def values(kind: str) -> Callable[[Small, Tensor], Tensor]:
     return around
 
 
-@pytest.mark.parametrize("kind", ["item", "if", "handled", "of several answers", "numpy"])
-@pytest.mark.parametrize("given", [None, IMAGE], ids=["guessed", "given"])
+VALUES = ("item", "if", "handled", "of several answers", "numpy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("item", None),
+        *((kind, IMAGE) for kind in VALUES),
+        *(pytest.param(kind, None, marks=pytest.mark.slow) for kind in VALUES[1:]),
+    ],
+)
 def test_reading_values_is_refused_with_the_line(kind: str, given: Tensor | None) -> None:
     with pytest.raises(StructureError, match=r"test_forwards\.py, line \d+.*is_compiling"):
         read_structure(Small(values(kind)), given)

@@ -93,7 +93,10 @@ class JoiningAtATime(nn.Module):
         return self.inner(photo, trimap, normal[:, :3], normal[:, 3:].repeat(1, 2, 1, 1))
 
 
-@pytest.mark.parametrize(("counts", "last"), [((3, 6, 2), 3), ((1, 4, 2), 1), ((3, 1, 3), 4)])
+@pytest.mark.parametrize(
+    ("counts", "last"),
+    [pytest.param((3, 6, 2), 3, marks=pytest.mark.slow), ((1, 4, 2), 1), ((3, 1, 3), 4)],
+)
 def test_images_of_channels_of_their_own_are_guessed(counts: Sequence[int], last: int) -> None:
     structure = read_structure(Joining(counts, last).eval())
     photo, *joined = (image.shape[1] for image in structure.inputs.args)
@@ -243,8 +246,15 @@ class ByThreesWithNoise(ByThrees):
         return self.of_all(x, [noise_map])
 
 
-@pytest.mark.parametrize("frames", [5, 7])
-@pytest.mark.parametrize("network", [ByThreesAlone, ByThreesWithNoise])
+@pytest.mark.parametrize(
+    ("network", "frames"),
+    [
+        (ByThreesAlone, 7),
+        (ByThreesWithNoise, 5),
+        pytest.param(ByThreesAlone, 5, marks=pytest.mark.slow),
+        pytest.param(ByThreesWithNoise, 7, marks=pytest.mark.slow),
+    ],
+)
 def test_frames_side_by_side_are_guessed(network: type[ByThrees], frames: int) -> None:
     structure = read_structure(network(frames, mapped=network is ByThreesWithNoise).eval())
     assert structure.inputs.args[0].shape[1] == 3 * frames
@@ -414,7 +424,9 @@ class Signals(nn.Module):
         return self.out(made)
 
 
-@pytest.mark.parametrize(("times", "length"), [(2, 512), (4, 2048), (6, 44100)])
+@pytest.mark.parametrize(
+    ("times", "length"), [(2, 512), (4, 2048), pytest.param(6, 44100, marks=pytest.mark.slow)]
+)
 def test_signals_are_guessed_that_are_long_enough_for_the_deepest_level(
     times: int, length: int
 ) -> None:
@@ -514,7 +526,11 @@ def strong(model: nn.Module, args: Any) -> None:
     ("layout", "said"),
     [
         ("NL", r"images of no channels, 14 1-D sizes \(samples\) from 64 to 65536"),
-        ("NDHW", "images of no channels, 8 3-D sizes from 8x64x64 to 128x128x128"),
+        pytest.param(
+            "NDHW",
+            "images of no channels, 8 3-D sizes from 8x64x64 to 128x128x128",
+            marks=pytest.mark.slow,
+        ),
         ("NCDHW", "images of 3 channels, 8 3-D sizes .* 1 channel, 8 3-D sizes"),
         ("NHW", "images of no channels, 27 2-D sizes from 28x28 to 1024x1024"),
     ],

@@ -169,7 +169,8 @@ class Dates(Net):
 @pytest.mark.parametrize(
     ("how", "dates", "layout"),
     [
-        *(("side by side", 2, "NTCHW"), ("side by side", 4, "NTCHW")),
+        ("side by side", 2, "NTCHW"),
+        pytest.param("side by side", 4, "NTCHW", marks=pytest.mark.slow),
         *(("one by one", 2, "NTCHW"), ("channels first", 2, "NCTHW")),
     ],
 )
@@ -228,7 +229,9 @@ def test_a_layout_by_which_the_first_convolution_would_be_given_something_else(o
 
 
 @pytest.mark.parametrize(
-    ("own", "told"), [("NHWC", "NCHW"), ("NCHW", "NHWC"), ("NHWC", "NHCW"), ("NCHW", "NCDHW")]
+    ("own", "told"),
+    [("NHWC", "NCHW"), ("NCHW", "NCDHW")]
+    + [pytest.param(*n, marks=pytest.mark.slow) for n in (("NCHW", "NHWC"), ("NHWC", "NHCW"))],
 )
 def test_a_layout_of_which_no_image_runs(own, told) -> None:
     with pytest.raises(InputError, match=f"no image of layout='{told}' .* of layout='{own}' does"):

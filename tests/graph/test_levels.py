@@ -63,8 +63,11 @@ class WithPyramid(Small):
         return self.pyramid(x) if self.own_module else self.pyramid.forward(x)
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["beside", "in a row"])
-@pytest.mark.parametrize("own_module", [True, False], ids=["module", "inline"])
+@pytest.mark.parametrize(
+    ("again", "own_module"),
+    [(False, True), (True, False)]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in ((False, False), (True, True))],
+)
 def test_a_pyramid_of_fixed_windows_is_no_level(again: bool, own_module: bool) -> None:
     structure = read_structure(WithPyramid(again, own_module))
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
@@ -398,7 +401,7 @@ class Filtered(nn.Module):
         return self.out(F.relu(self.e(torch.cat([self.twice(d), a], 1))))
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("channels_last", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_channels_may_lie_in_the_batch_to_be_filtered(channels_last: bool) -> None:
     structure = read_structure(Filtered(channels_last).eval(), torch.randn(1, 3, 32, 32))
 
@@ -632,7 +635,9 @@ class PairsOfFrames(nn.Module):
         return self.head(x + top)
 
 
-@pytest.mark.parametrize(("times", "frames"), [(1, 9), (2, 5), (3, 9)])
+@pytest.mark.parametrize(
+    ("times", "frames"), [(1, 9), (2, 5), pytest.param(3, 9, marks=pytest.mark.slow)]
+)
 def test_frames_that_are_a_multiple_and_one_are_counted_at_such_numbers(times, frames):
     structure = read_structure(PairsOfFrames(times), torch.zeros(1, 1, frames, 8, 8))
     assert structure.sizes == "symbolic"
@@ -692,7 +697,13 @@ class Repeated(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "size"), [(1, (64,)), (2, (32, 32)), (2, (32, 48)), (3, (16, 16, 16))]
+    ("dimensions", "size"),
+    [
+        (1, (64,)),
+        pytest.param(2, (32, 32), marks=pytest.mark.slow),
+        (2, (32, 48)),
+        pytest.param(3, (16, 16, 16), marks=pytest.mark.slow),
+    ],
 )
 def test_positions_that_are_repeated_lie_where_they_come_up_to(
     dimensions: int, size: tuple[int, ...]
@@ -804,7 +815,7 @@ class Resampled(nn.Module):
         return F.avg_pool1d(F.pad(made, (0, 2 * length - made.shape[-1])), 2)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_channels_that_are_filtered_one_by_one_are_no_images(channels):
     structure = read_structure(Resampled(channels).eval())
     assert structure.reductions == ((0.5,), (1.0,), (2.0,), (8.0,))

@@ -219,7 +219,7 @@ class Squares(nn.Module):
         return tokens.transpose(1, 2).reshape(len(x), 1, *[self.root(tokens.shape[1])] * 2)
 
 
-@pytest.mark.parametrize("root", [of_math, of_numpy])
+@pytest.mark.parametrize("root", [pytest.param(of_math, marks=pytest.mark.slow), of_numpy])
 def test_squares_are_read_at_many_sizes(root: Callable[[int], int]) -> None:
     torch.manual_seed(0)
     model = Squares(root).eval()

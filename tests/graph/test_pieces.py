@@ -440,7 +440,7 @@ class FramesInALoop(nn.Module):
         return torch.cat(made, 2)
 
 
-@pytest.mark.parametrize("frames", [3, 5, 7])
+@pytest.mark.parametrize("frames", [3, 5, pytest.param(7, marks=pytest.mark.slow)])
 def test_frames_that_are_seen_in_a_loop_have_the_levels_of_their_sides(frames: int) -> None:
     model = FramesInALoop().eval()
     structure = read_structure(model, torch.randn(2, 3, frames, 32, 32))

@@ -43,7 +43,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["in place", "unet", pytest.param("multiresunet", marks=pytest.mark.slow)]
+)
 def test_without_a_cut_equals_replacing_its_exits_in_the_whole(name):
     torch.manual_seed(0)
     model, images = MODELS[name](), torch.rand(2, 3, 64, 64)

@@ -353,17 +353,28 @@ class ReadsARow(nn.Module):
         return self.up0(torch.cat([F.interpolate(half, scale_factor=2.0), top], 1)) + steered
 
 
+PARTS = (
+    lambda half: half[:, :, 0],
+    lambda half: half[..., -1],
+    lambda half: half.mean(2),
+    lambda half: half.amax(3),
+    lambda half: half[:, :, 1].mT.softmax(2).mT,
+)
+
+
 @pytest.mark.parametrize(
-    "part",
+    ("part", "size"),
     [
-        lambda half: half[:, :, 0],
-        lambda half: half[..., -1],
-        lambda half: half.mean(2),
-        lambda half: half.amax(3),
-        lambda half: half[:, :, 1].mT.softmax(2).mT,
+        *((part, (32, 48)) for part in PARTS),
+        (PARTS[0], (32, 32)),
+        (PARTS[0], (64, 96)),
+        *(
+            pytest.param(part, size, marks=pytest.mark.slow)
+            for part in PARTS[1:]
+            for size in ((32, 32), (64, 96))
+        ),
     ],
 )
-@pytest.mark.parametrize("size", [(32, 48), (32, 32), (64, 96)])
 def test_a_row_of_a_map_is_read_above_the_cut(part: Callable, size: tuple[int, int]) -> None:
     structure = read_structure(ReadsARow(part).eval(), torch.rand(2, 3, *size))
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

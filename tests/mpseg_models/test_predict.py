@@ -47,7 +47,9 @@ def test_reach_is_the_furthest_that_any_output_looks(name, settings):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "multiresunet" else ())
+        pytest.param(
+            name, marks=pytest.mark.slow if name in ("multiresunet", "half_multiresunet") else ()
+        )
         for name in list_models()
     ],
 )

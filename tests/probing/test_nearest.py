@@ -147,7 +147,7 @@ def with_layout(given):
     return given if len(given) == 3 else (*given, None)
 
 
-@pytest.mark.parametrize("metric", ["mse", "psnr"])
+@pytest.mark.parametrize("metric", ["mse", pytest.param("psnr", marks=pytest.mark.slow)])
 def test_a_denoiser_has_to_beat_its_image_wherever_that_is_given(metric):
     found = [
         ws.ablate(Denoiser(image), [(inputs, CLEAN)], metric, layout=layout, progress=False)

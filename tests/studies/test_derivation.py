@@ -87,7 +87,7 @@ def check(name, width):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "quarter_multiresunet" else ())
+        pytest.param(name, marks=pytest.mark.slow if name.endswith("_multiresunet") else ())
         for name in REDUCED
     ],
 )
@@ -150,7 +150,9 @@ def check_thinner(name, width, wide):
     assert (costs.parameters, costs.macs) == (expected.parameters, expected.macs)
 
 
-@pytest.mark.parametrize("name", ["half_multiresunet", "quarter_multiresunet"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("half_multiresunet", marks=pytest.mark.slow), "quarter_multiresunet"]
+)
 def test_cutting_and_thinning_the_wide_network_gives_the_reduced_one(name):
     check_thinner(name, width=12, wide=18)
 

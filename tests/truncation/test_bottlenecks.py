@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from toys import Plain, assessment
+from toys import Short, assessment
 
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, TruncationError
@@ -91,7 +91,7 @@ def test_the_budget_is_taken_on_the_example_inputs_not_on_the_traced_ones():
     widths = []
     for example in (None, torch.randn(1, 1, 64, 64), torch.randn(3, 1, 64, 64)):
         with torch.random.fork_rng():
-            structure = read_structure(Plain(), example)
+            structure = read_structure(Short(), example)
         costs = count_costs(structure.model, structure.inputs)
         found = propose(structure, assessment(), costs)
         own = [p.build().module.new_bottleneck.trunk[0].out_channels for p in found]

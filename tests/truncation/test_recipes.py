@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from toys import TOYS, Plain, Signal, assessment, image
+from toys import TOYS, Plain, Short, Signal, assessment, image
 
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, RecipeError
@@ -220,7 +220,7 @@ def test_arguments_that_a_recipe_cannot_hold(saved, tmp_path):
 def test_networks_called_by_keyword_with_several_inputs_and_named_stages(tmp_path):
     """Whatever read the network the first time is in the recipe: arguments, and stages=."""
 
-    class Gated(Plain):
+    class Gated(Short):
         def forward(self, *, picture, gain=1.0, extra=None):
             return super().forward(picture * gain + extra["shift"])
 
@@ -239,7 +239,7 @@ def test_networks_called_by_keyword_with_several_inputs_and_named_stages(tmp_pat
 def test_a_guessed_argument_beside_the_image(tmp_path):
     """A timestep is found by its name, and passed by its place as the image is."""
 
-    class Timed(Plain):
+    class Timed(Short):
         def forward(self, picture, timestep):
             return super().forward(picture * timestep.to(picture.dtype)[:, None, None, None])
 
@@ -277,16 +277,16 @@ IMAGES = torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 def test_a_loaded_variant_learns_from_the_original_alone(tmp_path):
-    model = Plain().eval()
+    model = Short().eval()
     structure = read_structure(model, image(2, 1, 32, 32))
     costs = count_costs(model, structure.inputs)
     variant = {p.keep_levels: p for p in propose(structure, assessment(), costs)}[1].build()
     save(variant, tmp_path / "variant.safetensors")
     # what only has the architecture may be cut further and saved, but teaches nothing
-    astray = load(tmp_path / "variant.safetensors", Plain)
+    astray = load(tmp_path / "variant.safetensors", Short)
     save(astray, tmp_path / "again.safetensors")
     before = {name: value.clone() for name, value in astray.module.state_dict().items()}
-    for stray in (astray, astray.thin(0.5), load(tmp_path / "again.safetensors", Plain)):
+    for stray in (astray, astray.thin(0.5), load(tmp_path / "again.safetensors", Short)):
         with pytest.raises(RecipeError, match=r"other weights.*load\(path, lambda: model\)"):
             stray.recover(IMAGES, steps=2, progress=False)
     assert all(torch.equal(v, before[k]) for k, v in astray.module.state_dict().items())
@@ -405,7 +405,7 @@ def test_what_save_does_not_write_about_the_original_is_refused(change, saved):
         load(saved[1], Plain)
 
 
-class Tied(Plain):
+class Tied(Short):
     """Two layers of one kernel, or of a kernel each."""
 
     def __init__(self, tied: bool) -> None:
@@ -443,7 +443,7 @@ def test_a_factory_that_ties_other_weights_is_refused(tmp_path, tied, told):
 )
 def test_numbers_of_another_type_are_refused_where_they_are_saved(tmp_path, floats, told):
     """The original's code rebuilds the network, and would take them as its own."""
-    structure = read_structure(Plain(), image(1, 1, 32, 32))
+    structure = read_structure(Short(), image(1, 1, 32, 32))
     costs = count_costs(structure.model, structure.inputs)
     variant = propose(structure, assessment(), costs)[0].build()
     variant.module.to(floats)
@@ -456,4 +456,4 @@ def test_numbers_of_another_type_are_refused_where_they_are_saved(tmp_path, floa
     with pytest.raises(RecipeError, match=f"'{variant.reinitialized[0]}' is {floats}.*{told}"):
         save(variant, tmp_path / "wide.safetensors")
     new.to(torch.float32)
-    load(save(variant, tmp_path / "now.safetensors"), Plain)
+    load(save(variant, tmp_path / "now.safetensors"), Short)

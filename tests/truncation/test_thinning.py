@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from toys import TOYS, Plain, Pyramid, image
+from toys import TOYS, Plain, Pyramid, Short, image
 
 import mpseg_models
 import weightscope as ws
@@ -196,13 +196,13 @@ def as_variant(factory, example):
 
 
 def test_all_levels_as_a_variant_answer_as_the_network():
-    variant = as_variant(Plain, image(2, 1, 32, 32))
+    variant = as_variant(Short, image(2, 1, 32, 32))
     model = variant.structure.model
     assert torch.equal(variant.module(image(1, 1, 40, 24)), model(image(1, 1, 40, 24)))
     assert set(variant.kept) == set(model.state_dict())
     assert variant.costs.macs == count_costs(model, image(2, 1, 32, 32)).macs
     assert variant.receptive_field == ws.analyze(model, response=False).whole.receptive_field
-    assert verify(variant, factory=Plain, export=False).failures == ()
+    assert verify(variant, factory=Short, export=False).failures == ()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_the_thinner_network_is_the_whole_one_that_does_not_listen(factory, exam
         assert not torch.allclose(a, c, rtol=1e-2)
 
 
-@pytest.mark.parametrize("by", ["magnitude", "random"])
+@pytest.mark.parametrize("by", ["magnitude", pytest.param("random", marks=pytest.mark.slow)])
 def test_cut_thinned_twice_trained_saved_and_loaded(by, proposals, tmp_path):
     small = proposals("plain")[2].build()
     before = {k: v.clone() for k, v in small.module.state_dict().items()}
@@ -284,7 +284,7 @@ def test_a_module_that_insists_on_its_width_is_told_the_new_one(tmp_path):
 
 
 def test_the_smallest_norm_goes_first():
-    variant = as_variant(Plain, image(2, 1, 32, 32))
+    variant = as_variant(Short, image(2, 1, 32, 32))
     layer = variant.module.get_submodule("down.0.0")
     with torch.no_grad():
         layer.weight[2].mul_(1e-3)
@@ -404,7 +404,7 @@ class Branches(nn.Module):
         return self.last(F.interpolate(x, scale_factor=2))
 
 
-class Spare(Plain):
+class Spare(Short):
     """Has a layer that its forward never calls."""
 
     def __init__(self):
@@ -449,14 +449,14 @@ def test_a_channel_of_every_branch_stays(keep):
     ],
 )
 def test_errors_name_the_argument(given, error, text):
-    variant = as_variant(Plain, image(2, 1, 32, 32))
+    variant = as_variant(Short, image(2, 1, 32, 32))
     with pytest.raises(error, match=text):
         variant.thin(**given)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_named(value):
-    variant = as_variant(Plain, image(2, 1, 32, 32))
+    variant = as_variant(Short, image(2, 1, 32, 32))
     with torch.no_grad():
         next(variant.module.parameters()).view(-1)[0] = value
     with pytest.raises(
@@ -680,7 +680,7 @@ def test_groups_are_not_counted_among_other_channels():
 def test_a_wrong_graph_is_noticed(monkeypatch):
     from weightscope.truncation import thinning
 
-    variant = as_variant(Plain, image(2, 1, 32, 32))
+    variant = as_variant(Short, image(2, 1, 32, 32))
     right = thinning.read_couplings
 
     def wrong(module, inputs):
