@@ -160,8 +160,10 @@ class ScalesByATensor(RoundsATensor):
 @pytest.mark.parametrize(
     "network",
     [
-        *(PadsByOne, PadsEachAxis, PadsAndAdds, CropsByATensor, CropsInAModule, RoundsATensor),
-        *(CropsByAQuotient, PadsByAQuotient, ResizesToATensor),
+        *(PadsByOne, PadsEachAxis, PadsAndAdds, CropsByATensor, RoundsATensor),
+        *(CropsByAQuotient, ResizesToATensor),
+        pytest.param(CropsInAModule, marks=pytest.mark.slow),
+        pytest.param(PadsByAQuotient, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_fitted_follows_every_size(network: type[UNet]) -> None:

@@ -361,7 +361,8 @@ def test_signals_without_channels(example: Tensor | None) -> None:
         "encoder 0", "bottleneck", "decoder 0", "head"
     ]  # fmt: skip
     assert receptive_fields(structure)["encoder 0"] == (5,)
-    found = ws.analyze(Wave(), example_inputs=example, images=torch.randn(4, 128))
+    images = torch.randn(4, 128)
+    found = ws.analyze(Wave(), example_inputs=example, images=images, response=False)
     assert found.proposals[0].build("pool").module(torch.randn(3, 64)).shape == (3, 64)
     with pytest.raises(InputError, match=r"layout='NL'"):
         read_structure(nn.Sequential(nn.Linear(8, 8)), torch.randn(2, 8))

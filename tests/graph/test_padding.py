@@ -98,7 +98,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n == "frames" else ()) for n in NETWORKS],
+)
 def test_padding_that_is_rounded_follows_every_size(name: str) -> None:
     torch.manual_seed(0)
     model = NETWORKS[name]().eval()

@@ -978,7 +978,9 @@ def test_statistics_that_are_not_finite_are_named_and_other_buffers_are_nobody_s
     torch.manual_seed(0)
     model = Short().eval()
     model.register_buffer("spare", torch.tensor([value]))
-    small = ws.analyze(model, example_inputs=image(1, 1, 32, 32)).proposals[0].build()
+    small = (
+        ws.analyze(model, example_inputs=image(1, 1, 32, 32), response=False).proposals[0].build()
+    )
     small.recover(image(4, 1, 32, 32), steps=1, progress=False)
     model.down[0].append(nn.BatchNorm2d(4).eval())
     model.down[0][-1].running_var[1] = value
@@ -994,7 +996,9 @@ def test_statistics_that_are_not_finite_are_named_and_other_buffers_are_nobody_s
 def test_weights_that_are_not_finite_are_named(whose):
     torch.manual_seed(0)
     model = Short().eval()
-    small = ws.analyze(model, example_inputs=image(1, 1, 32, 32)).proposals[0].build()
+    small = (
+        ws.analyze(model, example_inputs=image(1, 1, 32, 32), response=False).proposals[0].build()
+    )
     broken = model if whose == "original" else small.module
     name, parameter = next(iter(broken.named_parameters()))
     with torch.no_grad():
@@ -1019,7 +1023,8 @@ def test_answers_that_are_not_finite_are_named():
         def forward(self, x):
             return {"score": super().forward(x).log()}
 
-    small = ws.analyze(Rooted().eval(), example_inputs=image(1, 1, 32, 32)).proposals[0].build()
+    example = image(1, 1, 32, 32)
+    small = ws.analyze(Rooted().eval(), example_inputs=example, response=False).proposals[0].build()
     before = {key: value.clone() for key, value in small.module.state_dict().items()}
     with pytest.raises(ws.WeightscopeError, match=r"nan or infinite values \(outputs\['score'\]\)"):
         small.recover(image(4, 1, 32, 32), steps=2, progress=False)

@@ -473,7 +473,7 @@ def test_broken_weights_are_blamed_and_not_the_targets():
     with torch.no_grad():
         model.below.weight[0] = float("nan")
     for options in ({"metric": "f1"}, {"loss": F.binary_cross_entropy_with_logits}):
-        found = ws.analyze(model, batches=batches(*scenes()), **options)
+        found = ws.analyze(model, batches=batches(*scenes()), **options, response=False)
         assert found.conclusion.startswith("2 weights are NaN or infinite (below.weight)")
     with pytest.raises(InputError, match=r"below\.weight of TwoPaths hold nan"):
         ablate(model, batches(*scenes()), "f1", progress=False)
@@ -482,8 +482,8 @@ def test_broken_weights_are_blamed_and_not_the_targets():
 def test_a_wrapped_model_is_evaluated_too():
     model = nn.DataParallel(TwoPaths(0.5, 1.0))
     pairs = batches(*scenes(images=24))
-    by_loss = ws.analyze(model, batches=pairs, loss=F.binary_cross_entropy_with_logits)
-    plain = ws.analyze(model.module, batches=pairs, loss=F.binary_cross_entropy_with_logits)
+    given = {"batches": pairs, "loss": F.binary_cross_entropy_with_logits, "response": False}
+    by_loss, plain = ws.analyze(model, **given), ws.analyze(model.module, **given)
     assert by_loss.data.ablation == plain.data.ablation
     assert by_loss.data.importances == plain.data.importances
     assert max(i.value for i in by_loss.data.importances.values()) > 0.0
