@@ -857,3 +857,35 @@ def test_sizes_inside_an_argument_are_held_as_those_of_an_argument(
     torch.testing.assert_close(graph(packed(IMAGE)), network(IMAGE), rtol=0, atol=0)
     with pytest.raises(InputError, match=rf"^batch\[{place!r}\]" + told):
         graph(packed(torch.randn(other)))
+
+
+class Noisy(Plain):
+    """Takes a noise level of each image, or one for all of them."""
+
+    def __init__(self, otherwise: bool) -> None:
+        super().__init__()
+        self.otherwise = otherwise
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if sigma.shape[0] == 1:
+            sigma = sigma.expand(len(x)) + float(self.otherwise)
+        elif sigma.shape[0] != x.shape[0]:
+            raise ValueError("one level for each image")
+        return super().forward(x) * sigma.view(-1, 1, 1, 1)
+
+
+def test_a_guess_of_one_image_holds_no_other_number_of_them() -> None:
+    model = Noisy(otherwise=False).eval()
+    structure = read_structure(model)
+    assert structure.notes == ()
+    graph = rebuild(structure)
+    for images in (1, 2, 3):
+        call = torch.randn(images, 3, 16, 16), torch.rand(images)
+        torch.testing.assert_close(graph(*call), model(*call), rtol=0, atol=0)
+
+
+def test_one_image_is_refused_where_it_takes_another_way() -> None:
+    graph = rebuild(read_structure(Noisy(otherwise=True)))
+    graph(torch.randn(3, 3, 16, 16), torch.rand(3))
+    with pytest.raises(InputError, match="takes another way"):
+        graph(torch.randn(1, 3, 16, 16), torch.rand(1))

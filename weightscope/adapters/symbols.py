@@ -279,7 +279,7 @@ def _equals(decisions: Mapping[Any, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for question, answer in decisions.items():
-        if answer == True and getattr(question, "rel_op", "") == "==":  # noqa: E712 - sympy's too
+        if bool(answer) == {"==": True, "!=": False}.get(getattr(question, "rel_op", "")):
             sides = [str(side) for side in question.args if side.is_Symbol]
             if len(sides) == 2:
                 found |= {sides[0]: sides[1], sides[1]: sides[0]}

@@ -156,6 +156,26 @@ def holds_at_size(
     return takes(inputs) and bool(_holds(structure, inputs, copies))
 
 
+def holds_for_one_image(structure: Structure, *, copies: bool = False) -> bool:
+    """Whether the graph of a network that was read with several images answers for one as it does.
+
+    Args:
+        structure: The network.
+        copies: Whether the forward leaves something in weights: copies of them are used then.
+    """
+    if _without_numbers(structure.model):
+        return False
+    inputs = next(_from_small_to_given(structure))
+    images = len(images_of(inputs)[0])
+
+    def first(value: Any) -> Any:
+        of_batch = isinstance(value, Tensor) and value.dim() and len(value) == images
+        return value[:1] if of_batch else value
+
+    args, kwargs = pytree.tree_map(first, (inputs.args, dict(inputs.kwargs)))
+    return bool(_holds(structure, replace(inputs, args=args, kwargs=kwargs), copies))
+
+
 def _holds(structure: Structure, inputs: ExampleInputs, copies: bool) -> bool | None:
     """Whether the graph answers a call as the model does; None where the model does not run."""
     runs = _Runs(structure, inputs, copies)

@@ -37,6 +37,7 @@ from weightscope.graph.answers import (
     compare,
     differs_elsewhere,
     holds_at_size,
+    holds_for_one_image,
     holds_where_shown,
     settles,
 )
@@ -235,7 +236,8 @@ def _taking_every_way(
 def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
     """Forget that the forward leaves something out at one size, where it would do nothing there.
 
-    What resizes a table (``if x.shape[2:] != self.table.shape[2:]``) does so at its own size, too.
+    What resizes a table (``if x.shape[2:] != self.table.shape[2:]``) does so at its own size, too;
+    what spreads one value over a batch (``if sigma.numel() == 1``) does no harm to one image.
     """
     held = fixed_in(structure.graph)
     if not held.only_decides:
@@ -244,9 +246,15 @@ def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
     image = images_of(structure.inputs)[0]
     given = [image.shape[axis] for axis in structure.inputs.space]
     symbols = {s for axes in held.free.values() for axis, (s, _, _) in axes.items() if axis}
+    one = {axes[0][0]: 1 for axes in held.free.values() if 0 in axes}
+    pairs = {q: a for q, a in first.meta["decisions"].items() if len(asked_for([q])) > 1}
 
     def is_idle(question: Any, answer: Any) -> bool:
-        if not is_of_one_size(question, answer) or not asked_for([question]) <= symbols:
+        if not is_of_one_size(question, answer):
+            return False
+        if decided_alike(pairs, one) and not decided_alike(pairs | {question: answer}, one):
+            return holds_for_one_image(structure, copies=_writes(trial))
+        if not asked_for([question]) <= symbols:
             return False
         sizes = (n for n in range(1, max(given)))
         equal = [
@@ -909,6 +917,8 @@ def _captured(
     for laid_out in find_inputs(trial, example_inputs, layout):
         inputs = replace(laid_out, holds_frames=holds_frames)
         read_at, captured = _with_batch(trial, inputs)
+        if inputs.guessed and not _takes_this_way(captured, inputs):
+            inputs = _with_each_twice(inputs)  # of one image a user said nothing
         found.append((inputs, read_at, captured))
         follows = follows_the_input(captured) and (
             is_one_window(trial, inputs) or not _is_the_one_size(captured, read_at)
@@ -918,6 +928,17 @@ def _captured(
         if len(found) == _SIZES_TO_CAPTURE:
             break
     return found[0]
+
+
+def _with_each_twice(inputs: ExampleInputs) -> ExampleInputs:
+    """A call with one image, with that one twice."""
+
+    def twice(value: Any) -> Any:
+        of_batch = isinstance(value, torch.Tensor) and value.dim() and len(value) == 1
+        return torch.cat([value, value]) if of_batch else value
+
+    args, kwargs = pytree.tree_map(twice, (inputs.args, dict(inputs.kwargs)))
+    return replace(inputs, args=args, kwargs=kwargs)
 
 
 def _is_the_one_size(captured: Capture, read_at: ExampleInputs) -> bool:
@@ -941,7 +962,8 @@ def _with_batch(
     """
     pair = two_images(trial, inputs)
     captured = _traced(trial, pair, fixed)
-    if pair is inputs or (images_read(captured) is None and _takes_this_way(captured, inputs)):
+    held = images_read(captured) is not None
+    if pair is inputs or (not held and (inputs.guessed or _takes_this_way(captured, inputs))):
         return pair, captured
     if captured.too_complex:  # its arithmetic is the same with one image
         alone = capture(trial.original, inputs, fixed=True)
