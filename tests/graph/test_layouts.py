@@ -630,3 +630,41 @@ def test_the_axes_of_a_clip_that_is_resized_first_are_inferred() -> None:
     structure = read_structure(Halved(), torch.zeros(2, 4, 3, 32, 32))
     assert structure.inputs.layout == "NTCHW"
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+
+
+class Framewise(Halved):
+    """A clip (images, channels, frames, height, width), whose frames are worked on one by one."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return super().forward(clip.movedim(2, 1)).movedim(1, 2)
+
+
+def test_as_many_frames_as_channels_are_told_apart() -> None:
+    clip = torch.randn(2, 3, 3, 32, 32)
+    assert read_structure(Halved(), clip).inputs.layout == "NTCHW"
+    structure = read_structure(Framewise(), clip)
+    assert structure.inputs.layout == "NCTHW"
+    longer = torch.randn(1, 3, 5, 32, 32)
+    made = rebuild(structure).eval()(longer)
+    torch.testing.assert_close(made, structure.model.eval()(longer), rtol=0, atol=0)
+
+
+class Completed(nn.Module):
+    """Volumes with their slices before their channels, which are joined with a mask's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv3d(3, 4, 3, padding=1), nn.Conv3d(4, 8, 3, 2, 1)
+        self.up, self.out = nn.Conv3d(12, 4, 3, padding=1), nn.Conv3d(4, 2, 1)
+
+    def forward(self, field: Tensor, mask: Tensor) -> Tensor:
+        top = F.relu(self.top(torch.cat([field, mask], 2).transpose(1, 2)))
+        deep = F.interpolate(F.relu(self.deep(top)), top.shape[2:])
+        return self.out(F.relu(self.up(torch.cat([deep, top], 1)))).transpose(1, 2)
+
+
+def test_the_axes_of_an_image_that_is_joined_with_another_are_inferred() -> None:
+    example = torch.randn(1, 6, 2, 16, 16), torch.rand(1, 6, 1, 16, 16)
+    structure = read_structure(Completed(), example)
+    assert structure.inputs.layout == "NDCHW"
+    assert structure.reductions == ((1.0, 1.0, 1.0), (2.0, 2.0, 2.0))

@@ -195,6 +195,18 @@ def _frame_by_frame(
     return ""
 
 
+def _told_apart(trial: Trial, inputs: ExampleInputs, image: Tensor, layout: str) -> str:
+    """The layout of a clip with as many frames as channels: of channels no forward takes more."""
+    frames, channels = layout.find("T"), layout.find("C")
+    if min(frames, channels) < 0 or image.shape[frames] != image.shape[channels]:
+        return layout
+    as_laid_out, turned = (
+        _given(trial, inputs, image.dim(), partial(_one_more, axis)) for axis in (frames, channels)
+    )
+    turns = turned and not as_laid_out
+    return layout.translate(str.maketrans("TC", "CT")) if turns else layout
+
+
 def _one_more(axis: int, value: Tensor) -> Tensor:
     return torch.cat([value, value.narrow(axis, 0, 1)], axis)
 
@@ -227,6 +239,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         ids = None if image.is_floating_point() else trial.ids(inputs)
         first = trial.first_layer(inputs)
         layout = layout_of_ids(image, ids) or infer_layout(image.shape, first)
+        layout = _told_apart(trial, inputs, image, layout)
         layout = layout or _frame_by_frame(trial, inputs, image, first)
         if not layout and has_batch_elsewhere(image.shape, first):
             raise InputError(

@@ -137,6 +137,10 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     space = _LETTERS[dimensions]
     if (fitting := _fitting(image, given)) is not None:
         return "" if fitting == "NC" + space else fitting
+    images = [f"N{axes}" for axes in _of_images(space)] if len(image) == dimensions + 2 else []
+    same = partial(_alike_in_all, alike)
+    if fitting := _first_by(same, images, image, given, joined=True):
+        return "" if fitting == "NC" + space else fitting
     # brought to another size first: the number of channels alone tells where they are
     last = len(image) == dimensions + 2 and image[-1] == channels != image[1]
     if last and image[0] == batch:
@@ -172,8 +176,18 @@ def _first_by(
     layouts: Sequence[str],
     image: Sequence[int],
     given: tuple[tuple[int, ...], int],
+    *,
+    joined: bool = False,
 ) -> str | None:
-    """The first of some layouts by which the sides are the same, as told, and all else is."""
+    """The first of some layouts by which the sides are the same, as told, and all else is.
+
+    Args:
+        same: Whether the sides are the same.
+        layouts: What to choose from.
+        image: Shape of the image input.
+        given: Shape of the first convolution's input, and number of its spatial dimensions.
+        joined: Whether the convolution is given more channels: those of another input, too.
+    """
     for layout in layouts:
         of = dict(zip(layout, image, strict=True))
         batch, channels, *sizes = given[0]
@@ -184,7 +198,8 @@ def _first_by(
             (own * frames, of["N"]),  # side by side as channels
         )
         told = [of[letter] for letter in _LETTERS[given[1]] if letter in of]
-        if (channels, batch) in calls and len(told) == len(sizes) and same(told, sizes):
+        all_else = batch == of["N"] and channels > own if joined else (channels, batch) in calls
+        if all_else and len(told) == len(sizes) and same(told, sizes):
             return layout
     return None
 
