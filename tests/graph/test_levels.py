@@ -945,3 +945,36 @@ def test_positions_that_look_at_several_places_stay_at_their_level(in_batch: boo
         **{"e0": "encoder 0", "e1": "encoder 1", "e2": "bottleneck"},
         **{"d1": "decoder 1", "d0": "decoder 0", "last": "head"},
     }
+
+
+class SliceBySlice(nn.Module):
+    """Volumes that keep their depth; the deepest level is worked on slice by slice, with a past."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e0 = nn.Conv3d(3, 8, (1, 3, 3), 1, (0, 1, 1))
+        self.e1, self.e2 = (nn.Conv3d(8, 8, (1, 3, 3), (1, 2, 2), (0, 1, 1)) for _ in range(2))
+        self.step = nn.Conv2d(16, 8, 3, padding=1)
+        self.d1, self.d0 = nn.Conv3d(16, 8, 1), nn.Conv3d(16, 8, 1)
+        self.last = nn.Conv3d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.e0(x)
+        half = self.e1(top)
+        deep, past = self.e2(half), []
+        for index in range(deep.shape[2]):
+            before = past[-1] if past else torch.zeros_like(deep[:, :, 0])
+            past.append(self.step(torch.cat([deep[:, :, index], before], 1)))
+        deep = F.interpolate(torch.stack(past, 2), half.shape[2:])
+        deep = F.interpolate(self.d1(torch.cat([deep, half], 1)), top.shape[2:])
+        return self.last(self.d0(torch.cat([deep, top], 1)))
+
+
+def test_slices_that_are_worked_on_one_by_one_lie_at_the_level_of_their_volume() -> None:
+    structure = read_structure(SliceBySlice(), torch.zeros(1, 3, 5, 32, 32))
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0), (1.0, 4.0, 4.0))
+    places = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert places == {
+        **{"e0": "encoder 0", "e1": "encoder 1", "e2": "bottleneck", "step": "bottleneck"},
+        **{"d1": "decoder 1", "d0": "decoder 0", "last": "head"},
+    }

@@ -6,7 +6,7 @@ See ``docs/decisions/levels.md`` for what a level is.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -29,7 +29,7 @@ from weightscope.graph.borders import Borders
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
-from weightscope.graph.operators import facts
+from weightscope.graph.operators import Operator, facts
 from weightscope.graph.pieces import joined_pieces, windows
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
@@ -206,7 +206,9 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     resized = _resized_first(capture, images) if follows_the_input(capture) else None
     if resized is not None:
         image, channels = resized, 1
-    slices = inputs.dimensions == 3 and inputs.held is not None
+    slices = inputs.dimensions == 3 and (
+        inputs.held is not None or _takes_slices_apart(capture, image)
+    )
     reader = _Positions(image, channels, small, large, slices=slices)
     factor, pooled, told = _factors(capture, [*images, image], reader)
     factor |= _where_resized_to(images[1:], factor) | _where_queries_lie(factor, told)
@@ -495,10 +497,31 @@ def works_on_pieces(capture: Capture, dimensions: int) -> bool:
     return bool(maps) and any(len(windows(capture.nodes, side)) > 1 for side in unseen)
 
 
+def _takes_slices_apart(capture: Capture, image: fx.Node) -> bool:
+    """Whether kernels of two dimensions work on some slices of volumes of one depth.
+
+    Where that depth stays at every level, what a slice has of positions tells its level.
+    """
+    depth, *sides = _space(image)
+    if is_symbolic(depth) or not all(map(is_symbolic, sides)):
+        return False
+    flat, deep = (
+        [v for v, row in _made_by_kernels(capture, n) if row.layout == "channels_first"]
+        for n in (2, 3)
+    )
+    return bool(flat and deep) and all(key(value.shape[2]) == key(depth) for value in deep)
+
+
 def _maps_of_kernels(capture: Capture, dimensions: int) -> list[torch.Tensor]:
-    kernels = [n for n in capture.nodes if facts(operator_of(n)).kernel]
-    made = [value for n in kernels if (value := tensor_of(n)) is not None]
-    return [value for value in made if value.dim() == dimensions + 2]
+    return [value for value, _ in _made_by_kernels(capture, dimensions)]
+
+
+def _made_by_kernels(capture: Capture, dimensions: int) -> Iterator[tuple[torch.Tensor, Operator]]:
+    """Results with the axes of an image that operators with kernels make, and those operators."""
+    for node in capture.nodes:
+        value, row = tensor_of(node), facts(operator_of(node))
+        if row.kernel and value is not None and value.dim() == dimensions + 2:
+            yield value, row
 
 
 def _probe(
