@@ -137,7 +137,8 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     space = _LETTERS[dimensions]
     if (fitting := _fitting(image, given)) is not None:
         return "" if fitting == "NC" + space else fitting
-    images = [f"N{axes}" for axes in _of_images(space)] if len(image) == dimensions + 2 else []
+    turned = len(image) == dimensions + 2 and image[1] != channels
+    images = [f"N{axes}" for axes in _of_images(space)] if turned else []
     same = partial(_alike_in_all, alike)
     if fitting := _first_by(same, images, image, given, joined=True):
         return "" if fitting == "NC" + space else fitting

@@ -498,18 +498,20 @@ def works_on_pieces(capture: Capture, dimensions: int) -> bool:
 
 
 def _takes_slices_apart(capture: Capture, image: fx.Node) -> bool:
-    """Whether kernels of two dimensions work on some slices of volumes of one depth.
+    """Whether kernels of two dimensions work on volumes of one depth slice by slice.
 
     Where that depth stays at every level, what a slice has of positions tells its level.
     """
     depth, *sides = _space(image)
-    if is_symbolic(depth) or not all(map(is_symbolic, sides)):
+    if is_symbolic(depth) or depth == 1 or not all(map(is_symbolic, sides)):
         return False
+    images = key(image.meta["val"].shape[0])
     flat, deep = (
         [v for v, row in _made_by_kernels(capture, n) if row.layout == "channels_first"]
         for n in (2, 3)
     )
-    return bool(flat and deep) and all(key(value.shape[2]) == key(depth) for value in deep)
+    one_by_one = any(key(value.shape[0]) == images for value in flat)
+    return one_by_one and bool(deep) and all(key(v.shape[2]) == key(depth) for v in deep)
 
 
 def _maps_of_kernels(capture: Capture, dimensions: int) -> list[torch.Tensor]:
