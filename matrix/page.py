@@ -209,9 +209,9 @@ seventeen lists that were read only when the work on the reader was done (`matri
 `matrix/held_back_fifth.py`, `matrix/held_back_sixth.py`, `matrix/held_back_seventh.py`,
 `matrix/held_back_eighth.py`, `matrix/held_back_ninth.py`, `matrix/held_back_tenth.py`,
 `matrix/held_back_eleventh.py`, `matrix/held_back_twelfth.py`, `matrix/held_back_thirteenth.py`,
-`matrix/held_back_fourteenth.py`, `matrix/held_back_fifteenth.py`,
-`matrix/held_back_sixteenth.py`, `matrix/held_back_seventeenth.py`); these stand here as they were
-first read. What is right about each was written down and committed before it was first read. Each was read with nothing but the
+`matrix/held_back_fourteenth.py`, `matrix/held_back_fifteenth.py`, `matrix/held_back_sixteenth.py`,
+`matrix/held_back_seventeenth.py`); these stand here as they were first read. What is right about
+each was written down and committed before it was first read. Each was read with nothing but the
 model, except those whose layout must be seen on an example; its graph was run beside it in both
 modes, at two batch sizes and two image sizes, and had to give the same outputs bit by bit; every
 legal depth was built and counted on tensors without numbers. Here nothing is trained, saved and
