@@ -26,9 +26,7 @@ from weightscope.restoring import finished, refill
 
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
 _MOST = 10_000  # entries of what may be a cache
-_MOST_HELD = (
-    2_000  # objects that are looked through: 1,500 around the largest networks of libraries
-)
+_MOST_HELD = 2_000  # objects looked through; around networks of large libraries lie 1,500
 CACHED: Any = type(functools.cache(lambda: None))
 """The kind of what keeps its results by its arguments."""
 _OF_OTHERS = sys.stdlib_module_names | {"torch", "numpy", "weightscope"}
