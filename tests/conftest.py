@@ -12,12 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from weightscope.adapters import leftovers
-
-# a network of a test stands beside pytest's own objects, through which a reading would look at
-# every call: a third of the time of a search; users' networks stand beside none
-leftovers._OF_OTHERS |= {"pytest", "_pytest", "pluggy"}
-
 
 def pytest_collection_finish():
     gc.collect()

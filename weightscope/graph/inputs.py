@@ -284,14 +284,25 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
     if image.shape[0] != 1:
         return inputs
 
+    pair = with_each_twice(inputs, twofold)
+    return inputs if trial.error(pair.args, pair.kwargs) is not None else pair
+
+
+def with_each_twice(
+    inputs: ExampleInputs, twice: Callable[[Tensor], Tensor] = lambda value: torch.cat([value] * 2)
+) -> ExampleInputs:
+    """A call with one image, with that one twice.
+
+    Args:
+        inputs: How the model is called.
+        twice: Makes a tensor of a batch of two of one of a batch of one.
+    """
+
     def double(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() and value.shape[0] == 1:
-            return twofold(value)
-        return value
+        of_batch = isinstance(value, Tensor) and value.dim() and value.shape[0] == 1
+        return twice(value) if of_batch else value
 
     args, kwargs = pytree.tree_map(double, (inputs.args, dict(inputs.kwargs)))
-    if trial.error(args, kwargs) is not None:
-        return inputs
     return replace(inputs, args=args, kwargs=kwargs)
 
 

@@ -55,6 +55,7 @@ from weightscope.graph.inputs import (
     takes_no_more,
     two_images,
     twofold,
+    with_each_twice,
 )
 from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.levels import (
@@ -918,7 +919,7 @@ def _captured(
         inputs = replace(laid_out, holds_frames=holds_frames)
         read_at, captured = _with_batch(trial, inputs)
         if inputs.guessed and not _takes_this_way(captured, inputs):
-            inputs = _with_each_twice(inputs)  # of one image a user said nothing
+            inputs = with_each_twice(inputs)  # of one image a user said nothing
         found.append((inputs, read_at, captured))
         follows = follows_the_input(captured) and (
             is_one_window(trial, inputs) or not _is_the_one_size(captured, read_at)
@@ -928,17 +929,6 @@ def _captured(
         if len(found) == _SIZES_TO_CAPTURE:
             break
     return found[0]
-
-
-def _with_each_twice(inputs: ExampleInputs) -> ExampleInputs:
-    """A call with one image, with that one twice."""
-
-    def twice(value: Any) -> Any:
-        of_batch = isinstance(value, torch.Tensor) and value.dim() and len(value) == 1
-        return torch.cat([value, value]) if of_batch else value
-
-    args, kwargs = pytree.tree_map(twice, (inputs.args, dict(inputs.kwargs)))
-    return replace(inputs, args=args, kwargs=kwargs)
 
 
 def _is_the_one_size(captured: Capture, read_at: ExampleInputs) -> bool:
