@@ -35,6 +35,8 @@ from weightscope.adapters import (
     pytree,
     regions,
     schemas,
+    shapes,
+    signals,
     symbols,
     tracing,
 )
@@ -213,7 +215,7 @@ def test_norms_without_arithmetic_return_what_torch_says(
     own = [torch.rand(4, dtype=dtype) for _ in range(4)]
     arguments = (x, *own, training, 0.1, 1e-5, False)
     for got, right in zip(
-        tracing._norm_shapes(*arguments),
+        shapes.norm_shapes(*arguments),
         decompositions.native_batch_norm_helper(*arguments),
         strict=True,
     ):
@@ -221,7 +223,7 @@ def test_norms_without_arithmetic_return_what_torch_says(
         assert right is not None
         assert (got.shape, got.stride()) == (right.shape, right.stride())
     with pytest.raises(RuntimeError, match="4 channels is given 5"):
-        tracing._norm_shapes(torch.zeros(3, 5, 2), *own, training, 0.1, 1e-5, False)
+        shapes.norm_shapes(torch.zeros(3, 5, 2), *own, training, 0.1, 1e-5, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -231,7 +233,7 @@ def test_normalising_without_arithmetic_returns_what_torch_says(
 ) -> None:
     x = torch.randn(3, 4, 8, 6).to(dtype, memory_format=torch.channels_last)
     made = zip(
-        tracing._normalized_shapes(x, dims, 1e-5),
+        shapes.normalized_shapes(x, dims, 1e-5),
         torch._refs._normalize(x, dims, 1e-5),
         strict=True,
     )
@@ -292,14 +294,14 @@ def test_a_group_norm_of_other_channels_is_refused_without_arithmetic() -> None:
     x = torch.zeros(3, 4, 8, 6)
     for given, groups in ((torch.ones(5), 2), (None, 3)):
         with pytest.raises(RuntimeError, match="channels"):
-            tracing._group_norm_shapes(x, given, None, 3, 4, 48, groups, 1e-5)
+            shapes.group_norm_shapes(x, given, None, 3, 4, 48, groups, 1e-5)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
 def test_resizing_without_arithmetic_returns_what_torch_returns(mode: str) -> None:
     x = torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last)
     right = nn.functional.interpolate(x, (10, 9), mode=mode)
-    got = tracing._resized(x, (10, 9))
+    got = shapes.resized(x, (10, 9))
     assert (got.shape, got.stride(), got.dtype) == (right.shape, right.stride(), right.dtype)
 
 
@@ -500,7 +502,7 @@ def test_old_garbage_waits_for_the_last_thread() -> None:
 
 def test_pools_of_signals_keep_their_length_free() -> None:
     x = torch.rand(2, 3, 17)
-    with Rewriting(tracing.FREE_POOLS):
+    with Rewriting(signals.FREE_POOLS):
         for arguments in ((2,), (3, 2), ([3], [2], [1], [1], True)):
             wanted = nn.functional.max_pool2d(
                 x.unsqueeze(-2),
@@ -521,7 +523,7 @@ def test_poolings_of_signals_are_written_back() -> None:
     )
     graph.output(graph.call_function(aten.squeeze.dim, (pooled, -2)))
     before = fx.GraphModule(nn.Module(), graph)(torch.arange(17.0).view(1, 1, 17))
-    tracing.as_pools_of_signals(graph)
+    signals.as_pools_of_signals(graph)
     assert [n.target for n in graph.nodes if n.op == "call_function"] == [aten.max_pool1d.default]
     after = fx.GraphModule(nn.Module(), graph)(torch.arange(17.0).view(1, 1, 17))
     assert torch.equal(before, after)
@@ -596,8 +598,9 @@ def test_a_torch_without_settings_of_its_tracer_reads_the_same_graph(
 ) -> None:
     wanted = described(traced(Joined()))
     monkeypatch.setattr(boundary, "_DIRECT", False)
-    monkeypatch.setattr(tracing, "_KNOWS_SHAPES", False)
-    monkeypatch.setattr(tracing, "_module", lambda name: None)
+    monkeypatch.setattr(shapes, "KNOWN", False)
+    for place in (shapes, tracing):
+        monkeypatch.setattr(place, "module_named", lambda name: None)
     assert described(traced(Joined())) == wanted
 
 
@@ -605,7 +608,7 @@ def test_shapes_that_torch_computes_by_itself_are_left_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = decompositions._upsample_nearest
-    monkeypatch.setattr(tracing, "_KNOWS_SHAPES", False)
+    monkeypatch.setattr(shapes, "KNOWN", False)
     with tracing.without_numbers():
         assert decompositions._upsample_nearest is before
 

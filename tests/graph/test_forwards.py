@@ -637,7 +637,7 @@ def test_what_cannot_be_explained_is_refused_with_a_remedy(monkeypatch: pytest.M
     def broken(*args: Any) -> None:
         raise KeyError("lost")
 
-    monkeypatch.setattr("weightscope.graph.read.read_levels", broken)
+    monkeypatch.setattr("weightscope.graph.capturing.read_levels", broken)
     with pytest.raises(StructureError, match=r"Small could not be read: KeyError.*example_inputs="):
         read_structure(Small())
 

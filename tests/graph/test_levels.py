@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import weightscope as ws
 from weightscope.errors import StructureError
-from weightscope.graph import Structure, levels, read_structure, rebuild
+from weightscope.graph import Structure, growing, read_structure, rebuild
 from weightscope.receptive_field import receptive_fields
 
 
@@ -600,13 +600,13 @@ class TokensOfOneSize(nn.Module):
 
 
 def test_both_sides_are_bound_by_as_many_tokens_as_one_size_has(monkeypatch):
-    found, real = [], levels._rests
+    found, real = [], growing._rests
 
     def recorded(*given):
         found.append(real(*given))
         return found[-1]
 
-    monkeypatch.setattr(levels, "_rests", recorded)
+    monkeypatch.setattr(growing, "_rests", recorded)
     structure = read_structure(TokensOfOneSize().eval(), torch.zeros(1, 3, 64, 64))
     assert list(found[0].values()) == [None, None]
     stages = {name: stage.name for stage in structure.stages for name in stage.layers}

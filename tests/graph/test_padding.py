@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
-from weightscope.adapters import tracing
+from weightscope.adapters import integers, tracing
 from weightscope.adapters.quotients import nearest, never_below, rounded
 from weightscope.adapters.symbols import Probe, SizeWriter, free_symbols
 from weightscope.cost import count_costs
@@ -176,7 +176,7 @@ def test_what_does_not_hold_at_another_size_is_read_at_one(
 
     model = Even().eval()
     assert read_structure(model).notes == ()
-    monkeypatch.setattr(tracing, "rounded", down)
+    monkeypatch.setattr(integers, "rounded", down)
     structure = read_structure(model)
     assert any("read at 256x256 only" in note for note in structure.notes)
     with pytest.raises(InputError, match=r"x is 33x61.*read at 256x256"):
@@ -303,7 +303,7 @@ def test_a_way_that_does_not_hold_at_the_example_is_refused() -> None:
 
 
 def test_a_variant_is_verified_at_the_sizes_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "rounded", lambda value, up, sizes: rounded(value, False, sizes))
+    monkeypatch.setattr(integers, "rounded", lambda value, up, sizes: rounded(value, False, sizes))
     monkeypatch.setattr("weightscope.graph.read.differs_elsewhere", lambda *args, **kwargs: False)
     structure = read_structure(Even().eval())
     costs = count_costs(structure.model, structure.inputs)
@@ -353,7 +353,7 @@ def test_what_is_written_in_whole_numbers_is_the_same_number(name: str) -> None:
 
 def _traced(model: nn.Module) -> Any:
     def within(module: nn.Module, args: Any) -> None:
-        stack.enter_context(tracing.whole_quotients(args))
+        stack.enter_context(integers.whole_quotients(args))
 
     with ExitStack() as stack:
         model.register_forward_pre_hook(within)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import functools
 import gc
-import importlib
 import logging
-import math
 import os
 import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
@@ -27,16 +25,9 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import FakeTensor
-from weightscope.adapters.quotients import left_over, nearest, never_below, root, rounded
-from weightscope.adapters.rewriting import Table
+from weightscope.adapters.shapes import places_of_shapes
+from weightscope.adapters.switches import Shared, module_named
 from weightscope.restoring import Cleanup, finished
-
-try:
-    from torch._prims_common import infer_size, is_contiguous_or_false, suggest_memory_format
-
-    _KNOWS_SHAPES = True
-except ImportError:  # another version of torch, which computes what it needs
-    _KNOWS_SHAPES = False
 
 EXPORT_LOGGER = "torch._export.non_strict_utils"
 """Reports every call that the tracer meets and does not expect."""
@@ -54,7 +45,6 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 _SIZES_OF_TORCH = (torch.__file__, os.path.join(_TORCH, "fx", "experimental") + os.sep)
 _MIN_OR_MAX = "_tensor_min_max"  # what the tracer puts in the place of Python's min and max
 _NEVER = 2**31 - 1
-_ROOT = "sqrt"  # what numpy asks a number for that it does not know
 _NOTES, _CACHE = "do_not_emit_stack_traces", "fake_tensor_cache_enabled"
 
 
@@ -78,9 +68,9 @@ def lean() -> Iterator[None]:
     switch for it), and keeps a cache of fake results that does not pay where sizes are symbolic.
     A torch without these switches traces as it does by itself.
     """
-    config = _module("torch.fx.config")
+    config = module_named("torch.fx.config")
     notes = getattr(config, _NOTES, None)
-    dynamo = _module("torch._dynamo.config")
+    dynamo = module_named("torch._dynamo.config")
     uncached = hasattr(dynamo, _CACHE)
     try:
         if notes is not None:
@@ -90,14 +80,6 @@ def lean() -> Iterator[None]:
     finally:
         if notes is not None:
             setattr(config, _NOTES, notes)
-
-
-def _module(name: str) -> Any:
-    """A module of torch that may be missing; then None."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 @contextmanager
@@ -204,34 +186,6 @@ def _asked_by_a_forward(truth: bool) -> bool:
     return not (truth and by_operator)
 
 
-class _Shared:
-    """A process-wide switch that stays on until the last of several threads has left it."""
-
-    def __init__(self, make: Any) -> None:
-        self.make = make
-        self.lock = threading.Lock()
-        self.inside = set[object]()
-        self.switched = Cleanup()
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        who = object()
-        try:
-            with self.lock:
-                if not self.inside:
-                    self.switched.enter_context(self.make())
-                self.inside.add(who)
-            yield
-        finally:
-            finished(partial(self._leave, who))
-
-    def _leave(self, who: object) -> None:
-        with self.lock:
-            self.inside.discard(who)
-            if not self.inside:
-                self.switched.close()
-
-
 class _Asked(int):
     """What is true, and notes which foreign line asks whether it is."""
 
@@ -276,9 +230,9 @@ def _old_garbage_waits() -> Iterator[None]:
         finished(lambda: gc.set_threshold(*gc.get_threshold()[:2], old))
 
 
-_EAGER = _Shared(lambda: torch.compiler.set_stance("force_eager"))
-_TRIAL = _Shared(_as_exported)
-_GARBAGE = _Shared(_old_garbage_waits)
+_EAGER = Shared(lambda: torch.compiler.set_stance("force_eager"))
+_TRIAL = Shared(_as_exported)
+_GARBAGE = Shared(_old_garbage_waits)
 
 
 @contextmanager
@@ -438,167 +392,6 @@ def _unvalidated() -> Iterator[None]:
             Distribution._validate_args = setting.otherwise
 
 
-def _norm_shapes(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    functional: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """What a batch norm returns, without its arithmetic."""
-    channels = input.shape[1]
-    for given in (weight, bias, running_mean, running_var):
-        if given is not None and given.shape[0] != channels:
-            raise RuntimeError(f"batch norm of {given.shape[0]} channels is given {channels}")
-    on_cpu = input.device.type == "cpu"
-    coarse = not on_cpu and input.dtype in (torch.float16, torch.bfloat16)
-    dtype = torch.float32 if coarse else input.dtype
-    saved = [
-        input.new_empty((channels if training or not on_cpu else 0,), dtype=dtype) for _ in range(2)
-    ]
-    running = [
-        given if given is None or not functional else torch.empty_like(given)
-        for given in (running_mean, running_var)
-    ]
-    return torch.empty_like(input), saved[0], saved[1], running[0], running[1]
-
-
-def _linear_shapes(input: Tensor, output_size: Any, align_corners: bool, scales: Any) -> Tensor:
-    return _resized(input, output_size)
-
-
-def _nearest_shapes(input: Tensor, output_size: Any, scales: Any, exact: bool = False) -> Tensor:
-    return _resized(input, output_size)
-
-
-def _cubic_shapes(
-    input: Tensor, output_size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None
-) -> Tensor:
-    return _resized(input, output_size)
-
-
-def _resized(input: Tensor, output_size: Any) -> Tensor:
-    return torch.empty(
-        (*input.shape[:2], *output_size),
-        dtype=input.dtype,
-        device=input.device,
-        memory_format=suggest_memory_format(input),
-    )
-
-
-def _normalized_shapes(input: Tensor, dims: Any, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What normalising along some dimensions returns: the result, a mean and a deviation."""
-    along = {d % input.dim() for d in ([dims] if isinstance(dims, int) else dims)}
-    sizes = [1 if d in along else size for d, size in enumerate(input.shape)]
-    coarse = input.dtype in (torch.float16, torch.bfloat16)
-    dtype = torch.float32 if coarse else input.dtype
-    mean, deviation = (input.new_empty(sizes, dtype=dtype) for _ in range(2))
-    return torch.empty_like(input, dtype=dtype), mean, deviation
-
-
-def _batch_norm_shapes(
-    input: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, m: float, eps: float
-) -> tuple[Any, ...]:
-    return _norm_shapes(input, weight, bias, mean, var, training, m, eps, functional=False)[:3]
-
-
-def _group_norm_shapes(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    images: Any,
-    channels: int,
-    positions: Any,
-    groups: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What a group norm returns, without its arithmetic."""
-    for given in (weight, bias):
-        if given is not None and given.shape[0] != channels:
-            raise RuntimeError(f"group norm of {given.shape[0]} channels is given {channels}")
-    if channels % groups:
-        raise RuntimeError(f"{channels} channels are not divided by {groups} groups")
-    layout = suggest_memory_format(input) if input.device.type == "cpu" else torch.contiguous_format
-    saved = [input.new_empty((images, groups)) for _ in range(2)]
-    return torch.empty_like(input, memory_format=layout), saved[0], saved[1]
-
-
-def _vector_norm_shapes(
-    input: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Any:
-    if input.is_complex():  # its norm is real
-        return NotImplemented
-    return torch.sum(input, dim, keepdim, dtype=dtype)
-
-
-def _view(input: Tensor, *shape: Any, allow_copy: bool) -> Any:
-    """A view in the sizes that it is asked for.
-
-    torch splits one axis after the other and takes what is left: ``n // (n // 8)`` in the place of
-    eight, which all that is computed afterwards holds.
-    """
-    asked: Any = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
-    if not (input.dim() and asked):
-        return NotImplemented
-    sizes = infer_size(asked, input.numel())
-    strides: Any = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
-    if not is_contiguous_or_false(input):
-        kept: Any = getattr(_module("torch._subclasses.fake_impls"), "_compute_stride", None)
-        strides = None if kept is None else kept(input.shape, input.stride(), sizes)
-    if strides is None:
-        return NotImplemented
-    return input.as_strided(sizes, strides, input.storage_offset())
-
-
-def _transformed(out: Tensor, given: Tensor, sizes: Any, dims: Any, *, forward: bool) -> Tensor:
-    """What a Fourier transform fills, one axis after the other in the order of the given strides.
-
-    torch divides the number of all elements by the sizes of a signal to know how many there are.
-    """
-    strides, steps = given.stride(), [0] * given.dim()
-    others = [axis for axis in range(given.dim()) if axis not in {d % given.dim() for d in dims}]
-    order = [*sorted(others, key=strides.__getitem__, reverse=True), *dims]
-    out.resize_([sizes[axis] for axis in order])
-    for place, axis in enumerate(order):
-        steps[axis] = math.prod(sizes[later] for later in order[place + 1 :])
-    return out.as_strided_(sizes, steps, out.storage_offset())
-
-
-def _whole(size: Any, by: Any) -> Any:
-    """A size that is pooled; torch 2.9 would hold it to be even for good, or odd."""
-    return size // by
-
-
-_DECOMPOSITIONS = "torch._decomp.decompositions"
-_SHAPES: dict[tuple[str, Any], Any] = {
-    (_DECOMPOSITIONS, "native_batch_norm_helper"): _norm_shapes,
-    (_DECOMPOSITIONS, "_upsample_linear"): _linear_shapes,
-    (_DECOMPOSITIONS, "_upsample_nearest"): _nearest_shapes,
-    (_DECOMPOSITIONS, "upsample_bicubic2d_default"): _cubic_shapes,
-    ("torch._refs", "_normalize"): _normalized_shapes,
-    ("torch._meta_registrations", "div_rtn"): _whole,
-    ("torch._meta_registrations", "_exec_fft"): _transformed,
-    ("torch._refs", "_reshape_view_helper"): _view,
-    ("torch._decomp", torch.ops.aten.native_batch_norm.default): _batch_norm_shapes,
-    ("torch._decomp", torch.ops.aten.native_group_norm.default): _group_norm_shapes,
-    ("torch._decomp", torch.ops.aten.linalg_vector_norm.default): _vector_norm_shapes,
-    ("torch._decomp", torch.ops.aten.upsample_bicubic2d.default): _cubic_shapes,
-}
-
-
-def _places() -> Iterator[tuple[dict[Any, Any], Any, Any]]:
-    """Where torch looks up what it takes apart (a function's name, an operator), and its shapes."""
-    for (room, name), shapes in _SHAPES.items():
-        functions: dict[Any, Any] = getattr(_module(room), "__dict__", {})
-        table = functions if isinstance(name, str) else functions.get("decomposition_table", {})
-        if name in table:
-            yield table, name, shapes
-
-
 @contextmanager
 def _by_shape() -> Iterator[None]:
     """Shapes of what torch by itself takes apart into ten and more operations to know them.
@@ -619,7 +412,7 @@ def _by_shape() -> Iterator[None]:
 
         return called
 
-    places = list(_places()) if _KNOWS_SHAPES else []
+    places = list(places_of_shapes())
     originals = [table[name] for table, name, _ in places]
     for (table, name, shapes), original in zip(places, originals, strict=True):
         table[name] = shaped(original, shapes)
@@ -659,7 +452,7 @@ def _asked_once() -> Iterator[None]:
 
         return asked
 
-    room = getattr(_module("torch._prims_common"), "__dict__", {})
+    room = getattr(module_named("torch._prims_common"), "__dict__", {})
     originals = {name: room[name] for name in _CONTIGUITY if name in room}
     room.update({name: remembered(name, original) for name, original in originals.items()})
     try:
@@ -671,7 +464,7 @@ def _asked_once() -> Iterator[None]:
 @contextmanager
 def _unsummarised() -> Iterator[None]:
     """Keep the tracer from noting a summary beside every tensor, which took a tenth of its time."""
-    place = _module("torch.fx.experimental.proxy_tensor"), "_extract_tensor_metadata"
+    place = module_named("torch.fx.experimental.proxy_tensor"), "_extract_tensor_metadata"
     original: Any = getattr(*place, None)
 
     def summary(*args: Any, **kwargs: Any) -> Any:
@@ -687,12 +480,12 @@ def _unsummarised() -> Iterator[None]:
         setattr(*place, original)
 
 
-_CHECKPOINTS = _Shared(_passing_checkpoints)
-_FUNCTIONS = _Shared(_watching_functions)
-_SUMMARIES = _Shared(_unsummarised)
-_VALIDATION = _Shared(_unvalidated)
-_DECOMPOSED = _Shared(_by_shape)
-_ASKED_ONCE = _Shared(_asked_once)
+_CHECKPOINTS = Shared(_passing_checkpoints)
+_FUNCTIONS = Shared(_watching_functions)
+_SUMMARIES = Shared(_unsummarised)
+_VALIDATION = Shared(_unvalidated)
+_DECOMPOSED = Shared(_by_shape)
+_ASKED_ONCE = Shared(_asked_once)
 
 
 @contextmanager
@@ -729,7 +522,7 @@ def _no_subclasses() -> Iterator[None]:
         yield
 
 
-_SUBCLASSES = _Shared(_no_subclasses)
+_SUBCLASSES = Shared(_no_subclasses)
 _LEFT_OUT: Counter[int] = Counter()
 
 
@@ -765,7 +558,7 @@ def unsolved_constraints() -> Iterator[None]:
     It does so for a message to the user that is not shown here, and cannot solve all of them. The
     guards themselves stay.
     """
-    shapes = _module("torch.fx.experimental.symbolic_shapes")  # imports sympy: slow
+    shapes = module_named("torch.fx.experimental.symbolic_shapes")  # imports sympy: slow
     solver: Any = getattr(shapes, "DimConstraints", None)
     if not hasattr(solver, "solve"):  # another version of torch
         yield
@@ -782,139 +575,6 @@ def unsolved_constraints() -> Iterator[None]:
         yield
     finally:
         solver.solve = original
-
-
-_SIZES: dict[int, dict[Any, torch.SymInt]] = {}
-"""Sizes of the input by symbol, of each thread that traces a forward."""
-
-
-def _rounding(up: bool | None, original: Any) -> Any:
-    def rounds(value: torch.SymFloat) -> Any:
-        sizes = _SIZES.get(threading.get_ident())
-        found = None if sizes is None else rounded(value, up, sizes)
-        return original(value) if found is None else found
-
-    return rounds
-
-
-def _rounding_to_the_nearest(original: Any) -> Any:
-    def rounds(value: torch.SymFloat, digits: int | None = None) -> Any:
-        sizes = _SIZES.get(threading.get_ident())
-        found = None if sizes is None or digits is not None else nearest(value, sizes)
-        return original(value, digits) if found is None else found
-
-    return rounds
-
-
-def _choosing(largest: bool, original: Any) -> Any:
-    def chooses(one: torch.SymInt, other: Any) -> Any:
-        if threading.get_ident() in _SIZES and isinstance(other, int | torch.SymInt):
-            if never_below(one, other):
-                return one if largest else other
-            if never_below(other, one):
-                return other if largest else one
-        return original(one, other)
-
-    return chooses
-
-
-def _rooting(original: Any) -> Any:
-    def roots(value: Any, *power: Any) -> Any:
-        sizes = _SIZES.get(threading.get_ident())
-        of_size = isinstance(value, torch.SymInt) and power in ((), (0.5,))
-        found = root(value, sizes) if of_size and sizes is not None else None
-        return original(value, *power) if found is None else found
-
-    return roots
-
-
-def _leaving(original: Any) -> Any:
-    def leaves(value: torch.SymInt, divisor: Any) -> Any:
-        sizes = _SIZES.get(threading.get_ident())
-        found = None if sizes is None else left_over(value, divisor, sizes)
-        return original(value, divisor) if found is None else found
-
-    return leaves
-
-
-@contextmanager
-def _in_integers() -> Iterator[None]:
-    makers: dict[tuple[Any, str], Any] = {
-        (torch.SymFloat, "__ceil__"): partial(_rounding, True),
-        (torch.SymFloat, "__floor__"): partial(_rounding, False),
-        (torch.SymFloat, "__trunc__"): partial(_rounding, None),
-        (torch.SymFloat, "__round__"): _rounding_to_the_nearest,
-        (torch.SymInt, "__sym_max__"): partial(_choosing, True),
-        (torch.SymInt, "__sym_min__"): partial(_choosing, False),
-        (torch.SymInt, "__mod__"): _leaving,
-        (torch.SymInt, "__pow__"): _rooting,
-        (math, "sqrt"): _rooting,
-    }
-    originals = {place: getattr(*place) for place in makers if hasattr(*place)}
-    for place, original in originals.items():
-        setattr(*place, makers[place](original))
-    if roots := not hasattr(torch.SymInt, _ROOT):
-        setattr(torch.SymInt, _ROOT, math.sqrt)
-    try:
-        yield
-    finally:
-        for place, original in originals.items():
-            setattr(*place, original)
-        if roots:
-            delattr(torch.SymInt, _ROOT)
-
-
-_INTEGERS = _Shared(_in_integers)
-
-
-@contextmanager
-def whole_quotients(arguments: Any) -> Iterator[None]:
-    """Keep short, in this thread, what a forward computes by rounding quotients of sizes.
-
-    Args:
-        arguments: A traced forward's arguments.
-    """
-    mine = threading.get_ident()
-    sizes: Iterator[Any] = (
-        n for value in arguments if isinstance(value, Tensor) for n in value.shape
-    )
-    with _INTEGERS.on():
-        _SIZES[mine] = {
-            symbol: size // int(times) if times != 1 else size
-            for size in sizes
-            if isinstance(size, torch.SymInt)
-            for times, symbol in [size.node.expr.as_coeff_Mul()]
-        }
-        try:
-            yield
-        finally:
-            del _SIZES[mine]
-
-
-def in_multiples(sizes: Iterable[tuple[Any, int, str]]) -> None:
-    """Let sizes of a traced forward be the multiples that they were declared as, from its start.
-
-    The tracer applies ``32 * Dim("n")`` when the forward is over; what the forward computes from
-    its sizes is short where it knows at once.
-
-    Args:
-        sizes: Each size, how many times its ``Dim`` is taken, and the name of that.
-    """
-    for size, times, name in sizes:
-        env = size.node.shape_env
-        if not (hasattr(env, "_set_replacement") and hasattr(env, "var_to_sources")):
-            return  # another version of torch, to which the sizes are free for now
-        found = [s for s, of in env.var_to_sources.items() if any(map(_is(name), of))]
-        if found and not size.node.expr.is_number:
-            env._set_replacement(size.node.expr, times * found[0], "declared")
-
-
-def _is(name: str) -> Callable[[Any], bool]:
-    def named(source: Any) -> bool:
-        own = source.name
-        return bool((own() if callable(own) else own) == name)
-
-    return named
 
 
 class _EndedError(Exception):
@@ -970,51 +630,3 @@ def _as_now(model: nn.Module) -> Callable[[], None]:
         vars(model).update(before)
 
     return put_back
-
-
-def _as_an_image(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Pool signals as images of one row: torch's own pooling of signals fixes their length."""
-    names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "indices")
-    given = dict(zip(names, args, strict=False)) | kwargs
-    if given.get("indices") or given.get("return_indices"):
-        return func(*args, **kwargs)
-    x, ceil = given.pop("input"), given.pop("ceil_mode", False)
-    kernel = _one(given["kernel_size"])
-    return torch.max_pool2d(
-        x.unsqueeze(-2),
-        (1, kernel),
-        (1, _one(given.get("stride")) or kernel),
-        (0, _one(given.get("padding")) or 0),
-        (1, _one(given.get("dilation")) or 1),
-        ceil,
-    ).squeeze(-2)
-
-
-def _one(value: Any) -> Any:
-    """The number in what may be a number or a list of one."""
-    return value[0] if isinstance(value, tuple | list) and value else value or None
-
-
-FREE_POOLS: Table = dict.fromkeys((torch.max_pool1d, nn.functional.max_pool1d), _as_an_image)
-"""Keeps the lengths of signals free while they are pooled; ``as_pools_of_signals`` follows."""
-
-
-def as_pools_of_signals(graph: fx.Graph) -> None:
-    """Write the poolings of signals back as such."""
-    aten = torch.ops.aten
-    for pool in graph.find_nodes(op="call_function", target=aten.max_pool2d.default):
-        row, users = pool.args[0], list(pool.users)
-        if row.target is not aten.unsqueeze.default or row.args[1] != -2 or len(users) != 1:
-            continue
-        last = users[0]
-        if last.target is not aten.squeeze.dim or last.args[1] != -2:
-            continue
-        sizes = [[part[1]] for part in pool.args[1:5]]
-        with graph.inserting_before(last):
-            new = graph.call_function(
-                aten.max_pool1d.default, (row.args[0], *sizes, *pool.args[5:])
-            )
-        new.meta.update(last.meta)
-        last.replace_all_uses_with(new)
-        for node in (last, pool, row):
-            graph.erase_node(node)

@@ -26,31 +26,29 @@ from weightscope.adapters.boundary import BOUNDARY, marked
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
 from weightscope.adapters.containers import Handed, hung_on
 from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER
+from weightscope.adapters.integers import in_multiples, whole_quotients
 from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.modules import forward_hooks
 from weightscope.adapters.numbers import free_numbers, planned
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.rewriting import Rewriting
+from weightscope.adapters.signals import FREE_POOLS, as_pools_of_signals
 from weightscope.adapters.symbols import is_symbolic, is_unknown
 from weightscope.adapters.texts import free_keys
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
     EXPORTING,
-    FREE_POOLS,
     SIZES_LOGGER,
     Budget,
     Failures,
     TooComplexError,
-    as_pools_of_signals,
     eagerly,
-    in_multiples,
     lean,
     quiet,
     subclasses_left_out,
     unsolved_constraints,
     untold,
     watched_functions,
-    whole_quotients,
     without_numbers,
 )
 from weightscope.calls import random_state

@@ -14,14 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import modules, pytree
-from weightscope.calls import (
-    called,
-    checked_arguments,
-    plain,
-    say,
-    shapes,
-    undisturbed,
-)
+from weightscope.calls import called, checked_arguments, plain, say, shapes, undisturbed
 from weightscope.errors import ForwardError, InputError, in_python, keyword
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.guesses import (
@@ -55,6 +48,7 @@ from weightscope.graph.layouts import (
     parse_layout,
     usual,
 )
+from weightscope.graph.scaling import two_images, twofold
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 from weightscope.graph.values import cannot_follow
@@ -275,37 +269,6 @@ def _check_layout(
     )
 
 
-def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
-    """The same inputs with a batch of two, where the model takes it.
-
-    A batch of one is a special case to the tracer, and would stay the only one.
-    """
-    image = images_of(inputs)[0]
-    if image.shape[0] != 1:
-        return inputs
-
-    pair = with_each_twice(inputs, twofold)
-    return inputs if trial.error(pair.args, pair.kwargs) is not None else pair
-
-
-def with_each_twice(
-    inputs: ExampleInputs, twice: Callable[[Tensor], Tensor] = lambda value: torch.cat([value] * 2)
-) -> ExampleInputs:
-    """A call with one image, with that one twice.
-
-    Args:
-        inputs: How the model is called.
-        twice: Makes a tensor of a batch of two of one of a batch of one.
-    """
-
-    def double(value: Any) -> Any:
-        of_batch = isinstance(value, Tensor) and value.dim() and value.shape[0] == 1
-        return twice(value) if of_batch else value
-
-    args, kwargs = pytree.tree_map(double, (inputs.args, dict(inputs.kwargs)))
-    return replace(inputs, args=args, kwargs=kwargs)
-
-
 def passing(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
     """A guessed call whose images have values that the forward's own checks let pass, if found."""
     if not (inputs.guessed and trial.checks):
@@ -329,15 +292,6 @@ def _brought(within: tuple[float, float], value: Any) -> Any:
         return value
     low, high = within
     return low + (high - low) * value.sigmoid()
-
-
-def twofold(value: Tensor) -> Tensor:
-    """A tensor of the size and the strides of ``cat([value, value])``, whose numbers are nobody's.
-
-    It is read on tensors without numbers only, and its memory is never touched.
-    """
-    twice = torch.cat([value.to("meta")] * 2)
-    return torch.empty_strided(twice.shape, twice.stride(), dtype=value.dtype, device=value.device)
 
 
 def _dimensions(call: Any) -> int:

@@ -9,6 +9,7 @@ from torch import fx
 
 from weightscope.adapters import schemas
 from weightscope.adapters.boundary import BOUNDARY
+from weightscope.graph.operators import facts
 
 
 def operator_of(node: fx.Node) -> str:
@@ -72,3 +73,12 @@ def owner_of(node: fx.Node) -> str:
     """Qualified name of the module in whose forward a node was traced; empty for the model's."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(next(reversed(stack.values()))[0]) if stack else ""
+
+
+def raises(node: fx.Node) -> bool:
+    """Whether an operation comes back up; a transposed convolution does where it strides."""
+    row = facts(operator_of(node))
+    if not row.raises or row.view != "convolution":
+        return row.raises
+    strides = argument(node, "stride")
+    return any(s != 1 for s in (strides if isinstance(strides, list | tuple) else (strides,)))

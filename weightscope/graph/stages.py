@@ -15,8 +15,9 @@ from weightscope.adapters.modules import layer_of
 from weightscope.adapters.symbols import hint
 from weightscope.errors import InputError, StructureError, UnknownLayerError, keyword
 from weightscope.graph.capture import Capture
-from weightscope.graph.levels import Levels, live_nodes, raises, works_on_pieces
-from weightscope.graph.nodes import is_size, operator_of, tensor_of
+from weightscope.graph.growing import works_on_pieces
+from weightscope.graph.levels import Levels, live_nodes
+from weightscope.graph.nodes import is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.structure import Place, Role, Stage
 from weightscope.showing import counted

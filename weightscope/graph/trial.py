@@ -15,31 +15,15 @@ from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
-from weightscope.adapters.dispatch import (
-    FAKE_TENSOR_LOGGER,
-    CountingFakes,
-    storage_of,
-    writes_of,
-)
+from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, CountingFakes, storage_of, writes_of
 from weightscope.adapters.leftovers import Outside
 from weightscope.adapters.rewriting import Rewriting
-from weightscope.adapters.tracing import (
-    as_exported,
-    eagerly,
-    quiet,
-    without_numbers,
-)
-from weightscope.calls import (
-    as_they_are,
-    held_tensors,
-    random_state,
-)
+from weightscope.adapters.tracing import as_exported, eagerly, quiet, without_numbers
+from weightscope.calls import as_they_are, held_tensors, random_state
 from weightscope.errors import shown
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.gradients import HooksAside, is_inside, may_set_hooks
-from weightscope.graph.layouts import (
-    FirstLayer,
-)
+from weightscope.graph.layouts import FirstLayer
 from weightscope.graph.memory import Descent
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.structure import ExampleInputs

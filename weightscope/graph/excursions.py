@@ -1,0 +1,203 @@
+"""What leaves its level for a moment: merged tokens, pyramid poolings, nested U-Nets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import fx
+
+from weightscope.graph.capture import Call, Capture
+from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, root
+from weightscope.graph.operators import facts
+from weightscope.graph.positions import Positions
+
+
+def without_sequences(
+    level: Mapping[fx.Node, int], factor: Mapping[fx.Node, float], reader: Positions
+) -> dict[fx.Node, int]:
+    """Give merged tokens, which never lie as an image, the next finer level.
+
+    They are made of a sequence of all tokens of that level; patches of an image, or of tokens that
+    lie as one, are made of that, and their level is one even where no operation shows it so.
+    """
+    if reader.dimensions == 1:
+        return dict(level)
+    finer = {where: where for where in set(level.values())}
+    for where in sorted(finer)[1:]:
+        nodes = [node for node, own in level.items() if own == where]
+        if not any(reader.is_image(node, factor[node]) for node in nodes):
+            given = [
+                n for node in nodes for n in node.all_input_nodes if level.get(n, where) < where
+            ]
+            if _from_a_sequence(given, factor, reader):
+                finer[where] = finer[where - 1]
+    return {node: finer[where] for node, where in level.items()}
+
+
+def _from_a_sequence(
+    given: Sequence[fx.Node], factor: Mapping[fx.Node, float], reader: Positions
+) -> bool:
+    """Whether what is given was a sequence of all positions last, since the last kernel."""
+    seen: set[fx.Node] = set()
+    waiting = list(given)
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node not in factor:
+            continue
+        seen.add(node)
+        if reader.is_sequence(node, factor[node]):
+            return True
+        if not facts(operator_of(node)).kernel and not reader.is_image(node, factor[node]):
+            waiting.extend(node.all_input_nodes)
+    return False
+
+
+def without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
+    """Give windows of several sizes beside each other, and large ones, the level that they pool.
+
+    A pyramid pooling looks at its level's surroundings: nothing there convolves or attends at a
+    coarser resolution, each branch pools, mixes channels and is resized back. A U-Net's own levels
+    hold kernels that look around.
+    """
+    flat = dict(level)
+    for own in sorted(set(level.values())):
+        branches: dict[fx.Node, list[set[fx.Node]]] = {}
+        for branch in _branches(capture, flat, own):
+            sources = {
+                root(n) for node in branch for n in node.all_input_nodes if n in flat
+            } - branch
+            if len(sources) == 1 and not any(_looks_around(n, branch, flat) for n in branch):
+                branches.setdefault(sources.pop(), []).append(branch)
+        for source, beside in branches.items():
+            nodes = {node for branch in beside for node in branch}
+            several = len({flat[node] for node in nodes}) > 1
+            if flat[source] == own and (several or any(map(_overlaps, nodes))):
+                flat.update(dict.fromkeys(nodes, own))
+    return flat
+
+
+def _overlaps(node: fx.Node) -> bool:
+    """Whether a pooling gives each position to more than two windows along every side.
+
+    What goes on at fewer positions is pooled by windows of at most two steps: 2/2, 3/2, 4/2. What
+    pools at every position mixes those of one level.
+    """
+    if facts(operator_of(node)).view != "window":
+        return False
+    sizes = [argument(node, name) for name in ("kernel_size", "stride")]
+    windows, steps = ([n] if isinstance(n, int) else [*(n or ())] for n in sizes)
+    each = zip(windows * len(steps), steps * len(windows), strict=True)
+    return bool(steps) and all(window > 2 * step > 2 for window, step in each)
+
+
+def _branches(capture: Capture, level: Mapping[fx.Node, int], own: int) -> list[set[fx.Node]]:
+    """What hangs together below a level."""
+    found: list[set[fx.Node]] = []
+    seen: set[fx.Node] = set()
+    for node in capture.nodes:
+        if level.get(node, -1) <= own or node in seen:
+            continue
+        front, branch = [node], set()
+        while front:
+            current = front.pop()
+            if current not in branch and level.get(current, -1) > own:
+                branch.add(current)
+                front += [*current.all_input_nodes, *current.users]
+        seen |= branch
+        found.append(branch)
+    return found
+
+
+def _looks_around(node: fx.Node, branch: set[fx.Node], level: Mapping[fx.Node, int]) -> bool:
+    """Whether one result of an operator sees several positions of its branch."""
+    row = facts(operator_of(node))
+    view = row.view
+    if row.layout == "channels_last":  # of positions that a reshape made channels of
+        return any(level.get(n, level[node]) < level[node] for n in node.all_input_nodes)
+    if view == "convolution":
+        weight = first_tensor(argument(node, "weight"))
+        return weight is None or any(size > 1 for size in weight.shape[2:])
+    if view in ("window", "adaptive"):
+        return False  # pools, perhaps what is pooled already
+    if view == "product":
+        return sum(n in branch for n in node.all_input_nodes) > 1
+    return view in ("whole", "spread", "unpool", "along", "roll")
+
+
+def without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
+    """Give a call that enters and leaves at one level that level, where its inside strays.
+
+    Reduced attention, window padding and the small U-Nets of a U-2-Net leave their block's level
+    for a moment; a nested U-Net, which alone reaches its depth, does not. Where U-Nets in a row
+    would all count as excursions and nothing remained at the deepest level, those that reach it do
+    not; nor do the shallower ones beside them, where all that goes down is in such U-Nets.
+    """
+    strays = [stray for call in capture.calls if (stray := _stray(call, capture, level))]
+    strays.sort(key=lambda stray: len(stray[0]))  # the outermost call has the last word
+    flat = _flattened(level, strays)
+    deepest = max(level.values())
+    if deepest in flat.values():
+        return flat
+    nets = [stray for stray in strays if any(raises(n) for n in stray[0])]
+    inside = {node for nodes, _ in nets for node in nodes}
+    if any(level[n] and n not in inside and facts(operator_of(n)).kernel for n in level):
+        nets = [net for net in nets if any(level[n] == deepest for n in net[0])]
+    return _flattened(level, [stray for stray in strays if stray not in nets])
+
+
+def parts_of(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[fx.Node, int]]:
+    """Levels inside each module that is a network of its own, with what its calls are given.
+
+    Such a module enters and leaves at one level, goes deeper inside, comes back by an operation
+    that raises, and is not alone in going that deep. Of modules within each other the outermost
+    counts.
+    """
+    found: dict[str, dict[fx.Node, int]] = {}
+    for call in sorted(capture.calls, key=lambda call: call.first - call.last):
+        stray = _stray(call, capture, level)
+        if stray is None or any(call.module.startswith(f"{name}.") for name in found):
+            continue
+        inside, own = stray
+        if any(level[n] > own and facts(operator_of(n)).kernel for n in inside) and any(
+            raises(n) for n in inside
+        ):
+            given = [root(n) for n in call.entries.values() if root(n) in level]
+            nodes = found.setdefault(call.module, {})
+            nodes.update((n, level[n]) for n in (*inside, *given))
+    return found
+
+
+def _stray(
+    call: Call, capture: Capture, level: Mapping[fx.Node, int]
+) -> tuple[list[fx.Node], int] | None:
+    """The nodes of a call that strays from the one level of its ends, and that level.
+
+    What a hook or an attribute takes out of it leaves as well as what it returns.
+    """
+    span = set(capture.nodes[call.first : call.last + 1])
+    inside = [n for n in capture.nodes[call.first : call.last + 1] if n in level]
+    ends = {level[root(n)] for n in call.entries.values() if root(n) in level}
+    ends |= {
+        level[n]
+        for n in inside
+        if any(u not in span and (u in level or u.op == "output") for u in n.users)
+    }
+    if len(ends) != 1 or all(level[n] in ends for n in inside):
+        return None
+    own = ends.pop()
+    members = set(inside)
+    # an input of low resolution, only resized outside, does not make the call one of several
+    if any(level[n] > own for n in inside) and not any(
+        level[n] > own and facts(operator_of(n)).kernel for n in level if n not in members
+    ):
+        return None
+    return inside, own
+
+
+def _flattened(
+    level: Mapping[fx.Node, int], strays: Sequence[tuple[list[fx.Node], int]]
+) -> dict[fx.Node, int]:
+    flat = dict(level)
+    for inside, own in strays:
+        flat.update(dict.fromkeys(inside, own))
+    return flat

@@ -1,0 +1,190 @@
+"""The image's sizes: which are free, which grow, and what they are at a larger input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from weightscope.adapters.symbols import (
+    Probe,
+    free_symbols,
+    hint,
+    holds_at,
+    is_symbolic,
+    key,
+    multiple,
+)
+from weightscope.graph.capture import Capture
+from weightscope.graph.nodes import first_tensor, operator_of, tensor_of
+from weightscope.graph.operators import Operator, facts
+from weightscope.graph.pieces import windows
+
+
+def image_inputs(capture: Capture) -> list[fx.Node]:
+    """Placeholders of the inputs that have the image's axes, largest first."""
+    images = [n for n in capture.nodes if n.op == "placeholder" and n.meta.get("space")]
+    return sorted(images, key=lambda n: -math.prod(map(hint, space_of(n))))
+
+
+def space_of(image: fx.Node) -> tuple[Any, ...]:
+    """Sizes of an image along its spatial axes; what an operator made has the channels first."""
+    shape = image.meta["val"].shape
+    return tuple(shape[axis] for axis in image.meta.get("space") or range(2, len(shape)))
+
+
+def image_sizes(capture: Capture) -> tuple[Any, ...]:
+    """Sizes of the largest image, free ones and numbers, along its spatial axes."""
+    images = image_inputs(capture)
+    return space_of(images[0]) if images else ()
+
+
+def follows_the_input(capture: Capture) -> bool:
+    """Whether the captured graph holds at other image sizes."""
+    return any(is_symbolic(size) for image in image_inputs(capture) for size in space_of(image))
+
+
+def sizes_held(capture: Capture) -> int:
+    """How many sizes of the images the captured graph holds to one number."""
+    sizes = (size for image in image_inputs(capture) for size in space_of(image))
+    return sum(not is_symbolic(size) for size in sizes)
+
+
+def resized_first(capture: Capture, images: Sequence[fx.Node]) -> fx.Node | None:
+    """Where images of any size are brought to one, before any kernel, and all kernels work there.
+
+    None where nothing does.
+    """
+    reached = set(images)
+    found: fx.Node | None = None
+    for node in capture.nodes:
+        value = first_tensor(node)
+        if value is None or reached.isdisjoint(node.all_input_nodes):
+            continue
+        reached.add(node)
+        row = facts(operator_of(node))
+        follows = any(map(is_symbolic, value.shape[1:]))
+        if row.kernel and (follows or found is None):
+            return None
+        resizes = row.view in ("resize", "adaptive") and math.prod(value.shape[2:]) > 1
+        if found is None and resizes and not follows:
+            found = node
+    return found
+
+
+def growing_sides(capture: Capture, images: Sequence[fx.Node], dimensions: int) -> dict[str, int]:
+    """Free sides of the images that kernels see grow, and what stays of each while it does.
+
+    Not those that are cropped to one size first: the strides tell what is coarse along such a side,
+    as they do along one of fixed size. A side that is taken apart in several pieces (a clip in
+    chunks of frames) is none.
+    """
+    sides = _free_sides(images)
+    held = {symbol for side, symbol in sides.items() if len(windows(capture.nodes, side)) == 1}
+    maps = _maps_of_kernels(capture, dimensions)
+    seen = free_symbols(size for value in maps for size in value.shape)
+    # where nothing grows, the whole is read at the example's size
+    unseen = held - seen if seen.intersection(sides.values()) else set()
+    rests = _rests(capture, images)
+    return {s: rest for s, rest in rests.items() if rest is not None and s not in unseen}
+
+
+def _rests(capture: Capture, images: Sequence[fx.Node]) -> dict[str, int | None]:
+    """What stays of each free side of the images while the rest of it grows: 1 of ``8 * k + 1``.
+
+    None where the trace takes a side to be about as large as in the example: where positions are
+    made channels, of which a layer takes so many, few sizes make as many.
+    """
+    tensors, sides = list(map(tensor_of, capture.nodes)), set(_free_sides(images).values())
+    example = sizes_at(capture, images, 1, {}).symbols
+
+    def holds(changed: Collection[str], times: float, rest: int = 0) -> bool:
+        """Whether the trace does, where some sides are so many times as large."""
+        grown = {side: int((example[side] - rest) * times) + rest for side in changed}
+        return holds_at(tensors, Probe({**example, **grown}))
+
+    def follows(changed: Collection[str]) -> bool:
+        return any(holds(changed, times) for times in (0.5, 2))
+
+    def rest_of(side: str) -> int | None:
+        """One, as of a first frame and groups of more: a larger rest would change ratios."""
+        return 1 if all(holds({side}, times, rest=1) for times in (2, 4)) else None
+
+    # a size of one is taken for a number, which binds a side that nothing else does
+    sizes = (size for value in tensors if value is not None for size in value.shape)
+    loose = free_symbols(size for size in sizes if hint(size) == 1)
+    # of sides that go together none is bound
+    together = follows(sides - loose)
+    return {s: 0 if s in loose or together or follows({s}) else rest_of(s) for s in sides}
+
+
+def _free_sides(images: Iterable[fx.Node]) -> dict[str, str]:
+    """The sides of images that are not held to a number, as texts, and the symbol of each."""
+    sizes = (size for image in images for size in space_of(image))
+    return {key(size): multiple(size)[0] for size in sizes if is_symbolic(size)}
+
+
+def works_on_pieces(capture: Capture, dimensions: int) -> bool:
+    """Whether no kernel sees a free side of the image grow, which is taken apart in pieces."""
+    sides = _free_sides(image_inputs(capture))
+    maps = _maps_of_kernels(capture, dimensions)
+    seen = free_symbols(size for value in maps for size in value.shape)
+    unseen = (side for side, symbol in sides.items() if symbol not in seen)
+    return bool(maps) and any(len(windows(capture.nodes, side)) > 1 for side in unseen)
+
+
+def takes_slices_apart(capture: Capture, image: fx.Node) -> bool:
+    """Whether kernels of two dimensions work on volumes of one depth slice by slice.
+
+    Where that depth stays at every level, what a slice has of positions tells its level.
+    """
+    depth, *sides = space_of(image)
+    if is_symbolic(depth) or depth == 1 or not all(map(is_symbolic, sides)):
+        return False
+    images = key(image.meta["val"].shape[0])
+    flat, deep = (
+        [v for v, row in _made_by_kernels(capture, n) if row.layout == "channels_first"]
+        for n in (2, 3)
+    )
+    one_by_one = any(key(value.shape[0]) == images for value in flat)
+    return one_by_one and bool(deep) and all(key(v.shape[2]) == key(depth) for v in deep)
+
+
+def _maps_of_kernels(capture: Capture, dimensions: int) -> list[torch.Tensor]:
+    return [value for value, _ in _made_by_kernels(capture, dimensions)]
+
+
+def _made_by_kernels(capture: Capture, dimensions: int) -> Iterator[tuple[torch.Tensor, Operator]]:
+    """Results with the axes of an image that operators with kernels make, and those operators."""
+    for node in capture.nodes:
+        value, row = tensor_of(node), facts(operator_of(node))
+        if row.kernel and value is not None and value.dim() == dimensions + 2:
+            yield value, row
+
+
+def sizes_at(
+    capture: Capture, images: Sequence[fx.Node], scale: int, rests: Mapping[str, int]
+) -> Probe:
+    """All free sizes at the example's, those of the images' space ``scale`` times as large.
+
+    Args:
+        capture: The exported program.
+        images: The inputs that have the image's axes.
+        scale: How much larger.
+        rests: The sides of the images that grow, and what stays of each.
+    """
+    symbols: dict[str, int] = {}
+    for node in capture.nodes:
+        value = tensor_of(node)
+        if node.op != "placeholder" or value is None:
+            continue
+        for size in value.shape:
+            if is_symbolic(size):
+                name, times = multiple(size)
+                rest = rests.get(name)
+                own = hint(size) // times
+                symbols[name] = own if rest is None else (own - rest) * scale + rest
+    return Probe(symbols)

@@ -1,0 +1,200 @@
+"""What to say of a network beside its structure: what was held, left out or not followed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weightscope.adapters.symbols import is_symbolic
+from weightscope.calls import say
+from weightscope.errors import keyword
+from weightscope.graph.capture import Capture, images_read
+from weightscope.graph.growing import image_sizes
+from weightscope.graph.layouts import images_of
+from weightscope.graph.scaling import at_another_size, twice
+from weightscope.graph.structure import ExampleInputs
+from weightscope.graph.trial import Trial
+from weightscope.graph.values import where_read
+from weightscope.showing import counted
+
+_SHOWN = 6
+
+
+def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
+    """What to say where the graph holds at one size though the model takes others."""
+    free = [is_symbolic(size) for size in image_sizes(captured)]
+    if free and all(free) and not captured.unit:
+        return ""
+    other = at_another_size(inputs)
+    if trial.error(other.args, other.kwargs) is not None:
+        return ""
+    given = [images_of(inputs)[0].shape[axis] for axis in inputs.space]
+    size = "x".join(map(str, captured.unit or given))
+    if captured.square:
+        size = f"squares of multiples of {captured.unit[0]}"
+    elif captured.unit:
+        size = f"multiples of {size}"
+    elif any(free):
+        pairs = zip(free, given, strict=True)
+        size = " x ".join("any" if is_free else str(n) for is_free, n in pairs)
+    why = "the forward turns sizes into numbers or works at sizes of its own"
+    if captured.too_complex or captured.unit:
+        why = "the forward computes with its sizes in more steps than are followed"
+    if captured.square:
+        why = "the forward takes the root of the number of its positions for both sides"
+    return (
+        f"read at {size} only: {why}. A variant refuses other sizes; pass"
+        f" {keyword('example_inputs')} of the size that you use"
+    )
+
+
+def frames_note(inputs: ExampleInputs) -> str:
+    """What to say where the number of frames is held."""
+    if not inputs.holds_frames or inputs.frames is None:
+        return ""
+    frames = images_of(inputs)[0].shape[inputs.frames]
+    return (
+        f"read with {counted(frames, 'frame')} a clip only: frames become one below, and a"
+        " bottleneck does that of one number. A variant refuses others; pass"
+        f" {keyword('example_inputs')} with as many as you use"
+    )
+
+
+def inside_note(inside: tuple[int, ...]) -> str:
+    """What to say where images of any size are brought to one."""
+    if not inside:
+        return ""
+    return (
+        f"the forward resizes its images to {'x'.join(map(str, inside))} before anything else;"
+        " levels are counted from there"
+    )
+
+
+def batch_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
+    """What to say where the graph holds for one number of images though the model takes others."""
+    images = images_read(captured)
+    if images is None:
+        return ""
+    other = twice(inputs)
+    if trial.error(other.args, other.kwargs) is not None:
+        return ""
+    return (
+        f"read at {counted(images, 'image')} a batch only: the forward decides by their number, or"
+        " turns it into a number. A variant refuses other batches; pass"
+        f" {keyword('example_inputs')} with as many as you use"
+    )
+
+
+def read_in_training(trial: Trial, pair: ExampleInputs) -> str:
+    """Where values of tensors are read in train mode alone; empty where none are."""
+    error = trial.error(pair.args, pair.kwargs, training=True)
+    return where_read(error) if error else ""
+
+
+def modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> str:
+    """What to say where train mode does something else, or could not be tried."""
+    if modes_agree is None and (where := read_in_training(trial, pair)):
+        return (
+            f"in train mode the forward reads values of tensors{where}, which cannot be followed;"
+            " what is read, cut and built is what it does in eval mode, so a variant does and"
+            " trains that alone. What lives in training only is not seen, so no parameter is called"
+            " dead"
+        )
+    if modes_agree is None:
+        error = trial.error(pair.args, pair.kwargs, training=True)
+        return (
+            "in train mode the forward raises at this size"
+            f" ({say(error) if error else 'unknown'}); what lives in training only is not seen, so"
+            f" no parameter is called dead. Pass {keyword('example_inputs')} of a size and batch"
+            " that it trains on"
+        )
+    if modes_agree is False:
+        return (
+            "in train mode the forward does something else than in eval mode (deep supervision, a"
+            " loss, noise); what is read, cut and built is what it does in eval mode, so a variant"
+            " does and trains that alone"
+        )
+    return ""
+
+
+def memory_note(left: Sequence[str], used: Sequence[str]) -> str:
+    """What to say of a forward that keeps what it computed in attributes of its modules."""
+    if used:
+        return (
+            f"what the forward returns depends on what earlier calls left in {some(used)}; read,"
+            " cut and built is one call in the state that the model is in now, so a variant"
+            " remembers nothing. Hand that state to the forward as an argument and return it, and a"
+            " variant does too"
+        )
+    if left:
+        return (
+            f"the forward leaves tensors in {some(left)}; a variant returns the same and leaves"
+            " none. Let the forward return what you need of them"
+        )
+    return ""
+
+
+def gradients_note(lost: Sequence[str]) -> str:
+    """What to say of a backward of its own that the graph does not hold."""
+    if not lost:
+        return ""
+    return (
+        f"{some([*dict.fromkeys(lost)])} changes gradients in a forward that is taken apart, and"
+        " is given more than tensors and numbers; a variant returns the same, and its gradients are"
+        " those of the operations in the forward, in training and in recover. Call it in a module"
+        " of its own that has no other inside, and a variant keeps it"
+    )
+
+
+def checks_note(where: str) -> str:
+    """What to say of checks of values, which a trace without values passes."""
+    if not where:
+        return ""
+    return (
+        f"the forward checks values ({where}); read, cut and built is what it does where they pass,"
+        " and a variant does not check them"
+    )
+
+
+def hooks_note(setters: Sequence[str], hooked: Sequence[str]) -> str:
+    """What to say of hooks on gradients that are in no module that is called as it is."""
+    what = [f"Tensor.{name} in a forward that is taken apart" for name in setters]
+    named = [name or "the model" for name in hooked]
+    what += [f"a backward hook of {some(named)}"] if named else []
+    if not what:
+        return ""
+    return (
+        f"{' and '.join(what)} sets a hook on gradients that a variant does not have, in training"
+        " and in recover. Set it in a module of its own that has no other inside, and a variant"
+        " keeps it"
+    )
+
+
+def shared_note(layers: Sequence[str]) -> str:
+    """What to say of modules that are called at several levels."""
+    if not layers:
+        return ""
+    many = len(layers) > 1
+    return (
+        f"{some(layers)} {'are' if many else 'is'} used at several levels; the tables count "
+        f"{'them' if many else 'it'} in the stage of the first use alone, and a cut keeps "
+        f"{'them' if many else 'it'} whole for the uses that stay"
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, as a text."""
+    return ", ".join(names[:_SHOWN]) + (" and others" if len(names) > _SHOWN else "")
+
+
+def parts_note(parts: Sequence[str], part: str | None) -> str:
+    """What to say of networks inside of the network."""
+    if part:
+        return f"levels, stages and cuts are those of {part}; what is around it stays"
+    if not parts:
+        return ""
+    many = len(parts) > 1
+    return (
+        f"{some(parts)} {'go' if many else 'goes'} down and {'come' if many else 'comes'} back up"
+        f" on {'their' if many else 'its'} own; {keyword('part', repr(parts[0]))} reads and cuts"
+        " that one alone"
+    )

@@ -1,0 +1,381 @@
+"""How many of the image's positions one position of an operation's result stands for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+
+import torch
+from torch import fx
+
+from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic
+from weightscope.graph.borders import Borders
+from weightscope.graph.growing import space_of
+from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, raises, tensor_of
+from weightscope.graph.operators import facts
+from weightscope.thresholds import LEVEL_RATIO
+
+_SAMPLES = ("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
+
+_INVERSE_TRANSFORMS = tuple(
+    f"aten::fft_{name}" for name in ("ifft", "ifft2", "ifftn", "irfft", "irfft2", "irfftn")
+)
+
+
+class Global(Enum):
+    """Marks what does not grow with the input."""
+
+    GLOBAL = "global"
+
+
+GLOBAL = Global.GLOBAL
+
+
+def elements(node: fx.Node, probe: Probe) -> int:
+    """How many numbers the first result of a node has there."""
+    value = first_tensor(node)
+    return probe.numel(value) if value is not None else 0
+
+
+class Positions:
+    """Counts the spatial positions of an operation's result.
+
+    Args:
+        image: The input.
+        channel: The axis of its channels.
+        small: The sizes of a small input.
+        large: Those of a large one.
+        slices: Whether those of one slice of a volume are counted: a network that is called with
+            some slices at a time has any number of them.
+    """
+
+    def __init__(
+        self,
+        image: fx.Node,
+        channel: int | None,
+        small: Probe,
+        large: Probe,
+        *,
+        slices: bool = False,
+    ) -> None:
+        shape = image.meta["val"].shape
+        self.resized = image.op != "placeholder"
+        self.small, self.large = small, large
+        self.sizes = tuple(map(large.size, space_of(image)))
+        self.small_sizes = tuple(map(small.size, space_of(image)))
+        self.dimensions = len(self.sizes)
+        self.positions = math.prod(self.sizes)
+        self.growth = self.positions / math.prod(self.small_sizes)
+        self.slices = slices
+        sides = zip(self.small_sizes, self.sizes, strict=True)
+        # where slices are counted, their number lies outside of what is counted
+        self.borders = Borders([before == after and not slices for before, after in sides])
+        first = not image.meta.get("space") or image.meta["space"][0] == 2
+        self.borders.begin(image, channels_first=first)
+        self.images = hint(shape[0])
+        channels = 1 if channel is None else large.size(shape[channel])
+        # images and, in a clip, their frames
+        self.batch = large.numel(image.meta["val"]) // (self.positions * channels)
+        # numbers of images that lie beside each other: frames, or several images of one example
+        self.stacks = {large.size(shape[0])}
+        self.maps = {self.sizes}
+
+    def of_image(self, image: fx.Node) -> float:
+        """P_input / P of an image, one of several inputs perhaps."""
+        if self.resized:
+            return 1.0
+        return self.positions / math.prod(map(self.large.size, space_of(image)))
+
+    def of_shuffled_frames(self, node: fx.Node) -> float | None:
+        """P_input / P where pixels become channels or the other way round in each frame of a clip.
+
+        The last axes are a map's, whatever lies before them, and there may be more frames than in
+        the input; None where that is not so.
+        """
+        value = first_tensor(node)
+        shuffles = facts(operator_of(node)).view in ("shuffle", "unshuffle")
+        if not shuffles or value is None or value.dim() <= self.dimensions + 2:
+            return None
+        return self.positions / max(1, math.prod(self.large.shape(value)[-self.dimensions :]))
+
+    def of_resized_spectrum(self, node: fx.Node, before: float) -> float | None:
+        """P_input / P of the map of a spectrum, where it is asked for at a size of another level.
+
+        Args:
+            node: The operation.
+            before: P_input / P of what the spectrum was made from.
+        """
+        value = tensor_of(node)
+        if value is None or operator_of(node) not in _INVERSE_TRANSFORMS:
+            return None
+        # of patches, which lie along further axes or in the batch, each has a spectrum of its own
+        if value.dim() != self.dimensions + 2 or self._stack(value) not in self.stacks:
+            return None
+        size = argument(node, "s") or [argument(node, "n")]
+        axes = argument(node, "dim")
+        if None in size or len(size) != self.dimensions:
+            return None
+        axes = [axes] if isinstance(axes, int) else axes or range(-len(size), 0)
+        own = self.positions / max(1, math.prod(self.large.shape(value)[axis] for axis in axes))
+        own *= self.borders.share(node)
+        return own if max(own / before, before / own) >= LEVEL_RATIO else None
+
+    def of_more_sides(self, node: fx.Node, given: fx.Node, before: float) -> float | None:
+        """P_input / P of a pooling over more axes than the image has, as of a sequence's vectors.
+
+        It leaves what its windows do not span, channels or not; None of any other operation.
+
+        Args:
+            node: The operation.
+            given: What it pools.
+            before: P_input / P there.
+        """
+        value = first_tensor(node)
+        pools = facts(operator_of(node)).view == "window"
+        if not pools or value is None or value.dim() <= self.dimensions + 2:
+            return None
+        return before * elements(given, self.large) / max(1, elements(node, self.large))
+
+    def of_samples(self, node: fx.Node, factor: Mapping[fx.Node, float]) -> float | None:
+        """P_input / P where each position of a map looks at places of it: that of the map.
+
+        All look at one place, with the map repeated in the batch for more; or positions lie along
+        one axis, and their places along the other. None where that is not so.
+        """
+        value, sampled = first_tensor(node), node.all_input_nodes[0]
+        given = first_tensor(sampled)
+        if operator_of(node) not in _SAMPLES or value is None or given is None:
+            return None
+        own, sides = self.large.shape(given)[2:], self.large.shape(value)[2:]
+        around = math.prod(own) in sides and min(sides) > 1
+        return factor.get(sampled) if own == sides or around else None
+
+    def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
+        """P_input / P; GLOBAL where the result is; None where the layout is unknown.
+
+        Args:
+            node: The operation.
+            pooled: Whether all that it is made from is global.
+        """
+        value = first_tensor(node)
+        row = facts(operator_of(node))
+        unknown = GLOBAL if pooled or self._is_reduced(node, value) else None
+        layout = row.layout or self._layout(node, value)
+        if value is None or layout is None or value.dim() < 3:
+            return unknown
+        if self.resized and any(map(is_symbolic, value.shape[1:])):
+            return unknown  # before the images are brought to one size, or back at their own
+        if layout == "channels_last" and self._folds_a_side(node, value):
+            return unknown
+        channel = 1 if layout == "channels_first" else value.dim() - 1
+        if any(self.borders.fixed) and (
+            (row.view == "adaptive" and (self.growth == 1 or self._has_one_row(value, channel)))
+            or (self.growth == 1 and value.numel() == value.shape[0] * value.shape[channel])
+            or (pooled and row.view != "resize" and not raises(node))
+        ):
+            return GLOBAL  # at fixed sizes only its operators show that a branch is global
+        before, after = (
+            p.numel(value) / p.size(value.shape[channel]) for p in (self.small, self.large)
+        )
+        if before == 0:
+            return unknown
+        if after / before < 0.9 * self.growth:
+            return GLOBAL
+        is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
+        batch = self._images_in(value, channel) if is_map else self.batch
+        return self._of_input(after, value, batch) * self.borders.share(node)
+
+    def _of_input(self, after: float, value: torch.Tensor, batch: int) -> float:
+        """The input's positions over those of a result.
+
+        Args:
+            after: The result's positions, those of all images together.
+            value: The result.
+            batch: How many images that is.
+        """
+        if self.slices:
+            return math.prod(self.sizes[1:]) * self._slices(value) / after
+        return self.positions * batch / after
+
+    def _images_in(self, value: torch.Tensor, channel: int) -> int:
+        """How many images lie beside each other in a map, whose channels are the axis given."""
+        if grows(value.shape[channel]) and not grows(value.shape[0]):
+            return 1  # the images lie among the channels, where each has kernels of its own
+        if self._stack(value) in self.stacks or self._holds_channels(value):
+            return self._stack(value)  # the frames of a clip are taken one by one
+        return self.batch
+
+    def _slices(self, value: torch.Tensor) -> int:
+        """How many slices of volumes a result holds: a map of two sides has them in the batch."""
+        lie = value.shape[2] if value.dim() == self.dimensions + 2 else 1
+        return self.large.size(value.shape[0]) * self.large.size(lie)
+
+    def _is_reduced(self, node: fx.Node, value: torch.Tensor | None) -> bool:
+        """Whether a mean or the like leaves one size for every input, whatever axes it keeps."""
+        if self.growth == 1 or value is None or facts(operator_of(node)).view != "along":
+            return False
+        return 0 < self.small.numel(value) == self.large.numel(value)
+
+    def _folds_a_side(self, node: fx.Node, value: torch.Tensor) -> bool:
+        """Whether the positions along a side of fixed size lie among the channels."""
+        sizes = self.borders.size_before(node)
+        free = [size for size, fixed in zip(sizes, self.borders.fixed, strict=False) if not fixed]
+        positions = math.prod(map(hint, value.shape[:-1])) // self.images
+        return bool(free) and positions == math.prod(free) != math.prod(sizes)
+
+    def _has_one_row(self, value: torch.Tensor, channel: int) -> bool:
+        """Whether a map has one position along a side of fixed size."""
+        sides = [size for axis, size in enumerate(value.shape) if axis not in (0, channel)]
+        return len(sides) == self.dimensions and any(
+            fixed and hint(size) == 1 for fixed, size in zip(self.borders.fixed, sides, strict=True)
+        )
+
+    def note(self, node: fx.Node) -> None:
+        """Learn how many images lie beside each other, where they have the input's own size.
+
+        And at which sizes maps lie beside each other as images do.
+        """
+        value = first_tensor(node)
+        if value is None or value.dim() != self.dimensions + 2:
+            return
+        if facts(operator_of(node)).layout == "channels_first" and (
+            self.large.shape(value)[2:] == self.sizes
+            and self._stack(value) == self.small.size(value.shape[0])
+        ):
+            self.stacks.add(self._stack(value))
+        if facts(operator_of(node)).layout == "channels_first" and self._filters_channels(node):
+            self.stacks.add(self._stack(value))
+        if self._stack(value) in self.stacks and self.large.numel(value):
+            self.maps.add(self.large.shape(value)[2:])
+
+    def _filters_channels(self, node: fx.Node) -> bool:
+        """Whether channels that lie in the batch are filtered, by as many kernels as there are."""
+        given = next((tensor_of(n) for n in node.all_input_nodes), None)
+        if given is None or given.dim() != self.dimensions + 2:
+            return False
+        return self._holds_channels(given)
+
+    def _holds_channels(self, value: torch.Tensor) -> bool:
+        """Whether the channels of a map seen before lie in the batch, each filtered on its own."""
+        if value.dim() != self.dimensions + 2:
+            return False
+        stack, channels, *sizes = self.large.shape(value)
+        return (
+            channels == 1
+            and stack % self.batch == 0
+            and stack == self.small.size(value.shape[0])
+            and any(
+                all(abs(made / size - 1) < 0.1 for made, size in zip(sizes, known, strict=True))
+                for known in self.maps
+            )
+        )
+
+    def _stack(self, value: torch.Tensor) -> int:
+        return self.large.size(value.shape[0])
+
+    def _layout(self, node: fx.Node, value: torch.Tensor | None) -> str | None:
+        """Channels first, where all that a node is given comes out with the axes of an image.
+
+        Pixels that a reshape makes channels of, or the other way round, change the level so, as do
+        those that are repeated beside each other.
+        """
+        if value is None or value.dim() != self.dimensions + 2:
+            return None
+        if self.growth == 1:
+            return "channels_first" if self.borders.is_resampled(node) else None
+        given = [tensor_of(n) for n in node.all_input_nodes if not is_size(n)]
+        if len(given) != 1 or given[0] is None:
+            return None
+        small, large, before = *(p.shape(value) for p in (self.small, self.large)), given[0]
+        if before.dim() == value.dim():
+            last = _repeats(node) and not any(map(_repeats, node.users))  # one side after another
+            if not last or self.large.shape(before)[:2] != large[:2]:
+                return None
+        elif self.large.numel(before) != math.prod(large) or 0 in small:
+            return None
+        fixed = small[:2] == large[:2] and large[0] == self.batch
+        like_an_image = fixed and self._grows_as_the_image(node, small[2:], large[2:])
+        return "channels_first" if like_an_image else None
+
+    def _grows_as_the_image(
+        self, node: fx.Node, small: Sequence[int], large: Sequence[int]
+    ) -> bool:
+        """Whether every side grows as that of the image; one of a fixed size stays as it was."""
+        held = self.borders.size_before(node) if any(self.borders.fixed) else small
+        if len(held) != self.dimensions:
+            return False
+        return all(
+            first == kept if fixed else abs(last / first * before / after - 1) < 0.1
+            for fixed, kept, first, last, before, after in zip(
+                self.borders.fixed, held, small, large, self.small_sizes, self.sizes, strict=True
+            )
+        )
+
+    def is_image(self, node: fx.Node, factor: float) -> bool:
+        """Whether a result has the axes of an image, with all positions of its level or in pieces.
+
+        Args:
+            node: What makes it.
+            factor: P_input / P there.
+        """
+        value = first_tensor(node)
+        if value is None or value.dim() != self.dimensions + 2:
+            return False
+        if facts(operator_of(node)).layout == "channels_first":
+            return True
+        sizes = self.large.shape(value)
+        return self._has_all(node, factor, (math.prod(sizes[2:]), math.prod(sizes[1:-1])))
+
+    def is_sequence(self, node: fx.Node, factor: float) -> bool:
+        """Whether a result is a sequence of all positions of its level.
+
+        Args:
+            node: What makes it.
+            factor: P_input / P there.
+        """
+        value = first_tensor(node)
+        if value is None or value.dim() != 3:
+            return False
+        return self._has_all(node, factor, self.large.shape(value)[1:])
+
+    def _has_all(self, node: fx.Node, factor: float, laid_out: Iterable[int]) -> bool:
+        """Whether one of several numbers is that of all positions of a level."""
+        whole = self.positions * self.borders.share(node)
+        return any(abs(made * factor / whole - 1) < 0.1 for made in laid_out)
+
+    def reduction(self, node: fx.Node) -> tuple[float, ...] | None:
+        """Growth of the input's size over that of the feature's, where it can be read.
+
+        Along a dimension of one size: the input's over that which strides make of it.
+        """
+        if facts(operator_of(node)).layout != "channels_first":
+            return None
+        return self.growth_of_map(node)
+
+    def growth_of_map(self, node: fx.Node, factor: float | None = None) -> tuple[float, ...] | None:
+        """The same of any result; ``factor`` is P_input / P where the layout is not known."""
+        value = first_tensor(node)
+        # a map of two sides is one slice of a volume, where slices are counted
+        lost = int(self.slices and value is not None and value.dim() == self.dimensions + 1)
+        if value is None or value.dim() + lost != self.dimensions + 2:
+            return None
+        sizes, before = (p.shape(value)[2:] for p in (self.large, self.small))
+        if not lost and factor is not None and not self._has_all(node, factor, [math.prod(sizes)]):
+            return None
+        if 0 in sizes:
+            return None
+        given = self.sizes, self.small_sizes, self.borders.shares(node)
+        grown = tuple(
+            (whole - small) / (part - less)
+            if part > less and whole > small
+            else whole / part * share
+            for (whole, small, share), part, less in zip(
+                list(zip(*given, strict=True))[lost:], sizes, before, strict=True
+            )
+        )
+        return (1.0,) * lost + grown
+
+
+def _repeats(node: fx.Node) -> bool:
+    return operator_of(node) == "aten::repeat_interleave"
