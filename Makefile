@@ -148,6 +148,6 @@ lowest:
 	.venv-lowest/bin/python -m pip install --quiet "torch==2.9.*" "numpy==2.0.*" "pandas==2.2.*" \
 	  "scipy==1.13.*" "safetensors==0.4.3" "numba==0.61.*" pytest hypothesis
 	.venv-lowest/bin/python -m pip install --quiet --editable . scikit-learn torchmetrics "matplotlib==3.9.*" \
-	  "pyparsing<3.2" "seaborn==0.13.*" jinja2
+	  "pyparsing<3.2" "seaborn==0.13.*" jinja2 "torch-pruning==1.6.1"
 	.venv-lowest/bin/python -m pytest tests/test_adapters.py tests/test_cost.py tests/test_traces.py tests/summaries tests/statistics \
 	  tests/probing tests/utilization tests/graph

@@ -276,7 +276,14 @@ def test_operators_that_are_not_taken_apart_return_what_torch_says(
     [
         lambda x: torch.fft.rfft2(x),
         lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=(4, 12)),
-        lambda x: torch.fft.fftn(torch.complex(x, x), dim=(1, 3)),
+        *(
+            partial(change, dim=axes)
+            for change in (
+                lambda x, dim: torch.fft.fftn(torch.complex(x, x), dim=dim),
+                lambda x, dim: torch.fft.irfftn(torch.complex(x, x), dim=dim),
+            )
+            for axes in ((1, 3), (3, 2), (2, 1, 3), (1, 0, 3))
+        ),
         lambda x: torch.fft.ifft(torch.complex(x, x), dim=-2),
     ],
 )
@@ -288,6 +295,18 @@ def test_transforms_without_arithmetic_return_what_torch_returns(
     with tracing.without_numbers(), mode:
         got = transform(mode.from_tensor(x))
     assert (got.shape, got.stride(), got.dtype) == (right.shape, right.stride(), right.dtype)
+
+
+@pytest.mark.parametrize("size", [DimDynamic.STATIC, DimDynamic.DYNAMIC])
+@pytest.mark.parametrize("place", [2, -3])
+def test_places_that_an_axis_does_not_have_are_refused(place: int, size: DimDynamic) -> None:
+    x, mode = torch.zeros(4, 2, 5), dispatch.FakeTensorMode(shape_env=ShapeEnv())
+    sizes = StatelessSymbolicContext([DimDynamic.STATIC, size, DimDynamic.STATIC])
+    with tracing.without_numbers(), mode:
+        given = mode.from_tensor(x, symbolic_context=sizes)
+        assert given.select(1, -1).shape == given.select(-2, 1).shape == (4, 5)
+        with pytest.raises(IndexError):
+            given.select(1, place)
 
 
 def test_a_group_norm_of_other_channels_is_refused_without_arithmetic() -> None:

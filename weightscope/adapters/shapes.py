@@ -150,6 +150,15 @@ def _transformed(out: Tensor, given: Tensor, sizes: Any, dims: Any, *, forward: 
     return out.as_strided_(sizes, steps, out.storage_offset())
 
 
+def _outer_first(given: Tensor, dims: Any, exclude_last: bool = False) -> list[int]:
+    """The axes of a Fourier transform from the largest stride on, as torch's own kernels go.
+
+    What torch 2.9 does without numbers goes the other way round.
+    """
+    end, strides = len(dims) - exclude_last, given.stride()
+    return [*sorted(dims[:end], key=strides.__getitem__, reverse=True), *dims[end:]]
+
+
 def _whole(size: Any, by: Any) -> Any:
     """A size that is pooled; torch 2.9 would hold it to be even for good, or odd."""
     return size // by
@@ -165,6 +174,7 @@ _SHAPES: dict[tuple[str, Any], Any] = {
     ("torch._refs", "_normalize"): normalized_shapes,
     ("torch._meta_registrations", "div_rtn"): _whole,
     ("torch._meta_registrations", "_exec_fft"): _transformed,
+    ("torch._meta_registrations", "_sort_dims"): _outer_first,
     ("torch._refs", "_reshape_view_helper"): _view,
     ("torch._decomp", torch.ops.aten.native_batch_norm.default): _batch_norm_shapes,
     ("torch._decomp", torch.ops.aten.native_group_norm.default): group_norm_shapes,

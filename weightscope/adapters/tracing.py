@@ -480,12 +480,38 @@ def _unsummarised() -> Iterator[None]:
         setattr(*place, original)
 
 
+@contextmanager
+def _within_range() -> Iterator[None]:
+    """Refuse places that an axis does not have; torch 2.9 takes them where no numbers are."""
+    fakes = getattr(module_named("torch._subclasses.fake_impls"), "op_implementations_dict", {})
+    operator = torch.ops.aten.select.int
+    original = fakes.get(operator)
+    if original is None:  # another version of torch
+        yield
+        return
+
+    def select(mode: Any, func: Any, given: Tensor, dim: int, index: Any) -> Any:
+        if threading.get_ident() in _TRACING and given.dim():
+            false: Any = module_named("torch.fx.experimental.symbolic_shapes").guard_or_false
+            size = given.shape[dim]
+            if false(index >= size) or false(index < -size):
+                raise IndexError(f"place {index} of axis {dim}, whose size is {size}")
+        return original(mode, func, given, dim, index)
+
+    fakes[operator] = select
+    try:
+        yield
+    finally:
+        fakes[operator] = original
+
+
 _CHECKPOINTS = Shared(_passing_checkpoints)
 _FUNCTIONS = Shared(_watching_functions)
 _SUMMARIES = Shared(_unsummarised)
 _VALIDATION = Shared(_unvalidated)
 _DECOMPOSED = Shared(_by_shape)
 _ASKED_ONCE = Shared(_asked_once)
+_WITHIN_RANGE = Shared(_within_range)
 
 
 @contextmanager
@@ -540,7 +566,7 @@ def without_numbers() -> Iterator[None]:
     values of their arguments; of what normalises and resizes only the shape is computed.
     """
     mine = threading.get_ident()
-    shared = _CHECKPOINTS, _SUBCLASSES, _VALIDATION, _DECOMPOSED, _ASKED_ONCE
+    shared = _CHECKPOINTS, _SUBCLASSES, _VALIDATION, _DECOMPOSED, _ASKED_ONCE, _WITHIN_RANGE
     with Cleanup() as switches:
         for switch in shared:
             switches.enter_context(switch.on())
