@@ -874,14 +874,28 @@ class Noisy(Plain):
         return super().forward(x) * sigma.view(-1, 1, 1, 1)
 
 
-def test_a_guess_of_one_image_holds_no_other_number_of_them() -> None:
+@pytest.mark.parametrize(
+    "given", [None, (IMAGE, torch.rand(1)), {"x": IMAGE, "sigma": torch.rand(1)}]
+)
+def test_one_image_holds_no_other_number_of_them(given: Any) -> None:
     model = Noisy(otherwise=False).eval()
-    structure = read_structure(model)
+    structure = read_structure(model, given)
     assert structure.notes == ()
+    if given is not None:
+        passed = structure.inputs.args or tuple(structure.inputs.kwargs.values())
+        assert all(map(torch.equal, passed, given if structure.inputs.args else given.values()))
     graph = rebuild(structure)
     for images in (1, 2, 3):
         call = torch.randn(images, 3, 16, 16), torch.rand(images)
         torch.testing.assert_close(graph(*call), model(*call), rtol=0, atol=0)
+
+
+def test_an_example_of_one_image_that_takes_another_way_is_what_is_read() -> None:
+    model, call = Noisy(otherwise=True).eval(), (IMAGE, torch.rand(1))
+    graph = rebuild(read_structure(model, call))
+    torch.testing.assert_close(graph(*call), model(*call), rtol=0, atol=0)
+    with pytest.raises(InputError, match="read at 1 image"):
+        graph(torch.randn(3, 3, 16, 16), torch.rand(3))
 
 
 def test_one_image_is_refused_where_it_takes_another_way() -> None:

@@ -69,7 +69,7 @@ from weightscope.graph.notes import (
     shared_note,
     some,
 )
-from weightscope.graph.scaling import at_another_size, cropped, two_images
+from weightscope.graph.scaling import at_another_size, cropped, two_images, with_each_twice
 from weightscope.graph.stages import (
     inside_part,
     layer_places,
@@ -119,7 +119,8 @@ def read_structure(
     with _told(model):
         with old_garbage_waits():
             trial = Trial(model)
-        read = partial(_read, trial, example_inputs, stages, layout, part, unwrapped.note)
+        read = partial(_read, trial, stages, layout, part, unwrapped.note)
+        read = partial(read, example_inputs=example_inputs)
         structure = _answering(read, trial)
         if _differs_elsewhere(structure, trial):
             structure = _answering(partial(read, at_one_size=True), trial)
@@ -128,9 +129,10 @@ def read_structure(
             held = _answering(read, trial)
             structure = held if held.cuts else structure
         if (alone := _of_one_vector(structure)) is not None:
-            read = partial(_read, trial, alone, stages, layout, part, unwrapped.note)
+            read = partial(read, example_inputs=alone, holds_frames=False)
             held = _answering(partial(read, at_one_size=True), trial)
             structure = held if held.cuts else structure
+        structure = _of_any_number(structure, read, trial)
         return _taking_every_way(structure, read, trial)
 
 
@@ -189,6 +191,24 @@ def _answering(read: Callable[..., Structure], trial: Trial) -> Structure:
     if found is None:
         raise StructureError(wrong)
     return found
+
+
+def _of_any_number(structure: Structure, read: Callable[..., Structure], trial: Trial) -> Structure:
+    """What is read with two images, where the example has one, and that answers for one too.
+
+    What spreads one value over a batch (``if sigma.numel() == 1``) does no harm to one image.
+    """
+    inputs = structure.inputs
+    pair = with_each_twice(inputs)
+    held = not inputs.guessed and len(images_of(inputs)[0]) == 1 and _refuses(structure, pair)
+    if not held or trial.error(pair.args, pair.kwargs):
+        return structure
+    try:
+        found = _answering(partial(read, example_inputs=pair), trial)
+    except StructureError:
+        return structure
+    _forget_idle_questions(found, trial)
+    return structure if _refuses(found, inputs) else replace(found, inputs=inputs)
 
 
 def _taking_every_way(
@@ -341,12 +361,12 @@ def _prepared(model: nn.Module, observer: str) -> StructureError:
 @old_garbage_waits()
 def _read(
     trial: Trial,
-    example_inputs: Any,
     stages: Mapping[str, str | Iterable[str]] | None,
     layout: str | None,
     part: str | None,
     wrapped: str,
     *,
+    example_inputs: Any,
     at_one_size: bool = False,
     holds_frames: bool = False,
     taken: tuple[ExampleInputs, ExampleInputs, Capture] | None = None,
