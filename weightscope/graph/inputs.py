@@ -41,6 +41,7 @@ from weightscope.graph.layouts import (
     check_rank,
     dimensions_of,
     has_batch_elsewhere,
+    holds_ids,
     images_of,
     infer_layout,
     layout_of_ids,
@@ -230,7 +231,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
     else:
         image = next((v for v in ranked if v.dim() > 2), None)
         image = next(v for v in ranked if v.dim() == 2) if image is None else image
-        ids = None if image.is_floating_point() else trial.ids(inputs)
+        ids = trial.ids(inputs) if holds_ids(image) else None
         first = trial.first_layer(inputs)
         layout = layout_of_ids(image, ids) or infer_layout(image.shape, first)
         layout = _told_apart(trial, inputs, image, layout)

@@ -117,7 +117,7 @@ def layout_of_ids(image: Tensor, ids: tuple[int, ...] | None) -> str:
         ids: Shape of what the first table of vectors is asked for.
     """
     dimensions = image.dim() - 1
-    whole = not image.is_floating_point() and tuple(image.shape) == ids
+    whole = holds_ids(image) and tuple(image.shape) == ids
     return f"N{_LETTERS[dimensions]}" if whole and dimensions in _LETTERS else ""
 
 
@@ -129,8 +129,10 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
         given: Shape of the layer's input, and number of its spatial dimensions, 0 of a linear one,
             whose channels are last.
     """
-    if given is not None and given[1] == 0 and given[0] == tuple(image):
-        return f"N{_LETTERS[len(image) - 2]}C" if len(image) - 2 in _LETTERS else ""
+    if given is not None and given[1] == 0:
+        *axes, channels = given[0]  # its own, and perhaps those of another input
+        whole = axes == [*image[:-1]] and channels >= image[-1]
+        return f"N{_LETTERS[len(image) - 2]}C" if whole and len(image) - 2 in _LETTERS else ""
     if given is None or len(given[0]) != given[1] + 2:
         return ""
     (batch, channels, *_), dimensions = given
@@ -139,6 +141,8 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
         return "" if fitting == "NC" + space else fitting
     turned = len(image) == dimensions + 2 and image[1] != channels
     images = [f"N{axes}" for axes in _of_images(space)] if turned else []
+    # complex numbers become two channels, and other inputs may lie beside
+    images += ["N" + space] if len(image) == dimensions + 1 else []
     same = partial(_alike_in_all, alike)
     if fitting := _first_by(same, images, image, given, joined=True):
         return "" if fitting == "NC" + space else fitting
@@ -319,6 +323,7 @@ __all__ = [
     "dimensions_of",
     "frames_of",
     "has_batch_elsewhere",
+    "holds_ids",
     "images_of",
     "infer_layout",
     "is_image",
@@ -336,9 +341,9 @@ def images_of(inputs: ExampleInputs) -> list[torch.Tensor]:
     """
     tensors = pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))
     ranked = [tensor for tensor in tensors if tensor.dim() == inputs.rank]
-    if not ranked or ranked[0].is_floating_point():
+    if not ranked or not holds_ids(ranked[0]):
         return ranked
-    return [tensor for tensor in ranked if not tensor.is_floating_point()]
+    return [tensor for tensor in ranked if holds_ids(tensor)]
 
 
 def is_image(value: Any, inputs: ExampleInputs) -> bool:
@@ -346,4 +351,9 @@ def is_image(value: Any, inputs: ExampleInputs) -> bool:
     if not isinstance(value, torch.Tensor) or value.dim() != inputs.rank:
         return False
     images = images_of(inputs)
-    return not images or images[0].is_floating_point() or not value.is_floating_point()
+    return not images or not holds_ids(images[0]) or holds_ids(value)
+
+
+def holds_ids(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds whole numbers: ids, classes, or pixels as a file has them."""
+    return not (tensor.is_floating_point() or tensor.is_complex())

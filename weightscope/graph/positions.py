@@ -61,6 +61,7 @@ class Positions:
     ) -> None:
         shape = image.meta["val"].shape
         self.resized = image.op != "placeholder"
+        self.rank = len(shape)
         self.small, self.large = small, large
         self.sizes = tuple(map(large.size, space_of(image)))
         self.small_sizes = tuple(map(small.size, space_of(image)))
@@ -168,6 +169,10 @@ class Positions:
             return unknown  # before the images are brought to one size, or back at their own
         if layout == "channels_last" and self._folds_a_side(node, value):
             return unknown
+        if layout == "channels_first" and self._is_volume_of_maps(value):
+            beside = self._stack(value) if self._stack(value) in self.stacks else self.batch
+            sides = math.prod(self.large.shape(value)[3:])
+            return self.positions * beside / (self._stack(value) * sides)
         channel = 1 if layout == "channels_first" else value.dim() - 1
         if any(self.borders.fixed) and (
             (row.view == "adaptive" and (self.growth == 1 or self._has_one_row(value, channel)))
@@ -185,6 +190,12 @@ class Positions:
         is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
         batch = self._images_in(value, channel) if is_map else self.batch
         return self._of_input(after, value, batch) * self.borders.share(node)
+
+    def _is_volume_of_maps(self, value: torch.Tensor) -> bool:
+        """Whether maps lie one behind the other, as the costs of so many disparities."""
+        alone = self.rank == self.dimensions + 2 and not self.slices
+        behind = alone and value.dim() == self.dimensions + 3 and not is_symbolic(value.shape[2])
+        return behind and 0 not in self.large.shape(value)
 
     def _of_input(self, after: float, value: torch.Tensor, batch: int) -> float:
         """The input's positions over those of a result.

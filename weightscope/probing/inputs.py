@@ -53,12 +53,17 @@ def synthetic_inputs(
         Positional arguments as a tuple, or keyword arguments as a dict.
 
     Raises:
-        InputError: No input of the network is an image of floating-point numbers.
+        InputError: No input of the network is an image of floating-point numbers, or one is of
+            complex ones.
     """
     inputs = structure.inputs
     free_batch, free_sizes = _freedom(structure)
     leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     pictures = [is_image(leaf, inputs.rank) for leaf in leaves]
+    # beside an image of complex numbers, real ones are masks and maps of it
+    if any(leaf.is_complex() and leaf.dim() == inputs.rank for leaf in tensors):
+        raise InputError("no synthetic images are made of complex numbers")
     if not any(pictures):
         raise InputError("no input of the network is an image of floating-point numbers")
     first = leaves[pictures.index(True)]

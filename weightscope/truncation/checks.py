@@ -193,10 +193,10 @@ def _surgery(variant: Variant, structure: Structure) -> str:
 
     names = [site.node for site in cut.exits]
     recorder = GraphRun(structure, {name: partial(keep, name) for name in names})
+    owner = deep_copy(structure.model).eval()  # before a run goes on with what it remembers
     with torch.no_grad(), undisturbed(structure.model), SameDraws():
         expected = recorder.run(*fresh(*in_order(structure)))
         graph, dropped = cut_graph(structure, cut, read_crossing(structure, cut), "replay")
-        owner = deep_copy(structure.model).eval()
         owner.add_module("replay", _Replay([[left[s.node] for s in run] for _, run in cut.runs]))
         replayed = runnable(owner, graph, structure.constants, structure.output_spec)
         found = _leaves(called(replayed, structure.inputs.args, structure.inputs.kwargs))

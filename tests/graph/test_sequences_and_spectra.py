@@ -1,0 +1,122 @@
+"""Complex images, sequences whose features join others first, states in buffers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import weightscope as ws
+from weightscope.errors import InputError
+from weightscope.graph import read_structure, rebuild
+from weightscope.truncation import verify
+
+
+class Small(nn.Module):
+    """A U-Net of two levels."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(channels, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up, self.out = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = self.deep(F.max_pool2d(top, 2)).relu()
+        joined = torch.cat([top, F.interpolate(deep, top.shape[2:])], 1)
+        return self.out(self.up(joined).relu())
+
+
+class Reconstruction(nn.Module):
+    """Samples of a Fourier transform (batch, height, width), and where they are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Small(2)
+
+    def forward(self, samples: Tensor, mask: Tensor) -> Tensor:
+        image = torch.view_as_real(torch.fft.ifft2(samples)).permute(0, 3, 1, 2)
+        image = (image + self.net(image)).permute(0, 2, 3, 1).contiguous()
+        found = torch.fft.fft2(torch.view_as_complex(image))
+        return torch.fft.ifft2(torch.where(mask > 0, samples, found)).abs()
+
+
+def sampled(images: int, *sizes: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(images, *sizes, dtype=torch.complex64), torch.rand(images, *sizes) - 0.5
+
+
+def test_complex_images_without_a_channel_axis_are_images() -> None:
+    torch.manual_seed(0)
+    model = Reconstruction().eval()
+    structure = read_structure(model, sampled(1, 32, 32))
+    assert structure.inputs.layout == "NHW"
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    call = sampled(3, 48, 64)
+    torch.testing.assert_close(rebuild(structure)(*call), model(*call))
+
+
+def test_of_complex_images_no_response_is_claimed() -> None:
+    text = str(ws.analyze(Reconstruction(), example_inputs=sampled(1, 32, 32)))
+    assert "not measured: no synthetic images are made of complex numbers" in " ".join(text.split())
+    assert "died" not in text
+
+
+class Series(nn.Module):
+    """A sequence (batch, length, features), whose mask joins its features first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.merge, self.deep = nn.Linear(10, 8), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.up, self.out = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, length, _ = x.shape
+        top = self.top(torch.cat([x, torch.ones_like(x)], -1)).relu()
+        deep = self.deep(self.merge(top.reshape(images, length // 2, 16)).relu())
+        return self.out(self.up(deep.reshape(images, length, 8)).relu() + top)
+
+
+def test_a_sequence_whose_features_join_others_first_has_them_last() -> None:
+    model = Series().eval()
+    structure = read_structure(model, torch.randn(1, 32, 5))
+    assert structure.inputs.layout == "NLC"
+    assert structure.reductions == ((1,), (2,))
+    call = torch.randn(2, 64, 5)
+    torch.testing.assert_close(rebuild(structure)(call), model(call))
+
+
+class OfAnyChannels(nn.Module):
+    """Reads the mean of as many channels as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.net(x.mean(1, keepdim=True)) / x.shape[1]
+
+
+def test_other_channels_are_refused_by_name() -> None:
+    graph = rebuild(read_structure(OfAnyChannels(), torch.randn(1, 3, 16, 16)))
+    with pytest.raises(InputError, match="x has 5 channels, and this network was read with 3"):
+        graph(torch.randn(1, 5, 16, 16))
+
+
+class Remembering(Small):
+    """Adds what it saw before, in a buffer that each call sets anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("before", torch.zeros(1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.before
+        self.before = 0.9 * self.before + 0.1 * x.mean((0, 2, 3), keepdim=True).detach()
+        return super().forward(x)
+
+
+def test_a_state_in_a_buffer_is_no_fault_of_the_surgery() -> None:
+    model = Remembering().eval()
+    variant = ws.analyze(model, example_inputs=torch.rand(1, 1, 32, 32)).proposals[0].build()
+    assert verify(variant, export=False).failures == ()
+    assert float(model.before) == 0
