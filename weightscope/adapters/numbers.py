@@ -140,8 +140,14 @@ class SizesInATensor:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """The same as a tensor."""
-        return torch.tensor(self.numbers.tolist(), device=self.device)
+        """The same as a tensor; torch makes numbers of free sizes in a list, and not of one."""
+        own = [*self.numbers.reshape(-1)]
+        if not any(map(is_symbolic, own)):
+            return torch.tensor(self.numbers.tolist(), device=self.device)
+        whole = all(isinstance(n, int | torch.SymInt) for n in own)
+        dtype = torch.int64 if whole else torch.get_default_dtype()
+        each = [torch.scalar_tensor(n, dtype=dtype, device=self.device) for n in own]
+        return torch.stack(each).reshape(self.numbers.shape)
 
     def __getitem__(self, place: Any) -> SizesInATensor:
         return self.holding(self.numbers[place])
@@ -216,6 +222,10 @@ class _AsSizes(TorchFunctionMode):
             return _divided(func, *args, **(kwargs or {}))
         if func in _JOINS:
             return func(*args, **(kwargs or {}))
+        if func is torch.Tensor.new_tensor and _are_sizes(args[1:]):
+            like, numbers = args
+            given = {"dtype": like.dtype, "device": like.device, **(kwargs or {})}
+            return _holding(numbers, given["device"], given["dtype"])
         args = tuple(_plain(arg) if isinstance(arg, _SEVERAL) else arg for arg in args)
         kwargs = {k: _plain(v) if isinstance(v, _SEVERAL) else v for k, v in (kwargs or {}).items()}
         return func(*args, **kwargs)
@@ -253,19 +263,29 @@ for _name in _OPERATORS:
     setattr(SizesInATensor, f"__{_name}__", _operator(_name))
 
 
+def _are_sizes(values: Sequence[Any]) -> bool:
+    """Whether there are numbers alone, and free sizes among them."""
+    leaves = pytree.tree_leaves(values)
+    plain = all(isinstance(leaf, torch.SymInt | torch.SymFloat | int | float) for leaf in leaves)
+    return plain and any(map(is_symbolic, leaves))
+
+
+def _holding(numbers: Any, device: Any, dtype: torch.dtype | None) -> SizesInATensor:
+    made = SizesInATensor(numbers, device)
+    if dtype is None:
+        return made
+    rounded: SizesInATensor = made.float() if dtype.is_floating_point else made.int()
+    return rounded
+
+
 def _of_free_sizes(original: Callable[..., Any], thread: int) -> Callable[..., Any]:
     @wraps(original)
     def make(*args: Any, **kwargs: Any) -> Any:
-        leaves = pytree.tree_leaves(args[:1])
-        plain = all(
-            isinstance(leaf, torch.SymInt | torch.SymFloat | int | float) for leaf in leaves
-        )
         asked = not sys._getframe(1).f_code.co_filename.startswith(_TORCH)
-        free = threading.get_ident() == thread and plain and any(map(is_symbolic, leaves))
+        free = threading.get_ident() == thread and _are_sizes(args[:1])
         if not (asked and free and len(args) == 1 and kwargs.keys() <= {"dtype", "device"}):
             return original(*args, **kwargs)
-        made, dtype = SizesInATensor(args[0], kwargs.get("device")), kwargs.get("dtype")
-        return made if dtype is None else made.float() if dtype.is_floating_point else made.int()
+        return _holding(args[0], kwargs.get("device"), kwargs.get("dtype"))
 
     return make
 

@@ -45,9 +45,14 @@ def without_autograd(graph: fx.Graph) -> frozenset[str]:
     for node in graph.nodes:
         named = [node] if node.op == "call_module" else []
         named += [n for n in node.all_input_nodes if n.op == "get_attr"]
-        switches = [values[0] for kind, *values in region_of(node) if kind == "grad"]
-        (off if switches and not switches[-1] else on).update(str(n.target) for n in named)
+        (off if is_without_autograd(node) else on).update(str(n.target) for n in named)
     return frozenset(off - on)
+
+
+def is_without_autograd(node: fx.Node) -> bool:
+    """Whether autograd is off where a node runs."""
+    switches = [values[0] for kind, *values in region_of(node) if kind == "grad"]
+    return bool(switches) and not switches[-1]
 
 
 @contextmanager

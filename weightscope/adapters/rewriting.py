@@ -27,6 +27,9 @@ class Rewriting(TorchFunctionMode):
 
     It is one mode for all of them: each mode costs time at every call of every function.
 
+    Attributes:
+        called: How many functions were called so far.
+
     Args:
         tables: The last is asked first, and goes on with what the others hold.
         most: How many functions may be called; any number by default.
@@ -37,15 +40,15 @@ class Rewriting(TorchFunctionMode):
 
     def __init__(self, *tables: Table, most: int | None = None) -> None:
         super().__init__()
-        self._left = most
+        self.called = 0
+        self._most = most
         self._found: dict[Any, Callable[..., Any]] = {}
         for table in tables:
             for function, rewrite in table.items():
                 self._found[function] = partial(rewrite, self._found.get(function, function))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
-                raise TooManyCallsError
+        self.called += 1
+        if self._most is not None and self.called > self._most:
+            raise TooManyCallsError
         return self._found.get(func, func)(*args, **(kwargs or {}))

@@ -117,6 +117,11 @@ def _vector_norm_shapes(
     return torch.sum(input, dim, keepdim, dtype=dtype)
 
 
+def _grid_shape(theta: Tensor, size: Any, align_corners: bool) -> Tensor:
+    """A grid of places, for whose coordinates torch holds the sides to numbers."""
+    return theta.new_empty((size[0], *size[2:], len(size) - 2))
+
+
 def _view(input: Tensor, *shape: Any, allow_copy: bool) -> Any:
     """A view in the sizes that it is asked for.
 
@@ -180,6 +185,7 @@ _SHAPES: dict[tuple[str, Any], Any] = {
     ("torch._decomp", torch.ops.aten.native_group_norm.default): group_norm_shapes,
     ("torch._decomp", torch.ops.aten.linalg_vector_norm.default): _vector_norm_shapes,
     ("torch._decomp", torch.ops.aten.upsample_bicubic2d.default): _cubic_shapes,
+    ("torch._decomp", torch.ops.aten.affine_grid_generator.default): _grid_shape,
 }
 
 

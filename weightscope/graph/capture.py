@@ -593,6 +593,15 @@ def images_read(captured: Capture) -> int | None:
     return None
 
 
+def frames_read(captured: Capture) -> int | None:
+    """How many frames of a clip the graph holds for; None for any number, and of no clip."""
+    for node in captured.nodes:
+        if (axis := node.meta.get("frames")) is not None:
+            size = node.meta["val"].shape[axis]
+            return None if is_symbolic(size) else int(size)
+    return None
+
+
 def _held_by_operators(program: ExportedProgram) -> dict[Any, Any]:
     """That free sizes are as large as the fixed number of positions that slices take of them.
 

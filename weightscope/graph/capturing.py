@@ -12,18 +12,26 @@ from torch import fx
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import Probe, decided_alike, equalities, holds_at, symbols_at
 from weightscope.errors import StructureError
-from weightscope.graph.capture import Capture, capture, images_read
+from weightscope.graph.capture import Capture, capture, frames_read, images_read
 from weightscope.graph.growing import follows_the_input, sizes_held
 from weightscope.graph.inputs import find_inputs, is_one_window
 from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import Levels, plausible, read_levels
 from weightscope.graph.nodes import tensor_of
-from weightscope.graph.scaling import at_another_size, two_images, with_each_twice
+from weightscope.graph.scaling import (
+    at_another_size,
+    cropped,
+    two_images,
+    with_each_twice,
+    with_more_frames,
+)
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 
 _SIZES_TO_CAPTURE = 2
 _OTHER_SIZES = (2, 0.5)
+_MANY_STEPS = 500  # calls of functions; a U-Net with ResNet-34 has 368
+_FEWER = 0.75  # a loop over positions has a quarter at half the size, one over rows half
 _UNIT = 32  # of images that can be halved five times
 
 
@@ -37,8 +45,10 @@ def captured_with(
     """
     found: list[tuple[ExampleInputs, ExampleInputs, Capture]] = []
     for laid_out in find_inputs(trial, example_inputs, layout):
-        inputs = replace(laid_out, holds_frames=holds_frames)
+        inputs = _with_fewer_steps(trial, replace(laid_out, holds_frames=holds_frames))
         read_at, captured = with_batch(trial, inputs)
+        if (longer := _of_any_frames(trial, inputs, captured)) is not None:
+            inputs, read_at, captured = longer
         if inputs.guessed and not _takes_this_way(captured, inputs):
             inputs = with_each_twice(inputs)  # of one image a user said nothing
         found.append((inputs, read_at, captured))
@@ -50,6 +60,36 @@ def captured_with(
         if len(found) == _SIZES_TO_CAPTURE:
             break
     return found[0]
+
+
+def _with_fewer_steps(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
+    """A guessed call at half the size, and half of that, where fewer steps are as good.
+
+    A loop over positions holds its size anyway, and a longer one takes longer to read.
+    """
+    while inputs.guessed and (steps := trial.number_of_calls(inputs)) > _MANY_STEPS:
+        smaller = cropped(inputs, 2)
+        if not 0 < trial.number_of_calls(smaller) < _FEWER * steps:
+            break
+        inputs = smaller
+    return inputs
+
+
+def _of_any_frames(
+    trial: Trial, inputs: ExampleInputs, captured: Capture
+) -> tuple[ExampleInputs, ExampleInputs, Capture] | None:
+    """A guessed clip with more frames, where any number of those can be read; else None.
+
+    Of two frames the differences are one, and what is one is traced as a number.
+    """
+    held = frames_read(captured) is not None and not inputs.holds_frames
+    if not (inputs.guessed and held):
+        return None
+    longer = with_more_frames(inputs)
+    if trial.functions(longer) != trial.functions(inputs):
+        return None  # it raises, or goes through the frames one by one
+    read_at, captured = with_batch(trial, longer)
+    return None if frames_read(captured) is not None else (longer, read_at, captured)
 
 
 def _is_the_one_size(captured: Capture, read_at: ExampleInputs) -> bool:

@@ -130,19 +130,44 @@ def without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[f
     Reduced attention, window padding and the small U-Nets of a U-2-Net leave their block's level
     for a moment; a nested U-Net, which alone reaches its depth, does not. Where U-Nets in a row
     would all count as excursions and nothing remained at the deepest level, those that reach it do
-    not; nor do the shallower ones beside them, where all that goes down is in such U-Nets.
+    not; nor do the shallower ones beside them, where all that goes down is in such U-Nets. Nor
+    does one beside an encoder as deep (a classifier, the code of a style), without which nothing
+    would come back up to an output.
     """
     strays = [stray for call in capture.calls if (stray := _stray(call, capture, level))]
     strays.sort(key=lambda stray: len(stray[0]))  # the outermost call has the last word
     flat = _flattened(level, strays)
     deepest = max(level.values())
     if deepest in flat.values():
-        return flat
+        return flat | _only_ways_up(capture, level, flat)
     nets = [stray for stray in strays if any(raises(n) for n in stray[0])]
     inside = {node for nodes, _ in nets for node in nodes}
     if any(level[n] and n not in inside and facts(operator_of(n)).kernel for n in level):
         nets = [net for net in nets if any(level[n] == deepest for n in net[0])]
     return _flattened(level, [stray for stray in strays if stray not in nets])
+
+
+def _only_ways_up(
+    capture: Capture, level: Mapping[fx.Node, int], flat: Mapping[fx.Node, int]
+) -> dict[fx.Node, int]:
+    """Levels of what is in the U-Nets by which alone a network comes back up to an output.
+
+    Args:
+        capture: The exported program with its module calls.
+        level: The levels as they were read.
+        flat: Those with every such U-Net at the level of its ends.
+    """
+    last = [flat[root(n)] for n in capture.nodes[-1].all_input_nodes if root(n) in flat]
+    nets = parts_of(capture, level)
+    inside = {node for nodes in nets.values() for node in nodes}
+    others = flat.keys() - inside
+    if min(last, default=0) == max(flat.values()) or any(map(raises, others)):
+        return {}
+    found: dict[fx.Node, int] = {}
+    for nodes in nets.values():
+        if min(nodes.values()) in last:  # not what a classifier looks at in passing
+            found |= without_excursions(capture, nodes)
+    return found
 
 
 def parts_of(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[fx.Node, int]]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from weightscope.adapters.symbols import is_symbolic
 from weightscope.calls import say
 from weightscope.errors import keyword
-from weightscope.graph.capture import Capture, images_read
+from weightscope.graph.capture import Capture, frames_read, images_read
 from weightscope.graph.growing import image_sizes
 from weightscope.graph.layouts import images_of
-from weightscope.graph.scaling import at_another_size, twice
+from weightscope.graph.scaling import at_another_size, twice, with_more_frames
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 from weightscope.graph.values import where_read
@@ -47,14 +47,19 @@ def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     )
 
 
-def frames_note(inputs: ExampleInputs) -> str:
-    """What to say where the number of frames is held."""
-    if not inputs.holds_frames or inputs.frames is None:
+def frames_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
+    """What to say where the number of frames is held though the model takes others."""
+    frames = frames_read(captured)
+    if frames is None:
         return ""
-    frames = images_of(inputs)[0].shape[inputs.frames]
+    why = "frames become one below, and a bottleneck does that of one number"
+    if not inputs.holds_frames:
+        longer = with_more_frames(inputs)
+        if trial.error(longer.args, longer.kwargs) is not None:
+            return ""
+        why = "the forward goes through them one by one, or decides by their number"
     return (
-        f"read with {counted(frames, 'frame')} a clip only: frames become one below, and a"
-        " bottleneck does that of one number. A variant refuses others; pass"
+        f"read with {counted(frames, 'frame')} a clip only: {why}. A variant refuses others; pass"
         f" {keyword('example_inputs')} with as many as you use"
     )
 

@@ -310,6 +310,10 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
 )
 
 
+RESHAPES = ("aten::reshape", "aten::view", "aten::_unsafe_view")
+"""Give a tensor other axes in the same order of its numbers."""
+
+
 def _named(names: str, row: Operator) -> Mapping[str, Operator]:
     return {name if "::" in name else f"aten::{name}": row for name in names.split()}
 

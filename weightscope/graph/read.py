@@ -69,6 +69,7 @@ from weightscope.graph.notes import (
     shared_note,
     some,
 )
+from weightscope.graph.operators import RESHAPES
 from weightscope.graph.scaling import at_another_size, cropped, two_images, with_each_twice
 from weightscope.graph.stages import (
     inside_part,
@@ -170,7 +171,7 @@ def _vectors_of(node: fx.Node) -> float:
     """How many vectors a flattening makes of one image; 1 of all else."""
     made = tensor_of(node)
     given = tensor_of(node.all_input_nodes[0]) if node.all_input_nodes else None
-    if operator_of(node) not in _FLATTENS or made is None or given is None:
+    if operator_of(node) not in RESHAPES or made is None or given is None:
         return 1.0
     flattens = made.dim() == 2 and given.dim() > 2 and key(made.shape[1]) != key(given.shape[1])
     return hint(made.shape[0]) / hint(given.shape[0]) if flattens else 1.0
@@ -412,7 +413,7 @@ def _read(
     notes = (
         wrapped,
         fixed_note(trial, captured, inputs),
-        frames_note(inputs),
+        frames_note(trial, captured, inputs),
         inside_note(levels.inside),
         batch_note(trial, captured, inputs),
         values_note(coarse.graph),
@@ -551,7 +552,6 @@ def _dead(
 
 
 _stages = stages
-_FLATTENS = ("aten::reshape", "aten::view", "aten::_unsafe_view")
 
 
 def _without_boundaries(captured: Capture) -> None:

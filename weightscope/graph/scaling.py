@@ -88,6 +88,16 @@ def twice(inputs: ExampleInputs) -> ExampleInputs:
     return replace(inputs, args=args, kwargs=kwargs)
 
 
+def with_more_frames(inputs: ExampleInputs) -> ExampleInputs:
+    """The same call with each clip's frames twice."""
+
+    def longer(value: Any) -> Any:
+        return torch.cat([value, value], inputs.frames or 0) if is_image(value, inputs) else value
+
+    args, kwargs = pytree.tree_map(longer, (inputs.args, dict(inputs.kwargs)))
+    return replace(inputs, args=args, kwargs=kwargs)
+
+
 def twofold(value: Tensor) -> Tensor:
     """A tensor of the size and the strides of ``cat([value, value])``, whose numbers are nobody's.
 

@@ -55,6 +55,8 @@ class Trial:
         self.model.train(False)  # of a class of one's own it may return nothing
         self._known: dict[Any, Any] = {}
         self._bytes: dict[Any, int] = {}
+        self._number: dict[Any, int] = {}
+        self._called = 0
         self._functions: dict[Any, tuple[str, ...]] = {}
         self._weights = self._memories()
         self._written: dict[str, bool] = {}
@@ -140,6 +142,12 @@ class Trial:
             ends = () if isinstance(result, Exception) else ("",)
             self._functions[key] = (*names.found, *ends)
         return self._functions[key]
+
+    def number_of_calls(self, inputs: ExampleInputs) -> int:
+        """How many functions a forward calls; 0 where it raises."""
+        if self.error(inputs.args, inputs.kwargs) is not None:
+            return 0
+        return self._number[_key(inputs.args, inputs.kwargs, training=False)]
 
     def works_alike(self, inputs: ExampleInputs, whole: Collection[str]) -> bool:
         """Whether the forwards call the same functions in both modes, the same number of times.
@@ -290,6 +298,7 @@ class Trial:
             self.mode.most = 0
             result = self._run(args, kwargs, training=training)
             self._bytes[key] = self.mode.most
+            self._number[key] = self._called
             if not isinstance(result, Exception):
                 leaves, structure = pytree.tree_flatten(result)
                 result = [getattr(leaf, "shape", None) for leaf in leaves], structure
@@ -335,14 +344,15 @@ class Trial:
             _set_mode(self.model, training=training)
             self._weights = self._memories()  # that may write weights, as no forward does
             aside = HooksAside()
+            rewriting = Rewriting(aside.table(), WHOLE_RECURRENCES, most=MOST_CALLS)
             try:
-                rewriting = Rewriting(aside.table(), WHOLE_RECURRENCES, most=MOST_CALLS)
                 with torch.set_grad_enabled(grad), self.mode, rewriting, watching or nullcontext():
                     return self.model(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
                 return error
             finally:
                 self._hooks |= bool(aside.set_by)
+                self._called = rewriting.called
                 self._note_writes(training)
 
 

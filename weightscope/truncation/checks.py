@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
-from weightscope.adapters.regions import without_autograd
+from weightscope.adapters.regions import is_without_autograd, without_autograd
 from weightscope.adapters.tracing import EXPORTING
 from weightscope.calls import called, fresh, random_state, say, undisturbed, without_gradient
 from weightscope.copies import deep_copy
@@ -24,7 +24,7 @@ from weightscope.graph.answers import differs, in_order
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.running import GraphRun, SameDraws
 from weightscope.graph.structure import Structure
-from weightscope.truncation.bottleneck import BottleneckFactory
+from weightscope.truncation.bottleneck import Bottleneck, BottleneckFactory
 from weightscope.truncation.channels import Recut, aliases, plan_recuts
 from weightscope.truncation.cutting import cut_graph, read_crossing
 from weightscope.truncation.plan import cut_of, weights_digest
@@ -100,7 +100,8 @@ def verify(
       twice the batch (unless the original was read at one number of images only), and on ``sizes``;
       every output has the original's shape. What the original itself refuses (batch normalisation
       of one image at 1x1, in training mode) is left out.
-    - ``alive``: every parameter that the original uses gets a gradient in training mode.
+    - ``alive``: in training mode every parameter that the original uses with autograd gets a
+      gradient.
     - ``copies``: a deep copy gives the same output.
     - ``loads``: saved, loaded and run, it gives the same output.
     - ``exports``: ``torch.export`` gives the same output.
@@ -389,7 +390,7 @@ def _alive(variant: Variant) -> str:
         args, kwargs = tuple(variant.structure.inputs.args), dict(variant.structure.inputs.kwargs)
     if wrong := _backward(called(module, args, kwargs), variant.structure.model, args, kwargs):
         return wrong
-    still = without_autograd(variant.structure.graph)
+    still = without_autograd(variant.structure.graph) | _still_heads(variant)
     idle = variant.structure.dead_parameters  # of the original too
     dead = [
         name
@@ -404,6 +405,21 @@ def _alive(variant: Variant) -> str:
         if dead
         else ""
     )
+
+
+def _still_heads(variant: Variant) -> frozenset[str]:
+    """Names of the bottleneck's heads that make what is used without autograd only, in all runs."""
+    if variant.plan.bottleneck == "none":
+        return frozenset()
+    cut = cut_of(variant.structure, variant.plan)
+    nodes = {node.name: node for node in variant.structure.graph.nodes}
+    names = [name for name, m in variant.module.named_children() if isinstance(m, Bottleneck)]
+    still: set[str] = set()
+    for index, sites in enumerate(zip(*(leaving for _, leaving in cut.runs), strict=True)):
+        users = [u for s in sites for u in nodes[s.node].users if u.name not in cut.removed]
+        if all(map(is_without_autograd, users)):
+            still |= {f"{name}.heads.{index}" for name in names}
+    return frozenset(still)
 
 
 def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = True) -> str:

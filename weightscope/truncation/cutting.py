@@ -24,7 +24,7 @@ from weightscope.adapters.symbols import (
     read_size,
 )
 from weightscope.errors import TruncationError
-from weightscope.graph.nodes import has_effect
+from weightscope.graph.nodes import argument, has_effect, operator_of
 from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.truncation.bottleneck import Entry, Exit, format_of
 
@@ -130,6 +130,7 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
         if place is not None and isinstance(value, Tensor) and value.dim() == rank:
             at_level = place.level == site.level
             images += [(at_level, value.shape[2:]), (at_level, value.shape[1:-1])]
+    images += [(True, grid) for node in structure.graph.nodes if (grid := _grid_of(node))]
     probes = _probes([tokens, *(size for _, sizes in images for size in sizes)])
     for at_level, sizes in sorted(images, key=lambda found: not found[0]):
         if prod(hint(s) for s in sizes) == hint(tokens) and (
@@ -140,6 +141,24 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
         f"the positions of {site.node}, a sequence of {hint(tokens)} tokens, cannot be arranged as "
         "an image: no operation shows the height and width. Arrange them as an image"
         " in the forward before they leave"
+    )
+
+
+def _grid_of(node: fx.Node) -> tuple[Any, ...]:
+    """How many windows ``F.unfold`` or ``F.fold`` has along each side; empty of any other call.
+
+    See ``torch.nn.Unfold`` for the formula.
+    """
+    name = operator_of(node)
+    map_of = {"aten::im2col": node.args[:1], "aten::col2im": (node,)}.get(name, ())
+    if not map_of:
+        return ()
+    names = ("kernel_size", "dilation", "padding", "stride")
+    windows = zip(*(argument(node, name) for name in names), strict=True)
+    sizes = map_of[0].meta["val"].shape[2:]  # type: ignore[union-attr]
+    return tuple(
+        (size + 2 * pad - spread * (kernel - 1) - 1) // step + 1
+        for size, (kernel, spread, pad, step) in zip(sizes, windows, strict=True)
     )
 
 
