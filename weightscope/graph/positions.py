@@ -13,7 +13,7 @@ from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic
 from weightscope.graph.borders import Borders
 from weightscope.graph.growing import space_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, raises, tensor_of
-from weightscope.graph.operators import RESHAPES, facts
+from weightscope.graph.operators import facts
 from weightscope.thresholds import LEVEL_RATIO
 
 _SAMPLES = ("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
@@ -250,13 +250,13 @@ class Positions:
         value = first_tensor(node)
         if value is None or value.dim() != self.dimensions + 2:
             return
-        first = facts(operator_of(node)).layout == "channels_first"
-        if (first or operator_of(node) in RESHAPES) and (
+        if (
             self.large.shape(value)[2:] == self.sizes
             and self.small.shape(value)[2:] == self.small_sizes
             and self._stack(value) == self.small.size(value.shape[0])
         ):
             self.stacks.add(self._stack(value))
+        first = facts(operator_of(node)).layout == "channels_first"
         if first and self._filters_channels(node):
             self.stacks.add(self._stack(value))
         if self._stack(value) in self.stacks and self.large.numel(value):

@@ -315,7 +315,7 @@ class Search(OnOneScreen):
         scale = self.whole.quality - self.trivial
         # what is lost is in proportion to the quality, of which more or less may be better
         kept_more = (chosen.random - chosen.quality) * self.skill / scale if scale else math.nan
-        if not kept_more > 0:
+        if not kept_more > 0 or f"{chosen.random:.3f}" == f"{chosen.quality:.3f}":
             return []
         return [
             "warning: random channel removal is better: the whole network without random channels, "

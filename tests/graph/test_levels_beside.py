@@ -1,0 +1,275 @@
+"""Levels of what stands beside a U-Net: costs of disparities, an encoder as deep, bursts, clips."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import weightscope as ws
+from weightscope.errors import StructureError
+from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.truncation import verify
+
+
+class Small(nn.Module):
+    """A U-Net of two levels."""
+
+    def __init__(self, channels: int = 1, out: int = 1) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(channels, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up, self.out = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = self.deep(F.max_pool2d(top, 2)).relu()
+        joined = torch.cat([top, F.interpolate(deep, top.shape[2:])], 1)
+        return self.out(self.up(joined).relu())
+
+
+def stage_of(structure: Structure, layer: str) -> str:
+    return next(stage.name for stage in structure.stages if layer in stage.layers)
+
+
+def concatenated(left: Tensor, right: Tensor) -> Tensor:
+    images, channels, height, width = left.shape
+    costs = left.new_zeros(images, 2 * channels, 4, height, width)
+    costs[:, :channels, 0], costs[:, channels:, 0] = left, right
+    for d in range(1, 4):
+        costs[:, :channels, d, :, d:] = left[..., d:]
+        costs[:, channels:, d, :, d:] = right[..., :-d]
+    return costs
+
+
+def in_groups(left: Tensor, right: Tensor) -> Tensor:
+    moved = [F.pad(right, (d, 0))[..., : left.shape[-1]] for d in range(4)]
+    each = [(left * other).unflatten(1, (2, 2)).mean(2) for other in moved]
+    return torch.stack(each, 2)
+
+
+class Stereo(nn.Module):
+    """Maps of two images, their costs at four disparities, and a network over these."""
+
+    def __init__(
+        self, costs: Callable[[Tensor, Tensor], Tensor], channels: int, pairs: bool
+    ) -> None:
+        super().__init__()
+        self.costs, self.pairs = costs, pairs
+        self.feature = nn.Conv2d(3, 4, 3, 2, 1)
+        self.first, self.down = nn.Conv3d(channels, 4, 3, padding=1), nn.Conv3d(4, 8, 3, 2, 1)
+        self.up, self.last = nn.ConvTranspose3d(8, 4, 4, 2, 1), nn.Conv3d(4, 1, 3, padding=1)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        if self.pairs:
+            one, other = self.feature(torch.cat([left, right])).relu().chunk(2)
+        else:
+            one, other = self.feature(left).relu(), self.feature(right).relu()
+        top = self.first(self.costs(one, other)).relu()
+        costs = self.last((self.up(self.down(top).relu()) + top).relu())
+        return F.interpolate(costs[:, 0].softmax(1), scale_factor=2)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize(("costs", "channels"), [(concatenated, 8), (in_groups, 2)])
+def test_disparities_are_no_side_of_the_image(
+    costs: Callable[[Tensor, Tensor], Tensor], channels: int, pairs: bool
+) -> None:
+    torch.manual_seed(0)
+    model = Stereo(costs, channels, pairs).eval()
+    example = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    analysis = ws.analyze(model, example_inputs=example, response=False)
+    structure = analysis.structure
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    assert [stage_of(structure, n) for n in ("feature", "first", "down")] == [
+        "encoder 1",
+        "encoder 1",
+        "bottleneck",
+    ]
+    assert [cut.keep_levels for cut in structure.cuts] == [2]
+    other = torch.rand(2, 3, 32, 48), torch.rand(2, 3, 32, 48)
+    variant = next(p for p in analysis.proposals if p.refusal is None).build()
+    assert verify(variant, sizes=[other], export=False).failures == ()
+
+
+class Beside(nn.Module):
+    """A U-Net as a module, and an encoder that goes down alone."""
+
+    def __init__(self, strides: int, joined: bool = False) -> None:
+        super().__init__()
+        self.net, self.joined = Small(), joined
+        steps = [nn.Conv2d(4 if i else 1, 4, 3, 2, 1) for i in range(strides)]
+        self.code = nn.Sequential(*steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+        self.mix = nn.Conv2d(6, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        made, code = self.net(x), self.code(x)
+        if not self.joined:
+            return made, code
+        spread = code[:, :, None, None].expand(-1, -1, *made.shape[2:])
+        return self.mix(torch.cat([made, spread], 1))
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_a_unet_beside_an_encoder_as_deep_keeps_its_levels(strides: int, joined: bool) -> None:
+    structure = read_structure(Beside(strides, joined).eval())
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))[: strides + 1]
+    deep = "bottleneck" if strides == 1 else "skip 1"
+    last = "decoder 0" if joined else "head"
+    layers = ("net.top", "net.deep", "net.up", "net.out")
+    up = "decoder 0"
+    assert [stage_of(structure, n) for n in layers] == ["encoder 0", deep, up, last]
+    legal = [1, 2] if joined else [1]  # the code is an output of its own, or joins above
+    assert [cut.keep_levels for cut in structure.cuts] == legal[:strides]
+
+
+def test_a_small_unet_inside_a_classifier_is_no_way_up() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.down = Small(1, 1), nn.Conv2d(1, 4, 3, 2, 1)
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.down(x * self.net(x).sigmoid()).relu().mean((2, 3)))
+
+    with pytest.raises(StructureError):
+        read_structure(Classifier())
+
+
+class Burst(nn.Module):
+    """Kernels for each pixel of each frame, and the frames' patches that they weigh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Small(4, 4 * 9)
+
+    def forward(self, burst: Tensor) -> Tensor:
+        images, frames, height, width = burst.shape
+        kernels = self.net(burst).view(images, frames, 9, height, width).softmax(2)
+        patches = F.unfold(burst.reshape(images * frames, 1, height, width), 3, padding=1)
+        patches = patches.view(images, frames, 9, height, width)
+        return (patches * kernels).sum(2).mean(1, keepdim=True)
+
+
+def test_patches_of_frames_that_were_channels_are_no_finer_level() -> None:
+    model = Burst().eval()
+    structure = read_structure(model, torch.rand(1, 4, 16, 16))
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+    call = torch.rand(2, 4, 24, 16)
+    torch.testing.assert_close(rebuild(structure)(call), model(call))
+
+
+@pytest.mark.parametrize("window", [{"stride": 4}, {"stride": 2, "padding": 1}])
+def test_patches_that_fold_back_show_where_they_lie(window: dict[str, int]) -> None:
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.top, self.out = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+            self.into, self.back = nn.Linear(64, 16), nn.Linear(16, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            top = self.top(x).relu()
+            tokens = F.unfold(top, 4, **window).transpose(1, 2)
+            tokens = self.back(self.into(tokens).relu()).transpose(1, 2)
+            return self.out(torch.cat([top, F.fold(tokens, top.shape[2:], 4, **window)], 1))
+
+    analysis = ws.analyze(Patches().eval(), example_inputs=torch.rand(1, 1, 32, 32), response=False)
+    assert [p.refusal for p in analysis.proposals] == [None]
+    variant = analysis.proposals[0].build()
+    assert verify(variant, sizes=[torch.rand(2, 1, 32, 48)], export=False).failures == ()
+
+
+class Moving(nn.Module):
+    """A clip (batch, frames, channels, height, width): what moved, and each frame."""
+
+    def __init__(self, one_by_one: bool) -> None:
+        super().__init__()
+        self.net, self.one_by_one = Small(), one_by_one
+
+    def forward(self, clip: Tensor) -> Tensor:
+        images, frames = clip.shape[:2]
+        moved = torch.cat([clip[:, :1], clip[:, 1:] - clip[:, :-1]], 1)
+        if self.one_by_one:
+            return torch.stack([self.net(moved[:, i]) for i in range(frames)], 1)
+        return self.net(moved.flatten(0, 1)).unflatten(0, (images, frames))
+
+
+def test_a_guessed_clip_holds_no_number_of_frames() -> None:
+    model = Moving(one_by_one=False).eval()
+    structure = read_structure(model, layout="NTCHW")
+    assert structure.notes == ()
+    for frames in (3, 6):
+        call = torch.rand(2, frames, 1, 16, 16)
+        torch.testing.assert_close(rebuild(structure)(call), model(call))
+
+
+def test_frames_that_are_held_are_told() -> None:
+    structure = read_structure(Moving(one_by_one=True).eval(), torch.rand(1, 3, 1, 16, 16))
+    assert any("read with 3 frames a clip only" in note for note in structure.notes)
+
+
+class Sized(nn.Module):
+    """Computes with its image's sizes in a tensor, or with a grid of that size."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.net, self.how = Small(), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        made = self.net(x)
+        if self.how == "grid":
+            still = torch.eye(2, 3)[None].expand(len(x), -1, -1)
+            grid = F.affine_grid(still, list(x.shape), align_corners=False)
+            return F.grid_sample(made, grid, align_corners=False)
+        sizes = x.new_tensor([width, height])
+        return made + (made.expand(-1, 2, -1, -1).permute(0, 2, 3, 1) / sizes).sum(-1)[:, None]
+
+
+@pytest.mark.parametrize("how", ["grid", "tensor"])
+def test_sizes_that_torch_makes_numbers_of_stay_free(how: str) -> None:
+    model = Sized(how).eval()
+    structure = read_structure(model)
+    assert structure.notes == ()
+    call = torch.rand(2, 1, 24, 40)
+    torch.testing.assert_close(rebuild(structure)(call), model(call))
+
+
+class Scan(nn.Module):
+    """Goes through the rows of its deep map one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.mix = Small(), nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, state = [], torch.zeros_like(x[:, :, 0])
+        for row in range(x.shape[2]):
+            state = 0.5 * state + x[:, :, row]
+            rows.append(state.tanh())
+        return self.net(self.mix(torch.stack(rows, 2)))
+
+
+def test_a_loop_over_positions_is_read_at_a_small_guess() -> None:
+    structure = read_structure(Scan().eval())
+    assert structure.inputs.args[0].shape[2:] == (64, 64)
+    assert structure.reductions == ((1, 1), (2, 2))
+
+
+def test_heads_that_feed_what_runs_without_autograd_need_no_gradient() -> None:
+    class Taught(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student, self.teacher = Small(), Small().requires_grad_(False)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                wanted = self.teacher(x)
+            return self.student(x), wanted
+
+    analysis = ws.analyze(Taught().eval(), example_inputs=torch.rand(1, 1, 32, 32), response=False)
+    variant = analysis.proposals[0].build()
+    assert verify(variant, export=False).failures == ()
