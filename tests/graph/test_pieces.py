@@ -149,6 +149,25 @@ class InStrips(nn.Module):
         return torch.cat([self.net(strip) for strip in x.chunk(2, dim=2)], 2)
 
 
+class InTilesOfTheBatch(InStrips):
+    """The whole network on four tiles at once, which lie in the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2] // 2, x.shape[3] // 2
+        starts = [(i * height, j * width) for i in (0, 1) for j in (0, 1)]
+        tiles = torch.cat([x[:, :, i : i + height, j : j + width] for i, j in starts])
+        a, b, c, d = self.net(tiles).chunk(4)
+        return torch.cat([torch.cat([a, b], 3), torch.cat([c, d], 3)], 2)
+
+
+class InHalvesOfTheBatch(InStrips):
+    """The same of two strips, of which each is taken up one by one again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        upper, lower = self.net(torch.cat(x.chunk(2, dim=2))).split(len(x))
+        return torch.cat([upper, lower], 2)
+
+
 class Cropped(UNet):
     """Half of the spectrum's sides, of which nothing is joined again: a level indeed."""
 
@@ -165,8 +184,14 @@ class Cropped(UNet):
         return self.head(self.d0(torch.cat([a, self.up(b)], 1)).relu())
 
 
-def test_a_network_in_strips_has_the_levels_of_the_network() -> None:
-    assert list(read_structure(InStrips(), IMAGE).reductions) == SIDES
+@pytest.mark.parametrize("kind", [InStrips, InTilesOfTheBatch, InHalvesOfTheBatch])
+def test_a_network_in_pieces_has_the_levels_of_the_network(kind: type[nn.Module]) -> None:
+    model = kind().eval()
+    structure = read_structure(model, IMAGE)
+    assert list(structure.reductions) == SIDES
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    other = torch.randn(2, 3, 64, 48)
+    torch.testing.assert_close(rebuild(structure)(other), model(other))
 
 
 def test_a_crop_of_a_spectrum_is_a_level() -> None:

@@ -33,7 +33,7 @@ from weightscope.graph.growing import (
 from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import first_tensor, is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.pieces import joined_pieces
+from weightscope.graph.pieces import joined_pieces, joins_batches
 from weightscope.graph.positions import GLOBAL, Global, Positions, elements
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
@@ -202,6 +202,8 @@ def _factors(
         reader.note(node)
         largest = max(feeds, key=lambda n: elements(n, reader.large))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
+        if halved[node] != 1 and joins_batches(node):
+            reader.note_pieces(node)
         if node in joined:
             halved[node] = halved.get(joined[node], 1.0)
         if node in whole_of:

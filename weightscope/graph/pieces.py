@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 from torch import fx
 
@@ -121,14 +122,37 @@ def _is_a_side(node: fx.Node, axis: int) -> bool:
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    waiting = [node]
+    """What a node is made from; of pieces side by side in the batch, what its own part is."""
+    found: set[tuple[fx.Node, tuple[int, int] | None]] = set()
+    waiting: list[tuple[fx.Node, tuple[int, int] | None]] = [(node, None)]
     while waiting:
-        current = waiting.pop()
-        if current not in found:
-            found.add(current)
-            waiting.extend(current.all_input_nodes)
-    return found
+        current, part = waiting.pop()
+        if (current, part) in found:
+            continue
+        found.add((current, part))
+        own = _part_of_batch(current)
+        joined: Any = argument(current, "tensors") if joins_batches(current) else ()
+        if part is not None and len(joined) == part[1]:
+            waiting.append((joined[part[0]], None))
+        else:
+            waiting.extend((given, own or part) for given in current.all_input_nodes)
+    return {node for node, _ in found}
+
+
+def _part_of_batch(node: fx.Node) -> tuple[int, int] | None:
+    """Which of how many parts of a batch a node takes; None of all else."""
+    source = node.args[0] if node.target is operator.getitem else None
+    if not isinstance(source, fx.Node) or operator_of(source) not in SPLITS:
+        return None
+    parts: Any = source.meta.get("val")
+    several = isinstance(parts, list | tuple) and argument(source, "dim") == 0
+    index = node.args[1]
+    return (index, len(parts)) if several and isinstance(index, int) else None
+
+
+def joins_batches(node: fx.Node) -> bool:
+    """Whether an operation lays tensors side by side in the batch."""
+    return operator_of(node) in _JOINS and argument(node, "dim") == 0
 
 
 def _uncut(node: fx.Node, cut: dict[fx.Node, tuple[fx.Node, int]]) -> fx.Node:

@@ -262,6 +262,11 @@ class Positions:
         if self._stack(value) in self.stacks and self.large.numel(value):
             self.maps.add(self.large.shape(value)[2:])
 
+    def note_pieces(self, node: fx.Node) -> None:
+        """Learn how many pieces of images lie beside each other in a batch of them."""
+        if (value := first_tensor(node)) is not None:
+            self.stacks.add(self._stack(value))
+
     def _filters_channels(self, node: fx.Node) -> bool:
         """Whether channels that lie in the batch are filtered, by as many kernels as there are."""
         given = next((tensor_of(n) for n in node.all_input_nodes), None)
