@@ -85,6 +85,30 @@ def test_a_sequence_whose_features_join_others_first_has_them_last() -> None:
     torch.testing.assert_close(rebuild(structure)(call), model(call))
 
 
+def test_a_level_finer_than_the_image_that_nothing_enlarges_to_is_told() -> None:
+    call = torch.randn(1, 32, 5)
+    turned = read_structure(Series().eval(), call, layout="NCL")
+    assert turned.reductions[0][0] < 1
+    assert any("finer than the image" in note for note in turned.notes)
+    assert read_structure(Series().eval(), call).notes == ()
+
+
+@pytest.mark.parametrize("how", ["shuffled", "repeated", "expanded"])
+def test_a_level_finer_than_the_image_that_is_enlarged_to_is_not_told(how: str) -> None:
+    class Enlarging(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            made = super().forward(x)
+            if how == "shuffled":
+                return F.pixel_shuffle(made, 2)
+            if how == "repeated":
+                return made.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            wide = made[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+            return wide.flatten(2, 3).flatten(3, 4)
+
+    structure = read_structure(Enlarging(4).eval(), torch.randn(1, 4, 16, 16))
+    assert structure.notes == ()
+
+
 class OfAnyChannels(nn.Module):
     """Reads the mean of as many channels as there are."""
 

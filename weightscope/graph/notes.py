@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from weightscope.adapters.symbols import is_symbolic
+import torch
+from torch import fx
+
+from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.calls import say
 from weightscope.errors import keyword
 from weightscope.graph.capture import Capture, frames_read, images_read
 from weightscope.graph.growing import image_sizes
 from weightscope.graph.layouts import images_of
+from weightscope.graph.levels import Levels
+from weightscope.graph.nodes import operator_of, raises, tensor_of
+from weightscope.graph.operators import facts
 from weightscope.graph.scaling import at_another_size, twice, with_more_frames
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
@@ -72,6 +79,35 @@ def inside_note(inside: tuple[int, ...]) -> str:
         f"the forward resizes its images to {'x'.join(map(str, inside))} before anything else;"
         " levels are counted from there"
     )
+
+
+def finer_note(levels: Levels) -> str:
+    """What to say of a level that is finer than the image, where nothing is seen to enlarge."""
+    finest = levels.reductions[0]
+    if math.prod(finest) >= 1 or any(not own and raises(n) for n, own in levels.level.items()):
+        return ""
+    if any(map(_spreads, levels.level)):  # repeated pixels, by whatever name
+        return ""
+    shown = "x".join(f"{side:.3g}" for side in finest)
+    return (
+        f"the finest level is finer than the image (reduction {shown}), and no operation was seen"
+        " that enlarges it: the axes may be others than was read, or pieces of the image may lie in"
+        f" the batch. Compare the levels with what you know of the network, and pass"
+        f" {keyword('layout')} where its axes are not batch, channels, sizes"
+    )
+
+
+def _spreads(node: fx.Node) -> bool:
+    """Whether an operation makes more numbers of what it is given, and is no kernel."""
+    given = [value for n in node.all_input_nodes if (value := tensor_of(n)) is not None]
+    made = tensor_of(node)
+    if made is None or not given or facts(operator_of(node)).kernel:
+        return False
+    return _numbers(made) >= 2 * sum(map(_numbers, given))
+
+
+def _numbers(value: torch.Tensor) -> int:
+    return math.prod(map(hint, value.shape))
 
 
 def batch_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:

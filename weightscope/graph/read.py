@@ -57,6 +57,7 @@ from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.notes import (
     batch_note,
     checks_note,
+    finer_note,
     fixed_note,
     frames_note,
     gradients_note,
@@ -415,6 +416,7 @@ def _read(
         fixed_note(trial, captured, inputs),
         frames_note(trial, captured, inputs),
         inside_note(levels.inside),
+        finer_note(levels),
         batch_note(trial, captured, inputs),
         values_note(coarse.graph),
         checks_note(trial.checks),
