@@ -71,7 +71,7 @@ from weightscope.graph.notes import (
     some,
 )
 from weightscope.graph.operators import RESHAPES
-from weightscope.graph.scaling import at_another_size, cropped, two_images, with_each_twice
+from weightscope.graph.scaling import at_another_size, cropped, two_images, twofold, with_each_twice
 from weightscope.graph.stages import (
     inside_part,
     layer_places,
@@ -201,12 +201,13 @@ def _of_any_number(structure: Structure, read: Callable[..., Structure], trial: 
     What spreads one value over a batch (``if sigma.numel() == 1``) does no harm to one image.
     """
     inputs = structure.inputs
-    pair = with_each_twice(inputs)
-    held = not inputs.guessed and len(images_of(inputs)[0]) == 1 and _refuses(structure, pair)
-    if not held or trial.error(pair.args, pair.kwargs):
+    if inputs.guessed or len(images_of(inputs)[0]) != 1:
+        return structure
+    pair = with_each_twice(inputs, twofold)  # whose memory is never touched
+    if not _refuses(structure, pair) or trial.error(pair.args, pair.kwargs):
         return structure
     try:
-        found = _answering(partial(read, example_inputs=pair), trial)
+        found = _answering(partial(read, example_inputs=with_each_twice(inputs)), trial)
     except StructureError:
         return structure
     _forget_idle_questions(found, trial)
