@@ -168,14 +168,9 @@ def forward_errors(model: nn.Module, inputs: Any, where: str) -> Iterator[None]:
         model: Whose forward runs inside the block.
         inputs: What it is called with.
         where: Where the inputs come from, ``"batch 3"``.
-
-    Raises:
-        InputError: The network refuses them by name.
     """
     try:
         yield
-    except InputError as error:  # a network that was read refuses what it was not read with
-        raise InputError(f"{where} ({shapes(inputs)}): {error}") from error
     except WeightscopeError:
         raise
     except Exception as error:

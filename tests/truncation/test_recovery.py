@@ -200,7 +200,7 @@ def test_a_batch_that_does_not_fit_is_named_wherever_it_lies(proposals_in_need):
     variant = proposals_in_need[1].build()
     others = IMAGES[:8].expand(-1, 3, -1, -1)
     for given in ([IMAGES[8:], others], [others, IMAGES[8:]]):
-        with pytest.raises(InputError, match=r"a batch of images.*x has 3 channels"):
+        with pytest.raises(ForwardError, match="a batch of images"):
             variant.recover(given, steps=2, progress=False)
 
 
@@ -661,11 +661,11 @@ def test_other_bottlenecks_recover_too(how, proposals_in_need):
                 "batches": [(IMAGES[:2].repeat(1, 2, 1, 1), IMAGES[:2])],
                 "loss": nn.functional.mse_loss,
             },
-            InputError,
-            "a batch of batches= .2x.*channels",
+            ForwardError,
+            "raised on a batch of batches= .2x",
         ),
         ({"batches": [IMAGES], "loss": nn.functional.mse_loss}, InputError, "expected a pair"),
-        ({"images": IMAGES.repeat(1, 2, 1, 1)}, InputError, "a batch of images=.*channels"),
+        ({"images": IMAGES.repeat(1, 2, 1, 1)}, ForwardError, "a batch of images="),
     ],
 )
 def test_errors_name_the_argument(given, error, text, proposals_in_need):

@@ -276,6 +276,7 @@ class _Builder:
         new.meta["fine"] = root(fine).name
         new.meta["space"] = fine.meta.get("space", ())
         new.meta["frames"] = fine.meta.get("frames")
+        new.meta["channels"] = fine.meta.get("channels")
         new.meta["counts"] = fine.meta.get("counts", False)
         if region := region_of(fine):
             new.meta["region"] = region

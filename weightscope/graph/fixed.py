@@ -63,7 +63,8 @@ class Fixed:
             what gets at a tensor inside it) and axis.
         images: Number of images of a batch where it is a number, by place.
         frames: The axis of a clip's frames and their number, where it is one, by place.
-        channels: The axes of an image that are none of these, and their sizes, by place.
+        channels: The axis of an image's channels and their number, where the forward takes others,
+            by place.
         values: What was no tensor in an argument, by argument and path inside it; ``Tensor`` stands
             for a tensor.
         defaults: What stands for an argument that is left out.
@@ -78,7 +79,7 @@ class Fixed:
     sizes: Mapping[str, Mapping[int, int]]
     images: Mapping[str, int]
     frames: Mapping[str, tuple[int, int]]
-    channels: Mapping[str, Mapping[int, int]]
+    channels: Mapping[str, tuple[int, int]]
     values: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Any]
     signature: inspect.Signature
@@ -247,18 +248,16 @@ class Fixed:
                 )
 
     def _refuse_other_channels(self, given: Mapping[str, Any]) -> None:
-        for name, channels in self.channels.items():
+        for name, (axis, number) in self.channels.items():
             value = given.get(name)
-            if not isinstance(value, Tensor) or any(axis >= value.dim() for axis in channels):
+            if not isinstance(value, Tensor) or axis >= value.dim():
                 continue
-            for axis, number in channels.items():
-                if not is_number(size_of(value, axis), number):
-                    got = counted(size_of(value, axis), "channel")
-                    raise InputError(
-                        f"{name} has {got}, and this network was read with {number}; analyse the"
-                        f" original with {keyword('example_inputs')} of as many as you use, or with"
-                        f" {keyword('layout')} where these are no channels"
-                    )
+            if not is_number(size_of(value, axis), number):
+                raise InputError(
+                    f"{name} has {counted(size_of(value, axis), 'channel')}, and this network was"
+                    f" read with {number}; analyse the original with {keyword('example_inputs')} of"
+                    f" as many as you use, or with {keyword('layout')} where these are no channels"
+                )
 
     def _refuse_other_values(self, given: Mapping[str, Any]) -> None:
         for name, values in self.values.items():
@@ -316,7 +315,11 @@ def fixed_in(graph: fx.Graph) -> Fixed:
             for place, meta in tensors.items()
             if (axis := meta.get("frames")) is not None and not is_symbolic(meta["val"].shape[axis])
         },
-        channels={place: _channels(meta) for place, meta in tensors.items()},
+        channels={
+            place: (axis, hint(meta["val"].shape[axis]))
+            for place, meta in tensors.items()
+            if (axis := meta.get("channels")) is not None and meta.get("space")
+        },
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
         signature=nodes[0].meta["signature"] if nodes else inspect.Signature(),
@@ -324,15 +327,6 @@ def fixed_in(graph: fx.Graph) -> Fixed:
         alike=_alike(decisions),
         decides=bool(asked_for(decisions)),
     )
-
-
-def _channels(meta: Mapping[str, Any]) -> dict[int, int]:
-    """The axes of an image that are neither the batch's nor frames' nor sides, and their sizes."""
-    if not meta.get("space"):
-        return {}
-    others = {0, meta.get("frames"), *meta["space"]}
-    sizes = {a: n for a, n in enumerate(meta["val"].shape) if a not in others}
-    return {axis: int(size) for axis, size in sizes.items() if not is_symbolic(size)}
 
 
 def _tensors(node: fx.Node) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -353,7 +347,9 @@ def note_inside(node: fx.Node, path: Sequence[Any], tensor: fx.Node) -> None:
         tensor: What stands for it in the graph.
     """
     if path:
-        known = {key: tensor.meta.get(key) for key in ("val", "space", "frames", "counts")}
+        known = {
+            key: tensor.meta.get(key) for key in ("val", "space", "frames", "channels", "counts")
+        }
         node.meta.setdefault("inside", {})["".join(map(str, path))] = known
 
 

@@ -49,6 +49,7 @@ from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import fixed_in, values_note
 from weightscope.graph.gradients import hooked_modules
+from weightscope.graph.growing import image_inputs
 from weightscope.graph.inputs import declared_inputs, passing, takes_no_more
 from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import read_levels
@@ -389,6 +390,7 @@ def _read(
             _, captured = with_batch(trial, inputs, fixed=True)
             captured = replace(captured, too_complex=captured.too_complex or too_complex)
             levels = read_levels(captured, inputs)
+    _hold_channels(trial, captured, inputs)
     whole = placement = place(captured, levels, model)
     parts = tuple(levels.parts)
     if part:
@@ -446,6 +448,16 @@ def _read(
         parts=parts,
         part=part or "",
     )
+
+
+def _hold_channels(trial: Trial, captured: Capture, inputs: ExampleInputs) -> None:
+    """Note where the number of channels is held, though the forward takes others (their mean)."""
+    if inputs.channels is None:
+        return
+    more = at_another_size(inputs, along=(inputs.channels,))
+    if trial.error(more.args, more.kwargs) is None:
+        for image in image_inputs(captured):
+            image.meta["channels"] = inputs.channels
 
 
 def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
