@@ -514,3 +514,39 @@ def test_frames_of_zeros_are_a_border_behind_another_layout(frames: int) -> None
         "decoder 0": ("up",),
         "head": ("out",),
     }
+
+
+class NormOfFrames(nn.Module):
+    """Normalises the frames of volumes some at a time, so that less memory is needed."""
+
+    def __init__(self, channels: int, frames: int) -> None:
+        super().__init__()
+        self.norm, self.frames = nn.GroupNorm(2, channels), frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.permute(0, 2, 1, 3, 4).flatten(0, 1)
+        normed = torch.cat([self.norm(part) for part in frames.split(self.frames, dim=0)], 0)
+        return normed.unflatten(0, (len(x), -1)).permute(0, 2, 1, 3, 4)
+
+
+class SomeFramesAtATime(nn.Module):
+    """Two levels of a volume of one size, whose norms see some of its frames at a time."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 4, 3, padding=1)
+        self.up, self.out = nn.Conv3d(8, 4, 3, padding=1), nn.Conv3d(4, 1, 1)
+        self.norms = nn.ModuleList(NormOfFrames(4, frames) for _ in range(3))
+        self.table = nn.Parameter(torch.zeros(1, 4, 6, 16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.norms[0](self.top(x) + self.table).relu()
+        deep = self.norms[1](self.deep(F.max_pool3d(top, 2))).relu()
+        joined = torch.cat([top, F.interpolate(deep, top.shape[2:])], 1)
+        return self.out(self.norms[2](self.up(joined)).relu())
+
+
+@pytest.mark.parametrize("frames", [3, 4])
+def test_norms_of_some_frames_at_a_time_make_no_level(frames: int) -> None:
+    structure = read_structure(SomeFramesAtATime(frames), torch.randn(1, 1, 6, 16, 16))
+    assert structure.reductions == ((1, 1, 1), (2, 2, 2))

@@ -191,7 +191,7 @@ def _factors(
     that are joined again as those of the whole.
     """
     factor: dict[fx.Node, float] = {image: reader.of_image(image) for image in images}
-    whole_of, joined = joined_pieces(capture.nodes)
+    whole_of, joined = joined_pieces(capture.nodes, reader.dimensions)
     halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
     told: set[fx.Node] = set()

@@ -22,12 +22,13 @@ _JOINS = ("aten::cat", "aten::concat", "aten::concatenate")
 
 
 def joined_pieces(
-    nodes: Sequence[fx.Node],
+    nodes: Sequence[fx.Node], dimensions: int
 ) -> tuple[dict[fx.Node, fx.Node], dict[fx.Node, fx.Node]]:
     """Find images that are taken apart along a side and joined along the same side.
 
     Args:
         nodes: All nodes of the exported program, in order.
+        dimensions: Number of spatial dimensions of the image.
 
     Returns:
         The image that each piece was cut from; and for each join the image whose pieces it joins.
@@ -37,7 +38,7 @@ def joined_pieces(
     joins: dict[fx.Node, fx.Node] = {}
     for node in nodes if cut else ():
         axis = _axis_of(node) if operator_of(node) in _JOINS else None
-        if axis is None or not _is_a_side(node, axis):
+        if axis is None or not _is_a_side(node, axis, dimensions):
             continue
         behind = [
             {n for n in _ancestors(given) if n in cut and cut[n][1] == axis}
@@ -108,14 +109,17 @@ def _axis_of(node: fx.Node) -> int | None:
     return axis % value.dim() if value.dim() else None
 
 
-def _is_a_side(node: fx.Node, axis: int) -> bool:
+def _is_a_side(node: fx.Node, axis: int, dimensions: int) -> bool:
     """Whether an axis is a side of an image and not its channels: it follows the input's size.
 
-    Of fixed sizes those between the first two axes and the last are sides.
+    Of fixed sizes those between the first two axes and the last are sides. A volume's slices, or
+    frames, may lie in the batch.
     """
     value = tensor_of(node)
-    if value is None or axis == 0:
+    if value is None:
         return False
+    if axis == 0:
+        return 3 < value.dim() == dimensions + 1
     if any(map(is_symbolic, value.shape[1:])):
         return grows(value.shape[axis])
     return 2 <= axis < value.dim() - 1
