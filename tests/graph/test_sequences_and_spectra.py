@@ -144,3 +144,40 @@ def test_a_state_in_a_buffer_is_no_fault_of_the_surgery() -> None:
     variant = ws.analyze(model, example_inputs=torch.rand(1, 1, 32, 32)).proposals[0].build()
     assert verify(variant, export=False).failures == ()
     assert float(model.before) == 0
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(self.wide(x).relu())
+
+
+class Filling(nn.Module):
+    """Comes back up by learned tokens for the places that are missing, which it then works on."""
+
+    def __init__(self, deep: int) -> None:
+        super().__init__()
+        self.top, self.merge = nn.Linear(5, 8), nn.Linear(32, 16)
+        self.deep = nn.Sequential(*(Residual() for _ in range(deep)))
+        self.missing, self.fill = nn.Parameter(torch.zeros(1, 1, 3, 16)), Residual()
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, length, _ = x.shape
+        deep = self.deep(self.merge(self.top(x).relu().reshape(images, length // 4, 32)))
+        missing = self.missing.expand(images, length // 4, -1, -1)
+        return self.fill(torch.cat([deep[:, :, None], missing], 2).flatten(1, 2))[..., :5]
+
+
+@pytest.mark.parametrize("deep", [0, 1])
+def test_learned_tokens_bring_positions_back(deep: int) -> None:
+    model = Filling(deep).eval()
+    structure = read_structure(model, torch.randn(1, 32, 5))
+    assert structure.reductions == ((1,), (4,))
+    above = {layer for stage in structure.stages if stage.level == 0 for layer in stage.layers}
+    assert {"top", "fill.wide", "fill.narrow"} <= above
+    assert "merge" not in above
+    call = torch.randn(2, 48, 5)
+    torch.testing.assert_close(rebuild(structure)(call), model(call))

@@ -152,6 +152,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     reader = Positions(image, channels, small, large, slices=slices)
     factor, pooled, told = _factors(capture, [*images, image], reader)
     factor |= _where_resized_to(images[1:], factor) | _where_queries_lie(factor, told)
+    factor |= _where_learned_tokens_join(factor, told)
     counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
     clusters = _cluster(factor.values())
@@ -280,17 +281,47 @@ def _where_queries_lie(
         attends = node not in told and facts(operator_of(node)).view in _ATTENDS
         if not attends or not given or _alike(given):
             continue
-        between, waiting, behind = {node}, [node], list[float]()
-        while waiting:
-            for user in waiting.pop().users:
-                if user in told:
-                    behind.append(factor[user])
-                elif user in factor and user not in between:
-                    between.add(user)
-                    waiting.append(user)
+        between, behind = _up_to_what_tells(node, factor, told)
         if behind and _alike(behind) and any(_alike([own, *behind]) for own in given):
             found |= dict.fromkeys(between, behind[0])
     return found
+
+
+def _where_learned_tokens_join(
+    factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+) -> dict[fx.Node, float]:
+    """P_input / P where learned tokens join what there is (a place for each patch that is missing).
+
+    There are more positions then, of which the layers behind tell how many.
+
+    Args:
+        factor: P_input / P of each node.
+        told: Those whose operation tells it.
+    """
+    found: dict[fx.Node, float] = {}
+    for node, own in factor.items():
+        learned = any(n not in factor and tensor_of(n) is not None for n in node.all_input_nodes)
+        if node in told or not learned or operator_of(node) != "aten::cat":
+            continue
+        between, behind = _up_to_what_tells(node, factor, told)
+        if behind and _alike(behind) and behind[0] < own and not _alike([own, *behind]):
+            found |= dict.fromkeys(between, behind[0])
+    return found
+
+
+def _up_to_what_tells(
+    node: fx.Node, factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+) -> tuple[set[fx.Node], list[float]]:
+    """What follows a node up to layers that tell their P_input / P, and what these tell."""
+    between, waiting, behind = {node}, [node], list[float]()
+    while waiting:
+        for user in waiting.pop().users:
+            if user in told:
+                behind.append(factor[user])
+            elif user in factor and user not in between:
+                between.add(user)
+                waiting.append(user)
+    return between, behind
 
 
 def _alike(factors: Collection[float]) -> bool:
