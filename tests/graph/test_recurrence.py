@@ -209,3 +209,30 @@ def test_frequencies_folded_for_a_recurrent_layer_come_back_up(linear: bool) -> 
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
     x = torch.randn(2, 1, 24, 64)
     torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=0)
+
+
+class Described(nn.Module):
+    """Weighs what it sees by what is said of it, in words (batch, length) of a vocabulary."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.words, self.read = nn.Embedding(9, 4), kind(4, 8, batch_first=True)
+        self.top, self.deep = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.out = nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        said = self.read(self.words(words))[0][:, -1, :, None, None]
+        top = self.top(x).relu()
+        deep = self.deep(F.max_pool2d(top, 2)).relu() * said
+        return self.out(torch.cat([top, F.interpolate(deep, top.shape[2:])], 1))
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_words_that_a_recurrent_layer_reads_are_free(kind: type[nn.RNNBase]) -> None:
+    model = Described(kind).eval()
+    structure = read_structure(model, (torch.rand(1, 1, 16, 16), torch.tensor([[1, 5, 2]])))
+    assert structure.reductions == ((1, 1), (2, 2))
+    graph = rebuild(structure)
+    for words in ([[1, 5, 2], [8, 0, 0]], [[3, 3, 3], [0, 1, 7]]):
+        call = torch.rand(2, 1, 16, 24), torch.tensor(words)
+        torch.testing.assert_close(graph(*call), model(*call))

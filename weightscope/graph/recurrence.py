@@ -39,6 +39,8 @@ def _defined(name: str) -> Any:
         f"{name}(Tensor input, {states} hx, Tensor[] params, {_SETTINGS}) -> ({made})"
     )
     torch.library.register_fake(f"weightscope::{name}", _results, lib=_LIBRARY)
+    # a tracer computes what follows no input (looked up for ids that are held) on numbers
+    _LIBRARY.impl(name, getattr(torch, name), "CompositeExplicitAutograd")
     return getattr(torch.ops.weightscope, name).default
 
 
