@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import leftovers, tracing
 from weightscope.errors import ForwardError
-from weightscope.graph import ExampleInputs, read, read_structure
+from weightscope.graph import ExampleInputs, capturing, read_structure
 from weightscope.graph.inputs import find_inputs, takes_no_more
 from weightscope.graph.trial import Trial
 
@@ -73,13 +73,13 @@ def test_numbers_run_at_a_small_size_though_the_example_is_large() -> None:
 
 def _captures(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
     asked = []
-    original = read.capture
+    original = capturing.capture
 
     def capture(*args: Any, **kwargs: Any) -> Any:
         asked.append(kwargs)
         return original(*args, **kwargs)
 
-    with mock.patch.object(read, "capture", capture):
+    with mock.patch.object(capturing, "capture", capture):
         structure = read_structure(model, example)
     assert structure.sizes == "batch"
     return asked
@@ -96,9 +96,9 @@ def test_a_way_is_told_by_what_is_called() -> None:
     def at(side: int) -> ExampleInputs:
         return ExampleInputs((torch.zeros(1, 3, side, side),), {}, 2, guessed=False)
 
-    assert read._goes_the_same_way(trial, at(64), at(72))
-    assert not read._goes_the_same_way(trial, at(64), at(128))
-    assert read._goes_the_same_way(trial, at(64), at(0))  # raises, and before anything differs
+    assert capturing.goes_the_same_way(trial, at(64), at(72))
+    assert not capturing.goes_the_same_way(trial, at(64), at(128))
+    assert capturing.goes_the_same_way(trial, at(64), at(0))  # raises, and before anything differs
 
 
 def test_a_smaller_call_is_not_tried_for_its_memory() -> None:
