@@ -40,7 +40,7 @@ def _defined(name: str) -> Any:
     )
     torch.library.register_fake(f"weightscope::{name}", _results, lib=_LIBRARY)
     # a tracer computes what follows no input (looked up for ids that are held) on numbers
-    _LIBRARY.impl(name, getattr(torch, name), "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, getattr(torch, name), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     return getattr(torch.ops.weightscope, name).default
 
 
