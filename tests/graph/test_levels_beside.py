@@ -138,6 +138,35 @@ def test_a_small_unet_inside_a_classifier_is_no_way_up() -> None:
         read_structure(Classifier())
 
 
+class Together(nn.Module):
+    """A transformer over the deepest tokens of two images at once, which are taken apart again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.mix = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+        self.up, self.out = nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        tops = [self.top(x).relu() for x in (before, after)]
+        maps = [self.deep(x).relu() for x in tops]
+        tokens = [x.flatten(2).transpose(1, 2) for x in maps]
+        one, other = self.mix(torch.cat(tokens, 1)).split(tokens[0].shape[1], 1)
+        changed = (one - other).transpose(1, 2).reshape(maps[0].shape)
+        joined = torch.cat([*tops, F.interpolate(changed, scale_factor=2)], 1)
+        return self.out(self.up(joined).relu())
+
+
+def test_tokens_of_two_images_together_make_no_level() -> None:
+    model = Together().eval()
+    structure = read_structure(model, (torch.rand(1, 1, 16, 16), torch.rand(1, 1, 16, 16)))
+    assert structure.reductions == ((1, 1), (2, 2))
+    layers = ("deep", "mix.linear1", "up")
+    assert [stage_of(structure, n) for n in layers] == ["bottleneck", "bottleneck", "decoder 0"]
+    call = torch.rand(2, 1, 24, 16), torch.rand(2, 1, 24, 16)
+    torch.testing.assert_close(rebuild(structure)(*call), model(*call))
+
+
 class Burst(nn.Module):
     """Kernels for each pixel of each frame, and the frames' patches that they weigh."""
 

@@ -1,5 +1,7 @@
 """Complex images, sequences whose features join others first, states in buffers."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,6 +61,26 @@ def test_of_complex_images_no_response_is_claimed() -> None:
     text = str(ws.analyze(Reconstruction(), example_inputs=sampled(1, 32, 32)))
     assert "not measured: no synthetic images are made of complex numbers" in " ".join(text.split())
     assert "died" not in text
+
+
+class OneImage(Small):
+    """Takes one image (channels, height, width), or a list of them."""
+
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+        return super().forward(torch.stack(x) if isinstance(x, list) else x[None])
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_an_image_without_a_batch_is_an_image(listed: bool) -> None:
+    def given(*sizes: int) -> Any:
+        return [torch.rand(3, *sizes), torch.rand(3, *sizes)] if listed else torch.rand(3, *sizes)
+
+    model = OneImage(3).eval()
+    structure = read_structure(model, (given(16, 16),))
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert {"top", "out"}.isdisjoint(*(s.layers for s in structure.stages if s.level == 1))
+    call = given(24, 32)
+    torch.testing.assert_close(rebuild(structure)(call), model(call))
 
 
 class Series(nn.Module):

@@ -139,6 +139,9 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     space = _LETTERS[dimensions]
     if (fitting := _fitting(image, given)) is not None:
         return "" if fitting == "NC" + space else fitting
+    if len(image) == dimensions + 1 and image[0] == channels != batch:
+        # one image, or each of a list of them: its channels are counted as images are
+        return "N" + space if all(map(alike, image[1:], given[0][2:])) else ""
     turned = len(image) == dimensions + 2 and image[1] != channels
     images = [f"N{axes}" for axes in _of_images(space)] if turned else []
     # complex numbers become two channels, and other inputs may lie beside

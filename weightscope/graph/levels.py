@@ -33,7 +33,7 @@ from weightscope.graph.growing import (
 from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import first_tensor, is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.pieces import joined_pieces, joins_batches
+from weightscope.graph.pieces import cut_from, joined_pieces, joins_batches, side_by_side
 from weightscope.graph.positions import GLOBAL, Global, Positions, elements
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
@@ -203,6 +203,7 @@ def _factors(
         reader.note(node)
         largest = max(feeds, key=lambda n: elements(n, reader.large))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
+        halved[node] *= _sequences(node, largest, factor, halved, reader)
         if halved[node] != 1 and joins_batches(node):
             reader.note_pieces(node)
         if node in joined:
@@ -226,6 +227,29 @@ def _factors(
             factor[node] = own / halved[node]
             told.add(node)
     return factor, pooled, told
+
+
+def _sequences(
+    node: fx.Node,
+    largest: fx.Node,
+    factor: Mapping[fx.Node, float],
+    halved: Mapping[fx.Node, float],
+    reader: Positions,
+) -> float:
+    """One over the number of sequences of one level that are laid one behind the other by a node.
+
+    More than one where it takes such a row of sequences apart again, 1 of all else.
+    """
+    if reader.dimensions == 1:
+        return 1.0  # a sequence is the image there
+    number = side_by_side(node)
+    given = [factor[n] for n in node.all_input_nodes if n in factor]
+    if number > 1 and len(given) == number and _alike(given):
+        return 1 / number
+    rows, source = halved.get(largest, 1.0), cut_from(node)
+    if rows >= 1 or source is None:
+        return 1.0
+    return min(elements(source, reader.large) / max(1, elements(node, reader.large)), 1 / rows)
 
 
 def _where_resized_to(

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from weightscope.adapters.symbols import grows, is_symbolic, key
+from weightscope.adapters.symbols import grows, hint, is_symbolic, key
 from weightscope.graph.nodes import argument, operator_of, root, tensor_of
 
 SPLITS = tuple(
@@ -58,6 +58,23 @@ def joined_pieces(
                 pieces.update({n: cut[n][0] for n in seen})
                 joins[node] = cut[min(own[0], key=lambda n: n.name)][0]
     return pieces, joins
+
+
+def side_by_side(node: fx.Node) -> int:
+    """How many sequences of tokens of one length an operation lays one behind the other; else 1."""
+    value, axis = tensor_of(node), _axis_of(node) if operator_of(node) in _JOINS else None
+    if value is None or value.dim() != 3 or axis is None or not grows(value.shape[axis]):
+        return 1
+    tokens = [tensor_of(given) for given in argument(node, "tensors")]
+    lengths = {hint(each.shape[axis]) for each in tokens if each is not None}
+    return len(tokens) if len(lengths) == 1 else 1
+
+
+def cut_from(node: fx.Node) -> fx.Node | None:
+    """What a node is a piece of, along an axis that follows the input; None of what is none."""
+    found, value = _cut_from(node), tensor_of(node)
+    free = found is not None and value is not None and grows(value.shape[found[1]])
+    return found[0] if found and free else None
 
 
 def windows(nodes: Sequence[fx.Node], side: str) -> set[tuple[int, int]]:
