@@ -306,3 +306,13 @@ def test_a_level_that_is_finer_than_the_image_is_no_division_by_nothing() -> Non
     structure = read_structure(Net(lambda net, x, y: y), IMAGE)
     finer = replace(structure, reductions=((1.0, 0.25), (2.0, 0.5)))
     assert not differs_elsewhere(finer, lambda inputs: True)
+
+
+def test_a_graph_that_raises_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*args: object, **kwargs: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr("weightscope.graph.read.compare", raises)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ConvTranspose2d(4, 1, 2, 2))
+    with pytest.raises(StructureError, match=r"does not run .*IndexError.* with two images"):
+        read_structure(model, torch.zeros(1, 1, 16, 16))

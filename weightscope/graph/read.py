@@ -479,10 +479,17 @@ def _compared(structure: Structure, trial: Trial) -> tuple[Structure, str]:
         )
     try:
         compared = compare(structure, copies=_writes(trial))
-    except RuntimeError:
+    except WeightscopeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a graph that holds for other images raises
         if _squeezes_images(structure):
             return structure, _squeezed(trial.name)
-        raise
+        return structure, (
+            f"what was read of {trial.name} does not run on the example: {say(error)}. The forward"
+            " decides by the number of its images or by their size, which could not be followed;"
+            f" pass {keyword('example_inputs')} with two images or of another size, or the part of"
+            " the network that goes down and comes back up"
+        )
     if compared.wrong and _squeezes_images(structure):
         return structure, _squeezed(trial.name)
     if compared.wrong:
