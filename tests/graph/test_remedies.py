@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -677,6 +678,33 @@ def test_a_batch_without_a_channel_axis_is_no_image_without_a_batch_axis() -> No
     for images in (1, 2):
         structure = read_structure(model, torch.randn(images, 16, 16))
         assert [found.keep_levels for found in structure.cuts] == [1]
+
+
+@dataclass
+class Record:
+    image: Tensor
+
+
+def test_a_dataclass_that_is_given_is_made_in_a_module_around_the_network() -> None:
+    class OfRecords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net(plain)
+
+        def forward(self, record: Record) -> Any:
+            return self.net(record.image)
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = OfRecords()
+
+        def forward(self, image: Tensor) -> Any:
+            return self.net(Record(image))
+
+    with pytest.raises(StructureError, match=r"given Record, a dataclass.* Record\(\.\.\.\)"):
+        read_structure(OfRecords(), (Record(IMAGE),))
+    assert read_structure(Around(), IMAGE).cuts
 
 
 def test_a_forward_that_takes_the_axis_of_one_image_off_names_the_axis() -> None:

@@ -14,7 +14,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -241,6 +241,14 @@ def capture(
             failures.append(f"{sizes} sizes: {_first_line(error)} (in {tracer.where})")
     if values:
         raise values[0] from values[1]
+    given = (*inputs.args, *inputs.kwargs.values())
+    if (held := next(filter(is_dataclass, given), None)) is not None:
+        kind = type(held).__name__
+        raise StructureError(
+            f"{type(model).__name__} is given {kind}, a dataclass, in which tensors cannot be"
+            f" followed. Pass a module that is given the tensors, and calls the network with"
+            f" {kind}(...) of them"
+        ) from cause
     raise StructureError(
         f"torch.export cannot trace {type(model).__name__}: " + "; ".join(failures) + ". A forward"
         " that keeps tensors between calls, or that calls code outside torch, is the usual cause:"
