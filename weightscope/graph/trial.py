@@ -313,6 +313,8 @@ class Trial:
         if any(id(tensor) not in self._held for _, tensor in self._holds()):
             self._leaves |= not training
             finished(*self._fresh)
+        elif isinstance(result, Exception):  # it may have ended between a change and its undoing
+            finished(*self._fresh)
         return result
 
     def _fakes(self, call: Any) -> Any:
