@@ -436,3 +436,18 @@ def classed_images(count: int = 24) -> tuple[Tensor, dict[str, Tensor]]:
     images = F.interpolate(blocks, scale_factor=4.0) + (classes - 0.5).view(-1, 1, 1, 1)
     images -= images.mean((2, 3), keepdim=True) - (classes - 0.5).view(-1, 1, 1, 1)
     return images, {"seg": (images > 0).float(), "cls": classes}
+
+
+class Small(nn.Module):
+    """A U-Net of two levels."""
+
+    def __init__(self, channels: int = 1, out: int | None = None) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(channels, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.up, self.out = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, out or channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = self.deep(F.max_pool2d(top, 2)).relu()
+        joined = torch.cat([top, F.interpolate(deep, top.shape[2:])], 1)
+        return self.out(self.up(joined).relu())

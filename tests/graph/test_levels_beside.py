@@ -5,27 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Small
 from torch import Tensor, nn
 
 import weightscope as ws
 from weightscope.errors import StructureError
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation import verify
-
-
-class Small(nn.Module):
-    """A U-Net of two levels."""
-
-    def __init__(self, channels: int = 1, out: int = 1) -> None:
-        super().__init__()
-        self.top, self.deep = nn.Conv2d(channels, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
-        self.up, self.out = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        top = self.top(x).relu()
-        deep = self.deep(F.max_pool2d(top, 2)).relu()
-        joined = torch.cat([top, F.interpolate(deep, top.shape[2:])], 1)
-        return self.out(self.up(joined).relu())
 
 
 def stage_of(structure: Structure, layer: str) -> str:

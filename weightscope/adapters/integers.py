@@ -18,7 +18,6 @@ from weightscope.adapters.switches import Shared
 _ROOT = "sqrt"  # what numpy asks a number for that it does not know
 
 _SIZES: dict[int, dict[Any, torch.SymInt]] = {}
-
 """Sizes of the input by symbol, of each thread that traces a forward."""
 
 

@@ -34,7 +34,6 @@ def _one(value: Any) -> Any:
 
 
 FREE_POOLS: Table = dict.fromkeys((torch.max_pool1d, nn.functional.max_pool1d), _as_an_image)
-
 """Keeps the lengths of signals free while they are pooled; ``as_pools_of_signals`` follows."""
 
 

@@ -10,10 +10,11 @@ from torch import fx
 
 from weightscope.adapters.symbols import Probe, free_symbols, hint, is_symbolic
 from weightscope.graph.nodes import argument, operator_of, tensor_of
+from weightscope.graph.operators import RESHAPES
 from weightscope.graph.pieces import SPLITS
 from weightscope.graph.structure import Site
 
-_RESHAPES = ("aten::view", "aten::reshape", "aten::unflatten", "aten::_unsafe_view")
+_RESHAPES = (*RESHAPES, "aten::unflatten")
 OTHER_IMAGES = "another number of images in a batch"
 """In every refusal of what many images become below, and nothing says how many."""
 _AT = (60, 420)  # numbers of images at which batches are compared

@@ -226,38 +226,26 @@ class Fixed:
             )
 
     def _refuse_other_batches(self, given: Mapping[str, Any]) -> None:
-        for name, number in self.images.items():
-            value = given.get(name)
-            if not isinstance(value, Tensor) or not value.dim():
-                continue
-            if not is_number(size_of(value, 0), number):
-                got, read = (counted(count, "image") for count in (size_of(value, 0), number))
-                raise _read_otherwise(
-                    f"{name} holds {got}", f"{read} a batch", "number", "as many images as you use"
-                )
+        for name, *counts in _others(given, {n: (0, count) for n, count in self.images.items()}):
+            got, read = (counted(count, "image") for count in counts)
+            raise _read_otherwise(
+                f"{name} holds {got}", f"{read} a batch", "number", "as many images as you use"
+            )
 
     def _refuse_other_clips(self, given: Mapping[str, Any]) -> None:
-        for name, (axis, number) in self.frames.items():
-            value = given.get(name)
-            if not isinstance(value, Tensor) or axis >= value.dim():
-                continue
-            if not is_number(size_of(value, axis), number):
-                got, read = (counted(count, "frame") for count in (size_of(value, axis), number))
-                raise _read_otherwise(
-                    f"{name} holds {got}", f"{read} a clip", "number", "as many frames as you use"
-                )
+        for name, *counts in _others(given, self.frames):
+            got, read = (counted(count, "frame") for count in counts)
+            raise _read_otherwise(
+                f"{name} holds {got}", f"{read} a clip", "number", "as many frames as you use"
+            )
 
     def _refuse_other_channels(self, given: Mapping[str, Any]) -> None:
-        for name, (axis, number) in self.channels.items():
-            value = given.get(name)
-            if not isinstance(value, Tensor) or axis >= value.dim():
-                continue
-            if not is_number(size_of(value, axis), number):
-                raise InputError(
-                    f"{name} has {counted(size_of(value, axis), 'channel')}, and this network was"
-                    f" read with {number}; analyse the original with {keyword('example_inputs')} of"
-                    f" as many as you use, or with {keyword('layout')} where these are no channels"
-                )
+        for name, got, read in _others(given, self.channels):
+            raise InputError(
+                f"{name} has {counted(got, 'channel')}, and this network was read with {read};"
+                f" analyse the original with {keyword('example_inputs')} of as many as you use, or"
+                f" with {keyword('layout')} where these are no channels"
+            )
 
     def _refuse_other_values(self, given: Mapping[str, Any]) -> None:
         for name, values in self.values.items():
@@ -276,6 +264,23 @@ class Fixed:
                 f" computes with that; analyse the original with {keyword('example_inputs')} of"
                 f" the value that you use{varies}"
             )
+
+
+def _others(
+    given: Mapping[str, Any], held: Mapping[str, tuple[int, int]]
+) -> list[tuple[str, Any, int]]:
+    """Places of tensors with another size along an axis than is held, that size, and the held one.
+
+    Args:
+        given: What a call holds, by place.
+        held: Axes and their sizes, by place.
+    """
+    sizes = [
+        (name, size_of(value, axis), number)
+        for name, (axis, number) in held.items()
+        if isinstance(value := given.get(name), Tensor) and axis < value.dim()
+    ]
+    return [(name, size, number) for name, size, number in sizes if not is_number(size, number)]
 
 
 def _wanted(name: str, value: Any) -> str:

@@ -17,7 +17,7 @@ from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import Levels
 from weightscope.graph.nodes import operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.scaling import at_another_size, twice, with_more_frames
+from weightscope.graph.scaling import at_another_size, twofold, with_each_twice, with_more_frames
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 from weightscope.graph.values import where_read
@@ -115,7 +115,7 @@ def batch_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     images = images_read(captured)
     if images is None:
         return ""
-    other = twice(inputs)
+    other = with_each_twice(inputs, twofold)
     if trial.error(other.args, other.kwargs) is not None:
         return ""
     return (

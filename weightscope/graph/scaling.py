@@ -61,30 +61,19 @@ def two_images(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
 def with_each_twice(
     inputs: ExampleInputs, twice: Callable[[Tensor], Tensor] = lambda value: torch.cat([value] * 2)
 ) -> ExampleInputs:
-    """A call with one image, with that one twice.
+    """The same call with each of its images twice.
 
     Args:
         inputs: How the model is called.
-        twice: Makes a tensor of a batch of two of one of a batch of one.
+        twice: Makes a tensor of a batch twice as large of that of a batch.
     """
+    images = len(images_of(inputs)[0])
 
     def double(value: Any) -> Any:
-        of_batch = isinstance(value, Tensor) and value.dim() and value.shape[0] == 1
+        of_batch = isinstance(value, Tensor) and value.dim() and len(value) == images
         return twice(value) if of_batch else value
 
     args, kwargs = pytree.tree_map(double, (inputs.args, dict(inputs.kwargs)))
-    return replace(inputs, args=args, kwargs=kwargs)
-
-
-def twice(inputs: ExampleInputs) -> ExampleInputs:
-    """The same call with twice as many images."""
-    images = len(images_of(inputs)[0])
-
-    def doubled(value: Any) -> Any:
-        of_batch = isinstance(value, torch.Tensor) and value.dim() and len(value) == images
-        return twofold(value) if of_batch else value
-
-    args, kwargs = pytree.tree_map(doubled, (inputs.args, dict(inputs.kwargs)))
     return replace(inputs, args=args, kwargs=kwargs)
 
 
