@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matrix.drawn import FIVE, FRAMES, NO_DECODER, SIXTY_FOURTH, SLICES, TIME
 from matrix.more import ALL, Entry, network_of
 from matrix.truth import HALVES, Truth, efficientnet_b0, unet_decoder
 
@@ -32,10 +33,6 @@ SKIPPED: Mapping[str, int] = {
     "of one resolution, or of vectors": 1,
 }
 """How many were skipped, and why."""
-
-_SIXTEENTHS, _SIXTY_FOURTH = (1, 2, 4, 8, 16), (*HALVES, 64)
-_TIME = "encoder 0 | none"  # one vector for all levels
-_NO_DECODER = ("head", "decoder", "deepest level")
 
 
 # networks with settings of several parts ---------------------------------------------------------
@@ -173,7 +170,7 @@ _HEARD_AS = Truth(
     (1, 2, 4, 16, 64, 320),
     _HEARD,
     (),
-    refusal=(*_NO_DECODER, "only goes down", "nothing with weights remains"),
+    refusal=(*NO_DECODER, "only goes down", "nothing with weights remains"),
 )
 # a token joins every sixteen and stays alone; sixteen join every token and stay
 _GATHERED = {
@@ -197,7 +194,6 @@ _SUNG = {
 }
 
 # clips -------------------------------------------------------------------------------------------
-_SLICES = ((1, 1, 1), (1, 2, 2), (1, 4, 4), (1, 8, 8))
 _THIRDS = ((1, 1, 1), (1, 2, 2), (2, 4, 4), (6, 8, 8))
 # channels become pixels and frames behind the last kernel of a level
 _UNFOLDED = {
@@ -234,7 +230,7 @@ def _told(block: str, place: str, image: str) -> dict[str, str]:
 
 # the first frame is pooled to a fixed size, and every attention asks what comes of it
 _SHOWN = {
-    **dict.fromkeys(("time_embedding", "fps_embedding", "context_embedding"), _TIME),
+    **dict.fromkeys(("time_embedding", "fps_embedding", "context_embedding"), TIME),
     **dict.fromkeys(
         (
             *("image_latents_proj_in", "image_latents_temporal_encoder", "conv_in"),
@@ -274,7 +270,7 @@ _COMPLETED = {
 _DOWN, _UP = "input_blocks", "output_blocks"
 # a block that halves or doubles has its first norm before it
 _GUIDED = {
-    "time_embed": _TIME,
+    "time_embed": TIME,
     **{f"{_DOWN}.{i}": f"encoder {i // 2}" for i in range(10)},
     **{f"{_DOWN}.{i}.0.in_layers.0": f"encoder {i // 2 - 1}" for i in (2, 4, 6, 8, 10)},
     **dict.fromkeys((f"{_DOWN}.10", f"{_DOWN}.11", "middle_block"), "bottleneck"),
@@ -341,11 +337,6 @@ _RESTORED = {
 }
 
 
-def _pair(image: Tensor) -> tuple[Mapping[str, Tensor]]:
-    """Two images one behind the other, by name: (B, 2, 3, H, W)."""
-    return ({"images": image.unflatten(1, (2, 3))},)
-
-
 def _sound_and_features(sound: Tensor) -> tuple[Tensor, Tensor]:
     """Samples, and eight features of every 320 of them: (B, L / 320, 8)."""
     return sound, sound[:, 0, ::320, None].repeat(1, 1, 8)
@@ -378,7 +369,6 @@ def _sigmas(batch: int) -> Mapping[str, Any]:
     return {"t": torch.linspace(0.1, 0.9, batch)}
 
 
-_FRAMES = {"channels": 6, "size": (128, 128), "other": (128, 192), "given": True, "arrange": _pair}
 _SOUND = {"channels": 1, "size": (640,), "other": (960,), "given": True} | {
     "arrange": _sound_and_features
 }
@@ -393,7 +383,7 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
             num_transformer_layers=2,
         ),
         Truth((1, 2, 4, 8), _MATCHED, (3,)),
-        _FRAMES,
+        FRAMES,
     ),
     # it has two widths; this is the smaller
     "deepinv DiffUNet": Entry(
@@ -407,7 +397,7 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
         "ptlflow",
         network_of("ptlflow.models.liteflownet.liteflownet3", "LiteFlowNet3S"),
         Truth(HALVES, _CONFIDENT, ALL),
-        _FRAMES,
+        FRAMES,
     ),
     "ptlflow NeuFlow2": Entry(
         "ptlflow",
@@ -423,14 +413,14 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
             feature_dim_s1=32,
             iters_s8=2,
         ),
-        Truth(_SIXTEENTHS, _POOLED, (4,)),
-        _FRAMES,
+        Truth(FIVE, _POOLED, (4,)),
+        FRAMES,
     ),
     # how likely the values are is returned as well
     "compressai MeanScaleHyperprior": Entry(
         "compressai",
         network_of("compressai.models", "MeanScaleHyperprior", 8, 12),
-        Truth(_SIXTY_FOURTH, _CODED, (1, 2, 3, 4, 5, 6)),
+        Truth(SIXTY_FOURTH, _CODED, (1, 2, 3, 4, 5, 6)),
         {"other": (128, 192)},
     ),
     "diffusers AutoencoderKLMochi": Entry(
@@ -452,7 +442,7 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
     "pytorchcv DeepLabv3": Entry(
         "pytorchcv",
         network_of("pytorchcv.models.deeplabv3", "deeplabv3_resnetd50b_voc", fixed_size=False),
-        Truth((1, 2, 4, 8), _DILATED, (), refusal=_NO_DECODER),
+        Truth((1, 2, 4, 8), _DILATED, (), refusal=NO_DECODER),
     ),
     "ptlflow RAPIDFlow_it3": Entry(
         "ptlflow",
@@ -466,7 +456,7 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
             dec_motion_chs=32,
         ),
         Truth((1, 4, 8, 16, 32), _RECURRENT, (3, 4)),
-        _FRAMES,
+        FRAMES,
     ),
     # what the queries say comes up as vectors, beside the map that they are multiplied with; made
     # for one size
@@ -479,7 +469,7 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
     "pytorchcv FCN8sd": Entry(
         "pytorchcv",
         network_of("pytorchcv.models.fcn8sd", "fcn8sd_resnetd50b_voc", fixed_size=False),
-        Truth((1, 2, 4, 8), _DILATED, (), refusal=_NO_DECODER),
+        Truth((1, 2, 4, 8), _DILATED, (), refusal=NO_DECODER),
     ),
     "tiatoolbox EfficientUNetTissueMaskModel": Entry(
         "tiatoolbox",
@@ -530,13 +520,13 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
     "transformers SwinForMaskedImageModeling": Entry(
         "transformers",
         _masked,
-        Truth((1, 4, 8, 16, 32), _WINDOWS, (), refusal=_NO_DECODER),
+        Truth((1, 4, 8, 16, 32), _WINDOWS, (), refusal=NO_DECODER),
         {"other": (128, 128)},
     ),
     "compressai ScaleHyperprior": Entry(
         "compressai",
         network_of("compressai.models", "ScaleHyperprior", 8, 12),
-        Truth(_SIXTY_FOURTH, _RATED, (1, 2, 3, 4, 5, 6)),
+        Truth(SIXTY_FOURTH, _RATED, (1, 2, 3, 4, 5, 6)),
         {"other": (128, 192)},
     ),
     "diffusers I2VGenXLUNet": Entry(
@@ -550,7 +540,7 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
             cross_attention_dim=32,
             attention_head_dim=16,
         ),
-        Truth(_SLICES, _SHOWN, (1, 2, 3)),
+        Truth(SLICES, _SHOWN, (1, 2, 3)),
         {"channels": 8, "size": (4, 32, 32), "other": (5, 48, 32), "given": True}
         | {"arrange": _noise_and_frames},
     ),
@@ -571,7 +561,7 @@ HELD_BACK_SEVENTEENTH: Mapping[str, Entry] = {
     "pytorchcv PPRecurrentFlowComplete": Entry(
         "pytorchcv",
         network_of("pytorchcv.models.propainter_rfc", "PPRecurrentFlowComplete"),
-        Truth(_SLICES, _COMPLETED, (1, 2, 3)),
+        Truth(SLICES, _COMPLETED, (1, 2, 3)),
         {"size": (4, 32, 32), "other": (5, 48, 64), "given": True, "arrange": _flows_and_masks},
     ),
 }

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matrix.drawn import FRAMES, SIXTY_FOURTH, SLICES, TIME
 from matrix.more import ALL, Entry, network_of
 from matrix.truth import HALVES, TRUTH, Truth, widening
 
@@ -56,9 +57,8 @@ SKIPPED: Mapping[str, int] = {
 }
 """How many were skipped, and why."""
 
-_THREE, _SIXTY_FOURTH = (1, 2, 4), (*HALVES, 64)
+_THREE = (1, 2, 4)
 _PATCHES = (1, 1.75, 3.5, 7, 14, 28)
-_TIME = "encoder 0 | none"  # one vector for all levels
 
 
 # networks with settings of several parts ---------------------------------------------------------
@@ -266,7 +266,7 @@ _BRIDGED = {
 }
 _DREAM = {
     "conv_in": "encoder 0",
-    "time_embedding": _TIME,
+    "time_embedding": TIME,
     "down_blocks.0": "encoder 0",
     **dict.fromkeys(("down_blocks.0.downsamplers", "down_blocks.1"), "encoder 1"),
     **dict.fromkeys(
@@ -277,7 +277,6 @@ _DREAM = {
     "conv_norm_out": "decoder 0 | head",
     "conv_out": "head",
 }
-_SLICES = ((1, 1, 1), (1, 2, 2), (1, 4, 4), (1, 8, 8))
 _UNPADDED = {
     **{f"conv{i}": f"encoder {i // 2}" for i in range(6)},
     **dict.fromkeys(("conv6", "conv7"), "bottleneck"),
@@ -315,7 +314,7 @@ _TWICE = {
 }
 # a norm comes before the filter that halves or doubles, a kernel after it
 _ADM = {
-    **dict.fromkeys(("map_layer0", "map_layer1"), _TIME),
+    **dict.fromkeys(("map_layer0", "map_layer1"), TIME),
     **dict.fromkeys(("enc.32x32_conv", "enc.32x32_block0"), "encoder 0"),
     "enc.16x16_down": "encoder 1",
     "enc.16x16_down.norm0": "encoder 0",
@@ -404,11 +403,6 @@ _POSES = {
 }
 
 
-def _pair(image: Tensor) -> tuple[Mapping[str, Tensor]]:
-    """Two images one behind the other, by name: (B, 2, 3, H, W)."""
-    return ({"images": image.unflatten(1, (2, 3))},)
-
-
 def _image_and_depths(image: Tensor) -> tuple[Tensor, Tensor]:
     return image[:, :3], image[:, 3:]
 
@@ -425,15 +419,13 @@ def _words(batch: int) -> Mapping[str, Any]:
     }
 
 
-_FRAMES = {"channels": 6, "size": (128, 128), "other": (128, 192), "given": True, "arrange": _pair}
-
 HELD_BACK_SIXTEENTH: Mapping[str, Entry] = {
     # all maps of the encoder are returned as well
     "ptlflow MaskFlownet_S": Entry(
         "ptlflow",
         network_of("ptlflow.models.maskflownet.maskflownet", "MaskFlownet_S", md=1),
-        Truth(_SIXTY_FOURTH, _MASKED, (3, 4, 5, 6)),
-        _FRAMES,
+        Truth(SIXTY_FOURTH, _MASKED, (3, 4, 5, 6)),
+        FRAMES,
     ),
     "diffusers AutoencoderKLMiniMaxH3": Entry(
         "diffusers",
@@ -520,13 +512,13 @@ HELD_BACK_SIXTEENTH: Mapping[str, Entry] = {
     "elektronn3 UNet3dLite": Entry(
         "elektronn3",
         network_of("elektronn3.models.unet3d_lite", "UNet3dLite"),
-        Truth(_SLICES, _UNPADDED, (1, 2, 3)),
+        Truth(SLICES, _UNPADDED, (1, 2, 3)),
         {"channels": 1, "size": (22, 140, 140), "other": None, "given": True},
     ),
     "compressai JointAutoregressiveHierarchicalPriorsVbr": Entry(
         "compressai",
         network_of("compressai.models", "JointAutoregressiveHierarchicalPriorsVbr", 8, 12),
-        Truth(_SIXTY_FOURTH, _CODED, (1, 2, 3, 4, 5, 6)),
+        Truth(SIXTY_FOURTH, _CODED, (1, 2, 3, 4, 5, 6)),
         {"other": None},
     ),
     "transformers Sapiens2ForImageMatting": Entry(
@@ -554,8 +546,8 @@ HELD_BACK_SIXTEENTH: Mapping[str, Entry] = {
     "ptlflow IRRPWC": Entry(
         "ptlflow",
         network_of("ptlflow.models.irr.irr_pwc", "IRRPWC", search_range=1),
-        Truth(_SIXTY_FOURTH, _SHARED, (1, 2, 3, 4, 5, 6)),
-        _FRAMES,
+        Truth(SIXTY_FOURTH, _SHARED, (1, 2, 3, 4, 5, 6)),
+        FRAMES,
     ),
     "spandrel UpCunet2x_fast": Entry(
         "spandrel", _cunet("UpCunet2x_fast"), Truth((0.5, 1, 2, 4), _TWICE, (2, 3))
@@ -604,8 +596,8 @@ HELD_BACK_SIXTEENTH: Mapping[str, Entry] = {
     "ptlflow IRRPWCNetIRR": Entry(
         "ptlflow",
         network_of("ptlflow.models.irr.pwcnet_irr", "IRRPWCNetIRR", search_range=1),
-        Truth(_SIXTY_FOURTH, _ITERATED, (3, 4, 5, 6)),
-        _FRAMES,
+        Truth(SIXTY_FOURTH, _ITERATED, (3, 4, 5, 6)),
+        FRAMES,
     ),
 }
 """All of them, by name."""

@@ -18,6 +18,7 @@ from matrix import (
     handwritten,
     held_back,
     held_back_again,
+    held_back_eighteenth,
     held_back_eighth,
     held_back_eleventh,
     held_back_fifteenth,
@@ -509,6 +510,7 @@ for _name, _entry in {
     **held_back_fifteenth.HELD_BACK_FIFTEENTH,
     **held_back_sixteenth.HELD_BACK_SIXTEENTH,
     **held_back_seventeenth.HELD_BACK_SEVENTEENTH,
+    **held_back_eighteenth.HELD_BACK_EIGHTEENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -536,5 +538,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in held_back_fifteenth.HELD_BACK_FIFTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_sixteenth.HELD_BACK_SIXTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_seventeenth.HELD_BACK_SEVENTEENTH.items()},
+    **{name: entry.truth for name, entry in held_back_eighteenth.HELD_BACK_EIGHTEENTH.items()},
 }
 """The truth about every network, by name."""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from matrix.held_back import HELD_BACK
 from matrix.held_back_again import HELD_BACK_AGAIN
+from matrix.held_back_eighteenth import HELD_BACK_EIGHTEENTH
 from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_eleventh import HELD_BACK_ELEVENTH
 from matrix.held_back_fifteenth import HELD_BACK_FIFTEENTH
@@ -50,6 +51,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, eighteenth": HELD_BACK_EIGHTEENTH,
     "Held back, seventeenth": HELD_BACK_SEVENTEENTH,
     "Held back, sixteenth": HELD_BACK_SIXTEENTH,
     "Held back, fifteenth": HELD_BACK_FIFTEENTH,

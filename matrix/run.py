@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from matrix.held_back_again import HELD_BACK_AGAIN
+from matrix.held_back_eighteenth import HELD_BACK_EIGHTEENTH
 from matrix.held_back_eighth import HELD_BACK_EIGHTH
 from matrix.held_back_eleventh import HELD_BACK_ELEVENTH
 from matrix.held_back_fifteenth import HELD_BACK_FIFTEENTH
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_FIFTEENTH,
         *HELD_BACK_SIXTEENTH,
         *HELD_BACK_SEVENTEENTH,
+        *HELD_BACK_EIGHTEENTH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
