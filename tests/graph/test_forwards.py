@@ -304,6 +304,39 @@ def test_distributions_check_their_arguments_again_after_a_reading(
     assert not unchecked()
 
 
+class Weighted(nn.Module):
+    """A convolution whose result is weighted by an argument that the tracer has a name for."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, mod: Tensor, *, scale: float = 1.0) -> Tensor:
+        return self.conv(x) * (1 + mod) * scale
+
+
+def test_an_argument_may_be_called_as_one_of_the_tracers() -> None:
+    def weighted(net: Small, x: Tensor) -> Tensor:
+        top = net.top(x, mod=x.mean())
+        deep = net.deep(F.max_pool2d(top, 2), mod=x.amax(), scale=2.0)
+        return net.decode(top, deep)
+
+    model, call = Small(weighted), nn.Module.__call__
+    model.top, model.deep = Weighted(3, 4), Weighted(4, 8)  # type: ignore[assignment]
+    structure = read_structure(model, IMAGE)
+    assert nn.Module.__call__ is call
+    stages = {name: stage.name for name, stage in structure.stage_of.items()}
+    assert stages == {
+        "top.conv": "encoder 0",
+        "deep.conv": "bottleneck",
+        "up": "decoder 0",
+        "out": "head",
+    }
+    for size in (16, 24):
+        image = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(rebuild(structure)(image), model(image), rtol=0, atol=0)
+
+
 def test_compiled_parts_are_read_as_they_were_written() -> None:
     model = Small()
     with warnings.catch_warnings(action="ignore"):  # it uses what torch has deprecated

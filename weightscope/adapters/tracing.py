@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import logging
 import os
 import sys
@@ -601,6 +602,38 @@ def unsolved_constraints() -> Iterator[None]:
         yield
     finally:
         solver.solve = original
+
+
+class Names:
+    """Lets modules be called with arguments of any name while a forward is traced.
+
+    What the tracer puts in the place of ``Module.__call__`` takes the module by a name that a
+    forward may give an argument of its own.
+    """
+
+    def __enter__(self) -> Names:
+        self._original = nn.Module.__call__
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        nn.Module.__call__ = self._original  # type: ignore[method-assign]
+
+    def free(self) -> None:
+        """Do so, now that the tracer has put it there."""
+        call: Any = nn.Module.__call__
+        code = getattr(call, "__code__", None)
+        if call is self._original or code is None:
+            return
+        taken = code.co_varnames[0]
+
+        @functools.wraps(call)
+        def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            if taken in kwargs:
+                bound = inspect.signature(module.forward).bind(*args, **kwargs)
+                args, kwargs = bound.args, bound.kwargs
+            return call(module, *args, **kwargs)
+
+        nn.Module.__call__ = called  # type: ignore[method-assign]
 
 
 class _EndedError(Exception):

@@ -41,6 +41,7 @@ from weightscope.adapters.tracing import (
     SIZES_LOGGER,
     Budget,
     Failures,
+    Names,
     TooComplexError,
     eagerly,
     lean,
@@ -281,7 +282,7 @@ class _Tracer:
         self.sizes = sizes
         self.numbers = numbers
         self.unit, self.square = unit, square
-        self.budget = Budget()
+        self.budget, self.names = Budget(), Names()
         self.records: list[_Record] = []
         self.open: list[tuple[_Record, Handed]] = []
 
@@ -307,6 +308,7 @@ class _Tracer:
             hooks.enter_context(unsolved_constraints())
             hooks.enter_context(self.reading)
             hooks.enter_context(untold(self.model))
+            hooks.enter_context(self.names)
             if self.numbers:
                 hooks.enter_context(free_numbers(self.model))
             hooks.enter_context(warnings.catch_warnings())
@@ -385,6 +387,7 @@ class _Tracer:
     def _begin(self, hooks: Cleanup) -> Any:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             hold_constants(module, self.constants)
+            self.names.free()
             self.reading.active = True
             self.rest = Rest(self.model)
             if self.sizes == "symbolic":
