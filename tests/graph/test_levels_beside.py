@@ -12,6 +12,9 @@ import weightscope as ws
 from weightscope.errors import StructureError
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation import verify
+from weightscope.truncation.bottleneck import Bottleneck, Entry
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import find_cut, make_plan
 
 
 def stage_of(structure: Structure, layer: str) -> str:
@@ -288,3 +291,75 @@ def test_heads_that_feed_what_runs_without_autograd_need_no_gradient() -> None:
     analysis = ws.analyze(Taught().eval(), example_inputs=torch.rand(1, 1, 32, 32), response=False)
     variant = analysis.proposals[0].build()
     assert verify(variant, export=False).failures == ()
+
+
+class Queried(nn.Module):
+    """Three queries have a map of their own each, of images that are laid in the batch again."""
+
+    def __init__(self, laid: Callable[[Tensor, int], Tensor], in_turn: bool) -> None:
+        super().__init__()
+        self.laid, self.in_turn = laid, in_turn
+        self.top, self.mid = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.deep, self.each = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.query = nn.Linear(8, 24)
+        self.up1, self.up0 = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.out = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        mid = self.mid(F.max_pool2d(top, 2)).relu()
+        deep = self.deep(F.max_pool2d(mid, 2)).relu()
+        queries = self.query(deep.mean((2, 3))).unflatten(1, (3, 8))
+        queries = (queries if self.in_turn else queries.transpose(0, 1)).flatten(0, 1)
+        y = self.each(self.laid(deep, 3) * queries[:, :, None, None]).relu()
+        for layer, skip in ((self.up1, mid), (self.up0, top)):
+            y = torch.cat([F.interpolate(y, scale_factor=2), self.laid(skip, 3)], 1)
+            y = layer(y).relu()
+        return self.out(y)
+
+
+@pytest.mark.parametrize(
+    ("laid", "in_turn"),
+    [
+        (lambda x, n: x.unsqueeze(1).expand(-1, n, -1, -1, -1).flatten(0, 1), True),
+        (lambda x, n: x.expand(n, *x.shape).contiguous().view(-1, *x.shape[1:]), False),
+        (lambda x, n: x.repeat_interleave(n, 0), True),
+        (lambda x, n: x.repeat(n, 1, 1, 1), False),
+        (lambda x, n: torch.stack([x] * n, 1).flatten(0, 1), True),
+        (lambda x, n: torch.cat([x] * n), False),
+    ],
+)
+def test_images_laid_in_the_batch_again_are_no_positions(
+    laid: Callable[[Tensor, int], Tensor], in_turn: bool
+) -> None:
+    model = Queried(laid, in_turn).eval()
+    structure = read_structure(model)
+    assert [each[0] for each in structure.reductions] == pytest.approx([1, 2, 4])
+    assert stage_of(structure, "each") == "bottleneck"
+    assert (stage_of(structure, "up1"), stage_of(structure, "up0")) == ("decoder 1", "decoder 0")
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    exits = structure.cuts[1].exits
+    assert [(site.images, site.in_turn, site.channels) for site in exits] == [(3, in_turn, 8)]
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_bottleneck_makes_several_images_of_one(in_turn: bool) -> None:
+    def laid(x: Tensor, number: int) -> Tensor:
+        return x.repeat_interleave(number, 0) if in_turn else x.repeat(number, 1, 1, 1)
+
+    structure = read_structure(Queried(laid, in_turn).eval())
+    cut = find_cut(structure, 2)
+    for kind, width in (("light", 8), ("pool", None)):
+        plan = make_plan(structure, cut, kind, width)
+        assert not verify(build(structure, plan), sizes=[(24, 40)]).failures
+    variant = build(structure, make_plan(structure, cut, "light", 16))
+    assert variant.recover(torch.randn(8, 3, 16, 16), steps=2, progress=False).start == "ridge"
+    exits = variant.module.new_bottleneck.exits
+    handing = Bottleneck(2, [Entry(24, "channels_first", (1, 1), False, True)], exits, *_NOTHING)
+    x = torch.randn(2, 24, 4, 4)
+    (made,) = handing([x], [[4, 4]], [4, 4], [[4, 4]])
+    each = x.unflatten(1, (3, 8))
+    assert torch.equal(made, (each if in_turn else each.transpose(0, 1)).flatten(0, 1))
+
+
+_NOTHING = nn.Identity(), 24

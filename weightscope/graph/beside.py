@@ -1,17 +1,17 @@
-"""Images that lie in one batch above a cut and are put side by side below it: pairs, frames."""
+"""Images of one batch that become one below a cut (pairs, frames), or are laid in it again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from weightscope.adapters.symbols import Probe, free_symbols, hint, is_symbolic
 from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.operators import RESHAPES
-from weightscope.graph.pieces import SPLITS
+from weightscope.graph.pieces import SPLITS, lays_copies
 from weightscope.graph.structure import Site
 
 _RESHAPES = (*RESHAPES, "aten::unflatten")
@@ -25,8 +25,8 @@ def side_by_side(
     fine: Sequence[fx.Node],
     entries: Sequence[Site],
     exits: Sequence[Site],
-) -> tuple[Site, ...] | str:
-    """Say of what enters a cut how many of its images become one, and in which order they lie.
+) -> tuple[tuple[Site, ...], tuple[Site, ...]] | str:
+    """Say how many images of what enters a cut become one, or one of what leaves it, and the order.
 
     Args:
         nodes: The coarse graph.
@@ -35,7 +35,7 @@ def side_by_side(
         exits: What leaves.
 
     Returns:
-        The entries, or why the cut cannot be made.
+        The entries and the exits, or why the cut cannot be made.
     """
     crossing = {site.node for site in (*entries, *exits)}
     batches = {n.name: n.meta["val"].shape[0] for n in nodes if n.name in crossing}
@@ -46,6 +46,8 @@ def side_by_side(
             " a batch; put pairs or frames side by side at one place, before or after all that"
             " leaves"
         )
+    if (many := _copies(nodes, fine, entries, exits, batches)) is not None:
+        return many
     found: list[Site] = []
     for site in entries:
         images = times(batches[site.node], goal)
@@ -61,7 +63,58 @@ def side_by_side(
                 " take a batch of pairs apart with chunk(2), or clips with view(batch, frames, ...)"
             )
         found.append(replace(site, images=images, in_turn=in_turn))
-    return tuple(found)
+    return tuple(found), tuple(exits)
+
+
+def _copies(
+    nodes: Sequence[fx.Node],
+    fine: Sequence[fx.Node],
+    entries: Sequence[Site],
+    exits: Sequence[Site],
+    batches: Mapping[str, Any],
+) -> tuple[tuple[Site, ...], tuple[Site, ...]] | None:
+    """What crosses where each image leaves several times, as for each query; None of all else."""
+    base, goal = batches[entries[0].node], batches[exits[0].node]
+    images = times(goal, base)
+    if images < 2 or any(times(batches[site.node], base) != 1 for site in entries):
+        return None
+    left = {site.node for site in exits}
+    names = {node.meta["fine"] for node in nodes if node.name in left}
+    order = _laid([node for node in fine if node.name in names], images, base)
+    if order is None:
+        return None
+    return tuple(entries), tuple(replace(s, images=images, in_turn=order) for s in exits)
+
+
+def _laid(ends: Sequence[fx.Node], images: int, base: Any) -> bool | None:
+    """Whether what is made of one image follows each other in the batch; None: nothing shows it."""
+    shown: set[bool | None] = set()
+    seen, waiting = {*ends}, [*ends]
+    while waiting:
+        node = waiting.pop()
+        value = tensor_of(node)
+        made = times(value.shape[0], base) == images if value is not None and value.dim() else False
+        for given in node.all_input_nodes if made else ():
+            before = tensor_of(given)
+            if before is None or not before.dim() or given in seen:
+                continue
+            seen.add(given)
+            if times(before.shape[0], base) == images:
+                waiting.append(given)
+            else:
+                shown.add(_spread(node, before, base))
+    shown.discard(None)
+    return shown.pop() if len(shown) == 1 else None
+
+
+def _spread(node: fx.Node, given: Tensor, base: Any) -> bool | None:
+    """What an operation shows that lays images into a batch: each several times, or all of them."""
+    if not lays_copies(node):
+        return None
+    name = operator_of(node)
+    if name in (*_RESHAPES, "aten::flatten"):
+        return times(given.shape[0], base) == 1
+    return name == "aten::repeat_interleave"
 
 
 def times(images: Any, goal: Any) -> int:

@@ -114,7 +114,7 @@ def _cut(
     beside = side_by_side(depth.nodes, fine, entries, exits)
     if isinstance(beside, str):
         return beside
-    entering, leaving, times = in_runs(depth.nodes, depth.removed, beside, exits)
+    entering, leaving, times = in_runs(depth.nodes, depth.removed, *beside)
     cut = Cut(keep, frozenset(n.name for n in depth.removed), entering, leaving, times)
     return _TURNED if _is_turned(cut, depth) else cut
 

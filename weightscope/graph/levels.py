@@ -33,7 +33,13 @@ from weightscope.graph.growing import (
 from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import first_tensor, is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.pieces import cut_from, joined_pieces, joins_batches, side_by_side
+from weightscope.graph.pieces import (
+    cut_from,
+    joined_pieces,
+    joins_batches,
+    lays_copies,
+    side_by_side,
+)
 from weightscope.graph.positions import GLOBAL, Global, Positions, elements
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
@@ -204,7 +210,7 @@ def _factors(
         largest = max(feeds, key=lambda n: elements(n, reader.large))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
         halved[node] *= _sequences(node, largest, factor, halved, reader)
-        if halved[node] != 1 and joins_batches(node):
+        if (halved[node] != 1 and joins_batches(node)) or lays_copies(node):
             reader.note_pieces(node)
         if node in joined:
             halved[node] = halved.get(joined[node], 1.0)

@@ -1,4 +1,4 @@
-"""Pieces of an image that are worked on one by one and joined again: strips and tiles."""
+"""Pieces of an image that are worked on one by one and joined again (strips, tiles), and copies."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from weightscope.adapters.symbols import grows, hint, is_symbolic, key
 from weightscope.graph.nodes import argument, operator_of, root, tensor_of
+from weightscope.graph.operators import RESHAPES
 
 SPLITS = tuple(
     f"aten::{name}"
@@ -19,6 +20,7 @@ SPLITS = tuple(
     )
 )
 _JOINS = ("aten::cat", "aten::concat", "aten::concatenate")
+_AS_THEY_ARE = ("aten::clone", "aten::contiguous")
 
 
 def joined_pieces(
@@ -174,6 +176,59 @@ def _part_of_batch(node: fx.Node) -> tuple[int, int] | None:
 def joins_batches(node: fx.Node) -> bool:
     """Whether an operation lays tensors side by side in the batch."""
     return operator_of(node) in _JOINS and argument(node, "dim") == 0
+
+
+def lays_copies(node: fx.Node) -> bool:
+    """Whether an operation lays each image of a batch into it several times: once for each query.
+
+    These are no further positions.
+    """
+    name, value = operator_of(node), tensor_of(node)
+    if value is None:
+        return False
+    if name == "aten::repeat":
+        times, *others = argument(node, "repeats")
+        return len(others) == value.dim() - 1 and times != 1 and {*others} == {1}
+    if name == "aten::repeat_interleave":
+        return bool(argument(node, "dim") == 0)
+    if joins_batches(node):
+        return _is_one(argument(node, "tensors"))
+    made = _given(node) if name in (*RESHAPES, "aten::flatten") else None
+    while made is not None and operator_of(made) in _AS_THEY_ARE:
+        made = _given(made)
+    before = tensor_of(made) if made is not None else None
+    if made is None or before is None or _axis_of_copies(made, before) not in (0, 1):
+        return False
+    return before.dim() == value.dim() + 1 and _equal(before.shape[2:], value.shape[1:])
+
+
+def _given(node: fx.Node) -> fx.Node | None:
+    given = node.args[0] if node.args else None
+    return root(given) if isinstance(given, fx.Node) else None
+
+
+def _axis_of_copies(node: fx.Node, made: Tensor) -> int | None:
+    """The axis along which all places of a tensor are copies of one."""
+    name, given = operator_of(node), _given(node)
+    if name == "aten::stack" and _is_one(argument(node, "tensors")):
+        return int(argument(node, "dim"))
+    value = tensor_of(given) if given is not None and name == "aten::expand" else None
+    if value is None or value.dim() < made.dim():
+        return 0 if value is not None else None
+    grown = [
+        axis
+        for axis, (before, after) in enumerate(zip(value.shape, made.shape, strict=True))
+        if not is_symbolic(before) and hint(before) == 1 and hint(after) != 1
+    ]
+    return grown[0] if len(grown) == 1 else None
+
+
+def _is_one(tensors: Sequence[fx.Node]) -> bool:
+    return len(tensors) > 1 and len({root(tensor) for tensor in tensors}) == 1
+
+
+def _equal(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
+    return [*map(key, sizes)] == [*map(key, others)]
 
 
 def _uncut(node: fx.Node, cut: dict[fx.Node, tuple[fx.Node, int]]) -> fx.Node:

@@ -122,8 +122,9 @@ class Site:
             for every image.
         level: Level at which it lies.
         is_complex: Whether it holds complex numbers.
-        images: Images of its batch for each image of what leaves the cut: 2 where pairs lie in the
-            batch and are put side by side below.
+        images: Of what enters, images of its batch for each image of what leaves the cut: 2 where
+            pairs lie in the batch and are put side by side below. Of what leaves, how many are made
+            of each image that enters: 5 where each of five queries has a map of its own.
         in_turn: Whether these follow each other in the batch; else all first ones come first.
         single: Further axes of length 1 (an image as a clip of one frame), in ascending order; its
             layout is the one without them.
@@ -143,7 +144,10 @@ class Site:
 
     @property
     def real_channels(self) -> int:
-        """Channels of its real and imaginary parts together, of all images that become one."""
+        """Channels of its real and imaginary parts together, of all images that become one.
+
+        Or are made of one.
+        """
         return self.channels * (1 + self.is_complex) * self.images
 
     @property

@@ -92,6 +92,8 @@ class Exit:
         exact: Whether it always has the bottleneck's own size.
         scale: Its positions per position of the bottleneck, for each dimension.
         is_complex: Whether its channels are the real parts of complex numbers, then the imaginary.
+        images: How many images of its batch are made of one, each with channels of its own.
+        in_turn: Whether these follow each other in the batch.
         single: Further axes of length 1, in ascending order.
         parts: Lengths of the axes that hold its channels, where these are several.
     """
@@ -101,8 +103,15 @@ class Exit:
     exact: bool
     scale: tuple[float, ...]
     is_complex: bool = False
+    images: int = 1
+    in_turn: bool = False
     single: tuple[int, ...] = ()
     parts: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Channels of all images that are made of one."""
+        return self.channels * self.images
 
 
 class Bottleneck(nn.Module):
@@ -132,8 +141,8 @@ class Bottleneck(nn.Module):
         convolution = CONVOLUTIONS[dimensions]
         self.heads = nn.ModuleList(
             nn.Identity()
-            if site.channels == channels
-            else convolution(channels, site.channels, 1, dtype=_DTYPE)
+            if site.width == channels
+            else convolution(channels, site.width, 1, dtype=_DTYPE)
             for site in self.exits
         )
 
@@ -158,13 +167,13 @@ class Bottleneck(nn.Module):
         # part of a network may run in another format than its weights are in
         like = next((p for p in self.trunk.parameters() if p.is_floating_point()), None)
         given = [
-            self._pooled(_together(to_image(tensor, entry, sizes), entry), entry, size)
+            self._pooled(together(to_image(tensor, entry, sizes), entry), entry, size)
             for tensor, entry, sizes in zip(tensors, self.entries, entry_sizes, strict=True)
         ]
         y = given[0] if len(given) == 1 else torch.cat(given, 1)
         y = self.trunk(y if like is None else y.to(like.dtype))
         return [
-            _from_image(head(brought(y, site, sizes)), site)
+            _from_image(_apart(head(brought(y, site, sizes)), site), site)
             for head, site, sizes in zip(self.heads, self.exits, exit_sizes, strict=True)
         ]
 
@@ -255,13 +264,22 @@ def to_image(x: Tensor, site: Entry | Exit, sizes: list[int]) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1], *sizes)
 
 
-def _together(x: Tensor, entry: Entry) -> Tensor:
-    """Put the channels of images that become one side by side."""
-    if entry.images == 1:
+def together(x: Tensor, site: Entry | Exit) -> Tensor:
+    """Put the channels of images side by side that become one, or are made of one."""
+    if site.images == 1:
         return x
-    if entry.in_turn:
-        return x.reshape(x.shape[0] // entry.images, -1, *x.shape[2:])
-    return torch.cat(x.chunk(entry.images), 1)
+    if site.in_turn:
+        return x.reshape(x.shape[0] // site.images, -1, *x.shape[2:])
+    return torch.cat(x.chunk(site.images), 1)
+
+
+def _apart(x: Tensor, site: Exit) -> Tensor:
+    """Lay the channels of images that are made of one into the batch."""
+    if site.images == 1:
+        return x
+    if site.in_turn:
+        return x.reshape(x.shape[0] * site.images, -1, *x.shape[2:])
+    return torch.cat(x.chunk(site.images, 1))
 
 
 def _from_image(x: Tensor, site: Exit) -> Tensor:

@@ -239,7 +239,8 @@ def _trunk(
     if given is None:
         raise TruncationError("this plan has a custom bottleneck; pass the module or its factory")
     finest = crossing.finest
-    leaving = plan.exit_channels[finest] * (1 + crossing.exits[finest].is_complex)
+    site = crossing.exits[finest]
+    leaving = plan.exit_channels[finest] * (1 + site.is_complex) * site.images
     with named_errors("the bottleneck factory, called with (channels, channels, dimensions),"):
         made = (
             copy.deepcopy(given)

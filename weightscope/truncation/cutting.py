@@ -206,9 +206,11 @@ _Pairs = Sequence[tuple[tuple[Any, ...], tuple[Any, ...]]]
 def _exit(site: Site, runs: _Pairs, probes: Sequence[Probe]) -> Exit:
     sizes, trunk = runs[0]
     return Exit(
-        channels=site.real_channels,
+        channels=site.real_channels // site.images,
         layout=site.layout,
         is_complex=site.is_complex,
+        images=site.images,
+        in_turn=site.in_turn,
         single=site.single,
         parts=site.parts,
         exact=all(_same(a, b, probes) for pair in runs for a, b in zip(*pair, strict=True)),

@@ -172,7 +172,7 @@ def make_plan(
     if kind == "pool":
         entries, exits = cut.runs[0]
         entering = sum(site.real_channels for site in entries)
-        leaving = tuple(max(1, entering // (1 + site.is_complex)) for site in exits)
+        leaving = tuple(max(1, entering // (1 + site.is_complex) // site.images) for site in exits)
         return Plan(cut.keep_levels, "pool", None, leaving)
     leaving = _exit_channels(cut, exit_channels)
     if kind == "light":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weightscope.truncation.bottleneck import Bottleneck, Light, brought, to_image
+from weightscope.truncation.bottleneck import Bottleneck, Light, brought, to_image, together
 from weightscope.truncation.channels import Recut
 
 RIDGE = 1e-2
@@ -39,7 +39,7 @@ def kept_channels(
             f"{name}.trunk.4.weight"
             if isinstance(head, nn.Identity)
             else f"{name}.heads.{i}.weight",
-            range(site.channels),
+            range(site.width),
         )
         for i, (head, site) in enumerate(zip(bottleneck.heads, bottleneck.exits, strict=True))
     )
@@ -72,10 +72,13 @@ def ridge_start(
     if width * 3**bottleneck.dimensions > LARGEST:
         return
     goals = [
-        to_image(tensor.detach(), site, size)
+        together(to_image(tensor.detach(), site, size), site)
         for tensor, site, size in zip(leaving, bottleneck.exits, sizes, strict=True)
     ]
     if any(goal.shape[1] <= max(channels) for goal, channels in zip(goals, kept, strict=True)):
+        return
+    sites = zip(goals, bottleneck.exits, strict=True)
+    if any(site.images > 1 and goal.shape[1] != site.width for goal, site in sites):
         return
     goals = [goal[:, list(channels)] for goal, channels in zip(goals, kept, strict=True)]
     heads = list(bottleneck.heads)
