@@ -363,3 +363,28 @@ def test_a_bottleneck_makes_several_images_of_one(in_turn: bool) -> None:
 
 
 _NOTHING = nn.Identity(), 24
+
+
+class Denoised(nn.Module):
+    """An image is encoded, its code enlarged, and noise denoised beside that, in two steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.mid = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.code, self.net = nn.Conv2d(8, 4, 3, 2, 1), Small(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        code = self.code(self.mid(self.top(x).relu()).relu())
+        code, y = F.interpolate(code, scale_factor=4), torch.ones_like(x)
+        for _ in range(2):
+            y = self.net(torch.cat([y, code], 1))
+        return y
+
+
+def test_a_u_net_that_is_handed_an_enlarged_code_keeps_its_levels() -> None:
+    model = Denoised().eval()
+    structure = read_structure(model)
+    assert [each[0] for each in structure.reductions] == pytest.approx([1, 2, 4])
+    assert stage_of(structure, "net.top") == "decoder 0"
+    assert stage_of(structure, "net.deep") == "decoder 1"
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import fx
 
@@ -160,14 +160,30 @@ def _only_ways_up(
     last = [flat[root(n)] for n in capture.nodes[-1].all_input_nodes if root(n) in flat]
     nets = parts_of(capture, level)
     inside = {node for nodes in nets.values() for node in nodes}
-    others = flat.keys() - inside
-    if min(last, default=0) == max(flat.values()) or any(map(raises, others)):
+    others = {node for node in flat.keys() - inside if raises(node)}
+    if min(last, default=0) == max(flat.values()) or _comes_up(others, inside):
         return {}
     found: dict[fx.Node, int] = {}
     for nodes in nets.values():
         if min(nodes.values()) in last:  # not what a classifier looks at in passing
             found |= without_excursions(capture, nodes)
     return found
+
+
+def _comes_up(raising: set[fx.Node], inside: Collection[fx.Node]) -> bool:
+    """Whether what is raised outside of U-Nets meets kernels or an output before one of these.
+
+    What does not (a code that is enlarged, and given to a U-Net beside noise) is only handed to it.
+    """
+    seen, waiting = {*raising}, [*raising]
+    while waiting:
+        for user in waiting.pop().users:
+            if user.op == "output" or (facts(operator_of(user)).kernel and user not in inside):
+                return True
+            if user not in seen and user not in inside:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def parts_of(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[fx.Node, int]]:
