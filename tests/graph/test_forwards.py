@@ -337,6 +337,44 @@ def test_an_argument_may_be_called_as_one_of_the_tracers() -> None:
         torch.testing.assert_close(rebuild(structure)(image), model(image), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("draw", [torch.rand, torch.randn])
+def test_a_draw_without_a_generator_that_is_named_keeps_sizes_free(draw: Any) -> None:
+    def noisy(model: Small, x: Tensor) -> Tensor:
+        return model.decode(*model.encode(x + draw(x.shape, generator=None)))
+
+    structure = read_structure(Small(noisy), IMAGE)
+    assert not any("only" in note for note in structure.notes)
+    with torch.random.fork_rng(devices=()):
+        for size in (16, 24):
+            image, found = torch.randn(2, 3, size, size), []
+            for net in (structure.model, rebuild(structure)):
+                torch.manual_seed(0)
+                found.append(net(image))
+            assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda steps, step: torch.where(steps == step)[0],
+        lambda steps, step: (steps == step).nonzero()[:, 0],
+    ],
+)
+def test_what_is_looked_up_among_constants_is_one(place: Callable[..., Tensor]) -> None:
+    def scheduled(model: Small, x: Tensor) -> Tensor:
+        steps, scales = torch.tensor([7, 3]), torch.tensor([0.5, 2.0])
+        for step in steps:
+            x = x * scales[place(steps, step)][:, None, None, None]
+        return model.decode(*model.encode(x))
+
+    structure = read_structure(Small(scheduled).eval(), IMAGE)
+    assert structure.modes_agree
+    assert not any("nonzero" in str(n.target) for n in structure.graph.nodes)
+    plan = make_plan(structure, find_cut(structure, 1), "light", 4)
+    build(structure, plan, numbers=False)
+    assert not verify(build(structure, plan), sizes=[(24, 40)]).failures
+
+
 def test_compiled_parts_are_read_as_they_were_written() -> None:
     model = Small()
     with warnings.catch_warnings(action="ignore"):  # it uses what torch has deprecated

@@ -58,7 +58,7 @@ from weightscope.errors import StructureError, shown
 from weightscope.graph.gradients import HooksAside
 from weightscope.graph.layouts import is_image
 from weightscope.graph.nodes import argument, operator_of, tensor_of
-from weightscope.graph.pools import FREE_SIZES, FittedPads
+from weightscope.graph.pools import FREE_DRAWS, FREE_SIZES, FittedPads
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -300,7 +300,7 @@ class _Tracer:
             for context in (without_numbers(), eagerly(), *loggers):
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
-            sizes_given = FREE_POOLS, FREE_SIZES, FittedPads().table()
+            sizes_given = FREE_POOLS, FREE_SIZES, FREE_DRAWS, FittedPads().table()
             rewriting = Rewriting(HooksAside().table(), *sizes_given, WHOLE_RECURRENCES)
             for mode in (Failures(self.budget), rewriting):
                 hooks.enter_context(mode)

@@ -19,6 +19,7 @@ from weightscope.adapters.symbols import SizeWriter, is_symbolic, key, read_size
 from weightscope.errors import StructureError
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.fixed import note_inside, note_signature, note_values, nth
+from weightscope.graph.folding import fold_picked
 from weightscope.graph.nodes import (
     argument,
     arguments,
@@ -193,6 +194,7 @@ class _Builder:
                 self._node(nodes[index])
                 index += 1
         self.graph.eliminate_dead_code(is_impure_node=has_effect)
+        self.constants |= fold_picked(self.graph, self.constants)
         self.graph.lint()
         remaining = set(self.graph.nodes)
         reached = frozenset(node.name for node in self.placed if node in remaining)

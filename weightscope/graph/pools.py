@@ -278,6 +278,16 @@ def _any(value: Any) -> bool:
     return value not in (0, 1, None)
 
 
+def _drawn(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Draw without naming a generator that is none: torch takes free sizes only so."""
+    if kwargs.get("generator", function) is None:
+        kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
+    return function(*args, **kwargs)
+
+
+FREE_DRAWS: Table = dict.fromkeys((torch.rand, torch.randn, torch.randint, torch.randperm), _drawn)
+"""Traces random numbers whose sizes follow the image."""
+
 FREE_SIZES: Table = {
     F.interpolate: partial(_given_a_size, _factors, RESIZED),
     torch.linspace: partial(_given_a_size, _grid, LINSPACE),
