@@ -388,3 +388,27 @@ def test_a_u_net_that_is_handed_an_enlarged_code_keeps_its_levels() -> None:
     assert stage_of(structure, "net.top") == "decoder 0"
     assert stage_of(structure, "net.deep") == "decoder 1"
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class Canvas(nn.Module):
+    """An image below a prompt, and beside both what is to be seen, twice; made for one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.shown = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.deep, self.up = nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 8, 3, padding=1)
+        self.places, self.out = nn.Parameter(torch.zeros(8, 16, 8)), nn.Conv2d(8, 1, 1)
+
+    def forward(self, image: Tensor, prompt: Tensor, mask: Tensor) -> Tensor:
+        top = self.top(torch.cat([prompt, image], 2)).relu()
+        shown = self.shown(torch.cat([mask, mask], 2)).relu()
+        deep = self.up(self.deep(top) + self.deep(shown) + self.places).relu()
+        return self.out(top + F.interpolate(deep, scale_factor=2))
+
+
+def test_images_laid_below_each_other_at_one_size_are_the_whole() -> None:
+    images = tuple(torch.randn(2, 3, 16, 16) for _ in range(3))
+    structure = read_structure(Canvas().eval(), images)
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert (stage_of(structure, "top"), stage_of(structure, "shown")) == ("encoder 0",) * 2
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

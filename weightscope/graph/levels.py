@@ -156,6 +156,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         inputs.held is not None or takes_slices_apart(capture, image)
     )
     reader = Positions(image, channels, small, large, slices=slices)
+    reader.begin_beside(images[1:])
     factor, pooled, told = _factors(capture, [*images, image], reader)
     factor |= _where_resized_to(images[1:], factor) | _where_queries_lie(factor, told)
     factor |= _where_learned_tokens_join(factor, told)

@@ -72,8 +72,7 @@ class Positions:
         sides = zip(self.small_sizes, self.sizes, strict=True)
         # where slices are counted, their number lies outside of what is counted
         self.borders = Borders([before == after and not slices for before, after in sides])
-        first = not image.meta.get("space") or image.meta["space"][0] == 2
-        self.borders.begin(image, channels_first=first)
+        self._begin(image)
         self.images = hint(shape[0])
         channels = 1 if channel is None else large.size(shape[channel])
         # images and, in a clip, their frames
@@ -81,6 +80,16 @@ class Positions:
         # numbers of images that lie beside each other: frames, or several images of one example
         self.stacks = {large.size(shape[0])}
         self.maps = {self.sizes}
+
+    def _begin(self, image: fx.Node) -> None:
+        first = not image.meta.get("space") or image.meta["space"][0] == 2
+        self.borders.begin(image, channels_first=first)
+
+    def begin_beside(self, images: Iterable[fx.Node]) -> None:
+        """Take others of the image's size as they are, too: one may be laid below another one."""
+        for image in images:
+            if tuple(map(self.large.size, space_of(image))) == self.sizes:
+                self._begin(image)
 
     def of_image(self, image: fx.Node) -> float:
         """P_input / P of an image, one of several inputs perhaps."""
