@@ -234,7 +234,14 @@ one size. SegGPT lays the image below another one, which our truth counts as an 
 it got a level for the tokens of one half. The fifth is a U-net on spectrograms that it makes of
 samples (DCUNet): our truth wanted it refused, as one before was; it was read, its levels those of
 time, and every depth built, which is of more use. Refused wrongly: AuraSR's generator, which names
-an argument ``mod``, as a function of torch that traces it names one of its own.
+an argument ``mod``, as a function of torch that traces it names one of its own. Mended since: DETR,
+AuraSR and ConsistencyDecoderVAE are right. Copies of an image in the batch are no positions, and
+the bottleneck makes several images of one; a U-net that is handed an enlarged code keeps its
+levels, draws that name no generator keep sizes free, and what is looked up among constants is one.
+SegGPT is read as one image twice as high with its tokens at a sixteenth, as our rules have it where
+a network holds at one size, which our truth had overlooked; it differs in that. CLIPSeg is held to
+the size of our example, at which it does not resize its positions, and says so; with an example of
+another size it is read for all squares of multiples of 32.
 
 The seventeenth goes on with the draw of the sixteenth: the next 100 names for its twenty, 80 of
 them skipped. It came out at 50 %: 10 (27 to 73 % with 95 % confidence), half of them rightly
